@@ -1,0 +1,215 @@
+"""The run folder: files that appear whole or not at all, and stages that are not run twice. Loads no torch.
+
+A stage's record (stages/NAME.json) holds the hash of what it read and the hashes of what it wrote. It is valid while
+both still hold; that is all that resuming means. Stages that take long also keep a journal, so that a killed run goes
+on within the stage.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from vectomy.errors import ArtifactError, DiskFullError
+
+__all__ = [
+    "Journal",
+    "RunFolder",
+    "canonical_json",
+    "disk_full_named",
+    "hash_of",
+    "read_json",
+    "sha256_file",
+    "write_json",
+    "write_whole",
+]
+
+MARK = "vectomy-run.json"
+
+
+def canonical_json(value: Any) -> str:
+    """The same text for the same value, whatever the order of its keys."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
+def hash_of(value: Any) -> str:
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@contextmanager
+def disk_full_named(path: Path) -> Iterator[None]:
+    """Turn 'no space left on device' into an error that says where and how much."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        existing = next(folder for folder in (path, *path.parents) if folder.exists())
+        free = shutil.disk_usage(existing).free
+        raise DiskFullError(
+            f"the disk is full while writing {path} ({free / 2**20:.0f} MiB left); free some space and run the same "
+            "command again, it goes on where it stopped"
+        ) from None
+
+
+@contextmanager
+def write_whole(path: Path) -> Iterator[Path]:
+    """Give a path beside `path` to write to; it takes its name only when the block ends well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with disk_full_named(path):
+            yield beside
+            with beside.open("rb") as file:
+                os.fsync(file.fileno())
+            beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    with write_whole(path) as beside:
+        beside.write_text(text, encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Raises ArtifactError when the file is absent or does not parse."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ArtifactError(f"{path} does not exist") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ArtifactError(f"{path} does not parse as JSON ({error}); delete it and run again") from None
+
+
+class Journal:
+    """Finished pieces of a long stage, one JSON line each, kept until the stage is done.
+
+    A journal written for other inputs is dropped; a last line cut off by a kill is dropped too.
+    """
+
+    def __init__(self, path: Path, inputs: Any) -> None:
+        self._path = path
+        self._done: dict[str, Any] = {}
+        header = canonical_json({"inputs": hash_of(inputs)})
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else []
+        kept = lines[:-1] if lines and lines[0] == header else []
+        for line in kept[1:]:
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError:
+                break
+            self._done[row["key"]] = row["value"]
+        rows = [header, *(canonical_json({"key": key, "value": value}) for key, value in self._done.items())]
+        with write_whole(path) as beside:
+            beside.write_text("\n".join(rows) + "\n", encoding="utf-8")
+
+    def once(self, key: str, work: Callable[[], Any]) -> Any:
+        """The recorded value of `key`, or that of `work()`, recorded now. Values must survive JSON."""
+        if key not in self._done:
+            value = json.loads(canonical_json(work()))
+            with disk_full_named(self._path), self._path.open("a", encoding="utf-8") as file:
+                file.write(canonical_json({"key": key, "value": value}) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            self._done[key] = value
+        return self._done[key]
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._done
+
+
+class RunFolder:
+    """A folder that holds one run. `with RunFolder(path) as run:` keeps other runs out of it meanwhile."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.reused: list[str] = []
+        self._lock: Any = None
+
+    def __enter__(self) -> RunFolder:
+        if self.path.exists() and not self.path.is_dir():
+            raise ArtifactError(f"{self.path} is a file; --out takes a folder")
+        if self.path.is_dir() and any(self.path.iterdir()) and not (self.path / MARK).exists():
+            raise ArtifactError(f"{self.path} holds other files and no vectomy run; choose an empty folder for --out")
+        with disk_full_named(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.path / MARK).open("a+", encoding="utf-8")
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                self._lock.close()
+                raise ArtifactError(
+                    f"another run is at work in {self.path}; wait for it or choose another --out"
+                ) from None
+            for partial in self.path.rglob(".*.partial"):
+                partial.unlink()
+            if not self._lock.tell():
+                self._lock.write('{"format": "vectomy-run", "version": 1}\n')
+                self._lock.flush()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.close()
+
+    def file(self, name: str) -> Path:
+        return self.path / name
+
+    def journal(self, stage: str, inputs: Any) -> Journal:
+        return Journal(self.path / "stages" / f"{stage}.journal", inputs)
+
+    def stage(self, name: str, inputs: Any, outputs: list[str], work: Callable[[], None]) -> str:
+        """Run `work`, which writes `outputs` (files or folders), unless that was done for the same inputs.
+
+        Returns:
+            A hash of what the stage wrote; the next stage's inputs contain it.
+        """
+        path = self.path / "stages" / f"{name}.json"
+        wanted = hash_of(inputs)
+        if path.exists():
+            record = read_json(path)
+            if record["inputs_sha256"] == wanted and record["outputs"] == self._digests(outputs):
+                self.reused.append(name)
+                return hash_of(record["outputs"])
+            path.unlink()
+        began = time.monotonic()
+        work()
+        spent = time.monotonic() - began
+        digests = self._digests(outputs)
+        write_json(path, {"inputs_sha256": wanted, "inputs": inputs, "outputs": digests, "seconds": round(spent, 3)})
+        (self.path / "stages" / f"{name}.journal").unlink(missing_ok=True)
+        return hash_of(digests)
+
+    def seconds(self) -> dict[str, float]:
+        """Seconds of each finished stage, in the order they ended."""
+        records = sorted((self.path / "stages").glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
+        return {path.stem: read_json(path)["seconds"] for path in records}
+
+    def _digests(self, outputs: list[str]) -> dict[str, str | None]:
+        """Content hash per output; a folder (a checkpoint may be many GB) counts by its names and sizes."""
+        found: dict[str, str | None] = {}
+        for output in outputs:
+            path = self.path / output
+            if path.is_dir():
+                found[output] = hash_of(sorted((f.name, f.stat().st_size) for f in path.iterdir()))
+            else:
+                found[output] = sha256_file(path) if path.exists() else None
+        return found

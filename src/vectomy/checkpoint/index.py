@@ -1,0 +1,235 @@
+"""Open a model folder: check that it is whole and safe, and list its tensors. Reads headers, never weights.
+
+The safetensors layout (https://huggingface.co/docs/safetensors): 8 bytes of little-endian header length, a JSON header
+{name: {dtype, shape, data_offsets}}, then the data. The header is parsed here because an edit keeps every other byte.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from vectomy.errors import CheckpointError, UnsafeCheckpointError
+
+__all__ = ["INDEX", "Checkpoint", "Shard", "TensorEntry"]
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+# The library's own bound on a header (100 MB).
+HEADER_LIMIT = 100_000_000
+WEIGHT_SUFFIXES = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".onnx", ".h5", ".msgpack", ".npz"}
+DTYPE_BITS = {
+    "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
+    "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64,
+    "C64": 64,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """Where one tensor lies: bytes start to end of the shard file, counted from the file's beginning."""
+
+    name: str
+    shard: str
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One safetensors file: its header as written, and its tensors in file order."""
+
+    name: str
+    size: int
+    header: bytes
+    tensors: tuple[TensorEntry, ...]
+
+    @property
+    def data_start(self) -> int:
+        return 8 + len(self.header)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checked model folder.
+
+    `tensors` maps names to places; `index` is the parsed index file, or None when there is one file; `sidecars` are
+    all other files (tokenizer, templates, code, image processors), by relative path, `other_weights` the same weights
+    in other formats, which an edited copy must not carry along.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    shards: tuple[Shard, ...]
+    index: dict[str, Any] | None
+    sidecars: tuple[str, ...]
+    other_weights: tuple[str, ...]
+    tensors: dict[str, TensorEntry]
+
+    @property
+    def bytes(self) -> int:
+        return sum(shard.size for shard in self.shards)
+
+    @classmethod
+    def open(cls, path: str | Path) -> Checkpoint:
+        """Check a folder and list it.
+
+        Raises:
+            CheckpointError: no folder, no config.json or no weights; a shard that is missing, truncated or
+                overlapping; an index that disagrees with its shards.
+            UnsafeCheckpointError: pickle weights only, or an index that points outside the folder.
+        """
+        path = Path(path)
+        if not path.is_dir():
+            raise CheckpointError(
+                f"model folder {path} does not exist (or is a file); give a folder with config.json and *.safetensors"
+            )
+        config = _read_object(path / "config.json", "every model folder needs it; was the download complete?")
+        index, names = _shard_names(path)
+        shards = tuple(read_shard(path, name) for name in names)
+        tensors: dict[str, TensorEntry] = {}
+        for shard in shards:
+            for entry in shard.tensors:
+                if entry.name in tensors:
+                    raise CheckpointError(
+                        f"tensor '{entry.name}' is in both {tensors[entry.name].shard} and {shard.name} of {path}"
+                    )
+                tensors[entry.name] = entry
+        if index is not None:
+            _check_weight_map(path, index["weight_map"], tensors)
+        if not tensors:
+            raise CheckpointError(f"the weights in {path} hold no tensor; was the download complete?")
+        own = {"config.json", INDEX, *names}
+        files = (file.relative_to(path) for file in path.rglob("*") if file.is_file())
+        others = sorted(
+            f.as_posix() for f in files if not any(p.startswith(".") for p in f.parts) and f.as_posix() not in own
+        )
+        weights = tuple(name for name in others if PurePosixPath(name).suffix in WEIGHT_SUFFIXES)
+        return cls(path, config, shards, index, tuple(n for n in others if n not in weights), weights, tensors)
+
+
+def _shard_names(path: Path) -> tuple[dict[str, Any] | None, list[str]]:
+    if (path / INDEX).exists():
+        index = _read_object(path / INDEX, "delete it or download it again")
+        weight_map = index.get("weight_map")
+        if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+            raise CheckpointError(
+                f"{path / INDEX} has no 'weight_map' of tensor names to file names; download it again"
+            )
+        names = sorted(set(weight_map.values()))
+        for name in names:
+            if "\\" in name or "\0" in name or name in ("", ".", "..") or PurePosixPath(name).name != name:
+                raise UnsafeCheckpointError(
+                    f"{path / INDEX} points to '{name}', which is not a file name in its own folder; it is refused"
+                )
+        return index, names
+    if (path / SINGLE).exists():
+        return None, [SINGLE]
+    strays = sorted(file.name for file in path.glob("*.safetensors"))
+    if len(strays) == 1:
+        return None, strays
+    if strays:
+        raise CheckpointError(f"{path} has {len(strays)} .safetensors files but no {INDEX}; download the index too")
+    pickles = sorted(file.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for file in path.glob(pattern))
+    if pickles:
+        raise UnsafeCheckpointError(
+            f"{path} holds pickle weights only ({pickles[0]}), which can run code when they are read; convert them to "
+            "safetensors first"
+        )
+    raise CheckpointError(f"{path} holds no weights (no {SINGLE} and no {INDEX}); was the download complete?")
+
+
+def _read_object(path: Path, remedy: str) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} does not exist; {remedy}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise CheckpointError(f"{path} does not parse as JSON ({error}); {remedy}") from None
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} holds a {type(value).__name__}, not an object; {remedy}")
+    return value
+
+
+def read_shard(folder: Path, name: str) -> Shard:
+    """Parse and check one file's header."""
+    path = folder / name
+    if not path.exists():
+        raise CheckpointError(f"shard {path} is missing though the index names it; download it again")
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        prefix = file.read(8)
+        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
+        if not 2 <= length <= HEADER_LIMIT or 8 + length > size:
+            raise CheckpointError(
+                f"shard {path} is no whole safetensors file (header of {length} bytes in a file of {size}); download it again"
+            )
+        header = file.read(length)
+    try:
+        listing = json.loads(header)
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise CheckpointError(f"the header of shard {path} does not parse ({error}); download it again") from None
+    if not isinstance(listing, dict):
+        raise CheckpointError(f"the header of shard {path} is no object; download it again")
+    listing.pop("__metadata__", None)
+    entries = [_entry(path, tensor, row, 8 + length) for tensor, row in listing.items()]
+    entries.sort(key=lambda entry: (entry.start, entry.end))
+    at = 8 + length
+    for entry in entries:
+        if entry.start != at:
+            raise CheckpointError(
+                f"tensor '{entry.name}' of shard {path} overlaps another or leaves a gap; the file is damaged"
+            )
+        at = entry.end
+    if at != size:
+        raise CheckpointError(
+            f"shard {path} has {size} bytes where its header says {at}; it is truncated or damaged, download it again"
+        )
+    return Shard(name, size, header, tuple(entries))
+
+
+def _entry(path: Path, tensor: str, row: Any, data_start: int) -> TensorEntry:
+    """One header row, with its offsets held against its dtype and shape."""
+
+    def whole(values: Any) -> bool:
+        return isinstance(values, list) and all(
+            isinstance(v, int) and not isinstance(v, bool) and v >= 0 for v in values
+        )
+
+    if (
+        not isinstance(row, dict)
+        or row.get("dtype") not in DTYPE_BITS
+        or not whole(row.get("shape"))
+        or not whole(row.get("data_offsets"))
+        or len(row["data_offsets"]) != 2
+    ):
+        raise CheckpointError(
+            f"the header of shard {path} describes tensor '{tensor}' wrongly ({str(row)[:120]}); download it again"
+        )
+    start, end = row["data_offsets"]
+    if (end - start) * 8 != math.prod(row["shape"]) * DTYPE_BITS[row["dtype"]]:
+        raise CheckpointError(
+            f"tensor '{tensor}' of shard {path} has {end - start} bytes, which is not {row['dtype']} of shape {row['shape']}"
+        )
+    return TensorEntry(tensor, path.name, row["dtype"], tuple(row["shape"]), data_start + start, data_start + end)
+
+
+def _check_weight_map(path: Path, weight_map: dict[str, str], tensors: dict[str, TensorEntry]) -> None:
+    for tensor, shard in weight_map.items():
+        if tensor not in tensors:
+            raise CheckpointError(f"{path / INDEX} says that '{tensor}' is in {shard}, but that file does not hold it")
+        if tensors[tensor].shard != shard:
+            raise CheckpointError(
+                f"{path / INDEX} says that '{tensor}' is in {shard}, but it is in {tensors[tensor].shard}"
+            )
+    for tensor, entry in tensors.items():
+        if tensor not in weight_map:
+            raise CheckpointError(
+                f"'{tensor}' is in {entry.shard} but not in {path / INDEX}; the index belongs to another version"
+            )

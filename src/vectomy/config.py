@@ -1,0 +1,148 @@
+"""The one configuration of a run; the command line and a TOML or JSON file both fill it in. Loads no torch."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from vectomy.errors import ConfigError
+
+__all__ = ["Contrast", "RunConfig", "Selection", "Source", "load_config", "parse_config"]
+
+Recipe = Literal["article", "arditi"]
+Estimator = Literal["difference_of_means", "projected", "winsorised_mean", "pca_of_differences", "logistic_probe"]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Source(_Strict):
+    """One prompt set: a file, a Hub data set or a bundled set, as written on the command line (see prompts.py)."""
+
+    prompts: str
+    system: str | None = None
+    """System prompt put before each of them."""
+
+
+class Contrast(_Strict):
+    """What the behaviour is told apart by. Without files of their own, search and test are cut from the fit source."""
+
+    behaviour: str = "refusal"
+    positive: Source
+    negative: Source
+    positive_search: Source | None = None
+    negative_search: Source | None = None
+    positive_test: Source | None = None
+    negative_test: Source | None = None
+    n_fit: int = Field(256, ge=2)
+    n_search: int = Field(32, ge=2)
+    n_test: int = Field(100, ge=2)
+    drop_overlap: bool = False
+    """Leave prompts out of a later split that an earlier one holds, instead of stopping."""
+
+
+class Selection(_Strict):
+    """Thresholds of the recipes; the defaults are the papers'."""
+
+    kl_threshold: float = Field(0.1, gt=0)
+    """arditi: largest KL(base || ablated) in nats at the last position of harmless prompts."""
+    induce_threshold: float = 0.0
+    """arditi: smallest mean log-odds of the behaviour tokens after adding the direction."""
+    layer_fraction: float = Field(0.8, gt=0, le=1)
+    """arditi: only directions from layers below this share of the depth."""
+    filter_prompts: bool = True
+    """arditi: drop positive prompts the base does not refuse, and negative ones it does."""
+    candidates: int = Field(20, ge=1)
+    """article: how many of the best-scored directions are tried."""
+    shown_prompts: int = Field(4, ge=1)
+    """article: positive search prompts that each candidate answers."""
+    shown_tokens: int = Field(64, ge=1)
+    pick: int | None = Field(None, ge=0)
+    """article: rank of the candidate to take, instead of reading them."""
+    behaviour_tokens: tuple[str, ...] | None = None
+    """First tokens of an answer that shows the behaviour; found from the model's own answers if absent."""
+
+
+class RunConfig(_Strict):
+    model: str
+    """A folder, a Hub id, or `demo`."""
+    contrast: Contrast
+    recipe: Recipe = "arditi"
+    estimator: Estimator | None = None
+    """How a direction is made from activations; absent: the recipe's own (article: difference of means, arditi:
+    projected)."""
+    selection: Selection = Selection()
+    seed: int = Field(0, ge=0)
+    device: str = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    batch_tokens: int = Field(4096, ge=64)
+    """Tokens, padding included, in one forward pass."""
+    answer_tokens: int = Field(64, ge=1)
+    """Greedy tokens per answer wherever answers are judged, and the length of teacher-forced KL."""
+    thinking: bool = False
+    """Let models with a thinking block think before they answer."""
+    keep_activations: bool = False
+    """Store every activation as well as its moments."""
+    covariance: bool = False
+    """Store the covariance per site and position (d_model x d_model each)."""
+    bake: bool = True
+    """Write the edited checkpoint; without it the Edit file is the result."""
+    force: bool = False
+    """Go on although the base model does not show the behaviour."""
+    trust_remote_code: bool = False
+
+    @property
+    def direction_estimator(self) -> Estimator:
+        return self.estimator or ("difference_of_means" if self.recipe == "article" else "projected")
+
+
+def parse_config(values: dict[str, Any]) -> RunConfig:
+    """Check values from any source.
+
+    Raises:
+        ConfigError: names each offending key, its value and what it should be.
+    """
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError("; ".join(_explain(problem) for problem in error.errors())) from None
+
+
+def _explain(problem: Any) -> str:
+    key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        fields: Any = RunConfig
+        for part in problem["loc"][:-1]:
+            annotation = fields.model_fields[part].annotation
+            options = getattr(annotation, "__args__", (annotation,))
+            fields = next(option for option in options if isinstance(option, type) and issubclass(option, BaseModel))
+        return f"unknown configuration key '{key}'; known here: {', '.join(sorted(fields.model_fields))}"
+    if problem["type"] == "missing":
+        return f"configuration key '{key}' is missing"
+    return f"configuration key '{key}' is {problem['input']!r}: {problem['msg'].lower()}"
+
+
+def load_config(path: Path) -> dict[str, Any]:
+    """Read a .toml or .json configuration as plain values; `parse_config` checks them.
+
+    Raises:
+        ConfigError: the file is missing, of another kind, or does not parse.
+    """
+    try:
+        if path.suffix == ".toml":
+            return tomllib.loads(path.read_text(encoding="utf-8"))
+        if path.suffix == ".json":
+            values = json.loads(path.read_text(encoding="utf-8"))
+            if isinstance(values, dict):
+                return values
+            raise ConfigError(f"configuration {path} holds a {type(values).__name__}, not an object of keys")
+    except FileNotFoundError:
+        raise ConfigError(f"configuration file {path} does not exist") from None
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, json.JSONDecodeError) as error:
+        raise ConfigError(f"configuration file {path} does not parse: {error}") from None
+    raise ConfigError(f"configuration file {path} is neither .toml nor .json")

@@ -1,0 +1,100 @@
+"""Every error that vectomy raises on purpose.
+
+    VectomyError
+    ├── UsageError              the command or call itself is wrong (exit status 2)
+    ├── ConfigError             an unknown key, or a value out of range (exit status 2)
+    ├── PromptError             a prompt source that is missing, empty, identical, overlapping
+    ├── CheckpointError         a model folder that is missing, incomplete or lies about itself
+    │   └── UnsafeCheckpointError   pickle weights, or a path that leaves the folder
+    ├── ArchitectureError       a model type or a tensor whose place in the residual stream is not known
+    ├── ModelError              a model that does not load, or lacks what a stage needs (a chat template, say)
+    ├── ActivationError         NaN or infinite activations
+    ├── BehaviourAbsentError    the base model does not show the behaviour that is to be edited
+    ├── SelectionError          no candidate passes the recipe's filters
+    ├── EditError               an Edit that is malformed, does not compose, or cannot take the asked form
+    │   └── FingerprintError        an Edit that was made for another base model
+    ├── ArtifactError           a run folder that is in use, is no run folder, or was changed by hand
+    └── DiskFullError           no space left; what was written before stays usable
+
+A message names the thing, its value and the remedy. `exit_status` is what the command line returns.
+"""
+
+__all__ = [
+    "ActivationError",
+    "ArchitectureError",
+    "ArtifactError",
+    "BehaviourAbsentError",
+    "CheckpointError",
+    "ConfigError",
+    "DiskFullError",
+    "EditError",
+    "FingerprintError",
+    "ModelError",
+    "PromptError",
+    "SelectionError",
+    "UnsafeCheckpointError",
+    "UsageError",
+    "VectomyError",
+]
+
+
+class VectomyError(Exception):
+    """Base of all errors raised on purpose; the message is one clear sentence or two."""
+
+    exit_status = 1
+
+
+class UsageError(VectomyError):
+    exit_status = 2
+
+
+class ConfigError(VectomyError):
+    exit_status = 2
+
+
+class PromptError(VectomyError):
+    pass
+
+
+class CheckpointError(VectomyError):
+    pass
+
+
+class UnsafeCheckpointError(CheckpointError):
+    pass
+
+
+class ArchitectureError(VectomyError):
+    pass
+
+
+class ModelError(VectomyError):
+    pass
+
+
+class ActivationError(VectomyError):
+    pass
+
+
+class BehaviourAbsentError(VectomyError):
+    pass
+
+
+class SelectionError(VectomyError):
+    pass
+
+
+class EditError(VectomyError):
+    pass
+
+
+class FingerprintError(EditError):
+    pass
+
+
+class ArtifactError(VectomyError):
+    pass
+
+
+class DiskFullError(VectomyError):
+    pass

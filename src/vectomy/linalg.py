@@ -1,0 +1,117 @@
+"""The algebra of directions and of edited matrices. `r` is a unit row vector; a basis holds k orthonormal rows.
+
+An edit with basis B (k x d_model) and strengths a acts on a vector y of the stream as
+
+    P(y) = y - B^T diag(a) B y
+
+and on a writer W (d_model x d_in) as W' = P(W), column by column. a = 1 removes, 0 < a < 1 weakens, a < 0 amplifies,
+a = 2 reflects.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vectomy.types import NormMode
+
+__all__ = [
+    "cosine",
+    "edit_matrix",
+    "edit_rows",
+    "normalise",
+    "project_out",
+    "remove",
+    "row_factors",
+    "symmetric_basis",
+]
+
+# A direction shorter than this share of its parent's length is rounding noise.
+NEGLIGIBLE = 1e-6
+
+
+def normalise(vector: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
+    """Unit vectors along the last axis; a zero vector stays zero."""
+    length = torch.linalg.vector_norm(vector, dim=-1, keepdim=True)
+    return torch.where(length > 0, vector / length.clamp_min(torch.finfo(vector.dtype).tiny), vector)
+
+
+def cosine(a: Float[Tensor, "*batch d_model"], b: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch"]:
+    return (normalise(a) * normalise(b)).sum(-1)
+
+
+def project_out(
+    vector: Float[Tensor, "*batch d_model"], unit: Float[Tensor, "*batch d_model"]
+) -> Float[Tensor, "*batch d_model"]:
+    """The part of `vector` orthogonal to `unit`: r - (r . n) n."""
+    return vector - (vector * unit).sum(-1, keepdim=True) * unit
+
+
+def remove(
+    stream: Float[Tensor, "*batch d_model"], basis: Float[Tensor, "k d_model"], strengths: Float[Tensor, k]
+) -> Float[Tensor, "*batch d_model"]:
+    """P(y) for each vector of the stream, in the stream's own dtype."""
+    return stream - ((stream @ basis.T) * strengths) @ basis
+
+
+def edit_matrix(
+    weight: Float[Tensor, "d_model d_in"],
+    basis: Float[Tensor, "k d_model"],
+    strengths: Float[Tensor, k],
+    norm: NormMode = "none",
+) -> Float[Tensor, "d_model d_in"]:
+    """The edited writer W', in the dtype of `weight` (use float32 or float64).
+
+    `column` gives each input column its old length back: w_j' = |w_j| normalise(P(w_j)), which keeps B W' = 0 exactly.
+    `row` edits the row-normalised matrix and gives each output row its old length back (Heretic's form); that puts
+    part of the direction back.
+    """
+    if norm == "row":
+        lengths = torch.linalg.vector_norm(weight, dim=1, keepdim=True)
+        direction = normalise(weight)
+        return normalise(remove(direction.T, basis, strengths).T) * lengths
+    edited = weight - basis.T @ (strengths[:, None] * (basis @ weight))
+    if norm == "column":
+        return edited * _ratio(weight, edited, dim=0)
+    return edited
+
+
+def edit_rows(
+    rows: Float[Tensor, "*batch d_model"],
+    basis: Float[Tensor, "k d_model"],
+    strengths: Float[Tensor, k],
+    norm: NormMode = "none",
+) -> Float[Tensor, "*batch d_model"]:
+    """Edited embedding rows: each row is a vector of the stream, so keeping lengths ('column') keeps each row's own."""
+    edited = remove(rows, basis, strengths)
+    return edited * _ratio(rows, edited, dim=-1) if norm == "column" else edited
+
+
+def _ratio(before: Tensor, after: Tensor, dim: int) -> Tensor:
+    """Lengths before / after; 1 where the edit leaves nothing but rounding noise."""
+    old = torch.linalg.vector_norm(before, dim=dim, keepdim=True)
+    new = torch.linalg.vector_norm(after, dim=dim, keepdim=True)
+    return torch.where(new > NEGLIGIBLE * old, old / new.clamp_min(torch.finfo(new.dtype).tiny), 1.0)
+
+
+def row_factors(
+    weight: Float[Tensor, "d_model d_in"], basis: Float[Tensor, "k d_model"], strengths: Float[Tensor, k]
+) -> tuple[Float[Tensor, d_model], Float[Tensor, d_model]]:
+    """(n, c) such that the row form is W' x = c * n * P(W x / n): row lengths, and what the edit took from them."""
+    lengths = torch.linalg.vector_norm(weight, dim=1)
+    edited = remove(normalise(weight).T, basis, strengths).T
+    return torch.where(lengths > 0, lengths, 1.0), 1 / torch.linalg.vector_norm(edited, dim=1).clamp_min(NEGLIGIBLE)
+
+
+def symmetric_basis(vectors: Float[Tensor, "k d_model"]) -> Float[Tensor, "k d_model"]:
+    """Orthonormal rows nearest to the given ones: G^(-1/2) V with G = V V^T (Löwdin 1950), whatever their order.
+
+    Raises:
+        ValueError: the vectors are linearly dependent.
+    """
+    unit = normalise(vectors.double())
+    values, axes = torch.linalg.eigh(unit @ unit.T)
+    if values[0] < NEGLIGIBLE:
+        raise ValueError("the directions are linearly dependent")
+    return ((axes / values.sqrt()) @ axes.T @ unit).to(vectors.dtype)

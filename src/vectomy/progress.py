@@ -1,0 +1,24 @@
+"""How long work reports itself: a stage calls `progress(what, total, unit)` and then `advance(n)`. Loads no torch.
+
+Stages take a `Progress` and default to `silent`; cli/ passes one that draws bars with rich.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
+
+__all__ = ["Progress", "silent"]
+
+
+class Progress(Protocol):
+    def __call__(self, what: str, total: int, unit: str = "") -> AbstractContextManager[Callable[[int], None]]: ...
+
+
+@contextmanager
+def silent(what: str, total: int, unit: str = "") -> Iterator[Callable[[int], None]]:
+    def advance(count: int) -> None:
+        pass
+
+    yield advance
