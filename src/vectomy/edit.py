@@ -74,7 +74,7 @@ class Operation:
     component: Component
     layer: int | None
     basis: Float[Tensor, "k d_model"]
-    strengths: Float[Tensor, k]
+    strengths: Float[Tensor, " k"]
     norm: NormMode = "none"
     addition: Vector | None = None
     expert: int | None = None
@@ -136,12 +136,23 @@ class Edit:
             EditError: the direction is zero, NaN, of the wrong width, or k directions are linearly dependent.
         """
         opened = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint.open(checkpoint)
-        arch = resolve(opened.config)
+        writers = [w for w in resolve(opened.config).writers if embeddings or w.component != "embedding"]
+        return cls.removing(direction, Base.of(opened, name), writers, strength, norm, about)
+
+    @classmethod
+    def removing(
+        cls,
+        direction: Float[Tensor, "*k d_model"],
+        base: Base,
+        writers: Iterable[Writer],
+        strength: float = 1.0,
+        norm: NormMode = "none",
+        about: dict[str, Any] | None = None,
+    ) -> Edit:
+        """The same for chosen writers of a base that is known already. Raises as `ablation` does."""
         rows = torch.atleast_2d(direction.detach().double().cpu())
-        if rows.shape[-1] != arch.d_model:
-            raise EditError(
-                f"the direction has width {rows.shape[-1]}, but the stream of {opened.path} has width {arch.d_model}"
-            )
+        if rows.shape[-1] != base.d_model:
+            raise EditError(f"the direction has width {rows.shape[-1]}, but the stream of {_short(base)} has width {base.d_model}")
         if not rows.isfinite().all():
             raise EditError("the direction holds NaN or infinite values; it cannot be removed")
         if not rows.any(dim=-1).all():
@@ -151,12 +162,8 @@ class Edit:
         except ValueError as error:
             raise EditError(f"{error}; give independent ones") from None
         strengths = torch.full((len(basis),), float(strength))
-        operations = tuple(
-            Operation(writer.component, writer.layer, basis, strengths, _norm_of(writer, norm))
-            for writer in arch.writers
-            if embeddings or writer.component != "embedding"
-        )
-        return cls(Base.of(opened, name), operations, about or {})
+        operations = (Operation(w.component, w.layer, basis, strengths, _norm_of(w, norm)) for w in writers)
+        return cls(base, tuple(operations), about or {})
 
     # Arithmetic
 

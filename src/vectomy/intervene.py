@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -129,13 +129,14 @@ def _change_sum(change: Intervention, before: list[Tensor]) -> Callable[..., Ten
     return hook
 
 
+@runtime_checkable
 class WriterEdit(Protocol):
     """What an operation of an Edit says about one writer (edit.py)."""
 
     @property
     def basis(self) -> Float[Tensor, "k d_model"]: ...
     @property
-    def strengths(self) -> Float[Tensor, k]: ...
+    def strengths(self) -> Float[Tensor, " k"]: ...
     @property
     def norm(self) -> NormMode: ...
     @property
@@ -187,7 +188,7 @@ def _edited_row_form(
     return change
 
 
-def _column_scale(weight: Tensor, basis: Tensor, strengths: Tensor) -> Float[Tensor, d_in]:
+def _column_scale(weight: Tensor, basis: Tensor, strengths: Tensor) -> Float[Tensor, " d_in"]:
     """What each input is multiplied with so that the edited columns have their old length."""
     old = torch.linalg.vector_norm(weight, dim=0)
     new = torch.linalg.vector_norm(linalg.edit_matrix(weight, basis, strengths), dim=0)

@@ -49,7 +49,7 @@ def project_out(
 
 
 def remove(
-    stream: Float[Tensor, "*batch d_model"], basis: Float[Tensor, "k d_model"], strengths: Float[Tensor, k]
+    stream: Float[Tensor, "*batch d_model"], basis: Float[Tensor, "k d_model"], strengths: Float[Tensor, " k"]
 ) -> Float[Tensor, "*batch d_model"]:
     """P(y) for each vector of the stream, in the stream's own dtype."""
     return stream - ((stream @ basis.T) * strengths) @ basis
@@ -58,7 +58,7 @@ def remove(
 def edit_matrix(
     weight: Float[Tensor, "d_model d_in"],
     basis: Float[Tensor, "k d_model"],
-    strengths: Float[Tensor, k],
+    strengths: Float[Tensor, " k"],
     norm: NormMode = "none",
 ) -> Float[Tensor, "d_model d_in"]:
     """The edited writer W', in the dtype of `weight` (use float32 or float64).
@@ -80,7 +80,7 @@ def edit_matrix(
 def edit_rows(
     rows: Float[Tensor, "*batch d_model"],
     basis: Float[Tensor, "k d_model"],
-    strengths: Float[Tensor, k],
+    strengths: Float[Tensor, " k"],
     norm: NormMode = "none",
 ) -> Float[Tensor, "*batch d_model"]:
     """Edited embedding rows: each row is a vector of the stream, so keeping lengths ('column') keeps each row's own."""
@@ -96,8 +96,8 @@ def _ratio(before: Tensor, after: Tensor, dim: int) -> Tensor:
 
 
 def row_factors(
-    weight: Float[Tensor, "d_model d_in"], basis: Float[Tensor, "k d_model"], strengths: Float[Tensor, k]
-) -> tuple[Float[Tensor, d_model], Float[Tensor, d_model]]:
+    weight: Float[Tensor, "d_model d_in"], basis: Float[Tensor, "k d_model"], strengths: Float[Tensor, " k"]
+) -> tuple[Float[Tensor, " d_model"], Float[Tensor, " d_model"]]:
     """(n, c) such that the row form is W' x = c * n * P(W x / n): row lengths, and what the edit took from them."""
     lengths = torch.linalg.vector_norm(weight, dim=1)
     edited = remove(normalise(weight).T, basis, strengths).T

@@ -1,0 +1,49 @@
+"""What every test runs under: shapes in signatures checked, two threads, one seed, no network."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_DATASETS_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+from jaxtyping import install_import_hook
+
+install_import_hook("vectomy", "beartype.beartype")
+
+from collections.abc import Iterator  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+import jaxtyping  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from tiny import Tiny, build  # noqa: E402
+
+torch.set_num_threads(2)
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """Signatures as a user has them: nothing but the code itself refuses a wrong value."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="session")
+def tiny_of(tmp_path_factory: pytest.TempPathFactory):
+    """`tiny_of(model_type, tied=..., sharded=..., **config)`: a tiny model and its folder, built once a session."""
+    built: dict[str, Tiny] = {}
+
+    def of(model_type: str = "llama", *, tied: bool = False, sharded: bool = False, **config: object) -> Tiny:
+        key = repr((model_type, tied, sharded, sorted(config.items())))
+        if key not in built:
+            folder: Path = tmp_path_factory.mktemp(model_type)
+            built[key] = build(folder, model_type, tied=tied, sharded=sharded, **config)
+        return built[key]
+
+    return of
