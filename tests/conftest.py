@@ -8,7 +8,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 from jaxtyping import install_import_hook
 
-install_import_hook("vectomy", "beartype.beartype")
+install_import_hook("vectomy", "tiny.checked")
 
 from collections.abc import Iterator  # noqa: E402
 from pathlib import Path  # noqa: E402

@@ -53,6 +53,13 @@ class Base:
     fingerprint: str
     name: str = ""
 
+    def __post_init__(self) -> None:
+        texts, sizes = (self.model_type, self.fingerprint, self.name), (self.d_model, self.n_layers, self.vocab)
+        if not all(isinstance(text, str) for text in texts) or not all(
+            type(size) is int and size > 0 for size in sizes
+        ):
+            raise EditError(f"a base model is named by texts and positive whole sizes, not by {self}")
+
     @classmethod
     def of(cls, checkpoint: Checkpoint, name: str = "") -> Base:
         arch = resolve(checkpoint.config)
@@ -111,12 +118,12 @@ class Edit:
     about: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for operation in self.operations:
+            _check(operation, self.base)
         ordered = tuple(sorted(self.operations, key=lambda operation: operation.place))
         for one, other in itertools.pairwise(ordered):
             if one.place == other.place:
                 raise EditError(f"two operations name the same writer ({one.writer_name}); combine them with `+`")
-        for operation in ordered:
-            _check(operation, self.base)
         object.__setattr__(self, "operations", ordered)
 
     @classmethod
@@ -152,7 +159,9 @@ class Edit:
         """The same for chosen writers of a base that is known already. Raises as `ablation` does."""
         rows = torch.atleast_2d(direction.detach().double().cpu())
         if rows.shape[-1] != base.d_model:
-            raise EditError(f"the direction has width {rows.shape[-1]}, but the stream of {_short(base)} has width {base.d_model}")
+            raise EditError(
+                f"the direction has width {rows.shape[-1]}, but the stream of {_short(base)} has width {base.d_model}"
+            )
         if not rows.isfinite().all():
             raise EditError("the direction holds NaN or infinite values; it cannot be removed")
         if not rows.any(dim=-1).all():
@@ -284,7 +293,7 @@ class Edit:
             with safetensors.safe_open(path, framework="pt") as file:
                 header = json.loads((file.metadata() or {}).get("vectomy", "null"))
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        except (safetensors.SafetensorError, json.JSONDecodeError, RecursionError, OSError) as error:
+        except (safetensors.SafetensorError, ValueError, RecursionError, OSError) as error:
             raise EditError(f"{path} is no Edit file ({error})") from None
         if not isinstance(header, dict) or header.get("format") != FORMAT:
             raise EditError(f"{path} is a safetensors file, but no Edit (its header has no format '{FORMAT}')")
@@ -295,7 +304,7 @@ class Edit:
         try:
             operations = tuple(_operation(row, tensors) for row in header["operations"])
             return cls(Base(**header["base"]), operations, dict(header["about"]))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError) as error:
             raise EditError(f"{path} is a damaged Edit file ({type(error).__name__}: {error})") from None
         except EditError as error:
             raise EditError(f"{path} is a damaged Edit file: {error}") from None
@@ -317,8 +326,11 @@ def _check(operation: Operation, base: Base) -> None:
         raise EditError(
             f"operation on '{name}': a component is one of {', '.join(COMPONENTS)}, and all but the embedding have a layer"
         )
-    if operation.layer is not None and not 0 <= operation.layer < base.n_layers:
+    # `type`, since True and 1.0 equal 1: a file can hold either.
+    if operation.layer is not None and not (type(operation.layer) is int and 0 <= operation.layer < base.n_layers):
         raise EditError(f"operation on {name}: the base has layers 0 to {base.n_layers - 1}")
+    if operation.expert is not None and not (type(operation.expert) is int and operation.expert >= 0):
+        raise EditError(f"operation on {name}: an expert is a number from 0")
     if operation.norm not in ("none", "column", "row"):
         raise EditError(f"operation on {name}: norm mode '{operation.norm}' is not none, column or row")
     if operation.norm == "row" and operation.component == "embedding":
