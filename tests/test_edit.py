@@ -267,7 +267,7 @@ def test_damage_of_any_byte_gives_an_edit_error_or_an_edit(tmp_path: Path) -> No
     draw = torch.Generator().manual_seed(5)
     header = 8 + int.from_bytes(data[:8], "little")
     refused = 0
-    for round_ in range(900):
+    for round_ in range(600):
         damaged = bytearray(data)
         reach = len(data) if round_ % 3 == 0 else header
         for at in torch.randint(reach, (300 if round_ % 9 == 0 else 1,), generator=draw).tolist():
@@ -277,7 +277,7 @@ def test_damage_of_any_byte_gives_an_edit_error_or_an_edit(tmp_path: Path) -> No
             Edit.load(path).to_bytes()
         except EditError as error:
             refused += str(path) in str(error)
-    assert refused > 500
+    assert refused > 300
 
 
 @pytest.mark.usefixtures("unchecked")

@@ -370,7 +370,8 @@ def _combined(one: Operation, other: Operation) -> Operation:
 
 def _store(tensors: dict[str, Tensor], kind: str, value: Tensor) -> str:
     """Keep one copy of equal tensors; give the name it is stored under."""
-    value = value.detach().float().cpu().contiguous()
+    # A clone, for safetensors refuses tensors that share memory (a basis cut from another one).
+    value = value.detach().float().cpu().contiguous().clone()
     name = f"{kind}.{hash_of([list(value.shape), value.numpy().tobytes().hex()])[:16]}"
     tensors.setdefault(name, value)
     return name

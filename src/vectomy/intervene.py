@@ -79,6 +79,9 @@ def intervene(model: nn.Module, interventions: Mapping[Point, Intervention]) -> 
         ArchitectureError: a model type, site or layer that is not known.
     """
     architecture = architecture_of(model)
+    for site, _ in interventions:
+        if site not in SITES:
+            raise ArchitectureError(f"there is no site '{site}'; sites are {', '.join(SITES)}")
     with ExitStack() as hooks:
         # In stream order: at one block its resid_pre is changed before its resid_mid looks at it.
         for (site, layer), change in sorted(
@@ -90,12 +93,10 @@ def intervene(model: nn.Module, interventions: Mapping[Point, Intervention]) -> 
                 hooks.callback(block.register_forward_pre_hook(_change_input(change), with_kwargs=True).remove)
             elif site == "resid_post":
                 hooks.callback(block.register_forward_hook(_change_output(change)).remove)
-            elif site == "resid_mid":
+            else:
                 before: list[Tensor] = []
                 hooks.callback(block.register_forward_pre_hook(_remember(before), with_kwargs=True).remove)
                 hooks.callback(attention.register_forward_hook(_change_sum(change, before)).remove)
-            else:
-                raise ArchitectureError(f"there is no site '{site}'; sites are {', '.join(SITES)}")
         yield
 
 

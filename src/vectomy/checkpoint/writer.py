@@ -179,6 +179,7 @@ def _write_index(checkpoint: Checkpoint, beside: Path, copies: Mapping[str, str]
     for new, old in copies.items():
         entry = checkpoint.tensors[old]
         index["weight_map"][new] = entry.shard
-        if isinstance(index.get("metadata", {}).get("total_size"), int):
-            index["metadata"]["total_size"] += entry.end - entry.start
+        metadata = index.get("metadata")
+        if isinstance(metadata, dict) and isinstance(metadata.get("total_size"), int):
+            metadata["total_size"] += entry.end - entry.start
     write_json(beside / INDEX, index)

@@ -1,0 +1,63 @@
+"""An independent oracle of capture: TransformerLens reads the same stream from the same weights and tokens.
+
+The package is in the optional extra `oracle`; without it this file is skipped. `build_bridge_from_module` wraps a model
+in memory; `boot_transformers` would look a tokenizer up on the Hub.
+"""
+
+import pytest
+import torch
+from tiny import LAYERS, load, logits, tokens, unit
+
+from vectomy.capture import capture
+from vectomy.intervene import ablate, intervene
+from vectomy.types import SITES
+
+builder = pytest.importorskip(
+    "transformer_lens.model_bridge.sources._bridge_builder",
+    reason="transformer_lens is not installed (pip install 'vectomy[oracle]')",
+)
+CLOSE = {"rtol": 1e-5, "atol": 1e-5}
+
+
+@pytest.fixture(scope="module")
+def lens(tiny_of):
+    """A bridge around a copy of the tiny llama, since the bridge replaces modules in place."""
+    model = load(tiny_of().folder)
+    return builder.build_bridge_from_module(model, "LlamaForCausalLM", hf_config=model.config)
+
+
+def cached(lens) -> dict[str, torch.Tensor]:
+    with torch.no_grad():
+        return lens.run_with_cache(tokens())[1]
+
+
+def test_both_run_the_same_function(tiny_of, lens) -> None:
+    with torch.no_grad():
+        torch.testing.assert_close(lens(tokens()), logits(tiny_of().model), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("layer", range(LAYERS))
+@pytest.mark.parametrize("site", SITES)
+def test_capture_reads_the_stream_that_transformer_lens_reads(tiny_of, lens, site: str, layer: int) -> None:
+    model, cache = tiny_of().model, cached(lens)
+    with capture(model) as stream, torch.no_grad():
+        model(tokens())
+    torch.testing.assert_close(stream[site, layer], cache[f"blocks.{layer}.hook_{site}"], **CLOSE)
+    others = [value for point, value in stream.items() if point not in {(site, layer), *same_place(site, layer)}]
+    assert all((value - stream[site, layer]).abs().max() > 0.05 for value in others)
+
+
+def same_place(site: str, layer: int) -> set[tuple[str, int]]:
+    """resid_post of a block is resid_pre of the next."""
+    return {"resid_post": {("resid_pre", layer + 1)}, "resid_pre": {("resid_post", layer - 1)}}.get(site, set())
+
+
+@pytest.mark.parametrize("site", ["resid_pre", "resid_post"])
+def test_an_intervention_is_a_hook_of_transformer_lens(tiny_of, lens, site: str) -> None:
+    change = ablate(unit())
+    with torch.no_grad():
+        expected = lens.run_with_hooks(tokens(), fwd_hooks=[(f"blocks.2.hook_{site}", lambda x, hook: change(x))])
+    with intervene(tiny_of().model, {(site, 2): change}):
+        found = logits(tiny_of().model)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert (found - logits(tiny_of().model)).abs().max() > 0.05
