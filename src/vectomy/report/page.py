@@ -1,0 +1,217 @@
+"""The page of a run: one HTML file that needs nothing beside it, readable without scripts.
+
+A content security policy in the page lets it load nothing and run one script, named by its hash.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections import Counter
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+from jinja2 import ChainableUndefined, Environment, PackageLoader
+from markupsafe import Markup, escape
+
+from vectomy.report import figures
+from vectomy.report.heatmap import Score, candidate_name, heat_map, same_candidate
+from vectomy.report.numbers import decimal, finite, percent, plain, thousands
+from vectomy.report.statement import change, forms, rows, sources, token_text, verb
+
+__all__ = ["render_page"]
+
+CLAMP = 320
+CLAMP_LINES = 8
+SCORES = {
+    "arditi": (
+        Score("refusal_score", "refusal score", "direction ablated, positive prompts; lower is better", True),
+        Score("steering_score", "steering score", "direction added, negative prompts; higher is better", False),
+        Score(
+            "kl_div_score", "KL divergence", "direction ablated, negative prompts, nats; lower is better", True, True
+        ),
+    ),
+    "article": (Score("score", "score", "absolute mean of the direction's components; higher ranks first", False),),
+}
+VERDICTS = {
+    "full_refusal": "full refusal",
+    "partial_refusal": "partial refusal",
+    "compliance": "compliance",
+    "degenerate": "degenerate",
+}
+
+
+def render_page(
+    summary: dict[str, Any], scores: dict[str, Any], separation: dict[str, Any], completions: list[dict[str, Any]]
+) -> str:
+    """The whole report of a run.
+
+    Args:
+        summary: what was edited, how it was measured, and the metrics of each form.
+        scores: the recipe's candidates and the chosen one.
+        separation: projections of the two sets at the chosen layer, and their moments by layer.
+        completions: answers of the base and of each form to the test prompts.
+
+    Returns:
+        Self-contained HTML. Parts whose input is absent are left out or say so.
+    """
+    environment = Environment(
+        loader=PackageLoader("vectomy.report", "."),
+        autoescape=True,
+        undefined=ChainableUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        decimal=decimal,
+        percent=percent,
+        plain=plain,
+        thousands=thousands,
+        token=token_text,
+        name=candidate_name,
+        breakable=_breakable,
+    )
+    script = _asset("page.js")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return environment.get_template("page.html.jinja").render(
+        css=Markup(_asset("page.css")),
+        script=Markup(script),
+        policy=f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; base-uri 'none'",
+        summary=summary,
+        **_result(summary),
+        **_selection(scores),
+        **_separation(separation),
+        **_completions(completions),
+        **_provenance(summary),
+    )
+
+
+def _breakable(name: object) -> Markup:
+    """A path or Hub id that may break after its slashes."""
+    return escape(name).replace("/", Markup("/<wbr>"))
+
+
+def _asset(name: str) -> str:
+    return (resources.files("vectomy.report") / name).read_text(encoding="utf-8")
+
+
+def _result(summary: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "behaviour": str(summary.get("behaviour") or "behaviour"),
+        "model": str(summary.get("model") or summary.get("base_model") or "the model"),
+        "verb": verb(summary.get("strength")),
+        "forms": list(forms(summary)),
+        "rows": rows(summary),
+        "refusals": change(summary, "refusal"),
+        "harmless": change(summary, "harmless_refusal"),
+        "intervals": figures.intervals(summary),
+        "direction": summary.get("direction") or {},
+        "receipt": summary.get("receipt"),
+    }
+
+
+def _selection(scores: dict[str, Any]) -> dict[str, Any]:
+    candidates, chosen = scores.get("candidates") or [], scores.get("chosen")
+    columns = SCORES["article" if scores.get("recipe") == "article" else "arditi"]
+    tried = [_tried(candidate) for candidate in candidates]
+    maps = ((score, heat_map(score, candidates, chosen, tried)) for score in columns)
+    return {
+        "scores": scores,
+        "columns": columns,
+        "candidates": [
+            {"candidate": candidate, "chosen": same_candidate(candidate, chosen), "tried": full}
+            for candidate, full in zip(candidates, tried, strict=True)
+        ],
+        "passed": sum(tried),
+        "maps": [(score, drawn) for score, drawn in maps if drawn],
+        "answered": [candidate for candidate in candidates if candidate.get("answers")],
+    }
+
+
+def _tried(candidate: dict[str, Any]) -> bool:
+    """Whether a candidate stayed in: arditi's filters let it through, or the article's recipe let it answer."""
+    return not candidate.get("rejected") if "rejected" in candidate else bool(candidate.get("answers"))
+
+
+def _separation(separation: dict[str, Any]) -> dict[str, Any]:
+    here = next((row for row in separation.get("layers") or [] if row.get("layer") == separation.get("layer")), None)
+    drawn = (
+        ("Projections at the chosen layer", figures.histogram(separation)),
+        ("Mean projection by layer", figures.means_by_layer(separation)),
+        ("AUROC by layer", figures.auroc_by_layer(separation)),
+    )
+    return {"separation": separation, "here": here, "charts": [(name, chart) for name, chart in drawn if chart]}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A completion as shown: `preview` is empty where the text is short enough to stand whole."""
+
+    forms: str
+    verdict: str
+    verdict_class: str
+    text: str
+    preview: str
+
+
+def _completions(completions: list[dict[str, Any]]) -> dict[str, Any]:
+    pairs = []
+    moves: Counter[tuple[str, str, str]] = Counter()
+    for row in completions:
+        edited = row.get("baked") or row.get("hooks")
+        before, after = ((answer or {}).get("verdict") for answer in (row.get("base"), edited))
+        moved = edited is not None and before != after
+        pairs.append({"set": row.get("set"), "prompt": row.get("prompt"), "changed": moved, "answers": _answers(row)})
+        if edited is not None:
+            moves[str(row.get("set")), _verdict(before), _verdict(after)] += 1
+    both = [row for row in completions if row.get("hooks") and row.get("baked")]
+    return {
+        "pairs": pairs,
+        "moves": sorted(moves.items(), key=lambda move: (move[0][0] != "positive", -move[1])),
+        "both": len(both),
+        "same": sum(row["hooks"].get("text") == row["baked"].get("text") for row in both),
+    }
+
+
+def _answers(row: dict[str, Any]) -> list[Answer]:
+    """The answers in the order of the forms; forms that say the same share one."""
+    shared: dict[tuple[str, str], list[str]] = {}
+    for form in ("base", "hooks", "baked"):
+        if answer := row.get(form):
+            shared.setdefault((str(answer.get("text") or ""), str(answer.get("verdict") or "")), []).append(form)
+    return [
+        Answer(_listed(named), _verdict(verdict), verdict if verdict in VERDICTS else "other", text, _preview(text))
+        for (text, verdict), named in shared.items()
+    ]
+
+
+def _listed(words: list[str]) -> str:
+    return " and ".join(", ".join(words).rsplit(", ", 1))
+
+
+def _verdict(verdict: object) -> str:
+    return VERDICTS.get(str(verdict), str(verdict or "not judged").replace("_", " "))
+
+
+def _preview(text: str) -> str:
+    """The beginning of a long text, cut between words; empty for a short one."""
+    lines = "\n".join(text.split("\n")[:CLAMP_LINES])
+    if len(lines) > CLAMP * 1.15:
+        cut = lines[:CLAMP]
+        return cut[: max(cut.rfind(" "), CLAMP - 40)].rstrip()
+    return lines.rstrip() if len(lines) < len(text) else ""
+
+
+def _provenance(summary: dict[str, Any]) -> dict[str, Any]:
+    spent = {name: finite(seconds) or 0.0 for name, seconds in (summary.get("stages") or {}).items()}
+    longest = max(spent.values(), default=0.0) or 1.0
+    return {
+        "stages": [(name, seconds, figures.bar(seconds / longest)) for name, seconds in spent.items()],
+        "total_seconds": sum(spent.values()),
+        "sources": sources(summary),
+        "versions": summary.get("versions") or {},
+        "settings": summary.get("settings") or {},
+        "judge": summary.get("judge") or {},
+        "edit": summary.get("edit") or {},
+    }

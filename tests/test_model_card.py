@@ -1,0 +1,89 @@
+"""The model card, on an invented run."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import yaml
+from invented_run import a_summary, every, metrics
+
+from vectomy.report import render_card
+
+
+def front_matter(card: str) -> dict[str, Any]:
+    opening, matter, _ = card.split("---\n", 2)
+    assert opening == ""
+    return dict(yaml.safe_load(matter))
+
+
+def test_card_front_matter() -> None:
+    assert front_matter(render_card(a_summary())) == {
+        "base_model": "HuggingFaceTB/SmolLM2-135M-Instruct",
+        "library_name": "transformers",
+        "tags": ["vectomy", "abliterated"],
+    }
+    other = front_matter(render_card({**a_summary(), "behaviour": "melancholy", "license": "apache-2.0"}))
+    assert other["tags"] == ["vectomy", "activation-steering"]
+    assert other["license"] == "apache-2.0"
+
+
+@pytest.mark.parametrize("name", ['a: "b" # c', "x\ntags: [evil]", "--- \u0085\u2028\x7f", "模型 😀", "- *a", "\\n"])
+def test_card_yaml_survives_hostile_names(name: str) -> None:
+    matter = front_matter(render_card({**a_summary(), "base_model": name}))
+    assert matter["base_model"] == name
+    assert matter["tags"] == ["vectomy", "abliterated"]
+
+
+def test_card_shows_hostile_values_as_text() -> None:
+    summary = every(a_summary(), " | <script>alert(1)</script> [x](javascript:1) `code` *loud*\n# head")
+    card = render_card(summary)
+    prose = re.sub(r"(?s)(`+).+?(?<!`)\1(?!`)", "", card.split("---\n", 2)[2])
+    assert "alert" in prose
+    assert not re.search(r"(?<!\\)(<script|\[x\]\(|\*loud)", prose)
+    assert [line for line in prose.split("\n") if line.startswith("# ")][1:] == []
+    table = [line for line in prose.split("\n") if line.startswith("|")]
+    assert len(table) == 8
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {5}
+
+
+def test_card_holds_results_cost_and_warning() -> None:
+    summary = a_summary()
+    card = render_card(summary)
+    assert f"> **Safety.** {summary['safety']}" in card
+    assert "| 81.0% (81 of 100, 72.2–87.5%) | 4.0% (4 of 100, 1.6–9.8%) |" in card
+    assert "refusals of harmful requests" in card
+    assert "KL 0.351 nats at the first token" in card
+    assert summary["edit"]["sha256"] in card
+    assert summary["command"] in card
+    assert "`keywords`" in card
+    assert not re.search(r"\n\n\n|[{}]", card)
+
+
+def test_card_keeps_home_folders_to_itself() -> None:
+    summary = {
+        **a_summary(),
+        "base_model": "/home/sam/models/small",
+        "command": "vectomy run /home/sam/models/small --out ~/runs/a --positive=/home/sam/own.jsonl --negative ./b.jsonl",
+        "safety": "Answers either/or questions, and 3/4 of the rest; see https://example.org/a/b.",
+    }
+    summary["contrast"] = {**summary["contrast"], "positive": "/home/sam/own.jsonl"}
+    card = render_card(summary)
+    assert "sam" not in card.lower().replace("same", "")
+    assert front_matter(card)["base_model"] == "small"
+    assert "vectomy run small --out a --positive=own.jsonl --negative ./b.jsonl" in card
+    assert summary["safety"] in card
+
+
+def test_card_of_almost_nothing() -> None:
+    assert front_matter(render_card({}))["base_model"] == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("after", "words"),
+    [(4, "fell from 81.0%"), (97, "rose from 81.0%"), (81, "stayed at 81.0%"), (78, "The intervals overlap")],
+)
+def test_card_says_which_way_the_rate_went(after: int, words: str) -> None:
+    card = render_card({**a_summary(), "edited": metrics(after, 3, 0.1, 0.9)})
+    assert words in card.split("> **Safety.**")[0]

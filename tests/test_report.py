@@ -1,0 +1,299 @@
+"""The report page, on an invented run."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import itertools
+import json
+import re
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+from invented_run import (
+    LAYERS,
+    a_separation,
+    a_summary,
+    arditi_scores,
+    article_scores,
+    every,
+    metrics,
+    some_completions,
+)
+
+from vectomy.report import render_card, render_page
+
+HOSTILE = "<script>alert(1)</script>"
+HOSTILE_ATTRIBUTE = '"onmouseover="alert(2)'
+VOID = {"meta", "input", "br", "hr", "img", "link", "wbr"}
+
+
+class Page(HTMLParser):
+    """The page as elements: (tag, attributes, text inside), and whatever is out of balance."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[tuple[str, dict[str, str | None], list[str]]] = []
+        self.found: list[tuple[str, dict[str, str | None], str]] = []
+        self.problems: list[str] = []
+        self.feed(text)
+        self.close()
+        self.problems += [f"<{tag}> is never closed" for tag, *_ in self.open]
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag in VOID:
+            self.found.append((tag, dict(attrs), ""))
+        else:
+            self.open.append((tag, dict(attrs), []))
+
+    def handle_endtag(self, tag: str) -> None:
+        if not self.open or self.open[-1][0] != tag:
+            self.problems.append(f"</{tag}> at {self.getpos()} closes {self.open[-1][0] if self.open else 'nothing'}")
+            return
+        name, attributes, words = self.open.pop()
+        self.found.append((name, attributes, "".join(words)))
+
+    def handle_data(self, data: str) -> None:
+        for _, _, words in self.open:
+            words.append(data)
+
+    def having(self, **wanted: str) -> list[tuple[str, dict[str, str | None], str]]:
+        """Elements whose attributes hold each wanted word."""
+        return [
+            one
+            for one in self.found
+            if all(word in (one[1].get(key.rstrip("_")) or "").split() for key, word in wanted.items())
+        ]
+
+    def tagged(self, tag: str) -> list[tuple[str, dict[str, str | None], str]]:
+        return [one for one in self.found if one[0] == tag]
+
+
+def page(**changed: Any) -> tuple[Page, str]:
+    inputs = {
+        "summary": a_summary(),
+        "scores": arditi_scores(),
+        "separation": a_separation(),
+        "completions": some_completions(),
+        **changed,
+    }
+    text = render_page(**inputs)
+    return Page(text), text
+
+
+def values_of(found: Page) -> dict[str, list[float]]:
+    """The data elements of each row of the table of results, in their order."""
+    rows: dict[str, list[float]] = {}
+    pending: list[float] = []
+    for tag, attributes, _ in found.found:
+        if tag == "data":
+            pending.append(float(attributes["value"] or "nan"))
+        elif tag == "tr":
+            if "data-row" in attributes:
+                rows[str(attributes["data-row"])] = pending
+            pending = []
+    return rows
+
+
+@pytest.mark.parametrize("scores", [arditi_scores(), article_scores()], ids=["arditi", "article"])
+def test_page_is_well_formed(scores: dict[str, Any]) -> None:
+    found, text = page(scores=scores)
+    assert text.startswith("<!doctype html>")
+    assert found.problems == []
+    assert len(found.tagged("h1")) == 1
+    levels = [int(level) for level in re.findall(r"<h([1-6])[ >]", text)]
+    assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
+    ids = [attributes["id"] for _, attributes, _ in found.found if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    for _, attributes, _ in found.found:
+        assert set((attributes.get("aria-labelledby") or "").split()) <= set(ids)
+        assert (attributes.get("href") or "#result")[1:] in ids
+
+
+def test_every_figure_has_title_and_description() -> None:
+    found, _ = page()
+    drawn = found.having(role="img")
+    assert len(drawn) == 7
+    ids = {attributes.get("id"): words for _, attributes, words in found.found}
+    for _, attributes, _ in drawn:
+        title, description = (attributes["aria-labelledby"] or "").split()
+        assert ids[title]
+        assert len(ids[description]) > 20
+
+
+def test_page_reaches_for_nothing() -> None:
+    found, text = page()
+    assert not re.search(r"https?://|url\(|@import", text)
+    assert not any("src" in attributes for _, attributes, _ in found.found)
+    ((_, attributes, script),) = found.tagged("script")
+    assert attributes == {}
+    (policy,) = (a["content"] for _, a, _ in found.tagged("meta") if a.get("http-equiv") == "Content-Security-Policy")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert policy is not None
+    assert "default-src 'none'" in policy
+    assert f"script-src 'sha256-{digest}'" in policy
+
+
+@pytest.mark.parametrize("hostile", [HOSTILE, HOSTILE_ATTRIBUTE, "</title></style></details><img src=x onerror=a()>"])
+@pytest.mark.parametrize("scores", [arditi_scores(), article_scores()], ids=["arditi", "article"])
+def test_untrusted_text_stays_text(scores: dict[str, Any], hostile: str) -> None:
+    summary, scores, separation, completions = (
+        every(value, hostile) for value in (a_summary(), scores, a_separation(), some_completions())
+    )
+    for table in ("versions", "settings", "stages"):
+        summary[table][hostile] = 1
+    found, text = page(summary=summary, scores=scores, separation=separation, completions=completions)
+    assert found.problems == []
+    assert len(found.tagged("script")) == 1
+    assert found.tagged("img") == []
+    assert not any(name.startswith("on") for _, attributes, _ in found.found for name in attributes)
+    everything = "".join(words for tag, _, words in found.found if tag == "html")
+    assert everything.count(hostile) > 50
+    assert text.count(hostile) == 0
+
+
+def test_table_holds_the_numbers_of_the_summary() -> None:
+    summary = a_summary()
+    found, _ = page(summary=summary)
+    measured = [summary["base"], summary["forms"]["hooks"], summary["forms"]["baked"]]
+    keys = ("degenerate_rate", "kl_first_token", "kl_per_token", "ce_own_answers")
+    assert values_of(found) == {
+        "refusal": [m["refusal_rate"] for m in measured],
+        "harmless_refusal": [m["harmless_refusal_rate"] for m in measured],
+        **{key: [m[key] for m in measured] for key in keys},
+    }
+    shown = {words for tag, _, words in found.found if tag in ("data", "small")}
+    assert {"81.0%", "4.0%", "81 of 100", "72.2–87.5%", "1.6–9.8%", "0.351", "0.900"} <= shown
+
+
+def test_shown_text_is_the_value_rounded() -> None:
+    found, _ = page()
+    for _, attributes, words in found.tagged("data"):
+        value, shown = float(attributes["value"] or "nan"), float(words.rstrip("%"))
+        assert shown == pytest.approx(100 * value if words.endswith("%") else value, rel=0.005, abs=1e-9)
+
+
+@pytest.mark.parametrize(("layer", "position"), [(17, -1), (3, -5)])
+def test_heat_maps_mark_the_chosen_candidate(layer: int, position: int) -> None:
+    scores = arditi_scores()
+    scores["chosen"] = {"site": "resid_pre", "layer": layer, "position": position}
+    found, _ = page(scores=scores)
+    marks = found.having(class_="chosen")
+    assert len(marks) == 3
+    assert all(f"chosen: resid_pre, layer {layer}, position −{-position}:" in words for *_, words in marks)
+    ((_, _, row),) = found.having(class_="chosen-row")
+    assert row.startswith(f"resid_pre, layer {layer}, position −{-position}")
+
+
+def test_heat_maps_tell_filtered_candidates_apart() -> None:
+    scores = arditi_scores()
+    rejected = [row for row in scores["candidates"] if row["rejected"]]
+    assert 0 < len(rejected) < len(scores["candidates"])
+    found, _ = page(scores=scores)
+    small = found.having(class_="filtered")
+    assert len(small) == 3 * len(rejected)
+    assert all("filtered out: " in words for *_, words in small)
+
+
+def test_stronger_colour_is_better() -> None:
+    found, _ = page()
+    cells = [(a["class"] or "", words) for tag, a, words in found.found if tag == "rect" and ", layer " in words]
+    by_map = [cells[i : i + 5 * LAYERS] for i in range(0, len(cells), 5 * LAYERS)]
+    for drawn, lower_is_better in zip(by_map, (True, False, True), strict=True):
+        value = {words: float(words.split(": ")[1].split(" ")[0].replace("−", "-")) for _, words in drawn}
+        best, worst = sorted(drawn, key=lambda cell: value[cell[1]], reverse=not lower_is_better)[:: len(drawn) - 1]
+        assert best[0].split()[0] == "q8"
+        assert worst[0].split()[0] == "q0"
+
+
+def test_article_shows_scores_by_site_and_the_answers() -> None:
+    scores = article_scores()
+    found, _ = page(scores=scores)
+    assert len(found.having(class_="chosen")) == 1
+    assert len(found.having(class_="filtered")) == len(scores["candidates"]) - 20
+    labels = [words for _, _, words in found.having(class_="row")]
+    assert sorted(labels) == ["resid_mid", "resid_post", "resid_pre"]
+    assert len(found.having(class_="answers")) == 20
+    everything = "".join(words for tag, _, words in found.found if tag == "main")
+    assert "How it was picked: --pick 3." in everything
+    assert "1 of 4 dropped as refusals" in everything
+
+
+def test_histogram_counts_every_prompt() -> None:
+    found, _ = page()
+    for side in ("positive", "negative"):
+        tips = [words for tag, a, words in found.found if tag == "rect" and a.get("class") == f"bar {side}"]
+        assert sum(int(tip.split(": ")[1].split(" ")[0]) for tip in tips) == 100
+
+
+def test_completions_share_a_column_where_they_agree() -> None:
+    found, _ = page()
+    pairs = found.having(class_="pair")
+    assert len(pairs) == 12
+    assert [attributes["data-changed"] for _, attributes, _ in pairs] == ["yes"] * 6 + ["no"] * 6
+    heads = [words.strip() for tag, _, words in found.found if tag == "h4"]
+    assert heads[:3] == ["base full refusal", "hooks compliance", "baked compliance"]
+    assert heads[3:5] == ["base full refusal", "hooks and baked compliance"]
+    assert heads[-1] == "base, hooks and baked compliance"
+
+
+def test_long_completions_are_clamped_and_whole() -> None:
+    long, lines = "word " * 200, "\n".join(["line"] * 30)
+    rows = [
+        {"set": "positive", "prompt": "p", "base": {"text": text, "verdict": "compliance"}}
+        for text in (long, lines, "short", "")
+    ]
+    found, _ = page(completions=rows)
+    folded = found.having(class_="long")
+    assert len(folded) == 2
+    for (_, _, words), whole in zip(folded, (long, lines), strict=True):
+        assert words.endswith(whole)
+        assert len(words) < len(whole) + 330
+    assert "(empty)" in [words for *_, words in found.having(class_="absent")]
+
+
+def test_missing_pieces_are_said_and_not_invented() -> None:
+    summary = a_summary()
+    del summary["forms"]["baked"], summary["direction"], summary["judge"]
+    summary.update(receipt=None, checkpoint=None, stages={}, edited=dict(summary["edited"]))
+    summary["edited"].update(refusal_rate=None, refusal_count=None, refusal_ci=None)
+    summary["forms"]["hooks"] = {**summary["edited"], "kl_per_token": float("nan")}
+    for row in (completions := some_completions()):
+        del row["baked"]
+    found, text = page(summary=summary, completions=completions)
+    assert found.problems == []
+    assert "were not measured on both sides" in text
+    assert "no receipt" in text
+    assert "nan" not in re.sub(r"<style>.*?</style>", "", text, flags=re.S).lower().replace("nats", "")
+    assert values_of(found)["refusal"] == [0.81]
+    assert values_of(found)["kl_per_token"] == [0.0]
+
+
+@pytest.mark.parametrize("summary", [{}, {"behaviour": "hedging", "base": {"refusal_rate": 0.5}}])
+def test_almost_nothing_still_renders(summary: dict[str, Any]) -> None:
+    found, text = page(summary=summary, scores={}, separation={}, completions=[])
+    assert found.problems == []
+    assert "No completions were recorded." in text
+    assert "No projections were recorded." in text
+    assert values_of(found)["refusal"] == ([0.5] if summary else [])
+
+
+@pytest.mark.parametrize(
+    ("after", "words"),
+    [(4, "fell from"), (97, "rose from"), (81, "stayed at"), (78, "the 95% intervals overlap")],
+)
+def test_lead_says_which_way_the_rate_went(after: int, words: str) -> None:
+    summary = a_summary()
+    summary["edited"] = metrics(after, 3, 0.1, 0.9)
+    found, _ = page(summary=summary)
+    ((_, _, lead),) = found.having(class_="lead")
+    assert words in lead.split("Refusals of negative")[0]
+
+
+def test_inputs_are_left_as_they_were() -> None:
+    inputs = (a_summary(), arditi_scores(), a_separation(), some_completions())
+    before = json.dumps(inputs)
+    assert render_page(*inputs) == render_page(*inputs)
+    render_card(inputs[0])
+    assert json.dumps(inputs) == before
