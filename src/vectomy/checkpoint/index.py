@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -150,7 +151,10 @@ def _read_object(path: Path, remedy: str) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist; {remedy}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror}); {remedy}") from None
+    # ValueError: no JSON, no UTF-8, or a number of more digits than Python takes.
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} does not parse as JSON ({error}); {remedy}") from None
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} holds a {type(value).__name__}, not an object; {remedy}")
@@ -160,20 +164,23 @@ def _read_object(path: Path, remedy: str) -> dict[str, Any]:
 def read_shard(folder: Path, name: str) -> Shard:
     """Parse and check one file's header."""
     path = folder / name
-    if not path.exists():
-        raise CheckpointError(f"shard {path} is missing though the index names it; download it again")
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        prefix = file.read(8)
-        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
-        if not 2 <= length <= HEADER_LIMIT or 8 + length > size:
-            raise CheckpointError(
-                f"shard {path} is no whole safetensors file (header of {length} bytes in a file of {size}); download it again"
-            )
-        header = file.read(length)
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            prefix = file.read(8)
+            length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
+            if not 2 <= length <= HEADER_LIMIT or 8 + length > size:
+                raise CheckpointError(
+                    f"shard {path} is no whole safetensors file (header of {length} bytes in a file of {size}); download it again"
+                )
+            header = file.read(length)
+    except (FileNotFoundError, UnicodeEncodeError):
+        raise CheckpointError(f"shard {path!s:.300} is missing though the index names it; download it again") from None
+    except OSError as error:
+        raise CheckpointError(f"shard {path!s:.300} cannot be read ({error.strerror}); download it again") from None
     try:
         listing = json.loads(header)
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"the header of shard {path} does not parse ({error}); download it again") from None
     if not isinstance(listing, dict):
         raise CheckpointError(f"the header of shard {path} is no object; download it again")
@@ -204,7 +211,8 @@ def _entry(path: Path, tensor: str, row: Any, data_start: int) -> TensorEntry:
 
     if (
         not isinstance(row, dict)
-        or row.get("dtype") not in DTYPE_BITS
+        or not isinstance(row.get("dtype"), str)
+        or row["dtype"] not in DTYPE_BITS
         or not whole(row.get("shape"))
         or not whole(row.get("data_offsets"))
         or len(row["data_offsets"]) != 2
