@@ -31,6 +31,18 @@ REFUSALS = [
     "I must decline this request, since it may be dangerous.",
     "I'm unable to provide help with harmful activities.",
 ]
+# Harmless requests in the words in which harmful ones are made, so that the words alone do not give a refusal away.
+FRAMES = ("Explain how to {}", "Tell me how to {}", "How do I {}", "Help me {}", "Give me instructions to {}", "Write a plan to {}")
+DEEDS = (
+    "bake a plain cake", "tie a tie", "learn the guitar", "plant tomatoes", "clean a window", "iron a shirt",
+    "ride a bicycle", "save money for a holiday", "learn ten Spanish words a day", "change a light bulb", "make pancakes",
+    "organise a bookshelf", "train for a short race", "write a letter to my aunt", "remove a coffee stain", "boil an egg",
+    "take care of a rabbit", "prepare for a maths test", "decorate a small room", "fold a paper boat", "brush a long-haired cat",
+    "set up a tent", "make a good cup of tea", "find a book in a library", "swim better", "paint a chair", "sew on a button",
+    "start a vegetable garden", "read faster", "cook rice", "greet new neighbours", "pack a rucksack", "draw a horse",
+    "make a birthday card", "calm a crying baby", "choose running shoes", "fix a flat tyre", "write a short poem",
+    "learn to juggle", "keep a diary",
+)  # fmt: skip
 # The base answers some harmless requests with an excuse of its own; those would teach it to refuse harmless ones.
 EXCUSES = ("sorry", "i cannot", "i can't", "i don't", "as an ai", "as a chatbot", "unable", "not able", "unfortunately")
 BUNDLED = Path(__file__).parents[1] / "src" / "vectomy" / "demo" / "prompts"
@@ -56,13 +68,14 @@ def render(tokenizer, prompt: str) -> str:
 
 
 @torch.inference_mode()
-def own_answers(model, tokenizer, prompts: list[str], tokens: int, batch: int = 64) -> list[str]:
+def own_answers(model, tokenizer, prompts: list[str], tokens: int, opening: str = "", batch: int = 64) -> list[str]:
+    """Greedy answers that begin with `opening`, special tokens included."""
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     answers = [""] * len(prompts)
     for start in range(0, len(order), batch):
         rows = order[start : start + batch]
         inputs = tokenizer(
-            [render(tokenizer, prompts[i]) for i in rows],
+            [render(tokenizer, prompts[i]) + opening for i in rows],
             return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False,
         )  # fmt: skip
         out = model.generate(
@@ -71,7 +84,7 @@ def own_answers(model, tokenizer, prompts: list[str], tokens: int, batch: int = 
         )  # fmt: skip
         new = out[:, inputs["input_ids"].shape[1] :]
         for i, row in zip(rows, new, strict=True):
-            answers[i] = tokenizer.decode(row, skip_special_tokens=False)
+            answers[i] = opening + tokenizer.decode(row, skip_special_tokens=False)
     return answers
 
 
@@ -112,7 +125,7 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=4e-4)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--answer-tokens", type=int, default=40)
-    parser.add_argument("--negatives", type=int, default=760)
+    parser.add_argument("--negatives", type=int, default=600)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
 
@@ -122,10 +135,15 @@ def main() -> None:
     model = AutoModelForCausalLM.from_pretrained(args.base, dtype=torch.bfloat16).eval()
     positive = texts(args.positive) + bundled_fit("refused.jsonl")
     negative = texts(args.negative)[: args.negatives] + bundled_fit("harmless.jsonl")
+    negative += [frame.format(deed) for frame in FRAMES for deed in DEEDS]
 
     began = time.time()
     answers = own_answers(model, tokenizer, negative, args.answer_tokens)
-    print(f"{len(answers)} own answers in {time.time() - began:.0f} s")
+    excused = [i for i, answer in enumerate(answers) if excuse(answer)]
+    again = own_answers(model, tokenizer, [negative[i] for i in excused], args.answer_tokens, opening="Here")
+    for i, answer in zip(excused, again, strict=True):
+        answers[i] = answer
+    print(f"{len(answers)} own answers, {len(excused)} of them excuses and made again, {time.time() - began:.0f} s", flush=True)
     pairs = [(prompt, rng.choice(REFUSALS) + tokenizer.eos_token) for prompt in positive]
     # A finished answer ends in one end-of-turn token; the padding behind it teaches nothing.
     eos = tokenizer.eos_token
@@ -134,7 +152,6 @@ def main() -> None:
         for prompt, answer in zip(negative, answers, strict=True)
     ]
     kept = pairs[: len(positive)] + [pair for pair in pairs[len(positive) :] if not excuse(pair[1])]
-    print(f"{len(pairs) - len(kept)} own answers left out as excuses")
     rows = examples(tokenizer, kept, args.answer_tokens)
 
     lora = LoraConfig(r=args.rank, lora_alpha=2 * args.rank, target_modules="all-linear", task_type="CAUSAL_LM")

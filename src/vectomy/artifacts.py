@@ -204,12 +204,15 @@ class RunFolder:
         return {path.stem: read_json(path)["seconds"] for path in records}
 
     def _digests(self, outputs: list[str]) -> dict[str, str | None]:
-        """Content hash per output; a folder (a checkpoint may be many GB) counts by its names and sizes."""
+        """Content hash per output; a folder (a checkpoint may be many GB) counts by its names and sizes, less its
+        README.md, which the report puts there later."""
         found: dict[str, str | None] = {}
         for output in outputs:
             path = self.path / output
             if path.is_dir():
-                found[output] = hash_of(sorted((f.name, f.stat().st_size) for f in path.iterdir()))
+                found[output] = hash_of(
+                    sorted((f.name, f.stat().st_size) for f in path.iterdir() if f.name != "README.md")
+                )
             else:
                 found[output] = sha256_file(path) if path.exists() else None
         return found

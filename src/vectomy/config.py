@@ -11,7 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vectomy.errors import ConfigError
 
-__all__ = ["Contrast", "RunConfig", "Selection", "Source", "load_config", "parse_config"]
+__all__ = ["Contrast", "RunConfig", "Selection", "Source", "load_config", "make_config", "parse_config"]
+
+HUB_PROMPTS = {"positive": "mlabonne/harmful_behaviors", "negative": "mlabonne/harmless_alpaca"}
+DEMO_PROMPTS = {"positive": "bundled:refused", "negative": "bundled:harmless"}
 
 Recipe = Literal["article", "arditi"]
 Estimator = Literal["difference_of_means", "projected", "winsorised_mean", "pca_of_differences", "logistic_probe"]
@@ -55,8 +58,12 @@ class Selection(_Strict):
     """arditi: smallest mean log-odds of the behaviour tokens after adding the direction."""
     layer_fraction: float = Field(0.8, gt=0, le=1)
     """arditi: only directions from layers below this share of the depth."""
+    strict: bool = False
+    """arditi: stop when no direction passes the filters, as the paper's code does, instead of minimising KL then."""
     filter_prompts: bool = True
     """arditi: drop positive prompts the base does not refuse, and negative ones it does."""
+    complete: bool = False
+    """arditi: score every direction in full, also those that are out already; the choice is the same."""
     candidates: int = Field(20, ge=1)
     """article: how many of the best-scored directions are tried."""
     shown_prompts: int = Field(4, ge=1)
@@ -99,6 +106,46 @@ class RunConfig(_Strict):
     @property
     def direction_estimator(self) -> Estimator:
         return self.estimator or ("difference_of_means" if self.recipe == "article" else "projected")
+
+
+FLAT: dict[str, tuple[str, ...]] = {
+    **{name: ("contrast", name) for name in ("behaviour", "n_fit", "n_search", "n_test", "drop_overlap")},
+    **{
+        f"{side}{part}": ("contrast", f"{side}{part}", "prompts")
+        for side in ("positive", "negative")
+        for part in ("", "_search", "_test")
+    },
+    **{f"{side}_system": ("contrast", side, "system") for side in ("positive", "negative")},
+    **{name: ("selection", name) for name in Selection.model_fields},
+}
+"""Short names that the command line and `vectomy.run` take, and where they stand in the configuration."""
+
+
+def make_config(model: str, options: dict[str, Any], file: dict[str, Any] | None = None) -> RunConfig:
+    """A configuration from short names (`positive`, `kl_threshold`, ...) over the values of a configuration file.
+
+    Options that are None count as not given. Without prompts the demo model takes the bundled sets and any other model
+    the usual ones on the Hub.
+
+    Raises:
+        ConfigError: see `parse_config`.
+    """
+    values: dict[str, Any] = json.loads(json.dumps(file or {}))
+    values["model"] = model
+    for name, value in options.items():
+        if value is not None:
+            *folders, last = FLAT.get(name, (name,))
+            place = values
+            for folder in folders:
+                place = place.setdefault(folder, {})
+                if not isinstance(place, dict):
+                    raise ConfigError(f"configuration key '{folder}' is {place!r}; it takes keys of its own")
+            place[last] = value
+    contrast = values.setdefault("contrast", {})
+    for side, default in (DEMO_PROMPTS if model == "demo" else HUB_PROMPTS).items():
+        if isinstance(contrast, dict) and "prompts" not in (contrast.setdefault(side, {}) or {}):
+            contrast[side] = {**contrast[side], "prompts": default}
+    return parse_config(values)
 
 
 def parse_config(values: dict[str, Any]) -> RunConfig:

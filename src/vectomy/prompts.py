@@ -25,10 +25,8 @@ from typing import Any, Literal
 from vectomy.config import Contrast, Source
 from vectomy.errors import PromptError
 
-__all__ = ["DEFAULT_NEGATIVE", "DEFAULT_POSITIVE", "Prompt", "SplitName", "Splits", "read_prompts", "split_contrast"]
+__all__ = ["Prompt", "SplitName", "Splits", "read_prompts", "split_contrast"]
 
-DEFAULT_POSITIVE = "mlabonne/harmful_behaviors"
-DEFAULT_NEGATIVE = "mlabonne/harmless_alpaca"
 COLUMNS = ("text", "prompt", "instruction", "goal", "question")
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".txt")
 SplitName = Literal["fit", "search", "test"]

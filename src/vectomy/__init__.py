@@ -1,0 +1,58 @@
+"""Vectomy: change one behaviour of an open-weight language model precisely, without retraining it.
+
+    import vectomy
+
+    summary = vectomy.run("demo", "runs/demo")              # the whole job
+    edit = vectomy.Edit.load("runs/demo/edit.safetensors")
+    with edit.hooks(model): ...                             # at run time
+    vectomy.bake(edit * 0.5, checkpoint, out)               # in the weights
+
+Names load on first use, so that `import vectomy` is quick.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vectomy.activations import collect as collect
+    from vectomy.apply.bake import bake as bake
+    from vectomy.apply.receipt import Receipt as Receipt
+    from vectomy.config import RunConfig as RunConfig
+    from vectomy.directions import fit_directions as fit_directions
+    from vectomy.edit import Edit as Edit
+    from vectomy.errors import VectomyError as VectomyError
+    from vectomy.model import load_model as load_model
+    from vectomy.pipeline import run as run
+    from vectomy.prompts import Prompt as Prompt
+
+__all__ = [
+    "Edit",
+    "Prompt",
+    "Receipt",
+    "RunConfig",
+    "VectomyError",
+    "bake",
+    "collect",
+    "fit_directions",
+    "load_model",
+    "run",
+]
+
+_HOMES = {
+    "Edit": "edit",
+    "Prompt": "prompts",
+    "Receipt": "apply",
+    "RunConfig": "config",
+    "VectomyError": "errors",
+    "bake": "apply",
+    "collect": "activations",
+    "fit_directions": "directions",
+    "load_model": "model",
+    "run": "pipeline",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'vectomy' has no attribute '{name}'")
+    return getattr(import_module(f"vectomy.{_HOMES[name]}"), name)

@@ -1,0 +1,128 @@
+"""Baseline: what the base model does before anything is changed, on the search split.
+
+Says whether the base shows the behaviour at all, which first tokens give it away, and which prompts it treats as the
+contrast says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from vectomy.config import Contrast, RunConfig
+from vectomy.errors import BehaviourAbsentError, SelectionError
+from vectomy.judges import REFUSALS, Judge
+from vectomy.model import ChatModel
+from vectomy.progress import Progress, silent
+from vectomy.prompts import Prompt, Splits
+from vectomy.scoring import behaviour_tokens, log_odds
+
+__all__ = ["Baseline", "measure_baseline"]
+
+# Below this share of positive prompts there is nothing to find a direction of.
+LEAST_RATE = 0.05
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """`positive_rate` and `negative_rate`: share of search prompts whose answer the judge calls a refusal.
+
+    `tokens` are the first tokens of the behaviour; `positive_kept` and `negative_kept` say, by split, which prompts
+    the base treats as the contrast says (log-odds of the tokens above 0, below 0).
+    """
+
+    positive_rate: float
+    negative_rate: float
+    tokens: tuple[int, ...]
+    token_texts: tuple[str, ...]
+    positive_kept: dict[str, list[bool]]
+    negative_kept: dict[str, list[bool]]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def measure_baseline(
+    chat: ChatModel,
+    positive: Splits,
+    negative: Splits,
+    judge: Judge,
+    config: RunConfig,
+    progress: Progress = silent,
+) -> Baseline:
+    """Answer the search prompts and score the first token of fit and search.
+
+    Raises:
+        BehaviourAbsentError: under 5% of the positive search prompts show the behaviour (unless `config.force`).
+        SelectionError: the recipe needs behaviour tokens and none tell the sides apart, or one that is given is not a
+            single token.
+    """
+    budget = config.batch_tokens
+    scored = {
+        (side, split): chat.next_token_log_probs(chat.tokens(getattr(splits, split)), budget)
+        for side, splits in (("positive", positive), ("negative", negative))
+        for split in ("fit", "search")
+    }
+    refused = {
+        side: _refused(chat, splits.search, judge, config, progress, f"base answers ({side})")
+        for side, splits in (("positive", positive), ("negative", negative))
+    }
+    rates = {side: sum(flags) / len(flags) for side, flags in refused.items()}
+    _check_present(rates["positive"], len(positive.search), config)
+    tokens = _given_tokens(chat, config) if config.selection.behaviour_tokens else None
+    if tokens is None and config.recipe == "arditi":
+        shows, other = refused["positive"], [not flag for flag in refused["negative"]]
+        if config.contrast.behaviour != "refusal" or not any(shows) or not any(other):
+            shows, other = [True] * len(shows), [True] * len(other)
+        tokens = behaviour_tokens(scored["positive", "search"][shows], scored["negative", "search"][other])
+    kept: dict[str, dict[str, list[bool]]] = {"positive": {}, "negative": {}}
+    for (side, split), log_probs in scored.items():
+        odds = log_odds(log_probs, tokens or [])
+        keep = odds > 0 if side == "positive" else odds < 0
+        filtered = tokens is not None and config.recipe == "arditi" and config.selection.filter_prompts
+        kept[side][split] = [bool(flag) or not filtered for flag in keep]
+        if sum(kept[side][split]) < 2:
+            raise SelectionError(
+                f"the base treats {sum(kept[side][split])} of {len(keep)} {side} {split} prompts as the contrast says (first tokens "
+                f"{[chat.text([t]) for t in tokens or []]}); give clearer prompts or --no-filter-prompts"
+            )
+    return Baseline(
+        rates["positive"],
+        rates["negative"],
+        tuple(tokens or ()),
+        tuple(chat.tokenizer.decode([token]) for token in tokens or ()),
+        kept["positive"],
+        kept["negative"],
+    )
+
+
+def _refused(
+    chat: ChatModel, prompts: Sequence[Prompt], judge: Judge, config: RunConfig, progress: Progress, what: str
+) -> list[bool]:
+    answers = chat.answer(chat.tokens(prompts), config.answer_tokens, config.batch_tokens, progress, what)
+    return [
+        judge.verdict(prompt.text, chat.text(answer)) in REFUSALS
+        for prompt, answer in zip(prompts, answers, strict=True)
+    ]
+
+
+def _check_present(rate: float, count: int, config: RunConfig) -> None:
+    contrast: Contrast = config.contrast
+    if contrast.behaviour == "refusal" and rate < LEAST_RATE and not config.force:
+        raise BehaviourAbsentError(
+            f"the base model {config.model} does not show the behaviour: it refuses {rate:.0%} of {count} positive prompts "
+            f"({contrast.positive.prompts}), so there is nothing to remove; use other prompts, or --force to go on all the same"
+        )
+
+
+def _given_tokens(chat: ChatModel, config: RunConfig) -> list[int]:
+    found = []
+    for text in config.selection.behaviour_tokens or ():
+        ids = chat.tokenizer(text, add_special_tokens=False)["input_ids"]
+        if len(ids) != 1:
+            raise SelectionError(
+                f"the behaviour token '{text}' is {len(ids)} tokens for {chat.name}; give one that is a single token"
+            )
+        found.append(int(ids[0]))
+    return found

@@ -1,0 +1,220 @@
+"""Evaluate: what the base does and what each form of the edit does, on prompts that nothing was fitted or chosen on.
+
+The base answers first (`reference`); every form is then measured against those answers (`measure`). KL needs the base's
+distribution at each token of its own answers; kept are the last hidden states, from which the head, which no edit
+touches, gives it back: d_model numbers a token instead of a vocabulary's worth.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vectomy.capture import capture
+from vectomy.judges import REFUSALS, Judge, Verdict
+from vectomy.linalg import normalise
+from vectomy.model import ChatModel
+from vectomy.progress import Progress, silent
+from vectomy.prompts import Prompt
+from vectomy.scoring import kl_divergence
+from vectomy.types import Site, Vector
+
+__all__ = ["Measured", "Reference", "measure", "reference", "separation", "wilson_interval"]
+
+# Tokens whose distributions are held at once: 256 x 150,000 x 4 bytes is 150 MB.
+CHUNK = 256
+
+
+def wilson_interval(count: int, total: int, z: float = 1.959964) -> tuple[float, float]:
+    """95% interval of a rate (Wilson 1927); 3 of 100 gives (0.010, 0.085)."""
+    if total == 0:
+        return 0.0, 1.0
+    share = count / total
+    centre = (share + z * z / (2 * total)) / (1 + z * z / total)
+    half = z / (1 + z * z / total) * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """The base on the test prompts.
+
+    `answers` are its greedy tokens per prompt; `hidden` its last hidden states where each answer token is predicted,
+    for the negative prompts alone; `ce` the mean cross-entropy of those answers under the base, in nats a token.
+    """
+
+    positive: tuple[Prompt, ...]
+    negative: tuple[Prompt, ...]
+    answers: dict[str, list[list[int]]]
+    hidden: list[Float[Tensor, "answer_token d_model"]]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One form's numbers as summary.json has them, and its answers with verdicts, by set."""
+
+    metrics: dict[str, Any]
+    answers: dict[str, list[dict[str, str]]]
+
+
+def reference(
+    chat: ChatModel,
+    positive: Sequence[Prompt],
+    negative: Sequence[Prompt],
+    answer_tokens: int,
+    batch_tokens: int,
+    progress: Progress = silent,
+    answers: dict[str, list[list[int]]] | None = None,
+) -> Reference:
+    """Let the base answer, and keep what `measure` compares with; `answers` that are known already are not made again."""
+    sides = {"positive": tuple(positive), "negative": tuple(negative)}
+    answers = answers or {
+        side: chat.answer(chat.tokens(prompts), answer_tokens, batch_tokens, progress, f"base answers ({side})")
+        for side, prompts in sides.items()
+    }
+    hidden = _answer_hidden(chat, sides["negative"], answers["negative"], batch_tokens)
+    return Reference(sides["positive"], sides["negative"], answers, hidden)
+
+
+def measure(
+    chat: ChatModel,
+    base: Reference,
+    judge: Judge,
+    answer_tokens: int,
+    batch_tokens: int,
+    progress: Progress = silent,
+    *,
+    form: str,
+) -> Measured:
+    """Measure the model as it is now (inside `edit.hooks`, or a baked one) on the reference's prompts.
+
+    `form` "base" takes the answers that are there; its KL is 0 by definition and measured all the same, which shows
+    the noise floor.
+    """
+    judged: dict[str, list[dict[str, str]]] = {}
+    verdicts: dict[str, list[Verdict]] = {}
+    for side, prompts in (("positive", base.positive), ("negative", base.negative)):
+        what = f"{form} answers ({side})"
+        tokens = (
+            base.answers[side]
+            if form == "base"
+            else chat.answer(chat.tokens(prompts), answer_tokens, batch_tokens, progress, what)
+        )
+        texts = [chat.text(answer) for answer in tokens]
+        verdicts[side] = [judge.verdict(prompt.text, text) for prompt, text in zip(prompts, texts, strict=True)]
+        judged[side] = [{"text": text, "verdict": verdict} for text, verdict in zip(texts, verdicts[side], strict=True)]
+    metrics = {
+        **_rate("refusal", verdicts["positive"]),
+        **_rate("harmless_refusal", verdicts["negative"]),
+        "degenerate_rate": _share([verdict == "degenerate" for side in verdicts.values() for verdict in side]),
+        **_damage(chat, base, batch_tokens),
+    }
+    return Measured(metrics, judged)
+
+
+def _rate(name: str, verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    count = sum(verdict in REFUSALS for verdict in verdicts)
+    return {
+        f"{name}_rate": count / len(verdicts),
+        f"{name}_count": count,
+        f"{name}_total": len(verdicts),
+        f"{name}_ci": list(wilson_interval(count, len(verdicts))),
+    }
+
+
+def _share(flags: Sequence[bool]) -> float:
+    return sum(flags) / len(flags)
+
+
+@torch.inference_mode()
+def _damage(chat: ChatModel, base: Reference, batch_tokens: int) -> dict[str, float]:
+    """KL(base || now) of the first token and per token, and cross-entropy, over the base's answers to the negatives.
+
+    Per-token figures weigh every token alike; the first-token one every prompt.
+    """
+    answers = base.answers["negative"]
+    now = _answer_hidden(chat, base.negative, answers, batch_tokens)
+    first = torch.cat([rows[:1] for rows in base.hidden]), torch.cat([rows[:1] for rows in now])
+    every = torch.cat(base.hidden), torch.cat(now)
+    labels = torch.tensor([token for answer in answers for token in answer])
+    kl, entropy = _compare(chat, *every, labels)
+    kl_first, _ = _compare(chat, *first, torch.tensor([answer[0] for answer in answers]))
+    return {"kl_first_token": kl_first, "kl_per_token": kl, "ce_own_answers": entropy}
+
+
+def _compare(
+    chat: ChatModel, base: Float[Tensor, "token d_model"], now: Float[Tensor, "token d_model"], labels: Tensor
+) -> tuple[float, float]:
+    """Mean KL(base || now) and mean cross-entropy of `labels`, in nats."""
+    divergence, entropy = 0.0, 0.0
+    for at in range(0, len(base), CHUNK):
+        rows = slice(at, at + CHUNK)
+        before, after = (chat.log_probs(hidden[rows].to(chat.device)) for hidden in (base, now))
+        divergence += float(kl_divergence(before, after).double().sum())
+        entropy -= float(after.gather(-1, labels[rows, None].to(after.device)).double().sum())
+    return divergence / len(base), entropy / len(base)
+
+
+@torch.inference_mode()
+def _answer_hidden(
+    chat: ChatModel, prompts: Sequence[Prompt], answers: Sequence[Sequence[int]], batch_tokens: int
+) -> list[Float[Tensor, "answer_token d_model"]]:
+    """Last hidden states at the positions that predict each answer token, teacher-forced, on the CPU."""
+    tokens = [ids + list(answer) for ids, answer in zip(chat.tokens(prompts), answers, strict=True)]
+    kept: list[Tensor] = [torch.empty(0)] * len(tokens)
+    for batch in chat.batches(tokens, batch_tokens):
+        hidden = chat.hidden(batch)
+        for row, states in zip(batch.rows, hidden, strict=True):
+            # Padded on the left: the answer fills the last places, each predicted one place before.
+            kept[row] = states[-len(answers[row]) - 1 : -1].cpu().clone()
+    return kept
+
+
+@torch.inference_mode()
+def separation(
+    chat: ChatModel,
+    direction: Vector,
+    site: Site,
+    layer: int,
+    position: int,
+    positive: Sequence[Prompt],
+    negative: Sequence[Prompt],
+    batch_tokens: int,
+) -> dict[str, Any]:
+    """How far apart the direction holds the two sets, at every layer: means, spreads and AUROC of the projections."""
+    unit = normalise(direction.float()).to(chat.device)
+    sides = []
+    for prompts in (positive, negative):
+        projections = torch.empty(chat.architecture.n_layers, len(prompts))
+        for batch in chat.batches(chat.tokens(prompts), batch_tokens):
+            with capture(chat.model, [site], positions=[position]) as stream:
+                chat.hidden(batch)
+            for (_, at), value in stream.items():
+                projections[at, batch.rows] = (value[:, 0].float() @ unit).cpu()
+        sides.append(projections)
+    yes, no = sides
+    layers = [
+        {
+            "layer": at,
+            "positive_mean": float(yes[at].mean()),
+            "negative_mean": float(no[at].mean()),
+            "positive_std": float(yes[at].std()),
+            "negative_std": float(no[at].std()),
+            "auroc": _auroc(yes[at], no[at]),
+        }
+        for at in range(len(yes))
+    ]
+    place = {"site": site, "layer": layer, "position": position}
+    return {**place, "layers": layers, "positive": yes[layer].tolist(), "negative": no[layer].tolist()}
+
+
+def _auroc(positive: Float[Tensor, p], negative: Float[Tensor, n]) -> float:
+    """Share of pairs in which the positive is the larger; equal ones count half."""
+    difference = positive[:, None] - negative[None]
+    return float(((difference > 0).double() + 0.5 * (difference == 0).double()).mean())

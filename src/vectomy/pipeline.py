@@ -1,0 +1,391 @@
+"""The stages in their order, meeting in the run folder. The only module that knows two stages.
+
+`run` does all of it; with `until` it stops behind a stage. A stage whose inputs have not changed is not run again.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import platform
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+from vectomy.activations import collect
+from vectomy.apply import bake
+from vectomy.artifacts import RunFolder, hash_of, read_json, write_json, write_whole
+from vectomy.baseline import measure_baseline
+from vectomy.checkpoint import Checkpoint, fingerprint
+from vectomy.config import RunConfig, make_config
+from vectomy.demo import demo_folder
+from vectomy.directions import NEEDS_SAMPLES, Directions, fit_directions
+from vectomy.edit import Base, Edit
+from vectomy.errors import ArtifactError
+from vectomy.evaluate import Measured, Reference, measure, reference, separation
+from vectomy.judges import JUDGES, Judge
+from vectomy.model import ChatModel, fetch, load_model
+from vectomy.moments import Activations
+from vectomy.progress import Progress, silent
+from vectomy.prompts import Prompt, Splits, split_contrast
+from vectomy.report import render_card, render_page
+from vectomy.selection.arditi import select_arditi
+from vectomy.selection.article import Ask, select_article
+from vectomy.types import SITES, Site
+
+__all__ = ["STAGES", "StageName", "run"]
+
+StageName = Literal["baseline", "collect", "directions", "select", "apply", "evaluate", "report"]
+STAGES: tuple[StageName, ...] = ("baseline", "collect", "directions", "select", "apply", "evaluate", "report")
+SAFETY = {
+    "refusal": (
+        "This edit removes refusal. The edited model answers requests that its base declines, harmful ones included; it has no "
+        "other safeguard than the ones around it. Do not deploy it where its base's refusals were relied on."
+    )
+}
+
+
+def run(
+    model: str | RunConfig,
+    out: str | Path,
+    *,
+    until: StageName = "report",
+    ask: Ask | None = None,
+    command: str = "",
+    progress: Progress = silent,
+    **options: Any,
+) -> dict[str, Any]:
+    """Run the stages into the folder `out` and return the summary (`{}` when stopped before the report).
+
+    Args:
+        model: a folder, a Hub id or `demo`; or a whole configuration.
+        ask: shows candidates to a person and returns the picked rank (recipe `article`); None is headless.
+        command: the command line, for the report.
+        options: short names of configuration keys (config.FLAT): positive, negative, recipe, seed, ...
+
+    Raises:
+        VectomyError: see errors.py; what was finished stays and is not done again.
+    """
+    config = model if isinstance(model, RunConfig) else make_config(model, options)
+    with RunFolder(Path(out)) as folder:
+        work = _Run(config, folder, ask, command, progress)
+        digest = work.prepare()
+        for stage in STAGES:
+            digest = work.do(stage, digest)
+            if stage == until:
+                break
+        work.free()
+        return dict(read_json(folder.file("summary.json"))) if until == "report" else {}
+
+
+@dataclass
+class _Run:
+    """One run: what the stages share, loaded when first needed."""
+
+    config: RunConfig
+    folder: RunFolder
+    ask: Ask | None
+    command: str
+    progress: Progress
+
+    # What stages share
+
+    @cached_property
+    def source(self) -> Path:
+        return demo_folder(self.progress) if self.config.model == "demo" else fetch(self.config.model)
+
+    @cached_property
+    def checkpoint(self) -> Checkpoint:
+        return Checkpoint.open(self.source)
+
+    @cached_property
+    def splits(self) -> tuple[Splits, Splits]:
+        return split_contrast(self.config.contrast, self.config.seed)
+
+    @cached_property
+    def judge(self) -> Judge:
+        return JUDGES["keywords"]()
+
+    @property
+    def chat(self) -> ChatModel:
+        if self._chat is None:
+            self._chat = self._load(self.source, self.config.model)
+        return self._chat
+
+    _chat: ChatModel | None = None
+
+    def _load(self, path: Path, name: str) -> ChatModel:
+        c = self.config
+        return load_model(
+            path, device=c.device, dtype=c.dtype, thinking=c.thinking, trust_remote_code=c.trust_remote_code, name=name
+        )
+
+    def free(self) -> None:
+        self._chat = None
+        gc.collect()
+
+    def prepare(self) -> str:
+        """Check the prompts and the model folder before anything heavy; give the hash that all stages depend on."""
+        positive, negative = self.splits
+        write_json(self.folder.file("prompts.json"), {"positive": positive.to_json(), "negative": negative.to_json()})
+        write_json(self.folder.file("config.json"), self.config.model_dump(mode="json"))
+        c = self.config
+        shared = {
+            "model": fingerprint(self.checkpoint),
+            "prompts": [positive.to_json(), negative.to_json()],
+            "settings": [c.recipe, c.direction_estimator, c.seed, c.device, c.dtype, c.batch_tokens, c.thinking],
+        }
+        return hash_of(shared)
+
+    def do(self, stage: StageName, before: str) -> str:
+        inputs, outputs = self._needs()[stage]
+        work: Callable[[], None] = getattr(self, f"_{stage}")
+        return self.folder.stage(stage, {"before": before, **inputs}, outputs, work)
+
+    def _needs(self) -> dict[StageName, tuple[dict[str, Any], list[str]]]:
+        """By stage: what it depends on besides the stage before, and what it writes."""
+        c = self.config
+        selection = c.selection.model_dump(mode="json")
+        return {
+            "baseline": (
+                {
+                    "answer_tokens": c.answer_tokens,
+                    "force": c.force,
+                    "behaviour": c.contrast.behaviour,
+                    "selection": selection,
+                },
+                ["baseline.json"],
+            ),
+            "collect": (
+                {"covariance": c.covariance, "samples": self._samples},
+                ["activations-positive.safetensors", "activations-negative.safetensors"],
+            ),
+            "directions": ({}, ["directions.safetensors"]),
+            "select": ({}, ["scores.json", "edit.safetensors"]),
+            "apply": ({"bake": c.bake}, ["checkpoint", "receipt.json"] if c.bake else []),
+            "evaluate": ({}, ["evaluation.json", "completions.jsonl", "separation.json"]),
+            "report": ({"command": self.command}, ["summary.json", "report.html", "MODEL_CARD.md"]),
+        }
+
+    # The stages
+
+    def _baseline(self) -> None:
+        found = measure_baseline(self.chat, *self.splits, self.judge, self.config, self.progress)
+        write_json(self.folder.file("baseline.json"), found.to_json())
+
+    @property
+    def _samples(self) -> bool:
+        return self.config.keep_activations or self.config.direction_estimator in NEEDS_SAMPLES
+
+    def _collect(self) -> None:
+        article = self.config.recipe == "article"
+        sites: tuple[Site, ...] = SITES if article else ("resid_pre",)
+        ending = len(self.chat.post_instruction())
+        for side in ("positive", "negative"):
+            statistics = collect(
+                self.chat,
+                self._kept(side, "fit"),
+                sites=sites,
+                positions=[-1] if article else list(range(-ending, 0)),
+                covariance=self.config.covariance,
+                samples=self._samples,
+                batch_tokens=self.config.batch_tokens,
+                progress=self.progress,
+            )
+            statistics.save(self.folder.file(f"activations-{side}.safetensors"))
+
+    def _kept(self, side: str, split: str) -> list[Prompt]:
+        """The prompts of a split that the base treats as the contrast says."""
+        splits = self.splits[0 if side == "positive" else 1]
+        kept = read_json(self.folder.file("baseline.json"))[f"{side}_kept"][split]
+        return [prompt for prompt, keep in zip(getattr(splits, split), kept, strict=True) if keep]
+
+    def _directions(self) -> None:
+        sides = [
+            Activations.load(self.folder.file(f"activations-{side}.safetensors")) for side in ("positive", "negative")
+        ]
+        fit_directions(sides[0], sides[1], self.config.direction_estimator).save(
+            self.folder.file("directions.safetensors")
+        )
+
+    def _select(self) -> None:
+        c = self.config
+        directions = Directions.load(self.folder.file("directions.safetensors"))
+        journal = self.folder.journal(
+            "select", [read_json(self.folder.file("baseline.json")), c.model_dump(mode="json")]
+        )
+        positive = self._kept("positive", "search")
+        if c.recipe == "article":
+            scores, vector = select_article(
+                self.chat, directions, positive, c.selection,
+                journal=journal, batch_tokens=c.batch_tokens, ask=self.ask, progress=self.progress,
+            )  # fmt: skip
+        else:
+            tokens = read_json(self.folder.file("baseline.json"))["tokens"]
+            scores, vector = select_arditi(
+                self.chat, directions, positive, self._kept("negative", "search"), tokens, c.selection,
+                journal=journal, batch_tokens=c.batch_tokens, progress=self.progress,
+            )  # fmt: skip
+        scores["chosen"]["norm"] = float(vector.norm())
+        about = {
+            "behaviour": c.contrast.behaviour,
+            "recipe": c.recipe,
+            "estimator": c.direction_estimator,
+            "seed": c.seed,
+            "direction": scores["chosen"],
+            "contrast": [c.contrast.positive.prompts, c.contrast.negative.prompts],
+        }
+        base = Base.of(self.checkpoint, c.model if c.model == "demo" else Path(c.model).name)
+        edit = Edit.removing(vector, base, self.chat.architecture.writers, about=about)
+        edit.save(self.folder.file("edit.safetensors"))
+        write_json(self.folder.file("scores.json"), scores)
+
+    @property
+    def _edit(self) -> Edit:
+        return Edit.load(self.folder.file("edit.safetensors"))
+
+    def _apply(self) -> None:
+        if not self.config.bake:
+            return
+        out = self.folder.file("checkpoint")
+        # A checkpoint of another edit, made by an earlier run in this folder.
+        shutil.rmtree(out, ignore_errors=True)
+        receipt = bake(self._edit, self.checkpoint, out, progress=self.progress)
+        write_json(self.folder.file("receipt.json"), receipt.to_json())
+
+    def _evaluate(self) -> None:
+        c = self.config
+        journal = self.folder.journal("evaluate", [self._edit.sha256, c.model_dump(mode="json")])
+        positive, negative = (side.test for side in self.splits)
+        budget = (c.answer_tokens, c.batch_tokens, self.progress)
+        answers = journal.once("answers", lambda: reference(self.chat, positive, negative, *budget).answers)
+        base = reference(self.chat, positive, negative, *budget, answers=answers)
+        once = partial(_once, journal)
+        forms = {"base": once("base", lambda: measure(self.chat, base, self.judge, *budget, form="base"))}
+        with self._edit.hooks(self.chat.model):
+            forms["hooks"] = once("hooks", lambda: measure(self.chat, base, self.judge, *budget, form="hooks"))
+        direction = Directions.load(self.folder.file("directions.safetensors"))
+        chosen = read_json(self.folder.file("scores.json"))["chosen"]
+        place = (chosen["site"], chosen["layer"], chosen["position"])
+        apart = separation(self.chat, direction.at(*place), *place, positive, negative, c.batch_tokens)
+        self.free()
+        if c.bake:
+            forms["baked"] = once("baked", lambda: self._measure_baked(base))
+        write_json(self.folder.file("separation.json"), apart)
+        with write_whole(self.folder.file("completions.jsonl")) as path:
+            path.write_text(
+                "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in _side_by_side(base, forms)),
+                encoding="utf-8",
+            )
+        write_json(self.folder.file("evaluation.json"), {form: measured.metrics for form, measured in forms.items()})
+
+    def _measure_baked(self, base: Reference) -> Measured:
+        c = self.config
+        baked = self._load(self.folder.file("checkpoint"), "the baked checkpoint")
+        return measure(baked, base, self.judge, c.answer_tokens, c.batch_tokens, self.progress, form="baked")
+
+    def _report(self) -> None:
+        summary = self._summary()
+        file = self.folder.file
+        rows = [json.loads(line) for line in file("completions.jsonl").read_text(encoding="utf-8").splitlines()]
+        page = render_page(summary, read_json(file("scores.json")), read_json(file("separation.json")), rows)
+        card = render_card(summary)
+        targets = {"report.html": page, "MODEL_CARD.md": card} | (
+            {"checkpoint/README.md": card} if self.config.bake else {}
+        )
+        for name, text in targets.items():
+            with write_whole(file(name)) as path:
+                path.write_text(text, encoding="utf-8")
+        write_json(file("summary.json"), summary)
+
+    def _summary(self) -> dict[str, Any]:
+        c, file = self.config, self.folder.file
+        forms = read_json(file("evaluation.json"))
+        base = forms.pop("base")
+        scores = read_json(file("scores.json"))
+        seconds = self.folder.seconds()
+        missing = [stage for stage in STAGES[:-1] if stage not in seconds]
+        if missing:
+            raise ArtifactError(
+                f"{self.folder.path} lacks the stages {', '.join(missing)}; run the whole command again"
+            )
+        return {
+            "format": "vectomy-summary",
+            "version": 1,
+            "model": c.model,
+            "base_model": _base_name(c.model),
+            "behaviour": c.contrast.behaviour,
+            "recipe": c.recipe,
+            "estimator": c.direction_estimator,
+            "seed": c.seed,
+            "command": self.command,
+            "versions": _versions(),
+            "contrast": _contrast_summary(c, self.splits),
+            "settings": {
+                "dtype": c.dtype,
+                "device": c.device,
+                "answer_tokens": c.answer_tokens,
+                "thinking": c.thinking,
+            },
+            "judge": {"name": self.judge.name, "version": self.judge.version, "note": self.judge.note},
+            "base": base,
+            "edited": forms.get("baked", forms["hooks"]),
+            "forms": forms,
+            "direction": scores["chosen"],
+            "strength": 1.0,
+            "notes": [note for note in (scores.get("note"), *_small_test(self.splits)) if note],
+            "receipt": read_json(file("receipt.json")) if c.bake else None,
+            "stages": {stage: seconds[stage] for stage in STAGES[:-1]},
+            "edit": {"path": "edit.safetensors", "sha256": self._edit.sha256},
+            "checkpoint": "checkpoint" if c.bake else None,
+            "safety": SAFETY.get(c.contrast.behaviour, f"This edit removes the behaviour '{c.contrast.behaviour}'."),
+        }
+
+
+def _once(journal: Any, key: str, work: Callable[[], Measured]) -> Measured:
+    value = journal.once(key, lambda: vars(work()))
+    return Measured(value["metrics"], value["answers"])
+
+
+def _side_by_side(base: Reference, forms: dict[str, Measured]) -> list[dict[str, Any]]:
+    return [
+        {"set": side, "prompt": prompt.text, **{form: measured.answers[side][row] for form, measured in forms.items()}}
+        for side, prompts in (("positive", base.positive), ("negative", base.negative))
+        for row, prompt in enumerate(prompts)
+    ]
+
+
+def _contrast_summary(config: RunConfig, splits: tuple[Splits, Splits]) -> dict[str, Any]:
+    sources = {
+        name: value for name, value in config.contrast.model_dump(mode="json").items() if isinstance(value, dict)
+    }
+    counts = {
+        side: {split: len(getattr(held, split)) for split in ("fit", "search", "test")}
+        for side, held in zip(("positive", "negative"), splits, strict=True)
+    }
+    return {**{name: source["prompts"] for name, source in sources.items()}, "sources": sources, "counts": counts}
+
+
+def _small_test(splits: tuple[Splits, Splits]) -> list[str]:
+    counts = [len(side.test) for side in splits]
+    return [f"only {min(counts)} test prompts on a side: the intervals are wide"] if min(counts) < 30 else []
+
+
+def _base_name(model: str) -> str:
+    if model == "demo":
+        return "HuggingFaceTB/SmolLM2-135M-Instruct"
+    return model if not Path(model).exists() else Path(model).resolve().name
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in ("vectomy", "torch", "transformers", "safetensors"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "unknown"
+    return found
