@@ -13,7 +13,9 @@ that exists is taken.
 from __future__ import annotations
 
 import csv
+import io
 import json
+import os
 import random
 import re
 import unicodedata
@@ -189,14 +191,15 @@ def _read(source: Source) -> _Read:
 def _rows(spec: str) -> list[dict[str, Any]]:
     if spec.startswith("bundled:"):
         return _bundled(spec.removeprefix("bundled:"))
-    path = Path(spec).expanduser()
-    if path.is_file():
+    path = Path(os.path.expanduser(spec))
+    # os.path: unlike Path's, these two say no to a name that is too long for the file system.
+    if os.path.isfile(path):
         return _file_rows(path)
-    if path.is_dir():
+    if os.path.isdir(path):
         raise PromptError(f"the prompt source {spec} is a folder; give a file ({', '.join(SUFFIXES)})")
     if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+(:[\w.-]+)?", spec) and path.suffix not in SUFFIXES:
         return _hub_rows(spec)
-    raise PromptError(f"the prompt file {spec} does not exist")
+    raise PromptError(f"the prompt file {_clip(spec, 300)} does not exist")
 
 
 def _bundled(name: str) -> list[dict[str, Any]]:
@@ -216,14 +219,16 @@ def _file_rows(path: Path) -> list[dict[str, Any]]:
         if path.suffix == ".txt":
             return [{"text": line} for line in text.splitlines() if line.strip()]
         if path.suffix == ".csv":
-            return list(csv.DictReader(text.splitlines(keepends=True)))
+            # No splitlines here or below: it also cuts at U+2028 and the like, which may stand within a prompt.
+            return list(csv.DictReader(io.StringIO(text, newline="")))
         if path.suffix == ".jsonl":
-            return _objects(path, [json.loads(line) for line in text.splitlines() if line.strip()])
+            return _objects(path, [json.loads(line) for line in text.split("\n") if line.strip()])
         if path.suffix == ".json":
             return _objects(path, json.loads(text))
     except UnicodeDecodeError:
         raise PromptError(f"the prompt file {path} is not UTF-8 text") from None
-    except (json.JSONDecodeError, csv.Error) as error:
+    # ValueError: no JSON, or a number of more digits than Python takes.
+    except (ValueError, RecursionError, csv.Error) as error:
         raise PromptError(f"the prompt file {path} does not parse: {error}") from None
     raise PromptError(f"the prompt file {path} is of an unknown kind; use {', '.join(SUFFIXES)}")
 
