@@ -76,6 +76,10 @@ def test_card_keeps_home_folders_to_itself() -> None:
     assert summary["safety"] in card
 
 
+def test_card_passes_the_notes_on() -> None:
+    assert "\n- Note: only 9 test prompts\n" in render_card({**a_summary(), "notes": ["only 9 test prompts"]})
+
+
 def test_card_of_almost_nothing() -> None:
     assert front_matter(render_card({}))["base_model"] == "unknown"
 

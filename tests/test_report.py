@@ -7,7 +7,6 @@ import hashlib
 import itertools
 import json
 import re
-from html.parser import HTMLParser
 from typing import Any
 
 import pytest
@@ -21,53 +20,12 @@ from invented_run import (
     metrics,
     some_completions,
 )
+from parsed_page import Page
 
 from vectomy.report import render_card, render_page
 
 HOSTILE = "<script>alert(1)</script>"
 HOSTILE_ATTRIBUTE = '"onmouseover="alert(2)'
-VOID = {"meta", "input", "br", "hr", "img", "link", "wbr"}
-
-
-class Page(HTMLParser):
-    """The page as elements: (tag, attributes, text inside), and whatever is out of balance."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[tuple[str, dict[str, str | None], list[str]]] = []
-        self.found: list[tuple[str, dict[str, str | None], str]] = []
-        self.problems: list[str] = []
-        self.feed(text)
-        self.close()
-        self.problems += [f"<{tag}> is never closed" for tag, *_ in self.open]
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag in VOID:
-            self.found.append((tag, dict(attrs), ""))
-        else:
-            self.open.append((tag, dict(attrs), []))
-
-    def handle_endtag(self, tag: str) -> None:
-        if not self.open or self.open[-1][0] != tag:
-            self.problems.append(f"</{tag}> at {self.getpos()} closes {self.open[-1][0] if self.open else 'nothing'}")
-            return
-        name, attributes, words = self.open.pop()
-        self.found.append((name, attributes, "".join(words)))
-
-    def handle_data(self, data: str) -> None:
-        for _, _, words in self.open:
-            words.append(data)
-
-    def having(self, **wanted: str) -> list[tuple[str, dict[str, str | None], str]]:
-        """Elements whose attributes hold each wanted word."""
-        return [
-            one
-            for one in self.found
-            if all(word in (one[1].get(key.rstrip("_")) or "").split() for key, word in wanted.items())
-        ]
-
-    def tagged(self, tag: str) -> list[tuple[str, dict[str, str | None], str]]:
-        return [one for one in self.found if one[0] == tag]
 
 
 def page(**changed: Any) -> tuple[Page, str]:
@@ -194,6 +152,31 @@ def test_heat_maps_tell_filtered_candidates_apart() -> None:
     small = found.having(class_="filtered")
     assert len(small) == 3 * len(rejected)
     assert all("filtered out: " in words for *_, words in small)
+
+
+def test_a_score_that_was_not_measured_is_a_dot() -> None:
+    scores = arditi_scores()
+    scores["candidates"][0].update(kl_div_score=None, rejected="filtered before")
+    found, _ = page(scores=scores)
+    ((_, _, words),) = found.having(class_="unmeasured")
+    assert words == "resid_pre, layer 0, position −5: not measured (filtered out: filtered before)"
+
+
+def test_notes_are_shown_and_replace_the_rule_they_bend() -> None:
+    rule, bent = "the one with the lowest refusal score is taken", "no direction passes; taken is the least bad"
+    assert rule in page()[1]
+    _, text = page(scores={**arditi_scores(), "note": bent}, summary={**a_summary(), "notes": ["only 9 test prompts"]})
+    assert rule not in text
+    assert bent in text
+    assert "<li>only 9 test prompts</li>" in text
+
+
+@pytest.mark.parametrize(
+    ("model", "name"), [("/data/models/small/", "small"), ("org/name", "org/name"), ("demo", "demo")]
+)
+def test_title_names_the_model(model: str, name: str) -> None:
+    found, _ = page(summary={**a_summary(), "model": model})
+    assert found.tagged("h1")[0][2] == f"Refusal, edited in {name}"
 
 
 def test_stronger_colour_is_better() -> None:

@@ -1,7 +1,7 @@
 """Candidate directions by layer (across) and site or position (down), one colour per score.
 
-A full cell passed the recipe's filters, a small one did not; a ring marks the chosen one. Stronger colour is always
-better, whichever way the score runs.
+A full cell passed the recipe's filters, a small one did not, a dot was filtered out before this score was measured; a
+ring marks the chosen one. Stronger colour is always better, whichever way the score runs.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def same_candidate(one: dict[str, Any], other: dict[str, Any] | None) -> bool:
 def heat_map(
     score: Score, candidates: list[dict[str, Any]], chosen: dict[str, Any] | None, passed: list[bool]
 ) -> Markup:
-    """One map. `passed` says for each candidate whether it is drawn as a full cell; those without a score are left out.
+    """One map. `passed` says for each candidate whether it is drawn as a full cell; those without a score are dots.
 
     Returns:
         The svg element, or an empty string when no candidate has this score.
@@ -70,17 +70,20 @@ def heat_map(
         parts.append(text(left - 6, heights[key] + row / 2 + 3.5, label, "row strong" if mark else "row", "end"))
     ring = Markup("")
     for candidate, value, step, full in zip(candidates, values, steps, passed, strict=True):
-        if value is None:
-            continue
         place = left + cell * int(candidate["layer"]), heights[_row(candidate)]
-        tip = f"{candidate_name(candidate)}: {decimal(value)}{_verdict(candidate)}"
-        parts.append(_cell(place, (cell, row), step, full, tip))
+        measured = "not measured" if value is None else decimal(value)
+        tip = f"{candidate_name(candidate)}: {measured}{_verdict(candidate)}"
+        if value is None:
+            middle = {"cx": place[0] + cell / 2, "cy": place[1] + row / 2, "r": min(cell, row) * 0.12}
+            parts.append(element("circle", element("title", tip), class_="unmeasured", **middle))
+        else:
+            parts.append(_cell(place, (cell, row), step, full, tip))
         if same_candidate(candidate, chosen):
             ring = _ring(place, (cell, row), top, tip)
     parts += [ring, *_layer_axis(last, left, cell, bottom, chosen)]
     best = (min if score.lower_is_better else max)(known)
     description = (
-        f"{len(known)} candidates in layers {min(layers)} to {last}; {score.name} runs from {decimal(min(known))} to "
+        f"{len(known)} of {len(candidates)} candidates measured, in layers {min(layers)} to {last}; {score.name} runs from {decimal(min(known))} to "
         f"{decimal(max(known))}, best {decimal(best)}. "
         + (f"Chosen: {candidate_name(chosen)}." if chosen else "None chosen.")
     )

@@ -99,7 +99,7 @@ def _asset(name: str) -> str:
 def _result(summary: dict[str, Any]) -> dict[str, Any]:
     return {
         "behaviour": str(summary.get("behaviour") or "behaviour"),
-        "model": str(summary.get("model") or summary.get("base_model") or "the model"),
+        "model": _short_name(str(summary.get("model") or summary.get("base_model") or "the model")),
         "verb": verb(summary.get("strength")),
         "forms": list(forms(summary)),
         "rows": rows(summary),
@@ -109,6 +109,11 @@ def _result(summary: dict[str, Any]) -> dict[str, Any]:
         "direction": summary.get("direction") or {},
         "receipt": summary.get("receipt"),
     }
+
+
+def _short_name(model: str) -> str:
+    """A Hub id as it is, a folder by its last part."""
+    return model.rstrip("/").rsplit("/", 1)[-1] or model if model.startswith(("/", "~", ".")) else model
 
 
 def _selection(scores: dict[str, Any]) -> dict[str, Any]:

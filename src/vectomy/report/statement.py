@@ -71,9 +71,9 @@ def rows(summary: dict[str, Any]) -> list[Row]:
         *(
             Row(key, label, hint, tuple(Cell(finite(m.get(key)), decimal(m.get(key))) for m in measured))
             for key, label, hint in (
-                ("kl_first_token", "KL from the base, first token", "nats"),
-                ("kl_per_token", "KL from the base, per token", "nats per token, teacher-forced"),
-                ("ce_own_answers", "Cross-entropy on own answers", "nats per token"),
+                ("kl_first_token", "KL from the base, first token", "nats, negative prompts"),
+                ("kl_per_token", "KL from the base, per token", "nats per token, over the base's answers"),
+                ("ce_own_answers", "Cross-entropy of the base's answers", "nats per token, negative prompts"),
             )
         ),
     ]
