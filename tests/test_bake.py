@@ -560,6 +560,8 @@ def test_a_bake_killed_at_random_times_resumes_to_the_same_bytes(tiny_of, tmp_pa
         ) as process:
             assert process.stdout is not None
             process.stdout.readline()
+            while not (tmp_path / ".out.baking").exists():
+                time.sleep(0.01)
             time.sleep(wait)
             process.send_signal(signal.SIGKILL)
         killed += process.returncode == -signal.SIGKILL

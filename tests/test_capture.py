@@ -88,9 +88,13 @@ def test_the_latest_pass_is_kept_and_belongs_to_the_caller(tiny_of) -> None:
     assert not torch.equal(stream["resid_pre", 1], first)
     assert not first.requires_grad
     with capture(model, ["resid_pre"], [1]) as again:
-        run(model)
-        again["resid_pre", 1].zero_()
-        after = run(model).logits
+        # In the middle of block 1: were the value the stream itself, the residual would be zero from here on.
+        def spoil(*_) -> None:
+            again["resid_pre", 1].zero_()
+
+        handle = model.model.layers[1].self_attn.register_forward_hook(spoil)
+        after = logits(model)
+    handle.remove()
     assert torch.equal(after, logits(model))
 
 

@@ -233,7 +233,7 @@ def test_a_test_file_that_overlaps_is_refused_or_thinned(tmp_path: Path, start: 
 
 
 def test_an_overlap_with_what_the_limit_cut_off_counts_too(tmp_path: Path) -> None:
-    with pytest.raises(PromptError, match="overlap"):
+    with pytest.raises(PromptError, match="overlap the fit prompts in 10"):
         split_contrast(contrast(tmp_path, n_fit=3, **own_splits(tmp_path, 0)))
 
 
