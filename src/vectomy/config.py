@@ -11,7 +11,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vectomy.errors import ConfigError
 
-__all__ = ["Contrast", "RunConfig", "Selection", "Source", "load_config", "make_config", "parse_config"]
+__all__ = [
+    "Contrast",
+    "RunConfig",
+    "Selection",
+    "Source",
+    "load_config",
+    "make_config",
+    "parse_config",
+    "parse_selection",
+]
 
 HUB_PROMPTS = {"positive": "mlabonne/harmful_behaviors", "negative": "mlabonne/harmless_alpaca"}
 DEMO_PROMPTS = {"positive": "bundled:refused", "negative": "bundled:harmless"}
@@ -160,10 +169,17 @@ def parse_config(values: dict[str, Any]) -> RunConfig:
         raise ConfigError("; ".join(_explain(problem) for problem in error.errors())) from None
 
 
-def _explain(problem: Any) -> str:
+def parse_selection(values: dict[str, Any]) -> Selection:
+    """Check thresholds alone. Raises ConfigError as `parse_config` does."""
+    try:
+        return Selection.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError("; ".join(_explain(problem, Selection) for problem in error.errors())) from None
+
+
+def _explain(problem: Any, fields: Any = RunConfig) -> str:
     key = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
-        fields: Any = RunConfig
         for part in problem["loc"][:-1]:
             annotation = fields.model_fields[part].annotation
             options = getattr(annotation, "__args__", (annotation,))

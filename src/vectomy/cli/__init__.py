@@ -1,0 +1,54 @@
+"""The command line. Each command imports what it needs when it runs, so that `vectomy --help` answers at once."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+from vectomy.cli import chat, edits, run, select
+from vectomy.errors import VectomyError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Find the direction behind a behaviour of an open-weight language model and edit it, exactly, in the weights.",
+)
+run.register(app)
+select.register(app)
+edits.register(app)
+chat.register(app)
+
+
+def main() -> None:
+    """Exit status: 0 done, 1 failed with one sentence on stderr, 2 bad usage, 130 interrupted."""
+    try:
+        app()
+    except VectomyError as error:
+        _stop(str(error), error.exit_status)
+    except KeyboardInterrupt:
+        _stop("interrupted; what was finished is kept, and the same command goes on from there", 130)
+    except BrokenPipeError:
+        # The reader of our output (a pager, head) has gone.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
+    except Exception as error:
+        if os.environ.get("VECTOMY_DEBUG"):
+            raise
+        _stop(f"{_unforeseen(error)} (VECTOMY_DEBUG=1 shows the traceback)", 1)
+
+
+def _unforeseen(error: Exception) -> str:
+    if "out of memory" in str(error).lower() or isinstance(error, MemoryError):
+        return "out of memory; lower --batch-tokens, or choose --dtype bfloat16 or a smaller --device"
+    return f"unforeseen {type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+
+
+def _stop(message: str, status: int) -> None:
+    print(f"vectomy: {message}", file=sys.stderr)  # noqa: T201 (this is the command line)
+    raise SystemExit(status)

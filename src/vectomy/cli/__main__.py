@@ -1,0 +1,3 @@
+from vectomy.cli import main
+
+main()

@@ -1,0 +1,27 @@
+"""Recipe `article`: a person reads what each candidate answers, and picks one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.prompt import IntPrompt
+
+__all__ = ["ask_person"]
+
+CLIP = 300
+
+
+def ask_person(tried: list[dict[str, Any]]) -> int:
+    """Show the answers that were not dropped, best-ranked candidate first; return the rank that is typed."""
+    console = Console(stderr=True)
+    for row in tried:
+        console.rule(
+            f"candidate {row['rank']}: layer {row['layer']}, score {row['score']:.4f}, {row['dropped']} answers dropped"
+        )
+        for answer in row["answers"]:
+            if not answer["dropped"]:
+                console.print(f"[bold]{escape(answer['prompt'])}[/bold]\n{escape(answer['completion'][:CLIP])}\n")
+    ranks = [str(row["rank"]) for row in tried]
+    return IntPrompt.ask("Which candidate?", console=console, choices=ranks, show_choices=False)

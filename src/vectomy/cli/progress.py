@@ -1,0 +1,41 @@
+"""Progress bars on stderr; one line a step where stderr is no terminal."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+__all__ = ["bars"]
+
+
+@contextmanager
+def bars(what: str, total: int, unit: str = "") -> Iterator[Callable[[int], None]]:
+    """The `Progress` of this command line (vectomy.progress)."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        began = time.monotonic()
+        yield lambda count: None
+        console.print(f"{what}: {time.monotonic() - began:.1f} s", highlight=False)
+        return
+    count: ProgressColumn = DownloadColumn() if unit == "bytes" else MofNCompleteColumn()
+    columns = (TextColumn("{task.description:<34}"), BarColumn(), count, TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task(what, total=total)
+
+        def advance(done: int) -> None:
+            progress.advance(task, done)
+
+        yield advance

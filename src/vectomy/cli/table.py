@@ -1,0 +1,65 @@
+"""The summary as a table in the terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+__all__ = ["print_summary"]
+
+ROWS = (
+    ("refusals", "refusal"),
+    ("refusals of harmless prompts", "harmless_refusal"),
+    ("degenerate answers", "degenerate_rate"),
+    ("KL first token (nats)", "kl_first_token"),
+    ("KL per token (nats)", "kl_per_token"),
+    ("cross-entropy, base's own answers", "ce_own_answers"),
+)
+
+
+def print_summary(summary: dict[str, Any], folder: str) -> None:
+    """What was changed, by which direction, and every number for base, hooks and baked weights."""
+    console = Console()
+    chosen, counts = summary["direction"], summary["contrast"]["counts"]
+    table = Table(title=f"{summary['behaviour']} in {summary['model']}: before and after", title_justify="left")
+    table.add_column("on held-out test prompts")
+    forms = {"base": summary["base"], **summary["forms"]}
+    for form in forms:
+        table.add_column({"hooks": "edit as hooks", "baked": "edit baked"}.get(form, form), justify="right")
+    for label, key in ROWS:
+        table.add_row(label, *(_cell(metrics, key) for metrics in forms.values()))
+    console.print(table)
+    lines = [
+        (
+            f"direction  {chosen['site']} of layer {chosen['layer']}, token {chosen['token']!r} (position {chosen['position']}), recipe "
+            f"{summary['recipe']} on {summary['estimator']}"
+        ),
+        (
+            f"prompts    test {counts['positive']['test']} + {counts['negative']['test']}, none of them fitted or chosen on; "
+            f"{summary['settings']['answer_tokens']} greedy tokens, judge {summary['judge']['name']} {summary['judge']['version']}"
+        ),
+        *(f"note       {note}" for note in summary["notes"]),
+        f"safety     {summary['safety']}",
+        f"written    {folder}: {', '.join(_written(summary))}",
+    ]
+    console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
+
+
+def _written(summary: dict[str, Any]) -> list[str]:
+    return [
+        summary["edit"]["path"],
+        *([summary["checkpoint"]] if summary["checkpoint"] else []),
+        "report.html",
+        "summary.json",
+        "MODEL_CARD.md",
+    ]
+
+
+def _cell(metrics: dict[str, Any], key: str) -> str:
+    if f"{key}_ci" in metrics:
+        low, high = metrics[f"{key}_ci"]
+        return f"{metrics[f'{key}_count']}/{metrics[f'{key}_total']} ({low:.0%} to {high:.0%})"
+    value = metrics[key]
+    return f"{value:.1%}" if key.endswith("_rate") else f"{value:.3f}"
