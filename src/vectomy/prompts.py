@@ -124,13 +124,14 @@ def _cut(side: str, fit: _Read, own: dict[str, _Read | None], contrast: Contrast
         )
     chosen = _assigned(fit) if any(fit.split) else _shuffled(fit, own, limit, seed)
     chosen |= {name: list(read.prompts) for name, read in own.items() if read is not None}
-    seen: dict[tuple[str, str], str] = {}
+    # By text alone: another system prompt does not make a prompt that was fitted on a fresh one.
+    seen: dict[str, str] = {}
     for name in SPLITS:
-        fresh = [prompt for prompt in chosen[name] if prompt.key not in seen]
+        fresh = [prompt for prompt in chosen[name] if prompt.key[0] not in seen]
         if len(fresh) < len(chosen[name]) and not contrast.drop_overlap:
-            double = next(prompt for prompt in chosen[name] if prompt.key in seen)
+            double = next(prompt for prompt in chosen[name] if prompt.key[0] in seen)
             raise PromptError(
-                f"the {side} {name} prompts overlap the {seen[double.key]} prompts in {len(chosen[name]) - len(fresh)}, "
+                f"the {side} {name} prompts overlap the {seen[double.key[0]]} prompts in {len(chosen[name]) - len(fresh)}, "
                 f"for example '{_clip(double.text)}'; what is reported must not have been fitted on. Use other files, or "
                 "--drop-overlap"
             )
@@ -138,7 +139,7 @@ def _cut(side: str, fit: _Read, own: dict[str, _Read | None], contrast: Contrast
         if len(chosen[name]) < 2:
             raise PromptError(f"the {side} {name} split has {len(chosen[name])} prompts; at least 2 are needed")
         # All of a split counts as seen, also what its limit cuts off: it may have been looked at elsewhere.
-        seen |= {prompt.key: name for prompt in fresh}
+        seen |= {prompt.key[0]: name for prompt in fresh}
     return Splits(*(tuple(chosen[name]) for name in SPLITS))
 
 
@@ -164,7 +165,7 @@ def _clip(text: str, width: int = 60) -> str:
 
 
 def _read(source: Source) -> _Read:
-    spec, _, column = source.prompts.partition("#")
+    spec, _, column = (source.prompts, "", "") if os.path.isfile(source.prompts) else source.prompts.partition("#")
     rows = _rows(spec)
     if not rows:
         raise PromptError(f"the prompt source {spec} is empty")

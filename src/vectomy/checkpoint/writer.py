@@ -52,7 +52,7 @@ def rewrite(
         ArtifactError: `out` exists and is not empty, or lies inside the source.
         DiskFullError: checked before the first byte is written, and whenever writing fails.
     """
-    out = Path(out)
+    out = Path(out).absolute()
     copies = dict(copies or {})
     if out.resolve() == checkpoint.path.resolve() or checkpoint.path.resolve() in out.resolve().parents:
         raise ArtifactError(
@@ -60,9 +60,13 @@ def rewrite(
         )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ArtifactError(f"the output folder {out} exists and is not empty; choose another or delete it")
-    beside = _open_beside(out, hash_of([purpose, sorted(changes), sorted(copies.items()), config]))
+    beside = out.with_name(f".{out.name}.baking")
+    whole = hash_of([purpose, sorted(changes), sorted(copies.items()), config])
+    _clear_unless_same(beside, whole)
     _check_space(checkpoint, copies, beside)
     with disk_full_named(beside), progress("baking", checkpoint.bytes, "bytes") as advance:
+        with write_whole(beside / _PURPOSE) as path:
+            path.write_text(whole, encoding="utf-8")
         for shard in checkpoint.shards:
             if (beside / shard.name).exists():
                 advance(shard.size)
@@ -87,19 +91,13 @@ def rewrite(
 _PURPOSE = ".purpose"
 
 
-def _open_beside(out: Path, purpose: str) -> Path:
-    """The folder beside `out`: the one that an interrupted rewrite of the same purpose left, or a new one."""
-    beside = out.with_name(f".{out.name}.baking")
+def _clear_unless_same(beside: Path, purpose: str) -> None:
+    """Keep in the folder beside only what an interrupted rewrite of the same purpose finished there."""
     mark = beside / _PURPOSE
     if beside.exists() and not (mark.exists() and mark.read_text(encoding="utf-8") == purpose):
         shutil.rmtree(beside)
-    beside.mkdir(parents=True, exist_ok=True)
     for partial in beside.rglob(".*.partial"):
         partial.unlink()
-    if not mark.exists():
-        with write_whole(mark) as path:
-            path.write_text(purpose, encoding="utf-8")
-    return beside
 
 
 def _check_space(checkpoint: Checkpoint, copies: Mapping[str, str], beside: Path) -> None:
@@ -107,10 +105,11 @@ def _check_space(checkpoint: Checkpoint, copies: Mapping[str, str], beside: Path
     extra = sum(checkpoint.tensors[name].end - checkpoint.tensors[name].start for name in copies.values())
     sidecars = sum((checkpoint.path / name).stat().st_size for name in checkpoint.sidecars)
     needed = checkpoint.bytes + extra + sidecars - done
-    free = shutil.disk_usage(beside).free
+    existing = next(folder for folder in beside.parents if folder.exists())
+    free = shutil.disk_usage(existing).free
     if needed > free:
         raise DiskFullError(
-            f"{beside.parent} has {free / 2**30:.2f} GiB free and the checkpoint takes {needed / 2**30:.2f} GiB; free some space"
+            f"{existing} has {free / 2**30:.2f} GiB free and the checkpoint takes {needed / 2**30:.2f} GiB; free some space"
         )
 
 
