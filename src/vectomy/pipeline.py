@@ -227,8 +227,8 @@ class _Run:
         else:
             tokens = read_json(self.folder.file("baseline.json"))["tokens"]
             scores, vector = select_arditi(
-                self.chat, directions, positive, self._kept("negative", "search"), tokens, c.selection,
-                journal=journal, batch_tokens=c.batch_tokens, progress=self.progress,
+                self.chat, directions, positive, self._kept("negative", "search"), tokens, c.selection, self.judge,
+                answer_tokens=c.answer_tokens, journal=journal, batch_tokens=c.batch_tokens, progress=self.progress,
             )  # fmt: skip
         scores["chosen"]["norm"] = float(vector.norm())
         about = {

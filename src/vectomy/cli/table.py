@@ -25,7 +25,10 @@ def print_summary(summary: dict[str, Any], folder: str) -> None:
     chosen, counts = summary["direction"], summary["contrast"]["counts"]
     table = Table(title=f"{summary['behaviour']} in {summary['model']}: before and after", title_justify="left")
     table.add_column("on held-out test prompts")
-    forms = {"base": summary["base"], **summary["forms"]}
+    forms = {
+        "base": summary["base"],
+        **{form: summary["forms"][form] for form in ("hooks", "baked") if form in summary["forms"]},
+    }
     for form in forms:
         table.add_column({"hooks": "edit as hooks", "baked": "edit baked"}.get(form, form), justify="right")
     for label, key in ROWS:

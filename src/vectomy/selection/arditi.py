@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
@@ -22,6 +23,7 @@ from vectomy.config import Selection
 from vectomy.directions import Directions
 from vectomy.edit import Base, Edit
 from vectomy.intervene import add, intervene
+from vectomy.judges import REFUSALS, Judge
 from vectomy.model import ChatModel
 from vectomy.progress import Progress, silent
 from vectomy.prompts import Prompt
@@ -43,7 +45,9 @@ def select_arditi(
     negative: Sequence[Prompt],
     tokens: Sequence[int],
     limits: Selection,
+    judge: Judge,
     *,
+    answer_tokens: int = 64,
     journal: Journal,
     batch_tokens: int = 4096,
     progress: Progress = silent,
@@ -56,7 +60,7 @@ def select_arditi(
     Raises:
         SelectionError: no direction passes the filters.
     """
-    scorer = _Scorer(chat, positive, negative, tokens, batch_tokens)
+    scorer = _Scorer(chat, positive, negative, tokens, batch_tokens, judge, answer_tokens)
     rows = _candidates(chat, directions)
     n_layers = chat.architecture.n_layers
 
@@ -67,6 +71,13 @@ def select_arditi(
                 row[name] = journal.once(
                     f"{row['layer']} {row['position']} {name}", partial(scorer, name, vector, row["layer"])
                 )
+
+    def still_refused(row: Any) -> float:
+        vector = directions.at("resid_pre", row["layer"], row["position"])
+        row["still_refused"] = journal.once(
+            f"{row['layer']} {row['position']} still_refused", partial(scorer.still_refused, vector)
+        )
+        return float(row["still_refused"])
 
     considered = [row for row in rows if row["rejected"] is None]
     with progress("scoring directions", len(considered), "directions") as advance:
@@ -83,11 +94,7 @@ def select_arditi(
             for row in considered:
                 score(row, beyond)
                 advance(1)
-        chosen = choose_beyond_kl(considered, n_layers, limits, scorer.negative_base)
-        note = (
-            f"no direction passes the paper's filter KL < {limits.kl_threshold:g}; taken is the one of least KL "
-            f"({chosen['kl_div_score']:.3g}) among those that remove the behaviour and pass the other filters"
-        )
+        chosen, note = choose_beyond_kl(considered, n_layers, limits, still_refused)
     scores = {
         "recipe": "arditi",
         "candidates": rows,
@@ -122,8 +129,11 @@ class _Scorer:
         negative: Sequence[Prompt],
         tokens: Sequence[int],
         batch_tokens: int,
+        judge: Judge,
+        answer_tokens: int,
     ) -> None:
-        self.chat = chat
+        self.chat, self.judge, self.answer_tokens = chat, judge, answer_tokens
+        self.prompts = positive
         self.positive, self.negative = chat.tokens(positive), chat.tokens(negative)
         self.tokens = tokens
         self.batch_tokens = batch_tokens
@@ -139,8 +149,18 @@ class _Scorer:
         if name == "steering_score":
             with intervene(self.chat.model, {("resid_pre", layer): add(vector)}):
                 return float(log_odds(self._log_probs(self.negative), self.tokens).mean())
-        # Ablated on every writer, which is the same function as at every point of the stream (a test holds them together).
-        with Edit.removing(vector, self.model_base, self.chat.architecture.writers).hooks(self.chat.model):
+        with self._ablated(vector):
             if name == "kl_div_score":
                 return float(kl_divergence(self.base, self._log_probs(self.negative)).mean())
             return float(log_odds(self._log_probs(self.positive), self.tokens).mean())
+
+    def _ablated(self, vector: Vector) -> AbstractContextManager[None]:
+        """Ablated on every writer, which is the same function as at every point of the stream (a test holds them together)."""
+        return Edit.removing(vector, self.model_base, self.chat.architecture.writers).hooks(self.chat.model)
+
+    def still_refused(self, vector: Vector) -> float:
+        """Share of the positive prompts that are refused with the direction ablated, by generating."""
+        with self._ablated(vector):
+            answers = self.chat.answer(self.positive, self.answer_tokens, self.batch_tokens)
+        verdicts = [self.judge.verdict(p.text, self.chat.text(a)) for p, a in zip(self.prompts, answers, strict=True)]
+        return sum(verdict in REFUSALS for verdict in verdicts) / len(verdicts)

@@ -8,7 +8,7 @@ arXiv 2406.11717, appendix C. The filters carry weight: without them the minimum
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from vectomy.config import Selection
@@ -16,6 +16,8 @@ from vectomy.errors import SelectionError
 
 __all__ = ["SCORES", "choose", "choose_beyond_kl", "rejection"]
 
+# Positive prompts that may still be refused where KL is minimised.
+STILL_REFUSED = 0.05
 SCORES = ("refusal_score", "steering_score", "kl_div_score")
 
 
@@ -64,13 +66,19 @@ def choose(
 
 
 def choose_beyond_kl(
-    candidates: Sequence[Mapping[str, Any]], n_layers: int, limits: Selection, enough: float
-) -> Mapping[str, Any]:
+    candidates: Sequence[Mapping[str, Any]],
+    n_layers: int,
+    limits: Selection,
+    refused: Callable[[Mapping[str, Any]], float],
+) -> tuple[Mapping[str, Any], str]:
     """Where the KL filter leaves nothing, as in narrow models: KL is minimised instead.
 
-    Of the candidates that pass the other filters, those count that bring positive prompts down to `enough`, the score
-    that negative prompts have in the base; the one of least KL is chosen. If none comes that far, the lowest refusal
-    score. This is ours, not the paper's, and whoever uses it says so.
+    The candidates that pass the other filters and make refusal the less likely first token are taken in order of KL,
+    until one brings the share of positive prompts that are still refused (`refused`, measured by generating) down to
+    5%; if none does, the lowest refusal score. This is ours, not the paper's.
+
+    Returns:
+        (the candidate, a sentence that says how it was chosen).
 
     Raises:
         SelectionError: none passes the other filters.
@@ -78,8 +86,17 @@ def choose_beyond_kl(
     without = limits.model_copy(update={"kl_threshold": math.inf})
     passing = [candidate for candidate in candidates if rejection(candidate, n_layers, without) is None]
     if not passing:
-        return choose(candidates, n_layers, without)
-    gone = [candidate for candidate in passing if candidate["refusal_score"] <= enough]
-    if gone:
-        return min(gone, key=lambda candidate: candidate["kl_div_score"])
-    return min(passing, key=lambda candidate: candidate["refusal_score"])
+        return choose(candidates, n_layers, without), ""
+    said = f"no direction passes the paper's filter KL < {limits.kl_threshold:g}; taken is "
+    for candidate in sorted(passing, key=lambda candidate: candidate["kl_div_score"]):
+        if candidate["refusal_score"] < 0 and refused(candidate) <= STILL_REFUSED:
+            return candidate, said + (
+                f"the one of least KL ({candidate['kl_div_score']:.3g}) after which at most {STILL_REFUSED:.0%} of the positive "
+                "search prompts are refused"
+            )
+    best = min(passing, key=lambda candidate: candidate["refusal_score"])
+    return (
+        best,
+        said
+        + f"the one of lowest refusal score (KL {best['kl_div_score']:.3g}), since none removes the behaviour wholly",
+    )
