@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import platform
 import shutil
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from typing import Any, Literal
 
 from vectomy.activations import collect
 from vectomy.apply import bake
+from vectomy.architecture import resolve
 from vectomy.artifacts import RunFolder, hash_of, read_json, write_json, write_whole
 from vectomy.baseline import measure_baseline
 from vectomy.checkpoint import Checkpoint, fingerprint
@@ -57,6 +59,7 @@ def run(
     ask: Ask | None = None,
     command: str = "",
     progress: Progress = silent,
+    tell: Callable[[str], None] = lambda line: None,
     **options: Any,
 ) -> dict[str, Any]:
     """Run the stages into the folder `out` and return the summary (`{}` when stopped before the report).
@@ -65,6 +68,7 @@ def run(
         model: a folder, a Hub id or `demo`; or a whole configuration.
         ask: shows candidates to a person and returns the picked rank (recipe `article`); None is headless.
         command: the command line, for the report.
+        tell: takes lines for a person: what the run will take, which stages need not run again.
         options: short names of configuration keys (config.FLAT): positive, negative, recipe, seed, ...
 
     Raises:
@@ -74,8 +78,11 @@ def run(
     with RunFolder(Path(out)) as folder:
         work = _Run(config, folder, ask, command, progress)
         digest = work.prepare()
+        tell(work.plan())
         for stage in STAGES:
             digest = work.do(stage, digest)
+            if stage in folder.reused:
+                tell(f"{stage}: done before with the same inputs, not run again")
             if stage == until:
                 break
         work.free()
@@ -135,11 +142,24 @@ class _Run:
         write_json(self.folder.file("config.json"), self.config.model_dump(mode="json"))
         c = self.config
         shared = {
+            # A stage made by another version may mean something else.
+            "vectomy": _versions()["vectomy"],
             "model": fingerprint(self.checkpoint),
             "prompts": [positive.to_json(), negative.to_json()],
             "settings": [c.recipe, c.direction_estimator, c.seed, c.device, c.dtype, c.batch_tokens, c.thinking],
         }
         return hash_of(shared)
+
+    def plan(self) -> str:
+        """What the run will read and write, in a sentence."""
+        arch = resolve(self.checkpoint.config)
+        counts = [f"{len(side.fit)} + {len(side.search)} + {len(side.test)}" for side in self.splits]
+        size = self.checkpoint.bytes / 2**20
+        disk = f"; the edited checkpoint takes {size:.0f} MiB of disk" if self.config.bake else ""
+        return (
+            f"{arch.model_type} of {arch.n_layers} layers and width {arch.d_model}, {size:.0f} MiB; prompts to fit + choose + test on: "
+            f"{counts[0]} positive, {counts[1]} negative, up to {self.config.answer_tokens} tokens an answer{disk}"
+        )
 
     def do(self, stage: StageName, before: str) -> str:
         inputs, outputs = self._needs()[stage]
@@ -237,7 +257,7 @@ class _Run:
             "estimator": c.direction_estimator,
             "seed": c.seed,
             "direction": scores["chosen"],
-            "contrast": [c.contrast.positive.prompts, c.contrast.negative.prompts],
+            "contrast": [_plain_source(c.contrast.positive.prompts), _plain_source(c.contrast.negative.prompts)],
         }
         base = Base.of(self.checkpoint, c.model if c.model == "demo" else Path(c.model).name)
         edit = Edit.removing(vector, base, self.chat.architecture.writers, about=about)
@@ -373,6 +393,11 @@ def _contrast_summary(config: RunConfig, splits: tuple[Splits, Splits]) -> dict[
 def _small_test(splits: tuple[Splits, Splits]) -> list[str]:
     counts = [len(side.test) for side in splits]
     return [f"only {min(counts)} test prompts on a side: the intervals are wide"] if min(counts) < 30 else []
+
+
+def _plain_source(spec: str) -> str:
+    """A prompt source without the folders of this machine."""
+    return Path(spec).name if os.path.exists(spec.partition("#")[0]) else spec
 
 
 def _base_name(model: str) -> str:
