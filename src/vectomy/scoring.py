@@ -32,8 +32,8 @@ def log_odds(log_probs: Float[Tensor, "prompt vocab"], tokens: Sequence[int]) ->
 def kl_divergence(
     base: Float[Tensor, "*batch vocab"], edited: Float[Tensor, "*batch vocab"]
 ) -> Float[Tensor, "*batch"]:
-    """KL(base || edited) in nats, from log-probabilities; never negative."""
-    return (base.exp() * (base - edited)).nan_to_num(nan=0.0, posinf=float("inf")).sum(-1).clamp_min(0.0)
+    """KL(base || edited) in nats, from log-probabilities; never negative. NaN in an edited model stays NaN."""
+    return torch.where(base == -torch.inf, 0.0, base.exp() * (base - edited)).sum(-1).clamp_min(0.0)
 
 
 def behaviour_tokens(

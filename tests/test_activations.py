@@ -1,0 +1,111 @@
+"""Collected statistics are those of the stream that transformers itself reports, however the prompts are batched."""
+
+from functools import cache
+
+import pytest
+import tiny_chat
+import torch
+from tiny import LAYERS, WIDTH, hooked
+from tiny_chat import NIGHT
+
+from vectomy.activations import collect
+from vectomy.errors import ActivationError, PromptError
+from vectomy.model import load_model
+from vectomy.prompts import Prompt
+
+CLOSE = {"rtol": 1e-5, "atol": 1e-5}
+# Lengths 6 to 13, so that batches are padded.
+PROMPTS = [
+    *tiny_chat.prompts(NIGHT, 4),
+    *(Prompt(" ".join(["show", *["the"] * n, "owl"]), "be brief" if n % 2 else None) for n in range(6)),
+]
+
+
+@cache
+def expected() -> torch.Tensor:
+    """prompt x layer x position x d_model: resid_pre of every layer at the last two tokens, one prompt at a time."""
+    chat = tiny_chat.chat()
+    rows = []
+    for ids in chat.tokens(PROMPTS):
+        hidden = tiny_chat.raw(chat, ids, output_hidden_states=True).hidden_states
+        rows.append(torch.stack([layer[0, -2:] for layer in hidden[:LAYERS]]))
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 30, 4096])
+def test_statistics_are_those_of_output_hidden_states(batch_tokens: int) -> None:
+    found = collect(
+        tiny_chat.chat(), PROMPTS, sites=["resid_pre"], positions=[-2, -1], covariance=True, samples=True,
+        batch_tokens=batch_tokens,
+    )  # fmt: skip
+    direct = expected().double()
+    assert found.count == len(PROMPTS)
+    torch.testing.assert_close(found.mean[0], direct.mean(0), **CLOSE)
+    torch.testing.assert_close(found.samples[:, 0], expected(), **CLOSE)
+    centred = direct - direct.mean(0)
+    covariance = torch.einsum("blpi,blpj->lpij", centred, centred) / len(PROMPTS)
+    torch.testing.assert_close(found.covariance[0], covariance, rtol=1e-4, atol=1e-4)
+
+
+def test_positions_are_kept_in_the_order_that_is_asked() -> None:
+    mean = collect(tiny_chat.chat(), PROMPTS, sites=["resid_pre"], positions=[-1, -2]).mean
+    torch.testing.assert_close(mean[0], expected().double().mean(0).flip(1), **CLOSE)
+
+
+def test_resid_post_of_a_layer_is_resid_pre_of_the_next_and_mid_lies_between() -> None:
+    found = collect(tiny_chat.chat(), PROMPTS, sites=["resid_post", "resid_mid", "resid_pre"])
+    post, mid, pre = found.mean
+    torch.testing.assert_close(post[:-1], pre[1:])
+    assert found.sites == ("resid_post", "resid_mid", "resid_pre")
+    assert not torch.allclose(mid, pre)
+    assert not torch.allclose(mid, post)
+
+
+def test_the_last_resid_post_is_before_the_final_norm() -> None:
+    chat = tiny_chat.chat()
+    post = collect(chat, PROMPTS[:1], sites=["resid_post"]).mean[0, -1, 0].float()
+    normed = tiny_chat.raw(chat, chat.tokens(PROMPTS[:1])[0], output_hidden_states=True).hidden_states[-1][0, -1]
+    assert not torch.allclose(post, normed, atol=0.1)
+    torch.testing.assert_close(chat.model.model.norm(post), normed, **CLOSE)
+
+
+def test_nothing_is_kept_that_was_not_asked_for() -> None:
+    found = collect(tiny_chat.chat(), PROMPTS)
+    assert found.covariance is None
+    assert found.samples is None
+    assert found.mean.shape == (3, LAYERS, 1, WIDTH)
+    assert found.mean.dtype == torch.float64
+
+
+@pytest.mark.parametrize(("layer", "value"), [(0, float("nan")), (2, float("inf"))])
+def test_damaged_weights_are_named_by_site_and_layer(layer: int, value: float) -> None:
+    """The MLP of `layer` is broken: resid_pre is whole up to that layer and broken from the next on."""
+    chat = load_model(tiny_chat.folder(), device="cpu", dtype="float32")
+    chat.model.get_submodule(f"model.layers.{layer}.mlp.down_proj").weight.fill_(value)
+    with pytest.raises(ActivationError, match=f"resid_pre of layer {layer + 1} hold NaN"):
+        collect(chat, PROMPTS, sites=["resid_pre"])
+    with pytest.raises(ActivationError, match=f"resid_post of layer {layer} hold NaN"):
+        collect(chat, PROMPTS)
+
+
+def test_a_damaged_attention_is_seen_before_the_mlp() -> None:
+    chat = load_model(tiny_chat.folder(), device="cpu", dtype="float32")
+    chat.model.get_submodule("model.layers.1.self_attn.o_proj").weight[0, 0] = float("nan")
+    with pytest.raises(ActivationError, match="resid_mid of layer 1 "):
+        collect(chat, PROMPTS)
+
+
+@pytest.mark.parametrize("prompts", [[], PROMPTS[:2]], ids=["none", "short"])
+def test_too_few_tokens_for_the_positions_are_refused(prompts: list[Prompt]) -> None:
+    with pytest.raises(PromptError, match=r"the shortest of \d prompts has \d tokens; positions \[-40\]"):
+        collect(tiny_chat.chat(), prompts, positions=[-40])
+
+
+def test_collecting_leaves_no_hook_also_after_an_error() -> None:
+    chat = load_model(tiny_chat.folder(), device="cpu", dtype="float32")
+    collect(chat, PROMPTS[:2])
+    assert not hooked(chat.model)
+    chat.model.model.layers[1].mlp.down_proj.weight.fill_(float("nan"))
+    with pytest.raises(ActivationError):
+        collect(chat, PROMPTS[:2])
+    assert not hooked(chat.model)
