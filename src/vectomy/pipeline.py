@@ -7,13 +7,10 @@ from __future__ import annotations
 
 import gc
 import json
-import os
-import platform
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +24,6 @@ from vectomy.config import RunConfig, make_config
 from vectomy.demo import demo_folder
 from vectomy.directions import NEEDS_SAMPLES, Directions, fit_directions
 from vectomy.edit import Base, Edit
-from vectomy.errors import ArtifactError
 from vectomy.evaluate import Measured, Reference, measure, reference, separation
 from vectomy.judges import JUDGES, Judge
 from vectomy.model import ChatModel, fetch, load_model
@@ -37,18 +33,13 @@ from vectomy.prompts import Prompt, Splits, split_contrast
 from vectomy.report import render_card, render_page
 from vectomy.selection.arditi import select_arditi
 from vectomy.selection.article import Ask, select_article
+from vectomy.summary import build_summary, plain_source, versions
 from vectomy.types import SITES, Site
 
 __all__ = ["STAGES", "StageName", "run"]
 
 StageName = Literal["baseline", "collect", "directions", "select", "apply", "evaluate", "report"]
 STAGES: tuple[StageName, ...] = ("baseline", "collect", "directions", "select", "apply", "evaluate", "report")
-SAFETY = {
-    "refusal": (
-        "This edit removes refusal. The edited model answers requests that its base declines, harmful ones included; it has no "
-        "other safeguard than the ones around it. Do not deploy it where its base's refusals were relied on."
-    )
-}
 
 
 def run(
@@ -143,7 +134,7 @@ class _Run:
         c = self.config
         shared = {
             # A stage made by another version may mean something else.
-            "vectomy": _versions()["vectomy"],
+            "vectomy": versions()["vectomy"],
             "model": fingerprint(self.checkpoint),
             "prompts": [positive.to_json(), negative.to_json()],
             "settings": [c.recipe, c.direction_estimator, c.seed, c.device, c.dtype, c.batch_tokens, c.thinking],
@@ -195,7 +186,8 @@ class _Run:
 
     def _baseline(self) -> None:
         found = measure_baseline(self.chat, *self.splits, self.judge, self.config, self.progress)
-        write_json(self.folder.file("baseline.json"), found.to_json())
+        measured_with = {"dtype": str(self.chat.model.dtype).removeprefix("torch."), "device": str(self.chat.device)}
+        write_json(self.folder.file("baseline.json"), {**found.to_json(), "measured_with": measured_with})
 
     @property
     def _samples(self) -> bool:
@@ -257,7 +249,7 @@ class _Run:
             "estimator": c.direction_estimator,
             "seed": c.seed,
             "direction": scores["chosen"],
-            "contrast": [_plain_source(c.contrast.positive.prompts), _plain_source(c.contrast.negative.prompts)],
+            "contrast": [plain_source(c.contrast.positive.prompts), plain_source(c.contrast.negative.prompts)],
         }
         base = Base.of(self.checkpoint, c.model if c.model == "demo" else Path(c.model).name)
         edit = Edit.removing(vector, base, self.chat.architecture.writers, about=about)
@@ -309,7 +301,15 @@ class _Run:
         return measure(baked, base, self.judge, c.answer_tokens, c.batch_tokens, self.progress, form="baked")
 
     def _report(self) -> None:
-        summary = self._summary()
+        summary = build_summary(
+            self.config,
+            self.splits,
+            self.judge,
+            self.folder,
+            edit_sha256=self._edit.sha256,
+            command=self.command,
+            stages=STAGES[:-1],
+        )
         file = self.folder.file
         rows = [json.loads(line) for line in file("completions.jsonl").read_text(encoding="utf-8").splitlines()]
         page = render_page(summary, read_json(file("scores.json")), read_json(file("separation.json")), rows)
@@ -321,49 +321,6 @@ class _Run:
             with write_whole(file(name)) as path:
                 path.write_text(text, encoding="utf-8")
         write_json(file("summary.json"), summary)
-
-    def _summary(self) -> dict[str, Any]:
-        c, file = self.config, self.folder.file
-        forms = read_json(file("evaluation.json"))
-        base = forms.pop("base")
-        scores = read_json(file("scores.json"))
-        seconds = self.folder.seconds()
-        missing = [stage for stage in STAGES[:-1] if stage not in seconds]
-        if missing:
-            raise ArtifactError(
-                f"{self.folder.path} lacks the stages {', '.join(missing)}; run the whole command again"
-            )
-        return {
-            "format": "vectomy-summary",
-            "version": 1,
-            "model": c.model,
-            "base_model": _base_name(c.model),
-            "behaviour": c.contrast.behaviour,
-            "recipe": c.recipe,
-            "estimator": c.direction_estimator,
-            "seed": c.seed,
-            "command": self.command,
-            "versions": _versions(),
-            "contrast": _contrast_summary(c, self.splits),
-            "settings": {
-                "dtype": c.dtype,
-                "device": c.device,
-                "answer_tokens": c.answer_tokens,
-                "thinking": c.thinking,
-            },
-            "judge": {"name": self.judge.name, "version": self.judge.version, "note": self.judge.note},
-            "base": base,
-            "edited": forms.get("baked", forms["hooks"]),
-            "forms": forms,
-            "direction": scores["chosen"],
-            "strength": 1.0,
-            "notes": [note for note in (scores.get("note"), *_small_test(self.splits)) if note],
-            "receipt": read_json(file("receipt.json")) if c.bake else None,
-            "stages": {stage: seconds[stage] for stage in STAGES[:-1]},
-            "edit": {"path": "edit.safetensors", "sha256": self._edit.sha256},
-            "checkpoint": "checkpoint" if c.bake else None,
-            "safety": SAFETY.get(c.contrast.behaviour, f"This edit removes the behaviour '{c.contrast.behaviour}'."),
-        }
 
 
 def _once(journal: Any, key: str, work: Callable[[], Measured]) -> Measured:
@@ -377,40 +334,3 @@ def _side_by_side(base: Reference, forms: dict[str, Measured]) -> list[dict[str,
         for side, prompts in (("positive", base.positive), ("negative", base.negative))
         for row, prompt in enumerate(prompts)
     ]
-
-
-def _contrast_summary(config: RunConfig, splits: tuple[Splits, Splits]) -> dict[str, Any]:
-    sources = {
-        name: value for name, value in config.contrast.model_dump(mode="json").items() if isinstance(value, dict)
-    }
-    counts = {
-        side: {split: len(getattr(held, split)) for split in ("fit", "search", "test")}
-        for side, held in zip(("positive", "negative"), splits, strict=True)
-    }
-    return {**{name: source["prompts"] for name, source in sources.items()}, "sources": sources, "counts": counts}
-
-
-def _small_test(splits: tuple[Splits, Splits]) -> list[str]:
-    counts = [len(side.test) for side in splits]
-    return [f"only {min(counts)} test prompts on a side: the intervals are wide"] if min(counts) < 30 else []
-
-
-def _plain_source(spec: str) -> str:
-    """A prompt source without the folders of this machine."""
-    return Path(spec).name if os.path.exists(spec.partition("#")[0]) else spec
-
-
-def _base_name(model: str) -> str:
-    if model == "demo":
-        return "HuggingFaceTB/SmolLM2-135M-Instruct"
-    return model if not Path(model).exists() else Path(model).resolve().name
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in ("vectomy", "torch", "transformers", "safetensors"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "unknown"
-    return found
