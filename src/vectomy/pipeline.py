@@ -136,8 +136,9 @@ class _Run:
             # A stage made by another version may mean something else.
             "vectomy": versions()["vectomy"],
             "model": fingerprint(self.checkpoint),
-            "prompts": [positive.to_json(), negative.to_json()],
-            "settings": [c.recipe, c.direction_estimator, c.seed, c.device, c.dtype, c.batch_tokens, c.thinking],
+            # Test prompts are seen by `evaluate` alone.
+            "prompts": [{k: v for k, v in side.to_json().items() if k != "test"} for side in (positive, negative)],
+            "settings": [c.recipe, c.seed, c.device, c.dtype, c.batch_tokens, c.thinking],
         }
         return hash_of(shared)
 
@@ -155,10 +156,12 @@ class _Run:
     def do(self, stage: StageName, before: str) -> str:
         inputs, outputs = self._needs()[stage]
         work: Callable[[], None] = getattr(self, f"_{stage}")
-        return self.folder.stage(stage, {"before": before, **inputs}, outputs, work)
+        wrote = self.folder.stage(stage, {"before": before, **inputs}, outputs, work)
+        # Not what it wrote alone: a later stage depends on what the earlier ones read, also where that changed no byte of theirs.
+        return hash_of([before, inputs, wrote])
 
     def _needs(self) -> dict[StageName, tuple[dict[str, Any], list[str]]]:
-        """By stage: what it depends on besides the stage before, and what it writes."""
+        """By stage: what it depends on besides the stages before, and what it writes."""
         c = self.config
         selection = c.selection.model_dump(mode="json")
         return {
@@ -167,7 +170,7 @@ class _Run:
                     "answer_tokens": c.answer_tokens,
                     "force": c.force,
                     "behaviour": c.contrast.behaviour,
-                    "selection": selection,
+                    "selection": {key: selection.pop(key) for key in ("behaviour_tokens", "filter_prompts")},
                 },
                 ["baseline.json"],
             ),
@@ -175,11 +178,17 @@ class _Run:
                 {"covariance": c.covariance, "samples": self._samples},
                 ["activations-positive.safetensors", "activations-negative.safetensors"],
             ),
-            "directions": ({}, ["directions.safetensors"]),
-            "select": ({}, ["scores.json", "edit.safetensors"]),
+            "directions": ({"estimator": c.direction_estimator}, ["directions.safetensors"]),
+            "select": ({"selection": selection}, ["scores.json", "edit.safetensors"]),
             "apply": ({"bake": c.bake}, ["checkpoint", "receipt.json"] if c.bake else []),
-            "evaluate": ({}, ["evaluation.json", "completions.jsonl", "separation.json"]),
-            "report": ({"command": self.command}, ["summary.json", "report.html", "MODEL_CARD.md"]),
+            "evaluate": (
+                {"prompts": [side.to_json()["test"] for side in self.splits]},
+                ["evaluation.json", "completions.jsonl", "separation.json"],
+            ),
+            "report": (
+                {"command": self.command, "config": c.model_dump(mode="json")},
+                ["summary.json", "report.html", "MODEL_CARD.md"],
+            ),
         }
 
     # The stages

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 __all__ = ["REFUSALS", "Judge", "Verdict"]
 
@@ -10,6 +10,7 @@ Verdict = Literal["compliance", "partial_refusal", "full_refusal", "degenerate"]
 REFUSALS: frozenset[Verdict] = frozenset({"partial_refusal", "full_refusal"})
 
 
+@runtime_checkable
 class Judge(Protocol):
     name: ClassVar[str]
     version: ClassVar[str]
