@@ -23,7 +23,7 @@ from vectomy.progress import Progress, silent
 from vectomy.prompts import Prompt
 from vectomy.types import TokenIds
 
-__all__ = ["Batch", "ChatModel", "convert_gguf", "fetch", "load_model"]
+__all__ = ["Batch", "ChatModel", "convert_gguf", "fetch", "is_local", "load_model"]
 
 # What of a Hub repository is a model: safetensors and what goes with them, no other weights.
 WANTED_FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.py", "*.md"]
@@ -200,15 +200,19 @@ def _apply_template(tokenizer: Any, messages: list[dict[str, str]], thinking: bo
 # Loading
 
 
+def is_local(model: str) -> bool:
+    """Whether `model` means a folder: it is one, or is not written as OWNER/NAME."""
+    return Path(model).expanduser().exists() or model.count("/") != 1 or model.startswith((".", "/", "~"))
+
+
 def fetch(model: str) -> Path:
     """The local folder of a model: itself, or a download from the Hub of its safetensors and sidecars.
 
     Raises:
         CheckpointError: it is neither a folder nor something the Hub gives.
     """
-    path = Path(model).expanduser()
-    if path.exists() or model.count("/") != 1 or model.startswith((".", "/", "~")):
-        return path
+    if is_local(model):
+        return Path(model).expanduser()
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 

@@ -26,7 +26,7 @@ from vectomy.directions import NEEDS_SAMPLES, Directions, fit_directions
 from vectomy.edit import Base, Edit
 from vectomy.evaluate import Measured, Reference, measure, reference, separation
 from vectomy.judges import JUDGES, Judge
-from vectomy.model import ChatModel, fetch, load_model
+from vectomy.model import ChatModel, fetch, is_local, load_model
 from vectomy.moments import Activations
 from vectomy.progress import Progress, silent
 from vectomy.prompts import Prompt, Splits, split_contrast
@@ -128,6 +128,9 @@ class _Run:
 
     def prepare(self) -> str:
         """Check the prompts and the model folder before anything heavy; give the hash that all stages depend on."""
+        if self.config.model != "demo" and is_local(self.config.model):
+            # A wrong folder is said before prompts are fetched; a download or the demo comes after they are known good.
+            _ = self.checkpoint
         positive, negative = self.splits
         write_json(self.folder.file("prompts.json"), {"positive": positive.to_json(), "negative": negative.to_json()})
         write_json(self.folder.file("config.json"), self.config.model_dump(mode="json"))

@@ -11,11 +11,11 @@ __all__ = ["print_summary"]
 
 ROWS = (
     ("refusals", "refusal"),
-    ("refusals of harmless prompts", "harmless_refusal"),
+    ("harmless refusals", "harmless_refusal"),
     ("degenerate answers", "degenerate_rate"),
-    ("KL first token (nats)", "kl_first_token"),
-    ("KL per token (nats)", "kl_per_token"),
-    ("cross-entropy, base's own answers", "ce_own_answers"),
+    ("KL first token, nats", "kl_first_token"),
+    ("KL per token, nats", "kl_per_token"),
+    ("CE of base's answers", "ce_own_answers"),
 )
 
 
@@ -24,7 +24,7 @@ def print_summary(summary: dict[str, Any], folder: str) -> None:
     console = Console()
     chosen, counts = summary["direction"], summary["contrast"]["counts"]
     table = Table(title=f"{summary['behaviour']} in {summary['model']}: before and after", title_justify="left")
-    table.add_column("on held-out test prompts")
+    table.add_column("held-out prompts")
     forms = {
         "base": summary["base"],
         **{form: summary["forms"][form] for form in ("hooks", "baked") if form in summary["forms"]},
@@ -63,6 +63,6 @@ def _written(summary: dict[str, Any]) -> list[str]:
 def _cell(metrics: dict[str, Any], key: str) -> str:
     if f"{key}_ci" in metrics:
         low, high = metrics[f"{key}_ci"]
-        return f"{metrics[f'{key}_count']}/{metrics[f'{key}_total']} ({low:.0%} to {high:.0%})"
+        return f"{metrics[f'{key}_count']}/{metrics[f'{key}_total']} ({low * 100:.0f}–{high:.0%})"
     value = metrics[key]
     return f"{value:.1%}" if key.endswith("_rate") else f"{value:.3f}"
