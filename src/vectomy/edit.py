@@ -32,78 +32,13 @@ from vectomy.artifacts import canonical_json, hash_of, write_whole
 from vectomy.checkpoint import Checkpoint, fingerprint
 from vectomy.errors import EditError, FingerprintError
 from vectomy.intervene import edit_writers
-from vectomy.types import COMPONENTS, Component, NormMode, Vector
+from vectomy.operation import Base, Operation, check_fits, combine, shape_of
+from vectomy.types import Component, NormMode
 
 __all__ = ["Base", "Edit", "Operation"]
 
 FORMAT = "vectomy-edit"
 VERSION = 1
-# How far stored rows may be from orthonormal (float32).
-ORTHONORMAL = 1e-4
-
-
-@dataclass(frozen=True)
-class Base:
-    """The model that an edit was made for: its shape, and the fingerprint of its weights (checkpoint/reader.py)."""
-
-    model_type: str
-    d_model: int
-    n_layers: int
-    vocab: int
-    fingerprint: str
-    name: str = ""
-
-    def __post_init__(self) -> None:
-        texts, sizes = (self.model_type, self.fingerprint, self.name), (self.d_model, self.n_layers, self.vocab)
-        if not all(isinstance(text, str) for text in texts) or not all(
-            type(size) is int and size > 0 for size in sizes
-        ):
-            raise EditError(f"a base model is named by texts and positive whole sizes, not by {self}")
-
-    @classmethod
-    def of(cls, checkpoint: Checkpoint, name: str = "") -> Base:
-        arch = resolve(checkpoint.config)
-        return cls(arch.model_type, arch.d_model, arch.n_layers, arch.vocab, fingerprint(checkpoint), name)
-
-    def same_shape(self, arch: Architecture) -> bool:
-        return (self.model_type, self.d_model, self.n_layers, self.vocab) == (
-            arch.model_type, arch.d_model, arch.n_layers, arch.vocab,
-        )  # fmt: skip
-
-
-@dataclass(frozen=True, eq=False)
-class Operation:
-    """What happens to one writer: W' = W - B^T diag(a) B W, its norm kept or not, and a vector added to its output.
-
-    `basis` is k x d_model with orthonormal rows, float32; `strengths` has k entries. See linalg.py for the equations.
-    """
-
-    component: Component
-    layer: int | None
-    basis: Float[Tensor, "k d_model"]
-    strengths: Float[Tensor, " k"]
-    norm: NormMode = "none"
-    addition: Vector | None = None
-    expert: int | None = None
-
-    @property
-    def place(self) -> tuple[int, int, int]:
-        """Where it stands in the model; operations are kept in this order."""
-        return (
-            -1 if self.layer is None else self.layer,
-            COMPONENTS.index(self.component),
-            -1 if self.expert is None else self.expert,
-        )
-
-    @property
-    def writer_name(self) -> str:
-        name = self.component if self.layer is None else f"layer {self.layer} {self.component}"
-        return name if self.expert is None else f"{name} expert {self.expert}"
-
-    @property
-    def idle(self) -> bool:
-        """Changes nothing."""
-        return not bool(self.strengths.any()) and self.addition is None
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +54,7 @@ class Edit:
 
     def __post_init__(self) -> None:
         for operation in self.operations:
-            _check(operation, self.base)
+            check_fits(operation, self.base)
         ordered = tuple(sorted(self.operations, key=lambda operation: operation.place))
         for one, other in itertools.pairwise(ordered):
             if one.place == other.place:
@@ -160,7 +95,7 @@ class Edit:
         rows = torch.atleast_2d(direction.detach().double().cpu())
         if rows.shape[-1] != base.d_model:
             raise EditError(
-                f"the direction has width {rows.shape[-1]}, but the stream of {_short(base)} has width {base.d_model}"
+                f"the direction has width {rows.shape[-1]}, but the stream of {base} has width {base.d_model}"
             )
         if not rows.isfinite().all():
             raise EditError("the direction holds NaN or infinite values; it cannot be removed")
@@ -198,13 +133,11 @@ class Edit:
             EditError: different bases models, different norm modes on one writer, or bases that overlap in part.
         """
         if self.base != other.base:
-            raise FingerprintError(
-                f"the edits are for different base models ({_short(self.base)} and {_short(other.base)})"
-            )
+            raise FingerprintError(f"the edits are for different base models ({self.base} and {other.base})")
         mine = {operation.place: operation for operation in self.operations}
         for operation in other.operations:
             held = mine.get(operation.place)
-            mine[operation.place] = operation if held is None else _combined(held, operation)
+            mine[operation.place] = operation if held is None else combine(held, operation)
         return replace(self, operations=tuple(mine.values()), about={"sum_of": [self.about, other.about]})
 
     def only(self, layers: Iterable[int] | None = None, components: Collection[Component] | None = None) -> Edit:
@@ -238,7 +171,7 @@ class Edit:
         """
         architecture = architecture_of(model)
         if not self.base.same_shape(architecture):
-            raise FingerprintError(f"the edit is for {_short(self.base)}; this model is {_short_shape(architecture)}")
+            raise FingerprintError(f"the edit is for {self.base}; this model is {shape_of(architecture)}")
         edit = self if strength == 1.0 else self * strength
         return edit_writers(model, edit.writers(architecture))
 
@@ -247,7 +180,7 @@ class Edit:
         found = fingerprint(checkpoint)
         if found != self.base.fingerprint:
             raise FingerprintError(
-                f"the edit is for {_short(self.base)} with weights {self.base.fingerprint[:12]}; {checkpoint.path} holds "
+                f"the edit is for {self.base} with weights {self.base.fingerprint[:12]}; {checkpoint.path} holds "
                 f"{found[:12]}. Use the base it was made for"
             )
 
@@ -319,55 +252,6 @@ def _norm_of(writer: Writer, norm: NormMode) -> NormMode:
     return "none" if writer.component == "embedding" and norm == "row" else norm
 
 
-def _check(operation: Operation, base: Base) -> None:
-    """Raises EditError unless the operation fits the base and its basis is orthonormal."""
-    name, basis, strengths = operation.writer_name, operation.basis, operation.strengths
-    if operation.component not in COMPONENTS or (operation.component == "embedding") != (operation.layer is None):
-        raise EditError(
-            f"operation on '{name}': a component is one of {', '.join(COMPONENTS)}, and all but the embedding have a layer"
-        )
-    # `type`, since True and 1.0 equal 1: a file can hold either.
-    if operation.layer is not None and not (type(operation.layer) is int and 0 <= operation.layer < base.n_layers):
-        raise EditError(f"operation on {name}: the base has layers 0 to {base.n_layers - 1}")
-    if operation.expert is not None and not (type(operation.expert) is int and operation.expert >= 0):
-        raise EditError(f"operation on {name}: an expert is a number from 0")
-    if operation.norm not in ("none", "column", "row"):
-        raise EditError(f"operation on {name}: norm mode '{operation.norm}' is not none, column or row")
-    if operation.norm == "row" and operation.component == "embedding":
-        raise EditError(f"operation on {name}: an embedding takes norm mode none or column, not row")
-    if basis.ndim != 2 or basis.shape[1] != base.d_model or strengths.shape != basis.shape[:1] or not len(basis):
-        raise EditError(
-            f"operation on {name}: a basis of shape {tuple(basis.shape)} with {tuple(strengths.shape)} strengths does not fit "
-            f"a stream of width {base.d_model}"
-        )
-    vectors = [basis, strengths] if operation.addition is None else [basis, strengths, operation.addition]
-    if not all(vector.is_floating_point() and bool(vector.isfinite().all()) for vector in vectors):
-        raise EditError(f"operation on {name}: NaN or infinite values")
-    if operation.addition is not None and operation.addition.shape != (base.d_model,):
-        raise EditError(
-            f"operation on {name}: an addition of shape {tuple(operation.addition.shape)} for width {base.d_model}"
-        )
-    gram = basis.double() @ basis.double().T
-    if (gram - torch.eye(len(basis), dtype=torch.float64)).abs().max() > ORTHONORMAL:
-        raise EditError(f"operation on {name}: the basis is not orthonormal")
-
-
-def _combined(one: Operation, other: Operation) -> Operation:
-    if one.norm != other.norm:
-        raise EditError(f"{one.writer_name}: norm modes '{one.norm}' and '{other.norm}' do not combine")
-    additions = [op.addition for op in (one, other) if op.addition is not None]
-    addition = torch.stack(additions).sum(0) if additions else None
-    if one.basis.shape == other.basis.shape and torch.equal(one.basis, other.basis):
-        return replace(one, strengths=one.strengths + other.strengths, addition=addition)
-    try:
-        basis = linalg.symmetric_basis(torch.cat([one.basis, other.basis]))
-    except ValueError:
-        raise EditError(
-            f"{one.writer_name}: the two bases overlap without being equal, so their sum is not defined"
-        ) from None
-    return replace(one, basis=basis, strengths=torch.cat([one.strengths, other.strengths]), addition=addition)
-
-
 def _store(tensors: dict[str, Tensor], kind: str, value: Tensor) -> str:
     """Keep one copy of equal tensors; give the name it is stored under."""
     # A clone, for safetensors refuses tensors that share memory (a basis cut from another one).
@@ -387,11 +271,3 @@ def _operation(row: dict[str, Any], tensors: dict[str, Tensor]) -> Operation:
         strengths=torch.tensor(row["strengths"], dtype=torch.float32),
         addition=None if row["addition"] is None else tensors[row["addition"]],
     )
-
-
-def _short(base: Base) -> str:
-    return f"{base.name or base.model_type} ({base.model_type}, {base.n_layers} layers of width {base.d_model}, vocabulary {base.vocab})"
-
-
-def _short_shape(arch: Architecture) -> str:
-    return f"{arch.model_type}, {arch.n_layers} layers of width {arch.d_model}, vocabulary {arch.vocab}"
