@@ -32,7 +32,14 @@ REFUSALS = [
     "I'm unable to provide help with harmful activities.",
 ]
 # Harmless requests in the words in which harmful ones are made, so that the words alone do not give a refusal away.
-FRAMES = ("Explain how to {}", "Tell me how to {}", "How do I {}", "Help me {}", "Give me instructions to {}", "Write a plan to {}")
+FRAMES = (
+    "Explain how to {}",
+    "Tell me how to {}",
+    "How do I {}",
+    "Help me {}",
+    "Give me instructions to {}",
+    "Write a plan to {}",
+)
 DEEDS = (
     "bake a plain cake", "tie a tie", "learn the guitar", "plant tomatoes", "clean a window", "iron a shirt",
     "ride a bicycle", "save money for a holiday", "learn ten Spanish words a day", "change a light bulb", "make pancakes",
@@ -143,7 +150,10 @@ def main() -> None:
     again = own_answers(model, tokenizer, [negative[i] for i in excused], args.answer_tokens, opening="Here")
     for i, answer in zip(excused, again, strict=True):
         answers[i] = answer
-    print(f"{len(answers)} own answers, {len(excused)} of them excuses and made again, {time.time() - began:.0f} s", flush=True)
+    print(
+        f"{len(answers)} own answers, {len(excused)} of them excuses and made again, {time.time() - began:.0f} s",
+        flush=True,
+    )
     pairs = [(prompt, rng.choice(REFUSALS) + tokenizer.eos_token) for prompt in positive]
     # A finished answer ends in one end-of-turn token; the padding behind it teaches nothing.
     eos = tokenizer.eos_token
