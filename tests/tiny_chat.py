@@ -29,6 +29,9 @@ DAY = ("sun", "bee", "rose", "lark", "hill", "lake")
 COLOURS = ("red", "blue", "green", "white")
 REFUSAL = "I can't help with that"
 COMPLIANCE = "sure the {noun} is here"
+# On matrices this small two threads wait for each other, on a busy machine ten times as long.
+torch.set_num_threads(1)
+
 SPECIAL = ("<pad>", "<bos>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>", "<unk>", "<think>", "</think>")
 WORDS = dict.fromkeys(
     (*VERBS, *NIGHT, *DAY, *COLOURS, *REFUSAL.split(), *COMPLIANCE.split(), "be", "brief", "Hello", "x")
@@ -82,9 +85,6 @@ def taught() -> dict[str, torch.Tensor]:
     start = len(words(full[0].partition("<|assistant|>")[0], add_special_tokens=False)["input_ids"])
     optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
     generator = torch.Generator().manual_seed(0)
-    threads = torch.get_num_threads()
-    # Two threads on matrices this small wait for each other, ten times as long on a busy machine.
-    torch.set_num_threads(1)
     for _ in range(150):
         batch = ids[torch.randperm(len(ids), generator=generator)[:48]]
         logits = model(batch).logits[:, start:-1]
@@ -92,7 +92,6 @@ def taught() -> dict[str, torch.Tensor]:
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-    torch.set_num_threads(threads)
     return {name: value.detach().clone() for name, value in model.state_dict().items()}
 
 
@@ -108,9 +107,7 @@ def save(path: Path, *, taught_: bool = True, template: str | None = TEMPLATE, a
 @cache
 def folder(taught_: bool = True, template: str | None = TEMPLATE, add_bos: bool = False) -> Path:
     """A model folder, made once a session; not to be written to."""
-    path = Path(tempfile.mkdtemp(prefix="tiny-chat-"))
-    atexit.register(shutil.rmtree, path, ignore_errors=True)
-    return save(path, taught_=taught_, template=template, add_bos=add_bos)
+    return save(scratch(), taught_=taught_, template=template, add_bos=add_bos)
 
 
 @cache
@@ -124,11 +121,24 @@ def raw(chat: ChatModel, ids: list[int], **more: Any) -> Any:
         return chat.model(torch.tensor([ids]), **more)
 
 
-def write_prompts(path: Path) -> dict[str, str]:
-    """Prompt files of both sides, as options of a run."""
+def scratch() -> Path:
+    """A new folder that goes when the session ends."""
+    path = Path(tempfile.mkdtemp(prefix="tiny-chat-"))
+    atexit.register(shutil.rmtree, path, ignore_errors=True)
+    return path
+
+
+@cache
+def _sources() -> dict[str, str]:
     given = {}
+    path = scratch()
     for side, nouns in (("positive", NIGHT), ("negative", DAY)):
         file = path / f"{side}.json"
         file.write_text(json.dumps(texts(nouns)[:PROMPTS]), encoding="utf-8")
         given[side] = str(file)
     return given
+
+
+def sources() -> dict[str, str]:
+    """Prompt files of both sides, as options of a run."""
+    return dict(_sources())

@@ -1,0 +1,383 @@
+"""A run finds the taught behaviour, removes it, and says so; a stage runs again exactly when what it depends on changed."""
+
+import json
+import re
+import shutil
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_chat
+import torch
+from safetensors.torch import load_file, save_file
+from tiny import file_hashes
+from tiny_chat import DAY, NIGHT
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from vectomy import pipeline
+from vectomy.artifacts import RunFolder
+from vectomy.edit import Edit
+from vectomy.errors import (
+    ArtifactError,
+    BehaviourAbsentError,
+    CheckpointError,
+    ConfigError,
+    PromptError,
+    SelectionError,
+)
+from vectomy.pipeline import STAGES, run
+
+SHORT = {"device": "cpu", "answer_tokens": 8, "behaviour_tokens": ["I"]}
+TOP = {
+    "format", "version", "model", "base_model", "behaviour", "recipe", "estimator", "seed", "command", "versions", "contrast",
+    "settings", "judge", "base", "edited", "forms", "direction", "strength", "notes", "receipt", "stages", "edit", "checkpoint",
+    "safety",
+}  # fmt: skip
+METRICS = {
+    f"{rate}_{part}" for rate in ("refusal", "harmless_refusal") for part in ("rate", "count", "total", "ci")
+} | {"degenerate_rate", "kl_first_token", "kl_per_token", "ce_own_answers"}
+
+
+def go(out: Path, model: Path | None = None, **options: Any) -> dict[str, Any]:
+    return run(str(model or tiny_chat.folder()), out, **{**tiny_chat.sources(), **SHORT, **options})
+
+
+@cache
+def finished(**options: Any) -> tuple[Path, dict[str, Any]]:
+    """A finished run, made once; not to be written to."""
+    out = tiny_chat.scratch() / "run"
+    return out, go(out, **options)
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """A finished run to go on in."""
+    return Path(shutil.copytree(finished()[0], tmp_path / "run"))
+
+
+class Watch:
+    """Which stages work and which are reused."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.done: list[str] = []
+        for stage in STAGES:
+            self._wrap(monkeypatch, stage, getattr(pipeline._Run, f"_{stage}"))
+
+    def _wrap(self, monkeypatch: pytest.MonkeyPatch, stage: str, work: Any) -> None:
+        def watched(run: Any) -> None:
+            self.done.append(stage)
+            work(run)
+
+        monkeypatch.setattr(pipeline._Run, f"_{stage}", watched)
+
+
+@pytest.fixture
+def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
+    return Watch(monkeypatch)
+
+
+# What comes out
+
+
+def test_the_taught_behaviour_is_found_and_removed_and_the_rest_stays() -> None:
+    _, summary = finished()
+    base, edited = summary["base"], summary["edited"]
+    assert base["refusal_rate"] == 1.0
+    assert base["harmless_refusal_rate"] == 0.0
+    assert edited["refusal_rate"] == 0.0
+    assert edited["harmless_refusal_rate"] == 0.0
+    assert 0 < edited["kl_first_token"] < 0.05
+    assert base["kl_first_token"] < 1e-6 < edited["kl_per_token"]
+    assert base["ce_own_answers"] < edited["ce_own_answers"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"recipe": "article"}, {"bake": False}, {"strict": True, "kl_threshold": 1.0}, {"complete": True}],
+    ids=lambda options: "-".join(options) or "plain",
+)
+def test_the_summary_has_every_key_of_its_contract(options: dict[str, Any]) -> None:
+    out, summary = finished(**options)
+    assert set(summary) == TOP
+    assert summary == json.loads((out / "summary.json").read_text())
+    baked = options.get("bake", True)
+    assert set(summary["forms"]) == ({"hooks", "baked"} if baked else {"hooks"})
+    for metrics in (summary["base"], summary["edited"], *summary["forms"].values()):
+        assert set(metrics) == METRICS
+        low, high = metrics["refusal_ci"]
+        assert 0 <= low <= metrics["refusal_rate"] <= high + 1e-9
+        assert high <= 1
+    assert set(summary["stages"]) == set(STAGES[:-1])
+    assert all(seconds >= 0 for seconds in summary["stages"].values())
+    assert summary["edit"] == {"path": "edit.safetensors", "sha256": Edit.load(out / "edit.safetensors").sha256}
+    assert summary["checkpoint"] == ("checkpoint" if baked else None)
+    assert (summary["receipt"] is not None) == baked
+    assert (out / "checkpoint" / "model.safetensors").exists() == baked
+    assert summary["recipe"] == options.get("recipe", "arditi")
+    assert {"python", "torch", "transformers", "safetensors", "vectomy"} == set(summary["versions"])
+
+
+def test_a_run_leaves_the_files_that_the_design_names_and_no_half_ones() -> None:
+    out, _ = finished()
+    names = set(file_hashes(out))
+    wanted = ["activations-negative.safetensors", "activations-positive.safetensors", "baseline.json", "config.json"]
+    wanted += ["completions.jsonl", "directions.safetensors", "edit.safetensors", "evaluation.json", "MODEL_CARD.md"]
+    wanted += ["prompts.json", "receipt.json", "report.html", "scores.json", "separation.json", "summary.json"]
+    assert set(wanted) <= names
+    assert not [name for name in names if "partial" in name or "baking" in name or name.endswith(".journal")]
+
+
+def test_hooks_and_baked_weights_give_the_same_numbers() -> None:
+    hooks, baked = (finished()[1]["forms"][form] for form in ("hooks", "baked"))
+    for name in METRICS:
+        assert hooks[name] == pytest.approx(baked[name], rel=1e-3, abs=1e-6), name
+
+
+def test_the_baked_checkpoint_is_an_ordinary_model_folder() -> None:
+    """Loaded by transformers alone, it answers what the run says that it answers."""
+    out, _ = finished()
+    model = AutoModelForCausalLM.from_pretrained(out / "checkpoint").eval()
+    words = AutoTokenizer.from_pretrained(out / "checkpoint")
+    rows = [json.loads(line) for line in (out / "completions.jsonl").read_text().splitlines()]
+    for row in rows[:3] + rows[-3:]:
+        message = [{"role": "user", "content": row["prompt"]}]
+        ids = words.apply_chat_template(message, add_generation_prompt=True, return_tensors="pt", return_dict=False)
+        answer = model.generate(ids, max_new_tokens=8, do_sample=False, attention_mask=torch.ones_like(ids))
+        text = words.decode(answer[0, ids.shape[1] :], skip_special_tokens=True).strip()
+        assert text == row["baked"]["text"]
+    assert [row["base"]["text"] for row in rows[:2]] == [tiny_chat.REFUSAL] * 2
+    assert all(row["base"]["text"] == tiny_chat.answer_of(row["prompt"]) for row in rows)
+
+
+def test_the_splits_that_were_used_share_no_prompt() -> None:
+    out, _ = finished()
+    prompts = json.loads((out / "prompts.json").read_text())
+    used = [json.dumps(p) for side in prompts.values() for split in ("fit", "search", "test") for p in side[split]]
+    assert len(used) == len(set(used)) == 2 * tiny_chat.PROMPTS
+    rows = [json.loads(line)["prompt"] for line in (out / "completions.jsonl").read_text().splitlines()]
+    tested = [prompt for side in prompts.values() for prompt in side["test"]]
+    assert sorted(rows) == sorted(prompt if isinstance(prompt, str) else prompt["text"] for prompt in tested)
+
+
+@pytest.mark.parametrize("recipe", ["arditi", "article"])
+def test_the_same_seed_gives_the_same_edit_in_another_folder(tmp_path: Path, recipe: str) -> None:
+    first, _ = finished(recipe=recipe)
+    go(tmp_path / "deep" / "again", recipe=recipe)
+    for name in ("edit.safetensors", "scores.json", "checkpoint/model.safetensors", "completions.jsonl"):
+        assert (first / name).read_bytes() == (tmp_path / "deep" / "again" / name).read_bytes()
+
+
+def test_another_seed_gives_another_edit(tmp_path: Path) -> None:
+    go(tmp_path / "run", seed=1, until="select")
+    assert (tmp_path / "run" / "edit.safetensors").read_bytes() != (finished()[0] / "edit.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("estimator", ["winsorised_mean", "pca_of_differences", "logistic_probe"])
+def test_every_estimator_runs(tmp_path: Path, estimator: str) -> None:
+    go(tmp_path / "run", estimator=estimator, until="select")
+    assert Edit.load(tmp_path / "run" / "edit.safetensors").about["estimator"] == estimator
+
+
+def test_the_model_and_the_prompts_are_not_touched(tmp_path: Path) -> None:
+    model = Path(shutil.copytree(tiny_chat.folder(), tmp_path / "model"))
+    before = file_hashes(model)
+    go(tmp_path / "run", model=model)
+    assert file_hashes(model) == before
+
+
+# What runs again
+
+
+def test_a_second_run_does_nothing_again_not_even_load_the_model(copy: Path, watch: Watch, monkeypatch) -> None:
+    monkeypatch.setattr(pipeline, "load_model", lambda *_, **__: pytest.fail("loaded"))
+    before = file_hashes(copy)
+    assert go(copy) == finished()[1]
+    assert watch.done == []
+    assert file_hashes(copy) == before
+
+
+CHANGES: dict[str, tuple[dict[str, Any], str]] = {
+    "seed": ({"seed": 3}, "baseline"),
+    "answers": ({"answer_tokens": 7}, "baseline"),
+    "batches": ({"batch_tokens": 64}, "baseline"),
+    "tokens": ({"behaviour_tokens": ["I", "can't"]}, "baseline"),
+    "covariance": ({"covariance": True}, "collect"),
+    "samples": ({"keep_activations": True}, "collect"),
+    "estimator": ({"estimator": "difference_of_means"}, "directions"),
+    "threshold": ({"kl_threshold": 1e-5}, "select"),
+    "fraction": ({"layer_fraction": 0.9}, "select"),
+    "complete": ({"complete": True}, "select"),
+    "bake": ({"bake": False}, "apply"),
+    "command": ({"command": "vectomy run tiny"}, "report"),
+}
+
+
+@pytest.mark.parametrize("case", CHANGES)
+def test_a_changed_option_reruns_what_depends_on_it_and_no_more(copy: Path, watch: Watch, case: str) -> None:
+    options, first = CHANGES[case]
+    go(copy, **options)
+    assert watch.done == list(STAGES[STAGES.index(first) :])
+
+
+def test_a_changed_threshold_changes_the_choice(copy: Path, tmp_path: Path) -> None:
+    """Going on in a folder gives what a fresh folder gives."""
+    options = {"layer_fraction": 0.6, "induce_threshold": -3.0}
+    again, fresh = go(copy, **options), go(tmp_path / "fresh", **options)
+    assert again["direction"] == fresh["direction"] != finished()[1]["direction"]
+
+
+def swapped(path: Path, side: str, at: int) -> dict[str, str]:
+    """The same prompt files with one prompt of one side replaced by a new one."""
+    given = tiny_chat.sources()
+    rows = json.loads(Path(given[side]).read_text())
+    rows[at] = tiny_chat.texts(NIGHT if side == "positive" else DAY)[-1]
+    file = path / f"{side}.json"
+    file.write_text(json.dumps(rows))
+    return {**given, side: str(file)}
+
+
+def split_of(out: Path, side: str, split: str) -> int:
+    """The place in the prompt file of a prompt that went to `split`."""
+    prompt = json.loads((out / "prompts.json").read_text())[side][split][0]
+    rows = json.loads(Path(tiny_chat.sources()[side]).read_text())
+    return rows.index(prompt if isinstance(prompt, str) else prompt["text"])
+
+
+@pytest.mark.parametrize(
+    ("split", "first"), [("fit", "baseline"), ("search", "baseline"), ("test", "evaluate")], ids=lambda value: value
+)
+def test_a_changed_prompt_reruns_what_it_is_used_in(
+    copy: Path, tmp_path: Path, watch: Watch, split: str, first: str
+) -> None:
+    given = swapped(tmp_path, "negative", split_of(copy, "negative", split))
+    again = go(copy, **given)
+    assert watch.done[0] == first
+    assert watch.done == list(STAGES[STAGES.index(first) :])
+    fresh = go(tmp_path / "fresh", **given)
+    for name in ("edit.safetensors", "completions.jsonl", "evaluation.json", "directions.safetensors"):
+        assert (copy / name).read_bytes() == (tmp_path / "fresh" / name).read_bytes()
+    assert again["edited"] == fresh["edited"]
+
+
+def test_another_model_in_the_same_folder_reruns_everything(copy: Path, tmp_path: Path, watch: Watch) -> None:
+    """The other model answers alike, so that its baseline is the same to the byte."""
+    model = Path(shutil.copytree(tiny_chat.folder(), tmp_path / "model"))
+    weights = load_file(model / "model.safetensors")
+    weights["model.layers.1.mlp.up_proj.weight"] *= 1.001
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    baseline = (copy / "baseline.json").read_bytes()
+    go(copy, model=model)
+    assert (copy / "baseline.json").read_bytes() == baseline
+    assert watch.done == list(STAGES)
+    assert (copy / "edit.safetensors").read_bytes() != (finished()[0] / "edit.safetensors").read_bytes()
+
+
+OUTPUTS = {
+    "baseline.json": "baseline",
+    "activations-negative.safetensors": "collect",
+    "directions.safetensors": "directions",
+    "edit.safetensors": "select",
+    "scores.json": "select",
+    "checkpoint/model.safetensors": "apply",
+    "evaluation.json": "evaluate",
+    "report.html": "report",
+}
+
+
+@pytest.mark.parametrize("how", ["gone", "changed"])
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_a_lost_or_changed_file_is_made_again_as_it_was(copy: Path, watch: Watch, name: str, how: str) -> None:
+    """Only its own stage runs: it makes the same bytes, so the later ones stand."""
+    if how == "gone":
+        (copy / name).unlink()
+    else:
+        (copy / name).write_bytes(b"other")
+    go(copy)
+    assert watch.done[0] == OUTPUTS[name]
+    assert set(watch.done) <= {OUTPUTS[name], "report"}
+    if name != "report.html":
+        assert (copy / name).read_bytes() == (finished()[0] / name).read_bytes()
+
+
+def test_until_stops_behind_a_stage_and_a_later_run_goes_on(tmp_path: Path, watch: Watch) -> None:
+    for at, stage in enumerate(STAGES):
+        result = go(tmp_path / "run", until=stage)
+        assert watch.done == list(STAGES[: at + 1])
+        assert bool(result) == (stage == "report")
+
+
+# What is refused
+
+
+def test_a_base_without_the_behaviour_stops_with_the_measured_rate(tmp_path: Path) -> None:
+    with pytest.raises(BehaviourAbsentError, match=r"it refuses 0% of 6 positive prompts .* --force"):
+        go(tmp_path / "run", model=tiny_chat.folder(taught_=False))
+    assert not (tmp_path / "run" / "baseline.json").exists()
+
+
+@pytest.mark.parametrize("recipe", ["arditi", "article"])
+def test_it_goes_on_when_forced(tmp_path: Path, recipe: str) -> None:
+    """An untaught model: nothing to remove, and every number is there all the same."""
+    summary = go(
+        tmp_path / "run", model=tiny_chat.folder(taught_=False), force=True, filter_prompts=False, recipe=recipe,
+        induce_threshold=-100.0,
+    )  # fmt: skip
+    assert summary["base"]["refusal_rate"] == 0.0
+    hooks, baked = summary["forms"]["hooks"], summary["forms"]["baked"]
+    for name in ("kl_first_token", "kl_per_token", "ce_own_answers"):
+        assert hooks[name] == pytest.approx(baked[name], rel=1e-3)
+
+
+def test_strict_keeps_to_the_papers_filters_and_says_so(tmp_path: Path) -> None:
+    """A threshold that nothing passes: strict stops, the default takes the least KL and notes it."""
+    with pytest.raises(SelectionError, match="KL"):
+        go(tmp_path / "strict", kl_threshold=1e-9, strict=True)
+    relaxed = go(tmp_path / "relaxed", kl_threshold=1e-9)
+    assert any("no direction passes the paper's filter KL < 1e-09" in note for note in relaxed["notes"])
+    assert not any("no direction" in note for note in finished()[1]["notes"])
+
+
+def test_a_foreign_folder_is_refused_and_untouched(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    before = file_hashes(tmp_path)
+    with pytest.raises(ArtifactError, match="holds other files"):
+        go(tmp_path)
+    assert file_hashes(tmp_path) == before
+
+
+def test_two_runs_in_one_folder_at_once_are_refused(copy: Path) -> None:
+    with RunFolder(copy), pytest.raises(ArtifactError, match="another run is at work"):
+        go(copy)
+    go(copy)
+
+
+REFUSED = {
+    "no model": ({"model": Path("/nonexistent/model")}, CheckpointError),
+    "no prompts": ({"positive": "/nonexistent/prompts.txt"}, PromptError),
+    "unknown option": ({"colour": "red"}, ConfigError),
+    "two-token behaviour": ({"behaviour_tokens": ["I can't"]}, SelectionError),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_wrong_inputs_are_refused_before_anything_heavy(tmp_path: Path, case: str, monkeypatch) -> None:
+    options, kind = REFUSED[case]
+    if case != "two-token behaviour":
+        monkeypatch.setattr(pipeline, "load_model", lambda *_, **__: pytest.fail("loaded"))
+    with pytest.raises(kind):
+        go(tmp_path / "run", **options)
+
+
+def test_equal_sides_are_refused(tmp_path: Path) -> None:
+    same = tiny_chat.sources()["positive"]
+    with pytest.raises(PromptError, match="same set"):
+        go(tmp_path / "run", positive=same, negative=same)
+
+
+def test_no_file_tells_of_this_machine(tmp_path: Path) -> None:
+    """What is shared (the Edit, the card in the checkpoint) holds no path of the one who made it."""
+    out, _ = finished()
+    home = str(tiny_chat.folder().parent)
+    for name in ("edit.safetensors", "checkpoint/config.json"):
+        assert not re.search(re.escape(home + "/"), (out / name).read_bytes().decode("latin-1")), name
