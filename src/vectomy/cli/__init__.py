@@ -12,6 +12,8 @@ from vectomy.errors import VectomyError
 
 __all__ = ["app", "main"]
 
+INTERRUPTED = 130
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -31,8 +33,11 @@ def main() -> None:
         app()
     except VectomyError as error:
         _stop(str(error), error.exit_status)
-    except KeyboardInterrupt:
-        _stop("interrupted; what was finished is kept, and the same command goes on from there", 130)
+    except (KeyboardInterrupt, SystemExit) as stop:
+        # typer turns Ctrl-C into this status, without a word.
+        if isinstance(stop, SystemExit) and stop.code != INTERRUPTED:
+            raise
+        _stop("interrupted; what was finished is kept, and the same command goes on from there", INTERRUPTED)
     except BrokenPipeError:
         # The reader of our output (a pager, head) has gone.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
