@@ -71,7 +71,7 @@ def build_summary(
         "forms": forms,
         "direction": scores["chosen"],
         "strength": 1.0,
-        "notes": [note for note in (scores.get("note"), *_few_prompts(splits)) if note],
+        "notes": _notes(config, splits, scores.get("note")),
         "receipt": read_json(folder.file("receipt.json")) if config.bake else None,
         "stages": {stage: seconds[stage] for stage in stages},
         "edit": {"path": "edit.safetensors", "sha256": edit_sha256},
@@ -91,9 +91,17 @@ def _contrast(config: RunConfig, splits: tuple[Splits, Splits]) -> dict[str, Any
     return {**{name: source["prompts"] for name, source in sources.items()}, "sources": sources, "counts": counts}
 
 
-def _few_prompts(splits: tuple[Splits, Splits]) -> list[str]:
+def _notes(config: RunConfig, splits: tuple[Splits, Splits], chosen: str | None) -> list[str]:
+    """What a reader of the numbers must know besides them."""
+    notes = [chosen] if chosen else []
+    if config.model == "demo":
+        notes.append(
+            f"the base is {DEMO_BASE} with a small adapter merged that taught it to refuse; by itself it refuses nothing"
+        )
     fewest = min(len(side.test) for side in splits)
-    return [f"only {fewest} test prompts on a side: the intervals are wide"] if fewest < FEW else []
+    if fewest < FEW:
+        notes.append(f"only {fewest} test prompts on a side: the intervals are wide")
+    return notes
 
 
 def plain_source(spec: str) -> str:
