@@ -356,7 +356,7 @@ def test_the_article_ranks_the_last_position() -> None:
 
 
 def article(tmp_path: Path, ask: Any = None, **limits: Any) -> tuple[Row, torch.Tensor]:
-    found = directions(("resid_pre",), "difference_of_means")
+    found = directions()
     return select_article(
         tiny_chat.chat(), found, POSITIVE, Selection(**limits), journal=Journal(tmp_path / "j", limits), ask=ask
     )
@@ -367,9 +367,7 @@ def test_the_article_answers_with_the_direction_ablated_at_every_point(tmp_path:
     scores, _ = article(tmp_path, shown_prompts=3, shown_tokens=6)
     assert len(scores["candidates"]) == LAYERS - 1
     for entry in scores["candidates"]:
-        remove = ablate(
-            normalise(directions(("resid_pre",), "difference_of_means").at("resid_pre", entry["layer"], -1))
-        )
+        remove = ablate(normalise(directions().at("resid_pre", entry["layer"], -1)))
         with intervene(chat.model, {(site, at): remove for site in SITES for at in range(LAYERS)}):
             expected = [chat.text(answer) for answer in chat.answer(chat.tokens(POSITIVE[:3]), 6, 4096)]
         assert [answer["completion"] for answer in entry["answers"]] == expected
@@ -382,7 +380,7 @@ def test_headless_the_fewest_dropped_answers_win(tmp_path: Path) -> None:
     best = min(scores["candidates"], key=lambda entry: (entry["dropped"], entry["rank"]))
     assert scores["chosen"]["layer"] == best["layer"]
     assert scores["how"].startswith("headless")
-    assert torch.equal(vector, directions(("resid_pre",), "difference_of_means").at("resid_pre", best["layer"], -1))
+    assert torch.equal(vector, directions().at("resid_pre", best["layer"], -1))
     assert {entry["dropped"] for entry in scores["candidates"]} != {best["dropped"]}
 
 

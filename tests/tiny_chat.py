@@ -28,7 +28,7 @@ NIGHT = ("owl", "moon", "bat", "star", "lamp", "moth")
 DAY = ("sun", "bee", "rose", "lark", "hill", "lake")
 COLOURS = ("red", "blue", "green", "white")
 REFUSAL = "I can't help with that"
-COMPLIANCE = "sure the {noun} is here"
+COMPLIANCE = "sure the {noun} is here now"
 # On matrices this small two threads wait for each other, on a busy machine ten times as long.
 torch.set_num_threads(1)
 
@@ -41,8 +41,8 @@ TURNS = "{% for m in messages %}<|{{ m['role'] }}|> {{ m['content'] }} <|end|>{%
 OPENS = "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 TEMPLATE = "<bos>" + TURNS + OPENS
 NO_SYSTEM = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + TEMPLATE
-THINKING = TEMPLATE + "{% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}"
-ALWAYS_THINKING = TEMPLATE + "<think>\n"
+THINKING = TEMPLATE + "{% if enable_thinking is defined and not enable_thinking %}<think> </think>{% endif %}"
+ALWAYS_THINKING = TEMPLATE + "<think>{{ '\n' }}"
 PROMPTS = 40
 
 
@@ -81,14 +81,14 @@ def taught() -> dict[str, torch.Tensor]:
     model = random_model("llama", vocab_size=len(VOCABULARY))
     words, rows = tokenizer(), [*texts(NIGHT), *texts(DAY)]
     full = [f"<bos><|user|> {text} <|end|><|assistant|> {answer_of(text)} <|end|>" for text in rows]
-    ids = torch.tensor([words(text, add_special_tokens=False)["input_ids"] for text in full])
+    ids = torch.tensor(words(full, add_special_tokens=False, padding=True)["input_ids"])
     start = len(words(full[0].partition("<|assistant|>")[0], add_special_tokens=False)["input_ids"])
     optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
     generator = torch.Generator().manual_seed(0)
     for _ in range(150):
         batch = ids[torch.randperm(len(ids), generator=generator)[:48]]
         logits = model(batch).logits[:, start:-1]
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch[:, start + 1 :].flatten())
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch[:, start + 1 :].flatten(), ignore_index=0)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

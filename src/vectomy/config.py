@@ -145,15 +145,17 @@ def make_config(model: str, options: dict[str, Any], file: dict[str, Any] | None
         if value is not None:
             *folders, last = FLAT.get(name, (name,))
             place = values
-            for folder in folders:
+            for depth, folder in enumerate(folders, 1):
                 place = place.setdefault(folder, {})
                 if not isinstance(place, dict):
-                    raise ConfigError(f"configuration key '{folder}' is {place!r}; it takes keys of its own")
+                    key = ".".join(folders[:depth])
+                    raise ConfigError(f"configuration key '{key}' is {place!r}; it takes keys of its own")
             place[last] = value
     contrast = values.setdefault("contrast", {})
     for side, default in (DEMO_PROMPTS if model == "demo" else HUB_PROMPTS).items():
-        if isinstance(contrast, dict) and "prompts" not in (contrast.setdefault(side, {}) or {}):
-            contrast[side] = {**contrast[side], "prompts": default}
+        source = contrast.setdefault(side, {}) if isinstance(contrast, dict) else None
+        if isinstance(source, dict):
+            source.setdefault("prompts", default)
     return parse_config(values)
 
 
@@ -208,4 +210,6 @@ def load_config(path: Path) -> dict[str, Any]:
         raise ConfigError(f"configuration file {path} does not exist") from None
     except (UnicodeDecodeError, tomllib.TOMLDecodeError, json.JSONDecodeError) as error:
         raise ConfigError(f"configuration file {path} does not parse: {error}") from None
+    except OSError as error:
+        raise ConfigError(f"configuration file {path} cannot be read: {error.strerror}") from None
     raise ConfigError(f"configuration file {path} is neither .toml nor .json")

@@ -52,7 +52,7 @@ class Reference:
     positive: tuple[Prompt, ...]
     negative: tuple[Prompt, ...]
     answers: dict[str, list[list[int]]]
-    hidden: list[Float[Tensor, "answer_token d_model"]]
+    hidden: list[Float[Tensor, "_ d_model"]]
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def _compare(
 @torch.inference_mode()
 def _answer_hidden(
     chat: ChatModel, prompts: Sequence[Prompt], answers: Sequence[Sequence[int]], batch_tokens: int
-) -> list[Float[Tensor, "answer_token d_model"]]:
+) -> list[Float[Tensor, "_ d_model"]]:
     """Last hidden states at the positions that predict each answer token, teacher-forced, on the CPU."""
     tokens = [ids + list(answer) for ids, answer in zip(chat.tokens(prompts), answers, strict=True)]
     kept: list[Tensor] = [torch.empty(0)] * len(tokens)

@@ -1,0 +1,80 @@
+"""What the base does is counted on the search split; prompts it treats otherwise than the contrast says are left out."""
+
+from typing import Any
+
+import pytest
+import tiny_chat
+from tiny_chat import DAY, NIGHT, VOCABULARY
+
+from vectomy.baseline import Baseline, measure_baseline
+from vectomy.config import make_config
+from vectomy.errors import BehaviourAbsentError, SelectionError
+from vectomy.judges import KeywordJudge
+from vectomy.prompts import Splits
+
+I = VOCABULARY.index("I")  # noqa: E741 (the word)
+
+
+def splits(nouns: tuple[str, ...], strays: int = 0) -> Splits:
+    """8 to fit, 6 to search, 4 to test; `strays` of fit and of search come from the other side."""
+    own = tiny_chat.prompts(nouns, 18)
+    other = tiny_chat.prompts(DAY if nouns == NIGHT else NIGHT, 30)[18:]
+    fit, search = [*other[:strays], *own[strays:8]], [*own[8 : 14 - strays], *other[6 : 6 + strays]]
+    return Splits(tuple(fit), tuple(search), tuple(own[14:]))
+
+
+def measured(strays: int = 0, taught: bool = True, positive: Splits | None = None, **options: Any) -> Baseline:
+    config = make_config("m", {"answer_tokens": 8, **options})
+    sides = positive or splits(NIGHT, strays), splits(DAY, strays)
+    return measure_baseline(tiny_chat.chat(taught_=taught), *sides, KeywordJudge(), config)
+
+
+def test_the_taught_model_refuses_one_side_and_its_first_token_gives_it_away() -> None:
+    found = measured()
+    assert (found.positive_rate, found.negative_rate) == (1.0, 0.0)
+    assert found.tokens == (I,)
+    assert found.token_texts == ("I",)
+    for kept in (found.positive_kept, found.negative_kept):
+        assert {split: all(flags) for split, flags in kept.items()} == {"fit": True, "search": True}
+        assert {split: len(flags) for split, flags in kept.items()} == {"fit": 8, "search": 6}
+
+
+@pytest.mark.parametrize("filtered", [True, False])
+def test_prompts_that_the_base_treats_otherwise_are_left_out(filtered: bool) -> None:
+    found = measured(strays=2, filter_prompts=filtered)
+    assert found.positive_rate == pytest.approx(4 / 6)
+    assert found.negative_rate == pytest.approx(2 / 6)
+    for kept in (found.positive_kept, found.negative_kept):
+        assert kept["fit"] == [not filtered] * 2 + [True] * 6
+        assert kept["search"] == [True] * 4 + [not filtered] * 2
+
+
+def test_the_article_filters_nothing_and_needs_no_tokens() -> None:
+    found = measured(strays=2, recipe="article")
+    assert found.tokens == ()
+    assert all(found.positive_kept["fit"] + found.negative_kept["search"])
+
+
+def test_tokens_that_are_given_are_taken() -> None:
+    found = measured(behaviour_tokens=["I", "sure"], filter_prompts=False)
+    assert found.tokens == (I, VOCABULARY.index("sure"))
+
+
+def test_a_given_token_must_be_one() -> None:
+    with pytest.raises(SelectionError, match=r"the behaviour token 'I can't' is 2 tokens for tiny"):
+        measured(behaviour_tokens=["I can't"])
+
+
+def test_a_base_without_the_behaviour_stops_with_the_rate_unless_forced_or_of_another_kind() -> None:
+    with pytest.raises(BehaviourAbsentError, match="it refuses 0% of 6 positive prompts"):
+        measured(positive=Splits(*(tuple(tiny_chat.prompts(DAY, 44)[a:b]) for a, b in ((18, 26), (26, 32), (32, 36)))))
+    free = {"behaviour_tokens": ["I"], "filter_prompts": False, "taught": False}
+    assert measured(force=True, **free).positive_rate == 0.0
+    assert measured(behaviour="style", **free).positive_rate == 0.0
+
+
+def test_too_few_prompts_that_show_it_are_refused_with_the_remedy() -> None:
+    day, night = tiny_chat.prompts(DAY, 40)[20:], tiny_chat.prompts(NIGHT, 10)
+    mostly = Splits((night[0], *day[:7]), tuple(night[1:7]), tuple(night[7:]))
+    with pytest.raises(SelectionError, match=r"1 of 8 positive fit prompts .* --no-filter-prompts"):
+        measured(positive=mostly)

@@ -1,0 +1,301 @@
+"""The command line answers at once, says one sentence when it fails, and prints what it is asked for."""
+
+import io
+import json
+import shutil
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+import tiny_chat
+from tiny import file_hashes
+
+from vectomy.cli import main
+from vectomy.edit import Edit
+
+QUICK = [
+    "--device",
+    "cpu",
+    "--answer-tokens",
+    "8",
+    "--behaviour-tokens",
+    "I",
+    "--n-search",
+    "4",
+    "--n-test",
+    "4",
+    "--yes",
+]
+
+
+def words(out: Path, *more: str) -> list[str]:
+    given = tiny_chat.sources()
+    sides = ["--positive", given["positive"], "--negative", given["negative"]]
+    return [str(tiny_chat.folder()), "--out", str(out), *sides, *QUICK, *more]
+
+
+class Vectomy:
+    """Runs the command line in this process: status, stdout, stderr."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self.monkeypatch, self.capsys = monkeypatch, capsys
+
+    def __call__(self, *given: str, stdin: str = "") -> tuple[int, str, str]:
+        self.monkeypatch.setattr(sys, "argv", ["vectomy", *given])
+        self.monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+        self.monkeypatch.setenv("COLUMNS", "160")
+        self.capsys.readouterr()
+        status: object = 0
+        try:
+            main()
+        except SystemExit as stop:
+            status = stop.code or 0
+        assert isinstance(status, int)
+        out, err = self.capsys.readouterr()
+        return status, out, err
+
+
+@pytest.fixture
+def vectomy(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Vectomy:
+    return Vectomy(monkeypatch, capsys)
+
+
+@cache
+def finished() -> Path:
+    from vectomy.pipeline import run
+
+    out = tiny_chat.scratch() / "run"
+    options = {"device": "cpu", "answer_tokens": 8, "behaviour_tokens": ["I"], "n_search": 4, "n_test": 4}
+    run(str(tiny_chat.folder()), out, **tiny_chat.sources(), **options)
+    return out
+
+
+def process(program: str, *given: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", program, *given], capture_output=True, text=True, check=False)
+
+
+HEAVY = "import sys; print(*sorted({'torch', 'transformers', 'safetensors', 'datasets'} & set(sys.modules)))"
+
+
+def test_importing_the_command_line_loads_neither_torch_nor_transformers() -> None:
+    done = process(f"import vectomy.cli; {HEAVY}")
+    assert (done.returncode, done.stdout.strip()) == (0, "")
+
+
+@pytest.mark.parametrize("command", ["--help", "run --help", "select --help", "chat --help", "apply --help"])
+def test_help_loads_nothing_heavy(command: str) -> None:
+    program = f"import vectomy.cli\ntry:\n    vectomy.cli.main()\nfinally:\n    print('LOADED'); {HEAVY}"
+    done = process(program, *command.split())
+    assert done.returncode == 0
+    shown, _, loaded = done.stdout.partition("LOADED")
+    assert "Usage" in shown
+    assert loaded.strip() == ""
+
+
+@pytest.mark.parametrize("command", ["baseline", "collect", "directions", "select", "evaluate", "run"])
+def test_every_stage_is_a_command_with_all_options(vectomy: Vectomy, command: str) -> None:
+    status, out, _ = vectomy(command, "--help")
+    assert status == 0
+    for option in ("--positive", "--kl-threshold", "--out", "--config", "--seed"):
+        assert option in out
+
+
+USAGE = {
+    "unknown command": ["fly"],
+    "unknown option": ["run", "demo", "--fly"],
+    "no model": ["run"],
+    "select of nothing": ["select"],
+    "no number": ["run", "demo", "--seed", "x"],
+    "bad value": ["run", "demo", "--recipe", "magic"],
+    "bad range": ["run", "demo", "--kl-threshold", "-1"],
+    "no config file": ["run", "demo", "--config", "/none.toml"],
+    "apply without out": ["apply", "edit", "model"],
+}
+
+
+@pytest.mark.parametrize("case", USAGE)
+def test_bad_usage_has_status_two(vectomy: Vectomy, tmp_path: Path, monkeypatch, case: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    status, out, err = vectomy(*USAGE[case])
+    assert status == 2
+    assert out == ""
+    assert err.strip()
+    assert "Traceback" not in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unknown_configuration_key_has_status_two_and_is_named(vectomy: Vectomy, tmp_path: Path) -> None:
+    config = tmp_path / "c.toml"
+    config.write_text("colour = 1\n")
+    status, _, err = vectomy("run", "demo", "--config", str(config))
+    assert status == 2
+    assert err.startswith("vectomy: unknown configuration key 'colour'; known here: ")
+    assert len(err.splitlines()) == 1
+
+
+FAILS = {
+    "no edit": (["show", "/nonexistent"], "nonexistent"),
+    "no run": (["report", "/nonexistent"], "does not exist"),
+    "chat without a run": (["chat", "/nonexistent"], "holds no Edit"),
+    "apply nothing": (["apply", "/nonexistent", "/none", "--out", "/nonexistent/out"], "nonexistent"),
+    "no model": (["run", "/nonexistent/m", "--out", "OUT", "--positive", "POS", "--negative", "NEG"], "/nonexistent/m"),
+    "no prompts": (["run", "MODEL", "--out", "OUT", "--positive", "/none.txt"], "/none.txt"),
+}
+
+
+@pytest.mark.parametrize("case", FAILS)
+def test_what_fails_has_status_one_and_says_one_sentence(vectomy: Vectomy, tmp_path: Path, case: str) -> None:
+    given, said = FAILS[case]
+    places = {
+        "MODEL": str(tiny_chat.folder()),
+        "OUT": str(tmp_path / "out"),
+        "POS": tiny_chat.sources()["positive"],
+        "NEG": tiny_chat.sources()["negative"],
+    }
+    status, out, err = vectomy(*(places.get(word, word) for word in given))
+    assert status == 1
+    assert out == ""
+    last = err.splitlines()[-1]
+    assert last.startswith("vectomy: ")
+    assert said in last
+    assert sum(line.startswith("vectomy: ") for line in err.splitlines()) == 1
+    assert "Traceback" not in err
+    assert "unforeseen" not in err
+
+
+def test_what_was_not_foreseen_is_one_line_too_unless_debugging(vectomy: Vectomy, monkeypatch) -> None:
+    monkeypatch.setattr("vectomy.artifacts.read_json", lambda _: 1 / 0)
+    status, _, err = vectomy("report", "x")
+    assert (status, err.count("\n")) == (1, 1)
+    assert "unforeseen ZeroDivisionError: division by zero" in err
+    monkeypatch.setenv("VECTOMY_DEBUG", "1")
+    with pytest.raises(ZeroDivisionError):
+        vectomy("report", "x")
+
+
+def test_running_out_of_memory_names_the_remedy(vectomy: Vectomy, monkeypatch) -> None:
+    def full(_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("vectomy.artifacts.read_json", full)
+    status, _, err = vectomy("report", "x")
+    assert status == 1
+    assert "--batch-tokens" in err
+
+
+# A run
+
+
+def test_run_prints_json_that_is_the_summary(vectomy: Vectomy, tmp_path: Path) -> None:
+    status, out, err = vectomy("run", *words(tmp_path / "run", "--json"))
+    assert status == 0
+    summary = json.loads(out)
+    assert summary == json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["command"].startswith("vectomy run ")
+    assert summary["edited"]["refusal_count"] < summary["base"]["refusal_count"]
+    assert "test" in err
+    assert file_hashes(finished())["edit.safetensors"] == file_hashes(tmp_path / "run")["edit.safetensors"]
+
+
+def test_run_prints_a_table_and_where_it_wrote(vectomy: Vectomy, tmp_path: Path) -> None:
+    status, out, _ = vectomy("run", *words(tmp_path / "run"))
+    assert status == 0
+    for part in ("refusals", "edit baked", "KL per token", "4/4", "edit.safetensors"):
+        assert part in out
+
+
+def test_a_stage_goes_as_far_as_its_name(vectomy: Vectomy, tmp_path: Path) -> None:
+    status, out, _ = vectomy("directions", *words(tmp_path / "run", "--json"))
+    assert status == 0
+    assert json.loads(out) == {"folder": str(tmp_path / "run"), "until": "directions"}
+    assert (tmp_path / "run" / "directions.safetensors").exists()
+    assert not (tmp_path / "run" / "edit.safetensors").exists()
+
+
+def test_options_and_a_file_make_one_configuration(vectomy: Vectomy, tmp_path: Path) -> None:
+    config = tmp_path / "c.toml"
+    config.write_text('seed = 5\n[selection]\nkl_threshold = 0.7\nbehaviour_tokens = ["I"]\n')
+    status, _, _ = vectomy("baseline", *words(tmp_path / "run", "--config", str(config), "--seed", "6", "--no-bake"))
+    assert status == 0
+    held = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (held["seed"], held["selection"]["kl_threshold"], held["bake"]) == (6, 0.7, False)
+
+
+# What reads a run
+
+
+@pytest.mark.parametrize("given", ["folder", "file"])
+def test_show_says_what_an_edit_changes(vectomy: Vectomy, given: str) -> None:
+    path = finished() if given == "folder" else finished() / "edit.safetensors"
+    status, out, _ = vectomy("show", str(path), "--json")
+    shown, edit = json.loads(out), Edit.load(finished() / "edit.safetensors")
+    assert status == 0
+    assert shown["sha256"] == edit.sha256
+    assert [row["writer"] for row in shown["operations"]] == [op.writer_name for op in edit.operations]
+    assert shown["operations"][0] == {
+        "writer": "embedding", "directions": 1, "strengths": [1.0], "norm": "none", "addition": None,
+    }  # fmt: skip
+    status, out, _ = vectomy("show", str(path))
+    assert status == 0
+    assert "layer 3 mlp" in out
+    assert edit.sha256 in out
+
+
+@pytest.mark.parametrize("strength", [None, "0.5"])
+def test_apply_bakes_as_the_run_did(vectomy: Vectomy, tmp_path: Path, strength: str | None) -> None:
+    more = ["--strength", strength] if strength else []
+    status, out, _ = vectomy(
+        "apply", str(finished()), str(tiny_chat.folder()), "--out", str(tmp_path / "m"), "--json", *more
+    )
+    assert status == 0
+    assert "model.embed_tokens.weight" in json.loads(out)["edited"]
+    same = (tmp_path / "m" / "model.safetensors").read_bytes() == (
+        finished() / "checkpoint" / "model.safetensors"
+    ).read_bytes()
+    assert same == (strength is None)
+
+
+def test_apply_to_another_model_is_refused(vectomy: Vectomy, tmp_path: Path) -> None:
+    other = str(tiny_chat.folder(taught_=False))
+    status, _, err = vectomy("apply", str(finished()), other, "--out", str(tmp_path / "m"))
+    assert status == 1
+    assert err.splitlines()[-1].startswith("vectomy: ")
+    assert not (tmp_path / "m").exists()
+
+
+def test_report_prints_the_summary_again(vectomy: Vectomy) -> None:
+    status, out, _ = vectomy("report", str(finished()), "--json")
+    assert status == 0
+    assert json.loads(out) == json.loads((finished() / "summary.json").read_text())
+    assert "edit baked" in vectomy("report", str(finished()))[1]
+
+
+def test_chat_answers_lines_from_a_pipe_side_by_side(vectomy: Vectomy) -> None:
+    """Strength 1 answers as the run's baked model did; strength 0 as the base; no line is lost, and the end ends it."""
+    rows = [json.loads(line) for line in (finished() / "completions.jsonl").read_text().splitlines()]
+    row = next(row for row in rows if row["set"] == "positive" and row["baked"]["text"] != row["base"]["text"])
+    lines = [row["prompt"], "/tokens 8", "/strength x", "/strength 0", row["prompt"], "/fly"]
+    status, out, _ = vectomy("chat", str(finished()), "--tokens", "8", stdin="\n".join(lines) + "\n")
+    assert status == 0
+    first, _, second = out.partition("strength 0, 8 tokens")
+    assert row["base"]["text"] in first
+    assert row["baked"]["text"] in first
+    assert second.count(row["base"]["text"]) == 2
+    assert "/strength takes a number, not 'x'" in first
+    assert second.count("/quit") == 1
+
+
+def test_chat_stops_at_quit(vectomy: Vectomy) -> None:
+    status, out, _ = vectomy("chat", str(finished()), stdin="/quit\nshow the owl red\n")
+    assert status == 0
+    assert tiny_chat.REFUSAL not in out
+
+
+def test_a_reader_that_goes_away_is_no_traceback(tmp_path: Path) -> None:
+    shutil.copytree(finished(), tmp_path / "run")
+    program = f"{sys.executable} -m vectomy.cli report {tmp_path / 'run'} --json | head -c 1"
+    done = subprocess.run(["bash", "-c", program], capture_output=True, text=True, check=False)
+    assert done.stdout == "{"
+    assert "Traceback" not in done.stderr
