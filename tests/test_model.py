@@ -253,3 +253,9 @@ def test_a_model_that_the_hub_does_not_give_is_named() -> None:
     """Offline, as the whole suite is."""
     with pytest.raises(CheckpointError, match="'owner/name-of-none' is no folder here, and the Hub does not give it"):
         fetch("owner/name-of-none")
+
+
+def test_a_template_that_takes_no_prompt_is_a_model_error() -> None:
+    chat = tiny_chat.chat(template="{{ raise_exception('no turns here') }}")
+    with pytest.raises(ModelError, match=r"chat template does not take a prompt .*no turns here"):
+        chat.tokens([Prompt("a")])

@@ -178,18 +178,29 @@ def _end_tokens(chat: ChatModel) -> list[int]:
 
 def _render(tokenizer: Any, prompt: Prompt, thinking: bool) -> str:
     user = {"role": "user", "content": prompt.text}
-    system = [] if prompt.system is None else [{"role": "system", "content": prompt.system}]
     try:
-        text = _apply_template(tokenizer, [*system, user], thinking)
-    except Exception:
-        if not system:
-            raise
-        # Templates without a system role (Gemma): the system prompt opens the user's turn, as Gemma's own card does.
-        text = _apply_template(tokenizer, [{"role": "user", "content": f"{prompt.system}\n\n{prompt.text}"}], thinking)
+        if prompt.system is None:
+            text = _apply_template(tokenizer, [user], thinking)
+        else:
+            text = _render_with_system(tokenizer, user, prompt.system, thinking)
+    except Exception as error:  # noqa: BLE001 (a template raises whatever its author wrote)
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ModelError(
+            f"the chat template does not take a prompt ({type(error).__name__}: {reason}); mend chat_template.jinja"
+        ) from None
     if not thinking and text.rstrip().endswith("<think>"):
         # The template opens a thinking block whatever it is told: close it, so that the answer itself comes next.
         text = text.rstrip() + "\n\n</think>\n\n"
     return text
+
+
+def _render_with_system(tokenizer: Any, user: dict[str, str], system: str, thinking: bool) -> str:
+    try:
+        return _apply_template(tokenizer, [{"role": "system", "content": system}, user], thinking)
+    except Exception:  # noqa: BLE001 (likewise)
+        # Templates without a system role (Gemma): there the system prompt opens the user's turn, as Gemma's card has it.
+        joined = {"role": "user", "content": f"{system}\n\n{user['content']}"}
+        return _apply_template(tokenizer, [joined], thinking)
 
 
 def _apply_template(tokenizer: Any, messages: list[dict[str, str]], thinking: bool) -> str:
