@@ -1,5 +1,6 @@
 """Files appear whole or not at all, and a stage that is done for the same inputs is not done again."""
 
+import contextlib
 import errno
 import json
 import os
@@ -260,11 +261,32 @@ def test_a_stage_that_fails_is_not_done(run: RunFolder) -> None:
 
 
 def test_the_journal_of_a_stage_goes_when_the_stage_is_done(run: RunFolder) -> None:
-    journal = run.journal("make", 1)
-    journal.once("a", lambda: 1)
-    assert (run.path / "stages" / "make.journal").exists()
-    Stage(run)()
+    def work() -> None:
+        run.journal("make").once("a", lambda: 1)
+        assert (run.path / "stages" / "make.journal").exists()
+
+    run.stage("make", 1, [], work)
     assert not (run.path / "stages" / "make.journal").exists()
+
+
+def test_a_journal_is_good_for_the_inputs_of_its_stage_alone(run: RunFolder) -> None:
+    """Cut off half-way and started again with other inputs, a stage finds nothing of the first start."""
+    seen = []
+
+    def work(value: int, cut: bool) -> None:
+        seen.append(run.journal("make").once("piece", lambda: value))
+        if cut:
+            raise KeyboardInterrupt
+
+    for inputs, cut in (("old prompts", True), ("old prompts", True), ("new prompts", False)):
+        with contextlib.suppress(KeyboardInterrupt):
+            run.stage("make", inputs, [], lambda cut=cut: work(len(seen), cut))
+    assert seen == [0, 0, 2]
+
+
+def test_a_full_disk_is_named_also_when_a_library_says_it(tmp_path: Path) -> None:
+    with pytest.raises(DiskFullError, match="disk is full"), disk_full_named(tmp_path):
+        raise RuntimeError("I/O error: No space left on device (os error 28)")
 
 
 @pytest.mark.parametrize("text", ["[]", "{}", '{"inputs_sha256": 1}', "3"])

@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -164,7 +165,18 @@ def test_a_config_that_is_no_json_object_is_named(single: Path, case: str) -> No
 def test_a_folder_where_a_file_should_be_is_named(single: Path, name: str) -> None:
     (single / name).unlink(missing_ok=True)
     (single / name).mkdir()
+    # The index is asked for where there is no single file.
+    if name == INDEX:
+        (single / SINGLE).unlink()
     refused(single, name)
+
+
+def test_of_a_single_file_and_an_index_the_single_file_counts_as_in_transformers(single: Path, sharded: Path) -> None:
+    for file in (*sharded.glob("*.safetensors"), sharded / INDEX):
+        shutil.copy(file, single / file.name)
+    opened = Checkpoint.open(single)
+    assert {entry.shard for entry in opened.tensors.values()} == {SINGLE}
+    assert set(opened.other_weights) == {file.name for file in sharded.glob("*.safetensors")}
 
 
 def test_missing_config_and_missing_weights_are_named(single: Path) -> None:

@@ -54,7 +54,9 @@ def base_of(batch_tokens: int = 4096) -> Reference:
 
 
 def measured(base: Reference, batch_tokens: int = 4096, form: str = "hooks") -> dict:
-    return measure(tiny_chat.chat(), base, KeywordJudge(), 8, batch_tokens, form=form).metrics
+    return measure(
+        tiny_chat.chat(), base, KeywordJudge(), 8, batch_tokens, form=form, direction=edit().operations[0].basis[0]
+    ).metrics
 
 
 def edit() -> Edit:
@@ -112,6 +114,14 @@ def test_numbers_do_not_depend_on_the_batches(batch_tokens: int) -> None:
         one, other = measured(base_of(), 4096), measured(base_of(), batch_tokens)
     for name, value in one.items():
         assert other[name] == pytest.approx(value, rel=1e-3, abs=1e-6), name
+
+
+def test_what_is_left_of_the_direction_is_measured_on_the_stream() -> None:
+    before = measured(base_of(), 4096)["max_projection"]
+    chat, base = tiny_chat.chat(), base_of()
+    with Edit.ablation(chat.checkpoint, edit().operations[0].basis).hooks(chat.model):
+        after = measured(base, 4096)["max_projection"]
+    assert after < 1e-5 < 0.05 < before <= 1
 
 
 def test_rates_count_the_judges_verdicts() -> None:

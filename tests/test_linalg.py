@@ -198,3 +198,53 @@ def test_cosine_is_that_of_torch() -> None:
 def test_shapes_in_signatures_are_checked_in_tests() -> None:
     with pytest.raises(TypeError):
         linalg.remove(torch.randn(3, WIDTH), torch.randn(2, WIDTH + 1), torch.ones(2))
+
+
+# Several directions with a strength each
+
+
+def operator(vectors: torch.Tensor, strengths: list[float]) -> torch.Tensor:
+    basis, joint = linalg.joint_removal(vectors, torch.tensor(strengths, dtype=vectors.dtype))
+    assert torch.allclose(basis @ basis.T, torch.eye(len(basis), dtype=basis.dtype), atol=1e-12)
+    return basis.T @ torch.diag(joint) @ basis
+
+
+def slanted() -> torch.Tensor:
+    """Two unit vectors at cosine 0.8."""
+    a, b = orthonormal(2).double()
+    return torch.stack([a, 0.8 * a + 0.6 * b])
+
+
+@pytest.mark.parametrize("other", [-0.5, 0.01, 0.1, 0.5, 1.0, 2.0])
+def test_what_has_strength_one_is_removed_wholly_whatever_stands_beside_it(other: float) -> None:
+    vectors = slanted()
+    left = vectors[1] - operator(vectors, [other, 1.0]) @ vectors[1]
+    assert left.norm() < 1e-10
+
+
+def test_a_strength_that_goes_to_nothing_leaves_the_other_alone() -> None:
+    vectors = slanted()
+    alone = torch.outer(vectors[1], vectors[1]) * 0.7
+    distances = [float((operator(vectors, [small, 0.7]) - alone).norm()) for small in (1e-2, 1e-4, 1e-6)]
+    assert distances[0] > distances[1] > distances[2]
+    assert distances[2] < 1e-5
+
+
+def test_joint_removal_does_not_depend_on_the_order() -> None:
+    vectors = slanted()
+    swapped = operator(vectors.flip(0), [0.9, 0.3])
+    assert torch.allclose(operator(vectors, [0.3, 0.9]), swapped, atol=1e-12)
+
+
+def test_orthogonal_directions_keep_their_strengths() -> None:
+    vectors = orthonormal(3).double()
+    expected = vectors.T @ torch.diag(torch.tensor([0.2, 1.0, 2.0]).double()) @ vectors
+    assert torch.allclose(operator(vectors, [0.2, 1.0, 2.0]), expected, atol=1e-7)
+
+
+def test_dependent_directions_and_idle_ones_are_refused() -> None:
+    a, b = slanted()
+    with pytest.raises(ValueError, match="dependent"):
+        linalg.joint_removal(torch.stack([a, a]), torch.ones(2).double())
+    with pytest.raises(ValueError, match="strength is 0"):
+        linalg.joint_removal(torch.stack([a, b]), torch.tensor([0.0, 1.0]).double())

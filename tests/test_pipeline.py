@@ -36,7 +36,7 @@ TOP = {
 }  # fmt: skip
 METRICS = {
     f"{rate}_{part}" for rate in ("refusal", "harmless_refusal") for part in ("rate", "count", "total", "ci")
-} | {"degenerate_rate", "kl_first_token", "kl_per_token", "ce_own_answers"}
+} | {"degenerate_rate", "kl_first_token", "kl_per_token", "ce_own_answers", "max_projection"}
 
 
 def go(out: Path, model: Path | None = None, **options: Any) -> dict[str, Any]:
@@ -110,8 +110,11 @@ def test_the_summary_has_every_key_of_its_contract(options: dict[str, Any]) -> N
         assert high <= 1
     assert set(summary["stages"]) == set(STAGES[:-1])
     assert all(seconds >= 0 for seconds in summary["stages"].values())
-    assert summary["edit"] == {"path": "edit.safetensors", "sha256": Edit.load(out / "edit.safetensors").sha256}
-    assert summary["checkpoint"] == ("checkpoint" if baked else None)
+    assert summary["edit"] == {
+        "path": str(out.resolve() / "edit.safetensors"),
+        "sha256": Edit.load(out / "edit.safetensors").sha256,
+    }
+    assert summary["checkpoint"] == (str(out.resolve() / "checkpoint") if baked else None)
     assert (summary["receipt"] is not None) == baked
     assert (out / "checkpoint" / "model.safetensors").exists() == baked
     assert summary["recipe"] == options.get("recipe", "arditi")
@@ -200,7 +203,7 @@ def test_a_second_run_does_nothing_again_not_even_load_the_model(copy: Path, wat
 CHANGES: dict[str, tuple[dict[str, Any], str]] = {
     "seed": ({"seed": 3}, "baseline"),
     "answers": ({"answer_tokens": 7}, "baseline"),
-    "batches": ({"batch_tokens": 64}, "baseline"),
+    "batches": ({"batch_tokens": 64}, "report"),
     "tokens": ({"behaviour_tokens": ["I", "can't"]}, "baseline"),
     "covariance": ({"covariance": True}, "collect"),
     "samples": ({"keep_activations": True}, "collect"),

@@ -166,7 +166,12 @@ def test_a_real_sigint_ends_a_real_command(tmp_path: Path) -> None:
     slow = "import time, vectomy.pipeline as p; work = p._Run._collect\np._Run._collect = lambda self: (time.sleep(30), work(self))\n"
     program = slow + "from vectomy.cli import main; main()"
     with subprocess.Popen(
-        [sys.executable, "-c", program, *arguments(out)], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+        [sys.executable, "-c", program, *arguments(out)],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        # A shell in the background hands "ignore Ctrl-C" down to all its children, and so perhaps to this test.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         deadline = time.monotonic() + 120
         while not (out / "stages" / "baseline.json").exists() and time.monotonic() < deadline:

@@ -58,8 +58,10 @@ def disk_full_named(path: Path) -> Iterator[None]:
     """Turn 'no space left on device' into an error that says where and how much."""
     try:
         yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:
+        # safetensors reports it in an error of its own, with the number in its text.
+        known = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if not known and f"os error {errno.ENOSPC}" not in str(error):
             raise
         existing = next(folder for folder in (path, *path.parents) if folder.exists())
         free = shutil.disk_usage(existing).free
@@ -144,6 +146,7 @@ class RunFolder:
         self.path = path
         self.reused: list[str] = []
         self._lock: Any = None
+        self._at_work: dict[str, str] = {}
 
     def __enter__(self) -> RunFolder:
         if self.path.exists() and not self.path.is_dir():
@@ -173,8 +176,9 @@ class RunFolder:
     def file(self, name: str) -> Path:
         return self.path / name
 
-    def journal(self, stage: str, inputs: Any) -> Journal:
-        return Journal(self.path / "stages" / f"{stage}.journal", inputs)
+    def journal(self, stage: str) -> Journal:
+        """The journal of the stage that is at work, good for the very inputs that the stage has."""
+        return Journal(self.path / "stages" / f"{stage}.journal", self._at_work[stage])
 
     def stage(self, name: str, inputs: Any, outputs: list[str], work: Callable[[], None]) -> str:
         """Run `work`, which writes `outputs` (files or folders), unless that was done for the same inputs.
@@ -192,6 +196,7 @@ class RunFolder:
                 self.reused.append(name)
                 return hash_of(record["outputs"])
             path.unlink()
+        self._at_work[name] = wanted
         began = time.monotonic()
         work()
         spent = time.monotonic() - began

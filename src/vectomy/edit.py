@@ -92,7 +92,7 @@ class Edit:
         about: dict[str, Any] | None = None,
     ) -> Edit:
         """The same for chosen writers of a base that is known already. Raises as `ablation` does."""
-        rows = torch.atleast_2d(direction.detach().double().cpu())
+        rows = torch.atleast_2d(direction.detach().cpu().double())
         if rows.shape[-1] != base.d_model:
             raise EditError(
                 f"the direction has width {rows.shape[-1]}, but the stream of {base} has width {base.d_model}"
@@ -126,8 +126,8 @@ class Edit:
     __rmul__ = __mul__
 
     def __add__(self, other: Edit) -> Edit:
-        """Both edits at once. On a shared writer, equal bases add their strengths; otherwise the directions are made
-        orthonormal together (Löwdin, so that the order does not matter) and keep their strengths.
+        """Both edits at once. On a shared writer, equal bases add their strengths; other ones become one operator that
+        removes wholly whatever either removes wholly, in any order (linalg.joint_removal).
 
         Raises:
             EditError: different bases models, different norm modes on one writer, or bases that overlap in part.

@@ -29,6 +29,8 @@ __all__ = ["Measured", "Reference", "measure", "reference", "separation", "wilso
 
 # Tokens whose distributions are held at once: 256 x 150,000 x 4 bytes is 150 MB.
 CHUNK = 256
+# Test prompts of each side whose whole stream is looked at for what is left of the direction.
+RECEIPT_PROMPTS = 8
 
 
 def wilson_interval(count: int, total: int, z: float = 1.959964) -> tuple[float, float]:
@@ -91,11 +93,12 @@ def measure(
     progress: Progress = silent,
     *,
     form: str,
+    direction: Vector | None = None,
 ) -> Measured:
     """Measure the model as it is now (inside `edit.hooks`, or a baked one) on the reference's prompts.
 
     `form` "base" takes the answers that are there; its KL is 0 by definition and measured all the same, which shows
-    the noise floor.
+    the noise floor. With `direction`, also the largest part of the stream along it, at any site, layer and token.
     """
     judged: dict[str, list[dict[str, str]]] = {}
     verdicts: dict[str, list[Verdict]] = {}
@@ -114,6 +117,7 @@ def measure(
         **_rate("harmless_refusal", verdicts["negative"]),
         "degenerate_rate": _share([verdict == "degenerate" for side in verdicts.values() for verdict in side]),
         **_damage(chat, base, batch_tokens),
+        "max_projection": None if direction is None else _largest_projection(chat, direction, base, batch_tokens),
     }
     return Measured(metrics, judged)
 
@@ -130,6 +134,22 @@ def _rate(name: str, verdicts: Sequence[Verdict]) -> dict[str, Any]:
 
 def _share(flags: Sequence[bool]) -> float:
     return sum(flags) / len(flags)
+
+
+@torch.inference_mode()
+def _largest_projection(chat: ChatModel, direction: Vector, base: Reference, batch_tokens: int) -> float:
+    """Largest |x . r| / |x| over the stream of some test prompts: what an edit left of a direction, by measurement."""
+    unit = normalise(direction.float())
+    largest = 0.0
+    prompts = [*base.positive[:RECEIPT_PROMPTS], *base.negative[:RECEIPT_PROMPTS]]
+    for batch in chat.batches(chat.tokens(prompts), batch_tokens):
+        with capture(chat.model) as stream:
+            chat.hidden(batch)
+        for value in stream.values():
+            real = value[batch.attention_mask.to(value.device).bool()].float()
+            share = (real @ unit.to(real.device)).abs() / torch.linalg.vector_norm(real, dim=-1)
+            largest = max(largest, float(share.max()))
+    return largest
 
 
 @torch.inference_mode()
@@ -156,8 +176,8 @@ def _compare(
     for at in range(0, len(base), CHUNK):
         rows = slice(at, at + CHUNK)
         before, after = (chat.log_probs(hidden[rows].to(chat.device)) for hidden in (base, now))
-        divergence += float(kl_divergence(before, after).double().sum())
-        entropy -= float(after.gather(-1, labels[rows, None].to(after.device)).double().sum())
+        divergence += float(kl_divergence(before, after).cpu().double().sum())
+        entropy -= float(after.gather(-1, labels[rows, None].to(after.device)).cpu().double().sum())
     return divergence / len(base), entropy / len(base)
 
 
@@ -188,7 +208,7 @@ def separation(
     batch_tokens: int,
 ) -> dict[str, Any]:
     """How far apart the direction holds the two sets, at every layer: means, spreads and AUROC of the projections."""
-    unit = normalise(direction.float()).to(chat.device)
+    unit = normalise(direction.float())
     sides = []
     for prompts in (positive, negative):
         projections = torch.empty(chat.architecture.n_layers, len(prompts))
@@ -196,7 +216,7 @@ def separation(
             with capture(chat.model, [site], positions=[position]) as stream:
                 chat.hidden(batch)
             for (_, at), value in stream.items():
-                projections[at, batch.rows] = (value[:, 0].float() @ unit).cpu()
+                projections[at, batch.rows] = (value[:, 0].float() @ unit.to(value.device)).cpu()
         sides.append(projections)
     yes, no = sides
     layers = [

@@ -125,7 +125,8 @@ def _remember(before: list[Tensor]) -> Callable[..., None]:
 
 def _change_sum(change: Intervention, before: list[Tensor]) -> Callable[..., Tensor]:
     def hook(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
-        return change(before[0] + output) - before[0]
+        stream = before[0].to(output.device)
+        return change(stream + output) - stream
 
     return hook
 

@@ -20,6 +20,7 @@ __all__ = [
     "cosine",
     "edit_matrix",
     "edit_rows",
+    "joint_removal",
     "normalise",
     "project_out",
     "remove",
@@ -102,6 +103,30 @@ def row_factors(
     lengths = torch.linalg.vector_norm(weight, dim=1)
     edited = remove(normalise(weight).T, basis, strengths).T
     return torch.where(lengths > 0, lengths, 1.0), 1 / torch.linalg.vector_norm(edited, dim=1).clamp_min(NEGLIGIBLE)
+
+
+def joint_removal(
+    vectors: Float[Tensor, "k d_model"], strengths: Float[Tensor, " k"]
+) -> tuple[Float[Tensor, "k d_model"], Float[Tensor, " k"]]:
+    """One operator for k unit vectors with a strength each: an orthonormal basis and its strengths.
+
+    M = V^T (D + G)^(-1) V with G = V V^T and D = diag((1 - a) / a); the edit is y - M y. For orthogonal vectors it is
+    diag(a); a vector of strength 1 is removed wholly whatever the others are (M v = v); all of strength 1 give the
+    projection on the span; a strength that goes to 0 leaves the others alone; the order does not matter.
+
+    Raises:
+        ValueError: a strength is 0, or the vectors are linearly dependent.
+    """
+    v, a = vectors.double(), strengths.double()
+    if not bool(a.all()):
+        raise ValueError("a strength is 0")
+    gram = v @ v.T
+    inner = torch.diag((1 - a) / a) + gram
+    if torch.linalg.eigvalsh(gram)[0] < NEGLIGIBLE or torch.linalg.svdvals(inner)[-1] < NEGLIGIBLE:
+        raise ValueError("the directions are linearly dependent")
+    rows, mix = torch.linalg.qr(v.T)
+    values, axes = torch.linalg.eigh(mix @ torch.linalg.inv(inner) @ mix.T)
+    return (axes.T @ rows.T).to(vectors.dtype), values.to(strengths.dtype)
 
 
 def symmetric_basis(vectors: Float[Tensor, "k d_model"]) -> Float[Tensor, "k d_model"]:

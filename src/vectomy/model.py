@@ -5,6 +5,8 @@ The only module that knows transformers. Everything offline works offline: a fol
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,15 +20,17 @@ from torch import Tensor, nn
 
 from vectomy.architecture import Architecture, resolve
 from vectomy.checkpoint import Checkpoint
-from vectomy.errors import CheckpointError, ModelError, VectomyError
+from vectomy.errors import ActivationError, CheckpointError, ModelError, VectomyError
 from vectomy.progress import Progress, silent
 from vectomy.prompts import Prompt
 from vectomy.types import TokenIds
 
-__all__ = ["Batch", "ChatModel", "convert_gguf", "fetch", "is_local", "load_model"]
+__all__ = ["Batch", "ChatModel", "convert_gguf", "check_known", "fetch", "is_local", "load_model"]
 
 # What of a Hub repository is a model: safetensors and what goes with them, no other weights.
 WANTED_FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.py", "*.md"]
+# The same weights again in a maker's own layout.
+OTHER_WEIGHTS = ["consolidated*", "original/*"]
 SENTINELS = ("Hello", "What is 2 + 2?", "List\nthree things.", "x")
 
 
@@ -85,12 +89,12 @@ class ChatModel:
             raise ModelError(f"the chat template of {self.name} puts no token behind the instruction")
         return ending[::-1]
 
-    def batches(self, tokens: Sequence[Sequence[int]], budget: int) -> Iterator[Batch]:
-        """Batches of at most `budget` tokens, padding included, longest first so that memory peaks at once."""
+    def batches(self, tokens: Sequence[Sequence[int]], budget: int, growth: int = 0) -> Iterator[Batch]:
+        """Batches of at most `budget` tokens, padding and `growth` a row included, longest first: memory peaks at once."""
         order = sorted(range(len(tokens)), key=lambda row: (-len(tokens[row]), row))
         while order:
             width = len(tokens[order[0]])
-            count = max(1, budget // max(1, width))
+            count = max(1, budget // max(1, width + growth))
             rows, order = order[:count], order[count:]
             yield self._padded(rows, [tokens[row] for row in rows], width)
 
@@ -132,6 +136,11 @@ class ChatModel:
         out = torch.empty(len(tokens), self.architecture.vocab)
         for batch in self.batches(tokens, budget):
             out[batch.rows] = self.log_probs(self.hidden(batch)[:, -1]).cpu()
+        if not bool(out.isfinite().all()):
+            raise ActivationError(
+                f"{self.name} gives NaN or infinite log-probabilities; the weights are damaged, or the dtype is too narrow for this "
+                "model (try --dtype float32 or bfloat16)"
+            )
         return out
 
     # Answers
@@ -153,10 +162,8 @@ class ChatModel:
             max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=ends or None, pad_token_id=self.pad_token
         )
         answers: list[list[int]] = [[] for _ in tokens]
-        # Every row grows by the answer: budget for its final width.
-        room = max(1, budget * max(map(len, tokens), default=1) // (max(map(len, tokens), default=1) + max_new_tokens))
         with progress(what, len(tokens), "prompts") as advance:
-            for batch in self.batches(tokens, room):
+            for batch in self.batches(tokens, budget, growth=max_new_tokens):
                 out = self.model.generate(
                     input_ids=batch.input_ids, attention_mask=batch.attention_mask, generation_config=greedy
                 )
@@ -216,6 +223,28 @@ def is_local(model: str) -> bool:
     return Path(model).expanduser().exists() or model.count("/") != 1 or model.startswith((".", "/", "~"))
 
 
+def check_known(model: str) -> None:
+    """Look at a Hub model's config.json alone, before prompts and weights are fetched.
+
+    Raises:
+        CheckpointError: the Hub does not give it.
+        ArchitectureError: its model type is not known, or it is quantised.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        config = json.loads(Path(hf_hub_download(model, "config.json")).read_text(encoding="utf-8"))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        raise _not_given(model, error) from None
+    resolve(config)
+
+
+def _not_given(model: str, error: Exception) -> CheckpointError:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return CheckpointError(f"'{model}' is no folder here, and the Hub does not give it: {reason[:200]}")
+
+
 def fetch(model: str) -> Path:
     """The local folder of a model: itself, or a download from the Hub of its safetensors and sidecars.
 
@@ -228,10 +257,9 @@ def fetch(model: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(model, allow_patterns=WANTED_FILES))
+        return Path(snapshot_download(model, allow_patterns=WANTED_FILES, ignore_patterns=OTHER_WEIGHTS))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"'{model}' is no folder here, and the Hub does not give it: {reason[:200]}") from None
+        raise _not_given(model, error) from None
 
 
 def load_model(
@@ -255,7 +283,7 @@ def load_model(
     checkpoint = Checkpoint.open(path)
     architecture = resolve(checkpoint.config)
     architecture.check_covered(checkpoint.tensors)
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
     label = name or str(path)
     target = _device(device)
@@ -279,6 +307,13 @@ def load_model(
             ) from error
     if getattr(tokenizer, "chat_template", None) is None:
         raise ModelError(f"{label} has no chat template, so it is no chat model; add chat_template.jinja to its folder")
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise ModelError(
+            f"{label} does not fit on the device '{device}' and was put off to memory or disk, which hooks cannot follow; use --device cpu or a larger device"
+        )
+    # Greedy means greedy: what the folder says of sampling, penalties and lengths goes, its ends of turn stay.
+    ends = model.generation_config.eos_token_id
+    model.generation_config = GenerationConfig(eos_token_id=ends)
     return ChatModel(label, checkpoint, architecture, model.eval().requires_grad_(False), tokenizer, thinking)
 
 
@@ -300,6 +335,8 @@ def convert_gguf(file: Path, out: Path) -> None:
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    if importlib.util.find_spec("gguf") is None:
+        raise ModelError("reading a GGUF file takes the package gguf: pip install 'vectomy[gguf]'")
     with _quiet():
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
         model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)

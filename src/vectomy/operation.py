@@ -121,24 +121,27 @@ def check_fits(operation: Operation, base: Base) -> None:
 
 
 def combine(one: Operation, other: Operation) -> Operation:
-    """Both operations on one writer: equal bases add strengths, others are made orthonormal together.
+    """Both operations on one writer: equal bases add strengths, others become one operator (linalg.joint_removal).
 
     Raises:
         EditError: different norm modes, or bases that overlap without being equal.
     """
-    if one.norm != other.norm:
-        raise EditError(f"{one.writer_name}: norm modes '{one.norm}' and '{other.norm}' do not combine")
     additions = [op.addition for op in (one, other) if op.addition is not None]
     addition = torch.stack(additions).sum(0) if additions else None
+    if not one.strengths.any() or not other.strengths.any():
+        return replace(one if one.strengths.any() else other, addition=addition)
+    if one.norm != other.norm:
+        raise EditError(f"{one.writer_name}: norm modes '{one.norm}' and '{other.norm}' do not combine")
     if one.basis.shape == other.basis.shape and torch.equal(one.basis, other.basis):
         return replace(one, strengths=one.strengths + other.strengths, addition=addition)
+    vectors, strengths = torch.cat([one.basis, other.basis]), torch.cat([one.strengths, other.strengths])
     try:
-        basis = linalg.symmetric_basis(torch.cat([one.basis, other.basis]))
+        basis, joint = linalg.joint_removal(vectors[strengths != 0], strengths[strengths != 0])
     except ValueError:
         raise EditError(
             f"{one.writer_name}: the two bases overlap without being equal, so their sum is not defined"
         ) from None
-    return replace(one, basis=basis, strengths=torch.cat([one.strengths, other.strengths]), addition=addition)
+    return replace(one, basis=basis, strengths=joint, addition=addition)
 
 
 def shape_of(model: Base | Architecture) -> str:

@@ -19,14 +19,15 @@ from vectomy.apply import bake
 from vectomy.architecture import resolve
 from vectomy.artifacts import RunFolder, hash_of, read_json, write_json, write_whole
 from vectomy.baseline import measure_baseline
-from vectomy.checkpoint import Checkpoint, fingerprint
+from vectomy.checkpoint import Checkpoint, fingerprint, sidecar_digest
 from vectomy.config import RunConfig, make_config
 from vectomy.demo import demo_folder
 from vectomy.directions import NEEDS_SAMPLES, Directions, fit_directions
 from vectomy.edit import Base, Edit
+from vectomy.errors import ArtifactError
 from vectomy.evaluate import Measured, Reference, measure, reference, separation
 from vectomy.judges import JUDGES, Judge
-from vectomy.model import ChatModel, fetch, is_local, load_model
+from vectomy.model import ChatModel, check_known, fetch, is_local, load_model
 from vectomy.moments import Activations
 from vectomy.progress import Progress, silent
 from vectomy.prompts import Prompt, Splits, split_contrast
@@ -66,6 +67,11 @@ def run(
         VectomyError: see errors.py; what was finished stays and is not done again.
     """
     config = model if isinstance(model, RunConfig) else make_config(model, options)
+    source = Path(config.model).expanduser().resolve()
+    if config.model != "demo" and source.is_dir() and source in (Path(out).resolve(), *Path(out).resolve().parents):
+        raise ArtifactError(
+            f"the run folder {out} is the model folder or lies in it; the input is never touched, choose another --out"
+        )
     with RunFolder(Path(out)) as folder:
         work = _Run(config, folder, ask, command, progress)
         digest = work.prepare()
@@ -131,17 +137,21 @@ class _Run:
         if self.config.model != "demo" and is_local(self.config.model):
             # A wrong folder is said before prompts are fetched; a download or the demo comes after they are known good.
             _ = self.checkpoint
+        elif self.config.model != "demo":
+            check_known(self.config.model)
         positive, negative = self.splits
+        resolve(self.checkpoint.config).check_covered(self.checkpoint.tensors)
         write_json(self.folder.file("prompts.json"), {"positive": positive.to_json(), "negative": negative.to_json()})
         write_json(self.folder.file("config.json"), self.config.model_dump(mode="json"))
         c = self.config
         shared = {
             # A stage made by another version may mean something else.
             "vectomy": versions()["vectomy"],
-            "model": fingerprint(self.checkpoint),
+            "model": [fingerprint(self.checkpoint), sidecar_digest(self.checkpoint)],
             # Test prompts are seen by `evaluate` alone.
             "prompts": [{k: v for k, v in side.to_json().items() if k != "test"} for side in (positive, negative)],
-            "settings": [c.recipe, c.seed, c.device, c.dtype, c.batch_tokens, c.thinking],
+            # Not batch_tokens: lowering it when memory is short must not throw away what is done.
+            "settings": [c.recipe, c.seed, c.device, c.dtype, c.thinking],
         }
         return hash_of(shared)
 
@@ -190,7 +200,7 @@ class _Run:
             ),
             "report": (
                 {"command": self.command, "config": c.model_dump(mode="json")},
-                ["summary.json", "report.html", "MODEL_CARD.md"],
+                ["summary.json", "report.html", "MODEL_CARD.md", *(["checkpoint/README.md"] if c.bake else [])],
             ),
         }
 
@@ -239,9 +249,7 @@ class _Run:
     def _select(self) -> None:
         c = self.config
         directions = Directions.load(self.folder.file("directions.safetensors"))
-        journal = self.folder.journal(
-            "select", [read_json(self.folder.file("baseline.json")), c.model_dump(mode="json")]
-        )
+        journal = self.folder.journal("select")
         positive = self._kept("positive", "search")
         if c.recipe == "article":
             scores, vector = select_article(
@@ -251,7 +259,8 @@ class _Run:
         else:
             tokens = read_json(self.folder.file("baseline.json"))["tokens"]
             scores, vector = select_arditi(
-                self.chat, directions, positive, self._kept("negative", "search"), tokens, c.selection, self.judge,
+                self.chat, directions, positive, self._kept("negative", "search"), tokens, c.selection,
+                self.judge if c.contrast.behaviour == "refusal" else None,
                 answer_tokens=c.answer_tokens, journal=journal, batch_tokens=c.batch_tokens, progress=self.progress,
             )  # fmt: skip
         scores["chosen"]["norm"] = float(vector.norm())
@@ -273,32 +282,39 @@ class _Run:
         return Edit.load(self.folder.file("edit.safetensors"))
 
     def _apply(self) -> None:
+        out = self.folder.file("checkpoint")
+        # What an earlier run in this folder baked of another edit.
+        shutil.rmtree(out, ignore_errors=True)
+        self.folder.file("receipt.json").unlink(missing_ok=True)
         if not self.config.bake:
             return
-        out = self.folder.file("checkpoint")
-        # A checkpoint of another edit, made by an earlier run in this folder.
-        shutil.rmtree(out, ignore_errors=True)
         receipt = bake(self._edit, self.checkpoint, out, progress=self.progress)
         write_json(self.folder.file("receipt.json"), receipt.to_json())
 
     def _evaluate(self) -> None:
         c = self.config
-        journal = self.folder.journal("evaluate", [self._edit.sha256, c.model_dump(mode="json")])
+        journal = self.folder.journal("evaluate")
         positive, negative = (side.test for side in self.splits)
         budget = (c.answer_tokens, c.batch_tokens, self.progress)
         answers = journal.once("answers", lambda: reference(self.chat, positive, negative, *budget).answers)
         base = reference(self.chat, positive, negative, *budget, answers=answers)
-        once = partial(_once, journal)
-        forms = {"base": once("base", lambda: measure(self.chat, base, self.judge, *budget, form="base"))}
-        with self._edit.hooks(self.chat.model):
-            forms["hooks"] = once("hooks", lambda: measure(self.chat, base, self.judge, *budget, form="hooks"))
-        direction = Directions.load(self.folder.file("directions.safetensors"))
         chosen = read_json(self.folder.file("scores.json"))["chosen"]
         place = (chosen["site"], chosen["layer"], chosen["position"])
-        apart = separation(self.chat, direction.at(*place), *place, positive, negative, c.batch_tokens)
+        direction = Directions.load(self.folder.file("directions.safetensors")).at(*place)
+
+        def measured(chat: ChatModel, form: str) -> Measured:
+            return measure(chat, base, self.judge, *budget, form=form, direction=direction)
+
+        once = partial(_once, journal)
+        forms = {"base": once("base", lambda: measured(self.chat, "base"))}
+        with self._edit.hooks(self.chat.model):
+            forms["hooks"] = once("hooks", lambda: measured(self.chat, "hooks"))
+        apart = separation(self.chat, direction, *place, positive, negative, c.batch_tokens)
         self.free()
         if c.bake:
-            forms["baked"] = once("baked", lambda: self._measure_baked(base))
+            forms["baked"] = once(
+                "baked", lambda: measured(self._load(self.folder.file("checkpoint"), "the baked checkpoint"), "baked")
+            )
         write_json(self.folder.file("separation.json"), apart)
         with write_whole(self.folder.file("completions.jsonl")) as path:
             path.write_text(
@@ -306,11 +322,6 @@ class _Run:
                 encoding="utf-8",
             )
         write_json(self.folder.file("evaluation.json"), {form: measured.metrics for form, measured in forms.items()})
-
-    def _measure_baked(self, base: Reference) -> Measured:
-        c = self.config
-        baked = self._load(self.folder.file("checkpoint"), "the baked checkpoint")
-        return measure(baked, base, self.judge, c.answer_tokens, c.batch_tokens, self.progress, form="baked")
 
     def _report(self) -> None:
         summary = build_summary(
@@ -332,6 +343,10 @@ class _Run:
         for name, text in targets.items():
             with write_whole(file(name)) as path:
                 path.write_text(text, encoding="utf-8")
+        # Scripts open these from wherever they run; the page and the card name no folder of this machine.
+        here = self.folder.path.resolve()
+        summary["edit"]["path"] = str(here / summary["edit"]["path"])
+        summary["checkpoint"] = summary["checkpoint"] and str(here / summary["checkpoint"])
         write_json(file("summary.json"), summary)
 
 

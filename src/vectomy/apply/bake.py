@@ -41,7 +41,11 @@ def bake(edit: Edit, checkpoint: str | Path | Checkpoint, out: str | Path, *, pr
     copies, config, notes = _untied(opened, arch, changes)
     if opened.other_weights:
         notes.append(f"left behind, since they hold the unedited weights: {', '.join(opened.other_weights)}")
-    rewrite(opened, out, changes, copies=copies, config=config, purpose=edit.sha256, progress=progress)
+    # The base's card says nothing true of an edited model.
+    omit = ["README.md"] if changes and "README.md" in opened.sidecars else []
+    if omit:
+        notes.append("left behind: README.md, which describes the base")
+    rewrite(opened, out, changes, copies=copies, config=config, omit=omit, purpose=edit.sha256, progress=progress)
     return Receipt(
         edited=tuple(sorted(changes, key=list(opened.tensors).index)),
         left=tuple(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,9 @@ from vectomy.errors import ArchitectureError
 from vectomy.types import Component
 
 __all__ = ["Architecture", "Writer", "architecture_of", "resolve"]
+
+# What a module of the known families holds; scales and packed weights are another matter.
+LEAVES = ("weight", "bias")
 
 
 @dataclass(frozen=True)
@@ -62,27 +65,36 @@ class Architecture:
         blocks = [self.writer(c, layer) for layer in range(self.n_layers) for c in ("attention", "mlp")]
         return [self.writer("embedding", None), *blocks]
 
-    def check_covered(self, tensors: Iterable[str]) -> None:
-        """Raises ArchitectureError unless every tensor is a known writer or a known reader, naming the first that is not."""
+    def check_covered(self, tensors: Collection[str]) -> None:
+        """Hold the tensors of a checkpoint against what the family has.
+
+        Raises:
+            ArchitectureError: a tensor that is no known writer or reader (it might write to the stream), or one that is
+                missing (transformers would fill it with random numbers); names the first.
+        """
         family = self.family
         outside = {family.embedding, family.final_norm, family.head}
         inside = {family.attention, family.mlp, *family.readers}
         block = re.compile(re.escape(family.blocks) + r"\.(\d+)\.(.+)")
         for tensor in tensors:
-            module = tensor.rpartition(".")[0]
             found = block.fullmatch(tensor)
-            if found is None:
-                known = module in outside
-            elif int(found[1]) >= self.n_layers:
+            if found is not None and int(found[1]) >= self.n_layers:
                 raise ArchitectureError(
                     f"tensor '{tensor}' belongs to layer {found[1]}, but config.json says {self.n_layers} layers"
                 )
-            else:
-                known = found[2].rpartition(".")[0] in inside or found[2] in family.ignored
-            if not known:
+            module, _, leaf = (tensor if found is None else found[2]).rpartition(".")
+            known = leaf in LEAVES and module in (outside if found is None else inside)
+            if not known and not (found is not None and found[2] in family.ignored):
                 raise ArchitectureError(
                     f"tensor '{tensor}' is not known for model type '{self.model_type}': it might write to the residual "
                     "stream, so no edit is made; add it to architecture/families.py if it only reads"
+                )
+        blocks = (f"{self.block(layer)}.{name}" for layer in range(self.n_layers) for name in sorted(inside))
+        for module in (family.embedding, family.final_norm, *([] if self.tied else [family.head]), *blocks):
+            if f"{module}.weight" not in tensors:
+                raise ArchitectureError(
+                    f"tensor '{module}.weight' is missing from the checkpoint, though a {self.model_type} model has it; was "
+                    "the download complete?"
                 )
 
 
@@ -97,6 +109,17 @@ def resolve(config: Mapping[str, Any]) -> Architecture:
     if family is None:
         raise ArchitectureError(
             f"model type '{model_type}' is not known, so its residual writers are not either; known: {', '.join(sorted(FAMILIES))}"
+        )
+
+    if config.get("quantization_config"):
+        method = (
+            dict(config["quantization_config"]).get("quant_method")
+            if isinstance(config["quantization_config"], Mapping)
+            else None
+        )
+        raise ArchitectureError(
+            f"the model is quantised (quantization_config with method '{method}'), and packed weights cannot be edited exactly; use "
+            "its bfloat16, float16 or float32 version"
         )
 
     def size(key: str) -> int:

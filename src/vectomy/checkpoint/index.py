@@ -116,6 +116,9 @@ class Checkpoint:
 
 
 def _shard_names(path: Path) -> tuple[dict[str, Any] | None, list[str]]:
+    # The single file first, as transformers does where both are there.
+    if (path / SINGLE).exists():
+        return None, [SINGLE]
     if (path / INDEX).exists():
         index = _read_object(path / INDEX, "delete it or download it again")
         weight_map = index.get("weight_map")
@@ -130,8 +133,6 @@ def _shard_names(path: Path) -> tuple[dict[str, Any] | None, list[str]]:
                     f"{path / INDEX} points to '{name}', which is not a file name in its own folder; it is refused"
                 )
         return index, names
-    if (path / SINGLE).exists():
-        return None, [SINGLE]
     strays = sorted(file.name for file in path.glob("*.safetensors"))
     if len(strays) == 1:
         return None, strays

@@ -7,11 +7,11 @@ import hashlib
 import torch
 from torch import Tensor
 
-from vectomy.artifacts import canonical_json
+from vectomy.artifacts import canonical_json, hash_of, sha256_file
 from vectomy.checkpoint.index import Checkpoint, TensorEntry
 from vectomy.errors import CheckpointError
 
-__all__ = ["TORCH_DTYPES", "fingerprint", "read_tensor"]
+__all__ = ["TORCH_DTYPES", "fingerprint", "read_tensor", "sidecar_digest"]
 
 TORCH_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 # How much of each tensor the fingerprint reads, at its start, its middle and its end.
@@ -57,3 +57,8 @@ def fingerprint(checkpoint: Checkpoint) -> str:
         for at in sorted({0, max(0, length // 2 - SAMPLE // 2), max(0, length - SAMPLE)}):
             digest.update(_bytes(checkpoint, entry, entry.start + at, min(entry.start + at + SAMPLE, entry.end)))
     return digest.hexdigest()
+
+
+def sidecar_digest(checkpoint: Checkpoint) -> str:
+    """A hash over config.json and the files beside the weights (tokenizer, template, generation settings)."""
+    return hash_of({name: sha256_file(checkpoint.path / name) for name in ("config.json", *checkpoint.sidecars)})

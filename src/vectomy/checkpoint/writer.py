@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from vectomy.artifacts import disk_full_named, hash_of, write_json, write_whole
 from vectomy.checkpoint.index import INDEX, Checkpoint, Shard
-from vectomy.checkpoint.reader import TORCH_DTYPES, read_tensor
+from vectomy.checkpoint.reader import TORCH_DTYPES, read_tensor, sidecar_digest
 from vectomy.errors import ArtifactError, DiskFullError
 from vectomy.progress import Progress, silent
 
@@ -37,6 +37,7 @@ def rewrite(
     *,
     copies: Mapping[str, str] | None = None,
     config: Mapping[str, Any] | None = None,
+    omit: Collection[str] = (),
     purpose: str = "",
     progress: Progress = silent,
 ) -> None:
@@ -46,6 +47,7 @@ def rewrite(
         changes: by tensor name, what the new value is made of the old one with; dtype and shape must stay.
         copies: new tensor name -> existing tensor whose unchanged bytes it gets, put into that tensor's shard.
         config: keys of config.json to set.
+        omit: sidecar files that the new folder does not get.
         purpose: identifies the change; a rewrite cut off with another purpose is started over.
 
     Raises:
@@ -61,7 +63,7 @@ def rewrite(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ArtifactError(f"the output folder {out} exists and is not empty; choose another or delete it")
     beside = out.with_name(f".{out.name}.baking")
-    whole = hash_of([purpose, sorted(changes), sorted(copies.items()), config])
+    whole = hash_of([purpose, sorted(changes), sorted(copies.items()), config, sidecar_digest(checkpoint)])
     _clear_unless_same(beside, whole)
     _check_space(checkpoint, copies, beside)
     with disk_full_named(beside), progress("baking", checkpoint.bytes, "bytes") as advance:
@@ -74,7 +76,7 @@ def rewrite(
             with write_whole(beside / shard.name) as path:
                 _write_shard(checkpoint, shard, path, changes, copies, advance)
         _write_index(checkpoint, beside, copies)
-        for name in checkpoint.sidecars:
+        for name in (name for name in checkpoint.sidecars if name not in omit):
             with write_whole(beside / name) as path:
                 shutil.copyfile(checkpoint.path / name, path)
         if config:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import sys
+from typing import Annotated
 
 import typer
 
@@ -21,6 +23,24 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Find the direction behind a behaviour of an open-weight language model and edit it, exactly, in the weights.",
 )
+
+
+def _print_version(wanted: bool) -> bool:
+    if wanted:
+        typer.echo(f"vectomy {importlib.metadata.version('vectomy')}")
+        raise typer.Exit
+    return wanted
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    """Find the direction behind a behaviour of an open-weight language model and edit it, exactly, in the weights."""
+
+
 run.register(app)
 select.register(app)
 edits.register(app)

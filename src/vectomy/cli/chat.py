@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,7 +43,7 @@ def _lines(console: Console) -> Iterator[str]:
     while True:
         try:
             line = console.input("> ") if sys.stdin.isatty() else sys.stdin.readline()
-        except EOFError:
+        except (EOFError, KeyboardInterrupt):
             return
         if not line and not sys.stdin.isatty():
             return
@@ -71,13 +72,17 @@ class _Talk:
         config = parse_config(read_json(run / "config.json"))
         source = demo_folder(bars) if config.model == "demo" else fetch(config.model)
         chat = load_model(source, device=config.device, dtype=config.dtype, thinking=config.thinking, name=config.model)
-        return cls(chat, Edit.load(run / "edit.safetensors"), console, strength, tokens)
+        edit = Edit.load(run / "edit.safetensors")
+        edit.check_base(chat.checkpoint)
+        return cls(chat, edit, console, strength, tokens)
 
     def hear(self, line: str) -> None:
         command, _, value = line.partition(" ")
         if command in ("/strength", "/tokens"):
             try:
                 if command == "/strength":
+                    if not math.isfinite(float(value)):
+                        raise ValueError
                     self.strength = float(value)
                 else:
                     self.tokens = max(1, int(value))

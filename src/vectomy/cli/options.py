@@ -66,4 +66,4 @@ class Options:
 
 def default_folder(model: str, recipe: str | None) -> Path:
     """runs/NAME-RECIPE, where nothing else is asked for."""
-    return Path("runs") / f"{Path(model).name}-{recipe or 'arditi'}"
+    return Path("runs") / f"{Path(model).resolve().name}-{recipe or 'arditi'}"

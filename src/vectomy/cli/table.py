@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -16,6 +17,7 @@ ROWS = (
     ("KL first token, nats", "kl_first_token"),
     ("KL per token, nats", "kl_per_token"),
     ("CE of base's answers", "ce_own_answers"),
+    ("most of direction left", "max_projection"),
 )
 
 
@@ -52,8 +54,8 @@ def print_summary(summary: dict[str, Any], folder: str) -> None:
 
 def _written(summary: dict[str, Any]) -> list[str]:
     return [
-        summary["edit"]["path"],
-        *([summary["checkpoint"]] if summary["checkpoint"] else []),
+        Path(summary["edit"]["path"]).name,
+        *([Path(summary["checkpoint"]).name] if summary["checkpoint"] else []),
         "report.html",
         "summary.json",
         "MODEL_CARD.md",
@@ -64,5 +66,7 @@ def _cell(metrics: dict[str, Any], key: str) -> str:
     if f"{key}_ci" in metrics:
         low, high = metrics[f"{key}_ci"]
         return f"{metrics[f'{key}_count']}/{metrics[f'{key}_total']} ({low * 100:.0f}–{high:.0%})"
-    value = metrics[key]
+    value = metrics.get(key)
+    if value is None:
+        return "–"
     return f"{value:.1%}" if key.endswith("_rate") else f"{value:.3f}"

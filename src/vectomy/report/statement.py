@@ -74,6 +74,11 @@ def rows(summary: dict[str, Any]) -> list[Row]:
                 ("kl_first_token", "KL from the base, first token", "nats, negative prompts"),
                 ("kl_per_token", "KL from the base, per token", "nats per token, over the base's answers"),
                 ("ce_own_answers", "Cross-entropy of the base's answers", "nats per token, negative prompts"),
+                (
+                    "max_projection",
+                    "Largest part of the stream along the direction",
+                    "of its norm, any layer and token",
+                ),
             )
         ),
     ]

@@ -45,7 +45,7 @@ def select_arditi(
     negative: Sequence[Prompt],
     tokens: Sequence[int],
     limits: Selection,
-    judge: Judge,
+    judge: Judge | None,
     *,
     answer_tokens: int = 64,
     journal: Journal,
@@ -53,6 +53,8 @@ def select_arditi(
     progress: Progress = silent,
 ) -> tuple[dict[str, Any], Vector]:
     """Score the directions at resid_pre on the search prompts and choose one.
+
+    `judge` says whether an answer shows the behaviour; None where there is no judge of it.
 
     Returns:
         (scores as scores.json has them, the chosen vector with its own length).
@@ -72,12 +74,12 @@ def select_arditi(
                     f"{row['layer']} {row['position']} {name}", partial(scorer, name, vector, row["layer"])
                 )
 
-    def still_refused(row: Any) -> float:
+    def still_shown(row: Any) -> float:
         vector = directions.at("resid_pre", row["layer"], row["position"])
-        row["still_refused"] = journal.once(
-            f"{row['layer']} {row['position']} still_refused", partial(scorer.still_refused, vector)
+        row["still_shown"] = journal.once(
+            f"{row['layer']} {row['position']} still_shown", partial(scorer.still_shown, vector)
         )
-        return float(row["still_refused"])
+        return float(row["still_shown"])
 
     considered = [row for row in rows if row["rejected"] is None]
     with progress("scoring directions", len(considered), "directions") as advance:
@@ -94,7 +96,7 @@ def select_arditi(
             for row in considered:
                 score(row, beyond)
                 advance(1)
-        chosen, note = choose_beyond_kl(considered, n_layers, limits, still_refused)
+        chosen, note = choose_beyond_kl(considered, n_layers, limits, still_shown)
     scores = {
         "recipe": "arditi",
         "candidates": rows,
@@ -129,7 +131,7 @@ class _Scorer:
         negative: Sequence[Prompt],
         tokens: Sequence[int],
         batch_tokens: int,
-        judge: Judge,
+        judge: Judge | None,
         answer_tokens: int,
     ) -> None:
         self.chat, self.judge, self.answer_tokens = chat, judge, answer_tokens
@@ -158,9 +160,12 @@ class _Scorer:
         """Ablated on every writer, which is the same function as at every point of the stream (a test holds them together)."""
         return Edit.removing(vector, self.model_base, self.chat.architecture.writers).hooks(self.chat.model)
 
-    def still_refused(self, vector: Vector) -> float:
-        """Share of the positive prompts that are refused with the direction ablated, by generating."""
+    def still_shown(self, vector: Vector) -> float:
+        """Share of the positive prompts that show the behaviour with the direction ablated: by generating where there is
+        a judge of it, else by the first token."""
         with self._ablated(vector):
+            if self.judge is None:
+                return float((log_odds(self._log_probs(self.positive), self.tokens) > 0).double().mean())
             answers = self.chat.answer(self.positive, self.answer_tokens, self.batch_tokens)
         verdicts = [self.judge.verdict(p.text, self.chat.text(a)) for p, a in zip(self.prompts, answers, strict=True)]
         return sum(verdict in REFUSALS for verdict in verdicts) / len(verdicts)

@@ -16,8 +16,8 @@ from vectomy.errors import SelectionError
 
 __all__ = ["SCORES", "choose", "choose_beyond_kl", "rejection"]
 
-# Positive prompts that may still be refused where KL is minimised.
-STILL_REFUSED = 0.05
+# Share of positive prompts that may still show the behaviour where KL is minimised.
+STILL_SHOWN = 0.05
 SCORES = ("refusal_score", "steering_score", "kl_div_score")
 
 
@@ -69,13 +69,13 @@ def choose_beyond_kl(
     candidates: Sequence[Mapping[str, Any]],
     n_layers: int,
     limits: Selection,
-    refused: Callable[[Mapping[str, Any]], float],
+    shown: Callable[[Mapping[str, Any]], float],
 ) -> tuple[Mapping[str, Any], str]:
     """Where the KL filter leaves nothing, as in narrow models: KL is minimised instead.
 
-    The candidates that pass the other filters and make refusal the less likely first token are taken in order of KL,
-    until one brings the share of positive prompts that are still refused (`refused`, measured by generating) down to
-    5%; if none does, the lowest refusal score. This is ours, not the paper's.
+    The candidates that pass the other filters and make the behaviour the less likely first token are taken in order of
+    KL, until one brings the share of positive prompts that still show it (`shown`, measured by generating) down to 5%;
+    if none does, the lowest refusal score. This is ours, not the paper's.
 
     Returns:
         (the candidate, a sentence that says how it was chosen).
@@ -89,10 +89,10 @@ def choose_beyond_kl(
         return choose(candidates, n_layers, without), ""
     said = f"no direction passes the paper's filter KL < {limits.kl_threshold:g}; taken is "
     for candidate in sorted(passing, key=lambda candidate: candidate["kl_div_score"]):
-        if candidate["refusal_score"] < 0 and refused(candidate) <= STILL_REFUSED:
+        if candidate["refusal_score"] < 0 and shown(candidate) <= STILL_SHOWN:
             return candidate, said + (
-                f"the one of least KL ({candidate['kl_div_score']:.3g}) after which at most {STILL_REFUSED:.0%} of the positive "
-                "search prompts are refused"
+                f"the one of least KL ({candidate['kl_div_score']:.3g}) after which at most {STILL_SHOWN:.0%} of the positive "
+                "search prompts show the behaviour"
             )
     best = min(passing, key=lambda candidate: candidate["refusal_score"])
     return (
