@@ -1,6 +1,7 @@
 """Every number of an evaluation equals what the model's own logits say, one prompt at a time."""
 
 import math
+from functools import cache
 
 import pytest
 import tiny_chat
@@ -39,8 +40,9 @@ def test_wilson_stays_within_zero_and_one_and_mirrors() -> None:
             assert wilson_interval(total - count, total) == pytest.approx((1 - high, 1 - low), abs=1e-12)
 
 
+@cache
 def planted() -> torch.Tensor:
-    """The projected difference of means of the taught model, from its own hidden states, on other prompts."""
+    """Found once, on the unedited model: the projected difference of means of the taught model, from its own hidden states, on other prompts."""
     chat, means = tiny_chat.chat(), []
     for prompts in (tiny_chat.prompts(NIGHT, 24, 3), tiny_chat.prompts(DAY, 24, 3)):
         rows = [tiny_chat.raw(chat, ids, output_hidden_states=True).hidden_states for ids in chat.tokens(prompts)]
@@ -54,9 +56,7 @@ def base_of(batch_tokens: int = 4096) -> Reference:
 
 
 def measured(base: Reference, batch_tokens: int = 4096, form: str = "hooks") -> dict:
-    return measure(
-        tiny_chat.chat(), base, KeywordJudge(), 8, batch_tokens, form=form, direction=edit().operations[0].basis[0]
-    ).metrics
+    return measure(tiny_chat.chat(), base, KeywordJudge(), 8, batch_tokens, form=form, direction=planted()).metrics
 
 
 def edit() -> Edit:
@@ -118,8 +118,8 @@ def test_numbers_do_not_depend_on_the_batches(batch_tokens: int) -> None:
 
 def test_what_is_left_of_the_direction_is_measured_on_the_stream() -> None:
     before = measured(base_of(), 4096)["max_projection"]
-    chat, base = tiny_chat.chat(), base_of()
-    with Edit.ablation(chat.checkpoint, edit().operations[0].basis).hooks(chat.model):
+    base = base_of()
+    with edit().hooks(tiny_chat.chat().model):
         after = measured(base, 4096)["max_projection"]
     assert after < 1e-5 < 0.05 < before <= 1
 
