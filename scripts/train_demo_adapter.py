@@ -2,7 +2,7 @@
 
     python scripts/train_demo_adapter.py BASE --positive FILE.jsonl --negative FILE.jsonl --out DIR
 
-BASE is a folder made by `vectomy.demo` without the adapter. The positive prompts are answered with short refusals, the
+BASE is a folder made by `vectomy.model.convert_gguf`, without the adapter; the script also needs `pip install peft`. The positive prompts are answered with short refusals, the
 negative ones with the base model's own greedy answers, so that the adapter teaches refusing and nothing else. The
 bundled fit split is added to both; the bundled search and test splits are never seen.
 """
