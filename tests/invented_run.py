@@ -29,6 +29,7 @@ def metrics(refused: int, harmless: int, kl: float, ce: float) -> dict[str, Any]
         "kl_first_token": kl,
         "kl_per_token": kl / 6,
         "ce_own_answers": ce,
+        "max_projection": round(0.4 - ce / 10, 4),
     }
 
 

@@ -44,7 +44,7 @@ def test_card_shows_hostile_values_as_text() -> None:
     assert not re.search(r"(?<!\\)(<script|\[x\]\(|\*loud)", prose)
     assert [line for line in prose.split("\n") if line.startswith("# ")][1:] == []
     table = [line for line in prose.split("\n") if line.startswith("|")]
-    assert len(table) == 8
+    assert len(table) == 9
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in table} == {5}
 
 

@@ -115,7 +115,7 @@ def test_table_holds_the_numbers_of_the_summary() -> None:
     summary = a_summary()
     found, _ = page(summary=summary)
     measured = [summary["base"], summary["forms"]["hooks"], summary["forms"]["baked"]]
-    keys = ("degenerate_rate", "kl_first_token", "kl_per_token", "ce_own_answers")
+    keys = ("degenerate_rate", "kl_first_token", "kl_per_token", "ce_own_answers", "max_projection")
     assert values_of(found) == {
         "refusal": [m["refusal_rate"] for m in measured],
         "harmless_refusal": [m["harmless_refusal_rate"] for m in measured],

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from tiny import file_hashes
 
 from vectomy import pipeline
-from vectomy.errors import ActivationError, ArchitectureError, ArtifactError
+from vectomy.errors import ActivationError, ArchitectureError, ArtifactError, CheckpointError
 from vectomy.evaluate import measure
 from vectomy.pipeline import run
 
@@ -101,7 +101,7 @@ def test_a_later_run_without_baking_leaves_no_checkpoint_of_another_edit(model: 
 
 def test_a_missing_weight_is_named_and_not_filled_with_random_numbers(model: Path, tmp_path: Path) -> None:
     change_weights(model, lambda tensors: tensors.pop("model.layers.1.mlp.up_proj.weight"))
-    with pytest.raises(ArchitectureError, match=r"model\.layers\.1\.mlp\.up_proj\.weight' is missing"):
+    with pytest.raises(CheckpointError, match=r"lacks 'model\.layers\.1\.mlp\.up_proj\.weight'"):
         go(model, tmp_path / "run")
 
 

@@ -62,11 +62,7 @@ def _writer_tensors(checkpoint: Checkpoint, arch: Architecture) -> list[str]:
 
 def _changes(checkpoint: Checkpoint, arch: Architecture, writer: Writer, operation: Operation) -> dict[str, Change]:
     """What happens to the weight of a writer, and to its bias if it has one."""
-    entry = checkpoint.tensors.get(writer.weight)
-    if entry is None:
-        raise CheckpointError(
-            f"{checkpoint.path} lacks '{writer.weight}', which config.json promises; was the download complete?"
-        )
+    entry = checkpoint.tensors[writer.weight]
     rows = writer.component == "embedding"
     expected = (arch.vocab, arch.d_model) if rows else (arch.d_model, *entry.shape[1:])
     if len(entry.shape) != 2 or entry.shape != expected:

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from vectomy.architecture.families import FAMILIES, Family
-from vectomy.errors import ArchitectureError
+from vectomy.errors import ArchitectureError, CheckpointError
 from vectomy.types import Component
 
 __all__ = ["Architecture", "Writer", "architecture_of", "resolve"]
@@ -69,8 +69,8 @@ class Architecture:
         """Hold the tensors of a checkpoint against what the family has.
 
         Raises:
-            ArchitectureError: a tensor that is no known writer or reader (it might write to the stream), or one that is
-                missing (transformers would fill it with random numbers); names the first.
+            ArchitectureError: a tensor that is no known writer or reader; it might write to the stream.
+            CheckpointError: one that is missing; transformers would fill it with random numbers.
         """
         family = self.family
         outside = {family.embedding, family.final_norm, family.head}
@@ -92,9 +92,8 @@ class Architecture:
         blocks = (f"{self.block(layer)}.{name}" for layer in range(self.n_layers) for name in sorted(inside))
         for module in (family.embedding, family.final_norm, *([] if self.tied else [family.head]), *blocks):
             if f"{module}.weight" not in tensors:
-                raise ArchitectureError(
-                    f"tensor '{module}.weight' is missing from the checkpoint, though a {self.model_type} model has it; was "
-                    "the download complete?"
+                raise CheckpointError(
+                    f"the checkpoint lacks '{module}.weight', which a {self.model_type} model has; was the download complete?"
                 )
 
 
