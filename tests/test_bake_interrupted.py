@@ -20,7 +20,6 @@ from vectomy.checkpoint import Checkpoint, rewrite, writer
 from vectomy.edit import Edit
 from vectomy.errors import DiskFullError
 
-
 EMBEDDING = "model.embed_tokens.weight"
 
 
