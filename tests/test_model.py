@@ -257,5 +257,14 @@ def test_a_model_that_the_hub_does_not_give_is_named() -> None:
 
 def test_a_template_that_takes_no_prompt_is_a_model_error() -> None:
     chat = tiny_chat.chat(template="{{ raise_exception('no turns here') }}")
-    with pytest.raises(ModelError, match=r"chat template does not take a prompt .*no turns here"):
+    with pytest.raises(ModelError, match=r"chat template of .* does not take a prompt .*no turns here"):
         chat.tokens([Prompt("a")])
+
+
+def test_a_template_that_drops_the_system_prompt_in_silence_does_not_lose_it() -> None:
+    """Two system prompts over one set would otherwise be one and the same set of tokens."""
+    silent = TEMPLATE.replace("{% for m in messages %}", "{% for m in messages if m['role'] != 'system' %}")
+    chat = tiny_chat.chat(template=silent)
+    assert BRIEF.system is not None
+    assert BRIEF.system in chat.render(BRIEF)
+    assert chat.render(BRIEF) == tiny_chat.chat(template=NO_SYSTEM).render(BRIEF)

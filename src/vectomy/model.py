@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
+from jinja2 import TemplateError
 from torch import Tensor, nn
 
 from vectomy.architecture import Architecture, resolve
@@ -193,7 +194,7 @@ def _render(tokenizer: Any, prompt: Prompt, thinking: bool) -> str:
     except Exception as error:  # noqa: BLE001 (a template raises whatever its author wrote)
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(
-            f"the chat template does not take a prompt ({type(error).__name__}: {reason}); mend chat_template.jinja"
+            f"the chat template of {tokenizer.name_or_path} does not take a prompt ({type(error).__name__}: {reason}); mend chat_template.jinja"
         ) from None
     if not thinking and text.rstrip().endswith("<think>"):
         # The template opens a thinking block whatever it is told: close it, so that the answer itself comes next.
@@ -202,12 +203,16 @@ def _render(tokenizer: Any, prompt: Prompt, thinking: bool) -> str:
 
 
 def _render_with_system(tokenizer: Any, user: dict[str, str], system: str, thinking: bool) -> str:
+    """With the system role where the template has one. A template without one raises (Gemma) or leaves the system prompt
+    out without a word; there it opens the user's turn, as Gemma's model card does it."""
     try:
-        return _apply_template(tokenizer, [{"role": "system", "content": system}, user], thinking)
-    except Exception:  # noqa: BLE001 (likewise)
-        # Templates without a system role (Gemma): there the system prompt opens the user's turn, as Gemma's card has it.
-        joined = {"role": "user", "content": f"{system}\n\n{user['content']}"}
-        return _apply_template(tokenizer, [joined], thinking)
+        text = _apply_template(tokenizer, [{"role": "system", "content": system}, user], thinking)
+    except TemplateError:
+        text = ""
+    if system.strip() in text:
+        return text
+    joined = {"role": "user", "content": f"{system}\n\n{user['content']}"}
+    return _apply_template(tokenizer, [joined], thinking)
 
 
 def _apply_template(tokenizer: Any, messages: list[dict[str, str]], thinking: bool) -> str:
