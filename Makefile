@@ -14,8 +14,10 @@ export MALLOC_TRIM_THRESHOLD_ = 8589934592
 demo: $(READY)
 	$(BIN)/vectomy run demo --yes
 
+# Many small tests, a process a core; then the few that give one model all cores.
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto -m "not demo"
+	$(BIN)/python -m pytest -m demo
 
 check: $(READY)
 	$(BIN)/ruff format --check .

@@ -1,6 +1,10 @@
-"""What every test runs under: shapes in signatures checked, two threads, one seed, no network."""
+"""What every test runs under: shapes in signatures checked, one thread a worker, one seed, no network."""
 
 import os
+
+# pytest-xdist has a process a core; more threads than that spin against each other. Before torch is loaded, and for children.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
@@ -18,12 +22,28 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 from tiny import Tiny, build  # noqa: E402
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Before any fixture: all cores for the demo model, one for tiny ones (tiny_chat.py says why)."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        torch.set_num_threads(os.cpu_count() or 1 if item.get_closest_marker("demo") else 1)
 
 
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _modes_left_as_found() -> Iterator[None]:
+    """No test, and nothing it calls, leaves gradients off behind it: the next one would fail, in some orders alone."""
+    yield
+    left = torch.is_inference_mode_enabled(), torch.is_grad_enabled()
+    torch.set_grad_enabled(True)
+    assert left == (False, True), "(inference mode, gradients) after this test"
 
 
 @pytest.fixture

@@ -127,6 +127,125 @@ def article_scores() -> dict[str, Any]:
     return {"recipe": "article", "candidates": candidates, "chosen": chosen, "how": "--pick 3"}
 
 
+def cosmic_scores() -> dict[str, Any]:
+    rng = random.Random(4)
+    candidates: list[dict[str, Any]] = []
+    for position, token in {-3: "<|im_start|>", -2: "assistant", -1: "\n"}.items():
+        for layer in range(LAYERS):
+            row = {"site": "resid_pre", "layer": layer, "position": position, "token": token, "rejected": None}
+            row |= dict.fromkeys(("induced", "removed", "score", "kl_div_score"))
+            if layer >= 0.8 * LAYERS:
+                row["rejected"] = "layer is not below 0.8 of the depth"
+            else:
+                depth = math.exp(-(((layer - 16 - position) / 7) ** 2))
+                row |= {"induced": 0.9 * depth, "removed": 0.8 * depth + 0.05 * rng.random()}
+                row["score"] = row["induced"] + row["removed"]
+            candidates.append(row)
+    best, second = sorted((row for row in candidates if row["score"]), key=lambda row: -row["score"])[:2]
+    best.update(kl_div_score=0.31, rejected="kl 0.31 is not below 0.1")
+    second["kl_div_score"] = 0.04
+    return {
+        "recipe": "cosmic",
+        "candidates": candidates,
+        "chosen": {**{key: second[key] for key in ("site", "layer", "position", "token")}, "norm": 3.2},
+        "note": None,
+        "compared_layers": [2, 19, 20],
+        "thresholds": {"kl_threshold": 0.1, "layer_fraction": 0.8},
+    }
+
+
+def gradient_scores(recipe: str = "gradient", rank: int = 1) -> dict[str, Any]:
+    """Of `selective` too; writers from layer 10 on and the embedding are edited, some are amplified, some exactly 0."""
+    rng = random.Random(5)
+    strengths: list[dict[str, Any]] = [{"layer": None, "component": "embedding", "strengths": [0.11] * rank}]
+    for layer in range(10, LAYERS):
+        for component in ("attention", "mlp"):
+            value = 0.95 * math.exp(-(((layer - 17) / 6) ** 2)) - 0.12 + 0.1 * rng.random()
+            if abs(value) > 0.02:
+                row = {"layer": layer, "component": component, "strengths": [value, *[value / 3] * (rank - 1)]}
+                strengths.append(row)
+    candidates: list[dict[str, Any]] = [
+        {"step": 16, "kl": 0.061, "kl_first_token": 0.19, "rate": 0.0, "writers": 41, "rejected": None},
+        {"step": 20, "kl": 0.043, "kl_first_token": 0.12, "rate": 0.0, "writers": 40, "rejected": None},
+        {"step": 24, "kl": 0.022, "kl_first_token": 0.07, "rate": 0.03125, "writers": 36, "rejected": None},
+        {"step": 28, "kl": 0.017, "kl_first_token": 0.05, "rate": 0.09375, "writers": 33, "rejected": None},
+        {"step": 32, "kl": 0.024, "kl_first_token": 0.06, "rate": 0.0625, "writers": 31, "rejected": None},
+    ]
+    for row in candidates:
+        if row["kl"] > 0.03:
+            row.update(rate=None, rejected="not tried: one of less KL is enough")
+        elif recipe == "selective":
+            row.update(held=0.9 + row["kl"], held_base=0.96875)
+    fall = [2.0 * math.exp(-step / 5) + 0.02 * rng.random() for step in range(32)]
+    history: list[dict[str, float]] = [
+        {"step": step, "change": now, "keep": 0.001 + 0.004 * step * math.exp(-step / 12)}
+        for step, now in enumerate(fall)
+    ]
+    if recipe == "selective":
+        for row in history:
+            row["hold"] = row["keep"] / 2
+    place = {"site": "resid_pre", "layer": 17, "position": -1, "token": "\n", "norm": 1.0}
+    return {
+        "recipe": recipe,
+        "candidates": candidates,
+        "frontier": [{"step": step, "edit": f"frontier/step-{step}.safetensors"} for step in (28, 24)],
+        "chosen": {**place, "step": 24},
+        "strengths": strengths,
+        "history": history,
+        "note": None,
+    }
+
+
+def tpe_scores() -> dict[str, Any]:
+    rng = random.Random(6)
+    candidates: list[dict[str, Any]] = []
+    for number in range(60):
+        kl = 10 ** rng.uniform(-2.5, 0.7)
+        shown = max(0, min(32, round(32 * (0.5 - 0.35 * math.log10(kl) + rng.gauss(0, 0.25)))))
+        row = {"number": number, "parameters": {"scope": "global", "direction": 14.2}, "kl": kl, "rate": shown / 32}
+        row |= {"shown": shown, "seen": 32, "rejected": None}
+        if number > 20 and number % 3 == 0:
+            row.update(
+                seen=8, rejected="stopped after 8 of 32 prompts: another edit is no worse in KL and in the behaviour"
+            )
+        candidates.append(row)
+    candidates[7].update(kl=None, rate=0.0, rejected="gives NaN or infinite log-probabilities")
+    best: list[dict[str, Any]] = []
+    for row in sorted((row for row in candidates if not row["rejected"]), key=lambda row: row["kl"]):
+        if not best or row["rate"] < best[-1]["rate"]:
+            best.append({key: row[key] for key in ("number", "rate", "kl")})
+    chosen = {"site": "resid_pre", "layer": 15, "position": -1, "token": "\n", "norm": 4.4}
+    trial = next((row["number"] for row in best if row["rate"] <= 0.05), best[-1]["number"])
+    return {
+        "recipe": "tpe", "candidates": candidates, "frontier": best, "chosen": chosen, "trial": trial, "note": None,
+    }  # fmt: skip
+
+
+def searched_summary(scores: dict[str, Any]) -> dict[str, Any]:
+    """The summary of a run of `gradient`, `selective` or `tpe`."""
+    found = [value for row in scores.get("strengths", []) for value in row["strengths"]] or [0.2, 1.3]
+    spread = {
+        "lowest": min(found),
+        "highest": max(found),
+        "writers": len(scores.get("strengths", [])) or 12,
+        "directions": len(scores["strengths"][0]["strengths"]) if "strengths" in scores else 1,
+        "shared": True,
+    }
+    summary = {**a_summary(), "recipe": scores["recipe"], "direction": scores["chosen"], "strength": spread}
+    summary["settings"] |= {"target_rate": 0.05}
+    if scores["recipe"] == "selective":
+        for form, held in (
+            (summary["base"], 97),
+            (summary["edited"], 95),
+            *((m, 95) for m in summary["forms"].values()),
+        ):
+            rate = {"rate": held / 100, "count": held, "total": 100, "ci": wilson(held, 100)}
+            form |= {f"keep_refusal_{part}": value for part, value in rate.items()}
+        summary["contrast"]["keep"] = "own/keep.jsonl"
+        summary["contrast"]["counts"]["keep"] = {"fit": 256, "search": 32, "test": 100}
+    return summary
+
+
 def a_separation() -> dict[str, Any]:
     rng = random.Random(3)
     layers = []

@@ -1,6 +1,7 @@
 """Collected statistics are those of the stream that transformers itself reports, however the prompts are batched."""
 
 from functools import cache
+from typing import Any
 
 import pytest
 import tiny_chat
@@ -109,3 +110,34 @@ def test_collecting_leaves_no_hook_also_after_an_error() -> None:
     with pytest.raises(ActivationError):
         collect(chat, PROMPTS[:2])
     assert not hooked(chat.model)
+
+
+@pytest.mark.parametrize("positions", [(-1,), (-2, -1)])
+def test_packs_give_the_statistics_of_ordinary_rows(positions: tuple[int, ...]) -> None:
+    chat, prompts = tiny_chat.chat(), [*tiny_chat.prompts(tiny_chat.NIGHT, 9), *tiny_chat.prompts(tiny_chat.DAY, 4)]
+    wanted: dict[str, Any] = {"positions": positions, "covariance": True, "samples": True}
+    block, widths = chat.model.get_submodule(chat.architecture.block(0)), []
+    handle = block.register_forward_hook(lambda _m, _a, output: widths.append(tuple(output.shape[:2])))
+    plain = collect(chat, prompts, **wanted)
+    ordinary = sum(rows * width for rows, width in widths)
+    widths.clear()
+    packed = collect(chat, prompts, packed=True, **wanted)
+    handle.remove()
+    # The last pass; the ones before compare a pack with ordinary rows.
+    assert widths[-1][0] == 1
+    assert widths[-1][1] < 0.9 * ordinary
+    assert packed.count == plain.count
+    for one, other in (
+        (packed.mean, plain.mean),
+        (packed.covariance, plain.covariance),
+        (packed.samples, plain.samples),
+    ):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_positions_that_all_prompts_share_are_not_packed_apart() -> None:
+    """With as many positions as the shortest prompt has tokens, the shared beginning is asked for too."""
+    chat, prompts = tiny_chat.chat(), tiny_chat.prompts(tiny_chat.NIGHT, 3)
+    every = tuple(range(-min(map(len, chat.tokens(prompts))), 0))
+    one, other = (collect(chat, prompts, positions=every, packed=packed) for packed in (True, False))
+    torch.testing.assert_close(one.mean, other.mean)

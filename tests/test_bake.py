@@ -135,6 +135,25 @@ def test_an_addition_goes_into_a_bias_and_equals_steering(tiny_of, tmp_path: Pat
     hold_together(both, tiny, tmp_path / "both")
 
 
+@pytest.mark.parametrize(("model_type", "components"), [("llama", ("attention", "mlp")), ("qwen3", ("attention",))])
+def test_a_writer_without_a_bias_is_given_one_where_the_configuration_can(
+    tiny_of, tmp_path: Path, model_type: str, components: tuple[str, ...]
+) -> None:
+    tiny = tiny_of(model_type, sharded=True)
+    removal = Edit.ablation(tiny.folder, unit(), 0.5, embeddings=False)
+    added = {(layer, component) for layer in (1, 3) for component in components}
+    edit = dataclasses.replace(
+        removal,
+        operations=tuple(
+            dataclasses.replace(op, addition=unit(op.layer)) if (op.layer, op.component) in added else op
+            for op in removal.operations
+        ),
+    )
+    receipt = bake(edit, tiny.folder, tmp_path / "out")
+    assert any("attention_bias" in note for note in receipt.notes)
+    torch.testing.assert_close(logits(load(tmp_path / "out")), under(edit, tiny.model), **ROUNDING)
+
+
 def test_an_addition_without_a_bias_is_refused_by_name_and_writes_nothing(tiny_of, tmp_path: Path) -> None:
     tiny = tiny_of("qwen2")
     steer = Operation("mlp", 1, unit()[None], torch.zeros(1), addition=unit())

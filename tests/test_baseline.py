@@ -24,7 +24,7 @@ def splits(nouns: tuple[str, ...], strays: int = 0) -> Splits:
 
 
 def measured(strays: int = 0, taught: bool = True, positive: Splits | None = None, **options: Any) -> Baseline:
-    config = make_config("m", {"answer_tokens": 8, **options})
+    config = make_config("m", {"answer_tokens": 8, "recipe": "arditi", **options})
     sides = positive or splits(NIGHT, strays), splits(DAY, strays)
     return measure_baseline(tiny_chat.chat(taught_=taught), *sides, KeywordJudge(), config)
 

@@ -33,7 +33,7 @@ QUICK = [
 def words(out: Path, *more: str) -> list[str]:
     given = tiny_chat.sources()
     sides = ["--positive", given["positive"], "--negative", given["negative"]]
-    return [str(tiny_chat.folder()), "--out", str(out), *sides, *QUICK, *more]
+    return [str(tiny_chat.folder()), "--out", str(out), *sides, *QUICK, "--recipe", "arditi", *more]
 
 
 class Vectomy:
@@ -67,7 +67,14 @@ def finished() -> Path:
     from vectomy.pipeline import run
 
     out = tiny_chat.scratch() / "run"
-    options = {"device": "cpu", "answer_tokens": 8, "behaviour_tokens": ["I"], "n_search": 4, "n_test": 4}
+    options = {
+        "device": "cpu",
+        "answer_tokens": 8,
+        "behaviour_tokens": ["I"],
+        "n_search": 4,
+        "n_test": 4,
+        "recipe": "arditi",
+    }
     run(str(tiny_chat.folder()), out, **tiny_chat.sources(), **options)
     return out
 

@@ -72,7 +72,7 @@ def dumped(config: RunConfig, place: tuple[str, ...]) -> Any:
 
 SAMPLES = {
     "recipe": "article", "estimator": "projected", "dtype": "float32", "kl_threshold": 0.25, "induce_threshold": -1.5,
-    "layer_fraction": 0.5, "behaviour_tokens": ("I",), "batch_tokens": 128,
+    "target_rate": 0.25, "steps": 7, "per_layer": True, "kl_budget": 0.125, "layer_fraction": 0.5, "behaviour_tokens": ("I",), "batch_tokens": 128,
 }  # fmt: skip
 
 

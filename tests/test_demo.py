@@ -1,6 +1,6 @@
 """The main job on the real demo model: what `make demo` promises, measured on held-out prompts.
 
-One run serves all tests of this file; it takes one to three minutes on two cores.
+One run serves all tests of this file; it takes some ten minutes on two cores.
 """
 
 import json
@@ -14,7 +14,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import vectomy
 from vectomy.capture import capture
 from vectomy.demo import demo_folder
-from vectomy.linalg import normalise
 
 pytestmark = pytest.mark.demo
 
@@ -22,7 +21,8 @@ pytestmark = pytest.mark.demo
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("demo") / "run"
-    vectomy.run("demo", out)
+    # Not the dtype that this processor is quick in: the numbers that are held to here are to be the same everywhere.
+    vectomy.run("demo", out, dtype="float32")
     return out
 
 
@@ -60,19 +60,30 @@ def test_the_checkpoint_is_a_plain_transformers_model_that_answers(run_folder: P
     assert "Paris" in tokenizer.decode(answer)
 
 
-def test_the_stream_of_the_baked_checkpoint_is_free_of_the_direction(run_folder: Path) -> None:
-    """The receipt by measurement: before the edit the projection is there, after it bfloat16 rounding is left."""
-    unit = normalise(vectomy.Edit.load(run_folder / "edit.safetensors").operations[0].basis[0])
+def test_the_learned_direction_taken_out_wholly_is_gone_from_the_stream(run_folder: Path, tmp_path: Path) -> None:
+    """By measurement: before, the projection is there; in the baked checkpoint bfloat16 rounding is left."""
+    unit = vectomy.Edit.load(run_folder / "edit.safetensors").main_direction
+    vectomy.bake(vectomy.Edit.ablation(demo_folder(), unit), demo_folder(), tmp_path / "baked")
     shares = {}
-    for name, folder in (("base", demo_folder()), ("baked", run_folder / "checkpoint")):
+    for name, folder in (("base", demo_folder()), ("baked", tmp_path / "baked")):
         chat = vectomy.load_model(folder)
         batch = next(chat.batches(chat.tokens([vectomy.Prompt("Name three rivers")]), 4096))
         with capture(chat.model) as stream:
             chat.hidden(batch)
         parts = [((x.float() @ unit).abs() / x.float().norm(dim=-1)).max() for x in stream.values()]
         shares[name] = float(torch.stack(parts).max())
-    assert shares["base"] > 0.1
+    assert shares["base"] > 0.05
     assert shares["baked"] < 0.01
+
+
+def test_the_edit_was_learned_and_is_the_point_of_its_frontier(run_folder: Path) -> None:
+    scores = json.loads((run_folder / "scores.json").read_text(encoding="utf-8"))
+    chosen = next(point for point in scores["candidates"] if point["step"] == scores["chosen"]["step"])
+    assert chosen["rate"] <= 0.05
+    assert chosen["kl"] == min(
+        point["kl"] for point in scores["candidates"] if (point["rate"] or 1.0) <= 0.05 or point is chosen
+    )
+    assert len({strength["strengths"][0] for strength in scores["strengths"]}) > 10
 
 
 def test_everything_a_reader_needs_is_written(run_folder: Path, summary: dict[str, Any]) -> None:

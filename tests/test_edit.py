@@ -73,8 +73,8 @@ def test_an_impossible_direction_is_refused(tiny_of, direction: torch.Tensor, me
     ("changes", "message"),
     [
         ({"component": "norm"}, "component is one of"),
-        ({"component": "embedding"}, "all but the embedding have a layer"),
-        ({"layer": None}, "all but the embedding have a layer"),
+        ({"component": "embedding"}, "all but embedding and position have a layer"),
+        ({"layer": None}, "all but embedding and position have a layer"),
         ({"layer": LAYERS}, "layers 0 to 3"),
         ({"layer": -1}, "layers 0 to 3"),
         ({"norm": "rows"}, "not none, column or row"),
@@ -105,8 +105,10 @@ def test_two_operations_on_one_writer_are_refused() -> None:
 
 
 def test_an_expert_is_refused_where_there_are_none(tiny_of) -> None:
-    edit = Edit(BASE, (operation(expert=3),))
-    with pytest.raises(EditError, match="expert"), edit.hooks(tiny_of().model):
+    with pytest.raises(EditError, match="only the component experts"):
+        Edit(BASE, (operation(expert=3),))
+    edit = Edit(BASE, (operation(component="experts", expert=3),))
+    with pytest.raises(ArchitectureError, match="there is no experts at layer 1"), edit.hooks(tiny_of().model):
         pass
 
 

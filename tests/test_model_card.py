@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from invented_run import a_summary, every, metrics
+from invented_run import a_summary, every, gradient_scores, metrics, searched_summary
 
 from vectomy.report import render_card
 
@@ -58,6 +58,15 @@ def test_card_holds_results_cost_and_warning() -> None:
     assert summary["edit"]["sha256"] in card
     assert summary["command"] in card
     assert "`keywords`" in card
+    assert not re.search(r"\n\n\n|[{}]", card)
+
+
+def test_card_of_a_learned_edit_says_what_was_learned() -> None:
+    card = render_card(searched_summary(gradient_scores()))
+    assert "No weight was\ntrained; what was learned is a direction" in card
+    assert "by the estimator `projected`, and the edit was chosen by the recipe `gradient`." in card
+    assert "Nothing was" not in card
+    assert "(strength" not in card
     assert not re.search(r"\n\n\n|[{}]", card)
 
 

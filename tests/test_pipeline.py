@@ -28,7 +28,7 @@ from vectomy.errors import (
 )
 from vectomy.pipeline import STAGES, run
 
-SHORT = {"device": "cpu", "answer_tokens": 8, "behaviour_tokens": ["I"]}
+SHORT = {"device": "cpu", "answer_tokens": 8, "behaviour_tokens": ["I"], "recipe": "arditi"}
 TOP = {
     "format", "version", "model", "base_model", "behaviour", "recipe", "estimator", "seed", "command", "versions", "contrast",
     "settings", "judge", "base", "edited", "forms", "direction", "strength", "notes", "receipt", "stages", "edit", "checkpoint",
@@ -90,6 +90,19 @@ def test_the_taught_behaviour_is_found_and_removed_and_the_rest_stays() -> None:
     assert 0 < edited["kl_first_token"] < 0.05
     assert base["kl_first_token"] < 1e-6 < edited["kl_per_token"]
     assert base["ce_own_answers"] < edited["ce_own_answers"]
+
+
+def test_hooks_adapter_and_baked_weights_give_the_same_numbers(tmp_path: Path) -> None:
+    summary = go(tmp_path / "run", lora=True, embeddings=False, dtype="float32")
+    forms = summary["forms"]
+    assert set(forms) == {"hooks", "lora", "baked"}
+    assert summary["base"]["refusal_rate"] == 1.0 > forms["hooks"]["refusal_rate"]
+    for form in ("lora", "baked"):
+        for key, value in forms["hooks"].items():
+            assert forms[form][key] == pytest.approx(value, rel=1e-3, abs=1e-5), (form, key)
+    operations = Edit.load(tmp_path / "run" / "edit.safetensors").operations
+    assert all(operation.component != "embedding" for operation in operations)
+    assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").is_file()
 
 
 @pytest.mark.parametrize(

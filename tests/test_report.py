@@ -16,14 +16,27 @@ from invented_run import (
     a_summary,
     arditi_scores,
     article_scores,
+    cosmic_scores,
     every,
+    gradient_scores,
     metrics,
+    searched_summary,
     some_completions,
+    tpe_scores,
 )
 from parsed_page import Page
 
 from vectomy.report import render_card, render_page
 
+RUNS = [
+    arditi_scores(),
+    article_scores(),
+    cosmic_scores(),
+    gradient_scores(),
+    gradient_scores("selective"),
+    tpe_scores(),
+]
+NAMES = [str(scores["recipe"]) for scores in RUNS]
 HOSTILE = "<script>alert(1)</script>"
 HOSTILE_ATTRIBUTE = '"onmouseover="alert(2)'
 
@@ -54,9 +67,10 @@ def values_of(found: Page) -> dict[str, list[float]]:
     return rows
 
 
-@pytest.mark.parametrize("scores", [arditi_scores(), article_scores()], ids=["arditi", "article"])
+@pytest.mark.parametrize("scores", RUNS, ids=NAMES)
 def test_page_is_well_formed(scores: dict[str, Any]) -> None:
-    found, text = page(scores=scores)
+    summary = searched_summary(scores) if scores in RUNS[3:] else {**a_summary(), "recipe": scores["recipe"]}
+    found, text = page(scores=scores, summary=summary)
     assert text.startswith("<!doctype html>")
     assert found.problems == []
     assert len(found.tagged("h1")) == 1
@@ -94,10 +108,16 @@ def test_page_reaches_for_nothing() -> None:
 
 
 @pytest.mark.parametrize("hostile", [HOSTILE, HOSTILE_ATTRIBUTE, "</title></style></details><img src=x onerror=a()>"])
-@pytest.mark.parametrize("scores", [arditi_scores(), article_scores()], ids=["arditi", "article"])
+@pytest.mark.parametrize("scores", RUNS, ids=NAMES)
 def test_untrusted_text_stays_text(scores: dict[str, Any], hostile: str) -> None:
     summary, scores, separation, completions = (
-        every(value, hostile) for value in (a_summary(), scores, a_separation(), some_completions())
+        every(value, hostile)
+        for value in (
+            searched_summary(scores) if scores in RUNS[3:] else a_summary(),
+            scores,
+            a_separation(),
+            some_completions(),
+        )
     )
     for table in ("versions", "settings", "stages"):
         summary[table][hostile] = 1
@@ -201,6 +221,20 @@ def test_article_shows_scores_by_site_and_the_answers() -> None:
     everything = "".join(words for tag, _, words in found.found if tag == "main")
     assert "How it was picked: --pick 3." in everything
     assert "1 of 4 dropped as refusals" in everything
+
+
+def test_cosmic_maps_its_score_and_lists_the_rest() -> None:
+    scores = cosmic_scores()
+    found, text = page(scores=scores, summary={**a_summary(), "recipe": "cosmic"})
+    (mark,) = found.having(class_="chosen")
+    assert f"layer {scores['chosen']['layer']}, position" in mark[2]
+    (small,) = found.having(class_="filtered")
+    assert "kl 0.31 is not below 0.1" in small[2]
+    assert len(found.having(class_="unmeasured")) == sum(row["score"] is None for row in scores["candidates"])
+    heads = [words for tag, _, words in found.found if tag == "th"]
+    assert {"score", "induced", "removed", "KL divergence"} <= set(heads)
+    assert "72 of 90 candidates were scored by what they do to activations behind layers 2, 19, 20" in text
+    assert "refusal score" not in text
 
 
 def test_histogram_counts_every_prompt() -> None:

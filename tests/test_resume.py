@@ -20,7 +20,7 @@ from vectomy.cli import main
 from vectomy.pipeline import STAGES, run
 
 KILLS = 24
-OPTIONS = {"device": "cpu", "answer_tokens": 8, "n_search": 4, "n_test": 4, "complete": True}
+OPTIONS = {"device": "cpu", "answer_tokens": 8, "n_search": 4, "n_test": 4, "complete": True, "steps": 6}
 # Seconds, and the pages that print them, differ from run to run; so do the records that hold seconds.
 TIMED = ("stages/", "summary.json", "report.html", "MODEL_CARD.md", "README.md")
 
@@ -51,7 +51,7 @@ def storm() -> tuple[Path, dict[str, Any]]:
     options = json.dumps({**tiny_chat.sources(), **OPTIONS})
     words = [str(Path(__file__).with_name("fork_storm.py")), str(tiny_chat.folder()), str(folder)]
     done = subprocess.run(
-        [sys.executable, *words, options, json.dumps(shares)], capture_output=True, text=True, check=False, timeout=300
+        [sys.executable, *words, options, json.dumps(shares)], capture_output=True, text=True, check=False, timeout=1200
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return folder, json.loads(done.stdout)
@@ -107,6 +107,8 @@ def arguments(out: Path) -> list[str]:
         "4",
         "--n-test",
         "4",
+        "--steps",
+        "6",
         "--complete",
         "--yes",
     ]

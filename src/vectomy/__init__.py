@@ -6,6 +6,7 @@
     edit = vectomy.Edit.load("runs/demo/edit.safetensors")
     with edit.hooks(model): ...                             # at run time
     vectomy.bake(edit * 0.5, checkpoint, out)               # in the weights
+    vectomy.verify(out, edit).max_projection                # measured on the result
 
 Names load on first use, so that `import vectomy` is quick.
 """
@@ -21,9 +22,13 @@ if TYPE_CHECKING:
     from vectomy.directions import fit_directions as fit_directions
     from vectomy.edit import Edit as Edit
     from vectomy.errors import VectomyError as VectomyError
+    from vectomy.model import learn as learn
     from vectomy.model import load_model as load_model
+    from vectomy.model import stream_model as stream_model
     from vectomy.pipeline import run as run
+    from vectomy.planning import plan as plan
     from vectomy.prompts import Prompt as Prompt
+    from vectomy.verification import verify as verify
 
 __all__ = [
     "Edit",
@@ -34,8 +39,12 @@ __all__ = [
     "bake",
     "collect",
     "fit_directions",
+    "learn",
     "load_model",
+    "plan",
     "run",
+    "stream_model",
+    "verify",
 ]
 
 _HOMES = {
@@ -47,8 +56,12 @@ _HOMES = {
     "bake": "apply",
     "collect": "activations",
     "fit_directions": "directions",
+    "learn": "model",
     "load_model": "model",
+    "plan": "planning",
     "run": "pipeline",
+    "stream_model": "model",
+    "verify": "verification",
 }
 
 

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from torch import Tensor
+
 from vectomy.config import Contrast, RunConfig
 from vectomy.errors import BehaviourAbsentError, SelectionError
 from vectomy.judges import REFUSALS, Judge
@@ -29,7 +31,8 @@ class Baseline:
     """`positive_rate` and `negative_rate`: share of search prompts whose answer the judge calls a refusal.
 
     `tokens` are the first tokens of the behaviour; `positive_kept` and `negative_kept` say, by split, which prompts
-    the base treats as the contrast says (log-odds of the tokens above 0, below 0).
+    the base treats as the contrast says (log-odds of the tokens above 0, below 0). `answers` are its greedy tokens on the search
+    prompts, by side.
     """
 
     positive_rate: float
@@ -38,6 +41,7 @@ class Baseline:
     token_texts: tuple[str, ...]
     positive_kept: dict[str, list[bool]]
     negative_kept: dict[str, list[bool]]
+    answers: dict[str, list[list[int]]]
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -58,35 +62,38 @@ def measure_baseline(
         SelectionError: the recipe needs behaviour tokens and none tell the sides apart, or one that is given is not a
             single token.
     """
-    budget = config.batch_tokens
-    scored = {
-        (side, split): chat.next_token_log_probs(chat.tokens(getattr(splits, split)), budget)
-        for side, splits in (("positive", positive), ("negative", negative))
-        for split in ("fit", "search")
+    sides = {"positive": positive, "negative": negative}
+    # Damaged weights are said to be that, before their answers are taken for a behaviour that is absent.
+    chat.next_token_log_probs(chat.tokens(positive.search[:1]), config.batch_tokens)
+    answers = {
+        side: chat.answer(
+            chat.tokens(splits.search), config.answer_tokens, config.batch_tokens, progress, f"base answers ({side})"
+        )
+        for side, splits in sides.items()
     }
-    refused = {
-        side: _refused(chat, splits.search, judge, config, progress, f"base answers ({side})")
-        for side, splits in (("positive", positive), ("negative", negative))
-    }
+    refused = {side: _refused(chat, splits.search, answers[side], judge) for side, splits in sides.items()}
     rates = {side: sum(flags) / len(flags) for side, flags in refused.items()}
     _check_present(rates["positive"], len(positive.search), config)
     tokens = _given_tokens(chat, config) if config.selection.behaviour_tokens else None
+    scored = _scored(chat, sides, config.batch_tokens) if config.recipe == "arditi" else {}
     if tokens is None and config.recipe == "arditi":
         shows, other = refused["positive"], [not flag for flag in refused["negative"]]
         if config.contrast.behaviour != "refusal" or not any(shows) or not any(other):
             shows, other = [True] * len(shows), [True] * len(other)
         tokens = behaviour_tokens(scored["positive", "search"][shows], scored["negative", "search"][other])
-    kept: dict[str, dict[str, list[bool]]] = {"positive": {}, "negative": {}}
-    for (side, split), log_probs in scored.items():
-        odds = log_odds(log_probs, tokens or [])
-        keep = odds > 0 if side == "positive" else odds < 0
-        filtered = tokens is not None and config.recipe == "arditi" and config.selection.filter_prompts
-        kept[side][split] = [bool(flag) or not filtered for flag in keep]
-        if sum(kept[side][split]) < 2:
-            raise SelectionError(
-                f"the base treats {sum(kept[side][split])} of {len(keep)} {side} {split} prompts as the contrast says (first tokens "
-                f"{[chat.text([t]) for t in tokens or []]}); give clearer prompts or --no-filter-prompts"
-            )
+    kept = {
+        side: {split: [True] * len(getattr(splits, split)) for split in ("fit", "search")}
+        for side, splits in sides.items()
+    }
+    if tokens is not None and config.selection.filter_prompts:
+        for (side, split), log_probs in scored.items():
+            odds = log_odds(log_probs, tokens)
+            kept[side][split] = (odds > 0 if side == "positive" else odds < 0).tolist()
+            if sum(kept[side][split]) < 2:
+                raise SelectionError(
+                    f"the base treats {sum(kept[side][split])} of {len(odds)} {side} {split} prompts as the contrast says (first "
+                    f"tokens {[chat.text([t]) for t in tokens]}); give clearer prompts or --no-filter-prompts"
+                )
     return Baseline(
         rates["positive"],
         rates["negative"],
@@ -94,13 +101,20 @@ def measure_baseline(
         tuple(chat.tokenizer.decode([token]) for token in tokens or ()),
         kept["positive"],
         kept["negative"],
+        answers,
     )
 
 
-def _refused(
-    chat: ChatModel, prompts: Sequence[Prompt], judge: Judge, config: RunConfig, progress: Progress, what: str
-) -> list[bool]:
-    answers = chat.answer(chat.tokens(prompts), config.answer_tokens, config.batch_tokens, progress, what)
+def _scored(chat: ChatModel, sides: dict[str, Splits], budget: int) -> dict[tuple[str, str], Tensor]:
+    """Log-probabilities of the first token, by side and split."""
+    return {
+        (side, split): chat.next_token_log_probs(chat.tokens(getattr(splits, split)), budget)
+        for side, splits in sides.items()
+        for split in ("fit", "search")
+    }
+
+
+def _refused(chat: ChatModel, prompts: Sequence[Prompt], answers: Sequence[Sequence[int]], judge: Judge) -> list[bool]:
     return [
         judge.verdict(prompt.text, chat.text(answer)) in REFUSALS
         for prompt, answer in zip(prompts, answers, strict=True)

@@ -63,14 +63,18 @@ def capture(
 
 def _watch(model: nn.Module, architecture: Architecture, point: Point, take: Callable[[Point, Tensor], None]) -> Any:
     site, layer = point
-    architecture.writer("mlp", layer)
     block = model.get_submodule(architecture.block(layer))
     if site == "resid_post":
         return block.register_forward_hook(lambda _m, _a, output: take(point, first_output(output)))
     if site == "resid_pre":
         watched = block
     elif site == "resid_mid":
-        watched = block.get_submodule(architecture.family.mid_norm)
+        if architecture.family.mid is None:
+            raise ArchitectureError(
+                f"blocks of a {architecture.model_type} model have no point resid_mid: attention and MLP read the same; use resid_pre "
+                "or resid_post"
+            )
+        watched = block.get_submodule(architecture.family.mid)
     else:
         raise ArchitectureError(f"there is no site '{site}'; sites are {', '.join(SITES)}")
     return watched.register_forward_pre_hook(

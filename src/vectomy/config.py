@@ -25,7 +25,7 @@ __all__ = [
 HUB_PROMPTS = {"positive": "mlabonne/harmful_behaviors", "negative": "mlabonne/harmless_alpaca"}
 DEMO_PROMPTS = {"positive": "bundled:refused", "negative": "bundled:harmless"}
 
-Recipe = Literal["article", "arditi"]
+Recipe = Literal["article", "arditi", "cosmic", "gradient", "selective", "tpe"]
 Estimator = Literal["difference_of_means", "projected", "winsorised_mean", "pca_of_differences", "logistic_probe"]
 
 
@@ -51,6 +51,10 @@ class Contrast(_Strict):
     negative_search: Source | None = None
     positive_test: Source | None = None
     negative_test: Source | None = None
+    keep: Source | None = None
+    """selective: prompts that must go on to show the behaviour."""
+    keep_search: Source | None = None
+    keep_test: Source | None = None
     n_fit: int = Field(256, ge=2)
     n_search: int = Field(32, ge=2)
     n_test: int = Field(100, ge=2)
@@ -62,17 +66,17 @@ class Selection(_Strict):
     """Thresholds of the recipes; the defaults are the papers'."""
 
     kl_threshold: float = Field(0.1, gt=0)
-    """arditi: largest KL(base || ablated) in nats at the last position of harmless prompts."""
+    """arditi, cosmic: largest KL(base || ablated) in nats at the last position of harmless prompts."""
     induce_threshold: float = 0.0
     """arditi: smallest mean log-odds of the behaviour tokens after adding the direction."""
     layer_fraction: float = Field(0.8, gt=0, le=1)
-    """arditi: only directions from layers below this share of the depth."""
+    """arditi, cosmic: only directions from layers below this share of the depth."""
     strict: bool = False
-    """arditi: stop when no direction passes the filters, as the paper's code does, instead of minimising KL then."""
+    """arditi, cosmic: stop when no direction passes the filters, as the paper's code does, instead of minimising KL then."""
     filter_prompts: bool = True
     """arditi: drop positive prompts the base does not refuse, and negative ones it does."""
     complete: bool = False
-    """arditi: score every direction in full, also those that are out already; the choice is the same."""
+    """arditi, cosmic: score every direction in full, also those that are out already; the choice is the same."""
     candidates: int = Field(20, ge=1)
     """article: how many of the best-scored directions are tried."""
     shown_prompts: int = Field(4, ge=1)
@@ -82,13 +86,34 @@ class Selection(_Strict):
     """article: rank of the candidate to take, instead of reading them."""
     behaviour_tokens: tuple[str, ...] | None = None
     """First tokens of an answer that shows the behaviour; found from the model's own answers if absent."""
+    target_rate: float = Field(0.05, ge=0, le=1)
+    """gradient, selective, tpe: largest share of the positive search prompts that may still show the behaviour."""
+    kl_budget: float | None = Field(None, gt=0)
+    """gradient, selective, tpe: largest KL on the negative search prompts, in nats (per token; tpe: of the first one). With it, the edit that takes away
+    most of the behaviour within the budget is chosen; without, the one of least KL that reaches the target rate."""
+    steps: int | None = Field(None, ge=1)
+    """gradient, selective: steps of the optimiser; absent: 36, and 96 where a third set has to be told apart."""
+    rank: int = Field(1, ge=1)
+    """gradient, selective: how many orthonormal directions are learned."""
+    per_layer: bool | None = None
+    """gradient, selective: learn directions of its own for each layer; absent: only for selective."""
+    direction: str | None = None
+    """gradient, selective: begin with this direction (`.npy`, `.safetensors`, `random:SEED`) instead of the best of a screening."""
+    learn_direction: bool = True
+    """gradient, selective: learn the direction as well; without, the strengths alone."""
+    trials: int = Field(200, ge=1)
+    """tpe: edits that are tried."""
+    startup_trials: int = Field(60, ge=1)
+    """tpe: the first of them, drawn at random."""
+    processes: int = Field(1, ge=1)
+    """tpe: processes that try edits side by side, each with a copy of the model."""
 
 
 class RunConfig(_Strict):
     model: str
     """A folder, a Hub id, or `demo`."""
     contrast: Contrast
-    recipe: Recipe = "arditi"
+    recipe: Recipe = "gradient"
     estimator: Estimator | None = None
     """How a direction is made from activations; absent: the recipe's own (article: difference of means, arditi:
     projected)."""
@@ -108,9 +133,21 @@ class RunConfig(_Strict):
     """Store the covariance per site and position (d_model x d_model each)."""
     bake: bool = True
     """Write the edited checkpoint; without it the Edit file is the result."""
+    lora: bool = False
+    """Write the Edit as a PEFT adapter too, and evaluate the base with it."""
+    embeddings: bool = True
+    """Edit token and position embeddings as well. Without, an adapter can hold the edit of a model whose head is tied."""
     force: bool = False
     """Go on although the base model does not show the behaviour."""
     trust_remote_code: bool = False
+
+    @property
+    def steps(self) -> int:
+        return self.selection.steps or (96 if self.recipe == "selective" else 36)
+
+    @property
+    def per_layer(self) -> bool:
+        return self.recipe == "selective" if self.selection.per_layer is None else self.selection.per_layer
 
     @property
     def direction_estimator(self) -> Estimator:
@@ -121,10 +158,10 @@ FLAT: dict[str, tuple[str, ...]] = {
     **{name: ("contrast", name) for name in ("behaviour", "n_fit", "n_search", "n_test", "drop_overlap")},
     **{
         f"{side}{part}": ("contrast", f"{side}{part}", "prompts")
-        for side in ("positive", "negative")
+        for side in ("positive", "negative", "keep")
         for part in ("", "_search", "_test")
     },
-    **{f"{side}_system": ("contrast", side, "system") for side in ("positive", "negative")},
+    **{f"{side}_system": ("contrast", side, "system") for side in ("positive", "negative", "keep")},
     **{name: ("selection", name) for name in Selection.model_fields},
 }
 """Short names that the command line and `vectomy.run` take, and where they stand in the configuration."""

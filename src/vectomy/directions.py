@@ -7,10 +7,12 @@ difference of the two means along it, so that adding it moves the one set onto t
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import safetensors
 import safetensors.torch
 import torch
@@ -18,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vectomy.artifacts import canonical_json, write_whole
-from vectomy.errors import ArtifactError
+from vectomy.errors import ArtifactError, EditError
 from vectomy.linalg import normalise, project_out
 from vectomy.moments import Activations
 from vectomy.types import Site, Vector
@@ -28,6 +30,7 @@ __all__ = [
     "NEEDS_SAMPLES",
     "Directions",
     "difference_of_means",
+    "direction_from",
     "fit_directions",
     "logistic_probe",
     "pca_of_differences",
@@ -177,3 +180,59 @@ def fit_directions(positive: Activations, negative: Activations, estimator: str)
     scale = torch.linalg.vector_norm(negative.mean, dim=-1, keepdim=True)
     noise = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True) <= NOISE * scale
     return Directions(estimator, positive.sites, positive.positions, torch.where(noise, 0.0, vectors).float())
+
+
+# A file of directions holds a few vectors; anything larger is something else.
+LARGEST_DIRECTION = 1 << 28
+
+
+def direction_from(source: str, d_model: int) -> Float[Tensor, "*k d_model"]:
+    """A direction from a .npy file, from the tensor `direction` of a .safetensors file, or `random:SEED`.
+
+    Raises:
+        EditError: no such file, or one that holds no floating-point vector (d_model) or matrix (k x d_model).
+    """
+    kind, _, seed = source.partition(":")
+    if kind == "random":
+        if not re.fullmatch(r"\d{1,18}", seed):
+            raise EditError(
+                f"'{source}' names no random direction; write random:SEED with a whole number, as in random:0"
+            )
+        return torch.randn(d_model, generator=torch.Generator().manual_seed(int(seed)), dtype=torch.float64)
+    path = Path(source)
+    if not path.is_file():
+        raise EditError(f"the direction file {path} does not exist; give a .npy or .safetensors file, or random:SEED")
+    if path.stat().st_size > LARGEST_DIRECTION:
+        raise EditError(
+            f"{path} has {path.stat().st_size >> 20} MiB, too much for a direction; give a vector of {d_model} numbers"
+        )
+    try:
+        value = _vectors(path)
+    except (
+        safetensors.SafetensorError,
+        ValueError,
+        OSError,
+        EOFError,
+        KeyError,
+        TypeError,
+        MemoryError,
+        SyntaxError,
+    ) as error:
+        raise EditError(f"{path} holds no direction ({type(error).__name__}: {str(error)[:200]})") from None
+    if value.ndim not in (1, 2) or not value.is_floating_point():
+        raise EditError(
+            f"{path} holds {value.dtype} of shape {list(value.shape)}; a direction is a vector, or a matrix of k of them, of floating-point numbers"
+        )
+    return value.double()
+
+
+def _vectors(path: Path) -> Tensor:
+    if path.suffix == ".npy":
+        return torch.from_numpy(np.load(path, allow_pickle=False))
+    if path.suffix != ".safetensors":
+        raise ValueError("its name ends neither in .npy nor in .safetensors")
+    with safetensors.safe_open(path, framework="pt") as file:
+        names = list(file.keys())
+        if "direction" not in names:
+            raise ValueError(f"no tensor is called 'direction'; there are {', '.join(names[:5])}")
+        return file.get_tensor("direction")

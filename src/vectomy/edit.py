@@ -27,13 +27,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vectomy import linalg
-from vectomy.architecture import Architecture, Writer, architecture_of, resolve
+from vectomy.architecture import Architecture, Writer, architecture_of
 from vectomy.artifacts import canonical_json, hash_of, write_whole
-from vectomy.checkpoint import Checkpoint, fingerprint
+from vectomy.checkpoint import Checkpoint, architecture_in, fingerprint
 from vectomy.errors import EditError, FingerprintError
 from vectomy.intervene import edit_writers
-from vectomy.operation import Base, Operation, check_fits, combine, shape_of
-from vectomy.types import Component, NormMode
+from vectomy.operation import Base, Operation, check_fits, check_takes, combine, shape_of
+from vectomy.types import OUTSIDE, Component, NormMode, Vector
 
 __all__ = ["Base", "Edit", "Operation"]
 
@@ -59,6 +59,10 @@ class Edit:
         for one, other in itertools.pairwise(ordered):
             if one.place == other.place:
                 raise EditError(f"two operations name the same writer ({one.writer_name}); combine them with `+`")
+            if one.place[:2] == other.place[:2] and one.expert is None:
+                raise EditError(
+                    f"one operation names all experts of {one.writer_name}, another expert {other.expert}; name each once"
+                )
         object.__setattr__(self, "operations", ordered)
 
     @classmethod
@@ -78,7 +82,9 @@ class Edit:
             EditError: the direction is zero, NaN, of the wrong width, or k directions are linearly dependent.
         """
         opened = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint.open(checkpoint)
-        writers = [w for w in resolve(opened.config).writers if embeddings or w.component != "embedding"]
+        architecture = architecture_in(opened)
+        architecture.check_covered()
+        writers = [writer for writer in architecture.writers if embeddings or writer.component not in OUTSIDE]
         return cls.removing(direction, Base.of(opened, name), writers, strength, norm, about)
 
     @classmethod
@@ -152,16 +158,35 @@ class Edit:
             ),
         )
 
+    @property
+    def main_direction(self) -> Vector:
+        """The direction that is edited most over all writers: of the sum of their B^T |a| B the first axis, a unit vector.
+
+        Raises:
+            EditError: the edit removes nothing.
+        """
+        total = torch.zeros(self.base.d_model, dtype=torch.float64)
+        rows = [(op.strengths.abs().double().sqrt()[:, None] * op.basis.double()) for op in self.operations]
+        stacked = torch.cat([*rows, total[None]])
+        if not bool(stacked.any()):
+            raise EditError("the edit removes no direction")
+        axis = torch.linalg.svd(stacked, full_matrices=False).Vh[0]
+        # Along most of its rows, where an axis alone would have either sign.
+        return (axis * ((stacked @ axis).sum().sign() or 1.0)).float()
+
     # Application
 
     def writers(self, architecture: Architecture) -> list[tuple[Writer, Operation]]:
-        """The operations that change something, each with the module it means."""
-        for operation in self.operations:
-            if operation.expert is not None:
-                raise EditError(
-                    f"{operation.writer_name} names an expert, but model type '{architecture.model_type}' has none"
-                )
-        return [(architecture.writer(op.component, op.layer), op) for op in self.operations if not op.idle]
+        """The operations that change something, each with the writer it means.
+
+        Raises:
+            ArchitectureError: the model has no such writer.
+            EditError: it has no such expert, or an operation that this writer cannot take.
+        """
+        found = [(architecture.writer(op.component, op.layer), op) for op in self.operations if not op.idle]
+        for writer, operation in found:
+            check_takes(writer, operation, architecture)
+        return found
 
     def hooks(self, model: nn.Module, strength: float = 1.0) -> AbstractContextManager[None]:
         """Apply the edit to a live model for the length of a `with` block.
@@ -227,29 +252,37 @@ class Edit:
                 header = json.loads((file.metadata() or {}).get("vectomy", "null"))
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         except (safetensors.SafetensorError, ValueError, RecursionError, OSError) as error:
-            raise EditError(f"{path} is no Edit file ({error})") from None
+            raise EditError(f"{path} is no Edit file ({_said(error)})") from None
         if not isinstance(header, dict) or header.get("format") != FORMAT:
             raise EditError(f"{path} is a safetensors file, but no Edit (its header has no format '{FORMAT}')")
         if header.get("version") != VERSION:
             raise EditError(
-                f"{path} is an Edit of version {header.get('version')}; this vectomy reads version {VERSION}"
+                f"{path} is an Edit of version {header.get('version')!r:.80}; this vectomy reads version {VERSION}"
             )
         try:
             operations = tuple(_operation(row, tensors) for row in header["operations"])
-            return cls(Base(**header["base"]), operations, dict(header["about"]))
+            if not isinstance(header["about"], dict):
+                raise EditError("its `about` is no object")
+            return cls(Base(**header["base"]), operations, header["about"])
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError) as error:
-            raise EditError(f"{path} is a damaged Edit file ({type(error).__name__}: {error})") from None
+            raise EditError(f"{path} is a damaged Edit file ({type(error).__name__}: {_said(error)})") from None
         except EditError as error:
-            raise EditError(f"{path} is a damaged Edit file: {error}") from None
+            raise EditError(f"{path} is a damaged Edit file: {_said(error)}") from None
 
     @property
     def sha256(self) -> str:
         return hashlib.sha256(self.to_bytes()).hexdigest()
 
 
+def _said(error: Exception) -> str:
+    """Its message as a part of one line: it may repeat what a file holds."""
+    text = str(error)
+    return text if text.isprintable() and len(text) <= 600 else f"{text!r:.600}"
+
+
 def _norm_of(writer: Writer, norm: NormMode) -> NormMode:
     """Rows of an embedding are vectors of the stream: keeping row norms there would be what `column` means elsewhere."""
-    return "none" if writer.component == "embedding" and norm == "row" else norm
+    return "none" if writer.component in OUTSIDE and norm == "row" else norm
 
 
 def _store(tensors: dict[str, Tensor], kind: str, value: Tensor) -> str:

@@ -47,7 +47,7 @@ def wilson_interval(count: int, total: int, z: float = 1.959964) -> tuple[float,
 class Reference:
     """The base on the test prompts.
 
-    `answers` are its greedy tokens per prompt; `hidden` its last hidden states where each answer token is predicted,
+    `keep` are prompts that are to show the behaviour still. `answers` are its greedy tokens per prompt; `hidden` its last hidden states where each answer token is predicted,
     for the negative prompts alone; `ce` the mean cross-entropy of those answers under the base, in nats a token.
     """
 
@@ -55,6 +55,12 @@ class Reference:
     negative: tuple[Prompt, ...]
     answers: dict[str, list[list[int]]]
     hidden: list[Float[Tensor, "_ d_model"]]
+    keep: tuple[Prompt, ...] = ()
+
+    @property
+    def sides(self) -> dict[str, tuple[Prompt, ...]]:
+        """The prompt sets by name; `keep` where there is one."""
+        return {"positive": self.positive, "negative": self.negative} | ({"keep": self.keep} if self.keep else {})
 
 
 @dataclass(frozen=True)
@@ -73,15 +79,16 @@ def reference(
     batch_tokens: int,
     progress: Progress = silent,
     answers: dict[str, list[list[int]]] | None = None,
+    keep: Sequence[Prompt] = (),
 ) -> Reference:
     """Let the base answer, and keep what `measure` compares with; `answers` that are known already are not made again."""
-    sides = {"positive": tuple(positive), "negative": tuple(negative)}
+    sides = {"positive": tuple(positive), "negative": tuple(negative)} | ({"keep": tuple(keep)} if keep else {})
     answers = answers or {
         side: chat.answer(chat.tokens(prompts), answer_tokens, batch_tokens, progress, f"base answers ({side})")
         for side, prompts in sides.items()
     }
     hidden = _answer_hidden(chat, sides["negative"], answers["negative"], batch_tokens)
-    return Reference(sides["positive"], sides["negative"], answers, hidden)
+    return Reference(sides["positive"], sides["negative"], answers, hidden, tuple(keep))
 
 
 def measure(
@@ -102,7 +109,7 @@ def measure(
     """
     judged: dict[str, list[dict[str, str]]] = {}
     verdicts: dict[str, list[Verdict]] = {}
-    for side, prompts in (("positive", base.positive), ("negative", base.negative)):
+    for side, prompts in base.sides.items():
         what = f"{form} answers ({side})"
         tokens = (
             base.answers[side]
@@ -115,6 +122,7 @@ def measure(
     metrics = {
         **_rate("refusal", verdicts["positive"]),
         **_rate("harmless_refusal", verdicts["negative"]),
+        **(_rate("keep_refusal", verdicts["keep"]) if base.keep else {}),
         "degenerate_rate": _share([verdict == "degenerate" for side in verdicts.values() for verdict in side]),
         **_damage(chat, base, batch_tokens),
         "max_projection": None if direction is None else _largest_projection(chat, direction, base, batch_tokens),

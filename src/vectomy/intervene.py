@@ -18,12 +18,26 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vectomy import linalg
-from vectomy.architecture import Writer, architecture_of
+from vectomy.architecture import Architecture, Gain, Writer, architecture_of
 from vectomy.errors import ArchitectureError
 from vectomy.hooks import first_input, first_output
-from vectomy.types import SITES, NormMode, Point, Stream, Vector
+from vectomy.types import OUTSIDE, SITES, NormMode, Point, Stream, Vector
 
-__all__ = ["Intervention", "WriterEdit", "ablate", "add", "affine", "at", "edit_writers", "intervene", "scale"]
+__all__ = [
+    "Intervention",
+    "WriterEdit",
+    "ablate",
+    "add",
+    "affine",
+    "at",
+    "change_outputs",
+    "edit_writers",
+    "fold",
+    "folded",
+    "hookable",
+    "intervene",
+    "scale",
+]
 
 Intervention = Callable[[Stream], Stream]
 
@@ -72,8 +86,8 @@ def at(positions: Sequence[int], intervention: Intervention) -> Intervention:
 def intervene(model: nn.Module, interventions: Mapping[Point, Intervention]) -> Iterator[None]:
     """Apply interventions at points (site, layer) of the stream.
 
-    resid_mid is no module's input or output alone (the residual goes around the norm that reads it), so there the
-    attention's addition is changed to f(resid_pre + y) - resid_pre, the same up to rounding.
+    resid_mid goes into the norm that reads it and around it, as one tensor; it is changed in place, before the norm runs. What
+    makes it up is no module's output in every family (Granite scales what its attention writes).
 
     Raises:
         ArchitectureError: a model type, site or layer that is not known.
@@ -87,17 +101,24 @@ def intervene(model: nn.Module, interventions: Mapping[Point, Intervention]) -> 
         for (site, layer), change in sorted(
             interventions.items(), key=lambda item: (item[0][1], SITES.index(item[0][0]))
         ):
-            attention = model.get_submodule(architecture.writer("attention", layer).module)
             block = model.get_submodule(architecture.block(layer))
             if site == "resid_pre":
                 hooks.callback(block.register_forward_pre_hook(_change_input(change), with_kwargs=True).remove)
             elif site == "resid_post":
                 hooks.callback(block.register_forward_hook(_change_output(change)).remove)
             else:
-                before: list[Tensor] = []
-                hooks.callback(block.register_forward_pre_hook(_remember(before), with_kwargs=True).remove)
-                hooks.callback(attention.register_forward_hook(_change_sum(change, before)).remove)
+                reader = block.get_submodule(_reader_of_mid(architecture))
+                hooks.callback(reader.register_forward_pre_hook(_change_in_place(change), with_kwargs=True).remove)
         yield
+
+
+def _reader_of_mid(architecture: Architecture) -> str:
+    if architecture.family.mid is None:
+        raise ArchitectureError(
+            f"blocks of a {architecture.model_type} model have no one point resid_mid between attention and MLP; use resid_pre or "
+            "resid_post"
+        )
+    return architecture.family.mid
 
 
 def _change_input(change: Intervention) -> Callable[..., Any]:
@@ -116,17 +137,10 @@ def _change_output(change: Intervention) -> Callable[..., Any]:
     return hook
 
 
-def _remember(before: list[Tensor]) -> Callable[..., None]:
+def _change_in_place(change: Intervention) -> Callable[..., None]:
     def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        before[:] = [first_input(args, kwargs)]
-
-    return hook
-
-
-def _change_sum(change: Intervention, before: list[Tensor]) -> Callable[..., Tensor]:
-    def hook(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
-        stream = before[0].to(output.device)
-        return change(stream + output) - stream
+        stream = first_input(args, kwargs)
+        stream.copy_(change(stream))
 
     return hook
 
@@ -143,30 +157,133 @@ class WriterEdit(Protocol):
     def norm(self) -> NormMode: ...
     @property
     def addition(self) -> Vector | None: ...
+    @property
+    def expert(self) -> int | None: ...
+
+
+@contextmanager
+def change_outputs(model: nn.Module, changes: Sequence[tuple[Writer, Callable[[Tensor], Tensor]]]) -> Iterator[None]:
+    """Each writer's output through a function, in float32 and given back in its dtype; gradients flow through.
+
+    For writers whose module is called (`hookable`), and at their module: before any norm behind it.
+    """
+    with ExitStack() as hooks:
+        for writer, change in changes:
+            module = model.get_submodule(writer.module)
+            hooks.callback(module.register_forward_hook(_rounded(change, None)).remove)
+        yield
+
+
+def hookable(writer: Writer) -> bool:
+    """Whether the writer is a module that is called, so that its output can be changed."""
+    return not writer.slot.functional
+
+
+def fold(model: nn.Module, writer: Writer, rows: Float[Tensor, "k d_model"]) -> Float[Tensor, "k d_model"]:
+    """What directions of the stream are in front of the norms behind a writer, as unit vectors; gradients flow through."""
+    for passed in reversed(writer.norms):
+        norm = model.get_submodule(passed.module)
+        gain = norm.weight.detach().float().cpu() if passed.norm.learned else torch.ones(rows.shape[-1])
+        rows = Gain(gain + passed.norm.offset, torch.zeros_like(gain), passed.norm.centred).fold(rows)
+    return rows
 
 
 @contextmanager
 def edit_writers(model: nn.Module, edits: Sequence[tuple[Writer, WriterEdit]]) -> Iterator[None]:
-    """Make each writer's output what it would be with edited weights; computed in float32, given back in its dtype."""
-    with ExitStack() as hooks:
+    """Make each writer's output what it would be with edited weights; computed in float32, given back in its dtype.
+
+    What no hook on a module's output can do has its parameters changed in place for the length of the block: single experts,
+    kept lengths inside of fused experts, biases that are added behind the module, and weights that fast kernels take
+    without calling the module.
+    """
+    with ExitStack() as changes:
         for writer, edit in edits:
             module = model.get_submodule(writer.module)
-            weight: Tensor = module.weight
-            basis = edit.basis.to(device=weight.device, dtype=torch.float32)
-            strengths = edit.strengths.to(device=weight.device, dtype=torch.float32)
+            basis, strengths = folded(model, writer, edit.basis, edit.strengths)
+            weight = model.get_parameter(writer.weight)
+            basis = basis.to(device=weight.device, dtype=torch.float32)
+            strengths = strengths.to(device=weight.device, dtype=torch.float32)
             addition = None if edit.addition is None else edit.addition.to(basis)
-            if writer.component == "embedding":
-                change: Callable[[Tensor], Tensor] = _edited_rows(basis, strengths, edit.norm)
+            if _needs_swap(module, writer, edit):
+                _swap_writer(changes, model, writer, edit, basis, strengths)
+                change: Callable[[Tensor], Tensor] | None = None
+            elif writer.slot.axis == 1 and writer.component in OUTSIDE:
+                change = _edited_rows(basis, strengths, edit.norm)
             elif edit.norm == "row":
                 bias: Any = getattr(module, "bias", None)
-                change = _edited_row_form(weight.detach().float(), bias, basis, strengths)
+                change = _edited_row_form(_matrix(writer, weight), bias, basis, strengths)
             else:
                 change = _edited_output(basis, strengths)
                 if edit.norm == "column":
-                    columns = _column_scale(weight.detach().float(), basis, strengths)
-                    hooks.callback(module.register_forward_pre_hook(_scaled_input(columns)).remove)
-            hooks.callback(module.register_forward_hook(_rounded(change, addition)).remove)
+                    columns = _column_scale(_matrix(writer, weight), basis, strengths)
+                    changes.callback(module.register_forward_pre_hook(_scaled_input(columns)).remove)
+            if writer.slot.loose_bias and writer.bias is not None:
+                _swap(changes, model.get_parameter(writer.bias), _edited_output(basis, strengths))
+            for passed in writer.norms[-1:]:
+                # What the last norm adds comes to the stream as it is.
+                behind = getattr(model.get_submodule(passed.module), "bias", None) if passed.norm.centred else None
+                if behind is not None:
+                    whole = edit.basis.to(behind.device).float(), edit.strengths.to(behind.device).float()
+                    _swap(changes, behind, _edited_output(*whole))
+            if change is not None or addition is not None:
+                changes.callback(module.register_forward_hook(_rounded(change, addition)).remove)
         yield
+
+
+def folded(
+    model: nn.Module, writer: Writer, basis: Float[Tensor, "k d_model"], strengths: Float[Tensor, " k"]
+) -> tuple[Float[Tensor, "n d_model"], Float[Tensor, " n"]]:
+    """What to remove from a writer's output so that the basis is removed from what reaches the stream."""
+    if not writer.norms:
+        return basis, strengths
+    return linalg.folded_removal(basis, strengths, fold(model, writer, basis))
+
+
+def _matrix(writer: Writer, weight: Tensor) -> Float[Tensor, "d_model d_in"]:
+    return weight.detach().float().movedim(writer.slot.axis, 0)
+
+
+def _needs_swap(module: nn.Module, writer: Writer, edit: WriterEdit) -> bool:
+    plain = f"{writer.module}.weight" == writer.weight and module.weight.ndim == 2
+    return bool(edit.strengths.any()) and (
+        writer.slot.functional or edit.expert is not None or (edit.norm != "none" and not plain)
+    )
+
+
+def _swap_writer(
+    changes: ExitStack, model: nn.Module, writer: Writer, edit: WriterEdit, basis: Tensor, strengths: Tensor
+) -> None:
+    """Weight and bias changed as a bake would change them, all experts or one."""
+    axis = writer.slot.axis
+
+    def weight(old: Tensor) -> Tensor:
+        if edit.expert is None:
+            return linalg.edit_stored(old.clone(), axis, basis, strengths, edit.norm)
+        new = old.clone()
+        new[edit.expert] = linalg.edit_along(old[edit.expert].float(), axis - 1, basis, strengths, edit.norm).to(
+            old.dtype
+        )
+        return new
+
+    def bias(old: Tensor) -> Tensor:
+        new = linalg.remove(old.float(), basis, strengths).to(old.dtype)
+        return new if edit.expert is None else torch.where(_is_row(old, edit.expert), new, old)
+
+    _swap(changes, model.get_parameter(writer.weight), weight)
+    if writer.bias is not None and not writer.slot.loose_bias:
+        if edit.expert is not None and model.get_parameter(writer.bias).ndim == 1:
+            return  # A bias that all experts share is no single one's.
+        _swap(changes, model.get_parameter(writer.bias), bias)
+
+
+def _is_row(value: Tensor, row: int) -> Tensor:
+    return (torch.arange(len(value), device=value.device) == row)[:, None]
+
+
+def _swap(changes: ExitStack, parameter: Tensor, change: Callable[[Tensor], Tensor]) -> None:
+    old = parameter.data
+    changes.callback(setattr, parameter, "data", old)
+    parameter.data = change(old.float() if old.ndim == 1 else old).to(old.dtype)
 
 
 def _edited_output(basis: Tensor, strengths: Tensor) -> Callable[[Tensor], Tensor]:
@@ -204,9 +321,11 @@ def _scaled_input(columns: Tensor) -> Callable[..., tuple[Tensor, ...]]:
     return hook
 
 
-def _rounded(change: Callable[[Tensor], Tensor], addition: Tensor | None) -> Callable[..., Tensor]:
-    def hook(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
-        changed = change(output.float())
-        return (changed if addition is None else changed + addition).to(output.dtype)
+def _rounded(change: Callable[[Tensor], Tensor] | None, addition: Tensor | None) -> Callable[..., Any]:
+    def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
+        value = first_output(output)
+        changed = value.float() if change is None else change(value.float())
+        changed = (changed if addition is None else changed + addition).to(value.dtype)
+        return (changed, *output[1:]) if isinstance(output, tuple) else changed
 
     return hook

@@ -18,8 +18,11 @@ from vectomy.types import NormMode
 
 __all__ = [
     "cosine",
+    "edit_along",
     "edit_matrix",
     "edit_rows",
+    "edit_stored",
+    "folded_removal",
     "joint_removal",
     "normalise",
     "project_out",
@@ -87,6 +90,84 @@ def edit_rows(
     """Edited embedding rows: each row is a vector of the stream, so keeping lengths ('column') keeps each row's own."""
     edited = remove(rows, basis, strengths)
     return edited * _ratio(rows, edited, dim=-1) if norm == "column" else edited
+
+
+def edit_along(
+    weight: Float[Tensor, "*shape"],
+    axis: int,
+    basis: Float[Tensor, "k d_model"],
+    strengths: Float[Tensor, " k"],
+    norm: NormMode = "none",
+) -> Float[Tensor, "*shape"]:
+    """The edited tensor when `axis` is the stream's: a matrix or its transpose, a stack of either (experts), embedding rows, a bias.
+
+    `row` needs one more axis beside the stream's, the input's, along which output rows have their length.
+    """
+    vectors = weight.movedim(axis, -1)
+    if norm != "row":
+        return edit_rows(vectors, basis, strengths, norm).movedim(-1, axis)
+    lengths = torch.linalg.vector_norm(vectors, dim=-2, keepdim=True)
+    edited = remove(vectors / torch.where(lengths > 0, lengths, 1.0), basis, strengths)
+    short = torch.linalg.vector_norm(edited, dim=-2, keepdim=True)
+    return (edited / torch.where(short > 0, short, 1.0) * lengths).movedim(-1, axis)
+
+
+# Elements that are edited at a time: what fits a processor's cache together with its float32 copy.
+TILE = 1 << 19
+
+
+def edit_stored(
+    weight: Float[Tensor, "*shape"],
+    axis: int,
+    basis: Float[Tensor, "k d_model"],
+    strengths: Float[Tensor, " k"],
+    norm: NormMode = "none",
+) -> Float[Tensor, "*shape"]:
+    """`edit_along` in place, in the tensor's own dtype: tile by tile in float32 (float64 for float64), rounded once."""
+    work = torch.promote_types(weight.dtype, torch.float32)
+    b, a = basis.to(weight.device, work), strengths.to(weight.device, work)
+    if norm == "none" and weight.ndim == 2 and axis == 0:
+        # W' = W - (B^T diag(a)) (B W): rows are contiguous, so B W is summed over blocks of rows first.
+        rows = max(1, TILE // max(1, weight.shape[1]))
+        blocks = [(at, min(at + rows, len(weight))) for at in range(0, len(weight), rows)]
+        # One piece of memory for all tiles: fresh pages cost more than the sums.
+        memory = torch.empty(min(rows, len(weight)), weight.shape[1], dtype=work, device=weight.device)
+        inside = torch.zeros(len(b), weight.shape[1], dtype=work, device=weight.device)
+        for start, end in blocks:
+            inside.addmm_(b[:, start:end], memory[: end - start].copy_(weight[start:end]))
+        scaled = (b * a[:, None]).T
+        for start, end in blocks:
+            tile = memory[: end - start].copy_(weight[start:end])
+            weight[start:end] = tile.addmm_(scaled[start:end], inside, alpha=-1)
+        return weight
+    if weight.ndim > 2 or (weight.ndim == 2 and axis == 1 and norm != "row"):
+        # Experts one by one; embedding rows in blocks.
+        rows = 1 if weight.ndim > 2 else max(1, TILE // weight.shape[1])
+        for start in range(0, len(weight), rows):
+            tile = weight[start : start + rows].to(work)
+            weight[start : start + rows] = edit_along(tile, axis, b, a, norm)
+        return weight
+    return weight.copy_(edit_along(weight.to(work), axis, b, a, norm))
+
+
+def folded_removal(
+    basis: Float[Tensor, "k d_model"], strengths: Float[Tensor, " k"], folded: Float[Tensor, "k d_model"]
+) -> tuple[Float[Tensor, "n d_model"], Float[Tensor, " n"]]:
+    """The edit of what passes a norm, given what each basis vector becomes in front of it (architecture/gain.py).
+
+    Equal strengths act on the span of the folded directions, so that strength 1 removes all of them. Other strengths are
+    made one operator by `joint_removal`. A direction that the norm does not let through is dropped.
+
+    Raises:
+        ValueError: the folded directions are linearly dependent, as those of the basis are not.
+    """
+    kept = (folded.abs().amax(dim=-1) > 0) & (strengths != 0)
+    rows, a = folded[kept], strengths[kept]
+    if len(rows) < 2:
+        return rows, a
+    if bool((a == a[0]).all()):
+        return symmetric_basis(rows), a
+    return joint_removal(rows, a)
 
 
 def _ratio(before: Tensor, after: Tensor, dim: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -9,12 +10,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vectomy import linalg
-from vectomy.architecture import Architecture, resolve
-from vectomy.checkpoint import Checkpoint, fingerprint
+from vectomy.architecture import Architecture, Writer
+from vectomy.checkpoint import Checkpoint, architecture_in, fingerprint
 from vectomy.errors import EditError
-from vectomy.types import COMPONENTS, Component, NormMode, Vector
+from vectomy.types import COMPONENTS, OUTSIDE, Component, NormMode, Vector
 
-__all__ = ["Base", "Operation", "check_fits", "combine", "shape_of"]
+__all__ = ["Base", "Operation", "check_fits", "check_takes", "combine", "experts_of", "shape_of"]
 
 # How far stored rows may be from orthonormal (float32).
 ORTHONORMAL = 1e-4
@@ -33,18 +34,21 @@ class Base:
 
     def __post_init__(self) -> None:
         texts, sizes = (self.model_type, self.fingerprint, self.name), (self.d_model, self.n_layers, self.vocab)
-        if not all(isinstance(text, str) for text in texts) or not all(
-            type(size) is int and size > 0 for size in sizes
+        if (
+            not all(isinstance(text, str) for text in texts)
+            or not all(text.isprintable() and len(text) <= 300 for text in texts[:2])
+            or not all(type(size) is int and size > 0 for size in sizes)
         ):
-            raise EditError(f"a base model is named by texts and positive whole sizes, not by {self}")
+            raise EditError(f"a base model is named by texts and positive whole sizes, not by {vars(self)!r:.300}")
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, name: str = "") -> Base:
-        arch = resolve(checkpoint.config)
+        arch = architecture_in(checkpoint)
         return cls(arch.model_type, arch.d_model, arch.n_layers, arch.vocab, fingerprint(checkpoint), name)
 
     def __str__(self) -> str:
-        return f"{self.name or self.model_type} ({shape_of(self)})"
+        name = self.name or self.model_type
+        return f"{name if name.isprintable() and len(name) <= 300 else f'{name!r:.300}'} ({shape_of(self)})"
 
     def same_shape(self, arch: Architecture) -> bool:
         return (self.model_type, self.d_model, self.n_layers, self.vocab) == (
@@ -90,18 +94,24 @@ class Operation:
 def check_fits(operation: Operation, base: Base) -> None:
     """Raises EditError unless the operation fits the base and its basis is orthonormal."""
     name, basis, strengths = operation.writer_name, operation.basis, operation.strengths
-    if operation.component not in COMPONENTS or (operation.component == "embedding") != (operation.layer is None):
+    if operation.component not in COMPONENTS or (operation.component in OUTSIDE) != (operation.layer is None):
         raise EditError(
-            f"operation on '{name}': a component is one of {', '.join(COMPONENTS)}, and all but the embedding have a layer"
+            f"operation on '{name}': a component is one of {', '.join(COMPONENTS)}, and all but {' and '.join(OUTSIDE)} have a layer"
         )
     # `type`, since True and 1.0 equal 1: a file can hold either.
     if operation.layer is not None and not (type(operation.layer) is int and 0 <= operation.layer < base.n_layers):
         raise EditError(f"operation on {name}: the base has layers 0 to {base.n_layers - 1}")
     if operation.expert is not None and not (type(operation.expert) is int and operation.expert >= 0):
         raise EditError(f"operation on {name}: an expert is a number from 0")
+    if operation.expert is not None and operation.component != "experts":
+        raise EditError(f"operation on {name}: only the component experts has experts")
+    if operation.expert is not None and operation.addition is not None:
+        raise EditError(
+            f"operation on {name}: a vector cannot be added for one expert; its share differs from token to token"
+        )
     if operation.norm not in ("none", "column", "row"):
         raise EditError(f"operation on {name}: norm mode '{operation.norm}' is not none, column or row")
-    if operation.norm == "row" and operation.component == "embedding":
+    if operation.norm == "row" and operation.component in OUTSIDE:
         raise EditError(f"operation on {name}: an embedding takes norm mode none or column, not row")
     if basis.ndim != 2 or basis.shape[1] != base.d_model or strengths.shape != basis.shape[:1] or not len(basis):
         raise EditError(
@@ -115,9 +125,45 @@ def check_fits(operation: Operation, base: Base) -> None:
         raise EditError(
             f"operation on {name}: an addition of shape {tuple(operation.addition.shape)} for width {base.d_model}"
         )
+    # Before their products: of many rows those would be far larger than the file.
+    if len(basis) > base.d_model:
+        raise EditError(f"operation on {name}: {len(basis)} rows of width {base.d_model} cannot be orthonormal")
     gram = basis.double() @ basis.double().T
     if (gram - torch.eye(len(basis), dtype=torch.float64)).abs().max() > ORTHONORMAL:
         raise EditError(f"operation on {name}: the basis is not orthonormal")
+
+
+def check_takes(writer: Writer, operation: Operation, architecture: Architecture) -> None:
+    """Raises EditError for what a fitting operation asks of a writer that this one cannot do."""
+    name = operation.writer_name
+    count = experts_of(writer, architecture)
+    if operation.expert is not None and operation.expert >= count:
+        raise EditError(
+            f"{name}: '{writer.module}' of this {architecture.model_type} model has experts 0 to {count - 1}"
+            if count
+            else f"{name}: the experts of this {architecture.model_type} model cannot be edited one by one; edit all of them"
+        )
+    if operation.norm == "row" and writer.slot.flat:
+        raise EditError(
+            f"{name}: rows of '{writer.weight}' run through all experts; norm mode row is not defined there, use none or column"
+        )
+    if operation.addition is not None and writer.norms:
+        raise EditError(
+            f"{name}: a vector cannot be added behind '{writer.module}', for '{writer.norms[-1].module}' stands between it and the stream; "
+            "use an intervention at that point (vectomy.intervene)"
+        )
+
+
+def experts_of(writer: Writer, architecture: Architecture) -> int:
+    """How many experts of a writer can be named; 0 if it has none, or none that stand apart."""
+    if writer.component != "experts" or writer.slot.flat:
+        return 0
+    first = writer.weights[0]
+    return len(writer.weights) if first.expert is not None else _fused_experts(architecture.shapes[first.name])
+
+
+def _fused_experts(shape: Sequence[int]) -> int:
+    return shape[0] if len(shape) == 3 else 0
 
 
 def combine(one: Operation, other: Operation) -> Operation:

@@ -9,33 +9,35 @@ import gc
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
 from vectomy.activations import collect
-from vectomy.apply import bake
-from vectomy.architecture import resolve
-from vectomy.artifacts import RunFolder, hash_of, read_json, write_json, write_whole
+from vectomy.apply import bake, write_lora
+from vectomy.architecture import Writer
+from vectomy.artifacts import RunFolder, hash_of, read_json, sha256_file, write_json, write_whole
 from vectomy.baseline import measure_baseline
-from vectomy.checkpoint import Checkpoint, fingerprint, sidecar_digest
+from vectomy.checkpoint import Checkpoint, architecture_in, fingerprint, sidecar_digest
 from vectomy.config import RunConfig, make_config
 from vectomy.demo import demo_folder
 from vectomy.directions import NEEDS_SAMPLES, Directions, fit_directions
 from vectomy.edit import Base, Edit
-from vectomy.errors import ArtifactError
+from vectomy.errors import ArtifactError, PromptError
 from vectomy.evaluate import Measured, Reference, measure, reference, separation
 from vectomy.judges import JUDGES, Judge
-from vectomy.model import ChatModel, check_known, fetch, is_local, load_model
+from vectomy.model import ChatModel, check_known, fetch, is_local, learn, load_model, with_adapter
 from vectomy.moments import Activations
 from vectomy.progress import Progress, silent
-from vectomy.prompts import Prompt, Splits, split_contrast
+from vectomy.prompts import Prompt, Splits, split_contrast, split_kept
 from vectomy.report import render_card, render_page
-from vectomy.selection.arditi import select_arditi
-from vectomy.selection.article import Ask, select_article
+from vectomy.selection.article import Ask
+from vectomy.selection.recipes import RECIPES, SEARCHES
+from vectomy.selection.task import Task
 from vectomy.summary import build_summary, plain_source, versions
-from vectomy.types import SITES, Site
+from vectomy.types import OUTSIDE, SITES, Site
+from vectomy.verification import measured
 
 __all__ = ["STAGES", "StageName", "run"]
 
@@ -111,6 +113,10 @@ class _Run:
         return split_contrast(self.config.contrast, self.config.seed)
 
     @cached_property
+    def keep(self) -> Splits | None:
+        return split_kept(self.config.contrast, self.config.seed)
+
+    @cached_property
     def judge(self) -> Judge:
         return JUDGES["keywords"]()
 
@@ -140,8 +146,14 @@ class _Run:
         elif self.config.model != "demo":
             check_known(self.config.model)
         positive, negative = self.splits
-        resolve(self.checkpoint.config).check_covered(self.checkpoint.tensors)
-        write_json(self.folder.file("prompts.json"), {"positive": positive.to_json(), "negative": negative.to_json()})
+        if self.config.recipe == "selective" and self.keep is None:
+            raise PromptError(
+                "the recipe selective needs a third set, of prompts that must go on to show the behaviour: give it with --keep SRC"
+            )
+        learn(self.source, trust_remote_code=self.config.trust_remote_code, progress=self.progress)
+        architecture_in(self.checkpoint).check_covered()
+        sides = {"positive": positive, "negative": negative} | ({"keep": self.keep} if self.keep else {})
+        write_json(self.folder.file("prompts.json"), {name: side.to_json() for name, side in sides.items()})
         write_json(self.folder.file("config.json"), self.config.model_dump(mode="json"))
         c = self.config
         shared = {
@@ -149,7 +161,11 @@ class _Run:
             "vectomy": versions()["vectomy"],
             "model": [fingerprint(self.checkpoint), sidecar_digest(self.checkpoint)],
             # Test prompts are seen by `evaluate` alone.
-            "prompts": [{k: v for k, v in side.to_json().items() if k != "test"} for side in (positive, negative)],
+            "prompts": [
+                {k: v for k, v in side.to_json().items() if k != "test"}
+                for side in (positive, negative, self.keep)
+                if side is not None
+            ],
             # Not batch_tokens: lowering it when memory is short must not throw away what is done.
             "settings": [c.recipe, c.seed, c.device, c.dtype, c.thinking],
         }
@@ -157,7 +173,7 @@ class _Run:
 
     def plan(self) -> str:
         """What the run will read and write, in a sentence."""
-        arch = resolve(self.checkpoint.config)
+        arch = architecture_in(self.checkpoint)
         counts = [f"{len(side.fit)} + {len(side.search)} + {len(side.test)}" for side in self.splits]
         size = self.checkpoint.bytes / 2**20
         disk = f"; the edited checkpoint takes {size:.0f} MiB of disk" if self.config.bake else ""
@@ -192,10 +208,16 @@ class _Run:
                 ["activations-positive.safetensors", "activations-negative.safetensors"],
             ),
             "directions": ({"estimator": c.direction_estimator}, ["directions.safetensors"]),
-            "select": ({"selection": selection}, ["scores.json", "edit.safetensors"]),
-            "apply": ({"bake": c.bake}, ["checkpoint", "receipt.json"] if c.bake else []),
+            "select": (
+                {"selection": selection, "embeddings": c.embeddings, "direction": self._given_direction()},
+                ["scores.json", "edit.safetensors", *(["frontier"] if c.recipe in SEARCHES else [])],
+            ),
+            "apply": (
+                {"bake": c.bake, "lora": c.lora},
+                [*(["checkpoint", "receipt.json"] if c.bake else []), *(["adapter"] if c.lora else [])],
+            ),
             "evaluate": (
-                {"prompts": [side.to_json()["test"] for side in self.splits]},
+                {"prompts": [side.to_json()["test"] for side in (*self.splits, self.keep) if side is not None]},
                 ["evaluation.json", "completions.jsonl", "separation.json"],
             ),
             "report": (
@@ -203,6 +225,11 @@ class _Run:
                 ["summary.json", "report.html", "MODEL_CARD.md", *(["checkpoint/README.md"] if c.bake else [])],
             ),
         }
+
+    def _given_direction(self) -> str | None:
+        """What the file of a given direction holds: its name alone does not say whether it has changed."""
+        given = self.config.selection.direction
+        return sha256_file(Path(given)) if given is not None and Path(given).is_file() else None
 
     # The stages
 
@@ -216,18 +243,22 @@ class _Run:
         return self.config.keep_activations or self.config.direction_estimator in NEEDS_SAMPLES
 
     def _collect(self) -> None:
-        article = self.config.recipe == "article"
-        sites: tuple[Site, ...] = SITES if article else ("resid_pre",)
-        ending = len(self.chat.post_instruction())
+        # The article looks at all sites of the last token, arditi and cosmic at the stream before each block on all of the
+        # template's tokens; the others start from the last one.
+        recipe = self.config.recipe
+        sites: tuple[Site, ...] = SITES if recipe == "article" else ("resid_pre",)
+        whole = recipe in ("arditi", "cosmic")
+        ending = len(self.chat.post_instruction()) if whole else 1
         for side in ("positive", "negative"):
             statistics = collect(
                 self.chat,
                 self._kept(side, "fit"),
                 sites=sites,
-                positions=[-1] if article else list(range(-ending, 0)),
+                positions=list(range(-ending, 0)),
                 covariance=self.config.covariance,
                 samples=self._samples,
                 batch_tokens=self.config.batch_tokens,
+                packed=not (whole or recipe == "article"),
                 progress=self.progress,
             )
             statistics.save(self.folder.file(f"activations-{side}.safetensors"))
@@ -248,22 +279,27 @@ class _Run:
 
     def _select(self) -> None:
         c = self.config
-        directions = Directions.load(self.folder.file("directions.safetensors"))
-        journal = self.folder.journal("select")
-        positive = self._kept("positive", "search")
-        if c.recipe == "article":
-            scores, vector = select_article(
-                self.chat, directions, positive, c.selection,
-                journal=journal, batch_tokens=c.batch_tokens, ask=self.ask, progress=self.progress,
-            )  # fmt: skip
-        else:
-            tokens = read_json(self.folder.file("baseline.json"))["tokens"]
-            scores, vector = select_arditi(
-                self.chat, directions, positive, self._kept("negative", "search"), tokens, c.selection,
-                self.judge if c.contrast.behaviour == "refusal" else None,
-                answer_tokens=c.answer_tokens, journal=journal, batch_tokens=c.batch_tokens, progress=self.progress,
-            )  # fmt: skip
-        scores["chosen"]["norm"] = float(vector.norm())
+        before = read_json(self.folder.file("baseline.json"))
+        task = Task(
+            config=c,
+            chat=self.chat,
+            base=Base.of(self.checkpoint, c.model if c.model == "demo" else Path(c.model).name),
+            writers=self._writers,
+            directions=Directions.load(self.folder.file("directions.safetensors")),
+            positive={split: self._kept("positive", split) for split in ("fit", "search")},
+            negative={split: self._kept("negative", split) for split in ("fit", "search")},
+            keep=self.keep,
+            answers={
+                side: [ids for ids, keep in zip(ids_of, before[f"{side}_kept"]["search"], strict=True) if keep]
+                for side, ids_of in before["answers"].items()
+            },
+            tokens=before["tokens"],
+            judge=self.judge if c.contrast.behaviour == "refusal" else None,
+            journal=self.folder.journal("select"),
+            ask=self.ask,
+            progress=self.progress,
+        )
+        scores, edit, others = RECIPES[c.recipe](task)
         about = {
             "behaviour": c.contrast.behaviour,
             "recipe": c.recipe,
@@ -272,10 +308,17 @@ class _Run:
             "direction": scores["chosen"],
             "contrast": [plain_source(c.contrast.positive.prompts), plain_source(c.contrast.negative.prompts)],
         }
-        base = Base.of(self.checkpoint, c.model if c.model == "demo" else Path(c.model).name)
-        edit = Edit.removing(vector, base, self.chat.architecture.writers, about=about)
-        edit.save(self.folder.file("edit.safetensors"))
+        replace(edit, about=about).save(self.folder.file("edit.safetensors"))
+        shutil.rmtree(self.folder.file("frontier"), ignore_errors=True)
+        for name, other in others.items():
+            self.folder.file("frontier").mkdir(exist_ok=True)
+            replace(other, about=about).save(self.folder.file(f"frontier/{name}"))
         write_json(self.folder.file("scores.json"), scores)
+
+    @property
+    def _writers(self) -> list[Writer]:
+        embeddings = self.config.embeddings
+        return [w for w in self.chat.architecture.writers if embeddings or w.component not in OUTSIDE]
 
     @property
     def _edit(self) -> Edit:
@@ -284,11 +327,16 @@ class _Run:
     def _apply(self) -> None:
         out = self.folder.file("checkpoint")
         # What an earlier run in this folder baked of another edit.
-        shutil.rmtree(out, ignore_errors=True)
+        adapter = self.folder.file("adapter")
+        for folder in (out, adapter):
+            shutil.rmtree(folder, ignore_errors=True)
         self.folder.file("receipt.json").unlink(missing_ok=True)
+        edit = self._edit
+        if self.config.lora:
+            write_lora(edit, self.checkpoint, adapter, progress=self.progress)
         if not self.config.bake:
             return
-        receipt = bake(self._edit, self.checkpoint, out, progress=self.progress)
+        receipt = measured(bake(edit, self.checkpoint, out, progress=self.progress), out, edit, progress=self.progress)
         write_json(self.folder.file("receipt.json"), receipt.to_json())
 
     def _evaluate(self) -> None:
@@ -296,11 +344,12 @@ class _Run:
         journal = self.folder.journal("evaluate")
         positive, negative = (side.test for side in self.splits)
         budget = (c.answer_tokens, c.batch_tokens, self.progress)
-        answers = journal.once("answers", lambda: reference(self.chat, positive, negative, *budget).answers)
-        base = reference(self.chat, positive, negative, *budget, answers=answers)
+        keep = self.keep.test if self.keep else ()
+        answers = journal.once("answers", lambda: reference(self.chat, positive, negative, *budget, keep=keep).answers)
+        base = reference(self.chat, positive, negative, *budget, answers=answers, keep=keep)
         chosen = read_json(self.folder.file("scores.json"))["chosen"]
         place = (chosen["site"], chosen["layer"], chosen["position"])
-        direction = Directions.load(self.folder.file("directions.safetensors")).at(*place)
+        direction = self._edit.main_direction
 
         def measured(chat: ChatModel, form: str) -> Measured:
             return measure(chat, base, self.judge, *budget, form=form, direction=direction)
@@ -310,6 +359,9 @@ class _Run:
         with self._edit.hooks(self.chat.model):
             forms["hooks"] = once("hooks", lambda: measured(self.chat, "hooks"))
         apart = separation(self.chat, direction, *place, positive, negative, c.batch_tokens)
+        if c.lora:
+            adapted = partial(with_adapter, self.chat, self.folder.file("adapter"))
+            forms["lora"] = once("lora", lambda: measured(adapted(), "lora"))
         self.free()
         if c.bake:
             forms["baked"] = once(
@@ -358,6 +410,6 @@ def _once(journal: Any, key: str, work: Callable[[], Measured]) -> Measured:
 def _side_by_side(base: Reference, forms: dict[str, Measured]) -> list[dict[str, Any]]:
     return [
         {"set": side, "prompt": prompt.text, **{form: measured.answers[side][row] for form, measured in forms.items()}}
-        for side, prompts in (("positive", base.positive), ("negative", base.negative))
+        for side, prompts in base.sides.items()
         for row, prompt in enumerate(prompts)
     ]

@@ -27,7 +27,7 @@ from typing import Any, Literal
 from vectomy.config import Contrast, Source
 from vectomy.errors import PromptError
 
-__all__ = ["Prompt", "SplitName", "Splits", "read_prompts", "split_contrast"]
+__all__ = ["Prompt", "SplitName", "Splits", "read_prompts", "split_contrast", "split_kept"]
 
 COLUMNS = ("text", "prompt", "instruction", "goal", "question")
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".txt")
@@ -105,6 +105,18 @@ def split_contrast(contrast: Contrast, seed: int = 0) -> tuple[Splits, Splits]:
             f"for example '{_clip(min(shared)[0])}'; a contrast needs two different sets, or two different system prompts"
         )
     return positive, negative
+
+
+def split_kept(contrast: Contrast, seed: int = 0) -> Splits | None:
+    """The prompts of `keep` in three splits, or None where there are none.
+
+    Raises:
+        PromptError: see `read_prompts`; too few prompts, or splits that overlap.
+    """
+    if contrast.keep is None:
+        return None
+    own = {split: _own(contrast, "keep", split) for split in ("search", "test")}
+    return _cut("keep", _read(contrast.keep), own, contrast, seed)
 
 
 def _own(contrast: Contrast, side: str, split: str) -> _Read | None:

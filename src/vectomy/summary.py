@@ -9,13 +9,16 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from vectomy.artifacts import RunFolder, read_json
 from vectomy.config import RunConfig
+from vectomy.edit import Edit
 from vectomy.errors import ArtifactError
 from vectomy.judges import Judge
 from vectomy.prompts import Splits
 
-__all__ = ["build_summary", "plain_source", "versions"]
+__all__ = ["build_summary", "plain_source", "strength_of", "versions"]
 
 DEMO_BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
 # Below this many test prompts on a side the intervals say little.
@@ -25,6 +28,18 @@ SAFETY = {
         "This edit removes refusal. The edited model answers requests that its base declines, harmful ones included; it has no "
         "other safeguard than the ones around it. Do not deploy it where its base's refusals were relied on."
     )
+}
+# With prompts to keep the behaviour is meant to go in part.
+SELECTIVE = (
+    "This edit removes refusal of prompts like the positive ones and is meant to leave it on prompts like those to keep; how far "
+    "it does is measured here. Beyond that the edited model answers requests that its base declines, harmful ones included. Do not "
+    "deploy it where its base's refusals were relied on."
+)
+# What recipes that choose a whole edit chose it by.
+RULES = {
+    "gradient": {"target_rate", "kl_budget", "steps", "rank", "per_layer"},
+    "selective": {"target_rate", "kl_budget", "steps", "rank", "per_layer"},
+    "tpe": {"target_rate", "kl_budget", "trials", "startup_trials"},
 }
 
 
@@ -52,6 +67,8 @@ def build_summary(
     scores = read_json(folder.file("scores.json"))
     measured_with = read_json(folder.file("baseline.json"))["measured_with"]
     behaviour = config.contrast.behaviour
+    chosen_by = config.selection.model_dump(mode="json", include=RULES.get(config.recipe, set()), exclude_none=True)
+    kept = read_json(folder.file("prompts.json")).get("keep")
     return {
         "format": "vectomy-summary",
         "version": 1,
@@ -63,42 +80,72 @@ def build_summary(
         "seed": config.seed,
         "command": command,
         "versions": versions(),
-        "contrast": _contrast(config, splits),
-        "settings": {**measured_with, "answer_tokens": config.answer_tokens, "thinking": config.thinking},
+        "contrast": _contrast(config, splits, kept),
+        "settings": {
+            **measured_with,
+            "answer_tokens": config.answer_tokens,
+            "thinking": config.thinking,
+            **chosen_by,
+        },
         "judge": {"name": judge.name, "version": judge.version, "note": judge.note},
         "base": base,
         "edited": forms.get("baked", forms["hooks"]),
         "forms": forms,
         "direction": scores["chosen"],
-        "strength": 1.0,
-        "notes": _notes(config, splits, scores.get("note")),
+        "strength": strength_of(Edit.load(folder.file("edit.safetensors"))),
+        "notes": _notes(config, splits, kept, scores.get("note")),
         "receipt": read_json(folder.file("receipt.json")) if config.bake else None,
         "stages": {stage: seconds[stage] for stage in stages},
         "edit": {"path": "edit.safetensors", "sha256": edit_sha256},
         "checkpoint": "checkpoint" if config.bake else None,
-        "safety": SAFETY.get(
-            behaviour, f"This edit removes the behaviour '{behaviour}'; what else it changes is measured here."
-        ),
+        "safety": _safety(behaviour, kept is not None and config.recipe in ("gradient", "selective")),
     }
 
 
-def _contrast(config: RunConfig, splits: tuple[Splits, Splits]) -> dict[str, Any]:
+def _safety(behaviour: str, selective: bool) -> str:
+    if behaviour == "refusal" and selective:
+        return SELECTIVE
+    return SAFETY.get(
+        behaviour, f"This edit removes the behaviour '{behaviour}'; what else it changes is measured here."
+    )
+
+
+def strength_of(edit: Edit) -> float | dict[str, Any] | None:
+    """The strength of the whole edit; of one with several their range, in how many writers, and along how many directions
+    each, the same in all of them or not."""
+    found = [strength for op in edit.operations for strength in op.strengths.tolist()]
+    if len(set(found)) < 2:
+        return found[0] if found else None
+    return {
+        "lowest": min(found),
+        "highest": max(found),
+        "writers": len(edit.operations),
+        "directions": max(len(op.basis) for op in edit.operations),
+        "shared": all(torch.equal(op.basis, edit.operations[0].basis) for op in edit.operations),
+    }
+
+
+def _contrast(config: RunConfig, splits: tuple[Splits, Splits], kept: dict[str, list[Any]] | None) -> dict[str, Any]:
     sources = {name: held for name, held in config.contrast.model_dump(mode="json").items() if isinstance(held, dict)}
     counts = {
         side: {split: len(getattr(held, split)) for split in ("fit", "search", "test")}
         for side, held in zip(("positive", "negative"), splits, strict=True)
     }
+    if kept:
+        counts["keep"] = {split: len(kept[split]) for split in ("fit", "search", "test")}
     return {**{name: source["prompts"] for name, source in sources.items()}, "sources": sources, "counts": counts}
 
 
-def _notes(config: RunConfig, splits: tuple[Splits, Splits], chosen: str | None) -> list[str]:
+def _notes(
+    config: RunConfig, splits: tuple[Splits, Splits], kept: dict[str, list[Any]] | None, chosen: str | None
+) -> list[str]:
     """What a reader of the numbers must know besides them."""
     notes = [chosen] if chosen else []
     if config.model == "demo":
         notes.append(
             f"the base is {DEMO_BASE} with a small adapter merged that taught it to refuse; by itself it refuses nothing"
         )
-    fewest = min(len(side.test) for side in splits)
+    fewest = min(*(len(side.test) for side in splits), len(kept["test"]) if kept else FEW)
     if fewest < FEW:
         notes.append(f"only {fewest} test prompts on a side: the intervals are wide")
     return notes

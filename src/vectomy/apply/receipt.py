@@ -1,25 +1,67 @@
-"""The coverage receipt: every residual writer of the model, edited or left with the reason."""
+"""The coverage receipt: every residual writer of the model, edited or left with the reason, and what was measured."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
+
+from vectomy.architecture import Architecture
+from vectomy.checkpoint import Checkpoint
 
 __all__ = ["Receipt"]
 
 
 @dataclass(frozen=True)
 class Receipt:
-    """What a bake did.
+    """What an edit did to a checkpoint.
 
     `edited` and `left` together name every tensor that writes to the stream; `parameters` counts the numbers in the
-    edited ones; `notes` are the decisions a reader must know (an untied head, files left behind).
+    edited ones; `notes` are the decisions a reader must know (an untied head, files left behind). What is measured on
+    the edited model is None until verify.py has run it: `projection` is, for the stream that enters the first block and
+    leaves each one, the largest |r . x| / |x| over directions and tokens.
     """
 
     edited: tuple[str, ...]
     left: tuple[tuple[str, str], ...]
     parameters: int
     notes: tuple[str, ...] = ()
+    rounding: Mapping[str, float] = field(default_factory=dict)
+    """By quantised weight, |stored - wanted| / |wanted|."""
+    projection: tuple[float, ...] | None = None
+    how: str = ""
+    """On what the projection was measured."""
+    failures: tuple[str, ...] = ()
+    """Tensors among `left` that the edit names and that do not carry it (verification.py)."""
+
+    @property
+    def max_projection(self) -> float | None:
+        """The largest projection over all layers, relative to the stream's norm."""
+        return None if self.projection is None else max(self.projection)
+
+    @classmethod
+    def of(
+        cls,
+        checkpoint: Checkpoint,
+        architecture: Architecture,
+        edited: Collection[str],
+        notes: Collection[str] = (),
+        errors: Mapping[str, float] | None = None,
+    ) -> Receipt:
+        touched = set(edited)
+        order = {name: place for place, name in enumerate(architecture.shapes)}
+        writers = dict.fromkeys(
+            name for writer in architecture.writers for name in writer.tensors if name in architecture.shapes
+        )
+        left = [(name, "no operation of the edit names it") for name in writers if name not in touched]
+        return cls(
+            edited=tuple(sorted(touched, key=lambda name: order[name])),
+            left=(*left, *architecture.aside),
+            parameters=sum(math.prod(architecture.shapes[name]) for name in touched),
+            notes=tuple(notes),
+            rounding=dict(errors or {}),
+        )
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return {**asdict(self), "max_projection": self.max_projection}

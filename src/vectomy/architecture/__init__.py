@@ -1,6 +1,14 @@
-"""Which tensors of a model write to its residual stream. families.py is the data, resolve.py matches a model to it."""
+"""What of a model writes to its residual stream.
 
-from vectomy.architecture.families import FAMILIES, Family
-from vectomy.architecture.resolve import Architecture, Writer, architecture_of, resolve
+families.py and readers.py are the data, writers.py and resolve.py match a model to it; probe.py finds the same by numbers,
+with no table; gain.py is the algebra of what stands between a writer and the stream.
+"""
 
-__all__ = ["FAMILIES", "Architecture", "Family", "Writer", "architecture_of", "resolve"]
+from vectomy.architecture.families import FAMILIES, REFUSED, Family, Norm, Slot
+from vectomy.architecture.gain import Gain
+from vectomy.architecture.resolve import MIXERS, Architecture, architecture_of, resolve
+from vectomy.architecture.writers import Passed, Stored, Writer
+
+__all__ = [
+    "FAMILIES", "MIXERS", "REFUSED", "Architecture", "Family", "Gain", "Norm", "Passed", "Slot", "Stored", "Writer", "architecture_of", "resolve",
+]  # fmt: skip

@@ -6,10 +6,12 @@ The safetensors layout (https://huggingface.co/docs/safetensors): 8 bytes of lit
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -22,7 +24,11 @@ INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 # The library's own bound on a header (100 MB).
 HEADER_LIMIT = 100_000_000
+# Of a tensor's or a file's name: messages and new headers repeat it.
+NAME_LIMIT = 500
 WEIGHT_SUFFIXES = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".onnx", ".h5", ".msgpack", ".npz"}
+# As many as torch can hold.
+AXES = 64
 DTYPE_BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
     "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64,
@@ -120,7 +126,7 @@ def _shard_names(path: Path) -> tuple[dict[str, Any] | None, list[str]]:
     if (path / SINGLE).exists():
         return None, [SINGLE]
     if (path / INDEX).exists():
-        index = _read_object(path / INDEX, "delete it or download it again")
+        index = _read_object(path / INDEX, "delete it or download it again", pairs=_unique)
         weight_map = index.get("weight_map")
         if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
             raise CheckpointError(
@@ -128,9 +134,9 @@ def _shard_names(path: Path) -> tuple[dict[str, Any] | None, list[str]]:
             )
         names = sorted(set(weight_map.values()))
         for name in names:
-            if "\\" in name or "\0" in name or name in ("", ".", "..") or PurePosixPath(name).name != name:
+            if not _is_name(name) or "\\" in name or name in (".", "..") or PurePosixPath(name).name != name:
                 raise UnsafeCheckpointError(
-                    f"{path / INDEX} points to '{name}', which is not a file name in its own folder; it is refused"
+                    f"{path / INDEX} points to {name!r:.200}, which is not a file name in its own folder; it is refused"
                 )
         return index, names
     strays = sorted(file.name for file in path.glob("*.safetensors"))
@@ -147,9 +153,37 @@ def _shard_names(path: Path) -> tuple[dict[str, Any] | None, list[str]]:
     raise CheckpointError(f"{path} holds no weights (no {SINGLE} and no {INDEX}); was the download complete?")
 
 
-def _read_object(path: Path, remedy: str) -> dict[str, Any]:
+def _is_name(text: str) -> bool:
+    """Whether a message can repeat it and a file can hold it: no control characters, no half of a character."""
+    return 0 < len(text) <= NAME_LIMIT and text.isprintable()
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object without a key twice, of which readers take the first or the last as they please."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        last = {key: place for place, (key, _) in enumerate(pairs)}
+        twice = next(key for place, (key, _) in enumerate(pairs) if last[key] != place)
+        raise ValueError(f"it holds {twice!r:.200} twice")
+    return found
+
+
+def _check_regular(path: Path, limit: int | None = None) -> None:
+    """Raises OSError for a pipe or a device, which may never end, and for a file larger than `limit`."""
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "it is no file")
+    if limit is not None and path.stat().st_size > limit:
+        raise OSError(errno.EFBIG, f"it has more than {limit} bytes")
+
+
+def _read_object(
+    path: Path, remedy: str, pairs: Callable[[list[tuple[str, Any]]], dict[str, Any]] | None = None
+) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        _check_regular(path, HEADER_LIMIT)
+        value = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=pairs)
+        # Half of a character ("\\ud800") is JSON, but no file could hold it again.
+        json.dumps(value, ensure_ascii=False).encode()
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist; {remedy}") from None
     except OSError as error:
@@ -166,6 +200,7 @@ def read_shard(folder: Path, name: str) -> Shard:
     """Parse and check one file's header."""
     path = folder / name
     try:
+        _check_regular(path)
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             prefix = file.read(8)
@@ -180,12 +215,16 @@ def read_shard(folder: Path, name: str) -> Shard:
     except OSError as error:
         raise CheckpointError(f"shard {path!s:.300} cannot be read ({error.strerror}); download it again") from None
     try:
-        listing = json.loads(header)
+        listing = json.loads(header, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"the header of shard {path} does not parse ({error}); download it again") from None
     if not isinstance(listing, dict):
         raise CheckpointError(f"the header of shard {path} is no object; download it again")
-    listing.pop("__metadata__", None)
+    metadata = listing.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise CheckpointError(
+            f"the header of shard {path} has a __metadata__ that is no object of texts; download it again"
+        )
     entries = [_entry(path, tensor, row, 8 + length) for tensor, row in listing.items()]
     entries.sort(key=lambda entry: (entry.start, entry.end))
     at = 8 + length
@@ -210,21 +249,27 @@ def _entry(path: Path, tensor: str, row: Any, data_start: int) -> TensorEntry:
             isinstance(v, int) and not isinstance(v, bool) and v >= 0 for v in values
         )
 
+    if not _is_name(tensor):
+        raise CheckpointError(
+            f"the header of shard {path} names a tensor {tensor!r:.200}, which is empty, not printable or longer than {NAME_LIMIT} "
+            "characters; download it again"
+        )
     if (
         not isinstance(row, dict)
         or not isinstance(row.get("dtype"), str)
         or row["dtype"] not in DTYPE_BITS
         or not whole(row.get("shape"))
+        or len(row["shape"]) > AXES
         or not whole(row.get("data_offsets"))
         or len(row["data_offsets"]) != 2
     ):
         raise CheckpointError(
-            f"the header of shard {path} describes tensor '{tensor}' wrongly ({str(row)[:120]}); download it again"
+            f"the header of shard {path} describes tensor '{tensor}' wrongly ({row!r:.120}); download it again"
         )
     start, end = row["data_offsets"]
     if (end - start) * 8 != math.prod(row["shape"]) * DTYPE_BITS[row["dtype"]]:
         raise CheckpointError(
-            f"tensor '{tensor}' of shard {path} has {end - start} bytes, which is not {row['dtype']} of shape {row['shape']}"
+            f"tensor '{tensor}' of shard {path} has {end - start} bytes, which is not {row['dtype']} of shape {row['shape']!s:.200}"
         )
     return TensorEntry(tensor, path.name, row["dtype"], tuple(row["shape"]), data_start + start, data_start + end)
 
@@ -232,7 +277,9 @@ def _entry(path: Path, tensor: str, row: Any, data_start: int) -> TensorEntry:
 def _check_weight_map(path: Path, weight_map: dict[str, str], tensors: dict[str, TensorEntry]) -> None:
     for tensor, shard in weight_map.items():
         if tensor not in tensors:
-            raise CheckpointError(f"{path / INDEX} says that '{tensor}' is in {shard}, but that file does not hold it")
+            raise CheckpointError(
+                f"{path / INDEX} says that {tensor!r:.200} is in {shard}, but that file does not hold it"
+            )
         if tensors[tensor].shard != shard:
             raise CheckpointError(
                 f"{path / INDEX} says that '{tensor}' is in {shard}, but it is in {tensors[tensor].shard}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 
 import torch
 from torch import Tensor
@@ -11,9 +12,15 @@ from vectomy.artifacts import canonical_json, hash_of, sha256_file
 from vectomy.checkpoint.index import Checkpoint, TensorEntry
 from vectomy.errors import CheckpointError
 
-__all__ = ["TORCH_DTYPES", "fingerprint", "read_tensor", "sidecar_digest"]
+__all__ = ["STORED_DTYPES", "TORCH_DTYPES", "fingerprint", "read_stored", "read_tensor", "sidecar_digest"]
 
 TORCH_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+# What torch can hold as it is stored; sub-byte formats of the safetensors list (F4, F6) have no dtype of that shape.
+STORED_DTYPES = TORCH_DTYPES | {
+    "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "U16": torch.uint16, "I16": torch.int16,
+    "U32": torch.uint32, "I32": torch.int32, "U64": torch.uint64, "I64": torch.int64, "C64": torch.complex64,
+    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "F8_E8M0": torch.float8_e8m0fnu,
+}  # fmt: skip
 # How much of each tensor the fingerprint reads, at its start, its middle and its end.
 SAMPLE = 4096
 
@@ -31,10 +38,49 @@ def read_tensor(checkpoint: Checkpoint, name: str) -> Tensor:
         raise CheckpointError(
             f"tensor '{name}' is stored as {entry.dtype}, which cannot be edited; use the {'/'.join(TORCH_DTYPES)} version"
         )
-    if entry.start == entry.end:
-        return torch.empty(entry.shape, dtype=TORCH_DTYPES[entry.dtype])
-    data = bytearray(_bytes(checkpoint, entry, entry.start, entry.end))
-    return torch.frombuffer(data, dtype=TORCH_DTYPES[entry.dtype]).reshape(entry.shape)
+    return read_stored(checkpoint, name)
+
+
+def read_stored(
+    checkpoint: Checkpoint, name: str, first: int = 0, last: int | None = None, into: Tensor | None = None
+) -> Tensor:
+    """One tensor as it is stored, packed or quantised ones too; with `first` and `last` those rows alone (axis 0).
+
+    `into` is memory of the very length (bytes) to read to; the tensor is a view of it.
+
+    Raises:
+        CheckpointError: no such tensor, a dtype that torch has not, or a file that ended early.
+    """
+    entry = checkpoint.tensors.get(name)
+    if entry is None:
+        raise CheckpointError(f"tensor '{name}' is not in {checkpoint.path}")
+    if entry.dtype not in STORED_DTYPES:
+        raise CheckpointError(
+            f"tensor '{name}' is stored as {entry.dtype}, which torch cannot hold; use another version"
+        )
+    start, end, shape = entry.start, entry.end, entry.shape
+    if first or last is not None:
+        last = shape[0] if last is None else last
+        row = (end - start) // max(1, shape[0])
+        start, end, shape = start + first * row, start + last * row, (last - first, *shape[1:])
+    data = torch.empty(end - start, dtype=torch.uint8) if into is None else into
+    if start < end:
+        _read_into(memoryview(data.numpy()), checkpoint, entry, start)
+    return data.view(STORED_DTYPES[entry.dtype]).reshape(shape)
+
+
+def _read_into(view: memoryview, checkpoint: Checkpoint, entry: TensorEntry, start: int) -> None:
+    path = checkpoint.path / entry.shard
+    with path.open("rb") as file:
+        at = 0
+        while at < len(view):
+            # A system call moves 2 GiB at the most.
+            got = os.preadv(file.fileno(), [view[at : at + (1 << 30)]], start + at)
+            if not got:
+                raise CheckpointError(
+                    f"shard {path} became shorter while it was read; is something else writing to it?"
+                )
+            at += got
 
 
 def _bytes(checkpoint: Checkpoint, entry: TensorEntry, start: int, end: int) -> bytes:

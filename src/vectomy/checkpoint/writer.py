@@ -1,61 +1,70 @@
 """Rewrite some tensors of a checkpoint, shard by shard; every other byte stays as it was.
 
-The new folder is built beside its final place, one tensor in memory at a time, and renamed when it is whole. A shard
-that is finished in the folder beside is not written again, so a killed rewrite goes on where it stopped.
+The new folder is built beside its final place and renamed when it is whole. A shard that is finished there is held
+against its checksum and the source, and not written again, so a killed rewrite goes on where it stopped.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
+import math
 import os
 import shutil
-import struct
-from collections.abc import Callable, Collection, Mapping
+import zlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
-from torch import Tensor
 
-from vectomy.artifacts import disk_full_named, hash_of, write_json, write_whole
-from vectomy.checkpoint.index import INDEX, Checkpoint, Shard
-from vectomy.checkpoint.reader import TORCH_DTYPES, read_tensor, sidecar_digest
+from vectomy.artifacts import Journal, disk_full_named, hash_of, write_json, write_whole
+from vectomy.checkpoint.change import Added, Change, by_tensor
+from vectomy.checkpoint.index import INDEX, Checkpoint
+from vectomy.checkpoint.reader import fingerprint, sidecar_digest
+from vectomy.checkpoint.shard import ShardPlan, plan_shard, shard_holds, write_shard
 from vectomy.errors import ArtifactError, DiskFullError
 from vectomy.progress import Progress, silent
 
 __all__ = ["rewrite"]
 
-BLOCK = 1 << 22
-
-Change = Callable[[Tensor], Tensor]
-
 
 def rewrite(
     checkpoint: Checkpoint,
     out: str | Path,
-    changes: Mapping[str, Change],
+    changes: Sequence[Change],
     *,
-    copies: Mapping[str, str] | None = None,
+    added: Mapping[str, Added] | None = None,
     config: Mapping[str, Any] | None = None,
     omit: Collection[str] = (),
+    link_untouched: bool = False,
     purpose: str = "",
     progress: Progress = silent,
-) -> None:
+) -> tuple[str, ...]:
     """Write `checkpoint` to the new folder `out` with some tensors changed.
 
     Args:
-        changes: by tensor name, what the new value is made of the old one with; dtype and shape must stay.
-        copies: new tensor name -> existing tensor whose unchanged bytes it gets, put into that tensor's shard.
+        changes: groups of tensors and what makes their new values; one group at a time is in memory.
+        added: by name, tensors that the source lacks, each a copy or made by a change that names it.
         config: keys of config.json to set.
         omit: sidecar files that the new folder does not get.
+        link_untouched: shards without a change are hard links to the source's instead of copies. That saves their space,
+            and whoever writes into one of the two later (vectomy never does: it replaces files) changes both.
         purpose: identifies the change; a rewrite cut off with another purpose is started over.
 
+    Returns:
+        What a reader should know of how it was done.
+
     Raises:
+        CheckpointError: a tensor to be changed is not there, or one to be added is.
         ArtifactError: `out` exists and is not empty, or lies inside the source.
         DiskFullError: checked before the first byte is written, and whenever writing fails.
     """
     out = Path(out).absolute()
-    copies = dict(copies or {})
+    added = dict(added or {})
+    made = by_tensor(checkpoint, changes, added)
     if out.resolve() == checkpoint.path.resolve() or checkpoint.path.resolve() in out.resolve().parents:
         raise ArtifactError(
             f"the output folder {out} is the model folder or lies in it; the input is never touched, choose another"
@@ -63,19 +72,35 @@ def rewrite(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ArtifactError(f"the output folder {out} exists and is not empty; choose another or delete it")
     beside = out.with_name(f".{out.name}.baking")
-    whole = hash_of([purpose, sorted(changes), sorted(copies.items()), config, sidecar_digest(checkpoint)])
-    _clear_unless_same(beside, whole)
-    _check_space(checkpoint, copies, beside)
-    with disk_full_named(beside), progress("baking", checkpoint.bytes, "bytes") as advance:
-        with write_whole(beside / _PURPOSE) as path:
-            path.write_text(whole, encoding="utf-8")
-        for shard in checkpoint.shards:
-            if (beside / shard.name).exists():
-                advance(shard.size)
-                continue
-            with write_whole(beside / shard.name) as path:
-                _write_shard(checkpoint, shard, path, changes, copies, advance)
-        _write_index(checkpoint, beside, copies)
+    plans = [plan_shard(checkpoint, shard, made, added) for shard in checkpoint.shards]
+    asked = [sorted(made), {name: vars(new) for name, new in added.items()}, config, sorted(omit), link_untouched]
+    identity = hash_of([purpose, asked, _identity(checkpoint)])
+    with disk_full_named(beside), _held(beside, identity), _one_thread():
+        journal = Journal(beside / _JOURNAL, identity)
+        finished = {plan.shard.name for plan in plans if _is_finished(checkpoint, plan, beside, journal)}
+        _check_space(checkpoint, [plan for plan in plans if plan.shard.name not in finished], beside)
+        with progress("baking", sum(plan.size for plan in plans), "bytes") as advance, ThreadPoolExecutor(1) as second:
+            finishing: Future[None] | None = None
+            for plan in plans:
+                name, target = plan.shard.name, beside / plan.shard.name
+                partial = target.with_name(f".{name}.{os.getpid()}.partial")
+                if name in finished:
+                    advance(plan.size)
+                    continue
+                if link_untouched and plan.untouched and _link(checkpoint.path / name, partial):
+                    crc = zlib.crc32(plan.header)
+                    advance(plan.size)
+                else:
+                    crc = write_shard(checkpoint, plan, partial, made, added, advance)
+                # While one shard is forced to disk, the next is written.
+                if finishing is not None:
+                    finishing.result()
+                finishing = second.submit(_finish, partial, target, journal, crc)
+            if finishing is not None:
+                finishing.result()
+        # From the files, since an interrupted process may have linked them.
+        notes = [_link_note(checkpoint, plan, beside) for plan in plans if link_untouched and plan.untouched]
+        _write_index(checkpoint, beside, added)
         for name in (name for name in checkpoint.sidecars if name not in omit):
             with write_whole(beside / name) as path:
                 shutil.copyfile(checkpoint.path / name, path)
@@ -84,103 +109,128 @@ def rewrite(
         else:
             with write_whole(beside / "config.json") as path:
                 shutil.copyfile(checkpoint.path / "config.json", path)
+        (beside / _JOURNAL).unlink()
         (beside / _PURPOSE).unlink()
-    if out.exists():
-        out.rmdir()
-    beside.replace(out)
+        if out.exists():
+            out.rmdir()
+        beside.replace(out)
+    return tuple(notes)
 
 
-_PURPOSE = ".purpose"
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Sums are made tile by tile in one core's cache, and another core copies: more threads would wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
-def _clear_unless_same(beside: Path, purpose: str) -> None:
-    """Keep in the folder beside only what an interrupted rewrite of the same purpose finished there."""
-    mark = beside / _PURPOSE
-    if beside.exists() and not (mark.exists() and mark.read_text(encoding="utf-8") == purpose):
-        shutil.rmtree(beside)
+# In the folder beside: what is being made there, and the finished shards with their checksums.
+_PURPOSE, _JOURNAL = ".purpose", ".finished"
+
+
+def _identity(checkpoint: Checkpoint) -> list[Any]:
+    """What the source is: its weights by samples, its shards by size, time and header, its other files by content."""
+    stats = [(shard, (checkpoint.path / shard.name).stat()) for shard in checkpoint.shards]
+    shards = [[shard.name, stat.st_size, stat.st_mtime_ns, zlib.crc32(shard.header)] for shard, stat in stats]
+    return [fingerprint(checkpoint), shards, sidecar_digest(checkpoint)]
+
+
+@contextmanager
+def _held(beside: Path, identity: str) -> Iterator[None]:
+    """The folder beside, for this process alone, with only what an interrupted rewrite of the same identity finished."""
+    if beside.exists() and not beside.is_dir():
+        raise ArtifactError(f"{beside} is a file where the folder in the making goes; delete it")
+    beside.mkdir(parents=True, exist_ok=True)
+    with (beside / _PURPOSE).open("a+", encoding="utf-8", errors="replace") as mark:
+        try:
+            fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ArtifactError(f"another process is writing {beside}; wait for it or choose another folder") from None
+        mark.seek(0)
+        if mark.read() != identity:
+            for path in beside.iterdir():
+                if path.name != _PURPOSE:
+                    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+            mark.truncate(0)
+            mark.write(identity)
+            mark.flush()
+        _clear_partials(beside)
+        try:
+            yield
+        finally:
+            _clear_partials(beside)
+
+
+def _clear_partials(beside: Path) -> None:
     for partial in beside.rglob(".*.partial"):
-        partial.unlink()
+        partial.unlink(missing_ok=True)
 
 
-def _check_space(checkpoint: Checkpoint, copies: Mapping[str, str], beside: Path) -> None:
-    done = sum(file.stat().st_size for file in beside.glob("*.safetensors"))
-    extra = sum(checkpoint.tensors[name].end - checkpoint.tensors[name].start for name in copies.values())
-    sidecars = sum((checkpoint.path / name).stat().st_size for name in checkpoint.sidecars)
-    needed = checkpoint.bytes + extra + sidecars - done
-    existing = next(folder for folder in beside.parents if folder.exists())
-    free = shutil.disk_usage(existing).free
+def _is_finished(checkpoint: Checkpoint, plan: ShardPlan, beside: Path, journal: Journal) -> bool:
+    """Whether the shard is there, whole, as an earlier process with the same identity wrote it."""
+    path = beside / plan.shard.name
+    if plan.shard.name not in journal or not path.is_file():
+        return False
+    crc = journal.once(plan.shard.name, lambda: None)
+    return _is_linked(checkpoint, plan, beside) or shard_holds(checkpoint, plan, path, crc)
+
+
+def _is_linked(checkpoint: Checkpoint, plan: ShardPlan, beside: Path) -> bool:
+    return plan.untouched and (beside / plan.shard.name).samefile(checkpoint.path / plan.shard.name)
+
+
+def _link_note(checkpoint: Checkpoint, plan: ShardPlan, beside: Path) -> str:
+    if _is_linked(checkpoint, plan, beside):
+        return f"{plan.shard.name} is a hard link to the source's: a change inside of one file changes both"
+    return f"{plan.shard.name} could not be linked (another file system, or the system forbids it); it is a copy"
+
+
+def _finish(partial: Path, target: Path, journal: Journal, crc: int) -> None:
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    # Before the name: a shard under its own name is always one that can be checked.
+    journal.once(target.name, lambda: crc)
+    partial.replace(target)
+
+
+def _link(source: Path, partial: Path) -> bool:
+    try:
+        # Of what a symbolic link points to, as the Hub's cache has them.
+        os.link(source.resolve(), partial)
+    except OSError:
+        return False
+    return True
+
+
+def _check_space(checkpoint: Checkpoint, unfinished: Sequence[ShardPlan], beside: Path) -> None:
+    needed = sum(plan.size for plan in unfinished)
+    needed += sum((checkpoint.path / name).stat().st_size for name in checkpoint.sidecars)
+    free = shutil.disk_usage(beside).free
     if needed > free:
         raise DiskFullError(
-            f"{existing} has {free / 2**30:.2f} GiB free and the checkpoint takes {needed / 2**30:.2f} GiB; free some space"
+            f"{beside.parent} has {free / 2**30:.2f} GiB free and the checkpoint takes {needed / 2**30:.2f} GiB; free some space"
         )
 
 
-def _write_shard(
-    checkpoint: Checkpoint,
-    shard: Shard,
-    path: Path,
-    changes: Mapping[str, Change],
-    copies: Mapping[str, str],
-    advance: Callable[[int], None],
-) -> None:
-    appended = [
-        (new, checkpoint.tensors[old]) for new, old in copies.items() if checkpoint.tensors[old].shard == shard.name
-    ]
-    with (checkpoint.path / shard.name).open("rb") as source, path.open("wb") as target:
-        header = _longer_header(shard, appended) if appended else shard.header
-        target.write(struct.pack("<Q", len(header)))
-        target.write(header)
-        for entry in shard.tensors:
-            if entry.name in changes:
-                old = read_tensor(checkpoint, entry.name)
-                new = changes[entry.name](old)
-                assert new.shape == old.shape, f"{entry.name}: {tuple(old.shape)} became {tuple(new.shape)}"
-                target.write(_as_bytes(new.to(TORCH_DTYPES[entry.dtype])))
-            else:
-                _copy(source, target, entry.start, entry.end)
-            advance(entry.end - entry.start)
-        for _, entry in appended:
-            _copy(source, target, entry.start, entry.end)
-        target.flush()
-        os.fsync(target.fileno())
-
-
-def _longer_header(shard: Shard, appended: list[tuple[str, Any]]) -> bytes:
-    """The header with more tensors at the end, padded with spaces to 8 bytes as the format asks."""
-    listing = json.loads(shard.header)
-    at = shard.size - shard.data_start
-    for name, entry in appended:
-        length = entry.end - entry.start
-        listing[name] = {"dtype": entry.dtype, "shape": list(entry.shape), "data_offsets": [at, at + length]}
-        at += length
-    text = json.dumps(listing, separators=(",", ":")).encode()
-    return text + b" " * (-len(text) % 8)
-
-
-def _as_bytes(tensor: Tensor) -> memoryview:
-    return memoryview(tensor.contiguous().view(torch.uint8).numpy()).cast("B")
-
-
-def _copy(source: BinaryIO, target: BinaryIO, start: int, end: int) -> None:
-    source.seek(start)
-    while start < end:
-        block = source.read(min(BLOCK, end - start))
-        target.write(block)
-        start += len(block)
-
-
-def _write_index(checkpoint: Checkpoint, beside: Path, copies: Mapping[str, str]) -> None:
+def _write_index(checkpoint: Checkpoint, beside: Path, added: Mapping[str, Added]) -> None:
     if checkpoint.index is None:
         return
-    if not copies:
+    if not added:
         with write_whole(beside / INDEX) as path:
             shutil.copyfile(checkpoint.path / INDEX, path)
         return
     index = json.loads(json.dumps(checkpoint.index))
-    for new, old in copies.items():
-        entry = checkpoint.tensors[old]
-        index["weight_map"][new] = entry.shard
-        metadata = index.get("metadata")
-        if isinstance(metadata, dict) and isinstance(metadata.get("total_size"), int):
-            metadata["total_size"] += entry.end - entry.start
+    index["weight_map"] |= {name: new.shard for name, new in added.items()}
+    metadata = index.get("metadata")
+    more = {
+        "total_size": sum(new.bytes for new in added.values()),
+        "total_parameters": sum(math.prod(new.shape) for new in added.values()),
+    }
+    for key, count in more.items():
+        if isinstance(metadata, dict) and isinstance(metadata.get(key), int):
+            metadata[key] += count
     write_json(beside / INDEX, index)

@@ -1,8 +1,9 @@
-"""`vectomy show EDIT` and `vectomy apply EDIT MODEL`."""
+"""`vectomy edit new MODEL`, `vectomy show EDIT` and `vectomy apply EDIT MODEL`."""
 
 from __future__ import annotations
 
 import json
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +11,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from vectomy.cli.coverage import print_receipt, source_of
+from vectomy.cli.options import Model
 from vectomy.cli.progress import bars
 from vectomy.cli.run import AsJson
 
@@ -24,6 +27,9 @@ EditFile = Annotated[Path, typer.Argument(metavar="EDIT", help="An Edit file, or
 def register(app: typer.Typer) -> None:
     app.command("show")(_show)
     app.command("apply")(_apply)
+    making = typer.Typer(no_args_is_help=True, help="Make an Edit by hand.")
+    making.command("new")(_new)
+    app.add_typer(making, name="edit")
 
 
 def _load(path: Path) -> Edit:
@@ -77,27 +83,87 @@ def _show(edit: EditFile, as_json: AsJson = False) -> None:
     )  # fmt: skip
 
 
+class Kept(StrEnum):
+    none = "none"
+    column = "column"
+    row = "row"
+
+
+def _new(
+    model: Model,
+    direction: Annotated[
+        str,
+        typer.Option(
+            metavar="FILE|random:SEED",
+            help="What to remove: a .npy file, a .safetensors file with the tensor `direction` (d_model, or k x d_model), or a random one.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option(metavar="EDIT", help="The Edit file to write.")],
+    strength: Annotated[float, typer.Option(help="1 removes, less weakens, below 0 amplifies.")] = 1.0,
+    norm: Annotated[Kept, typer.Option(help="Lengths to keep: none, column or row.")] = Kept.none,
+    embeddings: Annotated[bool, typer.Option(help="Edit token and position embeddings too.")] = True,
+    behaviour: Annotated[str, typer.Option(help="What the direction stands for, for the record.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Make an Edit that removes a direction from every writer of a model."""
+    from vectomy.checkpoint import Checkpoint, architecture_in
+    from vectomy.directions import direction_from
+    from vectomy.edit import Edit
+    from vectomy.errors import EditError
+
+    if out.is_dir():
+        raise EditError(f"{out} is a folder; give a file name for the Edit (edit.safetensors)")
+    source = Checkpoint.open(source_of(model))
+    rows = direction_from(direction, architecture_in(source).d_model)
+    about = {"behaviour": behaviour or "a direction given by hand", "direction": Path(direction).name}
+    edit = Edit.ablation(
+        source, rows, strength, norm.value, embeddings, about, name=model if model == "demo" else Path(model).name
+    )
+    edit.save(out)
+    if as_json:
+        typer.echo(json.dumps({"edit": str(out), "sha256": edit.sha256, "operations": len(edit.operations)}, indent=2))
+        return
+    typer.echo(
+        f"{len(edit.operations)} writers of {edit.base}, strength {strength:g}, norm mode {norm.value}\nwritten to {out}"
+    )
+
+
+class Form(StrEnum):
+    checkpoint = "checkpoint"
+    lora = "lora"
+
+
 def _apply(
     edit: EditFile,
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="The base that the Edit was made for: a folder, a Hub id, or `demo`.")
     ],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="New folder for the edited checkpoint.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="New folder for the edited checkpoint or the adapter.")],
     strength: Annotated[float, typer.Option(help="Times the Edit's own strengths.")] = 1.0,
+    form: Annotated[
+        Form, typer.Option("--as", help="The whole edited checkpoint, or a PEFT adapter of the exact rank.")
+    ] = Form.checkpoint,
+    link: Annotated[
+        bool, typer.Option(help="Hard-link shards that the edit does not touch instead of copying them.")
+    ] = False,
+    verified: Annotated[
+        bool, typer.Option("--verify/--no-verify", help="Run the edited checkpoint and measure its stream.")
+    ] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Bake an Edit into a copy of its base, shard by shard; print the coverage receipt."""
+    """Write an Edit into a copy of its base, shard by shard, or as an adapter; print the coverage receipt."""
     from vectomy.apply import bake
-    from vectomy.demo import demo_folder
-    from vectomy.model import fetch
+    from vectomy.verification import measured
 
-    source = demo_folder(bars) if model == "demo" else fetch(model)
-    receipt = bake(_load(edit) * strength, source, out, progress=bars)
-    if as_json:
-        typer.echo(json.dumps(receipt.to_json(), indent=2))
-        return
-    lines = [
-        f"{len(receipt.edited)} tensors edited ({receipt.parameters:,} parameters), {len(receipt.left)} writers left"
-    ]
-    lines += [f"  left {name}: {reason}" for name, reason in receipt.left]
-    typer.echo("\n".join([*lines, *receipt.notes, f"written to {out}"]))
+    chosen, source = _load(edit) * strength, source_of(model)
+    if form is Form.lora:
+        from vectomy.apply.lora import write_lora
+
+        receipt = write_lora(chosen, source, out, progress=bars)
+    else:
+        receipt = bake(chosen, source, out, link_untouched=link, progress=bars)
+        if verified:
+            receipt = measured(receipt, out, chosen, progress=bars)
+    print_receipt(receipt, as_json)
+    if not as_json:
+        typer.echo(f"written to {out}")

@@ -13,6 +13,7 @@ __all__ = ["print_summary"]
 ROWS = (
     ("refusals", "refusal"),
     ("harmless refusals", "harmless_refusal"),
+    ("refusals to keep", "keep_refusal"),
     ("degenerate answers", "degenerate_rate"),
     ("KL first token, nats", "kl_first_token"),
     ("KL per token, nats", "kl_per_token"),
@@ -24,25 +25,27 @@ ROWS = (
 def print_summary(summary: dict[str, Any], folder: str) -> None:
     """What was changed, by which direction, and every number for base, hooks and baked weights."""
     console = Console()
-    chosen, counts = summary["direction"], summary["contrast"]["counts"]
+    counts = summary["contrast"]["counts"]
+    tested = [counts[side]["test"] for side in ("positive", "negative", "keep") if side in counts]
     table = Table(title=f"{summary['behaviour']} in {summary['model']}: before and after", title_justify="left")
     table.add_column("held-out prompts")
     forms = {
         "base": summary["base"],
-        **{form: summary["forms"][form] for form in ("hooks", "baked") if form in summary["forms"]},
+        **{form: summary["forms"][form] for form in ("hooks", "lora", "baked") if form in summary["forms"]},
     }
     for form in forms:
-        table.add_column({"hooks": "edit as hooks", "baked": "edit baked"}.get(form, form), justify="right")
+        table.add_column(
+            {"hooks": "edit as hooks", "lora": "edit as LoRA", "baked": "edit baked"}.get(form, form), justify="right"
+        )
     for label, key in ROWS:
+        if key == "keep_refusal" and not any(f"{key}_rate" in metrics for metrics in forms.values()):
+            continue
         table.add_row(label, *(_cell(metrics, key) for metrics in forms.values()))
     console.print(table)
     lines = [
+        f"direction  {_direction(summary)}, recipe {summary['recipe']} on {summary['estimator']}",
         (
-            f"direction  {chosen['site']} of layer {chosen['layer']}, token {chosen['token']!r} (position {chosen['position']}), recipe "
-            f"{summary['recipe']} on {summary['estimator']}"
-        ),
-        (
-            f"prompts    test {counts['positive']['test']} + {counts['negative']['test']}, none of them fitted or chosen on; "
+            f"prompts    test {' + '.join(str(count) for count in tested)}, none of them fitted or chosen on; "
             f"{summary['settings']['answer_tokens']} greedy tokens, judge {summary['judge']['name']} {summary['judge']['version']}"
         ),
         *(f"note       {note}" for note in summary["notes"]),
@@ -50,6 +53,16 @@ def print_summary(summary: dict[str, Any], folder: str) -> None:
         f"written    {folder}: {', '.join(_written(summary))}",
     ]
     console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
+
+
+def _direction(summary: dict[str, Any]) -> str:
+    """Where the direction was read; of an edit with a strength for each writer, from where it came and how far it reaches."""
+    chosen, spread = summary["direction"], summary["strength"]
+    place = f"{chosen['site']} of layer {chosen['layer']}"
+    if not isinstance(spread, dict):
+        return f"{place}, token {chosen['token']!r} (position {chosen['position']})"
+    came = f"mainly {place}, strengths by trials," if summary["recipe"] == "tpe" else f"learned from {place},"
+    return f"{came} in {spread['writers']} writers with strengths of {spread['lowest']:.2g} to {spread['highest']:.2g}"
 
 
 def _written(summary: dict[str, Any]) -> list[str]:

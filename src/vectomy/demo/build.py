@@ -16,7 +16,7 @@ import safetensors.torch
 from torch import Tensor
 
 from vectomy.artifacts import disk_full_named, hash_of, sha256_file
-from vectomy.checkpoint import Checkpoint, rewrite
+from vectomy.checkpoint import Change, Checkpoint, rewrite
 from vectomy.errors import CheckpointError
 from vectomy.model import convert_gguf, fetch
 from vectomy.progress import Progress, silent
@@ -63,7 +63,8 @@ def _build(adapter: Path, source: Path | None, folder: Path, progress: Progress)
                 convert_gguf(source, base)
             checkpoint = Checkpoint.open(base if source is not None else _from_hub())
             advance(1)
-        rewrite(checkpoint, folder, merged(adapter), purpose="demo", progress=progress)
+        changes = [Change.of(name, make) for name, make in merged(adapter).items()]
+        rewrite(checkpoint, folder, changes, purpose="demo", progress=progress)
     finally:
         shutil.rmtree(base, ignore_errors=True)
 
@@ -86,7 +87,7 @@ def _from_hub() -> Path:
 
 
 def merged(adapter: Path) -> dict[str, Callable[[Tensor], Tensor]]:
-    """W + (alpha / r) B A for each module of a PEFT LoRA adapter, as changes for `checkpoint.rewrite`."""
+    """W + (alpha / r) B A for each module of a PEFT LoRA adapter, by the weight's name."""
     config: dict[str, Any] = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
     scale = config["lora_alpha"] / config["r"]
     tensors = safetensors.torch.load_file(adapter / "adapter_model.safetensors")

@@ -14,7 +14,8 @@ from jinja2 import ChainableUndefined, Environment, PackageLoader
 from markupsafe import Markup
 
 from vectomy.report.numbers import decimal, percent, plain, thousands
-from vectomy.report.statement import change, forms, rows, sources, token_text, verb
+from vectomy.report.recipe import origin, several, strength, what
+from vectomy.report.statement import KEEP, change, forms, keeps, rows, sources, token_text
 
 __all__ = ["render_card"]
 
@@ -62,11 +63,15 @@ def render_card(summary: dict[str, Any]) -> str:
         summary=summary,
         behaviour=behaviour,
         tags=["vectomy", "abliterated" if behaviour == "refusal" else "activation-steering"],
-        verb=verb(summary.get("strength")),
+        what=what(summary),
+        several=several(summary),
+        origin=origin(summary),
+        strength=strength(summary),
         forms=list(forms(summary)),
         rows=rows(summary),
         refusals=change(summary, "refusal"),
         harmless=change(summary, "harmless_refusal"),
+        kept=change(summary, KEEP) if keeps(summary) else None,
         base=summary.get("base") or {},
         edited=summary.get("edited") or {},
         sources=sources(summary),

@@ -7,7 +7,7 @@ from typing import Any
 from markupsafe import Markup
 
 from vectomy.report.numbers import decimal, finite, interval, percent, plain
-from vectomy.report.statement import forms
+from vectomy.report.statement import KEEP, forms, keeps
 from vectomy.report.svg import Scale, element, figure, linear, text, ticks
 
 __all__ = ["auroc_by_layer", "bar", "histogram", "intervals", "means_by_layer"]
@@ -17,15 +17,17 @@ BINS = 24
 
 
 def intervals(summary: dict[str, Any]) -> Markup:
-    """Both refusal rates of each form: a dot with its 95% interval, on one scale from 0 to 100%."""
+    """The refusal rates of each form: a dot with its 95% interval, on one scale from 0 to 100%."""
     measured = forms(summary)
     x = linear((0, 1), (58, WIDTH - 14))
     parts: list[Markup] = []
     told: list[str] = []
     y = 4.0
+    kept = [(KEEP, "prompts to keep", "keep")] if keeps(summary) else []
     for key, name, side in (
         ("refusal", "positive prompts", "positive"),
         ("harmless_refusal", "negative prompts", "negative"),
+        *kept,
     ):
         parts.append(text(x(0), y + 9, name, "label strong"))
         y += 24

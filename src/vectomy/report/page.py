@@ -16,24 +16,18 @@ from jinja2 import ChainableUndefined, Environment, PackageLoader
 from markupsafe import Markup, escape
 
 from vectomy.report import figures
-from vectomy.report.heatmap import Score, candidate_name, heat_map, same_candidate
+from vectomy.report.frontier import frontier_chart, points
+from vectomy.report.heatmap import candidate_name, heat_map, same_candidate
+from vectomy.report.losses import losses_chart
 from vectomy.report.numbers import decimal, finite, percent, plain, thousands
-from vectomy.report.statement import change, forms, rows, sources, token_text, verb
+from vectomy.report.recipe import kl_name, origin, rule, scores_of, searched, several, strength, what
+from vectomy.report.statement import KEEP, change, forms, keeps, rows, sources, token_text
+from vectomy.report.strengths import strengths_map, strengths_of
 
 __all__ = ["render_page"]
 
 CLAMP = 320
 CLAMP_LINES = 8
-SCORES = {
-    "arditi": (
-        Score("refusal_score", "refusal score", "direction ablated, positive prompts; lower is better", True),
-        Score("steering_score", "steering score", "direction added, negative prompts; higher is better", False),
-        Score(
-            "kl_div_score", "KL divergence", "direction ablated, negative prompts, nats; lower is better", True, True
-        ),
-    ),
-    "article": (Score("score", "score", "absolute mean of the direction's components; higher ranks first", False),),
-}
 VERDICTS = {
     "full_refusal": "full refusal",
     "partial_refusal": "partial refusal",
@@ -81,6 +75,7 @@ def render_page(
         summary=summary,
         **_result(summary),
         **_selection(scores),
+        **_searched(summary, scores, separation),
         **_separation(separation),
         **_completions(completions),
         **_provenance(summary),
@@ -100,11 +95,15 @@ def _result(summary: dict[str, Any]) -> dict[str, Any]:
     return {
         "behaviour": str(summary.get("behaviour") or "behaviour"),
         "model": _short_name(str(summary.get("model") or summary.get("base_model") or "the model")),
-        "verb": verb(summary.get("strength")),
+        "what": what(summary),
+        "several": several(summary),
+        "origin": origin(summary),
+        "strength": strength(summary),
         "forms": list(forms(summary)),
         "rows": rows(summary),
         "refusals": change(summary, "refusal"),
         "harmless": change(summary, "harmless_refusal"),
+        "kept": change(summary, KEEP) if keeps(summary) else None,
         "intervals": figures.intervals(summary),
         "direction": summary.get("direction") or {},
         "receipt": summary.get("receipt"),
@@ -117,10 +116,11 @@ def _short_name(model: str) -> str:
 
 
 def _selection(scores: dict[str, Any]) -> dict[str, Any]:
-    candidates, chosen = scores.get("candidates") or [], scores.get("chosen")
-    columns = SCORES["article" if scores.get("recipe") == "article" else "arditi"]
+    """What is shown of candidates that are directions, each of a layer and a position."""
+    candidates, chosen = [] if searched(scores) else scores.get("candidates") or [], scores.get("chosen")
+    drawn, columns = scores_of(scores.get("recipe"))
     tried = [_tried(candidate) for candidate in candidates]
-    maps = ((score, heat_map(score, candidates, chosen, tried)) for score in columns)
+    maps = ((score, heat_map(score, candidates, chosen, tried)) for score in drawn)
     return {
         "scores": scores,
         "columns": columns,
@@ -129,8 +129,25 @@ def _selection(scores: dict[str, Any]) -> dict[str, Any]:
             for candidate, full in zip(candidates, tried, strict=True)
         ],
         "passed": sum(tried),
-        "maps": [(score, drawn) for score, drawn in maps if drawn],
+        "scored": sum(finite(candidate.get(columns[0].key)) is not None for candidate in candidates),
+        "maps": [(score, picture) for score, picture in maps if picture],
         "answered": [candidate for candidate in candidates if candidate.get("answers")],
+    }
+
+
+def _searched(summary: dict[str, Any], scores: dict[str, Any], separation: dict[str, Any]) -> dict[str, Any]:
+    """What is shown of candidates that are whole edits."""
+    if not searched(scores):
+        return {"points": []}
+    settings = summary.get("settings") or {}
+    return {
+        "points": points(scores),
+        "kl_name": kl_name(scores.get("recipe")),
+        "rule": rule(scores, settings),
+        "frontier": frontier_chart(scores, settings),
+        "strengths": strengths_of(scores),
+        "strengths_map": strengths_map(scores, len(separation.get("layers") or [])),
+        "losses": losses_chart(scores),
     }
 
 
@@ -182,7 +199,7 @@ def _completions(completions: list[dict[str, Any]]) -> dict[str, Any]:
 def _answers(row: dict[str, Any]) -> list[Answer]:
     """The answers in the order of the forms; forms that say the same share one."""
     shared: dict[tuple[str, str], list[str]] = {}
-    for form in ("base", "hooks", "baked"):
+    for form in ("base", "hooks", "lora", "baked"):
         if answer := row.get(form):
             shared.setdefault((str(answer.get("text") or ""), str(answer.get("verdict") or "")), []).append(form)
     return [

@@ -8,9 +8,10 @@ from typing import Any
 
 from vectomy.report.numbers import decimal, finite, interval, percent
 
-__all__ = ["Cell", "Change", "Row", "change", "forms", "rows", "sources", "token_text", "verb"]
+__all__ = ["KEEP", "Cell", "Change", "Row", "change", "forms", "keeps", "rows", "sources", "token_text", "verb"]
 
 SPLITS = ("fit", "search", "test")
+KEEP = "keep_refusal"
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def forms(summary: dict[str, Any]) -> dict[str, dict[str, Any]]:
     measured = {name: values for name, values in (summary.get("forms") or {}).items() if values}
     if not measured and summary.get("edited"):
         measured = {"edited": summary["edited"]}
-    order = ("hooks", "baked")
+    order = ("hooks", "lora", "baked")
     known = {name: measured[name] for name in order if name in measured}
     return {"base": summary.get("base") or {}, **known, **{k: v for k, v in measured.items() if k not in order}}
 
@@ -62,6 +63,7 @@ def rows(summary: dict[str, Any]) -> list[Row]:
             test["negative"],
             tuple(_rate(m, "harmless_refusal") for m in measured),
         ),
+        *_kept(summary),
         Row(
             "degenerate_rate",
             "Degenerate answers",
@@ -84,6 +86,18 @@ def rows(summary: dict[str, Any]) -> list[Row]:
     ]
 
 
+def keeps(summary: dict[str, Any]) -> bool:
+    """Whether there are prompts that are to show the behaviour still."""
+    return any(f"{KEEP}_rate" in metrics for metrics in forms(summary).values())
+
+
+def _kept(summary: dict[str, Any]) -> list[Row]:
+    if not keeps(summary):
+        return []
+    cells = tuple(_rate(metrics, KEEP) for metrics in forms(summary).values())
+    return [Row(KEEP, "Refusals, prompts to keep", _source(summary, "keep", "test"), cells)]
+
+
 def _rate(metrics: dict[str, Any], name: str) -> Cell:
     rate = finite(metrics.get(f"{name}_rate"))
     count, total = metrics.get(f"{name}_count"), metrics.get(f"{name}_total")
@@ -92,7 +106,7 @@ def _rate(metrics: dict[str, Any], name: str) -> Cell:
 
 
 def change(summary: dict[str, Any], name: str) -> Change:
-    """How the rate `name` (refusal, harmless_refusal) moved from the base to the edited model."""
+    """How the rate `name` (refusal, harmless_refusal, keep_refusal) moved from the base to the edited model."""
     base, edited = summary.get("base") or {}, summary.get("edited") or {}
     before, after = _rate(base, name), _rate(edited, name)
     if before.value is None or after.value is None:
@@ -124,10 +138,12 @@ def token_text(token: object) -> str:
 
 def sources(summary: dict[str, Any]) -> list[tuple[str, str, str, int | None]]:
     """Each prompt set as (side, split, source, prompts used)."""
-    counts = (summary.get("contrast") or {}).get("counts") or {}
+    contrast = summary.get("contrast") or {}
+    counts = contrast.get("counts") or {}
+    sides = ("positive", "negative", *(["keep"] if contrast.get("keep") else []))
     return [
         (side, split, _source(summary, side, split), (counts.get(side) or {}).get(split))
-        for side in ("positive", "negative")
+        for side in sides
         for split in SPLITS
     ]
 

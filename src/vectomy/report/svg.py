@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 
 from markupsafe import Markup, escape
 
-__all__ = ["Scale", "element", "figure", "linear", "text", "ticks"]
+__all__ = ["Scale", "decades", "element", "figure", "linear", "logarithmic", "text", "ticks"]
 
 Scale = Callable[[float], float]
 
@@ -50,6 +50,22 @@ def linear(domain: tuple[float, float], span: tuple[float, float]) -> Scale:
     if high == low:
         return lambda _: (start + end) / 2
     return lambda value: start + (value - low) / (high - low) * (end - start)
+
+
+def logarithmic(domain: tuple[float, float], span: tuple[float, float]) -> Scale:
+    """The same in the logarithm; what is below the domain, 0 included, goes to its low end."""
+    low = domain[0]
+    straight = linear((math.log(low), math.log(domain[1])), span)
+    return lambda value: straight(math.log(max(value, low)))
+
+
+def decades(low: float, high: float) -> list[float]:
+    """Powers of ten within [low, high]; of a range with hardly any, twos and fives as well."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    factors = (1, 2, 5) if math.log10(high / low) < 1.7 else (1,)
+    found = [float(f"{factor}e{power}") for power in powers for factor in factors]
+    inside = [value for value in found if low * 0.999 <= value <= high * 1.001] or [low]
+    return inside[:: math.ceil(len(inside) / 6)]
 
 
 def ticks(low: float, high: float, wanted: int = 4) -> list[float]:

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from vectomy.architecture import Writer
 from vectomy.artifacts import Journal
 from vectomy.config import Selection
 from vectomy.directions import Directions
@@ -47,6 +48,7 @@ def select_arditi(
     limits: Selection,
     judge: Judge | None,
     *,
+    writers: Sequence[Writer] | None = None,
     answer_tokens: int = 64,
     journal: Journal,
     batch_tokens: int = 4096,
@@ -54,7 +56,8 @@ def select_arditi(
 ) -> tuple[dict[str, Any], Vector]:
     """Score the directions at resid_pre on the search prompts and choose one.
 
-    `judge` says whether an answer shows the behaviour; None where there is no judge of it.
+    `judge` says whether an answer shows the behaviour; None where there is no judge of it. Directions are ablated on
+    `writers`, on all of them unless given.
 
     Returns:
         (scores as scores.json has them, the chosen vector with its own length).
@@ -62,7 +65,7 @@ def select_arditi(
     Raises:
         SelectionError: no direction passes the filters.
     """
-    scorer = _Scorer(chat, positive, negative, tokens, batch_tokens, judge, answer_tokens)
+    scorer = _Scorer(chat, positive, negative, tokens, batch_tokens, judge, answer_tokens, writers)
     rows = _candidates(chat, directions)
     n_layers = chat.architecture.n_layers
 
@@ -133,8 +136,10 @@ class _Scorer:
         batch_tokens: int,
         judge: Judge | None,
         answer_tokens: int,
+        writers: Sequence[Writer] | None,
     ) -> None:
         self.chat, self.judge, self.answer_tokens = chat, judge, answer_tokens
+        self.writers = chat.architecture.writers if writers is None else writers
         self.prompts = positive
         self.positive, self.negative = chat.tokens(positive), chat.tokens(negative)
         self.tokens = tokens
@@ -157,8 +162,8 @@ class _Scorer:
             return float(log_odds(self._log_probs(self.positive), self.tokens).mean())
 
     def _ablated(self, vector: Vector) -> AbstractContextManager[None]:
-        """Ablated on every writer, which is the same function as at every point of the stream (a test holds them together)."""
-        return Edit.removing(vector, self.model_base, self.chat.architecture.writers).hooks(self.chat.model)
+        """Ablated on the writers: on every one that is the same function as at every point of the stream (a test holds them together)."""
+        return Edit.removing(vector, self.model_base, self.writers).hooks(self.chat.model)
 
     def still_shown(self, vector: Vector) -> float:
         """Share of the positive prompts that show the behaviour with the direction ablated: by generating where there is

@@ -1,0 +1,141 @@
+"""Residual writers of one model: a family's slots, filled with the tensors that the model really has."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from vectomy.architecture.families import Family, Norm, Slot
+from vectomy.types import Component
+
+__all__ = ["Passed", "Stored", "Writer", "writers_of"]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor of a checkpoint that holds a writer, or one expert of it."""
+
+    name: str
+    axis: int
+    """Which of its axes is the stream's."""
+    expert: int | None = None
+
+
+@dataclass(frozen=True)
+class Passed:
+    """A norm on the way from a writer to the stream: the live module, and the names of its tensors."""
+
+    module: str
+    stored: str
+    norm: Norm
+
+    @property
+    def weight(self) -> str:
+        return f"{self.stored}.weight"
+
+    @property
+    def bias(self) -> str:
+        return f"{self.stored}.bias"
+
+
+@dataclass(frozen=True)
+class Writer:
+    """A module whose output is added to the residual stream (or starts it), with the names of its tensors.
+
+    `weight` and `bias` are the live parameters; `weights` and `biases` are what a checkpoint holds, several where
+    experts are stored one by one. In an architecture that was read off a live model the two are the same.
+    """
+
+    component: Component
+    layer: int | None
+    slot: Slot
+    module: str
+    weight: str
+    bias: str | None
+    weights: tuple[Stored, ...]
+    biases: tuple[Stored, ...]
+    norms: tuple[Passed, ...]
+
+    @property
+    def fused(self) -> bool:
+        """All experts in one parameter with an axis for them."""
+        return self.slot.component == "experts" and "{expert}" in "".join(name for name, _ in self.slot.stored)
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """Everything in the checkpoint that an edit of this writer touches."""
+        behind = [passed.bias for passed in self.norms[-1:] if passed.norm.centred]
+        return (*(stored.name for stored in (*self.weights, *self.biases)), *behind)
+
+
+def writers_of(
+    family: Family,
+    layout: tuple[tuple[str, str], ...],
+    layer: int | None,
+    prefix: str,
+    names: Collection[str],
+    own: Collection[str],
+) -> list[Writer]:
+    """The writers of one block (`own` are its stored tensors, whole names), or of what comes before the blocks."""
+    slots = family.embeddings if layer is None else family.slots
+    found = (_writer(slot, layout, layer, prefix, names, own) for slot in slots)
+    return [writer for writer in found if writer is not None]
+
+
+def renamed(name: str, layout: tuple[tuple[str, str], ...]) -> str:
+    """The stored name of a live one."""
+    for live, stored in layout:
+        if name.startswith(live):
+            return stored + name[len(live) :]
+    return name
+
+
+def _writer(
+    slot: Slot,
+    layout: tuple[tuple[str, str], ...],
+    layer: int | None,
+    prefix: str,
+    names: Collection[str],
+    own: Collection[str],
+) -> Writer | None:
+    def stored(name: str) -> str:
+        return renamed(prefix + name, layout)
+
+    if slot.unless and f"{stored(slot.unless)}.weight" in names:
+        return None
+    weights = _found(stored, [(slot.live_weight, slot.axis), *slot.stored], names, own)
+    if not weights:
+        return None
+    # The stream's axis is a bias's last one, whether experts have one each or share it.
+    vectors = [(name, -1) for name in (slot.live_bias, *slot.stored_bias)]
+    biases = _found(stored, vectors, names, own)
+    norms = []
+    for norm in slot.norms:
+        named = [stored(name) for name in (norm.module, *norm.stored)]
+        passed = Passed(
+            prefix + norm.module, next((name for name in named if f"{name}.weight" in names), named[0]), norm
+        )
+        if not norm.optional or passed.weight in names:
+            norms.append(passed)
+    return Writer(
+        slot.component, layer, slot, prefix + slot.module, prefix + slot.live_weight, prefix + slot.live_bias if biases else None,
+        weights, biases, tuple(norms),
+    )  # fmt: skip
+
+
+def _found(
+    stored: object, patterns: Collection[tuple[str, int]], names: Collection[str], own: Collection[str]
+) -> tuple[Stored, ...]:
+    """The tensors of the first name that the checkpoint has; an {expert} in it stands for as many as there are."""
+    for pattern, axis in patterns:
+        name = stored(pattern)  # type: ignore[operator]
+        if "{expert}" not in name:
+            if name in names:
+                return (Stored(name, axis),)
+            continue
+        numbered = re.compile(re.escape(name).replace(r"\{expert\}", r"(\d+)"))
+        hits = {int(hit[1]): other for other in own if (hit := numbered.fullmatch(other))}
+        if hits:
+            return tuple(Stored(hits[number], axis, number) for number in sorted(hits))
+    return ()

@@ -1,0 +1,83 @@
+"""Copy and compare ranges of bytes between files, by the kernel where it can."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from vectomy.errors import CheckpointError
+
+__all__ = ["Range", "copy_range", "joined", "same_range", "write_all"]
+
+# How much is copied or compared at a time: between two pieces a copy can be stopped.
+PIECE = 1 << 24
+# What copy_file_range says where it does not work (across file systems on old kernels, odd file systems, sandboxes).
+NOT_HERE = {errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF}
+
+
+@dataclass(frozen=True)
+class Range:
+    """`length` bytes at `start` of a source shard that belong at `at` of the new one."""
+
+    shard: str
+    start: int
+    at: int
+    length: int
+
+    def pieces(self) -> Iterator[Range]:
+        for done in range(0, self.length, PIECE):
+            yield Range(self.shard, self.start + done, self.at + done, min(PIECE, self.length - done))
+
+
+def joined(ranges: Iterable[Range]) -> tuple[Range, ...]:
+    """The same bytes in as few ranges as there can be."""
+    found: list[Range] = []
+    for new in ranges:
+        last = found[-1] if found else None
+        if last and (last.shard, last.start + last.length, last.at + last.length) == (new.shard, new.start, new.at):
+            found[-1] = Range(last.shard, last.start, last.at, last.length + new.length)
+        elif new.length:
+            found.append(new)
+    return tuple(found)
+
+
+def copy_range(source: int, target: int, piece: Range) -> None:
+    """From one open file to another, without the bytes passing through here if the system can do that."""
+    done = _copy_in_kernel(source, target, piece)
+    while done < piece.length:
+        block = os.pread(source, min(1 << 20, piece.length - done), piece.start + done)
+        if not block:
+            raise CheckpointError(
+                f"shard {piece.shard} became shorter while it was read; is something else writing to it?"
+            )
+        write_all(target, block, piece.at + done)
+        done += len(block)
+
+
+def _copy_in_kernel(source: int, target: int, piece: Range) -> int:
+    """How many bytes that copied; fewer than asked where it does not work."""
+    done = 0
+    while hasattr(os, "copy_file_range") and done < piece.length:
+        try:
+            count = os.copy_file_range(source, target, piece.length - done, piece.start + done, piece.at + done)
+        except OSError as error:
+            if error.errno not in NOT_HERE:
+                raise
+            break
+        if not count:
+            break
+        done += count
+    return done
+
+
+def write_all(target: int, data: bytes | memoryview, at: int) -> None:
+    view = memoryview(data)
+    while view:
+        count = os.pwrite(target, view, at)
+        view, at = view[count:], at + count
+
+
+def same_range(source: int, other: int, piece: Range) -> bool:
+    return os.pread(source, piece.length, piece.start) == os.pread(other, piece.length, piece.at)

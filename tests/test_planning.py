@@ -1,0 +1,81 @@
+"""`plan` reads headers, and names what an edit would touch and what it takes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import zoo
+from tiny import LAYERS, VOCAB, WIDTH, build, unit
+
+from vectomy import Edit, bake, plan
+from vectomy.errors import ArchitectureError
+
+
+def test_it_names_each_writer_once_with_its_axis_and_the_norm_in_between(tmp_path: Path) -> None:
+    zoo.zoo_folder("gemma2", tmp_path / "in")
+    found = plan(tmp_path / "in")
+    rows = {row["name"]: row for row in found.writers}
+    assert len(rows) == len(found.writers) == 1 + 2 * found.layers
+    assert rows["model.embed_tokens.weight"] | {"parameters": 0} == {
+        "name": "model.embed_tokens.weight", "component": "embedding", "layer": None, "axis": 1, "through_norm": [], "bias": [],
+        "experts": None, "parameters": 0,
+    }  # fmt: skip
+    down = rows["model.layers.1.mlp.down_proj.weight"]
+    assert (down["layer"], down["axis"], down["component"]) == (1, 0, "mlp")
+    assert down["through_norm"] == ["model.layers.1.post_feedforward_layernorm"]
+    assert any("untie" in note for note in found.notes)
+
+
+def test_experts_that_are_stored_one_by_one_are_one_writer(tmp_path: Path) -> None:
+    zoo.zoo_folder("qwen3_next", tmp_path / "in")
+    experts = [row for row in plan(tmp_path / "in").writers if row["component"] == "experts"]
+    assert experts[0]["name"] == "model.layers.0.mlp.experts.{expert}.down_proj.weight"
+    assert experts[0]["experts"] == 4
+
+
+def test_it_plans_what_a_bake_then_does(tmp_path: Path, tiny_of) -> None:
+    tiny = tiny_of("llama", tied=True)
+    found = plan(tiny.folder)
+    receipt = bake(Edit.ablation(tiny.folder, unit()), tiny.folder, tmp_path / "out")
+    assert found.parameters == receipt.parameters
+    assert {row["name"] for row in found.writers} == set(receipt.edited)
+    size = sum(file.stat().st_size for file in (tmp_path / "out").rglob("*") if file.is_file())
+    assert found.disk_bytes == pytest.approx(size, rel=0.05)
+    assert found.memory_bytes > 0
+    assert set(found.seconds) == {"bake", "collect"}
+
+
+def test_without_embeddings_they_are_left_with_the_reason(tiny_of) -> None:
+    found = plan(tiny_of().folder, embeddings=False)
+    assert len(found.writers) == 2 * LAYERS
+    assert dict(found.left) == {"model.embed_tokens.weight": "not asked for"}
+
+
+def test_what_is_left_beside_the_text_model_is_named(tmp_path: Path) -> None:
+    zoo.zoo_folder("gemma3", tmp_path / "in")
+    left = dict(plan(tmp_path / "in").left)
+    assert all("another tower" in reason for reason in left.values())
+    assert any(name.startswith("vision_tower.") for name in left)
+
+
+def test_it_reads_no_weight(tmp_path: Path) -> None:
+    """The data of every tensor is a hole in the file: reading it would give zeros, and no plan depends on them."""
+    tiny = build(tmp_path / "in", "llama")
+    before = plan(tiny.folder).to_json()
+    file = tiny.folder / "model.safetensors"
+    data = file.read_bytes()
+    start = 8 + int.from_bytes(data[:8], "little")
+    file.write_bytes(data[:start] + bytes(len(data) - start))
+    after = plan(tiny.folder).to_json()
+    for timed in (before, after):
+        timed.pop("seconds")
+    assert json.dumps(before) == json.dumps(after)
+
+
+def test_an_unknown_type_and_a_refused_one_are_named(tmp_path: Path) -> None:
+    zoo.zoo_folder("rwkv", tmp_path / "in")
+    with pytest.raises(ArchitectureError, match="'rwkv' cannot be edited exactly: its channel mixing"):
+        plan(tmp_path / "in")
+    assert (WIDTH, VOCAB) == (32, 97)

@@ -1,0 +1,53 @@
+"""A selective search: one kind of refusal goes, another kind stays, though both lie along much the same direction."""
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import tiny_chat
+
+from vectomy.pipeline import run
+
+GO, STAY = tiny_chat.NIGHT[:3], tiny_chat.NIGHT[3:]
+OPTIONS = {"device": "cpu", "answer_tokens": 8, "bake": False}
+
+
+def sources(folder: Path) -> dict[str, str]:
+    given = {}
+    for name, nouns in (("positive", GO), ("keep", STAY), ("negative", tiny_chat.DAY)):
+        file = folder / f"{name}.json"
+        file.write_text(json.dumps(tiny_chat.texts(nouns)), encoding="utf-8")
+        given[name] = str(file)
+    return given
+
+
+@cache
+def finished(recipe: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    out = tiny_chat.scratch() / "run"
+    summary = run(str(tiny_chat.folder()), out, **sources(tiny_chat.scratch()), **OPTIONS, recipe=recipe)
+    return summary, json.loads((out / "scores.json").read_text())
+
+
+def test_one_kind_goes_and_the_other_stays() -> None:
+    summary, scores = finished("selective")
+    base, edited = summary["base"], summary["edited"]
+    assert base["refusal_rate"] == base["keep_refusal_rate"] == 1.0
+    assert edited["refusal_rate"] <= 0.2
+    assert edited["keep_refusal_rate"] >= 0.8
+    chosen = next(point for point in scores["candidates"] if point["step"] == scores["chosen"]["step"])
+    assert chosen["held"] >= 0.95 * chosen["held_base"]
+
+
+def test_without_the_third_set_in_the_objective_both_go() -> None:
+    """What `selective` is for: the closed-form direction of the same contrast takes both away."""
+    summary, _ = finished("arditi")
+    assert summary["edited"]["refusal_rate"] <= 0.2
+    assert summary["edited"]["keep_refusal_rate"] <= 0.5
+
+
+def test_all_three_sets_are_answered_and_shown() -> None:
+    summary, _ = finished("selective")
+    for form in (summary["base"], *summary["forms"].values()):
+        assert form["keep_refusal_total"] > 2
+        assert form["keep_refusal_ci"][0] <= form["keep_refusal_rate"] <= form["keep_refusal_ci"][1]
