@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections import namedtuple
@@ -56,9 +57,30 @@ def test_a_file_takes_its_name_only_at_the_end(tmp_path: Path) -> None:
     with write_whole(path) as beside:
         beside.write_text("all")
         assert not path.exists()
-        assert beside.parent == path.parent
+        assert beside.stat().st_dev == path.parent.stat().st_dev
     assert path.read_text() == "all"
     assert names(path.parent) == ["file"]
+
+
+KILLED_IN_A_LIBRARY = """
+import os, signal, sys
+from pathlib import Path
+from vectomy.artifacts import write_whole
+with write_whole(Path(sys.argv[1])) as beside:
+    # As safetensors' save_file does: a file with a name of its own, renamed to the one asked for.
+    beside.with_name(".tmpAbCdEf").write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_library_leaves_beside_is_cleared(tmp_path: Path) -> None:
+    with RunFolder(tmp_path):
+        pass
+    dead = subprocess.run([sys.executable, "-c", KILLED_IN_A_LIBRARY, str(tmp_path / "sub" / "file")], check=False)
+    assert dead.returncode == -signal.SIGKILL
+    assert ".tmpAbCdEf" in names(tmp_path)
+    with RunFolder(tmp_path):
+        assert names(tmp_path) == ["sub", artifacts.MARK]
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])

@@ -97,7 +97,7 @@ from vectomy.checkpoint import shard
 from vectomy.edit import Edit
 copy = shard.copy_range
 def slow(*args):
-    time.sleep(0.02)
+    time.sleep(0.2)
     copy(*args)
 shard.copy_range = slow
 print("ready", flush=True)

@@ -25,6 +25,7 @@ __all__ = [
     "Journal",
     "RunFolder",
     "canonical_json",
+    "clear_partials",
     "disk_full_named",
     "hash_of",
     "read_json",
@@ -73,17 +74,32 @@ def disk_full_named(path: Path) -> Iterator[None]:
 
 @contextmanager
 def write_whole(path: Path) -> Iterator[Path]:
-    """Give a path beside `path` to write to; it takes its name only when the block ends well."""
+    """Give a path to write to; the file takes its name only when the block ends well.
+
+    The path lies in a folder of its own beside `path`: libraries write beside what they are asked for and rename
+    (safetensors 0.8 does), and what a kill makes them leave there has to be known for what it is.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    folder = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    beside = folder / path.name
     try:
         with disk_full_named(path):
+            folder.mkdir(exist_ok=True)
             yield beside
             with beside.open("rb") as file:
                 os.fsync(file.fileno())
             beside.replace(path)
     finally:
-        beside.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def clear_partials(folder: Path) -> None:
+    """Remove what killed processes left half-written in `folder`; nobody else may be writing there."""
+    for partial in list(folder.rglob(".*.partial")):
+        if partial.is_dir() and not partial.is_symlink():
+            shutil.rmtree(partial)
+        else:
+            partial.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -163,8 +179,7 @@ class RunFolder:
                 raise ArtifactError(
                     f"another run is at work in {self.path}; wait for it or choose another --out"
                 ) from None
-            for partial in self.path.rglob(".*.partial"):
-                partial.unlink()
+            clear_partials(self.path)
             if not self._lock.tell():
                 self._lock.write('{"format": "vectomy-run", "version": 1}\n')
                 self._lock.flush()

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from vectomy.artifacts import Journal, disk_full_named, hash_of, write_json, write_whole
+from vectomy.artifacts import Journal, clear_partials, disk_full_named, hash_of, write_json, write_whole
 from vectomy.checkpoint.change import Added, Change, by_tensor
 from vectomy.checkpoint.index import INDEX, Checkpoint
 from vectomy.checkpoint.reader import fingerprint, sidecar_digest
@@ -158,11 +158,11 @@ def _held(beside: Path, identity: str) -> Iterator[None]:
             mark.truncate(0)
             mark.write(identity)
             mark.flush()
-        _clear_partials(beside)
+        clear_partials(beside)
         try:
             yield
         finally:
-            _clear_partials(beside)
+            clear_partials(beside)
 
 
 def _clear_partials(beside: Path) -> None:
