@@ -7,7 +7,6 @@ touches, gives it back: d_model numbers a token instead of a vocabulary's worth.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vectomy.capture import capture
+from vectomy.evaluate.intervals import wilson_interval
 from vectomy.judges import REFUSALS, Judge, Verdict
 from vectomy.linalg import normalise
 from vectomy.model import ChatModel
@@ -25,22 +25,12 @@ from vectomy.prompts import Prompt
 from vectomy.scoring import kl_divergence
 from vectomy.types import Site, Vector
 
-__all__ = ["Measured", "Reference", "measure", "reference", "separation", "wilson_interval"]
+__all__ = ["Measured", "Reference", "measure", "reference", "separation"]
 
 # Tokens whose distributions are held at once: 256 x 150,000 x 4 bytes is 150 MB.
 CHUNK = 256
 # Test prompts of each side whose whole stream is looked at for what is left of the direction.
 RECEIPT_PROMPTS = 8
-
-
-def wilson_interval(count: int, total: int, z: float = 1.959964) -> tuple[float, float]:
-    """95% interval of a rate (Wilson 1927); 3 of 100 gives (0.010, 0.085)."""
-    if total == 0:
-        return 0.0, 1.0
-    share = count / total
-    centre = (share + z * z / (2 * total)) / (1 + z * z / total)
-    half = z / (1 + z * z / total) * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 @dataclass(frozen=True, eq=False)
