@@ -46,7 +46,7 @@ def settings(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "n_trials": args.trials,
         "n_startup_trials": args.startup,
         "seed": args.seed,
-        "dtypes": ["float32"],
+        "dtypes": [args.dtype],
         "device_map": "cpu",
         "batch_size": args.batch_size,
         "max_response_length": args.length,
@@ -216,6 +216,7 @@ def main() -> None:
         "--startup", type=int, default=20, help="random trials before TPE begins (Heretic's default: 60)"
     )
     parser.add_argument("--length", type=int, default=30, help="tokens of a judged answer (Heretic's default: 100)")
+    parser.add_argument("--dtype", default="float32")
     parser.add_argument("--batch-size", type=int, default=100)
     parser.add_argument(
         "--trial", type=int, nargs="*", default=[], help="save: the trials' numbers; must be on the front"

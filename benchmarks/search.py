@@ -181,6 +181,9 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--recipe", default="gradient")
     parser.add_argument("--ours-options", nargs="*", default=[], help="more options of `vectomy select`, without dashes: key=value")  # fmt: skip
     parser.add_argument("--strengths", type=float, nargs="+", default=[1.0], help="of our chosen edit's dial")
+    parser.add_argument(
+        "--dtype", default="float32", help="that both search in; what they found is measured in float32"
+    )
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--ours-only", action="store_true")
     parser.add_argument("--heretic-only", action="store_true")
@@ -249,14 +252,14 @@ def main() -> None:
         print(f"seed {seed}: measured", flush=True)
     front = {seed: frontier(as_points(trials(args.work, seed)), "kl_first_token") for seed in args.seeds}
     result = {
-        "model": "demo: SmolLM2-135M-Instruct, taught to refuse; float32",
+        "model": f"demo: SmolLM2-135M-Instruct, taught to refuse; both searches in {args.dtype}, measured in float32",
         "prompts": {"sets": SETS, "sizes": sizes},
         "judged_tokens": args.tokens, "kl_over": "the base's own 64-token answers to the harmless test prompts",
         "machine": {"processors": os.cpu_count(), "threads": args.threads, "python": platform.python_version()},
         "versions": {"vectomy": version("vectomy"), "torch": version("torch"), "transformers": version("transformers")},
         "heretic": {
             "versions": about["versions"], "defaults": about["defaults"],
-            "changed": {"n_startup_trials": args.startup, "max_response_length": args.length, "batch_size": 100, "dtypes": ["float32"], "device_map": "cpu", "seed": "given", "system_prompt": "that of the model's chat template"},
+            "changed": {"n_startup_trials": args.startup, "max_response_length": args.length, "batch_size": 100, "dtypes": [args.dtype], "device_map": "cpu", "seed": "given", "system_prompt": "that of the model's chat template"},
             "trials_for_quality": {seed: len(trials(args.work, seed)) for seed in args.seeds},
             "extrapolated": f"seconds and tokens: measured set-up + {DEFAULT_TRIALS} x the median of the measured trials",
             "timed_in_turns_with_ours": bool(args.timed_trials) and not (args.reuse or args.ours_only or args.heretic_only),

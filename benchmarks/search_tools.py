@@ -71,7 +71,8 @@ class Searches:
     def heretic(self, what: str, seed: int, work: Path, *options: str) -> None:
         command = [str(self.args.heretic), str(HERE / "heretic_worker.py"), what, str(self.model)]
         command += ["--prompts", str(self.prompts), "--work", str(work), "--seed", str(seed)]
-        command += ["--length", str(self.args.length), "--startup", str(self.args.startup), *options]
+        command += ["--length", str(self.args.length), "--startup", str(self.args.startup)]
+        command += ["--dtype", self.args.dtype, *options]
         self._run(command, work / f"heretic-{seed}.log")
 
     def about_heretic(self) -> dict[str, Any]:
@@ -102,7 +103,7 @@ class Searches:
             counts = self.work / "ours" / f"counts-{seed}.json"
             command = [sys.executable, str(HERE / "counted.py"), str(counts), "vectomy.cli:main", "select"]
             command += [str(self.model), "--recipe", self.args.recipe, "--seed", str(seed), "--out", str(out), "--yes"]
-            command += ["--dtype", "float32", *self.args.ours_options]
+            command += ["--dtype", self.args.dtype, *self.args.ours_options]
             for split, option in (("fit", ""), ("search", "-search"), ("test", "-test")):
                 files = {side: str(self.prompts / f"{split}-{side}.jsonl") for side in SIDES}
                 command += [f"--positive{option}", files["positive"], f"--negative{option}", files["negative"]]

@@ -28,8 +28,9 @@ from vectomy.types import Stream
 
 __all__ = ["Material", "Target", "Targets", "measure_targets", "with_openings_left"]
 
-# Prompts a side that answers are taken from: beyond some hundred the edit gets no better, and they take their time.
-MOST_PROMPTS = 96
+# Prompts that answers are taken from. Of the behaviour some hundred say all there is to learn. What is to stay as it is differs from
+# prompt to prompt: twice as many halve the damage on prompts that the search has not seen (docs/log.md).
+MOST_PROMPTS = {"change": 96, "keep": 256, "hold": 256}
 # Tokens of an answer that show the behaviour, and of one that is to stay as it is.
 OPENING = 8
 KEPT = 16
@@ -120,7 +121,9 @@ def material(task: Task) -> Material:
 def base_answers(task: Task, name: str) -> tuple[list[Prompt], list[list[int]]]:
     """Fit prompts of a kind and what the base says to them (journalled)."""
     kept = task.keep.fit if task.keep is not None else ()
-    prompts = list({"change": task.positive["fit"], "keep": task.negative["fit"], "hold": kept}[name])[:MOST_PROMPTS]
+    prompts = list({"change": task.positive["fit"], "keep": task.negative["fit"], "hold": kept}[name])[
+        : MOST_PROMPTS[name]
+    ]
     tokens = KEPT if name == "keep" else JUDGED
     return prompts, task.journal.once(f"answers {name}", _answering(task, prompts, tokens, name))
 
@@ -168,18 +171,18 @@ def measure_targets(task: Task, start: int) -> Targets:
 
 
 @torch.no_grad()
-def with_openings_left(task: Task, targets: Targets, edit: Edit, name: str, enough: float = 0.0) -> Targets:
+def with_openings_left(task: Task, targets: Targets, edit: Edit, name: str) -> Targets:
     """The targets with the openings that an edit has left or brought about: what it answers to positive fit prompts and still
     shows the behaviour. Journalled under `name`; nothing is added where there is no judge to tell.
     """
-    prompts = task.positive["fit"][:MOST_PROMPTS]
+    prompts = task.positive["fit"][: MOST_PROMPTS["change"]]
 
     def answers() -> list[list[int]]:
         with edit.hooks(task.chat.model):
             return _answering(task, prompts, JUDGED, "change")()
 
     found = _showing(task, prompts, task.journal.once(name, answers)) if task.judge else []
-    if len(found) <= enough * len(prompts):
+    if not found:
         return targets
     more = _passes(task, found, targets.layer, targets.packed)
     # What is left is little and what matters now: it comes up in a third of the steps at least.
