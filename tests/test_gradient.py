@@ -172,6 +172,29 @@ def test_an_interrupted_search_goes_on_to_the_same_bytes(
     assert done[again] == step - step % gradient.STRIDE
 
 
+def test_what_the_settled_edit_leaves_is_learned_from_in_a_third_of_the_steps_that_follow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A threshold that keeps every strength near 0 leaves all of the behaviour to be heard."""
+    sizes: list[tuple[int, int]] = []
+    original = gradient.with_openings_left
+
+    def counted(task: Any, targets: Any, edit: Any, name: str, enough: float = 0.0) -> Any:
+        more = original(task, targets, edit, name, enough)
+        sizes.append((len(targets.change), len(more.change)))
+        return more
+
+    monkeypatch.setattr(gradient, "with_openings_left", counted)
+    monkeypatch.setattr(learned, "THRESHOLD", 1.0)
+    monkeypatch.setattr(gradient, "MORE_ROUNDS", 0)
+    go(tmp_path / "run", steps=12, target_rate=0.0)
+    go(tmp_path / "enough", steps=12, target_rate=1.0)
+    (before, after), (same, as_well) = sizes
+    assert after > before
+    assert 3 * (after - before) >= after - 2
+    assert same == as_well == before
+
+
 def test_a_missed_target_is_gone_for_in_further_rounds_with_the_openings_that_are_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -179,8 +202,8 @@ def test_a_missed_target_is_gone_for_in_further_rounds_with_the_openings_that_ar
     added: list[int] = []
     original = gradient.with_openings_left
 
-    def counted(task: Any, targets: Any, edit: Any, name: str) -> Any:
-        more = original(task, targets, edit, name)
+    def counted(task: Any, targets: Any, edit: Any, name: str, enough: float = 0.0) -> Any:
+        more = original(task, targets, edit, name, enough)
         added.append(len(more.change) - len(targets.change))
         return more
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from math import ceil
 from typing import Any
 
 import torch
@@ -203,20 +204,39 @@ class _Search:
         return bool(point["rate"] <= self.task.config.selection.target_rate and _holds(point))
 
     def _round(self, state: dict[str, Any], steps: int, number: int) -> list[dict[str, Any]]:
-        """The states at every STRIDE of some more steps, those behind the settling; journalled."""
+        """The states at every STRIDE of some more steps, those behind the settling; journalled.
+
+        When the first round has settled, what the edit so far leaves in other words joins the openings to change, if that is more
+        than the target rate: to press on where little is left costs more than it brings (docs/log.md).
+        """
         now = Round(int(state["step"]), steps)
+        settled = STRIDE * ceil(SETTLE * steps / STRIDE)
+        legs = [range(settled), range(settled, steps)] if number == 0 and settled < steps else [range(steps)]
+        states: list[dict[str, Any]] = []
+        for leg in legs:
+            name = f"{number}"
+            if leg.start:
+                enough = self.task.config.selection.target_rate
+                self.targets = with_openings_left(self.task, self.targets, self.edit(state), "openings left", enough)
+                name += "+"
+            states += self._leg(state, now, leg, name)
+            state = states[-1]
+        return [held for held in states if held["step"] - now.first >= SETTLE * steps] or states[-1:]
+
+    def _leg(self, state: dict[str, Any], now: Round, leg: range, name: str) -> list[dict[str, Any]]:
+        """The states at every STRIDE of the steps `leg` of a round, over the targets as they are now."""
         states: list[dict[str, Any]] = []
         sizes = {kind: len(getattr(self.targets, kind)) for kind in ("change", "keep", "hold")}
-        self.orders = {kind: Order(size, f"{kind} {number}", self.task.config.seed) for kind, size in sizes.items()}
-        with self.targets.running() as run, self.task.progress("learning", steps, "steps") as advance:
-            for step in range(0, steps, STRIDE):
-                end = min(step + STRIDE, steps)
+        self.orders = {kind: Order(size, f"{kind} {name}", self.task.config.seed) for kind, size in sizes.items()}
+        with self.targets.running() as run, self.task.progress("learning", len(leg), "steps") as advance:
+            for step in leg[::STRIDE]:
+                end = min(step + STRIDE, leg.stop)
                 ahead = partial(self._advance, state, now, now.first + end, run)
                 state = self.task.journal.once(f"steps to {now.first + end}", ahead)
                 self.history += state["history"]
                 states.append(state)
                 advance(end - step)
-        return [held for held in states if held["step"] - now.first >= SETTLE * steps] or states[-1:]
+        return states
 
     def _candidates(self) -> dict[int, Float[Tensor, " d_model"]]:
         n = self.chat.architecture.n_layers

@@ -21,8 +21,8 @@ LAST_RATE = 0.3
 # What every step takes off each strength, as a share of its learning rate.
 THRESHOLD = 0.02
 # The weight of what is to be kept stays at 1 for this share of the steps, then rises to LAST_WEIGHT.
-SETTLE = 0.2
-LAST_WEIGHT = 64.0
+SETTLE = 0.4
+LAST_WEIGHT = 8.0
 
 
 @dataclass(frozen=True)

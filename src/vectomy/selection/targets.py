@@ -121,9 +121,8 @@ def material(task: Task) -> Material:
 def base_answers(task: Task, name: str) -> tuple[list[Prompt], list[list[int]]]:
     """Fit prompts of a kind and what the base says to them (journalled)."""
     kept = task.keep.fit if task.keep is not None else ()
-    prompts = list({"change": task.positive["fit"], "keep": task.negative["fit"], "hold": kept}[name])[
-        : MOST_PROMPTS[name]
-    ]
+    sets = {"change": task.positive["fit"], "keep": task.negative["fit"], "hold": kept}
+    prompts = list(sets[name])[: MOST_PROMPTS[name]]
     tokens = KEPT if name == "keep" else JUDGED
     return prompts, task.journal.once(f"answers {name}", _answering(task, prompts, tokens, name))
 
@@ -171,7 +170,7 @@ def measure_targets(task: Task, start: int) -> Targets:
 
 
 @torch.no_grad()
-def with_openings_left(task: Task, targets: Targets, edit: Edit, name: str) -> Targets:
+def with_openings_left(task: Task, targets: Targets, edit: Edit, name: str, enough: float = 0.0) -> Targets:
     """The targets with the openings that an edit has left or brought about: what it answers to positive fit prompts and still
     shows the behaviour. Journalled under `name`; nothing is added where there is no judge to tell.
     """
@@ -182,7 +181,7 @@ def with_openings_left(task: Task, targets: Targets, edit: Edit, name: str) -> T
             return _answering(task, prompts, JUDGED, "change")()
 
     found = _showing(task, prompts, task.journal.once(name, answers)) if task.judge else []
-    if not found:
+    if len(found) <= enough * len(prompts):
         return targets
     more = _passes(task, found, targets.layer, targets.packed)
     # What is left is little and what matters now: it comes up in a third of the steps at least.
