@@ -1,12 +1,38 @@
-"""Judges say of a completion whether it shows the behaviour. keywords.py is the only one so far.
+"""Judges say of a completion whether it refuses. refusal.py is the default, offline; the others are there to compare with or to ask a model.
 
-A judge has a name, a version and `verdict(prompt, completion)`; to add one, write its file and list it in `JUDGES`.
+A judge has a name, a version, a note, its agreement with people, `verdict(prompt, completion)` and `judged(prompts, completions)`; to
+add one, write its file and list it in `JUDGES`.
 """
 
-from vectomy.judges.degeneration import degenerate
+from collections.abc import Callable
+
+from vectomy.judges.baselines import StringJudge
+from vectomy.judges.degeneration import degenerate, what_is_wrong
 from vectomy.judges.keywords import KeywordJudge
-from vectomy.judges.verdict import REFUSALS, Judge, Verdict
+from vectomy.judges.refusal import RefusalJudge
+from vectomy.judges.verdict import REFUSALS, Agreement, Judge, Judgement, Verdict, describe
 
-__all__ = ["JUDGES", "REFUSALS", "Judge", "KeywordJudge", "Verdict", "degenerate"]
+__all__ = [
+    "DEFAULT_JUDGE",
+    "JUDGES",
+    "REFUSALS",
+    "Agreement",
+    "Judge",
+    "Judgement",
+    "KeywordJudge",
+    "RefusalJudge",
+    "StringJudge",
+    "Verdict",
+    "degenerate",
+    "describe",
+    "what_is_wrong",
+]
 
-JUDGES: dict[str, type[Judge]] = {"keywords": KeywordJudge}
+DEFAULT_JUDGE = "refusal"
+JUDGES: dict[str, Callable[[], Judge]] = {
+    "refusal": RefusalJudge,
+    "keywords": KeywordJudge,
+    "heretic": lambda: StringJudge("heretic"),
+    "arditi": lambda: StringJudge("arditi"),
+    "xstest": lambda: StringJudge("xstest"),
+}
