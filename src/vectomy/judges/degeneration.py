@@ -23,12 +23,14 @@ FEWEST_WORDS = 16
 SAME_WORD = 7
 LONGEST, TIMES, LOOPED = 40, 4, 12
 # Or in words that come from so small a stock; children's songs have twice that, and code is not looked at.
-WINDOW, STOCK = 60, 0.22
+WINDOW, STOCK = 48, 0.2
 # Lines: so many of one kind, and more than half of all.
 SAME_LINE = 4
 # A character, or a short run of them, over and over: rules, ellipses, blanks and numbers are typography.
 STUTTER = re.compile(r"([^\W\d_]|[!?,;:'\"@&%$^/\\])\1{11,}|([^\W\d_][^\s\-=_.*#|~+]{1,7}?)\2{6,}")
 PHRASE_WITHOUT_SPACES = re.compile(r"([^\W\d_a-zA-Z][^\sa-zA-Z]{1,19}?)\1{4,}")
+# No word that is shorter holds one of them.
+SHORTEST_RUN = 12
 FENCED = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)
 NUMBERED = re.compile(r"^\s*(?:[0-9]+|[a-zA-Z])[.)]\s+|^\s*[-*\u2022]\s+")
 SPECIAL = re.compile(r"<\|[^|>\n]{1,40}\|>|</?s>|\[/?INST\]|<(?:bos|eos|pad|unk|start_of_turn|end_of_turn)>")
@@ -118,6 +120,8 @@ OPENERS = frozenset(
     ]
 )
 MOST_OPENERS = 12
+LETTERS_AND_YES = frozenset(("a", "i", "yes", "yeah", "sure", "okay", "ok", "well", "great", "you", "me", "we", "he"))
+DANGLING = frozenset("the a an i i'm i'd i'll my your of to as in on for with and or but is are was it's here's that's let's".split())
 # A sentence that puts the answer off; one that offers help to somebody who has just said what with.
 STALLS = re.compile(
     r"(?:(?:well|okay|ok|sure|yes|certainly|of course|absolutely|hmm+|um+|right|so|hello|hi)[,.! ]*)*"
@@ -153,27 +157,28 @@ def what_is_wrong(completion: str, prompt: str = "") -> str | None:
     text = SPECIAL.sub(" ", completion).strip()
     if not any(character.isalnum() for character in text):
         return "empty"
+    if prompt and _echoes(text, prompt):
+        return "echo"
     if _loops(text):
         return "loop"
     if _cut_off(text):
         return "cut off"
     if prompt and _stalls(text, prompt):
         return "stalling"
-    if prompt and _echoes(text, prompt):
-        return "echo"
     return "language" if (prompt and _switches(text, prompt)) or mixed_scripts(text) else None
 
 
 def repeated_share(completion: str) -> float:
-    """Share of the runs of four words that occurred before in the same text; 0 for short ones."""
+    """Share of the runs of four words that occurred before in the same text; 0 for short ones. Runs of numbers do not count:
+    they make arrays and tables."""
     words = completion.split()
     grams = [tuple(words[at : at + GRAM]) for at in range(len(words) - GRAM + 1)]
+    grams = [gram for gram in grams if any(map(str.isalpha, "".join(gram)))]
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
 def _loops(text: str) -> bool:
-    words = text.split()
-    if len(words) >= FEWEST_WORDS and repeated_share(text) > REPEATED:
+    if len(text.split()) >= FEWEST_WORDS and repeated_share(text) > REPEATED:
         return True
     prose = FENCED.sub(" ", text)
     return _stutters(prose) or _ends_in_a_loop(prose.lower().split()) or _small_stock(prose) or _same_lines(prose)
@@ -181,11 +186,11 @@ def _loops(text: str) -> bool:
 
 def _stutters(text: str) -> bool:
     """A run of one character or of a few. Where it is a cry ("aaaargh!") in a text that goes on, it is a small part."""
-    runs = [found for pattern in (STUTTER, PHRASE_WITHOUT_SPACES) for found in pattern.finditer(text)]
-    longest = max((len(found[0]) for found in runs), default=0)
-    return longest > 0 and (
-        longest >= 0.3 * len(text) or longest >= 40 or any(found.end() == len(text) for found in runs)
-    )
+    long = [word for word in text.split() if len(word) >= SHORTEST_RUN]
+    patterns = (STUTTER,) if text.isascii() else (STUTTER, PHRASE_WITHOUT_SPACES)
+    runs = [found[0] for word in long for pattern in patterns for found in pattern.finditer(word)]
+    longest = max(map(len, runs), default=0)
+    return longest > 0 and (longest >= 0.3 * len(text) or longest >= 40 or any(map(text.endswith, runs)))
 
 
 def _ends_in_a_loop(words: list[str]) -> bool:
@@ -196,15 +201,16 @@ def _ends_in_a_loop(words: list[str]) -> bool:
             same += 1
         span = same + period
         enough = SAME_WORD if period == 1 else max(TIMES * period, LOOPED)
-        # Numbers and marks of a table repeat; what loops has letters.
-        if span >= enough and any(map(str.isalpha, "".join(words[-period:]))):
+        # Numbers and marks repeat in an array or a table, if not for ever.
+        if not any(map(str.isalpha, "".join(words[-period:]))):
+            enough = 2 * LONGEST
+        if span >= enough:
             return True
     return False
 
 
 def _small_stock(text: str) -> bool:
-    words = [word for word in text.lower().split() if any(map(str.isalpha, word)) and not any(map(str.isdigit, word))]
-    last = words[-WINDOW:]
+    last = [word for word in text.lower().split() if any(map(str.isalpha, word))][-WINDOW:]
     return len(last) == WINDOW and len(set(last)) / WINDOW < STOCK
 
 
@@ -222,11 +228,9 @@ def _cut_off(text: str) -> bool:
     said = [word for word in words if word]
     if not said or len(said) > MOST_OPENERS or not all(word in OPENERS for word in said):
         return False
-    dangles = text[-1] in ":,-" or (
-        text[-1] not in ".!?"
-        and (len(said) > 2 or said[-1] in ("the", "a", "an", "i", "i'm", "of", "to", "here's", "is", "and", "it's"))
-    )
-    return dangles and said not in (["yes"], ["i", "am"], ["you", "are"])
+    # One letter may be the answer, and so may "yes" or "you are".
+    ended = text[-1] in ".!?" or (len(said) == 1 and said[0] in LETTERS_AND_YES) or said in (["i", "am"], ["you", "are"])
+    return not ended and (len(said) > 2 or said[-1] in DANGLING or text[-1] in ":,-")
 
 
 def _stalls(text: str, prompt: str) -> bool:
@@ -238,6 +242,8 @@ def _stalls(text: str, prompt: str) -> bool:
 
 def _echoes(text: str, prompt: str) -> bool:
     """The prompt and nothing else, once or more."""
+    if not text.lower().startswith(prompt[:4].lower()):
+        return False
     asked, said = (re.sub(r"\W+", " ", part.lower()).strip() for part in (prompt, text))
     return len(asked.split()) >= 4 and not said.replace(asked, "").strip()
 

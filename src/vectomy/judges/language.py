@@ -11,7 +11,7 @@ __all__ = ["language", "mixed_scripts", "scripts"]
 
 # Words that are common in one of them and no words, or rare ones, of the others.
 COMMONEST = {
-    "en": "the and is are was were you your that this with for have has not it's of to it be can will would from they what how there their which i'm don't if",
+    "en": "the a and how do does i my me we about make give write on in but at is are was were you your that this with for have has not it's of to it be can will would from they what how there their which i'm don't if",
     "de": "der die und ist das nicht ich sie ein eine mit für auf den dem zu von werden kann sind wie auch sich wir aber oder bei nach wenn",
     "fr": "le les des est et une vous pas pour dans que qui je nous sur avec votre ce cette sont être mais ou plus peut il elle au aux c'est",
     "es": "el los las es y una por para que con no del se lo su como más pero puede son está al muy este esta sobre también sin ser usted",
@@ -20,11 +20,13 @@ COMMONEST = {
     "nl": "de het een en is van niet dat te ik je op voor met zijn die er aan ook als maar om kan dit wordt deze bij naar u",
 }
 VOCABULARIES = {name: frozenset(listed.split()) for name, listed in COMMONEST.items()}
+# Letters of a long text that are read to see whether there are any.
+READ = 200
 LATIN_WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?")
-# A language is named when so many words are its own: of all words, and more than any other's by a factor.
-SHARE, FACTOR, FEWEST = 0.15, 1.5, 3
+# A language is named when so many different words are its own: of all, and more than any other's by a factor.
+SHARE, FACTOR, FEWEST = 0.15, 1.5, 2
 # A script is what a text is in when it has most letters; below so few letters nothing is said.
-MOST, FEW_LETTERS = 0.6, 8
+MOST, FEW_LETTERS = 0.6, 5
 # Scripts that are written together are one: Japanese has three.
 TOGETHER = {"HIRAGANA": "CJK", "KATAKANA": "CJK", "KATAKANA-HIRAGANA": "CJK", "BOPOMOFO": "CJK", "IDEOGRAPHIC": "CJK"}
 
@@ -53,16 +55,17 @@ def mixed_scripts(text: str, part: float = 0.15) -> bool:
     return sum(share >= part for share in scripts(text).values()) >= 3
 
 
+@lru_cache(maxsize=1 << 10)
 def language(text: str) -> str | None:
     """A two-letter code of `COMMONEST`, the name of a script that is not Latin, or None where a text is too short to tell."""
     shares = scripts(text)
-    if not shares or sum(map(str.isalpha, text)) < FEW_LETTERS:
+    if not shares or sum(map(str.isalpha, text[:READ])) < FEW_LETTERS:
         return None
     script = max(shares, key=lambda name: shares[name])
     if script != "LATIN":
         return script if shares[script] >= MOST else None
-    found = [word.replace("\u2019", "'") for word in LATIN_WORD.findall(text.lower())]
-    hits = {name: sum(word in known for word in found) for name, known in VOCABULARIES.items()}
+    found = {word.replace("\u2019", "'") for word in LATIN_WORD.findall(text.lower())}
+    hits = {name: len(found & known) for name, known in VOCABULARIES.items()}
     first, second = sorted(hits, key=lambda name: -hits[name])[:2]
     enough = hits[first] >= max(FEWEST, SHARE * len(found))
     return first if enough and hits[first] >= FACTOR * hits[second] else None
