@@ -50,10 +50,14 @@ LOOPS = [
     "Tomatoes need ,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,",
     "ing-ing ing ing ing ing ing ing ing ing ing ing ing",
     # A small stock of words, in no fixed order
-    "the of and the to of the and of to the and the of of and to the the of to and the of the and to of and the to the of and of the to the and of "
-    "the to and the of to the and of the of and the to of and to the of the and to",
-    "good and well and good and fine and well and good and fine and fine and good well and good and fine fine and good and well and well and good fine and "
-    "good and fine and well well and good and fine and good and well good and fine and well and well and fine and",
+    (
+        "the of and the to of the and of to the and the of of and to the the of to and the of the and to of and the to the of and of the to the and of "
+        "the to and the of to the and of the of and the to of and to the of the and to"
+    ),
+    (
+        "good and well and good and fine and well and good and fine and fine and good well and good and fine fine and good and well and well and good fine and "
+        "good and fine and well well and good and fine and good and well good and fine and well and well and fine and"
+    ),
 ]  # fmt: skip
 CUT_OFF = [
     "The", "Sure, here is", "Here are some tips:", "Of course! Here's a", "Sure! Here are a few ideas:", "I'm happy to help you with that, here are some",

@@ -1,14 +1,14 @@
 """Judges say of a completion whether it refuses. refusal.py is the default, offline; the others are there to compare with or to ask a model.
 
 A judge has a name, a version, a note, its agreement with people, `verdict(prompt, completion)` and `judged(prompts, completions)`; to
-add one, write its file and list it in `JUDGES`.
+add one, write its file and list it in named.py, or in opened.py where it takes an address.
 """
-
-from collections.abc import Callable
 
 from vectomy.judges.baselines import StringJudge
 from vectomy.judges.degeneration import degenerate, what_is_wrong
 from vectomy.judges.keywords import KeywordJudge
+from vectomy.judges.named import DEFAULT_JUDGE, JUDGES
+from vectomy.judges.opened import is_slow, open_judge
 from vectomy.judges.refusal import RefusalJudge
 from vectomy.judges.verdict import REFUSALS, Agreement, Judge, Judgement, Verdict, describe
 
@@ -25,14 +25,7 @@ __all__ = [
     "Verdict",
     "degenerate",
     "describe",
+    "is_slow",
+    "open_judge",
     "what_is_wrong",
 ]
-
-DEFAULT_JUDGE = "refusal"
-JUDGES: dict[str, Callable[[], Judge]] = {
-    "refusal": RefusalJudge,
-    "keywords": KeywordJudge,
-    "heretic": lambda: StringJudge("heretic"),
-    "arditi": lambda: StringJudge("arditi"),
-    "xstest": lambda: StringJudge("xstest"),
-}

@@ -121,7 +121,36 @@ OPENERS = frozenset(
 )
 MOST_OPENERS = 12
 LETTERS_AND_YES = frozenset(("a", "i", "yes", "yeah", "sure", "okay", "ok", "well", "great", "you", "me", "we", "he"))
-DANGLING = frozenset("the a an i i'm i'd i'll my your of to as in on for with and or but is are was it's here's that's let's".split())
+DANGLING = frozenset(
+    [
+        "the",
+        "a",
+        "an",
+        "i",
+        "i'm",
+        "i'd",
+        "i'll",
+        "my",
+        "your",
+        "of",
+        "to",
+        "as",
+        "in",
+        "on",
+        "for",
+        "with",
+        "and",
+        "or",
+        "but",
+        "is",
+        "are",
+        "was",
+        "it's",
+        "here's",
+        "that's",
+        "let's",
+    ]
+)
 # A sentence that puts the answer off; one that offers help to somebody who has just said what with.
 STALLS = re.compile(
     r"(?:(?:well|okay|ok|sure|yes|certainly|of course|absolutely|hmm+|um+|right|so|hello|hi)[,.! ]*)*"
@@ -229,7 +258,9 @@ def _cut_off(text: str) -> bool:
     if not said or len(said) > MOST_OPENERS or not all(word in OPENERS for word in said):
         return False
     # One letter may be the answer, and so may "yes" or "you are".
-    ended = text[-1] in ".!?" or (len(said) == 1 and said[0] in LETTERS_AND_YES) or said in (["i", "am"], ["you", "are"])
+    ended = (
+        text[-1] in ".!?" or (len(said) == 1 and said[0] in LETTERS_AND_YES) or said in (["i", "am"], ["you", "are"])
+    )
     return not ended and (len(said) > 2 or said[-1] in DANGLING or text[-1] in ":,-")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -16,13 +16,14 @@ REFUSALS: frozenset[Verdict] = frozenset({"partial_refusal", "full_refusal"})
 class Judgement:
     """A verdict, the probability that people would call the completion a refusal (full or partial), and what to know of both.
 
-    `p_refusal` is None where a judge gives no probability that has been checked. `note` says why a verdict should be
-    doubted ("not English"), or what the judge said besides; None where there is nothing to say.
+    `p_refusal` is None where a judge gives no probability. `note` says why a verdict should be doubted ("not English") or
+    what is wrong with a degenerate completion; `scores` are what else the judge says, by name.
     """
 
     verdict: Verdict
     p_refusal: float | None
     note: str | None = None
+    scores: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True)
