@@ -13,6 +13,8 @@
     ├── SelectionError          no candidate passes the recipe's filters
     ├── EditError               an Edit that is malformed, does not compose, or cannot take the asked form
     │   └── FingerprintError        an Edit that was made for another base model
+    ├── JudgeError              a judge that is not there, does not answer, or whose rows are not what it reads
+    │   └── UnreadableReplyError    a judge's reply to one completion that holds no judgement
     ├── ArtifactError           a run folder that is in use, is no run folder, or was changed by hand
     └── DiskFullError           no space left; what was written before stays usable
 
@@ -29,9 +31,11 @@ __all__ = [
     "DiskFullError",
     "EditError",
     "FingerprintError",
+    "JudgeError",
     "ModelError",
     "PromptError",
     "SelectionError",
+    "UnreadableReplyError",
     "UnsafeCheckpointError",
     "UsageError",
     "VectomyError",
@@ -89,6 +93,14 @@ class EditError(VectomyError):
 
 
 class FingerprintError(EditError):
+    pass
+
+
+class JudgeError(VectomyError):
+    pass
+
+
+class UnreadableReplyError(JudgeError):
     pass
 
 

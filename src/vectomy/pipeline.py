@@ -26,7 +26,7 @@ from vectomy.directions import NEEDS_SAMPLES, Directions, fit_directions
 from vectomy.edit import Base, Edit
 from vectomy.errors import ArtifactError, PromptError
 from vectomy.evaluate import Measured, Reference, measure, reference, separation
-from vectomy.judges import JUDGES, Judge
+from vectomy.judges import DEFAULT_JUDGE, JUDGES, Judge
 from vectomy.model import ChatModel, check_known, fetch, is_local, learn, load_model, with_adapter
 from vectomy.moments import Activations
 from vectomy.progress import Progress, silent
@@ -118,7 +118,7 @@ class _Run:
 
     @cached_property
     def judge(self) -> Judge:
-        return JUDGES["keywords"]()
+        return JUDGES[DEFAULT_JUDGE]()
 
     @property
     def chat(self) -> ChatModel:
@@ -199,6 +199,7 @@ class _Run:
                     "answer_tokens": c.answer_tokens,
                     "force": c.force,
                     "behaviour": c.contrast.behaviour,
+                    "judge": [self.judge.name, self.judge.version],
                     "selection": {key: selection.pop(key) for key in ("behaviour_tokens", "filter_prompts")},
                 },
                 ["baseline.json"],

@@ -15,7 +15,7 @@ from vectomy.artifacts import RunFolder, read_json
 from vectomy.config import RunConfig
 from vectomy.edit import Edit
 from vectomy.errors import ArtifactError
-from vectomy.judges import Judge
+from vectomy.judges import Judge, describe
 from vectomy.prompts import Splits
 
 __all__ = ["build_summary", "plain_source", "strength_of", "versions"]
@@ -87,7 +87,7 @@ def build_summary(
             "thinking": config.thinking,
             **chosen_by,
         },
-        "judge": {"name": judge.name, "version": judge.version, "note": judge.note},
+        "judge": describe(judge),
         "base": base,
         "edited": forms.get("baked", forms["hooks"]),
         "forms": forms,

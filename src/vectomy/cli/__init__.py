@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from vectomy.cli import chat, coverage, direction, edits, run, select
+from vectomy.cli import chat, coverage, direction, edits, judge, run, select
 from vectomy.errors import VectomyError
 
 __all__ = ["app", "main"]
@@ -47,6 +47,7 @@ edits.register(app)
 coverage.register(app)
 direction.register(app)
 chat.register(app)
+judge.register(app)
 
 
 def main() -> None:

@@ -89,8 +89,9 @@ def load_model(
     trust_remote_code: bool = False,
     name: str | None = None,
     tokenizer: bool = True,
+    template: bool = True,
 ) -> ChatModel:
-    """Load a checked folder for inference.
+    """Load a checked folder for inference; without `template` it needs no chat template.
 
     `device` is auto (CUDA, spread over all cards; else MPS; else CPU), cpu, cuda, cuda:N or mps; `dtype` auto is the
     checkpoint's own, or float32 where the processor has no arithmetic for that (precision.py).
@@ -121,7 +122,7 @@ def load_model(
             f"the checkpoint lacks '{missing[0]}', which a {architecture.model_type} model has, and {len(missing) - 1} more; transformers "
             "would fill them with random numbers. Was the download complete?"
         )
-    if tokenizer:
+    if tokenizer and template:
         _check_template(words, label)
     if any(parameter.is_meta for parameter in model.parameters()):
         raise ModelError(

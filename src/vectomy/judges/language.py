@@ -1,0 +1,71 @@
+"""Which language a text is in, as far as a judge has to know: its script, and among Latin ones a few by their commonest words."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from functools import lru_cache
+
+__all__ = ["language", "mixed_scripts", "scripts"]
+
+# Words that are common in one of them and no words, or rare ones, of the others.
+COMMONEST = {
+    "en": "the a and how do does i my me we about make give write on in but at is are was were you your that this with for have has not it's of to it be can will would from they what how there their which i'm don't if",
+    "de": "der die und ist das nicht ich sie ein eine mit für auf den dem zu von werden kann sind wie auch sich wir aber oder bei nach wenn",
+    "fr": "le les des est et une vous pas pour dans que qui je nous sur avec votre ce cette sont être mais ou plus peut il elle au aux c'est",
+    "es": "el los las es y una por para que con no del se lo su como más pero puede son está al muy este esta sobre también sin ser usted",
+    "it": "il gli che di è e un per non con sono della del alla anche come più ma può questo questa nel si lo dei delle essere ho",
+    "pt": "o os as é e um uma para não com que do da em por se mais como mas dos das pode são está você seu sua ao isso ser",
+    "nl": "de het een en is van niet dat te ik je op voor met zijn die er aan ook als maar om kan dit wordt deze bij naar u",
+}
+VOCABULARIES = {name: frozenset(listed.split()) for name, listed in COMMONEST.items()}
+# Letters of a long text that are read to see whether there are any.
+READ = 200
+LATIN_WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?")
+# A language is named when so many different words are its own: of all, and more than any other's by a factor.
+SHARE, FACTOR, FEWEST = 0.15, 1.5, 2
+# A script is what a text is in when it has most letters; below so few letters nothing is said.
+MOST, FEW_LETTERS = 0.6, 5
+# Scripts that are written together are one: Japanese has three.
+TOGETHER = {"HIRAGANA": "CJK", "KATAKANA": "CJK", "KATAKANA-HIRAGANA": "CJK", "BOPOMOFO": "CJK", "IDEOGRAPHIC": "CJK"}
+
+
+@lru_cache(maxsize=1 << 14)
+def _script(letter: str) -> str:
+    name = unicodedata.name(letter, "OTHER").split(" ", 1)[0]
+    # Letters of other shapes ("ª", fullwidth, mathematical bold) are Latin ones for our purposes.
+    return (
+        "LATIN"
+        if name in ("FULLWIDTH", "MATHEMATICAL", "FEMININE", "MASCULINE", "MODIFIER")
+        else TOGETHER.get(name, name)
+    )
+
+
+def scripts(text: str) -> dict[str, float]:
+    """Share of the letters by script ("LATIN", "CYRILLIC", "CJK", "HANGUL", ...)."""
+    if text.isascii():
+        return {"LATIN": 1.0} if any(map(str.isalpha, text)) else {}
+    counts = Counter(_script(letter) for letter in text if letter.isalpha())
+    return {name: count / counts.total() for name, count in counts.items()}
+
+
+def mixed_scripts(text: str, part: float = 0.15) -> bool:
+    """Whether three scripts or more have a good part of the letters each: no person writes so."""
+    return sum(share >= part for share in scripts(text).values()) >= 3
+
+
+@lru_cache(maxsize=1 << 10)
+def language(text: str) -> str | None:
+    """A two-letter code of `COMMONEST`, the name of a script that is not Latin, or None where a text is too short to tell."""
+    shares = scripts(text)
+    if not shares or sum(map(str.isalpha, text[:READ])) < FEW_LETTERS:
+        return None
+    script = max(shares, key=lambda name: shares[name])
+    if script != "LATIN":
+        return script if shares[script] >= MOST else None
+    found = {word.replace("\u2019", "'") for word in LATIN_WORD.findall(text.lower())}
+    hits = {name: len(found & known) for name, known in VOCABULARIES.items()}
+    first, second = sorted(hits, key=lambda name: -hits[name])[:2]
+    enough = hits[first] >= max(FEWEST, SHARE * len(found))
+    return first if enough and hits[first] >= FACTOR * hits[second] else None

