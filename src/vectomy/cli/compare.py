@@ -61,8 +61,8 @@ def _print(found: Comparison) -> None:
     console = Console()
     if found.writers:
         table = Table(title="what writes to the stream", title_justify="left")
-        for column in ("tensor", "relative difference", "rank", "strengths", "norm kept", "along shared", "exact"):
-            table.add_column(column, justify="left" if column in ("tensor", "norm kept") else "right", overflow="fold")
+        for column in ("writer", "difference", "rank", "strengths", "norm kept", "along shared", "exact"):
+            table.add_column(column, justify="left" if column in ("writer", "norm kept") else "right", overflow="fold")
         for row in found.writers:
             table.add_row(*_cells(row))
         console.print(table)
@@ -87,8 +87,9 @@ def _print(found: Comparison) -> None:
 
 
 def _cells(row: WriterDifference) -> tuple[str, ...]:
+    writer = row.component if row.layer is None else f"layer {row.layer} {row.component}"
     return (
-        row.name,
+        writer if row.expert is None else f"{writer} expert {row.expert}",
         f"{row.relative:.2g}",
         "full" if row.rank is None else str(row.rank),
         "–" if row.strengths is None else ", ".join(f"{value:.3f}" for value in row.strengths),

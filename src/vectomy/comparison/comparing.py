@@ -11,11 +11,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vectomy.apply.bake import baked, folded_in
+from vectomy.architecture import Writer
 from vectomy.checkpoint import Checkpoint
 from vectomy.comparison.fit import BETTER, Fit, Reproduced, best_fit, carried, core_of, modes_of, moments, reproduced
 from vectomy.comparison.outcome import Comparison, Difference, Verdict, WriterDifference
 from vectomy.comparison.pieces import Model, Piece, finite, opened_pair, pieces_of
-from vectomy.comparison.rest import Distance, distance, distances_to, head_of, logical_values
+from vectomy.comparison.rest import Distance, cast_alone, distance, distances_to, head_of, logical_values
 from vectomy.comparison.shared import (
     Refinement,
     Stack,
@@ -46,7 +47,7 @@ BIAS_SHARE = 0.02
 def compare(a: str | Path | Checkpoint, b: str | Path | Checkpoint, *, progress: Progress = silent) -> Comparison:
     """How the checkpoint `b` differs from its base `a`: folders, Hub ids or opened checkpoints, stored in any way that can be read.
 
-    Four passes over what differs, one over the rest. In memory are one pair of matrices as they are stored (one expert of
+    Directions and strengths are fitted on 4,096 vectors a matrix; all of it is held against the Edit in the end. In memory are one pair of matrices as they are stored (one expert of
     fused ones, blocks of rows of embeddings and of all that does not write to the stream) and some 50 MB.
 
     Raises:
@@ -100,17 +101,18 @@ class _Looking:
 
     def _look(self, piece: Piece) -> None:
         sizes = sizes_of(piece)
-        finite(sizes.difference + sizes.a, piece.label, self.one, self.other)
-        if _is_cast(piece):
+        finite(sizes.whole.difference + sizes.a, piece.label, self.one, self.other)
+        if _is_cast(piece, sizes.typical):
             self.cast.append(piece.label)
             return
-        found = spectrum_of(piece.blocks, piece.width, piece.count)
-        rank = rank_of(found, sizes)
+        found = spectrum_of(lambda: piece.blocks(sample=True), piece.width, sizes.sample.vectors)
+        rank = rank_of(found, sizes.sample)
         fit = best_fit(piece, sizes, found.rows, rank)
         self.seen.append(_Seen(piece, sizes, rank, fit, levels(piece)))
-        self.stack.add(
-            in_stream(found.rows, piece) * (found.values[:, None] / sizes.a**0.5), sizes.difference / sizes.a
-        )
+        # Each matrix counts by its change relative to its own length.
+        share = sizes.whole.difference / sizes.a
+        weights = found.values * (share / sizes.sample.difference) ** 0.5
+        self.stack.add(in_stream(found.rows, piece) * weights[:, None], share)
 
     def shared(self) -> Float[Tensor, "k d_model"]:
         """The directions that the removals have in common; none if there is no removal, or each has its own."""
@@ -129,7 +131,9 @@ class _Looking:
                         found = moments(seen.piece, seen.sizes, rows, seen.fit.norm)
                         core = core_of(seen.piece, seen.sizes, rows, seen.fit.norm, found)
                     fit = replace(seen.fit, basis=rows, core=core)
-                    refinement.add(seen.piece, fit, found, seen.sizes.typical)
+                    refinement.add(
+                        seen.piece, fit, found, seen.sizes.whole.noise / (seen.piece.count * seen.piece.width)
+                    )
                     fits.append((seen.piece, fit))
                 advance(1)
         return rotation(refinement.solved(), fits)
@@ -209,8 +213,8 @@ def _in_span(seen: _Seen, rows: Float[Tensor, "k d_model"]) -> Fit | None:
     for norm in modes_of(seen.piece, seen.sizes):
         core = core_of(seen.piece, seen.sizes, rows, norm, moments(seen.piece, seen.sizes, rows, norm))
         strengths, axes = torch.linalg.eigh(core)
-        fit = Fit(rows, core, norm, reproduced(seen.piece, seen.sizes, axes.T @ rows, strengths, norm))
-        if carried(fit.reproduced, seen.sizes, seen.piece) and (
+        fit = Fit(rows, core, norm, reproduced(seen.piece, seen.sizes, axes.T @ rows, strengths, norm, sample=True))
+        if carried(fit.reproduced, seen.sizes.sample, seen.piece) and (
             best is None or fit.reproduced.off < BETTER * best.reproduced.off
         ):
             best = fit
@@ -220,12 +224,11 @@ def _in_span(seen: _Seen, rows: Float[Tensor, "k d_model"]) -> Fit | None:
     return best
 
 
-def _is_cast(piece: Piece) -> bool:
+def _is_cast(piece: Piece, typical: float) -> bool:
     """B is A in another precision, or the reverse."""
     if piece.a.plain is None or piece.b.plain is None or piece.a.plain == piece.b.plain:
         return False
-    coarse = min(piece.a.plain, piece.b.plain, key=lambda dtype: -torch.finfo(dtype).eps)
-    return all(torch.equal(a.to(coarse), b.to(coarse)) for a, b in piece.blocks())
+    return all(cast_alone(a, b, piece.fraction, typical) for a, b in piece.blocks())
 
 
 class _Judging:
@@ -257,7 +260,8 @@ class _Judging:
                         made[at] = reproduced(seen.piece, seen.sizes, rows, strengths, operation.norm)
                     advance(1)
                 if all(
-                    carried(done, self.looking.seen[at].sizes, self.looking.seen[at].piece) for at, done in made.items()
+                    carried(done, self.looking.seen[at].sizes.whole, self.looking.seen[at].piece)
+                    for at, done in made.items()
                 ):
                     self.kept[key] = operation
                     self.made.update(made)
@@ -324,8 +328,8 @@ class _Judging:
             rows.append(
                 Difference(
                     name,
-                    (sum(one.difference for one in sizes) / size) ** 0.5,
-                    (sum(one.noise for one in sizes) / size) ** 0.5,
+                    (sum(one.whole.difference for one in sizes) / size) ** 0.5,
+                    (sum(one.whole.noise for one in sizes) / size) ** 0.5,
                     True,
                     all(at in self.made for at in held),
                 )
@@ -341,11 +345,13 @@ class _Judging:
         if len(self.basis):
             rows = _span(self.basis, piece)
             with piece.held():
-                inside = sum(float(((b - a) @ rows.T).square().sum(dtype=torch.float64)) for a, b in piece.blocks())
-            along = min(1.0, inside / seen.sizes.difference)
+                inside = sum(
+                    float(((b - a) @ rows.T).square().sum(dtype=torch.float64)) for a, b in piece.blocks(sample=True)
+                )
+            along = min(1.0, inside / seen.sizes.sample.difference)
         return WriterDifference(
             name=piece.label, width=piece.width, component=piece.writer.component, layer=piece.writer.layer, expert=piece.expert,
-            relative=(seen.sizes.difference / seen.sizes.a) ** 0.5, rank=rank,
+            relative=(seen.sizes.whole.difference / seen.sizes.a) ** 0.5, rank=rank,
             norm=None if operation is None else operation.norm,
             strengths=None if operation is None else tuple(operation.strengths.tolist()),
             along_shared=along, equal=None if done is None else done.equal / self._elements(at), carried=done is not None,
@@ -373,35 +379,31 @@ class _Judging:
         for writer in self.one.architecture.writers:
             if name not in writer.tensors:
                 continue
-            held = [(key, op) for key, op in self.kept.items() if key[0] == writer.weight]
-            if len(held) != 1:
-                # Experts that are edited one by one.
-                return bool(held) and all(self._made_bias(name, writer.weight, op) for _, op in held)
-            key, operation = held[0]
-            if self._made_bias(name, writer.weight, operation):
+            held = {key: op for key, op in self.kept.items() if key[0] == writer.weight}
+            wanted = self._wanted(name, writer, list(held.values()))
+            if wanted is None:
+                return False
+            off, change, rounding = distances_to(self.one, self.other, name, wanted)
+            if off <= 2 * rounding + BIAS_SHARE * change:
                 return True
-            return self._added(name, key, operation)
+            if len(held) > 1 or writer.norms or writer.component == "experts" or wanted.ndim != 1:
+                return False
+            ((key, operation),) = held.items()
+            found = torch.cat([block.flatten() for block in logical_values(self.other, name)]).float()
+            self.kept[key] = replace(operation, addition=found - wanted)
+            return True
         return False
 
-    def _made_bias(self, name: str, weight: str, operation: Operation) -> bool:
-        wanted = self._wanted(name, weight, operation)
-        if wanted is None:
-            return False
-        off, change, rounding = distances_to(self.one, self.other, name, wanted)
-        return off <= 2 * rounding + BIAS_SHARE * change
-
-    def _wanted(self, name: str, weight: str, operation: Operation) -> Tensor | None:
-        writer = next(writer for writer in self.one.architecture.writers if writer.weight == weight)
-        return baked(self.one.checkpoint, self.one.architecture, writer, operation, names=(name,)).get(name)
-
-    def _added(self, name: str, key: tuple[str, int | None], operation: Operation) -> bool:
-        writer = next(writer for writer in self.one.architecture.writers if writer.weight == key[0])
-        wanted = self._wanted(name, key[0], operation)
-        if wanted is None or writer.norms or writer.component == "experts" or wanted.ndim != 1:
-            return False
-        found = torch.cat([block.flatten() for block in logical_values(self.other, name)]).float()
-        self.kept[key] = replace(operation, addition=found - wanted)
-        return True
+    def _wanted(self, name: str, writer: Writer, operations: list[Operation]) -> Tensor | None:
+        """What the operations on a writer (one, or one an expert) make of A's bias together."""
+        made = [
+            baked(self.one.checkpoint, self.one.architecture, writer, op, names=(name,)).get(name) for op in operations
+        ]
+        told = [value for value in made if value is not None]
+        if not told:
+            return None
+        old = torch.cat([block.flatten() for block in logical_values(self.one, name)]).reshape(told[0].shape).float()
+        return old + torch.stack([value - old for value in told]).sum(0)
 
     def _new_bias(self, name: str) -> bool:
         """A bias that B alone has: of zeros, or what the edit adds to a writer."""

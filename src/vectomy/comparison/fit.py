@@ -21,7 +21,7 @@ from torch import Tensor
 
 from vectomy import linalg
 from vectomy.comparison.pieces import Piece, step
-from vectomy.comparison.spectrum import Sizes, spectrum_of
+from vectomy.comparison.spectrum import Energy, Sizes, spectrum_of
 from vectomy.types import NormMode
 
 __all__ = [
@@ -39,7 +39,9 @@ __all__ = [
 
 # Directions a matrix that are looked for.
 MOST = 8
-ROUNDS = 3
+# Times that the basis is found anew, and how little it then may still turn (squared).
+ROUNDS = 12
+SETTLED = 1e-11
 # A fit carries the difference if what stays is below rounding (and this share of the difference, for what float32 sums cost) ...
 SHARE = 1e-3
 # ... and most of the difference is gone: rounding alone is no evidence where little moved.
@@ -111,36 +113,41 @@ def best_fit(piece: Piece, sizes: Sizes, rows: Float[Tensor, "n d_model"], rank:
             if k > most:
                 continue
             fit = _refined(piece, sizes, leading[:k], norm)
-            if carried(fit.reproduced, sizes, piece):
+            if carried(fit.reproduced, sizes.sample, piece):
                 found = fit if found is None or fit.reproduced.off < BETTER * found.reproduced.off else found
                 break
-            if fit.reproduced.off > (1 - HOPELESS) * sizes.difference:
+            if fit.reproduced.off > (1 - HOPELESS) * sizes.sample.difference:
                 break
-        if found is not None and found.reproduced.off <= 0.1 * sizes.noise:
+        if found is not None and found.reproduced.off <= 0.1 * sizes.sample.noise:
             break
     return found
 
 
-def carried(made: Reproduced, sizes: Sizes, piece: Piece) -> bool:
-    room = (PACKED if piece.packed else 1.0) * sizes.noise**0.5 + SHARE * sizes.difference**0.5
-    return made.off <= room**2 and made.off <= GONE * sizes.difference
+def carried(made: Reproduced, energy: Energy, piece: Piece) -> bool:
+    """Whether what an edit leaves of a difference is rounding."""
+    room = (PACKED if piece.packed else 1.0) * energy.noise**0.5 + SHARE * energy.difference**0.5
+    return made.off <= room**2 and made.off <= GONE * energy.difference
 
 
 def _refined(piece: Piece, sizes: Sizes, rows: Float[Tensor, "k d_model"], norm: NormMode) -> Fit:
     """From a first guess of the span: the columns of U^T C span what it should have been."""
+    blur = sizes.sample.noise / sizes.sample.difference / sizes.sample.vectors
     for _ in range(ROUNDS):
-        found = moments(piece, sizes, rows, norm)
-        rows = torch.linalg.qr(_regression(found))[0].T.contiguous()
+        new = torch.linalg.qr(_regression(moments(piece, sizes, rows, norm)))[0].T.contiguous()
+        moved = float((new - new @ rows.T @ rows).square().sum())
+        rows = new
+        if moved <= max(SETTLED, 0.01 * blur):
+            break
     core = core_of(piece, sizes, rows, norm, moments(piece, sizes, rows, norm))
     strengths, axes = torch.linalg.eigh(core)
-    made = reproduced(piece, sizes, axes.T @ rows, strengths, norm)
-    return Fit(rows, core, norm, made, (sizes.noise / sizes.difference / piece.count) ** 0.5 * float(core.norm()))
+    made = reproduced(piece, sizes, axes.T @ rows, strengths, norm, sample=True)
+    return Fit(rows, core, norm, made, blur**0.5 * float(core.norm()))
 
 
 def _leading_of_rows(piece: Piece, sizes: Sizes) -> Float[Tensor, "n d_model"]:
     before, after = (_safe(lengths) for lengths in sizes.lengths)
-    scaled = lambda: ((a / before, b / after) for a, b in piece.blocks())  # noqa: E731
-    return spectrum_of(scaled, piece.width, piece.count).rows
+    scaled = lambda: ((a / before, b / after) for a, b in piece.blocks(sample=True))  # noqa: E731
+    return spectrum_of(scaled, piece.width, sizes.sample.vectors).rows
 
 
 def _safe(lengths: Float[Tensor, " d_model"]) -> Float[Tensor, " d_model"]:
@@ -154,13 +161,13 @@ def _weights(b: Tensor, piece: Piece, sizes: Sizes) -> Tensor:
 
 
 def moments(piece: Piece, sizes: Sizes, rows: Float[Tensor, "k d_model"], norm: NormMode) -> Moments:
-    """One pass over both matrices."""
+    """One pass over the sample."""
     d, k = piece.width, len(rows)
     xx, yx = torch.zeros(d, k * k, dtype=torch.float64), torch.zeros(d, k, dtype=torch.float64)
     before, after = (_safe(lengths) for lengths in sizes.lengths)
     # Of the row form: sums of w' w', w' x and w' w, to take w' (whose factor s is not known) out of the regression.
     own, across, along = (torch.zeros(d, n, dtype=torch.float64) for n in (1, k, 1))
-    for a, b in piece.blocks():
+    for a, b in piece.blocks(sample=True):
         weights = _weights(torch.where(a.abs() > b.abs(), a, b), piece, sizes)
         if norm == "row":
             a, b, weights = a / before, b / after, weights * after.square()
@@ -205,7 +212,7 @@ def core_of(
     if piece.packed:
         # Packed values keep a vector's whole change, not each element's: sums without weights.
         gram, cross = torch.zeros(k, k, dtype=torch.float64), torch.zeros(k, k, dtype=torch.float64)
-        for a, b in piece.blocks():
+        for a, b in piece.blocks(sample=True):
             x = a @ rows.T
             s = _scales(a, b, x, rows) if norm == "column" else 1.0
             gram += x.T @ x
@@ -224,6 +231,8 @@ def reproduced(
     basis: Float[Tensor, "k d_model"],
     strengths: Float[Tensor, " k"],
     norm: NormMode,
+    *,
+    sample: bool = False,
 ) -> Reproduced:
     """The removal made on A, rounded as B is stored, beside B. Row lengths take one more pass."""
     before = _safe(sizes.lengths[0])
@@ -233,15 +242,15 @@ def reproduced(
         assert isinstance(after, Tensor)
         back = before / _safe(after.sqrt())
     off, equal, within, worst = 0.0, 0, 0, 0.0
-    for a, b in piece.blocks():
+    for a, b in piece.blocks(sample):
         if norm == "row":
             made = linalg.remove(a / before, basis.to(a), strengths.to(a)) * back
         else:
             made = linalg.edit_rows(a, basis.to(a), strengths.to(a), norm)
         miss = (b - piece.as_stored(made)).abs()
-        off += float(miss.square().sum(dtype=torch.float64))
+        off += float(miss.square().sum())
         equal += int(miss.numel() - torch.count_nonzero(miss))
-        steps = miss / step(b, piece.fraction, sizes.typical)
+        steps = miss.div_(step(b, piece.fraction, sizes.typical))
         within += int((steps <= 1).sum())
         worst = max(worst, float(steps.max()))
     return Reproduced(off, equal, within, worst)

@@ -26,6 +26,8 @@ __all__ = ["Model", "Piece", "Side", "finite", "gain_of", "opened_pair", "pieces
 
 # Elements of a block: small enough for the temporaries of a fit to stay in a processor's cache.
 TILE = 1 << 20
+# Vectors on which directions and strengths are fitted, in pieces of consecutive ones spread over the matrix.
+SAMPLE, SPREAD = 4096, 32
 # Stored bits of a number's fraction, by the stored dtype or the encoding.
 FRACTION = {"F64": 52, "F32": 23, "F16": 10, "BF16": 7, "F8_E4M3": 3, "F8_E5M2": 2, "mxfp4": 1}
 # A value this much smaller than a matrix's typical one counts as if it were rounded like that, not to finer steps.
@@ -187,11 +189,24 @@ class Piece:
             self.a.release()
             self.b.release()
 
-    def blocks(self) -> Iterator[tuple[Float[Tensor, "m d_model"], Float[Tensor, "m d_model"]]]:
-        rows = max(1, TILE // self.width)
-        for start in range(0, self.count, rows):
-            end = min(start + rows, self.count)
-            yield self.a.vectors(start, end), self.b.vectors(start, end)
+    @property
+    def sampled(self) -> bool:
+        """It has more vectors than a fit needs."""
+        return self.count > SAMPLE
+
+    def blocks(self, sample: bool = False) -> Iterator[tuple[Float[Tensor, "m d_model"], Float[Tensor, "m d_model"]]]:
+        """Vectors of A and B: all, or those that fits are made on."""
+        for first, last in self._stretches(sample):
+            rows = max(1, TILE // self.width)
+            for start in range(first, last, rows):
+                end = min(start + rows, last)
+                yield self.a.vectors(start, end), self.b.vectors(start, end)
+
+    def _stretches(self, sample: bool) -> list[tuple[int, int]]:
+        if not (sample and self.sampled):
+            return [(0, self.count)]
+        length = SAMPLE // SPREAD
+        return [(at, at + length) for at in (i * (self.count - length) // (SPREAD - 1) for i in range(SPREAD))]
 
     def as_stored(self, values: Float[Tensor, "m d_model"]) -> Float[Tensor, "m d_model"]:
         """Rounded as B stores them; packed formats are left as they are."""

@@ -12,7 +12,10 @@ from vectomy.checkpoint import read_stored
 from vectomy.checkpoint.encodings import decode
 from vectomy.comparison.pieces import FRACTION, TILE, Model, finite, step
 
-__all__ = ["Distance", "distance", "distances_to", "head_of", "logical_values"]
+__all__ = ["Distance", "cast_alone", "distance", "distances_to", "head_of", "logical_values"]
+
+# Of a step, what two roundings of one number may lie apart.
+CAST = 0.6
 
 
 @dataclass(frozen=True)
@@ -72,14 +75,20 @@ def distance(one: Model, other: Model, name: str, its_name: str | None = None) -
         change += float(e.square().sum(dtype=torch.float64))
         size += float(a.square().sum(dtype=torch.float64))
         floats = (torch.where(a.abs() > b.abs(), a, b)).float()
-        steps = step(floats, fraction, float(floats.square().mean().sqrt()))
-        noise += float(steps.square().sum(dtype=torch.float64)) / 12
-        cast = cast and bool((e.abs() <= steps).all())
+        typical = float(floats.square().mean().sqrt())
+        noise += float(step(floats, fraction, typical).square().sum(dtype=torch.float64)) / 12
+        cast = cast and cast_alone(a, b, fraction, typical)
     if change == 0.0:
         finite(change, name, one, other)
         return Distance(0.0, 0.0)
     length = finite(size + same, name, one, other) ** 0.5 or 1.0
     return Distance(finite(change, name, one, other) ** 0.5 / length, noise**0.5 / length, cast)
+
+
+def cast_alone(a: Tensor, b: Tensor, fraction: int, typical: float) -> bool:
+    """Whether rounding to the coarser of two precisions is all there is: half a step, and a little for the finer one's."""
+    larger = torch.where(a.abs() > b.abs(), a, b).float()
+    return bool(((b - a).abs() <= CAST * step(larger, fraction, typical)).all())
 
 
 def distances_to(one: Model, other: Model, name: str, wanted: Tensor) -> tuple[float, float, float]:

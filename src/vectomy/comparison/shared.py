@@ -26,6 +26,7 @@ APART = 0.05
 # Strengths below this are none, and a core that is off by no more is the one asked for.
 NONE = 3e-3
 TOLERANCE = 1e-2
+PACKED_APART = 0.5
 # Nor does one that is left out by no more than this many times what rounding may have turned it.
 BLURS = 3
 # A gain this much smaller than the largest hides what it multiplies.
@@ -67,19 +68,21 @@ class Stack:
 def common_directions(fits: Sequence[tuple[Piece, Fit]], width: int) -> Float[Tensor, "k d_model"]:
     """Orthonormal rows of the stream whose removal in some share is what every matrix shows.
 
-    From the plainest matrix to the others: without norms, whose small gains hide coordinates, and strong. A direction is added
+    From the plainest matrix to the others: not packed, without norms, whose small gains hide coordinates, and strong. A direction is added
     where the ones so far, taken through the matrix's own gain, leave it out.
     """
     basis = torch.empty(0, width)
     strongest = max((float(fit.core.norm()) for _, fit in fits), default=0.0)
-    for piece, fit in sorted(fits, key=lambda pair: (pair[0].gain is not None, -float(pair[1].core.norm()))):
+    for piece, fit in sorted(fits, key=_plainness):
         strengths, axes = torch.linalg.eigh(fit.core)
         for strength, row in zip(strengths, axes.T @ fit.basis, strict=True):
             left = row
             if len(basis):
                 inside = torch.linalg.qr(in_front(basis, piece).T)[0]
                 left = row - inside @ (inside.T @ row)
-            if float(strength.abs() * left.norm()) <= max(APART * strongest, BLURS * fit.blur):
+            if float(strength.abs() * left.norm()) <= max(
+                (PACKED_APART if piece.packed else APART) * strongest, BLURS * fit.blur
+            ):
                 continue
             new = in_stream(left[None], piece)
             new = linalg.normalise(new - new @ basis.T @ basis)
@@ -87,6 +90,11 @@ def common_directions(fits: Sequence[tuple[Piece, Fit]], width: int) -> Float[Te
             if len(basis) == width:
                 return basis
     return basis
+
+
+def _plainness(pair: tuple[Piece, Fit]) -> tuple[bool, bool, float]:
+    piece, fit = pair
+    return piece.packed, piece.gain is not None, -float(fit.core.norm())
 
 
 def in_stream(rows: Float[Tensor, "n d_model"], piece: Piece) -> Float[Tensor, "n d_model"]:
@@ -117,16 +125,19 @@ class Refinement:
         k, d = self.basis.shape
         self.inner, self.outer = torch.zeros(d, k, k, dtype=torch.float64), torch.zeros(d, k, dtype=torch.float64)
 
-    def add(self, piece: Piece, fit: Fit, found: Moments, typical: float) -> None:
-        """With F = R U what the basis is in front of the norms, coordinate i changes by g_i b_i . Z x, Z = R^-T C, x = U w."""
+    def add(self, piece: Piece, fit: Fit, found: Moments, noise: float) -> None:
+        """With F = R U what the basis is in front of the norms, coordinate i changes by g_i b_i . Z x, Z = R^-T C, x = U w.
+
+        `noise` is the variance of an element's rounding: how much this matrix tells beside others.
+        """
         if piece.centred:
             return  # Its coordinates do not stand for themselves.
         gain = torch.ones(piece.width) if piece.gain is None else piece.gain
         mix = (in_front(self.basis, piece) @ fit.basis.T).double()
         z = torch.linalg.pinv(mix).T @ fit.core.double()
         g = gain.double()
-        self.inner += (g.square() / typical**2)[:, None, None] * (z @ found.xx @ z.T)
-        self.outer += (g / typical**2)[:, None] * (found.yx @ z.T)
+        self.inner += (g.square() / noise)[:, None, None] * (z @ found.xx @ z.T)
+        self.outer += (g / noise)[:, None] * (found.yx @ z.T)
 
     def solved(self) -> Float[Tensor, "k d_model"]:
         """Orthonormal rows near to the ones that it began with."""
@@ -171,7 +182,7 @@ def _spread(basis: Tensor, piece: Piece, fit: Fit) -> Tensor:
 
 def strengths_along(
     basis: Float[Tensor, "k d_model"], piece: Piece, fit: Fit
-) -> tuple[Float[Tensor, "k d_model"], Float[Tensor, " k"]] | None:
+) -> tuple[Float[Tensor, "n d_model"], Float[Tensor, " n"]] | None:
     """The strengths with which a removal of the basis is what the matrix shows; None if there are none.
 
     The basis may be turned, or lose rows of which nothing is removed.

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from vectomy.comparison.pieces import Piece, step
 
-__all__ = ["PROBED", "Sizes", "Spectrum", "rank_of", "sizes_of", "spectrum_of"]
+__all__ = ["PROBED", "Energy", "Sizes", "Spectrum", "rank_of", "sizes_of", "spectrum_of"]
 
 # Singular values that are looked at; a rank above it is called full.
 PROBED = 32
@@ -26,23 +26,31 @@ Blocks = Callable[[], Iterator[tuple[Tensor, Tensor]]]
 
 
 @dataclass(frozen=True)
-class Sizes:
-    """Squared lengths of one pair, summed over all elements."""
+class Energy:
+    """Squared lengths over all of a pair, or over the vectors that fits are made on."""
 
-    a: float
     difference: float
     noise: float
     """What rounding to the stored format adds: step^2 / 12 an element, in B."""
-    changed: int
-    """Elements that differ."""
+    vectors: int
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What one pair comes to."""
+
+    a: float
+    """Squared length of A."""
+    typical: float
+    """Root mean square of A's elements."""
+    whole: Energy
+    sample: Energy
     vectors_kept: bool
     """Each vector of the stream keeps its length, though the matrix changes (norm mode column)."""
     rows_kept: bool
     """Each row along the input keeps its length (norm mode row)."""
     lengths: tuple[Float[Tensor, " d_model"], Float[Tensor, " d_model"]]
     """Of those rows, in A and B."""
-    typical: float
-    """Root mean square of A's elements."""
 
 
 @dataclass(frozen=True)
@@ -59,35 +67,44 @@ KEPT = 0.2
 
 
 def sizes_of(piece: Piece) -> Sizes:
-    """Raises nothing; what is NaN makes a sum NaN."""
+    """One pass over all, and one or two over the sample. What is NaN makes a sum NaN."""
     d, n = piece.width, piece.count
-    rows_a, rows_b = torch.zeros(d, dtype=torch.float64), torch.zeros(d, dtype=torch.float64)
-    for a, b in piece.blocks():
-        rows_a += a.square().sum(0, dtype=torch.float64)
-        rows_b += b.square().sum(0, dtype=torch.float64)
-    whole = float(rows_a.sum())
-    typical = (whole / (d * n)) ** 0.5
-    difference = noise = moved = change = 0.0
-    changed = 0
+    seen, size = 0, 0.0
+    for a, _ in piece.blocks(sample=True):
+        size += float(a.square().sum())
+        seen += a.numel()
+    typical = (size / seen) ** 0.5
+    rows = torch.zeros(2, d, dtype=torch.float64)
+    difference = noise = moved = 0.0
     for a, b in piece.blocks():
         e = b - a
-        difference += float(e.square().sum(dtype=torch.float64))
-        noise += float(step(b, piece.fraction, typical).square().sum(dtype=torch.float64)) / 12
-        changed += int(torch.count_nonzero(e))
-        # |b|^2 - |a|^2 = e . (a + b), and |e|^2 bounds what a change that is orthogonal to the vector makes of it.
-        moved += float((e * (a + b)).sum(1).abs().sum(dtype=torch.float64))
-        change += float(e.square().sum(1).sum(dtype=torch.float64))
-    slack = (noise * whole / max(1, d)) ** 0.5
+        rows[0] += a.square().sum(0)
+        rows[1] += b.square().sum(0)
+        difference += float(e.square().sum())
+        noise += float(step(b, piece.fraction, typical).square_().sum()) / 12
+        # |b|^2 - |a|^2 = e . (a + b)
+        moved += float((e * (a + b)).sum(1).abs_().sum())
+    whole = float(rows[0].sum())
+    energy = Energy(difference, noise, n)
+    slack = 2 * (noise * whole) ** 0.5
     return Sizes(
         a=whole,
-        difference=difference,
-        noise=noise,
-        changed=changed,
-        vectors_kept=moved <= KEPT * change + 2 * slack,
-        rows_kept=float((rows_b - rows_a).abs().sum()) <= KEPT * change + 2 * (noise * whole / max(1, n)) ** 0.5,
-        lengths=(rows_a.sqrt().float(), rows_b.sqrt().float()),
         typical=typical,
+        whole=energy,
+        sample=_sample_energy(piece, typical) if piece.sampled else energy,
+        vectors_kept=moved <= KEPT * difference + slack / d**0.5,
+        rows_kept=float((rows[1] - rows[0]).abs().sum()) <= KEPT * difference + slack / n**0.5,
+        lengths=(rows[0].sqrt().float(), rows[1].sqrt().float()),
     )
+
+
+def _sample_energy(piece: Piece, typical: float) -> Energy:
+    difference, noise, count = 0.0, 0.0, 0
+    for a, b in piece.blocks(sample=True):
+        difference += float((b - a).square().sum())
+        noise += float(step(b, piece.fraction, typical).square_().sum()) / 12
+        count += len(a)
+    return Energy(difference, noise, count)
 
 
 def spectrum_of(blocks: Blocks, width: int, count: int, seed: int = 0) -> Spectrum:
@@ -116,10 +133,10 @@ def _orthonormal(rows: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_model"]
     return torch.linalg.qr(rows.T)[0].T.contiguous()
 
 
-def rank_of(spectrum: Spectrum, sizes: Sizes) -> int | None:
+def rank_of(spectrum: Spectrum, energy: Energy) -> int | None:
     """How many singular values leave no more than the rounding of the stored format; None if not even PROBED do."""
-    rest = sizes.difference - torch.cumsum(spectrum.values.double().square(), 0)
-    enough = rest <= 1.05 * sizes.noise + 1e-6 * sizes.difference
-    if sizes.difference <= 1.05 * sizes.noise or not bool(enough.any()):
+    rest = energy.difference - torch.cumsum(spectrum.values.double().square(), 0)
+    enough = rest <= 1.05 * energy.noise + 1e-6 * energy.difference
+    if energy.difference <= 1.05 * energy.noise or not bool(enough.any()):
         return None
     return int(enough.nonzero()[0]) + 1
