@@ -158,7 +158,9 @@ def test_a_vector_that_was_added_is_part_of_the_edit(tmp_path: Path) -> None:
     base, vector = folder_of("llama:bias"), 3 * unit(7)
     edit = planted(base, orthonormal(1))
     operations = [
-        Operation(op.component, op.layer, op.basis, op.strengths, addition=vector) if op.place == (1, 8, -1) else op
+        Operation(op.component, op.layer, op.basis, op.strengths, addition=vector)
+        if (op.layer, op.component) == (1, "mlp")
+        else op
         for op in edit.operations
     ]
     bake(Edit(edit.base, tuple(operations)), base, tmp_path / "b")
