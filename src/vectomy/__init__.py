@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from vectomy.activations import collect as collect
     from vectomy.apply.bake import bake as bake
     from vectomy.apply.receipt import Receipt as Receipt
+    from vectomy.comparison import Comparison as Comparison
+    from vectomy.comparison import compare as compare
     from vectomy.config import RunConfig as RunConfig
     from vectomy.directions import fit_directions as fit_directions
     from vectomy.edit import Edit as Edit
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from vectomy.verification import verify as verify
 
 __all__ = [
+    "Comparison",
     "Edit",
     "Prompt",
     "Receipt",
@@ -38,6 +41,7 @@ __all__ = [
     "VectomyError",
     "bake",
     "collect",
+    "compare",
     "fit_directions",
     "learn",
     "load_model",
@@ -48,6 +52,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Comparison": "comparison",
     "Edit": "edit",
     "Prompt": "prompts",
     "Receipt": "apply",
@@ -55,6 +60,7 @@ _HOMES = {
     "VectomyError": "errors",
     "bake": "apply",
     "collect": "activations",
+    "compare": "comparison",
     "fit_directions": "directions",
     "learn": "model",
     "load_model": "model",

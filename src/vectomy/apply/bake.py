@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -254,12 +254,20 @@ def _each(old: Tensor, axis: int, experts: Mapping[int | None, Edited]) -> Tenso
     return old
 
 
-def baked(checkpoint: Checkpoint, arch: Architecture, writer: Writer, operation: Operation) -> dict[str, Tensor]:
-    """What a bake makes of one writer's tensors, decoded, by logical name; all of them in memory."""
+def baked(
+    checkpoint: Checkpoint,
+    arch: Architecture,
+    writer: Writer,
+    operation: Operation,
+    names: Collection[str] | None = None,
+) -> dict[str, Tensor]:
+    """What a bake makes of one writer's tensors (of those named alone), decoded, by logical name; all of them in memory."""
     baking = _Baking(checkpoint, arch)
     baking.add(writer, operation)
     made: dict[str, Tensor] = {}
     for name, change in zip(baking.edited, baking.changes, strict=True):
+        if names is not None and name not in names:
+            continue
         new = change.make({part: read_stored(checkpoint, part) for part in change.tensors})
         made[name] = decode(locate(checkpoint, name), new).float()
     return made

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from vectomy.cli import chat, coverage, direction, edits, judge, run, select
+from vectomy.cli import chat, compare, coverage, direction, edits, judge, run, select
 from vectomy.errors import VectomyError
 
 __all__ = ["app", "main"]
@@ -45,6 +45,7 @@ run.register(app)
 select.register(app)
 edits.register(app)
 coverage.register(app)
+compare.register(app)
 direction.register(app)
 chat.register(app)
 judge.register(app)

@@ -1,0 +1,114 @@
+"""What a comparison found, and how it says so."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from jaxtyping import Float
+from torch import Tensor
+
+from vectomy.edit import Edit
+from vectomy.types import Component, NormMode
+
+__all__ = ["Comparison", "Difference", "Verdict", "WriterDifference"]
+
+Verdict = Literal["identical", "directional", "partly_directional", "other"]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A tensor that both hold and that differs."""
+
+    name: str
+    relative: float
+    """|B - A| / |A|."""
+    rounding: float
+    """What rounding to the coarser of the two formats makes of any values, in the same unit."""
+    writes: bool
+    """It writes to the residual stream."""
+    explained: bool
+    """The Edit makes B's values of A's, up to rounding."""
+
+
+@dataclass(frozen=True)
+class WriterDifference:
+    """A matrix that writes to the stream (one expert of several) and differs."""
+
+    name: str
+    component: Component
+    layer: int | None
+    expert: int | None
+    width: int
+    """Of the stream: the highest rank there can be."""
+    relative: float
+    rank: int | None
+    """Singular values of the difference above rounding; None if more than were looked for, or none stands out."""
+    norm: NormMode | None
+    strengths: tuple[float, ...] | None
+    """Of the Edit's operation on it."""
+    along_shared: float | None
+    """Of the difference's squared length, what lies along the shared directions (rounding is part of the rest)."""
+    equal: float | None
+    """Of its elements, how many the Edit makes exactly as B stores them."""
+    carried: bool
+    """It is a removal of directions, up to rounding."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How checkpoint B differs from checkpoint A.
+
+    `directions` are orthonormal rows in the residual stream: those that the writers' removals share, or, where they are no
+    removals, the leading ones of all writers' differences. `explained` holds the share of the difference (squared, each
+    writer's relative to its own length) that the first 1, 2, ... leading directions explain. `edit` makes B of A, as far as
+    anything can: wholly for the verdict `directional`, in the writers that carry it for `partly_directional`.
+    """
+
+    a: str
+    b: str
+    verdict: Verdict
+    summary: str
+    """The verdict in one sentence."""
+    same: int
+    """Tensors with the same values."""
+    differing: tuple[Difference, ...]
+    only_in_a: tuple[str, ...]
+    only_in_b: tuple[str, ...]
+    writers: tuple[WriterDifference, ...]
+    directions: Float[Tensor, "k d_model"]
+    explained: tuple[float, ...]
+    edit: Edit | None
+    equal: float | None
+    """Of all elements that the Edit names, how many it makes exactly as B stores them."""
+    within: float | None
+    """Of them, how many come out no more than one step of the stored format away."""
+    worst: float | None
+    """The largest distance of one of them, in steps of the stored format."""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def strengths(self) -> dict[str, tuple[float, ...]]:
+        """Of the Edit, by writer."""
+        operations = self.edit.operations if self.edit is not None else ()
+        return {op.writer_name: tuple(op.strengths.tolist()) for op in operations}
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "a": self.a,
+            "b": self.b,
+            "verdict": self.verdict,
+            "summary": self.summary,
+            "same": self.same,
+            "differing": [vars(row) for row in self.differing],
+            "only_in_a": list(self.only_in_a),
+            "only_in_b": list(self.only_in_b),
+            "writers": [vars(row) | {"strengths": None if row.strengths is None else list(row.strengths)} for row in self.writers],
+            "directions": len(self.directions),
+            "explained": list(self.explained),
+            "edit": None
+            if self.edit is None
+            else {"sha256": self.edit.sha256, "operations": len(self.edit.operations), "strengths": {name: list(values) for name, values in self.strengths.items()}},
+            "reproduced": None if self.equal is None else {"equal": self.equal, "within_a_step": self.within, "worst_in_steps": self.worst},
+            "notes": list(self.notes),
+        }  # fmt: skip
