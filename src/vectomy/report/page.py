@@ -8,7 +8,7 @@ from typing import Any
 from vectomy.report import figures
 from vectomy.report.completions import answers, verdict_name
 from vectomy.report.frontier import frontier_chart, points
-from vectomy.report.heatmap import candidate_name, heat_map, same_candidate
+from vectomy.report.heatmap import heat_map, same_candidate
 from vectomy.report.losses import losses_chart
 from vectomy.report.numbers import finite
 from vectomy.report.recipe import kl_name, origin, rule, scores_of, searched, several, strength, what
@@ -144,11 +144,8 @@ def _completions(completions: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _provenance(summary: dict[str, Any]) -> dict[str, Any]:
-    spent = {name: finite(seconds) or 0.0 for name, seconds in (summary.get("stages") or {}).items()}
-    longest = max(spent.values(), default=0.0) or 1.0
     return {
-        "stages": [(name, seconds, figures.bar(seconds / longest)) for name, seconds in spent.items()],
-        "total_seconds": sum(spent.values()),
+        **figures.timings(summary.get("stages")),
         "sources": sources(summary),
         "versions": summary.get("versions") or {},
         "settings": summary.get("settings") or {},
