@@ -123,10 +123,21 @@ class Tab:
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         return self.browser.call(method, self.session, **parameters)
 
-    def look(self, *, width: int = 1280, height: int = 800, dark: bool = False, paper: bool = False, scripts: bool = True, scale: float = 1) -> None:
+    def look(
+        self,
+        *,
+        width: int = 1280,
+        height: int = 800,
+        dark: bool = False,
+        paper: bool = False,
+        scripts: bool = True,
+        scale: float = 1,
+    ) -> None:
         """As on a screen of that size in CSS pixels, dark or light, or on paper."""
         phone = width < 600
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=scale, mobile=phone)
+        self.call(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=scale, mobile=phone
+        )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", media="print" if paper else "screen", features=[scheme])
         self.call("Emulation.setScriptExecutionDisabled", value=not scripts)

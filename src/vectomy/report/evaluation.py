@@ -71,7 +71,7 @@ def _result(evaluation: Mapping[str, Any], found: Sequence[Subject], base: Subje
         "result": measures.summary_table(found, parts(evaluation), damage),
         "over_refusal": over_refusal_chart(found, *labelled) if labelled else "",
         "types": typed,
-        "budgets": [(name, chart) for name in names if (chart := budgets_chart(found, name))],
+        "budgets": [chart for name in names if (chart := budgets_chart(found, name))],
         "budget_table": measures.budget_table(found, names),
         "paired": measures.paired_table(found, names),
     }
@@ -81,9 +81,7 @@ def _costs(evaluation: Mapping[str, Any], found: Sequence[Subject]) -> dict[str,
     return {
         "set_tables": [made for name in _names(evaluation) if (made := measures.set_table(found, name))],
         "cost_tables": [
-            made
-            for table in (measures.capability_table, measures.conditions_table)
-            if (made := table(found))
+            made for table in (measures.capability_table, measures.conditions_table) if (made := table(found))
         ],
     }
 

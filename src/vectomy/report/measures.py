@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from vectomy.report.budgets import budgets_of
@@ -71,7 +72,11 @@ def set_table(compared: Sequence[Subject], name: str) -> Table | None:
     """Everything measured on one set."""
     shares = [
         (Column(head), lambda s, key=key: _share_of(s.on(name).get("verdicts"), key))
-        for key, head in (("full_refusal", "Full refusal"), ("partial_refusal", "Partial"), ("compliance", "Compliance"))
+        for key, head in (
+            ("full_refusal", "Full refusal"),
+            ("partial_refusal", "Partial"),
+            ("compliance", "Compliance"),
+        )
     ]
     numbers = [
         (Column(head, hint), _number(name, key))
@@ -103,9 +108,11 @@ def types_table(compared: Sequence[Subject], name: str) -> Table | None:
     lines = []
     for label in sorted({label for label, _ in known.values()}, key=lambda label: (label != "safe", label)):
         kinds = sorted(kind for kind, (of, _) in known.items() if of == label)
-        lines.append(Line(f"{label or 'without a label'}: {len(kinds)} types", "", (), "group"))
+        sizes = {known[kind][1] for kind in kinds}
+        each = f", {next(iter(sizes))} prompts each" if len(sizes) == 1 else ""
+        lines.append(Line(f"{label or 'without a label'}: {len(kinds)} types{each}", "", (), "group"))
         for kind in kinds:
-            hint = f"{known[kind][1]} prompts" if known[kind][1] is not None else ""
+            hint = "" if each else f"{known[kind][1]} prompts"
             found = (_heat((s.on(name)["by_type"].get(kind) or {}).get("refusal") or {}) for s in columns)
             lines.append(Line(kind.replace("_", " "), hint, tuple(found)))
     return _table(
@@ -123,7 +130,9 @@ def budget_table(compared: Sequence[Subject], names: Sequence[str]) -> Table | N
     columns = [
         (
             Column(name, f"{plain(at)} tokens"),
-            lambda s, name=name, at=at: rate_cell(((s.on(name).get("by_budget") or {}).get(str(at)) or {}).get("refusal")),
+            lambda s, name=name, at=at: rate_cell(
+                ((s.on(name).get("by_budget") or {}).get(str(at)) or {}).get("refusal")
+            ),
         )
         for name in names
         for at in budgets_of(compared, name)
@@ -134,7 +143,7 @@ def budget_table(compared: Sequence[Subject], names: Sequence[str]) -> Table | N
 def paired_table(compared: Sequence[Subject], names: Sequence[str]) -> Table | None:
     """McNemar's exact test of each subject against the base, on the same prompts."""
 
-    def tested(subject: Subject, name: str) -> Cell:
+    def tested(name: str, subject: Subject) -> Cell:
         found = subject.on(name).get("against_base") or {}
         lost, gained, p = found.get("lost"), found.get("gained"), finite(found.get("p"))
         if lost is None or gained is None:
@@ -148,7 +157,7 @@ def paired_table(compared: Sequence[Subject], names: Sequence[str]) -> Table | N
         "Prompts whose refusal was lost (−) and gained (+) against the base, and the p of McNemar's exact test; p below 0.05 is bold. "
         "No correction is made for the number of tests.",
         others,
-        [(Column(name), lambda s, name=name: tested(s, name)) for name in names],
+        [(Column(name), partial(tested, name)) for name in names],
     )
 
 
@@ -156,14 +165,17 @@ def conditions_table(compared: Sequence[Subject]) -> Table | None:
     """Perplexity on texts, and multi-turn, long-context and tool-call prompts."""
     files = list(dict.fromkeys(name for subject in compared for name in subject.results.get("perplexity") or {}))
 
-    def perplexity(subject: Subject, name: str) -> Cell:
+    def perplexity(name: str, subject: Subject) -> Cell:
         found = (subject.results.get("perplexity") or {}).get(name) or {}
         nats, tokens = finite(found.get("nats_per_token")), finite(found.get("tokens"))
-        detail = (f"{decimal(nats)} nats a token" if nats is not None else "", f"{thousands(tokens)} tokens" if tokens else "")
+        detail = (
+            f"{decimal(nats)} nats a token" if nats is not None else "",
+            f"{thousands(tokens)} tokens" if tokens else "",
+        )
         value = finite(found.get("perplexity"))
         return Cell(value, decimal(value), tuple(words for words in detail if words))
 
-    texts = [(Column("Perplexity", name), lambda s, name=name: perplexity(s, name)) for name in files]
+    texts = [(Column("Perplexity", name), partial(perplexity, name)) for name in files]
 
     def rate(group: str, key: str) -> Reply:
         return lambda s: rate_cell((s.results.get(group) or {}).get(key))
@@ -246,7 +258,11 @@ def _degenerate(subject: Subject) -> Cell:
 
 def _share_of(verdicts: Mapping[str, Any] | None, key: str) -> Cell:
     count, total = finite((verdicts or {}).get(key)), sum(finite(n) or 0 for n in (verdicts or {}).values())
-    return NONE if count is None or not total else Cell(count / total, percent(count / total), (f"{count:g} of {total:g}",))
+    return (
+        NONE
+        if count is None or not total
+        else Cell(count / total, percent(count / total), (f"{count:g} of {total:g}",))
+    )
 
 
 def _number(name: str, key: str) -> Reply:
@@ -262,7 +278,8 @@ def _of_subjects(
 ) -> Table | None:
     """A line for each subject."""
     lines = [
-        Line(subject.name, subject.described, tuple(of(subject) for _, of in columns), subject.class_) for subject in compared
+        Line(subject.name, subject.described, tuple(of(subject) for _, of in columns), subject.class_)
+        for subject in compared
     ]
     return _table(name, caption, "Subject", [column for column, _ in columns], lines)
 

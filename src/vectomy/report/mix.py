@@ -16,7 +16,12 @@ __all__ = ["verdict_mix"]
 
 WIDTH, RIGHT, HEAD, ROW = 340.0, 6.0, 40.0, 20.0
 CHARACTER = 6.0
-SHORT = {"full_refusal": "full refusal", "partial_refusal": "partial", "compliance": "compliance", "degenerate": "degenerate"}
+SHORT = {
+    "full_refusal": "full refusal",
+    "partial_refusal": "partial",
+    "compliance": "compliance",
+    "degenerate": "degenerate",
+}
 
 
 def verdict_mix(compared: Sequence[Subject], name: str) -> Markup:
@@ -45,7 +50,15 @@ def verdict_mix(compared: Sequence[Subject], name: str) -> Markup:
         told.append(f"{subject.name}: {shares}")
     bottom = HEAD - 14 + ROW * len(known)
     for share in (0.0, 0.5, 1.0):
-        parts.append(text(left + (WIDTH - RIGHT - left) * share, bottom + 11, f"{share:.0%}", "tick", "middle" if share < 1 else "end"))
+        parts.append(
+            text(
+                left + (WIDTH - RIGHT - left) * share,
+                bottom + 11,
+                f"{share:.0%}",
+                "tick",
+                "middle" if share < 1 else "end",
+            )
+        )
     return figure("mix", f"Verdicts on {name}", "; ".join(told) + ".", (WIDTH, bottom + 16), parts)
 
 

@@ -17,8 +17,20 @@ WIDTH, LEFT, RIGHT = 340.0, 40.0, 12.0
 TOP, BOTTOM = 26.0, 232.0
 CHARACTER, LINE = 5.9, 11.0
 # Where a name may stand beside its mark: shift to its anchor, and which end of it is there. The first is preferred.
-PLACES = ((8, 3.5, "start"), (-8, 3.5, "end"), (0, -9, "middle"), (0, 17, "middle"), (7, -7, "start"), (7, 14, "start"),
-          (-7, -7, "end"), (-7, 14, "end"), (0, -20, "middle"), (0, 28, "middle"), (12, -18, "start"), (12, 25, "start"))  # fmt: skip
+PLACES = [
+    place
+    for far in (0.0, 9.0, 20.0, 32.0)
+    for place in (
+        (8 + far, 3.5, "start"),
+        (-8 - far, 3.5, "end"),
+        (0.0, -9 - far, "middle"),
+        (0.0, 17 + far, "middle"),
+        (7 + far / 2, -7 - far, "start"),
+        (7 + far / 2, 14 + far, "start"),
+        (-7 - far / 2, -7 - far, "end"),
+        (-7 - far / 2, 14 + far, "end"),
+    )
+]
 
 Interval = tuple[float, float]
 Box = tuple[float, float, float, float]
@@ -65,7 +77,9 @@ def scatter(
         band: a value of x up to which a difference is noise.
     """
     by_name = {mark.name: mark for mark in marks}
-    drawn = [[(x.scale(by_name[each].x), y.scale(by_name[each].y)) for each in line if each in by_name] for line in lines]
+    drawn = [
+        [(x.scale(by_name[each].x), y.scale(by_name[each].y)) for each in line if each in by_name] for line in lines
+    ]
     parts = _frame(x, y)
     if band is not None and x.scale(band) > LEFT:
         box = {"x": LEFT, "y": TOP, "width": x.scale(band) - LEFT, "height": BOTTOM - TOP}
@@ -119,9 +133,7 @@ def _sign(mark: Mark, x: float, y: float) -> Markup:
     return element("path", tip, d=shapes.get(mark.kind, f"M{x - 4.5:.2f} {y - 4.5:.2f}h9v9h-9z"), class_=class_)
 
 
-def _labels(
-    marks: Sequence[Mark], lines: Sequence[Sequence[tuple[float, float]]], x: Scale, y: Scale
-) -> list[Markup]:
+def _labels(marks: Sequence[Mark], lines: Sequence[Sequence[tuple[float, float]]], x: Scale, y: Scale) -> list[Markup]:
     """A name beside each mark, where it covers least of what is drawn already; the crowded ones come last."""
     taken = [_around(x(mark.x), y(mark.y)) for mark in marks]
     for mark in marks:
@@ -137,7 +149,7 @@ def _labels(
         at = x(mark.x), y(mark.y)
         boxes = [(_box(at, mark.label, place), place) for place in PLACES]
         box, (dx, dy, anchor) = min(boxes, key=lambda found: _cost(found[0], taken) + 4 * PLACES.index(found[1]))
-        taken += [box] * 3
+        taken += [_wider(box)] * 3
         drawn.append(text(at[0] + dx, at[1] + dy, mark.label, f"label name {mark.kind}", anchor))
     return drawn
 
@@ -145,7 +157,10 @@ def _labels(
 def _along(start: tuple[float, float], end: tuple[float, float]) -> list[Box]:
     """Small boxes that cover a line."""
     steps = max(1, round(math.dist(start, end) / 5))
-    places = [(start[0] + (end[0] - start[0]) * at / steps, start[1] + (end[1] - start[1]) * at / steps) for at in range(steps + 1)]
+    places = [
+        (start[0] + (end[0] - start[0]) * at / steps, start[1] + (end[1] - start[1]) * at / steps)
+        for at in range(steps + 1)
+    ]
     return [(across - 2.5, up - 2.5, across + 2.5, up + 2.5) for across, up in places]
 
 
@@ -160,11 +175,16 @@ def _box(at: tuple[float, float], words: str, place: tuple[float, float, str]) -
     return left, base - LINE + 2, left + width, base + 2
 
 
+def _wider(box: Box) -> Box:
+    return box[0] - 2, box[1], box[2] + 2, box[3]
+
+
 def _cost(box: Box, taken: Sequence[Box]) -> float:
     """Area that is covered twice, and what reaches over the frame ten times."""
     over = max(0.0, LEFT - box[0]) + max(0.0, box[2] - WIDTH) + max(0.0, TOP - 12 - box[1]) + max(0.0, box[3] - BOTTOM)
     covered = sum(
-        max(0.0, min(box[2], other[2]) - max(box[0], other[0])) * max(0.0, min(box[3], other[3]) - max(box[1], other[1]))
+        max(0.0, min(box[2], other[2]) - max(box[0], other[0]))
+        * max(0.0, min(box[3], other[3]) - max(box[1], other[1]))
         for other in taken
     )
     return covered + 10 * LINE * over

@@ -102,7 +102,10 @@ def focus(compared: Sequence[Subject]) -> Subject | None:
     order = {"edit": 0, "adapter": 1}
     return min(
         changed,
-        key=lambda subject: (order.get(subject.kind, 2), abs((1 if subject.strength is None else subject.strength) - 1)),
+        key=lambda subject: (
+            order.get(subject.kind, 2),
+            abs((1 if subject.strength is None else subject.strength) - 1),
+        ),
         default=None,
     )
 

@@ -78,7 +78,7 @@ def over_refusal_chart(compared: Sequence[Subject], safe: Part, unsafe: Part) ->
 def _damage_scale(marks: Sequence[Mark]) -> tuple[Scale, list[tuple[float, str]], float | None, str]:
     """The scale from left to right, its numbers, where it is broken, and its name; what is noise alone does not stretch it."""
     positive = [mark.x for mark in marks if mark.x > 0]
-    start, end = LEFT + 8, WIDTH - RIGHT - 8
+    start, end = LEFT + 8, WIDTH - RIGHT - 14
     high = max(positive, default=1.0)
     low = min((mark.x for mark in marks if mark.x > 0 and mark.kind != "random"), default=high)
     if high > WIDE * low:
