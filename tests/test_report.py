@@ -86,7 +86,7 @@ def test_page_is_well_formed(scores: dict[str, Any]) -> None:
 def test_every_figure_has_title_and_description() -> None:
     found, _ = page()
     drawn = found.having(role="img")
-    assert len(drawn) == 7
+    assert len(drawn) == 9
     ids = {attributes.get("id"): words for _, attributes, words in found.found}
     for _, attributes, _ in drawn:
         title, description = (attributes["aria-labelledby"] or "").split()

@@ -1,6 +1,7 @@
 """Evaluate: what a model does and what an edit of it does, on prompts that nothing was fitted or chosen on.
 
-measure.py has the numbers of one form against the base's own answers; intervals.py says how far a rate can be trusted.
+measure.py has the numbers of one form against the base's own answers; intervals.py says how far a rate can be trusted,
+plane.py shows two sets of activations in two dimensions.
 """
 
 from vectomy.evaluate.intervals import wilson_interval

@@ -11,6 +11,8 @@ from vectomy.report.frontier import frontier_chart, points
 from vectomy.report.heatmap import heat_map, same_candidate
 from vectomy.report.losses import losses_chart
 from vectomy.report.numbers import finite
+from vectomy.report.plane import principal_plane
+from vectomy.report.receipt import left_by_layer
 from vectomy.report.recipe import kl_name, origin, rule, scores_of, searched, several, strength, what
 from vectomy.report.statement import KEEP, change, forms, keeps, rows, sources
 from vectomy.report.strengths import strengths_map, strengths_of
@@ -63,6 +65,7 @@ def _result(summary: dict[str, Any]) -> dict[str, Any]:
         "intervals": figures.intervals(summary),
         "direction": summary.get("direction") or {},
         "receipt": summary.get("receipt"),
+        "left_by_layer": left_by_layer(summary.get("receipt")),
     }
 
 
@@ -116,6 +119,7 @@ def _separation(separation: dict[str, Any]) -> dict[str, Any]:
     here = next((row for row in separation.get("layers") or [] if row.get("layer") == separation.get("layer")), None)
     drawn = (
         ("Projections at the chosen layer", figures.histogram(separation)),
+        ("Both sets in their principal plane", principal_plane(separation)),
         ("Mean projection by layer", figures.means_by_layer(separation)),
         ("AUROC by layer", figures.auroc_by_layer(separation)),
     )

@@ -15,7 +15,7 @@ __all__ = ["Axis", "Mark", "scatter"]
 
 WIDTH, LEFT, RIGHT = 340.0, 40.0, 12.0
 TOP, BOTTOM = 26.0, 232.0
-CHARACTER, LINE = 5.9, 11.0
+CHARACTER, LINE = 6.3, 11.0
 # Where a name may stand beside its mark: shift to its anchor, and which end of it is there. The first is preferred.
 PLACES = [
     place
@@ -31,6 +31,9 @@ PLACES = [
         (-7 - far / 2, 14 + far, "end"),
     )
 ]
+
+# Names further away than this are tied to their mark by a line.
+NEAR = 20.0
 
 Interval = tuple[float, float]
 Box = tuple[float, float, float, float]
@@ -150,6 +153,9 @@ def _labels(marks: Sequence[Mark], lines: Sequence[Sequence[tuple[float, float]]
         boxes = [(_box(at, mark.label, place), place) for place in PLACES]
         box, (dx, dy, anchor) = min(boxes, key=lambda found: _cost(found[0], taken) + 4 * PLACES.index(found[1]))
         taken += [_wider(box)] * 3
+        if math.hypot(dx, dy) > NEAR:
+            end = min(max(at[0], box[0]), box[2]), min(max(at[1], box[1]), box[3])
+            drawn.append(element("path", d=f"M{at[0]:.2f} {at[1]:.2f}L{end[0]:.2f} {end[1]:.2f}", class_="leader"))
         drawn.append(text(at[0] + dx, at[1] + dy, mark.label, f"label name {mark.kind}", anchor))
     return drawn
 
