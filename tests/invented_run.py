@@ -72,7 +72,7 @@ def a_summary() -> dict[str, Any]:
             "rounding": {},
             "projection": [0.0031, *(0.0024 + 0.00004 * layer for layer in range(LAYERS))],
             "max_projection": 0.0031,
-            "how": "8 prompts, forward passes of the written checkpoint",
+            "how": "8 random texts of 48 tokens (seed 0), float32",
             "failures": [],
         },
         "stages": {"collect": 41.27, "directions": 0.62, "select": 302.94, "apply": 3.18, "evaluate": 188.05},

@@ -29,6 +29,8 @@ def render_evaluation(evaluation: dict[str, Any], completions: list[dict[str, An
     Returns:
         Self-contained HTML. Parts whose input is absent are left out or say so.
     """
+    # Null and absent say the same: not measured.
+    evaluation = {key: value if key == "settings" else _measured(value) for key, value in evaluation.items()}
     found = subjects(evaluation)
     base = next((subject for subject in found if subject.name == evaluation.get("base")), found[0] if found else None)
     return html_page(
@@ -44,6 +46,12 @@ def render_evaluation(evaluation: dict[str, Any], completions: list[dict[str, An
         **_completions(found, completions),
         **_provenance(evaluation),
     )
+
+
+def _measured(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _measured(inner) for key, inner in value.items() if inner is not None}
+    return [_measured(inner) for inner in value if inner is not None] if isinstance(value, list) else value
 
 
 def _result(evaluation: Mapping[str, Any], found: Sequence[Subject], base: Subject | None) -> dict[str, Any]:

@@ -114,7 +114,7 @@ def means_by_layer(separation: dict[str, Any]) -> Markup:
         text(57, 14.5, "positive", "label positive strong"),
         element("path", d="M112 11h14", class_="line negative"),
         text(131, 14.5, "negative", "label negative strong"),
-        text(186, 14.5, "band: ± 1 s.d.", "label"),
+        text(196, 14.5, "band: ± 1 s.d.", "label"),
     ]
     told = "Mean projection of the positive and the negative set by layer; the numbers stand in the table below."
     return figure("means", "Mean projection by layer", told, (WIDTH, 228), parts)

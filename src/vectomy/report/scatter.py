@@ -189,8 +189,8 @@ def _cost(box: Box, taken: Sequence[Box]) -> float:
     """Area that is covered twice, and what reaches over the frame ten times."""
     over = max(0.0, LEFT - box[0]) + max(0.0, box[2] - WIDTH) + max(0.0, TOP - 12 - box[1]) + max(0.0, box[3] - BOTTOM)
     covered = sum(
-        max(0.0, min(box[2], other[2]) - max(box[0], other[0]))
-        * max(0.0, min(box[3], other[3]) - max(box[1], other[1]))
+        (min(box[2], other[2]) - max(box[0], other[0])) * (min(box[3], other[3]) - max(box[1], other[1]))
         for other in taken
+        if other[0] < box[2] and box[0] < other[2] and other[1] < box[3] and box[1] < other[3]
     )
     return covered + 10 * LINE * over

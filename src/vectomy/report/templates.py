@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from functools import cache
 from importlib import resources
 from typing import Any
 
@@ -36,16 +37,26 @@ def environment(**options: Any) -> Environment:
 
 def html_page(template: str, **values: Any) -> str:
     """A self-contained page; `template` extends frame.html.jinja, which takes the style, the script and the policy."""
-    made = environment(autoescape=True)
-    made.filters.update(name=candidate_name, breakable=_breakable)
     script = _asset("page.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return made.get_template(template).render(
-        css=Markup(_asset("page.css")),
-        script=Markup(script),
-        policy=f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; base-uri 'none'",
-        **values,
+    return (
+        _pages()
+        .get_template(template)
+        .render(
+            css=Markup(_asset("page.css")),
+            script=Markup(script),
+            policy=f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; base-uri 'none'",
+            **values,
+        )
     )
+
+
+@cache
+def _pages() -> Environment:
+    """Made once: compiling the templates takes longer than a page."""
+    made = environment(autoescape=True)
+    made.filters.update(name=candidate_name, breakable=_breakable)
+    return made
 
 
 def _breakable(name: object) -> Markup:
