@@ -28,7 +28,7 @@ FLAGS = (
     # Containers seldom allow what the sandbox needs; what is opened here is our own page, without a network.
     "--no-sandbox",
 )  # fmt: skip
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 def installed() -> str | None:
@@ -75,7 +75,7 @@ class Browser:
 
         Raises:
             RuntimeError: the browser refuses the command, or has ended.
-            TimeoutError: no reply within 20 s.
+            TimeoutError: no reply within a minute.
         """
         self.number += 1
         message: dict[str, Any] = {"id": self.number, "method": method, "params": parameters}

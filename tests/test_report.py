@@ -281,3 +281,36 @@ def test_inputs_are_left_as_they_were() -> None:
     assert render_page(*inputs) == render_page(*inputs)
     render_card(inputs[0])
     assert json.dumps(inputs) == before
+
+
+def test_the_plane_has_every_prompt_on_one_scale_and_the_direction() -> None:
+    separation = a_separation()
+    _, text = page(separation=separation)
+    drawn = next(part for part in re.findall(r"<svg.*?</svg>", text, flags=re.S) if 'id="plane-title"' in part)
+    for side in ("positive", "negative"):
+        dots = re.findall(rf'<circle cx="([\d.]+)" cy="([\d.]+)" r="2.7" class="place {side}">', drawn)
+        assert len(dots) == 100
+        at, wanted = [tuple(map(float, dot)) for dot in dots[:2]], separation["pca"][side][:2]
+        scale = [(at[1][axis] - at[0][axis]) / (wanted[1][axis] - wanted[0][axis]) for axis in range(2)]
+        assert scale[0] == pytest.approx(-scale[1], rel=0.02)
+    assert "its cosine with the plane is 0.885" in drawn
+    assert "first component (41.0% of the variance)" in drawn
+    separation["pca"] = None
+    assert 'id="plane-title"' not in page(separation=separation)[1]
+
+
+def test_the_receipt_shows_what_was_measured() -> None:
+    summary = a_summary()
+    summary["receipt"].update(failures=["model.layers.3.mlp.down_proj.weight"], rounding={"packed.weight": 0.0021})
+    found, text = page(summary=summary)
+    drawn = next(part for part in re.findall(r"<svg.*?</svg>", text, flags=re.S) if 'id="left-by-layer-title"' in part)
+    assert re.findall(r"<title>(behind layer \d+): ", drawn) == [f"behind layer {layer}" for layer in range(LAYERS)]
+    assert "before the first block: 0.00310" in drawn
+    assert "8 random texts of 48 tokens (seed 0), float32" in text
+    everything = "".join(words for tag, _, words in found.found if tag == "main")
+    assert (
+        "1 of those left are named by the edit and do not carry it: model.layers.3.mlp.down_proj.weight." in everything
+    )
+    assert "packed.weight0.2% off what was wanted" in everything
+    summary["receipt"].update(projection=None, max_projection=None)
+    assert 'id="left-by-layer-title"' not in page(summary=summary)[1]
