@@ -101,7 +101,11 @@ def _results(name: str, rng: random.Random) -> dict[str, Any]:
     }
     made: dict[str, Any] = {
         "sets": sets,
-        "multi_turn": {"refusal": rate(round(40 * unsafe), 40), "degenerate": rate(round(40 * broken), 40)},
+        "multi_turn": {
+            "refusal": rate(round(40 * unsafe), 40),
+            "degenerate": rate(round(40 * broken), 40),
+            "answered": rate(40 - round(40 * unsafe), 40),
+        },
         "tool_calls": {"valid": rate(round(30 * (0.9 - broken)), 30)},
     }
     if kind != "noise":

@@ -207,11 +207,12 @@ def test_sets_are_told_apart_by_what_the_base_does_on_them() -> None:
     assert "KL of 0.0190 nats per token on harmless" in words_of(found, class_="lead")
 
 
-def test_with_labelled_prompts_alone_the_unsafe_ones_are_the_main_ones() -> None:
+@pytest.mark.parametrize("left", [("xstest",), ("harmless", "xstest")])
+def test_without_a_harmful_set_the_unsafe_prompts_are_the_main_ones(left: tuple[str, ...]) -> None:
     evaluation = an_evaluation()
-    evaluation["sets"] = evaluation["sets"][2:]
+    evaluation["sets"] = [row for row in evaluation["sets"] if row["name"] in left]
     for results in evaluation["results"].values():
-        results["sets"] = {"xstest": results["sets"]["xstest"]}
+        results["sets"] = {name: results["sets"][name] for name in left}
     found, text = page(evaluation)
     counts = [evaluation["results"][name]["sets"]["xstest"]["by_label"]["unsafe"]["refusal"]["count"] for name in ("demo", "edit@1")]  # fmt: skip
     lead = words_of(found, class_="lead")
@@ -280,12 +281,13 @@ def test_the_rest_of_the_costs_stand_in_one_table() -> None:
             results["perplexity"]["text.txt"]["perplexity"],
             results["multi_turn"]["refusal"]["rate"],
             results["multi_turn"]["degenerate"]["rate"],
+            results["multi_turn"]["answered"]["rate"],
             results["long_context"]["answered"]["rate"],
             results["long_context"]["tokens"],
             results["tool_calls"]["valid"]["rate"],
         ]
     )
-    assert len(table(found, text, "conditions")["demo again"]) == 3
+    assert len(table(found, text, "conditions")["demo again"]) == 4
 
 
 def test_completions_that_agree_share_a_column_and_know_their_subjects() -> None:
@@ -299,6 +301,28 @@ def test_completions_that_agree_share_a_column_and_know_their_subjects() -> None
     assert given == sorted(str(at) for at in range(len(SUBJECTS)) for _ in rows)
     chosen = [(a["value"], words) for tag, a, words in found.found if tag == "option" and "selected" in a]
     assert chosen == [("0", "demo"), ("3", "edit@1")]
+
+
+def test_earlier_turns_are_shown() -> None:
+    rows = evaluated_completions()[:2]
+    rows[0]["history"] = [{"role": "user", "content": "Good morning."}, {"role": "assistant", "content": "And to you."}]
+    found, _ = page(completions=rows)
+    pairs = [words for *_, words in found.having(class_="pair")]
+    assert "2 earlier turns" in pairs[0]
+    assert "And to you." in pairs[0]
+    assert "earlier" not in pairs[1]
+
+
+def test_the_dial_of_another_model_does_not_begin_where_that_one_stands() -> None:
+    """Its damage is measured from that model, whose own is measured from the base."""
+    evaluation = an_evaluation()
+    for row in evaluation["subjects"]:
+        if row["kind"] == "edit":
+            row["of"] = "healed"
+    _, text = page(evaluation)
+    found = places(text, "tradeoff")
+    (line,) = re.findall(r'<path d="M([^"]*)" class="line dial">', svg(text, "tradeoff"))
+    assert [float(place.split()[0]) for place in line.split("L")] == pytest.approx([found[f"edit@{s}"][0] for s in ("0.25", "0.5", "1", "1.5", "2")])  # fmt: skip
 
 
 def test_judge_and_provenance_are_named() -> None:

@@ -130,6 +130,7 @@ def _completions(found: Sequence[Subject], rows: Sequence[Mapping[str, Any]]) ->
                 "type": str(row.get("type") or "").replace("_", " "),
                 "label": row.get("label"),
                 "prompt": row.get("prompt"),
+                "history": row.get("history") or [],
                 "answers": answers(row.get("answers") or {}, names),
             }
             for row in rows

@@ -86,7 +86,7 @@ def set_table(compared: Sequence[Subject], name: str) -> Table | None:
             ("ce_own_answers", "CE of base's answers", "nats a token"),
             ("length_mean", "Length", "tokens"),
             ("length_ratio", "Length", "of the base's"),
-            ("repeated_share", "Repeated", "share of 4-grams"),
+            ("repeated_share", "Repeated", "runs of four words"),
         )
     ]
     return _of_subjects(
@@ -154,7 +154,7 @@ def paired_table(compared: Sequence[Subject], names: Sequence[str]) -> Table | N
     others = [subject for subject in compared if subject.kind != "base"]
     return _of_subjects(
         "paired tests",
-        "Prompts whose refusal was lost (−) and gained (+) against the base, and the p of McNemar's exact test; p below 0.05 is bold. "
+        "Prompts whose refusal was lost (−) and gained (+) against its base, and the p of McNemar's exact test; p below 0.05 is bold. "
         "No correction is made for the number of tests.",
         others,
         [(Column(name), partial(tested, name)) for name in names],
@@ -192,6 +192,9 @@ def conditions_table(compared: Sequence[Subject]) -> Table | None:
             *texts,
             (Column("Refusals", "multi-turn"), rate("multi_turn", "refusal")),
             (Column("Degenerate", "multi-turn"), rate("multi_turn", "degenerate")),
+            (Column("Answered", "multi-turn"), rate("multi_turn", "answered")),
+            (Column("Refusals", "long context"), rate("long_context", "refusal")),
+            (Column("Degenerate", "long context"), rate("long_context", "degenerate")),
             (Column("Answered", "long context"), rate("long_context", "answered")),
             (Column("Tokens", "long context"), tokens),
             (Column("Valid JSON", "tool calls"), rate("tool_calls", "valid")),

@@ -18,6 +18,7 @@ KINDS = {
     "random": "random control",
     "noise": "noise floor",
 }
+HALF = 0.5
 # The longest name that a picture has room for.
 SHORT = 17
 
@@ -83,15 +84,16 @@ def subjects(evaluation: Mapping[str, Any]) -> list[Subject]:
 
 
 def dials(compared: Sequence[Subject]) -> list[list[Subject]]:
-    """Each edit along its strength, beginning with what it edits, which is the same edit at strength 0."""
+    """Each edit along its strength. That of the base begins with the base, which is the same edit at strength 0; damage of
+    an edit of another model is measured from that one, so that its dial does not begin where the model stands."""
     found: dict[tuple[str, str], list[Subject]] = {}
     for subject in compared:
         if subject.kind == "edit" and subject.strength is not None:
             found.setdefault((str(subject.row.get("source")), str(subject.row.get("of"))), []).append(subject)
-    by_name = {subject.name: subject for subject in compared}
+    bases = {subject.name: subject for subject in compared if subject.kind == "base"}
     made = []
     for (_, of), edits in found.items():
-        start = [by_name[of]] if of in by_name and all((edit.strength or 0) >= 0 for edit in edits) else []
+        start = [bases[of]] if of in bases and all((edit.strength or 0) >= 0 for edit in edits) else []
         made.append([*start, *sorted(edits, key=lambda edit: edit.strength or 0)])
     return made
 
@@ -122,10 +124,13 @@ def parts(evaluation: Mapping[str, Any]) -> list[Part]:
 
 
 def main_part(evaluation: Mapping[str, Any]) -> Part | None:
-    """The prompts that bring the behaviour out: those that the base refuses most, whole sets before labelled parts."""
+    """The prompts that bring the behaviour out: those that the base refuses most. A whole set is taken before the labelled
+    parts of another where the base refuses half of it, since paired tests are over whole sets."""
     found, base = parts(evaluation), _base(evaluation)
-    whole = [part for part in found if part.label is None] or found
-    return max(whole, key=lambda part: part.rate(base) or 0.0, default=None) if base else next(iter(whole), None)
+    if base is None:
+        return next(iter(found), None)
+    whole = [part for part in found if part.label is None and (part.rate(base) or 0.0) >= HALF]
+    return max(whole or found, key=lambda part: part.rate(base) or 0.0, default=None)
 
 
 def damage_set(evaluation: Mapping[str, Any]) -> str | None:
