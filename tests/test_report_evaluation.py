@@ -205,6 +205,8 @@ def test_sets_are_told_apart_by_what_the_base_does_on_them() -> None:
     found, _ = page(evaluation)
     assert "refusals on harmful fell from 86 of 100 to 5 of 100" in words_of(found, class_="lead")
     assert "KL of 0.0190 nats per token on harmless" in words_of(found, class_="lead")
+    assert "McNemar's p < 0.001" in words_of(found, class_="lead")
+    assert "intervals" not in words_of(found, class_="lead").split("McNemar")[0]
 
 
 @pytest.mark.parametrize("left", [("xstest",), ("harmless", "xstest")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from vectomy.report import measures
@@ -57,6 +58,8 @@ def _measured(value: Any) -> Any:
 def _result(evaluation: Mapping[str, Any], found: Sequence[Subject], base: Subject | None) -> dict[str, Any]:
     main, damage, labelled = main_part(evaluation), damage_set(evaluation), over_refusal(evaluation)
     shown = focus(found)
+    p = _p(shown, main)
+    moved = _moved(main, base, shown)
     names = _names(evaluation)
     typed = [(name, made) for name in names if (made := measures.types_table(found, name))]
     return {
@@ -64,9 +67,10 @@ def _result(evaluation: Mapping[str, Any], found: Sequence[Subject], base: Subje
         "damage": damage,
         "labelled": labelled,
         "shown": shown,
-        "moved": _moved(main, base, shown),
+        # The paired test says more than whether two intervals overlap.
+        "moved": replace(moved, apart=None) if moved and p else moved,
         "by_label": [(part, _moved(part, base, shown)) for part in labelled or ()],
-        "p": _p(shown, main),
+        "p": p,
         "kl": finite(shown.on(damage).get("kl_per_token")) if shown and damage else None,
         "controls": [
             (subject, main.refusal(subject), finite(subject.on(damage or "").get("kl_per_token")))

@@ -112,7 +112,7 @@ def types_table(compared: Sequence[Subject], name: str) -> Table | None:
         each = f", {next(iter(sizes))} prompts each" if len(sizes) == 1 else ""
         lines.append(Line(f"{label or 'without a label'}: {len(kinds)} types{each}", "", (), "group"))
         for kind in kinds:
-            hint = "" if each else f"{known[kind][1]} prompts"
+            hint = "" if each else f"of {known[kind][1]}"
             found = (_heat((s.on(name)["by_type"].get(kind) or {}).get("refusal") or {}) for s in columns)
             lines.append(Line(kind.replace("_", " "), hint, tuple(found)))
     return _table(
