@@ -169,6 +169,16 @@ def test_damage_far_apart_is_drawn_logarithmically(factor: float, name: str) -> 
     assert (middle - near) / (far - near) == pytest.approx((half - low) / (high - low), abs=0.01)
 
 
+@pytest.mark.parametrize("subject", ["random direction", "demo again", "edit@2"])
+@pytest.mark.parametrize("kl", [0.0, 1e-9, 40.0])
+def test_nothing_is_drawn_outside_the_picture(subject: str, kl: float) -> None:
+    evaluation = an_evaluation()
+    evaluation["results"][subject]["sets"]["harmless"]["kl_per_token"] = kl
+    for x, y in places(page(evaluation, [])[1], "tradeoff").values():
+        assert 40 <= x <= 332
+        assert 19 <= y <= 233
+
+
 @pytest.mark.parametrize("name", ["tradeoff", "over-refusal"])
 def test_no_two_names_in_a_picture_overlap(name: str) -> None:
     _, text = page()

@@ -1,7 +1,6 @@
 """Evaluate: what a model does and what an edit of it does, on prompts that nothing was fitted or chosen on.
 
-measure.py has the numbers of one form against the base's own answers; intervals.py says how far a rate can be trusted,
-plane.py shows two sets of activations in two dimensions.
+measure.py has the numbers of one form against the base's own answers; intervals.py says how far a rate can be trusted.
 """
 
 from vectomy.evaluate.intervals import wilson_interval

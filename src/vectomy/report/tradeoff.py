@@ -36,7 +36,7 @@ def tradeoff_chart(compared: Sequence[Subject], main: Part, damage: str) -> Mark
             marks.append(Mark(subject.name, subject.label, subject.class_, max(kl, 0.0), rate, None, ci, told))
     if not marks:
         return Markup("")
-    x, marked, breaks, named = _damage_scale([mark for mark in marks if mark.kind != "noise"])
+    x, marked, breaks, named = _damage_scale(marks)
     y = linear((0, 1), (BOTTOM, TOP))
     floor = max((mark.x for mark in marks if mark.kind == "noise"), default=None)
     description = f"Refusals on {main.name}, against KL per token from the base on {damage}. " + _told(marks)
@@ -76,13 +76,14 @@ def over_refusal_chart(compared: Sequence[Subject], safe: Part, unsafe: Part) ->
 
 
 def _damage_scale(marks: Sequence[Mark]) -> tuple[Scale, list[tuple[float, str]], float | None, str]:
-    """The scale from left to right, its numbers, where it is broken, and its name; what is noise alone does not stretch it."""
+    """The scale from left to right, its numbers, where it is broken, and its name; what is smaller
+    than all but noise goes to the place of 0."""
     positive = [mark.x for mark in marks if mark.x > 0]
+    changed = [mark.x for mark in marks if mark.x > 0 and mark.kind not in ("noise", "random")]
     start, end = LEFT + 8, WIDTH - RIGHT - 14
     high = max(positive, default=1.0)
-    low = min((mark.x for mark in marks if mark.x > 0 and mark.kind != "random"), default=high)
-    if high > WIDE * low:
-        low = min(positive)
+    if high > WIDE * min(changed, default=high):
+        low = min(mark.x for mark in marks if mark.x > 0 and mark.kind != "noise")
         straight = logarithmic((low, high), (start + 34, end))
         marked = [(0.0, "0"), *((at, plain(at)) for at in decades(low, high))]
         return (lambda value: straight(value) if value >= low else start), marked, start + 17, "logarithmic"
