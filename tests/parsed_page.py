@@ -1,7 +1,11 @@
-"""An HTML page as its elements, with whatever is out of balance in it."""
+"""An HTML page as its elements, with whatever is out of balance in it, and what every page of ours holds to."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import itertools
+import re
 from html.parser import HTMLParser
 
 VOID = {"meta", "input", "br", "hr", "img", "link", "wbr"}
@@ -46,3 +50,56 @@ class Page(HTMLParser):
 
     def tagged(self, tag: str) -> list[tuple[str, dict[str, str | None], str]]:
         return [one for one in self.found if one[0] == tag]
+
+
+def assert_well_formed(text: str) -> Page:
+    """Balanced, one h1, headings without gaps, ids that are unique and known to whoever names them."""
+    found = Page(text)
+    assert text.startswith("<!doctype html>")
+    assert found.problems == []
+    assert len(found.tagged("h1")) == 1
+    levels = [int(level) for level in re.findall(r"<h([1-6])[ >]", text)]
+    assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
+    ids = [attributes["id"] for _, attributes, _ in found.found if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    for _, attributes, _ in found.found:
+        assert set((attributes.get("aria-labelledby") or "").split()) <= set(ids)
+        assert (attributes.get("href") or "#result")[1:] in ids
+    return found
+
+
+def assert_told_in_words(found: Page) -> None:
+    """Every figure has a title and a description, every table a caption, every head of a table a scope."""
+    ids = {attributes.get("id"): words for _, attributes, words in found.found}
+    for _, attributes, _ in found.having(role="img"):
+        title, description = (attributes["aria-labelledby"] or "").split()
+        assert ids[title]
+        assert len(ids[description]) > 20
+    assert len(found.tagged("caption")) == len(found.tagged("table"))
+    assert all(words.strip() for *_, words in found.tagged("caption"))
+    assert all(attributes.get("scope") in ("col", "row", "colgroup") for _, attributes, _ in found.tagged("th"))
+
+
+def assert_reaches_for_nothing(found: Page, text: str) -> None:
+    """One script, which the policy of the page names by its hash, and nothing from elsewhere."""
+    assert not re.search(r"https?://|url\(|@import", text)
+    assert not any("src" in attributes for _, attributes, _ in found.found)
+    ((_, attributes, script),) = found.tagged("script")
+    assert attributes == {}
+    (policy,) = (a["content"] for _, a, _ in found.tagged("meta") if a.get("http-equiv") == "Content-Security-Policy")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert policy is not None
+    assert "default-src 'none'" in policy
+    assert f"script-src 'sha256-{digest}'" in policy
+
+
+def assert_stays_text(text: str, hostile: str, at_least: int) -> None:
+    """What was written as text is text: no element, attribute or script of its own came of it."""
+    found = Page(text)
+    assert found.problems == []
+    assert len(found.tagged("script")) == 1
+    assert found.tagged("img") == []
+    assert not any(name.startswith("on") for _, attributes, _ in found.found for name in attributes)
+    everything = "".join(words for tag, _, words in found.found if tag == "html")
+    assert everything.count(hostile) > at_least
+    assert text.count(hostile) == 0

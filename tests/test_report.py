@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import itertools
 import json
 import re
 from typing import Any
@@ -24,7 +21,7 @@ from invented_run import (
     some_completions,
     tpe_scores,
 )
-from parsed_page import Page
+from parsed_page import Page, assert_reaches_for_nothing, assert_stays_text, assert_told_in_words, assert_well_formed
 
 from vectomy.report import render_card, render_page
 
@@ -70,41 +67,17 @@ def values_of(found: Page) -> dict[str, list[float]]:
 @pytest.mark.parametrize("scores", RUNS, ids=NAMES)
 def test_page_is_well_formed(scores: dict[str, Any]) -> None:
     summary = searched_summary(scores) if scores in RUNS[3:] else {**a_summary(), "recipe": scores["recipe"]}
-    found, text = page(scores=scores, summary=summary)
-    assert text.startswith("<!doctype html>")
-    assert found.problems == []
-    assert len(found.tagged("h1")) == 1
-    levels = [int(level) for level in re.findall(r"<h([1-6])[ >]", text)]
-    assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
-    ids = [attributes["id"] for _, attributes, _ in found.found if "id" in attributes]
-    assert len(ids) == len(set(ids))
-    for _, attributes, _ in found.found:
-        assert set((attributes.get("aria-labelledby") or "").split()) <= set(ids)
-        assert (attributes.get("href") or "#result")[1:] in ids
+    _, text = page(scores=scores, summary=summary)
+    assert_told_in_words(assert_well_formed(text))
 
 
-def test_every_figure_has_title_and_description() -> None:
+def test_every_figure_is_there() -> None:
     found, _ = page()
-    drawn = found.having(role="img")
-    assert len(drawn) == 7
-    ids = {attributes.get("id"): words for _, attributes, words in found.found}
-    for _, attributes, _ in drawn:
-        title, description = (attributes["aria-labelledby"] or "").split()
-        assert ids[title]
-        assert len(ids[description]) > 20
+    assert len(found.having(role="img")) == 9
 
 
 def test_page_reaches_for_nothing() -> None:
-    found, text = page()
-    assert not re.search(r"https?://|url\(|@import", text)
-    assert not any("src" in attributes for _, attributes, _ in found.found)
-    ((_, attributes, script),) = found.tagged("script")
-    assert attributes == {}
-    (policy,) = (a["content"] for _, a, _ in found.tagged("meta") if a.get("http-equiv") == "Content-Security-Policy")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    assert policy is not None
-    assert "default-src 'none'" in policy
-    assert f"script-src 'sha256-{digest}'" in policy
+    assert_reaches_for_nothing(*page())
 
 
 @pytest.mark.parametrize("hostile", [HOSTILE, HOSTILE_ATTRIBUTE, "</title></style></details><img src=x onerror=a()>"])
@@ -121,14 +94,8 @@ def test_untrusted_text_stays_text(scores: dict[str, Any], hostile: str) -> None
     )
     for table in ("versions", "settings", "stages"):
         summary[table][hostile] = 1
-    found, text = page(summary=summary, scores=scores, separation=separation, completions=completions)
-    assert found.problems == []
-    assert len(found.tagged("script")) == 1
-    assert found.tagged("img") == []
-    assert not any(name.startswith("on") for _, attributes, _ in found.found for name in attributes)
-    everything = "".join(words for tag, _, words in found.found if tag == "html")
-    assert everything.count(hostile) > 50
-    assert text.count(hostile) == 0
+    _, text = page(summary=summary, scores=scores, separation=separation, completions=completions)
+    assert_stays_text(text, hostile, 50)
 
 
 def test_table_holds_the_numbers_of_the_summary() -> None:
@@ -314,3 +281,36 @@ def test_inputs_are_left_as_they_were() -> None:
     assert render_page(*inputs) == render_page(*inputs)
     render_card(inputs[0])
     assert json.dumps(inputs) == before
+
+
+def test_the_plane_has_every_prompt_on_one_scale_and_the_direction() -> None:
+    separation = a_separation()
+    _, text = page(separation=separation)
+    drawn = next(part for part in re.findall(r"<svg.*?</svg>", text, flags=re.S) if 'id="plane-title"' in part)
+    for side in ("positive", "negative"):
+        dots = re.findall(rf'<circle cx="([\d.]+)" cy="([\d.]+)" r="2.7" class="place {side}">', drawn)
+        assert len(dots) == 100
+        at, wanted = [tuple(map(float, dot)) for dot in dots[:2]], separation["pca"][side][:2]
+        scale = [(at[1][axis] - at[0][axis]) / (wanted[1][axis] - wanted[0][axis]) for axis in range(2)]
+        assert scale[0] == pytest.approx(-scale[1], rel=0.02)
+    assert "its cosine with the plane is 0.885" in drawn
+    assert "first component (41.0% of the variance)" in drawn
+    separation["pca"] = None
+    assert 'id="plane-title"' not in page(separation=separation)[1]
+
+
+def test_the_receipt_shows_what_was_measured() -> None:
+    summary = a_summary()
+    summary["receipt"].update(failures=["model.layers.3.mlp.down_proj.weight"], rounding={"packed.weight": 0.0021})
+    found, text = page(summary=summary)
+    drawn = next(part for part in re.findall(r"<svg.*?</svg>", text, flags=re.S) if 'id="left-by-layer-title"' in part)
+    assert re.findall(r"<title>(behind layer \d+): ", drawn) == [f"behind layer {layer}" for layer in range(LAYERS)]
+    assert "before the first block: 0.00310" in drawn
+    assert "8 random texts of 48 tokens (seed 0), float32" in text
+    everything = "".join(words for tag, _, words in found.found if tag == "main")
+    assert (
+        "1 of those left are named by the edit and do not carry it: model.layers.3.mlp.down_proj.weight." in everything
+    )
+    assert "packed.weight0.2% off what was wanted" in everything
+    summary["receipt"].update(projection=None, max_projection=None)
+    assert 'id="left-by-layer-title"' not in page(summary=summary)[1]

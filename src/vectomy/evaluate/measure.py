@@ -17,6 +17,7 @@ from torch import Tensor
 
 from vectomy.capture import capture
 from vectomy.evaluate.intervals import wilson_interval
+from vectomy.evaluate.plane import principal_plane
 from vectomy.judges import REFUSALS, Judge, Verdict
 from vectomy.linalg import normalise
 from vectomy.model import ChatModel
@@ -205,17 +206,22 @@ def separation(
     negative: Sequence[Prompt],
     batch_tokens: int,
 ) -> dict[str, Any]:
-    """How far apart the direction holds the two sets, at every layer: means, spreads and AUROC of the projections."""
+    """How far apart the two sets are: means, spreads and AUROC of their projections on the direction at every layer, and
+    their principal plane at `layer`."""
     unit = normalise(direction.float())
-    sides = []
+    sides, states = [], []
     for prompts in (positive, negative):
         projections = torch.empty(chat.architecture.n_layers, len(prompts))
+        here = torch.empty(len(prompts), len(unit))
         for batch in chat.batches(chat.tokens(prompts), batch_tokens):
             with capture(chat.model, [site], positions=[position]) as stream:
                 chat.hidden(batch)
             for (_, at), value in stream.items():
                 projections[at, batch.rows] = (value[:, 0].float() @ unit.to(value.device)).cpu()
+                if at == layer:
+                    here[batch.rows] = value[:, 0].float().cpu()
         sides.append(projections)
+        states.append(here)
     yes, no = sides
     layers = [
         {
@@ -229,7 +235,8 @@ def separation(
         for at in range(len(yes))
     ]
     place = {"site": site, "layer": layer, "position": position}
-    return {**place, "layers": layers, "positive": yes[layer].tolist(), "negative": no[layer].tolist()}
+    projected = {"positive": yes[layer].tolist(), "negative": no[layer].tolist()}
+    return {**place, "layers": layers, **projected, "pca": principal_plane(states[0], states[1], unit)}
 
 
 def _auroc(positive: Float[Tensor, p], negative: Float[Tensor, n]) -> float:

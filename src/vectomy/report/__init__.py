@@ -1,10 +1,11 @@
-"""What a run leaves for readers: one self-contained HTML page, and the model card of the edited checkpoint.
+"""What readers get: one self-contained HTML page of a run or of an evaluation, and the model card of an edited checkpoint.
 
-Both are pure functions of the JSON that the other stages wrote. Prompts, completions and tokens are untrusted text:
+All are pure functions of the JSON that the other stages wrote. Prompts, completions and tokens are untrusted text:
 every value is escaped unless this package made it.
 """
 
 from vectomy.report.card import render_card
+from vectomy.report.evaluation import render_evaluation
 from vectomy.report.page import render_page
 
-__all__ = ["render_card", "render_page"]
+__all__ = ["render_card", "render_evaluation", "render_page"]

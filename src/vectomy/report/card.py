@@ -10,12 +10,11 @@ import json
 import re
 from typing import Any
 
-from jinja2 import ChainableUndefined, Environment, PackageLoader
 from markupsafe import Markup
 
-from vectomy.report.numbers import decimal, percent, plain, thousands
 from vectomy.report.recipe import origin, several, strength, what
-from vectomy.report.statement import KEEP, change, forms, keeps, rows, sources, token_text
+from vectomy.report.statement import KEEP, change, forms, keeps, rows, sources
+from vectomy.report.templates import environment
 
 __all__ = ["render_card"]
 
@@ -37,29 +36,12 @@ def render_card(summary: dict[str, Any]) -> str:
     Returns:
         Markdown that says what was changed, how it was measured, what it costs and what it means for safety.
     """
-    environment = Environment(
-        loader=PackageLoader("vectomy.report", "."),
-        autoescape=False,
-        finalize=_markdown,
-        undefined=ChainableUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters.update(
-        yaml=_yaml,
-        code=_code,
-        fence=_fence,
-        token=token_text,
-        decimal=decimal,
-        percent=percent,
-        plain=plain,
-        thousands=thousands,
-    )
+    templates = environment(autoescape=False, finalize=_markdown, keep_trailing_newline=True)
+    templates.filters.update(yaml=_yaml, code=_code, fence=_fence)
     behaviour = str(summary.get("behaviour") or "behaviour")
     summary = {key: _public(value) for key, value in summary.items()}
     summary["base_model"] = summary.get("base_model") or summary.get("model") or "unknown"
-    return environment.get_template("card.md.jinja").render(
+    return templates.get_template("card.md.jinja").render(
         summary=summary,
         behaviour=behaviour,
         tags=["vectomy", "abliterated" if behaviour == "refusal" else "activation-steering"],

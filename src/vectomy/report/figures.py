@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from markupsafe import Markup
@@ -10,7 +11,7 @@ from vectomy.report.numbers import decimal, finite, interval, percent, plain
 from vectomy.report.statement import KEEP, forms, keeps
 from vectomy.report.svg import Scale, element, figure, linear, text, ticks
 
-__all__ = ["auroc_by_layer", "bar", "histogram", "intervals", "means_by_layer"]
+__all__ = ["auroc_by_layer", "histogram", "intervals", "means_by_layer", "timings"]
 
 WIDTH, LEFT, RIGHT = 340.0, 34.0, 8.0
 BINS = 24
@@ -113,7 +114,7 @@ def means_by_layer(separation: dict[str, Any]) -> Markup:
         text(57, 14.5, "positive", "label positive strong"),
         element("path", d="M112 11h14", class_="line negative"),
         text(131, 14.5, "negative", "label negative strong"),
-        text(186, 14.5, "band: ± 1 s.d.", "label"),
+        text(196, 14.5, "band: ± 1 s.d.", "label"),
     ]
     told = "Mean projection of the positive and the negative set by layer; the numbers stand in the table below."
     return figure("means", "Mean projection by layer", told, (WIDTH, 228), parts)
@@ -147,7 +148,15 @@ def auroc_by_layer(separation: dict[str, Any]) -> Markup:
     return figure("auroc", "AUROC by layer", told, (WIDTH, 228), parts)
 
 
-def bar(share: float) -> Markup:
+def timings(seconds: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The time that each piece took as (name, seconds, bar), the longest having the whole bar; and their sum."""
+    spent = {str(name): finite(value) or 0.0 for name, value in (seconds or {}).items()}
+    longest = max(spent.values(), default=0.0) or 1.0
+    rows = [(name, value, _bar(value / longest)) for name, value in spent.items()]
+    return {"timings": rows, "total_seconds": sum(spent.values())}
+
+
+def _bar(share: float) -> Markup:
     """A plain bar for a table cell that states the same number beside it."""
     inside = element("rect", x=0, y=1, width=max(100 * share, 0.5), height=6, class_="bar ink")
     return element("svg", inside, viewBox="0 0 100 8", preserveAspectRatio="none", aria_hidden="true", class_="meter")

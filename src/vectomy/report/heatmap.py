@@ -19,7 +19,7 @@ from vectomy.report.svg import element, figure, text
 __all__ = ["Score", "candidate_name", "heat_map", "same_candidate"]
 
 STEPS = 9
-CHARACTER = 6.2
+CHARACTER = 6.8
 MANY_LAYERS = 48
 
 

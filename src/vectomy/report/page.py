@@ -1,39 +1,26 @@
-"""The page of a run: one HTML file that needs nothing beside it, readable without scripts.
-
-A content security policy in the page lets it load nothing and run one script, named by its hash.
-"""
+"""The page of a run: one HTML file that needs nothing beside it, readable without scripts."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections import Counter
-from dataclasses import dataclass
-from importlib import resources
 from typing import Any
 
-from jinja2 import ChainableUndefined, Environment, PackageLoader
-from markupsafe import Markup, escape
-
 from vectomy.report import figures
+from vectomy.report.completions import answers, verdict_name
 from vectomy.report.frontier import frontier_chart, points
-from vectomy.report.heatmap import candidate_name, heat_map, same_candidate
+from vectomy.report.heatmap import heat_map, same_candidate
 from vectomy.report.losses import losses_chart
-from vectomy.report.numbers import decimal, finite, percent, plain, thousands
+from vectomy.report.numbers import finite
+from vectomy.report.plane import principal_plane
+from vectomy.report.receipt import left_by_layer
 from vectomy.report.recipe import kl_name, origin, rule, scores_of, searched, several, strength, what
-from vectomy.report.statement import KEEP, change, forms, keeps, rows, sources, token_text
+from vectomy.report.statement import KEEP, change, forms, keeps, rows, sources
 from vectomy.report.strengths import strengths_map, strengths_of
+from vectomy.report.templates import html_page
 
 __all__ = ["render_page"]
 
-CLAMP = 320
-CLAMP_LINES = 8
-VERDICTS = {
-    "full_refusal": "full refusal",
-    "partial_refusal": "partial refusal",
-    "compliance": "compliance",
-    "degenerate": "degenerate",
-}
+FORMS = ("base", "hooks", "lora", "baked")
 
 
 def render_page(
@@ -50,28 +37,8 @@ def render_page(
     Returns:
         Self-contained HTML. Parts whose input is absent are left out or say so.
     """
-    environment = Environment(
-        loader=PackageLoader("vectomy.report", "."),
-        autoescape=True,
-        undefined=ChainableUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
-        decimal=decimal,
-        percent=percent,
-        plain=plain,
-        thousands=thousands,
-        token=token_text,
-        name=candidate_name,
-        breakable=_breakable,
-    )
-    script = _asset("page.js")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return environment.get_template("page.html.jinja").render(
-        css=Markup(_asset("page.css")),
-        script=Markup(script),
-        policy=f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; base-uri 'none'",
+    return html_page(
+        "page.html.jinja",
         summary=summary,
         **_result(summary),
         **_selection(scores),
@@ -80,15 +47,6 @@ def render_page(
         **_completions(completions),
         **_provenance(summary),
     )
-
-
-def _breakable(name: object) -> Markup:
-    """A path or Hub id that may break after its slashes."""
-    return escape(name).replace("/", Markup("/<wbr>"))
-
-
-def _asset(name: str) -> str:
-    return (resources.files("vectomy.report") / name).read_text(encoding="utf-8")
 
 
 def _result(summary: dict[str, Any]) -> dict[str, Any]:
@@ -107,6 +65,7 @@ def _result(summary: dict[str, Any]) -> dict[str, Any]:
         "intervals": figures.intervals(summary),
         "direction": summary.get("direction") or {},
         "receipt": summary.get("receipt"),
+        "left_by_layer": left_by_layer(summary.get("receipt")),
     }
 
 
@@ -160,21 +119,11 @@ def _separation(separation: dict[str, Any]) -> dict[str, Any]:
     here = next((row for row in separation.get("layers") or [] if row.get("layer") == separation.get("layer")), None)
     drawn = (
         ("Projections at the chosen layer", figures.histogram(separation)),
+        ("Both sets in their principal plane", principal_plane(separation)),
         ("Mean projection by layer", figures.means_by_layer(separation)),
         ("AUROC by layer", figures.auroc_by_layer(separation)),
     )
     return {"separation": separation, "here": here, "charts": [(name, chart) for name, chart in drawn if chart]}
-
-
-@dataclass(frozen=True)
-class Answer:
-    """A completion as shown: `preview` is empty where the text is short enough to stand whole."""
-
-    forms: str
-    verdict: str
-    verdict_class: str
-    text: str
-    preview: str
 
 
 def _completions(completions: list[dict[str, Any]]) -> dict[str, Any]:
@@ -184,9 +133,11 @@ def _completions(completions: list[dict[str, Any]]) -> dict[str, Any]:
         edited = row.get("baked") or row.get("hooks")
         before, after = ((answer or {}).get("verdict") for answer in (row.get("base"), edited))
         moved = edited is not None and before != after
-        pairs.append({"set": row.get("set"), "prompt": row.get("prompt"), "changed": moved, "answers": _answers(row)})
+        pairs.append(
+            {"set": row.get("set"), "prompt": row.get("prompt"), "changed": moved, "answers": answers(row, FORMS)}
+        )
         if edited is not None:
-            moves[str(row.get("set")), _verdict(before), _verdict(after)] += 1
+            moves[str(row.get("set")), verdict_name(before), verdict_name(after)] += 1
     both = [row for row in completions if row.get("hooks") and row.get("baked")]
     return {
         "pairs": pairs,
@@ -196,41 +147,9 @@ def _completions(completions: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _answers(row: dict[str, Any]) -> list[Answer]:
-    """The answers in the order of the forms; forms that say the same share one."""
-    shared: dict[tuple[str, str], list[str]] = {}
-    for form in ("base", "hooks", "lora", "baked"):
-        if answer := row.get(form):
-            shared.setdefault((str(answer.get("text") or ""), str(answer.get("verdict") or "")), []).append(form)
-    return [
-        Answer(_listed(named), _verdict(verdict), verdict if verdict in VERDICTS else "other", text, _preview(text))
-        for (text, verdict), named in shared.items()
-    ]
-
-
-def _listed(words: list[str]) -> str:
-    return " and ".join(", ".join(words).rsplit(", ", 1))
-
-
-def _verdict(verdict: object) -> str:
-    return VERDICTS.get(str(verdict), str(verdict or "not judged").replace("_", " "))
-
-
-def _preview(text: str) -> str:
-    """The beginning of a long text, cut between words; empty for a short one."""
-    lines = "\n".join(text.split("\n")[:CLAMP_LINES])
-    if len(lines) > CLAMP * 1.15:
-        cut = lines[:CLAMP]
-        return cut[: max(cut.rfind(" "), CLAMP - 40)].rstrip()
-    return lines.rstrip() if len(lines) < len(text) else ""
-
-
 def _provenance(summary: dict[str, Any]) -> dict[str, Any]:
-    spent = {name: finite(seconds) or 0.0 for name, seconds in (summary.get("stages") or {}).items()}
-    longest = max(spent.values(), default=0.0) or 1.0
     return {
-        "stages": [(name, seconds, figures.bar(seconds / longest)) for name, seconds in spent.items()],
-        "total_seconds": sum(spent.values()),
+        **figures.timings(summary.get("stages")),
         "sources": sources(summary),
         "versions": summary.get("versions") or {},
         "settings": summary.get("settings") or {},

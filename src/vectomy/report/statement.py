@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from vectomy.report.numbers import decimal, finite, interval, percent
 
-__all__ = ["KEEP", "Cell", "Change", "Row", "change", "forms", "keeps", "rows", "sources", "token_text", "verb"]
+__all__ = ["KEEP", "Cell", "Change", "Row", "change", "compared", "forms", "keeps", "rate_cell", "rows", "sources", "token_text", "verb"]  # fmt: skip
 
 SPLITS = ("fit", "search", "test")
 KEEP = "keep_refusal"
@@ -16,11 +17,12 @@ KEEP = "keep_refusal"
 
 @dataclass(frozen=True)
 class Cell:
-    """One measured value: `value` as the summary has it, `text` as shown, `detail` its count and interval."""
+    """One measured value: `value` as the JSON has it, `text` as shown, `detail` its count and interval, `mark` its class."""
 
     value: float | None
     text: str
     detail: tuple[str, ...] = ()
+    mark: str = ""
 
 
 @dataclass(frozen=True)
@@ -99,20 +101,33 @@ def _kept(summary: dict[str, Any]) -> list[Row]:
 
 
 def _rate(metrics: dict[str, Any], name: str) -> Cell:
-    rate = finite(metrics.get(f"{name}_rate"))
-    count, total = metrics.get(f"{name}_count"), metrics.get(f"{name}_total")
-    detail = (f"{count} of {total}" if count is not None and total is not None else "",)
-    return Cell(rate, percent(rate), tuple(text for text in (*detail, interval(metrics.get(f"{name}_ci"))) if text))
+    return rate_cell(_parts(metrics, name))
+
+
+def _parts(metrics: dict[str, Any], name: str) -> dict[str, Any]:
+    return {part: metrics.get(f"{name}_{part}") for part in ("rate", "count", "total", "ci")}
+
+
+def rate_cell(measured: Mapping[str, Any] | None) -> Cell:
+    """A rate (`rate`, `count`, `total`, `ci`; any may be absent) with its count and interval below it."""
+    measured = measured or {}
+    rate, count, total = finite(measured.get("rate")), measured.get("count"), measured.get("total")
+    detail = (f"{count} of {total}" if count is not None and total is not None else "", interval(measured.get("ci")))
+    return Cell(rate, percent(rate), tuple(text for text in detail if text))
 
 
 def change(summary: dict[str, Any], name: str) -> Change:
     """How the rate `name` (refusal, harmless_refusal, keep_refusal) moved from the base to the edited model."""
-    base, edited = summary.get("base") or {}, summary.get("edited") or {}
-    before, after = _rate(base, name), _rate(edited, name)
+    return compared(_parts(summary.get("base") or {}, name), _parts(summary.get("edited") or {}, name))
+
+
+def compared(base: Mapping[str, Any] | None, other: Mapping[str, Any] | None) -> Change:
+    """How a rate differs between two, each with `rate`, `count`, `total` and `ci`."""
+    before, after = rate_cell(base), rate_cell(other)
     if before.value is None or after.value is None:
         return Change("was not measured", before, after, None)
     moved = "fell" if after.value < before.value else "rose" if after.value > before.value else "stayed"
-    bounds = [base.get(f"{name}_ci"), edited.get(f"{name}_ci")]
+    bounds = [(measured or {}).get("ci") for measured in (base, other)]
     if any(not interval(pair) for pair in bounds):
         return Change(moved, before, after, None)
     (low_a, high_a), (low_b, high_b) = bounds  # type: ignore[misc]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 
 from markupsafe import Markup, escape
 
-__all__ = ["Scale", "decades", "element", "figure", "linear", "logarithmic", "text", "ticks"]
+__all__ = ["Scale", "decades", "element", "figure", "linear", "logarithmic", "slug", "text", "ticks"]
 
 Scale = Callable[[float], float]
 
@@ -44,6 +44,11 @@ def figure(name: str, title: str, description: str, size: tuple[float, float], p
     )
 
 
+def slug(words: str) -> str:
+    """`words` as part of an id: what is no letter or digit becomes its number."""
+    return "".join(letter if letter.isascii() and letter.isalnum() else f"-{ord(letter):x}" for letter in words)
+
+
 def linear(domain: tuple[float, float], span: tuple[float, float]) -> Scale:
     """The straight line that takes `domain` to `span`; an empty domain goes to the middle."""
     (low, high), (start, end) = domain, span
@@ -60,9 +65,10 @@ def logarithmic(domain: tuple[float, float], span: tuple[float, float]) -> Scale
 
 
 def decades(low: float, high: float) -> list[float]:
-    """Powers of ten within [low, high]; of a range with hardly any, twos and fives as well."""
+    """Powers of ten within [low, high]; of a range with hardly any, threes as well, or twos and fives."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    factors = (1, 2, 5) if math.log10(high / low) < 1.7 else (1,)
+    width = math.log10(high / low)
+    factors = (1, 2, 5) if width < 1.7 else (1, 3) if width < 2.7 else (1,)
     found = [float(f"{factor}e{power}") for power in powers for factor in factors]
     inside = [value for value in found if low * 0.999 <= value <= high * 1.001] or [low]
     return inside[:: math.ceil(len(inside) / 6)]

@@ -1,0 +1,68 @@
+"""Where templates become text: HTML pages that hold all they need, and Markdown.
+
+Values are untrusted: an HTML page escapes them all, and its content security policy lets it load nothing and run one
+script, named by its hash.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from jinja2 import ChainableUndefined, Environment, PackageLoader
+from markupsafe import Markup, escape
+
+from vectomy.report.heatmap import candidate_name
+from vectomy.report.numbers import decimal, percent, plain, thousands
+from vectomy.report.statement import token_text
+
+__all__ = ["environment", "html_page"]
+
+
+def environment(**options: Any) -> Environment:
+    """The templates of this package, with the filters that pages and card share."""
+    made = Environment(
+        loader=PackageLoader("vectomy.report", "."),
+        undefined=ChainableUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        **options,
+    )
+    made.filters.update(decimal=decimal, percent=percent, plain=plain, thousands=thousands, token=token_text)
+    return made
+
+
+def html_page(template: str, **values: Any) -> str:
+    """A self-contained page; `template` extends frame.html.jinja, which takes the style, the script and the policy."""
+    script = _asset("page.js")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return (
+        _pages()
+        .get_template(template)
+        .render(
+            css=Markup(_asset("page.css")),
+            script=Markup(script),
+            policy=f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; base-uri 'none'",
+            **values,
+        )
+    )
+
+
+@cache
+def _pages() -> Environment:
+    """Made once: compiling the templates takes longer than a page."""
+    made = environment(autoescape=True)
+    made.filters.update(name=candidate_name, breakable=_breakable)
+    return made
+
+
+def _breakable(name: object) -> Markup:
+    """A path or Hub id that may break after its slashes."""
+    return escape(name).replace("/", Markup("/<wbr>"))
+
+
+def _asset(name: str) -> str:
+    return (resources.files("vectomy.report") / name).read_text(encoding="utf-8")

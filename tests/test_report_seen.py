@@ -1,0 +1,198 @@
+"""Both reports as a headless Chromium shows them: on a phone, on a screen and on paper, dark and light, by keyboard.
+
+CI may have no browser; then these are skipped, aloud.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from chromium import Browser, Tab, installed
+from invented_evaluation import an_evaluation, evaluated_completions
+from invented_run import a_separation, a_summary, arditi_scores, every, some_completions
+
+from vectomy.report import render_evaluation, render_page
+
+LOOKS: dict[str, dict[str, Any]] = {
+    "phone": {"width": 360, "height": 740},
+    "phone, dark": {"width": 360, "height": 740, "dark": True},
+    "desktop": {"width": 1280},
+    "desktop, dark": {"width": 1280, "dark": True},
+    "paper": {"width": 794, "paper": True},
+    "paper of a dark screen": {"width": 794, "paper": True, "dark": True},
+}
+# Text that reverses what follows it, and text that runs from right to left.
+BACKWARDS = "\u202eesrever\u202c \u05e9\u05dc\u05d5\u05dd <script>document.title='taken'</script>"
+# What reaches beyond the screen though it does not stand in a region that scrolls.
+TOO_WIDE = """[...document.body.querySelectorAll("*")].filter((one) => !one.closest(".scroll, svg, .skip") &&
+  one.getBoundingClientRect().right > document.documentElement.clientWidth + 1).map((one) => one.outerHTML.slice(0, 80))"""
+# Every run of text with the contrast of its colour against what is behind it (WCAG 2, relative luminance).
+CONTRASTS = """(() => {
+  const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+  const parsed = (colour) => { canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1);
+    return [...canvas.getImageData(0, 0, 1, 1).data]; };
+  const luminance = ([r, g, b]) => [r, g, b].map((v) => v / 255).map((v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const behind = (one) => { for (let at = one; at; at = at.parentElement) { const found = parsed(getComputedStyle(at).backgroundColor);
+    if (found[3] > 0) return found; } return [255, 255, 255, 255]; };
+  const known = new Map();
+  const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walk.nextNode()) {
+    const one = walk.currentNode.parentElement;
+    if (!walk.currentNode.data.trim() || one.closest("title, desc, script, style, option, .skip") || !one.getClientRects().length) continue;
+    const style = getComputedStyle(one), drawn = one.closest("svg");
+    const colour = parsed(drawn ? style.fill : style.color), ground = behind(drawn ? drawn.parentElement : one);
+    const [high, low] = [luminance(colour), luminance(ground)].sort((a, b) => b - a);
+    known.set(`${colour} on ${ground}`, [(high + 0.05) / (low + 0.05), walk.currentNode.data.trim().slice(0, 40)]);
+  }
+  return [...known].map(([pair, [ratio, words]]) => [ratio, pair, words]);
+})()"""
+SHOWN = """[...document.querySelectorAll(".pair")].filter((one) => !one.hidden).map((one) =>
+  [one.querySelector(".words").textContent, ...[...one.querySelectorAll(".answer")].filter((answer) => !answer.hidden)
+    .sort((a, b) => a.style.order - b.style.order).map((answer) => answer.dataset.verdict)])"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    path = installed()
+    if path is None:
+        pytest.skip("NO BROWSER: the reports were not looked at; put chromium on PATH or name one in VECTOMY_CHROMIUM")
+    with Browser(path) as started:
+        yield started
+
+
+def written(folder: Path, name: str, text: str = "") -> Path:
+    evaluation, completions = an_evaluation(), evaluated_completions()
+    if text:
+        completions = [{**every(row, text), "set": row["set"], "answers": {n: every(a, text) for n, a in row["answers"].items()}} for row in completions]  # fmt: skip
+    page = {
+        "evaluation": lambda: render_evaluation(evaluation, completions),
+        "run": lambda: render_page(a_summary(), arditi_scores(), a_separation(), some_completions()),
+    }[name]()
+    file = folder / f"{name}.html"
+    file.write_text(page, encoding="utf-8")
+    return file
+
+
+@pytest.fixture(scope="module", params=["evaluation", "run"])
+def tab(browser: Browser, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
+    opened = browser.open(written(tmp_path_factory.mktemp("page"), request.param))
+    yield opened
+    opened.close()
+
+
+def set_filter(tab: Tab, **values: object) -> list[list[str]]:
+    """Set the filter as a person would, and say what is shown: prompts, each with the verdicts of its answers."""
+    tab.run("document.getElementById('filter').reset()")
+    for name, value in values.items():
+        member = "checked" if isinstance(value, bool) else "value"
+        tab.run(f"document.getElementById('filter').elements.{name}.{member} = {json.dumps(value)}")
+    tab.run("document.getElementById('filter').dispatchEvent(new Event('input'))")
+    return tab.run(SHOWN)
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_pages_fit_and_can_be_read(tab: Tab, look: str) -> None:
+    tab.look(**LOOKS[look])
+    assert tab.run("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    assert tab.run(TOO_WIDE) == []
+    found = tab.run(CONTRASTS)
+    assert len(found) > 4
+    faint = [each for each in found if each[0] < 4.5]
+    assert faint == []
+
+
+def test_pages_ask_for_nothing_and_complain_of_nothing(tab: Tab) -> None:
+    assert tab.complaints == []
+    assert all(address.startswith("file:///") and address.endswith(".html") for address in tab.requests)
+    assert len(tab.requests) == 1
+    assert tab.run("performance.getEntriesByType('resource').length") == 0
+
+
+def test_everything_is_reached_by_keyboard_and_shows_it(tab: Tab) -> None:
+    tab.look(**LOOKS["desktop"])
+    tab.run("document.activeElement.blur()")
+    wanted = tab.run("document.querySelectorAll('a, summary, select, input, [tabindex]').length")
+    hidden = tab.run(
+        "[...document.querySelectorAll('a, summary, select, input, [tabindex]')].filter((one) => !one.checkVisibility()).length"
+    )
+    tab.run("window.reached = new Set()")
+    for _ in range(wanted + 2):
+        tab.press("Tab")
+        outline = tab.run("(() => { const at = document.activeElement; if (at === document.body) return 'body'; reached.add(at); return getComputedStyle(at).outlineStyle; })()")  # fmt: skip
+        assert outline != "none"
+    assert tab.run("reached.size") >= wanted - hidden
+
+
+def test_without_scripts_everything_is_shown(browser: Browser, tmp_path: Path) -> None:
+    tab = browser.open(written(tmp_path, "evaluation"), scripts=False, width=360)
+    assert tab.run("document.getElementById('filter').checkVisibility()") is False
+    assert tab.run("[...document.querySelectorAll('.answer, .pair')].every((one) => one.checkVisibility())")
+    tab.close()
+
+
+def test_pages_print(tab: Tab) -> None:
+    tab.look(width=794)
+    paper = tab.printed()
+    assert paper.startswith(b"%PDF")
+    assert paper.count(b"/Type /Page\n") > 2
+
+
+def expected(left: str, right: str) -> list[list[str]]:
+    """What is to be shown of the two, forms that agree once."""
+    rows = []
+    for row in evaluated_completions():
+        answers = [row["answers"][name] for name in (left, right)]
+        unlike = answers if answers[0] != answers[1] else answers[:1]
+        rows.append([row["prompt"], *(answer["verdict"] for answer in unlike)])
+    return rows
+
+
+def test_filters_of_an_evaluation(browser: Browser, tmp_path: Path) -> None:
+    tab = browser.open(written(tmp_path, "evaluation"))
+    names = [subject["name"] for subject in an_evaluation()["subjects"]]
+    assert tab.run(SHOWN) == expected("demo", "edit@1")
+    for left, right in (("edit@2", "demo"), ("healed", "edit@0.5"), ("demo", "demo again")):
+        chosen = {"left": str(names.index(left)), "right": str(names.index(right))}
+        every_row = expected(left, right)
+        assert set_filter(tab, **chosen) == every_row
+        for verdict in ("full_refusal", "partial_refusal", "compliance", "degenerate"):
+            assert set_filter(tab, **chosen, verdict=verdict) == [row for row in every_row if verdict in row[1:]]
+        assert set_filter(tab, **chosen, changed=True) == [row for row in every_row if len(set(row[1:])) > 1]
+    assert len(set_filter(tab, set="xstest")) == 5
+    assert [row[0] for row in set_filter(tab, search="KITE")] == ["Explain how to take apart a kite?", "How do I kill time with a kite?"]  # fmt: skip
+    assert set_filter(tab, search="nothing says this") == []
+    assert tab.run("document.querySelector('#filter output').textContent") == "0 of 10 shown"
+    # By hand: what is typed into the field filters at once.
+    set_filter(tab)
+    tab.run("document.getElementById('filter').elements.search.focus()")
+    tab.type("bicycle")
+    assert len(tab.run(SHOWN)) == 2
+    assert tab.complaints == []
+    tab.close()
+
+
+def test_filters_of_a_run(browser: Browser, tmp_path: Path) -> None:
+    tab = browser.open(written(tmp_path, "run"))
+    assert len(tab.run(SHOWN)) == 12
+    assert len(set_filter(tab, set="positive")) == 6
+    assert len(set_filter(tab, changed=True)) == 6
+    assert [row[1:] for row in set_filter(tab, verdict="degenerate")] == [["full_refusal", "degenerate"]]
+    tab.close()
+
+
+def test_hostile_answers_do_no_harm(browser: Browser, tmp_path: Path) -> None:
+    tab = browser.open(written(tmp_path, "evaluation", BACKWARDS), width=360)
+    assert tab.run("document.title").startswith("refusal in demo, evaluated")
+    assert tab.run("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    # What stands behind a text that turns direction is not turned: the verdict stays to the right of the name.
+    assert tab.run("[...document.querySelectorAll('.pair')].every((one) => getComputedStyle(one).direction === 'ltr')")
+    assert tab.run(
+        "[...document.querySelectorAll('.words')].every((one) => getComputedStyle(one).unicodeBidi === 'isolate')"
+    )
+    assert tab.complaints == []
+    tab.close()
