@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from vectomy.cli import chat, coverage, direction, edits, run, select
+from vectomy.cli import chat, coverage, direction, edits, evaluate, run, select
 from vectomy.errors import VectomyError
 
 __all__ = ["app", "main"]
@@ -46,6 +46,7 @@ select.register(app)
 edits.register(app)
 coverage.register(app)
 direction.register(app)
+evaluate.register(app)
 chat.register(app)
 
 
