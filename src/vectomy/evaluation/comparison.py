@@ -30,7 +30,7 @@ __all__ = ["evaluate_models"]
 # Prompts that are asked again after an earlier exchange, and behind a long text; the latter take the time of all its tokens.
 MULTI_TURN_PROMPTS, CONTEXT_PROMPTS = 50, 16
 # A call is a JSON object of some length; one that is cut off is not valid.
-TOOL_TOKENS = 128
+TOOL_TOKENS = 96
 
 
 def evaluate_models(
