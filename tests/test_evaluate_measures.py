@@ -265,7 +265,7 @@ def test_without_a_system_role_the_first_turn_takes_the_system_prompt() -> None:
 def test_messages_that_are_no_conversation_are_named(tmp_path: Path, messages: object) -> None:
     file = tmp_path / "talk.jsonl"
     file.write_text(json.dumps({"messages": {"bad": messages} if messages == "text?" else messages}))
-    with pytest.raises(PromptError, match="row 1 of .* no conversation"):
+    with pytest.raises(PromptError, match=r"row 1 of .* no conversation"):
         read_sets([str(file)], None, 0)
 
 
@@ -282,10 +282,12 @@ def test_an_earlier_exchange_stands_before_the_prompt() -> None:
 
 def test_filler_has_the_asked_length_and_does_not_repeat() -> None:
     chat = tiny_chat.chat()
-    short, long = (behind_text(chat, tiny_chat.prompts(NIGHT, 2), tokens, room=0) for tokens in (20, 60))
+    short, long = (behind_text(chat, tiny_chat.prompts(NIGHT, 2), tokens, room=0) for tokens in (8, 24))
     bare = len(chat.tokens(behind_text(chat, [Prompt("x")], 1, 0))[0])
-    for made, tokens in ((short, 20), (long, 60)):
-        assert all(one.text.endswith(prompt.text) for one, prompt in zip(made, tiny_chat.prompts(NIGHT, 2), strict=True))
+    for made, tokens in ((short, 8), (long, 24)):
+        assert all(
+            one.text.endswith(prompt.text) for one, prompt in zip(made, tiny_chat.prompts(NIGHT, 2), strict=True)
+        )
         # The first sentence is in `bare` too; the last one may go over by its own length.
         grown = len(chat.tokens([made[0]])[0]) - bare
         assert tokens - 16 <= grown <= tokens + 16
@@ -295,8 +297,9 @@ def test_filler_has_the_asked_length_and_does_not_repeat() -> None:
 
 
 def test_a_context_longer_than_the_model_is_refused() -> None:
-    with pytest.raises(PromptError, match="64 tokens that tiny has positions for; lower --context-tokens"):
-        behind_text(tiny_chat.chat(), [Prompt("x")], 60, room=10)
+    for tokens, room in ((64, 0), (1 << 60, 1), (20, 60)):
+        with pytest.raises(PromptError, match="the 64 tokens that tiny has positions for; lower --context-tokens"):
+            behind_text(tiny_chat.chat(), [Prompt("x")], tokens, room)
 
 
 # Tool calls

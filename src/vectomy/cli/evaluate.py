@@ -10,7 +10,6 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from vectomy.cli.options import Options
 from vectomy.cli.progress import bars
@@ -103,93 +102,11 @@ def _evaluate(
     if as_json:
         typer.echo(json.dumps(found, indent=2))
     else:
-        _print(found, out)
+        from vectomy.cli.comparison import print_comparison
+
+        print_comparison(found, str(out))
 
 
 def _numbers(text: str) -> list[str]:
     """Parts of a comma-separated list; the configuration says which are numbers."""
     return [part.strip() for part in text.split(",") if part.strip()]
-
-
-def _print(found: dict[str, Any], out: Path) -> None:
-    """A row for each subject on each set."""
-    console = Console()
-    for one in found["sets"]:
-        table = Table(title=f"{one['name']}: {one['count']} prompts", title_justify="left")
-        labels = list(dict.fromkeys(kind["label"] for kind in one["types"] if kind["label"] is not None))
-        table.add_column("subject", overflow="fold")
-        heads = (
-            "refusals",
-            *labels,
-            "degenerate",
-            "lost/gained",
-            "p",
-            "KL first",
-            "KL token",
-            "CE",
-            "length",
-            "repeated",
-        )
-        for head in heads:
-            table.add_column(head, justify="right")
-        for subject in found["subjects"]:
-            numbers = found["results"][subject["name"]]["sets"][one["name"]]
-            groups = [numbers["by_label"].get(label, {}).get("refusal") for label in labels]
-            paired = numbers.get("against_base")
-            table.add_row(
-                subject["name"],
-                _rate(numbers["refusal"]),
-                *(_rate(group) for group in groups),
-                f"{numbers['degenerate']['rate']:.1%}",
-                "" if paired is None else f"{paired['lost']}/{paired['gained']}",
-                "" if paired is None else f"{paired['p']:.2g}",
-                *(_decimal(numbers.get(key)) for key in ("kl_first_token", "kl_per_token", "ce_own_answers")),
-                f"{numbers['length_mean']:.0f}",
-                f"{numbers['repeated_share']:.1%}",
-            )
-        console.print(table)
-    _print_beside(console, found)
-    settings = found["settings"]
-    lines = [
-        f"base     {found['base']}; lost and gained are prompts that it refuses and the subject does not, and the reverse (McNemar's exact p)",
-        f"judge    {found['judge']['name']} {found['judge']['version']}: {found['judge']['note']}; {settings['answer_tokens']} greedy tokens, {settings['dtype']}",
-        *(f"note     {subject['name']}: {subject['note']}" for subject in found["subjects"] if subject["note"]),
-        f"written  {out}: evaluation.json, completions.jsonl",
-    ]
-    console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
-
-
-def _print_beside(console: Console, found: dict[str, Any]) -> None:
-    """What is measured once a subject, where anything is."""
-    columns: dict[str, dict[str, str]] = {}
-    for name, results in found["results"].items():
-        for text, numbers in results.get("perplexity", {}).items():
-            columns.setdefault(f"perplexity of {text}", {})[name] = f"{numbers['perplexity']:.2f}"
-        for key, head in (("multi_turn", "second turns refused"), ("long_context", "long contexts answered")):
-            if key in results:
-                columns.setdefault(head, {})[name] = _rate(
-                    results[key]["refusal" if key == "multi_turn" else "answered"]
-                )
-        if "tool_calls" in results:
-            columns.setdefault("valid tool calls", {})[name] = _rate(results["tool_calls"]["valid"])
-    if not columns:
-        return
-    table = Table()
-    table.add_column("subject", overflow="fold")
-    for head in columns:
-        table.add_column(head, justify="right")
-    for subject in found["subjects"]:
-        if any(subject["name"] in column for column in columns.values()):
-            table.add_row(subject["name"], *(column.get(subject["name"], "") for column in columns.values()))
-    console.print(table)
-
-
-def _rate(found: dict[str, Any] | None) -> str:
-    if not found or found["rate"] is None:
-        return "–"
-    low, high = found["ci"]
-    return f"{found['count']}/{found['total']} ({low * 100:.0f}–{high:.0%})"
-
-
-def _decimal(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"

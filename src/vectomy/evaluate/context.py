@@ -68,13 +68,19 @@ def behind_text(chat: ChatModel, prompts: Sequence[Prompt], tokens: int, room: i
     """Each prompt behind some `tokens` tokens of filler (to a sentence), the same for all, in its own turn.
 
     Raises:
-        PromptError: the model has no positions for that and `room` tokens more.
+        PromptError: the model has no positions for that, a prompt, and `room` tokens of an answer.
     """
-    if chat.context is not None and tokens + room > chat.context:
+    limit = chat.context
+    made = _behind(chat, prompts, tokens) if limit is None or tokens < limit else []
+    if limit is not None and (not made or max(map(len, chat.tokens(made))) + room > limit):
         raise PromptError(
-            f"{tokens} tokens of text with a prompt and its answer ({room} tokens) do not go into the {chat.context} tokens that "
-            f"{chat.name} has positions for; lower --context-tokens"
+            f"{tokens} tokens of text, a prompt and its answer of {room} tokens do not go into the {limit} tokens that {chat.name} "
+            "has positions for; lower --context-tokens"
         )
+    return made
+
+
+def _behind(chat: ChatModel, prompts: Sequence[Prompt], tokens: int) -> list[Prompt]:
     sentences: list[str] = []
     count = 0
     for sentence in filler():

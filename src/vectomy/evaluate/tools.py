@@ -16,8 +16,9 @@ from vectomy.prompts import Prompt
 __all__ = ["ToolPrompt", "fits", "tool_prompts", "valid_call"]
 
 SYSTEM = (
-    'You can call one function. Answer with nothing but a JSON object that has the keys "name" and "arguments", where the '
-    "arguments follow the function's schema.\n\nThe function:\n{tool}"
+    'You can call one function. Answer with nothing but a JSON object that has the keys "name" and "arguments", where the arguments '
+    'follow the function\'s schema. Of another function that would be, for example, {{"name": "get_time", "arguments": {{"town": "Rome"}}}}.'
+    "\n\nThe function:\n{tool}"
 )
 TYPES: dict[str, tuple[type, ...]] = {
     "object": (dict,),

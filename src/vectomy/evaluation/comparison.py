@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vectomy.artifacts import RunFolder, write_json, write_whole
-from vectomy.config import EvaluationConfig
+from vectomy.config import EvaluationConfig, parse_evaluation
 from vectomy.errors import ArtifactError, ConfigError, PromptError
 from vectomy.evaluate.cache import Cache
 from vectomy.evaluate.context import after_an_exchange
@@ -34,12 +34,13 @@ TOOL_TOKENS = 96
 
 
 def evaluate_models(
-    config: EvaluationConfig,
+    subjects: Sequence[str] | EvaluationConfig,
     out: str | Path,
     *,
     command: str = "",
     progress: Progress = silent,
     tell: Callable[[str], None] = lambda line: None,
+    **options: Any,
 ) -> dict[str, Any]:
     """Measure all subjects on all prompt sets into the folder `out`, and return what evaluation.json says.
 
@@ -47,12 +48,19 @@ def evaluate_models(
     subject more costs only itself.
 
     Args:
+        subjects: models, Edits and adapters as on the command line (subjects.py); or a whole configuration.
         command: the command line, for the record.
         tell: takes lines for a person: what it will take, which subject is at work.
+        options: other keys of the configuration (config.EvaluationConfig): prompts, answer_tokens, limit, ...
 
     Raises:
         VectomyError: see errors.py; what was finished stays.
     """
+    config = (
+        subjects
+        if isinstance(subjects, EvaluationConfig)
+        else parse_evaluation({"subjects": tuple(subjects), **options})
+    )
     out = Path(out)
     if (out / "stages").exists():
         raise ArtifactError(
@@ -61,13 +69,11 @@ def evaluate_models(
     judge = _judge(config.judge)
     sets = read_sets(config.prompts, config.limit, config.seed)
     texts = _read_texts(config.texts)
-    subjects = open_subjects(
-        config.subjects, config.base, trust_remote_code=config.trust_remote_code, progress=progress
-    )
+    opened = open_subjects(config.subjects, config.base, trust_remote_code=config.trust_remote_code, progress=progress)
     if config.controls:
-        subjects = with_controls(subjects, config.seed)
+        opened = with_controls(opened, config.seed)
     with _folder(out) as folder:
-        return _Comparison(config, folder, judge, sets, texts, subjects, progress, tell).run(command)
+        return _Comparison(config, folder, judge, sets, texts, opened, progress, tell).run(command)
 
 
 def _judge(name: str) -> Judge:

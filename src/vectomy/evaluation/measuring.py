@@ -113,7 +113,7 @@ class Measuring:
         self, subject: Subject, prompts: Sequence[Prompt], what: str, tokens: int, context: int
     ) -> list[list[int]]:
         with self._live.model(subject) as chat:
-            asked = behind_text(chat, prompts, context, room=tokens + 256) if context else list(prompts)
+            asked = behind_text(chat, prompts, context, tokens) if context else list(prompts)
             ids = chat.tokens(asked)
             answers: list[list[int]] = [[] for _ in ids]
             for rows in self._portions(subject, len(ids)):

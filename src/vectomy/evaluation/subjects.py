@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -78,7 +78,7 @@ def open_subjects(
         raise UsageError(
             f"{what} no model to compare with; give one first, or with --base MODEL (a folder, a Hub id or demo)"
         )
-    opened = _named_apart([_open_model(one, trust_remote_code, progress) for one in models])
+    opened = _with_folders([_open_model(one, trust_remote_code, progress) for one in models])
     first = replace(opened[0], kind="base")
     known = [first, *(replace(model, of=first.name) for model in opened[1:])]
     by_spec = {one.spec: subject for one, subject in zip(models, known, strict=True)}
@@ -90,7 +90,7 @@ def open_subjects(
             found += _edits(one, known)
         elif by_spec[one.spec] is not first:
             found.append(by_spec[one.spec])
-    return _named_apart(found)
+    return _numbered(found)
 
 
 @dataclass(frozen=True)
@@ -107,12 +107,13 @@ def _parse(spec: str) -> _Parsed:
     path = Path(plain).expanduser()
     if plain == "demo":
         kind: Literal["model", "edit", "adapter"] = "model"
+    elif os.path.isfile(path / ADAPTER_CONFIG):
+        # Also one of ours, in whose folder the Edit lies that it was made of.
+        kind = "adapter"
     elif os.path.isfile(path) or os.path.isfile(path / EDIT_FILE):
         file = path if os.path.isfile(path) else path / EDIT_FILE
         # A run folder gives its Edit a name; edit.safetensors is what all of them are called.
         return _Parsed(spec, "edit", file, path.stem if file is path else path.resolve().name, strengths)
-    elif os.path.isfile(path / ADAPTER_CONFIG) and not os.path.isfile(path / "config.json"):
-        kind = "adapter"
     elif os.path.isdir(path) or not is_local(plain):
         kind = "model"
     else:
@@ -185,18 +186,26 @@ def _seen(edit: Edit) -> str | None:
     return f"found on {' and '.join(map(str, contrast))}" if isinstance(contrast, list) and contrast else None
 
 
-def _named_apart(subjects: Sequence[Subject]) -> list[Subject]:
-    """Names that are there once: of two folders that are called alike with the folder they lie in, else with a number."""
-    names = [subject.name for subject in subjects]
-    taken: set[str] = set()
+def _with_folders(models: Sequence[Subject]) -> list[Subject]:
+    """Names of models that are there once: of two that are called alike with the folder they lie in, else with a number."""
+    names = [model.name for model in models]
+    longer = [
+        replace(model, name=f"{model.path.resolve().parent.name}/{model.name}")
+        if names.count(model.name) > 1
+        else model
+        for model in models
+    ]
+    return _numbered(longer, fixed=())
+
+
+def _numbered(subjects: Sequence[Subject], fixed: Collection[Kind] = ("base", "model")) -> list[Subject]:
+    """Names that are there once, by a number behind the later ones; those of `fixed` kinds stay, for others refer to them."""
+    taken = {subject.name for subject in subjects if subject.kind in fixed}
     found = []
     for subject in subjects:
-        name = subject.name
-        if names.count(name) > 1 and subject.kind in ("model", "adapter"):
-            name = f"{subject.path.resolve().parent.name}/{name}"
-        number, plain = 2, name
-        while name in taken:
-            name, number = f"{plain} ({number})", number + 1
+        name, number = subject.name, 2
+        while subject.kind not in fixed and name in taken:
+            name, number = f"{subject.name} ({number})", number + 1
         taken.add(name)
         found.append(replace(subject, name=name))
     return found
@@ -210,7 +219,7 @@ def with_controls(subjects: Sequence[Subject], seed: int) -> list[Subject]:
     base = subjects[0]
     edits = [subject for subject in subjects if subject.kind == "edit" and subject.of == base.name]
     found = list(subjects)
-    if edits:
+    if edits and edits[0].edit is not None and edits[0].edit.operations:
         first = [subject for subject in edits if subject.sha256 == edits[0].sha256]
         full = max(first, key=lambda subject: (subject.strength == 1.0, abs(subject.strength or 0.0)))
         assert full.edit is not None
