@@ -207,6 +207,25 @@ def test_a_model_of_another_tokenizer_has_rates_but_no_damage(tmp_path: Path) ->
     assert numbers["against_base"]["p"] <= 1
 
 
+def test_an_edit_of_another_model_is_compared_with_that_one(tmp_path: Path) -> None:
+    """Also where it is named before it."""
+    chat = tiny_chat.chat()
+    writers = [writer for writer in chat.architecture.writers if writer.layer is not None]
+    base = Base.of(vectomy.load_model(places()["baked"], device="cpu").checkpoint)
+    Edit.removing(orthonormal(1), base, writers, 1e-3).save(tmp_path / "slight.safetensors")
+    given = [places()["tiny"], str(tmp_path / "slight.safetensors"), places()["baked"]]
+    found = vectomy.evaluate_models(given, tmp_path / "out", prompts=(places()["night"],), controls=False, **QUICK)
+    assert [(one["name"], one["of"]) for one in found["subjects"]][1:] == [
+        ("slight", "baked"),
+        ("baked", found["base"]),
+    ]
+    slight, baked = (found["results"][name]["sets"]["night"] for name in ("slight", "baked"))
+    # The baked model refuses nothing, nor does a slight edit of it; against the base all of them would be lost.
+    assert slight["against_base"] == {"lost": 0, "gained": 0, "p": 1.0}
+    assert baked["against_base"]["lost"] == 10
+    assert slight["kl_per_token"] < 1e-3 < baked["kl_per_token"]
+
+
 # Controls
 
 
@@ -494,7 +513,7 @@ REFUSED = {
     "no model": (UsageError, "no model to compare with", {"subjects": ["EDIT"]}),
     "base is no model": (UsageError, "no model to compare with", {"subjects": ["TINY"], "base": "EDIT"}),
     "edit of another": (FingerprintError, "those of no model here", {"subjects": ["BAKED", "EDIT"]}),
-    "empty folder": (CheckpointError, "", {"subjects": ["EMPTY"]}),
+    "empty folder": (CheckpointError, "empty", {"subjects": ["EMPTY"]}),
 }
 
 

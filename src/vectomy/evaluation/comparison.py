@@ -128,10 +128,10 @@ class _Comparison:
 
     def run(self, command: str) -> dict[str, Any]:
         self._say_what_it_takes()
+        # Now, while it is the base that is loaded.
+        self.measuring.setup(self.subjects[0])
         results, seconds = {}, {}
-        # Whatever is hooks on the same weights after each other, and what others are compared with first.
-        slots = list(dict.fromkeys(slot(subject) for subject in self.subjects))
-        for number, subject in enumerate(sorted(self.subjects, key=lambda one: slots.index(slot(one))), 1):
+        for number, subject in enumerate(self._in_order(), 1):
             self.tell(f"{number} of {len(self.subjects)}: {subject.name}")
             before = self.cache.seconds
             results[subject.name] = self._measured(subject)
@@ -144,10 +144,18 @@ class _Comparison:
             "results": {name: results[name] for name in names},
         }
         rows = completions(self.sets, {name: self.answers[name] for name in names})
-        with write_whole(self.folder.file("completions.jsonl")) as path:
-            path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        self._write("completions.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         write_json(self.folder.file("evaluation.json"), evaluation)
         return evaluation
+
+    def _in_order(self) -> list[Subject]:
+        """Whatever is hooks on the same weights after each other, behind the model that it is compared with."""
+        slots = list(dict.fromkeys(slot(subject) for subject in self.subjects))
+        return sorted(self.subjects, key=lambda one: (slots.index(slot(one)), one.kind not in ("base", "model")))
+
+    def _write(self, name: str, text: str) -> None:
+        with write_whole(self.folder.file(name)) as path:
+            path.write_text(text, encoding="utf-8")
 
     def _measured(self, subject: Subject) -> dict[str, Any]:
         of = self.by_name[subject.of] if subject.of is not None else subject
