@@ -119,7 +119,7 @@ def test_a_hub_task_without_a_network_names_the_task_and_the_remedy() -> None:
 
 
 def test_what_is_no_task_is_said(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="'hellasweg' is no task.*hellaswag"):
+    with pytest.raises(UsageError, match=r"'hellasweg' is no task.*hellaswag"):
         measure_capability({"base": chat()}, "hellasweg")
     with pytest.raises(UsageError, match="does not exist"):
         measure_capability({"base": chat()}, str(tmp_path / "none.yaml"))
@@ -127,7 +127,7 @@ def test_what_is_no_task_is_said(tmp_path: Path) -> None:
         measure_capability({"base": chat()}, " , ")
     broken = task_file(tmp_path, [])
     (tmp_path / "mine.jsonl").unlink()
-    with pytest.raises(PromptError, match="mine.*check the file and the data"):
+    with pytest.raises(PromptError, match=r"mine.*check the file and the data"):
         measure_capability({"base": chat()}, str(broken))
 
 

@@ -101,7 +101,7 @@ def test_help_loads_nothing_heavy(command: str) -> None:
     assert loaded.strip() == ""
 
 
-@pytest.mark.parametrize("command", ["baseline", "collect", "directions", "select", "evaluate", "run"])
+@pytest.mark.parametrize("command", ["baseline", "collect", "directions", "select", "run"])
 def test_every_stage_is_a_command_with_all_options(vectomy: Vectomy, command: str) -> None:
     status, out, _ = vectomy(command, "--help")
     assert status == 0

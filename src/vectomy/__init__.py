@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from vectomy.directions import fit_directions as fit_directions
     from vectomy.edit import Edit as Edit
     from vectomy.errors import VectomyError as VectomyError
+    from vectomy.evaluation import evaluate_models as evaluate_models
     from vectomy.model import learn as learn
     from vectomy.model import load_model as load_model
     from vectomy.model import stream_model as stream_model
@@ -42,6 +43,7 @@ __all__ = [
     "bake",
     "collect",
     "compare",
+    "evaluate_models",
     "fit_directions",
     "learn",
     "load_model",
@@ -61,6 +63,7 @@ _HOMES = {
     "bake": "apply",
     "collect": "activations",
     "compare": "comparison",
+    "evaluate_models": "evaluation",
     "fit_directions": "directions",
     "learn": "model",
     "load_model": "model",

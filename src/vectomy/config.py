@@ -13,12 +13,14 @@ from vectomy.errors import ConfigError
 
 __all__ = [
     "Contrast",
+    "EvaluationConfig",
     "RunConfig",
     "Selection",
     "Source",
     "load_config",
     "make_config",
     "parse_config",
+    "parse_evaluation",
     "parse_selection",
 ]
 
@@ -154,6 +156,50 @@ class RunConfig(_Strict):
         return self.estimator or ("difference_of_means" if self.recipe == "article" else "projected")
 
 
+class EvaluationConfig(_Strict):
+    """What `vectomy evaluate` measures, and how."""
+
+    subjects: tuple[str, ...] = Field(min_length=1)
+    """Models (a folder, a Hub id, `demo`), Edits (a file, or a run folder that holds one; `@0.5,1` for strengths) and PEFT
+    adapter folders. The first model is what the others are compared with."""
+    prompts: tuple[str, ...] = Field(min_length=1)
+    """Prompt sets, as `[NAME=]SOURCE` (see prompts.py)."""
+    base: str | None = None
+    """The model to compare with, where it is not the first of the subjects."""
+    texts: tuple[str, ...] = ()
+    """Plain text files for perplexity."""
+    text_tokens: int = Field(8192, ge=2)
+    """Tokens of each text that are read."""
+    judge: str = "keywords"
+    answer_tokens: int = Field(64, ge=1)
+    """Greedy tokens per answer."""
+    budgets: tuple[int, ...] = (32,)
+    """Shorter answers, judged as well: the same ones cut off there."""
+    damage_prompts: int = Field(100, ge=1)
+    """Prompts of each set on whose answers KL and cross-entropy are measured: a seeded sample."""
+    multi_turn: bool = False
+    """Ask a sample of the prompts again after an earlier exchange."""
+    context_tokens: int = Field(0, ge=0)
+    """Ask it again behind that many tokens of neutral text; 0 does not."""
+    tool_calls: bool = True
+    controls: bool = True
+    """A random direction of equal norm, and the base against itself."""
+    limit: int | None = Field(None, ge=1)
+    """At most so many prompts of each set: a seeded sample, the same for all subjects."""
+    seed: int = Field(0, ge=0)
+    device: str = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    batch_tokens: int = Field(16384, ge=64)
+    """Tokens, padding included, in one forward pass."""
+    thinking: bool = False
+    trust_remote_code: bool = False
+
+    @property
+    def all_budgets(self) -> list[int]:
+        """The shorter budgets and the whole answer, ascending."""
+        return sorted({budget for budget in self.budgets if 0 < budget < self.answer_tokens} | {self.answer_tokens})
+
+
 FLAT: dict[str, tuple[str, ...]] = {
     **{name: ("contrast", name) for name in ("behaviour", "n_fit", "n_search", "n_test", "drop_overlap")},
     **{
@@ -214,6 +260,14 @@ def parse_selection(values: dict[str, Any]) -> Selection:
         return Selection.model_validate(values)
     except ValidationError as error:
         raise ConfigError("; ".join(_explain(problem, Selection) for problem in error.errors())) from None
+
+
+def parse_evaluation(values: dict[str, Any]) -> EvaluationConfig:
+    """Check the values of an evaluation; None counts as not given. Raises ConfigError as `parse_config` does."""
+    try:
+        return EvaluationConfig.model_validate({name: value for name, value in values.items() if value is not None})
+    except ValidationError as error:
+        raise ConfigError("; ".join(_explain(problem, EvaluationConfig) for problem in error.errors())) from None
 
 
 def _explain(problem: Any, fields: Any = RunConfig) -> str:

@@ -5,32 +5,39 @@ A source is written as
     FILE                 .jsonl .json .csv .parquet (a column) or .txt (a prompt a line)
     OWNER/NAME[:SPLIT]   a data set on the Hub (default split: train)
     bundled:refused      the small sets that come with vectomy: refused, harmless
+    xstest               Paul/XSTest on the Hub, prompts that look harmful and are not beside ones that are
 
-each with an optional #COLUMN at the end; without it the first of `text`, `prompt`, `instruction`, `goal`, `question`
-that exists is taken.
+each with an optional #COLUMN at the end; without it the first of `text`, `prompt`, `instruction`, `goal`, `question`,
+`messages` that exists is taken. `messages` are turns with `role` and `content`, the last of them the user's.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import os
 import random
 import re
 import unicodedata
 from dataclasses import dataclass
-from importlib import resources
-from pathlib import Path
 from typing import Any, Literal
 
 from vectomy.config import Contrast, Source
 from vectomy.errors import PromptError
+from vectomy.sources import clip, read_rows
 
-__all__ = ["Prompt", "SplitName", "Splits", "read_prompts", "split_contrast", "split_kept"]
+__all__ = [
+    "Labelled",
+    "Prompt",
+    "SplitName",
+    "Splits",
+    "Turn",
+    "read_labelled",
+    "read_prompts",
+    "split_contrast",
+    "split_kept",
+]
 
-COLUMNS = ("text", "prompt", "instruction", "goal", "question")
-SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".txt")
+COLUMNS = ("text", "prompt", "instruction", "goal", "question", "messages")
+ROLES = ("user", "assistant")
 SplitName = Literal["fit", "search", "test"]
 SPLITS: tuple[SplitName, ...] = ("fit", "search", "test")
 # Of a set that has no split of its own: shares of search and test, at least two prompts each.
@@ -39,11 +46,20 @@ FEWEST = 6
 
 
 @dataclass(frozen=True)
+class Turn:
+    """What was said earlier in a conversation, and by whom."""
+
+    role: Literal["user", "assistant"]
+    content: str
+
+
+@dataclass(frozen=True)
 class Prompt:
-    """One request of a user, with the system prompt it is asked under."""
+    """One request of a user, with the system prompt it is asked under and the turns that came before it."""
 
     text: str
     system: str | None = None
+    history: tuple[Turn, ...] = ()
 
     @property
     def key(self) -> tuple[str, str]:
@@ -52,7 +68,22 @@ class Prompt:
         def plain(text: str) -> str:
             return re.sub(r"\s+", " ", unicodedata.normalize("NFKC", text)).strip().casefold()
 
-        return plain(self.text), plain(self.system or "")
+        # No text holds the separator once it is plain.
+        context = [self.system or "", *(f"{turn.role}: {turn.content}" for turn in self.history)]
+        return plain(self.text), "\x1f".join(plain(part) for part in context)
+
+    def to_json(self) -> dict[str, Any]:
+        said = {"history": [vars(turn) for turn in self.history]} if self.history else {}
+        return {"text": self.text, "system": self.system, **said}
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A prompt, and what its source says of it: XSTest's `type` (homonyms, ...) and `label` (safe, unsafe)."""
+
+    prompt: Prompt
+    type: str | None = None
+    label: str | None = None
 
 
 @dataclass(frozen=True)
@@ -63,8 +94,8 @@ class Splits:
     search: tuple[Prompt, ...]
     test: tuple[Prompt, ...]
 
-    def to_json(self) -> dict[str, list[dict[str, str | None]]]:
-        return {name: [{"text": p.text, "system": p.system} for p in getattr(self, name)] for name in SPLITS}
+    def to_json(self) -> dict[str, list[dict[str, Any]]]:
+        return {name: [prompt.to_json() for prompt in getattr(self, name)] for name in SPLITS}
 
 
 @dataclass(frozen=True)
@@ -72,8 +103,12 @@ class _Read:
     """A source's prompts; `split` is what the source itself assigns, as the bundled sets do."""
 
     source: str
-    prompts: tuple[Prompt, ...]
+    labelled: tuple[Labelled, ...]
     split: tuple[str | None, ...]
+
+    @property
+    def prompts(self) -> tuple[Prompt, ...]:
+        return tuple(row.prompt for row in self.labelled)
 
 
 def read_prompts(source: Source) -> list[Prompt]:
@@ -83,6 +118,20 @@ def read_prompts(source: Source) -> list[Prompt]:
         PromptError: no such file, data set or column; a row that is no text; nothing in it.
     """
     return list(_read(source).prompts)
+
+
+def read_labelled(source: Source) -> list[Labelled]:
+    """Prompts to measure on, with the type and label that their rows carry; doubles left out.
+
+    Of a set that assigns splits, as the bundled ones do, the test split alone: directions may have been fitted on the others.
+
+    Raises:
+        PromptError: as `read_prompts`.
+    """
+    read = _read(source)
+    if not any(read.split):
+        return list(read.labelled)
+    return [row for row, split in zip(read.labelled, read.split, strict=True) if split == "test"]
 
 
 def split_contrast(contrast: Contrast, seed: int = 0) -> tuple[Splits, Splits]:
@@ -102,7 +151,7 @@ def split_contrast(contrast: Contrast, seed: int = 0) -> tuple[Splits, Splits]:
         what = "are the same set" if len(shared) == min(map(len, keys)) else f"share {len(shared)} prompts"
         raise PromptError(
             f"the positive prompts ({contrast.positive.prompts}) and the negative ones ({contrast.negative.prompts}) {what}, "
-            f"for example '{_clip(min(shared)[0])}'; a contrast needs two different sets, or two different system prompts"
+            f"for example '{clip(min(shared)[0])}'; a contrast needs two different sets, or two different system prompts"
         )
     return positive, negative
 
@@ -144,7 +193,7 @@ def _cut(side: str, fit: _Read, own: dict[str, _Read | None], contrast: Contrast
             double = next(prompt for prompt in chosen[name] if prompt.key[0] in seen)
             raise PromptError(
                 f"the {side} {name} prompts overlap the {seen[double.key[0]]} prompts in {len(chosen[name]) - len(fresh)}, "
-                f"for example '{_clip(double.text)}'; what is reported must not have been fitted on. Use other files, or "
+                f"for example '{clip(double.text)}'; what is reported must not have been fitted on. Use other files, or "
                 "--drop-overlap"
             )
         chosen[name] = fresh[: limit[name]]
@@ -172,13 +221,9 @@ def _shuffled(fit: _Read, own: dict[str, _Read | None], limit: dict[str, int], s
     return {**chosen, "fit": pool}
 
 
-def _clip(text: str, width: int = 60) -> str:
-    return text if len(text) <= width else text[: width - 1] + "…"
-
-
 def _read(source: Source) -> _Read:
     spec, _, column = (source.prompts, "", "") if os.path.isfile(source.prompts) else source.prompts.partition("#")
-    rows = _rows(spec)
+    rows = read_rows(spec)
     if not rows:
         raise PromptError(f"the prompt source {spec} is empty")
     column = column or next((name for name in COLUMNS if name in rows[0]), "")
@@ -187,97 +232,43 @@ def _read(source: Source) -> _Read:
         raise PromptError(
             f"the prompt source {spec} has {asked}; it has {', '.join(map(str, rows[0]))}. Name one with '{spec}#COLUMN'"
         )
-    prompts: dict[tuple[str, str], tuple[Prompt, str | None]] = {}
+    prompts: dict[tuple[str, str], tuple[Labelled, str | None]] = {}
     for number, row in enumerate(rows, 1):
-        text = row.get(column)
-        if not isinstance(text, str):
-            raise PromptError(f"row {number} of {spec} has {text!r} in column '{column}', which is no text")
-        if text.strip():
-            prompt = Prompt(text.strip(), source.system)
-            prompts.setdefault(prompt.key, (prompt, row.get("split") if spec.startswith("bundled:") else None))
+        value = row.get(column)
+        if isinstance(value, str):
+            prompt = Prompt(value.strip(), source.system)
+        elif column == "messages":
+            prompt = _conversation(value, source.system, f"row {number} of {spec}")
+        else:
+            raise PromptError(f"row {number} of {spec} has {value!r} in column '{column}', which is no text")
+        if prompt.text:
+            labelled = Labelled(prompt, _word(row.get("type")), _word(row.get("label")))
+            prompts.setdefault(prompt.key, (labelled, row.get("split") if spec.startswith("bundled:") else None))
     if not prompts:
         raise PromptError(f"the prompt source {spec} holds only empty prompts in column '{column}'")
     kept = prompts.values()
-    return _Read(spec, tuple(prompt for prompt, _ in kept), tuple(split for _, split in kept))
+    return _Read(spec, tuple(row for row, _ in kept), tuple(split for _, split in kept))
 
 
-def _rows(spec: str) -> list[dict[str, Any]]:
-    if spec.startswith("bundled:"):
-        return _bundled(spec.removeprefix("bundled:"))
-    path = Path(os.path.expanduser(spec))
-    # os.path: unlike Path's, these two say no to a name that is too long for the file system.
-    if os.path.isfile(path):
-        return _file_rows(path)
-    if os.path.isdir(path):
-        raise PromptError(f"the prompt source {spec} is a folder; give a file ({', '.join(SUFFIXES)})")
-    if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+(:[\w.-]+)?", spec) and path.suffix not in SUFFIXES:
-        return _hub_rows(spec)
-    raise PromptError(f"the prompt file {_clip(spec, 300)} does not exist")
+def _word(value: Any) -> str | None:
+    """A type or label; class numbers and the like as they are written."""
+    return None if value is None or value == "" else str(value)
 
 
-def _bundled(name: str) -> list[dict[str, Any]]:
-    folder = resources.files("vectomy") / "demo" / "prompts"
-    file = folder / f"{name}.jsonl"
-    if not re.fullmatch(r"\w+", name) or not file.is_file():
-        names = sorted(entry.name.removesuffix(".jsonl") for entry in folder.iterdir() if entry.name.endswith(".jsonl"))
-        raise PromptError(f"there is no bundled prompt set '{name}'; there are {', '.join(names)}")
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-
-
-def _file_rows(path: Path) -> list[dict[str, Any]]:
-    try:
-        if path.suffix == ".parquet":
-            return _parquet_rows(path)
-        text = path.read_text(encoding="utf-8-sig")
-        if path.suffix == ".txt":
-            return [{"text": line} for line in text.splitlines() if line.strip()]
-        if path.suffix == ".csv":
-            # No splitlines here or below: it also cuts at U+2028 and the like, which may stand within a prompt.
-            return list(csv.DictReader(io.StringIO(text, newline="")))
-        if path.suffix == ".jsonl":
-            return _objects(path, [json.loads(line) for line in text.split("\n") if line.strip()])
-        if path.suffix == ".json":
-            return _objects(path, json.loads(text))
-    except UnicodeDecodeError:
-        raise PromptError(f"the prompt file {path} is not UTF-8 text") from None
-    # ValueError: no JSON, or a number of more digits than Python takes.
-    except (ValueError, RecursionError, csv.Error) as error:
-        raise PromptError(f"the prompt file {path} does not parse: {error}") from None
-    raise PromptError(f"the prompt file {path} is of an unknown kind; use {', '.join(SUFFIXES)}")
-
-
-def _objects(path: Path, rows: Any) -> list[dict[str, Any]]:
-    """Rows of objects, or of plain strings."""
-    if not isinstance(rows, list):
-        raise PromptError(f"the prompt file {path} holds a {type(rows).__name__}, not a list of rows")
-    rows = [{"text": row} if isinstance(row, str) else row for row in rows]
-    for number, row in enumerate(rows, 1):
-        if not isinstance(row, dict):
-            raise PromptError(f"row {number} of the prompt file {path} is {row!r}, neither an object nor a text")
-    return rows
-
-
-def _parquet_rows(path: Path) -> list[dict[str, Any]]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        rows: list[dict[str, Any]] = pyarrow.parquet.read_table(path).to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
-        raise PromptError(f"the prompt file {path} does not parse as Parquet: {error}") from None
-    return rows
-
-
-def _hub_rows(spec: str) -> list[dict[str, Any]]:
-    from datasets import load_dataset
-
-    name, _, split = spec.partition(":")
-    split = split or "train"
-    try:
-        return list(load_dataset(name, split=split))
-    except Exception as error:  # noqa: BLE001 (the library raises many kinds; all mean that the set is not to be had)
-        reason = _clip(str(error).splitlines()[0] if str(error) else type(error).__name__, 160)
+def _conversation(messages: Any, system: str | None, where: str) -> Prompt:
+    """Turns as chat files hold them; a system prompt of the caller's stands in for one of theirs."""
+    turns = messages if isinstance(messages, list) else []
+    whole = all(
+        isinstance(turn, dict) and isinstance(turn.get("role"), str) and isinstance(turn.get("content"), str)
+        for turn in turns
+    )
+    if whole and turns and turns[0]["role"] == "system":
+        system = turns[0]["content"] if system is None else system
+        turns = turns[1:]
+    if not whole or not turns or turns[-1]["role"] != "user" or any(turn["role"] not in ROLES for turn in turns):
         raise PromptError(
-            f"'{name}' is no file here, and the Hub gives no data set of that name with split '{split}': {reason}. "
-            "Offline, give local files or bundled:refused and bundled:harmless"
-        ) from None
+            f"{where} has messages that are no conversation: a list of turns with `role` (user, assistant; system for the first) and "
+            f"`content`, the last of them the user's, not {clip(repr(messages), 200)}"
+        )
+    *history, last = turns
+    return Prompt(last["content"].strip(), system, tuple(Turn(turn["role"], turn["content"]) for turn in history))

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from vectomy.cli import chat, compare, coverage, direction, edits, judge, run, select
+from vectomy.cli import chat, compare, coverage, direction, edits, evaluate, judge, run, select
 from vectomy.errors import VectomyError
 
 __all__ = ["app", "main"]
@@ -47,6 +47,7 @@ edits.register(app)
 coverage.register(app)
 compare.register(app)
 direction.register(app)
+evaluate.register(app)
 chat.register(app)
 judge.register(app)
 

@@ -1,4 +1,4 @@
-"""`vectomy run`, and its stages one by one: baseline, collect, directions, evaluate, report."""
+"""`vectomy run`, and its stages one by one: baseline, collect, directions, report."""
 
 from __future__ import annotations
 
@@ -39,7 +39,6 @@ STAGE_HELP = {
     "baseline": "Measure the base model: does it show the behaviour, and by which first tokens?",
     "collect": "Collect activation statistics of both prompt sets.",
     "directions": "Make a direction per site, layer and position.",
-    "evaluate": "Run up to the evaluation of base, hooks and baked weights.",
 }
 
 

@@ -3,8 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from typing import Any
 
-__all__ = ["wilson_interval"]
+__all__ = ["rate_of", "wilson_interval"]
+
+
+def rate_of(flags: Iterable[bool]) -> dict[str, Any]:
+    """How many of some things are so: `count`, `total`, `rate` (None of nothing) and Wilson's 95% interval `ci`."""
+    found = list(flags)
+    count, total = sum(found), len(found)
+    return {
+        "count": count,
+        "total": total,
+        "rate": count / total if total else None,
+        "ci": list(wilson_interval(count, total)),
+    }
 
 
 def wilson_interval(count: int, total: int, z: float = 1.959964) -> tuple[float, float]:

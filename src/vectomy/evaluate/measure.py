@@ -1,8 +1,6 @@
 """Evaluate: what the base does and what each form of the edit does, on prompts that nothing was fitted or chosen on.
 
-The base answers first (`reference`); every form is then measured against those answers (`measure`). KL needs the base's
-distribution at each token of its own answers; kept are the last hidden states, from which the head, which no edit
-touches, gives it back: d_model numbers a token instead of a vocabulary's worth.
+The base answers first (`reference`); every form is then measured against those answers (`measure`).
 """
 
 from __future__ import annotations
@@ -16,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vectomy.capture import capture
+from vectomy.evaluate.damage import answer_hidden, damage
 from vectomy.evaluate.intervals import wilson_interval
 from vectomy.evaluate.plane import principal_plane
 from vectomy.judges import REFUSALS, Judge, Verdict
@@ -23,13 +22,10 @@ from vectomy.linalg import normalise
 from vectomy.model import ChatModel
 from vectomy.progress import Progress, silent
 from vectomy.prompts import Prompt
-from vectomy.scoring import kl_divergence
 from vectomy.types import Site, Vector
 
 __all__ = ["Measured", "Reference", "measure", "reference", "separation"]
 
-# Tokens whose distributions are held at once: 256 x 150,000 x 4 bytes is 150 MB.
-CHUNK = 256
 # Test prompts of each side whose whole stream is looked at for what is left of the direction.
 RECEIPT_PROMPTS = 8
 
@@ -78,7 +74,7 @@ def reference(
         side: chat.answer(chat.tokens(prompts), answer_tokens, batch_tokens, progress, f"base answers ({side})")
         for side, prompts in sides.items()
     }
-    hidden = _answer_hidden(chat, sides["negative"], answers["negative"], batch_tokens)
+    hidden = answer_hidden(chat, sides["negative"], answers["negative"], batch_tokens)
     return Reference(sides["positive"], sides["negative"], answers, hidden, tuple(keep))
 
 
@@ -151,48 +147,11 @@ def _largest_projection(chat: ChatModel, direction: Vector, base: Reference, bat
     return largest
 
 
-@torch.inference_mode()
 def _damage(chat: ChatModel, base: Reference, batch_tokens: int) -> dict[str, float]:
-    """KL(base || now) of the first token and per token, and cross-entropy, over the base's answers to the negatives.
-
-    Per-token figures weigh every token alike; the first-token one every prompt.
-    """
+    """Over the base's answers to the negatives; no edit touches the head, so the model's own is the base's too."""
     answers = base.answers["negative"]
-    now = _answer_hidden(chat, base.negative, answers, batch_tokens)
-    first = torch.cat([rows[:1] for rows in base.hidden]), torch.cat([rows[:1] for rows in now])
-    every = torch.cat(base.hidden), torch.cat(now)
-    labels = torch.tensor([token for answer in answers for token in answer])
-    kl, entropy = _compare(chat, *every, labels)
-    kl_first, _ = _compare(chat, *first, torch.tensor([answer[0] for answer in answers]))
-    return {"kl_first_token": kl_first, "kl_per_token": kl, "ce_own_answers": entropy}
-
-
-def _compare(
-    chat: ChatModel, base: Float[Tensor, "token d_model"], now: Float[Tensor, "token d_model"], labels: Tensor
-) -> tuple[float, float]:
-    """Mean KL(base || now) and mean cross-entropy of `labels`, in nats."""
-    divergence, entropy = 0.0, 0.0
-    for at in range(0, len(base), CHUNK):
-        rows = slice(at, at + CHUNK)
-        before, after = (chat.log_probs(hidden[rows].to(chat.device)) for hidden in (base, now))
-        divergence += float(kl_divergence(before, after).cpu().double().sum())
-        entropy -= float(after.gather(-1, labels[rows, None].to(after.device)).cpu().double().sum())
-    return divergence / len(base), entropy / len(base)
-
-
-@torch.inference_mode()
-def _answer_hidden(
-    chat: ChatModel, prompts: Sequence[Prompt], answers: Sequence[Sequence[int]], batch_tokens: int
-) -> list[Float[Tensor, "_ d_model"]]:
-    """Last hidden states at the positions that predict each answer token, teacher-forced, on the CPU."""
-    tokens = [ids + list(answer) for ids, answer in zip(chat.tokens(prompts), answers, strict=True)]
-    kept: list[Tensor] = [torch.empty(0)] * len(tokens)
-    for batch in chat.batches(tokens, batch_tokens):
-        hidden = chat.hidden(batch)
-        for row, states in zip(batch.rows, hidden, strict=True):
-            # Padded on the left: the answer fills the last places, each predicted one place before.
-            kept[row] = states[-len(answers[row]) - 1 : -1].cpu().clone()
-    return kept
+    now = answer_hidden(chat, base.negative, answers, batch_tokens)
+    return damage(chat, chat, base.hidden, now, answers)
 
 
 @torch.inference_mode()

@@ -146,6 +146,17 @@ class ChatModel:
                 f"{self.name} is read block by block, which gives its residual stream alone; load it whole for answers and logits"
             )
 
+    def drop_blocks(self) -> None:
+        """Free the weights of all blocks, for good: what is left gives `log_probs` of hidden states and tokens of prompts."""
+        for layer in range(self.architecture.n_layers):
+            self.model.get_submodule(self.architecture.block(layer)).to("meta")
+
+    @property
+    def context(self) -> int | None:
+        """Tokens that the model has positions for, where its configuration says so."""
+        length = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return length if isinstance(length, int) else None
+
     def log_probs(self, hidden: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch vocab"]:
         """Log-probabilities of the next token from last hidden states, in float32."""
         return logits_of(self.model, hidden).float().log_softmax(-1)
@@ -236,12 +247,13 @@ def _end_tokens(chat: ChatModel) -> list[int]:
 
 
 def _render(tokenizer: Any, prompt: Prompt, thinking: bool) -> str:
-    user = {"role": "user", "content": prompt.text}
+    said = [{"role": turn.role, "content": turn.content} for turn in prompt.history]
+    messages = [*said, {"role": "user", "content": prompt.text}]
     try:
         if prompt.system is None:
-            text = _apply_template(tokenizer, [user], thinking)
+            text = _apply_template(tokenizer, messages, thinking)
         else:
-            text = _render_with_system(tokenizer, user, prompt.system, thinking)
+            text = _render_with_system(tokenizer, messages, prompt.system, thinking)
     except Exception as error:  # noqa: BLE001 (a template raises whatever its author wrote)
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(
@@ -253,17 +265,18 @@ def _render(tokenizer: Any, prompt: Prompt, thinking: bool) -> str:
     return text
 
 
-def _render_with_system(tokenizer: Any, user: dict[str, str], system: str, thinking: bool) -> str:
+def _render_with_system(tokenizer: Any, messages: list[dict[str, str]], system: str, thinking: bool) -> str:
     """With the system role where the template has one. A template without one raises (Gemma) or leaves the system prompt
-    out without a word; there it opens the user's turn, as Gemma's model card does it."""
+    out without a word; there it opens the user's first turn, as Gemma's model card does it."""
     try:
-        text = _apply_template(tokenizer, [{"role": "system", "content": system}, user], thinking)
+        text = _apply_template(tokenizer, [{"role": "system", "content": system}, *messages], thinking)
     except TemplateError:
         text = ""
     if system.strip() in text:
         return text
-    joined = {"role": "user", "content": f"{system}\n\n{user['content']}"}
-    return _apply_template(tokenizer, [joined], thinking)
+    first, *rest = messages
+    joined = {"role": first["role"], "content": f"{system}\n\n{first['content']}"}
+    return _apply_template(tokenizer, [joined, *rest], thinking)
 
 
 def _apply_template(tokenizer: Any, messages: list[dict[str, str]], thinking: bool) -> str:

@@ -1,0 +1,32 @@
+"""Verdicts on many completions at once: the one place where `vectomy evaluate` asks its judge."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from vectomy.judges import REFUSALS, Judge, Verdict
+from vectomy.prompts import Prompt
+
+__all__ = ["Judged", "judge_all"]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """`p_refusal` is the judge's probability that the completion refuses, in full or in part; None where it has none."""
+
+    verdict: Verdict
+    p_refusal: float | None = None
+
+    @property
+    def refuses(self) -> bool:
+        return self.verdict in REFUSALS
+
+    @property
+    def degenerate(self) -> bool:
+        return self.verdict == "degenerate"
+
+
+def judge_all(judge: Judge, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[Judged]:
+    """A verdict on each completion, in order."""
+    return [Judged(judge.verdict(prompt.text, text)) for prompt, text in zip(prompts, texts, strict=True)]
