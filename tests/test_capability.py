@@ -53,7 +53,7 @@ def test_base_and_base_are_the_same_to_the_last_digit() -> None:
 
 def test_hooks_baked_weights_and_the_adapter_agree_and_differ_from_the_base(edit: Edit, tmp_path: Path) -> None:
     # Without the embedding, which is tied to the head, an adapter holds all of the edit.
-    own = edit.only(components=["attention", "mlp"])
+    own = edit.only(components=["attention", "mlp"]) * 4
     bake(own, folder(), tmp_path / "baked")
     write_lora(own, folder(), tmp_path / "lora", dtype="float32")
     plain = {"dtype": "float32", "device": "cpu"}
