@@ -230,6 +230,24 @@ def test_a_fine_tune_is_none(tmp_path: Path, size: float) -> None:
     assert found.explained[0] < 0.2
 
 
+def test_a_few_changed_vectors_and_a_matrix_that_was_zero_are_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fits are made on some of the vectors; what differs may be among the others."""
+    monkeypatch.setattr("vectomy.comparison.pieces.SAMPLE", 32)
+    token, zero = "model.embed_tokens.weight", "model.layers.1.mlp.down_proj.weight"
+    base = changed(folder_of("llama"), tmp_path / "a", lambda name, W: 0 * W if name == zero else W)
+
+    def new(name: str, W: Tensor) -> Tensor:
+        rows = torch.arange(len(W))[:, None]
+        return torch.where(rows == 1, W + 1, W) if name == token else W + 1 if name == zero else W
+
+    found = compare(base, changed(base, tmp_path / "b", new))
+    assert (found.verdict, found.edit) == ("other", None)
+    assert {row.name: row.rank for row in found.writers} == {token: None, zero: 1}
+    assert {row.name: row.relative for row in found.writers}[zero] == 1
+
+
 @pytest.mark.parametrize("rank", [1, 4])
 def test_a_lora_is_none_and_has_its_rank(tmp_path: Path, rank: int) -> None:
     generator = torch.Generator().manual_seed(4)

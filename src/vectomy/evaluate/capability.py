@@ -10,6 +10,7 @@ import difflib
 import importlib.util
 import logging
 import math
+import random
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import chdir, contextmanager, nullcontext
@@ -139,7 +140,7 @@ def load_suite(tasks: str, limit: int | None = None) -> Suite:
     wanted = wanted_tasks(tasks)
     if not wanted:
         raise UsageError(f"'{tasks}' names no task; suites: {', '.join(SUITES)}")
-    with _quiet():
+    with _quiet(), _same_shuffles():
         # A file needs none of the harness's own tasks.
         manager = _manager(not all(Path(one.name).suffix in FILES for one in wanted))
         loaded: dict[str, Any] = {}
@@ -223,10 +224,11 @@ def _scores(suite: Suite, model: Any) -> dict[str, tuple[str, list[float]]]:
         for instance in task.instances:
             instance.resps, instance.filtered_resps = [], {}
             requests[instance.request_type] += [instance] * (instance.repeats or 1)
-    torch.manual_seed(SEED)
-    for kind, asked in requests.items():
-        for answer, instance in zip(getattr(model, kind)(asked, disable_tqdm=True), asked, strict=True):
-            instance.resps.append(answer)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        for kind, asked in requests.items():
+            for answer, instance in zip(getattr(model, kind)(asked, disable_tqdm=True), asked, strict=True):
+                instance.resps.append(answer)
     return {name: _values(task, suite.limits[name]) for name, task in suite.tasks.items()}
 
 
@@ -275,6 +277,17 @@ def _mean(values: Sequence[float]) -> tuple[float, float]:
     mean = math.fsum(values) / n
     spread = math.fsum((value - mean) ** 2 for value in values)
     return mean, math.sqrt(spread / (n - 1) / n) if n > 1 else 0.0
+
+
+@contextmanager
+def _same_shuffles() -> Iterator[None]:
+    """Some tasks shuffle their answers while they are loaded, with the one generator of Python."""
+    before = random.getstate()
+    random.seed(0)
+    try:
+        yield
+    finally:
+        random.setstate(before)
 
 
 @contextmanager
