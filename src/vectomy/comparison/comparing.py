@@ -20,7 +20,7 @@ def compare(a: str | Path | Checkpoint, b: str | Path | Checkpoint, *, progress:
 
     Directions and strengths are fitted on 4,096 vectors a matrix; all of it is held against the Edit in the end. In memory are
     one pair of matrices as they are stored (one expert of fused ones, blocks of rows of embeddings and of all that does not write
-    to the stream; packed ones decoded), and some 100 MB.
+    to the stream; packed ones decoded), and some 200 MB.
 
     Raises:
         ArchitectureError: they are not two versions of one model, or a model type that is not known.
