@@ -320,6 +320,29 @@ def test_a_tied_head_that_was_edited_along_is_said(tmp_path: Path) -> None:
     assert any("head is tied" in note for note in found.notes)
 
 
+@pytest.mark.parametrize("label", ["llama:bias", "gpt_oss"])
+def test_biases_that_a_tool_left_alone_are_not_taken_for_edited(tmp_path: Path, label: str) -> None:
+    """Baking the Edit would change them: where it can it adds back what it takes, and where not the verdict says so."""
+    base, r = folder_of(label), unit()
+
+    def weights(name: str, W: Tensor) -> Tensor:
+        if name.endswith(("o_proj.weight", "down_proj.weight")):
+            return W - torch.outer(r, r @ W)
+        return W - (W @ r)[..., None] * r if name.endswith("experts.down_proj") else W
+
+    edited = changed(base, tmp_path / "b", weights)
+    found = compare(base, edited)
+    if label == "gpt_oss":
+        assert found.verdict == "partly_directional"
+        assert any("biases alone" in note and "down_proj_bias" in note for note in found.notes)
+        return
+    assert found.verdict == "directional", found.summary
+    bake(found.edit, base, tmp_path / "again")
+    before, after = (load_file(path / "model.safetensors") for path in (base, tmp_path / "again"))
+    for name in (name for name in before if name.endswith("_proj.bias")):
+        torch.testing.assert_close(after[name].float(), before[name].float(), rtol=0.01, atol=0.01)
+
+
 def test_a_tensor_that_one_lacks_is_named(tmp_path: Path) -> None:
     found = compare(folder_of("llama"), folder_of("llama"))
     assert (found.only_in_a, found.only_in_b) == ((), ())

@@ -37,6 +37,8 @@ class Judging:
         self.looking, self.basis = looking, basis
         self.one, self.other = looking.one, looking.other
         self.notes: list[str] = []
+        self.unmade: list[str] = []
+        """Biases that B left alone, though the Edit would change them."""
         self.made: dict[int, Reproduced] = {}
         self.chosen: dict[int, Operation] = {}
         self.kept: dict[tuple[str, int | None], Operation] = {}
@@ -76,14 +78,17 @@ class Judging:
             if found.none or found.cast:
                 same += 1
                 self.looking.cast += [name] * found.cast
+                if self._edited(name) and not self._bias(name):
+                    self.unmade.append(name)
             else:
                 differing.append(Difference(name, found.relative, found.rounding, self._writes(name), self._bias(name)))
-        head = self._head(only_a, only_b)
-        only_b = [name for name in only_b if not (name == self.other.architecture.head and head.none)]
+        head = self._head()
+        alike = head.none or head.cast
+        only_b = [name for name in only_b if not (name == self.other.architecture.head and alike)]
         only_b = [name for name in only_b if not self._new_bias(name)]
-        only_a = [name for name in only_a if not (name == self.one.architecture.head and head.none)]
+        only_a = [name for name in only_a if not (name == self.one.architecture.head and alike)]
         edit = self._edit()
-        explained = not only_a and not only_b and head.none and all(row.explained for row in differing)
+        explained = alike and not (only_a or only_b or self.unmade) and all(row.explained for row in differing)
         verdict: Verdict = (
             "identical" if explained and not differing and edit is None
             else "directional" if explained and edit is not None
@@ -168,6 +173,11 @@ class Judging:
     def _writes(self, name: str) -> bool:
         return any(name in writer.tensors for writer in self.one.architecture.writers)
 
+    def _edited(self, name: str) -> bool:
+        """Whether the edit is of the writer that a bias belongs to."""
+        weights = {weight for weight, _ in self.kept}
+        return any(writer.weight in weights and name in writer.tensors for writer in self.one.architecture.writers)
+
     def _bias(self, name: str) -> bool:
         """Whether the edit makes B's bias of A's; a vector that it adds becomes part of the edit."""
         for writer in self.one.architecture.writers:
@@ -214,7 +224,7 @@ class Judging:
             return True
         return False
 
-    def _head(self, only_a: list[str], only_b: list[str]) -> Distance:
+    def _head(self) -> Distance:
         """What the head that B uses is away from the one that A uses, where either is tied to its embedding."""
         names = head_of(self.one), head_of(self.other)
         if names[0] == names[1] == self.one.architecture.head or not (
@@ -233,6 +243,11 @@ class Judging:
             )
         elif tied == (True, False):
             self.notes.append("B's head is no longer tied to its embedding; it holds A's values")
+        if self.unmade:
+            self.notes.append(
+                f"B left {len(self.unmade)} biases alone that the Edit changes, such as '{self.unmade[0]}': what B's writers were edited "
+                "with took the weights alone"
+            )
         if self.looking.cast:
             self.notes.append(
                 f"{len(self.looking.cast)} tensors differ by the rounding of one checkpoint to the precision of the other alone"
