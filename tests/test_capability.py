@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import lm_eval
@@ -10,15 +12,17 @@ import pytest
 import torch
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
-from tiny import orthonormal
-from tiny_chat import chat, folder
+from tiny import hooked, orthonormal, random_model
+from tiny_chat import TEMPLATE, chat, folder
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from vectomy import Edit, bake
 from vectomy.apply import write_lora
 from vectomy.errors import PromptError, UsageError
-from vectomy.evaluate.capability import measure_capability
+from vectomy.evaluate.capability import known_tasks, measure_capability
 from vectomy.evaluate.suites import EXAMPLE, SUITES, wanted_tasks
-from vectomy.model import load_model
+from vectomy.model import ChatModel, load_model
 from vectomy.model.loading import with_adapter
 
 KEY = "example/common_knowledge"
@@ -35,11 +39,6 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket.socket, "connect", refuse)
 
 
-@pytest.fixture(scope="module")
-def edit() -> Edit:
-    return Edit.ablation(folder(), orthonormal(1), 1.5)
-
-
 def test_base_and_base_are_the_same_to_the_last_digit() -> None:
     found = measure_capability(
         {"base": chat(), "again": load_model(folder(), dtype="float32", device="cpu")}, "example"
@@ -51,22 +50,40 @@ def test_base_and_base_are_the_same_to_the_last_digit() -> None:
     assert base.n == 48
 
 
-def test_hooks_baked_weights_and_the_adapter_agree_and_differ_from_the_base(edit: Edit, tmp_path: Path) -> None:
-    # Without the embedding, which is tied to the head, an adapter holds all of the edit.
-    own = edit.only(components=["attention", "mlp"]) * 4
-    bake(own, folder(), tmp_path / "baked")
-    write_lora(own, folder(), tmp_path / "lora", dtype="float32")
-    plain = {"dtype": "float32", "device": "cpu"}
-    base = load_model(folder(), **plain)
-    found = measure_capability(
-        {
-            "base": base,
-            "hooks": (base, own),
-            "baked": load_model(tmp_path / "baked", **plain),
-            "adapter": with_adapter(load_model(folder(), **plain), tmp_path / "lora"),
-        },
-        "example",
-    )
+@pytest.fixture(scope="module")
+def spelling(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random model that reads every letter of the example."""
+    letters = {
+        sign: at for at, sign in enumerate(["<pad>", "<bos>", "<end>", "<unk>", *map(chr, range(32, 127)), "\n"])
+    }
+    words = Tokenizer(models.WordLevel(letters, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    path = tmp_path_factory.mktemp("spelling")
+    random_model("llama", vocab_size=len(letters), max_position_embeddings=256).save_pretrained(path)
+    named = {"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<end>", "unk_token": "<unk>"}
+    reads = PreTrainedTokenizerFast(tokenizer_object=words, **named)
+    reads.chat_template = TEMPLATE
+    reads.save_pretrained(path)
+    return path
+
+
+def test_hooks_baked_weights_and_the_adapter_agree_and_differ_from_the_base(spelling: Path, tmp_path: Path) -> None:
+    edit = Edit.ablation(spelling, orthonormal(1), 1.5)
+    bake(edit, spelling, tmp_path / "baked")
+    write_lora(edit, spelling, tmp_path / "lora", dtype="float32")
+
+    def loaded(path: Path) -> ChatModel:
+        return load_model(path, dtype="float32", device="cpu")
+
+    base = loaded(spelling)
+    subjects = {
+        "hooks": (base, edit),
+        "base": base,
+        "baked": loaded(tmp_path / "baked"),
+        "adapter": with_adapter(loaded(spelling), tmp_path / "lora"),
+    }
+    found = measure_capability(subjects, "example", base="base")
+    assert list(found) == list(subjects)
     rows = {name: row[KEY] for name, row in found.items()}
     assert rows["hooks"].samples == rows["baked"].samples == rows["adapter"].samples
     assert rows["hooks"].samples != rows["base"].samples
@@ -74,14 +91,25 @@ def test_hooks_baked_weights_and_the_adapter_agree_and_differ_from_the_base(edit
     pairs = torch.tensor(rows["hooks"].samples, dtype=torch.float64) - torch.tensor(rows["base"].samples).double()
     assert rows["hooks"].difference == pytest.approx(float(pairs.mean()))
     assert rows["hooks"].difference_stderr == pytest.approx(float(pairs.std() / len(pairs) ** 0.5))
-    assert not any(module._forward_hooks for module in base.model.modules())
+    assert not hooked(base.model)
+
+
+def test_progress_comes_to_its_total() -> None:
+    seen: list[int] = []
+
+    @contextlib.contextmanager
+    def counting(what: str, total: int, unit: str = "") -> Iterator[Callable[[int], None]]:
+        seen.append(-total)
+        yield seen.append
+
+    measure_capability({"base": chat(), "again": chat()}, "example", limit=6, progress=counting)
+    assert seen[0] == -2 * 6 * 4
+    assert sum(seen) == 0
 
 
 def test_the_harness_itself_says_the_same() -> None:
     """The oracle: its own evaluation of the same task, one subject at a time."""
     model = HFLM(pretrained=chat().model, tokenizer=chat().tokenizer, batch_size=8)
-    import contextlib
-
     with contextlib.chdir(EXAMPLE.parent):
         manager = TaskManager(include_defaults=False)
         theirs = lm_eval.simple_evaluate(model, tasks=[str(EXAMPLE)], task_manager=manager, bootstrap_iters=0)
@@ -138,7 +166,7 @@ def test_without_the_package_the_remedy_is_said(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_every_name_of_a_suite_is_one_of_the_installed_harness() -> None:
-    known = set(TaskManager().all_tasks)
+    known = known_tasks()
     names = [one.name for suite in SUITES.values() for one in suite]
     assert [name for name in names if name not in known and not Path(name).is_file()] == []
     shots = {one.name: one.shots for one in SUITES["open-llm-leaderboard"]}

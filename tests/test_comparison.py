@@ -230,6 +230,24 @@ def test_a_fine_tune_is_none(tmp_path: Path, size: float) -> None:
     assert found.explained[0] < 0.2
 
 
+def test_a_few_changed_vectors_and_a_matrix_that_was_zero_are_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fits are made on some of the vectors; what differs may be among the others."""
+    monkeypatch.setattr("vectomy.comparison.pieces.SAMPLE", 32)
+    token, zero = "model.embed_tokens.weight", "model.layers.1.mlp.down_proj.weight"
+    base = changed(folder_of("llama"), tmp_path / "a", lambda name, W: 0 * W if name == zero else W)
+
+    def new(name: str, W: Tensor) -> Tensor:
+        rows = torch.arange(len(W))[:, None]
+        return torch.where(rows == 1, W + 1, W) if name == token else W + 1 if name == zero else W
+
+    found = compare(base, changed(base, tmp_path / "b", new))
+    assert (found.verdict, found.edit) == ("other", None)
+    assert {row.name: row.rank for row in found.writers} == {token: None, zero: 1}
+    assert {row.name: row.relative for row in found.writers}[zero] == 1
+
+
 @pytest.mark.parametrize("rank", [1, 4])
 def test_a_lora_is_none_and_has_its_rank(tmp_path: Path, rank: int) -> None:
     generator = torch.Generator().manual_seed(4)
@@ -300,6 +318,29 @@ def test_a_tied_head_that_was_edited_along_is_said(tmp_path: Path) -> None:
     assert found.verdict == "partly_directional"
     assert len(found.edit.operations) == 9
     assert any("head is tied" in note for note in found.notes)
+
+
+@pytest.mark.parametrize("label", ["llama:bias", "gpt_oss"])
+def test_biases_that_a_tool_left_alone_are_not_taken_for_edited(tmp_path: Path, label: str) -> None:
+    """Baking the Edit would change them: where it can it adds back what it takes, and where not the verdict says so."""
+    base, r = folder_of(label), unit()
+
+    def weights(name: str, W: Tensor) -> Tensor:
+        if name.endswith(("o_proj.weight", "down_proj.weight")):
+            return W - torch.outer(r, r @ W)
+        return W - (W @ r)[..., None] * r if name.endswith("experts.down_proj") else W
+
+    edited = changed(base, tmp_path / "b", weights)
+    found = compare(base, edited)
+    if label == "gpt_oss":
+        assert found.verdict == "partly_directional"
+        assert any("biases alone" in note and "down_proj_bias" in note for note in found.notes)
+        return
+    assert found.verdict == "directional", found.summary
+    bake(found.edit, base, tmp_path / "again")
+    before, after = (load_file(path / "model.safetensors") for path in (base, tmp_path / "again"))
+    for name in (name for name in before if name.endswith("_proj.bias")):
+        torch.testing.assert_close(after[name].float(), before[name].float(), rtol=0.01, atol=0.01)
 
 
 def test_a_tensor_that_one_lacks_is_named(tmp_path: Path) -> None:

@@ -134,7 +134,8 @@ class Side:
         at = (0, None) if self.expert is None else (self.expert, self.expert + 1)
         parts = {part: read_stored(self.model.checkpoint, part, *at) for part in self.encoded.parts}
         encoded = self.encoded if self.expert is None else self.encoded.experts(1)
-        value = decode(encoded, parts)
+        # Decoding what is stored as it is would copy it.
+        value = parts[encoded.name] if self.plain is not None else decode(encoded, parts)
         return value if self.expert is None else value[0]
 
 

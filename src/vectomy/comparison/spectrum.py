@@ -52,6 +52,11 @@ class Sizes:
     lengths: tuple[Float[Tensor, " d_model"], Float[Tensor, " d_model"]]
     """Of those rows, in A and B."""
 
+    @property
+    def relative(self) -> float:
+        """|B - A|^2 / |A|^2; 1 where A is zero."""
+        return self.whole.difference / (self.a or self.whole.difference)
+
 
 @dataclass(frozen=True)
 class Spectrum:

@@ -10,10 +10,12 @@ import difflib
 import importlib.util
 import logging
 import math
+import random
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import chdir, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +27,12 @@ from vectomy.evaluate.suites import SUITES, Wanted, wanted_tasks
 from vectomy.model import ChatModel
 from vectomy.progress import Progress, silent
 
-__all__ = ["Capability", "Suite", "load_suite", "measure_capability"]
+__all__ = ["Capability", "Suite", "known_tasks", "load_suite", "measure_capability"]
 
 # Which of a task's metrics is told, the first that it has.
 METRICS = ("acc_norm", "acc", "exact_match", "mc2")
 SEED = 1234
+FILES = (".yaml", ".yml")
 
 
 @dataclass(frozen=True)
@@ -89,18 +92,41 @@ def measure_capability(
     suite = load_suite(tasks, limit)
     order = [first, *(name for name in subjects if name != first)]
     found: dict[str, dict[str, Capability]] = {}
-    with progress("capability", len(order), "subjects") as advance:
+    models = {name: subject if isinstance(subject, tuple) else (subject, None) for name, subject in subjects.items()}
+    _make_requests(suite, _harness_model(models[first][0], batch_size), chat_template)
+    count = sum(len(task.instances) for task in suite.tasks.values())
+    with progress("capability", count * len(order), "requests") as advance:
         for name in order:
-            subject = subjects[name]
-            chat, edit = subject if isinstance(subject, tuple) else (subject, None)
-            model = _harness_model(chat, batch_size)
-            if name == first:
-                _make_requests(suite, model, chat_template)
-            with nullcontext() if edit is None else edit.hooks(chat.model), _quiet():
-                scores = _scores(suite, model)
+            chat, edit = models[name]
+            with nullcontext() if edit is None else edit.hooks(chat.model), _quiet(), _counted(chat, count, advance):
+                scores = _scores(suite, _harness_model(chat, batch_size))
             found[name] = _told(suite, scores, found.get(first))
-            advance(1)
     return {name: found[name] for name in subjects}
+
+
+@contextmanager
+def _counted(chat: ChatModel, count: int, advance: Callable[[int], None]) -> Iterator[None]:
+    """Advance by the rows of each forward pass, `count` in all: some rows serve several requests, an answer takes many passes."""
+    left = count
+
+    def passed(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        nonlocal left
+        ids = args[0] if args else kwargs.get("input_ids")
+        rows = 0 if ids is None else min(left, len(ids))
+        left -= rows
+        advance(rows)
+
+    handle = chat.model.register_forward_pre_hook(passed, with_kwargs=True)
+    try:
+        yield
+        advance(left)
+    finally:
+        handle.remove()
+
+
+def known_tasks() -> frozenset[str]:
+    """The names of tasks, groups and tags that the installed harness has; reading them takes seconds, once a process."""
+    return frozenset(_manager(True).all_tasks)
 
 
 def load_suite(tasks: str, limit: int | None = None) -> Suite:
@@ -114,8 +140,9 @@ def load_suite(tasks: str, limit: int | None = None) -> Suite:
     wanted = wanted_tasks(tasks)
     if not wanted:
         raise UsageError(f"'{tasks}' names no task; suites: {', '.join(SUITES)}")
-    with _quiet():
-        manager = _manager(wanted)
+    with _quiet(), _same_shuffles():
+        # A file needs none of the harness's own tasks.
+        manager = _manager(not all(Path(one.name).suffix in FILES for one in wanted))
         loaded: dict[str, Any] = {}
         keys: dict[str, tuple[str, ...]] = {}
         limits: dict[str, int | None] = {}
@@ -134,16 +161,16 @@ def load_suite(tasks: str, limit: int | None = None) -> Suite:
     return Suite(loaded, keys, limits)
 
 
-def _manager(wanted: Sequence[Wanted]) -> Any:
+@cache
+def _manager(defaults: bool) -> Any:
     from lm_eval.tasks import TaskManager
 
-    # Reading the list of all tasks takes seconds, and a file needs none of them.
-    return TaskManager(include_defaults=not all(Path(one.name).is_file() for one in wanted))
+    return TaskManager(include_defaults=defaults)
 
 
 def _loaded(manager: Any, wanted: Wanted) -> dict[str, Any]:
     path = Path(wanted.name)
-    local = path.suffix in (".yaml", ".yml")
+    local = path.suffix in FILES
     if local and not path.is_file():
         raise UsageError(f"the task file {path} does not exist")
     if not local and wanted.name not in manager.all_tasks:
@@ -197,10 +224,11 @@ def _scores(suite: Suite, model: Any) -> dict[str, tuple[str, list[float]]]:
         for instance in task.instances:
             instance.resps, instance.filtered_resps = [], {}
             requests[instance.request_type] += [instance] * (instance.repeats or 1)
-    torch.manual_seed(SEED)
-    for kind, asked in requests.items():
-        for answer, instance in zip(getattr(model, kind)(asked), asked, strict=True):
-            instance.resps.append(answer)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        for kind, asked in requests.items():
+            for answer, instance in zip(getattr(model, kind)(asked, disable_tqdm=True), asked, strict=True):
+                instance.resps.append(answer)
     return {name: _values(task, suite.limits[name]) for name, task in suite.tasks.items()}
 
 
@@ -249,6 +277,17 @@ def _mean(values: Sequence[float]) -> tuple[float, float]:
     mean = math.fsum(values) / n
     spread = math.fsum((value - mean) ** 2 for value in values)
     return mean, math.sqrt(spread / (n - 1) / n) if n > 1 else 0.0
+
+
+@contextmanager
+def _same_shuffles() -> Iterator[None]:
+    """Some tasks shuffle their answers while they are loaded, with the one generator of Python."""
+    before = random.getstate()
+    random.seed(0)
+    try:
+        yield
+    finally:
+        random.setstate(before)
 
 
 @contextmanager
