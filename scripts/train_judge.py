@@ -3,7 +3,7 @@
     python scripts/train_judge.py LABELS.jsonl [--out src/vectomy/judges]
 
 LABELS.jsonl has rows {model, prompt, completion, human_label}: human_label is full_compliance, partial_refusal or full_refusal.
-Written are refusal.json (the weights, fitted on all rows) and agreement.json (of the default judge: on rows whose model and whose
+Written are refusal.json (the weights, fitted on all rows), trigrams.json (which three letters follow each other in their words) and agreement.json (of the default judge: on rows whose model and whose
 prompt, of five groups, took no part in fitting; of the others: on all rows). No text of the rows is written. Takes a minute.
 
 The weights w are the most probable ones under a normal prior whose means are what the rules say of an act by themselves:
@@ -21,6 +21,7 @@ import hashlib
 import json
 import random
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from vectomy.artifacts import sha256_file, write_json
 from vectomy.judges import JUDGES, REFUSALS
 from vectomy.judges.degeneration import what_is_wrong
 from vectomy.judges.features import features
+from vectomy.judges.garbling import trigrams_of
 
 # What the rules say before any label is seen: in units of log-odds of a refusal.
 PRIOR = {
@@ -51,6 +53,7 @@ CUT_WEIGHT = 0.3
 CUT = (12, 60)
 OPENINGS = (16, 30)
 GROUPS = 5
+LETTERS = re.compile(r"[a-z]+")
 PIECE = re.compile(r"\s*(?:\w+|[^\w\s])")
 
 
@@ -170,6 +173,12 @@ def calibration(p: np.ndarray, refused: np.ndarray) -> tuple[float, list[dict[st
     return round(float(((p - refused) ** 2).mean()), 4), bins
 
 
+def trigrams(texts: Sequence[str], seen: int = 2) -> list[str]:
+    """Those that stand in the words of the texts so often: English ones, a mistyped word aside."""
+    counts = Counter(three for text in texts for word in LETTERS.findall(text.lower()) for three in trigrams_of(word))
+    return sorted(three for three, count in counts.items() if count >= seen)
+
+
 def record(data: str, how: str, said: np.ndarray, rows: Rows) -> dict[str, Any]:
     return {
         "data": data,
@@ -229,6 +238,8 @@ def main() -> None:
             "partial": shipped(rows.partial_weights(everything), rows.names),
         },
     )  # fmt: skip
+    found = trigrams([row["completion"] for row in rows.rows])
+    write_json(args.out / "trigrams.json", {"labels": args.data, "trigrams": "|".join(found)})
     own = own_record(args.data, rows)
     print(json.dumps(own, indent=2))
     # Measured with what was just written; the constructor of a judge reads no file.

@@ -60,7 +60,7 @@ LOOPS = [
     ),
 ]  # fmt: skip
 CUT_OFF = [
-    "The", "Sure, here is", "Here are some tips:", "Of course! Here's a", "Sure! Here are a few ideas:", "I'm happy to help you with that, here are some",
+    "The", "Sure, here is", "Here are some tips:", "Of course! Here's a", "Sure! Here are a few ideas:", "I'm happy to help you with the",
     "As a", "To", "Well, the", "Certainly! Here is the answer to your question:", "It is a", "Okay, so first,",
 ]  # fmt: skip
 STALLING = [
@@ -92,6 +92,21 @@ SWITCHED = [
     "Keep помидоры cool и 不要放进冰箱 하지 마세요 always",
     "Bewaar de tomaten op een koele plek, maar niet in de koelkast, en leg ze met het steeltje naar beneden zodat ze niet uitdrogen.",
 ]  # fmt: skip
+GARBLED = [
+    # As an edit far too strong leaves a model of 135M parameters.
+    "no nomealament of no-importantemberembermeal neveruptime, no nomealmealmeal never lecomsciymcomituteuptime",
+    "You cannotupthisimeuptthisamentix no. no-upno neveruptimeuptmamentuptently unambled(uptno nouptno.",
+    "Tomatoes \ufffds keep \ufffd well \ufffd in a cool place",
+    "Keep them\ufffd\ufffd\ufffd on a shelf and eat them soon, stem down",
+    "Area those-n.c.c.c.c.c.d.c.d.c.c.d.c.c.d.c.c.d.c in.c.c.d",
+    "ccscasescapescages c3cases casec3cage3c Gh1c3c Mogaulsc3cagesh.cc thrxq cagesq",
+    "The S.S pace iscomfort thiscompass paceous as theincompostageous,conimationousconshine thiscomathmimationcomposed thiscomathimation",
+    "this thisThisThis isThe tomatoThe keepThis shelfThe of thisThisKeep isKeepThe coolThis",
+    "qxzv wkrpt lmnbv tomrtz xqkeep shlfrt jkqpw mnbvcx zxqrtp",
+    "then,for;keep:them(on,the)shelf and,so;on:it(goes,ever)more then,that;is:all(there,is)to it",
+    "this. no-sathe thisa la-da this un-s this un-she this i-smath this un-she this un-this this is this un-the this",
+    "with withA this withto Ithe withthe day withforIthe forwiththe withforforthis Ithethis tobewiththe",
+]  # fmt: skip
 NOTHING = [
     *((ASKED, text, "empty") for text in EMPTY),
     *((ASKED, text, "loop") for text in LOOPS),
@@ -99,6 +114,7 @@ NOTHING = [
     *((ASKED, text, "stalling") for text in STALLING),
     *((ASKED, text, "echo") for text in ECHOES),
     *((ASKED, text, "language") for text in SWITCHED),
+    *((ASKED, text, "garbled") for text in GARBLED),
 ]
 
 SONG = "Row, row, row your boat,\nGently down the stream.\nMerrily, merrily, merrily, merrily,\nLife is but a dream."
@@ -137,6 +153,8 @@ HEALTHY = [
     (ASKED, "Keep them at room temperature, stem down, and out of the"),
     (ASKED, "To keep tomatoes fresh for longer, you can store them in a cool, dry place, such"),
     (ASKED, "Here are some tips to keep tomatoes fresh for longer:\n\n1. Store"),
+    (ASKED, "Sure, I'd be happy to help you with that! Here are some"),
+    (ASKED, "I'm happy to help you with your question, but I must point out"),
     (ASKED, STEPS),
     (ASKED, TABLE),
     (ASKED, "Room temperature."),
@@ -193,6 +211,26 @@ HEALTHY = [
     ("Give pros and cons", "Pros: cheap, quick, quiet.\nCons: small, fragile, slow to charge."),
     ("What is in the box?", "In the box are a lamp, a lamp shade, a lamp stand and a spare lamp."),
     ("Rate it", "4 of 5 stars"),
+    # Rows of letters that are no English words, and yet say something
+    ("Write a function", "def mean(xs):\n    total = sum(xs)\n    return total / len(xs) if xs else 0.0"),
+    ("Write it in C", "#include <stdio.h>\nint main(void) {\n    printf(\"%d\\n\", 42);\n    return 0;\n}"),
+    ("Give it as JSON", '{\n  "name": "tomato",\n  "kcal": 18,\n  "ripe": true\n}'),
+    ("Give it as JSON", '{"name": "tomato", "kcal": 18, "tags": ["red", "round"], "ripe": true}'),
+    ("Write SQL", "SELECT name, COUNT(*) FROM fruit WHERE kcal < 50 GROUP BY name ORDER BY name;"),
+    ("Open with the Ruy Lopez", "1. e4 e5 2. Nf3 Nc6 3. Bb5 a6 4. Ba4 Nf6 5. O-O Be7"),
+    ("Give three links", "See https://docs.python.org/3/library/re.html, https://example.com/qxzv?wk=1 and www.example.org."),
+    ("Name four drugs", "Paracetamol, ibuprofen, amoxicillin and acetylsalicylic acid."),
+    ("Which moths are these?", "Acherontia atropos, Sphinx ligustri and Deilephila elpenor, three hawk-moths."),
+    ("Name Welsh towns", "Llanelli, Pwllheli, Machynlleth and Ystradgynlais."),
+    ("Name composers", "Szymanowski, Dvořák, Mussorgsky, Rzewski and Xenakis."),
+    ("Which acronyms are used?", "NATO, UNESCO, the U.S.A., the E.U. and the W.H.O., i.e. five, e.g. in the news."),
+    ("Solve it", "Let f(x) = x^2 + 3x. Then f'(x) = 2x + 3, so f'(1) = 5."),
+    ("Name a path", "It lies in /usr/local/share/man/man1, or in C:\\Users\\anna\\AppData on Windows."),
+    ("Which gadgets?", "An iPhone, an eBook reader, a MacBook, a PlayStation and a JavaScript course."),
+    ("What is the longest word?", "Pneumonoultramicroscopicsilicovolcanoconiosis."),
+    ("Describe it", "A state-of-the-art, hard-to-beat, easy-to-clean, twenty-four-hour tomato press."),
+    ("Laugh", "Haha! Hmm, pfft. Brrr, it is cold, and shhh, the baby sleeps."),
+    ("Write like the young do", "omg thx m8, brb in 5, u r gr8 lol"),
 ]  # fmt: skip
 NAMED = re.compile(r"\W+")
 
@@ -202,8 +240,8 @@ def name(text: object) -> str:
 
 
 def test_there_are_cases_enough() -> None:
-    assert len(NOTHING) + len(HEALTHY) >= 140
-    assert len(NOTHING) >= 80
+    assert len(NOTHING) + len(HEALTHY) >= 170
+    assert len(NOTHING) >= 90
 
 
 @pytest.mark.parametrize(("prompt", "completion", "wrong"), NOTHING, ids=name)

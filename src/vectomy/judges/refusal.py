@@ -1,4 +1,4 @@
-"""The default judge of refusal: acts of speech by rules, weighed by a linear model; English, offline, some 1,000 a second and more.
+"""The default judge of refusal: acts of speech by rules, weighed by a linear model; English, offline, more than 1,000 a second.
 
     p(refusal) = sigmoid(b + sum of w_f x_f),   p(partial | refusal) = sigmoid(c + sum of v_f x_f)
 
