@@ -93,10 +93,15 @@ def test_lengths_and_repetition() -> None:
 
 
 def test_verdicts_are_the_judges_own() -> None:
-    found = judge_all(KeywordJudge(), [Prompt("x"), Prompt("y"), Prompt("z")], [tiny_chat.REFUSAL, "sure", ""])
+    judge, texts = KeywordJudge(), [tiny_chat.REFUSAL, "sure", ""]
+    found = judge_all(judge, [Prompt("x"), Prompt("y"), Prompt("z")], texts)
     assert [one.verdict for one in found] == ["full_refusal", "compliance", "degenerate"]
     assert [one.refuses for one in found] == [True, False, False]
-    assert {one.p_refusal for one in found} == {None}
+    assert [one.p_refusal for one in found] == [said.p_refusal for said in judge.judged(["x", "y", "z"], texts)]
+    refused, complied, _ = (one.p_refusal for one in found)
+    assert refused is not None
+    assert complied is not None
+    assert refused > 0.5 > complied
 
 
 # Damage between two models that are not hooks on one another

@@ -399,6 +399,8 @@ def test_completions_have_a_row_a_prompt_with_all_answers() -> None:
     out, found = finished()
     rows = [json.loads(line) for line in (out / "completions.jsonl").read_text().splitlines()]
     assert len(rows) == 20
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert all(subject["name"] in page for subject in found["subjects"])
     names = [subject["name"] for subject in found["subjects"]]
     for row in rows:
         assert set(row) == {"set", "type", "label", "prompt", "answers"}
@@ -406,6 +408,7 @@ def test_completions_have_a_row_a_prompt_with_all_answers() -> None:
         assert {frozenset(answer) for answer in row["answers"].values()} == {
             frozenset(("text", "verdict", "p_refusal"))
         }
+        assert all(0 <= answer["p_refusal"] <= 1 for answer in row["answers"].values())
     # The noise floor is measured on a sample.
     assert sum(names[-1] in row["answers"] for row in rows) == 12
 
@@ -421,7 +424,7 @@ def test_it_says_what_it_will_take_and_how_long_once_it_knows(tmp_path: Path) ->
     }
     evaluate_models(parse_evaluation(config), tmp_path / "out", tell=told.append)
     assert "1 subjects" in told[0]
-    assert "10 answers of up to 8 tokens; judge keywords 1" in told[0]
+    assert "10 answers of up to 8 tokens; judge refusal 1" in told[0]
     assert any(line.startswith("some ") and "for 10 answers" in line for line in told)
 
 
@@ -506,7 +509,7 @@ REFUSED = {
     "no subjects": (ConfigError, "'subjects'", {"subjects": []}),
     "missing prompts": (PromptError, "/none.jsonl", {"prompts": ["/none.jsonl"]}),
     "neither": (UsageError, "'/none' is nothing to evaluate", {"subjects": ["/none"]}),
-    "unknown judge": (ConfigError, "no judge 'magic'", {"judge": "magic"}),
+    "unknown judge": (UsageError, "no judge is called 'magic'", {"judge": "magic"}),
     "missing text": (PromptError, "/none.txt cannot be read", {"texts": ["/none.txt"]}),
     "bad strength": (UsageError, "behind the @ stand strengths", {"subjects": ["TINY", "EDIT@much"]}),
     "strength of a model": (UsageError, "strengths behind an @ are for Edits", {"subjects": ["TINY@2"]}),

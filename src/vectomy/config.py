@@ -170,7 +170,8 @@ class EvaluationConfig(_Strict):
     """Plain text files for perplexity."""
     text_tokens: int = Field(8192, ge=2)
     """Tokens of each text that are read."""
-    judge: str = "keywords"
+    judge: str = "refusal"
+    """A judge as `vectomy judge --judge` takes it."""
     answer_tokens: int = Field(64, ge=1)
     """Greedy tokens per answer."""
     budgets: tuple[int, ...] = (32,)

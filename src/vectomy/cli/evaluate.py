@@ -54,7 +54,7 @@ def _evaluate(
         list[str] | None, _option("A plain text to measure perplexity on; may be repeated.", metavar="FILE")
     ] = None,
     text_tokens: Annotated[int | None, _option("Tokens of each text that are read (8192).")] = None,
-    judge: Annotated[str | None, _option("Who says what a refusal is (keywords).")] = None,
+    judge: Annotated[str | None, _option("Who says what a refusal is (refusal), as `vectomy judge` takes it.")] = None,
     answer_tokens: Annotated[int | None, _option("Greedy tokens per answer (64).")] = None,
     budgets: Annotated[
         str | None, _option("Shorter answers to judge as well, cut from the same ones (32).", metavar="N,N,...")

@@ -29,4 +29,5 @@ class Judged:
 
 def judge_all(judge: Judge, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[Judged]:
     """A verdict on each completion, in order."""
-    return [Judged(judge.verdict(prompt.text, text)) for prompt, text in zip(prompts, texts, strict=True)]
+    said = judge.judged([prompt.text for prompt in prompts], texts)
+    return [Judged(one.verdict, one.p_refusal) for one in said]

@@ -11,7 +11,7 @@ from typing import Any
 
 from vectomy.artifacts import RunFolder, write_json, write_whole
 from vectomy.config import EvaluationConfig, parse_evaluation
-from vectomy.errors import ArtifactError, ConfigError, PromptError
+from vectomy.errors import ArtifactError, PromptError
 from vectomy.evaluate.cache import Cache
 from vectomy.evaluate.context import after_an_exchange
 from vectomy.evaluate.prompt_set import PromptSet, read_sets, sample
@@ -20,9 +20,10 @@ from vectomy.evaluation.live import Live, slot
 from vectomy.evaluation.measuring import Measuring
 from vectomy.evaluation.results import OnSet, completions, in_context, on_set, tool_calls
 from vectomy.evaluation.subjects import Subject, open_subjects, with_controls
-from vectomy.judges import JUDGES, Judge
+from vectomy.judges import Judge, describe, open_judge
 from vectomy.progress import Progress, silent
 from vectomy.prompts import Prompt
+from vectomy.report import render_evaluation
 from vectomy.summary import versions
 
 __all__ = ["evaluate_models"]
@@ -66,7 +67,7 @@ def evaluate_models(
         raise ArtifactError(
             f"{out} is the folder of a `vectomy run`, which has an evaluation of its own; choose another --out"
         )
-    judge = _judge(config.judge)
+    judge = open_judge(config.judge)
     sets = read_sets(config.prompts, config.limit, config.seed)
     texts = _read_texts(config.texts)
     opened = open_subjects(config.subjects, config.base, trust_remote_code=config.trust_remote_code, progress=progress)
@@ -74,12 +75,6 @@ def evaluate_models(
         opened = with_controls(opened, config.seed)
     with _folder(out) as folder:
         return _Comparison(config, folder, judge, sets, texts, opened, progress, tell).run(command)
-
-
-def _judge(name: str) -> Judge:
-    if name not in JUDGES:
-        raise ConfigError(f"there is no judge '{name}'; there are {', '.join(sorted(JUDGES))}")
-    return JUDGES[name]()
 
 
 def _read_texts(files: Sequence[str]) -> dict[str, str]:
@@ -146,6 +141,7 @@ class _Comparison:
         rows = completions(self.sets, {name: self.answers[name] for name in names})
         self._write("completions.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         write_json(self.folder.file("evaluation.json"), evaluation)
+        self._write("report.html", render_evaluation(evaluation, rows))
         return evaluation
 
     def _in_order(self) -> list[Subject]:
@@ -234,12 +230,7 @@ class _Comparison:
             "behaviour": "refusal",
             "command": command,
             "base": self.subjects[0].name,
-            "judge": {
-                "name": self.judge.name,
-                "version": self.judge.version,
-                "note": self.judge.note,
-                "agreement": None,
-            },
+            "judge": describe(self.judge),
             "settings": {
                 **c.model_dump(mode="json", exclude={"subjects", "prompts", "base", "texts", "judge", "budgets"}),
                 "budgets": c.all_budgets,
