@@ -158,7 +158,7 @@ def table(result: dict[str, Any]) -> str:
     lines += ["", COST_HEAD]
     lines += [cost_line(tool, cost) for tool in TOOLS for cost in result["costs"][tool]]
     lines += ["", "Heretic's medians over ours:"]
-    ratios = {name: row["ratio"] for name, row in result["by_keywords"].items() if "ratio" in row}
+    ratios = {name: row["ratio"] for name, row in result["by_judge"].items() if "ratio" in row}
     lines += [f"{ratio:8.2f}  {name}" for name, ratio in {**ratios, **result["cost_ratios"]}.items()]
     return "\n".join(lines)
 
@@ -267,7 +267,7 @@ def main() -> None:
         },
         "vectomy": {"recipe": args.recipe, "options": args.ours_options, "edit_measured_as": "hooks"},
         "seeds": args.seeds, "costs": costs, "cost_ratios": cost_ratios(costs), "base": meter.of_base(),
-        "by_keywords": comparison(points, args.seeds, "refusals"),
+        "by_judge": comparison(points, args.seeds, "refusals"),
         "by_markers": comparison(points, args.seeds, "refusals_by_markers"), "points": points,
     }  # fmt: skip
     args.out.write_text(json.dumps(result, indent=2) + "\n")

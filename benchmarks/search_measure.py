@@ -1,6 +1,6 @@
 """Measure what a search found, ours or Heretic's, by our evaluator on the test prompts. Used by search.py.
 
-Refusals are judged on 100 greedy tokens, by our keyword judge and, beside it, by counting as Heretic does. KL is over the
+Refusals are judged on 100 greedy tokens, by our judge (docs/judge.md) and, beside it, by counting as Heretic does. KL is over the
 base's own 64-token answers to harmless prompts. Only counts are kept, no answers; what is measured is not measured again.
 """
 
@@ -17,7 +17,7 @@ from typing import Any
 from vectomy.artifacts import hash_of, sha256_file
 from vectomy.edit import Edit
 from vectomy.evaluate import Reference, measure, reference, wilson_interval
-from vectomy.judges import KeywordJudge
+from vectomy.judges import RefusalJudge
 from vectomy.model import ChatModel, load_model
 from vectomy.prompts import Prompt
 
@@ -92,7 +92,7 @@ class Meter:
     def _measure(self, chat: ChatModel, within: AbstractContextManager[None] | None = None) -> dict[str, Any]:
         base = self.base  # before the edit is on
         with within or nullcontext():
-            found = measure(chat, base, KeywordJudge(), self.judged_tokens, BATCH_TOKENS, form="measured")
+            found = measure(chat, base, RefusalJudge(), self.judged_tokens, BATCH_TOKENS, form="measured")
         metrics = found.metrics
         marked = sum(is_marked(answer["text"], self.markers) for answer in found.answers["positive"])
         return {

@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from vectomy.errors import SelectionError
-from vectomy.selection.frontier import choose_point, frontier
+from vectomy.selection.frontier import choose_point, frontier, try_in_halves
 
 POINTS = [
     {"rate": 0.00, "kl": 0.30},
@@ -51,3 +51,20 @@ def test_the_frontier_is_what_no_other_point_betters() -> None:
 
     assert kept == sorted((p for p in grid if not bettered(p)), key=lambda p: p["kl"])
     assert frontier([POINTS[0], POINTS[0]]) == [0]
+
+
+@pytest.mark.parametrize("count", range(1, 20))
+def test_halving_finds_the_first_that_is_enough_in_few_tries(count: int) -> None:
+    for first in range(count + 1):
+        tried: list[int] = []
+
+        def enough(place: int, first: int = first, tried: list[int] = tried) -> bool:
+            tried.append(place)
+            return place >= first
+
+        try_in_halves(count, enough)
+        assert tried[0] == 0
+        assert len(tried) == len(set(tried)) <= 1 + count.bit_length()
+        # Where it holds nowhere, the last was tried too.
+        assert min((place for place in tried if place >= first), default=count) == first
+        assert first < count or count - 1 in tried

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from vectomy.errors import SelectionError
 
-__all__ = ["choose_point", "frontier"]
+__all__ = ["choose_point", "frontier", "try_in_halves"]
 
 
 def choose_point(
@@ -53,3 +53,12 @@ def frontier(points: Sequence[Mapping[str, Any]]) -> list[int]:
         if not kept or points[at]["rate"] < points[kept[-1]]["rate"]:
             kept.append(at)
     return kept
+
+
+def try_in_halves(count: int, enough: Callable[[int], bool]) -> None:
+    """Call `enough` for the first of `count` places, then for as few more as tell the first at which it holds, if it holds at
+    all that follow it as well: about log2(count) of them, down to the last where it holds nowhere."""
+    low, high, place = 0, count, 0
+    while low < high:
+        low, high = (low, place) if enough(place) else (place + 1, high)
+        place = (low + high) // 2

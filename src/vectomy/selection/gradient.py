@@ -16,9 +16,8 @@ direction by a similar one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from math import ceil
 from typing import Any
 
 import torch
@@ -34,8 +33,18 @@ from vectomy.errors import SelectionError
 from vectomy.intervene import change_outputs, fold, hookable
 from vectomy.operation import Operation
 from vectomy.scoring import kl_divergence
-from vectomy.selection.frontier import choose_point, frontier
-from vectomy.selection.learned import SETTLE, Learned, Round, Stepper, read_state, stored, taking_out, taking_out_by_row
+from vectomy.selection.frontier import choose_point, frontier, try_in_halves
+from vectomy.selection.learned import (
+    GENTLE,
+    STEEP,
+    Learned,
+    Round,
+    Stepper,
+    read_state,
+    stored,
+    taking_out,
+    taking_out_by_row,
+)
 from vectomy.selection.on_search import OnSearch
 from vectomy.selection.order import Order
 from vectomy.selection.targets import Target, measure_targets, share_left, with_openings_left
@@ -64,6 +73,8 @@ GIVEN = 0.6
 SCREENED_PROMPTS = 16
 LEFT = 0.125
 REACHED = 0.5
+# Said of points that are not generated with.
+UNTRIED = "not tried: one of less KL is enough, or one of more KL leaves too much"
 # Share of what the base holds on to that a selective edit has to leave.
 HELD = 0.95
 
@@ -186,7 +197,8 @@ class _Search:
         that it has left among those to change; a KL budget is met by choosing, not by more rounds."""
         task, limits = self.task, self.task.config.selection
         search = OnSearch(task, self.targets.packed, self.targets.layer)
-        states = self._round({"tensors": stored(self._first(self.layer)), "step": 0}, task.config.steps, 0)
+        first = {"tensors": stored(self._first(self.layer)), "step": 0}
+        states = self._round(first, Round(0, task.config.steps, STEEP))
         points, edits = self.measured(search, states)
         for number in range(1, MORE_ROUNDS + 1):
             tried = [at for at, point in enumerate(points) if point["rejected"] is None]
@@ -195,7 +207,7 @@ class _Search:
             nearest = min(tried, key=lambda at: (not _holds(points[at]), points[at]["rate"], points[at]["kl"]))
             self.targets = with_openings_left(task, self.targets, edits[nearest], f"openings left {number}")
             begin = {**states[nearest], "step": states[-1]["step"]}
-            more = self._round(begin, max(STRIDE, task.config.steps // 2), number)
+            more = self._round(begin, Round(states[-1]["step"], max(STRIDE, task.config.steps // 2), GENTLE))
             found = self.measured(search, more)
             states, points, edits = states + more, points + found[0], edits + found[1]
         return points, edits
@@ -203,40 +215,20 @@ class _Search:
     def _enough(self, point: dict[str, Any]) -> bool:
         return bool(point["rate"] <= self.task.config.selection.target_rate and _holds(point))
 
-    def _round(self, state: dict[str, Any], steps: int, number: int) -> list[dict[str, Any]]:
-        """The states at every STRIDE of some more steps, those behind the settling; journalled.
-
-        When the first round has settled, what the edit so far leaves in other words joins the openings to change, if that is more
-        than the target rate: to press on where little is left costs more than it brings (docs/log.md).
-        """
-        now = Round(int(state["step"]), steps)
-        settled = STRIDE * ceil(SETTLE * steps / STRIDE)
-        legs = [range(settled), range(settled, steps)] if number == 0 and settled < steps else [range(steps)]
-        states: list[dict[str, Any]] = []
-        for leg in legs:
-            name = f"{number}"
-            if leg.start:
-                enough = self.task.config.selection.target_rate
-                self.targets = with_openings_left(self.task, self.targets, self.edit(state), "openings left", enough)
-                name += "+"
-            states += self._leg(state, now, leg, name)
-            state = states[-1]
-        return [held for held in states if held["step"] - now.first >= SETTLE * steps] or states[-1:]
-
-    def _leg(self, state: dict[str, Any], now: Round, leg: range, name: str) -> list[dict[str, Any]]:
-        """The states at every STRIDE of the steps `leg` of a round, over the targets as they are now."""
-        states: list[dict[str, Any]] = []
+    def _round(self, state: dict[str, Any], now: Round) -> list[dict[str, Any]]:
+        """The states at every STRIDE of a round, those behind its settling; journalled."""
         sizes = {kind: len(getattr(self.targets, kind)) for kind in ("change", "keep", "hold")}
-        self.orders = {kind: Order(size, f"{kind} {name}", self.task.config.seed) for kind, size in sizes.items()}
-        with self.targets.running() as run, self.task.progress("learning", len(leg), "steps") as advance:
-            for step in leg[::STRIDE]:
-                end = min(step + STRIDE, leg.stop)
-                ahead = partial(self._advance, state, now, now.first + end, run)
+        orders = {kind: Order(size, f"{kind} {now.first}", self.task.config.seed) for kind, size in sizes.items()}
+        states: list[dict[str, Any]] = []
+        with self.targets.running() as run, self.task.progress("learning", now.steps, "steps") as advance:
+            for step in range(0, now.steps, STRIDE):
+                end = min(step + STRIDE, now.steps)
+                ahead = partial(self._advance, state, now, now.first + end, orders, run)
                 state = self.task.journal.once(f"steps to {now.first + end}", ahead)
                 self.history += state["history"]
                 states.append(state)
                 advance(end - step)
-        return states
+        return [held for held in states if held["step"] >= now.settled] or states[-1:]
 
     def _candidates(self) -> dict[int, Float[Tensor, " d_model"]]:
         n = self.chat.architecture.n_layers
@@ -304,16 +296,20 @@ class _Search:
 
     # Steps
 
-    def _advance(self, state: dict[str, Any], now: Round, end: int, run: Callable[..., Tensor]) -> dict[str, Any]:
+    def _advance(
+        self, state: dict[str, Any], now: Round, end: int, orders: Mapping[str, Order], run: Callable[..., Tensor]
+    ) -> dict[str, Any]:
         """Steps from a state to `end`, as another state."""
         stepper = Stepper(state["tensors"], state["step"], self.task.config.selection.learn_direction)
         history = []
         with torch.enable_grad():
             for step in range(state["step"], end):
-                history.append({"step": step, **self._step(stepper, now, step, run)})
+                history.append({"step": step, **self._step(stepper, now, step, orders, run)})
         return {"tensors": stepper.stored(), "history": history, "step": end}
 
-    def _step(self, stepper: Stepper, now: Round, step: int, run: Callable[..., Tensor]) -> dict[str, float]:
+    def _step(
+        self, stepper: Stepper, now: Round, step: int, orders: Mapping[str, Order], run: Callable[..., Tensor]
+    ) -> dict[str, float]:
         ease, weight = now.at(step)
 
         def backward() -> dict[str, float]:
@@ -324,7 +320,7 @@ class _Search:
                 ("hold", self._damage, weight),
             ):
                 if getattr(self.targets, name):
-                    target = getattr(self.targets, name)[self.orders[name].at(step - now.first)]
+                    target = getattr(self.targets, name)[orders[name].at(step - now.first)]
                     with change_outputs(self.chat.model, self._changes(stepper.learned)):
                         value = loss(target, run(target)[0])
                         (scale * value).backward()
@@ -365,28 +361,34 @@ class _Search:
         return Edit(self.task.base, tuple(operations))
 
     def measured(self, search: OnSearch, states: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[Edit]]:
-        """The states as points, measured on the search split: KL of all; the behaviour in order of KL until it is gone or, with
-        a budget, of all within it. What is not tried then is out already.
+        """The states as points, measured on the search split: KL of all; the behaviour of those within the budget or, without
+        one, of as many as it takes to find the least KL at which it is gone. What is not tried then is out already.
         """
-        task, limits = self.task, self.task.config.selection
+        task, budget = self.task, self.task.config.selection.kl_budget
         edits = [self.edit(state) for state in states]
         damages = task.journal.once(f"damage up to {states[-1]['step']}", partial(search.damage, edits))
         points: list[dict[str, Any]] = [
-            {"step": state["step"], **damage, "rate": None, "writers": len(edit.operations), "rejected": None}
+            {"step": state["step"], **damage, "rate": None, "writers": len(edit.operations), "rejected": UNTRIED}
             for state, edit, damage in zip(states, edits, damages, strict=True)
         ]
-        out: str | None = None
-        for place, at in enumerate(sorted(range(len(points)), key=lambda at: points[at]["kl"])):
-            point = points[at]
-            if limits.kl_budget is not None and point["kl"] > limits.kl_budget and place:
-                out = f"KL is above {limits.kl_budget:g}"
-            point["rejected"] = out
-            if out is None:
-                point["rate"] = task.journal.once(f"rate {point['step']}", partial(search.rate, edits[at]))
-                if task.keep is not None:
-                    point |= task.journal.once(f"held {point['step']}", partial(self._held, search, edits[at]))
-                if limits.kl_budget is None and self._enough(point):
-                    out = "not tried: one of less KL is enough"
+        order = sorted(range(len(points)), key=lambda at: points[at]["kl"])
+
+        def enough(place: int) -> bool:
+            at = order[place]
+            rate = task.journal.once(f"rate {points[at]['step']}", partial(search.rate, edits[at]))
+            points[at] |= {"rejected": None, "rate": rate}
+            if task.keep is not None:
+                held = partial(self._held, search, edits[at])
+                points[at] |= task.journal.once(f"held {points[at]['step']}", held)
+            return self._enough(points[at])
+
+        if budget is None:
+            try_in_halves(len(order), enough)
+        for place, at in enumerate(order):
+            if budget is not None and place and points[at]["kl"] > budget:
+                points[at]["rejected"] = f"KL is above {budget:g}"
+            elif budget is not None:
+                enough(place)
         return points, edits
 
     def _held(self, search: OnSearch, edit: Edit) -> dict[str, float]:

@@ -20,9 +20,20 @@ RATES = (0.05, 0.004)
 LAST_RATE = 0.3
 # What every step takes off each strength, as a share of its learning rate.
 THRESHOLD = 0.02
-# The weight of what is to be kept stays at 1 for this share of the steps, then rises to LAST_WEIGHT.
-SETTLE = 0.4
-LAST_WEIGHT = 8.0
+
+
+@dataclass(frozen=True)
+class Press:
+    """How what is to be kept presses: with weight 1 for a share `settle` of the steps, then more and more, up to `last`."""
+
+    settle: float
+    last: float
+
+
+# A steep rise finds the least damage, where the behaviour stays away by itself. Where it comes back in other words, these are
+# added to what is to be changed, and a gentle rise leaves room for them (docs/log.md).
+STEEP = Press(0.4, 32.0)
+GENTLE = Press(0.4, 8.0)
 
 
 @dataclass(frozen=True)
@@ -31,12 +42,18 @@ class Round:
 
     first: int
     steps: int
+    press: Press = STEEP
+
+    @property
+    def settled(self) -> float:
+        """The step from which on the weight rises."""
+        return self.first + self.press.settle * self.steps
 
     def at(self, step: int) -> tuple[float, float]:
         """(share of the learning rates, weight of what is kept) at a step."""
-        part = (step - self.first) / self.steps
+        part, settle = (step - self.first) / self.steps, self.press.settle
         ease = 1.0 if part < 0.5 else 1.0 - (1.0 - LAST_RATE) * 2 * (part - 0.5)
-        return ease, 1.0 if part < SETTLE else LAST_WEIGHT ** ((part - SETTLE) / (1 - SETTLE))
+        return ease, 1.0 if part < settle else self.press.last ** ((part - settle) / (1 - settle))
 
 
 @dataclass

@@ -28,9 +28,9 @@ from vectomy.types import Stream
 
 __all__ = ["Material", "Target", "Targets", "measure_targets", "with_openings_left"]
 
-# Prompts that answers are taken from. Of the behaviour some hundred say all there is to learn. What is to stay as it is differs from
-# prompt to prompt: twice as many halve the damage on prompts that the search has not seen (docs/log.md).
-MOST_PROMPTS = {"change": 96, "keep": 256, "hold": 256}
+# Prompts that answers are taken from. What is learned from few of them does not hold on prompts that the search has not seen: of the
+# behaviour more is left there, and what is to stay as it is changes twice as much (docs/log.md).
+MOST_PROMPTS = 256
 # Tokens of an answer that show the behaviour, and of one that is to stay as it is.
 OPENING = 8
 KEPT = 16
@@ -122,7 +122,7 @@ def base_answers(task: Task, name: str) -> tuple[list[Prompt], list[list[int]]]:
     """Fit prompts of a kind and what the base says to them (journalled)."""
     kept = task.keep.fit if task.keep is not None else ()
     sets = {"change": task.positive["fit"], "keep": task.negative["fit"], "hold": kept}
-    prompts = list(sets[name])[: MOST_PROMPTS[name]]
+    prompts = list(sets[name])[:MOST_PROMPTS]
     tokens = KEPT if name == "keep" else JUDGED
     return prompts, task.journal.once(f"answers {name}", _answering(task, prompts, tokens, name))
 
@@ -170,18 +170,18 @@ def measure_targets(task: Task, start: int) -> Targets:
 
 
 @torch.no_grad()
-def with_openings_left(task: Task, targets: Targets, edit: Edit, name: str, enough: float = 0.0) -> Targets:
+def with_openings_left(task: Task, targets: Targets, edit: Edit, name: str) -> Targets:
     """The targets with the openings that an edit has left or brought about: what it answers to positive fit prompts and still
     shows the behaviour. Journalled under `name`; nothing is added where there is no judge to tell.
     """
-    prompts = task.positive["fit"][: MOST_PROMPTS["change"]]
+    prompts = task.positive["fit"][:MOST_PROMPTS]
 
     def answers() -> list[list[int]]:
         with edit.hooks(task.chat.model):
             return _answering(task, prompts, JUDGED, "change")()
 
     found = _showing(task, prompts, task.journal.once(name, answers)) if task.judge else []
-    if len(found) <= enough * len(prompts):
+    if not found:
         return targets
     more = _passes(task, found, targets.layer, targets.packed)
     # What is left is little and what matters now: it comes up in a third of the steps at least.
