@@ -95,8 +95,9 @@ class Searches:
         if done < self.args.trials:
             self.heretic("trials", seed, self.work, "--count", str(self.args.trials - done))
 
-    def ours(self, seed: int) -> dict[str, Any]:
-        """Our search from nothing to the chosen edit; what it took is written beside its run folder."""
+    def ours(self, seed: int, bundled: bool = False) -> dict[str, Any]:
+        """Our search from nothing to the chosen edit, on the bundled prompts instead of the shared ones if asked for; what it
+        took is written beside its run folder."""
         out, took = self.work / "ours" / f"seed-{seed}", self.work / "ours" / f"seed-{seed}.json"
         if not (self.args.reuse and took.exists() and (out / "edit.safetensors").exists()):
             shutil.rmtree(out, ignore_errors=True)
@@ -104,7 +105,10 @@ class Searches:
             command = [sys.executable, str(HERE / "counted.py"), str(counts), "vectomy.cli:main", "select"]
             command += [str(self.model), "--recipe", self.args.recipe, "--seed", str(seed), "--out", str(out), "--yes"]
             command += ["--dtype", self.args.dtype, *self.args.ours_options]
-            for split, option in (("fit", ""), ("search", "-search"), ("test", "-test")):
+            if bundled:
+                for side, name in (("positive", "refused"), ("negative", "harmless")):
+                    command += [f"--{side}", f"bundled:{name}"]
+            for split, option in () if bundled else (("fit", ""), ("search", "-search"), ("test", "-test")):
                 files = {side: str(self.prompts / f"{split}-{side}.jsonl") for side in SIDES}
                 command += [f"--positive{option}", files["positive"], f"--negative{option}", files["negative"]]
                 command += [f"--n-{split}", "199" if split == "fit" else "100"]

@@ -96,13 +96,13 @@ class Counter:
     """Counts refusals of the test sets, with an Edit at a strength; what is known is not counted again."""
 
     def __init__(self, args: argparse.Namespace, model: Path) -> None:
-        from vectomy.judges import KeywordJudge
+        from vectomy.judges import RefusalJudge
         from vectomy.model import load_model
 
         self.args, self.cache = args, args.work / "counted"
         self.cache.mkdir(parents=True, exist_ok=True)
         self.chat = load_model(model, device="cpu", dtype=args.dtype)
-        self.judge = KeywordJudge()
+        self.judge = RefusalJudge()
 
     def refusals(self, name: str, edit: Path | None = None, strength: float = 1.0) -> int:
         from vectomy.artifacts import hash_of, sha256_file
