@@ -69,6 +69,21 @@ def start_counting(seen: Callable[[Any, Any], None] = lambda ids, mask: None) ->
     return counter
 
 
+def count_own_decoding(counter: Counter) -> None:
+    """Count what our own decoder generates too; it does not go through `generate`."""
+    from vectomy.model.greedy import Greedy
+
+    answers = Greedy.answers
+
+    def counted_answers(self: Any, *args: Any) -> Any:
+        counter.layers = self.model.config.get_text_config().num_hidden_layers
+        found = answers(self, *args)
+        counter.generated_tokens += sum(map(len, found))
+        return found
+
+    Greedy.answers = counted_answers
+
+
 def peak_bytes() -> int:
     """The largest resident set of this process so far (getrusage would also count the process that started it)."""
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
@@ -80,6 +95,8 @@ def main() -> None:
     out, command, *arguments = sys.argv[1:]
     module, function = command.split(":")
     counter = start_counting()
+    if module.startswith("vectomy"):
+        count_own_decoding(counter)
     sys.argv = [command, *arguments]
     try:
         getattr(importlib.import_module(module), function)()

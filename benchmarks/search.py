@@ -167,6 +167,8 @@ def read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "search", help="kept, and gone on with")
+    parser.add_argument("--model", type=Path, help="the model's folder (the demo model)")
+    parser.add_argument("--called", default="demo: SmolLM2-135M-Instruct, taught to refuse", help="what the model is")
     parser.add_argument("--heretic", type=Path, help="the Python of Heretic's environment")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--trials", type=int, default=45, help="Heretic's trials a seed, for quality")
@@ -237,7 +239,7 @@ def main() -> None:
     sizes = write_prompts(args.data, args.work / "prompts", args.few)
     from vectomy.demo import demo_folder
 
-    model = demo_folder()
+    model = args.model or demo_folder()
     searches = Searches(args, model)
     about = searches.about_heretic()
     costs = search(searches, args)
@@ -252,7 +254,7 @@ def main() -> None:
         print(f"seed {seed}: measured", flush=True)
     front = {seed: frontier(as_points(trials(args.work, seed)), "kl_first_token") for seed in args.seeds}
     result = {
-        "model": f"demo: SmolLM2-135M-Instruct, taught to refuse; both searches in {args.dtype}, measured in float32",
+        "model": args.called, "dtypes": {"searches": args.dtype, "measured": "float32"},
         "prompts": {"sets": SETS, "sizes": sizes},
         "judged_tokens": args.tokens, "kl_over": "the base's own 64-token answers to the harmless test prompts",
         "machine": {"processors": os.cpu_count(), "threads": args.threads, "python": platform.python_version()},
