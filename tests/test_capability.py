@@ -20,7 +20,8 @@ from transformers import PreTrainedTokenizerFast
 from vectomy import Edit, bake
 from vectomy.apply import write_lora
 from vectomy.errors import PromptError, UsageError
-from vectomy.evaluate.capability import known_tasks, measure_capability
+from vectomy.evaluate.capability import measure_capability
+from vectomy.evaluate.harness import known_tasks
 from vectomy.evaluate.suites import EXAMPLE, SUITES, wanted_tasks
 from vectomy.model import ChatModel, load_model
 from vectomy.model.loading import with_adapter
@@ -95,16 +96,17 @@ def test_hooks_baked_weights_and_the_adapter_agree_and_differ_from_the_base(spel
 
 
 def test_progress_comes_to_its_total() -> None:
-    seen: list[int] = []
+    seen: dict[str, list[int]] = {}
 
     @contextlib.contextmanager
     def counting(what: str, total: int, unit: str = "") -> Iterator[Callable[[int], None]]:
-        seen.append(-total)
-        yield seen.append
+        seen[what] = [-total]
+        yield seen[what].append
 
     measure_capability({"base": chat(), "again": chat()}, "example", limit=6, progress=counting)
-    assert seen[0] == -2 * 6 * 4
-    assert sum(seen) == 0
+    assert seen["reading tasks"] == [-1, 1]
+    assert seen["capability"][0] == -2 * 6 * 4
+    assert sum(seen["capability"]) == 0
 
 
 def test_the_harness_itself_says_the_same() -> None:

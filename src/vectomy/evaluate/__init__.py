@@ -3,7 +3,7 @@
 forms.py has the numbers of a run's forms. Those of `vectomy evaluate` (evaluation/): behaviour.py counts verdicts, which
 judging.py asks for; intervals.py and paired.py say how far they can be trusted, controls.py what they are to be held
 against; damage.py, perplexity.py, context.py and tools.py measure what else may have changed; cache.py keeps all of it.
-capability.py runs the lm-evaluation-harness (suites.py names its tasks).
+capability.py pairs what models can do on tasks of the lm-evaluation-harness: harness.py runs them, suites.py names them.
 
 Names load on first use: counting verdicts takes intervals and no torch.
 """
