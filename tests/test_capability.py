@@ -12,10 +12,9 @@ import pytest
 import torch
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
-from tiny import hooked, orthonormal, random_model
-from tiny_chat import TEMPLATE, chat, folder
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from tiny import hooked, orthonormal
+from tiny_chat import chat, folder
+from tiny_spelling import spelling_folder
 
 from vectomy import Edit, bake
 from vectomy.apply import write_lora
@@ -51,24 +50,8 @@ def test_base_and_base_are_the_same_to_the_last_digit() -> None:
     assert base.n == 48
 
 
-@pytest.fixture(scope="module")
-def spelling(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random model that reads every letter of the example."""
-    letters = {
-        sign: at for at, sign in enumerate(["<pad>", "<bos>", "<end>", "<unk>", *map(chr, range(32, 127)), "\n"])
-    }
-    words = Tokenizer(models.WordLevel(letters, unk_token="<unk>"))
-    words.pre_tokenizer = pre_tokenizers.Split("", "isolated")
-    path = tmp_path_factory.mktemp("spelling")
-    random_model("llama", vocab_size=len(letters), max_position_embeddings=256).save_pretrained(path)
-    named = {"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<end>", "unk_token": "<unk>"}
-    reads = PreTrainedTokenizerFast(tokenizer_object=words, **named)
-    reads.chat_template = TEMPLATE
-    reads.save_pretrained(path)
-    return path
-
-
-def test_hooks_baked_weights_and_the_adapter_agree_and_differ_from_the_base(spelling: Path, tmp_path: Path) -> None:
+def test_hooks_baked_weights_and_the_adapter_agree_and_differ_from_the_base(tmp_path: Path) -> None:
+    spelling = spelling_folder()
     edit = Edit.ablation(spelling, orthonormal(1), 1.5)
     bake(edit, spelling, tmp_path / "baked")
     write_lora(edit, spelling, tmp_path / "lora", dtype="float32")
