@@ -147,6 +147,35 @@ def test_the_call_without_prompts_says_the_same() -> None:
     }
 
 
+SAYS = """
+task: says
+dataset_path: json
+dataset_kwargs: {data_files: {test: says.jsonl}}
+output_type: generate_until
+test_split: test
+doc_to_text: "{{question}}"
+doc_to_target: "{{answer}}"
+generation_kwargs: {until: ["<end>"], max_gen_toks: 4, do_sample: false}
+metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]
+"""
+
+
+def test_tasks_that_generate_are_scored_on_what_the_model_says(tmp_path: Path) -> None:
+    """The oracle: the base's own greedy words are right for the base, the edit's are others."""
+    chat, rows = load_model(spelling_folder(), dtype="float32", device="cpu"), []
+    for question in ("What is red?", "Who sings", "Where is the moon, and why", "Name a river", "Bees make"):
+        ids = chat.tokenizer(question, return_tensors="pt")["input_ids"]
+        said = chat.model.generate(ids, max_new_tokens=4, do_sample=False)[0, ids.shape[1] :]
+        rows.append({"question": question, "answer": chat.tokenizer.decode(said, skip_special_tokens=True)})
+    (tmp_path / "says.yaml").write_text(SAYS)
+    (tmp_path / "says.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = go(tmp_path / "out", ["base", "copy", "edit"], tasks=(str(tmp_path / "says.yaml"),), task_batch=2)
+    base, copy, edit = (held["capability"]["says"] for held in found["results"].values())
+    assert (base["metric"], base["value"], base["n"]) == ("exact_match", 1.0, 5)
+    assert (copy["value"], copy["difference"], copy["difference_stderr"]) == (1.0, 0.0, 0.0)
+    assert edit["difference"] < 0
+
+
 def test_an_edit_of_another_model_is_held_against_that_one(tmp_path: Path) -> None:
     rows = results(go(tmp_path / "out", ["base", "slight", "baked"]))
     assert rows["baked"]["difference"] != 0
