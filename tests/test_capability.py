@@ -138,6 +138,13 @@ def test_what_is_no_task_is_said(tmp_path: Path) -> None:
         measure_capability({"base": chat()}, str(tmp_path / "none.yaml"))
     with pytest.raises(UsageError, match="names no task; suites: open-llm-leaderboard"):
         measure_capability({"base": chat()}, " , ")
+    (tmp_path / "other").mkdir()
+    again = task_file(tmp_path / "other", [])
+    with pytest.raises(UsageError, match="two task files are called 'mine'"):
+        measure_capability({"base": chat()}, f"{again},{tmp_path / 'mine.yaml'}")
+    unfit = task_file(tmp_path, [{"question": "what is white", "choices": ["white", "red"]}])
+    with pytest.raises(PromptError, match=r"task '.*mine.yaml' cannot be loaded \(.*check the file and the data"):
+        measure_capability({"base": chat()}, str(unfit))
     broken = task_file(tmp_path, [])
     (tmp_path / "mine.jsonl").unlink()
     with pytest.raises(PromptError, match=r"mine.*check the file and the data"):

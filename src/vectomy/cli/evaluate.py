@@ -97,8 +97,8 @@ def _evaluate(
         {
             "subjects": subjects, "prompts": prompts, "base": base, "texts": text, "text_tokens": text_tokens, "judge": judge,
             "answer_tokens": answer_tokens, "budgets": None if budgets is None else _numbers(budgets), "damage_prompts": damage_prompts,
-            "multi_turn": multi_turn, "context_tokens": context_tokens, "tool_calls": tool_calls, "tasks": tasks, "task_limit": task_limit, "task_batch": task_batch, "controls": controls, "limit": limit,
-            "seed": seed, "device": device, "dtype": dtype, "batch_tokens": batch_tokens, "thinking": thinking,
+            "multi_turn": multi_turn, "context_tokens": context_tokens, "tool_calls": tool_calls, "tasks": tasks,
+            "task_limit": task_limit, "task_batch": task_batch, "controls": controls, "limit": limit, "seed": seed, "device": device, "dtype": dtype, "batch_tokens": batch_tokens, "thinking": thinking,
             "trust_remote_code": trust_remote_code,
         }
     )  # fmt: skip

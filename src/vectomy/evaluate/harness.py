@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import importlib.util
 import json
 import logging
@@ -17,7 +18,6 @@ from typing import Any
 
 import torch
 
-from vectomy.artifacts import hash_of
 from vectomy.errors import PromptError, UsageError
 from vectomy.evaluate.suites import SUITES, Wanted, wanted_tasks
 from vectomy.model import ChatModel
@@ -67,9 +67,13 @@ class Task:
     def sha256(self) -> str:
         """Of all that scores depend on besides the model and the harness: the requests, the documents, how answers are scored."""
         config = self.own.dump_config()
-        asked = [[one.request_type, one.args, one.doc] for one in self.own.instances]
-        scored = [config.get(key) for key in SCORING]
-        return hash_of(json.dumps([asked, scored], sort_keys=True, default=_said))
+        digest = hashlib.sha256()
+        for part in (
+            *([one.request_type, one.args, one.doc] for one in self.own.instances),
+            [config.get(key) for key in SCORING],
+        ):
+            digest.update(json.dumps(part, sort_keys=True, default=_said).encode())
+        return digest.hexdigest()
 
     def run(self, chat: ChatModel, batch_size: int, advance: Callable[[int], None]) -> Scores:
         """Ask the model all of it, in batches that depend on the requests alone. `advance` comes to the number of requests."""
@@ -134,13 +138,11 @@ def load_tasks(
         found = []
         for one in wanted:
             most = min((count for count in (one.limit, limit) if count is not None), default=None)
-            for name, own in _loaded(manager, one).items():
-                if one.shots is not None or own.get_config("num_fewshot") is None:
-                    own.set_config(key="num_fewshot", value=one.shots or 0)
-                own.set_fewshot_seed(seed=SEED)
-                # One task may be in two suites with other numbers of examples.
-                found.append(Task(one.key, f"{one.key}:{name}", most, own))
-                _make_requests(found[-1], chat)
+            with _named(one):
+                for name, own in _loaded(manager, one).items():
+                    # One task may be in two suites with other numbers of examples.
+                    found.append(Task(one.key, f"{one.key}:{name}", most, own))
+                    _make_requests(found[-1], one.shots, chat)
             advance(1)
     return found
 
@@ -171,28 +173,37 @@ def _check(manager: Any, wanted: Wanted) -> None:
         raise UsageError(f"'{wanted.name}' is no task of lm-eval, no suite and no task file; {hint}{_what_there_is()}")
 
 
-def _loaded(manager: Any, wanted: Wanted) -> dict[str, Any]:
-    path, local = Path(wanted.name), _is_file(wanted)
+@contextmanager
+def _named(wanted: Wanted) -> Iterator[None]:
+    """Whatever the harness cannot do with a task, said of that task."""
     try:
-        # A task file names its data beside itself.
-        with chdir(path.resolve().parent) if local else nullcontext():
-            tasks: dict[str, Any] = manager.load([str(path.resolve()) if local else wanted.name])["tasks"]
+        yield
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else ""
         remedy = (
             "check the file and the data it names (those of the Hub take a network once)"
-            if local
+            if _is_file(wanted)
             else "its data come from the Hub: run it once where there is a network (the data then stay in the cache, HF_HOME), "
             "or give a task file with local data"
         )
         raise PromptError(
             f"task '{wanted.name}' cannot be loaded ({type(error).__name__}: {reason[:200]}); {remedy}"
         ) from error
+
+
+def _loaded(manager: Any, wanted: Wanted) -> dict[str, Any]:
+    path, local = Path(wanted.name).resolve(), _is_file(wanted)
+    # A task file names its data beside itself.
+    with chdir(path.parent) if local else nullcontext():
+        tasks: dict[str, Any] = manager.load([str(path) if local else wanted.name])["tasks"]
     return tasks
 
 
-def _make_requests(task: Task, chat: ChatModel | None) -> None:
-    """Once for all subjects."""
+def _make_requests(task: Task, shots: int | None, chat: ChatModel | None) -> None:
+    """Once for all subjects. `shots` examples in front of each; None leaves the task's own number."""
+    if shots is not None or task.own.get_config("num_fewshot") is None:
+        task.own.set_config(key="num_fewshot", value=shots or 0)
+    task.own.set_fewshot_seed(seed=SEED)
     model = None if chat is None else _model(chat, 1)
     task.own.build_all_requests(
         limit=task.limit,
