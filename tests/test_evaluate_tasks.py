@@ -183,6 +183,32 @@ def test_an_edit_of_another_model_is_held_against_that_one(tmp_path: Path) -> No
     assert rows["slight"]["value"] == rows["baked"]["value"]
 
 
+def test_batches_are_the_same_for_every_subject_whatever_is_left_to_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    batches: dict[str, list[list[tuple[int, ...]]]] = {}
+    real = Task.run
+
+    def run(task: Task, chat: Any, *given: Any) -> Any:
+        seen: list[tuple[int, ...]] = []
+        batches.setdefault(task.row, []).append(seen)
+        handle = chat.model.register_forward_pre_hook(
+            lambda _, ids, more: seen.append((*ids, *more.values())[0].shape), with_kwargs=True
+        )
+        try:
+            return real(task, chat, *given)
+        finally:
+            handle.remove()
+
+    monkeypatch.setattr(Task, "run", run)
+    go(tmp_path / "out", ["base"], **{**both(), "tasks": (places()["mine"],)})
+    go(tmp_path / "out", ["base", "edit", "copy"], **both())
+    assert {row: len(runs) for row, runs in batches.items()} == {"mine": 3, KEY: 3}
+    for runs in batches.values():
+        assert runs[0] == runs[1] == runs[2]
+        assert max(rows for rows, _ in runs[0]) == 8
+
+
 def test_the_random_control_is_run_and_the_noise_floor_is_not(tmp_path: Path) -> None:
     found = go(tmp_path / "out", ["base", "edit"], controls=True, task_limit=3)
     assert set(results(found)) == {"base", "edit", "random direction"}
