@@ -12,15 +12,15 @@ import pytest
 import torch
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
-from tiny import hooked, orthonormal, random_model
-from tiny_chat import TEMPLATE, chat, folder
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from tiny import hooked, orthonormal
+from tiny_chat import chat, folder
+from tiny_spelling import spelling_folder
 
 from vectomy import Edit, bake
 from vectomy.apply import write_lora
 from vectomy.errors import PromptError, UsageError
-from vectomy.evaluate.capability import known_tasks, measure_capability
+from vectomy.evaluate.capability import measure_capability
+from vectomy.evaluate.harness import known_tasks
 from vectomy.evaluate.suites import EXAMPLE, SUITES, wanted_tasks
 from vectomy.model import ChatModel, load_model
 from vectomy.model.loading import with_adapter
@@ -50,24 +50,8 @@ def test_base_and_base_are_the_same_to_the_last_digit() -> None:
     assert base.n == 48
 
 
-@pytest.fixture(scope="module")
-def spelling(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random model that reads every letter of the example."""
-    letters = {
-        sign: at for at, sign in enumerate(["<pad>", "<bos>", "<end>", "<unk>", *map(chr, range(32, 127)), "\n"])
-    }
-    words = Tokenizer(models.WordLevel(letters, unk_token="<unk>"))
-    words.pre_tokenizer = pre_tokenizers.Split("", "isolated")
-    path = tmp_path_factory.mktemp("spelling")
-    random_model("llama", vocab_size=len(letters), max_position_embeddings=256).save_pretrained(path)
-    named = {"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<end>", "unk_token": "<unk>"}
-    reads = PreTrainedTokenizerFast(tokenizer_object=words, **named)
-    reads.chat_template = TEMPLATE
-    reads.save_pretrained(path)
-    return path
-
-
-def test_hooks_baked_weights_and_the_adapter_agree_and_differ_from_the_base(spelling: Path, tmp_path: Path) -> None:
+def test_hooks_baked_weights_and_the_adapter_agree_and_differ_from_the_base(tmp_path: Path) -> None:
+    spelling = spelling_folder()
     edit = Edit.ablation(spelling, orthonormal(1), 1.5)
     bake(edit, spelling, tmp_path / "baked")
     write_lora(edit, spelling, tmp_path / "lora", dtype="float32")
@@ -95,16 +79,17 @@ def test_hooks_baked_weights_and_the_adapter_agree_and_differ_from_the_base(spel
 
 
 def test_progress_comes_to_its_total() -> None:
-    seen: list[int] = []
+    seen: dict[str, list[int]] = {}
 
     @contextlib.contextmanager
     def counting(what: str, total: int, unit: str = "") -> Iterator[Callable[[int], None]]:
-        seen.append(-total)
-        yield seen.append
+        seen[what] = [-total]
+        yield seen[what].append
 
     measure_capability({"base": chat(), "again": chat()}, "example", limit=6, progress=counting)
-    assert seen[0] == -2 * 6 * 4
-    assert sum(seen) == 0
+    assert seen["reading tasks"] == [-1, 1]
+    assert seen["capability"][0] == -2 * 6 * 4
+    assert sum(seen["capability"]) == 0
 
 
 def test_the_harness_itself_says_the_same() -> None:
@@ -153,6 +138,13 @@ def test_what_is_no_task_is_said(tmp_path: Path) -> None:
         measure_capability({"base": chat()}, str(tmp_path / "none.yaml"))
     with pytest.raises(UsageError, match="names no task; suites: open-llm-leaderboard"):
         measure_capability({"base": chat()}, " , ")
+    (tmp_path / "other").mkdir()
+    again = task_file(tmp_path / "other", [])
+    with pytest.raises(UsageError, match="two task files are called 'mine'"):
+        measure_capability({"base": chat()}, f"{again},{tmp_path / 'mine.yaml'}")
+    unfit = task_file(tmp_path, [{"question": "what is white", "choices": ["white", "red"]}])
+    with pytest.raises(PromptError, match=r"task '.*mine.yaml' cannot be loaded \(.*check the file and the data"):
+        measure_capability({"base": chat()}, str(unfit))
     broken = task_file(tmp_path, [])
     (tmp_path / "mine.jsonl").unlink()
     with pytest.raises(PromptError, match=r"mine.*check the file and the data"):

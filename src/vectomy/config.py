@@ -183,6 +183,12 @@ class EvaluationConfig(_Strict):
     context_tokens: int = Field(0, ge=0)
     """Ask it again behind that many tokens of neutral text; 0 does not."""
     tool_calls: bool = True
+    tasks: tuple[str, ...] = ()
+    """Suites and tasks of the lm-evaluation-harness, and task files, by commas (evaluate/harness.py)."""
+    task_limit: int | None = Field(None, ge=1)
+    """At most so many documents of each task, the first ones."""
+    task_batch: int = Field(8, ge=1)
+    """Requests of a task in one forward pass, the same for all subjects."""
     controls: bool = True
     """A random direction of equal norm, and the base against itself."""
     limit: int | None = Field(None, ge=1)

@@ -6,25 +6,32 @@ from typing import Any
 
 from rich.box import SIMPLE
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 __all__ = ["print_comparison"]
 
 
 def print_comparison(found: dict[str, Any], folder: str) -> None:
-    """A table for each set with a row for each subject, one for what is measured beside the sets, and how to read them."""
+    """A table for each set with a row for each subject, one for what is measured beside the sets, one for the tasks, and how to
+    read them."""
     console = Console()
     for one in found["sets"]:
         console.print(_on_set(found, one))
-    beside = _beside(found)
-    if beside is not None:
-        console.print(beside)
+    tables = [table for table in (_beside(found), _tasks(found)) if table is not None]
+    for table in tables:
+        console.print(table)
     settings, judge = found["settings"], found["judge"]
     lines = [
         f"base     {found['base']}; lost: it refuses, the subject no longer; gained: the reverse; p: McNemar's exact test",
         f"damage   KL(base || subject) and CE in nats a token, over the base's answers to {settings['damage_prompts']} prompts of a set",
         f"judge    {judge['name']} {judge['version']}: {judge['note']}",
         f"answers  {settings['answer_tokens']} greedy tokens, {settings['dtype']} on {settings['device']}; rates with 95% intervals",
+        *(
+            f"tasks    lm-eval {version}; scores and paired differences from what a subject is compared with, ± standard errors"
+            for version in [found["versions"].get("lm_eval")]
+            if version
+        ),
         *(f"note     {subject['name']}: {subject['note']}" for subject in found["subjects"] if subject["note"]),
         f"written  {folder}: evaluation.json, completions.jsonl",
     ]
@@ -71,6 +78,28 @@ def _beside(found: dict[str, Any]) -> Table | None:
         cells = [column.get(subject["name"], "") for column in columns.values()]
         if any(cells):
             table.add_row(subject["name"], *cells)
+    return table
+
+
+def _tasks(found: dict[str, Any]) -> Table | None:
+    """A row for each task and subject, the subjects of a task below each other; None where no task was run."""
+    results = {name: held["capability"] for name, held in found["results"].items() if held.get("capability")}
+    if not results:
+        return None
+    table = _table("tasks")
+    for head in ("metric", "score", "difference", "n"):
+        table.add_column(head, justify="right", no_wrap=True)
+    for task in next(iter(results.values())):
+        table.add_section()
+        table.add_row(f"[bold]{escape(task)}[/]")
+        for subject in found["subjects"]:
+            if subject["name"] in results:
+                one = results[subject["name"]][task]
+                score = f"{one['value']:.3f} ± {one['stderr']:.3f}"
+                apart = (
+                    "" if one["difference"] is None else f"{one['difference']:+.3f} ± {one['difference_stderr']:.3f}"
+                )
+                table.add_row(escape(subject["name"]), one["metric"], score, apart, f"{one['n']:,}")
     return table
 
 

@@ -65,6 +65,18 @@ def _evaluate(
     multi_turn: Annotated[bool | None, _option("Ask a sample of the prompts again after an earlier exchange.")] = None,
     context_tokens: Annotated[int | None, _option("Ask some again behind this many tokens of neutral text.")] = None,
     tool_calls: Annotated[bool | None, _option("Ask for tool calls and check their JSON (yes).")] = None,
+    tasks: Annotated[
+        list[str] | None,
+        _option(
+            "Also run these of the lm-evaluation-harness: open-llm-leaderboard, nous, quick, example (needs no network), names of "
+            "its tasks, task files; may be repeated.",
+            metavar="SUITE|TASK|FILE.yaml,...",
+        ),
+    ] = None,
+    task_limit: Annotated[int | None, _option("At most so many documents of each task, the first ones.")] = None,
+    task_batch: Annotated[
+        int | None, _option("Requests of a task in one forward pass (8); lower it when memory is short.")
+    ] = None,
     controls: Annotated[
         bool | None, _option("Add a random direction of equal norm, and the base against itself (yes).")
     ] = None,
@@ -85,8 +97,8 @@ def _evaluate(
         {
             "subjects": subjects, "prompts": prompts, "base": base, "texts": text, "text_tokens": text_tokens, "judge": judge,
             "answer_tokens": answer_tokens, "budgets": None if budgets is None else _numbers(budgets), "damage_prompts": damage_prompts,
-            "multi_turn": multi_turn, "context_tokens": context_tokens, "tool_calls": tool_calls, "controls": controls, "limit": limit,
-            "seed": seed, "device": device, "dtype": dtype, "batch_tokens": batch_tokens, "thinking": thinking,
+            "multi_turn": multi_turn, "context_tokens": context_tokens, "tool_calls": tool_calls, "tasks": tasks,
+            "task_limit": task_limit, "task_batch": task_batch, "controls": controls, "limit": limit, "seed": seed, "device": device, "dtype": dtype, "batch_tokens": batch_tokens, "thinking": thinking,
             "trust_remote_code": trust_remote_code,
         }
     )  # fmt: skip

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from vectomy.errors import UsageError
+
 __all__ = ["EXAMPLE", "SUITES", "Wanted", "wanted_tasks"]
 
 EXAMPLE = Path(__file__).parent / "tasks" / "example" / "common_knowledge.yaml"
@@ -65,7 +67,11 @@ SUITES: dict[str, tuple[Wanted, ...]] = {
 
 
 def wanted_tasks(text: str) -> list[Wanted]:
-    """What a comma list of suites, task names, task files (.yaml) and folders of such files asks for."""
+    """What a comma list of suites, task names, task files (.yaml) and folders of such files asks for.
+
+    Raises:
+        UsageError: two different task files have one name.
+    """
     found: list[Wanted] = []
     for name in filter(None, (part.strip() for part in text.split(","))):
         path = Path(name).expanduser()
@@ -75,4 +81,10 @@ def wanted_tasks(text: str) -> list[Wanted]:
             found += [Wanted("", str(file)) for file in sorted(path.glob("*.yaml"))]
         else:
             found.append(Wanted("", str(path) if path.suffix in (".yaml", ".yml") else name))
-    return list({wanted.key: wanted for wanted in found}.values())
+    named: dict[str, Wanted] = {}
+    for wanted in found:
+        if named.setdefault(wanted.key, wanted) != wanted:
+            raise UsageError(
+                f"two task files are called '{wanted.key}': {named[wanted.key].name}, {wanted.name}; rename one"
+            )
+    return list(named.values())

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from vectomy.artifacts import RunFolder, write_json, write_whole
 from vectomy.config import EvaluationConfig, parse_evaluation
 from vectomy.errors import ArtifactError, PromptError
 from vectomy.evaluate.cache import Cache
+from vectomy.evaluate.capability import in_rows
 from vectomy.evaluate.context import after_an_exchange
+from vectomy.evaluate.harness import Scores, Task, load_tasks
 from vectomy.evaluate.prompt_set import PromptSet, read_sets, sample
 from vectomy.evaluate.tools import tool_prompts
 from vectomy.evaluation.live import Live, slot
@@ -70,11 +73,12 @@ def evaluate_models(
     judge = open_judge(config.judge)
     sets = read_sets(config.prompts, config.limit, config.seed)
     texts = _read_texts(config.texts)
+    tasks = load_tasks(",".join(config.tasks), config.task_limit, progress=progress) if config.tasks else []
     opened = open_subjects(config.subjects, config.base, trust_remote_code=config.trust_remote_code, progress=progress)
     if config.controls:
         opened = with_controls(opened, config.seed)
     with _folder(out) as folder:
-        return _Comparison(config, folder, judge, sets, texts, opened, progress, tell).run(command)
+        return _Comparison(config, folder, judge, sets, texts, tasks, opened, progress, tell).run(command)
 
 
 def _read_texts(files: Sequence[str]) -> dict[str, str]:
@@ -110,16 +114,17 @@ class _Comparison:
 
     def __init__(
         self, config: EvaluationConfig, folder: RunFolder, judge: Judge, sets: Sequence[PromptSet], texts: dict[str, str],
-        subjects: Sequence[Subject], progress: Progress, tell: Callable[[str], None],
+        tasks: Sequence[Task], subjects: Sequence[Subject], progress: Progress, tell: Callable[[str], None],
     ) -> None:  # fmt: skip
         self.config, self.folder, self.judge, self.sets, self.texts = config, folder, judge, sets, texts
-        self.subjects, self.tell = list(subjects), tell
+        self.tasks, self.subjects, self.tell = tasks, list(subjects), tell
         self.by_name = {subject.name: subject for subject in subjects}
         self.live = Live(config, subjects)
         self.cache = Cache(folder.file("cache"))
         self.pace = _Pace(progress, tell)
         self.measuring = Measuring(config, self.live, self.cache, judge, sets, self.pace)
         self.answers: dict[str, dict[str, OnSet]] = {}
+        self.scores: dict[str, dict[str, Scores]] = {}
 
     def run(self, command: str) -> dict[str, Any]:
         self._say_what_it_takes()
@@ -197,6 +202,11 @@ class _Comparison:
             tools = tool_prompts()
             said = ask(subject, [one.prompt for one in tools], "tool calls", tokens=TOOL_TOKENS)
             found["tool_calls"] = tool_calls(tools, said)
+        if self.tasks:
+            mine = {task.name: self.measuring.scores(subject, task) for task in self.tasks}
+            self.scores[subject.name] = mine
+            rows = in_rows(self.tasks, mine, None if subject.of is None else self.scores[subject.of])
+            found["capability"] = {row: one.to_json() for row, one in rows.items()}
         return found
 
     def _sample(self, count: int) -> list[Prompt]:
@@ -221,6 +231,17 @@ class _Comparison:
             f"{self.config.answer_tokens} tokens{kept}; judge {self.judge.name} {self.judge.version}"
         )
         self.pace.left = missing
+        if self.tasks:
+            self._say_what_tasks_take()
+
+    def _say_what_tasks_take(self) -> None:
+        subjects = [subject for subject in self.subjects if subject.kind != "noise"]
+        runs = [self.measuring.unscored(subject, task) for subject in subjects for task in self.tasks]
+        kept = f", {len(runs) - sum(runs):,} of them kept from before" if not all(runs) else ""
+        self.tell(
+            f"{len(subjects)} subjects on {sum(task.documents for task in self.tasks):,} documents of {len(self.tasks)} tasks "
+            f"({', '.join(dict.fromkeys(task.row for task in self.tasks))}): {len(runs):,} runs of a task{kept}"
+        )
 
     def _about(self, command: str) -> dict[str, Any]:
         c = self.config
@@ -232,11 +253,14 @@ class _Comparison:
             "base": self.subjects[0].name,
             "judge": describe(self.judge),
             "settings": {
-                **c.model_dump(mode="json", exclude={"subjects", "prompts", "base", "texts", "judge", "budgets"}),
+                **c.model_dump(
+                    mode="json", exclude={"subjects", "prompts", "base", "texts", "judge", "budgets", "tasks"}
+                ),
                 "budgets": c.all_budgets,
+                "tasks": list(dict.fromkeys(task.row for task in self.tasks)),
                 **self.measuring.setup(self.subjects[0]),
             },
-            "versions": versions(),
+            "versions": {**versions(), **({"lm_eval": version("lm_eval")} if self.tasks else {})},
             "subjects": [subject.to_json() for subject in self.subjects],
             "sets": [one.to_json() for one in self.sets],
         }

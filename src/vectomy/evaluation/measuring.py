@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from typing import Any
 
 from jaxtyping import Float
@@ -14,6 +15,7 @@ from vectomy.config import EvaluationConfig
 from vectomy.evaluate.cache import Cache
 from vectomy.evaluate.context import behind_text
 from vectomy.evaluate.damage import answer_hidden, damage
+from vectomy.evaluate.harness import Scores, Task
 from vectomy.evaluate.judging import Judged, judge_all
 from vectomy.evaluate.perplexity import perplexity
 from vectomy.evaluate.prompt_set import PromptSet, sample
@@ -234,3 +236,29 @@ class Measuring:
 
         found: dict[str, Any] = self._cache.once(inputs, work)
         return found
+
+    # Tasks
+
+    def scores(self, subject: Subject, task: Task) -> Scores:
+        """What it reaches on each document of a task of the lm-evaluation-harness."""
+
+        def work() -> dict[str, Any]:
+            with (
+                self._live.model(subject) as chat,
+                self._progress(f"{subject.name}: {task.row}", task.requests, "requests") as advance,
+            ):
+                return asdict(task.run(chat, self._config.task_batch, advance))
+
+        found = self._cache.once(self._scores_inputs(subject, task), work)
+        return Scores(found["metric"], tuple(found["values"]))
+
+    def unscored(self, subject: Subject, task: Task) -> bool:
+        """Whether a task is still to be run on it."""
+        return self._scores_inputs(subject, task) not in self._cache
+
+    def _scores_inputs(self, subject: Subject, task: Task) -> dict[str, Any]:
+        # With the size of batches: scores of two subjects are compared, and other batches round otherwise.
+        return {
+            "kind": "capability", "subject": subject.identity, "task": task.name, "asked": task.sha256, "batch": self._config.task_batch,
+            "lm_eval": version("lm_eval"), **self._made_with,
+        }  # fmt: skip

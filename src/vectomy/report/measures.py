@@ -203,7 +203,7 @@ def conditions_table(compared: Sequence[Subject]) -> Table | None:
 
 
 def capability_table(compared: Sequence[Subject]) -> Table | None:
-    """Benchmarks down, subjects across: the value, and the paired difference from the base with its standard error."""
+    """Benchmarks down, subjects across: the value, and the paired difference from what it is compared with, with standard errors."""
     columns = [subject for subject in compared if subject.results.get("capability")]
     tasks = list(dict.fromkeys(task for subject in columns for task in subject.results["capability"]))
     lines = []
@@ -215,8 +215,8 @@ def capability_table(compared: Sequence[Subject]) -> Table | None:
         lines.append(Line(task, hint, tuple(_capability(one) for one in found)))
     return _table(
         "capability",
-        "Benchmarks: the value ± its standard error; below it the paired difference from the base ± its standard error, bold where it is "
-        "more than 1.96 of those from 0.",
+        "Benchmarks: the value ± its standard error; below it the paired difference from the base, or the model that a subject was made "
+        "of, ± its standard error, bold where it is more than 1.96 of those from 0.",
         "Task",
         [Column(subject.name) for subject in columns],
         lines,
