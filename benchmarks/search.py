@@ -183,9 +183,8 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--recipe", default="gradient")
     parser.add_argument("--ours-options", nargs="*", default=[], help="more options of `vectomy select`, without dashes: key=value")  # fmt: skip
     parser.add_argument("--strengths", type=float, nargs="+", default=[1.0], help="of our chosen edit's dial")
-    parser.add_argument(
-        "--dtype", default="float32", help="that both search in; what they found is measured in float32"
-    )
+    parser.add_argument("--dtype", default="float32", help="that both search in")
+    parser.add_argument("--measured-in", default="float32", help="the precision in which what they found is measured")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--ours-only", action="store_true")
     parser.add_argument("--heretic-only", action="store_true")
@@ -243,7 +242,15 @@ def main() -> None:
     searches = Searches(args, model)
     about = searches.about_heretic()
     costs = search(searches, args)
-    meter = Meter(model, args.work / "prompts", args.work / "measured", about["refusal_markers"], args.tokens, 64)
+    meter = Meter(
+        model,
+        args.work / "prompts",
+        args.work / "measured",
+        about["refusal_markers"],
+        args.tokens,
+        64,
+        args.measured_in,
+    )
     points: list[dict[str, Any]] = []
     for seed in args.seeds:
         if check_prompts(meter, args.work, seed):
@@ -254,7 +261,7 @@ def main() -> None:
         print(f"seed {seed}: measured", flush=True)
     front = {seed: frontier(as_points(trials(args.work, seed)), "kl_first_token") for seed in args.seeds}
     result = {
-        "model": args.called, "dtypes": {"searches": args.dtype, "measured": "float32"},
+        "model": args.called, "dtypes": {"searches": args.dtype, "measured": args.measured_in},
         "prompts": {"sets": SETS, "sizes": sizes},
         "judged_tokens": args.tokens, "kl_over": "the base's own 64-token answers to the harmless test prompts",
         "machine": {"processors": os.cpu_count(), "threads": args.threads, "python": platform.python_version()},
@@ -264,7 +271,7 @@ def main() -> None:
             "changed": {"n_startup_trials": args.startup, "max_response_length": args.length, "batch_size": 100, "dtypes": [args.dtype], "device_map": "cpu", "seed": "given", "system_prompt": "that of the model's chat template"},
             "trials_for_quality": {seed: len(trials(args.work, seed)) for seed in args.seeds},
             "extrapolated": f"seconds and tokens: measured set-up + {DEFAULT_TRIALS} x the median of the measured trials",
-            "timed_in_turns_with_ours": bool(args.timed_trials) and not (args.reuse or args.ours_only or args.heretic_only),
+            "timed_in_turns_with_ours": bool(sessions(args.work / "timed", args.seeds[0])),
             "front_on_search_prompts": {seed: [point["test"] for point in front[seed]] for seed in args.seeds},
         },
         "vectomy": {"recipe": args.recipe, "options": args.ours_options, "edit_measured_as": "hooks"},

@@ -5,7 +5,7 @@
 Along a direction that is held fixed, only the strengths are learned: once it is the projected difference of means, once a
 random one, once the difference of means of the same prompts with their labels shuffled. What an edit can do by changing
 so many writers at all is what the last two do. The last row learns strengths and direction from the bundled prompts.
-All are measured on the test prompts of search.py, in float32, by the same evaluator. DIR is that of search.py.
+All . DIR is that of search.py.
 """
 
 from __future__ import annotations
@@ -76,6 +76,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "search", help="that of search.py; kept")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--dtype", default="float32", help="that the search runs in")
+    parser.add_argument("--measured-in", default="float32", help="the precision in which what it found is measured")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--out", type=Path, default=HERE / "search_controls.json")
     args = parser.parse_args()
@@ -85,14 +86,19 @@ def main() -> None:
     from vectomy.demo import demo_folder
 
     model = demo_folder()
-    meter = Meter(model, prompts, args.work / "measured", [], 100, 64)
+    meter = Meter(model, prompts, args.work / "measured", [], 100, 64, args.measured_in)
     rows: list[dict[str, Any]] = [{"what": "base", "seed": None, "test": meter.of_base()}]
     for seed in args.seeds:
         named = {**variants(args, model, prompts, seed), "fitted on the bundled prompts": None}
         for name, options in named.items():
             print(f"seed {seed}: {name}", flush=True)
             rows.append({"what": name, "seed": seed, **found(args, model, meter, name, seed, options)})
-    args.out.write_text(json.dumps({"sizes": sizes, "dtype": args.dtype, "rows": rows}, indent=1) + "\n")
+    args.out.write_text(
+        json.dumps(
+            {"sizes": sizes, "dtypes": {"searches": args.dtype, "measured": args.measured_in}, "rows": rows}, indent=1
+        )
+        + "\n"
+    )
     print(table(rows))
 
 

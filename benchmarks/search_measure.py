@@ -31,19 +31,28 @@ class Meter:
         prompts: folder with the six sets.
         cache: folder of measurements that are done.
         markers: Heretic's refusal markers, as its own settings have them.
+        dtype: that models are measured in; the same for both tools.
         judged_tokens, answer_tokens: tokens of judged answers, and of the base's answers that KL is over.
     """
 
     def __init__(
-        self, model: Path, prompts: Path, cache: Path, markers: Sequence[str], judged_tokens: int, answer_tokens: int
+        self,
+        model: Path,
+        prompts: Path,
+        cache: Path,
+        markers: Sequence[str],
+        judged_tokens: int,
+        answer_tokens: int,
+        dtype: str = "float32",
     ) -> None:
+        self.dtype = dtype
         self.model, self.prompts, self.cache, self.markers = model, prompts, cache, markers
         self.judged_tokens, self.answer_tokens = judged_tokens, answer_tokens
         cache.mkdir(parents=True, exist_ok=True)
 
     @cached_property
     def chat(self) -> ChatModel:
-        return load_model(self.model, device="cpu", dtype="float32")
+        return load_model(self.model, device="cpu", dtype=self.dtype)
 
     @cached_property
     def base(self) -> Reference:
@@ -62,7 +71,7 @@ class Meter:
         return self._once("base", lambda: self._measure(self.chat))
 
     def of_edit(self, file: Path, strength: float = 1.0) -> dict[str, Any]:
-        """One of our edits, as hooks on the base in float32."""
+        """One of our edits, as hooks on the base."""
 
         def work() -> dict[str, Any]:
             return self._measure(self.chat, Edit.load(file).hooks(self.chat.model, strength=strength))
@@ -71,7 +80,9 @@ class Meter:
 
     def of_model(self, identity: Any, folder: Path) -> dict[str, Any]:
         """A whole model; `identity` is what it was made by, since the folder may be gone when it is known already."""
-        return self._once(["model", identity], lambda: self._measure(load_model(folder, device="cpu", dtype="float32")))
+        return self._once(
+            ["model", identity], lambda: self._measure(load_model(folder, device="cpu", dtype=self.dtype))
+        )
 
     def knows_model(self, identity: Any) -> bool:
         return self._file(["model", identity]).exists()
@@ -80,7 +91,7 @@ class Meter:
         names = [f"{split}-{side}" for split in ("fit", "search", "test") for side in ("positive", "negative")]
         sets = [sha256_file(self.prompts / f"{name}.jsonl") for name in names]
         weights = sha256_file(self.model / "model.safetensors")
-        key = hash_of([weights, sets, self.judged_tokens, self.answer_tokens, list(self.markers), identity])
+        key = hash_of([weights, sets, self.judged_tokens, self.answer_tokens, list(self.markers), self.dtype, identity])
         return self.cache / f"{key[:16]}.json"
 
     def _once(self, identity: Any, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
