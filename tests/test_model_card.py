@@ -21,7 +21,9 @@ def front_matter(card: str) -> dict[str, Any]:
 def test_card_front_matter() -> None:
     assert front_matter(render_card(a_summary())) == {
         "base_model": "HuggingFaceTB/SmolLM2-135M-Instruct",
+        "base_model_relation": "finetune",
         "library_name": "transformers",
+        "pipeline_tag": "text-generation",
         "tags": ["vectomy", "abliterated"],
     }
     other = front_matter(render_card({**a_summary(), "behaviour": "melancholy", "license": "apache-2.0"}))

@@ -18,9 +18,11 @@ from vectomy.errors import ArtifactError
 from vectomy.judges import Judge, describe
 from vectomy.prompts import Splits
 
-__all__ = ["build_summary", "plain_source", "strength_of", "versions"]
+__all__ = ["DEMO_BASE", "DEMO_LICENCE", "build_summary", "plain_source", "strength_of", "versions"]
 
 DEMO_BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
+# As its card has it, and that of the package that the demo comes from.
+DEMO_LICENCE = {"license": "apache-2.0"}
 # Below this many test prompts on a side the intervals say little.
 FEW = 30
 SAFETY = {
@@ -52,8 +54,9 @@ def build_summary(
     edit_sha256: str,
     command: str,
     stages: Sequence[str],
+    licence: dict[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Read what the stages wrote. `edited` is the baked form where there is one, else the hooks.
+    """Read what the stages wrote. `edited` is the baked form where there is one, else the hooks. `licence` is the base's.
 
     Raises:
         ArtifactError: a stage has not been run.
@@ -74,6 +77,7 @@ def build_summary(
         "version": 1,
         "model": config.model,
         "base_model": _base_name(config.model),
+        "license": licence,
         "behaviour": behaviour,
         "recipe": config.recipe,
         "estimator": config.direction_estimator,

@@ -147,12 +147,17 @@ def _apply(
         bool, typer.Option(help="Hard-link shards that the edit does not touch instead of copying them.")
     ] = False,
     verified: Annotated[
-        bool, typer.Option("--verify/--no-verify", help="Run the edited checkpoint and measure its stream.")
+        bool,
+        typer.Option(
+            "--verify/--no-verify", help="Run the edited checkpoint and measure its stream; hash what was written."
+        ),
     ] = True,
     as_json: AsJson = False,
 ) -> None:
     """Write an Edit into a copy of its base, shard by shard, or as an adapter; print the coverage receipt."""
     from vectomy.apply import bake
+    from vectomy.record import write_record
+    from vectomy.summary import versions
     from vectomy.verification import measured
 
     chosen, source = _load(edit) * strength, source_of(model)
@@ -164,6 +169,16 @@ def _apply(
         receipt = bake(chosen, source, out, link_untouched=link, progress=bars)
         if verified:
             receipt = measured(receipt, out, chosen, progress=bars)
+    write_record(
+        out,
+        "adapter" if form is Form.lora else "checkpoint",
+        chosen,
+        model=model,
+        source=source,
+        versions=versions(),
+        hashed=verified,
+        progress=bars,
+    )
     print_receipt(receipt, as_json)
     if not as_json:
         typer.echo(f"written to {out}")
