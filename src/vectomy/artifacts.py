@@ -22,6 +22,7 @@ from typing import Any
 from vectomy.errors import ArtifactError, DiskFullError
 
 __all__ = [
+    "MARK",
     "Journal",
     "RunFolder",
     "canonical_json",

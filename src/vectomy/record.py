@@ -132,7 +132,11 @@ def adapter_weights(folder: Path) -> Checkpoint:
 
 def base_name(model: str) -> str:
     """A base without the folders of this machine: a Hub id or `demo` as it is, of a folder its last part."""
-    return Path(model).expanduser().resolve().name if model != "demo" and is_local(model) else model
+    if model == "demo" or not is_local(model):
+        return model
+    folder = Path(model).expanduser().resolve()
+    cached = folder.parents[1].name.split("--") if revision_of(folder) else []
+    return "/".join(cached[1:]) if len(cached) == 3 and cached[0] == "models" else folder.name
 
 
 def revision_of(source: Path) -> str | None:

@@ -27,10 +27,10 @@ BLOCK = 1 << 22
 OVERLAP = 1 << 10
 SHAPES = {
     # 34 letters and digits today; 30 do not come up by chance in weights (one in 62^30).
-    "a Hugging Face token": re.compile(rb"(?<![A-Za-z0-9_])hf_(?:[a-z]+_)?[A-Za-z0-9]{30,}"),
+    "a Hugging Face token": re.compile(rb"hf_(?:[a-z]+_)?[A-Za-z0-9]{30,}"),
 }
 TEXT_SHAPES = {
-    "a Hugging Face token": re.compile(rb"(?<![A-Za-z0-9_])hf_(?:[a-z]+_)?[A-Za-z0-9]{20,}|\bapi_org_[A-Za-z0-9]{20,}"),
+    "a Hugging Face token": re.compile(rb"hf_(?:[a-z]+_)?[A-Za-z0-9]{20,}|\bapi_org_[A-Za-z0-9]{20,}"),
     "a GitHub token": re.compile(rb"\b(?:gh[pousr]_[A-Za-z0-9]{30,}|github_pat_[A-Za-z0-9_]{30,})"),
     "an API key": re.compile(rb"(?<![A-Za-z0-9_-])sk-(?=[A-Za-z0-9_-]*[0-9])[A-Za-z0-9_-]{20,}"),
     "an AWS key": re.compile(rb"\bAKIA[0-9A-Z]{16}\b"),

@@ -18,7 +18,7 @@ from vectomy.report.recipe import origin, several, strength, what
 from vectomy.report.statement import KEEP, change, forms, keeps, rows, sources
 from vectomy.report.templates import environment
 
-__all__ = ["Kind", "render_card"]
+__all__ = ["Kind", "render_card", "without_folders"]
 
 Kind = Literal["checkpoint", "adapter", "edit", "gguf"]
 """What the card describes."""
@@ -65,7 +65,7 @@ def render_card(
     templates = environment(autoescape=False, finalize=_markdown, keep_trailing_newline=True)
     templates.filters.update(yaml=_yaml, code=_code, fence=_fence)
     behaviour = str(summary.get("behaviour") or "behaviour")
-    summary = {key: _public(value) for key, value in summary.items()}
+    summary = {key: without_folders(value) for key, value in summary.items()}
     summary["base_model"] = summary.get("base_model") or summary.get("model") or "unknown"
     return templates.get_template("card.md.jinja").render(
         summary=summary,
@@ -83,7 +83,7 @@ def render_card(
         tags=["vectomy", "abliterated" if behaviour == "refusal" else "activation-steering", *KIND_TAGS[kind]],
         measured=any(summary.get(key) for key in ("base", "edited", "forms")),
         elsewhere=_elsewhere(summary, kind),
-        evaluations=[evaluated(_public(evaluation)) for evaluation in evaluations],
+        evaluations=[evaluated(without_folders(evaluation)) for evaluation in evaluations],
         what=what(summary),
         several=several(summary),
         origin=origin(summary),
@@ -149,10 +149,10 @@ def _fence(value: object, language: str = "sh") -> Markup:
     return Markup(f"{ticks}{language}\n{value}\n{ticks}")
 
 
-def _public(value: Any) -> Any:
+def without_folders(value: Any) -> Any:
     """`value` with the folders of every absolute path in it left out."""
     if isinstance(value, dict):
-        return {key: _public(inner) for key, inner in value.items()}
+        return {key: without_folders(inner) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_public(inner) for inner in value]
+        return [without_folders(inner) for inner in value]
     return _ABSOLUTE.sub(r"\1", value) if isinstance(value, str) else value
