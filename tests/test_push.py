@@ -5,19 +5,23 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import published
 import pytest
+import tiny_chat
 import yaml
 from hub_server import Hub, connected
 
+import vectomy
+from vectomy.cli import main
 from vectomy.edit import Edit
 from vectomy.errors import ArtifactError, HubError, UsageError
-from vectomy.hub import look
-from vectomy.publication import prepare, send
+from vectomy.hub import Item, look, upload
+from vectomy.publication import prepare
 
 REPO = "me/tiny-edited"
 
@@ -28,8 +32,8 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
         yield hub
 
 
-def push(path: Path, repo_id: str = REPO, public: bool = False, replace: bool = False, **options: Any) -> Any:
-    return send(prepare(path, repo_id, **options), public=public, replace=replace)
+def push(path: Path, repo_id: str = REPO, **options: Any) -> Any:
+    return vectomy.push(path, repo_id, **options)
 
 
 def matter(hub: Hub, repo_id: str = REPO) -> dict[str, Any]:
@@ -284,14 +288,9 @@ def test_no_token_and_no_network_are_said(hub: Hub, monkeypatch: pytest.MonkeyPa
 def test_a_card_that_the_hub_does_not_take_stops_the_push(hub: Hub) -> None:
     found = prepare(published.finished(), REPO, base_model="owner/tiny")
     items = [i for i in found.parcel.items if i.name != "README.md"]
-    from dataclasses import replace
-
-    from vectomy.hub import Item, upload
-
     with pytest.raises(HubError, match="base_model"):
         upload(found.destination, [*items, Item("README.md", b'---\nbase_model: "not an id"\n---\n')])
     assert hub.files(REPO) == {}
-    assert replace(found.destination, private=None).exists is False
 
 
 @pytest.mark.parametrize("name", ["tiny", "a/b/c", "me/", "/x", "me/with space", "../x"])
@@ -311,3 +310,100 @@ def test_what_is_nothing_to_publish_is_refused(hub: Hub, tmp_path: Path) -> None
 def test_a_large_file_is_known_by_its_hash(hub: Hub) -> None:
     push(published.gguf(), source=published.finished())
     assert hub.puts[hashlib.sha256(published.gguf().read_bytes()).hexdigest()] == 1
+
+
+# The command
+
+
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *given: str) -> tuple[int, str, str]:
+    monkeypatch.setattr(sys, "argv", ["vectomy", "push", *given])
+    monkeypatch.setenv("COLUMNS", "160")
+    capsys.readouterr()
+    status = 0
+    try:
+        main()
+    except SystemExit as stop:
+        status = int(stop.code or 0)
+    return status, *capsys.readouterr()
+
+
+def test_the_command_shows_what_it_sends_and_where(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = str(published.finished())
+    status, out, err = command(monkeypatch, capsys, given, REPO, "--dry-run", "--json", "--base-model", "owner/tiny")
+    assert status == 0
+    assert hub.repos == {}
+    assert (
+        json.loads(out)["files"]["model.safetensors"]
+        == (published.finished() / "checkpoint" / "model.safetensors").stat().st_size
+    )
+    assert "new, private" in err
+    assert "owner/tiny" in err
+    status, out, err = command(monkeypatch, capsys, given, REPO, "--yes")
+    assert status == 0
+    assert f"{REPO} (private)" in out
+    assert hub.repos[REPO].private
+    status, out, err = command(monkeypatch, capsys, given, REPO, "--yes", "--json")
+    assert json.loads(out)["private"] is True
+    assert "exists, private" in err
+
+
+def test_headless_a_public_repository_needs_the_word(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    push(published.finished() / "edit.safetensors", public=True)
+    held = hub.files(REPO)
+    status, _, err = command(monkeypatch, capsys, str(published.finished()), REPO, "--yes")
+    assert status == 1
+    assert "Say --public" in err
+    assert "exists, PUBLIC" in err
+    assert hub.files(REPO) == held
+    assert command(monkeypatch, capsys, str(published.finished()), REPO, "--yes", "--public")[0] == 0
+    assert "model.safetensors" in hub.files(REPO)
+
+
+@pytest.mark.parametrize("answer", [True, False])
+def test_at_a_terminal_it_asks(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], answer: bool
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr("typer.confirm", lambda text, **_: asked.append(text) or answer)
+    push(published.finished() / "edit.safetensors", "me/open", public=True)
+    for repo, question in ((REPO, "Send?"), ("me/open", "is public. Publish there?")):
+        status, _, _ = command(monkeypatch, capsys, str(published.finished()), repo)
+        assert status == (0 if answer else 1)
+        assert asked.pop().endswith(question)
+        assert (repo in hub.repos and "model.safetensors" in hub.files(repo)) == answer
+
+
+def test_a_card_by_hand_is_sent_as_it_is(hub: Hub, tmp_path: Path) -> None:
+    (tmp_path / "card.md").write_text("---\nlicense: mit\n---\n\n# Mine\n")
+    push(published.finished(), card=tmp_path / "card.md")
+    assert hub.files(REPO)["README.md"] == (tmp_path / "card.md").read_bytes()
+
+
+def test_the_demo_is_named_as_what_it_is(hub: Hub, tmp_path: Path) -> None:
+    """Its weights are nowhere on the Hub: the card links to what they come from and says so, an adapter's base keeps its name."""
+    from dataclasses import replace
+
+    edit = Edit.load(published.finished() / "edit.safetensors")
+    replace(edit, base=replace(edit.base, name="demo")).save(tmp_path / "edit.safetensors")
+    push(tmp_path / "edit.safetensors")
+    card = hub.files(REPO)["README.md"].decode()
+    assert matter(hub)["base_model"] == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    assert matter(hub)["license"] == "apache-2.0"
+    assert "with a small adapter merged" in card
+
+
+def test_what_is_published_names_no_folder_of_this_machine(hub: Hub) -> None:
+    """The run's prompts and base are files in a temporary folder; their names go along, their places do not."""
+    push(published.finished())
+    run = json.loads(hub.files(REPO)["vectomy/run.json"])
+    assert run["config"]["contrast"]["positive"]["prompts"] == "positive.json"
+    assert run["config"]["model"] == "tiny-base"
+    sent = b"".join(hub.files(REPO).values())
+    for folder in (published.finished().parent, Path(tiny_chat.sources()["positive"]).parent, published.base().parent):
+        assert str(folder).encode() not in sent

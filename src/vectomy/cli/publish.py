@@ -79,6 +79,10 @@ def _push(
             metavar="FILE", help="An evaluation.json, or its folder, for the card; may be repeated.", show_default=False
         ),
     ] = None,
+    card: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Publish this card, instead of the one that is written.", show_default=False),
+    ] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Delete what else the repository holds.")] = False,
     allow_paths: Annotated[
         bool, typer.Option("--allow-paths", help="Publish files although they hold paths of a machine.")
@@ -97,6 +101,7 @@ def _push(
     push = prepare(
         path, repo_id, revision=revision, allow_paths=allow_paths, progress=bars, base_model=base_model, source=source,
         form=None if part is None else part.value, evaluations=tuple(evaluation or ()),
+        card=card,
     )  # fmt: skip
     console = Console(stderr=True)
     _show(console, push, public, replace)

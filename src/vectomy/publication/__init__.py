@@ -2,6 +2,6 @@
 pushing.py checks and sends."""
 
 from vectomy.publication.parcel import Parcel, pack
-from vectomy.publication.pushing import Push, prepare, send
+from vectomy.publication.pushing import Push, prepare, push, send
 
-__all__ = ["Parcel", "Push", "pack", "prepare", "send"]
+__all__ = ["Parcel", "Push", "pack", "prepare", "push", "send"]

@@ -12,7 +12,7 @@ from vectomy.errors import ArtifactError, UsageError
 from vectomy.record import Record, base_name, edit_in, record_in
 from vectomy.report import without_folders
 from vectomy.report.card import Kind
-from vectomy.summary import DEMO_BASE, DEMO_LICENCE, strength_of
+from vectomy.summary import DEMO_BASE, DEMO_LICENCE, DEMO_NOTE, strength_of
 
 __all__ = ["Origin", "origin_of"]
 
@@ -36,8 +36,15 @@ class Origin:
     def base_model(self) -> str:
         """The base by the name it was given: a Hub id, or the name of a folder."""
         named = self.record.base.get("model") if self.record else None
-        named = DEMO_BASE if named == "demo" else named
+        if self.is_demo:
+            return DEMO_BASE
         return str(self.summary.get("base_model") or named or self.edit.base.name or self.edit.base.model_type)
+
+    @property
+    def is_demo(self) -> bool:
+        """The base is the demo model, which is nowhere on the Hub as it is."""
+        names = {self.summary.get("model"), self.edit.base.name, self.record.base.get("model") if self.record else None}
+        return "demo" in names
 
     def run_json(self) -> dict[str, Any] | None:
         """What a search can be done again by, without the folders of this machine; None where no run is known."""
@@ -154,5 +161,5 @@ def _summary_of(run: Path | None, edit: Edit) -> dict[str, Any]:
     }
     if not isinstance(known.get("direction"), dict):
         known.pop("direction", None)
-    demo = {"base_model": DEMO_BASE, "license": DEMO_LICENCE} if edit.base.name == "demo" else {}
+    demo = {"license": DEMO_LICENCE, "notes": [DEMO_NOTE]} if edit.base.name == "demo" else {}
     return {**known, **demo, "strength": strength_of(edit), "edit": {"path": EDIT, "sha256": edit.sha256}}

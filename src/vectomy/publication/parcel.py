@@ -10,7 +10,7 @@ from typing import Any
 from vectomy.artifacts import read_json
 from vectomy.checkpoint import Checkpoint
 from vectomy.checkpoint.index import INDEX
-from vectomy.errors import ArtifactError
+from vectomy.errors import ArtifactError, UsageError
 from vectomy.hub import Item, is_repo_id, licence_of
 from vectomy.publication.origin import Origin, origin_of
 from vectomy.publication.wording import safety_of, use_of
@@ -61,6 +61,7 @@ def pack(
     source: str | Path | None = None,
     form: Kind | None = None,
     evaluations: tuple[str | Path, ...] = (),
+    card: str | Path | None = None,
 ) -> Parcel:
     """Gather what is published of `path`.
 
@@ -70,6 +71,7 @@ def pack(
         source: the run folder or Edit it was made of, where it does not say so itself.
         form: of a run folder, what of it.
         evaluations: evaluation.json files (or their folders), whose numbers go into the card.
+        card: a file to publish as the card, instead of the one that is written here.
 
     Raises:
         UsageError, EditError, ArtifactError, CheckpointError: see origin.py and checkpoint/.
@@ -81,7 +83,16 @@ def pack(
         notes.append(
             f"the base is known as '{base}' alone, so the card links to no model; name it with --base-model OWNER/NAME"
         )
-    files, left = _files(origin, base if linked and origin.summary.get("model") != "demo" else None)
+    files, left = _files(origin, base if linked and not origin.is_demo else None)
+    text = _card(origin, repo_id, base, files, evaluations, notes) if card is None else _given(Path(card))
+    items = [Item("README.md", text.encode()), *files, *_provenance(origin, files)]
+    return Parcel(origin, base, tuple(sorted(items, key=lambda item: item.name)), left, tuple(notes))
+
+
+def _card(
+    origin: Origin, repo_id: str, base: str, files: list[Item], evaluations: tuple[str | Path, ...], notes: list[str]
+) -> str:
+    """The card; what a person should know of it is added to `notes`."""
     licence = origin.summary.get("license") or licence_of(base)
     if not licence:
         notes.append("the base's licence is not known, so the card names none; its card on the Hub may say it")
@@ -93,17 +104,22 @@ def pack(
         "base_fingerprint": origin.edit.base.fingerprint,
         "edit_sha256": origin.edit.sha256,
     }
-    card = render_card(
+    return render_card(
         summary,
         kind=origin.kind,
         repository=repo_id,
-        linked=linked,
+        linked=is_repo_id(base),
         record=record,
         use=use_of(origin.kind, repo_id, base, [item.name for item in files]),
         evaluations=[_evaluation(Path(file)) for file in evaluations],
     )
-    items = [Item("README.md", card.encode()), *files, *_provenance(origin, files)]
-    return Parcel(origin, base, tuple(sorted(items, key=lambda item: item.name)), left, tuple(notes))
+
+
+def _given(card: Path) -> str:
+    try:
+        return card.expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"the card {card} cannot be read ({error}); --card takes a Markdown file") from None
 
 
 def _files(origin: Origin, base: str | None) -> tuple[list[Item], tuple[tuple[str, str], ...]]:

@@ -11,7 +11,7 @@ from vectomy.hub import Destination, Sent, check_leaks, find_leaks, look, upload
 from vectomy.progress import Progress, silent
 from vectomy.publication.parcel import Parcel, pack
 
-__all__ = ["Push", "prepare", "send"]
+__all__ = ["Push", "prepare", "push", "send"]
 
 
 @dataclass(frozen=True)
@@ -70,3 +70,12 @@ def send(
     about = push.parcel.origin.summary.get("behaviour") or "an edit"
     message = f"Upload {push.parcel.kind} ({about}) with vectomy"
     return upload(push.destination, push.parcel.items, public=public, replace=replace, message=message, tell=tell)
+
+
+def push(path: str | Path, repo_id: str, *, public: bool = False, replace: bool = False, **options: Any) -> Sent:
+    """Publish at once what `prepare` gathers; private unless `public`.
+
+    Raises:
+        VectomyError: as `prepare` and `send`.
+    """
+    return send(prepare(path, repo_id, **options), public=public, replace=replace)
