@@ -10,6 +10,7 @@ import base64
 import hashlib
 import json
 import re
+import sys
 import threading
 import time
 from collections import Counter
@@ -23,6 +24,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 LARGE = (".safetensors", ".gguf", ".bin")
+PIECE = 1 << 20
 TOKEN = "hf_" + "AbCdEfGhIjKlMnOpQrStUvWxYz01234567"
 """An invented token that may write for `me`."""
 
@@ -59,6 +61,10 @@ class Hub:
         """Whole large files that arrived, by sha256."""
         self.break_after: int | None = None
         """Close the connection after so many bytes of a large file."""
+        self.slow = 0.0
+        """Seconds for each piece of a large file."""
+        self.arrived = 0
+        """Bytes of large files that have arrived, whole or not."""
         self.break_from = 0
         """Large files that still pass before one is broken off."""
         self.answers: list[tuple[str, str, int, dict[str, str], str]] = []
@@ -86,7 +92,7 @@ class Hub:
 @contextmanager
 def running() -> Iterator[Hub]:
     hub = Hub()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
+    server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
     server.daemon_threads = True
     hub.url = f"http://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
@@ -96,6 +102,13 @@ def running() -> Iterator[Hub]:
     finally:
         server.shutdown()
         server.server_close()
+
+
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that is gone (killed, say) is no error here."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 def _commit_id(repo_id: str, number: int) -> str:
@@ -144,7 +157,18 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             self.connection.close()
             return None
-        return self.rfile.read(length)
+        data = bytearray()
+        while len(data) < length:
+            piece = self.rfile.read(min(PIECE, length - len(data)))
+            if not piece:
+                # The client is gone in the middle of it.
+                self.close_connection = True
+                return None
+            data += piece
+            if self.command == "PUT":
+                self.hub.arrived += len(piece)
+                time.sleep(self.hub.slow)
+        return bytes(data)
 
     # Routes
 

@@ -233,16 +233,17 @@ def _reproduce(
     """Rebuild an edited model from its base and say MATCH, or what differs from what was published; exit status 1 if anything does."""
     from vectomy.reproduction import reproduce
 
-    found = reproduce(
-        what,
-        base=base,
-        against=against,
-        revision=revision,
-        from_scratch=from_scratch,
-        prompts=prompts,
-        out=out,
-        progress=bars,
-    )
+    with _library_bars(sys.stderr.isatty()):
+        found = reproduce(
+            what,
+            base=base,
+            against=against,
+            revision=revision,
+            from_scratch=from_scratch,
+            prompts=prompts,
+            out=out,
+            progress=bars,
+        )
     if as_json:
         typer.echo(json.dumps(found.to_json(), indent=2))
     else:
