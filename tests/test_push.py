@@ -47,6 +47,7 @@ def in_shards(folder: Path, out: Path) -> Path:
 
     shutil.copytree(folder, out)
     (out / "model.safetensors").unlink()
+    (out / "vectomy" / "record.json").unlink()
     tensors = load_file(folder / "model.safetensors")
     names = sorted(tensors)
     weight_map = {}
@@ -168,6 +169,19 @@ def test_a_checkpoint_with_another_edits_record_is_refused(hub: Hub, tmp_path: P
     (Edit.load(published.finished() / "edit.safetensors") * 0.5).save(folder / "vectomy" / "edit.safetensors")
     with pytest.raises(ArtifactError, match="apply the Edit again"):
         prepare(folder, REPO)
+
+
+def test_weights_that_were_changed_afterwards_are_not_labelled_with_the_edit(hub: Hub, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(published.finished() / "checkpoint", tmp_path / "model"))
+    data = bytearray((folder / "model.safetensors").read_bytes())
+    data[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(data)
+    with pytest.raises(ArtifactError, match="not as they were when the Edit was applied"):
+        prepare(folder, REPO)
+    shutil.rmtree(folder / "vectomy")
+    found = prepare(folder, REPO, source=published.finished())
+    assert any("taken as said" in note for note in found.parcel.notes)
+    assert "vectomy/record.json" not in {item.name for item in found.parcel.items}
 
 
 # Private unless asked

@@ -152,6 +152,18 @@ def test_a_card_that_was_sent_by_itself_leads_to_its_repository(hub: Hub, tmp_pa
     assert "the card names the Edit 000000000000" in str(found.differences[0])
 
 
+def test_an_edited_copy_of_an_edited_model_does_not_inherit_its_record(tmp_path: Path) -> None:
+    """The record is of the one, and would be a lie beside the other."""
+    from vectomy.apply import bake
+    from vectomy.checkpoint import Checkpoint
+
+    edited = published.finished() / "checkpoint"
+    bake(Edit.ablation(edited, torch.ones(32), embeddings=False), edited, tmp_path / "twice")
+    assert (edited / "vectomy").is_dir()
+    assert not (tmp_path / "twice" / "vectomy").exists()
+    assert Checkpoint.open(edited).other_weights == ()
+
+
 def test_the_rebuilt_model_can_be_kept(tmp_path: Path) -> None:
     again(published.finished(), out=tmp_path / "kept")
     assert file_hashes(tmp_path / "kept").items() <= file_hashes(published.finished() / "checkpoint").items()

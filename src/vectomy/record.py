@@ -17,14 +17,13 @@ from typing import Any, Literal
 
 from vectomy.artifacts import read_json, write_json
 from vectomy.checkpoint import Checkpoint, tensor_hashes
-from vectomy.checkpoint.index import read_shard
+from vectomy.checkpoint.index import RECORDS, read_shard
 from vectomy.edit import Edit
 from vectomy.errors import ArtifactError
 from vectomy.model import is_local
 from vectomy.progress import Progress, silent
 
 __all__ = [
-    "FOLDER",
     "Form",
     "Record",
     "adapter_weights",
@@ -35,7 +34,6 @@ __all__ = [
     "write_record",
 ]
 
-FOLDER = "vectomy"
 FORMAT, VERSION = "vectomy-record", 1
 Form = Literal["checkpoint", "adapter"]
 
@@ -91,7 +89,7 @@ def write_record(
         hashed: hash every tensor, which reads the folder once.
     """
     if form == "checkpoint":
-        edit.save(folder / FOLDER / "edit.safetensors")
+        edit.save(folder / RECORDS / "edit.safetensors")
     record = Record(
         form=form,
         base={"model": base_name(model), "revision": revision_of(source), **vars(edit.base)},
@@ -99,19 +97,19 @@ def write_record(
         versions=dict(versions),
         tensors=hashes_in(folder, form, progress) if hashed else {},
     )
-    write_json(folder / FOLDER / "record.json", record.to_json())
+    write_json(folder / RECORDS / "record.json", record.to_json())
     return record
 
 
 def record_in(folder: Path) -> Record | None:
     """Raises ArtifactError for a record that is damaged."""
-    path = folder / FOLDER / "record.json"
+    path = folder / RECORDS / "record.json"
     return Record.from_json(read_json(path), path) if path.is_file() else None
 
 
 def edit_in(folder: Path) -> Edit | None:
     """The Edit that a folder holds: its own of a checkpoint or a published repository, or the one beside an adapter."""
-    for path in (folder / FOLDER / "edit.safetensors", folder / "edit.safetensors"):
+    for path in (folder / RECORDS / "edit.safetensors", folder / "edit.safetensors"):
         if path.is_file():
             return Edit.load(path)
     return None

@@ -82,7 +82,11 @@ def origin_of(path: Path, source: Path | None = None, form: Kind | None = None) 
         notes.append("the run beside it found another Edit (another strength, say); its numbers are left out")
         run = None
     record = record_in(place) if place.is_dir() else None
-    if record is None and run is not None:
+    if record is None and kind in ("checkpoint", "adapter"):
+        notes.append(
+            f"that {place.name} carries this Edit is taken as said, not measured; `vectomy verify` measures it"
+        )
+    elif record is None and run is not None:
         record = record_in(run / "checkpoint") or record_in(run / "adapter")
     if record is not None and record.edit_sha256 != edit.sha256:
         raise ArtifactError(

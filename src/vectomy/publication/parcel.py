@@ -9,12 +9,11 @@ from typing import Any
 
 from vectomy.artifacts import read_json
 from vectomy.checkpoint import Checkpoint
-from vectomy.checkpoint.index import INDEX
+from vectomy.checkpoint.index import INDEX, RECORDS
 from vectomy.errors import ArtifactError, UsageError
 from vectomy.hub import Item, is_repo_id, licence_of
 from vectomy.publication.origin import Origin, origin_of
 from vectomy.publication.wording import safety_of, use_of
-from vectomy.record import FOLDER
 from vectomy.report import render_card
 from vectomy.report.card import Kind
 
@@ -128,18 +127,12 @@ def _files(origin: Origin, base: str | None) -> tuple[list[Item], tuple[tuple[st
     if origin.kind == "checkpoint":
         opened = Checkpoint.open(path)
         own = ["config.json", *([INDEX] if opened.index is not None else []), *(shard.name for shard in opened.shards)]
-        record = [name for name in opened.other_weights if name.startswith(f"{FOLDER}/")]
-        kept = [*own, *(name for name in opened.sidecars if name != "README.md"), *record]
-        left = [
-            (
-                name,
-                "other weights than the edited ones"
-                if Path(name).suffix not in PICKLES
-                else "pickle, which can run code",
-            )
-            for name in opened.other_weights
-            if name not in record
+        records = [
+            f"{RECORDS}/{name}" for name in ("edit.safetensors", "record.json") if (path / RECORDS / name).is_file()
         ]
+        kept = [*own, *(name for name in opened.sidecars if name != "README.md"), *records]
+        why = {True: "pickle, which can run code", False: "other weights than the edited ones"}
+        left = [(name, why[Path(name).suffix in PICKLES]) for name in opened.other_weights]
         return [Item(name, path / name) for name in kept], tuple(left)
     if origin.kind == "gguf":
         files = sorted(path.glob("*.gguf")) if path.is_dir() else [path]
@@ -170,13 +163,13 @@ def _provenance(origin: Origin, files: list[Item]) -> list[Item]:
     """The Edit, the record and the run's configuration, where `files` do not hold them."""
     there = {item.name for item in files}
     found: list[Item] = []
-    if not there & {"edit.safetensors", f"{FOLDER}/edit.safetensors"}:
-        found.append(Item(f"{FOLDER}/edit.safetensors", origin.edit.to_bytes()))
-    if f"{FOLDER}/record.json" not in there and origin.record is not None:
-        found.append(Item(f"{FOLDER}/record.json", _json(origin.record.to_json())))
+    if not there & {"edit.safetensors", f"{RECORDS}/edit.safetensors"}:
+        found.append(Item(f"{RECORDS}/edit.safetensors", origin.edit.to_bytes()))
+    if f"{RECORDS}/record.json" not in there and origin.record is not None:
+        found.append(Item(f"{RECORDS}/record.json", _json(origin.record.to_json())))
     run = origin.run_json()
     if run is not None:
-        found.append(Item(f"{FOLDER}/run.json", _json(run)))
+        found.append(Item(f"{RECORDS}/run.json", _json(run)))
     return found
 
 

@@ -7,9 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vectomy.checkpoint.index import RECORDS
+from vectomy.errors import ArtifactError
 from vectomy.hub import Destination, Sent, check_leaks, find_leaks, look, upload
 from vectomy.progress import Progress, silent
+from vectomy.publication.origin import Origin
 from vectomy.publication.parcel import Parcel, pack
+from vectomy.record import hashes_in
 
 __all__ = ["Push", "prepare", "push", "send"]
 
@@ -45,6 +49,7 @@ def prepare(
         EditError, ArtifactError, CheckpointError: what `path` holds is not whole.
     """
     parcel = pack(path, repo_id, **options)
+    _check_recorded(parcel.origin, progress)
     own = [folder for folder in (parcel.origin.path.resolve().parent, parcel.origin.run) if folder is not None]
     found = []
     with progress("looking for tokens", parcel.bytes, "bytes") as advance:
@@ -53,6 +58,19 @@ def prepare(
             advance(item.size)
     check_leaks(found, allow_paths)
     return Push(parcel, look(repo_id, revision))
+
+
+def _check_recorded(origin: Origin, progress: Progress) -> None:
+    """Raises ArtifactError where the weights are not those that were recorded when the Edit was applied."""
+    if origin.record is None or not origin.record.tensors or origin.kind not in ("checkpoint", "adapter"):
+        return
+    found, recorded = hashes_in(origin.path, origin.record.form, progress), origin.record.tensors
+    other = [name for name in sorted({*found, *recorded}) if found.get(name) != recorded.get(name)]
+    if other:
+        raise ArtifactError(
+            f"{len(other)} tensors in {origin.path} are not as they were when the Edit was applied ('{other[0]}' is the first); the card would "
+            f"say what is not so. Apply the Edit again, or delete {origin.path / RECORDS} and name the Edit with --from"
+        )
 
 
 def send(

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from vectomy.artifacts import MARK, hash_of, read_json
+from vectomy.checkpoint.index import RECORDS
 from vectomy.edit import Edit
 from vectomy.errors import UsageError
 from vectomy.hub import download, is_repo_id
-from vectomy.record import FOLDER, Form, Record, edit_in, record_in
+from vectomy.record import Form, Record, edit_in, record_in
 
 __all__ = ["Claim", "claim_of"]
 
@@ -76,11 +77,11 @@ def _of_folder(folder: Path, what: str) -> Claim:
     edit, record = edit_in(folder), record_in(folder)
     if edit is None:
         raise UsageError(
-            f"'{what}' does not say which Edit it carries (no {FOLDER}/edit.safetensors and no edit.safetensors); give the Edit itself"
+            f"'{what}' does not say which Edit it carries (no {RECORDS}/edit.safetensors and no edit.safetensors); give the Edit itself"
         )
     weights = [name for name in ("adapter_config.json", "config.json") if (folder / name).is_file()]
     form: Form = "adapter" if weights[:1] == ["adapter_config.json"] else record.form if record else "checkpoint"
-    file = folder / FOLDER / "run.json"
+    file = folder / RECORDS / "run.json"
     run = read_json(file) if file.is_file() else None
     if run is None and (folder.absolute().parent / MARK).exists():
         run = _run_in(folder.absolute().parent)
@@ -113,7 +114,7 @@ def _run_in(folder: Path) -> dict[str, Any] | None:
 
 def _of_edit(path: Path, what: str) -> Claim:
     edit, beside = Edit.load(path), path.absolute().parent
-    beside = beside.parent if beside.name == FOLDER else beside
+    beside = beside.parent if beside.name == RECORDS else beside
     near = edit_in(beside)
     if near is not None and near.sha256 == edit.sha256:
         return _of_folder(beside, what)

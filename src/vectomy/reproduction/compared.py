@@ -13,9 +13,10 @@ from torch import Tensor
 
 from vectomy.artifacts import read_json, sha256_file
 from vectomy.checkpoint import Checkpoint, read_stored
+from vectomy.checkpoint.index import RECORDS
 from vectomy.checkpoint.reader import STORED_DTYPES
 from vectomy.progress import Progress, silent
-from vectomy.record import FOLDER, Form, adapter_weights, hashes_in
+from vectomy.record import Form, adapter_weights, hashes_in
 
 __all__ = ["Difference", "against_hashes", "compare_files", "compare_tensors"]
 
@@ -163,7 +164,7 @@ def _beside(folder: Path, form: Form) -> set[str]:
     shown = {
         file.as_posix()
         for file in files
-        if not any(part.startswith(".") for part in file.parts) and file.parts[0] != FOLDER
+        if not any(part.startswith(".") for part in file.parts) and file.parts[0] != RECORDS
     }
     return shown - weights - {"README.md", "adapter_model.safetensors", "edit.safetensors"}
 
