@@ -237,3 +237,11 @@ def test_redacting_hides_what_is_in_the_environment_and_what_looks_like_it(
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "not-shaped-like-one")
     assert redacted(f"a not-shaped-like-one b {OTHER}\nc") == "a hf_… b hf_… c"
+
+
+def test_a_token_that_a_long_answer_repeats_is_hidden_before_the_answer_is_cut(hub: Hub) -> None:
+    """Half of a token is half of a secret: the answer is longer than what is shown, and the token lies across the end."""
+    hub.answers.append(("POST", "/commit/", 403, {}, "x" * 190 + TOKEN + "y" * 50))
+    with pytest.raises(HubError) as caught:
+        send(prepare(published.finished() / "edit.safetensors", REPO))
+    assert TOKEN[:8] not in str(caught.value)

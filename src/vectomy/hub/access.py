@@ -65,7 +65,7 @@ def redacted(text: str) -> str:
 def hub_errors(doing: str, repo_id: str) -> Iterator[None]:
     """Turn what the Hub's library raises into a HubError that says what to do; mistakes in this program pass.
 
-    The error has no cause: what the library raises holds the request, and the request holds the token.
+    The error shows no cause: what the library raises holds the request, and the request holds the token.
     """
     try:
         yield
@@ -133,5 +133,6 @@ def _of_status(status: int, error: BaseException, repo_id: str) -> str:
 
 
 def _clipped(text: str, width: int = 200) -> str:
-    line = " ".join(text.split())
+    # Before it is cut: half of a token has no shape to know it by.
+    line = redacted(text)
     return line if len(line) <= width else line[: width - 1] + "…"
