@@ -1,6 +1,6 @@
-"""Publish a run to a stand-in for the Hub, killed in the middle of a large file, and rebuild it from there.
+"""Publish a run or an edited checkpoint to a stand-in for the Hub, killed in the middle of a large file, and rebuild it from there.
 
-    python benchmarks/hub_round_trip.py RUN [--base demo] [--from-scratch] [--json FILE]
+    python benchmarks/hub_round_trip.py RUN|CHECKPOINT [--base demo] [--from-scratch] [--json FILE]
 
 Each step is a process of its own, as a person would run it, with an invented token in HF_TOKEN. Prints what each took, and whether the
 repository holds the very bytes, the token turned up anywhere, and a rebuilt model matches; then with one byte flipped there.
@@ -27,7 +27,7 @@ REPO = "me/edited"
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("run", type=Path)
+    parser.add_argument("what", type=Path)
     parser.add_argument("--base", default="demo")
     parser.add_argument("--from-scratch", action="store_true")
     parser.add_argument("--json", type=Path)
@@ -59,8 +59,9 @@ def round_trip(hub: Hub, home: Path, given: argparse.Namespace) -> dict[str, obj
         print(done.stdout[:600], done.stderr[-300:], sep="\n", file=sys.stderr)
         return done.returncode, round(time.monotonic() - began, 1)
 
-    push = ("push", str(given.run.resolve()), REPO, "--yes")
-    large = max(file.stat().st_size for file in (given.run / "checkpoint").iterdir())
+    push = ("push", str(given.what.resolve()), REPO, "--yes")
+    weights = given.what / "checkpoint" if (given.what / "checkpoint").is_dir() else given.what
+    large = max(file.stat().st_size for file in weights.iterdir())
     found: dict[str, object] = {"large_file_bytes": large}
     hub.slow = 0.05
     cut = subprocess.Popen(
@@ -75,7 +76,7 @@ def round_trip(hub: Hub, home: Path, given: argparse.Namespace) -> dict[str, obj
     found["push"] = vectomy(*push)
     found["times_each_large_file_arrived"] = sorted(hub.puts.values())
     found["same_bytes"] = all(
-        hub.files(REPO)[name] == (given.run / "checkpoint" / name).read_bytes()
+        hub.files(REPO)[name] == (weights / name).read_bytes()
         for name in hub.files(REPO)
         if not name.startswith("README") and name != "vectomy/run.json"
     )

@@ -18,6 +18,7 @@ from vectomy.cli.run import AsJson
 
 if TYPE_CHECKING:
     from vectomy.edit import Edit
+    from vectomy.record import Form as Written
 
 __all__ = ["register"]
 
@@ -156,8 +157,6 @@ def _apply(
 ) -> None:
     """Write an Edit into a copy of its base, shard by shard, or as an adapter; print the coverage receipt."""
     from vectomy.apply import bake
-    from vectomy.record import write_record
-    from vectomy.summary import versions
     from vectomy.verification import measured
 
     chosen, source = _load(edit) * strength, source_of(model)
@@ -165,20 +164,20 @@ def _apply(
         from vectomy.apply.lora import write_lora
 
         receipt = write_lora(chosen, source, out, progress=bars)
+        _record(out, "adapter", chosen, model, source)
     else:
         receipt = bake(chosen, source, out, link_untouched=link, progress=bars)
         if verified:
             receipt = measured(receipt, out, chosen, progress=bars)
-    write_record(
-        out,
-        "adapter" if form is Form.lora else "checkpoint",
-        chosen,
-        model=model,
-        source=source,
-        versions=versions(),
-        hashed=verified,
-        progress=bars,
-    )
+        _record(out, "checkpoint", chosen, model, source, hashed=verified)
     print_receipt(receipt, as_json)
     if not as_json:
         typer.echo(f"written to {out}")
+
+
+def _record(out: Path, form: Written, edit: Edit, model: str, source: Path, hashed: bool = True) -> None:
+    """Beside what was written: of which base and which Edit it is, for `push` and `reproduce`."""
+    from vectomy.record import write_record
+    from vectomy.summary import versions
+
+    write_record(out, form, edit, model=model, source=source, versions=versions(), hashed=hashed, progress=bars)

@@ -65,9 +65,9 @@ def find_leaks(name: str, source: Path | bytes, own: Sequence[Path] = ()) -> lis
         own: further folders of this machine, whose paths are looked for beside the home and the working folder.
     """
     values = [value.encode() for value in secrets()]
-    found = {("its name", what) for what, _ in _tokens(name.encode(), True, values)}
-    leaks = {Leak(name if not found else "a file", None, f"{what} in its name", True) for _, what in found}
-    label = name if not found else "a file with a token in its name"
+    named = {what for what, _ in _tokens(name.encode(), True, values)}
+    label = "a file with a token in its name" if named else name
+    leaks = {Leak(label, None, what, True) for what in named}
     plain, packed = _is_text(source), PurePosixPath(name).suffix in PACKED
     for text, start, block in _blocks(source, plain, packed):
         for what, at in _tokens(block, text, values):
