@@ -72,6 +72,8 @@ class Hub:
         self.makes_public = False
         self.spoils: str | None = None
         """A file whose bytes the stand-in changes when it is committed."""
+        self.hashes: dict[int, tuple[bytes, str, str]] = {}
+        """By identity of the bytes, which are held here: a large file is hashed once, not at each request."""
         self.url = ""
         self.lock = threading.Lock()
 
@@ -259,8 +261,11 @@ class _Handler(BaseHTTPRequestHandler):
             self._say(200, [self._entry(name, data) for name, data in sorted(files.items())])
 
     def _entry(self, name: str, data: bytes) -> dict[str, Any]:
-        sha = hashlib.sha256(data).hexdigest()
-        git = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+        known = self.hub.hashes.get(id(data))
+        if known is None or known[0] is not data:
+            git = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+            known = self.hub.hashes[id(data)] = (data, hashlib.sha256(data).hexdigest(), git)
+        _, sha, git = known
         entry = {"type": "file", "path": name, "size": len(data), "oid": git}
         return {**entry, "lfs": {"oid": sha, "size": len(data), "pointerSize": 130}} if name.endswith(LARGE) else entry
 

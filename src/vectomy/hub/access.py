@@ -97,7 +97,7 @@ def _said(error: Exception, repo_id: str) -> str | None:
         reason = reached[0] if reached else last
         return (
             f"the Hub cannot be reached, or the connection broke ({type(reason).__name__}: {_clipped(str(reason))}); run the same "
-            "command again, what was sent is not sent again"
+            "command again, what has arrived is not transferred again"
         )
     # What the library says of an answer that it cannot use (a card that is refused, say), and hf_xet of anything.
     if type(last) in (ValueError, RuntimeError):
@@ -113,7 +113,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 def _of_status(status: int, error: BaseException, repo_id: str) -> str:
     owner = repo_id.partition("/")[0]
-    again = "run the same command again, what was sent is not sent again"
+    again = "run the same command again, what has arrived is not transferred again"
     headers = getattr(getattr(error, "response", None), "headers", {})
     wait = headers.get("Retry-After") or headers.get("retry-after")
     remedies = {
