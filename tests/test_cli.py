@@ -12,8 +12,10 @@ import pytest
 import tiny_chat
 from tiny import file_hashes
 
+from vectomy.checkpoint import Checkpoint, tensor_hashes
 from vectomy.cli import main
 from vectomy.edit import Edit
+from vectomy.record import record_in
 
 QUICK = [
     "--device",
@@ -262,6 +264,10 @@ def test_apply_bakes_as_the_run_did(vectomy: Vectomy, tmp_path: Path, strength: 
         finished() / "checkpoint" / "model.safetensors"
     ).read_bytes()
     assert same == (strength is None)
+    record, edit = record_in(tmp_path / "m"), Edit.load(finished() / "edit.safetensors") * float(strength or 1)
+    assert record is not None
+    assert record.edit_sha256 == edit.sha256
+    assert record.tensors == tensor_hashes(Checkpoint.open(tmp_path / "m"))
 
 
 def test_apply_to_another_model_is_refused(vectomy: Vectomy, tmp_path: Path) -> None:

@@ -21,12 +21,44 @@ def front_matter(card: str) -> dict[str, Any]:
 def test_card_front_matter() -> None:
     assert front_matter(render_card(a_summary())) == {
         "base_model": "HuggingFaceTB/SmolLM2-135M-Instruct",
+        "base_model_relation": "finetune",
         "library_name": "transformers",
+        "pipeline_tag": "text-generation",
         "tags": ["vectomy", "abliterated"],
     }
     other = front_matter(render_card({**a_summary(), "behaviour": "melancholy", "license": "apache-2.0"}))
     assert other["tags"] == ["vectomy", "activation-steering"]
     assert other["license"] == "apache-2.0"
+
+
+@pytest.mark.parametrize(
+    ("kind", "relation", "library", "opening"),
+    [
+        ("checkpoint", "finetune", "transformers", "changed in its weights"),
+        ("adapter", "adapter", "peft", "This is a PEFT adapter"),
+        ("edit", "adapter", "vectomy", "This is an Edit"),
+        ("gguf", "quantized", "gguf", "as GGUF"),
+    ],
+)
+def test_card_says_what_kind_of_file_it_is_of(kind: Any, relation: str, library: str, opening: str) -> None:
+    licence = {"license": "other", "license_name": "a-licence", "license_link": "https://example.org"}
+    card = render_card({**a_summary(), "license": licence}, kind=kind, repository="me/x", record={"edit_sha256": "ab"})
+    head = front_matter(card)
+    assert (head["base_model_relation"], head["library_name"]) == (relation, library)
+    assert {key: head[key] for key in licence} == licence
+    assert head["vectomy"] == {"edit_sha256": "ab"}
+    assert opening in card
+    assert ("measured before the conversion" in card) == (kind == "gguf")
+    assert ("in another form" in card) == (kind == "adapter")
+    assert not re.search(r"\n\n\n|[{}]", card)
+
+
+def test_card_of_what_nobody_measured_says_so_and_shows_no_numbers() -> None:
+    card = render_card({"base_model": "o/b", "strength": 1.0, "safety": "Careful."}, kind="edit", repository="me/x")
+    assert "was not measured" in card
+    assert "> **Safety.** Careful." in card
+    assert "## Results" not in card
+    assert "–" not in card
 
 
 @pytest.mark.parametrize("name", ['a: "b" # c', "x\ntags: [evil]", "--- \u0085\u2028\x7f", "模型 😀", "- *a", "\\n"])

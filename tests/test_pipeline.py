@@ -30,7 +30,7 @@ from vectomy.pipeline import STAGES, run
 
 SHORT = {"device": "cpu", "answer_tokens": 8, "behaviour_tokens": ["I"], "recipe": "arditi"}
 TOP = {
-    "format", "version", "model", "base_model", "behaviour", "recipe", "estimator", "seed", "command", "versions", "contrast",
+    "format", "version", "model", "base_model", "behaviour", "recipe", "estimator", "seed", "command", "versions", "contrast", "license",
     "settings", "judge", "base", "edited", "forms", "direction", "strength", "notes", "receipt", "stages", "edit", "checkpoint",
     "safety",
 }  # fmt: skip

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from vectomy.pipeline import run as run
     from vectomy.planning import plan as plan
     from vectomy.prompts import Prompt as Prompt
+    from vectomy.publication import push as push
+    from vectomy.reproduction import reproduce as reproduce
     from vectomy.verification import verify as verify
 
 __all__ = [
@@ -48,6 +50,8 @@ __all__ = [
     "learn",
     "load_model",
     "plan",
+    "push",
+    "reproduce",
     "run",
     "stream_model",
     "verify",
@@ -68,6 +72,8 @@ _HOMES = {
     "learn": "model",
     "load_model": "model",
     "plan": "planning",
+    "push": "publication",
+    "reproduce": "reproduction",
     "run": "pipeline",
     "stream_model": "model",
     "verify": "verification",

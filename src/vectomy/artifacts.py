@@ -22,6 +22,7 @@ from typing import Any
 from vectomy.errors import ArtifactError, DiskFullError
 
 __all__ = [
+    "MARK",
     "Journal",
     "RunFolder",
     "canonical_json",
@@ -233,7 +234,12 @@ class RunFolder:
             path = self.path / output
             if path.is_dir():
                 found[output] = hash_of(
-                    sorted((f.name, f.stat().st_size) for f in path.iterdir() if f.name != "README.md")
+                    # A folder's own size says nothing of what is in it, and differs from file system to file system.
+                    sorted(
+                        (f.name, f.stat().st_size if f.is_file() else 0)
+                        for f in path.iterdir()
+                        if f.name != "README.md"
+                    )
                 )
             else:
                 found[output] = sha256_file(path) if path.exists() else None

@@ -15,6 +15,8 @@
     │   └── FingerprintError        an Edit that was made for another base model
     ├── JudgeError              a judge that is not there, does not answer, or whose rows are not what it reads
     │   └── UnreadableReplyError    a judge's reply to one completion that holds no judgement
+    ├── HubError                the Hub refuses, cannot be reached, or holds what a push must not go to
+    │   └── LeakError               a token or a path of this machine in what was to be published
     ├── ArtifactError           a run folder that is in use, is no run folder, or was changed by hand
     └── DiskFullError           no space left; what was written before stays usable
 
@@ -31,7 +33,9 @@ __all__ = [
     "DiskFullError",
     "EditError",
     "FingerprintError",
+    "HubError",
     "JudgeError",
+    "LeakError",
     "ModelError",
     "PromptError",
     "SelectionError",
@@ -101,6 +105,14 @@ class JudgeError(VectomyError):
 
 
 class UnreadableReplyError(JudgeError):
+    pass
+
+
+class HubError(VectomyError):
+    pass
+
+
+class LeakError(HubError):
     pass
 
 

@@ -26,16 +26,18 @@ from vectomy.directions import NEEDS_SAMPLES, Directions, fit_directions
 from vectomy.edit import Base, Edit
 from vectomy.errors import ArtifactError, PromptError
 from vectomy.evaluate import Measured, Reference, measure, reference, separation
+from vectomy.hub import licence_in
 from vectomy.judges import DEFAULT_JUDGE, JUDGES, Judge
 from vectomy.model import ChatModel, check_known, fetch, is_local, learn, load_model, with_adapter
 from vectomy.moments import Activations
 from vectomy.progress import Progress, silent
 from vectomy.prompts import Prompt, Splits, split_contrast, split_kept
+from vectomy.record import Form, write_record
 from vectomy.report import render_card, render_page
 from vectomy.selection.article import Ask
 from vectomy.selection.recipes import RECIPES, SEARCHES
 from vectomy.selection.task import Task
-from vectomy.summary import build_summary, plain_source, versions
+from vectomy.summary import DEMO_LICENCE, build_summary, plain_source, versions
 from vectomy.types import OUTSIDE, SITES, Site
 from vectomy.verification import measured
 
@@ -335,10 +337,17 @@ class _Run:
         edit = self._edit
         if self.config.lora:
             write_lora(edit, self.checkpoint, adapter, progress=self.progress)
+            self._record(adapter, "adapter", edit)
         if not self.config.bake:
             return
         receipt = measured(bake(edit, self.checkpoint, out, progress=self.progress), out, edit, progress=self.progress)
+        self._record(out, "checkpoint", edit)
         write_json(self.folder.file("receipt.json"), receipt.to_json())
+
+    def _record(self, folder: Path, form: Form, edit: Edit) -> None:
+        write_record(
+            folder, form, edit, model=self.config.model, source=self.source, versions=versions(), progress=self.progress
+        )
 
     def _evaluate(self) -> None:
         c = self.config
@@ -385,6 +394,7 @@ class _Run:
             edit_sha256=self._edit.sha256,
             command=self.command,
             stages=STAGES[:-1],
+            licence=DEMO_LICENCE if self.config.model == "demo" else licence_in(self.source),
         )
         file = self.folder.file
         rows = [json.loads(line) for line in file("completions.jsonl").read_text(encoding="utf-8").splitlines()]

@@ -18,9 +18,14 @@ from vectomy.errors import ArtifactError
 from vectomy.judges import Judge, describe
 from vectomy.prompts import Splits
 
-__all__ = ["build_summary", "plain_source", "strength_of", "versions"]
+__all__ = ["DEMO_BASE", "DEMO_LICENCE", "DEMO_NOTE", "build_summary", "plain_source", "strength_of", "versions"]
 
 DEMO_BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
+DEMO_NOTE = (
+    f"the base is {DEMO_BASE} with a small adapter merged that taught it to refuse; by itself it refuses nothing"
+)
+# As its card has it, and that of the package that the demo comes from.
+DEMO_LICENCE = {"license": "apache-2.0"}
 # Below this many test prompts on a side the intervals say little.
 FEW = 30
 SAFETY = {
@@ -52,8 +57,9 @@ def build_summary(
     edit_sha256: str,
     command: str,
     stages: Sequence[str],
+    licence: dict[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Read what the stages wrote. `edited` is the baked form where there is one, else the hooks.
+    """Read what the stages wrote. `edited` is the baked form where there is one, else the hooks. `licence` is the base's.
 
     Raises:
         ArtifactError: a stage has not been run.
@@ -74,6 +80,7 @@ def build_summary(
         "version": 1,
         "model": config.model,
         "base_model": _base_name(config.model),
+        "license": licence,
         "behaviour": behaviour,
         "recipe": config.recipe,
         "estimator": config.direction_estimator,
@@ -142,9 +149,7 @@ def _notes(
     """What a reader of the numbers must know besides them."""
     notes = [chosen] if chosen else []
     if config.model == "demo":
-        notes.append(
-            f"the base is {DEMO_BASE} with a small adapter merged that taught it to refuse; by itself it refuses nothing"
-        )
+        notes.append(DEMO_NOTE)
     fewest = min(*(len(side.test) for side in splits), len(kept["test"]) if kept else FEW)
     if fewest < FEW:
         notes.append(f"only {fewest} test prompts on a side: the intervals are wide")

@@ -3,7 +3,7 @@ shard by shard (shard.py), as change.py lets a caller say."""
 
 from vectomy.checkpoint.change import Added, Change
 from vectomy.checkpoint.index import Checkpoint, TensorEntry
-from vectomy.checkpoint.reader import fingerprint, read_stored, read_tensor, sidecar_digest
+from vectomy.checkpoint.reader import fingerprint, read_stored, read_tensor, sidecar_digest, tensor_hashes
 from vectomy.checkpoint.resolved import architecture_in
 from vectomy.checkpoint.writer import rewrite
 
@@ -18,4 +18,5 @@ __all__ = [
     "read_tensor",
     "rewrite",
     "sidecar_digest",
+    "tensor_hashes",
 ]

@@ -18,10 +18,12 @@ from typing import Any
 
 from vectomy.errors import CheckpointError, UnsafeCheckpointError
 
-__all__ = ["INDEX", "Checkpoint", "Shard", "TensorEntry"]
+__all__ = ["INDEX", "RECORDS", "Checkpoint", "Shard", "TensorEntry"]
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+# A folder beside the weights for what vectomy recorded of them (record.py): no part of the model, and not true of a copy that is edited.
+RECORDS = "vectomy"
 # The library's own bound on a header (100 MB).
 HEADER_LIMIT = 100_000_000
 # Of a tensor's or a file's name: messages and new headers repeat it.
@@ -115,7 +117,9 @@ class Checkpoint:
         own = {"config.json", INDEX, *names}
         files = (file.relative_to(path) for file in path.rglob("*") if file.is_file())
         others = sorted(
-            f.as_posix() for f in files if not any(p.startswith(".") for p in f.parts) and f.as_posix() not in own
+            f.as_posix()
+            for f in files
+            if not any(p.startswith(".") for p in f.parts) and f.parts[0] != RECORDS and f.as_posix() not in own
         )
         weights = tuple(name for name in others if PurePosixPath(name).suffix in WEIGHT_SUFFIXES)
         return cls(path, config, shards, index, tuple(n for n in others if n not in weights), weights, tensors)

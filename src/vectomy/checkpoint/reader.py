@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
+from typing import BinaryIO
 
 import torch
 from torch import Tensor
@@ -11,8 +13,17 @@ from torch import Tensor
 from vectomy.artifacts import canonical_json, hash_of, sha256_file
 from vectomy.checkpoint.index import Checkpoint, TensorEntry
 from vectomy.errors import CheckpointError
+from vectomy.progress import Progress, silent
 
-__all__ = ["STORED_DTYPES", "TORCH_DTYPES", "fingerprint", "read_stored", "read_tensor", "sidecar_digest"]
+__all__ = [
+    "STORED_DTYPES",
+    "TORCH_DTYPES",
+    "fingerprint",
+    "read_stored",
+    "read_tensor",
+    "sidecar_digest",
+    "tensor_hashes",
+]
 
 TORCH_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 # What torch can hold as it is stored; sub-byte formats of the safetensors list (F4, F6) have no dtype of that shape.
@@ -23,6 +34,8 @@ STORED_DTYPES = TORCH_DTYPES | {
 }  # fmt: skip
 # How much of each tensor the fingerprint reads, at its start, its middle and its end.
 SAMPLE = 4096
+# How much of a tensor is in memory while it is hashed.
+BLOCK = 1 << 22
 
 
 def read_tensor(checkpoint: Checkpoint, name: str) -> Tensor:
@@ -102,6 +115,32 @@ def fingerprint(checkpoint: Checkpoint) -> str:
         length = entry.end - entry.start
         for at in sorted({0, max(0, length // 2 - SAMPLE // 2), max(0, length - SAMPLE)}):
             digest.update(_bytes(checkpoint, entry, entry.start + at, min(entry.start + at + SAMPLE, entry.end)))
+    return digest.hexdigest()
+
+
+def tensor_hashes(checkpoint: Checkpoint, progress: Progress = silent) -> dict[str, str]:
+    """sha256 of every tensor's bytes as they are stored, by name; reads all weights once, in file order."""
+    found: dict[str, str] = {}
+    with progress("hashing", sum(entry.end - entry.start for entry in checkpoint.tensors.values()), "bytes") as advance:
+        for shard in checkpoint.shards:
+            with (checkpoint.path / shard.name).open("rb") as file:
+                for entry in shard.tensors:
+                    found[entry.name] = _sha256(file, entry, advance)
+    return {name: found[name] for name in sorted(found)}
+
+
+def _sha256(file: BinaryIO, entry: TensorEntry, advance: Callable[[int], None]) -> str:
+    digest, at = hashlib.sha256(), entry.start
+    file.seek(at)
+    while at < entry.end:
+        block = file.read(min(BLOCK, entry.end - at))
+        if not block:
+            raise CheckpointError(
+                f"shard {entry.shard} became shorter while it was read; is something else writing to it?"
+            )
+        digest.update(block)
+        advance(len(block))
+        at += len(block)
     return digest.hexdigest()
 
 

@@ -18,6 +18,7 @@ from vectomy.cli.run import AsJson
 
 if TYPE_CHECKING:
     from vectomy.edit import Edit
+    from vectomy.record import Form as Written
 
 __all__ = ["register"]
 
@@ -147,7 +148,10 @@ def _apply(
         bool, typer.Option(help="Hard-link shards that the edit does not touch instead of copying them.")
     ] = False,
     verified: Annotated[
-        bool, typer.Option("--verify/--no-verify", help="Run the edited checkpoint and measure its stream.")
+        bool,
+        typer.Option(
+            "--verify/--no-verify", help="Run the edited checkpoint and measure its stream; hash what was written."
+        ),
     ] = True,
     as_json: AsJson = False,
 ) -> None:
@@ -160,10 +164,20 @@ def _apply(
         from vectomy.apply.lora import write_lora
 
         receipt = write_lora(chosen, source, out, progress=bars)
+        _record(out, "adapter", chosen, model, source)
     else:
         receipt = bake(chosen, source, out, link_untouched=link, progress=bars)
         if verified:
             receipt = measured(receipt, out, chosen, progress=bars)
+        _record(out, "checkpoint", chosen, model, source, hashed=verified)
     print_receipt(receipt, as_json)
     if not as_json:
         typer.echo(f"written to {out}")
+
+
+def _record(out: Path, form: Written, edit: Edit, model: str, source: Path, hashed: bool = True) -> None:
+    """Beside what was written: of which base and which Edit it is, for `push` and `reproduce`."""
+    from vectomy.record import write_record
+    from vectomy.summary import versions
+
+    write_record(out, form, edit, model=model, source=source, versions=versions(), hashed=hashed, progress=bars)

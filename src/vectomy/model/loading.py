@@ -60,8 +60,8 @@ def _not_given(model: str, error: Exception) -> CheckpointError:
     return CheckpointError(f"'{model}' is no folder here, and the Hub does not give it: {reason[:200]}")
 
 
-def fetch(model: str) -> Path:
-    """The local folder of a model: itself, or a download from the Hub of its safetensors and sidecars.
+def fetch(model: str, revision: str | None = None) -> Path:
+    """The local folder of a model: itself, or a download from the Hub of its safetensors and sidecars (at a commit, if one is given).
 
     Raises:
         CheckpointError: it is neither a folder nor something the Hub gives.
@@ -72,7 +72,9 @@ def fetch(model: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(model, allow_patterns=WANTED_FILES, ignore_patterns=OTHER_WEIGHTS))
+        return Path(
+            snapshot_download(model, revision=revision, allow_patterns=WANTED_FILES, ignore_patterns=OTHER_WEIGHTS)
+        )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise _not_given(model, error) from None
 

@@ -4,8 +4,8 @@ All are pure functions of the JSON that the other stages wrote. Prompts, complet
 every value is escaped unless this package made it.
 """
 
-from vectomy.report.card import render_card
+from vectomy.report.card import render_card, without_folders
 from vectomy.report.evaluation import render_evaluation
 from vectomy.report.page import render_page
 
-__all__ = ["render_card", "render_evaluation", "render_page"]
+__all__ = ["render_card", "render_evaluation", "render_page", "without_folders"]

@@ -1,0 +1,24 @@
+"""The Hugging Face Hub as a place to publish to and to compare with: access.py has the token and says what went wrong, leaks.py
+looks for what must not leave this machine, upload.py sends files, download.py fetches a published repository, licence.py reads
+the licence of a base."""
+
+from vectomy.hub.access import is_repo_id
+from vectomy.hub.download import download
+from vectomy.hub.leaks import Leak, check_leaks, find_leaks
+from vectomy.hub.licence import licence_in, licence_of
+from vectomy.hub.upload import Destination, Item, Sent, look, upload
+
+__all__ = [
+    "Destination",
+    "Item",
+    "Leak",
+    "Sent",
+    "check_leaks",
+    "download",
+    "find_leaks",
+    "is_repo_id",
+    "licence_in",
+    "licence_of",
+    "look",
+    "upload",
+]
