@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vectomy.activations import collect
-from vectomy.apply import bake, write_lora
+from vectomy.apply import bake, edit_gguf, write_lora
 from vectomy.architecture import Writer
 from vectomy.artifacts import RunFolder, hash_of, read_json, sha256_file, write_json, write_whole
 from vectomy.baseline import measure_baseline
 from vectomy.checkpoint import Checkpoint, architecture_in, fingerprint, sidecar_digest
+from vectomy.checkpoint.gguf import gguf_mark, is_gguf
 from vectomy.config import RunConfig, make_config
 from vectomy.demo import demo_folder
 from vectomy.directions import NEEDS_SAMPLES, Directions, fit_directions
@@ -215,7 +216,11 @@ class _Run:
             ),
             "apply": (
                 {"bake": c.bake, "lora": c.lora},
-                [*(["checkpoint", "receipt.json"] if c.bake else []), *(["adapter"] if c.lora else [])],
+                [
+                    *(["checkpoint", "receipt.json"] if c.bake else []),
+                    *(["edited.gguf", "receipt-gguf.json"] if c.bake and is_gguf(c.model) else []),
+                    *(["adapter"] if c.lora else []),
+                ],
             ),
             "evaluate": (
                 {"prompts": [side.to_json()["test"] for side in (*self.splits, self.keep) if side is not None]},
@@ -308,6 +313,7 @@ class _Run:
             "seed": c.seed,
             "direction": scores["chosen"],
             "contrast": [plain_source(c.contrast.positive.prompts), plain_source(c.contrast.negative.prompts)],
+            **gguf_mark(c.model),
         }
         replace(edit, about=about).save(self.folder.file("edit.safetensors"))
         shutil.rmtree(self.folder.file("frontier"), ignore_errors=True)
@@ -331,7 +337,8 @@ class _Run:
         adapter = self.folder.file("adapter")
         for folder in (out, adapter):
             shutil.rmtree(folder, ignore_errors=True)
-        self.folder.file("receipt.json").unlink(missing_ok=True)
+        for name in ("receipt.json", "edited.gguf", "receipt-gguf.json"):
+            self.folder.file(name).unlink(missing_ok=True)
         edit = self._edit
         if self.config.lora:
             write_lora(edit, self.checkpoint, adapter, progress=self.progress)
@@ -339,6 +346,9 @@ class _Run:
             return
         receipt = measured(bake(edit, self.checkpoint, out, progress=self.progress), out, edit, progress=self.progress)
         write_json(self.folder.file("receipt.json"), receipt.to_json())
+        if is_gguf(self.config.model):
+            receipt = edit_gguf(edit, self.config.model, self.folder.file("edited.gguf"), progress=self.progress)
+            write_json(self.folder.file("receipt-gguf.json"), receipt.to_json())
 
     def _evaluate(self) -> None:
         c = self.config
