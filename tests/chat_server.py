@@ -23,9 +23,10 @@ import os
 import sys
 import xllamacpp
 params = xllamacpp.CommonParams()
-params.model.path, params.n_ctx, params.n_parallel, params.warmup = sys.argv[1], 2048, 1, False
+slots = int(sys.argv[2])
+params.model.path, params.n_ctx, params.n_parallel, params.warmup = sys.argv[1], 2048 if slots == 1 else 512 * slots, slots, False
 params.cpuparams.n_threads = params.cpuparams_batch.n_threads = len(os.sched_getaffinity(0))
-params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(path, 1.0) for path in sys.argv[2:]]
+params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(path, 1.0) for path in sys.argv[3:]]
 server = xllamacpp.Server(params)
 print(server.listening_address, flush=True)
 sys.stdin.read()
@@ -100,11 +101,11 @@ def smollm2() -> Path | None:
 
 
 @contextmanager
-def llama_cpp(model: Path, log: Path, *adapters: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+def llama_cpp(model: Path, log: Path, *adapters: Path, slots: int = 1) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """(address, process) of a llama.cpp server, with LoRA adapters at scale 1 where a request says nothing else."""
     with log.open("w") as said:
         process = subprocess.Popen(
-            [sys.executable, "-c", LLAMA_CPP, str(model), *map(str, adapters)],
+            [sys.executable, "-c", LLAMA_CPP, str(model), str(slots), *map(str, adapters)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=said,

@@ -4,18 +4,22 @@ The oracles are the bake of the model folder, and the gguf library, which writes
 """
 
 import contextlib
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import tiny_chat
 import torch
 from gguf_files import SIZES, read, state, stored_name, values, write_gguf
 from tiny import LAYERS, Tiny, build, orthonormal
 from torch import Tensor
+from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
+from vectomy import pipeline
 from vectomy.apply import bake, edit_gguf, gguf_convert, write_gguf_lora
 from vectomy.checkpoint import Checkpoint
 from vectomy.checkpoint.gguf import GgufFile, container, gguf_mark, rewrite_gguf
@@ -375,3 +379,28 @@ def test_apply_edits_a_file_as_it_is(of: Of, tmp_path: Path) -> None:
         run.invoke(app, ["apply", str(edit), str(tiny.folder), "--as", "gguf-lora", "--out", str(lora)]).exit_code == 0
     )
     assert len(read(lora)) == 4 * LAYERS
+
+
+# A whole run
+
+
+def test_a_run_from_a_file_ends_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The search is on dequantised weights, which here is the folder that the file was made of."""
+    folder = tiny_chat.folder()
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    write_gguf(Tiny(model, folder), tmp_path / "in.gguf", "F16")
+    data = (tmp_path / "in.gguf").read_bytes()
+    monkeypatch.setattr(pipeline, "fetch", lambda name: folder if name.endswith("in.gguf") else None)
+    options = {"device": "cpu", "answer_tokens": 8, "behaviour_tokens": ["I"], "recipe": "arditi", "embeddings": False}
+    pipeline.run(str(tmp_path / "in.gguf"), tmp_path / "run", until="apply", **tiny_chat.sources(), **options)
+    receipt = json.loads((tmp_path / "run" / "receipt-gguf.json").read_text())
+    baked, after = state(tmp_path / "run" / "checkpoint"), read(tmp_path / "run" / "edited.gguf")
+    layers = model.config.num_hidden_layers
+    assert receipt["edited"]
+    for name, value in baked.items():
+        torch.testing.assert_close(
+            values(after[stored_name("llama", layers, name)]), value.float(), rtol=2e-3, atol=1e-3
+        )
+    edit = Edit.load(tmp_path / "run" / "edit.safetensors")
+    assert edit.about["gguf_sha256"] == gguf_mark(tmp_path / "in.gguf")["gguf_sha256"]
+    assert (tmp_path / "in.gguf").read_bytes() == data
