@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny_chat
@@ -22,7 +23,7 @@ from typer.testing import CliRunner
 from vectomy import pipeline
 from vectomy.apply import bake, edit_gguf, gguf_convert, write_gguf_lora
 from vectomy.checkpoint import Checkpoint
-from vectomy.checkpoint.gguf import GgufFile, container, gguf_mark, rewrite_gguf
+from vectomy.checkpoint.gguf import GgufFile, container, gguf_mark, requantise, rewrite, rewrite_gguf
 from vectomy.cli import app
 from vectomy.edit import Base, Edit, Operation
 from vectomy.errors import ArchitectureError, ArtifactError, CheckpointError, EditError, FingerprintError
@@ -178,6 +179,29 @@ def test_nothing_changes_nothing(of: Of, tmp_path: Path) -> None:
     assert (tmp_path / "in.gguf").read_bytes() == (tmp_path / "out.gguf").read_bytes()
 
 
+def test_one_stretch_that_needs_a_better_type_gives_it_to_the_whole_tensor(
+    of: Of, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rewrite, "VALUES", 10 * WIDTH)
+    write_gguf(of("llama"), tmp_path / "in.gguf", "Q4_1")
+    seen: list[int] = []
+
+    def store(raw: Any, kind: str, old: Tensor, new: Tensor, vectors: Any) -> requantise.Stored:
+        seen.append(len(old))
+        return (requantise.store_as("Q8_0") if len(seen) == 3 else requantise.requantise)(raw, kind, old, new, vectors)
+
+    change = rewrite.GgufChange(lambda old: old * 0.5, "input", store)
+    costs = rewrite_gguf(GgufFile.open(tmp_path / "in.gguf"), tmp_path / "out.gguf", {"token_embd.weight": change})
+    assert seen == [10, 10, 10]
+    before, after = read(tmp_path / "in.gguf"), read(tmp_path / "out.gguf")
+    for name, tensor in after.items():
+        if name == "token_embd.weight":
+            assert tensor.tensor_type.name == costs[name].type == "Q8_0"
+            torch.testing.assert_close(values(tensor), values(before[name]) / 2, rtol=0, atol=0.02)
+        else:
+            assert tensor.data.tobytes() == before[name].data.tobytes()
+
+
 def test_quantising_a_file_keeps_vectors_and_says_its_type(of: Of, tmp_path: Path) -> None:
     write_gguf(of("llama"), tmp_path / "in.gguf")
     gguf_convert.quantise_gguf(GgufFile.open(tmp_path / "in.gguf"), tmp_path / "out.gguf", "q4_1")
@@ -269,7 +293,7 @@ def test_a_failed_edit_leaves_nothing_behind(of: Of, tmp_path: Path) -> None:
     edit = Edit.ablation(tiny.folder, rows()) * 3e38
     write_gguf(tiny, tmp_path / "in.gguf")
     data = (tmp_path / "in.gguf").read_bytes()
-    with pytest.raises(CheckpointError, match="NaN or infinite"):
+    with pytest.raises(CheckpointError, match="no numbers, or too large"):
         edit_gguf(edit, tmp_path / "in.gguf", tmp_path / "out.gguf", base=tiny.folder)
     assert [path.name for path in tmp_path.iterdir()] == ["in.gguf"]
     assert (tmp_path / "in.gguf").read_bytes() == data

@@ -178,6 +178,8 @@ class _Run:
         counts = [f"{len(side.fit)} + {len(side.search)} + {len(side.test)}" for side in self.splits]
         size = self.checkpoint.bytes / 2**20
         disk = f"; the edited checkpoint takes {size:.0f} MiB of disk" if self.config.bake else ""
+        if disk and is_gguf(self.config.model):
+            disk += ", and the file itself is edited to edited.gguf, in its own types"
         return (
             f"{arch.model_type} of {arch.n_layers} layers and width {arch.d_model}, {size:.0f} MiB; prompts to fit + choose + test on: "
             f"{counts[0]} positive, {counts[1]} negative, up to {self.config.answer_tokens} tokens an answer{disk}"

@@ -84,8 +84,9 @@ def edit_gguf(
     costs = rewrite_gguf(file, out, changes, added=added, progress=progress)
     receipt = Receipt.of(view.checkpoint, arch, baking.edited)
     notes = [note.replace(arch.head, "output.weight") for note in notes]
-    if added and not untied:
-        notes.append(f"biases were added to hold the vectors: {', '.join(new.name for new in added)}")
+    biases = [new.name for new in added if new.values is not None]
+    if biases:
+        notes.append(f"biases were added to hold the vectors: {', '.join(biases)}")
     return _told(receipt, view, costs, file, [*notes, *_types(costs, file)])
 
 

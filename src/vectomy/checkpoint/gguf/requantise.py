@@ -118,8 +118,9 @@ def _rounded(raw: Any, kind: str, old: Tensor, new: Tensor, vectors: str) -> tup
             q = round_keeping_change(goal.T, start.T, scale.T, grid).T
         else:
             q = round_keeping_change(goal, start, scale, grid)
-        # A block of scale 0 holds one value whatever its numbers are.
-        q = torch.where((want == was) | (blocks.scale == 0), blocks.q, q)
+        # Numbers that still mean what they did stay; a block of scale 0 holds one value whatever they are.
+        still = (want == was) & (dequantised(held, kind) == was)
+        q = torch.where(still | (blocks.scale == 0), blocks.q, q)
         made[rows, part] = replaced(held, kind, q)
         usual += float(blocks.scale.square().sum(dtype=torch.float64)) / 12
     return made, usual

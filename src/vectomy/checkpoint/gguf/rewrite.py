@@ -22,7 +22,7 @@ from torch import Tensor
 from vectomy.artifacts import write_whole
 from vectomy.checkpoint.gguf.blocks import dequantised
 from vectomy.checkpoint.gguf.container import MAGIC, GgufFile, GgufTensor, bytes_of
-from vectomy.checkpoint.gguf.requantise import Stored, requantise, rounding_of
+from vectomy.checkpoint.gguf.requantise import BETTER, Stored, requantise, rounding_of, store_as
 from vectomy.checkpoint.ranges import Range, copy_range
 from vectomy.errors import ArtifactError, CheckpointError, DiskFullError
 from vectomy.progress import Progress, silent
@@ -179,19 +179,21 @@ class _Writing:
         return GgufTensor(new.name, "F32", tuple(new.values.shape), 0, 0)
 
     def _make(self, source: BinaryIO, target: BinaryIO, at: int, tensor: GgufTensor, change: GgufChange) -> str:
-        """Write the changed tensor; if a later stretch of it needs a better type than the first, all get that."""
-        kind = tensor.type
+        """Write the changed tensor; if one stretch of it needs another type than the first, all get the better one."""
+        store = change.store
         while True:
             sums, chosen = [0.0] * 4, ""
             target.seek(at)
             for raw in self._stretches(source, tensor, change.vectors):
                 old = dequantised(raw, tensor.type)
                 new = change.make(old.clone())
-                if not bool(new.isfinite().all()):
-                    raise CheckpointError(f"the edit gives '{tensor.name}' NaN or infinite values; weaken it")
-                stored = change.store(raw, kind, old, new, change.vectors)
+                stored = store(raw, tensor.type, old, new, change.vectors)
+                if not math.isfinite(stored.error):
+                    raise CheckpointError(
+                        f"the edit gives '{tensor.name}' values that are no numbers, or too large for {stored.type}; weaken it"
+                    )
                 if chosen not in ("", stored.type):
-                    kind, chosen = stored.type, ""
+                    store, chosen = store_as(BETTER), ""
                     break
                 chosen = stored.type
                 target.write(np.ascontiguousarray(stored.raw).data)
