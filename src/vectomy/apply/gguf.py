@@ -8,12 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+from jaxtyping import Float
 from torch import Tensor
 
 from vectomy.apply.bake import Baking
 from vectomy.apply.receipt import Receipt
 from vectomy.architecture import Architecture
 from vectomy.checkpoint import Change, Checkpoint, architecture_in, read_stored
+from vectomy.checkpoint.encodings import decode, locate
 from vectomy.checkpoint.gguf import (
     Cost,
     GgufAdded,
@@ -129,12 +131,19 @@ def _check_base(
     for name, stored in view.names.items():
         if len(arch.shapes[name]) == 2 and name in {w.weights[0].name for w in arch.writers}:
             rows = min(64, arch.shapes[name][0])
-            found, allowed = distance(file, stored, read_stored(opened, name, 0, rows).float())
+            found, allowed = distance(file, stored, _first_rows(opened, name, rows))
             if found > UNLIKE * allowed:
                 raise FingerprintError(
                     f"'{stored}' of {file.path} is {found:.2g} of its length away from the base's, where rounding to "
                     f"{file.tensors[stored].type} explains {allowed:.2g}: it is another model"
                 )
+
+
+def _first_rows(checkpoint: Checkpoint, name: str, count: int) -> Float[Tensor, "rows columns"]:
+    encoded = locate(checkpoint, name)
+    if encoded.encoding == "plain":
+        return read_stored(checkpoint, name, 0, count).float()
+    return decode(encoded, {part: read_stored(checkpoint, part) for part in encoded.parts})[:count].float()
 
 
 def _types(costs: Mapping[str, Cost], file: GgufFile) -> list[str]:
@@ -149,8 +158,8 @@ def _types(costs: Mapping[str, Cost], file: GgufFile) -> list[str]:
 
 def _told(receipt: Receipt, view: GgufView, costs: Mapping[str, Cost], file: GgufFile, notes: list[str]) -> Receipt:
     """The receipt in GGUF's own names, with what storing cost."""
-    said = Counter(file.tensors[name].type for name in costs)
-    if costs:
+    said = Counter(cost.type for name, cost in costs.items() if cost.type == file.tensors[name].type)
+    if said:
         notes.append(f"edited in their own types: {', '.join(f'{count} of {kind}' for kind, count in said.items())}")
     notes.append(
         "the stream was not measured: transformers does not run GGUF files; `vectomy verify` does on dequantised weights"
