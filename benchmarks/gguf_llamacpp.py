@@ -49,7 +49,7 @@ TOKENS = 64
 SAME, REFUSED = 50, 40
 # What makes the original model refuse, found on eight prompts.
 INDUCED, ADDED, ADDED_AT = -3.0, 30.0, 16
-# Prompts that llama.cpp and transformers work on side by side.
+# Prompts that llama.cpp and transformers work on side by side; llama.cpp rounds otherwise when it has several.
 SLOTS = 8
 STRENGTHS = (0.0, 0.5, 1.0)
 
@@ -135,15 +135,15 @@ def answered(
     end: Any,
     tokens: int,
     lora: tuple[Path, float] | None = None,
-    cache: str = "f16",
+    slots: int = SLOTS,
 ) -> dict[str, Any]:
     """What llama.cpp answers."""
     seconds = time.monotonic()
     more = {} if lora is None else {"lora": [{"id": 0, "scale": lora[1]}]}
     log, adapters = work.folder / f"{model.stem}.log", [] if lora is None else [lora[0]]
-    with llama_cpp(model, log, *adapters, slots=SLOTS, cache=cache) as (address, _):
+    with llama_cpp(model, log, *adapters, slots=slots) as (address, _):
         ask = partial(greedy, address, tokens=tokens, **more)
-        with ThreadPoolExecutor(SLOTS) as pool:
+        with ThreadPoolExecutor(slots) as pool:
             said = list(pool.map(ask, prompts))
     return {"answers": [_until(ids, end) for ids, _ in said], "seconds": time.monotonic() - seconds}
 
@@ -226,16 +226,16 @@ def measured(work: Work, original: Path) -> dict[str, Any]:
     count("transformers, float32, baked", reference["answers"])
     places, same, parted = {}, {}, {}
 
-    def compare(quant: str, cache: str = "f16") -> None:
-        name = f"edited, {quant}" + ("" if cache == "f16" else f", keys and values in {cache}")
-        answers = runs(name, lambda: work.converted(quant), tokens=TOKENS, cache=cache)
+    def compare(quant: str, slots: int) -> None:
+        name = f"edited, {quant}, {slots} at a time"
+        answers = runs(name, lambda: work.converted(quant), tokens=TOKENS, slots=slots)
         rows = compared(answers, reference["answers"])
         margins(work, rows, prompts, reference["answers"])
         same[name], parted[name] = [SAME - len(rows), SAME], rows
         print(name, same[name], rows, flush=True)
 
-    compare("f16")
-    compare("f16", "f32")
+    compare("f16", 1)
+    compare("f16", SLOTS)
     for quant in ("q8_0", "q4_1"):
         runs(f"edited, {quant}", lambda quant=quant: work.converted(quant))  # type: ignore[misc]
     for name, made in induced(work).items():
@@ -250,7 +250,7 @@ def measured(work: Work, original: Path) -> dict[str, Any]:
     adapter = work.once("adapter.gguf", lambda path: write_gguf_lora(work.edit, work.base, path))
     for strength in STRENGTHS:
         runs(f"base f16 with the adapter at {strength:g}", lambda: work.converted("f16", 0.0), lora=(adapter, strength))
-    compare("f32", "f32")
+    compare("f32", 1)
     return {
         "versions": {name: version(name) for name in ("xllamacpp", "gguf", "torch", "transformers")},
         "machine": platform.processor() or platform.machine(),

@@ -26,9 +26,7 @@ params = xllamacpp.CommonParams()
 slots = int(sys.argv[2])
 params.model.path, params.n_ctx, params.n_parallel, params.warmup = sys.argv[1], 2048 if slots == 1 else 512 * slots, slots, False
 params.cpuparams.n_threads = params.cpuparams_batch.n_threads = len(os.sched_getaffinity(0))
-if sys.argv[3] == "f32":
-    params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
-params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(path, 1.0) for path in sys.argv[4:]]
+params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(path, 1.0) for path in sys.argv[3:]]
 server = xllamacpp.Server(params)
 print(server.listening_address, flush=True)
 sys.stdin.read()
@@ -106,11 +104,10 @@ def smollm2() -> Path | None:
 def llama_cpp(
     model: Path, log: Path, *adapters: Path, slots: int = 1, cache: str = "f16"
 ) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """(address, process) of a llama.cpp server, with LoRA adapters at scale 1 where a request says nothing else;
-    `cache` is the type of its keys and values, f16 (its default) or f32."""
+    """(address, process) of a llama.cpp server, with LoRA adapters at scale 1 where a request says nothing else."""
     with log.open("w") as said:
         process = subprocess.Popen(
-            [sys.executable, "-c", LLAMA_CPP, str(model), str(slots), cache, *map(str, adapters)],
+            [sys.executable, "-c", LLAMA_CPP, str(model), str(slots), *map(str, adapters)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=said,
