@@ -234,7 +234,6 @@ def measured(work: Work, original: Path) -> dict[str, Any]:
         same[name], parted[name] = [SAME - len(rows), SAME], rows
         print(name, same[name], rows, flush=True)
 
-    compare("f16", 1)
     compare("f16", SLOTS)
     for quant in ("q8_0", "q4_1"):
         runs(f"edited, {quant}", lambda quant=quant: work.converted(quant))  # type: ignore[misc]
@@ -250,6 +249,7 @@ def measured(work: Work, original: Path) -> dict[str, Any]:
     adapter = work.once("adapter.gguf", lambda path: write_gguf_lora(work.edit, work.base, path))
     for strength in STRENGTHS:
         runs(f"base f16 with the adapter at {strength:g}", lambda: work.converted("f16", 0.0), lora=(adapter, strength))
+    compare("f16", 1)
     compare("f32", 1)
     return {
         "versions": {name: version(name) for name in ("xllamacpp", "gguf", "torch", "transformers")},

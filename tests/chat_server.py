@@ -145,6 +145,6 @@ def greedy(address: str, prompt: list[int], tokens: int, **more: Any) -> tuple[l
     request = urllib.request.Request(
         f"{address}/completion", json.dumps(asked | more).encode(), {"Content-Type": "application/json"}
     )
-    with urllib.request.urlopen(request, timeout=300) as reply:
+    with urllib.request.urlopen(request, timeout=3600) as reply:
         said = json.load(reply)
     return said["tokens"], said["content"]
