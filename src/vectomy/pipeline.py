@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vectomy.activations import collect
-from vectomy.apply import bake, write_lora
+from vectomy.apply import bake, edit_gguf, write_lora
 from vectomy.architecture import Writer
 from vectomy.artifacts import RunFolder, hash_of, read_json, sha256_file, write_json, write_whole
 from vectomy.baseline import measure_baseline
 from vectomy.checkpoint import Checkpoint, architecture_in, fingerprint, sidecar_digest
+from vectomy.checkpoint.gguf import gguf_mark, is_gguf
 from vectomy.config import RunConfig, make_config
 from vectomy.demo import demo_folder
 from vectomy.directions import NEEDS_SAMPLES, Directions, fit_directions
@@ -179,6 +180,8 @@ class _Run:
         counts = [f"{len(side.fit)} + {len(side.search)} + {len(side.test)}" for side in self.splits]
         size = self.checkpoint.bytes / 2**20
         disk = f"; the edited checkpoint takes {size:.0f} MiB of disk" if self.config.bake else ""
+        if disk and is_gguf(self.config.model):
+            disk += ", and the file itself is edited to edited.gguf, in its own types"
         return (
             f"{arch.model_type} of {arch.n_layers} layers and width {arch.d_model}, {size:.0f} MiB; prompts to fit + choose + test on: "
             f"{counts[0]} positive, {counts[1]} negative, up to {self.config.answer_tokens} tokens an answer{disk}"
@@ -217,7 +220,11 @@ class _Run:
             ),
             "apply": (
                 {"bake": c.bake, "lora": c.lora},
-                [*(["checkpoint", "receipt.json"] if c.bake else []), *(["adapter"] if c.lora else [])],
+                [
+                    *(["checkpoint", "receipt.json"] if c.bake else []),
+                    *(["edited.gguf", "receipt-gguf.json"] if c.bake and is_gguf(c.model) else []),
+                    *(["adapter"] if c.lora else []),
+                ],
             ),
             "evaluate": (
                 {"prompts": [side.to_json()["test"] for side in (*self.splits, self.keep) if side is not None]},
@@ -310,6 +317,7 @@ class _Run:
             "seed": c.seed,
             "direction": scores["chosen"],
             "contrast": [plain_source(c.contrast.positive.prompts), plain_source(c.contrast.negative.prompts)],
+            **gguf_mark(c.model),
         }
         replace(edit, about=about).save(self.folder.file("edit.safetensors"))
         shutil.rmtree(self.folder.file("frontier"), ignore_errors=True)
@@ -333,7 +341,8 @@ class _Run:
         adapter = self.folder.file("adapter")
         for folder in (out, adapter):
             shutil.rmtree(folder, ignore_errors=True)
-        self.folder.file("receipt.json").unlink(missing_ok=True)
+        for name in ("receipt.json", "edited.gguf", "receipt-gguf.json"):
+            self.folder.file(name).unlink(missing_ok=True)
         edit = self._edit
         if self.config.lora:
             write_lora(edit, self.checkpoint, adapter, progress=self.progress)
@@ -343,6 +352,9 @@ class _Run:
         receipt = measured(bake(edit, self.checkpoint, out, progress=self.progress), out, edit, progress=self.progress)
         self._record(out, "checkpoint", edit)
         write_json(self.folder.file("receipt.json"), receipt.to_json())
+        if is_gguf(self.config.model):
+            receipt = edit_gguf(edit, self.config.model, self.folder.file("edited.gguf"), progress=self.progress)
+            write_json(self.folder.file("receipt-gguf.json"), receipt.to_json())
 
     def _record(self, folder: Path, form: Form, edit: Edit) -> None:
         write_record(

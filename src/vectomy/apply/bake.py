@@ -23,7 +23,7 @@ from vectomy.errors import CheckpointError, EditError
 from vectomy.progress import Progress, silent
 from vectomy.types import OUTSIDE, Vector
 
-__all__ = ["bake", "baked", "folded_in"]
+__all__ = ["Baking", "bake", "baked", "folded_in"]
 
 
 def bake(
@@ -53,7 +53,7 @@ def bake(
     arch = architecture_in(opened)
     arch.check_covered()
     edit.check_base(opened)
-    baking = _Baking(opened, arch)
+    baking = Baking(opened, arch)
     for writer, operation in edit.writers(arch):
         baking.add(writer, operation)
     untied, tie, notes = baking.untied()
@@ -73,7 +73,7 @@ def bake(
 
 
 @dataclass
-class _Baking:
+class Baking:
     """The changes that an edit makes to a checkpoint's tensors."""
 
     checkpoint: Checkpoint
@@ -262,7 +262,7 @@ def baked(
     names: Collection[str] | None = None,
 ) -> dict[str, Tensor]:
     """What a bake makes of one writer's tensors (of those named alone), decoded, by logical name; all of them in memory."""
-    baking = _Baking(checkpoint, arch)
+    baking = Baking(checkpoint, arch)
     baking.add(writer, operation)
     made: dict[str, Tensor] = {}
     for name, change in zip(baking.edited, baking.changes, strict=True):

@@ -29,6 +29,8 @@ class Receipt:
     notes: tuple[str, ...] = ()
     rounding: Mapping[str, float] = field(default_factory=dict)
     """By quantised weight, |stored - wanted| / |wanted|."""
+    residue: Mapping[str, float] = field(default_factory=dict)
+    """By weight of a GGUF file, the share of the change that rounding did not keep, along each vector's change."""
     projection: tuple[float, ...] | None = None
     how: str = ""
     """On what the projection was measured."""

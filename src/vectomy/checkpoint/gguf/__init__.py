@@ -1,0 +1,26 @@
+"""GGUF files: container.py reads the head of one, rewrite.py writes it again with some tensors changed, requantise.py in
+their own types (blocks.py takes those apart), names.py says what transformers calls them."""
+
+from vectomy.checkpoint.gguf.container import GgufFile, GgufTensor, check_installed, gguf_mark, is_gguf
+from vectomy.checkpoint.gguf.names import GgufView, architecture_named, as_checkpoint, gguf_name
+from vectomy.checkpoint.gguf.requantise import store_as
+from vectomy.checkpoint.gguf.rewrite import Cost, GgufAdded, GgufChange, check_new, distance, rewrite_gguf
+
+__all__ = [
+    "Cost",
+    "GgufAdded",
+    "GgufChange",
+    "GgufFile",
+    "GgufTensor",
+    "GgufView",
+    "architecture_named",
+    "as_checkpoint",
+    "check_installed",
+    "check_new",
+    "distance",
+    "gguf_mark",
+    "gguf_name",
+    "is_gguf",
+    "rewrite_gguf",
+    "store_as",
+]
