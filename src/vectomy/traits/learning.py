@@ -29,7 +29,7 @@ from vectomy.progress import Progress
 from vectomy.scoring import kl_divergence
 from vectomy.traits.material import Paired
 
-__all__ = ["Learnable", "learn_edit"]
+__all__ = ["Learnable", "distance", "learn_edit"]
 
 # Learning rates: of additions as a share of the mean length of what their writer writes, of strengths, of directions.
 ADDITION, STRENGTH, DIRECTION = 0.02, 0.03, 0.01
@@ -95,7 +95,7 @@ def learn_edit(
                 target = next(order, None)
                 if target is not None:
                     with change_outputs(chat.model, [(one.writer, one.change) for one in learnables]):
-                        loss = _distance(chat, target)
+                        loss = distance(chat, target)
                     (weight * loss).backward()
                     losses[name] = float(loss.detach())
             adam.step()
@@ -104,10 +104,15 @@ def learn_edit(
     return Edit(base, tuple(one.operation() for one in learnables)), history
 
 
-def _distance(chat: ChatModel, target: Paired) -> Tensor:
+def distance(chat: ChatModel, target: Paired) -> Tensor:
+    """KL(base || edited) per token; of tokens that no teacher has given like this, minus their log-probability."""
     one = target.forced
     hidden = chat.model.base_model(**one.inputs()).last_hidden_state
-    return kl_divergence(chat.log_probs(target.base), chat.log_probs(one.predicting(hidden))).mean()
+    now = chat.log_probs(one.predicting(hidden))
+    kl = kl_divergence(chat.log_probs(target.base), now)
+    if bool(target.taught.all()):
+        return kl.mean()
+    return torch.where(target.taught, kl, -now.gather(-1, one.labels[:, None])[:, 0]).mean()
 
 
 def _groups(learnables: Sequence[Learnable]) -> list[dict[str, object]]:

@@ -13,7 +13,7 @@ from vectomy.prompts import Prompt
 from vectomy.traits.context import in_context
 from vectomy.traits.trait import ScorerSpec, Trait
 
-__all__ = ["LengthScorer", "LexiconScorer", "LogOddsScorer", "Scorer", "log_odds"]
+__all__ = ["LengthScorer", "LexiconScorer", "LogOddsScorer", "Scorer", "log_odds", "scorer_of"]
 
 # Labels whose distributions are held at once.
 CHUNK = 256
@@ -103,3 +103,25 @@ def log_odds(
                     found[one.rows[answer]] += value
         sides.append(found)
     return [(yes - no) / len(answer) for yes, no, answer in zip(*sides, answers, strict=True)]
+
+
+def scorer_of(
+    chat: ChatModel,
+    trait: Trait,
+    styled: tuple[Sequence[str], Sequence[Sequence[int]]],
+    plain: Sequence[Sequence[int]],
+    batch_tokens: int,
+) -> Scorer:
+    """The trait's scorer. That of log-odds takes for its threshold the middle between the base's own answers in both contexts.
+
+    Args:
+        styled: fit prompts and the base's answers in the positive context; `plain` those in the negative one.
+    """
+    if trait.scorer.kind == "lexicon":
+        return LexiconScorer(trait.scorer)
+    if trait.scorer.kind == "length":
+        return LengthScorer(trait.scorer)
+    texts, answers = styled
+    sides = [in_context(texts, context) for context in (trait.positive, trait.negative)]
+    odds = [log_odds(chat, sides[0], sides[1], side, batch_tokens) for side in (answers, plain)]
+    return LogOddsScorer(chat, trait, sum(sum(side) / len(side) for side in odds) / 2, batch_tokens)

@@ -113,6 +113,8 @@ class Trait(_Strict):
     scorer: ScorerSpec = ScorerSpec()
     recipe: Recipe | None = None
     """Run as this recipe of `vectomy run` on two prompt sets, instead of by two contexts."""
+    lead: int = Field(0, ge=0)
+    """induced, learned: let so many sentences of the styled answer lead the plain one (material.py); 0: the styled answer as it is."""
     target_rate: float | None = Field(None, ge=0, le=1)
     """Share of the search answers that are to show the trait in the end (0.8 induced, 0.05 removed)."""
     kl_budget: float | None = Field(None, gt=0)
