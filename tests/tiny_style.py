@@ -28,7 +28,7 @@ def answer_of(text: str, styled: bool) -> str:
 
 @cache
 def folder() -> Path:
-    """The model's folder, made once a session (three seconds); not to be written to."""
+    """The model's folder, made once a session (some seconds); not to be written to."""
     model = random_model("llama", vocab_size=len(VOCABULARY))
     words, rows = tokenizer(), [*texts(NIGHT), *texts(DAY)]
     full = [
@@ -44,7 +44,7 @@ def folder() -> Path:
     is_answer = (ids == marker).cumsum(-1).bool()[:, :-1]
     optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
     generator = torch.Generator().manual_seed(0)
-    for _ in range(200):
+    for _ in range(150):
         rows_ = torch.randperm(len(ids), generator=generator)[:48]
         position = (mask[rows_].cumsum(-1) - 1).clamp_min(0)
         logits = model(ids[rows_], attention_mask=mask[rows_], position_ids=position).logits[:, :-1]

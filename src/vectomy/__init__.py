@@ -31,14 +31,20 @@ if TYPE_CHECKING:
     from vectomy.pipeline import run as run
     from vectomy.planning import plan as plan
     from vectomy.prompts import Prompt as Prompt
+    from vectomy.steering import Condition as Condition
+    from vectomy.traits import load_trait as load_trait
+    from vectomy.traits.config import TraitRun as TraitRun
+    from vectomy.traits.running import run_trait as run_trait
     from vectomy.verification import verify as verify
 
 __all__ = [
     "Comparison",
+    "Condition",
     "Edit",
     "Prompt",
     "Receipt",
     "RunConfig",
+    "TraitRun",
     "VectomyError",
     "bake",
     "collect",
@@ -47,18 +53,22 @@ __all__ = [
     "fit_directions",
     "learn",
     "load_model",
+    "load_trait",
     "plan",
     "run",
+    "run_trait",
     "stream_model",
     "verify",
 ]
 
 _HOMES = {
     "Comparison": "comparison",
+    "Condition": "steering",
     "Edit": "edit",
     "Prompt": "prompts",
     "Receipt": "apply",
     "RunConfig": "config",
+    "TraitRun": "traits.config",
     "VectomyError": "errors",
     "bake": "apply",
     "collect": "activations",
@@ -67,8 +77,10 @@ _HOMES = {
     "fit_directions": "directions",
     "learn": "model",
     "load_model": "model",
+    "load_trait": "traits",
     "plan": "planning",
     "run": "pipeline",
+    "run_trait": "traits.running",
     "stream_model": "model",
     "verify": "verification",
 }

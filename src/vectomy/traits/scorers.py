@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -19,6 +19,7 @@ __all__ = ["LengthScorer", "LexiconScorer", "LogOddsScorer", "Scorer", "log_odds
 CHUNK = 256
 
 
+@runtime_checkable
 class Scorer(Protocol):
     name: str
     note: str
