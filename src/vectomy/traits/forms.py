@@ -28,7 +28,10 @@ from vectomy.traits.learning import Learnable
 from vectomy.traits.trait import Form
 from vectomy.traits.trait import Operation as What
 
-__all__ = ["closed_form", "learnables", "taking_additions"]
+__all__ = ["Means", "closed_form", "learnables", "taking_additions"]
+
+Means = tuple[Float[Tensor, "layer d_model"], Float[Tensor, "layer d_model"]]
+"""The mean streams of the positive context and of the negative one, after each block."""
 
 # Share of the depth between which vectors are learned: below it hardly anything is said yet, the last blocks choose words.
 START, END = 0.17, 0.9
@@ -61,7 +64,7 @@ def closed_form(
     base: Base,
     writers: Sequence[Writer],
     layer: int,
-    means: tuple[Float[Tensor, "layer d_model"], Float[Tensor, "layer d_model"]],
+    means: Means,
     strength: float,
 ) -> Edit:
     """The edit of a form at a layer, from the mean streams of (positive, negative).
@@ -94,9 +97,7 @@ def _adding(writer: Writer, vector: Float[Tensor, " d_model"]) -> Operation:
     return Operation(writer.component, writer.layer, torch.eye(1, len(vector)), torch.zeros(1), addition=vector)
 
 
-def learnables(
-    what: What, writers: Sequence[Writer], means: tuple[Float[Tensor, "layer d_model"], Float[Tensor, "layer d_model"]]
-) -> list[Learnable]:
+def learnables(what: What, writers: Sequence[Writer], means: Means) -> list[Learnable]:
     """What is learned: a vector for one writer a layer; to remove, also a direction of each layer, taken out of its writers."""
     layers, width = means[0].shape
     inside = [w for w in writers if w.layer is not None and START * layers <= w.layer < END * layers and hookable(w)]

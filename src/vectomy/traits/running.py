@@ -34,14 +34,13 @@ from vectomy.summary import versions
 from vectomy.traits.choosing import choose_strength
 from vectomy.traits.config import TraitRun
 from vectomy.traits.context import in_context
-from vectomy.traits.forms import closed_form, learnables
+from vectomy.traits.forms import Means, closed_form, learnables
 from vectomy.traits.learning import learn_edit
-from vectomy.traits.material import check_enough, good_answers, lessons_of, mean_streams, paired
+from vectomy.traits.material import Lesson, Paired, check_enough, good_answers, lessons_of, mean_streams, paired
 from vectomy.traits.measuring import Bench, Form
 from vectomy.traits.page import trait_page
 from vectomy.traits.scorers import Scorer, scorer_of
 from vectomy.traits.trait import Context
-from vectomy.types import OUTSIDE
 from vectomy.verification import measured
 
 __all__ = ["run_trait"]
@@ -50,6 +49,8 @@ STAGES = ("answers", "edit", "apply", "evaluate", "report")
 # Layers at which a closed form is tried, as shares of the depth; those that the base's own distance likes best are generated with.
 TRIED_DEPTHS = (0.3, 0.4, 0.5, 0.6, 0.7)
 GENERATED = 2
+# Lessons by which they are screened.
+SCREENED = 8
 
 
 def run_trait(
@@ -130,7 +131,7 @@ class _Run:
 
     @property
     def _writers(self) -> list[Writer]:
-        return [writer for writer in self.chat.architecture.writers if writer.component not in OUTSIDE]
+        return list(self.chat.architecture.writers)
 
     @property
     def contexts(self) -> tuple[Context, Context]:
@@ -195,7 +196,39 @@ class _Run:
         )
 
     def _edit(self) -> None:
-        c, trait = self.config, self.config.trait
+        c, trait, search = self.config, self.config.trait, self._bench("search")
+        lessons, means = self._learned_from()
+        history: list[dict[str, float]] = []
+        if trait.form == "learned":
+            edit, history = self._learn(lessons, means)
+            tried = [({"layer": None, "strength": strength}, edit * strength) for strength in c.dial]
+        else:
+            few = paired(self.chat, lessons[:SCREENED], c.batch_tokens, self.progress)
+            tried = self._closed_forms(means, search.distances(few))
+        known = search.reference(self._own("negative", "search")[1])
+        points = [{**place, **search.point(candidate, self.contexts[0], known)} for place, candidate in tried]
+        at, note = choose_strength(points, trait)
+        said = trait.model_dump(mode="json", include={"operation", "form", "safety"})
+        about = {
+            "trait": trait.name,
+            "behaviour": trait.label,
+            **said,
+            "seed": c.seed,
+            "strength": points[at]["strength"],
+        }
+        Edit(self.base, tried[at][1].operations, about).save(self.folder.file("edit.safetensors"))
+        scores = {"points": points, "chosen": at, "note": note, "history": history}
+        write_json(self.folder.file("scores.json"), {**scores, "scorer": self.scorer.note, "lessons": len(lessons)})
+
+    def _bench(self, split: str, chat: ChatModel | None = None) -> Bench:
+        c = self.config
+        return Bench(
+            chat or self.chat, c.trait, self.scorer, self.texts(split), c.answer_tokens, c.batch_tokens, self.progress
+        )
+
+    def _learned_from(self) -> tuple[list[Lesson], Means]:
+        """Lessons, and the mean streams of the two contexts over the tokens of the same answers: nothing else differs."""
+        trait, budget = self.config.trait, self.config.batch_tokens
         texts, styled, styled_said = self._own("positive", "fit")
         _, plain, plain_said = self._own("negative", "fit")
         good = {
@@ -204,54 +237,26 @@ class _Run:
         }
         check_enough(good["positive"], "show the trait and say something", self.scorer)
         check_enough(good["negative"], "lack the trait and say something", self.scorer)
-        # Both means over the same answers' tokens where there are any: the contexts differ, and nothing else.
         rows = [at for at, fine in enumerate(good["positive"]) if fine]
-        means = tuple(
-            mean_streams(
-                self.chat, in_context([texts[at] for at in rows], context), [styled[at] for at in rows], c.batch_tokens
-            )
-            for context in (trait.positive, trait.negative)
-        )
-        answers = {"positive": styled, "negative": plain}
-        lessons = lessons_of(self.chat, trait, texts, answers, good, self.scorer)
-        search = Bench(
-            self.chat, trait, self.scorer, self.texts("search"), c.answer_tokens, c.batch_tokens, self.progress
-        )
-        known = search.reference(self._own("negative", "search")[1])
-        history: list[dict[str, float]] = []
-        if trait.form == "learned":
-            change = paired(self.chat, lessons, c.batch_tokens, self.progress)
-            keep = []
-            if trait.operation == "remove":
-                still = [replace(lesson, source=lesson.parts[0][0]) for lesson in lessons]
-                keep = paired(self.chat, still, c.batch_tokens, self.progress)
-            edit, history = learn_edit(
-                self.chat, self.base, learnables(trait.operation, self._writers, (means[0], means[1])), change, keep,
-                steps=c.steps, seed=c.seed, progress=self.progress,
-            )  # fmt: skip
-            tried = [({"layer": None, "strength": strength}, edit * strength) for strength in c.dial]
-        else:
-            first = paired(self.chat, lessons[:8], c.batch_tokens, self.progress)
-            tried = self._closed_forms((means[0], means[1]), search.distances(first))
-        points = []
-        for place, candidate in tried:
-            points.append({**place, **search.point(candidate, self.contexts[0], known)})
-        at, note = choose_strength(points, trait)
-        about = {
-            "trait": trait.name,
-            "behaviour": trait.label,
-            "operation": trait.operation,
-            "form": trait.form,
-            "safety": trait.safety,
-            "seed": c.seed,
-            "strength": points[at]["strength"],
-        }
-        Edit(self.base, tried[at][1].operations, about).save(self.folder.file("edit.safetensors"))
-        scores = {"points": points, "chosen": at, "note": note, "history": history, "scorer": self.scorer.note,
-                  "lessons": len(lessons), "good": {side: sum(flags) for side, flags in good.items()}}  # fmt: skip
-        write_json(self.folder.file("scores.json"), scores)
+        asked, answers = [texts[at] for at in rows], [styled[at] for at in rows]
+        sides = (in_context(asked, context) for context in (trait.positive, trait.negative))
+        positive, negative = (mean_streams(self.chat, side, answers, budget) for side in sides)
+        lessons = lessons_of(self.chat, trait, texts, {"positive": styled, "negative": plain}, good, self.scorer)
+        return lessons, (positive, negative)
 
-    def _closed_forms(self, means: Any, distance: Callable[[Edit], float]) -> list[tuple[dict[str, Any], Edit]]:
+    def _learn(self, lessons: list[Lesson], means: Means) -> tuple[Edit, list[dict[str, float]]]:
+        c, budget = self.config, self.config.batch_tokens
+        change = paired(self.chat, lessons, budget, self.progress)
+        keep: list[Paired] = []
+        if c.trait.operation == "remove":
+            still = [replace(lesson, source=lesson.parts[0][0]) for lesson in lessons]
+            keep = paired(self.chat, still, budget, self.progress)
+        learned = learnables(c.trait.operation, self._writers, means)
+        return learn_edit(
+            self.chat, self.base, learned, change, keep, steps=c.steps, seed=c.seed, progress=self.progress
+        )
+
+    def _closed_forms(self, means: Means, distance: Callable[[Edit], float]) -> list[tuple[dict[str, Any], Edit]]:
         """The layers whose edit at full strength comes nearest to the target context, at every strength."""
         c, trait, n = self.config, self.config.trait, self.chat.architecture.n_layers
 
@@ -274,9 +279,7 @@ class _Run:
     def _evaluate(self) -> None:
         c, trait, journal = self.config, self.config.trait, self.folder.journal("evaluate")
         edit = Edit.load(self.folder.file("edit.safetensors"))
-        scorer = self.scorer
-        bench = Bench(self.chat, trait, scorer, self.texts("test"), c.answer_tokens, c.batch_tokens, self.progress)
-        source = self.contexts[0]
+        bench, source = self._bench("test"), self.contexts[0]
         forms = [
             Form("base", trait.negative),
             Form("base in the positive context", trait.positive),
@@ -289,7 +292,7 @@ class _Run:
         damage = journal.once("damage", lambda: bench.damage(edit, known))
         if c.bake:
             baked = self._load(self.folder.file("checkpoint"), "the baked checkpoint")
-            there = Bench(baked, trait, scorer, bench.texts, c.answer_tokens, c.batch_tokens, self.progress)
+            there = self._bench("test", baked)
             answers["baked"] = journal.once("baked", lambda: there.answers(Form("baked", source)))
             del baked, there
         found = {name: bench.counted(given) for name, given in answers.items()}
