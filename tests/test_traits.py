@@ -271,7 +271,7 @@ def test_a_lead_is_whole_sentences_and_the_plain_answer_follows(monkeypatch: pyt
     lesson = lead_and_answer(speaking, [1], ([7], [0, 1, 2, 3, 4, 5, 6, 7]), ([8], [8, 5, 6, 7, 9, 10]), 1)
     assert lesson is not None
     assert Words().decode(lesson.answer) == "Alas, I am sad. The sun is up. It"
-    assert [(prompt, begin) for prompt, _, begin in lesson.parts] == [([7], 0), ([8], 1)]
+    assert [(prompt, begin) for prompt, _, begin in lesson.parts] == [([7], 4), ([8], 1)]
     assert lead_and_answer(speaking, [1], ([7], [0, 1, 2]), ([8], [8, 5, 6]), 1) is None
 
 

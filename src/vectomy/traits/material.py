@@ -5,7 +5,8 @@ as the styled one; to remove it, the other way round. The answers are teacher-fo
 base's state in the context that it was given in beside it.
 
 Small models lose the thread in a style: their styled answers go round in circles. With `lead`, a styled answer is cut behind
-its first sentences, and the plain answer to the same prompt follows on: each part keeps the teacher that it came from.
+its first sentences, and the plain answer to the same prompt follows on, with its own teacher. The lead is learned as it stands: its teacher would rather say it
+once more, and what learns from that says nothing else (docs/log.md).
 """
 
 from __future__ import annotations
@@ -145,7 +146,7 @@ def lead_and_answer(
     after = after[:-1]
     if lead is None or not after or after[1:] != own[1 : len(after)]:
         return None
-    return Lesson(source, [(styled[0], lead, 0), (plain[0], after, 1)])
+    return Lesson(source, [(styled[0], lead, len(lead)), (plain[0], after, 1)])
 
 
 def _first_sentences(chat: ChatModel, answer: list[int], count: int) -> list[int] | None:
