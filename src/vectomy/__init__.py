@@ -33,14 +33,20 @@ if TYPE_CHECKING:
     from vectomy.prompts import Prompt as Prompt
     from vectomy.publication import push as push
     from vectomy.reproduction import reproduce as reproduce
+    from vectomy.steering import Condition as Condition
+    from vectomy.traits import load_trait as load_trait
+    from vectomy.traits.config import TraitRun as TraitRun
+    from vectomy.traits.running import run_trait as run_trait
     from vectomy.verification import verify as verify
 
 __all__ = [
     "Comparison",
+    "Condition",
     "Edit",
     "Prompt",
     "Receipt",
     "RunConfig",
+    "TraitRun",
     "VectomyError",
     "bake",
     "collect",
@@ -49,20 +55,24 @@ __all__ = [
     "fit_directions",
     "learn",
     "load_model",
+    "load_trait",
     "plan",
     "push",
     "reproduce",
     "run",
+    "run_trait",
     "stream_model",
     "verify",
 ]
 
 _HOMES = {
     "Comparison": "comparison",
+    "Condition": "steering",
     "Edit": "edit",
     "Prompt": "prompts",
     "Receipt": "apply",
     "RunConfig": "config",
+    "TraitRun": "traits.config",
     "VectomyError": "errors",
     "bake": "apply",
     "collect": "activations",
@@ -71,10 +81,12 @@ _HOMES = {
     "fit_directions": "directions",
     "learn": "model",
     "load_model": "model",
+    "load_trait": "traits",
     "plan": "planning",
     "push": "publication",
     "reproduce": "reproduction",
     "run": "pipeline",
+    "run_trait": "traits.running",
     "stream_model": "model",
     "verify": "verification",
 }

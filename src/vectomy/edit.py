@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -33,6 +33,7 @@ from vectomy.checkpoint import Checkpoint, architecture_in, fingerprint
 from vectomy.errors import EditError, FingerprintError
 from vectomy.intervene import edit_writers
 from vectomy.operation import Base, Operation, check_fits, check_takes, combine, shape_of
+from vectomy.steering import Condition, steer_rows
 from vectomy.types import OUTSIDE, Component, NormMode, Vector
 
 __all__ = ["Base", "Edit", "Operation"]
@@ -188,17 +189,34 @@ class Edit:
             check_takes(writer, operation, architecture)
         return found
 
-    def hooks(self, model: nn.Module, strength: float = 1.0) -> AbstractContextManager[None]:
+    def hooks(
+        self,
+        model: nn.Module,
+        strength: float | Sequence[float] | Float[Tensor, " batch"] = 1.0,
+        when: Condition | None = None,
+    ) -> AbstractContextManager[None]:
         """Apply the edit to a live model for the length of a `with` block.
+
+        Args:
+            strength: the dial, as in `edit * strength`; or one for each row of the batches that run inside.
+            when: apply it to rows for which this fires, as the prompt decides (steering.py).
 
         Raises:
             FingerprintError: the model has another shape than the edit's base.
+            EditError: strengths by row or a condition, for an edit that changes parameters which all rows share.
         """
         architecture = architecture_of(model)
         if not self.base.same_shape(architecture):
             raise FingerprintError(f"the edit is for {self.base}; this model is {shape_of(architecture)}")
-        edit = self if strength == 1.0 else self * strength
-        return edit_writers(model, edit.writers(architecture))
+        if isinstance(strength, int | float) and when is None:
+            edit = self if strength == 1.0 else self * strength
+            return edit_writers(model, edit.writers(architecture))
+        dial = strength if isinstance(strength, int | float) else torch.as_tensor(strength, dtype=torch.float64)
+        if isinstance(dial, Tensor) and (dial.ndim != 1 or not bool(dial.isfinite().all())):
+            raise EditError(
+                f"strengths by row are a list of finite numbers, one for each row, not of shape {list(dial.shape)}"
+            )
+        return steer_rows(model, lambda value: (self * value).writers(architecture), dial, when)
 
     def check_base(self, checkpoint: Checkpoint) -> None:
         """Raises FingerprintError unless `checkpoint` holds the very weights that the edit was made for."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -25,6 +26,7 @@ from vectomy.types import OUTSIDE, SITES, NormMode, Point, Stream, Vector
 
 __all__ = [
     "Intervention",
+    "OutputChange",
     "WriterEdit",
     "ablate",
     "add",
@@ -36,6 +38,7 @@ __all__ = [
     "folded",
     "hookable",
     "intervene",
+    "output_change",
     "scale",
 ]
 
@@ -203,31 +206,66 @@ def edit_writers(model: nn.Module, edits: Sequence[tuple[Writer, WriterEdit]]) -
             weight = model.get_parameter(writer.weight)
             basis = basis.to(device=weight.device, dtype=torch.float32)
             strengths = strengths.to(device=weight.device, dtype=torch.float32)
-            addition = None if edit.addition is None else edit.addition.to(basis)
             if _needs_swap(module, writer, edit):
                 _swap_writer(changes, model, writer, edit, basis, strengths)
-                change: Callable[[Tensor], Tensor] | None = None
-            elif writer.slot.axis == 1 and writer.component in OUTSIDE:
-                change = _edited_rows(basis, strengths, edit.norm)
-            elif edit.norm == "row":
-                bias: Any = getattr(module, "bias", None)
-                change = _edited_row_form(_matrix(writer, weight), bias, basis, strengths)
+                made = OutputChange(None, None)
             else:
-                change = _edited_output(basis, strengths)
-                if edit.norm == "column":
-                    columns = _column_scale(_matrix(writer, weight), basis, strengths)
-                    changes.callback(module.register_forward_pre_hook(_scaled_input(columns)).remove)
-            if writer.slot.loose_bias and writer.bias is not None:
-                _swap(changes, model.get_parameter(writer.bias), _edited_output(basis, strengths))
-            for passed in writer.norms[-1:]:
-                # What the last norm adds comes to the stream as it is.
-                behind = getattr(model.get_submodule(passed.module), "bias", None) if passed.norm.centred else None
-                if behind is not None:
-                    whole = edit.basis.to(behind.device).float(), edit.strengths.to(behind.device).float()
-                    _swap(changes, behind, _edited_output(*whole))
-            if change is not None or addition is not None:
-                changes.callback(module.register_forward_hook(_rounded(change, addition)).remove)
+                made = _output_change(module, writer, edit, weight, basis, strengths)
+            if made.columns is not None:
+                changes.callback(module.register_forward_pre_hook(_scaled_input(made.columns)).remove)
+            for name in _swapped_biases(model, writer):
+                # What the last norm adds comes to the stream as it is: there the basis is not folded.
+                loose = name == writer.bias
+                rows = (basis, strengths) if loose else (edit.basis.to(basis), edit.strengths.to(strengths))
+                _swap(changes, model.get_parameter(name), _edited_output(*rows))
+            addition = None if edit.addition is None else edit.addition.to(basis)
+            if made.change is not None or addition is not None:
+                changes.callback(module.register_forward_hook(_rounded(made.change, addition)).remove)
         yield
+
+
+@dataclass(frozen=True)
+class OutputChange:
+    """What an edit of a writer does where its module is called: to its output, and (norm mode column) to its input."""
+
+    change: Callable[[Tensor], Tensor] | None
+    columns: Float[Tensor, " d_in"] | None
+    addition: Vector | None = None
+
+
+def output_change(model: nn.Module, writer: Writer, edit: WriterEdit) -> OutputChange | None:
+    """The edit as a function of what its module takes and gives, in float32; None where parameters have to be changed instead."""
+    module = model.get_submodule(writer.module)
+    if _needs_swap(module, writer, edit) or (bool(edit.strengths.any()) and _swapped_biases(model, writer)):
+        return None
+    weight = model.get_parameter(writer.weight)
+    basis, strengths = (
+        value.to(device=weight.device, dtype=torch.float32)
+        for value in folded(model, writer, edit.basis, edit.strengths)
+    )
+    made = _output_change(module, writer, edit, weight, basis, strengths)
+    return replace(made, addition=None if edit.addition is None else edit.addition.to(basis))
+
+
+def _output_change(
+    module: nn.Module, writer: Writer, edit: WriterEdit, weight: Tensor, basis: Tensor, strengths: Tensor
+) -> OutputChange:
+    if writer.slot.axis == 1 and writer.component in OUTSIDE:
+        return OutputChange(_edited_rows(basis, strengths, edit.norm), None)
+    if edit.norm == "row":
+        bias: Any = getattr(module, "bias", None)
+        return OutputChange(_edited_row_form(_matrix(writer, weight), bias, basis, strengths), None)
+    columns = _column_scale(_matrix(writer, weight), basis, strengths) if edit.norm == "column" else None
+    return OutputChange(_edited_output(basis, strengths), columns)
+
+
+def _swapped_biases(model: nn.Module, writer: Writer) -> list[str]:
+    """Biases that reach the stream behind the writer's module: one that is added loose, and that of the last norm."""
+    found = [writer.bias] if writer.slot.loose_bias and writer.bias is not None else []
+    for passed in writer.norms[-1:]:
+        if passed.norm.centred and getattr(model.get_submodule(passed.module), "bias", None) is not None:
+            found.append(f"{passed.module}.bias")
+    return found
 
 
 def folded(

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from vectomy.cli import chat, compare, coverage, direction, edits, evaluate, judge, publish, run, select
+from vectomy.cli import chat, compare, coverage, direction, edits, evaluate, judge, publish, run, select, traits
 from vectomy.errors import VectomyError
 
 __all__ = ["app", "main"]
@@ -51,6 +51,7 @@ evaluate.register(app)
 chat.register(app)
 judge.register(app)
 publish.register(app)
+traits.register(app)
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from vectomy.cli.options import Model, Options, default_folder
 from vectomy.cli.progress import bars
+from vectomy.cli.traits import TRAIT_OPTIONS, asks_for_trait, run_trait_command, trait_options
 from vectomy.config import RunConfig, load_config, make_config
 
 __all__ = ["ALL_OPTIONS", "register", "run_until", "signature"]
@@ -65,8 +66,11 @@ def _command(until: str) -> Callable[..., None]:
     def command(**values: Any) -> None:
         run_until(until, values)
 
-    model = inspect.Parameter("model", inspect.Parameter.KEYWORD_ONLY, annotation=Model)
-    command.__dict__["__signature__"] = signature(model)
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    # A trait is a whole job; its stages are others.
+    more = TRAIT_OPTIONS if until == "report" else {}
+    traits = [inspect.Parameter(name, keyword, default=None, annotation=kind) for name, kind in more.items()]
+    command.__dict__["__signature__"] = signature(inspect.Parameter("model", keyword, annotation=Model), *traits)
     return command
 
 
@@ -74,6 +78,11 @@ def run_until(until: str, values: dict[str, Any]) -> None:
     """Build the configuration, run the stages, print what came out."""
     model = values["model"]
     options = {name: values[name] for name in ALL_OPTIONS if values.get(name) is not None}
+    if asks_for_trait(values):
+        found = trait_options(values, options)
+        if found is None:
+            return run_trait_command(model, values, options)
+        options = found
     file = load_config(values["config"]) if values["config"] else None
     config = make_config(model, options, file)
     out: Path = values["out"] or default_folder(model, config.recipe)
@@ -99,6 +108,7 @@ def run_until(until: str, values: dict[str, Any]) -> None:
         print_summary(summary, str(out))
     else:
         typer.echo(f"done up to {until}; see {out}")
+    return None
 
 
 def _announce(config: RunConfig, out: Path) -> None:

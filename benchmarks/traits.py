@@ -1,0 +1,96 @@
+"""Traits on the demo model's base: each induced or removed, with what it cost. Prints a table and writes benchmarks/traits.json.
+
+    python benchmarks/traits.py                                   # all of CASES; some minutes each on one core
+    python benchmarks/traits.py melancholy:induce --tokens 48     # one, with shorter answers
+
+Finished runs in --out are not run again; the table is of all that are there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import torch
+
+from vectomy.traits import load_trait
+from vectomy.traits.config import make_trait_run
+from vectomy.traits.running import run_trait
+
+CASES = ("melancholy:induce", "melancholy:remove", "disclaimers:remove", "emoji:induce", "hedging:remove")
+RESULT = Path(__file__).with_name("traits.json")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("cases", nargs="*", default=CASES, help="TRAIT:OPERATION[:FORM]")
+    parser.add_argument("--model", default="demo-base")
+    parser.add_argument("--out", type=Path, default=Path("runs/traits"))
+    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--fit", type=int, default=120)
+    parser.add_argument("--search", type=int, default=24)
+    parser.add_argument("--test", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--strengths", type=float, nargs="*")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--bake", action="store_true", help="write and ask the baked checkpoint too")
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    for case in given.cases:
+        name, operation, *form = case.split(":")
+        trait = load_trait(name, operation=operation, form=form[0] if form else None)
+        options = {
+            "n_fit": given.fit, "n_search": given.search, "n_test": given.test, "answer_tokens": given.tokens,
+            "steps": given.steps, "strengths": tuple(given.strengths) if given.strengths else None, "dtype": "bfloat16",
+            "bake": given.bake, "batch_tokens": 8192,
+        }  # fmt: skip
+        config = make_trait_run(given.model, trait, options)
+        began = time.monotonic()
+        summary = run_trait(config, given.out / case.replace(":", "-"), command=f"python benchmarks/traits.py {case}")
+        said(case, summary, time.monotonic() - began)
+    rows = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(given.out.glob("*/summary.json"))]
+    RESULT.write_text(json.dumps([kept(row) for row in rows], indent=1) + "\n", encoding="utf-8")
+
+
+def said(case: str, summary: dict, seconds: float) -> None:
+    for form in summary["forms"]:
+        shown, degenerate = form["shown"], form["degenerate"]
+        print(
+            f"{case:22} {form['name']:30} shows it {shown['count']:3}/{shown['total']} ({shown['ci'][0]:.0%}-{shown['ci'][1]:.0%})  "
+            f"degenerate {degenerate['count']:2}  tokens {form['length_mean']:.0f}"
+        )
+    damage = summary["damage"]
+    print(
+        f"{case:22} KL per token {damage['kl_per_token']:.3f}, first token {damage['kl_first_token']:.3f}; strength {summary['chosen']['strength']:g}; "
+        f"{seconds:.0f} s{'; ' + summary['note'] if summary['note'] else ''}",
+        flush=True,
+    )
+
+
+def kept(summary: dict) -> dict:
+    """Without what differs from machine to machine."""
+    names = (
+        "model",
+        "behaviour",
+        "safety",
+        "scorer",
+        "chosen",
+        "note",
+        "forms",
+        "damage",
+        "prompts",
+        "settings",
+        "versions",
+        "seconds",
+    )
+    return {
+        "trait": summary["trait"]["name"],
+        "form": summary["trait"]["form"],
+        **{name: summary[name] for name in names},
+    }
+
+
+if __name__ == "__main__":
+    main()
