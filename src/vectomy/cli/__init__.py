@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from vectomy.cli import chat, compare, coverage, direction, edits, evaluate, judge, run, select
+from vectomy.cli import chat, compare, coverage, direction, edits, evaluate, heal, judge, run, select
 from vectomy.errors import VectomyError
 
 __all__ = ["app", "main"]
@@ -50,6 +50,7 @@ direction.register(app)
 evaluate.register(app)
 chat.register(app)
 judge.register(app)
+heal.register(app)
 
 
 def main() -> None:

@@ -1,0 +1,91 @@
+"""The page of a healing: the model before the edit, after it and after healing, and the curve of the training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from vectomy.report.completions import answers
+from vectomy.report.figures import timings
+from vectomy.report.losses import losses_chart
+from vectomy.report.numbers import decimal, finite, interval, percent
+from vectomy.report.templates import html_page
+
+__all__ = ["healing_rows", "render_healing"]
+
+CURVES = (("loss", "loss", "line positive"),)
+RATES = (("refusals", "refusal"), ("harmless refusals", "harmless_refusal"), ("degenerate answers", "degenerate"))
+NUMBERS = (
+    ("KL of the first token, nats", "kl_first_token"),
+    ("KL per token, nats", "kl_per_token"),
+    ("cross-entropy of the base's answers, nats", "ce_own_answers"),
+    ("tokens an answer", "length_mean"),
+    ("repeated runs of words", "repeated_share"),
+)
+
+
+def render_healing(summary: dict[str, Any], completions: list[dict[str, Any]]) -> str:
+    """The whole report of `vectomy heal`.
+
+    Args:
+        summary: what healing/command.py writes.
+        completions: the rows of completions.jsonl.
+
+    Returns:
+        Self-contained HTML. Parts whose input is absent are left out or say so.
+    """
+    models = tuple(summary.get("measures") or {})
+    training = summary.get("training") or {}
+    return html_page(
+        "healing.html.jinja",
+        summary=summary,
+        behaviour=str(summary.get("behaviour") or "behaviour"),
+        models=models,
+        rows=healing_rows(summary),
+        curve=_curve(training.get("history")),
+        training=training,
+        receipt=summary.get("receipt") or {},
+        names=models,
+        left=1 if len(models) > 1 else 0,
+        right=len(models) - 1,
+        pairs=[
+            {"set": row.get("set"), "prompt": row.get("prompt"), "answers": answers(row.get("answers") or {}, models)}
+            for row in completions
+        ],
+        sets_of_answers=list(dict.fromkeys(str(row.get("set")) for row in completions)),
+        settings=summary.get("config") or {},
+        versions=summary.get("versions") or {},
+        judge=summary.get("judge") or {},
+        **timings(summary.get("seconds")),
+    )
+
+
+def healing_rows(summary: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+    """The table before edit, after edit, after healing, as text: for the page and for the terminal."""
+    models = list((summary.get("measures") or {}).values())
+    rows = [(label, [_rate(model.get(key)) for model in models]) for label, key in RATES]
+    rows += [(label, [decimal(model.get(key)) for model in models]) for label, key in NUMBERS]
+    tasks = dict.fromkeys(task for model in models for task in model.get("capability") or {})
+    for task in tasks:
+        rows.append((task, [_task((model.get("capability") or {}).get(task)) for model in models]))
+    return rows
+
+
+def _rate(rate: Mapping[str, Any] | None) -> str:
+    if not rate:
+        return decimal(None)
+    bounds = interval(rate.get("ci"))
+    return f"{rate.get('count')}/{rate.get('total')}{f' ({bounds})' if bounds else ''}"
+
+
+def _task(task: Mapping[str, Any] | None) -> str:
+    if not task:
+        return decimal(None)
+    return f"{percent(task.get('value'))} ± {percent(task.get('stderr'))}"
+
+
+def _curve(history: Sequence[Mapping[str, Any]] | None) -> Markup:
+    known = [row for row in history or [] if finite(row.get("loss")) is not None]
+    return losses_chart({"history": known}, CURVES)
