@@ -37,6 +37,8 @@ class Machine:
             "fp16": self.dtype == "float16",
             "optim": self.optimizer,
             "dataloader_pin_memory": self.device.startswith("cuda"),
+            # Adapters of linear layers are all in use; experts of a full training may not be.
+            "ddp_find_unused_parameters": None if self.method == "full" else False,
         }
 
 

@@ -6,7 +6,7 @@ preparation is left out; losses, reference model, sharding and logging are TRL's
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from datasets import Dataset
@@ -40,6 +40,8 @@ def arguments_of(config: HealConfig, out: str, more: dict[str, Any]) -> Any:
         "save_steps": config.save_steps,
         "save_total_limit": 2,
         "logging_steps": config.logging_steps,
+        # A loss that is no number is to be seen, not replaced by the mean of the others.
+        "logging_nan_inf_filter": False,
         "report_to": config.report_to,
         **more,
     }
@@ -89,7 +91,7 @@ class _Preferring(DPOTrainer):
 class _Odds(ORPOTrainer):
     """ORPO."""
 
-    def tokenize_row(self, feature: dict[str, Any], model: Any = None) -> dict[str, Any]:
+    def tokenize_row(self, feature: Mapping[str, Any], model: Any = None) -> dict[str, Any]:
         return {name: value for name, value in feature.items() if isinstance(value, list)}
 
 
