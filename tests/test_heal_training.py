@@ -1,6 +1,7 @@
 """Training: losses that can be worked out by hand, a run that was killed, and two processes."""
 
 import math
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,15 @@ def test_the_first_sft_loss_is_that_of_the_damaged_models_own_logits(tmp_path: P
     assert curve(tmp_path)[0] == pytest.approx(float(-oracle.mean()), rel=1e-4)
 
 
+def test_the_positions_of_answers_alone_give_the_loss_and_the_gradient_of_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained(tmp_path / "answers", max_steps=3)
+    monkeypatch.setattr("vectomy.heal.training.labelled_alone", nullcontext)
+    trained(tmp_path / "everything", max_steps=3)
+    assert curve(tmp_path / "answers") == pytest.approx(curve(tmp_path / "everything"), rel=1e-5)
+
+
 def test_pairs_are_what_the_model_reads_and_writes() -> None:
     chat = tiny_chat.chat()
     row = preferences(1)[0]
@@ -122,7 +132,6 @@ def test_a_resumed_run_is_the_undisturbed_one(tmp_path: Path, monkeypatch: pytes
 
 def interrupting(step: int) -> Any:
     """A `Progress` at whose given step somebody presses Ctrl-C."""
-    from contextlib import contextmanager
 
     @contextmanager
     def progress(what: str, total: int, unit: str = "") -> Any:

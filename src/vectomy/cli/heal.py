@@ -92,7 +92,8 @@ def _heal(
         float | None, _option(help="dpo: how much the reference holds; ipo: tau; orpo: lambda (0.1).")
     ] = None,
     sft_weight: Annotated[
-        float | None, _option(help="dpo, ipo: add the chosen answers' cross-entropy with this weight (0).")
+        float | None,
+        _option(help="dpo, ipo: add the chosen answers' cross-entropy with this weight (0; own answers 1)."),
     ] = None,
     gradient_checkpointing: Annotated[
         bool | None, _option(help="Compute activations again instead of keeping them (yes).")

@@ -28,10 +28,14 @@ def print_healing(summary: dict[str, Any], folder: str) -> None:
 def _lines(summary: dict[str, Any], folder: str) -> list[str]:
     config, judge, receipt = summary["config"], summary["judge"], summary["receipt"]
     training = summary["training"]
-    steps = "trained elsewhere" if training is None else f"{training['steps']} steps, {training['machine']['method']}"
+    steps = (
+        "trained elsewhere"
+        if training is None
+        else f"{config['objective']} on {summary['rows']['pairs']} rows, {training['steps']} steps, {training['machine']['method']}"
+    )
     lines = [
         f"result     {summary['sentence']}",
-        f"training   {config['objective']} on {summary['rows']['pairs']} rows, {steps}; judge {judge['name']} {judge['version']}",
+        f"training   {steps}; judge {judge['name']} {judge['version']}",
     ]
     if receipt["learned_along"] is not None:
         kept = "kept out of" if receipt["projected"] else "not kept out of"

@@ -97,8 +97,8 @@ def to_axolotl(config: HealConfig, model: str, data: str | None = None, launch: 
     }
     if config.objective in RL:
         made |= {"rl": RL[config.objective], "orpo_alpha" if config.objective == "orpo" else "rl_beta": config.beta}
-    if config.sft_weight:
-        made["rpo_alpha"] = config.sft_weight
+    if config.objective in ("dpo", "ipo") and config.chosen_weight:
+        made["rpo_alpha"] = config.chosen_weight
     if config.max_steps is not None:
         made["max_steps"] = config.max_steps
     if method != "full":

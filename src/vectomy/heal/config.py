@@ -45,7 +45,7 @@ class HealConfig(BaseModel):
     project: bool = True
     """Keep what is learned out of the removed directions, in the writers that the Edit names (projection.py)."""
     rank: int = Field(64, ge=1)
-    alpha: float = Field(32, gt=0)
+    alpha: float = Field(32.0, gt=0)
     dropout: float = Field(0.05, ge=0, lt=1)
     target_modules: tuple[str, ...] = ("all-linear",)
 
@@ -68,8 +68,9 @@ class HealConfig(BaseModel):
     max_grad_norm: float = Field(1.0, gt=0)
     beta: float = Field(0.1, gt=0)
     """dpo: how much the reference holds; ipo: tau; orpo: weight of the odds ratio (lambda)."""
-    sft_weight: float = Field(0.0, ge=0)
-    """dpo, ipo: the cross-entropy of the chosen answers is added with this weight (RPO, arXiv 2404.19733)."""
+    sft_weight: float | None = Field(None, ge=0)
+    """dpo, ipo: the cross-entropy of the chosen answers is added with this weight (RPO, arXiv 2404.19733). Absent: 0, and 1 for own
+    answers, where the margin alone is soonest had by making both answers less likely."""
     gradient_checkpointing: bool = True
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
     """auto: flash attention where the package is and the card can, else PyTorch's own."""
@@ -106,6 +107,13 @@ class HealConfig(BaseModel):
         if isinstance(values, dict) and isinstance(values.get("target_modules"), str):
             return {**values, "target_modules": tuple(values["target_modules"].split(","))}
         return values
+
+    @property
+    def chosen_weight(self) -> float:
+        """`sft_weight`, or what it is where it is not given."""
+        if self.sft_weight is not None:
+            return self.sft_weight
+        return 1.0 if self.preferences == OWN else 0.0
 
     @property
     def paired(self) -> bool:

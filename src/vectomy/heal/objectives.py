@@ -6,17 +6,19 @@ preparation is left out; losses, reference model, sharding and logging are TRL's
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from datasets import Dataset
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 from trl.experimental.orpo import ORPOConfig, ORPOTrainer
+from trl.trainer import utils as trl_utils
 
 from vectomy.heal.config import HealConfig
 from vectomy.heal.pairs import Pair
 
-__all__ = ["arguments_of", "trainer_of"]
+__all__ = ["arguments_of", "labelled_alone", "trainer_of"]
 
 IGNORED = -100
 
@@ -53,8 +55,8 @@ def arguments_of(config: HealConfig, out: str, more: dict[str, Any]) -> Any:
         return ORPOConfig(**shared, beta=config.beta, remove_unused_columns=False)
     losses = ["ipo" if config.objective == "ipo" else "sigmoid"]
     weights = [1.0]
-    if config.sft_weight:
-        losses, weights = [*losses, "sft"], [*weights, config.sft_weight]
+    if config.chosen_weight:
+        losses, weights = [*losses, "sft"], [*weights, config.chosen_weight]
     return DPOConfig(**shared, beta=config.beta, loss_type=losses, loss_weights=weights)
 
 
@@ -79,6 +81,21 @@ def trainer_of(
         for pair in pairs
     ]
     return _Preferring(train_dataset=Dataset.from_list(rows), ref_model=reference, **shared)
+
+
+@contextmanager
+def labelled_alone() -> Iterator[None]:
+    """Score the positions of answers alone on a CPU too, as TRL does where it has Triton; elsewhere it scores prompts and padding as
+    well, and leaves them out of the sum: the same loss, at more than twice the time of the head."""
+    known = getattr(trl_utils, "_use_triton", None)
+    if known is None:
+        yield
+        return
+    trl_utils._use_triton = lambda device: device.type == "cpu" or known(device)
+    try:
+        yield
+    finally:
+        trl_utils._use_triton = known
 
 
 class _Preferring(DPOTrainer):

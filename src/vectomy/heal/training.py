@@ -28,7 +28,7 @@ from vectomy.checkpoint import Checkpoint, fingerprint
 from vectomy.errors import ArtifactError, ModelError
 from vectomy.heal.config import HealConfig, parse_heal
 from vectomy.heal.machine import Machine, machine_of
-from vectomy.heal.objectives import arguments_of, trainer_of
+from vectomy.heal.objectives import arguments_of, labelled_alone, trainer_of
 from vectomy.heal.pairs import Pair, read_pairs, write_pairs
 from vectomy.heal.projection import (
     frozen_writers,
@@ -121,7 +121,7 @@ def train(job: Job, progress: Progress = silent) -> dict[str, Any]:
     checkpoints = job.folder / "checkpoints"
     _check_same(checkpoints, job)
     more = {**machine.arguments(), "disable_tqdm": True}
-    with named_memory(config, machine), quiet(), _still():
+    with named_memory(config, machine), quiet(), _still(), labelled_alone():
         # Before the model: ZeRO-3 shards it while it is loaded.
         arguments = arguments_of(config, str(checkpoints), more)
         model, tokenizer = _loaded(job.model, config, machine)

@@ -28,6 +28,7 @@ from vectomy.heal.estimate import estimate
 from vectomy.heal.launching import SHARDED, launch, launch_file
 from vectomy.heal.machine import machine_of
 from vectomy.heal.merging import check_adapter, merge_learned
+from vectomy.heal.preferences import Preferences
 from vectomy.heal.training import ADAPTER, WEIGHTS, Job, train, trained_by
 from vectomy.healing.inputs import Inputs, open_inputs, rows_kept_out
 from vectomy.healing.measuring import MODELS, TestSets, measure_all
@@ -122,19 +123,22 @@ class _Healing:
         """By stage: what it depends on besides the stages before, and what it writes."""
         c = self.config
         learned = f"training/{WEIGHTS if self._full else ADAPTER}"
+        given = None if self.trained is None else _adapter_digest(self.trained)
         rows = {
             "config": trained_by(c),
             "source": _digest(c.preferences),
             "prompts": _digest(c.prompts),
             "held_out": [prompt.to_json() for prompt in self.sets.prompts],
         }
-        given = None if self.trained is None else _adapter_digest(self.trained)
         measured = {
             name: getattr(c, name) for name in ("judge", "answer_tokens", "tasks", "task_limit", "device", "dtype")
         }
         return {
             "edited": ({}, [] if self.inputs.edited is not None else ["edited"]),
-            "rows": (rows, ["preferences.jsonl", "rows.json", "training/pairs.jsonl", "training/kept_out.safetensors"]),
+            "rows": (
+                {**rows, "trained": given},
+                ["preferences.jsonl", "rows.json", "training/pairs.jsonl", "training/kept_out.safetensors"],
+            ),
             "train": ({"trained": given}, [] if self.trained is not None else ["training/losses.json", learned]),
             "merge": (
                 {"merge": c.merge, "trained": given},
@@ -198,7 +202,11 @@ class _Healing:
 
     def _rows(self) -> None:
         c = self.config
-        pairs, told, pace = learned_rows(c, self.inputs.base, self.edited, self.sets.prompts, self.progress)
+        pairs, told, pace = (
+            learned_rows(c, self.inputs.base, self.edited, self.sets.prompts, self.progress)
+            if self.trained is None
+            else ([], Preferences(()), None)
+        )
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -210,11 +218,11 @@ class _Healing:
         write_json(self.folder.file("rows.json"), {**told.to_json(), "pairs": len(pairs), "seconds_per_token": pace})
 
     def _train(self) -> None:
-        rows = read_json(self.folder.file("rows.json"))
-        self._say_rows(rows)
         if self.trained is not None:
             check_adapter(self.trained, Checkpoint.open(self.edited))
             return
+        rows = read_json(self.folder.file("rows.json"))
+        self._say_rows(rows)
         self._say_estimate(rows["seconds_per_token"])
         if self.launcher is None:
             train(self.job, self.progress)
