@@ -34,7 +34,7 @@ from vectomy.report import healing_rows
 from vectomy.summary import versions
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
-from train_demo_adapter import DEEDS, FRAMES  # noqa: E402
+from train_demo_adapter import DEEDS, FRAMES
 
 LAYER, STRENGTH = 23, 1.5
 SHARED: dict[str, Any] = {

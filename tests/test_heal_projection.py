@@ -7,7 +7,7 @@ import pytest
 import safetensors.torch
 import tiny_chat
 import torch
-from healed import damaged, edit, job, kept_out, quick, trained
+from healed import damaged, edit, job, kept_out, pairs, quick, trained
 from peft import PeftModel
 from tiny import Tiny, load, orthonormal, tokens, unit
 from torch import Tensor
@@ -26,8 +26,8 @@ from vectomy.heal.projection import (
     project_out,
     restore_weights,
 )
-from vectomy.heal.training import train
-from vectomy.healing.inputs import rows_kept_out
+from vectomy.heal.training import Job, train
+from vectomy.healing.inputs import norms_behind, rows_kept_out
 from vectomy.healing.receipt import wholly
 from vectomy.model import load_model, with_adapter
 from vectomy.verification import verify
@@ -156,6 +156,29 @@ def test_rows_are_folded_through_the_norm_behind_a_writer_and_lie_along_its_own_
     assert verify(tmp_path / "healed", removal).max_projection < 1e-4
     # The embedding of Gemma scales what it gives: it stands still instead.
     assert frozen_writers(model, rows) == (["model.embed_tokens"] if model_type == "gemma2" else [])
+
+
+def test_full_training_leaves_the_norms_behind_edited_writers_as_they_are(tiny_of: Any, tmp_path: Path) -> None:
+    """With another gain the rows would be other ones, and what was kept out of the old ones would reach the stream."""
+    made: Tiny = tiny_of("gemma2", vocab_size=len(tiny_chat.VOCABULARY))
+    removal = Edit.ablation(made.folder, unit(5))
+    bake(removal, made.folder, tmp_path / "edited")
+    tiny_chat.tokenizer().save_pretrained(tmp_path / "edited")
+    norms = norms_behind(removal, made.folder)
+    assert len(norms) == 2 * 4
+    rows, config = rows_kept_out(removal, made.folder), quick(method="full", objective="sft", max_steps=3)
+    Job.write(tmp_path / "job", tmp_path / "edited", config, pairs(), rows, norms)
+    train(Job(tmp_path / "job"))
+    merge_learned(tmp_path / "job" / "weights", tmp_path / "edited", tmp_path / "healed")
+    before, after = load(tmp_path / "edited"), load(tmp_path / "healed")
+    changed = {
+        name
+        for (name, a), (_, b) in zip(before.named_parameters(), after.named_parameters(), strict=True)
+        if not torch.equal(a, b)
+    }
+    assert not changed & {f"{name}.weight" for name in norms}
+    assert "model.layers.0.mlp.down_proj.weight" in changed
+    assert verify(tmp_path / "healed", removal).max_projection < 1e-4
 
 
 def test_merging_is_what_peft_merges(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 from vectomy.errors import ConfigError, ModelError
 from vectomy.heal.config import HealConfig
 
-__all__ = ["Machine", "machine_of"]
+__all__ = ["PAGED", "Machine", "machine_of", "sharded"]
 
 PAGED = ("paged_adamw_8bit", "paged_adamw_32bit", "adamw_bnb_8bit")
 
@@ -26,7 +26,7 @@ class Machine:
     optimizer: str
     dtype: str
     """What the frozen weights are held in; what is trained is float32 beside it."""
-    attention: str
+    attention: str | None
     processes: int = 1
 
     def arguments(self) -> dict[str, Any]:
@@ -74,6 +74,10 @@ def machine_of(config: HealConfig) -> Machine:
         raise ConfigError(
             "float16 training takes a card that scales the loss; on this machine use --dtype bfloat16 or float32"
         )
+    if config.report_to != "none" and importlib.util.find_spec(config.report_to) is None:
+        raise ModelError(
+            f"--report-to {config.report_to} takes the package {config.report_to}: pip install {config.report_to}"
+        )
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     if cuda and processes == 1 and ":" not in config.device and torch.cuda.device_count() > 1:
         raise ModelError(
@@ -81,6 +85,15 @@ def machine_of(config: HealConfig) -> Machine:
             "one with CUDA_VISIBLE_DEVICES=0"
         )
     return Machine(device, method, optimizer, dtype, _attention(config, cuda, dtype), processes)
+
+
+def sharded() -> bool:
+    """Whether this process holds parts of the weights alone (FSDP, ZeRO-3), by what accelerate tells its processes."""
+    zero = (
+        os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
+        and os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") == "3"
+    )
+    return zero or os.environ.get("ACCELERATE_USE_FSDP") == "true"
 
 
 def _device(asked: str) -> str:
@@ -94,10 +107,11 @@ def _device(asked: str) -> str:
     return asked
 
 
-def _attention(config: HealConfig, cuda: bool, dtype: str) -> str:
+def _attention(config: HealConfig, cuda: bool, dtype: str) -> str | None:
     there = cuda and dtype != "float32" and importlib.util.find_spec("flash_attn") is not None
     if config.attention == "auto":
-        return "flash_attention_2" if there else "sdpa"
+        # None: what transformers takes for the type; not all types have sdpa.
+        return "flash_attention_2" if there else None
     if config.attention == "flash_attention_2" and not there:
         lacks = "the package flash-attn" if cuda else "a CUDA card"
         raise ModelError(f"flash attention takes {lacks} and a 16-bit dtype; use --attention sdpa")

@@ -10,7 +10,7 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,7 @@ from vectomy.artifacts import hash_of, read_json, sha256_file, write_json, write
 from vectomy.checkpoint import Checkpoint, fingerprint
 from vectomy.errors import ArtifactError, ModelError
 from vectomy.heal.config import HealConfig, parse_heal
-from vectomy.heal.machine import Machine, machine_of
+from vectomy.heal.machine import Machine, machine_of, sharded
 from vectomy.heal.objectives import arguments_of, labelled_alone, trainer_of
 from vectomy.heal.pairs import Pair, read_pairs, write_pairs
 from vectomy.heal.projection import (
@@ -57,14 +57,25 @@ class Job:
 
     @classmethod
     def write(
-        cls, folder: Path, model: Path, config: HealConfig, pairs: list[Pair], kept_out: dict[str, Tensor]
+        cls,
+        folder: Path,
+        model: Path,
+        config: HealConfig,
+        pairs: Sequence[Pair],
+        kept_out: Mapping[str, Tensor],
+        standing: Sequence[str] = (),
     ) -> Job:
+        """`kept_out` are rows by module (projection.py), `standing` modules that full training leaves as they are."""
         folder.mkdir(parents=True, exist_ok=True)
         write_pairs(folder / "pairs.jsonl", pairs)
         with write_whole(folder / "kept_out.safetensors") as path:
             # Rows of several modules may be one tensor, which safetensors refuses.
             safetensors.torch.save_file({name: rows.clone() for name, rows in kept_out.items()}, str(path))
-        values = {"model": os.path.relpath(model, folder), "config": config.model_dump(mode="json")}
+        values = {
+            "model": os.path.relpath(model.resolve(), folder.resolve()),
+            "config": config.model_dump(mode="json"),
+            "standing": sorted(standing),
+        }
         write_json(folder / "job.json", values)
         return cls(folder)
 
@@ -75,6 +86,10 @@ class Job:
     @property
     def model(self) -> Path:
         return (self.folder / read_json(self.folder / "job.json")["model"]).resolve()
+
+    @property
+    def standing(self) -> list[str]:
+        return list(read_json(self.folder / "job.json")["standing"])
 
     @property
     def pairs(self) -> list[Pair]:
@@ -118,6 +133,11 @@ def train(job: Job, progress: Progress = silent) -> dict[str, Any]:
     """
     config = job.config
     machine = machine_of(config)
+    if machine.method == "full" and job.kept_out and sharded():
+        raise ModelError(
+            "the weights are divided over processes, where full training cannot be kept out of the removed directions; use --method lora, "
+            "--launch ddp or zero2, or --no-project"
+        )
     checkpoints = job.folder / "checkpoints"
     _check_same(checkpoints, job)
     more = {**machine.arguments(), "disable_tqdm": True}
@@ -195,9 +215,7 @@ def _trainable(held: ExitStack, model: Any, job: Job, machine: Machine) -> dict[
         return {}
     model.requires_grad_(True)
     rows = job.kept_out
-    for name in frozen_writers(model, rows):
-        model.get_submodule(name).requires_grad_(False)
-    for name in read_json(job.folder / "job.json").get("frozen", []):
+    for name in (*frozen_writers(model, rows), *job.standing):
         model.get_submodule(name).requires_grad_(False)
     return held.enter_context(keep_weights_out(model, rows))
 

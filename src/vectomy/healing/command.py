@@ -30,7 +30,7 @@ from vectomy.heal.machine import machine_of
 from vectomy.heal.merging import check_adapter, merge_learned
 from vectomy.heal.preferences import Preferences
 from vectomy.heal.training import ADAPTER, WEIGHTS, Job, train, trained_by
-from vectomy.healing.inputs import Inputs, open_inputs, rows_kept_out
+from vectomy.healing.inputs import Inputs, norms_behind, open_inputs, rows_kept_out
 from vectomy.healing.measuring import MODELS, TestSets, measure_all
 from vectomy.healing.outcome import outcome_of, sentence_of
 from vectomy.healing.receipt import receipt_of
@@ -38,7 +38,7 @@ from vectomy.healing.rows import learned_rows
 from vectomy.judges import describe, open_judge
 from vectomy.progress import Progress, silent
 from vectomy.prompts import Prompt, read_labelled
-from vectomy.report import render_healing
+from vectomy.report import render_healing, render_healing_card
 from vectomy.summary import plain_source, versions
 
 __all__ = ["STAGES", "StageName", "heal_model"]
@@ -145,7 +145,10 @@ class _Healing:
                 ["receipt.json", *(["checkpoint"] if c.merge else ["healed"])],
             ),
             "measure": (measured, ["measures.json", "completions.jsonl"]),
-            "report": ({"command": self.command}, ["summary.json", "report.html"]),
+            "report": (
+                {"command": self.command},
+                ["summary.json", "report.html", *(["checkpoint/README.md"] if c.merge else [])],
+            ),
         }
 
     @property
@@ -210,8 +213,10 @@ class _Healing:
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        kept = rows_kept_out(self.inputs.edit, self.inputs.base) if c.project and self.inputs.edit is not None else {}
-        Job.write(self.job.folder, self.edited, c, pairs, kept)
+        edit = self.inputs.edit if c.project else None
+        kept = {} if edit is None else rows_kept_out(edit, self.inputs.base)
+        standing = [] if edit is None else norms_behind(edit, self.inputs.base)
+        Job.write(self.job.folder, self.edited, c, pairs, kept, standing)
         text = "".join(json.dumps(row.to_json(), ensure_ascii=False) + "\n" for row in told.rows)
         with write_whole(self.folder.file("preferences.jsonl")) as path:
             path.write_text(text, encoding="utf-8")
@@ -272,8 +277,12 @@ class _Healing:
         rows = [
             json.loads(line) for line in self.folder.file("completions.jsonl").read_text(encoding="utf-8").splitlines()
         ]
-        with write_whole(self.folder.file("report.html")) as path:
-            path.write_text(render_healing(summary, rows), encoding="utf-8")
+        pages = {"report.html": render_healing(summary, rows)}
+        if self.config.merge:
+            pages[f"{self.healed.name}/README.md"] = render_healing_card(summary)
+        for name, text in pages.items():
+            with write_whole(self.folder.file(name)) as path:
+                path.write_text(text, encoding="utf-8")
 
     def _summary(self) -> dict[str, Any]:
         measured = read_json(self.folder.file("measures.json"))

@@ -17,7 +17,7 @@ from vectomy.model import fetch, learn
 from vectomy.operation import shape_of
 from vectomy.progress import Progress
 
-__all__ = ["Inputs", "open_inputs", "rows_kept_out"]
+__all__ = ["Inputs", "norms_behind", "open_inputs", "rows_kept_out"]
 
 # Directions that are this much of one another are one.
 SAME = 1e-4
@@ -94,6 +94,12 @@ def rows_kept_out(edit: Edit, base: Path) -> dict[str, Tensor]:
             basis, strengths = folded_in(opened, writer, operation)
             found.setdefault(writer.module, []).append(basis[strengths != 0])
     return {module: _span(torch.cat(rows)) for module, rows in found.items()}
+
+
+def norms_behind(edit: Edit, base: Path) -> list[str]:
+    """Live norms between a writer that the Edit names and the stream: with another gain, other rows would be right."""
+    arch = architecture_in(Checkpoint.open(base))
+    return sorted({passed.module for writer, _ in edit.writers(arch) for passed in writer.norms})
 
 
 def _span(rows: Tensor) -> Tensor:

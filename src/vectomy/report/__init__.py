@@ -6,7 +6,7 @@ every value is escaped unless this package made it.
 
 from vectomy.report.card import render_card
 from vectomy.report.evaluation import render_evaluation
-from vectomy.report.healing import healing_rows, render_healing
+from vectomy.report.healing import healing_rows, render_healing, render_healing_card
 from vectomy.report.page import render_page
 
-__all__ = ["healing_rows", "render_card", "render_evaluation", "render_healing", "render_page"]
+__all__ = ["healing_rows", "render_card", "render_evaluation", "render_healing", "render_healing_card", "render_page"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from vectomy.report.losses import losses_chart
 from vectomy.report.numbers import decimal, finite, interval, percent
 from vectomy.report.templates import html_page
 
-__all__ = ["healing_rows", "render_healing"]
+__all__ = ["healing_rows", "render_healing", "render_healing_card"]
 
 CURVES = (("loss", "loss", "line positive"),)
 RATES = (("refusals", "refusal"), ("harmless refusals", "harmless_refusal"), ("degenerate answers", "degenerate"))
@@ -60,6 +61,36 @@ def render_healing(summary: dict[str, Any], completions: list[dict[str, Any]]) -
         judge=summary.get("judge") or {},
         **timings(summary.get("seconds")),
     )
+
+
+def render_healing_card(summary: dict[str, Any]) -> str:
+    """README.md of the healed checkpoint: what was changed and healed, how it was measured, and what it means for safety."""
+    judge, config = summary["judge"], summary["config"]
+    models = list(summary["measures"])
+    cells = [["held-out prompts", *models], ["---"] * (len(models) + 1)]
+    cells += [[label, *row] for label, row in healing_rows(summary)]
+    table = "\n".join(f"| {' | '.join(row)} |" for row in cells)
+    learned = f"{config['objective']} on {summary['rows']['pairs']} rows of {config['preferences']}"
+    name = plain_name(summary["model"])
+    return f"""# {name}, edited and healed
+
+{summary["sentence"]}
+
+Base: {name}. Trained after the edit: {learned if summary["training"] else "an adapter that was trained elsewhere"}. Judge: {judge["name"]} {judge["version"]};
+rates with Wilson's 95% interval.
+
+{table}
+
+## Safety
+
+This is an edited model. What the edit took away stays away, the refusal of harmful requests included where that was edited; it has no
+other safeguard than the ones around it. Do not deploy it where its base's refusals were relied on.
+"""
+
+
+def plain_name(name: str) -> str:
+    """A model's name without what Markdown would read as markup."""
+    return re.sub(r"[^\w./ -]", "", name)
 
 
 def healing_rows(summary: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
