@@ -38,13 +38,13 @@ from train_demo_adapter import DEEDS, FRAMES
 
 LAYER, STRENGTH = 23, 1.5
 SHARED: dict[str, Any] = {
-    "preferences": "own", "rank": 16, "alpha": 32, "dropout": 0.0, "learning_rate": 5e-4, "warmup_steps": 4, "max_length": 192,
-    "own_tokens": 40, "answer_tokens": 48, "gradient_checkpointing": False, "dtype": "bfloat16", "device": "cpu", "save_steps": 10,
+    "preferences": "own", "rank": 16, "alpha": 32, "dropout": 0.0, "learning_rate": 6e-4, "warmup_steps": 4, "max_length": 192,
+    "own_tokens": 40, "answer_tokens": 40, "gradient_checkpointing": False, "dtype": "bfloat16", "device": "cpu", "save_steps": 10,
     "batch_tokens": 4096,
 }  # fmt: skip
 RUNS: dict[str, dict[str, Any]] = {
     "sft": {"objective": "sft", "epochs": 1.5, "micro_batch": 8, "accumulation": 1},
-    "dpo": {"objective": "dpo", "epochs": 1.0, "limit": 240, "micro_batch": 4, "accumulation": 2},
+    "dpo": {"objective": "dpo", "epochs": 1.0, "limit": 320, "micro_batch": 4, "accumulation": 2},
 }
 
 

@@ -1,5 +1,6 @@
 """Training: losses that can be worked out by hand, a run that was killed, and two processes."""
 
+import json
 import math
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -153,6 +154,9 @@ def test_checkpoints_of_another_training_are_not_gone_on_from(tmp_path: Path) ->
     again = job(tmp_path, quick(max_steps=2, learning_rate=1e-3))
     with pytest.raises(ArtifactError, match="other inputs"):
         train(again)
+    again.drop_other_checkpoints()
+    train(again)
+    assert [row["learning_rate"] for row in json.loads((tmp_path / "losses.json").read_text())["history"]][0] == 1e-3
 
 
 def test_two_processes_give_the_losses_of_one(tmp_path: Path) -> None:

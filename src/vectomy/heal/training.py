@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -46,6 +47,9 @@ from vectomy.progress import Progress, silent
 __all__ = ["ADAPTER", "RECORD", "WEIGHTS", "Job", "train"]
 
 ADAPTER, WEIGHTS, RECORD = "adapter", "weights", "vectomy.json"
+MEASURED_BY = (
+    "merge", "positive_test", "negative_test", "test_limit", "judge", "answer_tokens", "tasks", "task_limit", "batch_tokens", "report_to",
+)  # fmt: skip
 TENSORS, STATE = "adapter_model.safetensors", "trainer_state.json"
 
 
@@ -106,22 +110,25 @@ class Job:
         files = [sha256_file(self.folder / name) for name in ("pairs.jsonl", "kept_out.safetensors")]
         return hash_of([files, trained_by(self.config), fingerprint(Checkpoint.open(self.model))])
 
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    @property
+    def checkpointed(self) -> str | None:
+        """The identity of the job whose checkpoints are here; None without any."""
+        file = self.checkpoints / "job.json"
+        return str(read_json(file)["identity"]) if file.exists() else None
+
+    def drop_other_checkpoints(self) -> None:
+        """Checkpoints of a job with other inputs go; nobody may be training here."""
+        if self.checkpointed not in (None, self.identity):
+            shutil.rmtree(self.checkpoints)
+
 
 def trained_by(config: HealConfig) -> dict[str, Any]:
     """The settings that training depends on; the others say how its result is measured and where it goes."""
-    measuring = {
-        "merge",
-        "positive_test",
-        "negative_test",
-        "test_limit",
-        "judge",
-        "answer_tokens",
-        "tasks",
-        "task_limit",
-        "batch_tokens",
-        "report_to",
-    }
-    return config.model_dump(mode="json", exclude=measuring)
+    return config.model_dump(mode="json", exclude=set(MEASURED_BY))
 
 
 def train(job: Job, progress: Progress = silent) -> dict[str, Any]:
@@ -138,8 +145,8 @@ def train(job: Job, progress: Progress = silent) -> dict[str, Any]:
             "the weights are divided over processes, where full training cannot be kept out of the removed directions; use --method lora, "
             "--launch ddp or zero2, or --no-project"
         )
-    checkpoints = job.folder / "checkpoints"
-    _check_same(checkpoints, job)
+    checkpoints = job.checkpoints
+    _check_same(job)
     more = {**machine.arguments(), "disable_tqdm": True}
     with named_memory(config, machine), quiet(), _still(), labelled_alone():
         # Before the model: ZeRO-3 shards it while it is loaded.
@@ -248,15 +255,15 @@ def _saved(trainer: Any, job: Job, machine: Machine, kept: dict[str, Any], out_o
     return found
 
 
-def _check_same(checkpoints: Path, job: Job) -> None:
+def _check_same(job: Job) -> None:
     """Checkpoints belong to one job; those of another would be gone on from in silence."""
-    file = checkpoints / "job.json"
-    if file.exists() and read_json(file)["identity"] != job.identity:
+    found, identity = job.checkpointed, job.identity
+    if found not in (None, identity):
         raise ArtifactError(
-            f"{checkpoints} holds checkpoints of a training with other inputs; delete it, or choose another --out"
+            f"{job.checkpoints} holds checkpoints of a training with other inputs; delete it, or choose another --out"
         )
-    if int(os.environ.get("RANK", "0")) == 0 and not file.exists():
-        write_json(file, {"identity": job.identity})
+    if found is None and int(os.environ.get("RANK", "0")) == 0:
+        write_json(job.checkpoints / "job.json", {"identity": identity})
 
 
 def last_checkpoint(folder: Path) -> Path | None:

@@ -229,6 +229,7 @@ class _Healing:
         rows = read_json(self.folder.file("rows.json"))
         self._say_rows(rows)
         self._say_estimate(rows["seconds_per_token"])
+        self.job.drop_other_checkpoints()
         if self.launcher is None:
             train(self.job, self.progress)
         else:
@@ -274,9 +275,9 @@ class _Healing:
     def _report(self) -> None:
         summary = self._summary()
         write_json(self.folder.file("summary.json"), summary)
-        rows = [
-            json.loads(line) for line in self.folder.file("completions.jsonl").read_text(encoding="utf-8").splitlines()
-        ]
+        # No splitlines: it also cuts at U+2028 and the like, which may stand within an answer.
+        lines = self.folder.file("completions.jsonl").read_text(encoding="utf-8").split("\n")
+        rows = [json.loads(line) for line in lines if line]
         pages = {"report.html": render_healing(summary, rows)}
         if self.config.merge:
             pages[f"{self.healed.name}/README.md"] = render_healing_card(summary)
