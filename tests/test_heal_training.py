@@ -156,7 +156,7 @@ def test_checkpoints_of_another_training_are_not_gone_on_from(tmp_path: Path) ->
         train(again)
     again.drop_other_checkpoints()
     train(again)
-    assert [row["learning_rate"] for row in json.loads((tmp_path / "losses.json").read_text())["history"]][0] == 1e-3
+    assert next(row["learning_rate"] for row in json.loads((tmp_path / "losses.json").read_text())["history"]) == 1e-3
 
 
 def test_two_processes_give_the_losses_of_one(tmp_path: Path) -> None:
