@@ -396,7 +396,7 @@ def test_the_command_says_the_estimate_before_and_the_table_after(
         "--prompts", sources["prompts"], "--positive-test", sources["positive_test"], "--negative-test", sources["negative_test"],
         "--own-tokens", "8", "--answer-tokens", "8", "--rank", "4", "--lr", "0.01", "--max-steps", "3", "--warmup-steps", "5",
         "--max-length", "32", "--dtype", "float32", "--device", "cpu", "--no-gradient-checkpointing", "--adapter",
-        "--report-to", "tensorboard", "--out", str(tmp_path / "out"),
+        "--report-to", "tensorboard", "--tasks", "example", "--task-limit", "6", "--out", str(tmp_path / "out"),
     ]  # fmt: skip
     status, out, err = command(monkeypatch, capsys, *given)
     assert status == 0, err
@@ -410,6 +410,7 @@ def test_the_command_says_the_estimate_before_and_the_table_after(
         "refusals",
         "KL per token",
         "The edit changed refusal",
+        "common_knowledge",
         "judge refusal",
     ):
         assert text in out, text
