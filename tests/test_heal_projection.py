@@ -8,7 +8,7 @@ import safetensors.torch
 import tiny_chat
 import torch
 from healed import damaged, edit, job, kept_out, pairs, quick, trained
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from tiny import Tiny, load, orthonormal, tokens, unit
 from torch import Tensor
 
@@ -188,6 +188,23 @@ def test_merging_is_what_peft_merges(tmp_path: Path) -> None:
     ours = load(tmp_path / "healed")
     for (name, theirs), (_, mine) in zip(peft.named_parameters(), ours.named_parameters(), strict=True):
         assert torch.allclose(theirs, mine, atol=1e-6), name
+
+
+def test_matrices_that_are_stored_turned_are_merged_as_peft_merges_them(tiny_of: Any, tmp_path: Path) -> None:
+    """GPT-2's, the square one of its attention among them, whose shape does not say which way round it is."""
+    made: Tiny = tiny_of("gpt2")
+    live = get_peft_model(load(made.folder), LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
+    with torch.no_grad():
+        for name, value in live.named_parameters():
+            if "lora_B" in name:
+                value.normal_()
+    live.save_pretrained(tmp_path / "adapter")
+    merge_learned(tmp_path / "adapter", made.folder, tmp_path / "healed")
+    ids = tokens()
+    with torch.no_grad():
+        expected = live.merge_and_unload()(ids).logits
+        assert torch.allclose(load(tmp_path / "healed")(ids).logits, expected, atol=1e-3)
+        assert not torch.allclose(load(made.folder)(ids).logits, expected, atol=1e-1)
 
 
 def test_an_adapter_of_another_base_is_refused(tmp_path: Path, tiny_of: Any) -> None:

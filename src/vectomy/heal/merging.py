@@ -25,7 +25,7 @@ from vectomy.progress import Progress, silent
 
 __all__ = ["adapter_changes", "check_adapter", "merge_learned", "updates_of"]
 
-DOWN = ".lora_A.weight"
+DOWN, CONFIG = ".lora_A.weight", "adapter_config.json"
 # What an adapter may ask for that B A alone does not say.
 UNTOLD = ("use_dora", "use_rslora", "modules_to_save", "lora_bias", "target_parameters")
 
@@ -78,6 +78,8 @@ def check_adapter(learned: Path, checkpoint: Checkpoint) -> None:
 def adapter_changes(learned: Path, checkpoint: Checkpoint, rows: Rows) -> dict[str, Callable[[Tensor], Tensor]]:
     """What makes each changed tensor of the checkpoint from its old value, by stored name."""
     updates = updates_of(learned, rows)
+    # A square matrix does not show by its shape which way round it is stored.
+    turned_square = bool(json.loads((learned / CONFIG).read_text(encoding="utf-8")).get("fan_in_fan_out"))
     arch = architecture_in(checkpoint)
     changes: dict[str, Callable[[Tensor], Tensor]] = {}
     for module, (shape, update) in updates.items():
@@ -89,7 +91,8 @@ def adapter_changes(learned: Path, checkpoint: Checkpoint, rows: Rows) -> dict[s
                 f"the adapter {learned} changes '{module}' by a matrix of shape {list(shape)}; {checkpoint.path} has {holds}. It is an "
                 "adapter of another base"
             )
-        changes[name] = _added(update, turned=tuple(entry.shape) != shape)
+        turned = turned_square if shape[0] == shape[1] else tuple(entry.shape) != shape
+        changes[name] = _added(update, turned)
     return changes
 
 
@@ -100,7 +103,7 @@ def updates_of(learned: Path, rows: Rows) -> dict[str, tuple[tuple[int, int], Ca
         CheckpointError: it cannot be read, or is more than B A.
     """
     try:
-        config: dict[str, Any] = json.loads((learned / "adapter_config.json").read_text(encoding="utf-8"))
+        config: dict[str, Any] = json.loads((learned / CONFIG).read_text(encoding="utf-8"))
         tensors = project_adapter(safetensors.torch.load_file(learned / TENSORS), rows)
     except (OSError, ValueError, safetensors.SafetensorError) as error:
         raise CheckpointError(f"{learned} holds no PEFT adapter ({error})") from None
