@@ -91,6 +91,22 @@ def test_the_receipt_of_the_healed_checkpoint_is_measured(finished: Path) -> Non
     assert receipt["verified"]["max_projection"] < 1e-4
 
 
+def test_healing_that_is_kept_out_is_no_worse_than_plain_healing(
+    tmp_path: Path, finished: Path, sources: dict[str, str], strong: Path
+) -> None:
+    config = parse_heal(options(sources, objective="sft", save_steps=10, project=False))
+    plain = heal_model(str(tiny_chat.folder()), tmp_path / "out", config, edit=Edit.load(strong))
+    held = json.loads((finished / "summary.json").read_text(encoding="utf-8"))
+    shares = {
+        name: [one["outcome"]["recovered"][name] for one in (held, plain)]
+        for name in ("kl_per_token", "ce_own_answers")
+    }
+    for name, (kept, free) in shares.items():
+        assert kept > free - 0.05, (name, shares)
+    assert plain["receipt"]["learned_along"] > 0.05
+    assert plain["receipt"]["verified"]["failures"] or plain["receipt"]["verified"]["max_projection"] > 0.01
+
+
 def test_nothing_is_learned_on_a_prompt_that_is_measured_on(finished: Path, sources: dict[str, str]) -> None:
     learned = [
         json.loads(line)["messages"][-1]["content"]
