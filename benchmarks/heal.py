@@ -13,6 +13,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -83,43 +85,58 @@ def table(found: dict[str, Any]) -> str:
     return "\n".join([*lines, *(f"| {label} | {' | '.join(cells)} |" for label, cells in rows)])
 
 
+def heal(name: str, out: Path, plain: bool) -> None:
+    """One healing into its folder, in a process of its own: each begins with the memory of none before it."""
+    config = parse_heal({**SHARED, **RUNS[name], "prompts": str(prompts(out)), "project": not plain})
+    heal_model("demo", folder(name, out, plain), config, edit=damage(out), tell=lambda line: print(line, flush=True))
+
+
+def folder(name: str, out: Path, plain: bool) -> Path:
+    return out / (f"{name}-plain" if plain else name)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plain", action="store_true", help="without projection")
     parser.add_argument("--runs", nargs="+", default=list(RUNS), choices=list(RUNS))
+    parser.add_argument("--one", choices=list(RUNS), help=argparse.SUPPRESS)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    began, worked = time.monotonic(), time.process_time()
-    edit, learned = damage(args.out), prompts(args.out)
-    found: dict[str, Any] = {}
+    if args.one:
+        heal(args.one, args.out, args.plain)
+        return
+    began, found = time.monotonic(), {}
     for name in args.runs:
-        config = parse_heal({**SHARED, **RUNS[name], "prompts": str(learned), "project": not args.plain})
-        label = f"{name}{', plain' if args.plain else ''}"
-        summary = heal_model(
-            "demo", args.out / label.replace(", ", "-"), config, edit=edit, tell=lambda line: print(line, flush=True)
-        )
-        print(summary["sentence"], flush=True)
-        found[f"healed by {label}"] = summary
-        print(f"{time.monotonic() - began:.0f} s, {time.process_time() - worked:.0f} s of processor time", flush=True)
+        again = [sys.executable, __file__, "--out", str(args.out), "--one", name, *(["--plain"] if args.plain else [])]
+        subprocess.run(again, check=True)
+        label = f"healed by {name}{', plain' if args.plain else ''}"
+        found[label] = json.loads((folder(name, args.out, args.plain) / "summary.json").read_text(encoding="utf-8"))
+        print(found[label]["sentence"], flush=True)
+        print(f"{time.monotonic() - began:.0f} s, {_processor():.0f} s of processor time", flush=True)
     print(table(found))
     if args.json:
-        kept = ("measures", "outcome", "receipt", "sentence", "seconds", "config")
-        runs = {
-            name: {**{key: run[key] for key in kept}, "history": run["training"]["history"], "rows": run["rows"]}
-            for name, run in found.items()
-        }
+        kept = ("measures", "outcome", "receipt", "sentence", "seconds", "config", "rows")
         record = {
-            "edit": {"layer": LAYER, "strength": STRENGTH, "sha256": edit.sha256},
+            "edit": {"layer": LAYER, "strength": STRENGTH, "sha256": damage(args.out).sha256},
             "wall_seconds": round(time.monotonic() - began, 1),
-            "processor_seconds": round(time.process_time() - worked, 1),
+            "processor_seconds": round(_processor(), 1),
             "threads": torch.get_num_threads(),
             "load": list(os.getloadavg()),
             "versions": versions(),
-            "runs": runs,
+            "runs": {
+                name: {**{key: run[key] for key in kept}, "history": run["training"]["history"]}
+                for name, run in found.items()
+            },
         }
         args.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def _processor() -> float:
+    """Seconds of the processor that the healings took."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 if __name__ == "__main__":

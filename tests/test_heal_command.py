@@ -129,6 +129,8 @@ def test_the_page_has_the_table_the_curve_and_the_answers(finished: Path) -> Non
     ):
         assert text in page, text
     assert "http://" not in page.replace("http://www.w3.org", "")
+    head = page[page.index("<thead>") : page.index("</thead>")]
+    assert head.index("before edit") < head.index("after edit") < head.index("after healing")
     assert render_healing({}, [])
 
 
@@ -430,6 +432,7 @@ def test_the_command_says_the_estimate_before_and_the_table_after(
         "judge refusal",
     ):
         assert text in out, text
+    assert out.index("before edit") < out.index("after edit") < out.index("after healing")
     # Of an over-strong edit no receipt is to be had without the base; what was learned is measured all the same.
     assert "kept out of: at most" in out
     assert (tmp_path / "out" / "training" / "adapter" / "adapter_model.safetensors").is_file()

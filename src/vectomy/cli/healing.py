@@ -17,7 +17,7 @@ def print_healing(summary: dict[str, Any], folder: str) -> None:
     console = Console()
     table = Table(title=f"{summary['behaviour']} in {summary['model']}: healing", title_justify="left")
     table.add_column("held-out prompts")
-    for name in summary["measures"]:
+    for name in summary["models"]:
         table.add_column(name, justify="right")
     for label, cells in healing_rows(summary):
         table.add_row(label, *cells)

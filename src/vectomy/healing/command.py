@@ -232,6 +232,8 @@ class _Healing:
         self.job.drop_other_checkpoints()
         if self.launcher is None:
             train(self.job, self.progress)
+            # The trainer and its model hold each other.
+            gc.collect()
         else:
             launch(self.job.folder, self.launcher, self.processes)
 
@@ -306,6 +308,7 @@ class _Healing:
             "learned": _where(self.folder, self.healed, self.config.merge),
             "receipt": read_json(self.folder.file("receipt.json")),
             "judge": measured["judge"],
+            "models": list(MODELS),
             "measures": models,
             "outcome": outcome,
             "sentence": sentence_of(behaviour, models, outcome),

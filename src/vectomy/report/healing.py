@@ -37,7 +37,7 @@ def render_healing(summary: dict[str, Any], completions: list[dict[str, Any]]) -
     Returns:
         Self-contained HTML. Parts whose input is absent are left out or say so.
     """
-    models = tuple(summary.get("measures") or {})
+    models = tuple(_models(summary))
     training = summary.get("training") or {}
     return html_page(
         "healing.html.jinja",
@@ -66,7 +66,7 @@ def render_healing(summary: dict[str, Any], completions: list[dict[str, Any]]) -
 def render_healing_card(summary: dict[str, Any]) -> str:
     """README.md of the healed checkpoint: what was changed and healed, how it was measured, and what it means for safety."""
     judge, config = summary["judge"], summary["config"]
-    models = list(summary["measures"])
+    models = list(_models(summary))
     cells = [["held-out prompts", *models], ["---"] * (len(models) + 1)]
     cells += [[label, *row] for label, row in healing_rows(summary)]
     table = "\n".join(f"| {' | '.join(row)} |" for row in cells)
@@ -95,13 +95,19 @@ def plain_name(name: str) -> str:
 
 def healing_rows(summary: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
     """The table before edit, after edit, after healing, as text: for the page and for the terminal."""
-    models = list((summary.get("measures") or {}).values())
+    models = list(_models(summary).values())
     rows = [(label, [_rate(model.get(key)) for model in models]) for label, key in RATES]
     rows += [(label, [decimal(model.get(key)) for model in models]) for label, key in NUMBERS]
     tasks = dict.fromkeys(task for model in models for task in model.get("capability") or {})
     for task in tasks:
         rows.append((task, [_task((model.get("capability") or {}).get(task)) for model in models]))
     return rows
+
+
+def _models(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """What was measured, by model in the order of `models`; JSON of a file is in the order of its names."""
+    measures = summary.get("measures") or {}
+    return {name: measures[name] for name in summary.get("models") or measures if name in measures}
 
 
 def _rate(rate: Mapping[str, Any] | None) -> str:
