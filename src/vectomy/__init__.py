@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from vectomy.edit import Edit as Edit
     from vectomy.errors import VectomyError as VectomyError
     from vectomy.evaluation import evaluate_models as evaluate_models
+    from vectomy.healing import heal_model as heal_model
     from vectomy.model import learn as learn
     from vectomy.model import load_model as load_model
     from vectomy.model import stream_model as stream_model
@@ -53,6 +54,7 @@ __all__ = [
     "compare",
     "evaluate_models",
     "fit_directions",
+    "heal_model",
     "learn",
     "load_model",
     "load_trait",
@@ -79,6 +81,7 @@ _HOMES = {
     "compare": "comparison",
     "evaluate_models": "evaluation",
     "fit_directions": "directions",
+    "heal_model": "healing",
     "learn": "model",
     "load_model": "model",
     "load_trait": "traits",

@@ -32,6 +32,7 @@ __all__ = [
     "Turn",
     "read_labelled",
     "read_prompts",
+    "read_unmeasured",
     "split_contrast",
     "split_kept",
 ]
@@ -132,6 +133,16 @@ def read_labelled(source: Source) -> list[Labelled]:
     if not any(read.split):
         return list(read.labelled)
     return [row for row, split in zip(read.labelled, read.split, strict=True) if split == "test"]
+
+
+def read_unmeasured(source: Source) -> list[Prompt]:
+    """Prompts to learn from: of a set that assigns splits all but its test split.
+
+    Raises:
+        PromptError: as `read_prompts`.
+    """
+    read = _read(source)
+    return [prompt for prompt, split in zip(read.prompts, read.split, strict=True) if split != "test"]
 
 
 def split_contrast(contrast: Contrast, seed: int = 0) -> tuple[Splits, Splits]:

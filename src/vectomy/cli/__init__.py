@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from vectomy.cli import chat, compare, coverage, direction, edits, evaluate, judge, publish, run, select, traits
+from vectomy.cli import chat, compare, coverage, direction, edits, evaluate, heal, judge, publish, run, select, traits
 from vectomy.errors import VectomyError
 
 __all__ = ["app", "main"]
@@ -52,6 +52,7 @@ chat.register(app)
 judge.register(app)
 publish.register(app)
 traits.register(app)
+heal.register(app)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""What readers get: one self-contained HTML page of a run or of an evaluation, and the model card of an edited checkpoint.
+"""What readers get: one self-contained HTML page of a run, of an evaluation or of a healing, and the model card of an edited checkpoint.
 
 All are pure functions of the JSON that the other stages wrote. Prompts, completions and tokens are untrusted text:
 every value is escaped unless this package made it.
@@ -6,6 +6,15 @@ every value is escaped unless this package made it.
 
 from vectomy.report.card import render_card, without_folders
 from vectomy.report.evaluation import render_evaluation
+from vectomy.report.healing import healing_rows, render_healing, render_healing_card
 from vectomy.report.page import render_page
 
-__all__ = ["render_card", "render_evaluation", "render_page", "without_folders"]
+__all__ = [
+    "healing_rows",
+    "render_card",
+    "render_evaluation",
+    "render_healing",
+    "render_healing_card",
+    "render_page",
+    "without_folders",
+]

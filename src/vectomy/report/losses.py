@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from markupsafe import Markup
@@ -22,11 +23,11 @@ PARTS = (
 )
 
 
-def losses_chart(scores: dict[str, Any]) -> Markup:
-    """The chart of `history`, or an empty string without one."""
+def losses_chart(scores: dict[str, Any], shown: Sequence[tuple[str, str, str]] = PARTS) -> Markup:
+    """The chart of `history`, or an empty string without one; `shown` are keys of its rows, with their names and classes."""
     history = [row for row in scores.get("history") or [] if finite(row.get("step")) is not None]
     lines: dict[str, list[tuple[float, float]]] = {}
-    for key, _, _ in PARTS:
+    for key, _, _ in shown:
         known = [(float(row["step"]), value) for row in history if (value := finite(row.get(key))) is not None]
         if known:
             lines[key] = known
@@ -49,7 +50,7 @@ def losses_chart(scores: dict[str, Any]) -> Markup:
         tip = element("title", f"chosen: after {plain(taken)} steps")
         parts.append(element("path", tip, d=f"M{x(min(taken, last)):.2f} {TOP}V{BOTTOM}", class_="here"))
     at, told = LEFT, []
-    for key, name, class_ in PARTS:
+    for key, name, class_ in shown:
         if key in lines:
             line = lines[key]
             parts.append(element("path", d="M" + "L".join(f"{x(a):.2f} {y(b):.2f}" for a, b in line), class_=class_))

@@ -1,0 +1,52 @@
+"""The result of a healing as a table in the terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from vectomy.report import healing_rows
+
+__all__ = ["print_healing"]
+
+
+def print_healing(summary: dict[str, Any], folder: str) -> None:
+    """Every number for the model before the edit, after it and after healing; then what they come to, in words."""
+    console = Console()
+    table = Table(title=f"{summary['behaviour']} in {summary['model']}: healing", title_justify="left")
+    table.add_column("held-out prompts")
+    for name in summary["models"]:
+        table.add_column(name, justify="right")
+    for label, cells in healing_rows(summary):
+        table.add_row(label, *cells)
+    console.print(table)
+    console.print("\n".join(_lines(summary, folder)), highlight=False, markup=False, soft_wrap=True)
+
+
+def _lines(summary: dict[str, Any], folder: str) -> list[str]:
+    config, judge, receipt = summary["config"], summary["judge"], summary["receipt"]
+    training = summary["training"]
+    steps = (
+        "trained elsewhere"
+        if training is None
+        else f"{config['objective']} on {summary['rows']['pairs']} rows, {training['steps']} steps, {training['machine']['method']}"
+    )
+    lines = [
+        f"result     {summary['sentence']}",
+        f"training   {steps}; judge {judge['name']} {judge['version']}",
+    ]
+    if receipt["learned_along"] is not None:
+        kept = "kept out of" if receipt["projected"] else "not kept out of"
+        lines.append(
+            f"directions {kept}: at most {receipt['learned_along']:.2g} of what was learned in {receipt['learned_in']} edited writers lies along "
+            "those that the edit removed"
+        )
+    if receipt["verified"]:
+        held = receipt["verified"]
+        lines.append(
+            f"verified   {held['carried']} tensors carry the edit, {len(held['failures'])} do not; the stream has at most "
+            f"{held['max_projection']:.2g} of its length along the directions"
+        )
+    return [*lines, f"written    {folder}: {summary['learned']}, report.html, summary.json"]
