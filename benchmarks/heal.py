@@ -2,7 +2,7 @@
 
     python benchmarks/heal.py --out DIR [--json benchmarks/heal.json] [--plain] [--runs sft dpo]
 
-The damage: the raw difference of means at layer 23, unprojected, taken out one and a half times over from every writer. Learned on:
+The damage: the raw difference of means at layer 17, unprojected, taken out one and a half times over from every writer. Learned on:
 the bundled harmless prompts that are not for testing, and frames of harmless deeds (scripts/train_demo_adapter.py). Measured on: the
 bundled test prompts. `--plain` does the same without keeping what is learned out of the direction, for comparison. A killed run goes
 on.
@@ -38,7 +38,7 @@ from vectomy.summary import versions
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 from train_demo_adapter import DEEDS, FRAMES
 
-LAYER, STRENGTH = 23, 1.5
+LAYER, STRENGTH = 17, 1.5
 SHARED: dict[str, Any] = {
     "preferences": "own", "rank": 16, "alpha": 32, "dropout": 0.0, "learning_rate": 6e-4, "warmup_steps": 4, "max_length": 192,
     "own_tokens": 40, "answer_tokens": 40, "gradient_checkpointing": False, "dtype": "bfloat16", "device": "cpu", "save_steps": 10,
