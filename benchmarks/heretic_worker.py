@@ -82,7 +82,8 @@ def answer_menus(save: list[tuple[int, Path]]) -> None:
     import heretic.main
 
     waiting = list(save)
-    saved: list[Path] = []
+    # The trial that Heretic has restored, until it is saved: its menu of what to do comes again, for the same trial, until it is left.
+    at_hand: list[tuple[int, Path]] = []
 
     def select(message: str, choices: list[Any]) -> Any:
         if message == "How would you like to proceed?":
@@ -90,17 +91,16 @@ def answer_menus(save: list[tuple[int, Path]]) -> None:
         if message == "Which trial do you want to use?":
             if not waiting:
                 return ""
-            index = waiting[0][0]
-            return next(c.value for c in choices if getattr(c.value, "user_attrs", {}).get("index") == index)
+            at_hand.append(waiting.pop(0))
+            return next(c.value for c in choices if getattr(c.value, "user_attrs", {}).get("index") == at_hand[0][0])
         if message == "What do you want to do with the decensored model?":
-            return "Save the model to a local folder" if waiting and waiting[0][1] not in saved else ""
+            return "Save the model to a local folder" if at_hand else ""
         raise UnansweredError(message)
 
     def path(message: str) -> str:
         if message != "Path to the folder:":
             raise UnansweredError(message)
-        saved.append(waiting[0][1])
-        return str(waiting.pop(0)[1])
+        return str(at_hand.pop()[1])
 
     heretic.main.prompt_select, heretic.main.prompt_path = select, path
 

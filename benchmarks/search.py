@@ -27,6 +27,8 @@ from search_measure import Meter, check_rendering
 from search_picture import frontier, picture
 from search_tools import HERE, SETS, Searches, cost_of_trials, sessions, trials, write_prompts
 
+from vectomy.artifacts import sha256_file
+
 ROOT = HERE.parent
 DEFAULT_TRIALS = 200  # Heretic's own
 TOOLS = ("heretic", "vectomy")
@@ -63,6 +65,9 @@ def heretic_points(searches: Searches, meter: Meter, seed: int) -> list[dict[str
         chosen = [trial for trial in chosen if trial["index"] not in missing]
     elif missing:
         searches.heretic("save", seed, searches.work, "--out", str(saved), "--trial", *map(str, missing))
+        weights = {sha256_file(saved / f"trial-{index}" / "model.safetensors") for index in missing}
+        if len(weights) < len(missing):
+            raise SystemExit(f"seed {seed}: Heretic saved {len(missing)} trials as {len(weights)} different models")
     points = []
     for trial in chosen:
         test = meter.of_model(identity[trial["index"]], saved / f"trial-{trial['index']}")
