@@ -121,7 +121,7 @@ def test_a_file_without_prompts_is_named_with_its_fault(tmp_path: Path, case: st
         ("{}/none.txt", "none.txt does not exist"),
         ("none.txt", "none.txt does not exist"),
         ("{}", "is a folder"),
-        ("bundled:nothing", "no bundled prompt set 'nothing'; there are harmless, refused"),
+        ("bundled:nothing", "no bundled prompt set 'nothing'; there are everyday, harmless, refused"),
         ("bundled:../../config", "no bundled prompt set"),
         ("{}/p.txt#goal", "no column 'goal'; it has text"),
         ("owner/name", "Hub gives no data set of that name with split 'train'.*Offline"),
