@@ -18,7 +18,7 @@ def test_common_knowledge_is_there_and_goes_with_an_edit_far_too_strong(tmp_path
     vectomy.Edit.ablation(demo_folder(), direction, 3.0).save(tmp_path / "edit.safetensors")
     found = vectomy.evaluate_models(
         ["demo", f"{tmp_path / 'edit.safetensors'}@0,1"], tmp_path / "out", prompts=("bundled:harmless",), limit=2, answer_tokens=4,
-        damage_prompts=2, budgets=(), tool_calls=False, controls=False, dtype="bfloat16", tasks=("example",),
+        damage_prompts=2, budgets=(), tool_calls=False, controls=False, dtype="auto", tasks=("example",),
     )  # fmt: skip
     rows = {name: held["capability"][KEY] for name, held in found["results"].items()}
     # One in four by chance.
