@@ -7,6 +7,7 @@ SIGKILL after it; then a second child, left alone, runs the same. Prints what ha
 
 import json
 import os
+import shutil
 import signal
 import sys
 import time
@@ -16,6 +17,8 @@ from pathlib import Path
 import torch
 
 torch.set_num_threads(1)
+# How often a kill that came too late is tried again.
+AGAIN = 2
 
 from vectomy.pipeline import run  # noqa: E402
 
@@ -62,6 +65,14 @@ def main(model: str, folder: Path, options: dict, shares: list[float]) -> None:
     for at, share in enumerate(shares):
         out = folder / f"killed-{at}"
         events.append(killed(model, out, options, share * seconds))
+        # On a machine that grows quieter meanwhile a run ends before its moment: the same moment of the shorter run, then.
+        for _ in range(AGAIN):
+            if events[-1]["killed"]:
+                break
+            shutil.rmtree(out)
+            seconds = min(seconds, finish(model, out, options))
+            shutil.rmtree(out)
+            events[-1] = killed(model, out, options, share * seconds)
         finish(model, out, options)
     often = folder / "killed-often"
     for share in shares[::3]:

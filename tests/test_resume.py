@@ -72,8 +72,7 @@ def test_a_run_killed_at_any_moment_and_run_again_ends_in_the_same_bytes(at: int
 def test_the_kills_fell_on_the_whole_run() -> None:
     """Otherwise the tests above would show nothing: most children died, at several depths."""
     events = storm()[1]["events"]
-    # Not all: on a machine that grows quieter meanwhile some runs end before their moment comes.
-    assert sum(event["killed"] for event in events) >= 2 * KILLS // 3
+    assert sum(event["killed"] for event in events) >= 20
     assert len({len(event["stages"]) for event in events}) >= 4
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol, runtime_checkable
 
-__all__ = ["Progress", "silent"]
+__all__ = ["Progress", "duration", "silent"]
 
 
 @runtime_checkable
@@ -23,3 +23,14 @@ def silent(what: str, total: int, unit: str = "") -> Iterator[Callable[[int], No
         pass
 
     yield advance
+
+
+def duration(seconds: float) -> str:
+    """In words, to the precision of an estimate."""
+    return (
+        f"{seconds / 3600:.1f} h"
+        if seconds >= 5400
+        else f"{seconds / 60:.0f} min"
+        if seconds >= 90
+        else f"{max(1, round(seconds))} s"
+    )

@@ -16,6 +16,7 @@ from rich.table import Table
 from vectomy.cli.options import Model
 from vectomy.cli.progress import bars
 from vectomy.cli.run import AsJson
+from vectomy.progress import duration
 
 if TYPE_CHECKING:
     from vectomy.apply import Receipt
@@ -75,8 +76,8 @@ def _print_plan(found: Plan) -> None:
     job = "collect_whole" if found.fits else "collect_streamed"
     console.print(
         f"an edit of all of them changes {found.parameters:,} parameters\n"
-        f"bake     {_size(found.memory_bytes)} of memory, {_size(found.disk_bytes)} of disk, some {_duration(found.seconds['bake'])}\n"
-        f"collect  {_size(found.memory[job])} of memory ({how}), some {_duration(found.seconds['collect'])} for 512 prompts of 64 tokens",
+        f"bake     {_size(found.memory_bytes)} of memory, {_size(found.disk_bytes)} of disk, some {duration(found.seconds['bake'])}\n"
+        f"collect  {_size(found.memory[job])} of memory ({how}), some {duration(found.seconds['collect'])} for 512 prompts of 64 tokens",
         highlight=False, soft_wrap=True,
     )  # fmt: skip
 
@@ -177,13 +178,3 @@ def _ranges(numbers: list[int]) -> str:
 
 def _size(count: int) -> str:
     return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
-
-
-def _duration(seconds: float) -> str:
-    return (
-        f"{seconds / 3600:.1f} h"
-        if seconds >= 5400
-        else f"{seconds / 60:.0f} min"
-        if seconds >= 90
-        else f"{max(1, round(seconds))} s"
-    )

@@ -11,6 +11,7 @@ from vectomy.architecture import Architecture
 from vectomy.heal.config import HealConfig
 from vectomy.heal.machine import PAGED, Machine
 from vectomy.heal.pairs import Pair
+from vectomy.progress import duration
 
 __all__ = ["Estimate", "estimate"]
 
@@ -43,7 +44,7 @@ class Estimate:
 
     def __str__(self) -> str:
         parts = ", ".join(f"{name} {size / 2**30:.2g}" for name, size in self.memory.items() if size > 1 << 26)
-        time = "" if self.seconds is None else f"; some {_duration(self.seconds)}, from one forward pass that was timed"
+        time = "" if self.seconds is None else f"; some {duration(self.seconds)}, from one forward pass that was timed"
         return (
             f"{self.steps} steps, {self.tokens:,} tokens, {self.trained:,} trained parameters; some {self.bytes / 2**30:.1f} GiB of memory "
             f"a process ({parts}){time}"
@@ -113,13 +114,3 @@ def _memory(
         "logits": int(logits),
         "program": PROGRAM,
     }
-
-
-def _duration(seconds: float) -> str:
-    return (
-        f"{seconds / 3600:.1f} h"
-        if seconds >= 5400
-        else f"{seconds / 60:.0f} min"
-        if seconds >= 90
-        else f"{max(1, round(seconds))} s"
-    )

@@ -11,6 +11,7 @@ import torch
 
 from vectomy.errors import ConfigError, ModelError
 from vectomy.heal.config import HealConfig
+from vectomy.model import check_device
 
 __all__ = ["PAGED", "Machine", "machine_of", "sharded"]
 
@@ -99,11 +100,7 @@ def sharded() -> bool:
 def _device(asked: str) -> str:
     if asked == "auto":
         return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    kind = asked.partition(":")[0]
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not there.get(kind, False):
-        usable = ", ".join(name for name, yes in there.items() if yes)
-        raise ModelError(f"the device '{asked}' is not here; usable: auto, {usable}")
+    check_device(asked)
     return asked
 
 

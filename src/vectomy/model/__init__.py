@@ -9,7 +9,16 @@ from vectomy.model.chat import ChatModel
 from vectomy.model.forced import Example, Forced, force, packs_exactly, resume_at, resumes_exactly
 from vectomy.model.greedy import shared_beginning
 from vectomy.model.learning import learn
-from vectomy.model.loading import check_known, convert_gguf, fetch, is_local, load_model, stream_model, with_adapter
+from vectomy.model.loading import (
+    check_device,
+    check_known,
+    convert_gguf,
+    fetch,
+    is_local,
+    load_model,
+    stream_model,
+    with_adapter,
+)
 from vectomy.model.memory import fits, walk_memory
 
 __all__ = [
@@ -17,6 +26,7 @@ __all__ = [
     "ChatModel",
     "Example",
     "Forced",
+    "check_device",
     "check_known",
     "convert_gguf",
     "fetch",

@@ -227,12 +227,17 @@ def _check_template(tokenizer: Any, label: str) -> None:
 def _device(device: str) -> str:
     if device == "auto":
         return "auto" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    check_device(device)
+    return device
+
+
+def check_device(device: str) -> None:
+    """Raise a ModelError unless `device` (cpu, cuda, cuda:N, mps) is here."""
     kind = device.partition(":")[0]
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not there.get(kind, False):
         usable = ", ".join(name for name, yes in there.items() if yes)
         raise ModelError(f"the device '{device}' is not here; usable: auto, {usable}")
-    return device
 
 
 def dequantised(file: Path) -> Path:
