@@ -5,7 +5,7 @@
 Along a direction that is held fixed, only the strengths are learned: once it is the projected difference of means, once a
 random one, once the difference of means of the same prompts with their labels shuffled. What an edit can do by changing
 so many writers at all is what the last two do. The last row learns strengths and direction from the bundled prompts.
-All . DIR is that of search.py.
+DIR is that of search.py.
 """
 
 from __future__ import annotations

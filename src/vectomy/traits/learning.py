@@ -109,10 +109,10 @@ def distance(chat: ChatModel, target: Paired) -> Tensor:
     one = target.forced
     hidden = chat.model.base_model(**one.inputs()).last_hidden_state
     now = chat.log_probs(one.predicting(hidden))
-    kl = kl_divergence(chat.log_probs(target.base), now)
-    if bool(target.taught.all()):
-        return kl.mean()
-    return torch.where(target.taught, kl, -now.gather(-1, one.labels[:, None])[:, 0]).mean()
+    each = kl_divergence(chat.log_probs(target.base), now)
+    if not bool(target.taught.all()):
+        each = torch.where(target.taught, each, -now.gather(-1, one.labels[:, None])[:, 0])
+    return (each * target.weight).sum() / target.weight.sum()
 
 
 def _groups(learnables: Sequence[Learnable]) -> list[dict[str, object]]:

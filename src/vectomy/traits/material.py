@@ -48,6 +48,9 @@ SENTENCE_END = re.compile(r"[.!?][\"')]?\s*$")
 SHORTEST_SENTENCE, LONGEST_LEAD = 4, 24
 # Tokens of a plain answer that follow on a lead.
 FOLLOWING = 40
+# What the first token behind a lead counts for: there the model goes on with its answer, or says the lead once more, and then goes on
+# saying it (docs/log.md).
+TURN = 4.0
 
 
 @dataclass(frozen=True)
@@ -67,11 +70,13 @@ class Lesson:
 
 @dataclass(frozen=True, eq=False)
 class Paired:
-    """A pass over answers in the source context; the base's states in the contexts that they come from; and which labels have one."""
+    """A pass over answers in the source context; the base's states in the contexts that they come from; which labels have one; and
+    what each label counts for."""
 
     forced: Forced
     base: Float[Tensor, "label d_model"]
     taught: Bool[Tensor, " label"]
+    weight: Float[Tensor, " label"]
 
 
 def good_answers(
@@ -170,10 +175,14 @@ def paired(chat: ChatModel, lessons: Sequence[Lesson], batch_tokens: int, progre
         by_row = _states(chat, lessons, batch_tokens)
         for one in force(chat, source, batch_tokens, count=PER_PASS, packed=packed):
             base = torch.cat([by_row[row] for row in one.rows])
-            taught = torch.tensor(
-                [at >= begin for row in one.rows for _, part, begin in lessons[row].parts for at in range(len(part))]
-            )
-            found.append(Paired(one, base, taught.to(base.device)))
+            labels = [
+                (at >= begin, TURN if number and not at else 1.0)
+                for row in one.rows
+                for number, (_, part, begin) in enumerate(lessons[row].parts)
+                for at in range(len(part))
+            ]
+            taught, weight = (torch.tensor(column, device=base.device) for column in zip(*labels, strict=True))
+            found.append(Paired(one, base, taught, weight))
             advance(len(one.rows))
     return found
 
