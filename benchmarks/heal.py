@@ -45,8 +45,8 @@ SHARED: dict[str, Any] = {
     "batch_tokens": 4096,
 }  # fmt: skip
 RUNS: dict[str, dict[str, Any]] = {
-    "sft": {"objective": "sft", "epochs": 1.5, "micro_batch": 8, "accumulation": 1},
-    "dpo": {"objective": "dpo", "epochs": 1.0, "limit": 320, "micro_batch": 4, "accumulation": 2},
+    "sft": {"objective": "sft", "epochs": 2.25, "micro_batch": 8, "accumulation": 1},
+    "dpo": {"objective": "dpo", "sft_weight": 2.0, "epochs": 1.75, "limit": 320, "micro_batch": 4, "accumulation": 2},
 }
 
 

@@ -198,7 +198,9 @@ class _Search:
         task, limits = self.task, self.task.config.selection
         search = OnSearch(task, self.targets.packed, self.targets.layer)
         first = {"tensors": stored(self._first(self.layer)), "step": 0}
-        states = self._round(first, Round(0, task.config.steps, STEEP))
+        # Two sets that the same layers tell apart take room (docs/log.md).
+        press = STEEP if task.keep is None else GENTLE
+        states = self._round(first, Round(0, task.config.steps, press))
         points, edits = self.measured(search, states)
         for number in range(1, MORE_ROUNDS + 1):
             tried = [at for at, point in enumerate(points) if point["rejected"] is None]

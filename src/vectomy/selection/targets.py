@@ -1,7 +1,8 @@
 """What a search by gradients is to change and what it is to keep, as teacher-forced passes over the fit prompts.
 
 To change: the base's own openings of answers that show the behaviour, each with another opening beside it, so that
-the phrase cannot merely be switched. To keep: the base's own answers to the other prompts. Passes go on at the first
+the phrase cannot merely be switched; in a selective search the prompts that do not bring it out have openings of others, for such
+a search has few that do. To keep: the base's own answers to the other prompts. Passes go on at the first
 layer that may be edited, where the model allows it: what lies below is computed once.
 """
 
@@ -115,7 +116,10 @@ def material(task: Task) -> Material:
         Example(row, ids, [answer])
         for row, (ids, answer) in enumerate(zip(task.chat.tokens(sets["keep"]), answers["keep"], strict=True))
     ]
-    return Material(_with_others(change, task.config.seed), keep, hold)
+    change = _with_others(change, task.config.seed)
+    if task.keep is not None:
+        change += _not_shown(task, sets["change"], change)
+    return Material(change, keep, hold)
 
 
 def base_answers(task: Task, name: str) -> tuple[list[Prompt], list[list[int]]]:
@@ -152,6 +156,19 @@ def _with_others(examples: list[Example], seed: int) -> list[Example]:
         more = [list(chance.choice(others))] if others else []
         found.append(Example(example.row, example.prompt, [example.answers[0], *more]))
     return found
+
+
+def _not_shown(task: Task, prompts: Sequence[Prompt], change: list[Example]) -> list[Example]:
+    """The prompts on which the base does not show the behaviour, with openings of others: where the behaviour comes and goes with
+    the wording, what sets off a prompt that shows it from one that hardly does not is no more than chance."""
+    chance = random.Random(task.config.seed)
+    openings = sorted({tuple(example.answers[0]) for example in change})
+    shown = {example.row for example in change}
+    return [
+        Example(row, ids, [list(chance.choice(openings))])
+        for row, ids in enumerate(task.chat.tokens(prompts))
+        if row not in shown
+    ]
 
 
 # Not inference_mode: what is kept here takes part in backward passes later.
