@@ -1,11 +1,11 @@
 """Damage the demo model on purpose, heal it by self-distillation and by DPO on pairs from its own base, and show what came back.
 
-    python benchmarks/heal.py --out DIR [--json benchmarks/heal.json] [--plain] [--runs sft dpo]
+    python benchmarks/heal.py --out DIR [--json benchmarks/heal.json] [--plain] [--runs sft dpo] [--strength 1.5]
 
-The damage: the raw difference of means at layer 17, unprojected, taken out one and a half times over from every writer. Learned on:
+The damage: the raw difference of means at layer 17, unprojected, taken out one and a half times over from every writer (or as often as
+`--strength` says; at 1 it is gone, and verify's receipt of the healed checkpoint says whether it is so still). Learned on:
 the bundled harmless prompts that are not for testing, and frames of harmless deeds (scripts/train_demo_adapter.py). Measured on: the
-bundled test prompts. `--plain` does the same without keeping what is learned out of the direction, for comparison. A killed run goes
-on.
+bundled test prompts. `--plain` does the same without keeping what is learned out of the direction, for comparison. A killed run goes on.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from vectomy.summary import versions
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 from train_demo_adapter import DEEDS, FRAMES
 
-LAYER, STRENGTH = 17, 1.5
+LAYER = 17
 SHARED: dict[str, Any] = {
     "preferences": "own", "rank": 16, "alpha": 32, "dropout": 0.0, "learning_rate": 6e-4, "warmup_steps": 4, "max_length": 192,
     "own_tokens": 40, "answer_tokens": 40, "gradient_checkpointing": False, "dtype": "bfloat16", "device": "cpu", "save_steps": 10,
@@ -50,9 +50,9 @@ RUNS: dict[str, dict[str, Any]] = {
 }
 
 
-def damage(out: Path) -> Edit:
+def damage(out: Path, strength: float) -> Edit:
     """The Edit, made once."""
-    file = out / "edit.safetensors"
+    file = out / f"edit-{strength:g}.safetensors"
     if not file.exists():
         base = demo_folder()
         chat = load_model(base, device="cpu", dtype="bfloat16", name="demo")
@@ -62,7 +62,7 @@ def damage(out: Path) -> Edit:
         ]
         direction = fit_directions(*sides, "difference_of_means").at("resid_pre", LAYER, -1)
         about = {"behaviour": "refusal", "direction": f"difference of means, resid_pre of layer {LAYER}, unprojected"}
-        Edit.ablation(base, direction, strength=STRENGTH, about=about, name="demo").save(file)
+        Edit.ablation(base, direction, strength=strength, about=about, name="demo").save(file)
     return Edit.load(file)
 
 
@@ -85,14 +85,15 @@ def table(found: dict[str, Any]) -> str:
     return "\n".join([*lines, *(f"| {label} | {' | '.join(cells)} |" for label, cells in rows)])
 
 
-def heal(name: str, out: Path, plain: bool) -> None:
+def heal(name: str, args: argparse.Namespace) -> None:
     """One healing into its folder, in a process of its own: each begins with the memory of none before it."""
-    config = parse_heal({**SHARED, **RUNS[name], "prompts": str(prompts(out)), "project": not plain})
-    heal_model("demo", folder(name, out, plain), config, edit=damage(out), tell=lambda line: print(line, flush=True))
+    config = parse_heal({**SHARED, **RUNS[name], "prompts": str(prompts(args.out)), "project": not args.plain})
+    edit = damage(args.out, args.strength)
+    heal_model("demo", folder(name, args), config, edit=edit, tell=lambda line: print(line, flush=True))
 
 
-def folder(name: str, out: Path, plain: bool) -> Path:
-    return out / (f"{name}-plain" if plain else name)
+def folder(name: str, args: argparse.Namespace) -> Path:
+    return Path(args.out) / f"{name}{'-plain' if args.plain else ''}-{args.strength:g}"
 
 
 def main() -> None:
@@ -100,26 +101,27 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plain", action="store_true", help="without projection")
+    parser.add_argument("--strength", type=float, default=1.5, help="of the edit that does the damage")
     parser.add_argument("--runs", nargs="+", default=list(RUNS), choices=list(RUNS))
     parser.add_argument("--one", choices=list(RUNS), help=argparse.SUPPRESS)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     if args.one:
-        heal(args.one, args.out, args.plain)
+        heal(args.one, args)
         return
     began, found = time.monotonic(), {}
     for name in args.runs:
-        again = [sys.executable, __file__, "--out", str(args.out), "--one", name, *(["--plain"] if args.plain else [])]
-        subprocess.run(again, check=True)
+        again = [sys.executable, __file__, "--out", str(args.out), "--one", name, "--strength", str(args.strength)]
+        subprocess.run([*again, *(["--plain"] if args.plain else [])], check=True)
         label = f"healed by {name}{', plain' if args.plain else ''}"
-        found[label] = json.loads((folder(name, args.out, args.plain) / "summary.json").read_text(encoding="utf-8"))
+        found[label] = json.loads((folder(name, args) / "summary.json").read_text(encoding="utf-8"))
         print(found[label]["sentence"], flush=True)
         print(f"{time.monotonic() - began:.0f} s, {_processor():.0f} s of processor time", flush=True)
     print(table(found))
     if args.json:
         kept = ("measures", "outcome", "receipt", "sentence", "seconds", "config", "rows")
         record = {
-            "edit": {"layer": LAYER, "strength": STRENGTH, "sha256": damage(args.out).sha256},
+            "edit": {"layer": LAYER, "strength": args.strength, "sha256": damage(args.out, args.strength).sha256},
             "wall_seconds": round(time.monotonic() - began, 1),
             "processor_seconds": round(_processor(), 1),
             "threads": torch.get_num_threads(),
