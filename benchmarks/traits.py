@@ -50,8 +50,11 @@ def main() -> None:
         began = time.monotonic()
         summary = run_trait(config, given.out / case.replace(":", "-"), command=f"python benchmarks/traits.py {case}")
         said(case, summary, time.monotonic() - began)
-    rows = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(given.out.glob("*/summary.json"))]
-    RESULT.write_text(json.dumps([kept(row) for row in rows], indent=1) + "\n", encoding="utf-8")
+    new = [kept(json.loads(path.read_text(encoding="utf-8"))) for path in sorted(given.out.glob("*/summary.json"))]
+    old = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else []
+    # What was measured elsewhere stays until it is measured again.
+    rows = {(row["behaviour"], row["form"]): row for row in [*old, *new]}
+    RESULT.write_text(json.dumps(list(rows.values()), indent=1) + "\n", encoding="utf-8")
 
 
 def said(case: str, summary: dict, seconds: float) -> None:
