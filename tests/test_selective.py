@@ -7,7 +7,9 @@ from typing import Any
 
 import tiny_chat
 
+from vectomy.model import Example
 from vectomy.pipeline import run
+from vectomy.selection.targets import with_prompts_not_shown
 
 GO, STAY = tiny_chat.NIGHT[:3], tiny_chat.NIGHT[3:]
 OPTIONS = {"device": "cpu", "answer_tokens": 8, "bake": False}
@@ -51,3 +53,13 @@ def test_all_three_sets_are_answered_and_shown() -> None:
     for form in (summary["base"], *summary["forms"].values()):
         assert form["keep_refusal_total"] > 2
         assert form["keep_refusal_ci"][0] <= form["keep_refusal_rate"] <= form["keep_refusal_ci"][1]
+
+
+def test_prompts_that_do_not_show_it_are_learned_from_with_openings_of_others() -> None:
+    tokens = [[row, row] for row in range(4)]
+    shown = [Example(1, tokens[1], [[7, 8], [9]]), Example(3, tokens[3], [[9]])]
+    found = with_prompts_not_shown(tokens, shown, seed=0)
+    assert found[:2] == shown
+    assert [(one.row, one.prompt) for one in found[2:]] == [(0, tokens[0]), (2, tokens[2])]
+    assert all(one.answers in ([[7, 8]], [[9]]) for one in found[2:])
+    assert found == with_prompts_not_shown(tokens, shown, seed=0)

@@ -24,7 +24,7 @@ from vectomy.traits.config import make_trait_run
 from vectomy.traits.context import in_context
 from vectomy.traits.forms import closed_form, learnables
 from vectomy.traits.learning import learn_edit
-from vectomy.traits.material import Lesson, check_enough, lead_and_answer, mean_streams, paired
+from vectomy.traits.material import TURN, Lesson, check_enough, lead_and_answer, mean_streams, paired
 from vectomy.traits.running import run_trait
 from vectomy.traits.scorers import LengthScorer, LexiconScorer, log_odds
 
@@ -238,6 +238,13 @@ def test_each_token_has_the_state_of_the_context_it_comes_from() -> None:
     ]
     assert torch.cat([one.taught for one in found]).tolist() == [
         at >= begin for lesson in lessons for _, part, begin in lesson.parts for at in range(len(part))
+    ]
+    # Only the token at which the plain answer takes over from the lead counts for more.
+    assert torch.cat([one.weight for one in found]).tolist() == [
+        TURN if number == 1 and at == 0 else 1.0
+        for lesson in lessons
+        for number, (_, part, _) in enumerate(lesson.parts)
+        for at in range(len(part))
     ]
     wanted = []
     for lesson in lessons:

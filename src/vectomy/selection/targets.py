@@ -27,7 +27,7 @@ from vectomy.prompts import Prompt
 from vectomy.selection.task import Task
 from vectomy.types import Stream
 
-__all__ = ["Material", "Target", "Targets", "measure_targets", "with_openings_left"]
+__all__ = ["Material", "Target", "Targets", "measure_targets", "with_openings_left", "with_prompts_not_shown"]
 
 # Prompts that answers are taken from. What is learned from few of them does not hold on prompts that the search has not seen: of the
 # behaviour more is left there, and what is to stay as it is changes twice as much (docs/log.md).
@@ -118,7 +118,7 @@ def material(task: Task) -> Material:
     ]
     change = _with_others(change, task.config.seed)
     if task.keep is not None:
-        change += _not_shown(task, sets["change"], change)
+        change = with_prompts_not_shown(task.chat.tokens(sets["change"]), change, task.config.seed)
     return Material(change, keep, hold)
 
 
@@ -158,17 +158,18 @@ def _with_others(examples: list[Example], seed: int) -> list[Example]:
     return found
 
 
-def _not_shown(task: Task, prompts: Sequence[Prompt], change: list[Example]) -> list[Example]:
-    """The prompts on which the base does not show the behaviour, with openings of others: where the behaviour comes and goes with
-    the wording, what sets off a prompt that shows it from one that hardly does not is no more than chance."""
-    chance = random.Random(task.config.seed)
+def with_prompts_not_shown(tokens: Sequence[list[int]], change: list[Example], seed: int) -> list[Example]:
+    """Beside the examples the prompts that have none, with openings of others: where the behaviour comes and goes with the wording,
+    what sets off a prompt that shows it from one that hardly does not is no more than chance.
+
+    Args:
+        tokens: all prompts, by row.
+    """
+    chance = random.Random(seed)
     openings = sorted({tuple(example.answers[0]) for example in change})
     shown = {example.row for example in change}
-    return [
-        Example(row, ids, [list(chance.choice(openings))])
-        for row, ids in enumerate(task.chat.tokens(prompts))
-        if row not in shown
-    ]
+    others = [Example(row, ids, [list(chance.choice(openings))]) for row, ids in enumerate(tokens) if row not in shown]
+    return [*change, *others]
 
 
 # Not inference_mode: what is kept here takes part in backward passes later.
