@@ -9,7 +9,8 @@ induced, by an Edit of vectors that are added. Needs xllamacpp (llama.cpp as a p
 tokens are compared, and as many as `--judged` says where refusals are counted. Finished pieces are kept in DIR, so that an interrupted run goes on.
 
 Every prompt on which llama.cpp and transformers part is listed with the place, the two tokens, and how far apart
-transformers has them there: a difference of logits that rounding of the activations explains, or one that it does not.
+transformers has them there: a difference of logits that rounding of the activations explains, or one that it does not. llama.cpp holds
+keys and values in f16 unless told otherwise, and rounds activations to f16 where it multiplies them with f16 weights; both are undone in turn.
 """
 
 from __future__ import annotations
@@ -138,12 +139,13 @@ def answered(
     tokens: int,
     lora: tuple[Path, float] | None = None,
     slots: int = SLOTS,
+    cache: str = "f16",
 ) -> dict[str, Any]:
     """What llama.cpp answers."""
     seconds = time.monotonic()
     more = {} if lora is None else {"lora": [{"id": 0, "scale": lora[1]}]}
     log, adapters = work.folder / f"{model.stem}.log", [] if lora is None else [lora[0]]
-    with llama_cpp(model, log, *adapters, slots=slots) as (address, _):
+    with llama_cpp(model, log, *adapters, slots=slots, cache=cache) as (address, _):
         ask = partial(greedy, address, tokens=tokens, **more)
         with ThreadPoolExecutor(slots) as pool:
             said = list(pool.map(ask, prompts))
@@ -229,9 +231,9 @@ def measured(work: Work, original: Path) -> dict[str, Any]:
     count("transformers, float32, baked", reference["answers"])
     places, same, parted = {}, {}, {}
 
-    def compare(quant: str, slots: int) -> None:
-        name = f"edited, {quant}, {slots} at a time"
-        answers = runs(name, lambda: work.converted(quant), tokens=TOKENS, slots=slots)
+    def compare(quant: str, slots: int, cache: str = "f16") -> None:
+        name = f"edited, {quant}, {slots} at a time{', keys and values in f32' if cache == 'f32' else ''}"
+        answers = runs(name, lambda: work.converted(quant), tokens=TOKENS, slots=slots, cache=cache)
         rows = compared(answers, reference["answers"])
         margins(work, rows, prompts, reference["answers"])
         same[name], parted[name] = [SAME - len(rows), SAME], rows
@@ -255,8 +257,9 @@ def measured(work: Work, original: Path) -> dict[str, Any]:
     adapter = work.once("adapter.gguf", lambda path: write_gguf_lora(work.edit, work.base, path))
     for strength in STRENGTHS:
         runs(f"base f16 with the adapter at {strength:g}", lambda: work.converted("f16", 0.0), lora=(adapter, strength))
-    compare("f16", 1)
-    compare("f32", 1)
+    for quant in ("f16", "f32"):
+        for cache in ("f16", "f32"):
+            compare(quant, 1, cache)
     return {
         "versions": {name: version(name) for name in ("xllamacpp", "gguf", "torch", "transformers")},
         "machine": platform.processor() or platform.machine(),

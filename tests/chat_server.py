@@ -26,7 +26,10 @@ params = xllamacpp.CommonParams()
 slots = int(sys.argv[2])
 params.model.path, params.n_ctx, params.n_parallel, params.warmup = sys.argv[1], 2048 if slots == 1 else 512 * slots, slots, False
 params.cpuparams.n_threads = params.cpuparams_batch.n_threads = len(os.sched_getaffinity(0))
-params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(path, 1.0) for path in sys.argv[3:]]
+if sys.argv[3] == "f32":
+    params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+    params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(path, 1.0) for path in sys.argv[4:]]
 server = xllamacpp.Server(params)
 print(server.listening_address, flush=True)
 sys.stdin.read()
@@ -104,10 +107,13 @@ def smollm2() -> Path | None:
 def llama_cpp(
     model: Path, log: Path, *adapters: Path, slots: int = 1, cache: str = "f16"
 ) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """(address, process) of a llama.cpp server, with LoRA adapters at scale 1 where a request says nothing else."""
+    """(address, process) of a llama.cpp server, with LoRA adapters at scale 1 where a request says nothing else.
+
+    `cache` "f32": keys and values are held in f32 and attention is plain; llama.cpp's own default is f16 and flash attention.
+    """
     with log.open("w") as said:
         process = subprocess.Popen(
-            [sys.executable, "-c", LLAMA_CPP, str(model), str(slots), *map(str, adapters)],
+            [sys.executable, "-c", LLAMA_CPP, str(model), str(slots), cache, *map(str, adapters)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=said,
