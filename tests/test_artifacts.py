@@ -219,13 +219,13 @@ class Stage:
         self.run, self.count = run, 0
 
     def __call__(self, inputs: object = 1, text: str = "made") -> str:
-        def work() -> None:
-            self.count += 1
-            self.run.file("out.txt").write_text(text)
-            self.run.file("model").mkdir(exist_ok=True)
-            (self.run.file("model") / "weights").write_text(text)
+        return self.run.stage("make", "start", inputs, ["out.txt", "model"], lambda: self.write(text))
 
-        return self.run.stage("make", inputs, ["out.txt", "model"], work)
+    def write(self, text: str = "made") -> None:
+        self.count += 1
+        self.run.file("out.txt").write_text(text)
+        self.run.file("model").mkdir(exist_ok=True)
+        (self.run.file("model") / "weights").write_text(text)
 
 
 @pytest.fixture
@@ -248,6 +248,17 @@ def test_a_stage_runs_again_for_other_inputs(run: RunFolder) -> None:
     assert stage(2, "other") != first
     assert stage(1) == first
     assert stage.count == 3
+
+
+def test_a_stage_depends_on_what_earlier_ones_read_also_where_they_wrote_the_same(run: RunFolder) -> None:
+    second = Stage(run)
+
+    def both(inputs: int) -> str:
+        before = run.stage("first", "start", inputs, ["same.txt"], lambda: run.file("same.txt").write_text("same"))
+        return run.stage("make", before, [], ["out.txt", "model"], second.write)
+
+    assert both(1) != both(2)
+    assert second.count == 2
 
 
 CHANGES = {
@@ -276,7 +287,7 @@ def test_a_stage_that_fails_is_not_done(run: RunFolder) -> None:
 
     Stage(run)()
     with pytest.raises(ZeroDivisionError):
-        run.stage("make", 2, ["out.txt"], fails)
+        run.stage("make", "start", 2, ["out.txt"], fails)
     stage = Stage(run)
     stage(2)
     assert stage.count == 1
@@ -287,7 +298,7 @@ def test_the_journal_of_a_stage_goes_when_the_stage_is_done(run: RunFolder) -> N
         run.journal("make").once("a", lambda: 1)
         assert (run.path / "stages" / "make.journal").exists()
 
-    run.stage("make", 1, [], work)
+    run.stage("make", "start", 1, [], work)
     assert not (run.path / "stages" / "make.journal").exists()
 
 
@@ -302,7 +313,7 @@ def test_a_journal_is_good_for_the_inputs_of_its_stage_alone(run: RunFolder) -> 
 
     for inputs, cut in (("old prompts", True), ("old prompts", True), ("new prompts", False)):
         with contextlib.suppress(KeyboardInterrupt):
-            run.stage("make", inputs, [], lambda cut=cut: work(len(seen), cut))
+            run.stage("make", "start", inputs, [], lambda cut=cut: work(len(seen), cut))
     assert seen == [0, 0, 2]
 
 

@@ -204,30 +204,36 @@ class RunFolder:
         """The journal of the stage that is at work, good for the very inputs that the stage has."""
         return Journal(self.path / "stages" / f"{stage}.journal", self._at_work[stage])
 
-    def stage(self, name: str, inputs: Any, outputs: list[str], work: Callable[[], None]) -> str:
+    def stage(self, name: str, before: str, inputs: Any, outputs: list[str], work: Callable[[], None]) -> str:
         """Run `work`, which writes `outputs` (files or folders), unless that was done for the same inputs.
 
+        Args:
+            before: what the stage before returned (of the first, what the run starts from).
+            inputs: whatever else the stage reads, as JSON.
+
         Returns:
-            A hash of what the stage wrote; the next stage's inputs contain it.
+            `before` of the next stage: a hash of all that was read up to here and of what the stage wrote. Not of what it wrote alone: a
+            later stage depends on what the earlier ones read, also where that changed no byte of theirs.
         """
         path = self.path / "stages" / f"{name}.json"
-        wanted = hash_of(inputs)
+        wanted = hash_of([before, inputs])
         if path.exists():
             record = read_json(path)
             # A record that holds anything else was changed by hand: the stage runs again.
             held = (record.get("inputs_sha256"), record.get("outputs")) if isinstance(record, dict) else None
             if held == (wanted, self._digests(outputs)):
                 self.reused.append(name)
-                return hash_of(record["outputs"])
+                return hash_of([before, inputs, record["outputs"]])
             path.unlink()
         self._at_work[name] = wanted
         began = time.monotonic()
         work()
         spent = time.monotonic() - began
         digests = self._digests(outputs)
-        write_json(path, {"inputs_sha256": wanted, "inputs": inputs, "outputs": digests, "seconds": round(spent, 3)})
+        record = {"inputs_sha256": wanted, "before": before, "inputs": inputs, "outputs": digests}
+        write_json(path, {**record, "seconds": round(spent, 3)})
         (self.path / "stages" / f"{name}.journal").unlink(missing_ok=True)
-        return hash_of(digests)
+        return hash_of([before, inputs, digests])
 
     def seconds(self) -> dict[str, float]:
         """Seconds of each finished stage, in the order they ended."""

@@ -188,11 +188,7 @@ class _Run:
         )
 
     def do(self, stage: StageName, before: str) -> str:
-        inputs, outputs = self._needs()[stage]
-        work: Callable[[], None] = getattr(self, f"_{stage}")
-        wrote = self.folder.stage(stage, {"before": before, **inputs}, outputs, work)
-        # Not what it wrote alone: a later stage depends on what the earlier ones read, also where that changed no byte of theirs.
-        return hash_of([before, inputs, wrote])
+        return self.folder.stage(stage, before, *self._needs()[stage], getattr(self, f"_{stage}"))
 
     def _needs(self) -> dict[StageName, tuple[dict[str, Any], list[str]]]:
         """By stage: what it depends on besides the stages before, and what it writes."""

@@ -24,7 +24,7 @@ from vectomy.evaluation.measuring import Measuring
 from vectomy.evaluation.results import OnSet, completions, in_context, on_set, tool_calls
 from vectomy.evaluation.subjects import Subject, open_subjects, with_controls
 from vectomy.judges import Judge, describe, open_judge
-from vectomy.progress import Progress, silent
+from vectomy.progress import Progress, duration, silent
 from vectomy.prompts import Prompt
 from vectomy.report import render_evaluation
 from vectomy.summary import versions
@@ -282,11 +282,7 @@ class _Pace:
                 advance(count)
                 if self.left > count and unit == "prompts":
                     seconds = (time.monotonic() - began) / count * self.left
-                    self._tell(f"some {_duration(seconds)} for {self.left:,} answers, going by the first {count}")
+                    self._tell(f"some {duration(seconds)} for {self.left:,} answers, going by the first {count}")
                     self.left = 0
 
             yield step
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{max(1, round(seconds))} s"

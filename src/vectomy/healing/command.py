@@ -114,10 +114,7 @@ class _Healing:
     tell: Callable[[str], None]
 
     def do(self, stage: StageName, before: str) -> str:
-        needs, outputs = self._needs()[stage]
-        work: Callable[[], None] = getattr(self, f"_{stage}")
-        wrote = self.folder.stage(stage, {"before": before, **needs}, outputs, work)
-        return hash_of([before, needs, wrote])
+        return self.folder.stage(stage, before, *self._needs()[stage], getattr(self, f"_{stage}"))
 
     def _needs(self) -> dict[StageName, tuple[dict[str, Any], list[str]]]:
         """By stage: what it depends on besides the stages before, and what it writes."""

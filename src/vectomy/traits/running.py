@@ -160,9 +160,7 @@ class _Run:
             "evaluate": (self.texts("test"), ["evaluation.json", "completions.jsonl"]),
             "report": (self.command, ["summary.json", "TRAIT.md"]),
         }
-        inputs, outputs = needs[stage]
-        wrote = self.folder.stage(stage, [before, inputs], outputs, getattr(self, f"_{stage}"))
-        return hash_of([before, inputs, wrote])
+        return self.folder.stage(stage, before, *needs[stage], getattr(self, f"_{stage}"))
 
     # The stages
 
