@@ -75,6 +75,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "search", help="that of search.py; kept")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--bundled-seeds", type=int, nargs="+", help="of the last row, where they are to be others")
     parser.add_argument("--dtype", default="float32", help="that the search runs in")
     parser.add_argument("--measured-in", default="float32", help="the precision in which what it found is measured")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
@@ -88,11 +89,12 @@ def main() -> None:
     model = demo_folder()
     meter = Meter(model, prompts, args.work / "measured", [], 100, 64, args.measured_in)
     rows: list[dict[str, Any]] = [{"what": "base", "seed": None, "test": meter.of_base()}]
-    for seed in args.seeds:
-        named = {**variants(args, model, prompts, seed), "fitted on the bundled prompts": None}
-        for name, options in named.items():
-            print(f"seed {seed}: {name}", flush=True)
-            rows.append({"what": name, "seed": seed, **found(args, model, meter, name, seed, options)})
+    runs = [(seed, *one) for seed in args.seeds for one in variants(args, model, prompts, seed).items()]
+    bundled = args.seeds if args.bundled_seeds is None else args.bundled_seeds
+    runs += [(seed, "fitted on the bundled prompts", None) for seed in bundled]
+    for seed, name, options in runs:
+        print(f"seed {seed}: {name}", flush=True)
+        rows.append({"what": name, "seed": seed, **found(args, model, meter, name, seed, options)})
     args.out.write_text(
         json.dumps(
             {"sizes": sizes, "dtypes": {"searches": args.dtype, "measured": args.measured_in}, "rows": rows}, indent=1
