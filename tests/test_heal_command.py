@@ -7,11 +7,15 @@ from typing import Any
 
 import pytest
 import tiny_chat
+import torch
 import yaml
 from healed import QUICK, damaged, edit, quick, trained
+from peft import LoraConfig, get_peft_model
 from tiny import Tiny, file_hashes, orthonormal
+from transformers import AutoModelForCausalLM
 
 from vectomy.architecture import architecture_of
+from vectomy.checkpoint import Checkpoint, architecture_in
 from vectomy.cli import main
 from vectomy.edit import Edit
 from vectomy.errors import ConfigError, FingerprintError, ModelError, UsageError
@@ -19,6 +23,7 @@ from vectomy.heal.axolotl import read_axolotl, to_axolotl, write_axolotl
 from vectomy.heal.config import HealConfig, parse_heal
 from vectomy.heal.estimate import estimate
 from vectomy.heal.machine import machine_of
+from vectomy.heal.pairs import Pair
 from vectomy.healing import heal_model
 from vectomy.healing.measuring import MODELS
 from vectomy.healing.outcome import outcome_of, sentence_of
@@ -304,8 +309,6 @@ def test_whether_it_came_back_is_told_from_the_interval_of_the_edited_model() ->
 def test_the_estimate_counts_what_peft_trains_and_the_steps_that_are_taken(tmp_path: Path, tiny_of: Any) -> None:
     made = trained(tmp_path, epochs=1.0)
     losses = json.loads((tmp_path / "losses.json").read_text())
-    from vectomy.checkpoint import Checkpoint, architecture_in
-
     arch = architecture_in(Checkpoint.open(damaged()))
     found = estimate(made.config, machine_of(made.config), arch, made.pairs, seconds_per_token=1e-3)
     assert (found.steps, found.trained) == (losses["steps"], losses["parameters"])
@@ -322,6 +325,39 @@ def test_the_estimate_counts_what_peft_trains_and_the_steps_that_are_taken(tmp_p
     assert full.trained > found.trained
     assert architecture_of(tiny.model).d_model == arch.d_model
     assert "GiB" in str(found)
+
+
+def kept_for_backward(dropout: float, batch: torch.Tensor) -> int:
+    """Bytes that a forward pass in bfloat16 under autocast keeps, with adapters on every matrix, beside the weights."""
+    model = AutoModelForCausalLM.from_pretrained(damaged(), dtype=torch.bfloat16)
+    model = get_peft_model(model, LoraConfig(r=4, lora_dropout=dropout, target_modules="all-linear")).train()
+    weights = {value.untyped_storage().data_ptr() for value in model.parameters()}
+    kept: dict[int, tuple[int, torch.Tensor]] = {}
+
+    def keep(value: torch.Tensor) -> torch.Tensor:
+        storage = value.untyped_storage()
+        if storage.data_ptr() not in weights:
+            # Held on to, for another tensor would take the place of one that is gone.
+            kept[storage.data_ptr()] = (storage.nbytes(), value)
+        return value
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value), torch.autocast("cpu", torch.bfloat16):
+        model.base_model.model.model(batch)
+    return sum(size for size, _ in kept.values())
+
+
+def test_the_estimate_counts_what_dropout_keeps_of_every_adapters_input() -> None:
+    arch = architecture_in(Checkpoint.open(damaged()))
+    pair = Pair(tuple(range(60)), tuple(range(68)))
+    batch = torch.randint(0, arch.vocab, (8, 128))
+
+    def estimated(dropout: float) -> int:
+        config = quick(objective="sft", dropout=dropout, dtype="bfloat16", micro_batch=8, max_length=128)
+        return estimate(config, machine_of(config), arch, [pair]).memory["activations"]
+
+    measured = kept_for_backward(0.1, batch) - kept_for_backward(0.0, batch)
+    # The first of four blocks reads embeddings, which no gradient goes to: three of its inputs are not kept.
+    assert estimated(0.1) - estimated(0.0) == pytest.approx(measured, rel=0.12)
 
 
 # Axolotl

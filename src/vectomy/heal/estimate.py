@@ -74,9 +74,13 @@ def estimate(
 
 def adapter_parameters(config: HealConfig, arch: Architecture) -> int:
     """Of A and B on all matrices of the blocks, which is what `all-linear` means."""
+    return sum(config.rank * (rows + columns) for rows, columns in _adapted(arch))
+
+
+def _adapted(arch: Architecture) -> list[Sequence[int]]:
+    """Shapes of the matrices that take an adapter."""
     blocks = f"{arch.stored(arch.family.blocks)}."
-    shapes = [shape for name, shape in arch.shapes.items() if name.startswith(blocks) and len(shape) == 2]
-    return sum(config.rank * (rows + columns) for rows, columns in shapes)
+    return [shape for name, shape in arch.shapes.items() if name.startswith(blocks) and len(shape) == 2]
 
 
 def passes(config: HealConfig, machine: Machine) -> float:
@@ -104,13 +108,18 @@ def _memory(
     longest = sorted((len(pair.prompt) + max(len(pair.chosen), len(pair.rejected)) for pair in pairs), reverse=True)
     rows = config.micro_batch * (2 if config.paired else 1)
     tokens = min(longest[0], config.max_length) * rows
-    blocks = arch.n_layers + PER_BLOCK if config.gradient_checkpointing else arch.n_layers * PER_BLOCK
+    # Dropout makes each adapter an input of its own, in float32 (PEFT casts to the adapter's type before it).
+    dropped = 0 if machine.method == "full" or not config.dropout else sum(columns for _, columns in _adapted(arch))
+    whole_blocks = 1 if config.gradient_checkpointing else arch.n_layers
+    begins = arch.n_layers if config.gradient_checkpointing else 0
+    stream = (begins + whole_blocks * PER_BLOCK) * arch.d_model * width
+    kept = stream + whole_blocks * dropped / arch.n_layers * BYTES["float32"]
     # ORPO holds logits whole, and what softmax makes of them; the others take tiles.
     logits = tokens * arch.vocab * 4 * (3 if config.objective == "orpo" else 1)
     return {
         "weights": int((frozen + reference) / shards),
         "trained": int(trained * (own + 4 + moments) / shards),
-        "activations": int(tokens * blocks * arch.d_model * width),
+        "activations": int(tokens * kept),
         "logits": int(logits),
         "program": PROGRAM,
     }
