@@ -161,6 +161,11 @@ def test_the_strength_of_least_damage_that_reaches_the_target() -> None:
     assert at == 1
     assert note is not None
     assert "30% degenerate" in note
+    # A budget is spoken of where there is one.
+    assert "keeps degenerate answers within 5%" in note
+    assert "keeps KL within 0.1 and degenerate answers" in str(
+        choose_strength([point(1.0, 0.2)], trait(kl_budget=0.1))[1]
+    )
     assert choose_strength([point(0.5, 0.1), point(0.0, 0.3)], trait(operation="remove")) == (1, None)
 
 

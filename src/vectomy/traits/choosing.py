@@ -34,8 +34,11 @@ def choose_strength(points: Sequence[Mapping[str, Any]], trait: Trait) -> tuple[
         best = min(
             range(len(points)), key=lambda at: (points[at]["kl"] > budget, points[at]["degenerate"], points[at]["kl"])
         )
+        limits = f"degenerate answers within {MOST_DEGENERATE:.0%}"
+        if trait.kl_budget is not None:
+            limits = f"KL within {trait.kl_budget:g} and {limits}"
         return best, (
-            f"no strength keeps KL within {budget:g} and degenerate answers within {MOST_DEGENERATE:.0%}; taken is {points[best]['strength']:g} "
+            f"no strength keeps {limits}; taken is {points[best]['strength']:g} "
             f"({points[best]['degenerate']:.0%} degenerate, KL {points[best]['kl']:.3g})"
         )
     best = min(within, key=lambda at: (short(points[at]), points[at]["kl"]))
