@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from vectomy.hub.access import is_repo_id
+from vectomy.hub.frontmatter import frontmatter
 
 __all__ = ["licence_in", "licence_of"]
 
@@ -32,14 +32,8 @@ def licence_of(repo_id: str) -> dict[str, str] | None:
 
 
 def _read(card: Path) -> dict[str, str] | None:
-    from huggingface_hub.repocard import metadata_load
-
-    try:
-        found: Any = metadata_load(card) if card.is_file() else None
-    # A card by hand may hold anything between its lines of dashes; the YAML library's errors have a base of their own.
-    except Exception:  # noqa: BLE001
-        return None
-    if not isinstance(found, dict) or not isinstance(found.get("license"), str | list):
+    found = frontmatter(card)
+    if not isinstance(found.get("license"), str | list):
         return None
     if isinstance(found["license"], list):
         found["license"] = next((entry for entry in found["license"] if isinstance(entry, str)), "")

@@ -10,7 +10,7 @@ from vectomy.artifacts import MARK, hash_of, read_json
 from vectomy.checkpoint.index import RECORDS
 from vectomy.edit import Edit
 from vectomy.errors import UsageError
-from vectomy.hub import download, is_repo_id
+from vectomy.hub import download, frontmatter, is_repo_id
 from vectomy.record import Form, Record, edit_in, record_in
 
 __all__ = ["Claim", "claim_of"]
@@ -137,13 +137,7 @@ def _of_card(path: Path, what: str) -> Claim:
 
 def _head(card: Path) -> dict[str, Any]:
     """What a card's front matter says under `vectomy`."""
-    from huggingface_hub.repocard import metadata_load
-
-    try:
-        found = (metadata_load(card) or {}).get("vectomy")
-    # The YAML library's errors have a base of their own.
-    except Exception:  # noqa: BLE001
-        return {}
+    found = frontmatter(card).get("vectomy")
     return found if isinstance(found, dict) else {}
 
 
