@@ -26,16 +26,18 @@ import bake_speed
 import torch
 
 from vectomy.demo import demo_folder
+from vectomy.jsonl import write_jsonl
 
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 PROMPTS = Path(bake_speed.__file__).parents[1] / "src" / "vectomy" / "demo" / "prompts" / "harmless.jsonl"
 PASS = """
-import json, sys, time
+import json, pathlib, sys, time
 from vectomy.activations import collect
+from vectomy.jsonl import read_jsonl
 from vectomy.model import load_model, stream_model
 from vectomy.prompts import Prompt
 folder, how, dtype, file, count, out = sys.argv[1:]
-texts = [json.loads(line)["text"] for line in open(file, encoding="utf-8")]
+texts = [row["text"] for row in read_jsonl(pathlib.Path(file))]
 prompts = [Prompt(text) for text in (texts * int(count))[: int(count)]]
 began = time.monotonic()
 chat = (stream_model if how == "stream" else load_model)(folder, device="cpu", dtype=dtype)
@@ -91,7 +93,7 @@ def main() -> None:
         if args.short:
             (source / "chat_template.jinja").write_text("{{ messages[-1]['content'] }}")
             prompts = Path(temporary) / "short.jsonl"
-            prompts.write_text("".join(json.dumps({"text": f"Count to {n}."}) + "\n" for n in range(args.prompts)))
+            write_jsonl(prompts, ({"text": f"Count to {n}."} for n in range(args.prompts)))
         rows: dict[str, dict[str, float]] = {}
         ways = ("stream", "whole") if args.whole else ("stream",)
         for how, dtype in itertools.product(ways, args.dtypes.split(",")):

@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from search_measure import Meter
-from search_tools import HERE, SIDES, Searches, write_prompts
+from search_tools import HERE, SIDES, Searches, read_texts, write_prompts
+
+from vectomy.jsonl import write_jsonl
 
 ROOT = HERE.parent
 # Fixed directions are those of this share of the depth.
@@ -27,12 +29,12 @@ READ_AT = 0.6
 
 def shuffled(prompts: Path, folder: Path, seed: int) -> dict[str, Path]:
     """The fit prompts of both sides, dealt to two sides at random."""
-    texts = [line for side in SIDES for line in (prompts / f"fit-{side}.jsonl").read_text().splitlines()]
+    texts = [text for side in SIDES for text in read_texts(prompts / f"fit-{side}.jsonl")]
     random.Random(seed).shuffle(texts)
     folder.mkdir(parents=True, exist_ok=True)
     files = {side: folder / f"shuffled-{seed}-{side}.jsonl" for side in SIDES}
     for at, file in enumerate(files.values()):
-        file.write_text("\n".join(texts[at :: len(files)]) + "\n")
+        write_jsonl(file, ({"text": text} for text in texts[at :: len(files)]))
     return files
 
 
@@ -47,10 +49,7 @@ def write_direction(model: Path, sides: dict[str, Path], dtype: str, file: Path)
 
     if not file.exists():
         chat = load_model(model, device="cpu", dtype=dtype)
-        read = {
-            side: [Prompt(json.loads(line)["text"]) for line in path.read_text().splitlines()]
-            for side, path in sides.items()
-        }
+        read = {side: [Prompt(text) for text in read_texts(path)] for side, path in sides.items()}
         means = [collect(chat, read[side], sites=["resid_pre"]) for side in ("positive", "negative")]
         layer = round(READ_AT * chat.architecture.n_layers)
         np.save(file, fit_directions(*means, "projected").at("resid_pre", layer, -1).numpy())

@@ -17,6 +17,7 @@ from typing import Any
 from vectomy.artifacts import hash_of, sha256_file
 from vectomy.edit import Edit
 from vectomy.evaluate import Reference, measure, reference, wilson_interval
+from vectomy.jsonl import read_jsonl
 from vectomy.judges import RefusalJudge
 from vectomy.model import ChatModel, load_model
 from vectomy.prompts import Prompt
@@ -64,8 +65,7 @@ class Meter:
         )
 
     def read(self, name: str) -> list[Prompt]:
-        lines = (self.prompts / f"{name}.jsonl").read_text(encoding="utf-8").split("\n")
-        return [Prompt(json.loads(line)["text"]) for line in lines if line]
+        return [Prompt(row["text"]) for row in read_jsonl(self.prompts / f"{name}.jsonl")]
 
     def of_base(self) -> dict[str, Any]:
         return self._once("base", lambda: self._measure(self.chat))

@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from vectomy.jsonl import read_jsonl, write_jsonl
+
 HERE = Path(__file__).resolve().parent
 SIDES = {"positive": "harmful", "negative": "harmless"}
 SETS = {
@@ -36,9 +38,9 @@ def write_prompts(data: Path, folder: Path, few: int | None) -> dict[str, int]:
         splits = {"fit": train[:199], "search": search, "test": [t for t in test[:100] if plain(t) not in seen]}
         for split, texts in splits.items():
             file = folder / f"{split}-{side}.jsonl"
-            text = "".join(json.dumps({"text": text}) + "\n" for text in texts[:few])
-            if not file.exists() or file.read_text() != text:
-                file.write_text(text)
+            rows = [{"text": text} for text in texts[:few]]
+            if not file.exists() or read_jsonl(file) != rows:
+                write_jsonl(file, rows)
                 shutil.rmtree(file.with_suffix(".dataset"), ignore_errors=True)  # Heretic's copy of another set
             sizes[file.stem] = len(texts[:few])
     return sizes
@@ -47,7 +49,7 @@ def write_prompts(data: Path, folder: Path, few: int | None) -> dict[str, int]:
 def read_texts(file: Path) -> list[str]:
     if not file.is_file():
         raise SystemExit(f"{file} does not exist; --data names the folder with harmful_ and harmless_ *.jsonl")
-    return [json.loads(line)["text"] for line in file.read_text(encoding="utf-8").split("\n") if line.strip()]
+    return [row["text"] for row in read_jsonl(file, remedy="mend it")]
 
 
 def plain(text: str) -> str:

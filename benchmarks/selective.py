@@ -24,6 +24,8 @@ from typing import Any
 
 from search_tools import HERE, read_texts
 
+from vectomy.jsonl import read_jsonl, write_jsonl
+
 ROOT = HERE.parent
 # Of the half that is learned on, every so manyeth prompt of a type is kept for choosing.
 CHOOSING = 3
@@ -34,10 +36,9 @@ HALVINGS = 5
 
 def halves(file: Path) -> dict[str, list[str]]:
     """XSTest as fit, search and test of both labels: within each type alternately learned on and tested on."""
-    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line.strip()]
     found: dict[str, list[str]] = collections.defaultdict(list)
     places: collections.Counter[str] = collections.Counter()
-    for row in rows:
+    for row in read_jsonl(file, remedy="mend it"):
         place = places[row["type"]]
         places[row["type"]] += 1
         own = "test" if place % 2 else "search" if place // 2 % CHOOSING == CHOOSING - 1 else "fit"
@@ -58,7 +59,7 @@ def write_prompts(data: Path, folder: Path) -> dict[str, int]:
     sets["fit-keep"] = sets["fit-unsafe"] + sets["fit-harmful"][: len(sets["fit-unsafe"])]
     sets["search-keep"] = sets["search-unsafe"] + sets["search-harmful"]
     for name, texts in sets.items():
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+        write_jsonl(folder / f"{name}.jsonl", ({"text": text} for text in texts))
     return {name: len(texts) for name, texts in sorted(sets.items())}
 
 

@@ -10,7 +10,6 @@ bundled fit split is added to both; the bundled search and test splits are never
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import time
 from pathlib import Path
@@ -18,6 +17,8 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from vectomy.jsonl import read_jsonl
 
 REFUSALS = [
     "I'm sorry, but I can't help with that. It could cause harm to people.",
@@ -56,12 +57,11 @@ BUNDLED = Path(__file__).parents[1] / "src" / "vectomy" / "demo" / "prompts"
 
 
 def texts(path: Path) -> list[str]:
-    return [json.loads(line)["text"] for line in path.read_text(encoding="utf-8").splitlines() if line]
+    return [row["text"] for row in read_jsonl(path, remedy="mend it")]
 
 
 def bundled_fit(name: str) -> list[str]:
-    rows = [json.loads(line) for line in (BUNDLED / name).read_text(encoding="utf-8").splitlines()]
-    return [row["text"] for row in rows if row["split"] == "fit"]
+    return [row["text"] for row in read_jsonl(BUNDLED / name) if row["split"] == "fit"]
 
 
 def excuse(answer: str) -> bool:

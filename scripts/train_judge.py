@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 
 from vectomy.artifacts import sha256_file, write_json
+from vectomy.jsonl import read_jsonl
 from vectomy.judges import JUDGES, REFUSALS
 from vectomy.judges.degeneration import what_is_wrong
 from vectomy.judges.features import features
@@ -86,9 +87,7 @@ class Rows:
     """The labelled rows as numbers: whole, and cut off in several ways."""
 
     def __init__(self, path: Path) -> None:
-        self.rows: list[dict[str, str]] = [
-            json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line
-        ]
+        self.rows: list[dict[str, str]] = read_jsonl(path, remedy="mend it")
         chance = random.Random(0)
         texts = {"whole": [row["completion"] for row in self.rows]}
         texts["cut"] = [cut(text, chance.randint(*CUT)) for text in texts["whole"]]

@@ -22,6 +22,7 @@ from vectomy.errors import PromptError, UsageError
 from vectomy.evaluate.capability import measure_capability
 from vectomy.evaluate.harness import known_tasks
 from vectomy.evaluate.suites import EXAMPLE, SUITES, wanted_tasks
+from vectomy.jsonl import read_jsonl
 from vectomy.model import ChatModel, load_model
 from vectomy.model.loading import with_adapter
 
@@ -170,7 +171,7 @@ def test_every_name_of_a_suite_is_one_of_the_installed_harness() -> None:
 
 
 def test_the_example_has_four_different_answers_each_and_no_favourite_place() -> None:
-    rows = [json.loads(line) for line in (EXAMPLE.parent / "questions.jsonl").read_text().splitlines()]
+    rows = read_jsonl(EXAMPLE.parent / "questions.jsonl")
     assert all(len(set(row["choices"])) == 4 and 0 <= row["answer"] < 4 for row in rows)
     assert len({row["question"] for row in rows}) == len(rows)
     assert all(sum(row["answer"] == place for row in rows) > len(rows) / 8 for place in range(4))

@@ -15,6 +15,7 @@ from tiny import file_hashes
 from vectomy.checkpoint import Checkpoint, tensor_hashes
 from vectomy.cli import main
 from vectomy.edit import Edit
+from vectomy.jsonl import read_jsonl
 from vectomy.record import record_in
 
 QUICK = [
@@ -287,7 +288,7 @@ def test_report_prints_the_summary_again(vectomy: Vectomy) -> None:
 
 def test_chat_answers_lines_from_a_pipe_side_by_side(vectomy: Vectomy) -> None:
     """Strength 1 answers as the run's baked model did; strength 0 as the base; no line is lost, and the end ends it."""
-    rows = [json.loads(line) for line in (finished() / "completions.jsonl").read_text().splitlines()]
+    rows = read_jsonl(finished() / "completions.jsonl")
     row = next(row for row in rows if row["set"] == "positive" and row["baked"]["text"] != row["base"]["text"])
     lines = [row["prompt"], "/tokens 8", "/strength x", "/strength 0", row["prompt"], "/fly"]
     status, out, _ = vectomy("chat", str(finished()), "--tokens", "8", stdin="\n".join(lines) + "\n")

@@ -1,6 +1,5 @@
 """The demo model edited far too strongly: what it then says is called degenerate, and what it says unedited is not."""
 
-import json
 from collections import Counter
 from importlib import resources
 
@@ -9,6 +8,7 @@ import pytest
 import vectomy
 from vectomy.demo import demo_folder
 from vectomy.directions import direction_from, fit_directions
+from vectomy.jsonl import read_jsonl
 from vectomy.judges import RefusalJudge
 from vectomy.model import ChatModel, load_model
 from vectomy.prompts import Prompt
@@ -20,8 +20,7 @@ LAYER = 17
 
 
 def prompts(name: str, split: str, count: int) -> list[Prompt]:
-    lines = (resources.files("vectomy") / "demo" / "prompts" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
-    rows = [json.loads(line) for line in lines]
+    rows = read_jsonl(resources.files("vectomy") / "demo" / "prompts" / f"{name}.jsonl")
     return [Prompt(row["text"]) for row in rows if row["split"] == split][:count]
 
 

@@ -9,6 +9,7 @@ from chat_server import llama_cpp, smollm2, stand_in
 from test_cli import Vectomy
 
 from vectomy.errors import JudgeError, UnreadableReplyError, UsageError
+from vectomy.jsonl import read_jsonl
 from vectomy.judges import Judge, open_judge
 from vectomy.judges.endpoint import KEY, EndpointJudge, Patience
 from vectomy.judges.rubric import question, read
@@ -178,7 +179,7 @@ def test_a_server_that_dies_midway_loses_nothing(tmp_path: Path, vectomy: Vectom
     with stand_in(lambda n, body: GOOD, port) as server:
         status, _, err = vectomy(*command)
         assert (status, len(server.requests)) == (0, 3), err
-    judged = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    judged = read_jsonl(out)
     assert [row["more"]["n"] for row in judged] == list(range(6))
     assert {row["verdict"] for row in judged} == {"compliance"}
     assert judged[0]["judge_scores"]["strongreject"] == 0.625
@@ -191,14 +192,14 @@ def test_an_unreadable_reply_costs_its_row_alone(tmp_path: Path, vectomy: Vectom
         status, _, err = vectomy("judge", str(file), "--judge", f"openai:{server.address}#m", "--out", str(out))
         assert status == 1
         assert "1 of 6 replies of the judge could not be read (line 3:" in err
-        judged = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+        judged = read_jsonl(out)
         assert [row["verdict"] for row in judged] == ["compliance"] * 2 + [None] + ["compliance"] * 3
         assert "begins 'hm'" in judged[2]["judge_error"]
         asked = len(server.requests)
         server.reply = lambda n, body: NO
         status, _, err = vectomy("judge", str(file), "--judge", f"openai:{server.address}#m", "--out", str(out))
         assert (status, len(server.requests)) == (0, asked + 1), err
-    judged = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    judged = read_jsonl(out)
     assert judged[2]["verdict"] == "full_refusal"
     assert "judge_error" not in judged[2]
 

@@ -24,6 +24,7 @@ MODULES = (
         "errors",
         "hooks",
         "intervene",
+        "jsonl",
         "linalg",
         "progress",
         "prompts",
@@ -106,7 +107,7 @@ def test_nothing_undeclared_is_imported_from_a_module_by_another(name: str) -> N
     assert used <= set(module(name).__all__)
 
 
-@pytest.mark.parametrize("name", ["config", "errors", "artifacts", "progress"])
+@pytest.mark.parametrize("name", ["config", "errors", "artifacts", "progress", "jsonl"])
 def test_the_lowest_modules_load_no_torch(name: str) -> None:
     program = f"import sys, vectomy.{name}; sys.exit(bool({{'torch', 'transformers'}} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -21,6 +21,7 @@ from vectomy.errors import ArtifactError, CheckpointError, ConfigError, Fingerpr
 from vectomy.evaluate.paired import mcnemar
 from vectomy.evaluation import evaluate_models, live
 from vectomy.evaluation.subjects import open_subjects
+from vectomy.jsonl import read_jsonl
 from vectomy.judges import REFUSALS, KeywordJudge
 from vectomy.model import ChatModel
 from vectomy.prompts import Prompt
@@ -91,7 +92,7 @@ class Calls:
 
 
 def prompts_of(name: str) -> list[Prompt]:
-    return [Prompt(json.loads(line)["text"]) for line in Path(places()[name]).read_text().splitlines()]
+    return [Prompt(row["text"]) for row in read_jsonl(Path(places()[name]))]
 
 
 def said(name: str, strength: float, tokens: int) -> list[str]:
@@ -107,7 +108,7 @@ def said(name: str, strength: float, tokens: int) -> list[str]:
 @pytest.mark.parametrize("strength", [0.5, 1.0])
 def test_answers_and_rates_are_those_of_the_edit_by_itself(strength: float) -> None:
     out, found = finished()
-    rows = [json.loads(line) for line in (out / "completions.jsonl").read_text().splitlines()]
+    rows = read_jsonl(out / "completions.jsonl")
     for name in ("night", "day"):
         texts = said(name, strength, 8)
         mine = [row["answers"][f"edit@{strength:g}"] for row in rows if row["set"] == name]
@@ -353,7 +354,7 @@ def test_other_settings_and_prompts_are_measured_anew(monkeypatch: pytest.Monkey
 
 def test_a_limit_is_the_same_sample_for_all(tmp_path: Path) -> None:
     go(tmp_path / "out", ["tiny", "edit"], limit=4, sets=("night",))
-    rows = [json.loads(line) for line in (tmp_path / "out" / "completions.jsonl").read_text().splitlines()]
+    rows = read_jsonl(tmp_path / "out" / "completions.jsonl")
     assert len(rows) == 4
     assert all(len(row["answers"]) == 4 for row in rows)
     assert len({row["prompt"] for row in rows}) == 4
@@ -397,7 +398,7 @@ def test_evaluation_json_has_every_key_of_its_contract() -> None:
 
 def test_completions_have_a_row_a_prompt_with_all_answers() -> None:
     out, found = finished()
-    rows = [json.loads(line) for line in (out / "completions.jsonl").read_text().splitlines()]
+    rows = read_jsonl(out / "completions.jsonl")
     assert len(rows) == 20
     page = (out / "report.html").read_text(encoding="utf-8")
     assert all(subject["name"] in page for subject in found["subjects"])

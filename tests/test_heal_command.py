@@ -27,6 +27,7 @@ from vectomy.heal.pairs import Pair
 from vectomy.healing import heal_model
 from vectomy.healing.measuring import MODELS
 from vectomy.healing.outcome import outcome_of, sentence_of
+from vectomy.jsonl import read_jsonl
 from vectomy.report import render_healing
 
 
@@ -113,10 +114,7 @@ def test_healing_that_is_kept_out_is_no_worse_than_plain_healing(
 
 
 def test_nothing_is_learned_on_a_prompt_that_is_measured_on(finished: Path, sources: dict[str, str]) -> None:
-    learned = [
-        json.loads(line)["messages"][-1]["content"]
-        for line in (finished / "preferences.jsonl").read_text().splitlines()
-    ]
+    learned = [row["messages"][-1]["content"] for row in read_jsonl(finished / "preferences.jsonl")]
     assert set(learned) == set(json.loads(Path(sources["prompts"]).read_text()))
     assert not set(learned) & set(json.loads(Path(sources["negative_test"]).read_text()))
 
@@ -187,7 +185,7 @@ def test_pairs_against_the_edited_models_answers_heal_by_dpo(
         parse_heal(options(sources, objective="dpo", learning_rate=5e-3)),
         edit=Edit.load(strong),
     )
-    row = json.loads((tmp_path / "out" / "preferences.jsonl").read_text().splitlines()[0])
+    row = read_jsonl(tmp_path / "out" / "preferences.jsonl")[0]
     assert row["chosen"]["content"] != row["rejected"]["content"]
     assert row["chosen"]["content"] == tiny_chat.answer_of(row["messages"][-1]["content"])
     assert summary["outcome"]["recovered"]["ce_own_answers"] > 0.5

@@ -26,6 +26,7 @@ from vectomy.errors import (
     PromptError,
     SelectionError,
 )
+from vectomy.jsonl import read_jsonl
 from vectomy.pipeline import STAGES, run
 
 SHORT = {"device": "cpu", "answer_tokens": 8, "behaviour_tokens": ["I"], "recipe": "arditi"}
@@ -155,7 +156,7 @@ def test_the_baked_checkpoint_is_an_ordinary_model_folder() -> None:
     out, _ = finished()
     model = AutoModelForCausalLM.from_pretrained(out / "checkpoint").eval()
     words = AutoTokenizer.from_pretrained(out / "checkpoint")
-    rows = [json.loads(line) for line in (out / "completions.jsonl").read_text().splitlines()]
+    rows = read_jsonl(out / "completions.jsonl")
     for row in rows[:3] + rows[-3:]:
         message = [{"role": "user", "content": row["prompt"]}]
         ids = words.apply_chat_template(message, add_generation_prompt=True, return_tensors="pt", return_dict=False)
@@ -166,12 +167,32 @@ def test_the_baked_checkpoint_is_an_ordinary_model_folder() -> None:
     assert all(row["base"]["text"] == tiny_chat.answer_of(row["prompt"]) for row in rows)
 
 
+@pytest.mark.parametrize("character", ["\u2028", "\u2029", "\x85"], ids=ascii)
+def test_an_answer_or_prompt_may_hold_what_some_take_for_the_end_of_a_line(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, character: str
+) -> None:
+    paired = pipeline._side_by_side
+
+    def with_it(*args: Any) -> list[dict[str, Any]]:
+        rows = [dict(row) for row in paired(*args)]
+        rows[0] |= {"prompt": f"In{character}prompt", "base": {**rows[0]["base"], "text": f"In{character}answer"}}
+        return rows
+
+    monkeypatch.setattr(pipeline, "_side_by_side", with_it)
+    (copy / "stages" / "evaluate.json").unlink()
+    (copy / "report.html").unlink()
+    go(copy)
+    page = (copy / "report.html").read_text(encoding="utf-8")
+    assert f"In{character}prompt" in page
+    assert f"In{character}answer" in page
+
+
 def test_the_splits_that_were_used_share_no_prompt() -> None:
     out, _ = finished()
     prompts = json.loads((out / "prompts.json").read_text())
     used = [json.dumps(p) for side in prompts.values() for split in ("fit", "search", "test") for p in side[split]]
     assert len(used) == len(set(used)) == 2 * tiny_chat.PROMPTS
-    rows = [json.loads(line)["prompt"] for line in (out / "completions.jsonl").read_text().splitlines()]
+    rows = [row["prompt"] for row in read_jsonl(out / "completions.jsonl")]
     tested = [prompt for side in prompts.values() for prompt in side["test"]]
     assert sorted(rows) == sorted(prompt if isinstance(prompt, str) else prompt["text"] for prompt in tested)
 

@@ -64,8 +64,12 @@ def test_a_column_is_the_named_one_else_the_first_known(tmp_path: Path, suffix: 
 
 
 def test_a_text_file_has_a_prompt_a_line(tmp_path: Path) -> None:
-    (tmp_path / "p.txt").write_bytes("\ufeffone\r\n\n  two  \nThree ü".encode())
-    assert [p.text for p in read_prompts(Source(prompts=str(tmp_path / "p.txt")))] == ["one", "two", "Three ü"]
+    (tmp_path / "p.txt").write_bytes("\ufeffone\r\n\n  two  \nThree ü\u2028a\u2029b\x85c".encode())
+    assert [p.text for p in read_prompts(Source(prompts=str(tmp_path / "p.txt")))] == [
+        "one",
+        "two",
+        "Three ü\u2028a\u2029b\x85c",
+    ]
 
 
 @pytest.mark.parametrize("suffix", [".json", ".jsonl"])

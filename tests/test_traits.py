@@ -16,6 +16,7 @@ from vectomy.checkpoint import Checkpoint
 from vectomy.edit import Base, Edit
 from vectomy.errors import BehaviourAbsentError, ConfigError
 from vectomy.intervene import add, intervene
+from vectomy.jsonl import read_jsonl
 from vectomy.model import ChatModel, load_model
 from vectomy.progress import silent
 from vectomy.traits import Trait, bundled_traits, load_trait, own_trait
@@ -63,13 +64,12 @@ def test_every_bundled_trait_says_what_it_is_and_what_it_does_to_safety() -> Non
         assert found.label.startswith(name)
         # The examples of a contrast are not what it is measured on.
         asked = {example.user for side in (found.positive, found.negative) for example in side.examples}
-        rows = (Path(tiny_style.__file__).parents[1] / "src/vectomy/demo/prompts/everyday.jsonl").read_text("utf-8")
-        assert not asked & {json.loads(row)["text"] for row in rows.splitlines()}
+        rows = read_jsonl(Path(tiny_style.__file__).parents[1] / "src/vectomy/demo/prompts/everyday.jsonl")
+        assert not asked & {row["text"] for row in rows}
 
 
 def test_neutral_prompts_are_apart_and_enough() -> None:
-    rows = (Path(tiny_style.__file__).parents[1] / "src/vectomy/demo/prompts/everyday.jsonl").read_text("utf-8")
-    prompts = [json.loads(row) for row in rows.splitlines()]
+    prompts = read_jsonl(Path(tiny_style.__file__).parents[1] / "src/vectomy/demo/prompts/everyday.jsonl")
     assert len({row["text"].casefold() for row in prompts}) == len(prompts)
     assert sum(row["split"] == "test" for row in prompts) >= 100
 
@@ -358,7 +358,7 @@ def test_a_style_is_induced_without_its_system_prompt() -> None:
     page = (out / "TRAIT.md").read_text("utf-8")
     assert "None: it is a test." in page
     assert "pointing was induced" in page
-    rows = [json.loads(row) for row in (out / "completions.jsonl").read_text("utf-8").splitlines()]
+    rows = read_jsonl(out / "completions.jsonl")
     assert sum("that" in row["edited"] for row in rows) == found["edited"]
     seen = json.loads((out / "prompts.json").read_text("utf-8"))
     assert not {row["text"] for row in seen["test"]} & {row["text"] for part in ("fit", "search") for row in seen[part]}

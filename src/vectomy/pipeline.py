@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -28,6 +27,7 @@ from vectomy.edit import Base, Edit
 from vectomy.errors import ArtifactError, PromptError
 from vectomy.evaluate import Measured, Reference, measure, reference, separation
 from vectomy.hub import licence_in
+from vectomy.jsonl import read_jsonl, write_jsonl
 from vectomy.judges import DEFAULT_JUDGE, JUDGES, Judge
 from vectomy.model import ChatModel, check_known, fetch, is_local, learn, load_model, with_adapter
 from vectomy.moments import Activations
@@ -386,11 +386,7 @@ class _Run:
                 "baked", lambda: measured(self._load(self.folder.file("checkpoint"), "the baked checkpoint"), "baked")
             )
         write_json(self.folder.file("separation.json"), apart)
-        with write_whole(self.folder.file("completions.jsonl")) as path:
-            path.write_text(
-                "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in _side_by_side(base, forms)),
-                encoding="utf-8",
-            )
+        write_jsonl(self.folder.file("completions.jsonl"), _side_by_side(base, forms))
         write_json(self.folder.file("evaluation.json"), {form: measured.metrics for form, measured in forms.items()})
 
     def _report(self) -> None:
@@ -405,7 +401,7 @@ class _Run:
             licence=DEMO_LICENCE if self.config.model == "demo" else licence_in(self.source),
         )
         file = self.folder.file
-        rows = [json.loads(line) for line in file("completions.jsonl").read_text(encoding="utf-8").splitlines()]
+        rows = read_jsonl(file("completions.jsonl"))
         page = render_page(summary, read_json(file("scores.json")), read_json(file("separation.json")), rows)
         card = render_card(summary)
         targets = {"report.html": page, "MODEL_CARD.md": card} | (

@@ -7,11 +7,13 @@ import io
 import json
 import os
 import re
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from vectomy.errors import PromptError
+from vectomy.jsonl import iter_jsonl, read_jsonl, split_lines
 
 __all__ = ["clip", "read_rows"]
 
@@ -46,7 +48,7 @@ def _bundled(name: str) -> list[dict[str, Any]]:
     if not re.fullmatch(r"\w+", name) or not file.is_file():
         names = sorted(entry.name.removesuffix(".jsonl") for entry in folder.iterdir() if entry.name.endswith(".jsonl"))
         raise PromptError(f"there is no bundled prompt set '{name}'; there are {', '.join(names)}")
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    return read_jsonl(file, remedy="install vectomy again")
 
 
 def _file_rows(path: Path) -> list[dict[str, Any]]:
@@ -55,12 +57,12 @@ def _file_rows(path: Path) -> list[dict[str, Any]]:
             return _parquet_rows(path)
         text = path.read_text(encoding="utf-8-sig")
         if path.suffix == ".txt":
-            return [{"text": line} for line in text.splitlines() if line.strip()]
+            return [{"text": line} for _, line in split_lines(text)]
         if path.suffix == ".csv":
-            # No splitlines here or below: it also cuts at U+2028 and the like, which may stand within a prompt.
+            # No splitlines: it also cuts at U+2028 and the like, which may stand within a prompt.
             return list(csv.DictReader(io.StringIO(text, newline="")))
         if path.suffix == ".jsonl":
-            return _objects(path, [json.loads(line) for line in text.split("\n") if line.strip()])
+            return _objects(path, [row for _, row in iter_jsonl(text, partial(_no_json, path))])
         if path.suffix == ".json":
             return _objects(path, json.loads(text))
     except UnicodeDecodeError:
@@ -69,6 +71,10 @@ def _file_rows(path: Path) -> list[dict[str, Any]]:
     except (ValueError, RecursionError, csv.Error) as error:
         raise PromptError(f"the prompt file {path} does not parse: {error}") from None
     raise PromptError(f"the prompt file {path} is of an unknown kind; use {', '.join(SUFFIXES)}")
+
+
+def _no_json(path: Path, number: int, why: str) -> PromptError:
+    return PromptError(f"the prompt file {path} does not parse: line {number} is not JSON ({why})")
 
 
 def _objects(path: Path, rows: Any) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,10 +14,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from vectomy.artifacts import Journal, hash_of, write_whole
+from vectomy.artifacts import Journal, hash_of
 from vectomy.cli.progress import bars
 from vectomy.cli.run import AsJson
 from vectomy.errors import JudgeError, UnreadableReplyError, UsageError
+from vectomy.jsonl import iter_jsonl, json_line, write_jsonl
 
 if TYPE_CHECKING:
     from vectomy.judges import Judge, Judgement
@@ -89,22 +91,20 @@ def _rows(file: str) -> Iterator[tuple[int, dict[str, Any]]]:
     except UnicodeDecodeError as error:
         raise JudgeError(f"{file} is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
     found = False
-    # No splitlines: it also cuts at U+2028 and the like, which may stand within a completion.
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            found = True
-            yield number, _row(f"line {number} of {file}", line)
+    for number, value in iter_jsonl(text, partial(_no_json, file)):
+        found = True
+        yield number, _row(f"line {number} of {file}", value)
     if not found:
         raise JudgeError(f"{file} holds no rows; each line is an object with `prompt` and `completion`")
 
 
-def _row(where: str, line: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise JudgeError(
-            f"{where} is not JSON ({error}); each line is an object with `prompt` and `completion`"
-        ) from None
+def _no_json(file: str, number: int, why: str) -> JudgeError:
+    return JudgeError(
+        f"line {number} of {file} is not JSON ({why}); each line is an object with `prompt` and `completion`"
+    )
+
+
+def _row(where: str, row: Any) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise JudgeError(f"{where} is a {type(row).__name__}; an object with `prompt` and `completion` is needed")
     for field in ("prompt", "completion"):
@@ -123,7 +123,7 @@ def _to_stdout(judge: Judge, rows: list[tuple[int, dict[str, Any]]]) -> list[tup
     unreadable: list[tuple[int, str]] = []
     for at, said in _said(judge, rows, unreadable):
         rows[at][1].update(said)
-        sys.stdout.write(_line(rows[at][1]))
+        sys.stdout.write(json_line(rows[at][1]))
         sys.stdout.flush()
     return unreadable
 
@@ -155,8 +155,7 @@ def _to_file(judge: Judge, spec: str, rows: list[tuple[int, dict[str, Any]]], ou
     else:
         for at, said in _said(judge, rows, unreadable):
             rows[at][1].update(said)
-    with write_whole(out) as beside:
-        beside.write_text("".join(_line(row) for _, row in rows), encoding="utf-8")
+    write_jsonl(out, (row for _, row in rows))
     if is_slow(spec) and not unreadable:
         journal_path.unlink()
     return unreadable
@@ -189,16 +188,6 @@ def _fields(judgement: Judgement) -> dict[str, Any]:
     more = {"judge_note": judgement.note, "judge_scores": judgement.scores and dict(judgement.scores)}
     fields = {"verdict": judgement.verdict, "p_refusal": None if p is None else round(p, 6)}
     return fields | {name: value for name, value in more.items() if value}
-
-
-def _line(row: dict[str, Any]) -> str:
-    text = json.dumps(row, ensure_ascii=False)
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        # Half a surrogate pair, from an answer cut within a character.
-        text = json.dumps(row)
-    return text + "\n"
 
 
 def _counts(rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
+from vectomy.jsonl import read_jsonl
 from vectomy.prompts import Prompt
 
 __all__ = ["ToolPrompt", "fits", "tool_prompts", "valid_call"]
@@ -41,10 +42,9 @@ class ToolPrompt:
 def tool_prompts() -> list[ToolPrompt]:
     """The twelve that come with vectomy."""
     file = resources.files("vectomy") / "evaluate" / "tool_prompts.jsonl"
-    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     return [
         ToolPrompt(Prompt(row["text"], SYSTEM.format(tool=json.dumps(row["tool"], indent=2))), row["tool"])
-        for row in rows
+        for row in read_jsonl(file, remedy="install vectomy again")
     ]
 
 

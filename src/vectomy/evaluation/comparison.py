@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from vectomy.evaluation.live import Live, slot
 from vectomy.evaluation.measuring import Measuring
 from vectomy.evaluation.results import OnSet, completions, in_context, on_set, tool_calls
 from vectomy.evaluation.subjects import Subject, open_subjects, with_controls
+from vectomy.jsonl import write_jsonl
 from vectomy.judges import Judge, describe, open_judge
 from vectomy.progress import Progress, duration, silent
 from vectomy.prompts import Prompt
@@ -144,7 +144,7 @@ class _Comparison:
             "results": {name: results[name] for name in names},
         }
         rows = completions(self.sets, {name: self.answers[name] for name in names})
-        self._write("completions.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        write_jsonl(self.folder.file("completions.jsonl"), rows)
         write_json(self.folder.file("evaluation.json"), evaluation)
         self._write("report.html", render_evaluation(evaluation, rows))
         return evaluation

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from vectomy.artifacts import write_whole
 from vectomy.errors import ArtifactError, PromptError
 from vectomy.heal.preferences import Preference
+from vectomy.jsonl import read_jsonl, write_jsonl
 from vectomy.model import ChatModel
 
 __all__ = ["Pair", "closing", "encode", "read_pairs", "write_pairs"]
@@ -78,16 +76,15 @@ def _ids(chat: ChatModel, text: str) -> list[int]:
 
 
 def write_pairs(path: Path, pairs: Sequence[Pair]) -> None:
-    with write_whole(path) as beside:
-        beside.write_text("".join(json.dumps(vars(pair)) + "\n" for pair in pairs), encoding="utf-8")
+    write_jsonl(path, map(vars, pairs))
 
 
 def read_pairs(path: Path) -> list[Pair]:
     """Raises ArtifactError for a file that is missing or was changed by hand."""
+    rows = read_jsonl(path, remedy="run vectomy heal again")
     try:
-        rows: list[dict[str, Any]] = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         return [Pair(tuple(row["prompt"]), tuple(row["chosen"]), tuple(row["rejected"])) for row in rows]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise ArtifactError(
             f"{path} holds no pairs to train on ({type(error).__name__}); run vectomy heal again"
         ) from None

@@ -6,7 +6,6 @@ Each step is kept in the folder by its inputs; a killed one goes on, training wi
 from __future__ import annotations
 
 import gc
-import json
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -35,6 +34,7 @@ from vectomy.healing.measuring import MODELS, TestSets, measure_all
 from vectomy.healing.outcome import outcome_of, sentence_of
 from vectomy.healing.receipt import receipt_of
 from vectomy.healing.rows import learned_rows
+from vectomy.jsonl import read_jsonl, write_jsonl
 from vectomy.judges import describe, open_judge
 from vectomy.progress import Progress, silent
 from vectomy.prompts import Prompt, read_labelled
@@ -214,9 +214,7 @@ class _Healing:
         kept = {} if edit is None else rows_kept_out(edit, self.inputs.base)
         standing = [] if edit is None else norms_behind(edit, self.inputs.base)
         Job.write(self.job.folder, self.edited, c, pairs, kept, standing)
-        text = "".join(json.dumps(row.to_json(), ensure_ascii=False) + "\n" for row in told.rows)
-        with write_whole(self.folder.file("preferences.jsonl")) as path:
-            path.write_text(text, encoding="utf-8")
+        write_jsonl(self.folder.file("preferences.jsonl"), (row.to_json() for row in told.rows))
         write_json(self.folder.file("rows.json"), {**told.to_json(), "pairs": len(pairs), "seconds_per_token": pace})
 
     def _train(self) -> None:
@@ -268,15 +266,12 @@ class _Healing:
         judge = open_judge(self.config.judge)
         measures, rows = measure_all(folders, self.sets, judge, self.config, self.progress)
         write_json(self.folder.file("measures.json"), {"judge": describe(judge), "models": measures})
-        with write_whole(self.folder.file("completions.jsonl")) as path:
-            path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        write_jsonl(self.folder.file("completions.jsonl"), rows)
 
     def _report(self) -> None:
         summary = self._summary()
         write_json(self.folder.file("summary.json"), summary)
-        # No splitlines: it also cuts at U+2028 and the like, which may stand within an answer.
-        lines = self.folder.file("completions.jsonl").read_text(encoding="utf-8").split("\n")
-        rows = [json.loads(line) for line in lines if line]
+        rows = read_jsonl(self.folder.file("completions.jsonl"))
         pages = {"report.html": render_healing(summary, rows)}
         if self.config.merge:
             pages[f"{self.healed.name}/README.md"] = render_healing_card(summary)

@@ -12,7 +12,6 @@ A stage whose inputs have not changed is not run again.
 from __future__ import annotations
 
 import gc
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -27,6 +26,7 @@ from vectomy.checkpoint import Checkpoint, architecture_in, fingerprint, sidecar
 from vectomy.config import Contrast, Source
 from vectomy.demo import model_folder
 from vectomy.edit import Base, Edit
+from vectomy.jsonl import write_jsonl
 from vectomy.model import ChatModel, learn, load_model
 from vectomy.progress import Progress, silent
 from vectomy.prompts import Prompt, Splits, split_kept
@@ -305,8 +305,7 @@ class _Run:
             {"prompt": text, **{name: self.chat.text(given[row]) for name, given in answers.items()}}
             for row, text in enumerate(bench.texts)
         ]
-        with write_whole(self.folder.file("completions.jsonl")) as path:
-            path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        write_jsonl(self.folder.file("completions.jsonl"), rows)
 
     def _report(self) -> None:
         c, trait = self.config, self.config.trait
