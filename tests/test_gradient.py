@@ -231,6 +231,28 @@ def test_the_start_is_a_direction_that_silences_the_behaviour_and_not_its_openin
     assert layers["first"] != layers["second"]
 
 
+def test_the_turn_to_all_layers_is_said_beside_other_notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Screening in the upper layers finds nothing the first time; one kind of writer is out of the hooks' reach, and the
+    target rate is missed."""
+    screened = gradient._Search._screened
+
+    def unreached(search: Any) -> dict[str, Any]:
+        return {**screened(search), "reached": not search.start}
+
+    monkeypatch.setattr(gradient._Search, "_screened", unreached)
+    monkeypatch.setattr(gradient, "hookable", lambda writer: writer.component != "embedding")
+    run(
+        str(tiny_chat.folder()),
+        tmp_path,
+        **{**tiny_chat.sources(), **SHORT, "steps": 2, "target_rate": 0.0, "until": "report"},
+    )
+    said = json.loads((tmp_path / "scores.json").read_text())["note"]
+    assert "all layers and the embeddings are searched" in said
+    assert "writers that no hook reaches stay as they are: embedding; " in said
+    assert "no edit brings the behaviour down" in said
+    assert said in json.loads((tmp_path / "summary.json").read_text())["notes"]
+
+
 def test_writers_that_do_not_matter_end_at_exactly_zero(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(learned, "THRESHOLD", 1.0)
     _, sparse = go(tmp_path / "run")

@@ -107,7 +107,7 @@ def select_gradient(task: Task) -> Found:
             {"layer": op.layer, "component": op.component, "strengths": op.strengths.tolist()} for op in edit.operations
         ],
         "history": search.history,
-        "note": " ".join(said for said in (*search.notes, note) if said) or None,
+        "note": "; ".join(said for said in (*search.notes, note) if said) or None,
     }
     return Found(scores, edit, files)
 
@@ -132,7 +132,7 @@ class _Search:
     def __init__(self, task: Task) -> None:
         self.task, self.chat = task, task.chat
         self.history: list[dict[str, float]] = []
-        self.notes: list[str] = []
+        turned = None
         n_layers, given = self.chat.architecture.n_layers, task.config.selection.direction
         self.given = None if given is None else self._read(given)
         for start in (round(START * n_layers), 0):
@@ -143,9 +143,9 @@ class _Search:
             screened = task.journal.once(f"screened from {start}", self._screened)
             if not start or screened["reached"]:
                 break
-            self.notes.append(
-                f"taking directions out from layer {start} on leaves the behaviour as it is; all layers and the embeddings are searched"
-            )
+            turned = f"taking directions out from layer {start} on leaves the behaviour as it is; all layers and the embeddings are searched"
+        # Setting up anew says anew which writers are out of reach; why it was set up anew is said beside it.
+        self.notes = [said for said in (turned, self.out_of_reach) if said]
         self.layer = int(screened["layer"])
         self.place = {"site": "resid_pre", "layer": self.layer, "position": -1}
 
@@ -157,7 +157,7 @@ class _Search:
         self.writers = [writer for writer in inside if hookable(writer)]
         self._check()
         left = sorted({writer.component for writer in inside} - {writer.component for writer in self.writers})
-        self.notes = [f"writers that no hook reaches stay as they are: {', '.join(left)}"] if left else []
+        self.out_of_reach = f"writers that no hook reaches stay as they are: {', '.join(left)}" if left else None
         self.targets = measure_targets(task, start)
         # Where a writer's directions stand among the groups.
         per_layer = task.config.per_layer
