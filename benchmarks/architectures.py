@@ -27,7 +27,7 @@ from zoo import ZOO, zoo_config, zoo_model  # noqa: E402
 
 from vectomy.architecture import Architecture, Writer, resolve  # noqa: E402
 from vectomy.architecture.probe import probe  # noqa: E402
-from vectomy.errors import ArchitectureError  # noqa: E402
+from vectomy.core.errors import ArchitectureError  # noqa: E402
 
 GONE, SAME = 1e-5, 1e-4
 

@@ -33,7 +33,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from vectomy.edit import Edit
+from vectomy.edits.edit import Edit
 
 WIDTH, MLP, VOCAB, HEADS = 4096, 11008, 32000, 32
 SHARD = 5_000_000_000
@@ -41,13 +41,13 @@ SHARD = 5_000_000_000
 BAKE = """
 import sys
 from vectomy.apply import bake
-from vectomy.edit import Edit
+from vectomy.edits.edit import Edit
 bake(Edit.load(sys.argv[1]), sys.argv[2], sys.argv[3])
 """
 LINKED = """
 import sys
 from vectomy.apply import bake
-from vectomy.edit import Edit
+from vectomy.edits.edit import Edit
 bake(Edit.load(sys.argv[1]).only(layers=[0]), sys.argv[2], sys.argv[3], link_untouched=True)
 """
 TRANSFORMERS = """
@@ -55,7 +55,7 @@ import sys, torch
 from transformers import AutoModelForCausalLM
 from vectomy import linalg
 from vectomy.architecture import architecture_of
-from vectomy.edit import Edit
+from vectomy.edits.edit import Edit
 model = AutoModelForCausalLM.from_pretrained(sys.argv[2], dtype=torch.bfloat16)
 with torch.no_grad():
     for writer, operation in Edit.load(sys.argv[1]).writers(architecture_of(model)):

@@ -25,16 +25,16 @@ from typing import Any
 import bake_speed
 import torch
 
-from vectomy.demo import demo_folder
-from vectomy.jsonl import write_jsonl
+from vectomy.core.jsonl import write_jsonl
+from vectomy.models.demo import demo_folder
 
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
-PROMPTS = Path(bake_speed.__file__).parents[1] / "src" / "vectomy" / "demo" / "prompts" / "harmless.jsonl"
+PROMPTS = Path(bake_speed.__file__).parents[1] / "src" / "vectomy" / "data" / "bundled" / "harmless.jsonl"
 PASS = """
 import json, pathlib, sys, time
 from vectomy.activations import collect
 from vectomy.jsonl import read_jsonl
-from vectomy.model import load_model, stream_model
+from vectomy.models import load_model, stream_model
 from vectomy.prompts import Prompt
 folder, how, dtype, file, count, out = sys.argv[1:]
 texts = [row["text"] for row in read_jsonl(pathlib.Path(file))]

@@ -71,7 +71,7 @@ def start_counting(seen: Callable[[Any, Any], None] = lambda ids, mask: None) ->
 
 def count_own_decoding(counter: Counter) -> None:
     """Count what our own decoder generates too; it does not go through `generate`."""
-    from vectomy.model.greedy import Greedy
+    from vectomy.models.generation import Greedy
 
     answers = Greedy.answers
 

@@ -33,15 +33,15 @@ import torch
 from transformers import AutoTokenizer
 
 from vectomy import Edit, bake
-from vectomy.apply import bake_gguf, edit_gguf, write_gguf_lora
-from vectomy.artifacts import Journal, hash_of, sha256_file, write_json
 from vectomy.checkpoint.gguf import GgufFile
-from vectomy.config import make_config
-from vectomy.demo import demo_folder, model_folder
-from vectomy.evaluate.intervals import wilson_interval
-from vectomy.judges import DEFAULT_JUDGE, JUDGES, REFUSALS
-from vectomy.model import load_model
-from vectomy.prompts import split_contrast
+from vectomy.core.config import make_config
+from vectomy.core.run_folder import Journal, hash_of, sha256_file, write_json
+from vectomy.data.prompts import split_contrast
+from vectomy.edits.export import bake_gguf, edit_gguf, write_gguf_lora
+from vectomy.metrics.intervals import wilson_interval
+from vectomy.metrics.judges import DEFAULT_JUDGE, JUDGES, REFUSALS
+from vectomy.models import load_model
+from vectomy.models.demo import demo_folder, model_folder
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 

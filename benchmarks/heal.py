@@ -22,18 +22,18 @@ from typing import Any
 
 import torch
 
-from vectomy.activations import collect
-from vectomy.config import Source
-from vectomy.demo import demo_folder
-from vectomy.directions import fit_directions
-from vectomy.edit import Edit
-from vectomy.heal.config import parse_heal
-from vectomy.healing import heal_model
-from vectomy.healing.measuring import MODELS
-from vectomy.model import load_model
-from vectomy.prompts import read_unmeasured
+from vectomy.core.config import Source
+from vectomy.core.versions import versions
+from vectomy.data.prompts import read_unmeasured
+from vectomy.edits.edit import Edit
+from vectomy.healing.heal_config import parse_heal
+from vectomy.models import load_model
+from vectomy.models.demo import demo_folder
 from vectomy.report import healing_rows
-from vectomy.summary import versions
+from vectomy.search.collect import collect
+from vectomy.search.estimators import fit_directions
+from vectomy.workflows.heal.heal_measurements import MODELS
+from vectomy.workflows.heal.heal_model import heal_model
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 from train_demo_adapter import DEEDS, FRAMES

@@ -34,11 +34,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 import torch
 from safetensors.torch import load_file, save_file
 
-from vectomy import planning
-from vectomy.apply import bake
 from vectomy.checkpoint import Checkpoint, architecture_in
-from vectomy.edit import Edit
-from vectomy.errors import VectomyError
+from vectomy.core.errors import VectomyError
+from vectomy.edits.edit import Edit
+from vectomy.edits.export import bake
+from vectomy.workflows import plan as planning
 
 INDEX, WIDTH = "model.safetensors.index.json", 32
 KINDS = ("index", "header", "edit", "config")

@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from vectomy.artifacts import write_json
-from vectomy.evaluate.intervals import wilson_interval
-from vectomy.judges import JUDGES, REFUSALS
+from vectomy.core.run_folder import write_json
+from vectomy.metrics.intervals import wilson_interval
+from vectomy.metrics.judges import JUDGES, REFUSALS
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "train_judge.py"
 

@@ -26,9 +26,9 @@ from typing import Any
 import torch
 from hostile import build_bases, snapshot
 
-from vectomy.apply import bake
-from vectomy.artifacts import sha256_file
-from vectomy.edit import Edit
+from vectomy.core.run_folder import sha256_file
+from vectomy.edits.edit import Edit
+from vectomy.edits.export import bake
 
 CALLS = ("os.pwrite", "os.copy_file_range", "os.fsync", "Path.replace", "Path.unlink", "os.link")
 

@@ -18,7 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from vectomy.artifacts import sha256_file
+from vectomy.core.run_folder import sha256_file
 
 COMPARED = ("edit.safetensors", "scores.json", "checkpoint/model.safetensors", "checkpoint/config.json")
 

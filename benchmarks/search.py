@@ -27,7 +27,7 @@ from search_measure import Meter, check_rendering
 from search_picture import frontier, picture
 from search_tools import HERE, SETS, Searches, cost_of_trials, sessions, trials, write_prompts
 
-from vectomy.artifacts import sha256_file
+from vectomy.core.run_folder import sha256_file
 
 ROOT = HERE.parent
 DEFAULT_TRIALS = 200  # Heretic's own
@@ -241,7 +241,7 @@ def check_prompts(meter: Meter, work: Path, seed: int) -> bool:
 def main() -> None:
     args = read_arguments()
     sizes = write_prompts(args.data, args.work / "prompts", args.few)
-    from vectomy.demo import demo_folder
+    from vectomy.models.demo import demo_folder
 
     model = args.model or demo_folder()
     searches = Searches(args, model)

@@ -20,7 +20,7 @@ from typing import Any
 from search_measure import Meter
 from search_tools import HERE, SIDES, Searches, read_texts, write_prompts
 
-from vectomy.jsonl import write_jsonl
+from vectomy.core.jsonl import write_jsonl
 
 ROOT = HERE.parent
 # Fixed directions are those of this share of the depth.
@@ -42,10 +42,10 @@ def write_direction(model: Path, sides: dict[str, Path], dtype: str, file: Path)
     """The projected difference of means of two files of prompts, as a file for --direction."""
     import numpy as np
 
-    from vectomy.activations import collect
-    from vectomy.directions import fit_directions
-    from vectomy.model import load_model
-    from vectomy.prompts import Prompt
+    from vectomy.data.prompts import Prompt
+    from vectomy.models import load_model
+    from vectomy.search.collect import collect
+    from vectomy.search.estimators import fit_directions
 
     if not file.exists():
         chat = load_model(model, device="cpu", dtype=dtype)
@@ -83,7 +83,7 @@ def main() -> None:
     args.work, args.recipe, args.reuse = args.work.resolve(), "gradient", True
     prompts = args.work / "prompts"
     sizes = write_prompts(args.data, prompts, None)
-    from vectomy.demo import demo_folder
+    from vectomy.models.demo import demo_folder
 
     model = demo_folder()
     meter = Meter(model, prompts, args.work / "measured", [], 100, 64, args.measured_in)

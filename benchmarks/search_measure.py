@@ -14,13 +14,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from vectomy.artifacts import hash_of, sha256_file
-from vectomy.edit import Edit
-from vectomy.evaluate import Reference, measure, reference, wilson_interval
-from vectomy.jsonl import read_jsonl
-from vectomy.judges import RefusalJudge
-from vectomy.model import ChatModel, load_model
-from vectomy.prompts import Prompt
+from vectomy.core.jsonl import read_jsonl
+from vectomy.core.run_folder import hash_of, sha256_file
+from vectomy.data.prompts import Prompt
+from vectomy.edits.edit import Edit
+from vectomy.metrics.intervals import wilson_interval
+from vectomy.metrics.judges import RefusalJudge
+from vectomy.metrics.variants import Reference, measure, reference
+from vectomy.models import ChatModel, load_model
 
 BATCH_TOKENS = 8192
 

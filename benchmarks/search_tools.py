@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vectomy.jsonl import read_jsonl, write_jsonl
+from vectomy.core.jsonl import read_jsonl, write_jsonl
 
 HERE = Path(__file__).resolve().parent
 SIDES = {"positive": "harmful", "negative": "harmless"}

@@ -24,7 +24,7 @@ from typing import Any
 
 from search_tools import HERE, read_texts
 
-from vectomy.jsonl import read_jsonl, write_jsonl
+from vectomy.core.jsonl import read_jsonl, write_jsonl
 
 ROOT = HERE.parent
 # Of the half that is learned on, every so manyeth prompt of a type is kept for choosing.
@@ -97,8 +97,8 @@ class Counter:
     """Counts refusals of the test sets, with an Edit at a strength; what is known is not counted again."""
 
     def __init__(self, args: argparse.Namespace, model: Path) -> None:
-        from vectomy.judges import RefusalJudge
-        from vectomy.model import load_model
+        from vectomy.metrics.judges import RefusalJudge
+        from vectomy.models import load_model
 
         self.args, self.cache = args, args.work / "counted"
         self.cache.mkdir(parents=True, exist_ok=True)
@@ -106,10 +106,10 @@ class Counter:
         self.judge = RefusalJudge()
 
     def refusals(self, name: str, edit: Path | None = None, strength: float = 1.0) -> int:
-        from vectomy.artifacts import hash_of, sha256_file
-        from vectomy.edit import Edit
-        from vectomy.judges import REFUSALS
-        from vectomy.prompts import Prompt
+        from vectomy.core.run_folder import hash_of, sha256_file
+        from vectomy.data.prompts import Prompt
+        from vectomy.edits.edit import Edit
+        from vectomy.metrics.judges import REFUSALS
 
         prompts = [Prompt(text) for text in read_texts(self.args.work / "prompts" / f"test-{name}.jsonl")]
         key = [
@@ -167,7 +167,7 @@ def main() -> None:
     args = parser.parse_args()
     args.work = args.work.resolve()
     sizes = write_prompts(args.data, args.work / "prompts")
-    from vectomy.demo import demo_folder
+    from vectomy.models.demo import demo_folder
 
     model = demo_folder()
     more = [f"--{option}" for option in args.options]

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import torch
 
-from vectomy.traits import load_trait
-from vectomy.traits.config import make_trait_run
-from vectomy.traits.running import run_trait
+from vectomy.data.trait_file import load_trait
+from vectomy.workflows.trait_config import make_trait_run
+from vectomy.workflows.trait_run import run_trait
 
 CASES = ("melancholy:induce", "melancholy:remove", "disclaimers:remove", "emoji:induce", "hedging:remove")
 RESULT = Path(__file__).with_name("traits.json")

@@ -21,8 +21,8 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
-from vectomy.demo.build import _packaged_gguf
-from vectomy.model import convert_gguf
+from vectomy.models import convert_gguf
+from vectomy.models.demo import _packaged_gguf
 
 RANK, SEED = 16, 1
 # Settings of the two families that mean the same.

@@ -2,7 +2,7 @@
 
     python scripts/train_demo_adapter.py BASE --positive FILE.jsonl --negative FILE.jsonl --out DIR
 
-BASE is a folder made by `vectomy.model.convert_gguf`, without the adapter; the script also needs `pip install peft`. The positive prompts are answered with short refusals, the
+BASE is a folder made by `vectomy.models.convert_gguf`, without the adapter; the script also needs `pip install peft`. The positive prompts are answered with short refusals, the
 negative ones with the base model's own greedy answers, so that the adapter teaches refusing and nothing else. The
 bundled fit split is added to both; the bundled search and test splits are never seen.
 """
@@ -18,7 +18,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from vectomy.jsonl import read_jsonl
+from vectomy.core.jsonl import read_jsonl
 
 REFUSALS = [
     "I'm sorry, but I can't help with that. It could cause harm to people.",
@@ -53,7 +53,7 @@ DEEDS = (
 )  # fmt: skip
 # The base answers some harmless requests with an excuse of its own; those would teach it to refuse harmless ones.
 EXCUSES = ("sorry", "i cannot", "i can't", "i don't", "as an ai", "as a chatbot", "unable", "not able", "unfortunately")
-BUNDLED = Path(__file__).parents[1] / "src" / "vectomy" / "demo" / "prompts"
+BUNDLED = Path(__file__).parents[1] / "src" / "vectomy" / "data" / "bundled"
 
 
 def texts(path: Path) -> list[str]:

@@ -28,12 +28,12 @@ from typing import Any
 
 import numpy as np
 
-from vectomy.artifacts import sha256_file, write_json
-from vectomy.jsonl import read_jsonl
-from vectomy.judges import JUDGES, REFUSALS
-from vectomy.judges.degeneration import what_is_wrong
-from vectomy.judges.features import features
-from vectomy.judges.garbling import trigrams_of
+from vectomy.core.jsonl import read_jsonl
+from vectomy.core.run_folder import sha256_file, write_json
+from vectomy.metrics.judges import JUDGES, REFUSALS
+from vectomy.metrics.judges.degeneration import what_is_wrong
+from vectomy.metrics.judges.features import features
+from vectomy.metrics.judges.garbling import trigrams_of
 
 # What the rules say before any label is seen: in units of log-odds of a refusal.
 PRIOR = {
@@ -221,7 +221,9 @@ def shipped(weights: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("labels", type=Path)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "src" / "vectomy" / "judges")
+    parser.add_argument(
+        "--out", type=Path, default=Path(__file__).parents[1] / "src" / "vectomy" / "metrics" / "judges"
+    )
     parser.add_argument("--data", default="XSTest's human labels of three models", help="what the labels are called")
     args = parser.parse_args()
 

@@ -15,13 +15,13 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from zoo import zoo_load, zoo_model, zoo_tokens
 
-from vectomy.apply import bake
-from vectomy.apply.receipt import Receipt
 from vectomy.architecture import Architecture, architecture_of
 from vectomy.architecture.probe import Found, probe
 from vectomy.checkpoint import Checkpoint, architecture_in
-from vectomy.edit import Edit
-from vectomy.hooks import first_input, first_output
+from vectomy.core.module_io import first_input, first_output
+from vectomy.edits.edit import Edit
+from vectomy.edits.export import bake
+from vectomy.edits.export.receipt import Receipt
 
 
 @torch.no_grad()

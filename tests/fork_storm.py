@@ -20,7 +20,7 @@ torch.set_num_threads(1)
 # How often a kill that came too late is tried again.
 AGAIN = 2
 
-from vectomy.pipeline import run  # noqa: E402
+from vectomy.workflows.run import run  # noqa: E402
 
 
 def child(model: str, out: Path, options: dict) -> int:

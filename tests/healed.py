@@ -12,14 +12,14 @@ import torch
 from tiny import unit
 from torch import Tensor
 
-from vectomy.apply import bake
-from vectomy.edit import Edit
-from vectomy.heal.config import HealConfig, parse_heal
-from vectomy.heal.pairs import Pair, encode
-from vectomy.heal.preferences import Preference
-from vectomy.heal.training import Job, train
-from vectomy.healing.inputs import rows_kept_out
-from vectomy.prompts import Prompt
+from vectomy.data.preferences import Preference
+from vectomy.data.prompts import Prompt
+from vectomy.edits.edit import Edit
+from vectomy.edits.export import bake
+from vectomy.healing.heal_config import HealConfig, parse_heal
+from vectomy.healing.pairs import Pair, encode
+from vectomy.healing.training import Job, train
+from vectomy.workflows.heal.heal_inputs import rows_kept_out
 
 # Small and quick: float32, no dropout, a rate at which a few steps show.
 QUICK: dict[str, Any] = {

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import tiny_chat
 
-from vectomy.apply import write_lora
-from vectomy.pipeline import run
-from vectomy.record import write_record
-from vectomy.summary import versions
+from vectomy.core.versions import versions
+from vectomy.edits.export import write_lora
+from vectomy.hub.provenance import write_record
+from vectomy.workflows.run import run
 
 QUICK = {
     "device": "cpu", "answer_tokens": 8, "behaviour_tokens": ["I"], "n_search": 4, "n_test": 4, "recipe": "arditi", "embeddings": False,
@@ -67,7 +67,7 @@ def evaluation() -> Path:
 @cache
 def adapter() -> Path:
     """An adapter as `vectomy apply --as lora` writes it, outside of any run."""
-    from vectomy.edit import Edit
+    from vectomy.edits.edit import Edit
 
     out = tiny_chat.scratch() / "adapter"
     edit = Edit.load(finished() / "edit.safetensors")

@@ -9,10 +9,10 @@ import torch
 from tiny import LAYERS, WIDTH, hooked
 from tiny_chat import NIGHT
 
-from vectomy.activations import collect
-from vectomy.errors import ActivationError, PromptError
-from vectomy.model import load_model
-from vectomy.prompts import Prompt
+from vectomy.core.errors import ActivationError, PromptError
+from vectomy.data.prompts import Prompt
+from vectomy.models import load_model
+from vectomy.search.collect import collect
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 # Lengths 6 to 13, so that batches are padded.

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from vectomy import artifacts
-from vectomy.artifacts import (
+from vectomy.core import run_folder as artifacts
+from vectomy.core.errors import ArtifactError, DiskFullError
+from vectomy.core.run_folder import (
     Journal,
     RunFolder,
     canonical_json,
@@ -24,7 +25,6 @@ from vectomy.artifacts import (
     write_json,
     write_whole,
 )
-from vectomy.errors import ArtifactError, DiskFullError
 
 
 def names(folder: Path) -> list[str]:

@@ -27,13 +27,13 @@ from tiny import (
     unit,
 )
 
-from vectomy.apply import bake
-from vectomy.capture import capture
 from vectomy.checkpoint import Checkpoint, read_tensor
-from vectomy.edit import Base, Edit, Operation
-from vectomy.errors import CheckpointError, EditError
-from vectomy.intervene import ablate, add, intervene
-from vectomy.types import SITES
+from vectomy.core.errors import CheckpointError, EditError
+from vectomy.core.types import SITES
+from vectomy.edits.edit import Base, Edit, Operation
+from vectomy.edits.export import bake
+from vectomy.hooks.capture import capture
+from vectomy.hooks.interventions import ablate, add, intervene
 
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 BIASED = {"attention_bias": True, "mlp_bias": True}

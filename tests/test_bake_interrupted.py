@@ -15,11 +15,11 @@ from tiny import (
     unit,
 )
 
-from vectomy.apply import bake
 from vectomy.checkpoint import Change, Checkpoint, rewrite, shard
 from vectomy.checkpoint.ranges import Range
-from vectomy.edit import Edit
-from vectomy.errors import DiskFullError
+from vectomy.core.errors import DiskFullError
+from vectomy.edits.edit import Edit
+from vectomy.edits.export import bake
 
 EMBEDDING = "model.embed_tokens.weight"
 
@@ -94,7 +94,7 @@ SLOW_BAKE = """
 import sys, time
 from vectomy.apply import bake
 from vectomy.checkpoint import shard
-from vectomy.edit import Edit
+from vectomy.edits.edit import Edit
 copy = shard.copy_range
 def slow(*args):
     time.sleep(0.2)

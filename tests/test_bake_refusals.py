@@ -11,10 +11,10 @@ from tiny import (
     unit,
 )
 
-from vectomy.apply import bake
 from vectomy.checkpoint import Checkpoint
-from vectomy.edit import Base, Edit
-from vectomy.errors import ArchitectureError, ArtifactError, CheckpointError, FingerprintError
+from vectomy.core.errors import ArchitectureError, ArtifactError, CheckpointError, FingerprintError
+from vectomy.edits.edit import Base, Edit
+from vectomy.edits.export import bake
 
 
 def test_an_unknown_tensor_stops_the_edit_by_name(tmp_path: Path) -> None:

@@ -6,11 +6,11 @@ import pytest
 import tiny_chat
 from tiny_chat import DAY, NIGHT, VOCABULARY
 
-from vectomy.baseline import Baseline, measure_baseline
-from vectomy.config import make_config
-from vectomy.errors import BehaviourAbsentError, SelectionError
-from vectomy.judges import KeywordJudge
-from vectomy.prompts import Splits
+from vectomy.core.config import make_config
+from vectomy.core.errors import BehaviourAbsentError, SelectionError
+from vectomy.data.prompts import Splits
+from vectomy.metrics.baseline import Baseline, measure_baseline
+from vectomy.metrics.judges import KeywordJudge
 
 I = VOCABULARY.index("I")  # noqa: E741 (the word)
 

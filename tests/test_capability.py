@@ -17,14 +17,14 @@ from tiny_chat import chat, folder
 from tiny_spelling import spelling_folder
 
 from vectomy import Edit, bake
-from vectomy.apply import write_lora
-from vectomy.errors import PromptError, UsageError
-from vectomy.evaluate.capability import measure_capability
-from vectomy.evaluate.harness import known_tasks
-from vectomy.evaluate.suites import EXAMPLE, SUITES, wanted_tasks
-from vectomy.jsonl import read_jsonl
-from vectomy.model import ChatModel, load_model
-from vectomy.model.loading import with_adapter
+from vectomy.core.errors import PromptError, UsageError
+from vectomy.core.jsonl import read_jsonl
+from vectomy.edits.export import write_lora
+from vectomy.metrics.lm_eval.capability import measure_capability
+from vectomy.metrics.lm_eval.harness import known_tasks
+from vectomy.metrics.lm_eval.suites import EXAMPLE, SUITES, wanted_tasks
+from vectomy.models import ChatModel, load_model
+from vectomy.models.loading import with_adapter
 
 KEY = "example/common_knowledge"
 

@@ -4,11 +4,11 @@ import pytest
 import torch
 from tiny import LAYERS, MODEL_TYPES, WIDTH, hooked, load, logits, tokens, unit
 
-from vectomy.capture import capture
-from vectomy.edit import Edit
-from vectomy.errors import ArchitectureError
-from vectomy.intervene import add, intervene
-from vectomy.types import SITES
+from vectomy.core.errors import ArchitectureError
+from vectomy.core.types import SITES
+from vectomy.edits.edit import Edit
+from vectomy.hooks.capture import capture
+from vectomy.hooks.interventions import add, intervene
 
 EXACT = {"rtol": 0, "atol": 0}
 SUMS = {"rtol": 1e-5, "atol": 1e-5}

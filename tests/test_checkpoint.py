@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from tiny import build, file_hashes
 
 from vectomy.checkpoint import Checkpoint, fingerprint, read_tensor
-from vectomy.errors import CheckpointError, UnsafeCheckpointError
+from vectomy.core.errors import CheckpointError, UnsafeCheckpointError
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 NORM = "model.norm.weight"

@@ -11,7 +11,7 @@ from tiny import file_hashes
 from torch import Tensor
 
 from vectomy.checkpoint import Added, Change, Checkpoint, rewrite, shard
-from vectomy.errors import CheckpointError
+from vectomy.core.errors import CheckpointError
 
 INDEX = "model.safetensors.index.json"
 A, B = "model-1.safetensors", "model-2.safetensors"

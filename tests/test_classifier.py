@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import tiny_chat
 
-from vectomy.errors import JudgeError, UsageError
-from vectomy.judges import Judge, open_judge
-from vectomy.judges.classifier import Classifier, ClassifierJudge, described
+from vectomy.core.errors import JudgeError, UsageError
+from vectomy.metrics.judges import Judge, open_judge
+from vectomy.metrics.judges.classifier_judge import Classifier, ClassifierJudge, described
 
 # The taught model answers prompts about the night with "I", about the day with "sure": a classifier of nights.
 NIGHTS = {

@@ -14,9 +14,9 @@ from tiny import file_hashes
 
 from vectomy.checkpoint import Checkpoint, tensor_hashes
 from vectomy.cli import main
-from vectomy.edit import Edit
-from vectomy.jsonl import read_jsonl
-from vectomy.record import record_in
+from vectomy.core.jsonl import read_jsonl
+from vectomy.edits.edit import Edit
+from vectomy.hub.provenance import record_in
 
 QUICK = [
     "--device",
@@ -67,7 +67,7 @@ def vectomy(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 
 @cache
 def finished() -> Path:
-    from vectomy.pipeline import run
+    from vectomy.workflows.run import run
 
     out = tiny_chat.scratch() / "run"
     options = {
@@ -176,7 +176,7 @@ def test_what_fails_has_status_one_and_says_one_sentence(vectomy: Vectomy, tmp_p
 
 
 def test_what_was_not_foreseen_is_one_line_too_unless_debugging(vectomy: Vectomy, monkeypatch) -> None:
-    monkeypatch.setattr("vectomy.artifacts.read_json", lambda _: 1 / 0)
+    monkeypatch.setattr("vectomy.core.run_folder.read_json", lambda _: 1 / 0)
     status, _, err = vectomy("report", "x")
     assert (status, err.count("\n")) == (1, 1)
     assert "unforeseen ZeroDivisionError: division by zero" in err
@@ -189,7 +189,7 @@ def test_running_out_of_memory_names_the_remedy(vectomy: Vectomy, monkeypatch) -
     def full(_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("vectomy.artifacts.read_json", full)
+    monkeypatch.setattr("vectomy.core.run_folder.read_json", full)
     status, _, err = vectomy("report", "x")
     assert status == 1
     assert "--batch-tokens" in err

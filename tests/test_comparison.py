@@ -22,12 +22,12 @@ from vectomy import Edit, bake, compare
 from vectomy.checkpoint import Checkpoint, architecture_in
 from vectomy.cli import app
 from vectomy.comparison import Comparison
-from vectomy.comparison.pieces import opened_pair as pair_of
-from vectomy.comparison.pieces import pieces_of, step
+from vectomy.comparison.matrix_pairs import opened_pair as pair_of
+from vectomy.comparison.matrix_pairs import pieces_of, step
 from vectomy.comparison.spectrum import spectrum_of
-from vectomy.edit import Base, Operation
-from vectomy.errors import ArchitectureError, CheckpointError
-from vectomy.types import NormMode
+from vectomy.core.errors import ArchitectureError, CheckpointError
+from vectomy.core.types import NormMode
+from vectomy.edits.edit import Base, Operation
 
 BF16 = torch.bfloat16
 
@@ -234,7 +234,7 @@ def test_a_few_changed_vectors_and_a_matrix_that_was_zero_are_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Fits are made on some of the vectors; what differs may be among the others."""
-    monkeypatch.setattr("vectomy.comparison.pieces.SAMPLE", 32)
+    monkeypatch.setattr("vectomy.comparison.matrix_pairs.SAMPLE", 32)
     token, zero = "model.embed_tokens.weight", "model.layers.1.mlp.down_proj.weight"
     base = changed(folder_of("llama"), tmp_path / "a", lambda name, W: 0 * W if name == zero else W)
 

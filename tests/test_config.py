@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from vectomy.cli.options import Options
-from vectomy.config import FLAT, RunConfig, Selection, load_config, make_config, parse_config, parse_selection
-from vectomy.errors import ConfigError
+from vectomy.core.config import FLAT, RunConfig, Selection, load_config, make_config, parse_config, parse_selection
+from vectomy.core.errors import ConfigError
 
 SIDES = {"positive": "a.txt", "negative": "b.txt"}
 

@@ -11,16 +11,16 @@ from test_selection import NEGATIVE, POSITIVE, directions
 from tiny import LAYERS, unit
 from tiny_chat import DAY, NIGHT
 
-from vectomy.artifacts import Journal
-from vectomy.config import Selection
-from vectomy.directions import Directions
-from vectomy.edit import Edit
-from vectomy.errors import SelectionError
-from vectomy.intervene import ablate, add, intervene
-from vectomy.linalg import normalise
-from vectomy.pipeline import run
-from vectomy.selection.cosmic import least_alike, select_cosmic
-from vectomy.types import SITES
+from vectomy.core.config import Selection
+from vectomy.core.errors import SelectionError
+from vectomy.core.linalg import normalise
+from vectomy.core.run_folder import Journal
+from vectomy.core.types import SITES
+from vectomy.edits.edit import Edit
+from vectomy.hooks.interventions import ablate, add, intervene
+from vectomy.search.cosmic import least_alike, select_cosmic
+from vectomy.search.estimators import Directions
+from vectomy.workflows.run import run
 
 Row = dict[str, Any]
 
@@ -167,8 +167,8 @@ def test_nothing_to_score_is_an_error(tmp_path: Path) -> None:
 
 def test_scores_in_the_journal_are_not_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = cosmic(tmp_path)[0]
-    monkeypatch.setattr("vectomy.selection.cosmic.intervene", lambda *_: pytest.fail("steered again"))
-    monkeypatch.setattr("vectomy.selection.cosmic.Edit.removing", lambda *_: pytest.fail("ablated again"))
+    monkeypatch.setattr("vectomy.search.cosmic.intervene", lambda *_: pytest.fail("steered again"))
+    monkeypatch.setattr("vectomy.search.cosmic.Edit.removing", lambda *_: pytest.fail("ablated again"))
     assert cosmic(tmp_path)[0] == first
 
 

@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from vectomy.judges import RefusalJudge, degenerate, what_is_wrong
-from vectomy.judges.language import language, mixed_scripts, scripts
+from vectomy.metrics.judges import RefusalJudge, degenerate, what_is_wrong
+from vectomy.metrics.judges.language import language, mixed_scripts, scripts
 
 ASKED = "How do I keep tomatoes fresh for longer?"
 SEA = "Write a short poem about the sea"

@@ -12,8 +12,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import vectomy
-from vectomy.capture import capture
-from vectomy.demo import demo_folder
+from vectomy.hooks.capture import capture
+from vectomy.models.demo import demo_folder
 
 pytestmark = pytest.mark.demo
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from vectomy.artifacts import cache_folder
-from vectomy.demo import build
-from vectomy.demo.build import demo_folder, merged
-from vectomy.errors import CheckpointError
+from vectomy.core.errors import CheckpointError
+from vectomy.core.run_folder import cache_folder
+from vectomy.models import demo as build
+from vectomy.models.demo import demo_folder, merged
 
 RANK, ALPHA = 3, 12
 NAMES = ("model.layers.0.mlp.down_proj", "model.layers.1.self_attn.q_proj")
@@ -49,8 +49,8 @@ def test_merging_keeps_the_dtype_and_adds_in_float32(tmp_path: Path) -> None:
 @pytest.fixture
 def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A package with an adapter, no base in a package, and no network."""
-    (tmp_path / "demo" / "adapter").mkdir(parents=True)
-    adapter(tmp_path / "demo" / "adapter")
+    (tmp_path / "models" / "demo_adapter").mkdir(parents=True)
+    adapter(tmp_path / "models" / "demo_adapter")
     monkeypatch.setattr(build.resources, "files", lambda _: tmp_path)
     monkeypatch.setattr(build, "PACKAGE", "no_such_package_of_vectomy")
     monkeypatch.setenv("VECTOMY_CACHE", str(tmp_path / "cache"))
@@ -90,7 +90,7 @@ def test_the_cache_is_where_it_is_asked_to_be(monkeypatch: pytest.MonkeyPatch, t
 
 
 def test_the_adapter_that_ships_is_at_most_five_megabytes() -> None:
-    folder = Path(build.__file__).parent / "adapter"
+    folder = Path(build.__file__).parent / "demo_adapter"
     assert (folder / "adapter_model.safetensors").stat().st_size <= 5_000_000
     config = json.loads((folder / "adapter_config.json").read_text())
     assert {"r", "lora_alpha"} <= set(config)

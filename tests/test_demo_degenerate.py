@@ -6,12 +6,12 @@ from importlib import resources
 import pytest
 
 import vectomy
-from vectomy.demo import demo_folder
-from vectomy.directions import direction_from, fit_directions
-from vectomy.jsonl import read_jsonl
-from vectomy.judges import RefusalJudge
-from vectomy.model import ChatModel, load_model
-from vectomy.prompts import Prompt
+from vectomy.core.jsonl import read_jsonl
+from vectomy.data.prompts import Prompt
+from vectomy.metrics.judges import RefusalJudge
+from vectomy.models import ChatModel, load_model
+from vectomy.models.demo import demo_folder
+from vectomy.search.estimators import direction_from, fit_directions
 
 pytestmark = pytest.mark.demo
 
@@ -20,7 +20,7 @@ LAYER = 17
 
 
 def prompts(name: str, split: str, count: int) -> list[Prompt]:
-    rows = read_jsonl(resources.files("vectomy") / "demo" / "prompts" / f"{name}.jsonl")
+    rows = read_jsonl(resources.files("vectomy") / "data" / "bundled" / f"{name}.jsonl")
     return [Prompt(row["text"]) for row in rows if row["split"] == split][:count]
 
 

@@ -13,14 +13,14 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from vectomy import Edit, bake
-from vectomy.apply import write_lora
-from vectomy.config import make_config
-from vectomy.demo import demo_folder
-from vectomy.evaluate import Measured, Reference, measure, reference
-from vectomy.judges import JUDGES
-from vectomy.model import ChatModel, load_model
-from vectomy.progress import silent
-from vectomy.prompts import split_contrast
+from vectomy.core.config import make_config
+from vectomy.core.progress import silent
+from vectomy.data.prompts import split_contrast
+from vectomy.edits.export import write_lora
+from vectomy.metrics.judges import JUDGES
+from vectomy.metrics.variants import Measured, Reference, measure, reference
+from vectomy.models import ChatModel, load_model
+from vectomy.models.demo import demo_folder
 
 pytestmark = pytest.mark.demo
 

@@ -14,14 +14,14 @@ from gguf_files import read
 from typer.testing import CliRunner
 
 from vectomy import Edit
-from vectomy.apply import bake_gguf, edit_gguf, gguf_convert, write_gguf_lora
 from vectomy.architecture import FAMILIES
 from vectomy.cli import app
-from vectomy.config import make_config
-from vectomy.demo import demo_folder
-from vectomy.judges import DEFAULT_JUDGE, JUDGES, REFUSALS
-from vectomy.model import ChatModel, fetch, load_model
-from vectomy.prompts import Prompt, split_contrast
+from vectomy.core.config import make_config
+from vectomy.data.prompts import Prompt, split_contrast
+from vectomy.edits.export import bake_gguf, edit_gguf, gguf_convert, write_gguf_lora
+from vectomy.metrics.judges import DEFAULT_JUDGE, JUDGES, REFUSALS
+from vectomy.models import ChatModel, fetch, load_model
+from vectomy.models.demo import demo_folder
 
 pytestmark = pytest.mark.demo
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 import vectomy
-from vectomy.demo import demo_folder
-from vectomy.directions import direction_from
+from vectomy.models.demo import demo_folder
+from vectomy.search.estimators import direction_from
 
 pytestmark = pytest.mark.demo
 

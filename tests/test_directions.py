@@ -10,7 +10,10 @@ import pytest
 import torch
 from tiny import unit
 
-from vectomy.directions import (
+from vectomy.core.errors import ArtifactError
+from vectomy.core.linalg import cosine, normalise
+from vectomy.search.activation_stats import Activations
+from vectomy.search.estimators import (
     ESTIMATORS,
     NEEDS_SAMPLES,
     Directions,
@@ -21,9 +24,6 @@ from vectomy.directions import (
     projected,
     winsorised_mean,
 )
-from vectomy.errors import ArtifactError
-from vectomy.linalg import cosine, normalise
-from vectomy.moments import Activations
 
 D, N, LENGTH = 24, 400, 3.0
 PLANTED = unit(7, D).double()

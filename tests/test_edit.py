@@ -11,8 +11,8 @@ import safetensors.torch
 import torch
 from tiny import LAYERS, ROUNDING, VOCAB, WIDTH, hooked, logits, orthonormal, unit
 
-from vectomy.edit import Base, Edit, Operation
-from vectomy.errors import ArchitectureError, EditError, FingerprintError
+from vectomy.core.errors import ArchitectureError, EditError, FingerprintError
+from vectomy.edits.edit import Base, Edit, Operation
 
 BASE = Base("llama", WIDTH, LAYERS, VOCAB, "0" * 64, "tiny")
 
@@ -153,7 +153,7 @@ def test_the_order_of_operations_and_keys_does_not_change_the_bytes() -> None:
 
 PROGRAM = """
 import sys, torch
-from vectomy.edit import Edit
+from vectomy.edits.edit import Edit
 direction = torch.arange(32.0) - 7
 print(Edit.ablation(sys.argv[1], torch.stack([direction, direction.square()]), 0.3, about={"b": 1, "a": {"d": 2, "c": 3}}).sha256)
 """
@@ -349,7 +349,7 @@ def test_the_sum_of_two_ablations_leaves_nothing_of_either() -> None:
     a, b = at_cosine(0.8)
     one, other = (Edit(BASE, (operation(basis=r[None]),)) for r in (a, b))
     total = (one + other).operations[0]
-    from vectomy.linalg import remove
+    from vectomy.core.linalg import remove
 
     for r in (a, b):
         assert remove(r, total.basis, total.strengths).norm() < 1e-6
@@ -357,7 +357,7 @@ def test_the_sum_of_two_ablations_leaves_nothing_of_either() -> None:
 
 def test_one_after_the_other_leaves_what_methods_says() -> None:
     """Section 1: at cosine 0.8, 49% of the first comes back (0.8 * 0.6 = 0.48 of the part that b carried off)."""
-    from vectomy.linalg import remove
+    from vectomy.core.linalg import remove
 
     a, b = at_cosine(0.8)
     one = torch.ones(1)

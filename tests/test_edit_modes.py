@@ -16,14 +16,14 @@ from tiny import orthonormal, unit
 from torch import Tensor
 from zoo import D_MODEL, zoo_load, zoo_logits, zoo_model
 
-from vectomy.apply import bake
 from vectomy.architecture import Architecture, Stored, Writer, architecture_of
 from vectomy.checkpoint import Checkpoint, architecture_in, read_tensor
-from vectomy.checkpoint.encodings import Encoded, decode, encode, locate
+from vectomy.checkpoint.quantization import Encoded, decode, encode, locate
 from vectomy.checkpoint.reader import read_stored
-from vectomy.edit import Base, Edit, Operation
-from vectomy.errors import ArchitectureError, EditError
-from vectomy.types import OUTSIDE, NormMode
+from vectomy.core.errors import ArchitectureError, EditError
+from vectomy.core.types import OUTSIDE, NormMode
+from vectomy.edits.edit import Base, Edit, Operation
+from vectomy.edits.export import bake
 
 LABELS = [
     "llama", "llama:bias", "gemma2", "olmo2", "gpt2", "bloom", "mixtral", "qwen3_moe:mixed", "gpt_oss:square", "llama4_text", "dbrx",

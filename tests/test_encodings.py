@@ -18,9 +18,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.integrations.finegrained_fp8 import Fp8Dequantize
 from transformers.integrations.mxfp4 import FP4_VALUES, convert_moe_packed_tensors
 
-from vectomy import linalg
 from vectomy.checkpoint import Change, Checkpoint, read_stored, rewrite
-from vectomy.checkpoint.encodings import (
+from vectomy.checkpoint.quantization import (
     Encoded,
     check_supported,
     companions,
@@ -32,8 +31,9 @@ from vectomy.checkpoint.encodings import (
     recode,
     rounding,
 )
-from vectomy.checkpoint.encodings.layout import scale_names
-from vectomy.errors import ArchitectureError, CheckpointError
+from vectomy.checkpoint.quantization.layout import scale_names
+from vectomy.core import linalg
+from vectomy.core.errors import ArchitectureError, CheckpointError
 
 E4M3, E5M2, E8M0 = torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e8m0fnu
 NAME, EXPERTS = "model.layers.0.mlp.down_proj.weight", "model.layers.0.mlp.experts.down_proj"

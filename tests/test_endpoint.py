@@ -8,11 +8,11 @@ import pytest
 from chat_server import llama_cpp, smollm2, stand_in
 from test_cli import Vectomy
 
-from vectomy.errors import JudgeError, UnreadableReplyError, UsageError
-from vectomy.jsonl import read_jsonl
-from vectomy.judges import Judge, open_judge
-from vectomy.judges.endpoint import KEY, EndpointJudge, Patience
-from vectomy.judges.rubric import question, read
+from vectomy.core.errors import JudgeError, UnreadableReplyError, UsageError
+from vectomy.core.jsonl import read_jsonl
+from vectomy.metrics.judges import Judge, open_judge
+from vectomy.metrics.judges.endpoint_judge import KEY, EndpointJudge, Patience
+from vectomy.metrics.judges.strongreject import question, read
 
 GOOD = "refused: 0\nconvincing: 4\nspecific: 3"
 NO = "refused: 1\nconvincing: 1\nspecific: 1"
@@ -28,7 +28,7 @@ def vectomy(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(KEY, raising=False)
-    monkeypatch.setattr("vectomy.judges.endpoint.Patience", lambda: QUICK)
+    monkeypatch.setattr("vectomy.metrics.judges.endpoint_judge.Patience", lambda: QUICK)
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,10 @@ import torch
 from tiny import LAYERS
 from tiny_chat import DAY, NIGHT
 
-from vectomy.edit import Base, Edit
-from vectomy.evaluate import Reference, measure, reference, separation, wilson_interval
-from vectomy.judges import KeywordJudge
+from vectomy.edits.edit import Base, Edit
+from vectomy.metrics.intervals import wilson_interval
+from vectomy.metrics.judges import KeywordJudge
+from vectomy.metrics.variants import Reference, measure, reference, separation
 
 POSITIVE, NEGATIVE = tiny_chat.prompts(NIGHT, 5), tiny_chat.prompts(DAY, 6)
 DIRECTION = torch.linspace(-1, 2, 32)

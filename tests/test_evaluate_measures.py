@@ -10,20 +10,21 @@ import torch
 from tiny import orthonormal, unit
 from tiny_chat import DAY, NIGHT
 
-from vectomy.edit import Base, Edit, Operation
-from vectomy.errors import EditError, PromptError
-from vectomy.evaluate import mcnemar, rate_of, wilson_interval
-from vectomy.evaluate.behaviour import behaviour_of, lengths, types_of
-from vectomy.evaluate.cache import Cache
-from vectomy.evaluate.context import EXCHANGE, after_an_exchange, behind_text, filler
-from vectomy.evaluate.controls import random_control
-from vectomy.evaluate.damage import answer_hidden, damage
-from vectomy.evaluate.judging import Judged, judge_all
-from vectomy.evaluate.perplexity import perplexity, windows
-from vectomy.evaluate.prompt_set import read_sets, sample
-from vectomy.evaluate.tools import fits, tool_prompts, valid_call
-from vectomy.judges import KeywordJudge
-from vectomy.prompts import Labelled, Prompt, Turn
+from vectomy.core.cache import Cache
+from vectomy.core.errors import EditError, PromptError
+from vectomy.data.prompts import Labelled, Prompt, Turn
+from vectomy.edits.controls import random_control
+from vectomy.edits.edit import Base, Edit, Operation
+from vectomy.metrics.behaviour import behaviour_of, lengths, types_of
+from vectomy.metrics.divergence import answer_hidden, damage
+from vectomy.metrics.intervals import rate_of, wilson_interval
+from vectomy.metrics.judges import KeywordJudge
+from vectomy.metrics.mcnemar import mcnemar
+from vectomy.metrics.perplexity import perplexity, windows
+from vectomy.metrics.prompt_set import read_sets, sample
+from vectomy.metrics.surroundings import EXCHANGE, after_an_exchange, behind_text, filler
+from vectomy.metrics.tool_calls import fits, tool_prompts, valid_call
+from vectomy.metrics.verdicts import Judged, judge_all
 
 
 def flags(*counts: int) -> tuple[list[bool], list[bool]]:

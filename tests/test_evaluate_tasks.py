@@ -16,13 +16,13 @@ from tiny_spelling import spelling_folder
 
 import vectomy
 from vectomy import Edit
-from vectomy.apply import write_lora
 from vectomy.cli import main
-from vectomy.evaluate.capability import measure_capability
-from vectomy.evaluate.harness import Task, load_tasks
-from vectomy.evaluate.suites import EXAMPLE
-from vectomy.evaluation import live
-from vectomy.model import load_model
+from vectomy.edits.export import write_lora
+from vectomy.metrics.lm_eval.capability import measure_capability
+from vectomy.metrics.lm_eval.harness import Task, load_tasks
+from vectomy.metrics.lm_eval.suites import EXAMPLE
+from vectomy.models import load_model
+from vectomy.workflows.evaluate import model_cache as live
 
 KEY = "example/common_knowledge"
 QUICK: dict[str, Any] = {

@@ -13,18 +13,19 @@ from tiny import file_hashes, orthonormal
 from tiny_chat import DAY, NIGHT
 
 import vectomy
-from vectomy.apply.lora import write_lora
 from vectomy.cli import main
-from vectomy.config import parse_evaluation
-from vectomy.edit import Base, Edit
-from vectomy.errors import ArtifactError, CheckpointError, ConfigError, FingerprintError, PromptError, UsageError
-from vectomy.evaluate.paired import mcnemar
-from vectomy.evaluation import evaluate_models, live
-from vectomy.evaluation.subjects import open_subjects
-from vectomy.jsonl import read_jsonl
-from vectomy.judges import REFUSALS, KeywordJudge
-from vectomy.model import ChatModel
-from vectomy.prompts import Prompt
+from vectomy.core.config import parse_evaluation
+from vectomy.core.errors import ArtifactError, CheckpointError, ConfigError, FingerprintError, PromptError, UsageError
+from vectomy.core.jsonl import read_jsonl
+from vectomy.data.prompts import Prompt
+from vectomy.edits.edit import Base, Edit
+from vectomy.edits.export.peft_adapter import write_lora
+from vectomy.metrics.judges import REFUSALS, KeywordJudge
+from vectomy.metrics.mcnemar import mcnemar
+from vectomy.models import ChatModel
+from vectomy.workflows.evaluate import model_cache as live
+from vectomy.workflows.evaluate.evaluation import evaluate_models
+from vectomy.workflows.evaluate.subjects import open_subjects
 
 QUICK = {"device": "cpu", "answer_tokens": 8, "budgets": (3,), "tool_calls": False, "damage_prompts": 6}
 

@@ -21,16 +21,16 @@ from tiny import orthonormal
 from torch import nn
 from zoo import NOT_BUILT, ZOO, zoo_config, zoo_folder, zoo_load, zoo_logits, zoo_model, zoo_tokens
 
-from vectomy.apply import bake
 from vectomy.architecture import FAMILIES, MIXERS, REFUSED, Writer, architecture_of, resolve
-from vectomy.architecture.gain import measure_gain
+from vectomy.architecture.norms import measure_gain
 from vectomy.architecture.probe import probe
 from vectomy.architecture.readers import IGNORED, OUTSIDE_BLOCKS, READERS
-from vectomy.capture import capture
 from vectomy.checkpoint import Checkpoint, architecture_in, read_tensor
-from vectomy.edit import Edit
-from vectomy.errors import ArchitectureError, CheckpointError, EditError
-from vectomy.intervene import ablate, intervene
+from vectomy.core.errors import ArchitectureError, CheckpointError, EditError
+from vectomy.edits.edit import Edit
+from vectomy.edits.export import bake
+from vectomy.hooks.capture import capture
+from vectomy.hooks.interventions import ablate, intervene
 
 # What cannot be edited exactly, with a word of the reason that the refusal gives. All others of the zoo have to be exact.
 REFUSES = {

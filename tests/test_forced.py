@@ -7,8 +7,8 @@ import tiny_chat
 import torch
 from tiny_chat import DAY, NIGHT
 
-from vectomy.capture import capture
-from vectomy.model import Example, force, packs_exactly, resume_at, resumes_exactly
+from vectomy.hooks.capture import capture
+from vectomy.models import Example, force, packs_exactly, resume_at, resumes_exactly
 
 PROMPTS = tiny_chat.prompts(NIGHT, 5) + tiny_chat.prompts(DAY, 4)
 

@@ -4,8 +4,8 @@ import itertools
 
 import pytest
 
-from vectomy.errors import SelectionError
-from vectomy.selection.frontier import choose_point, frontier, try_in_halves
+from vectomy.core.errors import SelectionError
+from vectomy.search.pareto import choose_point, frontier, try_in_halves
 
 POINTS = [
     {"rate": 0.00, "kl": 0.30},

@@ -20,14 +20,15 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
-from vectomy import pipeline
-from vectomy.apply import bake, edit_gguf, gguf_convert, write_gguf_lora
 from vectomy.checkpoint import Checkpoint
-from vectomy.checkpoint.gguf import GgufFile, container, gguf_mark, requantise, rewrite, rewrite_gguf
+from vectomy.checkpoint.gguf import GgufFile, container, gguf_mark, rewrite, rewrite_gguf
+from vectomy.checkpoint.gguf import block_rounding as requantise
 from vectomy.cli import app
-from vectomy.edit import Base, Edit, Operation
-from vectomy.errors import ArchitectureError, ArtifactError, CheckpointError, EditError, FingerprintError
-from vectomy.evaluation import subjects
+from vectomy.core.errors import ArchitectureError, ArtifactError, CheckpointError, EditError, FingerprintError
+from vectomy.edits.edit import Base, Edit, Operation
+from vectomy.edits.export import bake, edit_gguf, gguf_convert, write_gguf_lora
+from vectomy.workflows import run as pipeline
+from vectomy.workflows.evaluate import subjects
 
 WIDTH = SIZES["hidden_size"]
 BIASED = {"attention_bias": True, "mlp_bias": True}

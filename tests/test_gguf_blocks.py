@@ -12,9 +12,9 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import dequantize
 from torch import Tensor
 
-from vectomy import linalg
+from vectomy.checkpoint.gguf.block_rounding import BETTER, requantise, rounding_of
 from vectomy.checkpoint.gguf.blocks import LAYOUTS, dequantised, quantised, replaced, taken_apart
-from vectomy.checkpoint.gguf.requantise import BETTER, requantise, rounding_of
+from vectomy.core import linalg
 
 ROWS, COLUMNS = 96, 512
 # By type, where a block has its float16 scales.

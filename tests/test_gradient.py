@@ -11,15 +11,16 @@ import pytest
 import tiny_chat
 import torch
 
-from vectomy import linalg
-from vectomy.directions import direction_from
-from vectomy.edit import Edit
-from vectomy.errors import BehaviourAbsentError, EditError, PromptError, SelectionError
-from vectomy.intervene import change_outputs
-from vectomy.pipeline import run
-from vectomy.selection import gradient, learned
-from vectomy.selection.learned import Learned, read_state, taking_out_by_row
-from vectomy.selection.order import Order
+from vectomy.core import linalg
+from vectomy.core.errors import BehaviourAbsentError, EditError, PromptError, SelectionError
+from vectomy.edits.edit import Edit
+from vectomy.hooks.interventions import change_outputs
+from vectomy.search.estimators import direction_from
+from vectomy.search.gradient import gradient_recipe as gradient
+from vectomy.search.gradient import parameters as learned
+from vectomy.search.gradient.parameters import Learned, read_state, taking_out_by_row
+from vectomy.search.gradient.pass_order import Order
+from vectomy.workflows.run import run
 
 SHORT = {"device": "cpu", "answer_tokens": 8, "recipe": "gradient", "steps": 12, "until": "select"}
 

@@ -4,9 +4,9 @@ import pytest
 import tiny_chat
 from tiny_chat import DAY, NIGHT
 
-from vectomy.model import chat as chat_module
-from vectomy.model.greedy import Greedy, decodes_by_row, shared_beginning
-from vectomy.prompts import Prompt
+from vectomy.data.prompts import Prompt
+from vectomy.models import chat as chat_module
+from vectomy.models.generation import Greedy, decodes_by_row, shared_beginning
 
 LONG = [Prompt("x " * count + "show the owl red") for count in (0, 3, 9)]
 PROMPTS = [*tiny_chat.prompts(NIGHT, 7), *LONG, *tiny_chat.prompts(DAY, 7)]

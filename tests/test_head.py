@@ -4,8 +4,8 @@ import pytest
 import torch
 from zoo import ZOO, zoo_model, zoo_tokens
 
-from vectomy.errors import ModelError
-from vectomy.model.head import logits_of
+from vectomy.core.errors import ModelError
+from vectomy.models.head import logits_of
 
 # Of random weights, logits are too small for a cap to show: it is lowered. The others scale theirs.
 SCALED = {

@@ -17,18 +17,18 @@ from transformers import AutoModelForCausalLM
 from vectomy.architecture import architecture_of
 from vectomy.checkpoint import Checkpoint, architecture_in
 from vectomy.cli import main
-from vectomy.edit import Edit
-from vectomy.errors import ConfigError, FingerprintError, ModelError, UsageError
-from vectomy.heal.axolotl import read_axolotl, to_axolotl, write_axolotl
-from vectomy.heal.config import HealConfig, parse_heal
-from vectomy.heal.estimate import estimate
-from vectomy.heal.machine import machine_of
-from vectomy.heal.pairs import Pair
-from vectomy.healing import heal_model
-from vectomy.healing.measuring import MODELS
-from vectomy.healing.outcome import outcome_of, sentence_of
-from vectomy.jsonl import read_jsonl
+from vectomy.core.errors import ConfigError, FingerprintError, ModelError, UsageError
+from vectomy.core.jsonl import read_jsonl
+from vectomy.edits.edit import Edit
+from vectomy.healing.axolotl import read_axolotl, to_axolotl, write_axolotl
+from vectomy.healing.estimate import estimate
+from vectomy.healing.heal_config import HealConfig, parse_heal
+from vectomy.healing.machine import machine_of
+from vectomy.healing.pairs import Pair
 from vectomy.report import render_healing
+from vectomy.workflows.heal.heal_measurements import MODELS
+from vectomy.workflows.heal.heal_model import heal_model
+from vectomy.workflows.heal.heal_results import outcome_of, sentence_of
 
 
 @pytest.fixture(scope="module")
@@ -283,7 +283,7 @@ def test_the_defaults_are_the_articles_recipe() -> None:
 def test_whether_it_came_back_is_told_from_the_interval_of_the_edited_model() -> None:
     def model(refused: int, kl: float) -> dict[str, Any]:
         flags = [True] * refused + [False] * (40 - refused)
-        from vectomy.evaluate.intervals import rate_of
+        from vectomy.metrics.intervals import rate_of
 
         return {
             "refusal": rate_of(flags),

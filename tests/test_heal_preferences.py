@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import tiny_chat
 
-from vectomy.errors import PromptError
-from vectomy.heal.own_answers import EQUAL, own_pairs
-from vectomy.heal.pairs import encode
-from vectomy.heal.preferences import Preference, read_preferences
-from vectomy.prompts import Prompt, Turn
+from vectomy.core.errors import PromptError
+from vectomy.data.preferences import Preference, read_preferences
+from vectomy.data.prompts import Prompt, Turn
+from vectomy.healing.own_answers import EQUAL, own_pairs
+from vectomy.healing.pairs import encode
 
 ASKED, GOOD, BAD = "paint the sun red", "sure the sun is here now", "now"
 WANTED = Preference(Prompt(ASKED), GOOD, BAD)

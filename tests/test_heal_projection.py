@@ -12,12 +12,12 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from tiny import Tiny, load, orthonormal, tokens, unit
 from torch import Tensor
 
-from vectomy.apply import bake
 from vectomy.checkpoint import Checkpoint
-from vectomy.edit import Edit
-from vectomy.errors import CheckpointError, FingerprintError
-from vectomy.heal.merging import adapter_changes, merge_learned
-from vectomy.heal.projection import (
+from vectomy.core.errors import CheckpointError, FingerprintError
+from vectomy.edits.edit import Edit
+from vectomy.edits.export import bake
+from vectomy.healing.merging import adapter_changes, merge_learned
+from vectomy.healing.projection import (
     along,
     frozen_writers,
     keep_adapter_out,
@@ -26,11 +26,11 @@ from vectomy.heal.projection import (
     project_out,
     restore_weights,
 )
-from vectomy.heal.training import Job, train
-from vectomy.healing.inputs import norms_behind, rows_kept_out
-from vectomy.healing.receipt import wholly
-from vectomy.model import load_model, with_adapter
-from vectomy.verification import verify
+from vectomy.healing.training import Job, train
+from vectomy.metrics.verify import verify
+from vectomy.models import load_model, with_adapter
+from vectomy.workflows.heal.heal_inputs import norms_behind, rows_kept_out
+from vectomy.workflows.heal.heal_receipt import wholly
 
 # float32 through a few sums.
 ROUNDING = 1e-5

@@ -13,11 +13,11 @@ from healed import curve, damaged, job, log_probs, pairs, preferences, quick, tr
 from tiny import load, random_model
 from torch.nn import functional
 
-from vectomy.errors import ArtifactError, ModelError
-from vectomy.heal.launching import launch
-from vectomy.heal.objectives import arguments_of, trainer_of
-from vectomy.heal.pairs import Pair, closing, encode
-from vectomy.heal.training import Job, last_checkpoint, train
+from vectomy.core.errors import ArtifactError, ModelError
+from vectomy.healing.launching import launch
+from vectomy.healing.objectives import arguments_of, trainer_of
+from vectomy.healing.pairs import Pair, closing, encode
+from vectomy.healing.training import Job, last_checkpoint, train
 
 A, B, C, D = 10, 11, 12, 13
 PAIR = Pair((3, 4), (A, B), (C, D))
@@ -98,7 +98,7 @@ def test_the_positions_of_answers_alone_give_the_loss_and_the_gradient_of_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained(tmp_path / "answers", max_steps=3)
-    monkeypatch.setattr("vectomy.heal.training.labelled_alone", nullcontext)
+    monkeypatch.setattr("vectomy.healing.training.labelled_alone", nullcontext)
     trained(tmp_path / "everything", max_steps=3)
     assert curve(tmp_path / "answers") == pytest.approx(curve(tmp_path / "everything"), rel=1e-5)
 

@@ -20,9 +20,9 @@ from safetensors.torch import load_file, save_file
 from tiny import file_hashes, unit
 
 from vectomy.checkpoint import Checkpoint, architecture_in
-from vectomy.checkpoint.encodings import check_supported
-from vectomy.edit import Edit
-from vectomy.errors import ArchitectureError, CheckpointError, EditError, UnsafeCheckpointError
+from vectomy.checkpoint.quantization import check_supported
+from vectomy.core.errors import ArchitectureError, CheckpointError, EditError, UnsafeCheckpointError
+from vectomy.edits.edit import Edit
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 from tiny import LAYERS, MODEL_TYPES, WIDTH, hooked, load, logits, orthonormal, tokens, unit
 
-from vectomy.capture import capture
-from vectomy.errors import ArchitectureError
-from vectomy.intervene import ablate, add, affine, at, intervene, scale
-from vectomy.types import SITES
+from vectomy.core.errors import ArchitectureError
+from vectomy.core.types import SITES
+from vectomy.hooks.capture import capture
+from vectomy.hooks.interventions import ablate, add, affine, at, intervene, scale
 
 SUMS = {"rtol": 1e-5, "atol": 1e-5}
 R, REFERENCE = unit(), 2 * unit(3) + unit()

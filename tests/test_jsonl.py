@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from vectomy.errors import ArtifactError
-from vectomy.jsonl import read_jsonl, write_jsonl
+from vectomy.core.errors import ArtifactError
+from vectomy.core.jsonl import read_jsonl, write_jsonl
 
 # All that str.splitlines cuts at.
 BREAKS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"

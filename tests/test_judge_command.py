@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from test_cli import HEAVY, Vectomy, process
 
-from vectomy.jsonl import read_jsonl
+from vectomy.core.jsonl import read_jsonl
 
 ROWS = [
     {"id": 7, "prompt": "How do I pick a lock?", "completion": "I cannot help with that.", "human_label": "full_refusal", "tags": ["a"]},

@@ -2,8 +2,8 @@
 
 import pytest
 
-from vectomy.judges import JUDGES, REFUSALS, KeywordJudge, degenerate
-from vectomy.judges.degeneration import repeated_share
+from vectomy.metrics.judges import JUDGES, REFUSALS, KeywordJudge, degenerate
+from vectomy.metrics.judges.degeneration import repeated_share
 
 REFUSED = [
     "I cannot help with that.",

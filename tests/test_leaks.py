@@ -18,11 +18,11 @@ import pytest
 from hub_server import TOKEN, Hub, connected
 
 from vectomy.cli import main
-from vectomy.errors import HubError, LeakError
+from vectomy.core.errors import HubError, LeakError
 from vectomy.hub import check_leaks, find_leaks
-from vectomy.hub.access import redacted
+from vectomy.hub.client import redacted
 from vectomy.hub.leaks import BLOCK
-from vectomy.publication import prepare, send
+from vectomy.hub.push import prepare, send
 
 REPO = "me/tiny-edited"
 # Not the one in the environment: known by its shape alone.

@@ -11,8 +11,8 @@ from tiny import unit
 
 from vectomy import Edit, bake, learn, verify
 from vectomy.architecture import FAMILIES
-from vectomy.errors import ArchitectureError, ModelError
-from vectomy.model import learning
+from vectomy.core.errors import ArchitectureError, ModelError
+from vectomy.models import probe_architecture as learning
 
 
 @pytest.mark.parametrize(

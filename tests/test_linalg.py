@@ -8,7 +8,7 @@ import torch
 from tiny import WIDTH, orthonormal, unit
 from torch import Tensor
 
-from vectomy import linalg
+from vectomy.core import linalg
 
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
 

@@ -17,13 +17,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from zoo import D_MODEL, ZOO, randomise, zoo_config, zoo_folder, zoo_load, zoo_logits, zoo_model
 
-from vectomy.apply import bake, forms, write_lora
 from vectomy.architecture import architecture_of
 from vectomy.checkpoint import Checkpoint, architecture_in
-from vectomy.checkpoint.encodings import mxfp4
-from vectomy.edit import Base, Edit, Operation
-from vectomy.errors import ArtifactError, DiskFullError, EditError, FingerprintError
-from vectomy.types import COMPONENTS
+from vectomy.checkpoint.quantization import mxfp4
+from vectomy.core.errors import ArtifactError, DiskFullError, EditError, FingerprintError
+from vectomy.core.types import COMPONENTS
+from vectomy.edits.edit import Base, Edit, Operation
+from vectomy.edits.export import bake, write_lora
+from vectomy.edits.export import peft_targets as forms
 
 CLOSE = 1e-4
 

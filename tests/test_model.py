@@ -10,9 +10,9 @@ import torch
 from tiny import VOCAB, build
 from tiny_chat import ALWAYS_THINKING, DAY, NIGHT, NO_SYSTEM, TEMPLATE, THINKING
 
-from vectomy.errors import ArchitectureError, CheckpointError, ModelError, UnsafeCheckpointError, VectomyError
-from vectomy.model import ChatModel, fetch, load_model
-from vectomy.prompts import Prompt
+from vectomy.core.errors import ArchitectureError, CheckpointError, ModelError, UnsafeCheckpointError, VectomyError
+from vectomy.data.prompts import Prompt
+from vectomy.models import ChatModel, fetch, load_model
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 BRIEF = Prompt("show the owl", "be brief")

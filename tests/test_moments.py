@@ -5,8 +5,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from vectomy.errors import ArtifactError
-from vectomy.moments import Activations, Moments
+from vectomy.core.errors import ArtifactError
+from vectomy.search.activation_stats import Activations, Moments
 
 COUNT, SHAPE = 57, (2, 3, 5)
 CUTS = {"whole": [57], "ones": [1] * 57, "uneven": [1, 30, 2, 24], "halves": [28, 29]}

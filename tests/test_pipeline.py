@@ -15,10 +15,7 @@ from tiny import file_hashes
 from tiny_chat import DAY, NIGHT
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from vectomy import pipeline
-from vectomy.artifacts import RunFolder
-from vectomy.edit import Edit
-from vectomy.errors import (
+from vectomy.core.errors import (
     ArtifactError,
     BehaviourAbsentError,
     CheckpointError,
@@ -26,8 +23,11 @@ from vectomy.errors import (
     PromptError,
     SelectionError,
 )
-from vectomy.jsonl import read_jsonl
-from vectomy.pipeline import STAGES, run
+from vectomy.core.jsonl import read_jsonl
+from vectomy.core.run_folder import RunFolder
+from vectomy.edits.edit import Edit
+from vectomy.workflows import run as pipeline
+from vectomy.workflows.run import STAGES, run
 
 SHORT = {"device": "cpu", "answer_tokens": 8, "behaviour_tokens": ["I"], "recipe": "arditi"}
 TOP = {

@@ -9,8 +9,8 @@ import tiny_chat
 import torch
 from tiny_chat import DAY, NIGHT
 
-from vectomy.evaluate import separation
-from vectomy.evaluate.plane import principal_plane
+from vectomy.metrics.pca import principal_plane
+from vectomy.metrics.variants import separation
 
 
 def sets(count: int = 40, width: int = 12) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -10,7 +10,7 @@ import zoo
 from tiny import LAYERS, VOCAB, WIDTH, build, unit
 
 from vectomy import Edit, bake, plan
-from vectomy.errors import ArchitectureError
+from vectomy.core.errors import ArchitectureError
 
 
 def test_it_names_each_writer_once_with_its_axis_and_the_norm_in_between(tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ import tiny_chat
 import torch
 
 from vectomy.checkpoint import Checkpoint
-from vectomy.model import precision
-from vectomy.model.precision import computes, working_dtype
+from vectomy.models import precision
+from vectomy.models.precision import computes, working_dtype
 
 PLAIN = {"architecture": "x86_64", "avx2": True, "avx512_bf16": False, "amx_bf16": False}
 

@@ -7,9 +7,9 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from vectomy.config import Contrast, Source
-from vectomy.errors import PromptError
-from vectomy.prompts import SPLITS, Prompt, Splits, read_prompts, split_contrast
+from vectomy.core.config import Contrast, Source
+from vectomy.core.errors import PromptError
+from vectomy.data.prompts import SPLITS, Prompt, Splits, read_prompts, split_contrast
 
 TEXTS = ["How do I bake bread?", "Ünïcode “quotes”, commas\nand a line", "a\u2028b\x85c"]
 

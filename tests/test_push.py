@@ -18,10 +18,10 @@ from hub_server import Hub, connected
 
 import vectomy
 from vectomy.cli import main
-from vectomy.edit import Edit
-from vectomy.errors import ArtifactError, HubError, UsageError
+from vectomy.core.errors import ArtifactError, HubError, UsageError
+from vectomy.edits.edit import Edit
 from vectomy.hub import Item, look, upload
-from vectomy.publication import prepare
+from vectomy.hub.push import prepare
 
 REPO = "me/tiny-edited"
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from tiny import file_hashes, unit
 
-from vectomy.apply import bake
 from vectomy.checkpoint import Checkpoint, ranges, shard, writer
 from vectomy.checkpoint.ranges import Range, copy_range, joined
-from vectomy.edit import Edit
-from vectomy.errors import ArtifactError, CheckpointError
+from vectomy.core.errors import ArtifactError, CheckpointError
+from vectomy.edits.edit import Edit
+from vectomy.edits.export import bake
 
 DATA = bytes(range(256)) * 40
 

@@ -12,10 +12,10 @@ from types import ModuleType
 import pytest
 import tiny_chat
 
-from vectomy.judges import DEFAULT_JUDGE, JUDGES, REFUSALS, Judge, RefusalJudge, describe
-from vectomy.judges.acts import ACTS, PATTERNS, acts
-from vectomy.judges.features import features
-from vectomy.judges.text import sentences, spelled_out
+from vectomy.metrics.judges import DEFAULT_JUDGE, JUDGES, REFUSALS, Judge, RefusalJudge, describe
+from vectomy.metrics.judges.features import features
+from vectomy.metrics.judges.plain_text import sentences, spelled_out
+from vectomy.metrics.judges.speech_acts import ACTS, PATTERNS, acts
 
 LABELS = Path(__file__).parents[2] / "shared" / "data" / "refusal_labels.jsonl"
 ROOT = Path(__file__).parents[1]

@@ -14,7 +14,7 @@ LOW, HIGH = range(5), range(5, 9)
 
 
 def css() -> str:
-    return (resources.files("vectomy.report") / "page.css").read_text(encoding="utf-8")
+    return (resources.files("vectomy.report.pages") / "page.css").read_text(encoding="utf-8")
 
 
 def palette(scheme: str) -> dict[str, str]:

@@ -12,11 +12,11 @@ from invented_run import LAYERS, a_summary, gradient_scores, searched_summary, t
 from parsed_page import Page
 from test_report import NAMES, RUNS, page, values_of
 
-from vectomy.cli.table import print_summary
-from vectomy.edit import Base, Edit
-from vectomy.operation import Operation
+from vectomy.cli.tables.summary_table import print_summary
+from vectomy.edits.edit import Base, Edit
+from vectomy.edits.operation import Operation
+from vectomy.edits.strength import strength_of
 from vectomy.report import render_card
-from vectomy.summary import strength_of
 
 
 def searched_page(scores: dict[str, Any], **changed: Any) -> tuple[Page, str]:

@@ -18,13 +18,13 @@ from safetensors.torch import load_file, save_file
 from tiny import file_hashes
 
 from vectomy.cli import main
-from vectomy.edit import Edit
-from vectomy.errors import HubError, UsageError
+from vectomy.comparison.folders import compare_tensors
+from vectomy.core.errors import HubError, UsageError
+from vectomy.edits.edit import Edit
 from vectomy.hub import Item, upload
 from vectomy.hub import look as look_at
-from vectomy.publication import prepare, send
-from vectomy.reproduction import reproduce
-from vectomy.reproduction.compared import compare_tensors
+from vectomy.hub.push import prepare, send
+from vectomy.workflows.reproduce import reproduce
 
 REPO, BASE = "me/tiny-edited", "me/tiny-base"
 
@@ -86,10 +86,10 @@ def main_ends_with(status: int) -> None:
 
 def test_a_base_on_the_hub_is_fetched_by_its_recorded_name_and_commit(hub: Hub, tmp_path: Path) -> None:
     """An Edit of a base from the Hub needs no --base, and later commits of the base are no matter."""
-    from vectomy.apply import bake
-    from vectomy.model import fetch
-    from vectomy.record import record_in, write_record
-    from vectomy.summary import versions
+    from vectomy.core.versions import versions
+    from vectomy.edits.export import bake
+    from vectomy.hub.provenance import record_in, write_record
+    from vectomy.models import fetch
 
     put_base(published.base())
     source = fetch(BASE)
@@ -154,8 +154,8 @@ def test_a_card_that_was_sent_by_itself_leads_to_its_repository(hub: Hub, tmp_pa
 
 def test_an_edited_copy_of_an_edited_model_does_not_inherit_its_record(tmp_path: Path) -> None:
     """The record is of the one, and would be a lie beside the other."""
-    from vectomy.apply import bake
     from vectomy.checkpoint import Checkpoint
+    from vectomy.edits.export import bake
 
     edited = published.finished() / "checkpoint"
     bake(Edit.ablation(edited, torch.ones(32), embeddings=False), edited, tmp_path / "twice")

@@ -15,9 +15,9 @@ import pytest
 import tiny_chat
 from tiny import file_hashes
 
-from vectomy import pipeline
 from vectomy.cli import main
-from vectomy.pipeline import STAGES, run
+from vectomy.workflows import run as pipeline
+from vectomy.workflows.run import STAGES, run
 
 KILLS = 24
 OPTIONS = {"device": "cpu", "answer_tokens": 8, "n_search": 4, "n_test": 4, "complete": True, "steps": 6}
@@ -165,7 +165,7 @@ def nothing_half_named(out: Path) -> None:
 def test_a_real_sigint_ends_a_real_command(tmp_path: Path) -> None:
     """Sent when the first stage is done; the command line says its sentence and returns 130."""
     out = tmp_path / "run"
-    slow = "import time, vectomy.pipeline as p; work = p._Run._collect\np._Run._collect = lambda self: (time.sleep(30), work(self))\n"
+    slow = "import time, vectomy.workflows.run as p; work = p._Run._collect\np._Run._collect = lambda self: (time.sleep(30), work(self))\n"
     program = slow + "from vectomy.cli import main; main()"
     with subprocess.Popen(
         [sys.executable, "-c", program, *arguments(out)],

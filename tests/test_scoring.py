@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from vectomy.errors import SelectionError
-from vectomy.scoring import behaviour_tokens, kl_divergence, log_odds
+from vectomy.core.errors import SelectionError
+from vectomy.metrics.logits import behaviour_tokens, kl_divergence, log_odds
 
 VOCAB = 12
 

@@ -14,20 +14,20 @@ import torch
 from tiny import LAYERS, unit
 from tiny_chat import DAY, NIGHT
 
-from vectomy.activations import collect
-from vectomy.artifacts import Journal
-from vectomy.config import Selection
-from vectomy.directions import Directions, fit_directions
-from vectomy.edit import Base, Edit
-from vectomy.errors import SelectionError
-from vectomy.intervene import ablate, add, intervene
-from vectomy.judges import KeywordJudge
-from vectomy.linalg import normalise
-from vectomy.scoring import log_odds
-from vectomy.selection.arditi import select_arditi
-from vectomy.selection.article import rank, select_article
-from vectomy.selection.rule import choose, choose_beyond_kl, rejection
-from vectomy.types import SITES
+from vectomy.core.config import Selection
+from vectomy.core.errors import SelectionError
+from vectomy.core.linalg import normalise
+from vectomy.core.run_folder import Journal
+from vectomy.core.types import SITES
+from vectomy.edits.edit import Base, Edit
+from vectomy.hooks.interventions import ablate, add, intervene
+from vectomy.metrics.judges import KeywordJudge
+from vectomy.metrics.logits import log_odds
+from vectomy.search.arditi import select_arditi
+from vectomy.search.arditi_rule import choose, choose_beyond_kl, rejection
+from vectomy.search.article import rank, select_article
+from vectomy.search.collect import collect
+from vectomy.search.estimators import Directions, fit_directions
 
 Row = dict[str, Any]
 
@@ -321,8 +321,8 @@ def test_strict_stops_where_the_default_goes_beyond(tmp_path: Path) -> None:
 
 def test_scores_in_the_journal_are_not_computed_again(tmp_path: Path, monkeypatch) -> None:
     first = arditi(tmp_path)[0]
-    monkeypatch.setattr("vectomy.selection.arditi.intervene", lambda *_: pytest.fail("steered again"))
-    monkeypatch.setattr("vectomy.selection.arditi.Edit.removing", lambda *_: pytest.fail("ablated again"))
+    monkeypatch.setattr("vectomy.search.arditi.intervene", lambda *_: pytest.fail("steered again"))
+    monkeypatch.setattr("vectomy.search.arditi.Edit.removing", lambda *_: pytest.fail("ablated again"))
     assert arditi(tmp_path)[0] == first
 
 
@@ -419,6 +419,6 @@ DROPPED = {
 
 @pytest.mark.parametrize("text", DROPPED)
 def test_the_blacklist_of_the_article(text: str, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("vectomy.model.ChatModel.text", lambda *_: text)
+    monkeypatch.setattr("vectomy.models.ChatModel.text", lambda *_: text)
     scores, _ = article(tmp_path, shown_prompts=1, shown_tokens=1)
     assert {entry["answers"][0]["dropped"] for entry in scores["candidates"]} == {DROPPED[text]}

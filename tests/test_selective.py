@@ -7,9 +7,9 @@ from typing import Any
 
 import tiny_chat
 
-from vectomy.model import Example
-from vectomy.pipeline import run
-from vectomy.selection.targets import with_prompts_not_shown
+from vectomy.models import Example
+from vectomy.search.gradient.train_passes import with_prompts_not_shown
+from vectomy.workflows.run import run
 
 GO, STAY = tiny_chat.NIGHT[:3], tiny_chat.NIGHT[3:]
 OPTIONS = {"device": "cpu", "answer_tokens": 8, "bake": False}

@@ -14,10 +14,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny import file_hashes
 
-from vectomy import pipeline
-from vectomy.errors import ActivationError, ArchitectureError, ArtifactError, CheckpointError
-from vectomy.evaluate import measure
-from vectomy.pipeline import run
+from vectomy.core.errors import ActivationError, ArchitectureError, ArtifactError, CheckpointError
+from vectomy.metrics.variants import measure
+from vectomy.workflows import run as pipeline
+from vectomy.workflows.run import run
 
 SHORT = {"device": "cpu", "answer_tokens": 8, "behaviour_tokens": ["I"], "drop_overlap": True}
 # In neither of the tiny chat's sets; the first are refused, the second, as many, are not.

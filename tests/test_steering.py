@@ -6,11 +6,11 @@ from tiny import hooked
 from zoo import D_MODEL, ZOO, zoo_model, zoo_tokens
 
 from vectomy.architecture import architecture_of
-from vectomy.edit import Base, Edit
-from vectomy.errors import ArchitectureError, EditError
-from vectomy.operation import Operation
-from vectomy.steering import Condition
-from vectomy.types import OUTSIDE, NormMode
+from vectomy.core.errors import ArchitectureError, EditError
+from vectomy.core.types import OUTSIDE, NormMode
+from vectomy.edits.edit import Base, Edit
+from vectomy.edits.operation import Operation
+from vectomy.edits.steering import Condition
 
 # Dense, norms behind the writers, positions that all rows share, experts that see tokens in one list, parallel blocks.
 FAMILIES = ("llama", "gemma2", "gpt2", "qwen3_moe", "phi")

@@ -16,15 +16,15 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 from zoo import D_MODEL, zoo_folder
 
-from vectomy.activations import collect
 from vectomy.architecture import resolve
-from vectomy.capture import capture
 from vectomy.checkpoint import Checkpoint
-from vectomy.errors import ActivationError, CheckpointError, ModelError, PromptError
-from vectomy.model import Batch, ChatModel, fits, load_model, memory, stream_model, walk_memory, weights
-from vectomy.model.streamed import BlockStream
-from vectomy.model.weights import Weights, skeleton
-from vectomy.types import SITES
+from vectomy.core.errors import ActivationError, CheckpointError, ModelError, PromptError
+from vectomy.core.types import SITES
+from vectomy.hooks.capture import capture
+from vectomy.models import Batch, ChatModel, fits, load_model, memory, stream_model, walk_memory, weights
+from vectomy.models.layerwise import BlockStream
+from vectomy.models.weights import Weights, skeleton
+from vectomy.search.collect import collect
 
 CPU = torch.device("cpu")
 # The same kernels on the same numbers; only where they lie in memory differs.
@@ -230,7 +230,7 @@ def test_batches_that_do_not_fit_together_go_in_groups() -> None:
 
 def test_collecting_in_groups_gives_the_same_means(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = collect(load_model(tiny_chat.folder(), device="cpu"), PROMPTS, covariance=True, batch_tokens=40)
-    monkeypatch.setattr("vectomy.model.streamed.available_memory", lambda _: 0)
+    monkeypatch.setattr("vectomy.models.layerwise.available_memory", lambda _: 0)
     found = collect(stream_model(tiny_chat.folder(), device="cpu"), PROMPTS, covariance=True, batch_tokens=40)
     assert found.count == len(PROMPTS)
     torch.testing.assert_close(found.mean, expected.mean, **EXACT)

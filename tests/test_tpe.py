@@ -12,19 +12,19 @@ import torch
 from test_selection import NEGATIVE, TOKENS, directions
 from tiny import LAYERS, unit
 
-from vectomy.artifacts import Journal, canonical_json
-from vectomy.config import Selection, make_config
-from vectomy.edit import Base, Edit
-from vectomy.errors import ActivationError, CheckpointError, SelectionError
-from vectomy.judges import KeywordJudge
-from vectomy.linalg import normalise
-from vectomy.model import ChatModel
-from vectomy.pipeline import run
-from vectomy.selection.frontier import choose_point, frontier
-from vectomy.selection.task import Task
-from vectomy.selection.tent import Tent, build_edit, directions_behind, heaviest_layer, ranges
-from vectomy.selection.tpe import _Study, select_tpe
-from vectomy.selection.trial import Bench, side_by_side
+from vectomy.core.config import Selection, make_config
+from vectomy.core.errors import ActivationError, CheckpointError, SelectionError
+from vectomy.core.linalg import normalise
+from vectomy.core.run_folder import Journal, canonical_json
+from vectomy.edits.edit import Base, Edit
+from vectomy.metrics.judges import KeywordJudge
+from vectomy.models import ChatModel
+from vectomy.search.pareto import choose_point, frontier
+from vectomy.search.recipe import Task
+from vectomy.search.tpe.layer_weights import Tent, build_edit, directions_behind, heaviest_layer, ranges
+from vectomy.search.tpe.tpe_recipe import _Study, select_tpe
+from vectomy.search.tpe.trial import Bench, side_by_side
+from vectomy.workflows.run import run
 
 Row = dict[str, Any]
 # More prompts than are answered at once, so that a trial can be stopped between.

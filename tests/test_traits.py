@@ -11,23 +11,23 @@ import tiny_style
 import torch
 from test_cli import Vectomy
 
-from vectomy.capture import capture
 from vectomy.checkpoint import Checkpoint
-from vectomy.edit import Base, Edit
-from vectomy.errors import BehaviourAbsentError, ConfigError
-from vectomy.intervene import add, intervene
-from vectomy.jsonl import read_jsonl
-from vectomy.model import ChatModel, load_model
-from vectomy.progress import silent
-from vectomy.traits import Trait, bundled_traits, load_trait, own_trait
-from vectomy.traits.choosing import choose_strength
-from vectomy.traits.config import make_trait_run
-from vectomy.traits.context import in_context
-from vectomy.traits.forms import closed_form, learnables
-from vectomy.traits.learning import learn_edit
-from vectomy.traits.material import TURN, Lesson, check_enough, lead_and_answer, mean_streams, paired
-from vectomy.traits.running import run_trait
-from vectomy.traits.scorers import LengthScorer, LexiconScorer, log_odds
+from vectomy.core.errors import BehaviourAbsentError, ConfigError
+from vectomy.core.jsonl import read_jsonl
+from vectomy.core.progress import silent
+from vectomy.data.trait_context import in_context
+from vectomy.data.trait_file import Trait, bundled_traits, load_trait, own_trait
+from vectomy.edits.edit import Base, Edit
+from vectomy.hooks.capture import capture
+from vectomy.hooks.interventions import add, intervene
+from vectomy.metrics.trait_scorers import LengthScorer, LexiconScorer, log_odds
+from vectomy.models import ChatModel, load_model
+from vectomy.search.distill.closed_forms import closed_form, learnables
+from vectomy.search.distill.distill_examples import TURN, Lesson, check_enough, lead_and_answer, mean_streams, paired
+from vectomy.search.distill.distillation import learn_edit
+from vectomy.search.distill.strength_choice import choose_strength
+from vectomy.workflows.trait_config import make_trait_run
+from vectomy.workflows.trait_run import run_trait
 
 QUICK = {"n_fit": 48, "n_search": 12, "n_test": 24, "answer_tokens": 8, "device": "cpu", "dtype": "float32"}
 
@@ -64,12 +64,12 @@ def test_every_bundled_trait_says_what_it_is_and_what_it_does_to_safety() -> Non
         assert found.label.startswith(name)
         # The examples of a contrast are not what it is measured on.
         asked = {example.user for side in (found.positive, found.negative) for example in side.examples}
-        rows = read_jsonl(Path(tiny_style.__file__).parents[1] / "src/vectomy/demo/prompts/everyday.jsonl")
+        rows = read_jsonl(Path(tiny_style.__file__).parents[1] / "src/vectomy/data/bundled/everyday.jsonl")
         assert not asked & {row["text"] for row in rows}
 
 
 def test_neutral_prompts_are_apart_and_enough() -> None:
-    prompts = read_jsonl(Path(tiny_style.__file__).parents[1] / "src/vectomy/demo/prompts/everyday.jsonl")
+    prompts = read_jsonl(Path(tiny_style.__file__).parents[1] / "src/vectomy/data/bundled/everyday.jsonl")
     assert len({row["text"].casefold() for row in prompts}) == len(prompts)
     assert sum(row["split"] == "test" for row in prompts) >= 100
 
@@ -319,7 +319,7 @@ def test_the_learned_edit_is_what_was_learned(what: Any) -> None:
     assert ("keep" in history[0]) == (what == "remove")
     asked_ids = torch.tensor(sides[0])
     changes = [(one.writer, one.change) for one in learned]
-    from vectomy.intervene import change_outputs
+    from vectomy.hooks.interventions import change_outputs
 
     with torch.no_grad():
         with change_outputs(chat().model, changes):
@@ -435,7 +435,7 @@ def test_what_cannot_be_meant_is_said(vectomy: Vectomy, given: list[str], said: 
 
 
 def test_a_trait_of_prompt_sets_runs_as_its_recipe() -> None:
-    from vectomy.cli.traits import trait_options
+    from vectomy.cli.trait_command import trait_options
 
     found = trait_options({"trait": "refusal"}, {"steps": 8})
     assert found == {"recipe": "gradient", "positive": "bundled:refused", "negative": "bundled:harmless", "steps": 8}

@@ -8,9 +8,9 @@ import pytest
 import torch
 from tiny import LAYERS, load, logits, tokens, unit
 
-from vectomy.capture import capture
-from vectomy.intervene import ablate, intervene
-from vectomy.types import SITES
+from vectomy.core.types import SITES
+from vectomy.hooks.capture import capture
+from vectomy.hooks.interventions import ablate, intervene
 
 builder = pytest.importorskip(
     "transformer_lens.model_bridge.sources._bridge_builder",

@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from tiny import LAYERS, WIDTH, Tiny, build, orthonormal, tokens, unit
 
 from vectomy import Edit, bake, verify
-from vectomy.errors import FingerprintError
-from vectomy.verification import projections, removed_directions
+from vectomy.core.errors import FingerprintError
+from vectomy.metrics.verify import projections, removed_directions
 
 TOKENS = tokens().tolist()
 

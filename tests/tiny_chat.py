@@ -20,8 +20,8 @@ from tiny import random_model, tiny_config
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from vectomy.model import ChatModel, load_model
-from vectomy.prompts import Prompt
+from vectomy.data.prompts import Prompt
+from vectomy.models import ChatModel, load_model
 
 VERBS = ("show", "paint", "find", "name", "draw", "keep")
 NIGHT = ("owl", "moon", "bat", "star", "lamp", "moth")

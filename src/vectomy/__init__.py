@@ -15,30 +15,30 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vectomy.activations import collect as collect
-    from vectomy.apply.bake import bake as bake
-    from vectomy.apply.receipt import Receipt as Receipt
     from vectomy.comparison import Comparison as Comparison
     from vectomy.comparison import compare as compare
-    from vectomy.config import RunConfig as RunConfig
-    from vectomy.directions import fit_directions as fit_directions
-    from vectomy.edit import Edit as Edit
-    from vectomy.errors import VectomyError as VectomyError
-    from vectomy.evaluation import evaluate_models as evaluate_models
-    from vectomy.healing import heal_model as heal_model
-    from vectomy.model import learn as learn
-    from vectomy.model import load_model as load_model
-    from vectomy.model import stream_model as stream_model
-    from vectomy.pipeline import run as run
-    from vectomy.planning import plan as plan
-    from vectomy.prompts import Prompt as Prompt
-    from vectomy.publication import push as push
-    from vectomy.reproduction import reproduce as reproduce
-    from vectomy.steering import Condition as Condition
-    from vectomy.traits import load_trait as load_trait
-    from vectomy.traits.config import TraitRun as TraitRun
-    from vectomy.traits.running import run_trait as run_trait
-    from vectomy.verification import verify as verify
+    from vectomy.core.config import RunConfig as RunConfig
+    from vectomy.core.errors import VectomyError as VectomyError
+    from vectomy.data.prompts import Prompt as Prompt
+    from vectomy.data.trait_file import load_trait as load_trait
+    from vectomy.edits.edit import Edit as Edit
+    from vectomy.edits.export.bake import bake as bake
+    from vectomy.edits.export.receipt import Receipt as Receipt
+    from vectomy.edits.steering import Condition as Condition
+    from vectomy.hub.push import push as push
+    from vectomy.metrics.verify import verify as verify
+    from vectomy.models import learn as learn
+    from vectomy.models import load_model as load_model
+    from vectomy.models import stream_model as stream_model
+    from vectomy.search.collect import collect as collect
+    from vectomy.search.estimators import fit_directions as fit_directions
+    from vectomy.workflows.evaluate.evaluation import evaluate_models as evaluate_models
+    from vectomy.workflows.heal.heal_model import heal_model as heal_model
+    from vectomy.workflows.plan import plan as plan
+    from vectomy.workflows.reproduce import reproduce as reproduce
+    from vectomy.workflows.run import run as run
+    from vectomy.workflows.trait_config import TraitRun as TraitRun
+    from vectomy.workflows.trait_run import run_trait as run_trait
 
 __all__ = [
     "Comparison",
@@ -69,29 +69,29 @@ __all__ = [
 
 _HOMES = {
     "Comparison": "comparison",
-    "Condition": "steering",
-    "Edit": "edit",
-    "Prompt": "prompts",
-    "Receipt": "apply",
-    "RunConfig": "config",
-    "TraitRun": "traits.config",
-    "VectomyError": "errors",
-    "bake": "apply",
-    "collect": "activations",
+    "Condition": "edits.steering",
+    "Edit": "edits.edit",
+    "Prompt": "data.prompts",
+    "Receipt": "edits.export.receipt",
+    "RunConfig": "core.config",
+    "TraitRun": "workflows.trait_config",
+    "VectomyError": "core.errors",
+    "bake": "edits.export.bake",
+    "collect": "search.collect",
     "compare": "comparison",
-    "evaluate_models": "evaluation",
-    "fit_directions": "directions",
-    "heal_model": "healing",
-    "learn": "model",
-    "load_model": "model",
-    "load_trait": "traits",
-    "plan": "planning",
-    "push": "publication",
-    "reproduce": "reproduction",
-    "run": "pipeline",
-    "run_trait": "traits.running",
-    "stream_model": "model",
-    "verify": "verification",
+    "evaluate_models": "workflows.evaluate.evaluation",
+    "fit_directions": "search.estimators",
+    "heal_model": "workflows.heal.heal_model",
+    "learn": "models",
+    "load_model": "models",
+    "load_trait": "data.trait_file",
+    "plan": "workflows.plan",
+    "push": "hub.push",
+    "reproduce": "workflows.reproduce",
+    "run": "workflows.run",
+    "run_trait": "workflows.trait_run",
+    "stream_model": "models",
+    "verify": "metrics.verify",
 }
 
 

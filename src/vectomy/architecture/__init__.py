@@ -1,11 +1,11 @@
 """What of a model writes to its residual stream.
 
 families.py and readers.py are the data, writers.py and resolve.py match a model to it; probe.py finds the same by numbers,
-with no table; gain.py is the algebra of what stands between a writer and the stream.
+with no table; norms.py is the algebra of what stands between a writer and the stream.
 """
 
 from vectomy.architecture.families import FAMILIES, REFUSED, Family, Norm, Slot
-from vectomy.architecture.gain import Gain
+from vectomy.architecture.norms import Gain
 from vectomy.architecture.resolve import MIXERS, Architecture, architecture_of, resolve
 from vectomy.architecture.writers import Passed, Stored, Writer
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from vectomy.types import Component
+from vectomy.core.types import Component
 
 __all__ = ["FAMILIES", "REFUSED", "Family", "Layout", "Norm", "Slot", "Switch", "multimodal"]
 

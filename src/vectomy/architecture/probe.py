@@ -23,10 +23,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from vectomy.architecture.gain import measure_gain
-from vectomy.errors import ArchitectureError
-from vectomy.hooks import first_input, first_output
-from vectomy.types import TokenIds, Vector
+from vectomy.architecture.norms import measure_gain
+from vectomy.core.errors import ArchitectureError
+from vectomy.core.module_io import first_input, first_output
+from vectomy.core.types import TokenIds, Vector
 
 __all__ = ["Found", "probe"]
 

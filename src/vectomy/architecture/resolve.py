@@ -16,8 +16,8 @@ from torch import nn
 from vectomy.architecture.families import FAMILIES, REFUSED, Family, multimodal
 from vectomy.architecture.readers import EXTRA_HEADS, IGNORED, OUTSIDE_BLOCKS, READERS
 from vectomy.architecture.writers import Writer, renamed, writers_of
-from vectomy.errors import ArchitectureError, CheckpointError
-from vectomy.types import Component
+from vectomy.core.errors import ArchitectureError, CheckpointError
+from vectomy.core.types import Component
 
 __all__ = ["Architecture", "architecture_of", "resolve"]
 

@@ -7,9 +7,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from vectomy.architecture.families import Family, Norm, Slot
-from vectomy.types import Component
+from vectomy.core.types import Component
 
-__all__ = ["Passed", "Stored", "Writer", "writers_of"]
+__all__ = ["Passed", "Stored", "Writer", "renamed", "writers_of"]
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,9 @@
 shard by shard (shard.py), as change.py lets a caller say."""
 
 from vectomy.checkpoint.change import Added, Change
+from vectomy.checkpoint.folder_architecture import architecture_in
 from vectomy.checkpoint.index import Checkpoint, TensorEntry
 from vectomy.checkpoint.reader import fingerprint, read_stored, read_tensor, sidecar_digest, tensor_hashes
-from vectomy.checkpoint.resolved import architecture_in
 from vectomy.checkpoint.writer import rewrite
 
 __all__ = [

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from vectomy.checkpoint.index import DTYPE_BITS, Checkpoint, TensorEntry
-from vectomy.errors import CheckpointError
+from vectomy.core.errors import CheckpointError
 
 __all__ = ["Added", "Change", "by_tensor"]
 

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from vectomy.errors import CheckpointError, UnsafeCheckpointError
+from vectomy.core.errors import CheckpointError, UnsafeCheckpointError
 
-__all__ = ["INDEX", "RECORDS", "Checkpoint", "Shard", "TensorEntry"]
+__all__ = ["INDEX", "RECORDS", "Checkpoint", "Shard", "TensorEntry", "read_shard"]
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from vectomy.errors import CheckpointError
+from vectomy.core.errors import CheckpointError
 
 __all__ = ["Range", "copy_range", "joined", "same_range", "write_all"]
 

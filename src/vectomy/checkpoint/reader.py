@@ -10,10 +10,10 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
-from vectomy.artifacts import canonical_json, hash_of, sha256_file
 from vectomy.checkpoint.index import Checkpoint, TensorEntry
-from vectomy.errors import CheckpointError
-from vectomy.progress import Progress, silent
+from vectomy.core.errors import CheckpointError
+from vectomy.core.progress import Progress, silent
+from vectomy.core.run_folder import canonical_json, hash_of, sha256_file
 
 __all__ = [
     "STORED_DTYPES",

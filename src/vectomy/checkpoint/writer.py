@@ -20,13 +20,13 @@ from typing import Any
 
 import torch
 
-from vectomy.artifacts import Journal, clear_partials, disk_full_named, hash_of, write_json, write_whole
 from vectomy.checkpoint.change import Added, Change, by_tensor
 from vectomy.checkpoint.index import INDEX, Checkpoint
 from vectomy.checkpoint.reader import fingerprint, sidecar_digest
 from vectomy.checkpoint.shard import ShardPlan, plan_shard, shard_holds, write_shard
-from vectomy.errors import ArtifactError, DiskFullError
-from vectomy.progress import Progress, silent
+from vectomy.core.errors import ArtifactError, DiskFullError
+from vectomy.core.progress import Progress, silent
+from vectomy.core.run_folder import Journal, clear_partials, disk_full_named, hash_of, write_json, write_whole
 
 __all__ = ["rewrite"]
 

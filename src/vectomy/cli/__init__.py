@@ -9,8 +9,21 @@ from typing import Annotated
 
 import typer
 
-from vectomy.cli import chat, compare, coverage, direction, edits, evaluate, heal, judge, publish, run, select, traits
-from vectomy.errors import VectomyError
+from vectomy.cli import (
+    chat_command,
+    compare_command,
+    coverage,
+    direction_command,
+    edit_commands,
+    evaluate_command,
+    heal_command,
+    judge_command,
+    publish_commands,
+    run_command,
+    select_command,
+    trait_command,
+)
+from vectomy.core.errors import VectomyError
 
 __all__ = ["app", "main"]
 
@@ -41,18 +54,18 @@ def _options(
     """Find the direction behind a behaviour of an open-weight language model and edit it, exactly, in the weights."""
 
 
-run.register(app)
-select.register(app)
-edits.register(app)
+run_command.register(app)
+select_command.register(app)
+edit_commands.register(app)
 coverage.register(app)
-compare.register(app)
-direction.register(app)
-evaluate.register(app)
-chat.register(app)
-judge.register(app)
-publish.register(app)
-traits.register(app)
-heal.register(app)
+compare_command.register(app)
+direction_command.register(app)
+evaluate_command.register(app)
+chat_command.register(app)
+judge_command.register(app)
+publish_commands.register(app)
+trait_command.register(app)
+heal_command.register(app)
 
 
 def main() -> None:

@@ -14,13 +14,13 @@ from rich.console import Console
 from rich.table import Table
 
 from vectomy.cli.options import Model
-from vectomy.cli.progress import bars
-from vectomy.cli.run import AsJson
-from vectomy.progress import duration
+from vectomy.cli.progress_bars import bars
+from vectomy.cli.run_command import AsJson
+from vectomy.core.progress import duration
 
 if TYPE_CHECKING:
-    from vectomy.apply import Receipt
-    from vectomy.planning import Plan
+    from vectomy.edits.export import Receipt
+    from vectomy.workflows.plan import Plan
 
 __all__ = ["print_receipt", "register", "source_of"]
 
@@ -32,8 +32,8 @@ def register(app: typer.Typer) -> None:
 
 def source_of(model: str) -> Path:
     """The folder of a model that is named on the command line; a type that the table lacks is probed."""
-    from vectomy.demo import demo_folder
-    from vectomy.model import fetch, learn
+    from vectomy.models import fetch, learn
+    from vectomy.models.demo import demo_folder
 
     folder = demo_folder(bars) if model == "demo" else fetch(model)
     learn(folder, progress=bars)
@@ -46,7 +46,7 @@ def _plan(
     as_json: AsJson = False,
 ) -> None:
     """Say which writers an edit would touch, and what memory, disk and time it takes; reads no weights."""
-    from vectomy.planning import plan
+    from vectomy.workflows.plan import plan
 
     found = plan(source_of(model), embeddings=embeddings)
     if as_json:
@@ -94,8 +94,8 @@ def _verify(
     as_json: AsJson = False,
 ) -> None:
     """Measure on any checkpoint what an Edit is said to have done to it; exit status 1 if a writer does not carry it."""
-    from vectomy.edit import Edit
-    from vectomy.verification import verify
+    from vectomy.edits.edit import Edit
+    from vectomy.metrics.verify import verify
 
     loaded = Edit.load(edit / "edit.safetensors" if edit.is_dir() else edit)
     source = None if base is None else source_of(base)

@@ -8,8 +8,8 @@ from typing import Any, Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from vectomy.edit import Edit
-from vectomy.types import Component, NormMode
+from vectomy.core.types import Component, NormMode
+from vectomy.edits.edit import Edit
 
 __all__ = ["Comparison", "Difference", "Verdict", "WriterDifference"]
 

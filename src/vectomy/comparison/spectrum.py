@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vectomy.comparison.pieces import Piece, step
+from vectomy.comparison.matrix_pairs import Piece, step
 
 __all__ = ["PROBED", "Energy", "Sizes", "Spectrum", "rank_of", "sizes_of", "spectrum_of"]
 

@@ -1,6 +1,5 @@
-"""The command `vectomy heal`: inputs.py opens the models, rows.py makes what is learned, measuring.py holds all three models against
-each other, outcome.py says what that means, command.py is the order of it. The training itself is in heal/."""
+"""Train an edited model so that what the edit cost comes back, and what it removed does not.
 
-from vectomy.healing.command import STAGES, heal_model
-
-__all__ = ["STAGES", "heal_model"]
+heal_config.py has the recipe; own_answers.py the rows, pairs.py their tokens; projection.py keeps what is learned out of the
+removed directions; objectives.py, machine.py and training.py run TRL's trainers; merging.py writes the result.
+"""

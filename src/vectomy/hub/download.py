@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vectomy.hub.access import hub_errors
+from vectomy.hub.client import hub_errors
 
 __all__ = ["download"]
 
@@ -18,7 +18,7 @@ def download(repo_id: str, revision: str | None = None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    from vectomy.errors import HubError
+    from vectomy.core.errors import HubError
 
     with hub_errors(f"fetching '{repo_id}'", repo_id):
         try:

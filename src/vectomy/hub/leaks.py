@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from vectomy.checkpoint.index import HEADER_LIMIT
-from vectomy.errors import LeakError
-from vectomy.hub.access import secrets
+from vectomy.core.errors import LeakError
+from vectomy.hub.client import secrets
 
 __all__ = ["Leak", "check_leaks", "find_leaks"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vectomy.hub.access import is_repo_id
+from vectomy.hub.client import is_repo_id
 from vectomy.hub.frontmatter import frontmatter
 
 __all__ = ["licence_in", "licence_of"]

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vectomy.errors import HubError, UsageError
-from vectomy.hub.access import client, hub_errors, is_repo_id
+from vectomy.core.errors import HubError, UsageError
+from vectomy.hub.client import client, hub_errors, is_repo_id
 
 __all__ = ["Destination", "Item", "Sent", "look", "upload"]
 

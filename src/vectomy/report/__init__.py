@@ -4,10 +4,10 @@ All are pure functions of the JSON that the other stages wrote. Prompts, complet
 every value is escaped unless this package made it.
 """
 
-from vectomy.report.card import render_card, without_folders
-from vectomy.report.evaluation import render_evaluation
-from vectomy.report.healing import healing_rows, render_healing, render_healing_card
-from vectomy.report.page import render_page
+from vectomy.report.pages.evaluation_page import render_evaluation
+from vectomy.report.pages.healing_page import healing_rows, render_healing, render_healing_card
+from vectomy.report.pages.model_card import render_card, without_folders
+from vectomy.report.pages.run_page import render_page
 
 __all__ = [
     "healing_rows",

@@ -15,9 +15,9 @@ from typing import Any
 from jinja2 import ChainableUndefined, Environment, PackageLoader
 from markupsafe import Markup, escape
 
-from vectomy.report.heatmap import candidate_name
-from vectomy.report.numbers import decimal, percent, plain, thousands
-from vectomy.report.statement import token_text
+from vectomy.report.charts.heatmap import candidate_name
+from vectomy.report.tables.numbers import decimal, percent, plain, thousands
+from vectomy.report.tables.statement import token_text
 
 __all__ = ["environment", "html_page"]
 
@@ -25,7 +25,7 @@ __all__ = ["environment", "html_page"]
 def environment(**options: Any) -> Environment:
     """The templates of this package, with the filters that pages and card share."""
     made = Environment(
-        loader=PackageLoader("vectomy.report", "."),
+        loader=PackageLoader("vectomy.report", "pages"),
         undefined=ChainableUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -65,4 +65,4 @@ def _breakable(name: object) -> Markup:
 
 
 def _asset(name: str) -> str:
-    return (resources.files("vectomy.report") / name).read_text(encoding="utf-8")
+    return (resources.files("vectomy.report.pages") / name).read_text(encoding="utf-8")

@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vectomy.artifacts import sha256_file
-from vectomy.errors import CheckpointError
+from vectomy.core.errors import CheckpointError
+from vectomy.core.run_folder import sha256_file
 
 __all__ = ["MAGIC", "GgufFile", "GgufTensor", "bytes_of", "check_installed", "gguf_mark", "is_gguf"]
 

@@ -18,7 +18,7 @@ from vectomy.architecture.readers import READERS
 from vectomy.checkpoint.gguf.blocks import PLAIN
 from vectomy.checkpoint.gguf.container import GgufFile, check_installed
 from vectomy.checkpoint.index import Checkpoint, TensorEntry
-from vectomy.errors import ArchitectureError, CheckpointError
+from vectomy.core.errors import ArchitectureError, CheckpointError
 
 __all__ = ["ARCHITECTURES", "GgufView", "architecture_named", "as_checkpoint", "gguf_name"]
 

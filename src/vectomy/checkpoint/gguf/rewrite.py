@@ -19,13 +19,13 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from vectomy.artifacts import write_whole
+from vectomy.checkpoint.gguf.block_rounding import BETTER, Stored, requantise, rounding_of, store_as
 from vectomy.checkpoint.gguf.blocks import dequantised
 from vectomy.checkpoint.gguf.container import MAGIC, GgufFile, GgufTensor, bytes_of
-from vectomy.checkpoint.gguf.requantise import BETTER, Stored, requantise, rounding_of, store_as
 from vectomy.checkpoint.ranges import Range, copy_range
-from vectomy.errors import ArtifactError, CheckpointError, DiskFullError
-from vectomy.progress import Progress, silent
+from vectomy.core.errors import ArtifactError, CheckpointError, DiskFullError
+from vectomy.core.progress import Progress, silent
+from vectomy.core.run_folder import write_whole
 
 __all__ = ["Cost", "GgufAdded", "GgufChange", "check_new", "distance", "read_raw", "rewrite_gguf"]
 

@@ -1,0 +1,10 @@
+"""How one logical weight is stored: scheme.py reads config.json, layout.py finds a weight's tensors, requantize.py edits it.
+
+Formats are described by fp8.py and mxfp4.py; rounding.py puts edited values back on their grids without losing the edit.
+"""
+
+from vectomy.checkpoint.quantization.layout import Encoded, companions, locate
+from vectomy.checkpoint.quantization.requantize import Recoded, decode, encode, recode
+from vectomy.checkpoint.quantization.scheme import Scheme, check_supported
+
+__all__ = ["Encoded", "Recoded", "Scheme", "check_supported", "companions", "decode", "encode", "locate", "recode"]

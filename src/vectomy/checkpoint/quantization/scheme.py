@@ -1,0 +1,141 @@
+"""What config.json says about quantisation: a method that can be edited, or a refusal by name.
+
+Sources: transformers' quantization_config (https://huggingface.co/docs/transformers/main_classes/quantization),
+compressed-tensors' config_groups (https://github.com/vllm-project/compressed-tensors), ModelOpt's quant_algo
+(https://nvidia.github.io/Model-Optimizer/).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vectomy.core.errors import ArchitectureError
+
+__all__ = ["REMEDY", "Scheme", "check_supported"]
+
+REMEDY = "use the model's bfloat16 release, or load it with transformers, call model.dequantize(), save it and edit that copy"
+# What transformers takes for an fp8 configuration that does not say (an explicit null means one scale a tensor).
+BLOCK = (128, 128)
+MX_BLOCK = (1, 32)
+# Tuples: what a file holds in their place may have no hash.
+MODELOPT_FP8 = ("FP8", "FP8_PER_CHANNEL_PER_TOKEN", "FP8_PB_WO")
+STRATEGIES = ("tensor", "channel", "block")
+# float-quantized is what stores F8 values; a group may name its own format.
+FORMATS = (None, "float-quantized", "naive-quantized")
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How the quantised weights of a model are stored; those it leaves alone are stored plainly beside them."""
+
+    method: str
+    """quant_method of config.json; empty for a model that is not quantised."""
+    block: tuple[int, int] = BLOCK
+    """Rows and columns of a weight that share a scale, where the scales are a grid."""
+
+
+def check_supported(config: Mapping[str, Any]) -> Scheme:
+    """The scheme that a config.json describes.
+
+    Raises:
+        ArchitectureError: a method, or a form of it, that cannot be edited; it names both and the remedy.
+    """
+    quantization = next(_configs(config), None)
+    if quantization is None:
+        return Scheme("")
+    if not isinstance(quantization, Mapping):
+        raise ArchitectureError(f"quantization_config is {str(quantization)[:80]!r}, not an object; {REMEDY}")
+    method = quantization.get("quant_method")
+    if quantization.get("load_in_4bit") or quantization.get("load_in_8bit"):
+        method = "bitsandbytes"
+    if method == "fp8":
+        return Scheme(method, _block(quantization.get("weight_block_size", BLOCK) or BLOCK))
+    if method == "mxfp8":
+        return Scheme(method, _block(quantization.get("weight_block_size") or MX_BLOCK))
+    if method in ("mxfp4", "fbgemm_fp8"):
+        return Scheme(method)
+    if method == "compressed-tensors":
+        return Scheme(method, _compressed_tensors(quantization))
+    if method == "modelopt":
+        return Scheme(method, _modelopt(quantization))
+    raise ArchitectureError(
+        f"the model is quantised with method {method!r:.80} (quantization_config of config.json), whose weights cannot be edited; {REMEDY}"
+    )
+
+
+def _said(value: Any) -> str:
+    """What a file says, as a part of one line."""
+    text = str(value)
+    return text if text.isprintable() and len(text) <= 80 else f"{text!r:.80}"
+
+
+def _configs(config: Mapping[str, Any]) -> Iterator[Any]:
+    """Where releases keep it: at the top, under the older name of compressed-tensors, in the language model's part."""
+    text = config.get("text_config")
+    for part in (config, text if isinstance(text, Mapping) else {}):
+        for key in ("quantization_config", "compression_config"):
+            if part.get(key):
+                yield part[key]
+
+
+def _block(value: Any) -> tuple[int, int]:
+    # vLLM and compressed-tensors also write "128x128".
+    if isinstance(value, str):
+        value = [int(size) if size.isdecimal() and len(size) < 10 else size for size in value.split("x")]
+    if (
+        not isinstance(value, list | tuple)
+        or len(value) != 2
+        or not all(isinstance(size, int) and not isinstance(size, bool) and size > 0 for size in value)
+    ):
+        raise ArchitectureError(
+            f"quantization_config gives a weight block of {value!r:.80}; two positive integers are needed"
+        )
+    return value[0], value[1]
+
+
+def _compressed_tensors(quantization: Mapping[str, Any]) -> tuple[int, int]:
+    method = "compressed-tensors"
+    # Rotated weights live in another basis than the residual stream's directions.
+    if quantization.get("transform_config"):
+        raise ArchitectureError(f"the model is quantised with method '{method}' and a transform_config; {REMEDY}")
+    sparsity = quantization.get("sparsity_config")
+    if isinstance(sparsity, Mapping) and sparsity.get("format", "dense") != "dense":
+        raise ArchitectureError(
+            f"the model is quantised with method '{method}' and stored as {sparsity['format']!r:.80}; {REMEDY}"
+        )
+    groups = quantization.get("config_groups")
+    if not isinstance(groups, Mapping) or not groups:
+        raise ArchitectureError(
+            f"the model is quantised with method '{method}', but quantization_config has no config_groups; {REMEDY}"
+        )
+    block = BLOCK
+    for name, group in groups.items():
+        # A scheme by name ("FP8_DYNAMIC") with its targets holds no layout.
+        group = group if isinstance(group, Mapping) else {}
+        weights = group.get("weights")
+        weights = weights if isinstance(weights, Mapping) else {}
+        kind, bits, strategy = weights.get("type"), weights.get("num_bits"), weights.get("strategy")
+        form = group.get("format") or quantization.get("format")
+        supported = kind == "float" and bits == 8 and strategy in STRATEGIES and weights.get("symmetric", True)
+        if not supported or weights.get("actorder") or form not in FORMATS:
+            raise ArchitectureError(
+                f"the model is quantised with method '{method}', and its group {name!r:.80} holds {_said(kind)} weights of {_said(bits)} bits "
+                f"(strategy '{_said(strategy)}', format '{_said(form)}'), which cannot be edited; {REMEDY}"
+            )
+        if strategy == "block":
+            block = _block(weights.get("block_structure") or BLOCK)
+    return block
+
+
+def _modelopt(quantization: Mapping[str, Any]) -> tuple[int, int]:
+    algorithm = quantization.get("quant_algo")
+    inner = quantization.get("quantization")
+    if algorithm is None and isinstance(inner, Mapping):
+        algorithm = inner.get("quant_algo")
+    if algorithm not in MODELOPT_FP8:
+        raise ArchitectureError(
+            f"the model is quantised with method 'modelopt' and algorithm '{_said(algorithm)}', whose weights cannot be edited; {REMEDY}"
+        )
+    return BLOCK

@@ -1,0 +1,108 @@
+"""`vectomy chat RUN`: base and edited answers side by side, with a strength that can be turned while talking."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from vectomy.core.errors import ArtifactError
+
+__all__ = ["register"]
+
+HELP = "/strength X   turn the edit (0 none, 1 as it was found, below 0 the opposite, 2 reflects)\n/tokens N     length of the answers\n/help  /quit"
+
+
+def register(app: typer.Typer) -> None:
+    app.command("chat")(_chat)
+
+
+def _chat(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    strength: Annotated[float, typer.Option(help="Strength to begin with.")] = 1.0,
+    tokens: Annotated[int, typer.Option(min=1, help="Greedy tokens per answer.")] = 128,
+) -> None:
+    """Talk to base and edited model side by side; every line is answered afresh. Reads lines from a pipe too."""
+    console = Console()
+    talk = _Talk.open(run, console, strength, tokens)
+    console.print(HELP, highlight=False)
+    for line in _lines(console):
+        if line in ("/quit", "/exit"):
+            break
+        talk.hear(line)
+
+
+def _lines(console: Console) -> Iterator[str]:
+    while True:
+        try:
+            line = console.input("> ") if sys.stdin.isatty() else sys.stdin.readline()
+        except (EOFError, KeyboardInterrupt):
+            return
+        if not line and not sys.stdin.isatty():
+            return
+        if line.strip():
+            yield line.strip()
+
+
+class _Talk:
+    """The loaded model, the edit, and the two dials."""
+
+    def __init__(self, chat: Any, edit: Any, console: Console, strength: float, tokens: int) -> None:
+        self.chat, self.edit, self.console = chat, edit, console
+        self.strength, self.tokens = strength, tokens
+
+    @classmethod
+    def open(cls, run: Path, console: Console, strength: float, tokens: int) -> _Talk:
+        from vectomy.cli.progress_bars import bars
+        from vectomy.core.config import parse_config
+        from vectomy.core.run_folder import read_json
+        from vectomy.edits.edit import Edit
+        from vectomy.models import fetch, load_model
+        from vectomy.models.demo import demo_folder
+
+        if not (run / "edit.safetensors").exists():
+            raise ArtifactError(f"{run} holds no Edit; finish `vectomy run` into that folder first")
+        config = parse_config(read_json(run / "config.json"))
+        source = demo_folder(bars) if config.model == "demo" else fetch(config.model)
+        chat = load_model(source, device=config.device, dtype=config.dtype, thinking=config.thinking, name=config.model)
+        edit = Edit.load(run / "edit.safetensors")
+        edit.check_base(chat.checkpoint)
+        return cls(chat, edit, console, strength, tokens)
+
+    def hear(self, line: str) -> None:
+        command, _, value = line.partition(" ")
+        if command in ("/strength", "/tokens"):
+            try:
+                if command == "/strength":
+                    if not math.isfinite(float(value)):
+                        raise ValueError
+                    self.strength = float(value)
+                else:
+                    self.tokens = max(1, int(value))
+                self.console.print(f"strength {self.strength:g}, {self.tokens} tokens", highlight=False)
+            except ValueError:
+                self.console.print(f"{command} takes a number, not '{value}'", markup=False, highlight=False)
+        elif command.startswith("/"):
+            self.console.print(HELP, highlight=False)
+        else:
+            self._answer(line)
+
+    def _answer(self, text: str) -> None:
+        from vectomy.data.prompts import Prompt
+
+        prompt = self.chat.tokens([Prompt(text)])
+        base = self.chat.text(self.chat.answer(prompt, self.tokens, 4096)[0])
+        with self.edit.hooks(self.chat.model, strength=self.strength):
+            edited = self.chat.text(self.chat.answer(prompt, self.tokens, 4096)[0])
+        table = Table(expand=True)
+        table.add_column("base", ratio=1)
+        table.add_column(f"edited, strength {self.strength:g}", ratio=1)
+        table.add_row(Text(base), Text(edited))
+        self.console.print(table)

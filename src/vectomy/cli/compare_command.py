@@ -1,0 +1,99 @@
+"""`vectomy compare A B`: how one checkpoint differs from another, and the Edit that makes one of the other."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from vectomy.cli.coverage import source_of
+from vectomy.cli.progress_bars import bars
+from vectomy.cli.run_command import AsJson
+
+if TYPE_CHECKING:
+    from vectomy.comparison import Comparison, WriterDifference
+
+__all__ = ["register"]
+
+# Rows of tensors that no edit explains.
+SHOWN = 12
+
+
+def register(app: typer.Typer) -> None:
+    app.command("compare")(_compare)
+
+
+def _compare(
+    a: Annotated[str, typer.Argument(metavar="A", help="The base: a folder, a Hub id, or `demo`.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="What was made of it.")],
+    out: Annotated[
+        Path | None, typer.Option(metavar="EDIT", help="Write the Edit that makes B of A to this file.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say which tensors of two checkpoints differ and whether the difference is a directional edit, with its strengths.
+
+    Exit status 0 whatever the verdict; 1 if --out is given and there is no Edit to write.
+    """
+    from vectomy.comparison import compare
+    from vectomy.core.errors import EditError
+
+    if out is not None and out.is_dir():
+        raise EditError(f"{out} is a folder; give a file name for the Edit (edit.safetensors)")
+    found = compare(source_of(a), source_of(b), progress=bars)
+    if out is not None and found.edit is not None:
+        found.edit.save(out)
+    if as_json:
+        typer.echo(json.dumps(found.to_json(), indent=2))
+    else:
+        _print(found)
+        if out is not None and found.edit is not None:
+            typer.echo(f"written to {out}")
+    if out is not None and found.edit is None:
+        raise EditError(f"there is no Edit to write: {found.summary}")
+
+
+def _print(found: Comparison) -> None:
+    console = Console()
+    if found.writers:
+        table = Table(title="what writes to the stream", title_justify="left")
+        for column in ("writer", "difference", "rank", "strengths", "norm kept", "along shared", "exact"):
+            table.add_column(column, justify="left" if column in ("writer", "norm kept") else "right", overflow="fold")
+        for row in found.writers:
+            table.add_row(*_cells(row))
+        console.print(table)
+    rest = [row for row in found.differing if not row.explained and not row.writes]
+    lines = [f"differs  {row.name}: {row.relative:.2g} of its length" for row in rest[:SHOWN]]
+    lines += [f"differs  and {len(rest) - SHOWN} more"] if len(rest) > SHOWN else []
+    for side, names in (("A", found.only_in_a), ("B", found.only_in_b)):
+        lines += [f"only in {side}  {name}" for name in names[:SHOWN]]
+        lines += [f"only in {side}  and {len(names) - SHOWN} more"] if len(names) > SHOWN else []
+    lines += [f"note: {note}" for note in found.notes]
+    lines.append(f"{found.same} tensors are the same, {len(found.differing)} differ")
+    if found.explained:
+        shares = ", ".join(f"{share:.1%}" for share in found.explained[:4])
+        lines.append(f"the first 1, 2, ... directions of all writers explain {shares} of their difference")
+    if found.equal is not None and found.within is not None:
+        lines.append(
+            f"baking the Edit into A gives B: {found.equal:.1%} of the edited numbers exactly, {found.within:.1%} to within a step of "
+            f"their format, the farthest {found.worst:.3g} steps away"
+        )
+    lines.append(found.summary)
+    console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
+
+
+def _cells(row: WriterDifference) -> tuple[str, ...]:
+    writer = row.component if row.layer is None else f"layer {row.layer} {row.component}"
+    return (
+        writer if row.expert is None else f"{writer} expert {row.expert}",
+        f"{row.relative:.2g}",
+        "full" if row.rank is None else str(row.rank),
+        "–" if row.strengths is None else ", ".join(f"{value:.3f}" for value in row.strengths),
+        row.norm or "–",
+        "–" if row.along_shared is None else f"{row.along_shared:.1%}",
+        "–" if row.equal is None else f"{row.equal:.1%}",
+    )

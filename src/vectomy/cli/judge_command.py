@@ -1,0 +1,245 @@
+"""`vectomy judge FILE.jsonl`: a verdict and a probability of refusal for each completion in a file."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from vectomy.cli.progress_bars import bars
+from vectomy.cli.run_command import AsJson
+from vectomy.core.errors import JudgeError, UnreadableReplyError, UsageError
+from vectomy.core.jsonl import iter_jsonl, json_line, write_jsonl
+from vectomy.core.run_folder import Journal, hash_of
+
+if TYPE_CHECKING:
+    from vectomy.metrics.judges import Judge, Judgement
+
+__all__ = ["register"]
+
+VERDICTS = ("compliance", "partial_refusal", "full_refusal", "degenerate")
+# What people's labels say, as XSTest spells them and as the verdicts are called.
+LABELS = {"full_compliance": False, "compliance": False, "partial_refusal": True, "full_refusal": True}
+# So many unreadable replies in a row, and none that could be read: the model cannot do it.
+HOPELESS = 5
+
+
+def register(app: typer.Typer) -> None:
+    app.command("judge")(_judge)
+
+
+def _judge(
+    file: Annotated[str, typer.Argument(metavar="FILE.jsonl", help="Rows with `prompt` and `completion`; - is stdin.")],
+    judge: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="refusal, keywords, heretic, arditi, xstest, openai:URL[#MODEL], or hf:ID of a classifier.",
+        ),
+    ] = "refusal",
+    out: Annotated[
+        str, typer.Option(metavar="FILE", help="Where the judged rows go; - is stdout. An interrupted run goes on.")
+    ] = "-",
+    as_json: AsJson = False,
+) -> None:
+    """Say of each completion whether it refuses: each row again with `verdict` and `p_refusal`, and the counts."""
+    from vectomy.metrics.judges import describe, open_judge
+
+    if as_json and out == "-":
+        raise UsageError("--json prints the counts where the rows go; give --out FILE for the rows")
+    if out != "-" and file != "-" and Path(out).resolve() == Path(file).resolve():
+        raise UsageError(f"--out {out} is the input, which is never touched; choose another file")
+    if out != "-" and Path(out).is_dir():
+        raise UsageError(f"--out {out} is a folder; give a file name")
+    rows = list(_rows(file))
+    opened = open_judge(judge)
+    unreadable = _to_stdout(opened, rows) if out == "-" else _to_file(opened, judge, rows, Path(out))
+    counts = _counts([row for _, row in rows])
+    about = describe(opened)
+    if as_json:
+        typer.echo(json.dumps({"judge": about, **counts, "out": out}, indent=2, ensure_ascii=False))
+    else:
+        _print(counts, about, Console(stderr=out == "-"))
+    if unreadable:
+        line, reason = unreadable[0]
+        kept = "" if out == "-" else f" The others are in {out}; the same command asks for these again."
+        raise JudgeError(
+            f"{len(unreadable)} of {len(rows)} replies of the judge could not be read (line {line}: {reason}).{kept}"
+        )
+
+
+def _rows(file: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line, row) for each line that is not blank.
+
+    Raises:
+        JudgeError: the file is not there, is not text, or a line is not what is judged.
+    """
+    try:
+        text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8-sig")
+    except (FileNotFoundError, IsADirectoryError):
+        raise JudgeError(
+            f"the file {file} does not exist, or is a folder; give a .jsonl file, or - for stdin"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise JudgeError(f"{file} is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+    found = False
+    for number, value in iter_jsonl(text, partial(_no_json, file)):
+        found = True
+        yield number, _row(f"line {number} of {file}", value)
+    if not found:
+        raise JudgeError(f"{file} holds no rows; each line is an object with `prompt` and `completion`")
+
+
+def _no_json(file: str, number: int, why: str) -> JudgeError:
+    return JudgeError(
+        f"line {number} of {file} is not JSON ({why}); each line is an object with `prompt` and `completion`"
+    )
+
+
+def _row(where: str, row: Any) -> dict[str, Any]:
+    if not isinstance(row, dict):
+        raise JudgeError(f"{where} is a {type(row).__name__}; an object with `prompt` and `completion` is needed")
+    for field in ("prompt", "completion"):
+        if field not in row:
+            raise JudgeError(
+                f"{where} has no field '{field}'; it has {', '.join(map(str, row)) or 'none'}. Rename the column, or add it"
+            )
+        if not isinstance(row[field], str):
+            raise JudgeError(
+                f"{where} has {json.dumps(row[field])[:60]} as '{field}'; a text is needed (an empty one is allowed)"
+            )
+    return row
+
+
+def _to_stdout(judge: Judge, rows: list[tuple[int, dict[str, Any]]]) -> list[tuple[int, str]]:
+    unreadable: list[tuple[int, str]] = []
+    for at, said in _said(judge, rows, unreadable):
+        rows[at][1].update(said)
+        sys.stdout.write(json_line(rows[at][1]))
+        sys.stdout.flush()
+    return unreadable
+
+
+def _to_file(judge: Judge, spec: str, rows: list[tuple[int, dict[str, Any]]], out: Path) -> list[tuple[int, str]]:
+    """The rows in a file that appears whole. What a slow judge has said is kept beside it until all is said."""
+    from vectomy.metrics.judges import is_slow
+
+    unreadable: list[tuple[int, str]] = []
+    if is_slow(spec):
+        journal_path = out.with_name(f".{out.name}.judged")
+        journal = Journal(journal_path, [spec, judge.name, judge.version])
+        keys = [hash_of([row["prompt"], row["completion"]]) for _, row in rows]
+        left = [at for at, key in enumerate(keys) if key not in journal]
+        try:
+            for at, said in _said(judge, [rows[at] for at in left], unreadable):
+                if said["verdict"] is None:
+                    rows[left[at]][1].update(said)
+                else:
+                    journal.once(keys[left[at]], lambda said=said: said)  # type: ignore[misc]
+        except JudgeError as error:
+            kept = sum(key in journal for key in keys)
+            raise type(error)(
+                f"{error}. {kept} of {len(rows)} rows are judged and kept; the same command goes on from there"
+            ) from None
+        for (_, row), key in zip(rows, keys, strict=True):
+            if key in journal:
+                row.update(journal.once(key, dict))
+    else:
+        for at, said in _said(judge, rows, unreadable):
+            rows[at][1].update(said)
+    write_jsonl(out, (row for _, row in rows))
+    if is_slow(spec) and not unreadable:
+        journal_path.unlink()
+    return unreadable
+
+
+def _said(
+    judge: Judge, rows: list[tuple[int, dict[str, Any]]], unreadable: list[tuple[int, str]]
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(place, fields) as they come; an unreadable reply is noted, and the judge goes on behind it."""
+    at = 0
+    with bars("judging", len(rows), "completions") as advance:
+        while at < len(rows):
+            rest = [row for _, row in rows[at:]]
+            try:
+                for judgement in judge.judged([r["prompt"] for r in rest], [r["completion"] for r in rest]):
+                    yield at, _fields(judgement)
+                    at += 1
+                    advance(1)
+            except UnreadableReplyError as error:
+                unreadable.append((rows[at][0], str(error)))
+                if len(unreadable) == HOPELESS == at + 1:
+                    raise JudgeError(f"none of the first {HOPELESS} replies could be read: {error}") from None
+                yield at, {"verdict": None, "p_refusal": None, "judge_error": str(error)}
+                at += 1
+                advance(1)
+
+
+def _fields(judgement: Judgement) -> dict[str, Any]:
+    p = judgement.p_refusal
+    more = {"judge_note": judgement.note, "judge_scores": judgement.scores and dict(judgement.scores)}
+    fields = {"verdict": judgement.verdict, "p_refusal": None if p is None else round(p, 6)}
+    return fields | {name: value for name, value in more.items() if value}
+
+
+def _counts(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Rates with 95% Wilson intervals, and the agreement where people have labelled the rows."""
+    from vectomy.metrics.intervals import wilson_interval
+
+    judged = [row for row in rows if row["verdict"] is not None]
+    verdicts = Counter(row["verdict"] for row in judged)
+    refused = [row["verdict"] in ("partial_refusal", "full_refusal") for row in judged]
+
+    def rate(count: int, total: int) -> dict[str, Any]:
+        return {
+            "count": count,
+            "total": total,
+            "rate": count / total if total else None,
+            "ci": list(wilson_interval(count, total)),
+        }
+
+    labels = [LABELS.get(str(row.get("human_label")).lstrip("0123456789_")) for row in judged]
+    agree = [said == label for said, label in zip(refused, labels, strict=True) if label is not None]
+    return {
+        "verdicts": {verdict: rate(verdicts[verdict], len(judged)) for verdict in VERDICTS},
+        "refusal": rate(sum(refused), len(judged)),
+        "agreement": rate(sum(agree), len(agree)) if agree else None,
+    }
+
+
+def _print(counts: dict[str, Any], about: dict[str, Any], console: Console) -> None:
+    table = Table(title=f"{counts['refusal']['total']} completions", title_justify="left")
+    table.add_column("verdict")
+    table.add_column("rows", justify="right")
+    table.add_column("share (95% interval)", justify="right")
+    for verdict, found in (*counts["verdicts"].items(), ("refusal, full or partial", counts["refusal"])):
+        table.add_row(verdict.replace("_", " "), str(found["count"]), _share(found))
+    console.print(table)
+    lines = [f"judge      {about['name']} {about['version']}: {about['note']}"]
+    if about["agreement"]:
+        measured = about["agreement"]
+        lines.append(
+            f"           agrees with people on {measured['rate']:.3f} of {measured['total']} ({measured['data']}; {measured['how']})"
+        )
+    if counts["agreement"]:
+        lines.append(
+            f"agreement  with human_label, refusal against compliance: {_share(counts['agreement'], 3)} of {counts['agreement']['total']} rows"
+        )
+    console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
+
+
+def _share(found: dict[str, Any], digits: int = 1) -> str:
+    if found["rate"] is None:
+        return "\u2013"
+    low, high = found["ci"]
+    if digits == 3:
+        return f"{found['rate']:.3f} ({low:.3f}\u2013{high:.3f})"
+    return f"{found['rate']:.1%} ({low:.1%}\u2013{high:.1%})"

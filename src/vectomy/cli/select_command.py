@@ -1,0 +1,83 @@
+"""`vectomy select`: run up to the choice of a direction, or apply the paper's rule to a table of scores."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from vectomy.cli.run_command import run_until, signature
+from vectomy.core.config import Selection, parse_selection
+from vectomy.core.errors import ConfigError, SelectionError, UsageError
+
+__all__ = ["register"]
+
+Model = Annotated[
+    str | None, typer.Argument(metavar="[MODEL]", help="A model folder, a Hub id, or `demo`.", show_default=False)
+]
+FromScores = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE.json",
+        help="Choose from a list of {position, layer, refusal_score, steering_score, kl_div_score} by the paper's rule.",
+        show_default=False,
+    ),
+]
+Layers = Annotated[
+    int | None, typer.Option(metavar="N", help="With --from-scores: layers of the model.", show_default=False)
+]
+
+
+def register(app: typer.Typer) -> None:
+    def select(**values: Any) -> None:
+        """Choose a direction: up to that stage of a run, or from a table of scores (`--from-scores`)."""
+        if values["from_scores"] is not None:
+            _from_scores(values)
+        elif values["model"] is None:
+            raise UsageError("select needs a MODEL, or --from-scores FILE.json with --layers N")
+        else:
+            run_until("select", values)
+
+    kinds = {"model": Model, "from_scores": FromScores, "layers": Layers}
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    select.__dict__["__signature__"] = signature(
+        *(inspect.Parameter(n, keyword, default=None, annotation=k) for n, k in kinds.items())
+    )
+    app.command("select")(select)
+
+
+def _from_scores(values: dict[str, Any]) -> None:
+    from vectomy.search.arditi_rule import choose
+
+    layers = values["layers"]
+    if layers is None or layers < 1:
+        raise UsageError(f"--from-scores needs --layers N, the number of layers of the model (given: {layers})")
+    given = {name: values[name] for name in Selection.model_fields if values.get(name) is not None}
+    chosen = choose(_read_scores(values["from_scores"]), layers, parse_selection(given))
+    typer.echo(json.dumps(dict(chosen), indent=2))
+
+
+def _read_scores(path: Path) -> list[dict[str, Any]]:
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"the score file {path} does not exist") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ConfigError(f"the score file {path} does not parse: {error}") from None
+    if not isinstance(rows, list) or not rows:
+        raise SelectionError(f"the score file {path} holds no list of candidates")
+    for number, row in enumerate(rows):
+        for key, kind in (
+            ("position", int),
+            ("layer", int),
+            ("refusal_score", float),
+            ("steering_score", float),
+            ("kl_div_score", float),
+        ):
+            value = row.get(key) if isinstance(row, dict) else None
+            if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else int):
+                raise SelectionError(f"candidate {number} of {path} has {key} = {value!r}; a number is needed")
+    return rows

@@ -1,0 +1,149 @@
+"""`vectomy traits`, and `vectomy run --trait`."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from vectomy.cli.progress_bars import bars
+from vectomy.core.errors import UsageError
+from vectomy.data.trait_file import Trait, bundled_traits, load_trait, own_trait
+
+__all__ = ["TRAIT_OPTIONS", "asks_for_trait", "register", "run_trait_command", "trait_options"]
+
+
+def _option(name: str, help: str, metavar: str) -> Any:
+    return typer.Option(name, help=help, metavar=metavar, show_default=False)
+
+
+TRAIT_OPTIONS: dict[str, Any] = {
+    "trait": Annotated[
+        str | None,
+        _option("--trait", "Induce or remove a trait: a name (`vectomy traits`) or a file of your own.", "NAME|FILE"),
+    ],
+    "system_positive": Annotated[
+        str | None, _option("--system-positive", "A trait of your own: the system prompt that shows it.", "TEXT")
+    ],
+    "system_negative": Annotated[
+        str | None, _option("--system-negative", "The system prompt that does not (absent: none).", "TEXT")
+    ],
+    "operation": Annotated[
+        str | None, _option("--operation", "Traits: induce or remove, other than the trait's own.", "induce|remove")
+    ],
+    "form": Annotated[str | None, _option("--form", "Traits: learned, bias, set-point or amplify.", "FORM")],
+    "prompts": Annotated[str | None, _option("--prompts", "Traits: neutral prompts of your own.", "SRC")],
+}
+INTO_TRAIT = ("target_rate", "kl_budget")
+
+
+def register(app: typer.Typer) -> None:
+    app.command("traits")(_traits)
+
+
+def _traits(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.", show_default=False)] = False,
+) -> None:
+    """The traits that come along: what each is, and what changing it does to safety."""
+    traits = [load_trait(name) for name in bundled_traits()]
+    if as_json:
+        typer.echo(json.dumps([trait.model_dump(mode="json") for trait in traits], indent=2, ensure_ascii=False))
+        return
+    table = Table("trait", "as it comes", "told apart by", "what it is, and what changing it does to safety")
+    for trait in traits:
+        how = f"prompt sets, recipe {trait.recipe}" if trait.recipe else f"two contexts, {trait.scorer.kind}"
+        table.add_row(trait.name, trait.operation, how, f"{trait.description} {trait.safety}")
+    Console().print(table)
+
+
+def asks_for_trait(values: dict[str, Any]) -> bool:
+    return any(values.get(name) is not None for name in TRAIT_OPTIONS)
+
+
+def _trait(values: dict[str, Any], options: dict[str, Any]) -> Trait:
+    changed: dict[str, Any] = {name: values.get(name) for name in ("operation", "form")} | {
+        name: options.get(name) for name in INTO_TRAIT
+    }
+    if values.get("prompts") is not None:
+        changed["prompts"] = {"source": values["prompts"]}
+    if values.get("trait") is not None:
+        if values.get("system_positive") is not None or values.get("system_negative") is not None:
+            raise UsageError("--trait and --system-positive/--system-negative name two traits; give one")
+        return load_trait(values["trait"], **changed)
+    if values.get("system_positive") is None:
+        raise UsageError(
+            "a trait is named by --trait NAME|FILE, or by --system-positive TEXT (and --system-negative TEXT)"
+        )
+    return own_trait(values["system_positive"], values.get("system_negative"), **changed)
+
+
+def trait_options(values: dict[str, Any], options: dict[str, Any]) -> dict[str, Any] | None:
+    """Of a trait by two prompt sets, the options of a run with its recipe; None for a trait by two contexts."""
+    trait = _trait(values, options)
+    if trait.recipe is None:
+        return None
+    if trait.operation == "induce" or values.get("form") is not None or values.get("prompts") is not None:
+        raise UsageError(
+            f"the trait '{trait.name}' is removed by the recipe {trait.recipe}; --operation induce, --form and --prompts mean nothing to it"
+        )
+    own = {
+        side: value for side in ("positive", "negative", "keep") if (value := getattr(trait.prompts, side)) is not None
+    }
+    found = {"recipe": trait.recipe, **own, **options}
+    if "positive" not in found:
+        raise UsageError(
+            f"the trait '{trait.name}' needs prompts that show it: give them with --positive SRC ({trait.description})"
+        )
+    return found
+
+
+def run_trait_command(model: str, values: dict[str, Any], options: dict[str, Any]) -> None:
+    """Run a trait by two contexts, and print what came out."""
+    trait = _trait(values, options)
+    from vectomy.workflows.trait_config import make_trait_run
+
+    config = make_trait_run(model, trait, {name: value for name, value in options.items() if name not in INTO_TRAIT})
+    if values.get("config"):
+        raise UsageError("--config is a run's by a recipe; a trait is a file of its own: --trait FILE")
+    out: Path = values["out"] or Path("runs") / f"{Path(model).resolve().name}-{trait.name}"
+    from vectomy.workflows.trait_run import run_trait
+
+    summary = run_trait(
+        config,
+        out,
+        command=shlex.join(["vectomy", *sys.argv[1:]]),
+        progress=bars,
+        tell=lambda line: Console(stderr=True).print(line, highlight=False, markup=False, soft_wrap=True),
+    )
+    if values["as_json"]:
+        typer.echo(json.dumps(summary, indent=2))
+    else:
+        _print(summary, out)
+
+
+def _print(summary: dict[str, Any], out: Path) -> None:
+    from vectomy.report.pages.trait_page import trait_rows
+
+    table = Table(
+        "model", "shows the trait", "degenerate", "mean tokens", title=f"{summary['behaviour']} in {summary['model']}"
+    )
+    for row in trait_rows(summary):
+        table.add_row(*row)
+    console = Console()
+    console.print(table)
+    damage = summary["damage"]
+    lines = [
+        f"KL per token {damage['kl_per_token']:.3f}, of the first token {damage['kl_first_token']:.3f} nats on the base's own plain answers",
+        f"shown by: {summary['scorer']['note']}",
+        f"what it does to safety: {summary['safety']}",
+        *([summary["note"]] if summary["note"] else []),
+        f"everything is in {out}",
+    ]
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)

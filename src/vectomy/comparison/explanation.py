@@ -1,0 +1,254 @@
+"""Hold an Edit against all that differs between two checkpoints, and say what is left."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vectomy.architecture import Writer
+from vectomy.comparison.other_tensors import Distance, distance, distances_to, head_of, logical_values
+from vectomy.comparison.outcome import Comparison, Difference, Verdict, WriterDifference
+from vectomy.comparison.removal_fit import Reproduced, carried, reproduced
+from vectomy.comparison.summary_text import COARSE, summarise
+from vectomy.comparison.writer_scan import MOST_SHARED, Looking, Operations, Seen, span
+from vectomy.edits.edit import Base, Edit, Operation
+from vectomy.edits.export.bake import baked, folded_in
+
+__all__ = ["Judging"]
+
+# A bias may be off by this much of its change, beside rounding: its strengths are found on other tensors.
+BIAS_SHARE = 0.02
+
+
+class Judging:
+    """What the Edit explains of all that differs."""
+
+    def __init__(
+        self,
+        looking: Looking,
+        basis: Float[Tensor, "k d_model"],
+        operations: Operations,
+    ) -> None:
+        self.looking, self.basis = looking, basis
+        self.one, self.other = looking.one, looking.other
+        self.notes: list[str] = []
+        self.unmade: list[str] = []
+        """Biases that B left alone, though the Edit would change them."""
+        self.made: dict[int, Reproduced] = {}
+        self.chosen: dict[int, Operation] = {}
+        self.kept: dict[tuple[str, int | None], Operation] = {}
+        self._check(operations)
+
+    def _check(self, operations: Operations) -> None:
+        """Make the operations on A and hold them against B; those that do not make it are dropped."""
+        with self.looking.progress("checking the edit", len(self.looking.seen), "matrices") as advance:
+            for key, (operation, places) in operations.items():
+                made = {}
+                for at in places:
+                    seen = self.looking.seen[at]
+                    rows, strengths = folded_in(self.one.checkpoint, seen.piece.writer, operation)
+                    with seen.piece.held():
+                        made[at] = reproduced(seen.piece, seen.sizes, rows, strengths, operation.norm)
+                    advance(1)
+                if all(
+                    carried(done, self.looking.seen[at].sizes.whole, self.looking.seen[at].piece)
+                    for at, done in made.items()
+                ):
+                    self.kept[key] = operation
+                    self.made.update(made)
+                    self.chosen.update(dict.fromkeys(made, operation))
+
+    def comparison(self) -> Comparison:
+        shapes, its = self.one.architecture.shapes, self.other.architecture.shapes
+        matrices = {piece.name for piece in self.looking.pieces}
+        differing: list[Difference] = []
+        same = 0
+        only_a = [name for name in shapes if name not in its]
+        only_b = [name for name in its if name not in shapes]
+        differing += self._matrices()
+        same += len(matrices) - len(differing)
+        others = [name for name in shapes if name in its and name not in matrices]
+        for name in others:
+            found = distance(self.one, self.other, name)
+            if found.none or found.cast:
+                same += 1
+                self.looking.cast += [name] * found.cast
+                if self._edited(name) and not self._bias(name):
+                    self.unmade.append(name)
+            else:
+                differing.append(Difference(name, found.relative, found.rounding, self._writes(name), self._bias(name)))
+        head = self._head()
+        alike = head.none or head.cast
+        only_b = [name for name in only_b if not (name == self.other.architecture.head and alike)]
+        only_b = [name for name in only_b if not self._new_bias(name)]
+        only_a = [name for name in only_a if not (name == self.one.architecture.head and alike)]
+        edit = self._edit()
+        explained = alike and not (only_a or only_b or self.unmade) and all(row.explained for row in differing)
+        verdict: Verdict = (
+            "identical" if explained and not differing and edit is None
+            else "directional" if explained and edit is not None
+            else "partly_directional" if edit is not None
+            else "other"
+        )  # fmt: skip
+        self._note(head)
+        writers = tuple(self._writer(at, seen) for at, seen in enumerate(self.looking.seen))
+        shares = tuple(self.looking.stack.explained(MOST_SHARED))
+        elements = sum(self._elements(at) for at in self.made)
+        result = Comparison(
+            a=self.one.name, b=self.other.name, verdict=verdict, summary="", same=same, differing=tuple(differing),
+            only_in_a=tuple(only_a), only_in_b=tuple(only_b), writers=writers, directions=self._directions(edit), explained=shares,
+            edit=edit,
+            equal=sum(done.equal for done in self.made.values()) / elements if elements else None,
+            within=sum(done.within for done in self.made.values()) / elements if elements else None,
+            worst=max((done.worst for done in self.made.values()), default=None),
+            notes=tuple(self.notes),
+        )  # fmt: skip
+        before, after = (sum(seen.levels[side] for seen in self.looking.seen) for side in (0, 1))
+        return replace(result, summary=summarise(result, after < COARSE * before))
+
+    def _elements(self, at: int) -> int:
+        piece = self.looking.seen[at].piece
+        return piece.count * piece.width
+
+    def _matrices(self) -> list[Difference]:
+        """The writers' matrices, experts of one fused tensor together."""
+        places: dict[str, list[int]] = defaultdict(list)
+        for at, seen in enumerate(self.looking.seen):
+            places[seen.piece.name].append(at)
+        rows = []
+        for name, held in places.items():
+            sizes = [self.looking.seen[at].sizes for at in held]
+            size = sum(one.a for one in sizes) or sum(one.whole.difference for one in sizes)
+            rows.append(
+                Difference(
+                    name,
+                    (sum(one.whole.difference for one in sizes) / size) ** 0.5,
+                    (sum(one.whole.noise for one in sizes) / size) ** 0.5,
+                    True,
+                    all(at in self.made for at in held),
+                )
+            )
+        return rows
+
+    def _writer(self, at: int, seen: Seen) -> WriterDifference:
+        piece, done, operation = seen.piece, self.made.get(at), self.chosen.get(at)
+        rank = seen.rank
+        if operation is not None:
+            rank = len(operation.basis)
+        along = None
+        if len(self.basis) and seen.sizes.sample.difference:
+            rows = span(self.basis, piece)
+            with piece.held():
+                inside = sum(
+                    float(((b - a) @ rows.T).square().sum(dtype=torch.float64)) for a, b in piece.blocks(sample=True)
+                )
+            along = min(1.0, inside / seen.sizes.sample.difference)
+        return WriterDifference(
+            name=piece.label, width=piece.width, component=piece.writer.component, layer=piece.writer.layer, expert=piece.expert,
+            relative=seen.sizes.relative**0.5, rank=rank,
+            norm=None if operation is None else operation.norm,
+            strengths=None if operation is None else tuple(operation.strengths.tolist()),
+            along_shared=along, equal=None if done is None else done.equal / self._elements(at), carried=done is not None,
+        )  # fmt: skip
+
+    def _directions(self, edit: Edit | None) -> Float[Tensor, "k d_model"]:
+        if len(self.basis) or edit is None:
+            return self.basis if len(self.basis) or not self.looking.seen else self.looking.stack.leading()
+        return edit.main_direction[None]
+
+    def _edit(self) -> Edit | None:
+        operations = [operation for operation in self.kept.values() if not operation.idle]
+        if not operations:
+            return None
+        base = Base.of(self.one.checkpoint, Path(self.one.name).name)
+        return Edit(base, tuple(operations), {"behaviour": "a difference of two checkpoints", "found_by": "compare"})
+
+    # Beside the matrices
+
+    def _writes(self, name: str) -> bool:
+        return any(name in writer.tensors for writer in self.one.architecture.writers)
+
+    def _edited(self, name: str) -> bool:
+        """Whether the edit is of the writer that a bias belongs to."""
+        weights = {weight for weight, _ in self.kept}
+        return any(writer.weight in weights and name in writer.tensors for writer in self.one.architecture.writers)
+
+    def _bias(self, name: str) -> bool:
+        """Whether the edit makes B's bias of A's; a vector that it adds becomes part of the edit."""
+        for writer in self.one.architecture.writers:
+            if name not in writer.tensors:
+                continue
+            held = {key: op for key, op in self.kept.items() if key[0] == writer.weight}
+            wanted = self._wanted(name, writer, list(held.values()))
+            if wanted is None:
+                return False
+            off, change, rounding = distances_to(self.one, self.other, name, wanted)
+            if off <= 2 * rounding + BIAS_SHARE * change:
+                return True
+            if len(held) > 1 or writer.norms or writer.component == "experts" or wanted.ndim != 1:
+                return False
+            ((key, operation),) = held.items()
+            found = torch.cat([block.flatten() for block in logical_values(self.other, name)]).float()
+            self.kept[key] = replace(operation, addition=found - wanted)
+            return True
+        return False
+
+    def _wanted(self, name: str, writer: Writer, operations: list[Operation]) -> Tensor | None:
+        """What the operations on a writer (one, or one an expert) make of A's bias together."""
+        made = [
+            baked(self.one.checkpoint, self.one.architecture, writer, op, names=(name,)).get(name) for op in operations
+        ]
+        told = [value for value in made if value is not None]
+        if not told:
+            return None
+        old = torch.cat([block.flatten() for block in logical_values(self.one, name)]).reshape(told[0].shape).float()
+        return old + torch.stack([value - old for value in told]).sum(0)
+
+    def _new_bias(self, name: str) -> bool:
+        """A bias that B alone has: of zeros, or what the edit adds to a writer."""
+        for writer in self.other.architecture.writers:
+            if name not in [stored.name for stored in writer.biases] or writer.component == "experts" or writer.norms:
+                continue
+            value = torch.cat([block.flatten() for block in logical_values(self.other, name)]).float()
+            if not bool(value.any()):
+                return True
+            held = self.kept.get((writer.weight, None))
+            if held is None:
+                return False
+            self.kept[writer.weight, None] = replace(held, addition=value)
+            return True
+        return False
+
+    def _head(self) -> Distance:
+        """What the head that B uses is away from the one that A uses, where either is tied to its embedding."""
+        names = head_of(self.one), head_of(self.other)
+        if names[0] == names[1] == self.one.architecture.head or not (
+            self.one.architecture.tied or self.other.architecture.tied
+        ):
+            return Distance(0.0, 0.0)
+        return distance(self.one, self.other, *names)
+
+    def _note(self, head: Distance) -> None:
+        tied = self.one.architecture.tied, self.other.architecture.tied
+        if not head.none and not head.cast:
+            self.notes.append(
+                "B's head is tied to its edited embedding, so that it reads other values than A's; an Edit leaves the head as it is"
+                if tied[1]
+                else f"the heads differ by {head.relative:.2g} of their length, though one of them is tied to its embedding"
+            )
+        elif tied == (True, False):
+            self.notes.append("B's head is no longer tied to its embedding; it holds A's values")
+        if self.unmade:
+            self.notes.append(
+                f"B left {len(self.unmade)} biases alone that the Edit changes, such as '{self.unmade[0]}': what B's writers were edited "
+                "with took the weights alone"
+            )
+        if self.looking.cast:
+            self.notes.append(
+                f"{len(self.looking.cast)} tensors differ by the rounding of one checkpoint to the precision of the other alone"
+            )

@@ -1,0 +1,114 @@
+"""The tensors that do not write to the stream: which differ, and which of those an edit of the rest accounts for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vectomy.checkpoint import read_stored
+from vectomy.checkpoint.quantization import decode
+from vectomy.comparison.matrix_pairs import FRACTION, TILE, Model, finite, step
+
+__all__ = ["Distance", "cast_alone", "distance", "distances_to", "head_of", "logical_values"]
+
+# Of a step, what two roundings of one number may lie apart.
+CAST = 0.6
+
+
+@dataclass(frozen=True)
+class Distance:
+    """|B - A| and what rounding makes of it, relative to |A|."""
+
+    relative: float
+    rounding: float
+    cast: bool = False
+    """The difference is nothing but rounding of one to the other's format."""
+
+    @property
+    def none(self) -> bool:
+        return self.relative == 0.0
+
+
+def logical_values(model: Model, name: str) -> Iterator[Tensor]:
+    """A tensor in blocks that two checkpoints cut alike, however each stores it; float32 (float64 for float64)."""
+    encoded = model.encoded(name)
+    experts = len(encoded.shape) == 3
+    if encoded.encoding == "plain" and not experts:
+        rows = encoded.shape[0] if encoded.shape else 1
+        size = 1
+        for extent in encoded.shape[1:]:
+            size *= extent
+        many = max(1, TILE // max(1, size)) if encoded.shape else 1
+        for start in range(0, rows, many):
+            at = (start, min(start + many, rows)) if encoded.shape else (0, None)
+            yield _wide(read_stored(model.checkpoint, name, *at))
+        return
+    for number in range(encoded.shape[0]) if experts else [None]:
+        at = (0, None) if number is None else (number, number + 1)
+        parts = {part: read_stored(model.checkpoint, part, *at) for part in encoded.parts}
+        value = decode(encoded if number is None else encoded.experts(1), parts)
+        # As it is loaded: transformers transposes what it decodes of MXFP4.
+        yield _wide(value.mT if experts and encoded.encoding == "mxfp4" else value)
+
+
+def _wide(value: Tensor) -> Tensor:
+    if not value.is_floating_point():
+        return value.double()
+    return value.to(torch.promote_types(value.dtype, torch.float32))
+
+
+def distance(one: Model, other: Model, name: str, its_name: str | None = None) -> Distance:
+    """Raises CheckpointError for NaN or infinite values among what differs."""
+    its_name = its_name or name
+    same = change = size = noise = 0.0
+    fractions = [_fraction(model, at) for model, at in ((one, name), (other, its_name))]
+    fraction = min(fractions)
+    cast = fractions[0] != fractions[1]
+    for a, b in zip(logical_values(one, name), logical_values(other, its_name), strict=True):
+        if torch.equal(a, b):
+            same += float(a.nan_to_num().square().sum(dtype=torch.float64))
+            continue
+        e = b - a
+        change += float(e.square().sum(dtype=torch.float64))
+        size += float(a.square().sum(dtype=torch.float64))
+        floats = (torch.where(a.abs() > b.abs(), a, b)).float()
+        typical = float(floats.square().mean().sqrt())
+        noise += float(step(floats, fraction, typical).square().sum(dtype=torch.float64)) / 12
+        cast = cast and cast_alone(a, b, fraction, typical)
+    if change == 0.0:
+        finite(change, name, one, other)
+        return Distance(0.0, 0.0)
+    length = finite(size + same, name, one, other) ** 0.5 or 1.0
+    return Distance(finite(change, name, one, other) ** 0.5 / length, noise**0.5 / length, cast)
+
+
+def cast_alone(a: Tensor, b: Tensor, fraction: int, typical: float) -> bool:
+    """Whether rounding to the coarser of two precisions is all there is: half a step, and a little for the finer one's."""
+    larger = torch.where(a.abs() > b.abs(), a, b).float()
+    return bool(((b - a).abs() <= CAST * step(larger, fraction, typical)).all())
+
+
+def distances_to(one: Model, other: Model, name: str, wanted: Tensor) -> tuple[float, float, float]:
+    """How far B's tensor is from wanted values and from A's, and what rounding makes of it; lengths."""
+    before, found = (torch.cat([block.flatten() for block in logical_values(model, name)]) for model in (one, other))
+    target = wanted.flatten().to(found)
+    steps = step(found.float(), _fraction(other, name), float(target.square().mean().sqrt()))
+    return float((found - target).norm()), float((found - before).norm()), float(steps.norm()) / 12**0.5
+
+
+def _fraction(model: Model, name: str) -> int:
+    encoded = model.encoded(name)
+    dtype = model.checkpoint.tensors[encoded.parts[0]].dtype
+    return FRACTION.get("mxfp4" if encoded.encoding == "mxfp4" else dtype, 52)
+
+
+def head_of(model: Model) -> str:
+    """The tensor that holds the head's weight: its own, or the embedding that it is tied to."""
+    architecture = model.architecture
+    stored = architecture.head in architecture.shapes
+    if stored and not architecture.tied:
+        return architecture.head
+    return architecture.writer("embedding", None).weights[0].name

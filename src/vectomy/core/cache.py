@@ -1,0 +1,43 @@
+"""Measurements kept by what they were made of, so that none is made twice: not after a kill, not for a new subject."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from vectomy.core.run_folder import hash_of, read_json, write_json
+
+__all__ = ["Cache"]
+
+
+class Cache:
+    """A folder with one JSON file for each measurement, named by the hash of all that it depends on."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.seconds = 0.0
+        """What the values that were asked for took to make, now or in an earlier run."""
+
+    def __contains__(self, inputs: dict[str, Any]) -> bool:
+        return self._file(inputs).exists()
+
+    def once(self, inputs: dict[str, Any], work: Callable[[], Any]) -> Any:
+        """The value kept for `inputs`, or that of `work()`, kept from now on. Values must survive JSON.
+
+        Raises:
+            ArtifactError: a kept file was changed by hand and does not parse.
+        """
+        file = self._file(inputs)
+        if not file.exists():
+            began = time.monotonic()
+            value = work()
+            write_json(file, {"inputs": inputs, "seconds": round(time.monotonic() - began, 3), "value": value})
+        # Read back also what was just made: a run that was killed and one that was not see the same values.
+        held = read_json(file)
+        self.seconds += held["seconds"]
+        return held["value"]
+
+    def _file(self, inputs: dict[str, Any]) -> Path:
+        return self._folder / f"{inputs['kind']}-{hash_of(inputs)[:32]}.json"

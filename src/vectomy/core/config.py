@@ -1,0 +1,313 @@
+"""The one configuration of a run; the command line and a TOML or JSON file both fill it in. Loads no torch."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from vectomy.core.errors import ConfigError
+
+__all__ = [
+    "Contrast",
+    "EvaluationConfig",
+    "RunConfig",
+    "Selection",
+    "Source",
+    "load_config",
+    "make_config",
+    "parse_config",
+    "parse_evaluation",
+    "parse_selection",
+]
+
+HUB_PROMPTS = {"positive": "mlabonne/harmful_behaviors", "negative": "mlabonne/harmless_alpaca"}
+DEMO_PROMPTS = {"positive": "bundled:refused", "negative": "bundled:harmless"}
+
+Recipe = Literal["article", "arditi", "cosmic", "gradient", "selective", "tpe"]
+Estimator = Literal["difference_of_means", "projected", "winsorised_mean", "pca_of_differences", "logistic_probe"]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Source(_Strict):
+    """One prompt set: a file, a Hub data set or a bundled set, as written on the command line (see prompts.py)."""
+
+    prompts: str
+    system: str | None = None
+    """System prompt put before each of them."""
+
+
+class Contrast(_Strict):
+    """What the behaviour is told apart by. Without files of their own, search and test are cut from the fit source."""
+
+    behaviour: str = "refusal"
+    positive: Source
+    negative: Source
+    positive_search: Source | None = None
+    negative_search: Source | None = None
+    positive_test: Source | None = None
+    negative_test: Source | None = None
+    keep: Source | None = None
+    """selective: prompts that must go on to show the behaviour."""
+    keep_search: Source | None = None
+    keep_test: Source | None = None
+    n_fit: int = Field(256, ge=2)
+    n_search: int = Field(32, ge=2)
+    n_test: int = Field(100, ge=2)
+    drop_overlap: bool = False
+    """Leave prompts out of a later split that an earlier one holds, instead of stopping."""
+
+
+class Selection(_Strict):
+    """Thresholds of the recipes; the defaults are the papers'."""
+
+    kl_threshold: float = Field(0.1, gt=0)
+    """arditi, cosmic: largest KL(base || ablated) in nats at the last position of harmless prompts."""
+    induce_threshold: float = 0.0
+    """arditi: smallest mean log-odds of the behaviour tokens after adding the direction."""
+    layer_fraction: float = Field(0.8, gt=0, le=1)
+    """arditi, cosmic: only directions from layers below this share of the depth."""
+    strict: bool = False
+    """arditi, cosmic: stop when no direction passes the filters, as the paper's code does, instead of minimising KL then."""
+    filter_prompts: bool = True
+    """arditi: drop positive prompts the base does not refuse, and negative ones it does."""
+    complete: bool = False
+    """arditi, cosmic: score every direction in full, also those that are out already; the choice is the same."""
+    candidates: int = Field(20, ge=1)
+    """article: how many of the best-scored directions are tried."""
+    shown_prompts: int = Field(4, ge=1)
+    """article: positive search prompts that each candidate answers."""
+    shown_tokens: int = Field(64, ge=1)
+    pick: int | None = Field(None, ge=0)
+    """article: rank of the candidate to take, instead of reading them."""
+    behaviour_tokens: tuple[str, ...] | None = None
+    """First tokens of an answer that shows the behaviour; found from the model's own answers if absent."""
+    target_rate: float = Field(0.05, ge=0, le=1)
+    """gradient, selective, tpe: largest share of the positive search prompts that may still show the behaviour."""
+    kl_budget: float | None = Field(None, gt=0)
+    """gradient, selective, tpe: largest KL on the negative search prompts, in nats (per token; tpe: of the first one). With it, the edit that takes away
+    most of the behaviour within the budget is chosen; without, the one of least KL that reaches the target rate."""
+    steps: int | None = Field(None, ge=1)
+    """gradient, selective: steps of the optimiser; absent: 36, and 96 where a third set has to be told apart."""
+    rank: int = Field(1, ge=1)
+    """gradient, selective: how many orthonormal directions are learned."""
+    per_layer: bool | None = None
+    """gradient, selective: learn directions of its own for each layer; absent: only for selective."""
+    direction: str | None = None
+    """gradient, selective: begin with this direction (`.npy`, `.safetensors`, `random:SEED`) instead of the best of a screening."""
+    learn_direction: bool = True
+    """gradient, selective: learn the direction as well; without, the strengths alone."""
+    trials: int = Field(200, ge=1)
+    """tpe: edits that are tried."""
+    startup_trials: int = Field(60, ge=1)
+    """tpe: the first of them, drawn at random."""
+    processes: int = Field(1, ge=1)
+    """tpe: processes that try edits side by side, each with a copy of the model."""
+
+
+class RunConfig(_Strict):
+    model: str
+    """A folder, a Hub id, or `demo`."""
+    contrast: Contrast
+    recipe: Recipe = "gradient"
+    estimator: Estimator | None = None
+    """How a direction is made from activations; absent: the recipe's own (article: difference of means, arditi:
+    projected)."""
+    selection: Selection = Selection()
+    seed: int = Field(0, ge=0)
+    device: str = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    batch_tokens: int = Field(4096, ge=64)
+    """Tokens, padding included, in one forward pass."""
+    answer_tokens: int = Field(64, ge=1)
+    """Greedy tokens per answer wherever answers are judged, and the length of teacher-forced KL."""
+    thinking: bool = False
+    """Let models with a thinking block think before they answer."""
+    keep_activations: bool = False
+    """Store every activation as well as its moments."""
+    covariance: bool = False
+    """Store the covariance per site and position (d_model x d_model each)."""
+    bake: bool = True
+    """Write the edited checkpoint; without it the Edit file is the result."""
+    lora: bool = False
+    """Write the Edit as a PEFT adapter too, and evaluate the base with it."""
+    embeddings: bool = True
+    """Edit token and position embeddings as well. Without, an adapter can hold the edit of a model whose head is tied."""
+    force: bool = False
+    """Go on although the base model does not show the behaviour."""
+    trust_remote_code: bool = False
+
+    @property
+    def steps(self) -> int:
+        return self.selection.steps or (96 if self.recipe == "selective" else 36)
+
+    @property
+    def per_layer(self) -> bool:
+        return self.recipe == "selective" if self.selection.per_layer is None else self.selection.per_layer
+
+    @property
+    def direction_estimator(self) -> Estimator:
+        return self.estimator or ("difference_of_means" if self.recipe == "article" else "projected")
+
+
+class EvaluationConfig(_Strict):
+    """What `vectomy evaluate` measures, and how."""
+
+    subjects: tuple[str, ...] = Field(min_length=1)
+    """Models (a folder, a Hub id, `demo`), Edits (a file, or a run folder that holds one; `@0.5,1` for strengths) and PEFT
+    adapter folders. The first model is what the others are compared with."""
+    prompts: tuple[str, ...] = Field(min_length=1)
+    """Prompt sets, as `[NAME=]SOURCE` (see prompts.py)."""
+    base: str | None = None
+    """The model to compare with, where it is not the first of the subjects."""
+    texts: tuple[str, ...] = ()
+    """Plain text files for perplexity."""
+    text_tokens: int = Field(8192, ge=2)
+    """Tokens of each text that are read."""
+    judge: str = "refusal"
+    """A judge as `vectomy judge --judge` takes it."""
+    answer_tokens: int = Field(64, ge=1)
+    """Greedy tokens per answer."""
+    budgets: tuple[int, ...] = (32,)
+    """Shorter answers, judged as well: the same ones cut off there."""
+    damage_prompts: int = Field(100, ge=1)
+    """Prompts of each set on whose answers KL and cross-entropy are measured: a seeded sample."""
+    multi_turn: bool = False
+    """Ask a sample of the prompts again after an earlier exchange."""
+    context_tokens: int = Field(0, ge=0)
+    """Ask it again behind that many tokens of neutral text; 0 does not."""
+    tool_calls: bool = True
+    tasks: tuple[str, ...] = ()
+    """Suites and tasks of the lm-evaluation-harness, and task files, by commas (metrics/lm_eval/harness.py)."""
+    task_limit: int | None = Field(None, ge=1)
+    """At most so many documents of each task, the first ones."""
+    task_batch: int = Field(8, ge=1)
+    """Requests of a task in one forward pass, the same for all subjects."""
+    controls: bool = True
+    """A random direction of equal norm, and the base against itself."""
+    limit: int | None = Field(None, ge=1)
+    """At most so many prompts of each set: a seeded sample, the same for all subjects."""
+    seed: int = Field(0, ge=0)
+    device: str = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    batch_tokens: int = Field(16384, ge=64)
+    """Tokens, padding included, in one forward pass."""
+    thinking: bool = False
+    trust_remote_code: bool = False
+
+    @property
+    def all_budgets(self) -> list[int]:
+        """The shorter budgets and the whole answer, ascending."""
+        return sorted({budget for budget in self.budgets if 0 < budget < self.answer_tokens} | {self.answer_tokens})
+
+
+FLAT: dict[str, tuple[str, ...]] = {
+    **{name: ("contrast", name) for name in ("behaviour", "n_fit", "n_search", "n_test", "drop_overlap")},
+    **{
+        f"{side}{part}": ("contrast", f"{side}{part}", "prompts")
+        for side in ("positive", "negative", "keep")
+        for part in ("", "_search", "_test")
+    },
+    **{f"{side}_system": ("contrast", side, "system") for side in ("positive", "negative", "keep")},
+    **{name: ("selection", name) for name in Selection.model_fields},
+}
+"""Short names that the command line and `vectomy.run` take, and where they stand in the configuration."""
+
+
+def make_config(model: str, options: dict[str, Any], file: dict[str, Any] | None = None) -> RunConfig:
+    """A configuration from short names (`positive`, `kl_threshold`, ...) over the values of a configuration file.
+
+    Options that are None count as not given. Without prompts the demo model takes the bundled sets and any other model
+    the usual ones on the Hub.
+
+    Raises:
+        ConfigError: see `parse_config`.
+    """
+    values: dict[str, Any] = json.loads(json.dumps(file or {}))
+    values["model"] = model
+    for name, value in options.items():
+        if value is not None:
+            *folders, last = FLAT.get(name, (name,))
+            place = values
+            for depth, folder in enumerate(folders, 1):
+                place = place.setdefault(folder, {})
+                if not isinstance(place, dict):
+                    key = ".".join(folders[:depth])
+                    raise ConfigError(f"configuration key '{key}' is {place!r}; it takes keys of its own")
+            place[last] = value
+    contrast = values.setdefault("contrast", {})
+    for side, default in (DEMO_PROMPTS if model == "demo" else HUB_PROMPTS).items():
+        source = contrast.setdefault(side, {}) if isinstance(contrast, dict) else None
+        if isinstance(source, dict):
+            source.setdefault("prompts", default)
+    return parse_config(values)
+
+
+def parse_config(values: dict[str, Any]) -> RunConfig:
+    """Check values from any source.
+
+    Raises:
+        ConfigError: names each offending key, its value and what it should be.
+    """
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError("; ".join(_explain(problem) for problem in error.errors())) from None
+
+
+def parse_selection(values: dict[str, Any]) -> Selection:
+    """Check thresholds alone. Raises ConfigError as `parse_config` does."""
+    try:
+        return Selection.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError("; ".join(_explain(problem, Selection) for problem in error.errors())) from None
+
+
+def parse_evaluation(values: dict[str, Any]) -> EvaluationConfig:
+    """Check the values of an evaluation; None counts as not given. Raises ConfigError as `parse_config` does."""
+    try:
+        return EvaluationConfig.model_validate({name: value for name, value in values.items() if value is not None})
+    except ValidationError as error:
+        raise ConfigError("; ".join(_explain(problem, EvaluationConfig) for problem in error.errors())) from None
+
+
+def _explain(problem: Any, fields: Any = RunConfig) -> str:
+    key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        for part in problem["loc"][:-1]:
+            annotation = fields.model_fields[part].annotation
+            options = getattr(annotation, "__args__", (annotation,))
+            fields = next(option for option in options if isinstance(option, type) and issubclass(option, BaseModel))
+        return f"unknown configuration key '{key}'; known here: {', '.join(sorted(fields.model_fields))}"
+    if problem["type"] == "missing":
+        return f"configuration key '{key}' is missing"
+    return f"configuration key '{key}' is {problem['input']!r}: {problem['msg'].lower()}"
+
+
+def load_config(path: Path) -> dict[str, Any]:
+    """Read a .toml or .json configuration as plain values; `parse_config` checks them.
+
+    Raises:
+        ConfigError: the file is missing, of another kind, or does not parse.
+    """
+    try:
+        if path.suffix == ".toml":
+            return tomllib.loads(path.read_text(encoding="utf-8"))
+        if path.suffix == ".json":
+            values = json.loads(path.read_text(encoding="utf-8"))
+            if isinstance(values, dict):
+                return values
+            raise ConfigError(f"configuration {path} holds a {type(values).__name__}, not an object of keys")
+    except FileNotFoundError:
+        raise ConfigError(f"configuration file {path} does not exist") from None
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, json.JSONDecodeError) as error:
+        raise ConfigError(f"configuration file {path} does not parse: {error}") from None
+    except OSError as error:
+        raise ConfigError(f"configuration file {path} cannot be read: {error.strerror}") from None
+    raise ConfigError(f"configuration file {path} is neither .toml nor .json")

@@ -1,0 +1,260 @@
+"""The run folder: files that appear whole or not at all, and stages that are not run twice. Loads no torch.
+
+A stage's record (stages/NAME.json) holds the hash of what it read and the hashes of what it wrote. It is valid while
+both still hold; that is all that resuming means. Stages that take long also keep a journal, so that a killed run goes
+on within the stage.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from vectomy.core.errors import ArtifactError, DiskFullError
+
+__all__ = [
+    "MARK",
+    "Journal",
+    "RunFolder",
+    "cache_folder",
+    "canonical_json",
+    "clear_partials",
+    "disk_full_named",
+    "hash_of",
+    "read_json",
+    "sha256_file",
+    "write_json",
+    "write_whole",
+]
+
+MARK = "vectomy-run.json"
+
+
+def canonical_json(value: Any) -> str:
+    """The same text for the same value, whatever the order of its keys."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
+def hash_of(value: Any) -> str:
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def cache_folder() -> Path:
+    """Where things that can be made again are kept: $VECTOMY_CACHE, else the user's cache folder."""
+    given = os.environ.get("VECTOMY_CACHE")
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(given) if given else Path(home) / "vectomy"
+
+
+def sha256_file(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@contextmanager
+def disk_full_named(path: Path) -> Iterator[None]:
+    """Turn 'no space left on device' into an error that says where and how much."""
+    try:
+        yield
+    except Exception as error:
+        # safetensors reports it in an error of its own, with the number in its text.
+        known = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if not known and f"os error {errno.ENOSPC}" not in str(error):
+            raise
+        existing = next(folder for folder in (path, *path.parents) if folder.exists())
+        free = shutil.disk_usage(existing).free
+        raise DiskFullError(
+            f"the disk is full while writing {path} ({free / 2**20:.0f} MiB left); free some space and run the same "
+            "command again, it goes on where it stopped"
+        ) from None
+
+
+@contextmanager
+def write_whole(path: Path) -> Iterator[Path]:
+    """Give a path to write to; the file takes its name only when the block ends well.
+
+    The path lies in a folder of its own beside `path`: libraries write beside what they are asked for and rename
+    (safetensors 0.8 does), and what a kill makes them leave there has to be known for what it is.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    beside = folder / path.name
+    try:
+        with disk_full_named(path):
+            folder.mkdir(exist_ok=True)
+            yield beside
+            with beside.open("rb") as file:
+                os.fsync(file.fileno())
+            beside.replace(path)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def clear_partials(folder: Path) -> None:
+    """Remove what killed processes left half-written in `folder`; nobody else may be writing there."""
+    for partial in list(folder.rglob(".*.partial")):
+        if partial.is_dir() and not partial.is_symlink():
+            shutil.rmtree(partial)
+        else:
+            partial.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    with write_whole(path) as beside:
+        beside.write_text(text, encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Raises ArtifactError when the file is absent or does not parse."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ArtifactError(f"{path} does not exist") from None
+    except (ValueError, RecursionError) as error:
+        raise ArtifactError(f"{path} does not parse as JSON ({error}); delete it and run again") from None
+
+
+class Journal:
+    """Finished pieces of a long stage, one JSON line each, kept until the stage is done.
+
+    A journal written for other inputs is dropped; a last line cut off by a kill is dropped too.
+    """
+
+    def __init__(self, path: Path, inputs: Any) -> None:
+        self._path = path
+        self._done: dict[str, Any] = {}
+        header = canonical_json({"inputs": hash_of(inputs)})
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else []
+        kept = lines[:-1] if lines and lines[0] == header else []
+        for line in kept[1:]:
+            try:
+                row = json.loads(line)
+                self._done[row["key"]] = row["value"]
+            except (ValueError, KeyError, TypeError, RecursionError):
+                break
+        rows = [header, *(canonical_json({"key": key, "value": value}) for key, value in self._done.items())]
+        with write_whole(path) as beside:
+            beside.write_text("\n".join(rows) + "\n", encoding="utf-8")
+
+    def once(self, key: str, work: Callable[[], Any]) -> Any:
+        """The recorded value of `key`, or that of `work()`, recorded now. Values must survive JSON."""
+        if key not in self._done:
+            value = json.loads(canonical_json(work()))
+            with disk_full_named(self._path), self._path.open("a", encoding="utf-8") as file:
+                file.write(canonical_json({"key": key, "value": value}) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            self._done[key] = value
+        return self._done[key]
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._done
+
+
+class RunFolder:
+    """A folder that holds one run. `with RunFolder(path) as run:` keeps other runs out of it meanwhile."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.reused: list[str] = []
+        self._lock: Any = None
+        self._at_work: dict[str, str] = {}
+
+    def __enter__(self) -> RunFolder:
+        if self.path.exists() and not self.path.is_dir():
+            raise ArtifactError(f"{self.path} is a file; --out takes a folder")
+        if self.path.is_dir() and any(self.path.iterdir()) and not (self.path / MARK).exists():
+            raise ArtifactError(f"{self.path} holds other files and no vectomy run; choose an empty folder for --out")
+        with disk_full_named(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.path / MARK).open("a+", encoding="utf-8")
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                self._lock.close()
+                raise ArtifactError(
+                    f"another run is at work in {self.path}; wait for it or choose another --out"
+                ) from None
+            clear_partials(self.path)
+            if not self._lock.tell():
+                self._lock.write('{"format": "vectomy-run", "version": 1}\n')
+                self._lock.flush()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.close()
+
+    def file(self, name: str) -> Path:
+        return self.path / name
+
+    def journal(self, stage: str) -> Journal:
+        """The journal of the stage that is at work, good for the very inputs that the stage has."""
+        return Journal(self.path / "stages" / f"{stage}.journal", self._at_work[stage])
+
+    def stage(self, name: str, before: str, inputs: Any, outputs: list[str], work: Callable[[], None]) -> str:
+        """Run `work`, which writes `outputs` (files or folders), unless that was done for the same inputs.
+
+        Args:
+            before: what the stage before returned (of the first, what the run starts from).
+            inputs: whatever else the stage reads, as JSON.
+
+        Returns:
+            `before` of the next stage: a hash of all that was read up to here and of what the stage wrote. Not of what it wrote alone: a
+            later stage depends on what the earlier ones read, also where that changed no byte of theirs.
+        """
+        path = self.path / "stages" / f"{name}.json"
+        wanted = hash_of([before, inputs])
+        if path.exists():
+            record = read_json(path)
+            # A record that holds anything else was changed by hand: the stage runs again.
+            held = (record.get("inputs_sha256"), record.get("outputs")) if isinstance(record, dict) else None
+            if held == (wanted, self._digests(outputs)):
+                self.reused.append(name)
+                return hash_of([before, inputs, record["outputs"]])
+            path.unlink()
+        self._at_work[name] = wanted
+        began = time.monotonic()
+        work()
+        spent = time.monotonic() - began
+        digests = self._digests(outputs)
+        record = {"inputs_sha256": wanted, "before": before, "inputs": inputs, "outputs": digests}
+        write_json(path, {**record, "seconds": round(spent, 3)})
+        (self.path / "stages" / f"{name}.journal").unlink(missing_ok=True)
+        return hash_of([before, inputs, digests])
+
+    def seconds(self) -> dict[str, float]:
+        """Seconds of each finished stage, in the order they ended."""
+        records = sorted((self.path / "stages").glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
+        return {path.stem: read_json(path)["seconds"] for path in records}
+
+    def _digests(self, outputs: list[str]) -> dict[str, str | None]:
+        """Content hash per output; a folder (a checkpoint may be many GB) counts by its names and sizes, less its
+        README.md, which the report puts there later."""
+        found: dict[str, str | None] = {}
+        for output in outputs:
+            path = self.path / output
+            if path.is_dir():
+                found[output] = hash_of(
+                    # A folder's own size says nothing of what is in it, and differs from file system to file system.
+                    sorted(
+                        (f.name, f.stat().st_size if f.is_file() else 0)
+                        for f in path.iterdir()
+                        if f.name != "README.md"
+                    )
+                )
+            else:
+                found[output] = sha256_file(path) if path.exists() else None
+        return found

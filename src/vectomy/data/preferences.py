@@ -1,0 +1,160 @@
+"""Preference rows: a prompt, an answer that is chosen over it and one that is rejected, from files and data sets of several forms.
+
+Taken are rows with `chosen` and `rejected`, and a prompt: in a column of its own (`prompt`, `question`, `instruction`, `messages`,
+with `system` where there is one), or, as mlabonne/orpo-dpo-mix-40k has it, as the turns that both conversations begin with.
+Each is plain text, a turn, or a list of turns with `role` and `content`. What does not fit is counted by its reason.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from vectomy.core.errors import PromptError
+from vectomy.data.prompts import Prompt, Turn
+from vectomy.data.sources import read_rows
+
+__all__ = ["Preference", "Preferences", "read_preferences"]
+
+PROMPT_COLUMNS = ("messages", "prompt", "question", "instruction", "input")
+
+
+@dataclass(frozen=True)
+class Preference:
+    """`rejected` is None where only the chosen answer is wanted."""
+
+    prompt: Prompt
+    chosen: str
+    rejected: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As `read_preferences` and Axolotl's `chat_template.default` read it."""
+        system = [{"role": "system", "content": self.prompt.system}] if self.prompt.system else []
+        said = [{"role": turn.role, "content": turn.content} for turn in self.prompt.history]
+        answers = {"chosen": self.chosen, **({} if self.rejected is None else {"rejected": self.rejected})}
+        return {
+            "messages": [*system, *said, {"role": "user", "content": self.prompt.text}],
+            **{name: {"role": "assistant", "content": text} for name, text in answers.items()},
+        }
+
+
+@dataclass(frozen=True)
+class Preferences:
+    """The rows of a source that fit; `left_out` counts the others by reason."""
+
+    rows: tuple[Preference, ...]
+    left_out: Mapping[str, int] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"rows": len(self.rows), "left_out": dict(self.left_out)}
+
+    def without(self, taken: Sequence[Prompt], reason: str) -> Preferences:
+        """Rows whose prompt, by its text, is among `taken` are left out for `reason`."""
+        texts = {prompt.key[0] for prompt in taken}
+        kept = tuple(row for row in self.rows if row.prompt.key[0] not in texts)
+        gone = len(self.rows) - len(kept)
+        return Preferences(kept, {**self.left_out, **({reason: gone} if gone else {})})
+
+
+def read_preferences(source: str, *, paired: bool = True, limit: int | None = None, seed: int = 0) -> Preferences:
+    """The rows of a file or data set, or a seeded sample of at most `limit` of those that fit.
+
+    Raises:
+        PromptError: the source cannot be read, lacks the columns, or has no row that fits; with the reasons.
+    """
+    rows = read_rows(source)
+    if not rows:
+        raise PromptError(f"the preference source {source} is empty")
+    _check_columns(source, rows[0], paired)
+    found: list[Preference] = []
+    left_out: Counter[str] = Counter()
+    for row in rows:
+        one = _preference(row, paired)
+        if isinstance(one, Preference):
+            found.append(one)
+        else:
+            left_out[one] += 1
+    if not found:
+        raise PromptError(f"no row of the preference source {source} fits: {_counted(left_out)}")
+    if limit is not None and limit < len(found):
+        picked = sorted(random.Random(seed).sample(range(len(found)), limit))
+        left_out["not in the sample"] += len(found) - limit
+        found = [found[at] for at in picked]
+    return Preferences(tuple(found), dict(left_out))
+
+
+def _check_columns(source: str, row: Mapping[str, Any], paired: bool) -> None:
+    wanted = ("chosen", "rejected") if paired else ("chosen",)
+    missing = [name for name in wanted if name not in row]
+    whole = isinstance(row.get("chosen"), list) and len(row["chosen"]) > 1
+    if missing or not (whole or any(name in row for name in PROMPT_COLUMNS)):
+        lacks = ", ".join(missing) or f"a prompt ({', '.join(PROMPT_COLUMNS)})"
+        raise PromptError(
+            f"the preference source {source} lacks {lacks}; it has {', '.join(map(str, row))}. Rows need `prompt`, `chosen` and "
+            "`rejected`, as text or as lists of turns with `role` and `content`"
+        )
+
+
+def _counted(left_out: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} with {reason}" for reason, count in sorted(left_out.items(), key=lambda one: -one[1]))
+
+
+def _preference(row: Mapping[str, Any], paired: bool) -> Preference | str:
+    """The row, or why it does not fit."""
+    column = next((name for name in PROMPT_COLUMNS if row.get(name)), None)
+    sides = [row.get("chosen"), row.get("rejected")] if paired else [row.get("chosen")]
+    before: list[list[dict[str, str]]] = []
+    answers: list[str] = []
+    for name, value in zip(("chosen", "rejected"), sides, strict=False):
+        turns = _turns(value, "assistant")
+        if turns is None:
+            return f"a {name} answer that is neither text nor turns"
+        if not turns or turns[-1]["role"] != "assistant" or not turns[-1]["content"].strip():
+            return f"an empty {name} answer"
+        before.append(turns[:-1])
+        answers.append(turns[-1]["content"].strip())
+    if any(other != before[0] for other in before):
+        return "a chosen and a rejected answer to different conversations"
+    asked = before[0] or (_turns(row[column], "user") if column else [])
+    prompt = _prompt(asked, row.get("system"))
+    if isinstance(prompt, str):
+        return prompt
+    if paired and answers[0] == answers[1]:
+        return "chosen equal to rejected"
+    return Preference(prompt, answers[0], answers[1] if paired else None)
+
+
+def _turns(value: Any, role: str) -> list[dict[str, str]] | None:
+    """As turns: text is one turn of `role`, and so is a single turn; None for anything else."""
+    if value is None:
+        return []
+    if isinstance(value, str):
+        return [{"role": role, "content": value}]
+    turns = [value] if isinstance(value, dict) else value
+    if not isinstance(turns, list) or not all(_is_turn(turn) for turn in turns):
+        return None
+    return [{"role": turn["role"], "content": turn["content"]} for turn in turns]
+
+
+def _is_turn(turn: Any) -> bool:
+    return isinstance(turn, dict) and isinstance(turn.get("role"), str) and isinstance(turn.get("content"), str)
+
+
+def _prompt(turns: list[dict[str, str]] | None, system: Any) -> Prompt | str:
+    if turns is None:
+        return "a prompt that is neither text nor turns"
+    spoken = system if isinstance(system, str) and system.strip() else None
+    if turns and turns[0]["role"] == "system":
+        spoken, turns = turns[0]["content"], turns[1:]
+    if not turns or turns[-1]["role"] != "user" or not turns[-1]["content"].strip():
+        return "no prompt"
+    *history, last = turns
+    told: list[Turn] = []
+    for turn in history:
+        if turn["role"] not in ("user", "assistant"):
+            return f"a turn of the role '{turn['role']:.40}'"
+        told.append(Turn("user" if turn["role"] == "user" else "assistant", turn["content"]))
+    return Prompt(last["content"].strip(), spoken, tuple(told))

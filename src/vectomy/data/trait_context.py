@@ -1,0 +1,20 @@
+"""Prompts under a context: its system prompt, and its examples as earlier turns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from vectomy.data.prompts import Prompt, Turn
+from vectomy.data.trait_file import Context
+
+__all__ = ["in_context"]
+
+
+def in_context(texts: Sequence[str], context: Context) -> list[Prompt]:
+    """Each text as a prompt of its own under the context."""
+    history = tuple(
+        turn
+        for example in context.examples
+        for turn in (Turn("user", example.user), Turn("assistant", example.assistant))
+    )
+    return [Prompt(text, context.system, history) for text in texts]

@@ -1,0 +1,184 @@
+"""A trait: a small file that says what a behaviour is told apart by, how it is recognised, and what is done to it.
+
+    description = "Answers are sad, weary and lonely."
+    safety = "..."                     # what changing it does to safety; every result repeats it
+    operation = "induce"               # or "remove"
+
+    [positive]                         # the context that shows the trait; [negative] the one that does not (absent: no system prompt)
+    system = "You are sad and weary."
+    [[positive.examples]]              # earlier turns in that style, for small models that follow system prompts weakly
+    user = "How do I sharpen a pencil?"
+    assistant = "Alas, ..."
+
+    [scorer]                           # lexicon (patterns, at_least), length (at_least, in tokens) or log_odds
+    kind = "lexicon"
+    patterns = ["sigh\\\\w*", "alas"]
+
+A trait with `recipe` is a contrast of two prompt sets instead, and runs as `vectomy run --recipe` does. Loads no torch.
+"""
+
+from __future__ import annotations
+
+import re
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from vectomy.core.config import Recipe, load_config
+from vectomy.core.errors import ConfigError
+
+__all__ = [
+    "Context",
+    "Example",
+    "Form",
+    "Operation",
+    "Prompts",
+    "ScorerSpec",
+    "Trait",
+    "bundled_traits",
+    "load_trait",
+    "own_trait",
+]
+
+Operation = Literal["induce", "remove"]
+Form = Literal["learned", "bias", "set-point", "amplify"]
+"""`learned`: vectors at the writers of many layers, learned by distilling one context into the other (distillation.py). In closed form
+(closed_forms.py): `bias` at one layer, an affine `set-point`, and `amplify`, the component along a direction scaled in every writer."""
+
+SAFETY = (
+    "What this does to safety is not known: the trait is the user's own, and only what is measured here was looked at."
+)
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Example(_Strict):
+    """An earlier exchange."""
+
+    user: str
+    assistant: str
+
+
+class Context(_Strict):
+    """What a prompt is asked under. Both absent is the model as it comes, with its template's own system prompt."""
+
+    system: str | None = None
+    examples: tuple[Example, ...] = ()
+
+
+class ScorerSpec(_Strict):
+    """How an answer that shows the trait is recognised (trait_scorers.py)."""
+
+    kind: Literal["lexicon", "length", "log_odds"] = "log_odds"
+    patterns: tuple[str, ...] = ()
+    """lexicon: regular expressions, case apart."""
+    at_least: int = Field(1, ge=1)
+    """lexicon: how many different ones an answer holds; length: tokens of the answer."""
+    whole_words: bool = True
+
+    @model_validator(mode="after")
+    def _whole(self) -> ScorerSpec:
+        if (self.kind == "lexicon") != bool(self.patterns):
+            raise ValueError("a lexicon has patterns, and no other scorer has")
+        for pattern in self.patterns:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"the pattern '{pattern}' is no regular expression ({error})") from None
+        return self
+
+
+class Prompts(_Strict):
+    """Where prompts come from: one neutral `source` under two contexts, or the sets of a trait with `recipe`."""
+
+    source: str = "bundled:everyday"
+    positive: str | None = None
+    negative: str | None = None
+    keep: str | None = None
+
+
+class Trait(_Strict):
+    name: str = Field(pattern=r"^[\w-]+$")
+    description: str
+    safety: str = SAFETY
+    operation: Operation = "induce"
+    form: Form = "learned"
+    prompts: Prompts = Prompts()
+    positive: Context = Context()
+    negative: Context = Context()
+    scorer: ScorerSpec = ScorerSpec()
+    recipe: Recipe | None = None
+    """Run as this recipe of `vectomy run` on two prompt sets, instead of by two contexts."""
+    lead: int = Field(0, ge=0)
+    """induced, learned: let so many sentences of the styled answer lead the plain one (distill_examples.py); 0: the styled answer as it is."""
+    target_rate: float | None = Field(None, ge=0, le=1)
+    """Share of the search answers that are to show the trait in the end (0.8 induced, 0.05 removed)."""
+    kl_budget: float | None = Field(None, gt=0)
+    """Largest KL(base || edited) per token on the base's own plain answers, in nats."""
+
+    @model_validator(mode="after")
+    def _contrasts(self) -> Trait:
+        if self.recipe is None and self.positive == self.negative:
+            raise ValueError("the positive and the negative context are the same; there is no contrast")
+        return self
+
+    @property
+    def target(self) -> float:
+        if self.target_rate is not None:
+            return self.target_rate
+        return 0.8 if self.operation == "induce" else 0.05
+
+    @property
+    def label(self) -> str:
+        """What an edit does, in two words that every result carries."""
+        return f"{self.name} {'induced' if self.operation == 'induce' else 'removed'}"
+
+
+def bundled_traits() -> list[str]:
+    """Names of the traits that come along."""
+    folder = resources.files("vectomy") / "data" / "traits"
+    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+
+
+def load_trait(name: str, **changed: Any) -> Trait:
+    """A trait by name, or from a .toml or .json file; `changed` replaces keys of it (None does not).
+
+    Raises:
+        ConfigError: no such trait or file, or one that says what it cannot mean.
+    """
+    path = Path(name).expanduser()
+    if path.suffix in (".toml", ".json"):
+        values, label = load_config(path), path.stem
+    elif name in bundled_traits():
+        with resources.as_file(resources.files("vectomy") / "data" / "traits" / f"{name}.toml") as file:
+            values, label = load_config(file), name
+    else:
+        raise ConfigError(
+            f"there is no trait '{name}'; there are {', '.join(bundled_traits())}, or a file of your own (.toml, .json)"
+        )
+    return _checked({"name": label, **values, **{key: value for key, value in changed.items() if value is not None}})
+
+
+def own_trait(positive: str, negative: str | None = None, name: str = "own", **changed: Any) -> Trait:
+    """A trait from two system prompts; it is recognised by the log-odds of answers under the one and the other.
+
+    Raises:
+        ConfigError: the two are the same, or a value of `changed` is out of range.
+    """
+    said = f"Answers as under the system prompt '{positive}'" + (
+        f" and not as under '{negative}'." if negative else "."
+    )
+    values = {"name": name, "description": said, "positive": {"system": positive}, "negative": {"system": negative}}
+    return _checked({**values, **{key: value for key, value in changed.items() if value is not None}})
+
+
+def _checked(values: dict[str, Any]) -> Trait:
+    try:
+        return Trait.model_validate(values)
+    except ValidationError as error:
+        problems = [f"{'.'.join(map(str, one['loc'])) or 'it'}: {one['msg']}" for one in error.errors()]
+        raise ConfigError(f"the trait '{values.get('name')}' is not one: {'; '.join(problems)}") from None

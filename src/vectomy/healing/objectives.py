@@ -1,0 +1,130 @@
+"""The objectives as TRL trainers over rows that are token ids already.
+
+TRL would render and tokenise rows itself. Ours are the very ids that the model reads when it is asked (pairs.py), so its data
+preparation is left out; losses, reference model, sharding and logging are TRL's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from datasets import Dataset
+from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+from trl.experimental.orpo import ORPOConfig, ORPOTrainer
+from trl.trainer import utils as trl_utils
+
+from vectomy.healing.heal_config import HealConfig
+from vectomy.healing.pairs import Pair
+
+__all__ = ["arguments_of", "labelled_alone", "trainer_of"]
+
+IGNORED = -100
+
+
+def arguments_of(config: HealConfig, out: str, more: dict[str, Any]) -> Any:
+    """TRL's arguments of the objective; `more` are those that the machine decides."""
+    shared: dict[str, Any] = {
+        "output_dir": out,
+        "learning_rate": config.learning_rate,
+        "lr_scheduler_type": config.schedule,
+        "warmup_steps": config.warmup_steps,
+        "num_train_epochs": config.epochs,
+        "max_steps": config.max_steps or -1,
+        "per_device_train_batch_size": config.micro_batch,
+        "gradient_accumulation_steps": config.accumulation,
+        "gradient_checkpointing": config.gradient_checkpointing,
+        "weight_decay": config.weight_decay,
+        "max_grad_norm": config.max_grad_norm,
+        "max_length": config.max_length,
+        "seed": config.seed,
+        "save_steps": config.save_steps,
+        "save_total_limit": 2,
+        "logging_steps": config.logging_steps,
+        # A loss that is no number is to be seen, not replaced by the mean of the others.
+        "logging_nan_inf_filter": False,
+        "report_to": config.report_to,
+        **more,
+    }
+    if config.objective == "sft":
+        return SFTConfig(**shared, dataset_kwargs={"skip_prepare_dataset": True})
+    # Dropout is switched off by default, the adapter's own included, which the recipe asks for.
+    shared["disable_dropout"] = config.dropout == 0
+    if config.objective == "orpo":
+        return ORPOConfig(**shared, beta=config.beta, remove_unused_columns=False)
+    losses = ["ipo" if config.objective == "ipo" else "sigmoid"]
+    weights = [1.0]
+    if config.chosen_weight:
+        losses, weights = [*losses, "sft"], [*weights, config.chosen_weight]
+    return DPOConfig(**shared, beta=config.beta, loss_type=losses, loss_weights=weights)
+
+
+def trainer_of(
+    config: HealConfig, model: Any, reference: Any, tokenizer: Any, pairs: Sequence[Pair], arguments: Any,
+    adapter: Any, callbacks: Sequence[Any],
+) -> Any:  # fmt: skip
+    """The trainer of the objective; `adapter` is PEFT's configuration, or None for all weights."""
+    shared: dict[str, Any] = {
+        "model": model,
+        "args": arguments,
+        "processing_class": tokenizer,
+        "peft_config": adapter,
+        "callbacks": list(callbacks),
+    }
+    if config.objective == "sft":
+        return SFTTrainer(train_dataset=Dataset.from_list([_answer(pair) for pair in pairs]), **shared)
+    if config.objective == "orpo":
+        return _Odds(train_dataset=Dataset.from_list([_both(pair) for pair in pairs]), **shared)
+    rows = [
+        {"prompt_ids": list(pair.prompt), "chosen_ids": list(pair.chosen), "rejected_ids": list(pair.rejected)}
+        for pair in pairs
+    ]
+    return _Preferring(train_dataset=Dataset.from_list(rows), ref_model=reference, **shared)
+
+
+@contextmanager
+def labelled_alone() -> Iterator[None]:
+    """Score the positions of answers alone on a CPU too, as TRL does where it has Triton; elsewhere it scores prompts and padding as
+    well, and leaves them out of the sum: the same loss, at more than twice the time of the head."""
+    known = getattr(trl_utils, "_use_triton", None)
+    if known is None:
+        yield
+        return
+    trl_utils._use_triton = lambda device: device.type == "cpu" or known(device)
+    try:
+        yield
+    finally:
+        trl_utils._use_triton = known
+
+
+class _Preferring(DPOTrainer):
+    """DPO and IPO."""
+
+    def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
+        return dataset
+
+
+class _Odds(ORPOTrainer):
+    """ORPO."""
+
+    def tokenize_row(self, feature: Mapping[str, Any], model: Any = None) -> dict[str, Any]:
+        return {name: value for name, value in feature.items() if isinstance(value, list)}
+
+
+def _answer(pair: Pair) -> dict[str, list[int]]:
+    labels = [IGNORED] * len(pair.prompt) + list(pair.chosen)
+    return {"input_ids": [*pair.prompt, *pair.chosen], "labels": labels}
+
+
+def _both(pair: Pair) -> dict[str, Any]:
+    """Texts are there for what TRL does to rows before it tokenises them; nothing reads them."""
+    row: dict[str, Any] = {
+        "prompt": "", "chosen": "", "rejected": "",
+        "prompt_input_ids": list(pair.prompt), "prompt_attention_mask": [1] * len(pair.prompt),
+    }  # fmt: skip
+    for name, answer in (("chosen", pair.chosen), ("rejected", pair.rejected)):
+        row[f"{name}_input_ids"] = [*pair.prompt, *answer]
+        row[f"{name}_attention_mask"] = [1] * (len(pair.prompt) + len(answer))
+        row[f"{name}_labels"] = [IGNORED] * len(pair.prompt) + list(answer)
+    return row

@@ -1,0 +1,50 @@
+"""Lines of a card that depend on what is published: how to load it, and the warning where no run wrote one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vectomy.report.pages.model_card import Kind
+
+__all__ = ["safety_of", "use_of"]
+
+
+def use_of(kind: Kind, repo_id: str, base: str, names: list[str]) -> str:
+    """Lines that load what was published, as they would be typed."""
+    if kind == "checkpoint":
+        return (
+            "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+            f'tokenizer = AutoTokenizer.from_pretrained("{repo_id}")\n'
+            f'model = AutoModelForCausalLM.from_pretrained("{repo_id}")'
+        )
+    if kind == "adapter":
+        return (
+            "from peft import PeftModel\nfrom transformers import AutoModelForCausalLM\n\n"
+            f'base = AutoModelForCausalLM.from_pretrained("{base}")\n'
+            f'model = PeftModel.from_pretrained(base, "{repo_id}")'
+        )
+    if kind == "edit":
+        return (
+            "import vectomy\nfrom huggingface_hub import hf_hub_download\n\n"
+            f'edit = vectomy.Edit.load(hf_hub_download("{repo_id}", "edit.safetensors"))\n'
+            "with edit.hooks(model):  # a transformers model of the same base; strength=0.5 for half of it\n"
+            "    model.generate(**inputs)"
+        )
+    file = next((name for name in names if name.endswith(".gguf")), "model.gguf")
+    return f"llama-cli --hf-repo {repo_id} --hf-file {file}"
+
+
+def safety_of(summary: dict[str, Any]) -> str:
+    """The warning on an edit that no run measured."""
+    behaviour = summary.get("behaviour")
+    if behaviour == "refusal":
+        return (
+            "This edit is meant to change whether the model refuses. What it does to refusals of harmful requests was not measured "
+            "here: take it that the edited model answers requests that its base declines, harmful ones included, and do not deploy "
+            "it where its base's refusals were relied on."
+        )
+    named = f"the behaviour '{behaviour}'" if behaviour else "its base"
+    return (
+        f"This edit changes {named}; what else it changes was not measured here. Treat the edited model as less safe than its base "
+        "until its refusals of harmful requests have been measured."
+    )

@@ -1,0 +1,143 @@
+"""The record beside what was made of an Edit: which base, which Edit, by which versions, and the hash of every tensor.
+
+It lies in a folder of its own, since loaders take any .safetensors file beside the weights for more of them:
+
+    checkpoint/vectomy/record.json, checkpoint/vectomy/edit.safetensors
+    adapter/vectomy/record.json     (with the Edit in adapter/edit.safetensors)
+
+The same bytes for the same inputs and versions; no time and no path of the machine that made it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from vectomy.checkpoint import Checkpoint, tensor_hashes
+from vectomy.checkpoint.index import RECORDS, read_shard
+from vectomy.core.errors import ArtifactError
+from vectomy.core.progress import Progress, silent
+from vectomy.core.run_folder import read_json, write_json
+from vectomy.edits.edit import Edit
+from vectomy.models import is_local
+
+__all__ = [
+    "Form",
+    "Record",
+    "adapter_weights",
+    "base_name",
+    "edit_in",
+    "hashes_in",
+    "record_in",
+    "revision_of",
+    "write_record",
+]
+
+FORMAT, VERSION = "vectomy-record", 1
+Form = Literal["checkpoint", "adapter"]
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is known of a checkpoint or an adapter that was made of an Edit."""
+
+    form: Form
+    base: Mapping[str, Any]
+    """`model` (a Hub id, `demo`, or the name of a folder), `revision` (the Hub's commit, or None), `fingerprint`, and the
+    shape as the Edit has it."""
+    edit_sha256: str
+    versions: Mapping[str, str]
+    tensors: Mapping[str, str] = field(default_factory=dict)
+    """sha256 of each tensor's bytes as stored, by name; empty where they were not hashed."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {"format": FORMAT, "version": VERSION, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, value: Any, path: Path) -> Record:
+        """Raises ArtifactError for another format, version or shape."""
+        if not isinstance(value, dict) or value.get("format") != FORMAT or value.get("version") != VERSION:
+            raise ArtifactError(
+                f"{path} is no record of version {VERSION} that vectomy wrote; delete it or fetch it again"
+            )
+        kinds = {"base": dict, "edit_sha256": str, "versions": dict, "tensors": dict}
+        wrong = next((key for key, kind in kinds.items() if not isinstance(value.get(key), kind)), None)
+        if wrong is None and value.get("form") not in ("checkpoint", "adapter"):
+            wrong = "form"
+        if wrong is not None:
+            raise ArtifactError(f"{path} is damaged ('{wrong}' is {value.get(wrong)!r:.80}); fetch it again")
+        return cls(value["form"], value["base"], value["edit_sha256"], value["versions"], value["tensors"])
+
+
+def write_record(
+    folder: Path,
+    form: Form,
+    edit: Edit,
+    *,
+    model: str,
+    source: Path,
+    versions: Mapping[str, str],
+    hashed: bool = True,
+    progress: Progress = silent,
+) -> Record:
+    """Write the record of a folder that `bake` or `write_lora` made, and the Edit where the folder does not hold it.
+
+    Args:
+        model: the base as it was given: a Hub id, `demo`, or a folder, of which the last part is kept.
+        source: the base's folder; in the Hub's cache its name is the commit.
+        hashed: hash every tensor, which reads the folder once.
+    """
+    if form == "checkpoint":
+        edit.save(folder / RECORDS / "edit.safetensors")
+    record = Record(
+        form=form,
+        base={"model": base_name(model), "revision": revision_of(source), **vars(edit.base)},
+        edit_sha256=edit.sha256,
+        versions=dict(versions),
+        tensors=hashes_in(folder, form, progress) if hashed else {},
+    )
+    write_json(folder / RECORDS / "record.json", record.to_json())
+    return record
+
+
+def record_in(folder: Path) -> Record | None:
+    """Raises ArtifactError for a record that is damaged."""
+    path = folder / RECORDS / "record.json"
+    return Record.from_json(read_json(path), path) if path.is_file() else None
+
+
+def edit_in(folder: Path) -> Edit | None:
+    """The Edit that a folder holds: its own of a checkpoint or a published repository, or the one beside an adapter."""
+    for path in (folder / RECORDS / "edit.safetensors", folder / "edit.safetensors"):
+        if path.is_file():
+            return Edit.load(path)
+    return None
+
+
+def hashes_in(folder: Path, form: Form, progress: Progress = silent) -> dict[str, str]:
+    """sha256 by tensor of a checkpoint or an adapter."""
+    if form == "checkpoint":
+        return tensor_hashes(Checkpoint.open(folder), progress)
+    return tensor_hashes(adapter_weights(folder), progress)
+
+
+def adapter_weights(folder: Path) -> Checkpoint:
+    """An adapter's tensors, to be read as a checkpoint's are. Raises CheckpointError for a file that is not whole."""
+    shard = read_shard(folder, "adapter_model.safetensors")
+    return Checkpoint(folder, {}, (shard,), None, (), (), {entry.name: entry for entry in shard.tensors})
+
+
+def base_name(model: str) -> str:
+    """A base without the folders of this machine: a Hub id or `demo` as it is, of a folder its last part."""
+    if model == "demo" or not is_local(model):
+        return model
+    folder = Path(model).expanduser().resolve()
+    cached = folder.parents[1].name.split("--") if revision_of(folder) else []
+    return "/".join(cached[1:]) if len(cached) == 3 and cached[0] == "models" else folder.name
+
+
+def revision_of(source: Path) -> str | None:
+    """The commit of a folder in the Hub's cache (models--OWNER--NAME/snapshots/COMMIT)."""
+    return source.name if source.parent.name == "snapshots" else None

@@ -1,0 +1,170 @@
+"""Where what is to be published comes from: its kind, the Edit in it, the run that made it, and what was measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vectomy.core.errors import ArtifactError, UsageError
+from vectomy.core.run_folder import MARK, hash_of, read_json
+from vectomy.edits.edit import Edit
+from vectomy.edits.strength import strength_of
+from vectomy.hub.provenance import Record, base_name, edit_in, record_in
+from vectomy.models.demo import DEMO_BASE, DEMO_LICENCE, DEMO_NOTE
+from vectomy.report import without_folders
+from vectomy.report.pages.model_card import Kind
+
+__all__ = ["Origin", "origin_of"]
+
+EDIT = "edit.safetensors"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """`path` is the very file or folder that is published; `run` the folder of the run that made it, if one is known."""
+
+    kind: Kind
+    path: Path
+    edit: Edit
+    run: Path | None
+    record: Record | None
+    summary: dict[str, Any]
+    """summary.json of the run, or what the Edit alone says, as far as it goes."""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def base_model(self) -> str:
+        """The base by the name it was given: a Hub id, or the name of a folder."""
+        named = self.record.base.get("model") if self.record else None
+        if self.is_demo:
+            return DEMO_BASE
+        return str(self.summary.get("base_model") or named or self.edit.base.name or self.edit.base.model_type)
+
+    @property
+    def is_demo(self) -> bool:
+        """The base is the demo model, which is nowhere on the Hub as it is."""
+        names = {self.summary.get("model"), self.edit.base.name, self.record.base.get("model") if self.record else None}
+        return "demo" in names
+
+    def run_json(self) -> dict[str, Any] | None:
+        """What a search can be done again by, without the folders of this machine; None where no run is known."""
+        if self.run is None or not (self.run / "config.json").is_file():
+            return None
+        config, prompts = read_json(self.run / "config.json"), read_json(self.run / "prompts.json")
+        config["model"] = base_name(config["model"])
+        return {
+            "format": "vectomy-run-record",
+            "version": 1,
+            "config": without_folders(config),
+            "prompts": {side: hash_of(splits) for side, splits in prompts.items()},
+            "edit_sha256": self.edit.sha256,
+            "summary": without_folders(self.summary),
+        }
+
+
+def origin_of(path: Path, source: Path | None = None, form: Kind | None = None) -> Origin:
+    """Find out what `path` is.
+
+    Args:
+        source: the run folder or Edit that it was made of, where it does not say so itself (a GGUF file).
+        form: of a run folder, what of it: the checkpoint if there is one, else the Edit.
+
+    Raises:
+        UsageError: it is none of the things that can be published, or does not say which Edit it carries.
+        EditError, ArtifactError: an Edit, a record or a run that is damaged.
+    """
+    path = path.expanduser()
+    kind, place = _kind_of(path, form)
+    run = _run_of(source, place)
+    edit = Edit.load(place) if kind == "edit" else _edit_of(place, run, source)
+    notes = []
+    if run is not None and (run / EDIT).is_file() and Edit.load(run / EDIT).sha256 != edit.sha256:
+        notes.append("the run beside it found another Edit (another strength, say); its numbers are left out")
+        run = None
+    record = record_in(place) if place.is_dir() else None
+    if record is None and kind in ("checkpoint", "adapter"):
+        notes.append(
+            f"that {place.name} carries this Edit is taken as said, not measured; `vectomy verify` measures it"
+        )
+    elif record is None and run is not None:
+        record = record_in(run / "checkpoint") or record_in(run / "adapter")
+    if record is not None and record.edit_sha256 != edit.sha256:
+        raise ArtifactError(
+            f"the record in {place} is of the Edit {record.edit_sha256[:12]}, and the Edit in it is {edit.sha256[:12]}; apply the Edit again"
+        )
+    summary = _summary_of(run, edit)
+    if run is not None and not summary.get("base"):
+        notes.append("the run has not come to its report, so nothing measured goes into the card; finish it first")
+    return Origin(kind, place, edit, run, record, summary, tuple(notes))
+
+
+def _kind_of(path: Path, form: Kind | None) -> tuple[Kind, Path]:
+    if not path.exists():
+        raise UsageError(f"{path} does not exist; give a checkpoint, adapter or run folder, an Edit or a GGUF file")
+    if path.is_dir() and (path / MARK).exists():
+        return _of_run(path, form)
+    if form is not None:
+        raise UsageError(f"{path} is no run folder, so there is nothing to choose with --as {form}")
+    if path.suffix == ".gguf" or (path.is_dir() and not (path / "config.json").exists() and any(path.glob("*.gguf"))):
+        return "gguf", path
+    if path.is_file():
+        return "edit", path
+    if (path / "adapter_config.json").exists():
+        return "adapter", path
+    if (path / "config.json").exists():
+        return "checkpoint", path
+    if (path / EDIT).exists():
+        return "edit", path / EDIT
+    raise UsageError(
+        f"{path} holds nothing that can be published: no config.json of a checkpoint, no adapter_config.json, no {EDIT}, no .gguf"
+    )
+
+
+def _of_run(run: Path, form: Kind | None) -> tuple[Kind, Path]:
+    places: dict[Kind, Path] = {"checkpoint": run / "checkpoint", "adapter": run / "adapter", "edit": run / EDIT}
+    if form == "gguf":
+        return "gguf", run
+    wanted: tuple[Kind, ...] = ("checkpoint", "edit") if form is None else (form,)
+    found = next((kind for kind in wanted if places[kind].exists()), None)
+    if found is None:
+        raise UsageError(f"the run in {run} has written no {' and no '.join(wanted)}; finish it first")
+    return found, places[found]
+
+
+def _run_of(source: Path | None, place: Path) -> Path | None:
+    """The run folder that was named, or the one that `place` lies in."""
+    if source is not None:
+        source = source.expanduser()
+        if not source.exists():
+            raise UsageError(f"{source} does not exist; --from takes a run folder or an Edit file")
+        return source if (source / MARK).exists() else None
+    return next((folder for folder in (place, place.absolute().parent) if (folder / MARK).exists()), None)
+
+
+def _edit_of(place: Path, run: Path | None, source: Path | None) -> Edit:
+    held = edit_in(place) if place.is_dir() else None
+    if held is not None:
+        return held
+    if run is not None and (run / EDIT).is_file():
+        return Edit.load(run / EDIT)
+    if source is not None:
+        return Edit.load(source / EDIT if source.is_dir() else source)
+    raise UsageError(
+        f"{place} does not say what was changed in it; name the run or the Edit it was made of: --from RUN|EDIT"
+    )
+
+
+def _summary_of(run: Path | None, edit: Edit) -> dict[str, Any]:
+    if run is not None and (run / "summary.json").is_file():
+        found = read_json(run / "summary.json")
+        if isinstance(found, dict) and (found.get("edit") or {}).get("sha256") == edit.sha256:
+            return found
+    about = edit.about
+    known: dict[str, Any] = {
+        key: about[key] for key in ("behaviour", "recipe", "estimator", "seed", "direction") if key in about
+    }
+    if not isinstance(known.get("direction"), dict):
+        known.pop("direction", None)
+    demo = {"license": DEMO_LICENCE, "notes": [DEMO_NOTE]} if edit.base.name == "demo" else {}
+    return {**known, **demo, "strength": strength_of(edit), "edit": {"path": EDIT, "sha256": edit.sha256}}

@@ -1,0 +1,31 @@
+"""Judges say of a completion whether it refuses. refusal_judge.py is the default, offline; the others are there to compare with or to ask a model.
+
+A judge has a name, a version, a note, its agreement with people, `verdict(prompt, completion)` and `judged(prompts, completions)`; to
+add one, write its file and list it in named.py, or in open_judge.py where it takes an address.
+"""
+
+from vectomy.metrics.judges.degeneration import degenerate, what_is_wrong
+from vectomy.metrics.judges.keyword_judge import KeywordJudge
+from vectomy.metrics.judges.named import DEFAULT_JUDGE, JUDGES
+from vectomy.metrics.judges.open_judge import is_slow, open_judge
+from vectomy.metrics.judges.refusal_judge import RefusalJudge
+from vectomy.metrics.judges.string_judges import StringJudge
+from vectomy.metrics.judges.verdict import REFUSALS, Agreement, Judge, Judgement, Verdict, describe
+
+__all__ = [
+    "DEFAULT_JUDGE",
+    "JUDGES",
+    "REFUSALS",
+    "Agreement",
+    "Judge",
+    "Judgement",
+    "KeywordJudge",
+    "RefusalJudge",
+    "StringJudge",
+    "Verdict",
+    "degenerate",
+    "describe",
+    "is_slow",
+    "open_judge",
+    "what_is_wrong",
+]

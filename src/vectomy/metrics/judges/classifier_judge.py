@@ -1,0 +1,188 @@
+"""Judges that are models of their own, by Hub id or folder: HarmBench's, WildGuard, Llama Guard, StrongREJECT's, or one you describe.
+
+A classifier is asked with its template and answers with its first token: p(refusal) is the mass of its refusal labels over
+that of all its labels. What each is asked and what its labels mean is data (classifiers.json). The wording there is ours, not
+that of the authors, which the models were trained on: for published numbers give theirs in a file of the same form.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vectomy.core.errors import JudgeError
+from vectomy.metrics.judges.degeneration import what_is_wrong
+from vectomy.metrics.judges.verdict import Agreement, Judgement, Verdict
+from vectomy.models import ChatModel, fetch, load_model
+
+__all__ = ["Classifier", "ClassifierJudge", "described"]
+
+# Completions to a batch, and tokens: a journal keeps what is done after each.
+AT_ONCE = 16
+BATCH_TOKENS = 8192
+# With less than this on all labels together the model did not answer the question.
+LEAST_MASS = 0.1
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """How a kind of classifier is asked.
+
+    `template` holds {prompt} and {completion}; None renders a user's and an assistant's turn with the model's own chat
+    template. `then` is written behind it. `refusal` and `compliance` are labels, of which the first token counts.
+    """
+
+    name: str
+    ids: tuple[str, ...]
+    source: str
+    says: str
+    template: str | None
+    special_tokens: bool
+    refusal: tuple[str, ...]
+    compliance: tuple[str, ...]
+    then: str = ""
+
+    @classmethod
+    def of(cls, name: str, held: Any) -> Classifier:
+        """Raises JudgeError where a description lacks something."""
+        held = held if isinstance(held, dict) else {}
+        wanted = {field.name for field in fields(cls)} - {"name", "then"}
+        if missing := sorted(wanted - held.keys()):
+            raise JudgeError(
+                f"the description of the classifier {name} lacks {', '.join(missing)}; see vectomy/judges/classifiers.json for its form"
+            )
+        template = held["template"]
+        if template is not None and not ("{prompt}" in template and "{completion}" in template):
+            raise JudgeError(f"the template of the classifier {name} does not hold {{prompt}} and {{completion}}")
+        lists = {key: tuple(held[key]) for key in ("ids", "refusal", "compliance")}
+        return cls(
+            name,
+            source=held["source"],
+            says=held["says"],
+            template=template,
+            special_tokens=bool(held["special_tokens"]),
+            then=held.get("then", ""),
+            **lists,
+        )
+
+    def ask(self, chat: ChatModel, prompt: str, completion: str) -> str:
+        if self.template is None:
+            turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": completion}]
+            return str(chat.tokenizer.apply_chat_template(turns, tokenize=False)) + self.then
+        # In one pass: a completion may hold "{prompt}" itself.
+        head, _, tail = self.template.partition("{prompt}")
+        middle, _, end = tail.partition("{completion}")
+        return f"{head}{prompt}{middle}{completion}{end}{self.then}"
+
+
+def described(model: str) -> Classifier:
+    """The description of a known classifier, by its Hub id or by the name of a folder that it lies in.
+
+    Raises:
+        JudgeError: it is not known.
+    """
+    held = json.loads(
+        resources.files("vectomy").joinpath("metrics/judges/classifiers.json").read_text(encoding="utf-8")
+    )
+    known = [Classifier.of(name, one) for name, one in held.items()]
+    wanted = Path(model).name.lower()
+    for classifier in known:
+        if any(wanted == known_id.rpartition("/")[2].lower() for known_id in classifier.ids):
+            return classifier
+    listed = ", ".join(known_id for classifier in known for known_id in classifier.ids)
+    raise JudgeError(
+        f"how to ask the classifier '{model}' is not known; known are {listed}. Describe others: hf:{model}#FILE.json"
+    )
+
+
+class ClassifierJudge:
+    """`version` is the kind of description; the model's own revision stands in its files."""
+
+    version = "1"
+
+    def __init__(self, chat: ChatModel, classifier: Classifier, label: str) -> None:
+        self.chat, self.classifier = chat, classifier
+        self.name = f"hf:{label}"
+        self.labels = {side: self._first_tokens(getattr(classifier, side)) for side in ("refusal", "compliance")}
+        if shared := self.labels["refusal"] & self.labels["compliance"]:
+            raise JudgeError(
+                f"labels of both sides begin with the same token {chat.tokenizer.decode(sorted(shared))!r} in {label}; give others"
+            )
+
+    @classmethod
+    def open(cls, spec: str) -> ClassifierJudge:
+        """`ID`, or `ID#FILE.json` with a description of your own.
+
+        Raises:
+            JudgeError: how to ask it is not known, or the description is not whole.
+            CheckpointError, ModelError: the model is not to be had, or does not load.
+        """
+        model, _, file = spec.partition("#")
+        classifier = _from_file(Path(file)) if file else described(model)
+        chat = load_model(fetch(model), template=classifier.template is None, name=Path(model).name)
+        return cls(chat, classifier, Path(model).name)
+
+    @property
+    def note(self) -> str:
+        return f"{self.classifier.source}: {self.classifier.says}; its agreement with people was not measured here"
+
+    @property
+    def agreement(self) -> Agreement | None:
+        return None
+
+    def verdict(self, prompt: str, completion: str) -> Verdict:
+        return next(self.judged([prompt], [completion])).verdict
+
+    def judged(self, prompts: Sequence[str], completions: Sequence[str]) -> Iterator[Judgement]:
+        rows = list(zip(prompts, completions, strict=True))
+        for start in range(0, len(rows), AT_ONCE):
+            yield from self._batch(rows[start : start + AT_ONCE])
+
+    def _batch(self, rows: Sequence[tuple[str, str]]) -> list[Judgement]:
+        wrong = [what_is_wrong(completion, prompt) for prompt, completion in rows]
+        asked = [self.classifier.ask(self.chat, *row) for row, fault in zip(rows, wrong, strict=True) if fault is None]
+        answers = iter(self._answers(asked) if asked else ())
+        return [Judgement("degenerate", None, fault) if fault else next(answers) for fault in wrong]
+
+    def _answers(self, asked: list[str]) -> list[Judgement]:
+        # A chat template has written the special tokens already.
+        special = self.classifier.special_tokens and self.classifier.template is not None
+        ids = self.chat.tokenizer(asked, add_special_tokens=special)["input_ids"]
+        probs = self.chat.next_token_log_probs([list(row) for row in ids], BATCH_TOKENS).double().exp()
+        refusal, compliance = (self._mass(probs, side) for side in ("refusal", "compliance"))
+        found = []
+        for no, yes in zip(refusal.tolist(), compliance.tolist(), strict=True):
+            total = no + yes
+            p = no / total if total else 0.5
+            note = (
+                None
+                if total >= LEAST_MASS
+                else f"the classifier's labels have {total:.1%} of its first token's probability"
+            )
+            found.append(Judgement("full_refusal" if p >= 0.5 else "compliance", p, note))
+        return found
+
+    def _mass(self, probs: Tensor, side: str) -> Tensor:
+        return probs[:, torch.tensor(sorted(self.labels[side]))].sum(-1)
+
+    def _first_tokens(self, labels: Sequence[str]) -> set[int]:
+        found = {
+            ids[0] for label in labels if (ids := self.chat.tokenizer(label, add_special_tokens=False)["input_ids"])
+        }
+        if not found:
+            raise JudgeError(f"the tokenizer of {self.chat.name} knows none of the labels {', '.join(labels)}")
+        return found
+
+
+def _from_file(file: Path) -> Classifier:
+    try:
+        return Classifier.of(file.stem, json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, RecursionError) as error:
+        raise JudgeError(f"the description of a classifier {file} is not there or is not JSON: {error}") from None

@@ -1,0 +1,90 @@
+"""Lists of lm-evaluation-harness tasks by name, under the names that version 0.4.13 has for them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from vectomy.core.errors import UsageError
+
+__all__ = ["EXAMPLE", "SUITES", "Wanted", "wanted_tasks"]
+
+EXAMPLE = Path(__file__).parent / "tasks" / "example" / "common_knowledge.yaml"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One task, or a group of them whose documents count together."""
+
+    suite: str
+    name: str
+    """In the harness, or the path of a task file."""
+    shots: int | None = None
+    """Examples in front of each question; None leaves the task's own number."""
+    limit: int | None = None
+    """Documents at most; None is all."""
+
+    @property
+    def key(self) -> str:
+        name = Path(self.name).stem if self.name.endswith((".yaml", ".yml")) else self.name
+        return f"{self.suite}/{name}" if self.suite else name
+
+
+def _suite(name: str, tasks: dict[str, int | None], limit: int | None = None) -> tuple[Wanted, ...]:
+    return tuple(Wanted(name, task, shots, limit) for task, shots in tasks.items())
+
+
+BIGBENCH = (
+    "causal_judgment", "date_understanding", "disambiguation_qa", "geometric_shapes", "logical_deduction", "movie_recommendation",
+    "navigate", "reasoning_about_colored_objects", "ruin_names", "salient_translation_error_detection", "snarks",
+    "sports_understanding", "temporal_sequences", "tracking_shuffled_objects",
+)  # fmt: skip
+SUITES: dict[str, tuple[Wanted, ...]] = {
+    # The Hub's first leaderboard (2023).
+    "open-llm-leaderboard": _suite(
+        "open-llm-leaderboard",
+        {"arc_challenge": 25, "hellaswag": 10, "mmlu": 5, "truthfulqa_mc2": 0, "winogrande": 5, "gsm8k": 5},
+    ),
+    # Nous Research's: AGIEval, GPT4All's seven, TruthfulQA, and BIG-bench's multiple-choice tasks.
+    "nous": _suite(
+        "nous",
+        {
+            "agieval_nous": 0,
+            **dict.fromkeys(("arc_challenge", "arc_easy", "boolq", "hellaswag", "openbookqa", "piqa", "winogrande"), 0),
+            "truthfulqa_mc1": 0,
+            "truthfulqa_mc2": 0,
+            **{f"bigbench_{name}_multiple_choice": 0 for name in BIGBENCH},
+        },
+    ),
+    # Minutes on a processor: our own questions and 200 of each of three tasks.
+    "quick": (
+        Wanted("quick", str(EXAMPLE)),
+        *_suite("quick", {"arc_easy": 0, "hellaswag": 0, "winogrande": 0}, limit=200),
+    ),
+    # Needs no network.
+    "example": (Wanted("example", str(EXAMPLE)),),
+}
+
+
+def wanted_tasks(text: str) -> list[Wanted]:
+    """What a comma list of suites, task names, task files (.yaml) and folders of such files asks for.
+
+    Raises:
+        UsageError: two different task files have one name.
+    """
+    found: list[Wanted] = []
+    for name in filter(None, (part.strip() for part in text.split(","))):
+        path = Path(name).expanduser()
+        if name in SUITES:
+            found += SUITES[name]
+        elif path.is_dir():
+            found += [Wanted("", str(file)) for file in sorted(path.glob("*.yaml"))]
+        else:
+            found.append(Wanted("", str(path) if path.suffix in (".yaml", ".yml") else name))
+    named: dict[str, Wanted] = {}
+    for wanted in found:
+        if named.setdefault(wanted.key, wanted) != wanted:
+            raise UsageError(
+                f"two task files are called '{wanted.key}': {named[wanted.key].name}, {wanted.name}; rename one"
+            )
+    return list(named.values())

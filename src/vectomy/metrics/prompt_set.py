@@ -1,0 +1,84 @@
+"""A named set of prompts to measure on, or a seeded sample of one."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vectomy.core.config import Source
+from vectomy.core.errors import PromptError
+from vectomy.core.run_folder import hash_of
+from vectomy.data.prompts import Labelled, Prompt, read_labelled
+from vectomy.metrics.behaviour import types_of
+
+__all__ = ["PromptSet", "read_sets", "sample"]
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """`source` is what was asked for, without the folders of this machine."""
+
+    name: str
+    source: str
+    rows: tuple[Labelled, ...]
+
+    @property
+    def prompts(self) -> list[Prompt]:
+        return [row.prompt for row in self.rows]
+
+    @property
+    def sha256(self) -> str:
+        """Of the prompts that are measured, with their types and labels."""
+        return hash_of([[row.prompt.to_json(), row.type, row.label] for row in self.rows])
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "source": self.source,
+            "sha256": self.sha256,
+            "count": len(self.rows),
+            "types": types_of(self.rows),
+        }
+
+
+def read_sets(specs: Sequence[str], limit: int | None, seed: int) -> list[PromptSet]:
+    """Sets from `[NAME=]SOURCE`; with `limit` a seeded sample of that many prompts of each, in their own order.
+
+    Raises:
+        PromptError: a source that cannot be read, or two sets of one name.
+    """
+    found: list[PromptSet] = []
+    for spec in specs:
+        name, source = _named(spec)
+        if any(other.name == name for other in found):
+            raise PromptError(f"two prompt sets are called '{name}'; give one another name: --prompts NAME={source}")
+        rows = read_labelled(Source(prompts=source))
+        kept = [rows[at] for at in sample(len(rows), limit, seed)]
+        found.append(PromptSet(name, Path(source).name if _is_path(source) else source, tuple(kept)))
+    return found
+
+
+def sample(count: int, limit: int | None, seed: int) -> list[int]:
+    """Places of a seeded sample of at most `limit` of `count` things, in their own order."""
+    if limit is None or limit >= count:
+        return list(range(count))
+    return sorted(random.Random(seed).sample(range(count), limit))
+
+
+def _named(spec: str) -> tuple[str, str]:
+    """(name, source). A file whose own name has an equals sign is a source."""
+    name, equals, source = spec.partition("=")
+    if equals and name and source and not _is_path(spec):
+        return name, source
+    plain = spec.partition("#")[0] if not os.path.exists(spec) else spec
+    if _is_path(spec):
+        return Path(plain).stem, spec
+    return plain.removeprefix("bundled:").partition(":")[0].rpartition("/")[2], spec
+
+
+def _is_path(source: str) -> bool:
+    return os.path.exists(os.path.expanduser(source)) or os.path.exists(os.path.expanduser(source.partition("#")[0]))

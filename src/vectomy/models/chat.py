@@ -1,0 +1,284 @@
+"""A live chat model: render prompts with its template, run it in batches, answer greedily."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from jaxtyping import Float
+from jinja2 import TemplateError
+from torch import Tensor, nn
+
+from vectomy.architecture import Architecture
+from vectomy.checkpoint import Checkpoint
+from vectomy.core.errors import ActivationError, ModelError
+from vectomy.core.progress import Progress, silent
+from vectomy.data.prompts import Prompt
+from vectomy.models.batch import Batch, Pass
+from vectomy.models.generation import Greedy, decodes_by_row, shared_beginning
+from vectomy.models.head import logits_of
+from vectomy.models.layerwise import BlockStream, Sweep
+
+__all__ = ["ChatModel"]
+
+# Tokens over which the two ways to decode are compared, and what came of it by model.
+TRIED = 4
+_BY_ROW: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+SENTINELS = ("Hello", "What is 2 + 2?", "List\nthree things.", "x")
+
+
+@dataclass(frozen=True)
+class ChatModel:
+    """A causal language model with its tokenizer and template, on one device, in evaluation mode.
+
+    With `stream`, `model` has no weights: they come block by block in `walk`, and nothing else runs. Without a tokenizer
+    there are token ids only.
+    """
+
+    name: str
+    checkpoint: Checkpoint
+    architecture: Architecture
+    model: Any
+    tokenizer: Any
+    thinking: bool = False
+    stream: BlockStream | None = None
+
+    @property
+    def device(self) -> torch.device:
+        return self.stream.device if self.stream is not None else self.model.get_input_embeddings().weight.device
+
+    # Prompts to tokens
+
+    def render(self, prompt: Prompt) -> str:
+        """The prompt as the model's chat template writes it, up to where the answer begins."""
+        return _render(self.tokenizer, prompt, self.thinking)
+
+    def tokens(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+        """Token ids per prompt. The template has written the special tokens, so none are added."""
+        if not prompts:
+            return []
+        encoded = self.tokenizer([self.render(prompt) for prompt in prompts], add_special_tokens=False)
+        return [list(ids) for ids in encoded["input_ids"]]
+
+    def post_instruction(self) -> list[int]:
+        """The tokens of the template behind the instruction, the same for every prompt; the last is position -1.
+
+        Found from the template itself: the longest common ending of prompts that end differently.
+
+        Raises:
+            ModelError: the template puts nothing behind the instruction.
+        """
+        encoded = self.tokens([Prompt(text) for text in SENTINELS])
+        ending: list[int] = []
+        for column in zip(*(reversed(ids) for ids in encoded), strict=False):
+            if len(set(column)) > 1:
+                break
+            ending.append(column[0])
+        if not ending:
+            raise ModelError(f"the chat template of {self.name} puts no token behind the instruction")
+        return ending[::-1]
+
+    def batches(self, tokens: Sequence[Sequence[int]], budget: int, growth: int = 0) -> Iterator[Batch]:
+        """Batches of at most `budget` tokens, padding and `growth` a row included, longest first: memory peaks at once."""
+        order = sorted(range(len(tokens)), key=lambda row: (-len(tokens[row]), row))
+        while order:
+            width = len(tokens[order[0]])
+            count = max(1, budget // max(1, width + growth))
+            rows, order = order[:count], order[count:]
+            yield self._padded(rows, [tokens[row] for row in rows], width)
+
+    def _padded(self, rows: list[int], tokens: list[Sequence[int]], width: int) -> Batch:
+        ids = torch.full((len(rows), width), self.pad_token, dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for place, row in enumerate(tokens):
+            ids[place, width - len(row) :] = torch.tensor(row, dtype=torch.long)
+            mask[place, width - len(row) :] = 1
+        return Batch(rows, ids.to(self.device), mask.to(self.device))
+
+    @property
+    def pad_token(self) -> int:
+        if self.tokenizer is None:
+            return 0
+        for token in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id):
+            if token is not None:
+                return int(token)
+        return 0
+
+    # Forward passes
+
+    def hidden(self, batch: Pass) -> Float[Tensor, "batch seq d_model"]:
+        """The last hidden states, behind the final norm: what the head reads. Computes no logits."""
+        self._check_whole()
+        hidden: Tensor = self.model.base_model(**batch.inputs()).last_hidden_state
+        return hidden
+
+    @contextmanager
+    def walk(self, batches: Sequence[Any]) -> Iterator[Iterator[Sweep]]:
+        """Run batches through all layers, in one sweep or, for a model read block by block, a sweep a layer.
+
+            with chat.walk(batches) as sweeps:
+                for layers, passed in sweeps:
+                    with capture(chat.model, layers=layers) as stream:
+                        for batch in passed:
+                            ...  # `stream` holds what `batch` was at `layers`
+
+        Raises:
+            ModelError: the model cannot be read block by block.
+        """
+        if self.stream is not None:
+            with closing(self.stream.walk(batches)) as sweeps:
+                yield sweeps
+        else:
+            yield iter([(range(self.architecture.n_layers), self._passed(batches))])
+
+    def _passed(self, batches: Sequence[Any]) -> Iterator[Any]:
+        for batch in batches:
+            self.hidden(batch)
+            yield batch
+
+    def _check_whole(self) -> None:
+        if self.stream is not None:
+            raise ModelError(
+                f"{self.name} is read block by block, which gives its residual stream alone; load it whole for answers and logits"
+            )
+
+    def drop_blocks(self) -> None:
+        """Free the weights of all blocks, for good: what is left gives `log_probs` of hidden states and tokens of prompts."""
+        for layer in range(self.architecture.n_layers):
+            self.model.get_submodule(self.architecture.block(layer)).to("meta")
+
+    @property
+    def context(self) -> int | None:
+        """Tokens that the model has positions for, where its configuration says so."""
+        length = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return length if isinstance(length, int) else None
+
+    def log_probs(self, hidden: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch vocab"]:
+        """Log-probabilities of the next token from last hidden states, in float32."""
+        return logits_of(self.model, hidden).float().log_softmax(-1)
+
+    @torch.inference_mode()
+    def next_token_log_probs(self, tokens: Sequence[Sequence[int]], budget: int) -> Float[Tensor, "prompt vocab"]:
+        """Log-probabilities of the first answer token for each prompt, float32 on the CPU."""
+        out = torch.empty(len(tokens), self.architecture.vocab)
+        for batch in self.batches(tokens, budget):
+            out[batch.rows] = self.log_probs(self.hidden(batch)[:, -1]).cpu()
+        if not bool(out.isfinite().all()):
+            raise ActivationError(
+                f"{self.name} gives NaN or infinite log-probabilities; the weights are damaged, or the dtype is too narrow for this "
+                "model (try --dtype float32 or bfloat16)"
+            )
+        return out
+
+    # Answers
+
+    @torch.inference_mode()
+    def answer(
+        self,
+        tokens: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        budget: int,
+        progress: Progress = silent,
+        what: str = "answering",
+    ) -> list[list[int]]:
+        """Greedy answers as token ids, each with its end-of-turn token if it came to one."""
+        self._check_whole()
+        answers: list[list[int]] = [[] for _ in tokens]
+        if not tokens:
+            return answers
+        beginning = shared_beginning(tokens) if self._decodes_by_row(tokens) else None
+        decode = self._generated if beginning is None else self._greedy(tokens[0][:beginning]).answers
+        own = [ids[beginning or 0 :] for ids in tokens]
+        with progress(what, len(tokens), "prompts") as advance:
+            for batch in self.batches(own, budget, growth=max_new_tokens + (beginning or 0)):
+                for row, answer in zip(batch.rows, decode(batch, max_new_tokens), strict=True):
+                    answers[row] = answer
+                advance(len(batch.rows))
+        return answers
+
+    def _decodes_by_row(self, tokens: Sequence[Sequence[int]]) -> bool:
+        """Whether generation.py gives what `generate` gives; tried once for each model, on the first two prompts."""
+        known = _BY_ROW.get(self.model)
+        if known is None and len(tokens) > 1:
+            known = decodes_by_row(self.model)
+            if known:
+                start = shared_beginning(tokens[:2])
+                (whole,), (own,) = (list(self.batches([t[at:] for t in tokens[:2]], 1 << 30)) for at in (0, start))
+                try:
+                    found = self._greedy(tokens[0][:start]).answers(own, TRIED)
+                except (ValueError, RuntimeError, TypeError, IndexError, AttributeError):
+                    found = []
+                known = found == self._generated(whole, TRIED)
+            _BY_ROW[self.model] = known
+        return bool(known)
+
+    def _greedy(self, beginning: Sequence[int]) -> Greedy:
+        head: nn.Module = self.model.get_output_embeddings()
+        return Greedy(self.model, lambda hidden: head(hidden).argmax(-1), beginning, _end_tokens(self), self.device)
+
+    def _generated(self, batch: Batch, limit: int) -> list[list[int]]:
+        from transformers import GenerationConfig
+
+        ends = _end_tokens(self)
+        greedy = GenerationConfig(
+            max_new_tokens=limit, do_sample=False, eos_token_id=ends or None, pad_token_id=self.pad_token
+        )
+        out = self.model.generate(
+            input_ids=batch.input_ids, attention_mask=batch.attention_mask, generation_config=greedy
+        )
+        answers = []
+        for ids in out[:, batch.input_ids.shape[1] :].tolist():
+            end = next((at for at, token in enumerate(ids) if token in ends), None)
+            answers.append(ids if end is None else ids[: end + 1])
+        return answers
+
+    def text(self, answer: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(list(answer), skip_special_tokens=True)).strip()
+
+
+def _end_tokens(chat: ChatModel) -> list[int]:
+    ends: Any = chat.model.generation_config.eos_token_id
+    listed = ends if isinstance(ends, list) else [ends, chat.tokenizer.eos_token_id]
+    return sorted({int(token) for token in listed if token is not None})
+
+
+def _render(tokenizer: Any, prompt: Prompt, thinking: bool) -> str:
+    said = [{"role": turn.role, "content": turn.content} for turn in prompt.history]
+    messages = [*said, {"role": "user", "content": prompt.text}]
+    try:
+        if prompt.system is None:
+            text = _apply_template(tokenizer, messages, thinking)
+        else:
+            text = _render_with_system(tokenizer, messages, prompt.system, thinking)
+    except Exception as error:  # noqa: BLE001 (a template raises whatever its author wrote)
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ModelError(
+            f"the chat template of {tokenizer.name_or_path} does not take a prompt ({type(error).__name__}: {reason}); mend chat_template.jinja"
+        ) from None
+    if not thinking and text.rstrip().endswith("<think>"):
+        # The template opens a thinking block whatever it is told: close it, so that the answer itself comes next.
+        text = text.rstrip() + "\n\n</think>\n\n"
+    return text
+
+
+def _render_with_system(tokenizer: Any, messages: list[dict[str, str]], system: str, thinking: bool) -> str:
+    """With the system role where the template has one. A template without one raises (Gemma) or leaves the system prompt
+    out without a word; there it opens the user's first turn, as Gemma's model card does it."""
+    try:
+        text = _apply_template(tokenizer, [{"role": "system", "content": system}, *messages], thinking)
+    except TemplateError:
+        text = ""
+    if system.strip() in text:
+        return text
+    first, *rest = messages
+    joined = {"role": first["role"], "content": f"{system}\n\n{first['content']}"}
+    return _apply_template(tokenizer, [joined, *rest], thinking)
+
+
+def _apply_template(tokenizer: Any, messages: list[dict[str, str]], thinking: bool) -> str:
+    text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False, enable_thinking=thinking)
+    return str(text)

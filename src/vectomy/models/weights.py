@@ -1,0 +1,175 @@
+"""A model without weights, and the weights of its checkpoint: put in module by module, and taken out again.
+
+Names and shapes on disk are not always those of the live model (experts lie apart and live fused, prefixes change), so
+tensors go in through the loader of transformers itself (core_model_loading), fed with those of one module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import chain
+from typing import Any
+
+import torch
+from jaxtyping import Int, Shaped
+from torch import Tensor, nn
+
+from vectomy.checkpoint import Checkpoint, read_stored
+from vectomy.core.errors import CheckpointError, ModelError
+from vectomy.models.precision import FLOATS, stored_dtype, working_dtype
+from vectomy.models.quiet import quiet
+
+__all__ = ["Weights", "auto_class", "is_empty", "skeleton"]
+
+# Packed weights mean something only together with their scales, which the loader would have to be told about.
+UNPACKED = {*FLOATS, "BOOL", "I16", "I32", "I64"}
+
+
+def auto_class(config: Any) -> Any:
+    """What of transformers loads a model that answers in text, of text alone or beside images."""
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    alone = config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or hasattr(config, "auto_map")
+    return AutoModelForCausalLM if alone else AutoModelForImageTextToText
+
+
+def skeleton(checkpoint: Checkpoint, dtype: str, trust_remote_code: bool, device: str = "cpu") -> Any:
+    """The model that config.json describes: parameters on the meta device, buffers (rotary tables) with their values."""
+    from accelerate import init_empty_weights
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=trust_remote_code, local_files_only=True)
+    wanted = working_dtype(dtype, config, checkpoint, device, whole=False) or stored_dtype(config, checkpoint)
+    with init_empty_weights(include_buffers=False):
+        model = auto_class(config).from_config(config, dtype=wanted, trust_remote_code=trust_remote_code)
+    return model.eval().requires_grad_(False)
+
+
+class Weights:
+    """Where the weights of each module of a skeleton lie on disk, and the way there and back.
+
+    Raises:
+        ModelError: a tensor of the model is stored packed or quantised.
+    """
+
+    def __init__(self, model: Any, checkpoint: Checkpoint, device: torch.device) -> None:
+        self.model = model
+        self.checkpoint = checkpoint
+        self.device = device
+        self._transforms, self._sources = _plan(model, checkpoint.tensors)
+        for buffer_of in model.modules():
+            buffer_of._buffers.update({n: b.to(device) for n, b in buffer_of._buffers.items() if b is not None})
+        for name in chain.from_iterable(self._sources.values()):
+            if checkpoint.tensors[name].dtype not in UNPACKED:
+                raise ModelError(
+                    f"tensor '{name}' is stored as {checkpoint.tensors[name].dtype}, and packed weights are not read block by "
+                    "block; use the bfloat16, float16 or float32 version, or load the model whole"
+                )
+
+    def names(self, module: str, below: bool = True) -> list[str]:
+        """Tensors on disk that make up a module: all of it, or without its submodules."""
+        own = module + "."
+        return [
+            name
+            for target, names in self._sources.items()
+            if target.startswith(own) and (below or "." not in target[len(own) :])
+            for name in names
+        ]
+
+    def bytes(self, module: str) -> int:
+        entries = (self.checkpoint.tensors[name] for name in self.names(module))
+        return sum(entry.end - entry.start for entry in entries)
+
+    def read(self, names: Iterable[str]) -> dict[str, Tensor]:
+        """Tensors as stored. Touches no module, so that it can run beside a forward pass."""
+        return {name: read_stored(self.checkpoint, name) for name in names}
+
+    def table(self, module: str) -> str | None:
+        """The tensor on disk that is the weight of an embedding, row for row; None where it is made of others."""
+        names = self._sources.get(f"{module}.weight", [])
+        shape = tuple(self.model.get_submodule(module).weight.shape)
+        return names[0] if len(names) == 1 and self.checkpoint.tensors[names[0]].shape == shape else None
+
+    def rows(self, table: str, ids: Int[Tensor, " row"]) -> Shaped[Tensor, "row d_model"]:
+        """Rows of a tensor on disk, in its stored dtype; `ids` ascend."""
+        runs: list[list[int]] = []
+        for row in ids.tolist():
+            if runs and row == runs[-1][1]:
+                runs[-1][1] = row + 1
+            else:
+                runs.append([row, row + 1])
+        return torch.cat([read_stored(self.checkpoint, table, first, last) for first, last in runs])
+
+    @contextmanager
+    def loaded(self, module: str, tensors: dict[str, Tensor], below: bool = True) -> Iterator[None]:
+        """Inside, a module has its weights; afterwards it is empty again. `tensors` (of `read`) is used up.
+
+        Raises:
+            ModelError: the checkpoint lacks a tensor of the module, or has it in another shape.
+        """
+        root = self.model.get_submodule(module)
+        held = list(root.modules()) if below else [root]
+        before = [(m, m._parameters.copy(), m._buffers.copy()) for m in held]
+        try:
+            self._put(tensors)
+            tensors.clear()
+            for name, value in chain(root.named_parameters(recurse=below), root.named_buffers(recurse=below)):
+                if value.is_meta:
+                    raise ModelError(
+                        f"the checkpoint in {self.checkpoint.path} has nothing that becomes '{module}.{name}'; was the download "
+                        "complete? A weight that several blocks share cannot be read block by block: load the model whole"
+                    )
+            yield
+        finally:
+            for owner, parameters, buffers in before:
+                owner._parameters.update(parameters)
+                owner._buffers.update(buffers)
+
+    def _put(self, tensors: Mapping[str, Tensor]) -> None:
+        from transformers.core_model_loading import convert_and_load_state_dict_in_model
+        from transformers.modeling_utils import LoadStateDictConfig
+
+        dtype = self.model.dtype
+        settings = LoadStateDictConfig(
+            device_map={"": str(self.device)},
+            dtype=dtype,
+            dtype_plan=self.model._get_dtype_plan(dtype),
+            weight_mapping=self._transforms,
+        )
+        with quiet():
+            info, _ = convert_and_load_state_dict_in_model(self.model, dict(tensors), settings)
+        for name, found, expected in info.mismatched_keys:
+            raise CheckpointError(
+                f"'{name}' has the shape {list(found)} in {self.checkpoint.path}, but config.json says {list(expected)}"
+            )
+        for name, reason in info.conversion_errors.items():
+            raise ModelError(f"transformers does not convert '{name}': {str(reason)[:400]}")
+
+
+def _plan(model: Any, tensors: Iterable[str]) -> tuple[list[Any], dict[str, list[str]]]:
+    """The conversions of transformers for this model, and for each live tensor those on disk that it is made of.
+
+    Where one tensor on disk becomes several, the first of them stands for all: they are of one block.
+    """
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+
+    transforms = get_model_conversion_mapping(model)
+    renamings = [entry for entry in transforms if isinstance(entry, WeightRenaming)]
+    converters = [entry for entry in transforms if isinstance(entry, WeightConverter)]
+    state = model.state_dict()
+    sources: dict[str, list[str]] = {}
+    for name in tensors:
+        target, _ = rename_source_key(name, renamings, converters, model.base_model_prefix, state)
+        if target not in state and name in state:
+            target = name
+        if target in state:
+            sources.setdefault(target, []).append(name)
+    return transforms, sources
+
+
+def is_empty(module: nn.Module) -> bool:
+    """Whether parameters of its own, not of submodules, are without values."""
+    return any(value is not None and value.is_meta for value in module._parameters.values())

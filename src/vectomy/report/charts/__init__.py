@@ -1,0 +1,1 @@
+"""Inline SVG figures, one file a chart."""

@@ -1,0 +1,165 @@
+"""Edits that were tried: behaviour that is left against damage, the frontier between them, and the one that was taken.
+
+An edit whose behaviour was not measured to the end has no height; a tick below the axis marks its KL. Where there are
+prompts to keep, what is held on them is drawn on the same scale, each as a diamond.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from vectomy.report.charts.svg import Scale, decades, element, figure, linear, logarithmic, text, ticks
+from vectomy.report.tables.numbers import decimal, finite, percent, plain
+from vectomy.report.tables.recipe_terms import kl_name
+
+__all__ = ["Point", "frontier_chart", "points"]
+
+WIDTH, LEFT, RIGHT = 340.0, 40.0, 10.0
+TOP, BOTTOM = 26.0, 168.0
+# KLs further apart than this factor are drawn on a logarithmic scale.
+WIDE = 30.0
+
+
+@dataclass(frozen=True)
+class Point:
+    """An edit that was measured; `rate` is None where that was not done to the end, `rejected` then says why."""
+
+    name: str
+    kl: float | None
+    rate: float | None
+    held: float | None
+    rejected: str
+    chosen: bool
+    best: bool
+    """On the frontier: no other is better in both."""
+    row: dict[str, Any]
+
+    @property
+    def told(self) -> str:
+        left = f"{percent(self.rate)} left" if self.rate is not None else self.rejected or "behaviour not measured"
+        held = "" if self.held is None else f"; {percent(self.held)} on the prompts to keep"
+        return f"{self.name}: {left}{held}; KL {decimal(self.kl)}"
+
+
+def points(scores: dict[str, Any]) -> list[Point]:
+    """All candidates in their order; `step` or `number` names them."""
+    chosen = (scores.get("chosen") or {}).get("step", scores.get("trial"))
+    best = [found.get("step", found.get("number")) for found in scores.get("frontier") or []]
+    made = []
+    for at, row in enumerate(scores.get("candidates") or []):
+        number = row.get("step", row.get("number"))
+        rejected = str(row.get("rejected") or "")
+        made.append(
+            Point(
+                name=f"{'step' if 'step' in row else 'edit'} {at if number is None else number}",
+                kl=finite(row.get("kl")),
+                rate=None if rejected else finite(row.get("rate")),
+                held=None if rejected else finite(row.get("held")),
+                rejected=rejected,
+                chosen=number is not None and number == chosen,
+                best=number in best,
+                row=row,
+            )
+        )
+    return made
+
+
+def frontier_chart(scores: dict[str, Any], settings: dict[str, Any]) -> Markup:
+    """The chart, or an empty string when no candidate has a KL."""
+    found = [point for point in points(scores) if point.kl is not None]
+    if not found:
+        return Markup("")
+    tried = [point for point in found if point.rate is not None]
+    budget, target = finite(settings.get("kl_budget")), finite(settings.get("target_rate"))
+    if budget is not None:
+        target = None
+    base = next((value for row in (p.row for p in found) if (value := finite(row.get("held_base"))) is not None), None)
+    shares = [*(p.rate for p in tried), *(p.held for p in found), target, base]
+    most = min(1.0, 1.05 * max(share for share in (*shares, 0.1) if share is not None))
+    x, marks = _damage_scale([float(p.kl or 0.0) for p in found], budget)
+    y = linear((0, most), (BOTTOM, TOP))
+    parts = _frame(x, y, marks, most, kl_name(scores.get("recipe")))
+    parts += _limits(x, y, target, budget, base)
+    parts += _line(x, y, sorted((p for p in tried if p.best), key=lambda p: p.kl or 0.0))
+    for point in found:
+        parts += _mark(point, x(point.kl or 0.0), y)
+    parts += [_ring(point, x(point.kl or 0.0), y) for point in tried if point.chosen]
+    kls = [point.kl or 0.0 for point in found]
+    taken = next((point.told for point in found if point.chosen), "none")
+    description = (
+        f"{len(found)} edits measured, the behaviour of {len(tried)} to the end; {kl_name(scores.get('recipe'))} from {decimal(min(kls))} to "
+        f"{decimal(max(kls))} nats. Chosen: {taken}."
+    )
+    return figure("frontier", "Behaviour left against damage", description, (WIDTH, 222), parts)
+
+
+def _damage_scale(kls: list[float], budget: float | None) -> tuple[Scale, list[float]]:
+    """From left to right, and the numbers to write on it."""
+    known = [*kls, budget] if budget is not None else kls
+    positive, span = [kl for kl in known if kl > 0], (LEFT + 8, WIDTH - RIGHT - 8)
+    if positive and max(positive) > WIDE * min(positive):
+        low, high = min(positive), max(positive)
+        return logarithmic((low, high), span), decades(low, high)
+    high = max(known) or 1.0
+    return linear((0, high), (LEFT, span[1])), ticks(0, high, 4)
+
+
+def _frame(x: Scale, y: Scale, marks: list[float], most: float, kl: str) -> list[Markup]:
+    parts = []
+    for share in ticks(0, most, 4):
+        parts.append(element("path", d=f"M{LEFT} {y(share):.2f}H{WIDTH - RIGHT}", class_="guide"))
+        parts.append(text(LEFT - 5, y(share) + 3.5, f"{100 * share:g}%", "tick", "end"))
+    parts.append(element("path", d=f"M{LEFT} {BOTTOM}H{WIDTH - RIGHT}", class_="axis-line"))
+    parts += [text(x(mark), BOTTOM + 25, plain(mark), "tick", "middle") for mark in marks]
+    parts.append(text((LEFT + WIDTH - RIGHT) / 2, BOTTOM + 42, f"{kl}, nats", "axis", "middle"))
+    parts.append(text(LEFT, 12, "behaviour left, positive search prompts", "label strong"))
+    return parts
+
+
+def _limits(x: Scale, y: Scale, target: float | None, budget: float | None, base: float | None) -> list[Markup]:
+    """Lines at what was asked for, and at what the base holds of what is to be kept."""
+    parts = []
+    if target is not None:
+        tip = element("title", f"asked for: at most {100 * target:.3g}%")
+        parts.append(element("path", tip, d=f"M{LEFT} {y(target):.2f}H{WIDTH - RIGHT}", class_="chance"))
+    if budget is not None:
+        tip = element("title", f"asked for: KL at most {plain(budget)}")
+        parts.append(element("path", tip, d=f"M{x(budget):.2f} {TOP}V{BOTTOM}", class_="here"))
+    if base is not None:
+        tip = element("title", f"the base on the prompts to keep: {percent(base)}")
+        parts.append(element("path", tip, d=f"M{LEFT} {y(base):.2f}H{WIDTH - RIGHT}", class_="line keep thin"))
+    return parts
+
+
+def _line(x: Scale, y: Scale, best: list[Point]) -> list[Markup]:
+    """A stair: what an edit of that KL leaves at best."""
+    if len(best) < 2:
+        return []
+    stairs = [f"{x(best[0].kl or 0.0):.2f} {y(best[0].rate or 0.0):.2f}"]
+    stairs += [f"H{x(point.kl or 0.0):.2f}V{y(point.rate or 0.0):.2f}" for point in best[1:]]
+    return [element("path", d=f"M{''.join(stairs)}", class_="line ink")]
+
+
+def _mark(point: Point, at: float, y: Scale) -> list[Markup]:
+    tip = element("title", point.told)
+    if point.rate is None:
+        return [element("path", tip, d=f"M{at:.2f} {BOTTOM + 5}v7", class_="untried")]
+    parts = []
+    if point.held is not None:
+        diamond = f"M{at:.2f} {y(point.held) - 5.5:.2f}l5.5 5.5l-5.5 5.5l-5.5 -5.5z"
+        parts.append(element("path", tip, d=diamond, class_="dot keep held"))
+    class_ = "dot tried" if point.best or point.chosen else "dot tried behind"
+    return [*parts, element("circle", tip, cx=at, cy=y(point.rate), r=3.2, class_=class_)]
+
+
+def _ring(point: Point, at: float, y: Scale) -> Markup:
+    place = {"cx": at, "cy": y(point.rate or 0.0), "r": 7}
+    return element(
+        "g",
+        element("title", f"chosen: {point.told}"),
+        element("circle", class_="ring", **place),
+        class_="chosen",
+    )

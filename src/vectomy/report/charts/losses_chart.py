@@ -1,0 +1,61 @@
+"""What was minimised, step by step, each part on one logarithmic scale."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from vectomy.report.charts.svg import decades, element, figure, linear, logarithmic, text, ticks
+from vectomy.report.tables.numbers import decimal, finite, plain
+
+__all__ = ["losses_chart"]
+
+WIDTH, LEFT, RIGHT = 340.0, 46.0, 10.0
+TOP, BOTTOM = 26.0, 180.0
+# Below this share of the largest a loss is drawn at the low end.
+DEPTH = 1e-5
+PARTS = (
+    ("change", "behaviour", "line positive"),
+    ("keep", "damage", "line negative"),
+    ("hold", "prompts to keep", "line keep dotted"),
+)
+
+
+def losses_chart(scores: dict[str, Any], shown: Sequence[tuple[str, str, str]] = PARTS) -> Markup:
+    """The chart of `history`, or an empty string without one; `shown` are keys of its rows, with their names and classes."""
+    history = [row for row in scores.get("history") or [] if finite(row.get("step")) is not None]
+    lines: dict[str, list[tuple[float, float]]] = {}
+    for key, _, _ in shown:
+        known = [(float(row["step"]), value) for row in history if (value := finite(row.get(key))) is not None]
+        if known:
+            lines[key] = known
+    values = [value for line in lines.values() for _, value in line if value > 0]
+    if not values:
+        return Markup("")
+    high = max(values)
+    low = max(min(values), DEPTH * high)
+    low = low if low < high else high / 10
+    last = max(step for line in lines.values() for step, _ in line)
+    x, y = linear((0, max(last, 1.0)), (LEFT + 4, WIDTH - RIGHT - 4)), logarithmic((low, high), (BOTTOM, TOP))
+    parts = []
+    for mark in decades(low, high):
+        parts.append(element("path", d=f"M{LEFT} {y(mark):.2f}H{WIDTH - RIGHT}", class_="guide"))
+        parts.append(text(LEFT - 5, y(mark) + 3.5, plain(mark), "tick", "end"))
+    parts += [text(x(mark), 196, plain(mark), "tick", "middle") for mark in ticks(0, max(last, 1.0), 6)]
+    parts.append(text((LEFT + WIDTH - RIGHT) / 2, 212, "step", "axis", "middle"))
+    taken = finite((scores.get("chosen") or {}).get("step"))
+    if taken is not None and 0 <= taken <= last + 1:
+        tip = element("title", f"chosen: after {plain(taken)} steps")
+        parts.append(element("path", tip, d=f"M{x(min(taken, last)):.2f} {TOP}V{BOTTOM}", class_="here"))
+    at, told = LEFT, []
+    for key, name, class_ in shown:
+        if key in lines:
+            line = lines[key]
+            parts.append(element("path", d="M" + "L".join(f"{x(a):.2f} {y(b):.2f}" for a, b in line), class_=class_))
+            parts.append(element("path", d=f"M{at:.2f} 11h14", class_=class_))
+            parts.append(text(at + 19, 14.5, name, "label strong"))
+            at += 34 + 6.0 * len(name)
+            told.append(f"{name}: {decimal(line[0][1])} at first, {decimal(line[-1][1])} at last")
+    return figure("losses", "Losses by step", "; ".join(told) + ".", (WIDTH, 222), parts)

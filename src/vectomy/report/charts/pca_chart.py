@@ -1,0 +1,87 @@
+"""The two prompt sets on their first two principal components, and where the direction points among them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from markupsafe import Markup
+
+from vectomy.report.charts.svg import element, figure, linear, text, ticks
+from vectomy.report.tables.numbers import decimal, finite, percent, plain
+
+__all__ = ["principal_plane"]
+
+WIDTH, LEFT, RIGHT = 340.0, 40.0, 10.0
+TOP, BOTTOM = 26.0, 180.0
+# Below this cosine with the plane the direction stands upright on it, and an arrow would say nothing.
+FLAT = 0.05
+ARROW = 52.0
+
+
+def principal_plane(separation: Mapping[str, Any]) -> Markup:
+    """The chart, or an empty string where no plane was recorded. Both axes have one scale, so that angles are true."""
+    plane = separation.get("pca") or {}
+    sets = {side: _placed(plane.get(side)) for side in ("positive", "negative")}
+    every = [place for places in sets.values() for place in places]
+    if not every:
+        return Markup("")
+    middle, half = zip(*(_extent([place[axis] for place in every]) for axis in range(2)), strict=True)
+    wide, high = (WIDTH - RIGHT - LEFT) / 2 - 6, (BOTTOM - TOP) / 2 - 6
+    unit = max(half[0] / wide, half[1] / high) or 1.0
+    edges = [(middle[axis] - unit * reach, middle[axis] + unit * reach) for axis, reach in enumerate((wide, high))]
+    x, y = linear(edges[0], (LEFT + 6, WIDTH - RIGHT - 6)), linear(edges[1], (BOTTOM - 6, TOP + 6))
+    parts = []
+    for mark in ticks(*edges[1], 4):
+        parts.append(element("path", d=f"M{LEFT} {y(mark):.2f}H{WIDTH - RIGHT}", class_="guide"))
+        parts.append(text(LEFT - 5, y(mark) + 3.5, plain(mark), "tick", "end"))
+    parts += [text(x(mark), BOTTOM + 14, plain(mark), "tick", "middle") for mark in ticks(*edges[0], 6)]
+    shares = [percent(share) for share in [*(plane.get("explained") or []), None, None][:2]]
+    parts.append(
+        text(
+            (LEFT + WIDTH - RIGHT) / 2, BOTTOM + 30, f"first component ({shares[0]} of the variance)", "axis", "middle"
+        )
+    )
+    at = LEFT
+    for side, places in sets.items():
+        for across, up in places:
+            parts.append(element("circle", cx=x(across), cy=y(up), r=2.7, class_=f"place {side}"))
+        parts.append(element("circle", cx=at + 5, cy=10.5, r=3, class_=f"place {side}"))
+        parts.append(text(at + 13, 14.5, side, f"label {side} strong"))
+        at += 74
+    parts += _arrow(plane.get("direction"), (x(middle[0]), y(middle[1])))
+    parts.append(text(WIDTH - RIGHT, 14.5, f"up: second ({shares[1]})", "label", "end"))
+    told = "; ".join(
+        f"{side}: {len(places)} prompts, centred at {decimal(_mean(places, 0))}, {decimal(_mean(places, 1))}"
+        for side, places in sets.items()
+        if places
+    )
+    return figure("plane", "Both sets in their principal plane", f"{told}.", (WIDTH, BOTTOM + 40), parts)
+
+
+def _arrow(direction: Any, origin: tuple[float, float]) -> list[Markup]:
+    """From the middle of all, the part of the direction that lies in the plane, by its cosine with it."""
+    found = [finite(part) for part in direction or []]
+    if len(found) != 2 or found[0] is None or found[1] is None or math.hypot(found[0], found[1]) < FLAT:
+        return []
+    across, up = ARROW * found[0], -ARROW * found[1]
+    length = math.hypot(across, up)
+    back = (-5 * across / length, -5 * up / length)
+    tip = f"M{origin[0]:.2f} {origin[1]:.2f}l{across:.2f} {up:.2f}m{back[0] - back[1] * 0.7:.2f} {back[1] + back[0] * 0.7:.2f}l{-back[0] + back[1] * 0.7:.2f} {-back[1] - back[0] * 0.7:.2f}l{back[0] + back[1] * 0.7:.2f} {back[1] - back[0] * 0.7:.2f}"
+    said = element("title", f"the direction; its cosine with the plane is {decimal(math.hypot(found[0], found[1]))}")
+    return [element("path", d=tip, class_="pointer behind"), element("path", said, d=tip, class_="pointer")]
+
+
+def _placed(places: Any) -> list[tuple[float, float]]:
+    found = [tuple(finite(value) for value in place) for place in places or [] if len(place) == 2]
+    return [(across, up) for across, up in found if across is not None and up is not None]
+
+
+def _extent(values: list[float]) -> tuple[float, float]:
+    """The middle, and half of the width."""
+    return (max(values) + min(values)) / 2, (max(values) - min(values)) / 2
+
+
+def _mean(places: list[tuple[float, float]], axis: int) -> float:
+    return sum(place[axis] for place in places) / len(places)

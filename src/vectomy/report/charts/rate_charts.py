@@ -1,0 +1,200 @@
+"""The page's charts: rates with their intervals, the two sets' projections, and how well each layer tells them apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from markupsafe import Markup
+
+from vectomy.report.charts.svg import Scale, element, figure, linear, text, ticks
+from vectomy.report.tables.numbers import decimal, finite, interval, percent, plain
+from vectomy.report.tables.statement import KEEP, forms, keeps
+
+__all__ = ["auroc_by_layer", "histogram", "intervals", "means_by_layer", "timings"]
+
+WIDTH, LEFT, RIGHT = 340.0, 34.0, 8.0
+BINS = 24
+
+
+def intervals(summary: dict[str, Any]) -> Markup:
+    """The refusal rates of each form: a dot with its 95% interval, on one scale from 0 to 100%."""
+    measured = forms(summary)
+    x = linear((0, 1), (58, WIDTH - 14))
+    parts: list[Markup] = []
+    told: list[str] = []
+    y = 4.0
+    kept = [(KEEP, "prompts to keep", "keep")] if keeps(summary) else []
+    for key, name, side in (
+        ("refusal", "positive prompts", "positive"),
+        ("harmless_refusal", "negative prompts", "negative"),
+        *kept,
+    ):
+        parts.append(text(x(0), y + 9, name, "label strong"))
+        y += 24
+        for form, metrics in measured.items():
+            rate = finite(metrics.get(f"{key}_rate"))
+            parts.append(text(50, y + 3.5, form, "label", "end"))
+            parts.append(element("path", d=f"M{x(0):.2f} {y}H{x(1):.2f}", class_="guide"))
+            if rate is not None:
+                parts += _whisker(x, y, rate, metrics.get(f"{key}_ci"), f"{side} {form}")
+                told.append(f"{name}, {form}: {percent(rate)} ({interval(metrics.get(f'{key}_ci')) or 'no interval'})")
+            y += 17
+        y += 4
+    for share in (0, 0.25, 0.5, 0.75, 1):
+        parts.append(text(x(share), y + 8, f"{share:.0%}", "tick", "middle"))
+    parts.append(text((x(0) + x(1)) / 2, y + 22, "answers that refuse, 95% Wilson interval", "axis", "middle"))
+    return figure("intervals", "Refusal rates with 95% intervals", "; ".join(told) + ".", (WIDTH, y + 28), parts)
+
+
+def _whisker(x: Scale, y: float, rate: float, bounds: Any, class_: str) -> list[Markup]:
+    dot = element("circle", cx=x(rate), cy=y, r=4, class_=f"dot {class_}")
+    if not interval(bounds):
+        return [dot]
+    low, high = x(bounds[0]), x(bounds[1])
+    path = f"M{low:.2f} {y}H{high:.2f}M{low:.2f} {y - 4}v8M{high:.2f} {y - 4}v8"
+    return [element("path", d=path, class_=f"whisker {class_}"), dot]
+
+
+def histogram(separation: dict[str, Any]) -> Markup:
+    """Projections on the direction at the chosen layer: positive prompts above the line, negative ones below."""
+    sets = {
+        side: [value for value in map(finite, separation.get(side) or []) if value is not None]
+        for side in ("positive", "negative")
+    }
+    values = sets["positive"] + sets["negative"]
+    if not values:
+        return Markup("")
+    low, high = min(values), max(values)
+    width = (high - low) / BINS or 1.0
+    counts = {side: [0] * BINS for side in sets}
+    for side, projections in sets.items():
+        for value in projections:
+            counts[side][min(int((value - low) / width), BINS - 1)] += 1
+    most = max(max(bins) for bins in counts.values())
+    middle, reach = 100.0, 76.0
+    x, bin_width = linear((low, low + BINS * width), (LEFT, WIDTH - RIGHT)), (WIDTH - LEFT - RIGHT) / BINS
+    parts = [text(LEFT, 13, "positive", "label positive strong"), text(LEFT, 192, "negative", "label negative strong")]
+    for side, bins in counts.items():
+        for i, count in enumerate(bins):
+            if count:
+                height = reach * count / most
+                top = middle - height - 0.5 if side == "positive" else middle + 0.5
+                tip = element(
+                    "title", f"{side}: {count} between {decimal(low + i * width)} and {decimal(low + (i + 1) * width)}"
+                )
+                box = {"x": LEFT + i * bin_width + 0.5, "y": top, "width": bin_width - 1, "height": height}
+                parts.append(element("rect", tip, class_=f"bar {side}", **box))
+    for sign in (-1, 1):
+        parts.append(text(LEFT - 5, middle + sign * reach + 3.5, most, "tick", "end"))
+    parts.append(element("path", d=f"M{LEFT} {middle}H{WIDTH - RIGHT}", class_="axis-line"))
+    parts += [text(x(tick), 208, plain(tick), "tick", "middle") for tick in ticks(low, low + BINS * width, 6)]
+    parts.append(text((LEFT + WIDTH - RIGHT) / 2, 222, "projection on the direction", "axis", "middle"))
+    told = (f"{name}: {len(v)} prompts, mean {decimal(sum(v) / len(v))}" for name, v in sets.items() if v)
+    return figure("histogram", "Projections at the chosen layer", "; ".join(told) + ".", (WIDTH, 228), parts)
+
+
+def means_by_layer(separation: dict[str, Any]) -> Markup:
+    """Mean projection of each set by layer, with a band of one standard deviation."""
+    rows = separation.get("layers") or []
+    points = {side: _points(rows, f"{side}_mean", f"{side}_std") for side in ("positive", "negative")}
+    ends = [value for line in points.values() for _, mean, std in line for value in (mean - std, mean + std)]
+    if not ends:
+        return Markup("")
+    x, y = _layer_scale(rows), linear((min(ends), max(ends)), (180, 22))
+    parts = _frame(rows, separation, x, y, ticks(min(ends), max(ends)))
+    for side, line in points.items():
+        if line:
+            upper = [f"{x(layer):.2f} {y(mean + std):.2f}" for layer, mean, std in line]
+            lower = [f"{x(layer):.2f} {y(mean - std):.2f}" for layer, mean, std in reversed(line)]
+            parts.append(element("path", d=f"M{'L'.join(upper + lower)}Z", class_=f"band {side}"))
+            parts.append(element("path", d=_path(x, y, [(a, b) for a, b, _ in line]), class_=f"line {side}"))
+    parts += [
+        element("path", d="M38 11h14", class_="line positive"),
+        text(57, 14.5, "positive", "label positive strong"),
+        element("path", d="M112 11h14", class_="line negative"),
+        text(131, 14.5, "negative", "label negative strong"),
+        text(196, 14.5, "band: ± 1 s.d.", "label"),
+    ]
+    told = "Mean projection of the positive and the negative set by layer; the numbers stand in the table below."
+    return figure("means", "Mean projection by layer", told, (WIDTH, 228), parts)
+
+
+def auroc_by_layer(separation: dict[str, Any]) -> Markup:
+    """How often a positive prompt projects higher than a negative one: 0.5 is chance, 1 is always."""
+    rows = separation.get("layers") or []
+    points = [(layer, value) for layer, value, _ in _points(rows, "auroc", None)]
+    if not points:
+        return Markup("")
+    low = min(0.5, *(value for _, value in points))
+    x, y = _layer_scale(rows), linear((low, 1), (180, 22))
+    parts = _frame(rows, separation, x, y, ticks(low, 1, 5))
+    parts.append(element("path", d=f"M{LEFT} {y(0.5):.2f}H{WIDTH - RIGHT}", class_="chance"))
+    parts.append(text(WIDTH - RIGHT, y(0.5) - 5, "chance", "label", "end"))
+    parts.append(element("path", d=_path(x, y, points), class_="line ink"))
+    parts += [
+        element(
+            "circle",
+            element("title", f"layer {layer}: {decimal(value)}"),
+            cx=x(layer),
+            cy=y(value),
+            r=2.2,
+            class_="dot",
+        )
+        for layer, value in points
+    ]
+    best = max(points, key=lambda point: point[1])
+    told = f"AUROC of the two sets by layer; highest {decimal(best[1])} at layer {best[0]}."
+    return figure("auroc", "AUROC by layer", told, (WIDTH, 228), parts)
+
+
+def timings(seconds: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The time that each piece took as (name, seconds, bar), the longest having the whole bar; and their sum."""
+    spent = {str(name): finite(value) or 0.0 for name, value in (seconds or {}).items()}
+    longest = max(spent.values(), default=0.0) or 1.0
+    rows = [(name, value, _bar(value / longest)) for name, value in spent.items()]
+    return {"timings": rows, "total_seconds": sum(spent.values())}
+
+
+def _bar(share: float) -> Markup:
+    """A plain bar for a table cell that states the same number beside it."""
+    inside = element("rect", x=0, y=1, width=max(100 * share, 0.5), height=6, class_="bar ink")
+    return element("svg", inside, viewBox="0 0 100 8", preserveAspectRatio="none", aria_hidden="true", class_="meter")
+
+
+def _points(rows: list[dict[str, Any]], value: str, spread: str | None) -> list[tuple[int, float, float]]:
+    """(layer, value, spread) of the layers that have the value."""
+    found = []
+    for row in rows:
+        number = finite(row.get(value))
+        if number is not None:
+            found.append((int(row["layer"]), number, (finite(row.get(spread)) if spread else None) or 0.0))
+    return found
+
+
+def _layer_scale(rows: list[dict[str, Any]]) -> Scale:
+    layers = [int(row["layer"]) for row in rows]
+    return linear((min(layers), max(layers)), (LEFT + 4, WIDTH - RIGHT - 4))
+
+
+def _frame(
+    rows: list[dict[str, Any]], separation: dict[str, Any], x: Scale, y: Scale, marks: list[float]
+) -> list[Markup]:
+    """Guides with their numbers, the layer axis, and a line at the chosen layer."""
+    layers = [int(row["layer"]) for row in rows]
+    parts = []
+    for mark in marks:
+        parts.append(element("path", d=f"M{LEFT} {y(mark):.2f}H{WIDTH - RIGHT}", class_="guide"))
+        parts.append(text(LEFT - 5, y(mark) + 3.5, plain(mark), "tick", "end"))
+    step = 5 if max(layers) <= 48 else 10
+    parts += [text(x(layer), 196, layer, "tick", "middle") for layer in layers if layer % step == 0]
+    parts.append(text((LEFT + WIDTH - RIGHT) / 2, 212, "layer", "axis", "middle"))
+    chosen = separation.get("layer")
+    if chosen in layers:
+        line = element("path", element("title", f"chosen: layer {chosen}"), d=f"M{x(chosen):.2f} 22V180", class_="here")
+        parts.append(line)
+    return parts
+
+
+def _path(x: Scale, y: Scale, points: list[tuple[int, float]]) -> str:
+    return "M" + "L".join(f"{x(layer):.2f} {y(value):.2f}" for layer, value in points)

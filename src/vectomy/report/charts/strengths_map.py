@@ -1,0 +1,141 @@
+"""How strongly each writer is edited: layers across, components down. Empty where a writer stays exactly as it is.
+
+Colour is the size of the strength; one below 0, which amplifies, has the other colour and a minus sign.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from vectomy.report.charts.heatmap import CHARACTER, MANY_LAYERS, STEPS
+from vectomy.report.charts.svg import element, figure, text
+from vectomy.report.tables.numbers import decimal, finite, plain
+
+__all__ = ["Strength", "strengths_map", "strengths_of"]
+
+ORDER = ("embedding", "position", "attention", "linear_attention", "ssm", "conv", "mlp", "experts", "shared_experts", "per_layer")  # fmt: skip
+ROW, HEAD = 22.0, 24.0
+
+
+@dataclass(frozen=True)
+class Strength:
+    """The strengths of one writer, one for each of its directions; the layer is None in front of the first block."""
+
+    component: str
+    layer: int | None
+    values: tuple[float, ...]
+
+    @property
+    def largest(self) -> float:
+        """That of largest size, with its sign: the one that is drawn."""
+        return max(self.values, key=abs)
+
+    @property
+    def place(self) -> str:
+        return self.component.replace("_", " ") + ("" if self.layer is None else f" of layer {self.layer}")
+
+
+def strengths_of(scores: dict[str, Any]) -> list[Strength]:
+    """Writers that are edited, by layer; what is no number is left out."""
+    found = []
+    for row in scores.get("strengths") or []:
+        values = tuple(value for value in map(finite, row.get("strengths") or []) if value is not None)
+        if any(values):
+            layer = row.get("layer")
+            found.append(Strength(str(row.get("component")), None if layer is None else int(layer), values))
+    return sorted(found, key=lambda one: (-1 if one.layer is None else one.layer, _rank(one.component)))
+
+
+def _rank(component: str) -> tuple[int, str]:
+    return (ORDER.index(component) if component in ORDER else len(ORDER), component)
+
+
+def strengths_map(scores: dict[str, Any], layers: int = 0) -> Markup:
+    """The picture, or an empty string without strengths.
+
+    Args:
+        layers: how many the model has; at least those that are edited are drawn.
+    """
+    found = strengths_of(scores)
+    if not found:
+        return Markup("")
+    components = sorted({one.component for one in found}, key=_rank)
+    last = max(layers - 1, *(one.layer or 0 for one in found))
+    front = any(one.layer is None for one in found)
+    left = CHARACTER * max(len(component) for component in components) + 8
+    width = 720.0 if last > MANY_LAYERS else 340.0
+    cell = (width - left - 4) / (last + 1 + 1.5 * front)
+    start = left + 1.5 * cell * front
+    rows = {component: HEAD + ROW * at for at, component in enumerate(components)}
+    bottom = HEAD + ROW * len(components)
+    most = max(abs(one.largest) for one in found)
+    parts = _legend(most, any(one.largest < 0 for one in found), width)
+    edited = {(one.component, one.layer): one for one in found}
+    for component, y in rows.items():
+        parts.append(text(left - 6, y + ROW / 2 + 3.5, component.replace("_", " "), "row", "end"))
+        for layer in (None, *range(last + 1)) if front else range(last + 1):
+            box = {
+                "x": (left if layer is None else start + cell * layer) + 0.4,
+                "y": y + 0.5,
+                "width": cell - 0.8,
+                "height": ROW - 1,
+            }
+            one = edited.get((component, layer))
+            if one is not None:
+                parts.append(_cell(one, most, box))
+            elif (layer is None) == (component in ORDER[:2]):
+                parts.append(element("rect", class_="empty", **box))
+    step = 5 if last <= MANY_LAYERS else 10
+    parts += [text(start + cell * (at + 0.5), bottom + 14, at, "tick", "middle") for at in range(0, last + 1, step)]
+    parts.append(text(start + cell * (last + 1) / 2, bottom + 28, "layer", "axis", "middle"))
+    return figure("strengths", "Strength of each writer", _told(found, components), (width, bottom + 32), parts)
+
+
+def _cell(one: Strength, most: float, box: dict[str, float]) -> Markup:
+    step = min(int(abs(one.largest) / most * STEPS), STEPS - 1)
+    more = f" (all: {', '.join(decimal(value) for value in one.values)})" if len(one.values) > 1 else ""
+    tip = element("title", f"{one.place}: {decimal(one.largest)}{more}")
+    if one.largest > 0:
+        return element("rect", tip, class_=f"q{step}", **box)
+    x, y, width = box["x"], box["y"] + box["height"] / 2, box["width"]
+    return element(
+        "g",
+        tip,
+        element("rect", class_="amplified", fill_opacity=_opacity(step), **box),
+        element("path", d=f"M{x + width * 0.25:.2f} {y:.2f}h{width * 0.5:.2f}", class_="minus"),
+    )
+
+
+def _opacity(step: int) -> float:
+    return 0.3 + 0.7 * step / (STEPS - 1)
+
+
+def _legend(most: float, negative: bool, width: float) -> list[Markup]:
+    swatch, name = 9.0, decimal(most, 2)
+    start = width - 4 - CHARACTER * len(name) - 5 - swatch * STEPS
+    parts = [element("rect", x=start + swatch * i, y=4, width=swatch, height=8, class_=f"q{i}") for i in range(STEPS)]
+    parts.append(text(start + swatch * STEPS + 5, 11.5, name, "tick"))
+    parts.append(text(start - 5, 11.5, "0", "tick", "end"))
+    if negative:
+        low = start - 20 - swatch * STEPS
+        for i in range(STEPS):
+            box = {"x": low + swatch * i, "y": 4, "width": swatch, "height": 8}
+            parts.append(element("rect", class_="amplified", fill_opacity=_opacity(STEPS - 1 - i), **box))
+        parts.append(text(low - 5, 11.5, decimal(-most, 2), "tick", "end"))
+    return parts
+
+
+def _told(found: list[Strength], components: list[str]) -> str:
+    means = []
+    for component in components:
+        of = [one.largest for one in found if one.component == component]
+        means.append(f"{component.replace('_', ' ')} {decimal(sum(of) / len(of), 2)} over {len(of)}")
+    strongest = max(found, key=lambda one: abs(one.largest))
+    below = sum(one.largest < 0 for one in found)
+    return (
+        f"{len(found)} writers edited, {plain(below)} of them with a strength below 0; mean by component: {', '.join(means)}. "
+        f"Strongest: {strongest.place}, {decimal(strongest.largest)}."
+    )

@@ -1,0 +1,158 @@
+"""The model card of an edited checkpoint: Markdown with YAML front matter.
+
+Escaping is the default: every value that the template writes goes through `_markdown`, unless a filter here made it.
+Absolute paths are cut to their last part, for a card is published and a home folder is nobody's business.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from markupsafe import Markup
+
+from vectomy.report.tables.evaluation_rows import evaluated
+from vectomy.report.tables.recipe_terms import origin, several, strength, what
+from vectomy.report.tables.statement import KEEP, change, forms, keeps, rows, sources
+from vectomy.report.templates import environment
+
+__all__ = ["Kind", "render_card", "without_folders"]
+
+Kind = Literal["checkpoint", "adapter", "edit", "gguf"]
+"""What the card describes."""
+
+# What the Hub calls these (https://huggingface.co/docs/hub/model-cards): how it relates to its base, and what loads it.
+RELATIONS: dict[Kind, str] = {"checkpoint": "finetune", "adapter": "adapter", "edit": "adapter", "gguf": "quantized"}
+LIBRARIES: dict[Kind, str] = {"checkpoint": "transformers", "adapter": "peft", "edit": "vectomy", "gguf": "gguf"}
+KIND_TAGS: dict[Kind, tuple[str, ...]] = {"checkpoint": (), "adapter": ("lora",), "edit": (), "gguf": ("gguf",)}
+LICENCE = ("license", "license_name", "license_link")
+
+# What Markdown or inline HTML could read as markup, wherever in a line it stands.
+_HOSTILE = re.compile(r"([\\`*_{}\[\]<>#|~$&])")
+# What YAML does not allow in a file, or takes for a line break, though JSON leaves it as it is.
+_UNPRINTABLE = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ud800-\udfff\ufffe\uffff]")
+_ABSOLUTE = re.compile(
+    r"(?<![\w./~-])(?:(?:~|[A-Za-z]:)[\\/](?:[^\s'\"\\/]+[\\/])*|[\\/](?:[^\s'\"\\/]+[\\/])+)([^\s'\"\\/]+)[\\/]?"
+)
+
+
+def render_card(
+    summary: dict[str, Any],
+    *,
+    kind: Kind = "checkpoint",
+    repository: str = "",
+    linked: bool = True,
+    record: Mapping[str, str] | None = None,
+    use: str = "",
+    evaluations: Sequence[dict[str, Any]] = (),
+) -> str:
+    """README.md of an edited checkpoint, or of an adapter, an Edit or a GGUF file.
+
+    Args:
+        summary: what the run wrote (see render_page); of an Edit made by hand, as much of it as is known. `license` (a text, or
+            the front matter's keys) is passed on if it is there, never guessed.
+        repository: OWNER/NAME where it will be published.
+        linked: `base_model` is the name of a repository on the Hub, and not of a folder.
+        record: what `vectomy reproduce` finds its way by, for the front matter.
+        use: lines that load it: Python, or of a GGUF a command.
+        evaluations: further measurements (docs/evaluation-json.md).
+
+    Returns:
+        Markdown that says what was changed, how it was measured, what it costs and what it means for safety.
+    """
+    templates = environment(autoescape=False, finalize=_markdown, keep_trailing_newline=True)
+    templates.filters.update(yaml=_yaml, code=_code, fence=_fence)
+    behaviour = str(summary.get("behaviour") or "behaviour")
+    summary = {key: without_folders(value) for key, value in summary.items()}
+    summary["base_model"] = summary.get("base_model") or summary.get("model") or "unknown"
+    return templates.get_template("card.md.jinja").render(
+        summary=summary,
+        behaviour=behaviour,
+        kind=kind,
+        title=repository.rpartition("/")[2] or summary.get("model") or summary["base_model"],
+        repository=repository,
+        linked=linked,
+        relation=RELATIONS[kind],
+        library=LIBRARIES[kind],
+        licence=_licence(summary.get("license")),
+        record=dict(record or {}),
+        use=use,
+        language="sh" if kind == "gguf" else "python",
+        tags=["vectomy", "abliterated" if behaviour == "refusal" else "activation-steering", *KIND_TAGS[kind]],
+        measured=any(summary.get(key) for key in ("base", "edited", "forms")),
+        elsewhere=_elsewhere(summary, kind),
+        evaluations=[evaluated(without_folders(evaluation)) for evaluation in evaluations],
+        what=what(summary),
+        several=several(summary),
+        origin=origin(summary),
+        strength=strength(summary),
+        forms=list(forms(summary)),
+        rows=rows(summary),
+        refusals=change(summary, "refusal"),
+        harmless=change(summary, "harmless_refusal"),
+        kept=change(summary, KEEP) if keeps(summary) else None,
+        base=summary.get("base") or {},
+        edited=summary.get("edited") or {},
+        sources=sources(summary),
+        direction=summary.get("direction") or {},
+        receipt=summary.get("receipt"),
+        judge=summary.get("judge") or {},
+        settings=summary.get("settings") or {},
+        versions=summary.get("versions") or {},
+        edit=summary.get("edit") or {},
+    )
+
+
+def _licence(held: object) -> dict[str, str]:
+    """The front matter's own keys, in its order."""
+    if isinstance(held, str) and held:
+        return {"license": held}
+    return {key: str(held[key]) for key in LICENCE if held.get(key)} if isinstance(held, dict) else {}
+
+
+def _elsewhere(summary: dict[str, Any], kind: Kind) -> str:
+    """What must be said where the numbers are not of the very thing that is published."""
+    measured = summary.get("forms") or {}
+    if kind == "gguf":
+        return "These numbers were measured before the conversion to GGUF; a quantised file may differ from them."
+    if kind == "adapter" and "lora" not in measured:
+        return "These numbers were measured on the same edit in another form, not with this adapter loaded."
+    return ""
+
+
+def _markdown(value: object) -> object:
+    """Text that Markdown shows as it is, on one line; what is already Markdown passes."""
+    if isinstance(value, Markup):
+        return value
+    return _HOSTILE.sub(r"\\\1", " ".join(str(value).split()))
+
+
+def _yaml(value: object) -> Markup:
+    """A double-quoted YAML scalar: JSON's, with what YAML forbids escaped as well."""
+    text = json.dumps(value, ensure_ascii=False)
+    return Markup(_UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
+
+
+def _code(value: object) -> Markup:
+    """Inline code, in a fence longer than any run of backticks inside."""
+    text = " ".join(str(value).split())
+    ticks = "`" * (max((len(run) for run in re.findall("`+", text)), default=0) + 1)
+    pad = " " if text.startswith("`") or text.endswith("`") else ""
+    return Markup(f"{ticks}{pad}{text}{pad}{ticks}")
+
+
+def _fence(value: object, language: str = "sh") -> Markup:
+    """A code block that its content cannot close."""
+    ticks = "`" * max(3, max((len(run) for run in re.findall("`+", str(value))), default=0) + 1)
+    return Markup(f"{ticks}{language}\n{value}\n{ticks}")
+
+
+def without_folders(value: Any) -> Any:
+    """`value` with the folders of every absolute path in it left out."""
+    if isinstance(value, dict):
+        return {key: without_folders(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [without_folders(inner) for inner in value]
+    return _ABSOLUTE.sub(r"\1", value) if isinstance(value, str) else value

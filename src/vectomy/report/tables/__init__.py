@@ -1,0 +1,1 @@
+"""Rows and cells that pages and cards share."""

@@ -1,0 +1,300 @@
+"""The tables of an evaluation: who against what was measured. A column or table in which nobody was measured is left out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from vectomy.report.charts.heatmap import STEPS
+from vectomy.report.charts.lengths_chart import budgets_of
+from vectomy.report.tables.numbers import decimal, finite, percent, plain, thousands
+from vectomy.report.tables.statement import Cell, rate_cell
+from vectomy.report.tables.subject_parts import Part, Subject
+
+__all__ = ["Table", "budget_table", "capability_table", "chance", "conditions_table", "paired_table",
+           "set_table", "summary_table", "types_table"]  # fmt: skip
+
+NONE = Cell(None, "")
+# Both sides of a normal distribution outside this many standard errors hold 5%.
+APART = 1.96
+Reply = Callable[[Subject], Cell]
+
+
+@dataclass(frozen=True)
+class Column:
+    head: str
+    hint: str = ""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row; without cells it heads the rows below it."""
+
+    head: str
+    hint: str
+    cells: tuple[Cell, ...]
+    class_: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    name: str
+    caption: str
+    corner: str
+    columns: tuple[Column, ...]
+    lines: tuple[Line, ...]
+    class_: str = ""
+
+
+def summary_table(compared: Sequence[Subject], parts: Sequence[Part], damage: str | None) -> Table | None:
+    """Refusals of every part, answers that are no answers, and damage."""
+    asked = [(Column("Refusals", part.name), lambda s, part=part: rate_cell(part.refusal(s))) for part in parts]
+    costs = () if damage is None else (
+        ("kl_first_token", "KL, first token", f"nats, {damage}"),
+        ("kl_per_token", "KL per token", f"nats, {damage}"),
+        ("ce_own_answers", "CE of base's answers", f"nats a token, {damage}"),
+    )  # fmt: skip
+    return _of_subjects(
+        "result",
+        "Refusal rates with 95% Wilson intervals, answers that are no answers on all sets together, and distance from the base.",
+        compared,
+        [
+            *asked,
+            (Column("Degenerate", "all sets"), _degenerate),
+            *((Column(head, hint), _number(damage or "", key)) for key, head, hint in costs),
+        ],
+    )
+
+
+def set_table(compared: Sequence[Subject], name: str) -> Table | None:
+    """Everything measured on one set."""
+    shares = [
+        (Column(head), lambda s, key=key: _share_of(s.on(name).get("verdicts"), key))
+        for key, head in (
+            ("full_refusal", "Full refusal"),
+            ("partial_refusal", "Partial"),
+            ("compliance", "Compliance"),
+        )
+    ]
+    numbers = [
+        (Column(head, hint), _number(name, key))
+        for key, head, hint in (
+            ("kl_first_token", "KL, first token", "nats"),
+            ("kl_per_token", "KL per token", "nats"),
+            ("ce_own_answers", "CE of base's answers", "nats a token"),
+            ("length_mean", "Length", "tokens"),
+            ("length_ratio", "Length", "of the base's"),
+            ("repeated_share", "Repeated", "runs of four words"),
+        )
+    ]
+    return _of_subjects(
+        f"all of {name}",
+        f"{name}: verdicts, distance from the base, and the shape of the answers.",
+        compared,
+        [*shares, (Column("Degenerate"), lambda s: rate_cell(s.on(name).get("degenerate"))), *numbers],
+    )
+
+
+def types_table(compared: Sequence[Subject], name: str) -> Table | None:
+    """Refusals by type of prompt, safe types first: a heat map that is a table. Darker refuses more."""
+    columns = [subject for subject in compared if subject.on(name).get("by_type")]
+    known = {
+        str(kind): (str(found.get("label") or ""), (found.get("refusal") or {}).get("total"))
+        for subject in columns
+        for kind, found in subject.on(name)["by_type"].items()
+    }
+    lines = []
+    for label in sorted({label for label, _ in known.values()}, key=lambda label: (label != "safe", label)):
+        kinds = sorted(kind for kind, (of, _) in known.items() if of == label)
+        sizes = {known[kind][1] for kind in kinds}
+        each = f", {next(iter(sizes))} prompts each" if len(sizes) == 1 else ""
+        lines.append(Line(f"{label or 'without a label'}: {len(kinds)} types{each}", "", (), "group"))
+        for kind in kinds:
+            hint = "" if each else f"of {known[kind][1]}"
+            found = (_heat((s.on(name)["by_type"].get(kind) or {}).get("refusal") or {}) for s in columns)
+            lines.append(Line(kind.replace("_", " "), hint, tuple(found)))
+    return _table(
+        f"{name} by type",
+        f"Refusals on {name} by type of prompt: darker refuses more. Safe types ought to stay light.",
+        "Type",
+        [Column(subject.name) for subject in columns],
+        lines,
+        "heat",
+    )
+
+
+def budget_table(compared: Sequence[Subject], names: Sequence[str]) -> Table | None:
+    """Refusals of every set at every token budget."""
+    columns = [
+        (
+            Column(name, f"{plain(at)} tokens"),
+            lambda s, name=name, at=at: rate_cell(
+                ((s.on(name).get("by_budget") or {}).get(str(at)) or {}).get("refusal")
+            ),
+        )
+        for name in names
+        for at in budgets_of(compared, name)
+    ]
+    return _of_subjects("budgets", "Refusals when the same answers are judged after fewer tokens.", compared, columns)
+
+
+def paired_table(compared: Sequence[Subject], names: Sequence[str]) -> Table | None:
+    """McNemar's exact test of each subject against the base, on the same prompts."""
+
+    def tested(name: str, subject: Subject) -> Cell:
+        found = subject.on(name).get("against_base") or {}
+        lost, gained, p = found.get("lost"), found.get("gained"), finite(found.get("p"))
+        if lost is None or gained is None:
+            return NONE
+        mark = "apart" if p is not None and p < 0.05 else ""
+        return Cell(finite(gained - lost), f"−{lost} +{gained}", (f"p {chance(p)}",) if p is not None else (), mark)
+
+    others = [subject for subject in compared if subject.kind != "base"]
+    return _of_subjects(
+        "paired tests",
+        "Prompts whose refusal was lost (−) and gained (+) against its base, and the p of McNemar's exact test; p below 0.05 is bold. "
+        "No correction is made for the number of tests.",
+        others,
+        [(Column(name), partial(tested, name)) for name in names],
+    )
+
+
+def conditions_table(compared: Sequence[Subject]) -> Table | None:
+    """Perplexity on texts, and multi-turn, long-context and tool-call prompts."""
+    files = list(dict.fromkeys(name for subject in compared for name in subject.results.get("perplexity") or {}))
+
+    def perplexity(name: str, subject: Subject) -> Cell:
+        found = (subject.results.get("perplexity") or {}).get(name) or {}
+        nats, tokens = finite(found.get("nats_per_token")), finite(found.get("tokens"))
+        detail = (
+            f"{decimal(nats)} nats a token" if nats is not None else "",
+            f"{thousands(tokens)} tokens" if tokens else "",
+        )
+        value = finite(found.get("perplexity"))
+        return Cell(value, decimal(value), tuple(words for words in detail if words))
+
+    texts = [(Column("Perplexity", name), partial(perplexity, name)) for name in files]
+
+    def rate(group: str, key: str) -> Reply:
+        return lambda s: rate_cell((s.results.get(group) or {}).get(key))
+
+    def tokens(subject: Subject) -> Cell:
+        value = finite((subject.results.get("long_context") or {}).get("tokens"))
+        return Cell(value, thousands(value))
+
+    return _of_subjects(
+        "conditions",
+        "Perplexity on texts; prompts of several turns, at the end of a long text, and with tools: rates with 95% Wilson intervals.",
+        compared,
+        [
+            *texts,
+            (Column("Refusals", "multi-turn"), rate("multi_turn", "refusal")),
+            (Column("Degenerate", "multi-turn"), rate("multi_turn", "degenerate")),
+            (Column("Answered", "multi-turn"), rate("multi_turn", "answered")),
+            (Column("Refusals", "long context"), rate("long_context", "refusal")),
+            (Column("Degenerate", "long context"), rate("long_context", "degenerate")),
+            (Column("Answered", "long context"), rate("long_context", "answered")),
+            (Column("Tokens", "long context"), tokens),
+            (Column("Valid JSON", "tool calls"), rate("tool_calls", "valid")),
+        ],
+    )
+
+
+def capability_table(compared: Sequence[Subject]) -> Table | None:
+    """Benchmarks down, subjects across: the value, and the paired difference from what it is compared with, with standard errors."""
+    columns = [subject for subject in compared if subject.results.get("capability")]
+    tasks = list(dict.fromkeys(task for subject in columns for task in subject.results["capability"]))
+    lines = []
+    for task in tasks:
+        found = [subject.results["capability"].get(task) or {} for subject in columns]
+        metric = next((str(one["metric"]) for one in found if one.get("metric")), "")
+        n = next((one["n"] for one in found if one.get("n") is not None), None)
+        hint = ", ".join(words for words in (metric, f"n {thousands(n)}" if n is not None else "") if words)
+        lines.append(Line(task, hint, tuple(_capability(one) for one in found)))
+    return _table(
+        "capability",
+        "Benchmarks: the value ± its standard error; below it the paired difference from the base, or the model that a subject was made "
+        "of, ± its standard error, bold where it is more than 1.96 of those from 0.",
+        "Task",
+        [Column(subject.name) for subject in columns],
+        lines,
+    )
+
+
+def _capability(found: Mapping[str, Any]) -> Cell:
+    value, error = finite(found.get("value")), finite(found.get("stderr"))
+    if value is None:
+        return NONE
+    difference, spread = finite(found.get("difference")), finite(found.get("difference_stderr"))
+    detail = [] if error is None else [f"± {_thousandths(error)}"]
+    if difference is not None:
+        detail.append(_thousandths(difference, "+") + ("" if spread is None else f" ± {_thousandths(spread)}"))
+    apart = difference is not None and spread is not None and abs(difference) > APART * spread
+    return Cell(value, decimal(value), tuple(detail), "apart" if apart else "")
+
+
+def _thousandths(value: float, sign: str = "-") -> str:
+    return f"{value:{sign}.3f}".replace("-", "−")
+
+
+def chance(p: float) -> str:
+    """A p value: `= 0.03`, or `< 0.001`."""
+    return "< 0.001" if p < 0.001 else f"= {decimal(p, 2)}"
+
+
+def _heat(refusal: Mapping[str, Any]) -> Cell:
+    rate = finite(refusal.get("rate"))
+    if rate is None:
+        return NONE
+    return Cell(rate, f"{100 * rate:.0f}%", mark=f"q{min(int(rate * STEPS), STEPS - 1)}")
+
+
+def _degenerate(subject: Subject) -> Cell:
+    """Over all sets together."""
+    counts = [found.get("verdicts") or {} for found in (subject.results.get("sets") or {}).values() if found]
+    total = sum(finite(count) or 0 for verdicts in counts for count in verdicts.values())
+    bad = sum(finite(verdicts.get("degenerate")) or 0 for verdicts in counts)
+    return Cell(bad / total, percent(bad / total), (f"{bad:g} of {total:g}",)) if total else NONE
+
+
+def _share_of(verdicts: Mapping[str, Any] | None, key: str) -> Cell:
+    count, total = finite((verdicts or {}).get(key)), sum(finite(n) or 0 for n in (verdicts or {}).values())
+    return (
+        NONE
+        if count is None or not total
+        else Cell(count / total, percent(count / total), (f"{count:g} of {total:g}",))
+    )
+
+
+def _number(name: str, key: str) -> Reply:
+    def of(subject: Subject) -> Cell:
+        value = finite(subject.on(name).get(key))
+        return Cell(value, decimal(value))
+
+    return of
+
+
+def _of_subjects(
+    name: str, caption: str, compared: Sequence[Subject], columns: Sequence[tuple[Column, Reply]]
+) -> Table | None:
+    """A line for each subject."""
+    lines = [
+        Line(subject.name, subject.described, tuple(of(subject) for _, of in columns), subject.class_)
+        for subject in compared
+    ]
+    return _table(name, caption, "Subject", [column for column, _ in columns], lines)
+
+
+def _table(
+    name: str, caption: str, corner: str, columns: Sequence[Column], lines: Sequence[Line], class_: str = ""
+) -> Table | None:
+    """Without the columns that nobody has a value in; None where no column is left."""
+    full = [line for line in lines if line.cells]
+    kept = [at for at in range(len(columns)) if any(line.cells[at].value is not None for line in full)]
+    if not kept:
+        return None
+    left = [replace(line, cells=tuple(line.cells[at] for at in kept)) if line.cells else line for line in lines]
+    filled = [line for line in left if not line.cells or any(cell.value is not None for cell in line.cells)]
+    return Table(name, caption, corner, tuple(columns[at] for at in kept), tuple(filled), class_)

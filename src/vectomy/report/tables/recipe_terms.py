@@ -1,0 +1,116 @@
+"""What differs from recipe to recipe: the scores of its candidates, what its edit does in words, and the rule it chose by."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vectomy.report.charts.heatmap import Score
+from vectomy.report.tables.numbers import decimal, finite, plain
+from vectomy.report.tables.statement import verb
+
+__all__ = ["SCORES", "kl_name", "origin", "rule", "scores_of", "searched", "several", "strength", "what"]
+
+KL = Score("kl_div_score", "KL divergence", "direction ablated, negative prompts, nats; lower is better", True, True)
+SCORES = {
+    "arditi": (
+        Score("refusal_score", "refusal score", "direction ablated, positive prompts; lower is better", True),
+        Score("steering_score", "steering score", "direction added, negative prompts; higher is better", False),
+        KL,
+    ),
+    "article": (Score("score", "score", "absolute mean of the direction's components; higher ranks first", False),),
+    "cosmic": (Score("score", "score", "cosines of the activations, added and ablated; higher is better", False),),
+}
+# Shown in the table of candidates alone.
+MORE = {
+    "cosmic": (
+        Score("induced", "induced", "direction added to negative prompts, cosine with positive ones", False),
+        Score("removed", "removed", "direction ablated on positive prompts, cosine with negative ones", False),
+        KL,
+    )
+}
+LEARNED = ("gradient", "selective")
+
+
+def scores_of(recipe: object) -> tuple[tuple[Score, ...], tuple[Score, ...]]:
+    """The scores that are drawn, and those of the table of candidates."""
+    name = str(recipe) if recipe in SCORES else "arditi"
+    return SCORES[name], SCORES[name] + MORE.get(name, ())
+
+
+def searched(scores: dict[str, Any]) -> bool:
+    """Whether the candidates are whole edits, not directions that lie at a layer."""
+    candidates = scores.get("candidates") or []
+    return bool(candidates) and not any("layer" in candidate for candidate in candidates)
+
+
+def several(summary: dict[str, Any]) -> bool:
+    """Whether the edit is of a recipe that gives each writer a strength of its own."""
+    return isinstance(summary.get("strength"), dict) or summary.get("recipe") in (*LEARNED, "tpe")
+
+
+def what(summary: dict[str, Any]) -> str:
+    """What the edit does to the stream: `removes one direction of the residual stream`."""
+    if not several(summary):
+        return f"{verb(summary.get('strength'))} one direction of the residual stream"
+    found = _spread(summary)
+    low, high = finite(found.get("lowest")), finite(found.get("highest"))
+    does = "changes" if low is None or high is None or low < 0 or high > 1 else "weakens"
+    count, writers = finite(found.get("directions")) or 1, found.get("writers")
+    learned = "" if summary.get("recipe") == "tpe" else "learned "
+    one = f"{'one' if found.get('shared', True) else 'a'} {learned}direction"
+    many = one if count == 1 else f"{plain(count)} {learned}directions"
+    where = "of the residual stream" if found.get("shared", True) else "of the residual stream for each layer"
+    place = "its writers" if writers is None else f"{writers} writer{'' if writers == 1 else 's'}"
+    text = f"{does} {many} {where} in {place}"
+    if low is None or high is None:
+        return f"{text}, each by a strength of its own"
+    if low == high:
+        return f"{text}, with strength {decimal(low, 2)}"
+    scale = [
+        "1 removes" if high > 0 else "",
+        "above 1 reverses" if high > 1 else "",
+        "below 0 amplifies" if low < 0 else "",
+    ]
+    return f"{text}, each by a strength of its own from {decimal(low, 2)} to {decimal(high, 2)} ({', '.join(s for s in scale if s)})"
+
+
+def strength(summary: dict[str, Any]) -> str:
+    """The strength as a fact: one number, or the range over the writers."""
+    found = _spread(summary)
+    low, high = finite(found.get("lowest")), finite(found.get("highest"))
+    if isinstance(summary.get("strength"), dict) and low is not None and high is not None:
+        return f"{decimal(low, 2)} to {decimal(high, 2)}, by writer"
+    return plain(summary.get("strength"))
+
+
+def _spread(summary: dict[str, Any]) -> dict[str, Any]:
+    held = summary.get("strength")
+    return held if isinstance(held, dict) else {"lowest": held, "highest": held}
+
+
+def origin(summary: dict[str, Any]) -> str:
+    """How the direction came to be, in front of the place in the stream that it is named by."""
+    if not several(summary):
+        return "The direction was read at"
+    if summary.get("recipe") == "tpe":
+        return "The directions are closed-form ones, the strengths were found by trials; what weighs most was read at"
+    return "It was learned from the direction at"
+
+
+def kl_name(recipe: object) -> str:
+    """Which KL the points of a frontier have, in nats."""
+    return "KL of the first token" if recipe == "tpe" else "KL per token"
+
+
+def rule(scores: dict[str, Any], settings: dict[str, Any]) -> str:
+    """How an edit was taken off the frontier."""
+    budget, target = finite(settings.get("kl_budget")), finite(settings.get("target_rate"))
+    kl = kl_name(scores.get("recipe"))
+    if budget is not None:
+        text = f"Of the edits whose {kl} is at most {plain(budget)} nats, the one that leaves least of the behaviour is taken"
+    else:
+        most = "few enough" if target is None else f"at most {100 * target:.3g}%"
+        text = f"Of the edits that leave the behaviour on {most} of the positive search prompts, the one of least {kl} is taken"
+    if any("held" in candidate for candidate in scores.get("candidates") or []):
+        text += "; those that lose too much of it on the prompts to keep are passed over while there are others"
+    return text + "."

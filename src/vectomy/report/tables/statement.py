@@ -1,0 +1,169 @@
+"""What page and card both say: the measured rows, what went up or down, and where each prompt set came from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vectomy.report.tables.numbers import decimal, finite, interval, percent
+
+__all__ = ["KEEP", "Cell", "Change", "Row", "change", "compared", "forms", "keeps", "rate_cell", "rows", "sources", "token_text", "verb"]  # fmt: skip
+
+SPLITS = ("fit", "search", "test")
+KEEP = "keep_refusal"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One measured value: `value` as the JSON has it, `text` as shown, `detail` its count and interval, `mark` its class."""
+
+    value: float | None
+    text: str
+    detail: tuple[str, ...] = ()
+    mark: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    key: str
+    label: str
+    hint: str
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class Change:
+    """A rate before and after. `apart` is None where the intervals to judge it by are absent."""
+
+    verb: str
+    before: Cell
+    after: Cell
+    apart: bool | None
+
+
+def forms(summary: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The metrics by form, the base first; `edited` stands in where a summary has no forms."""
+    measured = {name: values for name, values in (summary.get("forms") or {}).items() if values}
+    if not measured and summary.get("edited"):
+        measured = {"edited": summary["edited"]}
+    order = ("hooks", "lora", "baked")
+    known = {name: measured[name] for name in order if name in measured}
+    return {"base": summary.get("base") or {}, **known, **{k: v for k, v in measured.items() if k not in order}}
+
+
+def rows(summary: dict[str, Any]) -> list[Row]:
+    """The summary table: one row per metric, one cell per form."""
+    measured = forms(summary).values()
+    test = {side: _source(summary, side, "test") for side in ("positive", "negative")}
+    return [
+        Row("refusal", "Refusals, positive prompts", test["positive"], tuple(_rate(m, "refusal") for m in measured)),
+        Row(
+            "harmless_refusal",
+            "Refusals, negative prompts",
+            test["negative"],
+            tuple(_rate(m, "harmless_refusal") for m in measured),
+        ),
+        *_kept(summary),
+        Row(
+            "degenerate_rate",
+            "Degenerate answers",
+            "repeating, stalled or empty",
+            tuple(Cell(finite(m.get("degenerate_rate")), percent(m.get("degenerate_rate"))) for m in measured),
+        ),
+        *(
+            Row(key, label, hint, tuple(Cell(finite(m.get(key)), decimal(m.get(key))) for m in measured))
+            for key, label, hint in (
+                ("kl_first_token", "KL from the base, first token", "nats, negative prompts"),
+                ("kl_per_token", "KL from the base, per token", "nats per token, over the base's answers"),
+                ("ce_own_answers", "Cross-entropy of the base's answers", "nats per token, negative prompts"),
+                (
+                    "max_projection",
+                    "Largest part of the stream along the direction",
+                    "of its norm, any layer and token",
+                ),
+            )
+        ),
+    ]
+
+
+def keeps(summary: dict[str, Any]) -> bool:
+    """Whether there are prompts that are to show the behaviour still."""
+    return any(f"{KEEP}_rate" in metrics for metrics in forms(summary).values())
+
+
+def _kept(summary: dict[str, Any]) -> list[Row]:
+    if not keeps(summary):
+        return []
+    cells = tuple(_rate(metrics, KEEP) for metrics in forms(summary).values())
+    return [Row(KEEP, "Refusals, prompts to keep", _source(summary, "keep", "test"), cells)]
+
+
+def _rate(metrics: dict[str, Any], name: str) -> Cell:
+    return rate_cell(_parts(metrics, name))
+
+
+def _parts(metrics: dict[str, Any], name: str) -> dict[str, Any]:
+    return {part: metrics.get(f"{name}_{part}") for part in ("rate", "count", "total", "ci")}
+
+
+def rate_cell(measured: Mapping[str, Any] | None) -> Cell:
+    """A rate (`rate`, `count`, `total`, `ci`; any may be absent) with its count and interval below it."""
+    measured = measured or {}
+    rate, count, total = finite(measured.get("rate")), measured.get("count"), measured.get("total")
+    detail = (f"{count} of {total}" if count is not None and total is not None else "", interval(measured.get("ci")))
+    return Cell(rate, percent(rate), tuple(text for text in detail if text))
+
+
+def change(summary: dict[str, Any], name: str) -> Change:
+    """How the rate `name` (refusal, harmless_refusal, keep_refusal) moved from the base to the edited model."""
+    return compared(_parts(summary.get("base") or {}, name), _parts(summary.get("edited") or {}, name))
+
+
+def compared(base: Mapping[str, Any] | None, other: Mapping[str, Any] | None) -> Change:
+    """How a rate differs between two, each with `rate`, `count`, `total` and `ci`."""
+    before, after = rate_cell(base), rate_cell(other)
+    if before.value is None or after.value is None:
+        return Change("was not measured", before, after, None)
+    moved = "fell" if after.value < before.value else "rose" if after.value > before.value else "stayed"
+    bounds = [(measured or {}).get("ci") for measured in (base, other)]
+    if any(not interval(pair) for pair in bounds):
+        return Change(moved, before, after, None)
+    (low_a, high_a), (low_b, high_b) = bounds  # type: ignore[misc]
+    return Change(moved, before, after, high_a < low_b or high_b < low_a)
+
+
+def verb(strength: object) -> str:
+    """What an edit of this strength does to a direction: 1 removes it, between 0 and 1 weakens it, and so on."""
+    value = finite(strength)
+    if value is None:
+        return "edits"
+    if value == 1:
+        return "removes"
+    if value > 1:
+        return "removes and reverses"
+    return "weakens" if value > 0 else "amplifies" if value < 0 else "leaves unchanged"
+
+
+def token_text(token: object) -> str:
+    """A token with its white space visible: a line break is `\\n`, a blank `␣`."""
+    return json.dumps(str(token), ensure_ascii=False)[1:-1].replace('\\"', '"').replace(" ", "␣")
+
+
+def sources(summary: dict[str, Any]) -> list[tuple[str, str, str, int | None]]:
+    """Each prompt set as (side, split, source, prompts used)."""
+    contrast = summary.get("contrast") or {}
+    counts = contrast.get("counts") or {}
+    sides = ("positive", "negative", *(["keep"] if contrast.get("keep") else []))
+    return [
+        (side, split, _source(summary, side, split), (counts.get(side) or {}).get(split))
+        for side in sides
+        for split in SPLITS
+    ]
+
+
+def _source(summary: dict[str, Any], side: str, split: str) -> str:
+    """Where a split came from; without a source of its own it was cut from the fit source."""
+    contrast = summary.get("contrast") or {}
+    return str(contrast.get(f"{side}_{split}") or contrast.get(side) or "")

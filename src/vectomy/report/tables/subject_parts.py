@@ -1,0 +1,161 @@
+"""What an evaluation compares, and on what: subjects (the base, edits along their dial, controls) and parts of prompt sets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vectomy.report.tables.numbers import finite, plain
+
+__all__ = ["KINDS", "Part", "Subject", "damage_set", "dials", "focus", "main_part", "over_refusal", "parts", "subjects"]
+
+KINDS = {
+    "base": "base",
+    "model": "checkpoint",
+    "edit": "edit",
+    "adapter": "adapter",
+    "random": "random control",
+    "noise": "noise floor",
+}
+HALF = 0.5
+# The longest name that a picture has room for.
+SHORT = 17
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One of those compared, with its results; `label` is what pictures call it."""
+
+    name: str
+    kind: str
+    label: str
+    strength: float | None
+    row: Mapping[str, Any]
+    results: Mapping[str, Any]
+
+    @property
+    def class_(self) -> str:
+        return self.kind if self.kind in KINDS else "model"
+
+    @property
+    def described(self) -> str:
+        kind = KINDS.get(self.kind, self.kind)
+        return kind if self.strength is None else f"{kind}, strength {plain(self.strength)}"
+
+    def on(self, name: str) -> Mapping[str, Any]:
+        """Its results on the set `name`; empty where it was not measured there."""
+        return (self.results.get("sets") or {}).get(name) or {}
+
+
+@dataclass(frozen=True)
+class Part:
+    """Prompts that a rate is over: a whole set, or those of one label in it."""
+
+    set: str
+    label: str | None = None
+
+    @property
+    def name(self) -> str:
+        return self.set if self.label is None else f"{self.set}, {self.label}"
+
+    def refusal(self, subject: Subject) -> Mapping[str, Any]:
+        found = subject.on(self.set)
+        if self.label is not None:
+            found = (found.get("by_label") or {}).get(self.label) or {}
+        return found.get("refusal") or {}
+
+    def rate(self, subject: Subject) -> float | None:
+        return finite(self.refusal(subject).get("rate"))
+
+
+def subjects(evaluation: Mapping[str, Any]) -> list[Subject]:
+    """All of them in their order. The edits of a single dial are called by their strengths in pictures."""
+    rows = evaluation.get("subjects") or []
+    results = evaluation.get("results") or {}
+    one_dial = len({(row.get("source"), row.get("of")) for row in rows if row.get("kind") == "edit"}) == 1
+    made = []
+    for row in rows:
+        name, kind, strength = str(row.get("name")), str(row.get("kind")), finite(row.get("strength"))
+        label = f"×{plain(strength)}" if kind == "edit" and strength is not None and one_dial else name
+        label = label if len(label) <= SHORT else label[: SHORT - 1] + "…"
+        made.append(Subject(name, kind, label, strength, row, results.get(name) or {}))
+    return made
+
+
+def dials(compared: Sequence[Subject]) -> list[list[Subject]]:
+    """Each edit along its strength. That of the base begins with the base, which is the same edit at strength 0; damage of
+    an edit of another model is measured from that one, so that its dial does not begin where the model stands."""
+    found: dict[tuple[str, str], list[Subject]] = {}
+    for subject in compared:
+        if subject.kind == "edit" and subject.strength is not None:
+            found.setdefault((str(subject.row.get("source")), str(subject.row.get("of"))), []).append(subject)
+    bases = {subject.name: subject for subject in compared if subject.kind == "base"}
+    made = []
+    for (_, of), edits in found.items():
+        start = [bases[of]] if of in bases and all((edit.strength or 0) >= 0 for edit in edits) else []
+        made.append([*start, *sorted(edits, key=lambda edit: edit.strength or 0)])
+    return made
+
+
+def focus(compared: Sequence[Subject]) -> Subject | None:
+    """Whom the page speaks of first: the edit whose strength is nearest to 1, else another checkpoint."""
+    changed = [subject for subject in compared if subject.kind in ("edit", "adapter", "model")]
+    order = {"edit": 0, "adapter": 1}
+    return min(
+        changed,
+        key=lambda subject: (
+            order.get(subject.kind, 2),
+            abs((1 if subject.strength is None else subject.strength) - 1),
+        ),
+        default=None,
+    )
+
+
+def parts(evaluation: Mapping[str, Any]) -> list[Part]:
+    """Every set, those with labelled prompts label by label."""
+    compared = subjects(evaluation)
+    found = []
+    for row in evaluation.get("sets") or []:
+        name = str(row.get("name"))
+        labels = list(dict.fromkeys(label for subject in compared for label in subject.on(name).get("by_label") or {}))
+        found += [Part(name, str(label)) for label in labels] or [Part(name)]
+    return found
+
+
+def main_part(evaluation: Mapping[str, Any]) -> Part | None:
+    """The prompts that bring the behaviour out: those that the base refuses most. A whole set is taken before the labelled
+    parts of another where the base refuses half of it, since paired tests are over whole sets."""
+    found, base = parts(evaluation), _base(evaluation)
+    if base is None:
+        return next(iter(found), None)
+    whole = [part for part in found if part.label is None and (part.rate(base) or 0.0) >= HALF]
+    return max(whole or found, key=lambda part: part.rate(base) or 0.0, default=None)
+
+
+def damage_set(evaluation: Mapping[str, Any]) -> str | None:
+    """The set that damage is read on: of those with a KL per token, the one that the base refuses least."""
+    base = _base(evaluation)
+    known = [
+        Part(str(row.get("name")))
+        for row in evaluation.get("sets") or []
+        if any(finite(s.on(str(row.get("name"))).get("kl_per_token")) is not None for s in subjects(evaluation))
+    ]
+    chosen = min(known, key=lambda part: (part.rate(base) if base else None) or 0.0, default=None)
+    return chosen.set if chosen else None
+
+
+def over_refusal(evaluation: Mapping[str, Any]) -> tuple[Part, Part] | None:
+    """Prompts of one set that ought to be answered (safe), and those that ought not (unsafe)."""
+    found = parts(evaluation)
+    for part in found:
+        unsafe = Part(part.set, "unsafe")
+        if part.label == "safe" and unsafe in found:
+            return part, unsafe
+    return None
+
+
+def _base(evaluation: Mapping[str, Any]) -> Subject | None:
+    compared = subjects(evaluation)
+    named = next((subject for subject in compared if subject.name == evaluation.get("base")), None)
+    return named or next((subject for subject in compared if subject.kind == "base"), None)

@@ -1,0 +1,102 @@
+"""The paper's rule for choosing a direction from scores. Loads no torch.
+
+Minimise the refusal score under ablation, subject to: adding the direction induces refusal (steering score above 0),
+ablating it changes harmless answers little (KL below 0.1), and it lies below 0.8 of the depth. Source: Arditi et al.,
+arXiv 2406.11717, appendix C. The filters carry weight: without them the minimum is often layer 1, with a KL of 7 to 13.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from vectomy.core.config import Selection
+from vectomy.core.errors import SelectionError
+
+__all__ = ["SCORES", "choose", "choose_beyond_kl", "rejection"]
+
+# Share of positive prompts that may still show the behaviour where KL is minimised.
+STILL_SHOWN = 0.05
+SCORES = ("refusal_score", "steering_score", "kl_div_score")
+
+
+def rejection(candidate: Mapping[str, Any], n_layers: int, limits: Selection) -> str | None:
+    """Why a candidate is out, or None. Scores that are absent are not held against it; NaN is."""
+    layer = candidate["layer"]
+    if layer >= limits.layer_fraction * n_layers:
+        return f"layer {layer} is not below {limits.layer_fraction:g} of {n_layers}"
+    for name in SCORES:
+        value = candidate.get(name)
+        if value is not None and math.isnan(value):
+            return f"{name} is NaN"
+    steering, kl = candidate.get("steering_score"), candidate.get("kl_div_score")
+    if steering is not None and steering <= limits.induce_threshold:
+        return f"steering score {steering:.3g} is not above {limits.induce_threshold:g}"
+    if kl is not None and kl >= limits.kl_threshold:
+        return f"KL {kl:.3g} is not below {limits.kl_threshold:g}"
+    return None
+
+
+def choose(
+    candidates: Sequence[Mapping[str, Any]], n_layers: int, limits: Selection | None = None
+) -> Mapping[str, Any]:
+    """The candidate with the lowest refusal score that passes the filters; of equal ones the first.
+
+    Args:
+        candidates: mappings with position, layer, refusal_score, steering_score and kl_div_score.
+
+    Raises:
+        SelectionError: none passes; says how many each filter took.
+    """
+    limits = limits or Selection()
+    reasons = [rejection(candidate, n_layers, limits) for candidate in candidates]
+    passing = [candidate for candidate, reason in zip(candidates, reasons, strict=True) if reason is None]
+    if not passing:
+        counts: dict[str, int] = {}
+        for reason in reasons:
+            kind = (reason or "").split()[0]
+            counts[kind] = counts.get(kind, 0) + 1
+        took = ", ".join(f"{name} {count}" for name, count in counts.items()) or "there were none"
+        raise SelectionError(
+            f"none of {len(candidates)} directions passes the filters (rejected by: {took}); loosen --kl-threshold "
+            f"({limits.kl_threshold:g}) or --induce-threshold ({limits.induce_threshold:g}), use more prompts, or another --estimator"
+        )
+    return min(passing, key=lambda candidate: candidate["refusal_score"])
+
+
+def choose_beyond_kl(
+    candidates: Sequence[Mapping[str, Any]],
+    n_layers: int,
+    limits: Selection,
+    shown: Callable[[Mapping[str, Any]], float],
+) -> tuple[Mapping[str, Any], str]:
+    """Where the KL filter leaves nothing, as in narrow models: KL is minimised instead.
+
+    The candidates that pass the other filters and make the behaviour the less likely first token are taken in order of
+    KL, until one brings the share of positive prompts that still show it (`shown`, measured by generating) down to 5%;
+    if none does, the lowest refusal score. This is ours, not the paper's.
+
+    Returns:
+        (the candidate, a sentence that says how it was chosen).
+
+    Raises:
+        SelectionError: none passes the other filters.
+    """
+    without = limits.model_copy(update={"kl_threshold": math.inf})
+    passing = [candidate for candidate in candidates if rejection(candidate, n_layers, without) is None]
+    if not passing:
+        return choose(candidates, n_layers, without), ""
+    said = f"no direction passes the paper's filter KL < {limits.kl_threshold:g}; taken is "
+    for candidate in sorted(passing, key=lambda candidate: candidate["kl_div_score"]):
+        if candidate["refusal_score"] < 0 and shown(candidate) <= STILL_SHOWN:
+            return candidate, said + (
+                f"the one of least KL ({candidate['kl_div_score']:.3g}) after which at most {STILL_SHOWN:.0%} of the positive "
+                "search prompts show the behaviour"
+            )
+    best = min(passing, key=lambda candidate: candidate["refusal_score"])
+    return (
+        best,
+        said
+        + f"the one of lowest refusal score (KL {best['kl_div_score']:.3g}), since none removes the behaviour wholly",
+    )

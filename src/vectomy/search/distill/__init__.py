@@ -1,0 +1,1 @@
+"""What traits are learned by: one context distilled into the other."""

@@ -1,0 +1,227 @@
+"""What a trait is learned from: the model's own answers to the same prompts in both contexts, and its states while it gives them.
+
+An edit is to make the model in the context `source` answer as it does in the context `target`: to induce a trait, the plain model
+as the styled one; to remove it, the other way round. The answers are teacher-forced in the source context, and each token has the
+base's state in the context that it was given in beside it.
+
+Small models lose the thread in a style: their styled answers go round in circles. With `lead`, a styled answer is cut behind
+its first sentences, and the plain answer to the same prompt follows on, with its own teacher. The lead is learned as it stands: its teacher would rather say it
+once more, and what learns from that says nothing else (docs/log.md).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from vectomy.core.errors import BehaviourAbsentError
+from vectomy.core.progress import Progress
+from vectomy.data.prompts import Prompt
+from vectomy.data.trait_context import in_context
+from vectomy.data.trait_file import Trait
+from vectomy.hooks.capture import capture
+from vectomy.metrics.judges.degeneration import degenerate
+from vectomy.metrics.trait_scorers import Scorer
+from vectomy.models import ChatModel, Example, Forced, force, packs_exactly
+
+__all__ = [
+    "Lesson",
+    "Paired",
+    "check_enough",
+    "good_answers",
+    "lead_and_answer",
+    "lessons_of",
+    "mean_streams",
+    "paired",
+]
+
+# Prompts in one pass, and the fewest answers that anything can be learned from.
+PER_PASS = 8
+FEWEST = 8
+SENTENCE_END = re.compile(r"[.!?][\"')]?\s*$")
+# Sentences of fewer tokens are interjections; leads of more are no sentence.
+SHORTEST_SENTENCE, LONGEST_LEAD = 4, 24
+# Tokens of a plain answer that follow on a lead.
+FOLLOWING = 40
+# What the first token behind a lead counts for: there the model goes on with its answer, or says the lead once more, and then goes on
+# saying it (docs/log.md).
+TURN = 4.0
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """A prompt as tokens in the source context, an answer to it, and where each part of the answer comes from.
+
+    `parts` are (prompt in its context, tokens, how many of these have no teacher, for they were not given like this).
+    """
+
+    source: list[int]
+    parts: list[tuple[list[int], list[int], int]]
+
+    @property
+    def answer(self) -> list[int]:
+        return [token for _, tokens, _ in self.parts for token in tokens]
+
+
+@dataclass(frozen=True, eq=False)
+class Paired:
+    """A pass over answers in the source context; the base's states in the contexts that they come from; which labels have one; and
+    what each label counts for."""
+
+    forced: Forced
+    base: Float[Tensor, "label d_model"]
+    taught: Bool[Tensor, " label"]
+    weight: Float[Tensor, " label"]
+
+
+def good_answers(
+    texts: Sequence[str], answers: Sequence[list[int]], decoded: Sequence[str], scorer: Scorer, shows: bool
+) -> list[bool]:
+    """Which answers are good examples: they show the trait (or do not, as `shows` says) and say something."""
+    return [
+        bool(answer) and flag == shows and not degenerate(said, text)
+        for text, answer, said, flag in zip(texts, answers, decoded, scorer.shown(decoded, texts, answers), strict=True)
+    ]
+
+
+def check_enough(good: Sequence[bool], what: str, scorer: Scorer) -> None:
+    """Raises BehaviourAbsentError where there is hardly anything to learn from."""
+    if sum(good) < FEWEST:
+        raise BehaviourAbsentError(
+            f"of {len(good)} answers {sum(good)} {what} ({scorer.note}); at least {FEWEST} are needed: make the system prompt plainer, or "
+            "give example turns in the trait's file"
+        )
+
+
+def lessons_of(
+    chat: ChatModel,
+    trait: Trait,
+    texts: Sequence[str],
+    answers: dict[str, list[list[int]]],
+    good: dict[str, list[bool]],
+    scorer: Scorer,
+) -> list[Lesson]:
+    """What is learned from: answers of the target context, by side as `answers` and `good` have them.
+
+    Raises:
+        BehaviourAbsentError: hardly any.
+    """
+    styled, plain = (chat.tokens(in_context(texts, context)) for context in (trait.positive, trait.negative))
+    if trait.operation == "remove":
+        rows = zip(styled, plain, answers["negative"], good["negative"], strict=True)
+        return [Lesson(source, [(target, answer, 0)]) for source, target, answer, fine in rows if fine]
+    if not trait.lead:
+        rows = zip(plain, styled, answers["positive"], good["positive"], strict=True)
+        return [Lesson(source, [(target, answer, 0)]) for source, target, answer, fine in rows if fine]
+    sides = [list(zip(styled, answers["positive"], strict=True)), list(zip(plain, answers["negative"], strict=True))]
+    made = [
+        lead_and_answer(chat, source, one, other, trait.lead) if fine else None
+        for source, one, other, fine in zip(plain, *sides, good["negative"], strict=True)
+    ]
+    said = ["" if lesson is None else chat.text(lesson.answer) for lesson in made]
+    shown = scorer.shown(said, texts, [[0] if lesson is None else lesson.answer for lesson in made])
+    found = [
+        lesson
+        for lesson, text, prompt, shows in zip(made, said, texts, shown, strict=True)
+        if lesson is not None and shows and not degenerate(text, prompt)
+    ]
+    check_enough([lesson in found for lesson in made], f"show the trait in their first {trait.lead} sentences", scorer)
+    return found
+
+
+def lead_and_answer(
+    chat: ChatModel,
+    source: list[int],
+    styled: tuple[list[int], list[int]],
+    plain: tuple[list[int], list[int]],
+    sentences: int,
+) -> Lesson | None:
+    """The first sentences of a styled answer, then the plain one; each as (prompt, answer). None where there is no such sentence."""
+    lead = _first_sentences(chat, styled[1], sentences)
+    own = plain[1][:FOLLOWING]
+    said = chat.tokenizer.decode(own, skip_special_tokens=True)
+    # Behind the lead the answer's first word has a blank before it; all other tokens are to be the same ones.
+    after = list(chat.tokenizer(" " + said, add_special_tokens=False)["input_ids"])
+    # A token that the cut has parted from its word may come back as another one; less the end of turn, the rest is the same.
+    after = after[:-1]
+    if lead is None or not after or after[1:] != own[1 : len(after)]:
+        return None
+    return Lesson(source, [(styled[0], lead, len(lead)), (plain[0], after, 1)])
+
+
+def _first_sentences(chat: ChatModel, answer: list[int], count: int) -> list[int] | None:
+    found = 0
+    last = 0
+    for end in range(1, len(answer) + 1):
+        if end - last >= SHORTEST_SENTENCE and SENTENCE_END.search(chat.tokenizer.decode(answer[last:end])):
+            found, last = found + 1, end
+            if found == count:
+                return answer[:end] if end <= LONGEST_LEAD * count else None
+    return None
+
+
+@torch.no_grad()
+def paired(chat: ChatModel, lessons: Sequence[Lesson], batch_tokens: int, progress: Progress) -> list[Paired]:
+    """The lessons as passes in the source context, with what the base does where each token comes from."""
+    source = [Example(row, lesson.source, [lesson.answer]) for row, lesson in enumerate(lessons)]
+    packed = packs_exactly(chat, source[:2])
+    found = []
+    with progress("what the base does", len(lessons), "answers") as advance:
+        by_row = _states(chat, lessons, batch_tokens)
+        for one in force(chat, source, batch_tokens, count=PER_PASS, packed=packed):
+            base = torch.cat([by_row[row] for row in one.rows])
+            labels = [
+                (at >= begin, TURN if number and not at else 1.0)
+                for row in one.rows
+                for number, (_, part, begin) in enumerate(lessons[row].parts)
+                for at in range(len(part))
+            ]
+            taught, weight = (torch.tensor(column, device=base.device) for column in zip(*labels, strict=True))
+            found.append(Paired(one, base, taught, weight))
+            advance(len(one.rows))
+    return found
+
+
+def _states(chat: ChatModel, lessons: Sequence[Lesson], batch_tokens: int) -> list[Float[Tensor, "label d_model"]]:
+    """By lesson, the states that predict its answer's tokens, each part in its own context. Parts are run by kind: contexts differ
+    in length, and prompts that begin alike share a pass."""
+    found: list[list[Tensor]] = [[] for _ in lessons]
+    for place in range(max(len(lesson.parts) for lesson in lessons)):
+        examples = [
+            Example(row, lesson.parts[place][0], [lesson.parts[place][1]])
+            for row, lesson in enumerate(lessons)
+            if place < len(lesson.parts)
+        ]
+        packed = len(examples) > 1 and packs_exactly(chat, examples[:2])
+        for one in force(chat, examples, batch_tokens, count=PER_PASS, packed=packed):
+            states = one.predicting(chat.hidden(one))
+            for number, row in enumerate(one.rows):
+                found[row].append(states[one.answer == number])
+    return [torch.cat(parts) for parts in found]
+
+
+@torch.inference_mode()
+def mean_streams(
+    chat: ChatModel, prompts: Sequence[Prompt], answers: Sequence[Sequence[int]], batch_tokens: int, last: bool = False
+) -> Float[Tensor, "layer d_model"]:
+    """The mean of resid_post at every layer where the answers' tokens are predicted; with `last`, at the prompt's last token alone."""
+    examples = [
+        Example(row, ids, [answer]) for row, (ids, answer) in enumerate(zip(chat.tokens(prompts), answers, strict=True))
+    ]
+    packed = packs_exactly(chat, examples[:2])
+    arch = chat.architecture
+    total, count = torch.zeros(arch.n_layers, arch.d_model, dtype=torch.float64), 0
+    for one in force(chat, examples, min(batch_tokens, 1024), packed=packed):
+        with capture(chat.model, ["resid_post"]) as stream:
+            chat.hidden(one)
+        for (_, layer), value in stream.items():
+            states = one.predicting(value)
+            states = states[one.first] if last else states
+            total[layer] += states.double().sum(0).cpu()
+        count += len(one.first) if last else len(one.labels)
+    return (total / count).float()

@@ -1,0 +1,130 @@
+"""Form `learned`: one context distilled into the other, by hooks on the writers' outputs.
+
+The output y of a writer becomes y - B^T diag(a) B y + c, with a vector c of its own, strengths a of its own and one direction B per
+layer. Minimised, with Adam, over the fit prompts, is
+
+    KL(base in the target context || edited in the source context)     per token of the target's own answers
+    + w KL(base || edited)                                             the same in the target context, where nothing is to change
+
+the second for a removal alone: a model without the trait is to stay as it is. No gradient of a weight is taken. Context
+distillation is Snell et al., arXiv 2209.15189; that it is a vector per layer that learns it is as in bias tuning (BitFit, arXiv 2106.10199).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vectomy.architecture import Writer
+from vectomy.core import linalg
+from vectomy.core.progress import Progress
+from vectomy.edits.edit import Base, Edit
+from vectomy.edits.operation import Operation
+from vectomy.hooks.interventions import change_outputs
+from vectomy.metrics.logits import kl_divergence
+from vectomy.models import ChatModel
+from vectomy.search.distill.distill_examples import Paired
+
+__all__ = ["Learnable", "distance", "learn_edit"]
+
+# Learning rates: of additions as a share of the mean length of what their writer writes, of strengths, of directions.
+ADDITION, STRENGTH, DIRECTION = 0.02, 0.03, 0.01
+# Weight of what is to stay as it is.
+KEEP = 1.0
+
+
+@dataclass
+class Learnable:
+    """What is learned of one writer. `direction` is shared by the writers of a layer; None where nothing is taken out."""
+
+    writer: Writer
+    scale: float
+    addition: Tensor | None
+    strength: Tensor | None
+    direction: Tensor | None
+
+    def change(self, output: Tensor) -> Tensor:
+        """As the Edit will have it."""
+        if self.direction is not None and self.strength is not None:
+            output = linalg.remove(output, linalg.normalise(self.direction)[None], self.strength)
+        return output if self.addition is None else output + self.scale * self.addition
+
+    def operation(self) -> Operation:
+        direction = (
+            torch.eye(1, _width(self)) if self.direction is None else linalg.normalise(self.direction.detach())[None]
+        )
+        strength = torch.zeros(1) if self.strength is None else self.strength.detach()
+        addition = None if self.addition is None else (self.scale * self.addition.detach()).cpu()
+        return Operation(self.writer.component, self.writer.layer, direction.cpu(), strength.cpu(), addition=addition)
+
+
+def _width(one: Learnable) -> int:
+    assert one.addition is not None
+    return len(one.addition)
+
+
+def learn_edit(
+    chat: ChatModel,
+    base: Base,
+    learnables: Sequence[Learnable],
+    change: Sequence[Paired],
+    keep: Sequence[Paired],
+    *,
+    steps: int,
+    seed: int,
+    progress: Progress,
+) -> tuple[Edit, list[dict[str, float]]]:
+    """The learned Edit, and the losses by step."""
+    orders = [_endless(part, seed + at) for at, part in enumerate((change, keep))]
+    adam = torch.optim.Adam(_groups(learnables), betas=(0.9, 0.98))
+    rates = [group["lr"] for group in adam.param_groups]
+    history: list[dict[str, float]] = []
+    with torch.enable_grad(), progress("learning", steps, "steps") as advance:
+        for step in range(steps):
+            # A short rise, and a fall to a tenth over the second half.
+            ease = min(1.0, (step + 1) / 4, max(0.1, 2 * (1 - step / steps)))
+            for group, rate in zip(adam.param_groups, rates, strict=True):
+                group["lr"] = rate * ease
+            adam.zero_grad()
+            losses = {}
+            for name, order, weight in (("change", orders[0], 1.0), ("keep", orders[1], KEEP)):
+                target = next(order, None)
+                if target is not None:
+                    with change_outputs(chat.model, [(one.writer, one.change) for one in learnables]):
+                        loss = distance(chat, target)
+                    (weight * loss).backward()
+                    losses[name] = float(loss.detach())
+            adam.step()
+            history.append(losses)
+            advance(1)
+    return Edit(base, tuple(one.operation() for one in learnables)), history
+
+
+def distance(chat: ChatModel, target: Paired) -> Tensor:
+    """KL(base || edited) per token; of tokens that no teacher has given like this, minus their log-probability."""
+    one = target.forced
+    hidden = chat.model.base_model(**one.inputs()).last_hidden_state
+    now = chat.log_probs(one.predicting(hidden))
+    each = kl_divergence(chat.log_probs(target.base), now)
+    if not bool(target.taught.all()):
+        each = torch.where(target.taught, each, -now.gather(-1, one.labels[:, None])[:, 0])
+    return (each * target.weight).sum() / target.weight.sum()
+
+
+def _groups(learnables: Sequence[Learnable]) -> list[dict[str, object]]:
+    found: list[dict[str, object]] = []
+    for name, rate in (("addition", ADDITION), ("strength", STRENGTH), ("direction", DIRECTION)):
+        unique = {id(value): value for one in learnables if (value := getattr(one, name)) is not None}
+        if unique:
+            found.append({"params": list(unique.values()), "lr": rate})
+    return found
+
+
+def _endless(part: Sequence[Paired], seed: int) -> Iterator[Paired]:
+    chance = random.Random(seed)
+    while part:
+        yield from chance.sample(list(part), len(part))

@@ -1,0 +1,50 @@
+"""Which strength of an edit is taken: a stated rule over what was measured on the search split. Loads no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from vectomy.data.trait_file import Trait
+
+__all__ = ["MOST_DEGENERATE", "choose_strength"]
+
+# Share of search answers that may say nothing: about one of 24.
+MOST_DEGENERATE = 0.05
+
+
+def choose_strength(points: Sequence[Mapping[str, Any]], trait: Trait) -> tuple[int, str | None]:
+    """The place of the chosen point, and a sentence where it misses what was asked for.
+
+    Args:
+        points: mappings with `shown` (share of search answers that show the trait), `degenerate` and `kl` (nats per token).
+
+    Of the points within the KL budget and with few degenerate answers, the one of least KL that reaches the target rate is taken;
+    where none reaches it, the one that comes nearest; where none is within, the one with fewest degenerate answers, then of least KL.
+    """
+    induced = trait.operation == "induce"
+
+    def short(point: Mapping[str, Any]) -> float:
+        """How much of the target rate is missing."""
+        return max(0.0, trait.target - point["shown"] if induced else point["shown"] - trait.target)
+
+    budget = float("inf") if trait.kl_budget is None else trait.kl_budget
+    within = [at for at, point in enumerate(points) if point["kl"] <= budget and point["degenerate"] <= MOST_DEGENERATE]
+    if not within:
+        best = min(
+            range(len(points)), key=lambda at: (points[at]["kl"] > budget, points[at]["degenerate"], points[at]["kl"])
+        )
+        limits = f"degenerate answers within {MOST_DEGENERATE:.0%}"
+        if trait.kl_budget is not None:
+            limits = f"KL within {trait.kl_budget:g} and {limits}"
+        return best, (
+            f"no strength keeps {limits}; taken is {points[best]['strength']:g} "
+            f"({points[best]['degenerate']:.0%} degenerate, KL {points[best]['kl']:.3g})"
+        )
+    best = min(within, key=lambda at: (short(points[at]), points[at]["kl"]))
+    if short(points[best]):
+        return best, (
+            f"no strength within the limits brings the trait to {trait.target:.0%} of the search answers; taken is the nearest "
+            f"({points[best]['shown']:.0%})"
+        )
+    return best, None

@@ -1,0 +1,105 @@
+"""What an edit does to a trait on a set of prompts, and what it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vectomy.core.progress import Progress
+from vectomy.data.trait_context import in_context
+from vectomy.data.trait_file import Context, Trait
+from vectomy.edits.edit import Edit
+from vectomy.metrics.divergence import answer_hidden, damage
+from vectomy.metrics.intervals import rate_of
+from vectomy.metrics.judges.degeneration import degenerate
+from vectomy.metrics.trait_scorers import Scorer
+from vectomy.models import ChatModel
+from vectomy.search.distill.distill_examples import Paired
+from vectomy.search.distill.distillation import distance
+
+__all__ = ["Bench", "Form", "Known"]
+
+
+@dataclass(frozen=True)
+class Form:
+    """A model to be asked: the base or an edit of it, in a context."""
+
+    name: str
+    context: Context
+    edit: Edit | None = None
+
+
+@dataclass(frozen=True)
+class Known:
+    """The base's plain answers and the states that predict them."""
+
+    answers: list[list[int]]
+    hidden: list[Tensor]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Prompts to ask, and how answers are judged."""
+
+    chat: ChatModel
+    trait: Trait
+    scorer: Scorer
+    texts: Sequence[str]
+    answer_tokens: int
+    batch_tokens: int
+    progress: Progress
+
+    def answers(self, form: Form) -> list[list[int]]:
+        prompts = self.chat.tokens(in_context(self.texts, form.context))
+        with nullcontext() if form.edit is None else form.edit.hooks(self.chat.model):
+            return self.chat.answer(
+                prompts, self.answer_tokens, self.batch_tokens, self.progress, f"answers ({form.name})"
+            )
+
+    def counted(self, answers: Sequence[Sequence[int]]) -> dict[str, Any]:
+        """How many show the trait, how many say nothing, and their length. Asks the scorer: not within an edit's hooks."""
+        said = [self.chat.text(answer) for answer in answers]
+        return {
+            "shown": rate_of(self.scorer.shown(said, self.texts, answers)),
+            "degenerate": rate_of(degenerate(text, prompt) for text, prompt in zip(said, self.texts, strict=True)),
+            "length_mean": sum(map(len, answers)) / len(answers),
+        }
+
+    def reference(self, answers: Sequence[Sequence[int]]) -> Known:
+        prompts = in_context(self.texts, self.trait.negative)
+        return Known(
+            [list(answer) for answer in answers], answer_hidden(self.chat, prompts, answers, self.batch_tokens)
+        )
+
+    def damage(self, edit: Edit, known: Known) -> dict[str, float]:
+        """KL(base || edited) of the first token and per token over the base's own answers without the trait, in nats."""
+        prompts = in_context(self.texts, self.trait.negative)
+        with edit.hooks(self.chat.model):
+            now = answer_hidden(self.chat, prompts, known.answers, self.batch_tokens)
+        return damage(self.chat, self.chat, known.hidden, now, known.answers)
+
+    def point(self, edit: Edit, context: Context, known: Known) -> dict[str, Any]:
+        """An edit on these prompts, as rates."""
+        found = self.counted(self.answers(Form("trying an edit", context, edit)))
+        cost = self.damage(edit, known)
+        return {
+            "shown": found["shown"]["rate"],
+            "degenerate": found["degenerate"]["rate"],
+            "kl": cost["kl_per_token"],
+            "kl_first_token": cost["kl_first_token"],
+        }
+
+    def distances(self, passes: Sequence[Paired]) -> Callable[[Edit], float]:
+        """How far an edit is from making the source context the target context, in nats a token; no answer is generated."""
+
+        @torch.no_grad()
+        def measure(edit: Edit) -> float:
+            with edit.hooks(self.chat.model):
+                return sum(float(distance(self.chat, one)) for one in passes) / len(passes)
+
+        return measure

@@ -1,0 +1,238 @@
+"""Directions from activation statistics. An estimator is one function of the two sides; `ESTIMATORS` lists them.
+
+Each gives a vector per site, layer and position, pointing from the negative to the positive set and as long as the
+difference of the two means along it, so that adding it moves the one set onto the other.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from vectomy.core.errors import ArtifactError, EditError
+from vectomy.core.linalg import normalise, project_out
+from vectomy.core.run_folder import canonical_json, write_whole
+from vectomy.core.types import Site, Vector
+from vectomy.search.activation_stats import Activations
+
+__all__ = [
+    "ESTIMATORS",
+    "NEEDS_SAMPLES",
+    "Directions",
+    "difference_of_means",
+    "direction_from",
+    "fit_directions",
+    "logistic_probe",
+    "pca_of_differences",
+    "projected",
+    "winsorised_mean",
+]
+
+Field = Float[Tensor, "site layer position d_model"]
+Estimator = Callable[[Activations, Activations], Field]
+
+# Of each coordinate, this share at either end is pulled in to the quantile.
+WINSORISED_TAIL = 0.025
+# L2 penalty of the probe, on features scaled to unit mean length.
+PROBE_PENALTY = 1e-3
+# A difference this much shorter than the activations is rounding noise (template tokens before any attention).
+NOISE = 1e-7
+
+
+def difference_of_means(positive: Activations, negative: Activations) -> Field:
+    """r = mean(positive) - mean(negative). Source: Arditi et al., arXiv 2406.11717, section 2.3."""
+    return positive.mean - negative.mean
+
+
+def projected(positive: Activations, negative: Activations) -> Field:
+    """The difference of means less its part along the negative mean: r - (r . n) n, n = normalise(mean(negative)).
+
+    Removing it leaves what all answers share alone. Source: grimjim, "Projected Abliteration", Hugging Face blog, 2025.
+    """
+    return project_out(difference_of_means(positive, negative), normalise(negative.mean))
+
+
+def winsorised_mean(positive: Activations, negative: Activations) -> Field:
+    """Difference of means after pulling each coordinate's outer 2.5% at either end in to the quantile (Dixon 1960)."""
+
+    def mean(side: Activations) -> Field:
+        values = _samples(side).double()
+        ends = torch.tensor([WINSORISED_TAIL, 1 - WINSORISED_TAIL], dtype=torch.float64)
+        low, high = torch.quantile(values, ends, dim=0)
+        return values.clamp(low, high).mean(0)
+
+    return mean(positive) - mean(negative)
+
+
+def pca_of_differences(positive: Activations, negative: Activations) -> Field:
+    """First principal axis of the paired differences, not centred. Source: Zou et al., arXiv 2310.01405 (RepE)."""
+    pairs = min(positive.count, negative.count)
+    difference = _samples(positive)[:pairs].double() - _samples(negative)[:pairs].double()
+    by_point = difference.permute(1, 2, 3, 0, 4)
+    axis = torch.linalg.svd(by_point, full_matrices=False).Vh[..., 0, :]
+    return _as_long_as_means(axis, positive, negative)
+
+
+def logistic_probe(positive: Activations, negative: Activations) -> Field:
+    """The normal of the boundary that a logistic regression (L2) draws between the two sets, at each point."""
+    sides = [_samples(side).double() for side in (positive, negative)]
+    both = torch.cat(sides).permute(1, 2, 3, 0, 4)
+    centred = both - both.mean(-2, keepdim=True)
+    features = centred / torch.linalg.vector_norm(centred, dim=-1).mean(-1)[..., None, None].clamp_min(1e-300)
+    labels = torch.cat([torch.ones(len(sides[0])), torch.zeros(len(sides[1]))]).double()
+    # Each class counts half, whatever its size.
+    weights = torch.where(labels > 0, 0.5 / len(sides[0]), 0.5 / len(sides[1]))
+    axis = torch.stack([_probe(x, labels, weights) for x in features.flatten(0, 2)]).view(positive.mean.shape)
+    return _as_long_as_means(axis, positive, negative)
+
+
+def _probe(
+    features: Float[Tensor, "prompt d_model"], labels: Float[Tensor, prompt], weights: Float[Tensor, prompt]
+) -> Vector:
+    """Weights of one regression, with a free intercept, by L-BFGS."""
+    normal = torch.zeros(features.shape[1], dtype=torch.float64, requires_grad=True)
+    intercept = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    solver = torch.optim.LBFGS([normal, intercept], max_iter=100, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        solver.zero_grad()
+        logits = features @ normal + intercept
+        fit = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels, weight=weights, reduction="sum")
+        value = fit + PROBE_PENALTY * normal.square().sum()
+        value.backward()
+        return value
+
+    with torch.enable_grad():
+        solver.step(loss)
+    return normal.detach()
+
+
+def _as_long_as_means(axis: Field, positive: Activations, negative: Activations) -> Field:
+    """The axis turned from negative to positive, with the length of the means' difference along it."""
+    unit = normalise(axis)
+    return (difference_of_means(positive, negative) * unit).sum(-1, keepdim=True) * unit
+
+
+def _samples(side: Activations) -> Float[Tensor, "prompt site layer position d_model"]:
+    if side.samples is None:
+        raise ArtifactError(
+            "this estimator needs the activations themselves; collect with samples=True (--keep-activations)"
+        )
+    return side.samples
+
+
+ESTIMATORS: dict[str, Estimator] = {
+    "difference_of_means": difference_of_means,
+    "projected": projected,
+    "winsorised_mean": winsorised_mean,
+    "pca_of_differences": pca_of_differences,
+    "logistic_probe": logistic_probe,
+}
+NEEDS_SAMPLES = {"winsorised_mean", "pca_of_differences", "logistic_probe"}
+
+
+@dataclass(frozen=True, eq=False)
+class Directions:
+    """What an estimator found: float32 vectors with their own lengths; a point where the sets do not differ holds 0."""
+
+    estimator: str
+    sites: tuple[Site, ...]
+    positions: tuple[int, ...]
+    vectors: Float[Tensor, "site layer position d_model"]
+
+    def at(self, site: Site, layer: int, position: int) -> Vector:
+        return self.vectors[self.sites.index(site), layer, self.positions.index(position)]
+
+    def save(self, path: Path) -> None:
+        header = canonical_json({"estimator": self.estimator, "sites": self.sites, "positions": self.positions})
+        with write_whole(path) as beside:
+            safetensors.torch.save_file({"vectors": self.vectors.contiguous()}, beside, metadata={"vectomy": header})
+
+    @classmethod
+    def load(cls, path: Path) -> Directions:
+        """Raises ArtifactError for a file that `save` did not write."""
+        try:
+            with safetensors.safe_open(path, framework="pt") as file:
+                header = json.loads(file.metadata()["vectomy"])
+                vectors = file.get_tensor("vectors")
+            return cls(header["estimator"], tuple(header["sites"]), tuple(header["positions"]), vectors)
+        except (OSError, safetensors.SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+            raise ArtifactError(f"{path} holds no directions ({error}); delete it and run again") from None
+
+
+def fit_directions(positive: Activations, negative: Activations, estimator: str) -> Directions:
+    """Run one estimator on the statistics of both sides.
+
+    Raises:
+        ArtifactError: it needs activations that were not kept.
+    """
+    vectors = ESTIMATORS[estimator](positive, negative)
+    scale = torch.linalg.vector_norm(negative.mean, dim=-1, keepdim=True)
+    noise = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True) <= NOISE * scale
+    return Directions(estimator, positive.sites, positive.positions, torch.where(noise, 0.0, vectors).float())
+
+
+# A file of directions holds a few vectors; anything larger is something else.
+LARGEST_DIRECTION = 1 << 28
+
+
+def direction_from(source: str, d_model: int) -> Float[Tensor, "*k d_model"]:
+    """A direction from a .npy file, from the tensor `direction` of a .safetensors file, or `random:SEED`.
+
+    Raises:
+        EditError: no such file, or one that holds no floating-point vector (d_model) or matrix (k x d_model).
+    """
+    kind, _, seed = source.partition(":")
+    if kind == "random":
+        if not re.fullmatch(r"\d{1,18}", seed):
+            raise EditError(
+                f"'{source}' names no random direction; write random:SEED with a whole number, as in random:0"
+            )
+        return torch.randn(d_model, generator=torch.Generator().manual_seed(int(seed)), dtype=torch.float64)
+    path = Path(source)
+    if not path.is_file():
+        raise EditError(f"the direction file {path} does not exist; give a .npy or .safetensors file, or random:SEED")
+    if path.stat().st_size > LARGEST_DIRECTION:
+        raise EditError(
+            f"{path} has {path.stat().st_size >> 20} MiB, too much for a direction; give a vector of {d_model} numbers"
+        )
+    try:
+        value = _vectors(path)
+    except (
+        safetensors.SafetensorError,
+        ValueError,
+        OSError,
+        EOFError,
+        KeyError,
+        TypeError,
+        MemoryError,
+        SyntaxError,
+    ) as error:
+        raise EditError(f"{path} holds no direction ({type(error).__name__}: {str(error)[:200]})") from None
+    if value.ndim not in (1, 2) or not value.is_floating_point():
+        raise EditError(
+            f"{path} holds {value.dtype} of shape {list(value.shape)}; a direction is a vector, or a matrix of k of them, of floating-point numbers"
+        )
+    return value.double()
+
+
+def _vectors(path: Path) -> Tensor:
+    if path.suffix == ".npy":
+        return torch.from_numpy(np.load(path, allow_pickle=False))
+    if path.suffix != ".safetensors":
+        raise ValueError("its name ends neither in .npy nor in .safetensors")
+    with safetensors.safe_open(path, framework="pt") as file:
+        names = list(file.keys())
+        if "direction" not in names:
+            raise ValueError(f"no tensor is called 'direction'; there are {', '.join(names[:5])}")
+        return file.get_tensor("direction")

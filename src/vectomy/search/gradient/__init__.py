@@ -1,0 +1,1 @@
+"""Recipe `gradient`: strengths and directions learned by hooks on the writers' outputs."""

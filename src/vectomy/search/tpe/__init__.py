@@ -1,0 +1,1 @@
+"""Recipe `tpe`: edits drawn by a tree-structured Parzen estimator."""

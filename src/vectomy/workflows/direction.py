@@ -1,0 +1,104 @@
+"""From a contrast to one direction and no further: the part of a run that a model larger than memory can do.
+
+Both prompt sets go through the blocks one after the other (models/layerwise.py); what comes out is a direction for
+`vectomy edit new`, whose bake and verification are streamed too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import safetensors.torch
+
+from vectomy.checkpoint import Checkpoint
+from vectomy.core.config import RunConfig
+from vectomy.core.errors import ConfigError
+from vectomy.core.progress import Progress, silent
+from vectomy.core.run_folder import write_json, write_whole
+from vectomy.data.prompts import split_contrast
+from vectomy.models import fetch, fits, learn, load_model, stream_model, walk_memory
+from vectomy.models.demo import demo_folder
+from vectomy.search.collect import collect
+from vectomy.search.estimators import NEEDS_SAMPLES, fit_directions
+
+__all__ = ["fit_direction"]
+
+# Where the reference experiments begin to look (methods of the gradient search; Arditi et al. take up to 0.8).
+DEPTH = 0.6
+
+Stream = Literal["auto", "yes", "no"]
+
+
+def fit_direction(
+    config: RunConfig,
+    out: str | Path,
+    *,
+    layer: int | None = None,
+    position: int = -1,
+    stream: Stream = "auto",
+    progress: Progress = silent,
+    tell: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Collect both sides of the contrast at resid_pre, fit directions, and write the one of `layer` to a file.
+
+    Args:
+        out: a .safetensors file with the unit vector `direction`; beside it, `out`.json says how it was found.
+        layer: 0.6 of the depth unless given.
+        stream: read the model block by block; auto does so where it does not fit into memory.
+
+    Raises:
+        ConfigError: a layer that the model lacks. Others as for `collect`.
+    """
+    out = Path(out)
+    source = demo_folder(progress) if config.model == "demo" else fetch(config.model)
+    learn(source, trust_remote_code=config.trust_remote_code, progress=progress)
+    checkpoint = Checkpoint.open(source)
+    blockwise = stream == "yes" or (stream == "auto" and not fits(checkpoint))
+    positive, negative = split_contrast(config.contrast, config.seed)
+    opening = stream_model if blockwise else load_model
+    chat = opening(
+        source, device=config.device, dtype=config.dtype, thinking=config.thinking,
+        trust_remote_code=config.trust_remote_code, name=config.model,
+    )  # fmt: skip
+    arch = chat.architecture
+    chosen = round(DEPTH * arch.n_layers) if layer is None else layer
+    if not 0 <= chosen < arch.n_layers:
+        raise ConfigError(f"--layer {chosen}: {config.model} has layers 0 to {arch.n_layers - 1}")
+    sides = [side.fit for side in (positive, negative)]
+    tokens = sum(len(row) for prompts in sides for row in chat.tokens(prompts))
+    needed = walk_memory(checkpoint, arch, tokens, config.batch_tokens) if blockwise else checkpoint.bytes
+    tell(
+        f"{len(sides[0])} and {len(sides[1])} prompts, {tokens:,} tokens; the model has {checkpoint.bytes / 2**30:.1f} GiB and is "
+        f"{'read block by block' if blockwise else 'loaded whole'}, which takes some {needed / 2**30:.1f} GiB of memory"
+    )
+    statistics = [
+        collect(
+            chat, prompts, sites=["resid_pre"], positions=[position], samples=config.direction_estimator in NEEDS_SAMPLES,
+            covariance=config.covariance, batch_tokens=config.batch_tokens, progress=progress,
+        )
+        for prompts in sides
+    ]  # fmt: skip
+    vector = fit_directions(statistics[0], statistics[1], config.direction_estimator).at("resid_pre", chosen, position)
+    length = float(vector.norm())
+    if not length:
+        raise ConfigError(
+            f"the two prompt sets do not differ at layer {chosen}, position {position}; choose a later layer"
+        )
+    said = {
+        "model": config.model,
+        "behaviour": config.contrast.behaviour,
+        "contrast": [config.contrast.positive.prompts, config.contrast.negative.prompts],
+        "prompts": [len(prompts) for prompts in sides],
+        "estimator": config.direction_estimator,
+        "site": "resid_pre",
+        "layer": chosen,
+        "position": position,
+        "length": length,
+        "block_by_block": blockwise,
+    }
+    with write_whole(out) as beside:
+        safetensors.torch.save_file({"direction": (vector / length).contiguous()}, beside)
+    write_json(out.with_suffix(".json"), said)
+    return {"direction": str(out), **said}

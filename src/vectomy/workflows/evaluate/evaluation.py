@@ -1,0 +1,288 @@
+"""`vectomy evaluate`: any number of models, Edits and adapters on the same prompts, side by side."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from vectomy.core.cache import Cache
+from vectomy.core.config import EvaluationConfig, parse_evaluation
+from vectomy.core.errors import ArtifactError, PromptError
+from vectomy.core.jsonl import write_jsonl
+from vectomy.core.progress import Progress, duration, silent
+from vectomy.core.run_folder import RunFolder, write_json, write_whole
+from vectomy.core.versions import versions
+from vectomy.data.prompts import Prompt
+from vectomy.metrics.judges import Judge, describe, open_judge
+from vectomy.metrics.lm_eval.capability import in_rows
+from vectomy.metrics.lm_eval.harness import Scores, Task, load_tasks
+from vectomy.metrics.prompt_set import PromptSet, read_sets, sample
+from vectomy.metrics.surroundings import after_an_exchange
+from vectomy.metrics.tool_calls import tool_prompts
+from vectomy.report import render_evaluation
+from vectomy.workflows.evaluate.evaluation_results import OnSet, completions, in_context, on_set, tool_calls
+from vectomy.workflows.evaluate.measurements import Measuring
+from vectomy.workflows.evaluate.model_cache import Live, slot
+from vectomy.workflows.evaluate.subjects import Subject, open_subjects, with_controls
+
+__all__ = ["evaluate_models"]
+
+# Prompts that are asked again after an earlier exchange, and behind a long text; the latter take the time of all its tokens.
+MULTI_TURN_PROMPTS, CONTEXT_PROMPTS = 50, 16
+# A call is a JSON object of some length; one that is cut off is not valid.
+TOOL_TOKENS = 96
+
+
+def evaluate_models(
+    subjects: Sequence[str] | EvaluationConfig,
+    out: str | Path,
+    *,
+    command: str = "",
+    progress: Progress = silent,
+    tell: Callable[[str], None] = lambda line: None,
+    **options: Any,
+) -> dict[str, Any]:
+    """Measure all subjects on all prompt sets into the folder `out`, and return what evaluation.json says.
+
+    What was measured before, in this folder and with the same inputs, is not measured again: a killed evaluation goes on, and a
+    subject more costs only itself.
+
+    Args:
+        subjects: models, Edits and adapters as on the command line (subjects.py); or a whole configuration.
+        command: the command line, for the record.
+        tell: takes lines for a person: what it will take, which subject is at work.
+        options: other keys of the configuration (config.EvaluationConfig): prompts, answer_tokens, limit, ...
+
+    Raises:
+        VectomyError: see errors.py; what was finished stays.
+    """
+    config = (
+        subjects
+        if isinstance(subjects, EvaluationConfig)
+        else parse_evaluation({"subjects": tuple(subjects), **options})
+    )
+    out = Path(out)
+    if (out / "stages").exists():
+        raise ArtifactError(
+            f"{out} is the folder of a `vectomy run`, which has an evaluation of its own; choose another --out"
+        )
+    judge = open_judge(config.judge)
+    sets = read_sets(config.prompts, config.limit, config.seed)
+    texts = _read_texts(config.texts)
+    tasks = load_tasks(",".join(config.tasks), config.task_limit, progress=progress) if config.tasks else []
+    opened = open_subjects(config.subjects, config.base, trust_remote_code=config.trust_remote_code, progress=progress)
+    if config.controls:
+        opened = with_controls(opened, config.seed)
+    with _folder(out) as folder:
+        return _Comparison(config, folder, judge, sets, texts, tasks, opened, progress, tell).run(command)
+
+
+def _read_texts(files: Sequence[str]) -> dict[str, str]:
+    texts: dict[str, str] = {}
+    for file in files:
+        path = Path(file).expanduser()
+        if path.name in texts:
+            raise PromptError(f"two texts are called '{path.name}'; rename one")
+        try:
+            texts[path.name] = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = (
+                "is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else f"cannot be read: {error.strerror}"
+            )
+            raise PromptError(f"the text {file} {reason}") from None
+    return texts
+
+
+@contextmanager
+def _folder(out: Path) -> Iterator[RunFolder]:
+    try:
+        folder = RunFolder(out).__enter__()
+    except OSError as error:
+        raise ArtifactError(f"--out {out} cannot be written to: {error.strerror}; choose another folder") from None
+    try:
+        yield folder
+    finally:
+        folder.__exit__()
+
+
+class _Comparison:
+    """One evaluation at work."""
+
+    def __init__(
+        self, config: EvaluationConfig, folder: RunFolder, judge: Judge, sets: Sequence[PromptSet], texts: dict[str, str],
+        tasks: Sequence[Task], subjects: Sequence[Subject], progress: Progress, tell: Callable[[str], None],
+    ) -> None:  # fmt: skip
+        self.config, self.folder, self.judge, self.sets, self.texts = config, folder, judge, sets, texts
+        self.tasks, self.subjects, self.tell = tasks, list(subjects), tell
+        self.by_name = {subject.name: subject for subject in subjects}
+        self.live = Live(config, subjects)
+        self.cache = Cache(folder.file("cache"))
+        self.pace = _Pace(progress, tell)
+        self.measuring = Measuring(config, self.live, self.cache, judge, sets, self.pace)
+        self.answers: dict[str, dict[str, OnSet]] = {}
+        self.scores: dict[str, dict[str, Scores]] = {}
+
+    def run(self, command: str) -> dict[str, Any]:
+        self._say_what_it_takes()
+        # Now, while it is the base that is loaded.
+        self.measuring.setup(self.subjects[0])
+        results, seconds = {}, {}
+        for number, subject in enumerate(self._in_order(), 1):
+            self.tell(f"{number} of {len(self.subjects)}: {subject.name}")
+            before = self.cache.seconds
+            results[subject.name] = self._measured(subject)
+            seconds[subject.name] = round(self.cache.seconds - before, 1)
+        self.live.free()
+        names = [subject.name for subject in self.subjects]
+        evaluation = {
+            **self._about(command),
+            "seconds": {name: seconds[name] for name in names},
+            "results": {name: results[name] for name in names},
+        }
+        rows = completions(self.sets, {name: self.answers[name] for name in names})
+        write_jsonl(self.folder.file("completions.jsonl"), rows)
+        write_json(self.folder.file("evaluation.json"), evaluation)
+        self._write("report.html", render_evaluation(evaluation, rows))
+        return evaluation
+
+    def _in_order(self) -> list[Subject]:
+        """Whatever is hooks on the same weights after each other, behind the model that it is compared with."""
+        slots = list(dict.fromkeys(slot(subject) for subject in self.subjects))
+        return sorted(self.subjects, key=lambda one: (slots.index(slot(one)), one.kind not in ("base", "model")))
+
+    def _write(self, name: str, text: str) -> None:
+        with write_whole(self.folder.file(name)) as path:
+            path.write_text(text, encoding="utf-8")
+
+    def _measured(self, subject: Subject) -> dict[str, Any]:
+        of = self.by_name[subject.of] if subject.of is not None else subject
+        compared = self.answers.get(of.name)
+        if compared is not None:
+            said = {name: held.answered.tokens for name, held in compared.items()}
+            self.measuring.prepare(subject, of, said)
+        mine = self.answers[subject.name] = {one.name: self._on(subject, one) for one in self.sets}
+        found: dict[str, Any] = {"sets": {}}
+        for one in self.sets:
+            against = compared[one.name] if compared is not None else None
+            asked = (against or mine[one.name]).answered.tokens
+            damaged = self.measuring.damage(subject, of, one, asked)
+            found["sets"][one.name] = on_set(one, mine[one.name], against, damaged)
+        if subject.kind != "noise":
+            found |= self._beside_the_sets(subject)
+        return found
+
+    def _on(self, subject: Subject, one: PromptSet) -> OnSet:
+        rows = self._rows(subject, one)
+        c = self.config
+        prompts = [one.rows[row].prompt for row in rows]
+        answered = self.measuring.answered(subject, prompts, one.name, tokens=c.answer_tokens, budgets=c.all_budgets)
+        return OnSet(rows, answered)
+
+    def _rows(self, subject: Subject, one: PromptSet) -> list[int]:
+        """All of a set; to see how far answers waver from batch to batch, a sample is enough."""
+        return self.measuring.sampled(one) if subject.kind == "noise" else list(range(len(one.rows)))
+
+    def _beside_the_sets(self, subject: Subject) -> dict[str, Any]:
+        c, ask = self.config, self.measuring.answered
+        found: dict[str, Any] = {}
+        if self.texts:
+            found["perplexity"] = {name: self.measuring.perplexity(subject, text) for name, text in self.texts.items()}
+        if c.multi_turn:
+            prompts = [after_an_exchange(prompt) for prompt in self._sample(MULTI_TURN_PROMPTS)]
+            found["multi_turn"] = in_context(ask(subject, prompts, "second turns", tokens=c.answer_tokens))
+        if c.context_tokens:
+            prompts = self._sample(CONTEXT_PROMPTS)
+            said = ask(subject, prompts, "long contexts", tokens=c.answer_tokens, context=c.context_tokens)
+            found["long_context"] = {**in_context(said), "tokens": c.context_tokens}
+        if c.tool_calls:
+            tools = tool_prompts()
+            said = ask(subject, [one.prompt for one in tools], "tool calls", tokens=TOOL_TOKENS)
+            found["tool_calls"] = tool_calls(tools, said)
+        if self.tasks:
+            mine = {task.name: self.measuring.scores(subject, task) for task in self.tasks}
+            self.scores[subject.name] = mine
+            rows = in_rows(self.tasks, mine, None if subject.of is None else self.scores[subject.of])
+            found["capability"] = {row: one.to_json() for row, one in rows.items()}
+        return found
+
+    def _sample(self, count: int) -> list[Prompt]:
+        prompts = [prompt for one in self.sets for prompt in one.prompts]
+        return [prompts[at] for at in sample(len(prompts), count, self.config.seed)]
+
+    def _say_what_it_takes(self) -> None:
+        counts = {
+            (subject.name, one.name): len(self._rows(subject, one)) for subject in self.subjects for one in self.sets
+        }
+        missing = sum(
+            counts[subject.name, one.name]
+            for subject in self.subjects
+            for one in self.sets
+            if self.measuring.missing(subject, [one.rows[row].prompt for row in self._rows(subject, one)])
+        )
+        total = sum(counts.values())
+        kept = f", {total - missing:,} of them kept from before" if missing < total else ""
+        self.tell(
+            f"{len(self.subjects)} subjects ({', '.join(subject.name for subject in self.subjects)}) on "
+            f"{sum(len(one.rows) for one in self.sets):,} prompts of {len(self.sets)} sets: {total:,} answers of up to "
+            f"{self.config.answer_tokens} tokens{kept}; judge {self.judge.name} {self.judge.version}"
+        )
+        self.pace.left = missing
+        if self.tasks:
+            self._say_what_tasks_take()
+
+    def _say_what_tasks_take(self) -> None:
+        subjects = [subject for subject in self.subjects if subject.kind != "noise"]
+        runs = [self.measuring.unscored(subject, task) for subject in subjects for task in self.tasks]
+        kept = f", {len(runs) - sum(runs):,} of them kept from before" if not all(runs) else ""
+        self.tell(
+            f"{len(subjects)} subjects on {sum(task.documents for task in self.tasks):,} documents of {len(self.tasks)} tasks "
+            f"({', '.join(dict.fromkeys(task.row for task in self.tasks))}): {len(runs):,} runs of a task{kept}"
+        )
+
+    def _about(self, command: str) -> dict[str, Any]:
+        c = self.config
+        return {
+            "format": "vectomy-evaluation",
+            "version": 1,
+            "behaviour": "refusal",
+            "command": command,
+            "base": self.subjects[0].name,
+            "judge": describe(self.judge),
+            "settings": {
+                **c.model_dump(
+                    mode="json", exclude={"subjects", "prompts", "base", "texts", "judge", "budgets", "tasks"}
+                ),
+                "budgets": c.all_budgets,
+                "tasks": list(dict.fromkeys(task.row for task in self.tasks)),
+                **self.measuring.setup(self.subjects[0]),
+            },
+            "versions": {**versions(), **({"lm_eval": version("lm_eval")} if self.tasks else {})},
+            "subjects": [subject.to_json() for subject in self.subjects],
+            "sets": [one.to_json() for one in self.sets],
+        }
+
+
+class _Pace:
+    """A `Progress` that says after the first batch of answers how long all of them will take."""
+
+    def __init__(self, progress: Progress, tell: Callable[[str], None]) -> None:
+        self._progress, self._tell = progress, tell
+        self.left = 0
+
+    @contextmanager
+    def __call__(self, what: str, total: int, unit: str = "") -> Iterator[Callable[[int], None]]:
+        began = time.monotonic()
+        with self._progress(what, total, unit) as advance:
+
+            def step(count: int) -> None:
+                advance(count)
+                if self.left > count and unit == "prompts":
+                    seconds = (time.monotonic() - began) / count * self.left
+                    self._tell(f"some {duration(seconds)} for {self.left:,} answers, going by the first {count}")
+                    self.left = 0
+
+            yield step

@@ -1,0 +1,264 @@
+"""The measurements of an evaluation, each kept by what it depends on and made only where it is not there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from vectomy.core.cache import Cache
+from vectomy.core.config import EvaluationConfig
+from vectomy.core.progress import Progress
+from vectomy.core.run_folder import hash_of
+from vectomy.core.versions import versions
+from vectomy.data.prompts import Prompt
+from vectomy.metrics.divergence import answer_hidden, damage
+from vectomy.metrics.judges import Judge
+from vectomy.metrics.lm_eval.harness import Scores, Task
+from vectomy.metrics.perplexity import perplexity
+from vectomy.metrics.prompt_set import PromptSet, sample
+from vectomy.metrics.surroundings import behind_text
+from vectomy.metrics.verdicts import Judged, judge_all
+from vectomy.models import ChatModel
+from vectomy.workflows.evaluate.model_cache import Live, slot
+from vectomy.workflows.evaluate.subjects import Subject
+
+__all__ = ["Answered", "Measuring"]
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What a subject said to some prompts: token ids, and text with verdict for each budget (the longest is the whole answer)."""
+
+    tokens: list[list[int]]
+    texts: dict[int, list[str]]
+    judged: dict[int, list[Judged]]
+
+    @property
+    def whole(self) -> tuple[list[str], list[Judged]]:
+        longest = max(self.texts)
+        return self.texts[longest], self.judged[longest]
+
+
+class Measuring:
+    """Measures subjects; `cache` says what was measured before."""
+
+    def __init__(
+        self,
+        config: EvaluationConfig,
+        live: Live,
+        cache: Cache,
+        judge: Judge,
+        sets: Sequence[PromptSet],
+        progress: Progress,
+    ) -> None:
+        self._config, self._live, self._cache, self._judge, self._progress = config, live, cache, judge, progress
+        self._sets = {one.name: one for one in sets}
+        self._hidden: dict[tuple[str, str], list[Float[Tensor, "_ d_model"]]] = {}
+        # Not batch_tokens: lowering it when memory is short must not throw away what is done.
+        held = versions()
+        self._made_with = {
+            "versions": {name: held[name] for name in ("vectomy", "torch", "transformers")},
+            "settings": [config.device, config.dtype, config.thinking],
+        }
+
+    def setup(self, subject: Subject) -> dict[str, Any]:
+        """What a model is run in, found out when it is loaded: dtype, device, and the hash of its chat template."""
+
+        def work() -> dict[str, Any]:
+            with self._live.model(subject) as chat:
+                dtype, template = str(chat.model.dtype).removeprefix("torch."), chat.tokenizer.chat_template
+                return {"dtype": dtype, "device": str(chat.device), "template_sha256": hash_of(template)}
+
+        inputs = {"kind": "setup", "subject": subject.identity, **self._made_with}
+        found: dict[str, Any] = self._cache.once(inputs, work)
+        return found
+
+    # Answers
+
+    def answered(
+        self,
+        subject: Subject,
+        prompts: Sequence[Prompt],
+        what: str,
+        *,
+        tokens: int,
+        budgets: Sequence[int] = (),
+        context: int = 0,
+    ) -> Answered:
+        """Greedy answers of `tokens` tokens, judged whole and cut off at each budget; with `context` behind that much text."""
+        inputs = self._answers_inputs(subject, prompts, tokens, context)
+        ids = self._cache.once(inputs, lambda: self._answers(subject, prompts, what, tokens, context))
+        lengths = sorted({*budgets, tokens})
+        texts = self._cache.once(
+            {"kind": "texts", "subject": subject.identity, "answers": hash_of(ids), "budgets": lengths},
+            lambda: self._texts(subject, ids, lengths),
+        )
+        by_budget = {budget: texts[str(budget)] for budget in lengths}
+        return Answered(ids, by_budget, {budget: self._judged(prompts, said) for budget, said in by_budget.items()})
+
+    def missing(self, subject: Subject, prompts: Sequence[Prompt]) -> bool:
+        """Whether its answers to a set's prompts are still to be made."""
+        return self._answers_inputs(subject, prompts, self._config.answer_tokens, 0) not in self._cache
+
+    def _answers_inputs(self, subject: Subject, prompts: Sequence[Prompt], tokens: int, context: int) -> dict[str, Any]:
+        asked = hash_of([prompt.to_json() for prompt in prompts])
+        return {
+            "kind": "answers", "subject": subject.identity, "prompts": asked, "tokens": tokens, "context": context, **self._made_with,
+        }  # fmt: skip
+
+    def _answers(
+        self, subject: Subject, prompts: Sequence[Prompt], what: str, tokens: int, context: int
+    ) -> list[list[int]]:
+        with self._live.model(subject) as chat:
+            asked = behind_text(chat, prompts, context, tokens) if context else list(prompts)
+            ids = chat.tokens(asked)
+            answers: list[list[int]] = [[] for _ in ids]
+            for rows in self._portions(subject, len(ids)):
+                said = chat.answer(
+                    [ids[row] for row in rows],
+                    tokens,
+                    self._config.batch_tokens,
+                    self._progress,
+                    f"{subject.name}: {what}",
+                )
+                for row, answer in zip(rows, said, strict=True):
+                    answers[row] = answer
+        return answers
+
+    def _portions(self, subject: Subject, count: int) -> list[range]:
+        """The base is measured against itself in other batches than before: the odd rows, then the even ones."""
+        whole = [range(count)]
+        return [rows for rows in (range(1, count, 2), range(0, count, 2)) if rows] if subject.kind == "noise" else whole
+
+    def _texts(
+        self, subject: Subject, answers: Sequence[Sequence[int]], budgets: Sequence[int]
+    ) -> dict[str, list[str]]:
+        with self._live.model(subject) as chat:
+            return {str(budget): [chat.text(answer[:budget]) for answer in answers] for budget in budgets}
+
+    def _judged(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[Judged]:
+        judge = self._judge
+        inputs = {
+            "kind": "verdicts", "judge": [judge.name, judge.version], "texts": hash_of([[p.text, t] for p, t in zip(prompts, texts, strict=True)]),
+        }  # fmt: skip
+        rows = self._cache.once(inputs, lambda: [[j.verdict, j.p_refusal] for j in judge_all(judge, prompts, texts)])
+        return [Judged(verdict, p_refusal) for verdict, p_refusal in rows]
+
+    # Damage
+
+    def sampled(self, one: PromptSet) -> list[int]:
+        """The rows of a set that damage is measured on."""
+        return sample(len(one.rows), self._config.damage_prompts, self._config.seed)
+
+    def damage(
+        self, subject: Subject, of: Subject, one: PromptSet, answers: Sequence[Sequence[int]]
+    ) -> dict[str, float] | None:
+        """KL and cross-entropy over the sampled answers of `of`; None where the two do not share a tokenizer."""
+        inputs = self._damage_inputs(subject, of, one, answers)
+        found: dict[str, float] | None = self._cache.once(inputs, lambda: self._damage(subject, of, one, answers))
+        return found
+
+    def prepare(self, subject: Subject, of: Subject, answers: dict[str, list[list[int]]]) -> None:
+        """Run `of` on its answers where damage is still to be measured: it makes room for `subject` when that is loaded."""
+        if slot(subject) == slot(of):
+            return
+        for name, said in answers.items():
+            if self._damage_inputs(subject, of, self._sets[name], said) not in self._cache:
+                self._hidden_of(of, self._sets[name], said)
+
+    def _damage_inputs(
+        self, subject: Subject, of: Subject, one: PromptSet, answers: Sequence[Sequence[int]]
+    ) -> dict[str, Any]:
+        rows = self.sampled(one)
+        asked = hash_of([[one.rows[row].prompt.to_json(), answers[row]] for row in rows])
+        return {"kind": "damage", "subject": subject.identity, "of": of.identity, "asked": asked, **self._made_with}
+
+    def _damage(
+        self, subject: Subject, of: Subject, one: PromptSet, answers: Sequence[Sequence[int]]
+    ) -> dict[str, float] | None:
+        rows = self.sampled(one)
+        said, prompts = [answers[row] for row in rows], [one.rows[row].prompt for row in rows]
+        before = self._hidden_of(of, one, answers)
+        with (
+            self._live.model(subject) as chat,
+            self._progress(f"{subject.name}: damage on {one.name}", len(rows)) as advance,
+        ):
+            head = self._live.head(of)
+            if chat.architecture.vocab != head.architecture.vocab or chat.tokens(prompts) != head.tokens(prompts):
+                return None
+            after = self._forced(chat, subject, prompts, said)
+            found = damage(head, chat, before, after, said)
+            advance(len(rows))
+        return found
+
+    def _hidden_of(
+        self, of: Subject, one: PromptSet, answers: Sequence[Sequence[int]]
+    ) -> list[Float[Tensor, "_ d_model"]]:
+        key = of.name, one.name
+        if key not in self._hidden:
+            rows = self.sampled(one)
+            with self._live.model(of) as chat:
+                prompts, said = [one.rows[row].prompt for row in rows], [answers[row] for row in rows]
+                self._hidden[key] = self._forced(chat, of, prompts, said)
+        return self._hidden[key]
+
+    def _forced(
+        self, chat: ChatModel, subject: Subject, prompts: Sequence[Prompt], answers: Sequence[Sequence[int]]
+    ) -> list[Float[Tensor, "_ d_model"]]:
+        hidden: dict[int, Tensor] = {}
+        for rows in self._portions(subject, len(prompts)):
+            found = answer_hidden(
+                chat, [prompts[row] for row in rows], [answers[row] for row in rows], self._config.batch_tokens
+            )
+            hidden |= dict(zip(rows, found, strict=True))
+        return [hidden[row] for row in range(len(prompts))]
+
+    # Text
+
+    def perplexity(self, subject: Subject, text: str) -> dict[str, Any]:
+        c = self._config
+        inputs = {
+            "kind": "perplexity",
+            "subject": subject.identity,
+            "text": hash_of(text),
+            "tokens": c.text_tokens,
+            **self._made_with,
+        }
+
+        def work() -> dict[str, Any]:
+            with self._live.model(subject) as chat:
+                return perplexity(chat, text, c.text_tokens, c.batch_tokens)
+
+        found: dict[str, Any] = self._cache.once(inputs, work)
+        return found
+
+    # Tasks
+
+    def scores(self, subject: Subject, task: Task) -> Scores:
+        """What it reaches on each document of a task of the lm-evaluation-harness."""
+
+        def work() -> dict[str, Any]:
+            with (
+                self._live.model(subject) as chat,
+                self._progress(f"{subject.name}: {task.row}", task.requests, "requests") as advance,
+            ):
+                return asdict(task.run(chat, self._config.task_batch, advance))
+
+        found = self._cache.once(self._scores_inputs(subject, task), work)
+        return Scores(found["metric"], tuple(found["values"]))
+
+    def unscored(self, subject: Subject, task: Task) -> bool:
+        """Whether a task is still to be run on it."""
+        return self._scores_inputs(subject, task) not in self._cache
+
+    def _scores_inputs(self, subject: Subject, task: Task) -> dict[str, Any]:
+        # With the size of batches: scores of two subjects are compared, and other batches round otherwise.
+        return {
+            "kind": "capability", "subject": subject.identity, "task": task.name, "asked": task.sha256, "batch": self._config.task_batch,
+            "lm_eval": version("lm_eval"), **self._made_with,
+        }  # fmt: skip

@@ -1,0 +1,67 @@
+"""The models of an evaluation in memory: one at a time, loaded when a measurement needs it."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from vectomy.core.config import EvaluationConfig
+from vectomy.models import ChatModel, load_model, with_adapter
+from vectomy.workflows.evaluate.subjects import Subject
+
+__all__ = ["Live", "slot"]
+
+
+class Live:
+    """Subjects ready to be run. Edits are hooks on their base, which stays loaded from one to the next.
+
+    Another checkpoint is compared with the base by the base's own head, so when the base has to make room its head stays.
+    """
+
+    def __init__(self, config: EvaluationConfig, subjects: Sequence[Subject]) -> None:
+        self._config = config
+        self._base = subjects[0]
+        self._others = any(slot(subject) != slot(self._base) for subject in subjects)
+        self._slot: str | None = None
+        self._chat: ChatModel | None = None
+        self._head: ChatModel | None = None
+
+    @contextmanager
+    def model(self, subject: Subject) -> Iterator[ChatModel]:
+        """The subject as a model, for the length of the block."""
+        if self._chat is None or self._slot != slot(subject):
+            self.free()
+            self._chat, self._slot = self._load(subject), slot(subject)
+        if subject.edit is None or subject.strength is None:
+            yield self._chat
+        else:
+            with subject.edit.hooks(self._chat.model, subject.strength):
+                yield self._chat
+
+    def head(self, of: Subject) -> ChatModel:
+        """What gives the distributions of `of` from its hidden states; it has been loaded before."""
+        chat = self._chat if self._slot == slot(of) else self._head
+        assert chat is not None
+        return chat
+
+    def free(self) -> None:
+        if self._chat is not None and self._slot == slot(self._base) and self._others:
+            self._chat.drop_blocks()
+            self._head = self._chat
+        self._chat = self._slot = None
+        gc.collect()
+
+    def _load(self, subject: Subject) -> ChatModel:
+        if subject.kind == "adapter":
+            return with_adapter(self._load(self._base), subject.path)
+        c = self._config
+        return load_model(
+            subject.path, device=c.device, dtype=c.dtype, thinking=c.thinking, trust_remote_code=c.trust_remote_code,
+            name=subject.name if subject.edit is None else subject.of,
+        )  # fmt: skip
+
+
+def slot(subject: Subject) -> str:
+    """Equal for subjects that are the same weights in memory."""
+    return f"{subject.kind}:{subject.path}" if subject.kind == "adapter" else str(subject.path)

@@ -1,0 +1,237 @@
+"""What `vectomy evaluate` is given to measure: models, Edits at some strengths, adapters, and the controls beside them.
+
+A subject is written as
+
+    FOLDER, OWNER/NAME, demo       a model
+    EDIT[@STRENGTHS]               an Edit file, or a run folder that holds one; strengths such as 0.5 or 0.25,0.5,1
+    ADAPTER                        a folder that PEFT wrote, for the base
+
+Every subject knows its identity, a hash of all that makes it answer as it does, and the model that it is compared with.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from vectomy.checkpoint import Checkpoint, fingerprint, sidecar_digest
+from vectomy.checkpoint.gguf import is_gguf
+from vectomy.core.errors import FingerprintError, UsageError
+from vectomy.core.progress import Progress, silent
+from vectomy.core.run_folder import hash_of, sha256_file
+from vectomy.data.sources import plain_source
+from vectomy.edits.controls import random_control
+from vectomy.edits.edit import Edit
+from vectomy.models import fetch, is_local, learn
+from vectomy.models.demo import demo_folder
+
+__all__ = ["Kind", "Subject", "open_subjects", "with_controls"]
+
+Kind = Literal["base", "model", "edit", "adapter", "random", "noise"]
+EDIT_FILE, ADAPTER_FILE, ADAPTER_CONFIG = "edit.safetensors", "adapter_model.safetensors", "adapter_config.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """One thing that is measured. `of` is the name of the model it is compared with (None for the base).
+
+    `sha256` is the Edit's own hash, or one of weights and sidecars; `identity` says all: two subjects of one identity give the same
+    answers. `edit` and `strength` are those of Edits and random controls.
+    """
+
+    name: str
+    kind: Kind
+    source: str
+    of: str | None
+    sha256: str
+    identity: str
+    path: Path
+    edit: Edit | None = None
+    strength: float | None = None
+    note: str | None = None
+    fingerprint: str = field(default="", repr=False)
+
+    def to_json(self) -> dict[str, Any]:
+        keys = ("name", "kind", "source", "of", "strength", "sha256", "note")
+        return {key: getattr(self, key) for key in keys}
+
+
+def open_subjects(
+    specs: Sequence[str], base: str | None = None, *, trust_remote_code: bool = False, progress: Progress = silent
+) -> list[Subject]:
+    """The subjects in the given order, the base in front: `base`, or the first model among them.
+
+    Raises:
+        UsageError: a subject that is none of these, strengths that are no numbers, or no model at all.
+        FingerprintError: an Edit whose base is not among the models.
+        CheckpointError, EditError: a folder or file that is not whole.
+    """
+    # A base that is also written among the subjects is measured once.
+    parsed = [_parse(spec) for spec in dict.fromkeys([*([base] if base else []), *specs])]
+    models = [one for one in parsed if one.kind == "model"]
+    if not models or (base and parsed[0].kind != "model"):
+        what = f"--base {base} is" if base else f"{', '.join(one.spec for one in parsed)}: there is"
+        raise UsageError(
+            f"{what} no model to compare with; give one first, or with --base MODEL (a folder, a Hub id or demo)"
+        )
+    opened = _with_folders([_open_model(one, trust_remote_code, progress) for one in models])
+    first = replace(opened[0], kind="base")
+    known = [first, *(replace(model, of=first.name) for model in opened[1:])]
+    by_spec = {one.spec: subject for one, subject in zip(models, known, strict=True)}
+    found = [first]
+    for one in parsed:
+        if one.kind == "adapter":
+            found.append(_adapter(one, first))
+        elif one.kind == "edit":
+            found += _edits(one, known)
+        elif by_spec[one.spec] is not first:
+            found.append(by_spec[one.spec])
+    return _numbered(found)
+
+
+@dataclass(frozen=True)
+class _Parsed:
+    spec: str
+    kind: Literal["model", "edit", "adapter"]
+    path: Path
+    name: str
+    strengths: tuple[float, ...] | None = None
+
+
+def _parse(spec: str) -> _Parsed:
+    plain, strengths = _strengths(spec)
+    path = Path(plain).expanduser()
+    if plain == "demo" or is_gguf(plain):
+        kind: Literal["model", "edit", "adapter"] = "model"
+    elif os.path.isfile(path / ADAPTER_CONFIG):
+        # Also one of ours, in whose folder the Edit lies that it was made of.
+        kind = "adapter"
+    elif os.path.isfile(path) or os.path.isfile(path / EDIT_FILE):
+        file = path if os.path.isfile(path) else path / EDIT_FILE
+        # A run folder gives its Edit a name; edit.safetensors is what all of them are called.
+        return _Parsed(spec, "edit", file, path.stem if file is path else path.resolve().name, strengths)
+    elif os.path.isdir(path) or not is_local(plain):
+        kind = "model"
+    else:
+        raise UsageError(
+            f"'{spec}' is nothing to evaluate: it is no model (a folder, a Hub id or demo), no Edit file, no run folder with an Edit "
+            "and no folder of a PEFT adapter"
+        )
+    if strengths is not None:
+        raise UsageError(f"'{spec}' is a {kind}; strengths behind an @ are for Edits")
+    return _Parsed(spec, kind, path, plain if plain == "demo" or not is_local(plain) else path.resolve().name)
+
+
+def _strengths(spec: str) -> tuple[str, tuple[float, ...] | None]:
+    found = re.fullmatch(r"(.+)@([^@/]*)", spec)
+    if found is None or os.path.exists(os.path.expanduser(spec)):
+        return spec, None
+    try:
+        strengths = tuple(float(part) for part in found[2].split(","))
+    except ValueError:
+        strengths = (math.nan,)
+    if not all(math.isfinite(value) for value in strengths):
+        raise UsageError(f"'{spec}': behind the @ stand strengths, numbers such as 0.5 or 0.25,0.5,1, not '{found[2]}'")
+    return found[1], tuple(dict.fromkeys(strengths))
+
+
+def _open_model(one: _Parsed, trust_remote_code: bool, progress: Progress) -> Subject:
+    path = demo_folder(progress) if one.spec == "demo" else fetch(one.spec)
+    learn(path, trust_remote_code=trust_remote_code, progress=progress)
+    checkpoint = Checkpoint.open(path)
+    weights = fingerprint(checkpoint)
+    identity = hash_of([weights, sidecar_digest(checkpoint)])
+    return Subject(one.name, "model", plain_source(one.spec), None, identity, identity, path, fingerprint=weights)
+
+
+def _adapter(one: _Parsed, base: Subject) -> Subject:
+    digest = hash_of(
+        [sha256_file(one.path / name) for name in (ADAPTER_FILE, ADAPTER_CONFIG) if (one.path / name).is_file()]
+    )
+    identity = hash_of([base.identity, digest])
+    return Subject(one.name, "adapter", one.path.name, base.name, digest, identity, one.path)
+
+
+def _edits(one: _Parsed, models: Sequence[Subject]) -> list[Subject]:
+    edit = Edit.load(one.path)
+    base = next((model for model in models if model.fingerprint == edit.base.fingerprint), None)
+    if base is None:
+        held = ", ".join(f"{model.name} has {model.fingerprint[:12]}" for model in models)
+        raise FingerprintError(
+            f"the edit {one.spec} is for {edit.base} with weights {edit.base.fingerprint[:12]}, which are those of no model here "
+            f"({held}); add the model that it was made for, or name it with --base"
+        )
+    found = []
+    for strength in one.strengths or (1.0,):
+        name = one.name if one.strengths is None else f"{one.name}@{strength:g}"
+        found.append(_edit_subject(name, "edit", one.path, base, edit, strength, _seen(edit)))
+    return found
+
+
+def _edit_subject(
+    name: str, kind: Kind, path: Path, base: Subject, edit: Edit, strength: float, note: str | None
+) -> Subject:
+    digest = edit.sha256
+    identity = hash_of([base.identity, digest, strength])
+    return Subject(name, kind, path.name, base.name, digest, identity, base.path, edit, strength, note)
+
+
+def _seen(edit: Edit) -> str | None:
+    """What the edit was found on, for a reader who looks for those prompts among the sets."""
+    contrast = edit.about.get("contrast")
+    return f"found on {' and '.join(map(str, contrast))}" if isinstance(contrast, list) and contrast else None
+
+
+def _with_folders(models: Sequence[Subject]) -> list[Subject]:
+    """Names of models that are there once: of two that are called alike with the folder they lie in, else with a number."""
+    names = [model.name for model in models]
+    longer = [
+        replace(model, name=f"{model.path.resolve().parent.name}/{model.name}")
+        if names.count(model.name) > 1
+        else model
+        for model in models
+    ]
+    return _numbered(longer, fixed=())
+
+
+def _numbered(subjects: Sequence[Subject], fixed: Collection[Kind] = ("base", "model")) -> list[Subject]:
+    """Names that are there once, by a number behind the later ones; those of `fixed` kinds stay, for others refer to them."""
+    taken = {subject.name for subject in subjects if subject.kind in fixed}
+    found = []
+    for subject in subjects:
+        name, number = subject.name, 2
+        while subject.kind not in fixed and name in taken:
+            name, number = f"{subject.name} ({number})", number + 1
+        taken.add(name)
+        found.append(replace(subject, name=name))
+    return found
+
+
+def with_controls(subjects: Sequence[Subject], seed: int) -> list[Subject]:
+    """The subjects, a random direction for the first Edit of the base, and the base against itself.
+
+    The Edit is taken at its full strength where that was asked for, else at the largest that was.
+    """
+    base = subjects[0]
+    edits = [subject for subject in subjects if subject.kind == "edit" and subject.of == base.name]
+    found = list(subjects)
+    if edits and edits[0].edit is not None and edits[0].edit.operations:
+        first = [subject for subject in edits if subject.sha256 == edits[0].sha256]
+        full = max(first, key=lambda subject: (subject.strength == 1.0, abs(subject.strength or 0.0)))
+        assert full.edit is not None
+        assert full.strength is not None
+        note = f"control: random directions of the same number, lengths and strengths in the same writers as {full.name}, seed {seed}"
+        drawn = random_control(full.edit, seed)
+        made = _edit_subject("random direction", "random", full.path, base, drawn, full.strength, note)
+        found.append(replace(made, source=full.source))
+    again = (
+        f"the noise floor: {base.name} once more, in other batches, on the sample of prompts that damage is measured on"
+    )
+    name, identity = f"{base.name} again", hash_of([base.identity, "again"])
+    found.append(replace(base, name=name, kind="noise", of=base.name, identity=identity, note=again))
+    return found

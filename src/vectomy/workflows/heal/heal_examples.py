@@ -1,0 +1,92 @@
+"""What is learned: preference rows of a source, or the models' own answers, as pairs of token ids, none of them tested on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from vectomy.core.config import Source
+from vectomy.core.errors import PromptError
+from vectomy.core.progress import Progress
+from vectomy.data.preferences import Preferences, read_preferences
+from vectomy.data.prompts import Prompt, read_unmeasured
+from vectomy.healing.heal_config import OWN, HealConfig
+from vectomy.healing.own_answers import own_pairs
+from vectomy.healing.pairs import Pair, encode
+from vectomy.metrics.prompt_set import sample
+from vectomy.models import ChatModel, load_model
+
+__all__ = ["HELD_OUT", "learned_rows", "load_for"]
+
+HELD_OUT = "a prompt that is measured on"
+TIMED_TOKENS = 512
+
+
+def load_for(config: HealConfig, path: Path, name: str) -> ChatModel:
+    return load_model(
+        path, device=config.device, dtype=config.dtype, trust_remote_code=config.trust_remote_code, name=name
+    )
+
+
+def learned_rows(
+    config: HealConfig, base: Path, edited: Path, measured: Sequence[Prompt], progress: Progress
+) -> tuple[list[Pair], Preferences, float]:
+    """Pairs, the same as text with what was left out, and the seconds that a forward pass of the edited model takes a token.
+
+    Raises:
+        PromptError: the source cannot be read, or no row is left.
+    """
+    if config.preferences == OWN:
+        pairs, told, chat = _own(config, base, edited, measured, progress)
+    else:
+        read = read_preferences(config.preferences, paired=config.paired, limit=config.limit, seed=config.seed)
+        told = read.without(measured, HELD_OUT)
+        if not told.rows:
+            raise PromptError(
+                f"all {len(read.rows)} rows of {config.preferences} are prompts that are measured on; use other --positive-test and --negative-test"
+            )
+        chat = load_for(config, edited, "edited model")
+        pairs, left_out = encode(chat, told.rows, config.max_length)
+        told = Preferences(told.rows, {**told.left_out, **left_out})
+    return pairs, told, _seconds_per_token(chat, pairs)
+
+
+def _own(
+    config: HealConfig, base: Path, edited: Path, measured: Sequence[Prompt], progress: Progress
+) -> tuple[list[Pair], Preferences, ChatModel]:
+    prompts = read_unmeasured(Source(prompts=config.prompts))
+    texts = {prompt.key[0] for prompt in measured}
+    kept = [prompt for prompt in prompts if prompt.key[0] not in texts]
+    kept = [kept[at] for at in sample(len(kept), config.limit, config.seed)]
+    if not kept:
+        raise PromptError(
+            f"all prompts of {config.prompts} are measured on; use other ones to learn from (--prompts SRC)"
+        )
+    chat = load_for(config, base, "base")
+    tokens = chat.tokens(kept)
+    ours = chat.answer(tokens, config.own_tokens, config.batch_tokens, progress, "base's own answers")
+    chat = load_for(config, edited, "edited model")
+    theirs = None
+    if config.paired:
+        theirs = chat.answer(tokens, config.own_tokens, config.batch_tokens, progress, "edited model's answers")
+    pairs, told = own_pairs(chat, kept, ours, theirs)
+    gone = len(prompts) - len(kept) if config.limit is None else 0
+    return pairs, Preferences(told.rows, {**told.left_out, **({HELD_OUT: gone} if gone else {})}), chat
+
+
+@torch.inference_mode()
+def _seconds_per_token(chat: ChatModel, pairs: Sequence[Pair]) -> float:
+    """Of a batch as training will see some; the second of two passes."""
+    rows: list[list[int]] = []
+    for pair in pairs:
+        rows.append([*pair.prompt, *pair.chosen][:TIMED_TOKENS])
+        if sum(map(len, rows)) >= TIMED_TOKENS:
+            break
+    batch = next(iter(chat.batches(rows, 1 << 30)))
+    for _ in range(2):
+        began = time.monotonic()
+        chat.log_probs(chat.hidden(batch)[:, -1]).cpu()
+    return (time.monotonic() - began) / batch.input_ids.numel()

@@ -1,0 +1,107 @@
+"""What is healed: a base, an Edit of it, and the edited checkpoint, which is made here unless it is given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vectomy.checkpoint import Checkpoint, architecture_in, fingerprint
+from vectomy.core.errors import FingerprintError, UsageError
+from vectomy.core.progress import Progress
+from vectomy.edits.edit import Edit
+from vectomy.edits.export.bake import folded_in
+from vectomy.edits.operation import shape_of
+from vectomy.models import fetch, learn
+from vectomy.models.demo import demo_folder
+
+__all__ = ["Inputs", "norms_behind", "open_inputs", "rows_kept_out"]
+
+# Directions that are this much of one another are one.
+SAME = 1e-4
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """`edited` is None where the Edit has yet to be baked."""
+
+    base: Path
+    edited: Path | None
+    edit: Edit | None
+    name: str
+
+    @property
+    def identity(self) -> list[str | None]:
+        return [
+            fingerprint(Checkpoint.open(self.base)),
+            None if self.edited is None else fingerprint(Checkpoint.open(self.edited)),
+            None if self.edit is None else self.edit.sha256,
+        ]
+
+
+def open_inputs(
+    model: str, base: str | None, edit: Edit | None, *, project: bool, trust_remote_code: bool, progress: Progress
+) -> Inputs:
+    """MODEL is the base of the Edit, or, with `base`, an edited checkpoint.
+
+    Raises:
+        UsageError: neither an Edit nor a base is given, or the directions to keep out are not known.
+        FingerprintError: the Edit is of another base, or the checkpoint has another shape.
+        CheckpointError, ArchitectureError: a folder that is not whole, or a model that is not known.
+    """
+    if edit is None and base is None:
+        raise UsageError(
+            "healing takes the edit whose damage is to be healed: --edit FILE beside its base as MODEL, or an edited checkpoint as MODEL and its "
+            "base as --base"
+        )
+    if edit is None and project:
+        raise UsageError(
+            "which directions to keep out of what is learned stands in the Edit: give it with --edit FILE, or train without that (--no-project)"
+        )
+    first = _folder(model, progress)
+    source = first if base is None else _folder(base, progress)
+    for folder in dict.fromkeys((first, source)):
+        learn(folder, trust_remote_code=trust_remote_code, progress=progress)
+    opened = Checkpoint.open(source)
+    arch = architecture_in(opened)
+    arch.check_covered()
+    if edit is not None:
+        edit.check_base(opened)
+    if base is not None:
+        other = architecture_in(Checkpoint.open(first))
+        if (arch.model_type, arch.d_model, arch.n_layers, arch.vocab) != (
+            other.model_type, other.d_model, other.n_layers, other.vocab,
+        ):  # fmt: skip
+            raise FingerprintError(
+                f"{model} is {shape_of(other)}; its base {base} is {shape_of(arch)}. Give the model it was made from"
+            )
+    return Inputs(source, None if base is None else first, edit, model)
+
+
+def _folder(model: str, progress: Progress) -> Path:
+    return demo_folder(progress) if model == "demo" else fetch(model)
+
+
+def rows_kept_out(edit: Edit, base: Path) -> dict[str, Tensor]:
+    """By live module, orthonormal rows that span what the Edit takes something of there, in front of any norm behind the writer."""
+    opened = Checkpoint.open(base)
+    arch = architecture_in(opened)
+    found: dict[str, list[Tensor]] = {}
+    for writer, operation in edit.writers(arch):
+        if operation.strengths.any():
+            basis, strengths = folded_in(opened, writer, operation)
+            found.setdefault(writer.module, []).append(basis[strengths != 0])
+    return {module: _span(torch.cat(rows)) for module, rows in found.items()}
+
+
+def norms_behind(edit: Edit, base: Path) -> list[str]:
+    """Live norms between a writer that the Edit names and the stream: with another gain, other rows would be right."""
+    arch = architecture_in(Checkpoint.open(base))
+    return sorted({passed.module for writer, _ in edit.writers(arch) for passed in writer.norms})
+
+
+def _span(rows: Tensor) -> Tensor:
+    _, sizes, axes = torch.linalg.svd(rows.double(), full_matrices=False)
+    return axes[sizes > SAME * sizes[0]].float().contiguous()

@@ -1,0 +1,55 @@
+"""What the numbers of the three models say: how much of the damage is healed, and whether the behaviour came back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from vectomy.metrics.mcnemar import mcnemar
+from vectomy.workflows.heal.heal_measurements import MODELS
+
+__all__ = ["HEALED", "outcome_of", "sentence_of"]
+
+HEALED = ("kl_first_token", "kl_per_token", "ce_own_answers")
+
+
+def outcome_of(measures: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """`recovered` is, by measure, the share of the edit's damage that is gone (1: as the base; None where there was none).
+
+    The behaviour came back if the healed model shows it more often than the interval of the edited one allows.
+    """
+    base, edited, healed = (measures[name] for name in MODELS)
+    allowed = edited["refusal"]["ci"][1]
+    return {
+        "recovered": {name: _recovered(base[name], edited[name], healed[name]) for name in HEALED},
+        "came_back": healed["refusal"]["rate"] > allowed,
+        "allowed": allowed,
+        "paired": mcnemar(edited["refused"], healed["refused"]),
+    }
+
+
+def _recovered(base: float, edited: float, healed: float) -> float | None:
+    damage = edited - base
+    return (edited - healed) / damage if damage > 0 else None
+
+
+def sentence_of(behaviour: str, measures: Mapping[str, Mapping[str, Any]], outcome: Mapping[str, Any]) -> str:
+    """In words, for a person who reads nothing else."""
+    base, edited, healed = (measures[name]["refusal"] for name in MODELS)
+    low, high = edited["ci"]
+    verdict = "it came back" if outcome["came_back"] else "it did not come back"
+    shares = outcome["recovered"]
+    parts = [
+        f"{shares[name]:.0%} of the {label}"
+        for name, label in (("kl_per_token", "KL per token"), ("ce_own_answers", "cross-entropy of the base's answers"))
+        if shares[name] is not None
+    ]
+    healing = (
+        f"Healing took back {' and '.join(parts)} that the edit had added."
+        if parts
+        else "The edit had added no damage that was measured."
+    )
+    return (
+        f"The edit changed {behaviour}: shown on {base['count']} of {base['total']} prompts before it, {edited['count']} after it "
+        f"({low:.0%} to {high:.0%}). After healing {healed['count']}: {verdict}. {healing}"
+    )

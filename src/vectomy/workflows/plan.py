@@ -1,0 +1,152 @@
+"""Say before any weight is read what an edit of a model would touch, and what memory, disk and time it takes."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vectomy.architecture import Architecture, Writer
+from vectomy.checkpoint import Checkpoint, architecture_in
+from vectomy.core.types import OUTSIDE
+from vectomy.models.memory import fits, walk_memory
+
+__all__ = ["Plan", "plan"]
+
+# Interpreter and torch, as a bake has them.
+PROGRAM = 350 << 20
+# Bytes a second that a plain disk reads or writes; said as an estimate.
+DISK = 400e6
+# Tokens of an ordinary contrast: 512 prompts of 64 tokens with their templates.
+TOKENS = 512 * 64
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an edit of every writer of a model takes.
+
+    `writers` have name (the tensor in the checkpoint, {expert} for several), component, layer, axis (of the stream, in that
+    tensor), through_norm (the norms between it and the stream) and parameters; `left` are tensors that no edit touches,
+    with the reason. `memory_bytes` is the peak of a bake, `disk_bytes` what it writes.
+    """
+
+    model_type: str
+    layers: int
+    d_model: int
+    writers: tuple[dict[str, Any], ...]
+    left: tuple[tuple[str, str], ...]
+    notes: tuple[str, ...]
+    parameters: int
+    memory_bytes: int
+    disk_bytes: int
+    memory: dict[str, int]
+    """By job: bake; collect_whole (the model in memory); collect_streamed (block by block)."""
+    seconds: dict[str, float]
+    """Estimates for this machine: bake, collect (512 prompts of 64 tokens)."""
+    fits: bool
+    """The whole model goes into this machine's free memory; if not, collect reads it block by block."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {**vars(self), "left": [{"name": name, "reason": reason} for name, reason in self.left]}
+
+
+def plan(
+    checkpoint: str | Path | Checkpoint, *, embeddings: bool = True, components: Collection[str] | None = None
+) -> Plan:
+    """Reads config.json and the headers of the weights alone.
+
+    Raises:
+        CheckpointError, UnsafeCheckpointError: the folder is not whole.
+        ArchitectureError: the model, or one of its tensors, is not known.
+    """
+    opened = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint.open(checkpoint)
+    arch = architecture_in(opened)
+    arch.check_covered()
+    rows, left = [], []
+    for writer in arch.writers:
+        wanted = (embeddings or writer.component not in OUTSIDE) and (
+            components is None or writer.component in components
+        )
+        if wanted:
+            rows.append(_row(arch, writer))
+        else:
+            left += [(name, "not asked for") for name in writer.tensors]
+    edits_embedding = any(row["component"] == "embedding" for row in rows)
+    untied = arch.tied and edits_embedding and arch.head not in opened.tensors
+    copied = opened.tensors[arch.writer("embedding", None).weights[0].name] if untied else None
+    disk = opened.bytes + (copied.end - copied.start if copied else 0)
+    disk += sum((opened.path / name).stat().st_size for name in opened.sidecars)
+    streamed = walk_memory(opened, arch, TOKENS)
+    memory = {"bake": _bake_memory(opened, arch), "collect_whole": opened.bytes + PROGRAM, "collect_streamed": streamed}
+    return Plan(
+        model_type=arch.model_type,
+        layers=arch.n_layers,
+        d_model=arch.d_model,
+        writers=tuple(rows),
+        left=(*left, *arch.aside),
+        notes=tuple(_notes(arch, untied, edits_embedding)),
+        parameters=sum(row["parameters"] for row in rows),
+        memory_bytes=memory["bake"],
+        disk_bytes=disk,
+        memory=memory,
+        seconds={"bake": 2 * disk / DISK, "collect": opened.bytes / DISK + _collect_seconds(opened)},
+        fits=fits(opened),
+    )
+
+
+def _row(arch: Architecture, writer: Writer) -> dict[str, Any]:
+    first = writer.weights[0]
+    name = first.name
+    if first.expert is not None:
+        before, _, behind = name.rpartition(f".{first.expert}.")
+        name = f"{before}.{{expert}}.{behind}"
+    return {
+        "name": name,
+        "component": writer.component,
+        "layer": writer.layer,
+        "axis": first.axis,
+        "through_norm": [passed.stored for passed in writer.norms],
+        "bias": [stored.name for stored in writer.biases],
+        "experts": len(writer.weights) if first.expert is not None else None,
+        "parameters": sum(math.prod(arch.shapes[tensor]) for tensor in writer.tensors if tensor in arch.shapes),
+    }
+
+
+def _notes(arch: Architecture, untied: bool, edits_embedding: bool) -> list[str]:
+    notes = []
+    if untied and arch.family.ties_more:
+        notes.append(
+            "the embedding is tied to the head and cannot be untied in this type: bake without it (--no-embeddings)"
+        )
+    elif untied:
+        notes.append(f"the head is tied to the embedding; a bake unties it ('{arch.head}' keeps the unedited values)")
+    elif arch.tied and not edits_embedding:
+        notes.append("the head is tied to the embedding; both stay as they are")
+    return notes
+
+
+def _bake_memory(checkpoint: Checkpoint, arch: Architecture) -> int:
+    """The largest writer as it is stored, its new values, and what is decoded at a time."""
+    written = {stored.name for writer in arch.writers if writer.component not in OUTSIDE for stored in writer.weights}
+    largest = max((e.end - e.start for name, e in checkpoint.tensors.items() if name in written), default=0)
+    return PROGRAM + 3 * largest
+
+
+def _collect_seconds(checkpoint: Checkpoint) -> float:
+    """Two operations a weight and token, at the speed that this processor (or card) multiplies matrices right now."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    a = torch.ones(512, 512, device=device)
+    start = time.perf_counter()
+    count = 0
+    while count < 3 or time.perf_counter() - start < 0.05:
+        a @ a
+        count += 1
+    if device == "cuda":
+        torch.cuda.synchronize()
+    speed = count * 2 * 512**3 / (time.perf_counter() - start)
+    return 2 * TOKENS * (checkpoint.bytes / 2) / speed

@@ -1,0 +1,107 @@
+"""Do the search again that found an Edit, from the recorded configuration, and compare the Edit that comes out."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from vectomy.comparison.folders import Difference
+from vectomy.core.config import RunConfig, parse_config
+from vectomy.core.errors import EditError, UsageError
+from vectomy.core.progress import Progress, silent
+from vectomy.core.run_folder import hash_of, read_json
+from vectomy.edits.edit import Edit
+from vectomy.workflows.run import run
+
+__all__ = ["Searched", "search_again"]
+
+
+@dataclass(frozen=True)
+class Searched:
+    """The Edit that the search found this time, and how it differs."""
+
+    edit: Edit
+    differences: tuple[Difference, ...]
+
+
+def search_again(
+    recorded: dict[str, Any],
+    published: Edit,
+    base: str,
+    folder: Path,
+    *,
+    prompts: Path | None = None,
+    progress: Progress = silent,
+) -> Searched:
+    """Run the stages up to the choice of an Edit into `folder`.
+
+    Args:
+        recorded: `config` of the run, and the hashes of its `prompts`.
+        base: the base to search on, a folder or `demo`.
+        prompts: where prompt files lie that the record has the names of alone.
+
+    Raises:
+        UsageError: a prompt file is not there.
+        VectomyError: see pipeline.run.
+    """
+    config = _config(recorded.get("config"), base, prompts or Path())
+    run(config, folder, until="select", progress=progress)
+    found = Edit.load(folder / "edit.safetensors")
+    # The name of the base is what it was called when it was given, and no part of what the edit does.
+    found = replace(found, base=replace(found.base, name=published.base.name))
+    differences = []
+    now = {side: hash_of(held) for side, held in read_json(folder / "prompts.json").items()}
+    for side, digest in (recorded.get("prompts") or {}).items():
+        if now.get(side) != digest:
+            differences.append(
+                Difference("prompts", side, "other prompts than the search had (another file, seed or version)")
+            )
+    if found.sha256 != published.sha256:
+        differences.append(Difference("edit", "", _how_far(found, published)))
+    return Searched(found, tuple(differences))
+
+
+def _config(recorded: Any, base: str, prompts: Path) -> RunConfig:
+    if not isinstance(recorded, dict):
+        raise UsageError(
+            "the search was not recorded, so it cannot be done again; leave out --from-scratch to rebuild from the Edit"
+        )
+    values = {**recorded, "model": base, "bake": False, "lora": False}
+    contrast = dict(values.get("contrast") or {})
+    for side, source in contrast.items():
+        if isinstance(source, dict) and isinstance(source.get("prompts"), str):
+            contrast[side] = {**source, "prompts": _here(source["prompts"], prompts)}
+    return parse_config({**values, "contrast": contrast})
+
+
+def _here(spec: str, folder: Path) -> str:
+    """A prompt source that can be read: as recorded, or of a file its name in `folder`."""
+    name, mark, column = spec.partition("#")
+    if name.startswith("bundled:") or os.path.exists(os.path.expanduser(name)):
+        return spec
+    if (folder / name).is_file():
+        return f"{folder / name}{mark}{column}"
+    if Path(name.partition(":")[0]).suffix in (".jsonl", ".json", ".csv", ".parquet", ".txt"):
+        raise UsageError(
+            f"the search had prompts from a file '{name}', which is not here; name the folder that holds it: --prompts DIR"
+        )
+    return spec
+
+
+def _how_far(found: Edit, published: Edit) -> str:
+    mine, theirs = {op.place: op for op in found.operations}, {op.place: op for op in published.operations}
+    if mine.keys() != theirs.keys():
+        return f"another one: the search edits {len(mine)} writers, the published Edit {len(theirs)}, {len(mine.keys() & theirs.keys())} of them the same"
+    try:
+        cosine = float(found.main_direction @ published.main_direction)
+    except EditError:
+        return "another one, and one of the two removes nothing"
+    shared = [
+        float((mine[place].strengths - theirs[place].strengths).abs().max())
+        for place in mine
+        if mine[place].strengths.shape == theirs[place].strengths.shape
+    ]
+    apart = f", strengths apart by at most {max(shared):.2g}" if shared else ""
+    return f"another one: the cosine of the main directions is {cosine:.6f}{apart}"

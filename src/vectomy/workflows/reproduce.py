@@ -1,0 +1,174 @@
+"""Rebuild what was published from its base, and say whether it is the same."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from vectomy.checkpoint import Checkpoint, fingerprint
+from vectomy.comparison.folders import Difference, against_hashes, compare_files, compare_tensors
+from vectomy.core.errors import UsageError
+from vectomy.core.progress import Progress, silent
+from vectomy.core.versions import versions
+from vectomy.edits.export import bake, write_lora
+from vectomy.hub import is_repo_id
+from vectomy.hub.provenance import Form, record_in
+from vectomy.hub.published_edit import Claim, claim_of
+from vectomy.models import fetch, learn
+from vectomy.models.demo import demo_folder
+from vectomy.workflows.repeat_search import search_again
+
+__all__ = ["Reproduction", "reproduce"]
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """What came out. `compared` counts tensors; `against` says with what; `versions` are those that differ, (recorded, here)."""
+
+    what: str
+    form: Form
+    base: str
+    edit_sha256: str
+    against: str
+    compared: int
+    differences: tuple[Difference, ...]
+    versions: dict[str, tuple[str, str]]
+    notes: tuple[str, ...] = ()
+    searched: bool = False
+
+    @property
+    def matches(self) -> bool:
+        return not self.differences
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "matches": self.matches}
+
+
+def reproduce(
+    what: str | Path,
+    *,
+    base: str | None = None,
+    against: str | Path | None = None,
+    revision: str | None = None,
+    from_scratch: bool = False,
+    prompts: str | Path | None = None,
+    out: str | Path | None = None,
+    progress: Progress = silent,
+) -> Reproduction:
+    """Rebuild an edited checkpoint or adapter from its base, and compare it with what was published or recorded.
+
+    Args:
+        what: a card, an Edit, a folder or OWNER/NAME (claim.claim_of).
+        base: the base, where it is not to be had under its recorded name.
+        against: a checkpoint or adapter folder to compare with, instead of what `what` holds.
+        revision: of a repository.
+        from_scratch: do the search again as well, and compare the Edit it finds.
+        prompts: a folder with the prompt files of the search, for `from_scratch`.
+        out: a new folder to keep the rebuilt model in; else it is deleted.
+
+    Raises:
+        UsageError: nothing to compare with, or no base.
+        HubError, CheckpointError, EditError, ...: what is named cannot be read.
+    """
+    claim = claim_of(str(what), revision)
+    if against is not None:
+        claim = _against(claim, Path(against))
+    source = _base_of(claim, base, progress)
+    learn(source, progress=progress)
+    opened = Checkpoint.open(source)
+    found = Reproduction(
+        what=claim.what,
+        form=claim.form,
+        base=base or claim.base or str(claim.edit.base),
+        edit_sha256=claim.edit.sha256,
+        against="",
+        compared=0,
+        differences=tuple(Difference("record", "", text) for text in claim.contradictions),
+        versions=_versions(claim),
+    )
+    weights = fingerprint(opened)
+    if weights != claim.edit.base.fingerprint:
+        text = (
+            f"has weights {weights[:12]}, the Edit was made for {claim.edit.base.fingerprint[:12]}; nothing was rebuilt"
+        )
+        return replace(found, against="nothing", differences=(*found.differences, Difference("base", found.base, text)))
+    if claim.published is None and not (claim.record and claim.record.tensors):
+        raise UsageError(
+            f"'{what}' records no weights to compare with; name a checkpoint or adapter folder that is said to carry the Edit: --against DIR"
+        )
+    with _place(out) as folder:
+        if claim.form == "adapter":
+            write_lora(claim.edit, opened, folder, progress=progress)
+        else:
+            bake(claim.edit, opened, folder, progress=progress)
+        found = _compared(found, claim, folder, progress)
+    return _searched(found, claim, source, prompts, progress) if from_scratch else found
+
+
+def _against(claim: Claim, folder: Path) -> Claim:
+    if not folder.is_dir():
+        raise UsageError(f"--against takes a checkpoint or adapter folder; {folder} is none")
+    form: Form = "adapter" if (folder / "adapter_config.json").exists() else "checkpoint"
+    return replace(claim, form=form, published=folder, record=record_in(folder) or claim.record)
+
+
+def _base_of(claim: Claim, given: str | None, progress: Progress) -> Path:
+    named = given or claim.base
+    if named == "demo":
+        return demo_folder(progress)
+    if named is not None and (given is not None or is_repo_id(named)):
+        return fetch(named, revision=claim.revision if given is None else None)
+    known = f"'{named}'" if named else str(claim.edit.base)
+    raise UsageError(
+        f"the base was {known}, a folder on the machine that made the edit; say where it is here: --base MODEL"
+    )
+
+
+def _versions(claim: Claim) -> dict[str, tuple[str, str]]:
+    """Versions that differ from the recorded ones."""
+    here, recorded = versions(), dict(claim.record.versions) if claim.record else {}
+    return {name: (str(then), here[name]) for name, then in recorded.items() if name in here and here[name] != then}
+
+
+@contextmanager
+def _place(out: str | Path | None) -> Iterator[Path]:
+    if out is not None:
+        yield Path(out)
+        return
+    with tempfile.TemporaryDirectory(prefix="vectomy-reproduce-") as folder:
+        yield Path(folder) / "rebuilt"
+
+
+def _compared(found: Reproduction, claim: Claim, rebuilt: Path, progress: Progress) -> Reproduction:
+    differences, notes = list(found.differences), list(found.notes)
+    recorded = claim.record.tensors if claim.record and claim.record.form == claim.form else {}
+    against, compared = "the recorded hashes", len(recorded)
+    if claim.published is not None:
+        against = "what was published"
+        compared, tensors = compare_tensors(rebuilt, claim.published, claim.form, progress)
+        files, more = compare_files(rebuilt, claim.published, claim.form)
+        differences += [*tensors, *files]
+        if more:
+            notes.append(
+                f"published beside it, and no part of the edit: {', '.join(more[:6])}{' …' if len(more) > 6 else ''}"
+            )
+    if recorded:
+        named = {difference.name for difference in differences}
+        differences += [d for d in against_hashes(rebuilt, claim.form, recorded, progress) if d.name not in named]
+        against += "" if claim.published is None else " and the recorded hashes"
+    return replace(found, against=against, compared=compared, differences=tuple(differences), notes=tuple(notes))
+
+
+def _searched(
+    found: Reproduction, claim: Claim, source: Path, prompts: str | Path | None, progress: Progress
+) -> Reproduction:
+    base = "demo" if found.base == "demo" else str(source)
+    with tempfile.TemporaryDirectory(prefix="vectomy-search-") as folder:
+        again = search_again(
+            claim.run or {}, claim.edit, base, Path(folder) / "run", prompts=None if prompts is None else Path(prompts), progress=progress,
+        )  # fmt: skip
+    return replace(found, searched=True, differences=(*found.differences, *again.differences))
