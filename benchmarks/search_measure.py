@@ -20,7 +20,7 @@ from vectomy.data.prompts import Prompt
 from vectomy.edits.edit import Edit
 from vectomy.metrics.intervals import wilson_interval
 from vectomy.metrics.judges import RefusalJudge
-from vectomy.metrics.variants import Reference, measure, reference
+from vectomy.metrics.variants import BaseAnswers, answer_base, evaluate_variant
 from vectomy.models import ChatModel, load_model
 
 BATCH_TOKENS = 8192
@@ -57,11 +57,11 @@ class Meter:
         return load_model(self.model, device="cpu", dtype=self.dtype)
 
     @cached_property
-    def base(self) -> Reference:
+    def base(self) -> BaseAnswers:
         negative = self.read("test-negative")
         answers = self.chat.answer(self.chat.tokens(negative), self.answer_tokens, BATCH_TOKENS)
         known: dict[str, list[list[int]]] = {"positive": [], "negative": answers}
-        return reference(
+        return answer_base(
             self.chat, self.read("test-positive"), negative, self.answer_tokens, BATCH_TOKENS, answers=known
         )
 
@@ -104,7 +104,7 @@ class Meter:
     def _measure(self, chat: ChatModel, within: AbstractContextManager[None] | None = None) -> dict[str, Any]:
         base = self.base  # before the edit is on
         with within or nullcontext():
-            found = measure(chat, base, RefusalJudge(), self.judged_tokens, BATCH_TOKENS, form="measured")
+            found = evaluate_variant(chat, base, RefusalJudge(), self.judged_tokens, BATCH_TOKENS, form="measured")
         metrics = found.metrics
         marked = sum(is_marked(answer["text"], self.markers) for answer in found.answers["positive"])
         return {

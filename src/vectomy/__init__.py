@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from vectomy.edits.steering import Condition as Condition
     from vectomy.hub.push import push as push
     from vectomy.metrics.verify import verify as verify
-    from vectomy.models import learn as learn
+    from vectomy.models import load_layerwise as load_layerwise
     from vectomy.models import load_model as load_model
-    from vectomy.models import stream_model as stream_model
+    from vectomy.models import probe_architecture as probe_architecture
     from vectomy.search.collect import collect as collect
     from vectomy.search.estimators import fit_directions as fit_directions
     from vectomy.workflows.evaluate.evaluation import evaluate_models as evaluate_models
@@ -55,15 +55,15 @@ __all__ = [
     "evaluate_models",
     "fit_directions",
     "heal_model",
-    "learn",
+    "load_layerwise",
     "load_model",
     "load_trait",
     "plan",
+    "probe_architecture",
     "push",
     "reproduce",
     "run",
     "run_trait",
-    "stream_model",
     "verify",
 ]
 
@@ -82,15 +82,15 @@ _HOMES = {
     "evaluate_models": "workflows.evaluate.evaluation",
     "fit_directions": "search.estimators",
     "heal_model": "workflows.heal.heal_model",
-    "learn": "models",
+    "load_layerwise": "models",
     "load_model": "models",
     "load_trait": "data.trait_file",
     "plan": "workflows.plan",
+    "probe_architecture": "models",
     "push": "hub.push",
     "reproduce": "workflows.reproduce",
     "run": "workflows.run",
     "run_trait": "workflows.trait_run",
-    "stream_model": "models",
     "verify": "metrics.verify",
 }
 

@@ -4,11 +4,11 @@ families.py and readers.py are the data, writers.py and resolve.py match a model
 with no table; norms.py is the algebra of what stands between a writer and the stream.
 """
 
-from vectomy.architecture.families import FAMILIES, REFUSED, Family, Norm, Slot
+from vectomy.architecture.families import FAMILIES, REFUSED, Family, Norm, WriterSpec
 from vectomy.architecture.norms import Gain
 from vectomy.architecture.resolve import MIXERS, Architecture, architecture_of, resolve
-from vectomy.architecture.writers import Passed, Stored, Writer
+from vectomy.architecture.writers import PostNorm, TensorRef, Writer
 
 __all__ = [
-    "FAMILIES", "MIXERS", "REFUSED", "Architecture", "Family", "Gain", "Norm", "Passed", "Slot", "Stored", "Writer", "architecture_of", "resolve",
+    "FAMILIES", "MIXERS", "REFUSED", "Architecture", "Family", "Gain", "Norm", "PostNorm", "WriterSpec", "TensorRef", "Writer", "architecture_of", "resolve",
 ]  # fmt: skip

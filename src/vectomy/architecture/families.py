@@ -1,7 +1,7 @@
 """Model families as data: what writes to the residual stream, under which names, and what stands in between.
 
 Drawn up with probe.py on tiny models of every type and read against the modeling files of transformers 5.23;
-tests/test_families.py holds the two to each other. To add a type: a row here. What a block holds beside its writers has
+tests/architecture/test_families.py holds the two to each other. To add a type: a row here. What a block holds beside its writers has
 to be named in readers.py, or the model is refused.
 """
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from vectomy.core.types import Component
 
-__all__ = ["FAMILIES", "REFUSED", "Family", "Layout", "Norm", "Slot", "Switch", "multimodal"]
+__all__ = ["FAMILIES", "REFUSED", "Family", "Layout", "Norm", "WriterSpec", "BiasFlag", "multimodal"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Norm:
 
 
 @dataclass(frozen=True)
-class Slot:
+class WriterSpec:
     """One writer of a block, or of what comes before the blocks. All names are relative to the block (or absolute)."""
 
     component: Component
@@ -69,7 +69,7 @@ class Slot:
 
 
 @dataclass(frozen=True)
-class Switch:
+class BiasFlag:
     """A key of config.json that gives several modules of every block a bias at once, the writer's among them."""
 
     key: str
@@ -79,9 +79,9 @@ class Switch:
 @dataclass(frozen=True)
 class Family:
     blocks: str
-    slots: tuple[Slot, ...]
+    slots: tuple[WriterSpec, ...]
     """Writers of a block, in the order in which they write."""
-    embeddings: tuple[Slot, ...]
+    embeddings: tuple[WriterSpec, ...]
     """Writers in front of the first block."""
     head: str = "lm_head"
     mid: str | None = "post_attention_layernorm"
@@ -104,7 +104,7 @@ class Family:
     """What transformers takes for a config.json that does not say `tie_word_embeddings`."""
     ties_more: bool = False
     """`tie_word_embeddings` also ties weights between blocks, so that a head cannot be untied alone."""
-    switches: Mapping[Component, Switch] = field(default_factory=dict)
+    switches: Mapping[Component, BiasFlag] = field(default_factory=dict)
     """Where a writer without a bias can be given one, to hold a vector that is added."""
     refused_if: tuple[tuple[str, object, str], ...] = ()
     """(key, value, reason): configurations of the type that no edit can follow."""
@@ -114,46 +114,48 @@ class Family:
 
 # Writers that many families share
 
-EMBEDDING = Slot("embedding", "model.embed_tokens", axis=1)
-ATTENTION = Slot("attention", "self_attn.o_proj")
-MLP = Slot("mlp", "mlp.down_proj")
+EMBEDDING = WriterSpec("embedding", "model.embed_tokens", axis=1)
+ATTENTION = WriterSpec("attention", "self_attn.o_proj")
+MLP = WriterSpec("mlp", "mlp.down_proj")
 
 
-def experts(module: str = "mlp.experts", *stored: str, norms: tuple[Norm, ...] = (), down: str = "down_proj") -> Slot:
+def experts(
+    module: str = "mlp.experts", *stored: str, norms: tuple[Norm, ...] = (), down: str = "down_proj"
+) -> WriterSpec:
     """Experts that transformers fuses into one parameter [expert, d_model, d_ff], stored fused or one by one."""
     singly = stored or (f"{module}.{{expert}}.{down}.weight",)
-    return Slot(
+    return WriterSpec(
         "experts", module, f"{module}.{down}", f"{module}.{down}_bias", axis=1, norms=norms, stored=tuple((name, 0) for name in singly)
     )  # fmt: skip
 
 
-def shared(module: str, *stored: str, norms: tuple[Norm, ...] = ()) -> Slot:
-    return Slot("shared_experts", module, norms=norms, stored=tuple((name, 0) for name in stored))
+def shared(module: str, *stored: str, norms: tuple[Norm, ...] = ()) -> WriterSpec:
+    return WriterSpec("shared_experts", module, norms=norms, stored=tuple((name, 0) for name in stored))
 
 
-def embedded(module: str) -> tuple[Slot, ...]:
-    return (Slot("embedding", module, axis=1),)
+def embedded(module: str) -> tuple[WriterSpec, ...]:
+    return (WriterSpec("embedding", module, axis=1),)
 
 
-def positioned(embedding: str, position: str) -> tuple[Slot, ...]:
-    return Slot("embedding", embedding, axis=1), Slot("position", position, axis=1)
+def positioned(embedding: str, position: str) -> tuple[WriterSpec, ...]:
+    return WriterSpec("embedding", embedding, axis=1), WriterSpec("position", position, axis=1)
 
 
 EXPERTS = experts()
 W2_EXPERTS = experts("mlp.experts", "block_sparse_moe.experts.{expert}.w2.weight")
 SHARED = shared("mlp.shared_experts.down_proj")
 SHARED_ONE = shared("mlp.shared_expert.down_proj")
-LINEAR = Slot("linear_attention", "linear_attn.out_proj", functional=True)
-MAMBA = Slot("ssm", "mamba.out_proj", functional=True)
+LINEAR = WriterSpec("linear_attention", "linear_attn.out_proj", functional=True)
+MAMBA = WriterSpec("ssm", "mamba.out_proj", functional=True)
 
 # Families
 
 LLAMA = Family("model.layers", (ATTENTION, MLP), (EMBEDDING,))
-ATTENTION_BIAS = Switch(
+ATTENTION_BIAS = BiasFlag(
     "attention_bias", ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
 )
-MLP_BIAS = Switch("mlp_bias", ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"))
-BOTH_BIASES: dict[Component, Switch] = {"attention": ATTENTION_BIAS, "mlp": MLP_BIAS}
+MLP_BIAS = BiasFlag("mlp_bias", ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"))
+BOTH_BIASES: dict[Component, BiasFlag] = {"attention": ATTENTION_BIAS, "mlp": MLP_BIAS}
 TIED = replace(LLAMA, tied_by_default=True)
 PARALLEL = replace(LLAMA, mid=None)
 # Dense and sparse layers, with and without shared experts: a layer has what it has.
@@ -179,7 +181,7 @@ GEMMA4 = replace(
         replace(ATTENTION, norms=(Norm("post_attention_layernorm"),)),
         replace(MLP, norms=(Norm("post_feedforward_layernorm_1", optional=True), LAST)),
         experts("experts", norms=(Norm("post_feedforward_layernorm_2"), LAST)),
-        Slot("per_layer", "per_layer_projection", norms=(Norm("post_per_layer_input_norm"),)),
+        WriterSpec("per_layer", "per_layer_projection", norms=(Norm("post_per_layer_input_norm"),)),
     ),
     mid="pre_feedforward_layernorm",
     tied_by_default=True,
@@ -197,7 +199,7 @@ AFMOE = replace(
 )
 GPT2 = Family(
     "transformer.h",
-    (Slot("attention", "attn.c_proj", axis=1), Slot("mlp", "mlp.c_proj", axis=1)),
+    (WriterSpec("attention", "attn.c_proj", axis=1), WriterSpec("mlp", "mlp.c_proj", axis=1)),
     positioned("transformer.wte", "transformer.wpe"),
     mid="ln_2",
     tied_by_default=True,
@@ -207,21 +209,21 @@ GPT2 = Family(
 )
 GPTJ = Family(
     "transformer.h",
-    (Slot("attention", "attn.out_proj"), Slot("mlp", "mlp.fc_out")),
+    (WriterSpec("attention", "attn.out_proj"), WriterSpec("mlp", "mlp.fc_out")),
     embedded("transformer.wte"),
     mid=None,
     names=GPT2.names,
 )
 NEOX = Family(
     "gpt_neox.layers",
-    (Slot("attention", "attention.dense"), Slot("mlp", "mlp.dense_4h_to_h")),
+    (WriterSpec("attention", "attention.dense"), WriterSpec("mlp", "mlp.dense_4h_to_h")),
     embedded("gpt_neox.embed_in"),
     mid=None,
     layouts=((("lm_head", "embed_out"),),),
 )
 OPT = Family(
     "model.decoder.layers",
-    (Slot("attention", "self_attn.out_proj"), Slot("mlp", "fc2")),
+    (WriterSpec("attention", "self_attn.out_proj"), WriterSpec("mlp", "fc2")),
     positioned("model.decoder.embed_tokens", "model.decoder.embed_positions"),
     # Its norm between attention and MLP reads the stream as tokens alone, without an axis for the batch.
     mid=None,
@@ -234,7 +236,7 @@ OPT = Family(
 )
 FALCON = Family(
     "transformer.h",
-    (Slot("attention", "self_attention.dense"), Slot("mlp", "mlp.dense_4h_to_h")),
+    (WriterSpec("attention", "self_attention.dense"), WriterSpec("mlp", "mlp.dense_4h_to_h")),
     embedded("transformer.word_embeddings"),
     mid=None,
     tied_by_default=True,
@@ -242,7 +244,7 @@ FALCON = Family(
 BLOOM = replace(
     FALCON,
     embeddings=(
-        Slot("embedding", "transformer.word_embeddings", axis=1, norms=(Norm("transformer.word_embeddings_layernorm", centred=True),)),
+        WriterSpec("embedding", "transformer.word_embeddings", axis=1, norms=(Norm("transformer.word_embeddings_layernorm", centred=True),)),
     ),
     mid="post_attention_layernorm",
     layouts=((), (("transformer.", ""),)),
@@ -253,7 +255,7 @@ BLOOM = replace(
 )  # fmt: skip
 BACKBONE = Family(
     "backbone.layers",
-    (Slot("ssm", "mixer.out_proj", functional=True),),
+    (WriterSpec("ssm", "mixer.out_proj", functional=True),),
     embedded("backbone.embeddings"),
     mid=None,
     single=True,
@@ -265,13 +267,13 @@ GRANITE_MOE = replace(
     LLAMA,
     slots=(ATTENTION, MAMBA, GRANITE_EXPERTS, shared("shared_mlp.output_linear")),
 )
-BAMBA = replace(LLAMA, slots=(ATTENTION, MAMBA, Slot("mlp", "feed_forward.down_proj")), mid="pre_ff_layernorm")
+BAMBA = replace(LLAMA, slots=(ATTENTION, MAMBA, WriterSpec("mlp", "feed_forward.down_proj")), mid="pre_ff_layernorm")
 LFM2 = replace(
     LLAMA,
     slots=(
-        Slot("conv", "conv.out_proj", functional=True),
-        Slot("attention", "self_attn.out_proj"),
-        Slot("mlp", "feed_forward.w2"),
+        WriterSpec("conv", "conv.out_proj", functional=True),
+        WriterSpec("attention", "self_attn.out_proj"),
+        WriterSpec("mlp", "feed_forward.w2"),
         experts("feed_forward.experts", "feed_forward.experts.{expert}.w2.weight"),
     ),
     mid="ffn_norm",
@@ -280,14 +282,14 @@ LFM2 = replace(
 LFM3 = replace(
     LFM2,
     slots=(
-        Slot("conv", "conv.out_proj", norms=(Norm("post_operator_norm"),), functional=True),
+        WriterSpec("conv", "conv.out_proj", norms=(Norm("post_operator_norm"),), functional=True),
         replace(ATTENTION, norms=(Norm("post_operator_norm"),)),
-        Slot("mlp", "feed_forward.w2", norms=(Norm("post_ffn_norm"),)),
+        WriterSpec("mlp", "feed_forward.w2", norms=(Norm("post_ffn_norm"),)),
     ),
 )
 ZAMBA = replace(
     LLAMA,
-    slots=(MAMBA, Slot("ssm", "mamba_decoder.mamba.out_proj", functional=True)),
+    slots=(MAMBA, WriterSpec("ssm", "mamba_decoder.mamba.out_proj", functional=True)),
     mid=None,
     single=True,
     tied_by_default=True,
@@ -298,11 +300,11 @@ ZAMBA = replace(
 NEMOTRON_H = replace(
     LLAMA,
     slots=(
-        Slot("ssm", "mixer.out_proj", functional=True),
-        Slot("attention", "mixer.o_proj"),
-        Slot("mlp", "mixer.down_proj"),
+        WriterSpec("ssm", "mixer.out_proj", functional=True),
+        WriterSpec("attention", "mixer.o_proj"),
+        WriterSpec("mlp", "mixer.down_proj"),
         replace(experts("mixer.experts"), unless="mixer.fc2_latent_proj"),
-        Slot("experts", "mixer.fc2_latent_proj"),
+        WriterSpec("experts", "mixer.fc2_latent_proj"),
         shared("mixer.shared_experts.down_proj"),
     ),
     embeddings=embedded("model.embeddings"),
@@ -312,7 +314,7 @@ NEMOTRON_H = replace(
     # Experts that work on a narrower vector write through fc2_latent_proj.
     reads=("mixer.experts.*",),
 )
-PERSIMMON = replace(LLAMA, slots=(Slot("attention", "self_attn.dense"), Slot("mlp", "mlp.dense_4h_to_h")))
+PERSIMMON = replace(LLAMA, slots=(WriterSpec("attention", "self_attn.dense"), WriterSpec("mlp", "mlp.dense_4h_to_h")))
 
 
 Layout = tuple[tuple[str, str], ...]
@@ -387,11 +389,11 @@ FAMILIES: dict[str, Family] = {
     "minicpm3": TIED,
     "granite": replace(LLAMA, switches=BOTH_BIASES),
     "granite_swa": TIED,
-    "starcoder2": replace(TIED, slots=(ATTENTION, Slot("mlp", "mlp.c_proj"))),
+    "starcoder2": replace(TIED, slots=(ATTENTION, WriterSpec("mlp", "mlp.c_proj"))),
     "persimmon": PERSIMMON,
     "nanochat": replace(
         LLAMA,
-        slots=(ATTENTION, Slot("mlp", "mlp.fc2")),
+        slots=(ATTENTION, WriterSpec("mlp", "mlp.fc2")),
         # One module without weights serves as the embedding's norm and as the last one.
         embeddings=(replace(EMBEDDING, norms=(Norm("model.norm", learned=False),)),),
         mid=None,
@@ -401,15 +403,15 @@ FAMILIES: dict[str, Family] = {
     "cohere": replace(PARALLEL, tied_by_default=True),
     "cohere2": replace(PARALLEL, tied_by_default=True),
     "cohere_compass_text": replace(PARALLEL, tied_by_default=True),
-    "phi": replace(PARALLEL, slots=(Slot("attention", "self_attn.dense"), Slot("mlp", "mlp.fc2"))),
+    "phi": replace(PARALLEL, slots=(WriterSpec("attention", "self_attn.dense"), WriterSpec("mlp", "mlp.fc2"))),
     "gptj": GPTJ,
     "codegen": GPTJ,
     "gpt_neox": NEOX,
     "gpt_neox_japanese": Family(
         "gpt_neox_japanese.layers",
         (
-            Slot("attention", "attention.dense", bias="attention.dense_bias", loose_bias=True),
-            Slot("mlp", "mlp.dense_4h_to_h"),
+            WriterSpec("attention", "attention.dense", bias="attention.dense_bias", loose_bias=True),
+            WriterSpec("mlp", "mlp.dense_4h_to_h"),
         ),
         embedded("gpt_neox_japanese.embed_in"),
         head="embed_out",
@@ -419,17 +421,17 @@ FAMILIES: dict[str, Family] = {
     "falcon": FALCON,
     # Older shapes, with learned positions
     "gpt2": GPT2,
-    "gpt_bigcode": replace(GPT2, slots=(Slot("attention", "attn.c_proj"), Slot("mlp", "mlp.c_proj"))),
+    "gpt_bigcode": replace(GPT2, slots=(WriterSpec("attention", "attn.c_proj"), WriterSpec("mlp", "mlp.c_proj"))),
     "gpt_neo": replace(
         GPT2,
-        slots=(Slot("attention", "attn.attention.out_proj"), Slot("mlp", "mlp.c_proj")),
+        slots=(WriterSpec("attention", "attn.attention.out_proj"), WriterSpec("mlp", "mlp.c_proj")),
         names={"num_hidden_layers": "num_layers"},
     ),
     "opt": OPT,
     "bloom": BLOOM,
     "mpt": Family(
         "transformer.blocks",
-        (Slot("attention", "attn.out_proj"), Slot("mlp", "ffn.down_proj")),
+        (WriterSpec("attention", "attn.out_proj"), WriterSpec("mlp", "ffn.down_proj")),
         embedded("transformer.wte"),
         mid="norm_2",
         tied_by_default=True,
@@ -437,7 +439,7 @@ FAMILIES: dict[str, Family] = {
     ),
     "biogpt": Family(
         "biogpt.layers",
-        (Slot("attention", "self_attn.out_proj"), Slot("mlp", "fc2")),
+        (WriterSpec("attention", "self_attn.out_proj"), WriterSpec("mlp", "fc2")),
         positioned("biogpt.embed_tokens", "biogpt.embed_positions"),
         head="output_projection",
         mid="final_layer_norm",
@@ -445,9 +447,9 @@ FAMILIES: dict[str, Family] = {
     ),
     "modernbert-decoder": Family(
         "model.layers",
-        (Slot("attention", "attn.Wo"), Slot("mlp", "mlp.Wo")),
+        (WriterSpec("attention", "attn.Wo"), WriterSpec("mlp", "mlp.Wo")),
         (
-            Slot(
+            WriterSpec(
                 "embedding",
                 "model.embeddings.tok_embeddings",
                 axis=1,
@@ -577,7 +579,7 @@ FAMILIES: dict[str, Family] = {
         LLAMA,
         slots=(
             ATTENTION,
-            Slot("mlp", "feed_forward.down_proj"),
+            WriterSpec("mlp", "feed_forward.down_proj"),
             replace(experts("feed_forward.experts"), axis=2, stored=()),
             shared("feed_forward.shared_expert.down_proj"),
         ),
@@ -588,9 +590,9 @@ FAMILIES: dict[str, Family] = {
     "dbrx": Family(
         "transformer.blocks",
         (
-            Slot("attention", "norm_attn_norm.attn.out_proj"),
+            WriterSpec("attention", "norm_attn_norm.attn.out_proj"),
             # [expert * d_ff, d_model]
-            Slot("experts", "ffn.experts", "ffn.experts.mlp.w2", axis=1, flat=True),
+            WriterSpec("experts", "ffn.experts", "ffn.experts.mlp.w2", axis=1, flat=True),
         ),
         embedded("transformer.wte"),
         mid=None,
@@ -603,14 +605,14 @@ FAMILIES: dict[str, Family] = {
     "jetmoe": replace(
         LLAMA,
         slots=(
-            Slot(
+            WriterSpec(
                 "attention",
                 "self_attention.experts.output_linear",
                 bias="self_attention.experts.bias",
                 axis=1,
                 loose_bias=True,
             ),
-            Slot("experts", "mlp", "mlp.output_linear.weight", axis=1),
+            WriterSpec("experts", "mlp", "mlp.output_linear.weight", axis=1),
         ),
         tied_by_default=True,
     ),
@@ -620,7 +622,7 @@ FAMILIES: dict[str, Family] = {
     "mamba2": BACKBONE,
     "xlstm": Family(
         "backbone.blocks",
-        (Slot("ssm", "mlstm_layer.out_proj", functional=True), Slot("mlp", "ffn.proj_down")),
+        (WriterSpec("ssm", "mlstm_layer.out_proj", functional=True), WriterSpec("mlp", "ffn.proj_down")),
         embedded("backbone.embeddings"),
         mid="norm_ffn",
     ),
@@ -630,9 +632,9 @@ FAMILIES: dict[str, Family] = {
     "recurrent_gemma": replace(
         TIED,
         slots=(
-            Slot("ssm", "temporal_block.linear_out"),
-            Slot("attention", "temporal_block.o_proj"),
-            Slot("mlp", "mlp_block.down_proj"),
+            WriterSpec("ssm", "temporal_block.linear_out"),
+            WriterSpec("attention", "temporal_block.o_proj"),
+            WriterSpec("mlp", "mlp_block.down_proj"),
         ),
         mid="channel_pre_norm",
     ),
@@ -655,7 +657,7 @@ FAMILIES: dict[str, Family] = {
             LLAMA,
             slots=(
                 ATTENTION,
-                Slot("mlp", "feed_forward.down_proj"),
+                WriterSpec("mlp", "feed_forward.down_proj"),
                 replace(experts("feed_forward.experts"), axis=2, stored=()),
                 shared("feed_forward.shared_expert.down_proj"),
             ),

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from vectomy.core import linalg
 from vectomy.core.types import Vector
 
-__all__ = ["Gain", "Measured", "measure_gain"]
+__all__ = ["Gain", "MeasuredGain", "measure_gain"]
 
 # A folded direction shorter than this share of the gain reaches the stream by rounding alone.
 NEGLIGIBLE = 1e-7
@@ -38,14 +38,14 @@ class Gain:
 
 
 @dataclass(frozen=True, eq=False)
-class Measured(Gain):
+class MeasuredGain(Gain):
     """A gain as it was measured on a live module."""
 
     normalises: bool = True
     """The length of the input does not matter (a norm), or it does (a learned scale)."""
 
 
-def measure_gain(norm: nn.Module, width: int) -> Measured | None:
+def measure_gain(norm: nn.Module, width: int) -> MeasuredGain | None:
     """Gain and bias of a live norm or learned scale, from what it makes of vectors with equal entries of either sign.
 
     Entries are large, so that a norm's epsilon does not show. None for a module that does something else.
@@ -68,4 +68,4 @@ def measure_gain(norm: nn.Module, width: int) -> Measured | None:
     # Any other vector has to come out as gain times that vector (less its mean), at some length, plus bias.
     expected = gain * (pattern.float() - (pattern.float().mean() if centred else 0.0))
     cosine = linalg.cosine(any_ - bias, expected)
-    return Measured(gain, bias, centred, normalises) if cosine > 0.9999 else None
+    return MeasuredGain(gain, bias, centred, normalises) if cosine > 0.9999 else None

@@ -28,7 +28,7 @@ from vectomy.core.errors import ArchitectureError
 from vectomy.core.module_io import first_input, first_output
 from vectomy.core.types import TokenIds, Vector
 
-__all__ = ["Found", "probe"]
+__all__ = ["ProbedWriter", "probe"]
 
 # A change smaller than this share of the stream is rounding.
 NOTHING = 3e-6
@@ -39,7 +39,7 @@ GENTLE = 1e-2
 
 
 @dataclass(frozen=True)
-class Found:
+class ProbedWriter:
     """One parameter that writes to the stream."""
 
     layer: int | None
@@ -52,7 +52,7 @@ class Found:
 
 
 @torch.no_grad()
-def probe(model: nn.Module, input_ids: TokenIds | None = None, *, seed: int = 0) -> list[Found]:
+def probe(model: nn.Module, input_ids: TokenIds | None = None, *, seed: int = 0) -> list[ProbedWriter]:
     """All parameters that write to the stream of a live model: embeddings first, then block by block.
 
     Costs one forward pass of the model, and for each parameter as wide as the stream a few of its block alone, on some
@@ -116,7 +116,7 @@ Seen = dict[nn.Module | None, Tensor]
 
 
 # A writer, what is said of it, and the norms that it passes.
-Place = tuple[Tensor, Found, tuple[nn.Module, ...]]
+Place = tuple[Tensor, ProbedWriter, tuple[nn.Module, ...]]
 
 
 class _Part:
@@ -148,7 +148,7 @@ class _Part:
                 "direction from what is written does not remove it from the stream"
             )
 
-    def writers(self, layer: int | None, stream: Tensor | None, asleep: set[nn.Parameter]) -> list[Found]:
+    def writers(self, layer: int | None, stream: Tensor | None, asleep: set[nn.Parameter]) -> list[ProbedWriter]:
         """The writers of this part; `asleep` gathers the parameters that changed nothing at all."""
         found, unclear = [], []
         known: set[nn.Parameter] = set()
@@ -162,7 +162,7 @@ class _Part:
                 axis, chain = self._placed(module, arrivals)
                 if axis is not None:
                     found.append(
-                        (value, Found(layer, name, parameter, axis, tuple(self.names[n] for n in chain)), chain)
+                        (value, ProbedWriter(layer, name, parameter, axis, tuple(self.names[n] for n in chain)), chain)
                     )
                 elif any(target is None or target in self.chains for a in arrivals.values() for target in a):
                     unclear.append((module, value, f"{name}.{parameter}", axes))

@@ -1,7 +1,7 @@
 """What a block holds beside its writers: modules and parameters that read the stream or work inside of a writer's path.
 
 Patterns (fnmatch) over the name relative to the block, the same for all families: in transformers 5 these names mean
-the same everywhere. tests/test_families.py holds that no parameter that the probe finds to write is read by them first.
+the same everywhere. tests/architecture/test_families.py holds that no parameter that the probe finds to write is read by them first.
 A tensor that neither these nor the family names is refused, for it might write.
 """
 

@@ -6,14 +6,14 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from vectomy.architecture.families import Family, Norm, Slot
+from vectomy.architecture.families import Family, Norm, WriterSpec
 from vectomy.core.types import Component
 
-__all__ = ["Passed", "Stored", "Writer", "renamed", "writers_of"]
+__all__ = ["PostNorm", "TensorRef", "Writer", "renamed", "writers_of"]
 
 
 @dataclass(frozen=True)
-class Stored:
+class TensorRef:
     """A tensor of a checkpoint that holds a writer, or one expert of it."""
 
     name: str
@@ -23,7 +23,7 @@ class Stored:
 
 
 @dataclass(frozen=True)
-class Passed:
+class PostNorm:
     """A norm on the way from a writer to the stream: the live module, and the names of its tensors."""
 
     module: str
@@ -49,13 +49,13 @@ class Writer:
 
     component: Component
     layer: int | None
-    slot: Slot
+    slot: WriterSpec
     module: str
     weight: str
     bias: str | None
-    weights: tuple[Stored, ...]
-    biases: tuple[Stored, ...]
-    norms: tuple[Passed, ...]
+    weights: tuple[TensorRef, ...]
+    biases: tuple[TensorRef, ...]
+    norms: tuple[PostNorm, ...]
 
     @property
     def fused(self) -> bool:
@@ -92,7 +92,7 @@ def renamed(name: str, layout: tuple[tuple[str, str], ...]) -> str:
 
 
 def _writer(
-    slot: Slot,
+    slot: WriterSpec,
     layout: tuple[tuple[str, str], ...],
     layer: int | None,
     prefix: str,
@@ -113,7 +113,7 @@ def _writer(
     norms = []
     for norm in slot.norms:
         named = [stored(name) for name in (norm.module, *norm.stored)]
-        passed = Passed(
+        passed = PostNorm(
             prefix + norm.module, next((name for name in named if f"{name}.weight" in names), named[0]), norm
         )
         if not norm.optional or passed.weight in names:
@@ -126,16 +126,16 @@ def _writer(
 
 def _found(
     stored: object, patterns: Collection[tuple[str, int]], names: Collection[str], own: Collection[str]
-) -> tuple[Stored, ...]:
+) -> tuple[TensorRef, ...]:
     """The tensors of the first name that the checkpoint has; an {expert} in it stands for as many as there are."""
     for pattern, axis in patterns:
         name = stored(pattern)  # type: ignore[operator]
         if "{expert}" not in name:
             if name in names:
-                return (Stored(name, axis),)
+                return (TensorRef(name, axis),)
             continue
         numbered = re.compile(re.escape(name).replace(r"\{expert\}", r"(\d+)"))
         hits = {int(hit[1]): other for other in own if (hit := numbered.fullmatch(other))}
         if hits:
-            return tuple(Stored(hits[number], axis, number) for number in sorted(hits))
+            return tuple(TensorRef(hits[number], axis, number) for number in sorted(hits))
     return ()

@@ -121,15 +121,15 @@ def fingerprint(checkpoint: Checkpoint) -> str:
 def tensor_hashes(checkpoint: Checkpoint, progress: Progress = silent) -> dict[str, str]:
     """sha256 of every tensor's bytes as they are stored, by name; reads all weights once, in file order."""
     found: dict[str, str] = {}
-    with progress("hashing", sum(entry.end - entry.start for entry in checkpoint.tensors.values()), "bytes") as advance:
+    with progress("hashing", sum(entry.end - entry.start for entry in checkpoint.tensors.values()), "bytes") as update:
         for shard in checkpoint.shards:
             with (checkpoint.path / shard.name).open("rb") as file:
                 for entry in shard.tensors:
-                    found[entry.name] = _sha256(file, entry, advance)
+                    found[entry.name] = _sha256(file, entry, update)
     return {name: found[name] for name in sorted(found)}
 
 
-def _sha256(file: BinaryIO, entry: TensorEntry, advance: Callable[[int], None]) -> str:
+def _sha256(file: BinaryIO, entry: TensorEntry, update: Callable[[int], None]) -> str:
     digest, at = hashlib.sha256(), entry.start
     file.seek(at)
     while at < entry.end:
@@ -139,7 +139,7 @@ def _sha256(file: BinaryIO, entry: TensorEntry, advance: Callable[[int], None]) 
                 f"shard {entry.shard} became shorter while it was read; is something else writing to it?"
             )
         digest.update(block)
-        advance(len(block))
+        update(len(block))
         at += len(block)
     return digest.hexdigest()
 

@@ -79,19 +79,19 @@ def rewrite(
         journal = Journal(beside / _JOURNAL, identity)
         finished = {plan.shard.name for plan in plans if _is_finished(checkpoint, plan, beside, journal)}
         _check_space(checkpoint, [plan for plan in plans if plan.shard.name not in finished], beside)
-        with progress("baking", sum(plan.size for plan in plans), "bytes") as advance, ThreadPoolExecutor(1) as second:
+        with progress("baking", sum(plan.size for plan in plans), "bytes") as update, ThreadPoolExecutor(1) as second:
             finishing: Future[None] | None = None
             for plan in plans:
                 name, target = plan.shard.name, beside / plan.shard.name
                 partial = target.with_name(f".{name}.{os.getpid()}.partial")
                 if name in finished:
-                    advance(plan.size)
+                    update(plan.size)
                     continue
                 if link_untouched and plan.untouched and _link(checkpoint.path / name, partial):
                     crc = zlib.crc32(plan.header)
-                    advance(plan.size)
+                    update(plan.size)
                 else:
-                    crc = write_shard(checkpoint, plan, partial, made, added, advance)
+                    crc = write_shard(checkpoint, plan, partial, made, added, update)
                 # While one shard is forced to disk, the next is written.
                 if finishing is not None:
                     finishing.result()
@@ -175,7 +175,7 @@ def _is_finished(checkpoint: Checkpoint, plan: ShardPlan, beside: Path, journal:
     path = beside / plan.shard.name
     if plan.shard.name not in journal or not path.is_file():
         return False
-    crc = journal.once(plan.shard.name, lambda: None)
+    crc = journal.get_or_compute(plan.shard.name, lambda: None)
     return _is_linked(checkpoint, plan, beside) or shard_holds(checkpoint, plan, path, crc)
 
 
@@ -193,7 +193,7 @@ def _finish(partial: Path, target: Path, journal: Journal, crc: int) -> None:
     with partial.open("rb") as file:
         os.fsync(file.fileno())
     # Before the name: a shard under its own name is always one that can be checked.
-    journal.once(target.name, lambda: crc)
+    journal.get_or_compute(target.name, lambda: crc)
     partial.replace(target)
 
 

@@ -32,11 +32,11 @@ def register(app: typer.Typer) -> None:
 
 def source_of(model: str) -> Path:
     """The folder of a model that is named on the command line; a type that the table lacks is probed."""
-    from vectomy.models import fetch, learn
+    from vectomy.models import fetch, probe_architecture
     from vectomy.models.demo import demo_folder
 
     folder = demo_folder(bars) if model == "demo" else fetch(model)
-    learn(folder, progress=bars)
+    probe_architecture(folder, progress=bars)
     return folder
 
 

@@ -18,7 +18,7 @@ from vectomy.core.config import make_config
 __all__ = ["register"]
 
 
-class Stream(StrEnum):
+class Loading(StrEnum):
     auto = "auto"
     yes = "yes"
     no = "no"
@@ -43,8 +43,8 @@ def _direction(
     ] = None,
     position: Annotated[int, typer.Option(help="Token, counted from the end of the template.")] = -1,
     stream: Annotated[
-        Stream, typer.Option(help="Read the model block by block; auto: if it does not fit into memory.")
-    ] = Stream.auto,
+        Loading, typer.Option(help="Read the model block by block; auto: if it does not fit into memory.")
+    ] = Loading.auto,
     seed: Options.seed = None,
     device: Options.device = None,
     dtype: Options.dtype = None,

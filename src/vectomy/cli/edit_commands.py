@@ -85,7 +85,7 @@ def _show(edit: EditFile, as_json: AsJson = False) -> None:
     )  # fmt: skip
 
 
-class Kept(StrEnum):
+class KeptNorm(StrEnum):
     none = "none"
     column = "column"
     row = "row"
@@ -102,7 +102,7 @@ def _new(
     ],
     out: Annotated[Path, typer.Option(metavar="EDIT", help="The Edit file to write.")],
     strength: Annotated[float, typer.Option(help="1 removes, less weakens, below 0 amplifies.")] = 1.0,
-    norm: Annotated[Kept, typer.Option(help="Lengths to keep: none, column or row.")] = Kept.none,
+    norm: Annotated[KeptNorm, typer.Option(help="Lengths to keep: none, column or row.")] = KeptNorm.none,
     embeddings: Annotated[bool, typer.Option(help="Edit token and position embeddings too.")] = True,
     behaviour: Annotated[str, typer.Option(help="What the direction stands for, for the record.")] = "",
     as_json: AsJson = False,
@@ -135,7 +135,7 @@ def _new(
     )
 
 
-class Form(StrEnum):
+class ExportForm(StrEnum):
     checkpoint = "checkpoint"
     lora = "lora"
     gguf = "gguf"
@@ -155,7 +155,7 @@ def _apply(
     ],
     strength: Annotated[float, typer.Option(help="Times the Edit's own strengths.")] = 1.0,
     form: Annotated[
-        Form | None,
+        ExportForm | None,
         typer.Option(
             "--as",
             help="The whole edited checkpoint (default), a PEFT adapter of the exact rank, a GGUF file (default for a GGUF file, "
@@ -189,29 +189,29 @@ def _apply(
 ) -> None:
     """Write an Edit into a copy of its base, shard by shard, or as an adapter; print the coverage receipt."""
     from vectomy.checkpoint.gguf import is_gguf
-    from vectomy.metrics.verify import measured
+    from vectomy.metrics.verify import with_measurement
 
     chosen = _load(edit) * strength
-    as_it_is = is_gguf(model) and form in (None, Form.gguf)
+    as_it_is = is_gguf(model) and form in (None, ExportForm.gguf)
     _check_options(as_it_is, form, quant, base)
 
     def look(receipt: Receipt, folder: Path) -> Receipt:
-        return measured(receipt, folder, chosen, progress=bars) if verified else receipt
+        return with_measurement(receipt, folder, chosen, progress=bars) if verified else receipt
 
     if as_it_is:
         from vectomy.edits.export.gguf_in_place import edit_gguf
 
         held = None if base is None else source_of(base)
         receipt = edit_gguf(chosen, model, out, base=held, progress=bars)
-    elif form is Form.gguf:
+    elif form is ExportForm.gguf:
         from vectomy.edits.export.gguf_convert import bake_gguf
 
         receipt = bake_gguf(chosen, source_of(model), out, quant=quant or "f16", look=look, progress=bars)
-    elif form is Form.gguf_lora:
+    elif form is ExportForm.gguf_lora:
         from vectomy.edits.export.gguf_adapter import write_gguf_lora
 
         receipt = write_gguf_lora(chosen, source_of(model), out, progress=bars)
-    elif form is Form.lora:
+    elif form is ExportForm.lora:
         from vectomy.edits.export.peft_adapter import write_lora
 
         source = source_of(model)
@@ -236,10 +236,10 @@ def _record(out: Path, form: Written, edit: Edit, model: str, source: Path, hash
     write_record(out, form, edit, model=model, source=source, versions=versions(), hashed=hashed, progress=bars)
 
 
-def _check_options(as_it_is: bool, form: Form | None, quant: str | None, base: str | None) -> None:
+def _check_options(as_it_is: bool, form: ExportForm | None, quant: str | None, base: str | None) -> None:
     from vectomy.core.errors import UsageError
 
-    if quant is not None and (as_it_is or form is not Form.gguf):
+    if quant is not None and (as_it_is or form is not ExportForm.gguf):
         raise UsageError("--quant goes with --as gguf and a model folder; a GGUF file is edited in its own types")
     if base is not None and not as_it_is:
         raise UsageError("--base goes with a GGUF file as MODEL")

@@ -143,7 +143,7 @@ def _to_file(judge: Judge, spec: str, rows: list[tuple[int, dict[str, Any]]], ou
                 if said["verdict"] is None:
                     rows[left[at]][1].update(said)
                 else:
-                    journal.once(keys[left[at]], lambda said=said: said)  # type: ignore[misc]
+                    journal.get_or_compute(keys[left[at]], lambda said=said: said)  # type: ignore[misc]
         except JudgeError as error:
             kept = sum(key in journal for key in keys)
             raise type(error)(
@@ -151,7 +151,7 @@ def _to_file(judge: Judge, spec: str, rows: list[tuple[int, dict[str, Any]]], ou
             ) from None
         for (_, row), key in zip(rows, keys, strict=True):
             if key in journal:
-                row.update(journal.once(key, dict))
+                row.update(journal.get_or_compute(key, dict))
     else:
         for at, said in _said(judge, rows, unreadable):
             rows[at][1].update(said)
@@ -166,21 +166,21 @@ def _said(
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """(place, fields) as they come; an unreadable reply is noted, and the judge goes on behind it."""
     at = 0
-    with bars("judging", len(rows), "completions") as advance:
+    with bars("judging", len(rows), "completions") as update:
         while at < len(rows):
             rest = [row for _, row in rows[at:]]
             try:
                 for judgement in judge.judged([r["prompt"] for r in rest], [r["completion"] for r in rest]):
                     yield at, _fields(judgement)
                     at += 1
-                    advance(1)
+                    update(1)
             except UnreadableReplyError as error:
                 unreadable.append((rows[at][0], str(error)))
                 if len(unreadable) == HOPELESS == at + 1:
                     raise JudgeError(f"none of the first {HOPELESS} replies could be read: {error}") from None
                 yield at, {"verdict": None, "p_refusal": None, "judge_error": str(error)}
                 at += 1
-                advance(1)
+                update(1)
 
 
 def _fields(judgement: Judgement) -> dict[str, Any]:

@@ -35,7 +35,7 @@ def bars(what: str, total: int, unit: str = "") -> Iterator[Callable[[int], None
     with Progress(*columns, console=console) as progress:
         task = progress.add_task(what, total=total)
 
-        def advance(done: int) -> None:
+        def update(done: int) -> None:
             progress.advance(task, done)
 
-        yield advance
+        yield update

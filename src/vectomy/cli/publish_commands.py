@@ -30,7 +30,7 @@ def register(app: typer.Typer) -> None:
     app.command("reproduce")(_reproduce)
 
 
-class Part(StrEnum):
+class PublishedPart(StrEnum):
     checkpoint = "checkpoint"
     adapter = "adapter"
     edit = "edit"
@@ -68,7 +68,7 @@ def _push(
         ),
     ] = None,
     part: Annotated[
-        Part | None,
+        PublishedPart | None,
         typer.Option(
             "--as", help="Of a run folder: what to push (the checkpoint if there is one).", show_default=False
         ),

@@ -6,6 +6,6 @@ differs, with other_tensors.py for what does not write to the stream; outcome.py
 """
 
 from vectomy.comparison.checkpoints import compare
-from vectomy.comparison.outcome import Comparison, Difference, WriterDifference
+from vectomy.comparison.outcome import Comparison, TensorDifference, WriterDifference
 
-__all__ = ["Comparison", "Difference", "WriterDifference", "compare"]
+__all__ = ["Comparison", "TensorDifference", "WriterDifference", "compare"]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from vectomy.checkpoint import Checkpoint
-from vectomy.comparison.explanation import Judging
-from vectomy.comparison.matrix_pairs import opened_pair
+from vectomy.comparison.explanation import DiffExplanation
+from vectomy.comparison.matrix_pairs import open_pair
 from vectomy.comparison.outcome import Comparison
-from vectomy.comparison.writer_scan import Looking
+from vectomy.comparison.writer_scan import WriterScan
 from vectomy.core.progress import Progress, silent
 from vectomy.models import fetch
 
@@ -26,13 +26,13 @@ def compare(a: str | Path | Checkpoint, b: str | Path | Checkpoint, *, progress:
         ArchitectureError: they are not two versions of one model, or a model type that is not known.
         CheckpointError: a folder that is missing or not whole, or NaN and infinite values where the two differ.
     """
-    one, other = opened_pair(_opened(a), _opened(b))
-    looking = Looking(one, other, progress)
+    one, other = open_pair(_opened(a), _opened(b))
+    looking = WriterScan(one, other, progress)
     looking.at_writers()
     basis = looking.shared()
     fits = looking.in_terms_of(basis) if len(basis) else {}
     operations = looking.operations(basis, fits)
-    return Judging(looking, basis, operations).comparison()
+    return DiffExplanation(looking, basis, operations).comparison()
 
 
 def _opened(source: str | Path | Checkpoint) -> Checkpoint:

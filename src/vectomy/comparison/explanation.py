@@ -12,25 +12,25 @@ from torch import Tensor
 
 from vectomy.architecture import Writer
 from vectomy.comparison.other_tensors import Distance, distance, distances_to, head_of, logical_values
-from vectomy.comparison.outcome import Comparison, Difference, Verdict, WriterDifference
-from vectomy.comparison.removal_fit import Reproduced, carried, reproduced
-from vectomy.comparison.summary_text import COARSE, summarise
-from vectomy.comparison.writer_scan import MOST_SHARED, Looking, Operations, Seen, span
-from vectomy.edits.edit import Base, Edit, Operation
+from vectomy.comparison.outcome import Comparison, TensorDifference, Verdict, WriterDifference
+from vectomy.comparison.removal_fit import Reproduced, reproduce_difference, within_rounding
+from vectomy.comparison.summary_text import COARSE, summarize
+from vectomy.comparison.writer_scan import MOST_SHARED, MatrixDiff, Operations, WriterScan, span
+from vectomy.edits.edit import BaseModelRef, Edit, Operation
 from vectomy.edits.export.bake import baked, folded_in
 
-__all__ = ["Judging"]
+__all__ = ["DiffExplanation"]
 
 # A bias may be off by this much of its change, beside rounding: its strengths are found on other tensors.
 BIAS_SHARE = 0.02
 
 
-class Judging:
+class DiffExplanation:
     """What the Edit explains of all that differs."""
 
     def __init__(
         self,
-        looking: Looking,
+        looking: WriterScan,
         basis: Float[Tensor, "k d_model"],
         operations: Operations,
     ) -> None:
@@ -46,17 +46,17 @@ class Judging:
 
     def _check(self, operations: Operations) -> None:
         """Make the operations on A and hold them against B; those that do not make it are dropped."""
-        with self.looking.progress("checking the edit", len(self.looking.seen), "matrices") as advance:
+        with self.looking.progress("checking the edit", len(self.looking.seen), "matrices") as update:
             for key, (operation, places) in operations.items():
                 made = {}
                 for at in places:
                     seen = self.looking.seen[at]
                     rows, strengths = folded_in(self.one.checkpoint, seen.piece.writer, operation)
                     with seen.piece.held():
-                        made[at] = reproduced(seen.piece, seen.sizes, rows, strengths, operation.norm)
-                    advance(1)
+                        made[at] = reproduce_difference(seen.piece, seen.sizes, rows, strengths, operation.norm)
+                    update(1)
                 if all(
-                    carried(done, self.looking.seen[at].sizes.whole, self.looking.seen[at].piece)
+                    within_rounding(done, self.looking.seen[at].sizes.whole, self.looking.seen[at].piece)
                     for at, done in made.items()
                 ):
                     self.kept[key] = operation
@@ -66,7 +66,7 @@ class Judging:
     def comparison(self) -> Comparison:
         shapes, its = self.one.architecture.shapes, self.other.architecture.shapes
         matrices = {piece.name for piece in self.looking.pieces}
-        differing: list[Difference] = []
+        differing: list[TensorDifference] = []
         same = 0
         only_a = [name for name in shapes if name not in its]
         only_b = [name for name in its if name not in shapes]
@@ -81,7 +81,9 @@ class Judging:
                 if self._edited(name) and not self._bias(name):
                     self.unmade.append(name)
             else:
-                differing.append(Difference(name, found.relative, found.rounding, self._writes(name), self._bias(name)))
+                differing.append(
+                    TensorDifference(name, found.relative, found.rounding, self._writes(name), self._bias(name))
+                )
         head = self._head()
         alike = head.none or head.cast
         only_b = [name for name in only_b if not (name == self.other.architecture.head and alike)]
@@ -109,13 +111,13 @@ class Judging:
             notes=tuple(self.notes),
         )  # fmt: skip
         before, after = (sum(seen.levels[side] for seen in self.looking.seen) for side in (0, 1))
-        return replace(result, summary=summarise(result, after < COARSE * before))
+        return replace(result, summary=summarize(result, after < COARSE * before))
 
     def _elements(self, at: int) -> int:
         piece = self.looking.seen[at].piece
         return piece.count * piece.width
 
-    def _matrices(self) -> list[Difference]:
+    def _matrices(self) -> list[TensorDifference]:
         """The writers' matrices, experts of one fused tensor together."""
         places: dict[str, list[int]] = defaultdict(list)
         for at, seen in enumerate(self.looking.seen):
@@ -125,7 +127,7 @@ class Judging:
             sizes = [self.looking.seen[at].sizes for at in held]
             size = sum(one.a for one in sizes) or sum(one.whole.difference for one in sizes)
             rows.append(
-                Difference(
+                TensorDifference(
                     name,
                     (sum(one.whole.difference for one in sizes) / size) ** 0.5,
                     (sum(one.whole.noise for one in sizes) / size) ** 0.5,
@@ -135,7 +137,7 @@ class Judging:
             )
         return rows
 
-    def _writer(self, at: int, seen: Seen) -> WriterDifference:
+    def _writer(self, at: int, seen: MatrixDiff) -> WriterDifference:
         piece, done, operation = seen.piece, self.made.get(at), self.chosen.get(at)
         rank = seen.rank
         if operation is not None:
@@ -162,10 +164,10 @@ class Judging:
         return edit.main_direction[None]
 
     def _edit(self) -> Edit | None:
-        operations = [operation for operation in self.kept.values() if not operation.idle]
+        operations = [operation for operation in self.kept.values() if not operation.is_noop]
         if not operations:
             return None
-        base = Base.of(self.one.checkpoint, Path(self.one.name).name)
+        base = BaseModelRef.of(self.one.checkpoint, Path(self.one.name).name)
         return Edit(base, tuple(operations), {"behaviour": "a difference of two checkpoints", "found_by": "compare"})
 
     # Beside the matrices

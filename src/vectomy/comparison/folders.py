@@ -18,7 +18,7 @@ from vectomy.core.progress import Progress, silent
 from vectomy.core.run_folder import read_json, sha256_file
 from vectomy.hub.provenance import Form, adapter_weights, hashes_in
 
-__all__ = ["Difference", "against_hashes", "compare_files", "compare_tensors"]
+__all__ = ["FileDifference", "against_hashes", "compare_files", "compare_tensors"]
 
 # The sign and magnitude of a float as an integer of its length: neighbouring floats differ by one.
 INTEGERS = {
@@ -30,7 +30,7 @@ INTEGERS = {
 
 
 @dataclass(frozen=True)
-class Difference:
+class FileDifference:
     """One thing that is not as it was published. `kind` is tensor, file, base, edit or record; `steps` says of a tensor how many
     roundings of its format the furthest number is away, `relative` the length of the difference by that of the published."""
 
@@ -46,7 +46,7 @@ class Difference:
 
 def compare_tensors(
     rebuilt: Path, published: Path, form: Form, progress: Progress = silent
-) -> tuple[int, list[Difference]]:
+) -> tuple[int, list[FileDifference]]:
     """How many tensors were compared, and those that differ.
 
     Raises:
@@ -55,13 +55,13 @@ def compare_tensors(
     mine, theirs = _weights(rebuilt, form), _weights(published, form)
     names = sorted({*mine.tensors, *theirs.tensors})
     found = []
-    with progress("comparing", sum(entry.end - entry.start for entry in mine.tensors.values()), "bytes") as advance:
+    with progress("comparing", sum(entry.end - entry.start for entry in mine.tensors.values()), "bytes") as update:
         for name in names:
             difference = _tensor(mine, theirs, name)
             if difference is not None:
                 found.append(difference)
             if name in mine.tensors:
-                advance(mine.tensors[name].end - mine.tensors[name].start)
+                update(mine.tensors[name].end - mine.tensors[name].start)
     return len(names), found
 
 
@@ -69,21 +69,21 @@ def _weights(folder: Path, form: Form) -> Checkpoint:
     return Checkpoint.open(folder) if form == "checkpoint" else adapter_weights(folder)
 
 
-def _tensor(mine: Checkpoint, theirs: Checkpoint, name: str) -> Difference | None:
+def _tensor(mine: Checkpoint, theirs: Checkpoint, name: str) -> FileDifference | None:
     here, there = mine.tensors.get(name), theirs.tensors.get(name)
     if here is None or there is None:
-        return Difference(
+        return FileDifference(
             "tensor", name, "published, but not rebuilt" if here is None else "rebuilt, but not published"
         )
     if (here.dtype, here.shape) != (there.dtype, there.shape):
-        return Difference(
+        return FileDifference(
             "tensor",
             name,
             f"rebuilt as {here.dtype} {list(here.shape)}, published as {there.dtype} {list(there.shape)}",
         )
     if here.dtype not in STORED_DTYPES:
         same = _raw(mine, name) == _raw(theirs, name)
-        return None if same else Difference("tensor", name, f"other bytes ({here.dtype}, not read further)")
+        return None if same else FileDifference("tensor", name, f"other bytes ({here.dtype}, not read further)")
     one, other = read_stored(mine, name), read_stored(theirs, name)
     if torch.equal(_bytes(one), _bytes(other)):
         return None
@@ -102,21 +102,21 @@ def _bytes(value: Tensor) -> Tensor:
     return value.contiguous().reshape(-1).view(torch.uint8)
 
 
-def _how_far(name: str, mine: Tensor, published: Tensor, stored: str) -> Difference:
+def _how_far(name: str, mine: Tensor, published: Tensor, stored: str) -> FileDifference:
     count, total = int((_bytes(mine) != _bytes(published)).sum()), mine.numel()
     if mine.dtype not in INTEGERS:
-        return Difference("tensor", name, f"{count} of {len(_bytes(mine))} bytes differ ({stored})")
+        return FileDifference("tensor", name, f"{count} of {len(_bytes(mine))} bytes differ ({stored})")
     count = int((mine.view(INTEGERS[mine.dtype]) != published.view(INTEGERS[mine.dtype])).sum())
     one, other = mine.double(), published.double()
     largest = float((one - other).abs().max())
     length = float(other.norm())
     relative = float((one - other).norm()) / length if length else float("inf")
     if not bool(one.isfinite().all() and other.isfinite().all()):
-        return Difference("tensor", name, f"{count} of {total} numbers differ, some of them NaN or infinite")
+        return FileDifference("tensor", name, f"{count} of {total} numbers differ, some of them NaN or infinite")
     steps = int((_ordered(mine) - _ordered(published)).abs().max())
     unit = "rounding step" if steps == 1 else "rounding steps"
     text = f"{count} of {total} numbers differ, by at most {largest:.3g} ({steps:,} {unit} of {stored}), {relative:.2g} of its length"
-    return Difference("tensor", name, text, steps, relative)
+    return FileDifference("tensor", name, text, steps, relative)
 
 
 def _ordered(value: Tensor) -> Tensor:
@@ -128,7 +128,7 @@ def _ordered(value: Tensor) -> Tensor:
 
 def against_hashes(
     rebuilt: Path, form: Form, recorded: Mapping[str, str], progress: Progress = silent
-) -> list[Difference]:
+) -> list[FileDifference]:
     """What of a rebuilt folder has another sha256 than was recorded."""
     found = hashes_in(rebuilt, form, progress)
     texts = {
@@ -140,18 +140,18 @@ def against_hashes(
         for name in sorted({*found, *recorded})
         if found.get(name) != recorded.get(name)
     }
-    return [Difference("tensor", name, text) for name, text in texts.items()]
+    return [FileDifference("tensor", name, text) for name, text in texts.items()]
 
 
-def compare_files(rebuilt: Path, published: Path, form: Form) -> tuple[list[Difference], list[str]]:
+def compare_files(rebuilt: Path, published: Path, form: Form) -> tuple[list[FileDifference], list[str]]:
     """Files beside the weights that differ (configuration, tokenizer, template), and names that only the published folder has."""
     mine, theirs = _beside(rebuilt, form), _beside(published, form)
     found = []
     for name in sorted(mine):
         if name not in theirs:
-            found.append(Difference("file", name, "rebuilt, but not published"))
+            found.append(FileDifference("file", name, "rebuilt, but not published"))
         elif not _same_file(rebuilt / name, published / name):
-            found.append(Difference("file", name, _said(rebuilt / name, published / name)))
+            found.append(FileDifference("file", name, _said(rebuilt / name, published / name)))
     return found, sorted(theirs - mine)
 
 

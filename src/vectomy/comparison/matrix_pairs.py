@@ -17,12 +17,12 @@ from torch import Tensor
 
 from vectomy.architecture import Architecture, Writer
 from vectomy.checkpoint import Checkpoint, architecture_in, read_stored
-from vectomy.checkpoint.quantization import Encoded, decode, locate
+from vectomy.checkpoint.quantization import PackedWeight, decode, locate
 from vectomy.checkpoint.reader import TORCH_DTYPES
 from vectomy.core.errors import ArchitectureError, CheckpointError
 from vectomy.core.types import Vector
 
-__all__ = ["Model", "Piece", "Side", "finite", "gain_of", "opened_pair", "pieces_of", "step"]
+__all__ = ["OpenedModel", "MatrixPair", "StoredMatrix", "finite", "gain_of", "open_pair", "matrix_pairs", "step"]
 
 # Elements of a block: small enough for the temporaries of a fit to stay in a processor's cache.
 TILE = 1 << 20
@@ -35,7 +35,7 @@ FINEST = 2.0**-6
 
 
 @dataclass(frozen=True)
-class Model:
+class OpenedModel:
     """An opened checkpoint and what is known of its architecture."""
 
     name: str
@@ -43,24 +43,24 @@ class Model:
     architecture: Architecture
 
     @classmethod
-    def open(cls, source: Checkpoint, name: str) -> Model:
+    def open(cls, source: Checkpoint, name: str) -> OpenedModel:
         architecture = architecture_in(source)
         architecture.check_covered()
         return cls(name, source, architecture)
 
-    def encoded(self, name: str) -> Encoded:
+    def encoded(self, name: str) -> PackedWeight:
         return locate(self.checkpoint, name)
 
-    def fraction(self, encoded: Encoded) -> int:
+    def fraction(self, encoded: PackedWeight) -> int:
         """Bits behind the leading one that a stored value has."""
         return FRACTION[
             encoded.encoding if encoded.encoding == "mxfp4" else self.checkpoint.tensors[encoded.parts[0]].dtype
         ]
 
 
-def opened_pair(a: Checkpoint, b: Checkpoint) -> tuple[Model, Model]:
+def open_pair(a: Checkpoint, b: Checkpoint) -> tuple[OpenedModel, OpenedModel]:
     """Raises ArchitectureError unless both are of one type and shape; what else opening a checkpoint raises."""
-    one, other = Model.open(a, str(a.path)), Model.open(b, str(b.path))
+    one, other = OpenedModel.open(a, str(a.path)), OpenedModel.open(b, str(b.path))
     for what, mine, its in (
         ("model type", one.architecture.model_type, other.architecture.model_type),
         ("width", one.architecture.d_model, other.architecture.d_model),
@@ -81,11 +81,11 @@ def opened_pair(a: Checkpoint, b: Checkpoint) -> tuple[Model, Model]:
 
 
 @dataclass
-class Side:
+class StoredMatrix:
     """One matrix in one of the two checkpoints."""
 
-    model: Model
-    encoded: Encoded
+    model: OpenedModel
+    encoded: PackedWeight
     axis: int
     """Of the stream, in the matrix."""
     expert: int | None
@@ -93,7 +93,7 @@ class Side:
     _held: Tensor | None = field(default=None, repr=False)
 
     @classmethod
-    def of(cls, model: Model, name: str, axis: int, expert: int | None) -> Side:
+    def of(cls, model: OpenedModel, name: str, axis: int, expert: int | None) -> StoredMatrix:
         encoded = model.encoded(name)
         # MXFP4 is stored [expert, d_out, d_in], whatever the axis that it is loaded with.
         axis = len(encoded.shape) - 2 if encoded.encoding == "mxfp4" else axis % len(encoded.shape)
@@ -140,15 +140,15 @@ class Side:
 
 
 @dataclass
-class Piece:
+class MatrixPair:
     """A matrix that writes to the stream: a weight, an embedding, one expert of several."""
 
     writer: Writer
     name: str
     """Of the stored tensor (logical)."""
     expert: int | None
-    a: Side
-    b: Side
+    a: StoredMatrix
+    b: StoredMatrix
     gain: Vector | None
     """What the norms between it and the stream multiply with; None without norms."""
     centred: bool
@@ -218,7 +218,7 @@ class Piece:
         return all(torch.equal(a, b) for a, b in self.blocks())
 
 
-def pieces_of(one: Model, other: Model) -> list[Piece]:
+def matrix_pairs(one: OpenedModel, other: OpenedModel) -> list[MatrixPair]:
     """Every matrix of a writer that both hold, in the order of the writers."""
     found = []
     for writer in one.architecture.writers:
@@ -229,13 +229,13 @@ def pieces_of(one: Model, other: Model) -> list[Piece]:
             shape = one.architecture.shapes[stored.name]
             fused = len(shape) == 3 and stored.expert is None
             for number in range(shape[0]) if fused else [None]:
-                sides = [Side.of(model, stored.name, stored.axis, number) for model in (one, other)]
+                sides = [StoredMatrix.of(model, stored.name, stored.axis, number) for model in (one, other)]
                 expert = stored.expert if number is None else number
-                found.append(Piece(writer, stored.name, expert, sides[0], sides[1], gain, centred))
+                found.append(MatrixPair(writer, stored.name, expert, sides[0], sides[1], gain, centred))
     return found
 
 
-def gain_of(model: Model, writer: Writer) -> tuple[Vector | None, bool]:
+def gain_of(model: OpenedModel, writer: Writer) -> tuple[Vector | None, bool]:
     """The product of what the norms behind a writer multiply with, and whether one of them takes the mean out."""
     if not writer.norms:
         return None, False
@@ -255,7 +255,7 @@ def step(values: Float[Tensor, "*shape"], fraction: int, typical: float) -> Floa
     return power.clamp_min(max(typical * FINEST, torch.finfo(torch.float32).tiny)) * 2.0**-fraction
 
 
-def finite(value: float, name: str, one: Model, other: Model) -> float:
+def finite(value: float, name: str, one: OpenedModel, other: OpenedModel) -> float:
     """A sum over both sides; raises CheckpointError if something in it was NaN or infinite."""
     if not math.isfinite(value):
         raise CheckpointError(

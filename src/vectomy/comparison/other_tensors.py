@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vectomy.checkpoint import read_stored
 from vectomy.checkpoint.quantization import decode
-from vectomy.comparison.matrix_pairs import FRACTION, TILE, Model, finite, step
+from vectomy.comparison.matrix_pairs import FRACTION, TILE, OpenedModel, finite, step
 
 __all__ = ["Distance", "cast_alone", "distance", "distances_to", "head_of", "logical_values"]
 
@@ -32,7 +32,7 @@ class Distance:
         return self.relative == 0.0
 
 
-def logical_values(model: Model, name: str) -> Iterator[Tensor]:
+def logical_values(model: OpenedModel, name: str) -> Iterator[Tensor]:
     """A tensor in blocks that two checkpoints cut alike, however each stores it; float32 (float64 for float64)."""
     encoded = model.encoded(name)
     experts = len(encoded.shape) == 3
@@ -60,7 +60,7 @@ def _wide(value: Tensor) -> Tensor:
     return value.to(torch.promote_types(value.dtype, torch.float32))
 
 
-def distance(one: Model, other: Model, name: str, its_name: str | None = None) -> Distance:
+def distance(one: OpenedModel, other: OpenedModel, name: str, its_name: str | None = None) -> Distance:
     """Raises CheckpointError for NaN or infinite values among what differs."""
     its_name = its_name or name
     same = change = size = noise = 0.0
@@ -91,7 +91,7 @@ def cast_alone(a: Tensor, b: Tensor, fraction: int, typical: float) -> bool:
     return bool(((b - a).abs() <= CAST * step(larger, fraction, typical)).all())
 
 
-def distances_to(one: Model, other: Model, name: str, wanted: Tensor) -> tuple[float, float, float]:
+def distances_to(one: OpenedModel, other: OpenedModel, name: str, wanted: Tensor) -> tuple[float, float, float]:
     """How far B's tensor is from wanted values and from A's, and what rounding makes of it; lengths."""
     before, found = (torch.cat([block.flatten() for block in logical_values(model, name)]) for model in (one, other))
     target = wanted.flatten().to(found)
@@ -99,13 +99,13 @@ def distances_to(one: Model, other: Model, name: str, wanted: Tensor) -> tuple[f
     return float((found - target).norm()), float((found - before).norm()), float(steps.norm()) / 12**0.5
 
 
-def _fraction(model: Model, name: str) -> int:
+def _fraction(model: OpenedModel, name: str) -> int:
     encoded = model.encoded(name)
     dtype = model.checkpoint.tensors[encoded.parts[0]].dtype
     return FRACTION.get("mxfp4" if encoded.encoding == "mxfp4" else dtype, 52)
 
 
-def head_of(model: Model) -> str:
+def head_of(model: OpenedModel) -> str:
     """The tensor that holds the head's weight: its own, or the embedding that it is tied to."""
     architecture = model.architecture
     stored = architecture.head in architecture.shapes

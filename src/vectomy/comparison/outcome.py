@@ -11,13 +11,13 @@ from torch import Tensor
 from vectomy.core.types import Component, NormMode
 from vectomy.edits.edit import Edit
 
-__all__ = ["Comparison", "Difference", "Verdict", "WriterDifference"]
+__all__ = ["Comparison", "TensorDifference", "Verdict", "WriterDifference"]
 
 Verdict = Literal["identical", "directional", "partly_directional", "other"]
 
 
 @dataclass(frozen=True)
-class Difference:
+class TensorDifference:
     """A tensor that both hold and that differs."""
 
     name: str
@@ -72,7 +72,7 @@ class Comparison:
     """The verdict in one sentence."""
     same: int
     """Tensors with the same values."""
-    differing: tuple[Difference, ...]
+    differing: tuple[TensorDifference, ...]
     only_in_a: tuple[str, ...]
     only_in_b: tuple[str, ...]
     writers: tuple[WriterDifference, ...]

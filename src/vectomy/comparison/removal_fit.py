@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vectomy.comparison.matrix_pairs import Piece, step
+from vectomy.comparison.matrix_pairs import MatrixPair, step
 from vectomy.comparison.spectrum import Energy, Sizes, spectrum_of
 from vectomy.core import linalg
 from vectomy.core.types import NormMode
@@ -27,14 +27,14 @@ from vectomy.core.types import NormMode
 __all__ = [
     "BETTER",
     "Fit",
-    "Moments",
+    "NormalEquations",
     "Reproduced",
     "best_fit",
-    "carried",
+    "within_rounding",
     "core_of",
     "modes_of",
-    "moments",
-    "reproduced",
+    "normal_equations",
+    "reproduce_difference",
 ]
 
 # Directions a matrix that are looked for.
@@ -55,7 +55,7 @@ HOPELESS = 0.02
 
 
 @dataclass(frozen=True)
-class Moments:
+class NormalEquations:
     """Sums of the weighted regression of each coordinate's change y on x = U w: of x x^T and of y x."""
 
     xx: Float[Tensor, "d_model k k"]
@@ -88,7 +88,7 @@ class Fit:
     """About how far rounding may turn the basis, times the strengths: |rounding| / (|B - A| sqrt(vectors))."""
 
 
-def modes_of(piece: Piece, sizes: Sizes) -> list[NormMode]:
+def modes_of(piece: MatrixPair, sizes: Sizes) -> list[NormMode]:
     """The norm modes that the lengths allow, the simplest first."""
     modes: list[NormMode] = ["none"]
     if sizes.vectors_kept:
@@ -98,7 +98,7 @@ def modes_of(piece: Piece, sizes: Sizes) -> list[NormMode]:
     return modes
 
 
-def best_fit(piece: Piece, sizes: Sizes, rows: Float[Tensor, "n d_model"], rank: int | None) -> Fit | None:
+def best_fit(piece: MatrixPair, sizes: Sizes, rows: Float[Tensor, "n d_model"], rank: int | None) -> Fit | None:
     """The removal of the fewest directions that makes B of A up to rounding; None if there is none.
 
     `rows` are the leading directions of the difference, `rank` its numerical rank.
@@ -113,7 +113,7 @@ def best_fit(piece: Piece, sizes: Sizes, rows: Float[Tensor, "n d_model"], rank:
             if k > most:
                 continue
             fit = _refined(piece, sizes, leading[:k], norm)
-            if carried(fit.reproduced, sizes.sample, piece):
+            if within_rounding(fit.reproduced, sizes.sample, piece):
                 found = fit if found is None or fit.reproduced.off < BETTER * found.reproduced.off else found
                 break
             if fit.reproduced.off > (1 - HOPELESS) * sizes.sample.difference:
@@ -123,28 +123,28 @@ def best_fit(piece: Piece, sizes: Sizes, rows: Float[Tensor, "n d_model"], rank:
     return found
 
 
-def carried(made: Reproduced, energy: Energy, piece: Piece) -> bool:
+def within_rounding(made: Reproduced, energy: Energy, piece: MatrixPair) -> bool:
     """Whether what an edit leaves of a difference is rounding."""
     room = (PACKED if piece.packed else 1.0) * energy.noise**0.5 + SHARE * energy.difference**0.5
     return made.off <= room**2 and made.off <= GONE * energy.difference
 
 
-def _refined(piece: Piece, sizes: Sizes, rows: Float[Tensor, "k d_model"], norm: NormMode) -> Fit:
+def _refined(piece: MatrixPair, sizes: Sizes, rows: Float[Tensor, "k d_model"], norm: NormMode) -> Fit:
     """From a first guess of the span: the columns of U^T C span what it should have been."""
     blur = sizes.sample.noise / sizes.sample.difference / sizes.sample.vectors
     for _ in range(ROUNDS):
-        new = torch.linalg.qr(_regression(moments(piece, sizes, rows, norm)))[0].T.contiguous()
+        new = torch.linalg.qr(_regression(normal_equations(piece, sizes, rows, norm)))[0].T.contiguous()
         moved = float((new - new @ rows.T @ rows).square().sum())
         rows = new
         if moved <= max(SETTLED, 0.01 * blur):
             break
-    core = core_of(piece, sizes, rows, norm, moments(piece, sizes, rows, norm))
+    core = core_of(piece, sizes, rows, norm, normal_equations(piece, sizes, rows, norm))
     strengths, axes = torch.linalg.eigh(core)
-    made = reproduced(piece, sizes, axes.T @ rows, strengths, norm, sample=True)
+    made = reproduce_difference(piece, sizes, axes.T @ rows, strengths, norm, sample=True)
     return Fit(rows, core, norm, made, blur**0.5 * float(core.norm()))
 
 
-def _leading_of_rows(piece: Piece, sizes: Sizes) -> Float[Tensor, "n d_model"]:
+def _leading_of_rows(piece: MatrixPair, sizes: Sizes) -> Float[Tensor, "n d_model"]:
     before, after = (_safe(lengths) for lengths in sizes.lengths)
     scaled = lambda: ((a / before, b / after) for a, b in piece.blocks(sample=True))  # noqa: E731
     return spectrum_of(scaled, piece.width, sizes.sample.vectors).rows
@@ -154,13 +154,15 @@ def _safe(lengths: Float[Tensor, " d_model"]) -> Float[Tensor, " d_model"]:
     return torch.where(lengths > 0, lengths, 1.0)
 
 
-def _weights(b: Tensor, piece: Piece, sizes: Sizes) -> Tensor:
+def _weights(b: Tensor, piece: MatrixPair, sizes: Sizes) -> Tensor:
     """1 / step^2, in units of the typical element's."""
     typical = step(torch.full((1,), sizes.typical, dtype=b.dtype), piece.fraction, sizes.typical)
     return (typical / step(b, piece.fraction, sizes.typical)).square()
 
 
-def moments(piece: Piece, sizes: Sizes, rows: Float[Tensor, "k d_model"], norm: NormMode) -> Moments:
+def normal_equations(
+    piece: MatrixPair, sizes: Sizes, rows: Float[Tensor, "k d_model"], norm: NormMode
+) -> NormalEquations:
     """One pass over the sample."""
     d, k = piece.width, len(rows)
     xx, yx = torch.zeros(d, k * k, dtype=torch.float64), torch.zeros(d, k, dtype=torch.float64)
@@ -187,7 +189,7 @@ def moments(piece: Piece, sizes: Sizes, rows: Float[Tensor, "k d_model"], norm: 
         own = own.clamp_min(torch.finfo(torch.float64).tiny)
         xx -= (across[:, :, None] * across[:, None, :]).flatten(1) / own
         yx -= across * along / own
-    return Moments(xx.unflatten(1, (k, k)), yx)
+    return NormalEquations(xx.unflatten(1, (k, k)), yx)
 
 
 def _scales(a: Tensor, b: Tensor, x: Tensor, rows: Tensor) -> Tensor:
@@ -197,7 +199,7 @@ def _scales(a: Tensor, b: Tensor, x: Tensor, rows: Tensor) -> Tensor:
     return torch.where(size > 0, (outside_a * outside_b).sum(1, keepdim=True) / size.clamp_min(1e-30), 1.0)
 
 
-def _regression(found: Moments) -> Float[Tensor, "d_model k"]:
+def _regression(found: NormalEquations) -> Float[Tensor, "d_model k"]:
     """Of each coordinate alone; a coordinate that never moves has none."""
     ridge = 1e-9 * found.xx.diagonal(dim1=1, dim2=2).mean(1).clamp_min(1e-30)
     inner = found.xx + ridge[:, None, None] * torch.eye(found.xx.shape[1], dtype=torch.float64)
@@ -205,7 +207,7 @@ def _regression(found: Moments) -> Float[Tensor, "d_model k"]:
 
 
 def core_of(
-    piece: Piece, sizes: Sizes, rows: Float[Tensor, "k d_model"], norm: NormMode, found: Moments
+    piece: MatrixPair, sizes: Sizes, rows: Float[Tensor, "k d_model"], norm: NormMode, found: NormalEquations
 ) -> Float[Tensor, "k k"]:
     """C of all coordinates together, made symmetric."""
     k = len(rows)
@@ -225,8 +227,8 @@ def core_of(
     return ((core + core.T) / 2).float()
 
 
-def reproduced(
-    piece: Piece,
+def reproduce_difference(
+    piece: MatrixPair,
     sizes: Sizes,
     basis: Float[Tensor, "k d_model"],
     strengths: Float[Tensor, " k"],

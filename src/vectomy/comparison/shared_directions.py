@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vectomy.comparison.matrix_pairs import Piece
-from vectomy.comparison.removal_fit import Fit, Moments
+from vectomy.comparison.matrix_pairs import MatrixPair
+from vectomy.comparison.removal_fit import Fit, NormalEquations
 from vectomy.core import linalg
 
 __all__ = ["Refinement", "Stack", "common_directions", "in_front", "in_stream", "rotation", "strengths_along"]
@@ -65,7 +65,7 @@ class Stack:
         return self._axes()[1][:1].contiguous() if self.rows else torch.empty(0, 0)
 
 
-def common_directions(fits: Sequence[tuple[Piece, Fit]], width: int) -> Float[Tensor, "k d_model"]:
+def common_directions(fits: Sequence[tuple[MatrixPair, Fit]], width: int) -> Float[Tensor, "k d_model"]:
     """Orthonormal rows of the stream whose removal in some share is what every matrix shows.
 
     From the plainest matrix to the others: not packed, without norms, whose small gains hide coordinates, and strong. A direction is added
@@ -92,12 +92,12 @@ def common_directions(fits: Sequence[tuple[Piece, Fit]], width: int) -> Float[Te
     return basis
 
 
-def _plainness(pair: tuple[Piece, Fit]) -> tuple[bool, bool, float]:
+def _plainness(pair: tuple[MatrixPair, Fit]) -> tuple[bool, bool, float]:
     piece, fit = pair
     return piece.packed, piece.gain is not None, -float(fit.core.norm())
 
 
-def in_stream(rows: Float[Tensor, "n d_model"], piece: Piece) -> Float[Tensor, "n d_model"]:
+def in_stream(rows: Float[Tensor, "n d_model"], piece: MatrixPair) -> Float[Tensor, "n d_model"]:
     """What the stream loses when the rows are removed in front of a piece's norms, as unit vectors."""
     if piece.gain is None:
         return rows
@@ -105,7 +105,7 @@ def in_stream(rows: Float[Tensor, "n d_model"], piece: Piece) -> Float[Tensor, "
     return linalg.normalise(torch.where(visible, rows / torch.where(visible, piece.gain, 1.0), 0.0))
 
 
-def in_front(basis: Float[Tensor, "k d_model"], piece: Piece) -> Float[Tensor, "k d_model"]:
+def in_front(basis: Float[Tensor, "k d_model"], piece: MatrixPair) -> Float[Tensor, "k d_model"]:
     """The other way, not normalised: the rows that a removal of the basis removes in front of the norms."""
     if piece.gain is None:
         return basis
@@ -125,7 +125,7 @@ class Refinement:
         k, d = self.basis.shape
         self.inner, self.outer = torch.zeros(d, k, k, dtype=torch.float64), torch.zeros(d, k, dtype=torch.float64)
 
-    def add(self, piece: Piece, fit: Fit, found: Moments, noise: float) -> None:
+    def add(self, piece: MatrixPair, fit: Fit, found: NormalEquations, noise: float) -> None:
         """With F = R U what the basis is in front of the norms, coordinate i changes by g_i b_i . Z x, Z = R^-T C, x = U w.
 
         `noise` is the variance of an element's rounding: how much this matrix tells beside others.
@@ -155,7 +155,7 @@ class Refinement:
             return self.basis
 
 
-def rotation(basis: Float[Tensor, "k d_model"], fits: Iterable[tuple[Piece, Fit]]) -> Float[Tensor, "k d_model"]:
+def rotation(basis: Float[Tensor, "k d_model"], fits: Iterable[tuple[MatrixPair, Fit]]) -> Float[Tensor, "k d_model"]:
     """The basis turned to where the matrix that tells its directions apart best has one strength for each."""
     best, turned = TOLERANCE, basis
     for piece, fit in fits:
@@ -169,7 +169,7 @@ def rotation(basis: Float[Tensor, "k d_model"], fits: Iterable[tuple[Piece, Fit]
     return turned
 
 
-def _spread(basis: Tensor, piece: Piece, fit: Fit) -> Tensor:
+def _spread(basis: Tensor, piece: MatrixPair, fit: Fit) -> Tensor:
     """R (C^-1 - 1) R^T with F = R U: diagonal where the basis holds the directions that have one strength each.
 
     For the edit in front of the norms is F^T K F with K^-1 = D N^2 + F F^T, D = diag((1 - a) / a), N the lengths of F's rows
@@ -181,7 +181,7 @@ def _spread(basis: Tensor, piece: Piece, fit: Fit) -> Tensor:
 
 
 def strengths_along(
-    basis: Float[Tensor, "k d_model"], piece: Piece, fit: Fit
+    basis: Float[Tensor, "k d_model"], piece: MatrixPair, fit: Fit
 ) -> tuple[Float[Tensor, "n d_model"], Float[Tensor, " n"]] | None:
     """The strengths with which a removal of the basis is what the matrix shows; None if there are none.
 
@@ -207,7 +207,7 @@ def strengths_along(
     return None if found is None else (spread, found)
 
 
-def _one_strength_each(basis: Tensor, piece: Piece, fit: Fit) -> Tensor | None:
+def _one_strength_each(basis: Tensor, piece: MatrixPair, fit: Fit) -> Tensor | None:
     front = in_front(basis, piece)
     lengths = torch.linalg.vector_norm(front.double(), dim=1)
     spread = _spread(basis, piece, fit)

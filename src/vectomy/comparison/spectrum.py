@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vectomy.comparison.matrix_pairs import Piece, step
+from vectomy.comparison.matrix_pairs import MatrixPair, step
 
 __all__ = ["PROBED", "Energy", "Sizes", "Spectrum", "rank_of", "sizes_of", "spectrum_of"]
 
@@ -71,7 +71,7 @@ class Spectrum:
 KEPT = 0.2
 
 
-def sizes_of(piece: Piece) -> Sizes:
+def sizes_of(piece: MatrixPair) -> Sizes:
     """One pass over all, and one or two over the sample. What is NaN makes a sum NaN."""
     d, n = piece.width, piece.count
     seen, size = 0, 0.0
@@ -103,7 +103,7 @@ def sizes_of(piece: Piece) -> Sizes:
     )
 
 
-def _sample_energy(piece: Piece, typical: float) -> Energy:
+def _sample_energy(piece: MatrixPair, typical: float) -> Energy:
     difference, noise, count = 0.0, 0.0, 0
     for a, b in piece.blocks(sample=True):
         difference += float((b - a).square().sum())

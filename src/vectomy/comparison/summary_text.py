@@ -6,10 +6,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vectomy.comparison.matrix_pairs import Piece
+from vectomy.comparison.matrix_pairs import MatrixPair
 from vectomy.comparison.outcome import Comparison
 
-__all__ = ["COARSE", "levels", "summarise"]
+__all__ = ["COARSE", "levels", "summarize"]
 
 # Neighbouring elements among which equal values are counted. B's values lie on a coarser grid than A's if fewer than this share
 # of the distinct ones are left, as in a quantised and dequantised copy.
@@ -19,7 +19,7 @@ COARSE = 0.93
 LOW = 8
 
 
-def levels(piece: Piece) -> tuple[int, int]:
+def levels(piece: MatrixPair) -> tuple[int, int]:
     """Distinct numbers among neighbours in A and B, of one block."""
     a, b = next(piece.blocks())
     return _distinct(a), _distinct(b)
@@ -33,7 +33,7 @@ def _distinct(block: Float[Tensor, "m d_model"]) -> int:
     return int((ordered[:, 1:] != ordered[:, :-1]).sum()) + len(ordered)
 
 
-def summarise(found: Comparison, coarser: bool) -> str:
+def summarize(found: Comparison, coarser: bool) -> str:
     if found.verdict == "identical":
         return "identical: every tensor holds the same values" + (
             ", up to the precision they are stored in" if any("rounding" in note for note in found.notes) else ""

@@ -9,9 +9,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vectomy.comparison.matrix_pairs import Model, Piece, finite, pieces_of
+from vectomy.comparison.matrix_pairs import MatrixPair, OpenedModel, finite, matrix_pairs
 from vectomy.comparison.other_tensors import cast_alone
-from vectomy.comparison.removal_fit import BETTER, Fit, best_fit, carried, core_of, modes_of, moments, reproduced
+from vectomy.comparison.removal_fit import (
+    BETTER,
+    Fit,
+    best_fit,
+    core_of,
+    modes_of,
+    normal_equations,
+    reproduce_difference,
+    within_rounding,
+)
 from vectomy.comparison.shared_directions import (
     Refinement,
     Stack,
@@ -28,7 +37,7 @@ from vectomy.core.types import NormMode
 from vectomy.edits.edit import Operation
 from vectomy.edits.operation import experts_of
 
-__all__ = ["MOST_SHARED", "Looking", "Operations", "Seen", "span"]
+__all__ = ["MOST_SHARED", "WriterScan", "Operations", "MatrixDiff", "span"]
 
 # More shared directions than this are none: each writer then has its own.
 MOST_SHARED = 8
@@ -40,10 +49,10 @@ Operations = dict[tuple[str, int | None], tuple[Operation, list[int]]]
 
 
 @dataclass
-class Seen:
+class MatrixDiff:
     """A matrix that differs."""
 
-    piece: Piece
+    piece: MatrixPair
     sizes: Sizes
     rank: int | None
     fit: Fit | None
@@ -52,26 +61,26 @@ class Seen:
     """Distinct values among neighbours, in A and B."""
 
 
-class Looking:
+class WriterScan:
     """Both checkpoints' writers."""
 
-    def __init__(self, one: Model, other: Model, progress: Progress) -> None:
+    def __init__(self, one: OpenedModel, other: OpenedModel, progress: Progress) -> None:
         self.one, self.other, self.progress = one, other, progress
-        self.pieces = pieces_of(one, other)
-        self.seen: list[Seen] = []
+        self.pieces = matrix_pairs(one, other)
+        self.seen: list[MatrixDiff] = []
         self.cast: list[str] = []
         """Labels of pieces that differ by the rounding of one to the other's format alone."""
         self.stack = Stack()
 
     def at_writers(self) -> None:
-        with self.progress("comparing", len(self.pieces), "matrices") as advance:
+        with self.progress("comparing", len(self.pieces), "matrices") as update:
             for piece in self.pieces:
                 with piece.held():
                     if not piece.same():
                         self._look(piece)
-                advance(1)
+                update(1)
 
-    def _look(self, piece: Piece) -> None:
+    def _look(self, piece: MatrixPair) -> None:
         sizes = sizes_of(piece)
         finite(sizes.whole.difference + sizes.a, piece.label, self.one, self.other)
         if _is_cast(piece, sizes.typical):
@@ -81,13 +90,13 @@ class Looking:
         share = sizes.relative
         if not sizes.sample.difference:
             # A few vectors that are not among those looked at, such as the embeddings of new tokens.
-            self.seen.append(Seen(piece, sizes, None, None, levels(piece)))
+            self.seen.append(MatrixDiff(piece, sizes, None, None, levels(piece)))
             self.stack.add(torch.zeros(1, piece.width), share)
             return
         found = spectrum_of(lambda: piece.blocks(sample=True), piece.width, sizes.sample.vectors)
         rank = rank_of(found, sizes.sample)
         fit = best_fit(piece, sizes, found.rows, rank)
-        self.seen.append(Seen(piece, sizes, rank, fit, levels(piece)))
+        self.seen.append(MatrixDiff(piece, sizes, rank, fit, levels(piece)))
         weights = found.values * (share / sizes.sample.difference) ** 0.5
         self.stack.add(in_stream(found.rows, piece) * weights[:, None], share)
 
@@ -100,32 +109,32 @@ class Looking:
     def _refined(self, basis: Float[Tensor, "k d_model"]) -> Float[Tensor, "k d_model"]:
         """From all matrices at once."""
         refinement, fits = Refinement(basis), []
-        with self.progress("shared directions", len(self.seen), "matrices") as advance:
+        with self.progress("shared directions", len(self.seen), "matrices") as update:
             for seen in self.seen:
                 if seen.fit is not None:
                     rows = span(basis, seen.piece)
                     with seen.piece.held():
-                        found = moments(seen.piece, seen.sizes, rows, seen.fit.norm)
+                        found = normal_equations(seen.piece, seen.sizes, rows, seen.fit.norm)
                         core = core_of(seen.piece, seen.sizes, rows, seen.fit.norm, found)
                     fit = replace(seen.fit, basis=rows, core=core)
                     refinement.add(
                         seen.piece, fit, found, seen.sizes.whole.noise / (seen.piece.count * seen.piece.width)
                     )
                     fits.append((seen.piece, fit))
-                advance(1)
+                update(1)
         return rotation(refinement.solved(), fits)
 
     def in_terms_of(self, basis: Float[Tensor, "k d_model"]) -> dict[int, Fit]:
         """What removal in the span of the shared directions each matrix shows, by its place in `seen`."""
         fits = {}
-        with self.progress("strengths", len(self.seen), "matrices") as advance:
+        with self.progress("strengths", len(self.seen), "matrices") as update:
             for at, seen in enumerate(self.seen):
                 if seen.sizes.sample.difference:
                     with seen.piece.held():
                         fit = _in_span(seen, span(basis, seen.piece))
                     if fit is not None:
                         fits[at] = fit
-                advance(1)
+                update(1)
         return fits
 
     def operations(self, basis: Float[Tensor, "k d_model"], fits: dict[int, Fit]) -> Operations:
@@ -141,7 +150,7 @@ class Looking:
                 made[self.seen[places[0]].piece.writer.weight, operation.expert] = operation, places
         return made
 
-    def _told(self, basis: Tensor, seen: Seen, fit: Fit | None) -> tuple[Tensor, Tensor, NormMode] | None:
+    def _told(self, basis: Tensor, seen: MatrixDiff, fit: Fit | None) -> tuple[Tensor, Tensor, NormMode] | None:
         for chosen, rows in ((fit, basis), (seen.fit, None)):
             if chosen is None:
                 continue
@@ -177,19 +186,21 @@ def _alike(one: tuple[int, Tensor, Tensor, NormMode], other: tuple[int, Tensor, 
     return norm == its_norm and float(a.square().sum() + b.square().sum() - 2 * between) <= TOGETHER**2
 
 
-def span(basis: Float[Tensor, "k d_model"], piece: Piece) -> Float[Tensor, "k d_model"]:
+def span(basis: Float[Tensor, "k d_model"], piece: MatrixPair) -> Float[Tensor, "k d_model"]:
     """Orthonormal rows in front of a piece's norms."""
     return torch.linalg.qr(in_front(basis, piece).T)[0].T.contiguous()
 
 
-def _in_span(seen: Seen, rows: Float[Tensor, "k d_model"]) -> Fit | None:
+def _in_span(seen: MatrixDiff, rows: Float[Tensor, "k d_model"]) -> Fit | None:
     """The best norm mode; the simplest one unless another is clearly better."""
     best: Fit | None = None
     for norm in modes_of(seen.piece, seen.sizes):
-        core = core_of(seen.piece, seen.sizes, rows, norm, moments(seen.piece, seen.sizes, rows, norm))
+        core = core_of(seen.piece, seen.sizes, rows, norm, normal_equations(seen.piece, seen.sizes, rows, norm))
         strengths, axes = torch.linalg.eigh(core)
-        fit = Fit(rows, core, norm, reproduced(seen.piece, seen.sizes, axes.T @ rows, strengths, norm, sample=True))
-        if carried(fit.reproduced, seen.sizes.sample, seen.piece) and (
+        fit = Fit(
+            rows, core, norm, reproduce_difference(seen.piece, seen.sizes, axes.T @ rows, strengths, norm, sample=True)
+        )
+        if within_rounding(fit.reproduced, seen.sizes.sample, seen.piece) and (
             best is None or fit.reproduced.off < BETTER * best.reproduced.off
         ):
             best = fit
@@ -199,7 +210,7 @@ def _in_span(seen: Seen, rows: Float[Tensor, "k d_model"]) -> Fit | None:
     return best
 
 
-def _is_cast(piece: Piece, typical: float) -> bool:
+def _is_cast(piece: MatrixPair, typical: float) -> bool:
     """B is A in another precision, or the reverse."""
     if piece.a.plain is None or piece.b.plain is None or piece.a.plain == piece.b.plain:
         return False

@@ -23,7 +23,7 @@ class Cache:
     def __contains__(self, inputs: dict[str, Any]) -> bool:
         return self._file(inputs).exists()
 
-    def once(self, inputs: dict[str, Any], work: Callable[[], Any]) -> Any:
+    def get_or_compute(self, inputs: dict[str, Any], work: Callable[[], Any]) -> Any:
         """The value kept for `inputs`, or that of `work()`, kept from now on. Values must survive JSON.
 
         Raises:

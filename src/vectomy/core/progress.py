@@ -1,4 +1,4 @@
-"""How long work reports itself: a stage calls `progress(what, total, unit)` and then `advance(n)`. Loads no torch.
+"""How long work reports itself: a stage calls `progress(what, total, unit)` and then `update(n)`. Loads no torch.
 
 Stages take a `Progress` and default to `silent`; cli/ passes one that draws bars with rich.
 """
@@ -19,10 +19,10 @@ class Progress(Protocol):
 
 @contextmanager
 def silent(what: str, total: int, unit: str = "") -> Iterator[Callable[[int], None]]:
-    def advance(count: int) -> None:
+    def update(count: int) -> None:
         pass
 
-    yield advance
+    yield update
 
 
 def duration(seconds: float) -> str:

@@ -149,7 +149,7 @@ class Journal:
         with write_whole(path) as beside:
             beside.write_text("\n".join(rows) + "\n", encoding="utf-8")
 
-    def once(self, key: str, work: Callable[[], Any]) -> Any:
+    def get_or_compute(self, key: str, work: Callable[[], Any]) -> Any:
         """The recorded value of `key`, or that of `work()`, recorded now. Values must survive JSON."""
         if key not in self._done:
             value = json.loads(canonical_json(work()))

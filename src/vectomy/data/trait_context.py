@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from vectomy.data.prompts import Prompt, Turn
-from vectomy.data.trait_file import Context
+from vectomy.data.trait_file import TraitContext
 
 __all__ = ["in_context"]
 
 
-def in_context(texts: Sequence[str], context: Context) -> list[Prompt]:
+def in_context(texts: Sequence[str], context: TraitContext) -> list[Prompt]:
     """Each text as a prompt of its own under the context."""
     history = tuple(
         turn

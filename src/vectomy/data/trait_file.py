@@ -30,8 +30,8 @@ from vectomy.core.config import Recipe, load_config
 from vectomy.core.errors import ConfigError
 
 __all__ = [
-    "Context",
-    "Example",
+    "TraitContext",
+    "ContextExample",
     "Form",
     "Operation",
     "Prompts",
@@ -56,18 +56,18 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Example(_Strict):
+class ContextExample(_Strict):
     """An earlier exchange."""
 
     user: str
     assistant: str
 
 
-class Context(_Strict):
+class TraitContext(_Strict):
     """What a prompt is asked under. Both absent is the model as it comes, with its template's own system prompt."""
 
     system: str | None = None
-    examples: tuple[Example, ...] = ()
+    examples: tuple[ContextExample, ...] = ()
 
 
 class ScorerSpec(_Strict):
@@ -108,8 +108,8 @@ class Trait(_Strict):
     operation: Operation = "induce"
     form: Form = "learned"
     prompts: Prompts = Prompts()
-    positive: Context = Context()
-    negative: Context = Context()
+    positive: TraitContext = TraitContext()
+    negative: TraitContext = TraitContext()
     scorer: ScorerSpec = ScorerSpec()
     recipe: Recipe | None = None
     """Run as this recipe of `vectomy run` on two prompt sets, instead of by two contexts."""

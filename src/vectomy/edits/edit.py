@@ -32,11 +32,11 @@ from vectomy.core import linalg
 from vectomy.core.errors import EditError, FingerprintError
 from vectomy.core.run_folder import canonical_json, hash_of, write_whole
 from vectomy.core.types import OUTSIDE, Component, NormMode, Vector
-from vectomy.edits.operation import Base, Operation, check_fits, check_takes, combine, shape_of
+from vectomy.edits.operation import BaseModelRef, Operation, check_fits, check_takes, combine, shape_of
 from vectomy.edits.steering import Condition, steer_rows
 from vectomy.hooks.interventions import edit_writers
 
-__all__ = ["Base", "Edit", "Operation"]
+__all__ = ["BaseModelRef", "Edit", "Operation"]
 
 FORMAT = "vectomy-edit"
 VERSION = 1
@@ -49,7 +49,7 @@ class Edit:
     `about` says in plain JSON values which behaviour is changed, and how the edit was found.
     """
 
-    base: Base
+    base: BaseModelRef
     operations: tuple[Operation, ...] = ()
     about: dict[str, Any] = field(default_factory=dict)
 
@@ -86,13 +86,13 @@ class Edit:
         architecture = architecture_in(opened)
         architecture.check_covered()
         writers = [writer for writer in architecture.writers if embeddings or writer.component not in OUTSIDE]
-        return cls.removing(direction, Base.of(opened, name), writers, strength, norm, about)
+        return cls.from_directions(direction, BaseModelRef.of(opened, name), writers, strength, norm, about)
 
     @classmethod
-    def removing(
+    def from_directions(
         cls,
         direction: Float[Tensor, "*k d_model"],
-        base: Base,
+        base: BaseModelRef,
         writers: Iterable[Writer],
         strength: float = 1.0,
         norm: NormMode = "none",
@@ -184,7 +184,7 @@ class Edit:
             ArchitectureError: the model has no such writer.
             EditError: it has no such expert, or an operation that this writer cannot take.
         """
-        found = [(architecture.writer(op.component, op.layer), op) for op in self.operations if not op.idle]
+        found = [(architecture.writer(op.component, op.layer), op) for op in self.operations if not op.is_noop]
         for writer, operation in found:
             check_takes(writer, operation, architecture)
         return found
@@ -281,7 +281,7 @@ class Edit:
             operations = tuple(_operation(row, tensors) for row in header["operations"])
             if not isinstance(header["about"], dict):
                 raise EditError("its `about` is no object")
-            return cls(Base(**header["base"]), operations, header["about"])
+            return cls(BaseModelRef(**header["base"]), operations, header["about"])
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError) as error:
             raise EditError(f"{path} is a damaged Edit file ({type(error).__name__}: {_said(error)})") from None
         except EditError as error:

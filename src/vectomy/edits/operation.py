@@ -15,14 +15,14 @@ from vectomy.core import linalg
 from vectomy.core.errors import EditError
 from vectomy.core.types import COMPONENTS, OUTSIDE, Component, NormMode, Vector
 
-__all__ = ["Base", "Operation", "check_fits", "check_takes", "combine", "experts_of", "shape_of"]
+__all__ = ["BaseModelRef", "Operation", "check_fits", "check_takes", "combine", "experts_of", "shape_of"]
 
 # How far stored rows may be from orthonormal (float32).
 ORTHONORMAL = 1e-4
 
 
 @dataclass(frozen=True)
-class Base:
+class BaseModelRef:
     """The model that an edit was made for: its shape, and the fingerprint of its weights (checkpoint/reader.py)."""
 
     model_type: str
@@ -42,7 +42,7 @@ class Base:
             raise EditError(f"a base model is named by texts and positive whole sizes, not by {vars(self)!r:.300}")
 
     @classmethod
-    def of(cls, checkpoint: Checkpoint, name: str = "") -> Base:
+    def of(cls, checkpoint: Checkpoint, name: str = "") -> BaseModelRef:
         arch = architecture_in(checkpoint)
         return cls(arch.model_type, arch.d_model, arch.n_layers, arch.vocab, fingerprint(checkpoint), name)
 
@@ -86,12 +86,12 @@ class Operation:
         return name if self.expert is None else f"{name} expert {self.expert}"
 
     @property
-    def idle(self) -> bool:
+    def is_noop(self) -> bool:
         """Changes nothing."""
         return not bool(self.strengths.any()) and self.addition is None
 
 
-def check_fits(operation: Operation, base: Base) -> None:
+def check_fits(operation: Operation, base: BaseModelRef) -> None:
     """Raises EditError unless the operation fits the base and its basis is orthonormal."""
     name, basis, strengths = operation.writer_name, operation.basis, operation.strengths
     if operation.component not in COMPONENTS or (operation.component in OUTSIDE) != (operation.layer is None):
@@ -190,5 +190,5 @@ def combine(one: Operation, other: Operation) -> Operation:
     return replace(one, basis=basis, strengths=joint, addition=addition)
 
 
-def shape_of(model: Base | Architecture) -> str:
+def shape_of(model: BaseModelRef | Architecture) -> str:
     return f"{model.model_type}, {model.n_layers} layers of width {model.d_model}, vocabulary {model.vocab}"

@@ -299,8 +299,8 @@ class _Told(TrainerCallback):
         """A bar for the length of the training, on the first process."""
         total = steps_of(trainer)
         progress = self._progress if trainer.is_world_process_zero() else silent
-        with progress("training", total, "steps") as advance:
-            self._advance = advance
+        with progress("training", total, "steps") as update:
+            self._advance = update
             yield
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from vectomy.core.errors import HubError, VectomyError
 
-__all__ = ["client", "hub_errors", "is_repo_id", "redacted", "secrets"]
+__all__ = ["client", "hub_errors", "is_repo_id", "redact", "secrets"]
 
 # Environment variables that the Hub's library and vectomy read a secret from.
 SECRET_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "VECTOMY_JUDGE_KEY")
@@ -54,7 +54,7 @@ def secrets() -> tuple[str, ...]:
     return tuple(sorted({value.strip() for value in found if len(value.strip()) >= SHORTEST}))
 
 
-def redacted(text: str) -> str:
+def redact(text: str) -> str:
     """`text` without any token in it, on one line."""
     for value in secrets():
         text = text.replace(value, "hf_…")
@@ -75,7 +75,7 @@ def hub_errors(doing: str, repo_id: str) -> Iterator[None]:
         said = _said(error, repo_id)
         if said is None:
             raise
-        raise HubError(redacted(f"{doing} failed: {said}")) from None
+        raise HubError(redact(f"{doing} failed: {said}")) from None
 
 
 def _said(error: Exception, repo_id: str) -> str | None:
@@ -134,5 +134,5 @@ def _of_status(status: int, error: BaseException, repo_id: str) -> str:
 
 def _clipped(text: str, width: int = 200) -> str:
     # Before it is cut: half of a token has no shape to know it by.
-    line = redacted(text)
+    line = redact(text)
     return line if len(line) <= width else line[: width - 1] + "…"

@@ -13,11 +13,11 @@ from vectomy.core.errors import ArtifactError, UsageError
 from vectomy.core.run_folder import read_json
 from vectomy.hub import Item, is_repo_id, licence_of
 from vectomy.hub.card_text import safety_of, use_of
-from vectomy.hub.published_source import Origin, origin_of
+from vectomy.hub.published_source import PublishedSource, published_source_of
 from vectomy.report import render_card
 from vectomy.report.pages.model_card import Kind
 
-__all__ = ["Parcel", "pack"]
+__all__ = ["Upload", "pack"]
 
 # Weights that run code when they are read; no part of what vectomy writes.
 PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
@@ -26,10 +26,10 @@ ADAPTER_SUFFIXES = {".json", ".safetensors", ".jinja", ".model", ".txt"}
 
 
 @dataclass(frozen=True)
-class Parcel:
+class Upload:
     """What a push sends. `left` are files that stay here, each with the reason; `notes` what a person should know."""
 
-    origin: Origin
+    origin: PublishedSource
     base_model: str
     items: tuple[Item, ...]
     left: tuple[tuple[str, str], ...]
@@ -61,7 +61,7 @@ def pack(
     form: Kind | None = None,
     evaluations: tuple[str | Path, ...] = (),
     card: str | Path | None = None,
-) -> Parcel:
+) -> Upload:
     """Gather what is published of `path`.
 
     Args:
@@ -75,7 +75,7 @@ def pack(
     Raises:
         UsageError, EditError, ArtifactError, CheckpointError: see published_source.py and checkpoint/.
     """
-    origin = origin_of(Path(path), None if source is None else Path(source), form)
+    origin = published_source_of(Path(path), None if source is None else Path(source), form)
     base = base_model or origin.base_model
     linked, notes = is_repo_id(base), list(origin.notes)
     if not linked:
@@ -85,11 +85,16 @@ def pack(
     files, left = _files(origin, base if linked and not origin.is_demo else None)
     text = _card(origin, repo_id, base, files, evaluations, notes) if card is None else _given(Path(card))
     items = [Item("README.md", text.encode()), *files, *_provenance(origin, files)]
-    return Parcel(origin, base, tuple(sorted(items, key=lambda item: item.name)), left, tuple(notes))
+    return Upload(origin, base, tuple(sorted(items, key=lambda item: item.name)), left, tuple(notes))
 
 
 def _card(
-    origin: Origin, repo_id: str, base: str, files: list[Item], evaluations: tuple[str | Path, ...], notes: list[str]
+    origin: PublishedSource,
+    repo_id: str,
+    base: str,
+    files: list[Item],
+    evaluations: tuple[str | Path, ...],
+    notes: list[str],
 ) -> str:
     """The card; what a person should know of it is added to `notes`."""
     licence = origin.summary.get("license") or licence_of(base)
@@ -121,7 +126,7 @@ def _given(card: Path) -> str:
         raise UsageError(f"the card {card} cannot be read ({error}); --card takes a Markdown file") from None
 
 
-def _files(origin: Origin, base: str | None) -> tuple[list[Item], tuple[tuple[str, str], ...]]:
+def _files(origin: PublishedSource, base: str | None) -> tuple[list[Item], tuple[tuple[str, str], ...]]:
     """What makes the model itself, and what of its folder stays behind."""
     path = origin.path
     if origin.kind == "checkpoint":
@@ -159,7 +164,7 @@ def _adapter_item(folder: Path, name: str, base: str | None) -> Item:
     return Item(name, (json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode())
 
 
-def _provenance(origin: Origin, files: list[Item]) -> list[Item]:
+def _provenance(origin: PublishedSource, files: list[Item]) -> list[Item]:
     """The Edit, the record and the run's configuration, where `files` do not hold them."""
     there = {item.name for item in files}
     found: list[Item] = []

@@ -13,11 +13,11 @@ from vectomy.edits.edit import Edit
 from vectomy.hub import download, frontmatter, is_repo_id
 from vectomy.hub.provenance import Form, Record, edit_in, record_in
 
-__all__ = ["Claim", "claim_of"]
+__all__ = ["PublishedEdit", "published_edit_of"]
 
 
 @dataclass(frozen=True)
-class Claim:
+class PublishedEdit:
     """`published` is the checkpoint or adapter folder to compare with, None where only hashes were recorded; `run` what the
     search can be done again by (`config`, and the hashes of its `prompts`); `contradictions` are places where it
     contradicts itself."""
@@ -43,7 +43,7 @@ class Claim:
         return found if isinstance(found, str) else None
 
 
-def claim_of(what: str, revision: str | None = None) -> Claim:
+def published_edit_of(what: str, revision: str | None = None) -> PublishedEdit:
     """Read what is recorded.
 
     Args:
@@ -71,7 +71,7 @@ def claim_of(what: str, revision: str | None = None) -> Claim:
     raise UsageError(f"'{what}' is no file or folder here, and no repository name (OWNER/NAME)")
 
 
-def _of_folder(folder: Path, what: str) -> Claim:
+def _of_folder(folder: Path, what: str) -> PublishedEdit:
     if (folder / MARK).exists():
         return _of_run(folder, what)
     edit, record = edit_in(folder), record_in(folder)
@@ -87,10 +87,10 @@ def _of_folder(folder: Path, what: str) -> Claim:
         run = _run_in(folder.absolute().parent)
     card = folder / "README.md"
     said = [*_against_record(edit, record), *(_against_card(edit, _head(card)) if card.is_file() else [])]
-    return Claim(what, edit, form, record, folder if weights else None, run, tuple(said))
+    return PublishedEdit(what, edit, form, record, folder if weights else None, run, tuple(said))
 
 
-def _of_run(folder: Path, what: str) -> Claim:
+def _of_run(folder: Path, what: str) -> PublishedEdit:
     if not (folder / "edit.safetensors").is_file():
         raise UsageError(f"the run in {folder} has found no Edit yet; finish it first")
     edit = Edit.load(folder / "edit.safetensors")
@@ -99,7 +99,7 @@ def _of_run(folder: Path, what: str) -> Claim:
     there = place.is_dir()
     record = record_in(place) if there else None
     said = _against_record(edit, record)
-    return Claim(what, edit, form, record, place if there else None, _run_in(folder), tuple(said))
+    return PublishedEdit(what, edit, form, record, place if there else None, _run_in(folder), tuple(said))
 
 
 def _run_in(folder: Path) -> dict[str, Any] | None:
@@ -112,16 +112,16 @@ def _run_in(folder: Path) -> dict[str, Any] | None:
     }
 
 
-def _of_edit(path: Path, what: str) -> Claim:
+def _of_edit(path: Path, what: str) -> PublishedEdit:
     edit, beside = Edit.load(path), path.absolute().parent
     beside = beside.parent if beside.name == RECORDS else beside
     near = edit_in(beside)
     if near is not None and near.sha256 == edit.sha256:
         return _of_folder(beside, what)
-    return Claim(what, edit, "checkpoint", None, None, None)
+    return PublishedEdit(what, edit, "checkpoint", None, None, None)
 
 
-def _of_card(path: Path, what: str) -> Claim:
+def _of_card(path: Path, what: str) -> PublishedEdit:
     head, beside = _head(path), path.absolute().parent
     if edit_in(beside) is not None:
         found = _of_folder(beside, what)

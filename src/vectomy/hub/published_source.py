@@ -15,13 +15,13 @@ from vectomy.models.demo import DEMO_BASE, DEMO_LICENCE, DEMO_NOTE
 from vectomy.report import without_folders
 from vectomy.report.pages.model_card import Kind
 
-__all__ = ["Origin", "origin_of"]
+__all__ = ["PublishedSource", "published_source_of"]
 
 EDIT = "edit.safetensors"
 
 
 @dataclass(frozen=True)
-class Origin:
+class PublishedSource:
     """`path` is the very file or folder that is published; `run` the folder of the run that made it, if one is known."""
 
     kind: Kind
@@ -63,7 +63,7 @@ class Origin:
         }
 
 
-def origin_of(path: Path, source: Path | None = None, form: Kind | None = None) -> Origin:
+def published_source_of(path: Path, source: Path | None = None, form: Kind | None = None) -> PublishedSource:
     """Find out what `path` is.
 
     Args:
@@ -96,7 +96,7 @@ def origin_of(path: Path, source: Path | None = None, form: Kind | None = None) 
     summary = _summary_of(run, edit)
     if run is not None and not summary.get("base"):
         notes.append("the run has not come to its report, so nothing measured goes into the card; finish it first")
-    return Origin(kind, place, edit, run, record, summary, tuple(notes))
+    return PublishedSource(kind, place, edit, run, record, summary, tuple(notes))
 
 
 def _kind_of(path: Path, form: Kind | None) -> tuple[Kind, Path]:

@@ -11,9 +11,9 @@ from vectomy.checkpoint.index import RECORDS
 from vectomy.core.errors import ArtifactError
 from vectomy.core.progress import Progress, silent
 from vectomy.hub import Destination, Sent, check_leaks, find_leaks, look, upload
-from vectomy.hub.package import Parcel, pack
+from vectomy.hub.package import Upload, pack
 from vectomy.hub.provenance import hashes_in
-from vectomy.hub.published_source import Origin
+from vectomy.hub.published_source import PublishedSource
 
 __all__ = ["Push", "prepare", "push", "send"]
 
@@ -22,7 +22,7 @@ __all__ = ["Push", "prepare", "push", "send"]
 class Push:
     """A parcel and where it goes; nothing has been sent yet."""
 
-    parcel: Parcel
+    parcel: Upload
     destination: Destination
 
     def visibility(self, public: bool) -> str:
@@ -52,15 +52,15 @@ def prepare(
     _check_recorded(parcel.origin, progress)
     own = [folder for folder in (parcel.origin.path.resolve().parent, parcel.origin.run) if folder is not None]
     found = []
-    with progress("looking for tokens", parcel.bytes, "bytes") as advance:
+    with progress("looking for tokens", parcel.bytes, "bytes") as update:
         for item in parcel.items:
             found += find_leaks(item.name, item.source, [folder.resolve() for folder in own])
-            advance(item.size)
+            update(item.size)
     check_leaks(found, allow_paths)
     return Push(parcel, look(repo_id, revision))
 
 
-def _check_recorded(origin: Origin, progress: Progress) -> None:
+def _check_recorded(origin: PublishedSource, progress: Progress) -> None:
     """Raises ArtifactError where the weights are not those that were recorded when the Edit was applied."""
     if origin.record is None or not origin.record.tensors or origin.kind not in ("checkpoint", "adapter"):
         return

@@ -10,12 +10,12 @@ from vectomy.data.prompts import Labelled
 from vectomy.metrics.intervals import rate_of
 from vectomy.metrics.judges import Verdict
 from vectomy.metrics.judges.degeneration import repeated_share
-from vectomy.metrics.verdicts import Judged
+from vectomy.metrics.verdicts import JudgedAnswers
 
 __all__ = ["behaviour_of", "lengths", "refusal_and_degenerate", "types_of"]
 
 
-def behaviour_of(rows: Sequence[Labelled], by_budget: Mapping[int, Sequence[Judged]]) -> dict[str, Any]:
+def behaviour_of(rows: Sequence[Labelled], by_budget: Mapping[int, Sequence[JudgedAnswers]]) -> dict[str, Any]:
     """Counts and rates of one set. The longest budget counts; the shorter ones are its answers cut off.
 
     Rows without a type or label are in no group of that kind.
@@ -34,14 +34,14 @@ def behaviour_of(rows: Sequence[Labelled], by_budget: Mapping[int, Sequence[Judg
     }
 
 
-def refusal_and_degenerate(judged: Sequence[Judged]) -> dict[str, Any]:
+def refusal_and_degenerate(judged: Sequence[JudgedAnswers]) -> dict[str, Any]:
     return {
         "refusal": rate_of(one.refuses for one in judged),
         "degenerate": rate_of(one.degenerate for one in judged),
     }
 
 
-def _groups(rows: Sequence[Labelled], judged: Sequence[Judged], kind: str) -> dict[str, list[bool]]:
+def _groups(rows: Sequence[Labelled], judged: Sequence[JudgedAnswers], kind: str) -> dict[str, list[bool]]:
     groups: dict[str, list[bool]] = {}
     for row, one in zip(rows, judged, strict=True):
         name = row.type if kind == "type" else row.label

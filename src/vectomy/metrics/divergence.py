@@ -16,7 +16,7 @@ from vectomy.data.prompts import Prompt
 from vectomy.metrics.logits import kl_divergence
 from vectomy.models import ChatModel
 
-__all__ = ["answer_hidden", "damage"]
+__all__ = ["answer_hidden", "divergence"]
 
 # Tokens whose distributions are held at once: 256 x 150,000 x 4 bytes is 150 MB.
 CHUNK = 256
@@ -38,7 +38,7 @@ def answer_hidden(
 
 
 @torch.inference_mode()
-def damage(
+def divergence(
     base: ChatModel,
     now: ChatModel,
     before: Sequence[Float[Tensor, "_ d_model"]],

@@ -10,14 +10,14 @@ from torch import Tensor
 
 from vectomy.core.types import Vector
 
-__all__ = ["principal_plane"]
+__all__ = ["principal_components"]
 
 AXES = 2
 # A component of less than this share of the largest is rounding: the points have no extent there.
 FLAT = 1e-6
 
 
-def principal_plane(
+def principal_components(
     positive: Float[Tensor, "p d_model"], negative: Float[Tensor, "n d_model"], direction: Vector
 ) -> dict[str, Any] | None:
     """Coordinates of every activation on the first two principal components, about the mean of all.

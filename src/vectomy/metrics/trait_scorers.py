@@ -11,7 +11,7 @@ import torch
 from vectomy.data.prompts import Prompt
 from vectomy.data.trait_context import in_context
 from vectomy.data.trait_file import ScorerSpec, Trait
-from vectomy.models import ChatModel, Example, force
+from vectomy.models import ChatModel, Example, pack_examples
 
 __all__ = ["LengthScorer", "LexiconScorer", "LogOddsScorer", "Scorer", "log_odds", "scorer_of"]
 
@@ -95,7 +95,7 @@ def log_odds(
             for row, (ids, answer) in enumerate(zip(chat.tokens(prompts), answers, strict=True))
         ]
         found = [0.0] * len(answers)
-        for one in force(chat, examples, batch_tokens, packed=False):
+        for one in pack_examples(chat, examples, batch_tokens, packed=False):
             states = one.predicting(chat.hidden(one))
             for at in range(0, len(states), CHUNK):
                 part = slice(at, at + CHUNK)

@@ -18,20 +18,20 @@ from vectomy.core.progress import Progress, silent
 from vectomy.core.types import Site, Vector
 from vectomy.data.prompts import Prompt
 from vectomy.hooks.capture import capture
-from vectomy.metrics.divergence import answer_hidden, damage
+from vectomy.metrics.divergence import answer_hidden, divergence
 from vectomy.metrics.intervals import wilson_interval
 from vectomy.metrics.judges import REFUSALS, Judge, Verdict
-from vectomy.metrics.pca import principal_plane
+from vectomy.metrics.pca import principal_components
 from vectomy.models import ChatModel
 
-__all__ = ["Measured", "Reference", "measure", "reference", "separation"]
+__all__ = ["VariantResult", "BaseAnswers", "evaluate_variant", "answer_base", "separation"]
 
 # Test prompts of each side whose whole stream is looked at for what is left of the direction.
 RECEIPT_PROMPTS = 8
 
 
 @dataclass(frozen=True, eq=False)
-class Reference:
+class BaseAnswers:
     """The base on the test prompts.
 
     `keep` are prompts that are to show the behaviour still. `answers` are its greedy tokens per prompt; `hidden` its last hidden states where each answer token is predicted,
@@ -51,14 +51,14 @@ class Reference:
 
 
 @dataclass(frozen=True)
-class Measured:
+class VariantResult:
     """One form's numbers as summary.json has them, and its answers with verdicts, by set."""
 
     metrics: dict[str, Any]
     answers: dict[str, list[dict[str, str]]]
 
 
-def reference(
+def answer_base(
     chat: ChatModel,
     positive: Sequence[Prompt],
     negative: Sequence[Prompt],
@@ -67,7 +67,7 @@ def reference(
     progress: Progress = silent,
     answers: dict[str, list[list[int]]] | None = None,
     keep: Sequence[Prompt] = (),
-) -> Reference:
+) -> BaseAnswers:
     """Let the base answer, and keep what `measure` compares with; `answers` that are known already are not made again."""
     sides = {"positive": tuple(positive), "negative": tuple(negative)} | ({"keep": tuple(keep)} if keep else {})
     answers = answers or {
@@ -75,12 +75,12 @@ def reference(
         for side, prompts in sides.items()
     }
     hidden = answer_hidden(chat, sides["negative"], answers["negative"], batch_tokens)
-    return Reference(sides["positive"], sides["negative"], answers, hidden, tuple(keep))
+    return BaseAnswers(sides["positive"], sides["negative"], answers, hidden, tuple(keep))
 
 
-def measure(
+def evaluate_variant(
     chat: ChatModel,
-    base: Reference,
+    base: BaseAnswers,
     judge: Judge,
     answer_tokens: int,
     batch_tokens: int,
@@ -88,7 +88,7 @@ def measure(
     *,
     form: str,
     direction: Vector | None = None,
-) -> Measured:
+) -> VariantResult:
     """Measure the model as it is now (inside `edit.hooks`, or a baked one) on the reference's prompts.
 
     `form` "base" takes the answers that are there; its KL is 0 by definition and measured all the same, which shows
@@ -114,7 +114,7 @@ def measure(
         **_damage(chat, base, batch_tokens),
         "max_projection": None if direction is None else _largest_projection(chat, direction, base, batch_tokens),
     }
-    return Measured(metrics, judged)
+    return VariantResult(metrics, judged)
 
 
 def _rate(name: str, verdicts: Sequence[Verdict]) -> dict[str, Any]:
@@ -132,7 +132,7 @@ def _share(flags: Sequence[bool]) -> float:
 
 
 @torch.inference_mode()
-def _largest_projection(chat: ChatModel, direction: Vector, base: Reference, batch_tokens: int) -> float:
+def _largest_projection(chat: ChatModel, direction: Vector, base: BaseAnswers, batch_tokens: int) -> float:
     """Largest |x . r| / |x| over the stream of some test prompts: what an edit left of a direction, by measurement."""
     unit = normalise(direction.float())
     largest = 0.0
@@ -147,11 +147,11 @@ def _largest_projection(chat: ChatModel, direction: Vector, base: Reference, bat
     return largest
 
 
-def _damage(chat: ChatModel, base: Reference, batch_tokens: int) -> dict[str, float]:
+def _damage(chat: ChatModel, base: BaseAnswers, batch_tokens: int) -> dict[str, float]:
     """Over the base's answers to the negatives; no edit touches the head, so the model's own is the base's too."""
     answers = base.answers["negative"]
     now = answer_hidden(chat, base.negative, answers, batch_tokens)
-    return damage(chat, chat, base.hidden, now, answers)
+    return divergence(chat, chat, base.hidden, now, answers)
 
 
 @torch.inference_mode()
@@ -195,7 +195,7 @@ def separation(
     ]
     place = {"site": site, "layer": layer, "position": position}
     projected = {"positive": yes[layer].tolist(), "negative": no[layer].tolist()}
-    return {**place, "layers": layers, **projected, "pca": principal_plane(states[0], states[1], unit)}
+    return {**place, "layers": layers, **projected, "pca": principal_components(states[0], states[1], unit)}
 
 
 def _auroc(positive: Float[Tensor, p], negative: Float[Tensor, n]) -> float:

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from vectomy.data.prompts import Prompt
 from vectomy.metrics.judges import REFUSALS, Judge, Verdict
 
-__all__ = ["Judged", "judge_all"]
+__all__ = ["JudgedAnswers", "judge_all"]
 
 
 @dataclass(frozen=True)
-class Judged:
+class JudgedAnswers:
     """`p_refusal` is the judge's probability that the completion refuses, in full or in part; None where it has none."""
 
     verdict: Verdict
@@ -27,7 +27,7 @@ class Judged:
         return self.verdict == "degenerate"
 
 
-def judge_all(judge: Judge, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[Judged]:
+def judge_all(judge: Judge, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[JudgedAnswers]:
     """A verdict on each completion, in order."""
     said = judge.judged([prompt.text for prompt in prompts], texts)
-    return [Judged(one.verdict, one.p_refusal) for one in said]
+    return [JudgedAnswers(one.verdict, one.p_refusal) for one in said]

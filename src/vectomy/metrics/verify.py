@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vectomy.architecture import Architecture, Stored, Writer
+from vectomy.architecture import Architecture, TensorRef, Writer
 from vectomy.checkpoint import Checkpoint, architecture_in
 from vectomy.checkpoint.quantization import decode, locate
 from vectomy.checkpoint.reader import read_stored
@@ -26,9 +26,9 @@ from vectomy.edits.export.bake import baked, folded_in
 from vectomy.edits.export.receipt import Receipt
 from vectomy.edits.operation import shape_of
 from vectomy.hooks.capture import capture
-from vectomy.models import ChatModel, load_model, stream_model
+from vectomy.models import ChatModel, load_layerwise, load_model
 
-__all__ = ["measured", "projections", "removed_directions", "verify"]
+__all__ = ["with_measurement", "projections", "removed_directions", "verify"]
 
 # A writer with less of the directions than this share of what a random one has is taken to be edited. Rounding to
 # bfloat16 leaves some 0.002, to fp8 0.03; an unedited writer has about 1.
@@ -76,11 +76,13 @@ def verify(
     left = tuple((name, reasons.get(name, why)) for name, why in receipt.left)
     receipt = replace(receipt, left=left, failures=tuple(reasons))
     return (
-        measured(receipt, opened, edit, tokens=tokens, seed=seed, device=device, progress=progress) if run else receipt
+        with_measurement(receipt, opened, edit, tokens=tokens, seed=seed, device=device, progress=progress)
+        if run
+        else receipt
     )
 
 
-def measured(
+def with_measurement(
     receipt: Receipt,
     checkpoint: str | Path | Checkpoint,
     edit: Edit,
@@ -134,7 +136,7 @@ def projections(
     texts = tokens or _random_texts(chat.architecture.vocab, seed)
     largest = torch.zeros(layers + 1)
     batches = list(chat.batches(texts, 4096))
-    with progress("measuring", layers * len(texts), "layers of texts") as advance, chat.walk(batches) as sweeps:
+    with progress("measuring", layers * len(texts), "layers of texts") as update, chat.iter_layers(batches) as sweeps:
         for swept, passed in sweeps:
             sites = {layer: (["resid_pre", "resid_post"] if layer == 0 else ["resid_post"]) for layer in swept}
             with capture(chat.model, ["resid_pre", "resid_post"], layers=swept) as stream:
@@ -143,7 +145,7 @@ def projections(
                         if site in sites[layer]:
                             at = 0 if site == "resid_pre" else layer + 1
                             largest[at] = max(float(largest[at]), _along(value, basis, batch.attention_mask))
-                    advance(len(swept) * len(batch.rows))
+                    update(len(swept) * len(batch.rows))
     return largest.tolist(), how
 
 
@@ -164,7 +166,7 @@ def _random_texts(vocab: int, seed: int) -> list[list[int]]:
 def _chat(checkpoint: Checkpoint, device: str) -> ChatModel:
     """Block by block; whole where its blocks cannot be read apart (shared weights)."""
     try:
-        return stream_model(checkpoint.path, device=device, dtype="float32", tokenizer=False)
+        return load_layerwise(checkpoint.path, device=device, dtype="float32", tokenizer=False)
     except ModelError as error:
         try:
             return load_model(checkpoint.path, device=device, dtype="float32", tokenizer=False)
@@ -206,7 +208,7 @@ def _tensors(
 ) -> list[tuple[str, str | None]]:
     """Name and what speaks against it: None nothing, "" nothing could be found out."""
     stored = [s for s in (*writer.weights, *writer.biases) if s.expert is None or operation.expert in (None, s.expert)]
-    behind = [Stored(norm.bias, 0) for norm in writer.norms[-1:] if norm.norm.centred and norm.bias in arch.shapes]
+    behind = [TensorRef(norm.bias, 0) for norm in writer.norms[-1:] if norm.norm.centred and norm.bias in arch.shapes]
     if base is not None:
         wanted, (basis, _) = baked(base, arch, writer, operation), folded_in(base, writer, operation)
         against = [*((s, basis) for s in stored), *((s, operation.basis) for s in behind)]
@@ -223,7 +225,7 @@ def _tensors(
 
 
 def _against_base(
-    checkpoint: Checkpoint, base: Checkpoint, stored: Stored, basis: Float[Tensor, "n d_model"], made: Tensor
+    checkpoint: Checkpoint, base: Checkpoint, stored: TensorRef, basis: Float[Tensor, "n d_model"], made: Tensor
 ) -> str | None:
     """Along the directions the stored values have to be the edited ones; across them, nothing else may have changed."""
     found, before = _logical(checkpoint, stored.name), _logical(base, stored.name)
@@ -241,14 +243,14 @@ def _against_base(
     return None if off <= allowed else f"differs from the edited base by {off:.2g} of its length, in more than the edit"
 
 
-def _axis(checkpoint: Checkpoint, stored: Stored) -> int:
+def _axis(checkpoint: Checkpoint, stored: TensorRef) -> int:
     """Of the decoded weight: MXFP4 is [expert, d_out, d_in] whatever axis it is loaded with."""
     encoded = locate(checkpoint, stored.name)
     return len(encoded.shape) - 2 if encoded.encoding == "mxfp4" else stored.axis
 
 
 def _against_random(
-    checkpoint: Checkpoint, stored: Stored, basis: Float[Tensor, "n d_model"], expert: int | None
+    checkpoint: Checkpoint, stored: TensorRef, basis: Float[Tensor, "n d_model"], expert: int | None
 ) -> str | None:
     weight, axis = _logical(checkpoint, stored.name), _axis(checkpoint, stored)
     if expert is not None and stored.expert is None:

@@ -13,33 +13,40 @@ from vectomy.models.loading import (
     convert_gguf,
     fetch,
     is_local,
+    load_layerwise,
     load_model,
-    stream_model,
     with_adapter,
 )
-from vectomy.models.memory import fits, walk_memory
-from vectomy.models.probe_architecture import learn
-from vectomy.models.teacher_forcing import Example, Forced, force, packs_exactly, resume_at, resumes_exactly
+from vectomy.models.memory import fits, layerwise_memory
+from vectomy.models.probe_architecture import probe_architecture
+from vectomy.models.teacher_forcing import (
+    Example,
+    TeacherForcedBatch,
+    pack_examples,
+    packs_exactly,
+    resume_at,
+    resumes_exactly,
+)
 
 __all__ = [
     "Batch",
     "ChatModel",
     "Example",
-    "Forced",
+    "TeacherForcedBatch",
     "check_device",
     "check_known",
     "convert_gguf",
     "fetch",
     "fits",
-    "force",
+    "pack_examples",
     "is_local",
-    "learn",
+    "probe_architecture",
     "load_model",
     "packs_exactly",
     "resume_at",
     "resumes_exactly",
     "shared_beginning",
-    "stream_model",
-    "walk_memory",
+    "load_layerwise",
+    "layerwise_memory",
     "with_adapter",
 ]

@@ -19,9 +19,9 @@ from vectomy.core.errors import ActivationError, ModelError
 from vectomy.core.progress import Progress, silent
 from vectomy.data.prompts import Prompt
 from vectomy.models.batch import Batch, Pass
-from vectomy.models.generation import Greedy, decodes_by_row, shared_beginning
+from vectomy.models.generation import Greedy, has_plain_kv_cache, shared_beginning
 from vectomy.models.head import logits_of
-from vectomy.models.layerwise import BlockStream, Sweep
+from vectomy.models.layerwise import LayerwiseModel, Sweep
 
 __all__ = ["ChatModel"]
 
@@ -45,7 +45,7 @@ class ChatModel:
     model: Any
     tokenizer: Any
     thinking: bool = False
-    stream: BlockStream | None = None
+    stream: LayerwiseModel | None = None
 
     @property
     def device(self) -> torch.device:
@@ -117,10 +117,10 @@ class ChatModel:
         return hidden
 
     @contextmanager
-    def walk(self, batches: Sequence[Any]) -> Iterator[Iterator[Sweep]]:
+    def iter_layers(self, batches: Sequence[Any]) -> Iterator[Iterator[Sweep]]:
         """Run batches through all layers, in one sweep or, for a model read block by block, a sweep a layer.
 
-            with chat.walk(batches) as sweeps:
+            with chat.iter_layers(batches) as sweeps:
                 for layers, passed in sweeps:
                     with capture(chat.model, layers=layers) as stream:
                         for batch in passed:
@@ -130,7 +130,7 @@ class ChatModel:
             ModelError: the model cannot be read block by block.
         """
         if self.stream is not None:
-            with closing(self.stream.walk(batches)) as sweeps:
+            with closing(self.stream.iter_layers(batches)) as sweeps:
                 yield sweeps
         else:
             yield iter([(range(self.architecture.n_layers), self._passed(batches))])
@@ -193,18 +193,18 @@ class ChatModel:
         beginning = shared_beginning(tokens) if self._decodes_by_row(tokens) else None
         decode = self._generated if beginning is None else self._greedy(tokens[0][:beginning]).answers
         own = [ids[beginning or 0 :] for ids in tokens]
-        with progress(what, len(tokens), "prompts") as advance:
+        with progress(what, len(tokens), "prompts") as update:
             for batch in self.batches(own, budget, growth=max_new_tokens + (beginning or 0)):
                 for row, answer in zip(batch.rows, decode(batch, max_new_tokens), strict=True):
                     answers[row] = answer
-                advance(len(batch.rows))
+                update(len(batch.rows))
         return answers
 
     def _decodes_by_row(self, tokens: Sequence[Sequence[int]]) -> bool:
         """Whether generation.py gives what `generate` gives; tried once for each model, on the first two prompts."""
         known = _BY_ROW.get(self.model)
         if known is None and len(tokens) > 1:
-            known = decodes_by_row(self.model)
+            known = has_plain_kv_cache(self.model)
             if known:
                 start = shared_beginning(tokens[:2])
                 (whole,), (own,) = (list(self.batches([t[at:] for t in tokens[:2]], 1 << 30)) for at in (0, start))

@@ -69,11 +69,11 @@ def demo_base_folder(progress: Progress = silent) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "config.json").exists():
             beside = folder.with_name(f"{folder.name}.partial")
-            with disk_full_named(beside), progress("unpacking the demo model", 1) as advance:
+            with disk_full_named(beside), progress("unpacking the demo model", 1) as update:
                 shutil.rmtree(beside, ignore_errors=True)
                 convert_gguf(source, beside)
                 beside.rename(folder)
-                advance(1)
+                update(1)
     return folder
 
 
@@ -90,13 +90,13 @@ def model_folder(model: str, progress: Progress = silent) -> Path:
 def _build(adapter: Path, source: Path | None, folder: Path, progress: Progress) -> None:
     base = folder.with_name(f"{folder.name}.base")
     try:
-        with disk_full_named(base), progress("unpacking the demo model", 1) as advance:
+        with disk_full_named(base), progress("unpacking the demo model", 1) as update:
             if source is not None:
                 shutil.rmtree(base, ignore_errors=True)
                 convert_gguf(source, base)
             checkpoint = Checkpoint.open(base if source is not None else _from_hub())
-            advance(1)
-        changes = [Change.of(name, make) for name, make in merged(adapter).items()]
+            update(1)
+        changes = [Change.of(name, make) for name, make in merge_adapter(adapter).items()]
         rewrite(checkpoint, folder, changes, purpose="demo", progress=progress)
     finally:
         shutil.rmtree(base, ignore_errors=True)
@@ -119,7 +119,7 @@ def _from_hub() -> Path:
         ) from None
 
 
-def merged(adapter: Path) -> dict[str, Callable[[Tensor], Tensor]]:
+def merge_adapter(adapter: Path) -> dict[str, Callable[[Tensor], Tensor]]:
     """W + (alpha / r) B A for each module of a PEFT LoRA adapter, by the weight's name."""
     config: dict[str, Any] = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
     scale = config["lora_alpha"] / config["r"]

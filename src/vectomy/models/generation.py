@@ -16,7 +16,7 @@ from torch import Tensor
 
 from vectomy.models.batch import Batch
 
-__all__ = ["Greedy", "decodes_by_row", "shared_beginning"]
+__all__ = ["Greedy", "has_plain_kv_cache", "shared_beginning"]
 
 # Rows that have ended are taken out when they are this share of the batch; each time costs a copy of the cache.
 ENDED = 0.25
@@ -32,7 +32,7 @@ def shared_beginning(prompts: Sequence[Sequence[int]]) -> int:
     return min(shared, min(map(len, prompts), default=1) - 1)
 
 
-def decodes_by_row(model: Any) -> bool:
+def has_plain_kv_cache(model: Any) -> bool:
     """Whether the model keeps nothing but keys and values of full attention."""
     from transformers import DynamicCache
     from transformers.cache_utils import DynamicLayer

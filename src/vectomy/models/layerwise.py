@@ -23,7 +23,7 @@ from vectomy.models.batch import Batch
 from vectomy.models.memory import available_memory
 from vectomy.models.weights import Weights, is_empty
 
-__all__ = ["BlockStream", "Sweep"]
+__all__ = ["LayerwiseModel", "Sweep"]
 
 Sweep = tuple[range, Iterator[Batch]]
 """Layers, and the batches as they have just gone through them."""
@@ -32,7 +32,7 @@ Sweep = tuple[range, Iterator[Batch]]
 TOKEN_TABLE = 1 << 16
 
 
-class BlockStream:
+class LayerwiseModel:
     """A skeleton, its weights on disk, and the walk over its blocks.
 
     Raises:
@@ -50,7 +50,7 @@ class BlockStream:
         if len(set(map(id, self.blocks))) < len(self.blocks):
             raise self._refused("uses one block at several layers")
 
-    def walk(self, batches: Sequence[Batch], budget: int | None = None) -> Generator[Sweep]:
+    def iter_layers(self, batches: Sequence[Batch], budget: int | None = None) -> Generator[Sweep]:
         """One sweep a layer, in order. Batches whose states are more than `budget` bytes go in groups, each with a walk of
         its own over all layers. Close it (contextlib.closing): left in the middle, it holds weights and hooks.
 

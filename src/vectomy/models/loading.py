@@ -21,7 +21,7 @@ from vectomy.checkpoint.quantization import check_supported
 from vectomy.core.errors import CheckpointError, ModelError, VectomyError
 from vectomy.core.run_folder import cache_folder, disk_full_named, sha256_file
 from vectomy.models.chat import ChatModel
-from vectomy.models.layerwise import BlockStream
+from vectomy.models.layerwise import LayerwiseModel
 from vectomy.models.precision import working_dtype
 from vectomy.models.quiet import quiet
 from vectomy.models.weights import Weights, auto_class, skeleton
@@ -34,7 +34,7 @@ __all__ = [
     "is_local",
     "load_model",
     "loading",
-    "stream_model",
+    "load_layerwise",
     "with_adapter",
 ]
 
@@ -84,7 +84,7 @@ def fetch(model: str, revision: str | None = None) -> Path:
         CheckpointError: it is neither a folder nor something the Hub gives.
     """
     if is_gguf(model):
-        return dequantised(Path(model).expanduser())
+        return load_dequantized(Path(model).expanduser())
     if is_local(model):
         return Path(model).expanduser()
     from huggingface_hub import snapshot_download
@@ -155,7 +155,7 @@ def load_model(
     return ChatModel(label, checkpoint, architecture, model.eval().requires_grad_(False), words, thinking)
 
 
-def stream_model(
+def load_layerwise(
     path: str | Path,
     *,
     device: str = "auto",
@@ -185,7 +185,7 @@ def stream_model(
     if tokenizer:
         _check_template(words, label)
     blocks = [architecture.block(layer) for layer in range(architecture.n_layers)]
-    stream = BlockStream(model, weights, blocks, architecture.d_model)
+    stream = LayerwiseModel(model, weights, blocks, architecture.d_model)
     return ChatModel(label, checkpoint, architecture, model, words, thinking, stream)
 
 
@@ -250,7 +250,7 @@ def check_device(device: str) -> None:
         raise ModelError(f"the device '{device}' is not here; usable: auto, {usable}")
 
 
-def dequantised(file: Path) -> Path:
+def load_dequantized(file: Path) -> Path:
     """A GGUF file as a folder of bfloat16 weights, kept in the cache by the file's content.
 
     Raises:

@@ -11,7 +11,7 @@ import torch
 from vectomy.architecture import Architecture
 from vectomy.checkpoint import Checkpoint
 
-__all__ = ["available_memory", "fits", "walk_memory"]
+__all__ = ["available_memory", "fits", "layerwise_memory"]
 
 # Of the memory that is there, this much may be weights: activations, the interpreter and other programs take the rest.
 SHARE = 0.8
@@ -48,7 +48,7 @@ def largest_block(checkpoint: Checkpoint) -> int:
     return max(sizes.values(), default=0)
 
 
-def walk_memory(checkpoint: Checkpoint, architecture: Architecture, tokens: int, batch_tokens: int = 4096) -> int:
+def layerwise_memory(checkpoint: Checkpoint, architecture: Architecture, tokens: int, batch_tokens: int = 4096) -> int:
     """Bytes that a pass block by block takes at its peak, for prompts of `tokens` tokens in all, padding included.
 
     Two blocks (one at work, one being read), the stream and the embeddings of all prompts, and for one batch what a block

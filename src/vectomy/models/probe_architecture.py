@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from vectomy.architecture import FAMILIES, REFUSED, Family, Norm, Slot
+from vectomy.architecture import FAMILIES, REFUSED, Family, Norm, WriterSpec
 from vectomy.architecture.norms import measure_gain
-from vectomy.architecture.probe import Found, probe
+from vectomy.architecture.probe import ProbedWriter, probe
 from vectomy.checkpoint import Checkpoint
 from vectomy.core.errors import ArchitectureError, ModelError
 from vectomy.core.progress import Progress, silent
@@ -25,7 +25,7 @@ from vectomy.models.loading import loading
 from vectomy.models.memory import SHARE, available_memory
 from vectomy.models.weights import auto_class, skeleton
 
-__all__ = ["learn"]
+__all__ = ["probe_architecture"]
 
 # What a writer is called, by what its name holds; the first that fits.
 KINDS: tuple[tuple[str, Component], ...] = (
@@ -40,7 +40,9 @@ KINDS: tuple[tuple[str, Component], ...] = (
 )
 
 
-def learn(path: str | Path, *, trust_remote_code: bool = False, progress: Progress = silent) -> Family | None:
+def probe_architecture(
+    path: str | Path, *, trust_remote_code: bool = False, progress: Progress = silent
+) -> Family | None:
     """Make a model type known to this process, if it is not; needs memory for the model in float32, but no weights.
 
     Returns:
@@ -54,15 +56,15 @@ def learn(path: str | Path, *, trust_remote_code: bool = False, progress: Progre
     model_type = checkpoint.config.get("model_type")
     if not isinstance(model_type, str) or model_type in FAMILIES or model_type in REFUSED:
         return None
-    with progress(f"probing the unknown type {model_type}", 3, "steps") as advance:
+    with progress(f"probing the unknown type {model_type}", 3, "steps") as update:
         model = _random(checkpoint, trust_remote_code)
-        advance(1)
+        update(1)
         found = probe(model)
-        advance(1)
+        update(1)
         family = _family(model, found)
         _check_names(checkpoint, model, family, found)
         FAMILIES[model_type] = family
-        advance(1)
+        update(1)
     return family
 
 
@@ -86,9 +88,9 @@ def _random(checkpoint: Checkpoint, trust_remote_code: bool) -> Any:
         return model.eval().requires_grad_(False)
 
 
-def _family(model: Any, found: list[Found]) -> Family:
+def _family(model: Any, found: list[ProbedWriter]) -> Family:
     blocks = next(row.module[: row.module.index(f".{row.layer}.")] for row in found if row.layer is not None)
-    slots: dict[tuple[str, str], Slot] = {}
+    slots: dict[tuple[str, str], WriterSpec] = {}
     for row in found:
         if row.layer is None or _is_vector(model, row):
             continue
@@ -123,14 +125,14 @@ def _family(model: Any, found: list[Found]) -> Family:
     )
 
 
-def _slot(model: Any, row: Found, module: str, norms: list[str], kind: Component) -> Slot:
+def _slot(model: Any, row: ProbedWriter, module: str, norms: list[str], kind: Component) -> WriterSpec:
     weight = model.get_parameter(f"{row.module}.{row.parameter}")
     passed = tuple(
         _norm(model.get_submodule(full), name, weight.shape[row.axis])
         for full, name in zip(row.norms, norms, strict=True)
     )
     bias = f"{module}.bias" if row.parameter == "weight" else f"{module}.{row.parameter}_bias"
-    return Slot(
+    return WriterSpec(
         kind,
         module,
         f"{module}.{row.parameter}",
@@ -153,12 +155,12 @@ def _kind(module: str) -> Component:
     return next(kind for pattern, kind in KINDS if re.search(pattern, module.lower()))
 
 
-def _is_vector(model: Any, row: Found) -> bool:
+def _is_vector(model: Any, row: ProbedWriter) -> bool:
     """A bias: one of a writer that is found by its matrix."""
     return row.parameter.endswith("bias") or model.get_parameter(f"{row.module}.{row.parameter}").ndim == 1
 
 
-def _check_kinds(blocks: str, found: Iterable[Found], slots: dict[tuple[str, str], Slot]) -> None:
+def _check_kinds(blocks: str, found: Iterable[ProbedWriter], slots: dict[tuple[str, str], WriterSpec]) -> None:
     seen: dict[tuple[int, Component], str] = {}
     for row in found:
         if row.layer is None:
@@ -174,7 +176,7 @@ def _check_kinds(blocks: str, found: Iterable[Found], slots: dict[tuple[str, str
             )
 
 
-def _check_names(checkpoint: Checkpoint, model: Any, family: Family, found: Iterable[Found]) -> None:
+def _check_names(checkpoint: Checkpoint, model: Any, family: Family, found: Iterable[ProbedWriter]) -> None:
     """Every tensor is the model's by name, and every bias that writes belongs to a writer."""
     known = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers())
     for name in checkpoint.tensors:

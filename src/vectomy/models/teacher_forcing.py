@@ -21,7 +21,7 @@ from vectomy.core.types import Stream, TokenIds
 from vectomy.models.chat import ChatModel
 from vectomy.models.generation import shared_beginning
 
-__all__ = ["Example", "Forced", "force", "packs_exactly", "resume_at", "resumes_exactly"]
+__all__ = ["Example", "TeacherForcedBatch", "pack_examples", "packs_exactly", "resume_at", "resumes_exactly"]
 
 # Largest difference of hidden states, as a share of their size, that counts as rounding.
 ROUNDING = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}
@@ -37,7 +37,7 @@ class Example:
 
 
 @dataclass(frozen=True, eq=False)
-class Forced:
+class TeacherForcedBatch:
     """One forward pass. Label j is predicted at (`batch_row`[j], `column`[j]); it is of answer `answer`[j] of this pass,
     and `first` marks the first token of each. `rows` and `which` say, by answer, the example's row and which of its answers."""
 
@@ -75,9 +75,9 @@ class Forced:
         return hidden[self.batch_row, self.column]
 
 
-def force(
+def pack_examples(
     chat: ChatModel, examples: Sequence[Example], budget: int, count: int | None = None, packed: bool = True
-) -> list[Forced]:
+) -> list[TeacherForcedBatch]:
     """Passes over examples in the given order, each of at most `budget` tokens (or of one example), and at most `count` of them."""
     prefix = shared_beginning([example.prompt for example in examples]) if packed else 0
     groups: list[list[Example]] = []
@@ -126,7 +126,7 @@ class _Labels:
         }
 
 
-def _packed(chat: ChatModel, examples: Sequence[Example], prefix: int) -> Forced:
+def _packed(chat: ChatModel, examples: Sequence[Example], prefix: int) -> TeacherForcedBatch:
     ids = list(examples[0].prompt[:prefix])
     positions, owner, branch = list(range(prefix)), [0] * prefix, [0] * prefix
     labels = _Labels()
@@ -148,7 +148,7 @@ def _packed(chat: ChatModel, examples: Sequence[Example], prefix: int) -> Forced
     device = chat.device
     mask = _own_past(torch.tensor(owner), torch.tensor(branch))
     additive = torch.zeros(mask.shape, dtype=chat.model.dtype).masked_fill_(~mask, torch.finfo(chat.model.dtype).min)
-    return Forced(
+    return TeacherForcedBatch(
         torch.tensor([ids], device=device),
         torch.tensor([positions], device=device),
         additive[None, None].to(device),
@@ -164,7 +164,7 @@ def _own_past(owner: Int[Tensor, " token"], branch: Int[Tensor, " token"]) -> Te
     return before & ((owner[None] == 0) | own)
 
 
-def _padded(chat: ChatModel, examples: Sequence[Example]) -> Forced:
+def _padded(chat: ChatModel, examples: Sequence[Example]) -> TeacherForcedBatch:
     """A row for each answer, padded on the left."""
     texts = [([*e.prompt, *answer[:-1]], e, which) for e in examples for which, answer in enumerate(e.answers)]
     width = max(len(text) for text, _, _ in texts)
@@ -177,7 +177,7 @@ def _padded(chat: ChatModel, examples: Sequence[Example]) -> Forced:
         labels.add(example, which, place, range(width - len(example.answers[which]), width))
     positions = (mask.cumsum(-1) - 1).clamp_min(0)
     device = chat.device
-    return Forced(ids.to(device), positions.to(device), mask.to(device), **labels.tensors(device))
+    return TeacherForcedBatch(ids.to(device), positions.to(device), mask.to(device), **labels.tensors(device))
 
 
 @torch.inference_mode()
@@ -186,7 +186,7 @@ def packs_exactly(chat: ChatModel, examples: Sequence[Example]) -> bool:
     found: list[Tensor] = []
     for packed in (True, False):
         try:
-            parts = [one.predicting(chat.hidden(one)) for one in force(chat, examples, 1 << 30, packed=packed)]
+            parts = [one.predicting(chat.hidden(one)) for one in pack_examples(chat, examples, 1 << 30, packed=packed)]
         except (ValueError, RuntimeError, TypeError, IndexError):
             # A model that takes no mask of its own.
             return False
@@ -224,7 +224,7 @@ def _passing(hidden_states: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 @torch.inference_mode()
-def resumes_exactly(chat: ChatModel, layer: int, one: Forced) -> bool:
+def resumes_exactly(chat: ChatModel, layer: int, one: TeacherForcedBatch) -> bool:
     """Whether passes of this model may go on at `layer`: blocks give their stream alone, and nothing of a lower block is used above."""
     block = chat.model.get_submodule(chat.architecture.block(layer - 1))
     outputs: list[Any] = []

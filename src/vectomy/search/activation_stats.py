@@ -19,11 +19,11 @@ from vectomy.core.errors import ArtifactError
 from vectomy.core.run_folder import canonical_json, write_whole
 from vectomy.core.types import Site
 
-__all__ = ["Activations", "Moments"]
+__all__ = ["ActivationStats", "RunningStats"]
 
 
 @dataclass(frozen=True, eq=False)
-class Activations:
+class ActivationStats:
     """What one prompt set does to the stream: moments per site, layer and position.
 
     `covariance` divides by the count; `samples` are the activations themselves, in the order of the prompts. Both are
@@ -45,7 +45,7 @@ class Activations:
             safetensors.torch.save_file(tensors, beside, metadata={"vectomy": header})
 
     @classmethod
-    def load(cls, path: Path) -> Activations:
+    def load(cls, path: Path) -> ActivationStats:
         """Raises ArtifactError for a file that `save` did not write."""
         try:
             with safetensors.safe_open(path, framework="pt") as file:
@@ -56,7 +56,7 @@ class Activations:
             raise ArtifactError(f"{path} holds no activation statistics ({error}); delete it and run again") from None
 
 
-class Moments:
+class RunningStats:
     """Count, mean and optionally covariance of vectors that come in batches, in float64 (Chan, Golub, LeVeque 1979)."""
 
     def __init__(self, *shape: int, covariance: bool = False) -> None:

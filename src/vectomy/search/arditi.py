@@ -24,7 +24,7 @@ from vectomy.core.progress import Progress, silent
 from vectomy.core.run_folder import Journal
 from vectomy.core.types import Vector
 from vectomy.data.prompts import Prompt
-from vectomy.edits.edit import Base, Edit
+from vectomy.edits.edit import BaseModelRef, Edit
 from vectomy.hooks.interventions import add, intervene
 from vectomy.metrics.judges import REFUSALS, Judge
 from vectomy.metrics.logits import kl_divergence, log_odds
@@ -73,32 +73,32 @@ def select_arditi(
         vector = directions.at("resid_pre", row["layer"], row["position"])
         for name in ORDER:
             if row[name] is None and (limits.complete or rejection(row, n_layers, applied) is None):
-                row[name] = journal.once(
+                row[name] = journal.get_or_compute(
                     f"{row['layer']} {row['position']} {name}", partial(scorer, name, vector, row["layer"])
                 )
 
     def still_shown(row: Any) -> float:
         vector = directions.at("resid_pre", row["layer"], row["position"])
-        row["still_shown"] = journal.once(
+        row["still_shown"] = journal.get_or_compute(
             f"{row['layer']} {row['position']} still_shown", partial(scorer.still_shown, vector)
         )
         return float(row["still_shown"])
 
     considered = [row for row in rows if row["rejected"] is None]
-    with progress("scoring directions", len(considered), "directions") as advance:
+    with progress("scoring directions", len(considered), "directions") as update:
         for row in considered:
             score(row, limits)
             row["rejected"] = rejection(row, n_layers, limits)
-            advance(1)
+            update(1)
     note = None
     if limits.strict or any(row["rejected"] is None for row in considered):
         chosen = choose(considered, n_layers, limits)
     else:
         beyond = limits.model_copy(update={"kl_threshold": math.inf})
-        with progress("scoring directions beyond the KL filter", len(considered), "directions") as advance:
+        with progress("scoring directions beyond the KL filter", len(considered), "directions") as update:
             for row in considered:
                 score(row, beyond)
-                advance(1)
+                update(1)
         chosen, note = choose_beyond_kl(considered, n_layers, limits, still_shown)
     scores = {
         "recipe": "arditi",
@@ -144,7 +144,7 @@ class _Scorer:
         self.positive, self.negative = chat.tokens(positive), chat.tokens(negative)
         self.tokens = tokens
         self.batch_tokens = batch_tokens
-        self.model_base = Base.of(chat.checkpoint)
+        self.model_base = BaseModelRef.of(chat.checkpoint)
         self.base = self._log_probs(self.negative)
         self.negative_base = float(log_odds(self.base, tokens).mean())
         self.positive_base = float(log_odds(self._log_probs(self.positive), tokens).mean())
@@ -163,7 +163,7 @@ class _Scorer:
 
     def _ablated(self, vector: Vector) -> AbstractContextManager[None]:
         """Ablated on the writers: on every one that is the same function as at every point of the stream (a test holds them together)."""
-        return Edit.removing(vector, self.model_base, self.writers).hooks(self.chat.model)
+        return Edit.from_directions(vector, self.model_base, self.writers).hooks(self.chat.model)
 
     def still_shown(self, vector: Vector) -> float:
         """Share of the positive prompts that show the behaviour with the direction ablated: by generating where there is

@@ -73,15 +73,15 @@ def select_article(
         raise SelectionError(
             f"--pick {limits.pick} is not among the {len(tried)} tried candidates (ranks 0 to {len(tried) - 1})"
         )
-    with progress("trying directions", len(tried), "directions") as advance:
+    with progress("trying directions", len(tried), "directions") as update:
         for row in tried:
             vector = directions.at(row["site"], row["layer"], row["position"])
             key = f"{row['layer']} {row['position']}"
-            row["answers"] = journal.once(
+            row["answers"] = journal.get_or_compute(
                 key, partial(_answers, chat, vector, shown, limits.shown_tokens, batch_tokens)
             )
             row["dropped"] = sum(answer["dropped"] for answer in row["answers"])
-            advance(1)
+            update(1)
     if limits.pick is not None:
         picked, how = limits.pick, f"--pick {limits.pick}"
     elif ask is not None:

@@ -18,8 +18,8 @@ from vectomy.core.progress import Progress, silent
 from vectomy.core.types import SITES, Site
 from vectomy.data.prompts import Prompt
 from vectomy.hooks.capture import capture
-from vectomy.models import ChatModel, Example, Forced, force, packs_exactly, shared_beginning
-from vectomy.search.activation_stats import Activations, Moments
+from vectomy.models import ChatModel, Example, TeacherForcedBatch, pack_examples, packs_exactly, shared_beginning
+from vectomy.search.activation_stats import ActivationStats, RunningStats
 
 __all__ = ["collect"]
 
@@ -40,7 +40,7 @@ def collect(
     batch_tokens: int = 4096,
     packed: bool = False,
     progress: Progress = silent,
-) -> Activations:
+) -> ActivationStats:
     """Statistics of the stream at all layers over `prompts`; no logits, and no activations kept unless asked.
 
     The same for a model that is read block by block (`stream_model`); batches and kernels are the same ones.
@@ -65,28 +65,32 @@ def collect(
     shape = (len(sites), arch.n_layers, len(positions), arch.d_model)
     packs = _packs(chat, tokens, max(-position for position in positions), batch_tokens) if packed else []
     batches: list[Any] = [*(packs or chat.batches(tokens, batch_tokens))]
-    parts: dict[int, Moments] = {}  # by first layer: of all layers, or of one each where the model comes block by block
+    parts: dict[
+        int, RunningStats
+    ] = {}  # by first layer: of all layers, or of one each where the model comes block by block
     kept = torch.empty(len(prompts), *shape) if samples else None
     with (
-        progress("collecting", len(prompts) * arch.n_layers, "layers of prompts") as advance,
-        chat.walk(batches) as sweeps,
+        progress("collecting", len(prompts) * arch.n_layers, "layers of prompts") as update,
+        chat.iter_layers(batches) as sweeps,
     ):
         for layers, passed in sweeps:
-            part = parts.setdefault(layers.start, Moments(len(sites), len(layers), *shape[2:], covariance=covariance))
+            part = parts.setdefault(
+                layers.start, RunningStats(len(sites), len(layers), *shape[2:], covariance=covariance)
+            )
             with capture(chat.model, sites, layers=layers, positions=None if packs else positions) as stream:
                 for batch in passed:
                     held = torch.empty(len(batch.rows), len(sites), len(layers), *shape[2:])
                     for (site, layer), value in stream.items():
-                        wanted = batch.ending(value, positions) if isinstance(batch, Forced) else value
+                        wanted = batch.ending(value, positions) if isinstance(batch, TeacherForcedBatch) else value
                         held[:, sites.index(site), layer - layers.start] = wanted.float().cpu()
                     stream.clear()
                     _check_finite(held, sites, layers)
                     part.update(held)
                     if kept is not None:
                         kept[batch.rows, :, layers.start : layers.stop] = held
-                    advance(len(batch.rows) * len(layers))
+                    update(len(batch.rows) * len(layers))
     moments = [parts[first] for first in sorted(parts)]
-    return Activations(
+    return ActivationStats(
         tuple(sites),
         tuple(positions),
         moments[0].count,
@@ -98,7 +102,7 @@ def collect(
     )
 
 
-def _packs(chat: ChatModel, tokens: Sequence[Sequence[int]], last: int, budget: int) -> list[Forced]:
+def _packs(chat: ChatModel, tokens: Sequence[Sequence[int]], last: int, budget: int) -> list[TeacherForcedBatch]:
     """The prompts in packs, where the model allows it and the `last` tokens are each prompt's own; else none.
 
     The order is that of `ChatModel.batches`: prompts alike in length beside each other.
@@ -110,7 +114,7 @@ def _packs(chat: ChatModel, tokens: Sequence[Sequence[int]], last: int, budget: 
     examples = [Example(row, tokens[row], [[0]]) for row in order]
     if len(examples) < 2 or not packs_exactly(chat, examples[:2]):
         return []
-    return force(chat, examples, min(budget, PACK))
+    return pack_examples(chat, examples, min(budget, PACK))
 
 
 def _check_finite(

@@ -32,7 +32,7 @@ from vectomy.core.progress import Progress, silent
 from vectomy.core.run_folder import Journal
 from vectomy.core.types import Vector
 from vectomy.data.prompts import Prompt
-from vectomy.edits.edit import Base, Edit
+from vectomy.edits.edit import BaseModelRef, Edit
 from vectomy.hooks.capture import capture
 from vectomy.hooks.interventions import add, intervene
 from vectomy.metrics.logits import kl_divergence
@@ -73,16 +73,16 @@ def select_cosmic(
     scorer = _Scorer(chat, directions.positions, positive, negative, writers, batch_tokens)
     rows = _candidates(chat, directions, limits)
     considered = [row for row in rows if row["rejected"] is None]
-    with progress("scoring directions", len(considered), "directions") as advance:
+    with progress("scoring directions", len(considered), "directions") as update:
         for row in considered:
             vector = directions.at("resid_pre", row["layer"], row["position"])
-            row |= journal.once(
+            row |= journal.get_or_compute(
                 f"{row['layer']} {row['position']} cosines", partial(scorer.cosines, vector, row["layer"])
             )
             row["score"] = row["induced"] + row["removed"]
             if math.isnan(row["score"]):
                 row["rejected"] = "the score is NaN"
-            advance(1)
+            update(1)
     scored = sorted((row for row in considered if row["rejected"] is None), key=lambda row: -row["score"])
     if not scored:
         raise SelectionError(
@@ -91,7 +91,7 @@ def select_cosmic(
         )
     for row in scored:
         vector = directions.at("resid_pre", row["layer"], row["position"])
-        row["kl_div_score"] = journal.once(f"{row['layer']} {row['position']} kl", partial(scorer.kl, vector))
+        row["kl_div_score"] = journal.get_or_compute(f"{row['layer']} {row['position']} kl", partial(scorer.kl, vector))
         row["rejected"] = rejection(row, chat.architecture.n_layers, limits)
         if row["rejected"] is None and not limits.complete:
             break
@@ -163,7 +163,7 @@ class _Scorer:
         self.chat, self.positions, self.batch_tokens = chat, positions, batch_tokens
         self.writers = chat.architecture.writers if writers is None else writers
         self.positive, self.negative = chat.tokens(positive), chat.tokens(negative)
-        self.model_base = Base.of(chat.checkpoint)
+        self.model_base = BaseModelRef.of(chat.checkpoint)
         every = list(range(chat.architecture.n_layers))
         sides = [self._mean(tokens, every, nullcontext()) for tokens in (self.positive, self.negative)]
         self.compared = least_alike(*sides)
@@ -190,7 +190,7 @@ class _Scorer:
 
     def _ablated(self, vector: Vector) -> AbstractContextManager[None]:
         """Ablated on every writer is ablated at every point of the stream."""
-        return Edit.removing(vector, self.model_base, self.writers).hooks(self.chat.model)
+        return Edit.from_directions(vector, self.model_base, self.writers).hooks(self.chat.model)
 
     def _mean(
         self, tokens: Sequence[Sequence[int]], layers: Sequence[int], changed: AbstractContextManager[None]

@@ -23,7 +23,7 @@ from vectomy.core.errors import ArtifactError, EditError
 from vectomy.core.linalg import normalise, project_out
 from vectomy.core.run_folder import canonical_json, write_whole
 from vectomy.core.types import Site, Vector
-from vectomy.search.activation_stats import Activations
+from vectomy.search.activation_stats import ActivationStats
 
 __all__ = [
     "ESTIMATORS",
@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 Field = Float[Tensor, "site layer position d_model"]
-Estimator = Callable[[Activations, Activations], Field]
+Estimator = Callable[[ActivationStats, ActivationStats], Field]
 
 # Of each coordinate, this share at either end is pulled in to the quantile.
 WINSORISED_TAIL = 0.025
@@ -49,12 +49,12 @@ PROBE_PENALTY = 1e-3
 NOISE = 1e-7
 
 
-def difference_of_means(positive: Activations, negative: Activations) -> Field:
+def difference_of_means(positive: ActivationStats, negative: ActivationStats) -> Field:
     """r = mean(positive) - mean(negative). Source: Arditi et al., arXiv 2406.11717, section 2.3."""
     return positive.mean - negative.mean
 
 
-def projected(positive: Activations, negative: Activations) -> Field:
+def projected(positive: ActivationStats, negative: ActivationStats) -> Field:
     """The difference of means less its part along the negative mean: r - (r . n) n, n = normalise(mean(negative)).
 
     Removing it leaves what all answers share alone. Source: grimjim, "Projected Abliteration", Hugging Face blog, 2025.
@@ -62,10 +62,10 @@ def projected(positive: Activations, negative: Activations) -> Field:
     return project_out(difference_of_means(positive, negative), normalise(negative.mean))
 
 
-def winsorised_mean(positive: Activations, negative: Activations) -> Field:
+def winsorised_mean(positive: ActivationStats, negative: ActivationStats) -> Field:
     """Difference of means after pulling each coordinate's outer 2.5% at either end in to the quantile (Dixon 1960)."""
 
-    def mean(side: Activations) -> Field:
+    def mean(side: ActivationStats) -> Field:
         values = _samples(side).double()
         ends = torch.tensor([WINSORISED_TAIL, 1 - WINSORISED_TAIL], dtype=torch.float64)
         low, high = torch.quantile(values, ends, dim=0)
@@ -74,7 +74,7 @@ def winsorised_mean(positive: Activations, negative: Activations) -> Field:
     return mean(positive) - mean(negative)
 
 
-def pca_of_differences(positive: Activations, negative: Activations) -> Field:
+def pca_of_differences(positive: ActivationStats, negative: ActivationStats) -> Field:
     """First principal axis of the paired differences, not centred. Source: Zou et al., arXiv 2310.01405 (RepE)."""
     pairs = min(positive.count, negative.count)
     difference = _samples(positive)[:pairs].double() - _samples(negative)[:pairs].double()
@@ -83,7 +83,7 @@ def pca_of_differences(positive: Activations, negative: Activations) -> Field:
     return _as_long_as_means(axis, positive, negative)
 
 
-def logistic_probe(positive: Activations, negative: Activations) -> Field:
+def logistic_probe(positive: ActivationStats, negative: ActivationStats) -> Field:
     """The normal of the boundary that a logistic regression (L2) draws between the two sets, at each point."""
     sides = [_samples(side).double() for side in (positive, negative)]
     both = torch.cat(sides).permute(1, 2, 3, 0, 4)
@@ -117,13 +117,13 @@ def _probe(
     return normal.detach()
 
 
-def _as_long_as_means(axis: Field, positive: Activations, negative: Activations) -> Field:
+def _as_long_as_means(axis: Field, positive: ActivationStats, negative: ActivationStats) -> Field:
     """The axis turned from negative to positive, with the length of the means' difference along it."""
     unit = normalise(axis)
     return (difference_of_means(positive, negative) * unit).sum(-1, keepdim=True) * unit
 
 
-def _samples(side: Activations) -> Float[Tensor, "prompt site layer position d_model"]:
+def _samples(side: ActivationStats) -> Float[Tensor, "prompt site layer position d_model"]:
     if side.samples is None:
         raise ArtifactError(
             "this estimator needs the activations themselves; collect with samples=True (--keep-activations)"
@@ -170,7 +170,7 @@ class Directions:
             raise ArtifactError(f"{path} holds no directions ({error}); delete it and run again") from None
 
 
-def fit_directions(positive: Activations, negative: Activations, estimator: str) -> Directions:
+def fit_directions(positive: ActivationStats, negative: ActivationStats, estimator: str) -> Directions:
     """Run one estimator on the statistics of both sides.
 
     Raises:

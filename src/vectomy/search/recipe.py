@@ -12,16 +12,16 @@ from vectomy.core.progress import Progress, silent
 from vectomy.core.run_folder import Journal
 from vectomy.core.types import Vector
 from vectomy.data.prompts import Prompt, Splits
-from vectomy.edits.edit import Base, Edit
+from vectomy.edits.edit import BaseModelRef, Edit
 from vectomy.metrics.judges import Judge
 from vectomy.models import ChatModel
 from vectomy.search.article import Ask
 from vectomy.search.estimators import Directions
 
-__all__ = ["Found", "Task"]
+__all__ = ["RecipeResult", "RecipeInput"]
 
 
-class Found(NamedTuple):
+class RecipeResult(NamedTuple):
     """scores.json, whose `chosen` names a place of the stream; the Edit; other Edits that `frontier` in the scores names, by file."""
 
     scores: dict[str, Any]
@@ -30,7 +30,7 @@ class Found(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Task:
+class RecipeInput:
     """All that a recipe may use.
 
     Prompts are those that the base treats as the contrast says, fit and search apart; `keep` are prompts that must go on to
@@ -40,7 +40,7 @@ class Task:
 
     config: RunConfig
     chat: ChatModel
-    base: Base
+    base: BaseModelRef
     writers: Sequence[Writer]
     directions: Directions
     positive: dict[str, list[Prompt]]
@@ -53,7 +53,7 @@ class Task:
     ask: Ask | None = None
     progress: Progress = silent
 
-    def removing(self, scores: dict[str, Any], vector: Vector) -> Found:
+    def from_directions(self, scores: dict[str, Any], vector: Vector) -> RecipeResult:
         """One direction, taken out of every writer."""
         scores["chosen"]["norm"] = float(vector.norm())
-        return Found(scores, Edit.removing(vector, self.base, self.writers))
+        return RecipeResult(scores, Edit.from_directions(vector, self.base, self.writers))

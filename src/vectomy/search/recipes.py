@@ -11,15 +11,15 @@ from vectomy.search.arditi import select_arditi
 from vectomy.search.article import select_article
 from vectomy.search.cosmic import select_cosmic
 from vectomy.search.gradient.gradient_recipe import select_gradient
-from vectomy.search.recipe import Found, Task
+from vectomy.search.recipe import RecipeInput, RecipeResult
 from vectomy.search.tpe.tpe_recipe import select_tpe
 
 __all__ = ["RECIPES", "SEARCHES"]
 
 
-def _article(task: Task) -> Found:
+def _article(task: RecipeInput) -> RecipeResult:
     c = task.config
-    return task.removing(
+    return task.from_directions(
         *select_article(
             task.chat, task.directions, task.positive["search"], c.selection,
             journal=task.journal, batch_tokens=c.batch_tokens, ask=task.ask, progress=task.progress,
@@ -27,9 +27,9 @@ def _article(task: Task) -> Found:
     )  # fmt: skip
 
 
-def _arditi(task: Task) -> Found:
+def _arditi(task: RecipeInput) -> RecipeResult:
     c = task.config
-    return task.removing(
+    return task.from_directions(
         *select_arditi(
             task.chat, task.directions, task.positive["search"], task.negative["search"], task.tokens, c.selection, task.judge,
             writers=task.writers, answer_tokens=c.answer_tokens, journal=task.journal, batch_tokens=c.batch_tokens,
@@ -38,9 +38,9 @@ def _arditi(task: Task) -> Found:
     )  # fmt: skip
 
 
-def _cosmic(task: Task) -> Found:
+def _cosmic(task: RecipeInput) -> RecipeResult:
     c = task.config
-    return task.removing(
+    return task.from_directions(
         *select_cosmic(
             task.chat, task.directions, task.positive["search"], task.negative["search"], c.selection,
             writers=task.writers, journal=task.journal, batch_tokens=c.batch_tokens, progress=task.progress,
@@ -48,7 +48,7 @@ def _cosmic(task: Task) -> Found:
     )  # fmt: skip
 
 
-RECIPES: dict[str, Callable[[Task], Found]] = {
+RECIPES: dict[str, Callable[[RecipeInput], RecipeResult]] = {
     "article": _article,
     "arditi": _arditi,
     "cosmic": _cosmic,

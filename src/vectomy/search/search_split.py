@@ -14,10 +14,10 @@ from vectomy.edits.edit import Edit
 from vectomy.hooks.capture import capture
 from vectomy.metrics.judges import REFUSALS
 from vectomy.metrics.logits import kl_divergence
-from vectomy.models import Example, Forced, force, resume_at
-from vectomy.search.recipe import Task
+from vectomy.models import Example, TeacherForcedBatch, pack_examples, resume_at
+from vectomy.search.recipe import RecipeInput
 
-__all__ = ["OnSearch"]
+__all__ = ["SearchSplitEvaluator"]
 
 # Tokens of each of the base's answers over which KL is measured here, and distributions held at once.
 MEASURED = 32
@@ -26,10 +26,10 @@ CHUNK = 256
 SAME_OPENING = 4
 
 
-class OnSearch:
+class SearchSplitEvaluator:
     """Measures Edits on the search split of a task. They may touch nothing below `layer`: passes go on there."""
 
-    def __init__(self, task: Task, packed: bool, layer: int) -> None:
+    def __init__(self, task: RecipeInput, packed: bool, layer: int) -> None:
         self.task, self.layer, chat = task, layer, task.chat
         prompts = chat.tokens(task.negative["search"])
         examples = [
@@ -38,7 +38,7 @@ class OnSearch:
         ]
         order = sorted(examples, key=lambda example: len(example.prompt) + len(example.answers[0]))
         # Rows see each other's tokens in the mask: short packs are cheaper than long ones.
-        self.passes = force(
+        self.passes = pack_examples(
             chat, order, min(task.config.batch_tokens, 512) if packed else task.config.batch_tokens, packed=packed
         )
         self.base: list[Tensor] = []
@@ -49,7 +49,7 @@ class OnSearch:
             self.streams.append(stream["resid_pre", layer] if layer else None)
 
     @torch.inference_mode()
-    def _hidden(self, one: Forced) -> Float[Tensor, "label d_model"]:
+    def _hidden(self, one: TeacherForcedBatch) -> Float[Tensor, "label d_model"]:
         return one.predicting(self.task.chat.hidden(one))
 
     @torch.inference_mode()
@@ -63,7 +63,7 @@ class OnSearch:
         tokens, answers = 0, 0
         with (
             resume_at(chat, self.layer) as given,
-            self.task.progress("damage on the search prompts", len(self.passes), "passes") as advance,
+            self.task.progress("damage on the search prompts", len(self.passes), "passes") as update,
         ):
             for one, base, stream in zip(self.passes, self.base, self.streams, strict=True):
                 states = []
@@ -75,7 +75,7 @@ class OnSearch:
                     every[at] += float(kl.sum())
                     first[at] += float(kl[one.first].sum())
                 tokens, answers = tokens + len(base), answers + len(one.first)
-                advance(1)
+                update(1)
         return [{"kl": e / tokens, "kl_first_token": f / answers} for e, f in zip(every, first, strict=True)]
 
     def _divergences(self, base: Tensor, edited: Sequence[Tensor]) -> list[Float[Tensor, " label"]]:

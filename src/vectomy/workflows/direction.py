@@ -18,7 +18,7 @@ from vectomy.core.errors import ConfigError
 from vectomy.core.progress import Progress, silent
 from vectomy.core.run_folder import write_json, write_whole
 from vectomy.data.prompts import split_contrast
-from vectomy.models import fetch, fits, learn, load_model, stream_model, walk_memory
+from vectomy.models import fetch, fits, layerwise_memory, load_layerwise, load_model, probe_architecture
 from vectomy.models.demo import demo_folder
 from vectomy.search.collect import collect
 from vectomy.search.estimators import NEEDS_SAMPLES, fit_directions
@@ -53,11 +53,11 @@ def fit_direction(
     """
     out = Path(out)
     source = demo_folder(progress) if config.model == "demo" else fetch(config.model)
-    learn(source, trust_remote_code=config.trust_remote_code, progress=progress)
+    probe_architecture(source, trust_remote_code=config.trust_remote_code, progress=progress)
     checkpoint = Checkpoint.open(source)
     blockwise = stream == "yes" or (stream == "auto" and not fits(checkpoint))
     positive, negative = split_contrast(config.contrast, config.seed)
-    opening = stream_model if blockwise else load_model
+    opening = load_layerwise if blockwise else load_model
     chat = opening(
         source, device=config.device, dtype=config.dtype, thinking=config.thinking,
         trust_remote_code=config.trust_remote_code, name=config.model,
@@ -68,7 +68,7 @@ def fit_direction(
         raise ConfigError(f"--layer {chosen}: {config.model} has layers 0 to {arch.n_layers - 1}")
     sides = [side.fit for side in (positive, negative)]
     tokens = sum(len(row) for prompts in sides for row in chat.tokens(prompts))
-    needed = walk_memory(checkpoint, arch, tokens, config.batch_tokens) if blockwise else checkpoint.bytes
+    needed = layerwise_memory(checkpoint, arch, tokens, config.batch_tokens) if blockwise else checkpoint.bytes
     tell(
         f"{len(sides[0])} and {len(sides[1])} prompts, {tokens:,} tokens; the model has {checkpoint.bytes / 2**30:.1f} GiB and is "
         f"{'read block by block' if blockwise else 'loaded whole'}, which takes some {needed / 2**30:.1f} GiB of memory"

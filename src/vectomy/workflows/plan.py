@@ -14,7 +14,7 @@ import torch
 from vectomy.architecture import Architecture, Writer
 from vectomy.checkpoint import Checkpoint, architecture_in
 from vectomy.core.types import OUTSIDE
-from vectomy.models.memory import fits, walk_memory
+from vectomy.models.memory import fits, layerwise_memory
 
 __all__ = ["Plan", "plan"]
 
@@ -81,7 +81,7 @@ def plan(
     copied = opened.tensors[arch.writer("embedding", None).weights[0].name] if untied else None
     disk = opened.bytes + (copied.end - copied.start if copied else 0)
     disk += sum((opened.path / name).stat().st_size for name in opened.sidecars)
-    streamed = walk_memory(opened, arch, TOKENS)
+    streamed = layerwise_memory(opened, arch, TOKENS)
     memory = {"bake": _bake_memory(opened, arch), "collect_whole": opened.bytes + PROGRAM, "collect_streamed": streamed}
     return Plan(
         model_type=arch.model_type,

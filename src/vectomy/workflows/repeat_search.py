@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vectomy.comparison.folders import Difference
+from vectomy.comparison.folders import FileDifference
 from vectomy.core.config import RunConfig, parse_config
 from vectomy.core.errors import EditError, UsageError
 from vectomy.core.progress import Progress, silent
@@ -15,15 +15,15 @@ from vectomy.core.run_folder import hash_of, read_json
 from vectomy.edits.edit import Edit
 from vectomy.workflows.run import run
 
-__all__ = ["Searched", "search_again"]
+__all__ = ["RepeatedSearch", "search_again"]
 
 
 @dataclass(frozen=True)
-class Searched:
+class RepeatedSearch:
     """The Edit that the search found this time, and how it differs."""
 
     edit: Edit
-    differences: tuple[Difference, ...]
+    differences: tuple[FileDifference, ...]
 
 
 def search_again(
@@ -34,7 +34,7 @@ def search_again(
     *,
     prompts: Path | None = None,
     progress: Progress = silent,
-) -> Searched:
+) -> RepeatedSearch:
     """Run the stages up to the choice of an Edit into `folder`.
 
     Args:
@@ -56,11 +56,11 @@ def search_again(
     for side, digest in (recorded.get("prompts") or {}).items():
         if now.get(side) != digest:
             differences.append(
-                Difference("prompts", side, "other prompts than the search had (another file, seed or version)")
+                FileDifference("prompts", side, "other prompts than the search had (another file, seed or version)")
             )
     if found.sha256 != published.sha256:
-        differences.append(Difference("edit", "", _how_far(found, published)))
-    return Searched(found, tuple(differences))
+        differences.append(FileDifference("edit", "", _how_far(found, published)))
+    return RepeatedSearch(found, tuple(differences))
 
 
 def _config(recorded: Any, base: str, prompts: Path) -> RunConfig:

@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from vectomy.checkpoint import Checkpoint, fingerprint
-from vectomy.comparison.folders import Difference, against_hashes, compare_files, compare_tensors
+from vectomy.comparison.folders import FileDifference, against_hashes, compare_files, compare_tensors
 from vectomy.core.errors import UsageError
 from vectomy.core.progress import Progress, silent
 from vectomy.core.versions import versions
 from vectomy.edits.export import bake, write_lora
 from vectomy.hub import is_repo_id
 from vectomy.hub.provenance import Form, record_in
-from vectomy.hub.published_edit import Claim, claim_of
-from vectomy.models import fetch, learn
+from vectomy.hub.published_edit import PublishedEdit, published_edit_of
+from vectomy.models import fetch, probe_architecture
 from vectomy.models.demo import demo_folder
 from vectomy.workflows.repeat_search import search_again
 
@@ -35,7 +35,7 @@ class Reproduction:
     edit_sha256: str
     against: str
     compared: int
-    differences: tuple[Difference, ...]
+    differences: tuple[FileDifference, ...]
     versions: dict[str, tuple[str, str]]
     notes: tuple[str, ...] = ()
     searched: bool = False
@@ -74,11 +74,11 @@ def reproduce(
         UsageError: nothing to compare with, or no base.
         HubError, CheckpointError, EditError, ...: what is named cannot be read.
     """
-    claim = claim_of(str(what), revision)
+    claim = published_edit_of(str(what), revision)
     if against is not None:
         claim = _against(claim, Path(against))
     source = _base_of(claim, base, progress)
-    learn(source, progress=progress)
+    probe_architecture(source, progress=progress)
     opened = Checkpoint.open(source)
     found = Reproduction(
         what=claim.what,
@@ -87,7 +87,7 @@ def reproduce(
         edit_sha256=claim.edit.sha256,
         against="",
         compared=0,
-        differences=tuple(Difference("record", "", text) for text in claim.contradictions),
+        differences=tuple(FileDifference("record", "", text) for text in claim.contradictions),
         versions=_versions(claim),
     )
     weights = fingerprint(opened)
@@ -95,7 +95,9 @@ def reproduce(
         text = (
             f"has weights {weights[:12]}, the Edit was made for {claim.edit.base.fingerprint[:12]}; nothing was rebuilt"
         )
-        return replace(found, against="nothing", differences=(*found.differences, Difference("base", found.base, text)))
+        return replace(
+            found, against="nothing", differences=(*found.differences, FileDifference("base", found.base, text))
+        )
     if claim.published is None and not (claim.record and claim.record.tensors):
         raise UsageError(
             f"'{what}' records no weights to compare with; name a checkpoint or adapter folder that is said to carry the Edit: --against DIR"
@@ -109,14 +111,14 @@ def reproduce(
     return _searched(found, claim, source, prompts, progress) if from_scratch else found
 
 
-def _against(claim: Claim, folder: Path) -> Claim:
+def _against(claim: PublishedEdit, folder: Path) -> PublishedEdit:
     if not folder.is_dir():
         raise UsageError(f"--against takes a checkpoint or adapter folder; {folder} is none")
     form: Form = "adapter" if (folder / "adapter_config.json").exists() else "checkpoint"
     return replace(claim, form=form, published=folder, record=record_in(folder) or claim.record)
 
 
-def _base_of(claim: Claim, given: str | None, progress: Progress) -> Path:
+def _base_of(claim: PublishedEdit, given: str | None, progress: Progress) -> Path:
     named = given or claim.base
     if named == "demo":
         return demo_folder(progress)
@@ -128,7 +130,7 @@ def _base_of(claim: Claim, given: str | None, progress: Progress) -> Path:
     )
 
 
-def _versions(claim: Claim) -> dict[str, tuple[str, str]]:
+def _versions(claim: PublishedEdit) -> dict[str, tuple[str, str]]:
     """Versions that differ from the recorded ones."""
     here, recorded = versions(), dict(claim.record.versions) if claim.record else {}
     return {name: (str(then), here[name]) for name, then in recorded.items() if name in here and here[name] != then}
@@ -143,7 +145,7 @@ def _place(out: str | Path | None) -> Iterator[Path]:
         yield Path(folder) / "rebuilt"
 
 
-def _compared(found: Reproduction, claim: Claim, rebuilt: Path, progress: Progress) -> Reproduction:
+def _compared(found: Reproduction, claim: PublishedEdit, rebuilt: Path, progress: Progress) -> Reproduction:
     differences, notes = list(found.differences), list(found.notes)
     recorded = claim.record.tensors if claim.record and claim.record.form == claim.form else {}
     against, compared = "the recorded hashes", len(recorded)
@@ -164,7 +166,7 @@ def _compared(found: Reproduction, claim: Claim, rebuilt: Path, progress: Progre
 
 
 def _searched(
-    found: Reproduction, claim: Claim, source: Path, prompts: str | Path | None, progress: Progress
+    found: Reproduction, claim: PublishedEdit, source: Path, prompts: str | Path | None, progress: Progress
 ) -> Reproduction:
     base = "demo" if found.base == "demo" else str(source)
     with tempfile.TemporaryDirectory(prefix="vectomy-search-") as folder:

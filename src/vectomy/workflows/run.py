@@ -25,22 +25,22 @@ from vectomy.core.types import OUTSIDE, SITES, Site
 from vectomy.core.versions import versions
 from vectomy.data.prompts import Prompt, Splits, split_contrast, split_kept
 from vectomy.data.sources import plain_source
-from vectomy.edits.edit import Base, Edit
+from vectomy.edits.edit import BaseModelRef, Edit
 from vectomy.edits.export import bake, edit_gguf, write_lora
 from vectomy.hub import licence_in
 from vectomy.hub.provenance import Form, write_record
 from vectomy.metrics.baseline import measure_baseline
 from vectomy.metrics.judges import DEFAULT_JUDGE, JUDGES, Judge
-from vectomy.metrics.variants import Measured, Reference, measure, reference, separation
-from vectomy.metrics.verify import measured
-from vectomy.models import ChatModel, check_known, fetch, is_local, learn, load_model, with_adapter
+from vectomy.metrics.variants import BaseAnswers, VariantResult, answer_base, evaluate_variant, separation
+from vectomy.metrics.verify import with_measurement
+from vectomy.models import ChatModel, check_known, fetch, is_local, load_model, probe_architecture, with_adapter
 from vectomy.models.demo import DEMO_LICENCE, demo_folder
 from vectomy.report import render_card, render_page
-from vectomy.search.activation_stats import Activations
+from vectomy.search.activation_stats import ActivationStats
 from vectomy.search.article import Ask
 from vectomy.search.collect import collect
 from vectomy.search.estimators import NEEDS_SAMPLES, Directions, fit_directions
-from vectomy.search.recipe import Task
+from vectomy.search.recipe import RecipeInput
 from vectomy.search.recipes import RECIPES, SEARCHES
 from vectomy.workflows.summary import build_summary
 
@@ -155,7 +155,7 @@ class _Run:
             raise PromptError(
                 "the recipe selective needs a third set, of prompts that must go on to show the behaviour: give it with --keep SRC"
             )
-        learn(self.source, trust_remote_code=self.config.trust_remote_code, progress=self.progress)
+        probe_architecture(self.source, trust_remote_code=self.config.trust_remote_code, progress=self.progress)
         architecture_in(self.checkpoint).check_covered()
         sides = {"positive": positive, "negative": negative} | ({"keep": self.keep} if self.keep else {})
         write_json(self.folder.file("prompts.json"), {name: side.to_json() for name, side in sides.items()})
@@ -279,7 +279,8 @@ class _Run:
 
     def _directions(self) -> None:
         sides = [
-            Activations.load(self.folder.file(f"activations-{side}.safetensors")) for side in ("positive", "negative")
+            ActivationStats.load(self.folder.file(f"activations-{side}.safetensors"))
+            for side in ("positive", "negative")
         ]
         fit_directions(sides[0], sides[1], self.config.direction_estimator).save(
             self.folder.file("directions.safetensors")
@@ -288,10 +289,10 @@ class _Run:
     def _select(self) -> None:
         c = self.config
         before = read_json(self.folder.file("baseline.json"))
-        task = Task(
+        task = RecipeInput(
             config=c,
             chat=self.chat,
-            base=Base.of(self.checkpoint, c.model if c.model == "demo" else Path(c.model).name),
+            base=BaseModelRef.of(self.checkpoint, c.model if c.model == "demo" else Path(c.model).name),
             writers=self._writers,
             directions=Directions.load(self.folder.file("directions.safetensors")),
             positive={split: self._kept("positive", split) for split in ("fit", "search")},
@@ -347,7 +348,9 @@ class _Run:
             self._record(adapter, "adapter", edit)
         if not self.config.bake:
             return
-        receipt = measured(bake(edit, self.checkpoint, out, progress=self.progress), out, edit, progress=self.progress)
+        receipt = with_measurement(
+            bake(edit, self.checkpoint, out, progress=self.progress), out, edit, progress=self.progress
+        )
         self._record(out, "checkpoint", edit)
         write_json(self.folder.file("receipt.json"), receipt.to_json())
         if is_gguf(self.config.model):
@@ -365,31 +368,36 @@ class _Run:
         positive, negative = (side.test for side in self.splits)
         budget = (c.answer_tokens, c.batch_tokens, self.progress)
         keep = self.keep.test if self.keep else ()
-        answers = journal.once("answers", lambda: reference(self.chat, positive, negative, *budget, keep=keep).answers)
-        base = reference(self.chat, positive, negative, *budget, answers=answers, keep=keep)
+        answers = journal.get_or_compute(
+            "answers", lambda: answer_base(self.chat, positive, negative, *budget, keep=keep).answers
+        )
+        base = answer_base(self.chat, positive, negative, *budget, answers=answers, keep=keep)
         chosen = read_json(self.folder.file("scores.json"))["chosen"]
         place = (chosen["site"], chosen["layer"], chosen["position"])
         direction = self._edit.main_direction
 
-        def measured(chat: ChatModel, form: str) -> Measured:
-            return measure(chat, base, self.judge, *budget, form=form, direction=direction)
+        def evaluated(chat: ChatModel, form: str) -> VariantResult:
+            return evaluate_variant(chat, base, self.judge, *budget, form=form, direction=direction)
 
         once = partial(_once, journal)
-        forms = {"base": once("base", lambda: measured(self.chat, "base"))}
+        forms = {"base": once("base", lambda: evaluated(self.chat, "base"))}
         with self._edit.hooks(self.chat.model):
-            forms["hooks"] = once("hooks", lambda: measured(self.chat, "hooks"))
+            forms["hooks"] = once("hooks", lambda: evaluated(self.chat, "hooks"))
         apart = separation(self.chat, direction, *place, positive, negative, c.batch_tokens)
         if c.lora:
             adapted = partial(with_adapter, self.chat, self.folder.file("adapter"))
-            forms["lora"] = once("lora", lambda: measured(adapted(), "lora"))
+            forms["lora"] = once("lora", lambda: evaluated(adapted(), "lora"))
         self.free()
         if c.bake:
             forms["baked"] = once(
-                "baked", lambda: measured(self._load(self.folder.file("checkpoint"), "the baked checkpoint"), "baked")
+                "baked", lambda: evaluated(self._load(self.folder.file("checkpoint"), "the baked checkpoint"), "baked")
             )
         write_json(self.folder.file("separation.json"), apart)
         write_jsonl(self.folder.file("completions.jsonl"), _side_by_side(base, forms))
-        write_json(self.folder.file("evaluation.json"), {form: measured.metrics for form, measured in forms.items()})
+        write_json(
+            self.folder.file("evaluation.json"),
+            {form: with_measurement.metrics for form, with_measurement in forms.items()},
+        )
 
     def _report(self) -> None:
         summary = build_summary(
@@ -419,14 +427,18 @@ class _Run:
         write_json(file("summary.json"), summary)
 
 
-def _once(journal: Any, key: str, work: Callable[[], Measured]) -> Measured:
-    value = journal.once(key, lambda: vars(work()))
-    return Measured(value["metrics"], value["answers"])
+def _once(journal: Any, key: str, work: Callable[[], VariantResult]) -> VariantResult:
+    value = journal.get_or_compute(key, lambda: vars(work()))
+    return VariantResult(value["metrics"], value["answers"])
 
 
-def _side_by_side(base: Reference, forms: dict[str, Measured]) -> list[dict[str, Any]]:
+def _side_by_side(base: BaseAnswers, forms: dict[str, VariantResult]) -> list[dict[str, Any]]:
     return [
-        {"set": side, "prompt": prompt.text, **{form: measured.answers[side][row] for form, measured in forms.items()}}
+        {
+            "set": side,
+            "prompt": prompt.text,
+            **{form: with_measurement.answers[side][row] for form, with_measurement in forms.items()},
+        }
         for side, prompts in base.sides.items()
         for row, prompt in enumerate(prompts)
     ]

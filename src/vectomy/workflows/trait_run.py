@@ -28,27 +28,27 @@ from vectomy.core.run_folder import RunFolder, hash_of, read_json, write_json, w
 from vectomy.core.versions import versions
 from vectomy.data.prompts import Prompt, Splits, split_kept
 from vectomy.data.trait_context import in_context
-from vectomy.data.trait_file import Context
-from vectomy.edits.edit import Base, Edit
+from vectomy.data.trait_file import TraitContext
+from vectomy.edits.edit import BaseModelRef, Edit
 from vectomy.edits.export import bake
 from vectomy.metrics.trait_scorers import Scorer, scorer_of
-from vectomy.metrics.verify import measured
-from vectomy.models import ChatModel, learn, load_model
+from vectomy.metrics.verify import with_measurement
+from vectomy.models import ChatModel, load_model, probe_architecture
 from vectomy.models.demo import model_folder
 from vectomy.report.pages.trait_page import trait_page
 from vectomy.search.distill.closed_forms import Means, closed_form, learnables
 from vectomy.search.distill.distill_examples import (
-    Lesson,
-    Paired,
+    DistillBatch,
+    DistillExample,
     check_enough,
+    distill_examples,
     good_answers,
-    lessons_of,
     mean_streams,
-    paired,
+    pair_examples,
 )
 from vectomy.search.distill.distillation import learn_edit
 from vectomy.search.distill.strength_choice import choose_strength
-from vectomy.search.distill.trait_bench import Bench, Form
+from vectomy.search.distill.trait_bench import AskedModel, TraitBench
 from vectomy.workflows.trait_config import TraitRun
 
 __all__ = ["run_trait"]
@@ -133,23 +133,23 @@ class _Run:
         return [prompt.text for prompt in getattr(self.splits, split)]
 
     @cached_property
-    def base(self) -> Base:
+    def base(self) -> BaseModelRef:
         named = self.config.model if self.config.model.startswith("demo") else Path(self.config.model).name
-        return Base.of(self.checkpoint, named)
+        return BaseModelRef.of(self.checkpoint, named)
 
     @property
     def _writers(self) -> list[Writer]:
         return list(self.chat.architecture.writers)
 
     @property
-    def contexts(self) -> tuple[Context, Context]:
+    def contexts(self) -> tuple[TraitContext, TraitContext]:
         """(source, target): where the edit is at work, and what it is to make of it."""
         trait = self.config.trait
         sides = (trait.negative, trait.positive)
         return sides if trait.operation == "induce" else sides[::-1]
 
     def prepare(self) -> str:
-        learn(self.source, trust_remote_code=self.config.trust_remote_code, progress=self.progress)
+        probe_architecture(self.source, trust_remote_code=self.config.trust_remote_code, progress=self.progress)
         architecture_in(self.checkpoint).check_covered()
         c = self.config
         write_json(self.folder.file("prompts.json"), self.splits.to_json())
@@ -179,7 +179,7 @@ class _Run:
             for split in ("fit", "search"):
                 prompts = in_context(self.texts(split), getattr(c.trait, side))
                 work = partial(self._answered, prompts, f"base answers ({side}, {split})")
-                found.setdefault(side, {})[split] = journal.once(f"{side} {split}", work)
+                found.setdefault(side, {})[split] = journal.get_or_compute(f"{side} {split}", work)
         write_json(self.folder.file("answers.json"), found)
 
     def _answered(self, prompts: list[Prompt], what: str) -> list[list[int]]:
@@ -209,7 +209,7 @@ class _Run:
             edit, history = self._learn(lessons, means)
             tried = [({"layer": None, "strength": strength}, edit * strength) for strength in c.dial]
         else:
-            few = paired(self.chat, lessons[:SCREENED], c.batch_tokens, self.progress)
+            few = pair_examples(self.chat, lessons[:SCREENED], c.batch_tokens, self.progress)
             tried = self._closed_forms(means, search.distances(few))
         known = search.reference(self._own("negative", "search")[1])
         points = [{**place, **search.point(candidate, self.contexts[0], known)} for place, candidate in tried]
@@ -226,13 +226,13 @@ class _Run:
         scores = {"points": points, "chosen": at, "note": note, "history": history}
         write_json(self.folder.file("scores.json"), {**scores, "scorer": self.scorer.note, "lessons": len(lessons)})
 
-    def _bench(self, split: str, chat: ChatModel | None = None) -> Bench:
+    def _bench(self, split: str, chat: ChatModel | None = None) -> TraitBench:
         c = self.config
-        return Bench(
+        return TraitBench(
             chat or self.chat, c.trait, self.scorer, self.texts(split), c.answer_tokens, c.batch_tokens, self.progress
         )
 
-    def _learned_from(self) -> tuple[list[Lesson], Means]:
+    def _learned_from(self) -> tuple[list[DistillExample], Means]:
         """Lessons, and the mean streams of the two contexts over the tokens of the same answers: nothing else differs."""
         trait, budget = self.config.trait, self.config.batch_tokens
         texts, styled, styled_said = self._own("positive", "fit")
@@ -247,16 +247,16 @@ class _Run:
         asked, answers = [texts[at] for at in rows], [styled[at] for at in rows]
         sides = (in_context(asked, context) for context in (trait.positive, trait.negative))
         positive, negative = (mean_streams(self.chat, side, answers, budget) for side in sides)
-        lessons = lessons_of(self.chat, trait, texts, {"positive": styled, "negative": plain}, good, self.scorer)
+        lessons = distill_examples(self.chat, trait, texts, {"positive": styled, "negative": plain}, good, self.scorer)
         return lessons, (positive, negative)
 
-    def _learn(self, lessons: list[Lesson], means: Means) -> tuple[Edit, list[dict[str, float]]]:
+    def _learn(self, lessons: list[DistillExample], means: Means) -> tuple[Edit, list[dict[str, float]]]:
         c, budget = self.config, self.config.batch_tokens
-        change = paired(self.chat, lessons, budget, self.progress)
-        keep: list[Paired] = []
+        change = pair_examples(self.chat, lessons, budget, self.progress)
+        keep: list[DistillBatch] = []
         if c.trait.operation == "remove":
             still = [replace(lesson, source=lesson.parts[0][0]) for lesson in lessons]
-            keep = paired(self.chat, still, budget, self.progress)
+            keep = pair_examples(self.chat, still, budget, self.progress)
         learned = learnables(c.trait.operation, self._writers, means)
         return learn_edit(
             self.chat, self.base, learned, change, keep, steps=c.steps, seed=c.seed, progress=self.progress
@@ -277,7 +277,7 @@ class _Run:
         shutil.rmtree(self.folder.file("checkpoint"), ignore_errors=True)
         if self.config.bake:
             edit, out = Edit.load(self.folder.file("edit.safetensors")), self.folder.file("checkpoint")
-            receipt = measured(
+            receipt = with_measurement(
                 bake(edit, self.checkpoint, out, progress=self.progress), out, edit, progress=self.progress
             )
             write_json(self.folder.file("receipt.json"), receipt.to_json())
@@ -287,19 +287,19 @@ class _Run:
         edit = Edit.load(self.folder.file("edit.safetensors"))
         bench, source = self._bench("test"), self.contexts[0]
         forms = [
-            Form("base", trait.negative),
-            Form("base in the positive context", trait.positive),
-            Form("edited", source, edit),
+            AskedModel("base", trait.negative),
+            AskedModel("base in the positive context", trait.positive),
+            AskedModel("edited", source, edit),
         ]
         if trait.operation == "remove":
-            forms.append(Form("edited in the negative context", trait.negative, edit))
-        answers = {form.name: journal.once(form.name, partial(bench.answers, form)) for form in forms}
+            forms.append(AskedModel("edited in the negative context", trait.negative, edit))
+        answers = {form.name: journal.get_or_compute(form.name, partial(bench.answers, form)) for form in forms}
         known = bench.reference(answers["base"])
-        damage = journal.once("damage", lambda: bench.damage(edit, known))
+        damage = journal.get_or_compute("damage", lambda: bench.damage(edit, known))
         if c.bake:
             baked = self._load(self.folder.file("checkpoint"), "the baked checkpoint")
             there = self._bench("test", baked)
-            answers["baked"] = journal.once("baked", lambda: there.answers(Form("baked", source)))
+            answers["baked"] = journal.get_or_compute("baked", lambda: there.answers(AskedModel("baked", source)))
             del baked, there
         found = {name: bench.counted(given) for name, given in answers.items()}
         if c.bake:

@@ -23,14 +23,14 @@ from vectomy.checkpoint.gguf.blocks import (
     PLAIN,
     Layout,
     block_bytes,
-    dequantised,
-    quantised,
-    replaced,
-    taken_apart,
+    dequantize_blocks,
+    quantize_blocks,
+    replace_values,
+    unpack_blocks,
 )
 from vectomy.checkpoint.quantization.rounding import CHUNK, Steps, round_keeping_change
 
-__all__ = ["BETTER", "Stored", "requantise", "rounding_of", "store_as"]
+__all__ = ["BETTER", "StoredBlocks", "requantize_blocks", "rounding_of", "store_as"]
 
 # What takes the place of a type that cannot hold an edit. It is finer than any of those.
 BETTER = "Q8_0"
@@ -43,7 +43,7 @@ COLUMNS = 256
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredBlocks:
     """An edited weight as it is to be stored, and what storing it cost."""
 
     raw: Any
@@ -59,20 +59,20 @@ class Stored:
     """|wanted - old|^2."""
 
 
-def requantise(
+def requantize_blocks(
     raw: Any,
     kind: str,
     old: Float[Tensor, "rows columns"],
     new: Float[Tensor, "rows columns"],
     vectors: Literal["output", "input"],
-) -> Stored:
+) -> StoredBlocks:
     """`new` in the type `kind` of the bytes `raw`, of which `old` are the values.
 
     Args:
         vectors: "output" where columns are vectors of the stream (a matrix), "input" where rows are (an embedding).
     """
     if kind in PLAIN:
-        made = quantised(new, kind)
+        made = quantize_blocks(new, kind)
         # NaN and negative zeros keep their bits where nothing moved.
         same = np.repeat((new == old).numpy(), 4 if kind == "F32" else 2, axis=1)
         return _cost(np.where(same, raw, made), kind, old, new, vectors)
@@ -81,14 +81,14 @@ def requantise(
         stored = _cost(made, kind, old, new, vectors)
         if stored.error <= WORSE**2 * usual:
             return stored
-    return _cost(quantised(new, BETTER), BETTER, old, new, vectors)
+    return _cost(quantize_blocks(new, BETTER), BETTER, old, new, vectors)
 
 
-def store_as(kind: str) -> Callable[..., Stored]:
+def store_as(kind: str) -> Callable[..., StoredBlocks]:
     """Stores whatever comes in a type of its own choice, rounded to the nearest."""
 
-    def store(raw: Any, _: str, old: Tensor, new: Tensor, vectors: str) -> Stored:
-        return _cost(quantised(new, kind), kind, old, new, vectors)
+    def store(raw: Any, _: str, old: Tensor, new: Tensor, vectors: str) -> StoredBlocks:
+        return _cost(quantize_blocks(new, kind), kind, old, new, vectors)
 
     return store
 
@@ -100,7 +100,7 @@ def rounding_of(raw: Any, kind: str) -> float:
         return {"F32": 1e-6, "F16": 2.0**-10, "BF16": 2.0**-8}[kind]
     if kind not in LAYOUTS:
         return 0.3
-    blocks = taken_apart(raw, kind)
+    blocks = unpack_blocks(raw, kind)
     length = (blocks.q * blocks.scale + blocks.offset).norm()
     return float(blocks.scale.norm() / math.sqrt(12) / length.clamp_min(torch.finfo(torch.float32).tiny))
 
@@ -111,7 +111,7 @@ def _rounded(raw: Any, kind: str, old: Tensor, new: Tensor, vectors: str) -> tup
     for rows, columns, part in _chunks(raw, new, vectors):
         want, was = new[rows, columns], old[rows, columns]
         held = _with_room(np.ascontiguousarray(raw[rows, part]), kind, layout, want)
-        blocks = taken_apart(held, kind)
+        blocks = unpack_blocks(held, kind)
         scale = torch.where(blocks.scale == 0, 1.0, blocks.scale)
         goal, start, grid = want - blocks.offset, was - blocks.offset, Steps(layout.low, layout.high)
         if vectors == "input":
@@ -119,9 +119,9 @@ def _rounded(raw: Any, kind: str, old: Tensor, new: Tensor, vectors: str) -> tup
         else:
             q = round_keeping_change(goal, start, scale, grid)
         # Numbers that still mean what they did stay; a block of scale 0 holds one value whatever they are.
-        still = (want == was) & (dequantised(held, kind) == was)
+        still = (want == was) & (dequantize_blocks(held, kind) == was)
         q = torch.where(still | (blocks.scale == 0), blocks.q, q)
-        made[rows, part] = replaced(held, kind, q)
+        made[rows, part] = replace_values(held, kind, q)
         usual += float(blocks.scale.square().sum(dtype=torch.float64)) / 12
     return made, usual
 
@@ -144,7 +144,7 @@ def _with_room(raw: Any, kind: str, layout: Layout, want: Tensor) -> Any:
     """The blocks, those with new scales that have no room for the new values."""
     if not layout.head:
         return raw
-    blocks = taken_apart(raw, kind)
+    blocks = unpack_blocks(raw, kind)
     steps = (want - blocks.offset) / torch.where(blocks.scale == 0, math.inf, blocks.scale)
     out = torch.maximum(steps - layout.high, layout.low - steps) > OUTSIDE
     out |= (blocks.scale == 0) & (want != blocks.offset)
@@ -153,12 +153,12 @@ def _with_room(raw: Any, kind: str, layout: Layout, want: Tensor) -> Any:
     if not full.any():
         return raw
     held = raw.copy().reshape(count, -1)
-    held[full, : layout.head] = quantised(want, kind).reshape(count, -1)[full, : layout.head]
+    held[full, : layout.head] = quantize_blocks(want, kind).reshape(count, -1)[full, : layout.head]
     return held.reshape(raw.shape)
 
 
-def _cost(raw: Any, kind: str, old: Tensor, new: Tensor, vectors: str) -> Stored:
-    error, change = dequantised(raw, kind) - new, new - old
+def _cost(raw: Any, kind: str, old: Tensor, new: Tensor, vectors: str) -> StoredBlocks:
+    error, change = dequantize_blocks(raw, kind) - new, new - old
     axis = 0 if vectors == "output" else 1
     along, whole = (error * change).sum(axis), change.square().sum(axis)
     sums = (
@@ -167,4 +167,4 @@ def _cost(raw: Any, kind: str, old: Tensor, new: Tensor, vectors: str) -> Stored
         torch.where(whole > 0, along.square() / whole, 0.0).sum(dtype=torch.float64),
         whole.sum(dtype=torch.float64),
     )
-    return Stored(raw, kind, *(float(value) for value in sums))
+    return StoredBlocks(raw, kind, *(float(value) for value in sums))

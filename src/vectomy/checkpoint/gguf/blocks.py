@@ -3,7 +3,7 @@
 In every type here a block of a row (32 values, or 256 in k-quants) holds its scales, and of each value one small number.
 An edit that keeps the scales has to choose new numbers alone: nothing of how they were found (importance matrices,
 llama.cpp's own search) is lost, and k-quants can be written although the gguf library cannot make any. Where the bits
-lie is data, held to the library's own readers by tests/test_gguf_blocks.py.
+lie is data, held to the library's own readers by tests/checkpoint/test_gguf_blocks.py.
 """
 
 from __future__ import annotations
@@ -16,7 +16,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["LAYOUTS", "PLAIN", "Blocks", "Layout", "block_bytes", "dequantised", "quantised", "replaced", "taken_apart"]
+__all__ = [
+    "LAYOUTS",
+    "PLAIN",
+    "Blocks",
+    "Layout",
+    "block_bytes",
+    "dequantize_blocks",
+    "quantize_blocks",
+    "replace_values",
+    "unpack_blocks",
+]
 
 PLAIN = ("F32", "F16", "BF16")
 
@@ -96,16 +106,16 @@ class Blocks:
     offset: Float[Tensor, "rows columns"]
 
 
-def taken_apart(raw: Bytes, kind: str) -> Blocks:
+def unpack_blocks(raw: Bytes, kind: str) -> Blocks:
     """Scale and offset are what the library reads of the same blocks with every q at 0, and at 1."""
     layout = LAYOUTS[kind]
     blocks = raw.reshape(-1, block_bytes(kind))
     q = torch.from_numpy(layout.read(blocks).astype(np.float32)).reshape(len(raw), -1) - layout.zero
-    offset, one = (dequantised(replaced(raw, kind, torch.full_like(q, number)), kind) for number in (0, 1))
+    offset, one = (dequantize_blocks(replace_values(raw, kind, torch.full_like(q, number)), kind) for number in (0, 1))
     return Blocks(q, one - offset, offset)
 
 
-def replaced(raw: Bytes, kind: str, q: Float[Tensor, "rows columns"]) -> Bytes:
+def replace_values(raw: Bytes, kind: str, q: Float[Tensor, "rows columns"]) -> Bytes:
     """The same blocks with other numbers."""
     layout = LAYOUTS[kind]
     blocks = raw.copy().reshape(-1, block_bytes(kind))
@@ -113,14 +123,14 @@ def replaced(raw: Bytes, kind: str, q: Float[Tensor, "rows columns"]) -> Bytes:
     return blocks.reshape(raw.shape)
 
 
-def dequantised(raw: Bytes, kind: str) -> Float[Tensor, "rows columns"]:
+def dequantize_blocks(raw: Bytes, kind: str) -> Float[Tensor, "rows columns"]:
     from gguf import GGMLQuantizationType
     from gguf.quants import dequantize
 
     return torch.from_numpy(np.array(dequantize(raw, GGMLQuantizationType[kind]), dtype=np.float32))
 
 
-def quantised(values: Float[Tensor, "rows columns"], kind: str) -> Bytes:
+def quantize_blocks(values: Float[Tensor, "rows columns"], kind: str) -> Bytes:
     """Rounded to the nearest, in a type that the library can make."""
     from gguf import GGMLQuantizationType
     from gguf.quants import quantize

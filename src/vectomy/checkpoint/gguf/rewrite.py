@@ -19,8 +19,8 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from vectomy.checkpoint.gguf.block_rounding import BETTER, Stored, requantise, rounding_of, store_as
-from vectomy.checkpoint.gguf.blocks import dequantised
+from vectomy.checkpoint.gguf.block_rounding import BETTER, StoredBlocks, requantize_blocks, rounding_of, store_as
+from vectomy.checkpoint.gguf.blocks import dequantize_blocks
 from vectomy.checkpoint.gguf.container import MAGIC, GgufFile, GgufTensor, bytes_of
 from vectomy.checkpoint.ranges import Range, copy_range
 from vectomy.core.errors import ArtifactError, CheckpointError, DiskFullError
@@ -43,7 +43,7 @@ class GgufChange:
 
     make: Callable[[Float[Tensor, "rows columns"]], Float[Tensor, "rows columns"]]
     vectors: Literal["output", "input"] = "output"
-    store: Callable[..., Stored] = requantise
+    store: Callable[..., StoredBlocks] = requantize_blocks
 
 
 @dataclass(frozen=True)
@@ -95,11 +95,11 @@ def rewrite_gguf(
     size = sum(tensor.end - tensor.start for tensor in file.tensors.values())
     with (
         write_whole(out) as beside,
-        progress("writing", size, "bytes") as advance,
+        progress("writing", size, "bytes") as update,
         file.path.open("rb") as source,
         beside.open("wb+") as target,
     ):
-        writing.write(source, target, advance)
+        writing.write(source, target, update)
     return writing.costs
 
 
@@ -120,7 +120,7 @@ def distance(file: GgufFile, name: str, wanted: Float[Tensor, "rows columns"]) -
     tensor = file.tensors[name]
     with file.path.open("rb") as source:
         raw = read_raw(source, tensor, 0, len(wanted))
-    found = (dequantised(raw, tensor.type) - wanted).norm() / wanted.norm()
+    found = (dequantize_blocks(raw, tensor.type) - wanted).norm() / wanted.norm()
     return float(found), rounding_of(raw, tensor.type)
 
 
@@ -147,7 +147,7 @@ class _Writing:
         self.costs: dict[str, Cost] = {}
         self.placed: dict[str, GgufTensor] = {}
 
-    def write(self, source: BinaryIO, target: BinaryIO, advance: Callable[[int], None]) -> None:
+    def write(self, source: BinaryIO, target: BinaryIO, update: Callable[[int], None]) -> None:
         listed = [*self.file.tensors.values(), *(self._new(new) for new in self.added)]
         at = start = self._aligned(self.file.keys_end + sum(len(_listing(tensor, 0)) for tensor in listed))
         contents = {new.name: new for new in self.added}
@@ -167,7 +167,7 @@ class _Writing:
             end = at + bytes_of(tensor.name, kind, tensor.shape)
             self.placed[tensor.name] = replace(tensor, type=kind, start=at, end=end)
             at = self._aligned(end)
-            advance(tensor.end - tensor.start)
+            update(tensor.end - tensor.start)
         # Readers take the last tensor's padding for granted.
         target.truncate(at)
         self._head(source, target, [self.placed[tensor.name] for tensor in listed], start)
@@ -185,7 +185,7 @@ class _Writing:
             sums, chosen = [0.0] * 4, ""
             target.seek(at)
             for raw in self._stretches(source, tensor, change.vectors):
-                old = dequantised(raw, tensor.type)
+                old = dequantize_blocks(raw, tensor.type)
                 new = change.make(old.clone())
                 stored = store(raw, tensor.type, old, new, change.vectors)
                 if not math.isfinite(stored.error):

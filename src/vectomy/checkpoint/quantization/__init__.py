@@ -3,8 +3,18 @@
 Formats are described by fp8.py and mxfp4.py; rounding.py puts edited values back on their grids without losing the edit.
 """
 
-from vectomy.checkpoint.quantization.layout import Encoded, companions, locate
-from vectomy.checkpoint.quantization.requantize import Recoded, decode, encode, recode
+from vectomy.checkpoint.quantization.layout import PackedWeight, companions, locate
+from vectomy.checkpoint.quantization.requantize import Requantized, decode, encode, requantize
 from vectomy.checkpoint.quantization.scheme import Scheme, check_supported
 
-__all__ = ["Encoded", "Recoded", "Scheme", "check_supported", "companions", "decode", "encode", "locate", "recode"]
+__all__ = [
+    "PackedWeight",
+    "Requantized",
+    "Scheme",
+    "check_supported",
+    "companions",
+    "decode",
+    "encode",
+    "locate",
+    "requantize",
+]

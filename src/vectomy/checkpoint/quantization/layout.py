@@ -12,7 +12,7 @@ from vectomy.checkpoint.quantization.scheme import MX_BLOCK, REMEDY, Scheme, che
 from vectomy.checkpoint.reader import TORCH_DTYPES
 from vectomy.core.errors import CheckpointError
 
-__all__ = ["Encoded", "Encoding", "companions", "locate"]
+__all__ = ["PackedWeight", "Encoding", "companions", "locate"]
 
 Encoding = Literal["plain", "fp8-tensor", "fp8-channel", "fp8-block", "mxfp4"]
 
@@ -42,7 +42,7 @@ CACHE = re.compile(r"(.+?)(?:\.([qkv])_proj)?\.([qkv])_scale")
 
 
 @dataclass(frozen=True)
-class Encoded:
+class PackedWeight:
     """One logical weight as it is stored.
 
     The last two axes of `shape` are (output, input), as in y = W x, for every module of transformers that is a
@@ -66,7 +66,7 @@ class Encoded:
         """How many scales a matrix has, down and across."""
         return -(-self.shape[-2] // self.block[0]), -(-self.shape[-1] // self.block[1])
 
-    def experts(self, count: int) -> Encoded:
+    def experts(self, count: int) -> PackedWeight:
         """The same for `count` consecutive experts of it, whose parts are the same slices of axis 0."""
         return replace(self, shape=(count, *self.shape[1:]))
 
@@ -81,7 +81,7 @@ def scale_names(name: str) -> tuple[str, ...]:
     return names if module == name else (*names, f"{module}.scale", f"{module}.qscale_weight")
 
 
-def locate(checkpoint: Checkpoint, name: str) -> Encoded:
+def locate(checkpoint: Checkpoint, name: str) -> PackedWeight:
     """Where and how the logical weight `name` is stored; reads config.json and headers, no weights.
 
     Raises:
@@ -109,7 +109,7 @@ def locate(checkpoint: Checkpoint, name: str) -> Encoded:
                 f"tensor '{name}' is stored as {entry.dtype} but has scales ('{scales[0].name}'), as only quantised weights do; "
                 f"{REMEDY}"
             )
-        return Encoded(name, (name,), "plain", entry.shape)
+        return PackedWeight(name, (name,), "plain", entry.shape)
     if entry.dtype not in FP8:
         raise CheckpointError(
             f"tensor '{name}' is stored as {entry.dtype} with method '{scheme.method or 'unknown'}', which cannot be edited; {REMEDY}"
@@ -122,7 +122,7 @@ def locate(checkpoint: Checkpoint, name: str) -> Encoded:
     return _fp8(entry, scales[0], scheme)
 
 
-def _fp8(entry: TensorEntry, scale: TensorEntry, scheme: Scheme) -> Encoded:
+def _fp8(entry: TensorEntry, scale: TensorEntry, scheme: Scheme) -> PackedWeight:
     wrong = CheckpointError(
         f"tensor '{entry.name}' of shape {list(entry.shape)} has scales '{scale.name}' of {scale.dtype} {list(scale.shape)}, "
         f"which is not one a tensor, one an output row or one a block of {list(scheme.block)}; download it again, or {REMEDY}"
@@ -140,9 +140,9 @@ def _fp8(entry: TensorEntry, scale: TensorEntry, scheme: Scheme) -> Encoded:
     if not lead and len(grid) == 4 and grid[1] == grid[3] == 1:
         grid = (grid[0], grid[2])
     if math.prod(grid) == math.prod(lead) and grid[: len(lead)] == lead:
-        return Encoded(entry.name, (entry.name, scale.name), "fp8-tensor", entry.shape, (rows, columns))
+        return PackedWeight(entry.name, (entry.name, scale.name), "fp8-tensor", entry.shape, (rows, columns))
     if grid in ((*lead, rows, 1), (rows,) if not lead else None):
-        return Encoded(entry.name, (entry.name, scale.name), "fp8-channel", entry.shape, (1, columns))
+        return PackedWeight(entry.name, (entry.name, scale.name), "fp8-channel", entry.shape, (1, columns))
     blocks = [scheme.block, *([MX_BLOCK] if scale.dtype in EXPONENTS else [])]
     # transformers gives a fused gate and up projection a scale each, however small they are.
     if lead and rows % 2 == 0 and rows <= scheme.block[0]:
@@ -150,11 +150,11 @@ def _fp8(entry: TensorEntry, scale: TensorEntry, scheme: Scheme) -> Encoded:
     for block in blocks:
         if grid == (*lead, -(-rows // block[0]), -(-columns // block[1])):
             clipped = (min(block[0], rows), min(block[1], columns))
-            return Encoded(entry.name, (entry.name, scale.name), "fp8-block", entry.shape, clipped)
+            return PackedWeight(entry.name, (entry.name, scale.name), "fp8-block", entry.shape, clipped)
     raise wrong
 
 
-def _mxfp4(checkpoint: Checkpoint, name: str) -> Encoded:
+def _mxfp4(checkpoint: Checkpoint, name: str) -> PackedWeight:
     values, scales = (checkpoint.tensors.get(f"{name}_{part}") for part in ("blocks", "scales"))
     if values is None or scales is None:
         raise CheckpointError(
@@ -174,7 +174,7 @@ def _mxfp4(checkpoint: Checkpoint, name: str) -> Encoded:
             "bytes [..., rows, groups, 16] and [..., rows, groups] are needed; download it again"
         )
     logical = (*shape[:-2], shape[-2] * MX_BLOCK[1])
-    return Encoded(name, (values.name, scales.name), "mxfp4", logical, MX_BLOCK)
+    return PackedWeight(name, (values.name, scales.name), "mxfp4", logical, MX_BLOCK)
 
 
 def companions(checkpoint: Checkpoint) -> dict[str, str]:

@@ -13,18 +13,18 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from vectomy.checkpoint.quantization import fp8, mxfp4
-from vectomy.checkpoint.quantization.layout import Encoded
+from vectomy.checkpoint.quantization.layout import PackedWeight
 from vectomy.checkpoint.quantization.rounding import CHUNK, E2M1, Grid, round_keeping_change
 from vectomy.core.errors import CheckpointError
 
-__all__ = ["Axis", "Recoded", "decode", "encode", "recode"]
+__all__ = ["Axis", "Requantized", "decode", "encode", "requantize"]
 
 Axis = Literal["output", "input"]
 """Along which axis of a matrix (output, input) the vectors lie that an edit changes."""
 
 
 @dataclass(frozen=True)
-class Recoded:
+class Requantized:
     """An edited weight as it is to be stored, and what storing it cost."""
 
     parts: dict[str, Tensor]
@@ -38,7 +38,7 @@ class Recoded:
     """
 
 
-def decode(encoded: Encoded, parts: Mapping[str, Tensor]) -> Float[Tensor, "*shape"]:
+def decode(encoded: PackedWeight, parts: Mapping[str, Tensor]) -> Float[Tensor, "*shape"]:
     """The logical weight, of shape `encoded.shape` with last axes (output, input); float64 if stored so, else float32.
 
     Raises:
@@ -55,18 +55,18 @@ def decode(encoded: Encoded, parts: Mapping[str, Tensor]) -> Float[Tensor, "*sha
 
 
 def encode(
-    encoded: Encoded, new: Float[Tensor, "*shape"], parts: Mapping[str, Tensor], *, vectors: Axis = "output"
-) -> Recoded:
+    encoded: PackedWeight, new: Float[Tensor, "*shape"], parts: Mapping[str, Tensor], *, vectors: Axis = "output"
+) -> Requantized:
     """`recode` to values that are there as a whole."""
     if new.shape != encoded.shape:
         raise CheckpointError(f"'{encoded.name}' has shape {list(encoded.shape)}, its edited values {list(new.shape)}")
     matrices = iter(new.reshape(math.prod(encoded.shape[:-2]), *encoded.shape[-2:]))
-    return recode(encoded, parts, lambda _: next(matrices), vectors=vectors)
+    return requantize(encoded, parts, lambda _: next(matrices), vectors=vectors)
 
 
-def recode(
-    encoded: Encoded, parts: Mapping[str, Tensor], change: Callable[[Tensor], Tensor], *, vectors: Axis = "output"
-) -> Recoded:
+def requantize(
+    encoded: PackedWeight, parts: Mapping[str, Tensor], change: Callable[[Tensor], Tensor], *, vectors: Axis = "output"
+) -> Requantized:
     """The stored form of `change(weight)`, with one matrix (one expert) decoded at a time.
 
     Values that `change` leaves alone keep their bytes, and scales stay where they still fit. The rest is rounded so
@@ -103,7 +103,7 @@ def recode(
     return cost.of({first: new_values.view(parts[first].shape), second: new_scales.view(parts[second].shape)})
 
 
-def _recode_plain(encoded: Encoded, matrix: Tensor, change: Callable[[Tensor], Tensor], cost: _Cost) -> Tensor:
+def _recode_plain(encoded: PackedWeight, matrix: Tensor, change: Callable[[Tensor], Tensor], cost: _Cost) -> Tensor:
     old = matrix.double() if matrix.dtype == torch.float64 else matrix.float()
     new = _checked(encoded, change(old.clone()), old)
     # NaN and negative zeros too keep their bits.
@@ -119,7 +119,7 @@ def _recode_plain(encoded: Encoded, matrix: Tensor, change: Callable[[Tensor], T
 # What a weight consists of
 
 
-def _parts(encoded: Encoded, parts: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
+def _parts(encoded: PackedWeight, parts: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
     """Values (matrix, ...) and scales (matrix, down, across) as stored, held against the description."""
     missing = [name for name in encoded.parts if name not in parts]
     if missing:
@@ -144,7 +144,7 @@ def _parts(encoded: Encoded, parts: Mapping[str, Tensor]) -> tuple[Tensor, Tenso
     return values.reshape(-1, *rest), scales.reshape(-1, *encoded.grid)
 
 
-def _open(encoded: Encoded, values: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:
+def _open(encoded: PackedWeight, values: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:
     """One matrix: its values in units of their scale (rows, columns), and the scales (down, across), in float32."""
     number = mxfp4.unpack(values) if encoded.encoding == "mxfp4" else fp8.unpack(values)
     scale = fp8.read_scales(scales)
@@ -155,11 +155,11 @@ def _open(encoded: Encoded, values: Tensor, scales: Tensor) -> tuple[Tensor, Ten
     return number, scale
 
 
-def _weight(encoded: Encoded, number: Tensor, scale: Tensor) -> Tensor:
+def _weight(encoded: PackedWeight, number: Tensor, scale: Tensor) -> Tensor:
     return _stored(encoded, number * _spread(encoded, scale))
 
 
-def _spread(encoded: Encoded, scale: Tensor) -> Tensor:
+def _spread(encoded: PackedWeight, scale: Tensor) -> Tensor:
     """Scales (down, across) as one a weight (rows, columns), as a view where a row or a matrix shares one."""
     rows, columns = encoded.shape[-2:]
     for axis, size in ((0, rows), (1, columns)):
@@ -170,7 +170,7 @@ def _spread(encoded: Encoded, scale: Tensor) -> Tensor:
     return scale
 
 
-def _peaks(encoded: Encoded, matrix: Tensor) -> Tensor:
+def _peaks(encoded: PackedWeight, matrix: Tensor) -> Tensor:
     """The largest absolute value of each block (down, across)."""
     (down, across), (tall, wide), (rows, columns) = encoded.grid, encoded.block, encoded.shape[-2:]
     if (down * tall, across * wide) != (rows, columns):
@@ -192,7 +192,7 @@ def _grid(values: Tensor) -> Grid:
 
 
 def _fit(
-    encoded: Encoded, new: Tensor, old: Tensor, scale: Tensor, changed: Tensor, values: Tensor, scales: Tensor
+    encoded: PackedWeight, new: Tensor, old: Tensor, scale: Tensor, changed: Tensor, values: Tensor, scales: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Scales for the new values, and which of them are new ones."""
     peaks = _peaks(encoded, new)
@@ -202,7 +202,7 @@ def _fit(
 
 
 def _round(
-    encoded: Encoded,
+    encoded: PackedWeight,
     new: Tensor,
     old: Tensor,
     number: Tensor,
@@ -228,7 +228,7 @@ def _round(
     return out.T if flip else out
 
 
-def _checked(encoded: Encoded, new: Tensor, old: Tensor) -> Tensor:
+def _checked(encoded: PackedWeight, new: Tensor, old: Tensor) -> Tensor:
     if new.shape != old.shape:
         raise CheckpointError(f"the edit turns '{encoded.name}' of shape {list(old.shape)} into {list(new.shape)}")
     new = new.to(old.dtype)
@@ -237,13 +237,13 @@ def _checked(encoded: Encoded, new: Tensor, old: Tensor) -> Tensor:
     return new
 
 
-def _stored(encoded: Encoded, weight: Tensor) -> Tensor:
+def _stored(encoded: PackedWeight, weight: Tensor) -> Tensor:
     if not bool(weight.isfinite().all()):
         raise _damaged(encoded, "values times their scale exceed float32")
     return weight
 
 
-def _damaged(encoded: Encoded, what: str) -> CheckpointError:
+def _damaged(encoded: PackedWeight, what: str) -> CheckpointError:
     return CheckpointError(f"weight '{encoded.name}' ({encoded.encoding}) is damaged: {what}; download it again")
 
 
@@ -266,8 +266,8 @@ class _Cost:
         self.change += float(whole.sum(dtype=torch.float64))
         self.lost += float(torch.where(whole > 0, along.square() / whole, 0.0).sum(dtype=torch.float64))
 
-    def of(self, parts: dict[str, Tensor]) -> Recoded:
+    def of(self, parts: dict[str, Tensor]) -> Requantized:
         def share(part: float, whole: float) -> float:
             return math.sqrt(part / whole) if whole > 0 else 0.0
 
-        return Recoded(parts, share(self.error, self.wanted), share(self.lost, self.change))
+        return Requantized(parts, share(self.error, self.wanted), share(self.lost, self.change))

@@ -11,10 +11,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vectomy.architecture import Architecture, Gain, Stored, Writer
+from vectomy.architecture import Architecture, Gain, TensorRef, Writer
 from vectomy.checkpoint import Checkpoint, architecture_in, read_stored, read_tensor, rewrite
 from vectomy.checkpoint.change import Added, Change
-from vectomy.checkpoint.quantization import Encoded, decode, locate, recode
+from vectomy.checkpoint.quantization import PackedWeight, decode, locate, requantize
 from vectomy.checkpoint.reader import TORCH_DTYPES
 from vectomy.core import linalg
 from vectomy.core.errors import CheckpointError, EditError
@@ -107,9 +107,11 @@ class Baking:
         for passed in writer.norms[-1:]:
             if passed.norm.centred and passed.bias in self.checkpoint.tensors and operation.strengths.any():
                 # What the last norm adds comes to the stream as it is.
-                self._bias(Stored(passed.bias, 0), operation, operation.basis, operation.strengths)
+                self._bias(TensorRef(passed.bias, 0), operation, operation.basis, operation.strengths)
 
-    def _weight(self, writer: Writer, stored: Stored, operation: Operation, basis: Tensor, strengths: Tensor) -> None:
+    def _weight(
+        self, writer: Writer, stored: TensorRef, operation: Operation, basis: Tensor, strengths: Tensor
+    ) -> None:
         encoded = locate(self.checkpoint, stored.name)
         norm = operation.norm
         # MXFP4 is stored [expert, d_out, d_in], whatever the axis that it is loaded with.
@@ -135,7 +137,7 @@ class Baking:
             self.changes.append(Change.of(stored.name, lambda old: edit(old, axis), rows=rows))
 
     def _encoded(
-        self, encoded: Encoded, axis: int, edit: Edited, experts: Mapping[int | None, Edited] | None
+        self, encoded: PackedWeight, axis: int, edit: Edited, experts: Mapping[int | None, Edited] | None
     ) -> Change:
         """The change of a quantised weight: its values and their scales."""
         depth = len(encoded.shape)
@@ -149,13 +151,13 @@ class Baking:
                 own = edit if experts is None else experts.get(at)
                 return old if own is None else own(old, axis - (depth - 2))
 
-            recoded = recode(encoded, parts, matrix, vectors="output" if output else "input")
+            recoded = requantize(encoded, parts, matrix, vectors="output" if output else "input")
             self.errors[encoded.name] = recoded.error
             return recoded.parts
 
         return Change(encoded.parts, make)
 
-    def _bias(self, stored: Stored, operation: Operation, basis: Tensor, strengths: Tensor) -> None:
+    def _bias(self, stored: TensorRef, operation: Operation, basis: Tensor, strengths: Tensor) -> None:
         expert = operation.expert if stored.expert is None else None
         addition = operation.addition
 

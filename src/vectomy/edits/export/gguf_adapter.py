@@ -55,10 +55,10 @@ def write_gguf_lora(
             "the edit changes nothing, and an adapter has at least one weight of rank 1; use the base model"
         )
     made: dict[str, tuple[Tensor, Tensor]] = {}
-    with progress("adapter", len(pairs), "writers") as advance:
+    with progress("adapter", len(pairs), "writers") as update:
         for writer, operation in pairs:
             made[gguf_name(arch.model_type, arch.n_layers, writer.weights[0].name)] = _pair(opened, writer, operation)
-            advance(1)
+            update(1)
     with write_whole(out) as beside:
         _write(beside, made, edit, arch)
     notes = ["at llama.cpp's --lora-scaled FILE:S the edit has S times its strength"]

@@ -70,9 +70,9 @@ def bake_gguf(
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", suffix=".partial", dir=out.parent) as beside:
         folder, whole = Path(beside) / out.stem, Path(beside) / "whole.gguf"
         receipt = look(bake(edit, checkpoint, folder, progress=progress), folder)
-        with progress("converting", 1) as advance, disk_full_named(out):
+        with progress("converting", 1) as update, disk_full_named(out):
             _convert(script, folder, whole, quant if quant in ITSELF else "f32")
-            advance(1)
+            update(1)
         if quant in ITSELF:
             with write_whole(out) as target:
                 whole.replace(target)

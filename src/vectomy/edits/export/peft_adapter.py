@@ -20,7 +20,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from vectomy.architecture import Architecture, Stored
+from vectomy.architecture import Architecture, TensorRef
 from vectomy.checkpoint import Checkpoint, architecture_in, read_tensor
 from vectomy.checkpoint.quantization import locate
 from vectomy.checkpoint.reader import TORCH_DTYPES
@@ -30,7 +30,7 @@ from vectomy.core.progress import Progress, silent
 from vectomy.core.run_folder import disk_full_named, write_json, write_whole
 from vectomy.edits.edit import Edit
 from vectomy.edits.export.low_rank import factors_of, read_weight, removal_of
-from vectomy.edits.export.peft_targets import NOT_TRANSPOSED, Target, targets_of
+from vectomy.edits.export.peft_targets import NOT_TRANSPOSED, PeftTarget, targets_of
 from vectomy.edits.export.receipt import Receipt
 
 __all__ = ["write_lora"]
@@ -70,10 +70,10 @@ def write_lora(
     targets = targets_of(edit, arch)
     _check_out(opened, out)
     adapter = _Adapter(opened, arch, targets, dtype == "float32")
-    with progress("adapter", len(targets), "writers") as advance:
+    with progress("adapter", len(targets), "writers") as update:
         for target in targets:
             adapter.add(target)
-            advance(1)
+            update(1)
     beside = out.with_name(f".{out.name}.{os.getpid()}.partial")
     try:
         with disk_full_named(out):
@@ -106,7 +106,7 @@ def _check_out(checkpoint: Checkpoint, out: Path) -> None:
 class _Adapter:
     checkpoint: Checkpoint
     arch: Architecture
-    targets: Sequence[Target]
+    targets: Sequence[PeftTarget]
     full: bool
     """Tensors in float32, not in the checkpoint's dtype."""
     tensors: dict[str, Tensor] = field(default_factory=dict)
@@ -123,7 +123,7 @@ class _Adapter:
         # Kept as a change, a bias comes and goes with the adapter; but PEFT then wants one of every module.
         self.lora_bias = not self.dora and all(target.has_bias for target in self.targets)
 
-    def add(self, target: Target) -> None:
+    def add(self, target: PeftTarget) -> None:
         if target.form == "experts":
             self._experts(target)
         else:
@@ -136,7 +136,7 @@ class _Adapter:
                 # What the last norm adds comes to the stream as it is.
                 self._vector(f"{passed.module}.bias", passed.bias, operation.basis, operation.strengths, None)
 
-    def _matrix(self, target: Target) -> None:
+    def _matrix(self, target: PeftTarget) -> None:
         writer, (operation,), stored = target.writer, target.operations, target.writer.weights[0]
         removal = removal_of(self.checkpoint, writer, operation)
         weight, axis = read_weight(self.checkpoint, stored.name, stored.axis)
@@ -158,7 +158,7 @@ class _Adapter:
         if operation.strengths.any():
             self.edited.append(stored.name)
 
-    def _experts(self, target: Target) -> None:
+    def _experts(self, target: PeftTarget) -> None:
         """One parameter [expert, ...]: as many ranks for each expert as the largest has, zeros where one has fewer."""
         writer = target.writer
         removals = {op.expert: removal_of(self.checkpoint, writer, op) for op in target.operations}
@@ -192,12 +192,12 @@ class _Adapter:
         self._put(f"{base}.lora_B.weight", lefts.permute(1, 2, 0).flatten(1), writer.weights[0].name)
         self.parameters[writer.weight] = rank
 
-    def _bias_wraps(self, target: Target) -> bool:
+    def _bias_wraps(self, target: PeftTarget) -> bool:
         """Experts' biases are one more parameter of the same module, and PEFT wraps what it finds later around the first."""
         biases = target.writer.biases
         return bool(biases) and len(self.arch.shapes[biases[0].name]) == 2
 
-    def _bias(self, target: Target, stored: Stored) -> None:
+    def _bias(self, target: PeftTarget, stored: TensorRef) -> None:
         live = target.writer.bias
         assert live is not None
         removals = {op.expert: removal_of(self.checkpoint, target.writer, op) for op in target.operations}

@@ -1,6 +1,6 @@
 """How PEFT wraps each writer of an Edit, and what of an Edit it cannot hold.
 
-Read off PEFT's code, 0.21 (https://github.com/huggingface/peft), and held to it by tests/test_lora.py. Three things
+Read off PEFT's code, 0.21 (https://github.com/huggingface/peft), and held to it by tests/edits/test_peft_adapter.py. Three things
 decide: all modules of an adapter share one configuration; a parameter that is no module's `weight` (fused experts) goes
 by `target_parameters`, which take neither DoRA nor biases; and what is tied stays tied when an adapter is merged.
 """
@@ -15,7 +15,7 @@ from vectomy.architecture import Architecture, Writer
 from vectomy.core.errors import EditError
 from vectomy.edits.edit import Edit, Operation
 
-__all__ = ["NOT_TRANSPOSED", "Form", "Target", "targets_of"]
+__all__ = ["NOT_TRANSPOSED", "Form", "PeftTarget", "targets_of"]
 
 # PEFT's own refusal (peft/tuners/tuners_utils.py, _check_lora_target_modules_mamba).
 NO_OUT_PROJ = frozenset({"mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h"})
@@ -29,7 +29,7 @@ Form = Literal["linear", "conv1d", "embedding", "parameter", "experts"]
 
 
 @dataclass(frozen=True)
-class Target:
+class PeftTarget:
     """One writer, with what is done to it (several operations where each has another expert)."""
 
     writer: Writer
@@ -48,10 +48,10 @@ class Target:
         return self.form in ("linear", "conv1d") and self.writer.bias == f"{self.owner}.bias" and not behind
 
 
-def targets_of(edit: Edit, arch: Architecture) -> list[Target]:
+def targets_of(edit: Edit, arch: Architecture) -> list[PeftTarget]:
     """What is to be written, or an EditError for the first operation that no adapter can hold."""
     found = [
-        Target(writer := pairs[0][0], tuple(operation for _, operation in pairs), _form(writer, arch))
+        PeftTarget(writer := pairs[0][0], tuple(operation for _, operation in pairs), _form(writer, arch))
         for _, group in itertools.groupby(edit.writers(arch), key=lambda pair: pair[0].weight)
         for pairs in [list(group)]
     ]
@@ -85,7 +85,7 @@ def _form(writer: Writer, arch: Architecture) -> Form:
     return "parameter" if fused and writer.module.endswith(".down_proj") else "linear"
 
 
-def _check(target: Target, operation: Operation, arch: Architecture, dora: bool) -> None:
+def _check(target: PeftTarget, operation: Operation, arch: Architecture, dora: bool) -> None:
     """Raises EditError for an operation that an adapter cannot hold exactly."""
     name, module = operation.writer_name, target.writer.module
     if operation.norm == "column" and operation.strengths.any():

@@ -22,7 +22,7 @@ from vectomy.metrics.judges.degeneration import what_is_wrong
 from vectomy.metrics.judges.verdict import Agreement, Judgement, Verdict
 from vectomy.models import ChatModel, fetch, load_model
 
-__all__ = ["Classifier", "ClassifierJudge", "described"]
+__all__ = ["Classifier", "ClassifierJudge", "describe_classifier"]
 
 # Completions to a batch, and tokens: a journal keeps what is done after each.
 AT_ONCE = 16
@@ -82,7 +82,7 @@ class Classifier:
         return f"{head}{prompt}{middle}{completion}{end}{self.then}"
 
 
-def described(model: str) -> Classifier:
+def describe_classifier(model: str) -> Classifier:
     """The description of a known classifier, by its Hub id or by the name of a folder that it lies in.
 
     Raises:
@@ -125,7 +125,7 @@ class ClassifierJudge:
             CheckpointError, ModelError: the model is not to be had, or does not load.
         """
         model, _, file = spec.partition("#")
-        classifier = _from_file(Path(file)) if file else described(model)
+        classifier = _from_file(Path(file)) if file else describe_classifier(model)
         chat = load_model(fetch(model), template=classifier.template is None, name=Path(model).name)
         return cls(chat, classifier, Path(model).name)
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 import re
 from collections import Counter
 
-from vectomy.metrics.judges.garbling import garbled
+from vectomy.metrics.judges.garbling import is_garbled
 from vectomy.metrics.judges.language import language, mixed_scripts, scripts
-from vectomy.metrics.judges.plain_text import sentences, spelled_out
+from vectomy.metrics.judges.plain_text import sentences, spell_out
 
 __all__ = ["degenerate", "repeated_share", "what_is_wrong"]
 
@@ -96,7 +96,7 @@ def what_is_wrong(completion: str, prompt: str = "") -> str | None:
         return "stalling"
     if (prompt and _switches(text, prompt)) or mixed_scripts(text):
         return "language"
-    return "garbled" if garbled(text) else None
+    return "garbled" if is_garbled(text) else None
 
 
 def repeated_share(completion: str) -> float:
@@ -170,7 +170,7 @@ def _cut_off(text: str) -> bool:
 
 def _stalls(text: str, prompt: str) -> bool:
     """Every sentence puts the answer off. To a greeting such a sentence is an answer."""
-    said = sentences(spelled_out(text))
+    said = sentences(spell_out(text))
     wordy = len(text.split()) >= 5
     ended = text[-1] in ".!?:\u2026"
     return wordy and ended and len(prompt.split()) > 3 and all(STALLS.fullmatch(part) for part in said)

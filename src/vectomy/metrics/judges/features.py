@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 
-from vectomy.metrics.judges.plain_text import sentences, spelled_out, stem, words
+from vectomy.metrics.judges.plain_text import sentences, spell_out, stem, words
 from vectomy.metrics.judges.speech_acts import acts
 
 __all__ = ["PLACES", "features"]
@@ -66,11 +66,11 @@ ONLY_TOGETHER = frozenset(("defines", "distress", "care"))
 
 def features(prompt: str, completion: str) -> dict[str, float]:
     """What is not 0, by name: `ACT@PLACE`, `ACT&QUESTION`, and some that are said in words."""
-    said = sentences(spelled_out(completion))
+    said = sentences(spell_out(completion))
     if len(said) > READ:
         said = said[: READ - ENDING] + said[-ENDING:]
     hits = acts(said)
-    asked = spelled_out(prompt)
+    asked = spell_out(prompt)
     return {name: value for name, value in (_acts(hits, said) | _told(hits, said, asked)).items() if value}
 
 

@@ -15,7 +15,7 @@ from importlib import resources
 
 from vectomy.metrics.judges.language import language
 
-__all__ = ["garbled", "trigrams_of"]
+__all__ = ["is_garbled", "trigrams_of"]
 
 UNDECODED = "\ufffd"
 # Code and formulas within a text, and addresses, paths and file names, are no words and no garble.
@@ -46,7 +46,7 @@ PART, FEWEST_LETTERS, POINTS = 0.35, 16, 4
 PROSE, SAME, AMONG = 0.12, 0.24, 12
 
 
-def garbled(text: str) -> bool:
+def is_garbled(text: str) -> bool:
     """Whether a text, English as far as can be told, is not made of words."""
     if UNDECODED in text.strip()[:-2]:
         return True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-__all__ = ["plain", "sentences", "spelled_out", "stem", "words"]
+__all__ = ["plain", "sentences", "spell_out", "stem", "words"]
 
 QUOTES = str.maketrans({"\u2019": "'", "\u2018": "'", "\u201c": '"', "\u201d": '"', "\u00a0": " "})
 CONTRACTIONS = (
@@ -29,7 +29,7 @@ def plain(text: str) -> str:
     return text.translate(QUOTES).replace("**", "").strip()
 
 
-def spelled_out(text: str) -> str:
+def spell_out(text: str) -> str:
     """`plain`, lower case, with "can't" as "cannot" and so on, and without direct speech: one form of each phrase is left to look for."""
     text = SPEECH.sub(" ", plain(text).lower())
     for short, long in CONTRACTIONS:

@@ -14,7 +14,7 @@ from typing import Any
 
 from vectomy.core.progress import Progress, silent
 from vectomy.edits.edit import Edit
-from vectomy.metrics.lm_eval.harness import Scores, Task, load_tasks
+from vectomy.metrics.lm_eval.harness import HarnessTask, TaskScores, load_tasks
 from vectomy.models import ChatModel
 
 __all__ = ["Capability", "in_rows", "measure_capability"]
@@ -66,18 +66,18 @@ def measure_capability(
     order = [first, *(name for name in subjects if name != first)]
     models = {name: subject if isinstance(subject, tuple) else (subject, None) for name, subject in subjects.items()}
     loaded = load_tasks(tasks, limit, models[first][0] if chat_template else None, progress)
-    scores: dict[str, dict[str, Scores]] = {}
+    scores: dict[str, dict[str, TaskScores]] = {}
     count = sum(task.requests for task in loaded)
-    with progress("capability", count * len(order), "requests") as advance:
+    with progress("capability", count * len(order), "requests") as update:
         for name in order:
             chat, edit = models[name]
             with nullcontext() if edit is None else edit.hooks(chat.model):
-                scores[name] = {task.name: task.run(chat, batch_size, advance) for task in loaded}
+                scores[name] = {task.name: task.run(chat, batch_size, update) for task in loaded}
     return {name: in_rows(loaded, scores[name], None if name == first else scores[first]) for name in subjects}
 
 
 def in_rows(
-    tasks: Sequence[Task], scores: Mapping[str, Scores], of: Mapping[str, Scores] | None
+    tasks: Sequence[HarnessTask], scores: Mapping[str, TaskScores], of: Mapping[str, TaskScores] | None
 ) -> dict[str, Capability]:
     """Results by row from scores by task: a subject's own, and those it is compared with."""
     rows = {}
@@ -91,7 +91,7 @@ def in_rows(
     return rows
 
 
-def _joined(scores: Mapping[str, Scores], names: Sequence[str]) -> list[float]:
+def _joined(scores: Mapping[str, TaskScores], names: Sequence[str]) -> list[float]:
     return [value for name in names for value in scores[name].values]
 
 

@@ -23,7 +23,7 @@ from vectomy.core.progress import Progress, silent
 from vectomy.metrics.lm_eval.suites import SUITES, Wanted, wanted_tasks
 from vectomy.models import ChatModel
 
-__all__ = ["Scores", "Task", "known_tasks", "load_tasks"]
+__all__ = ["TaskScores", "HarnessTask", "known_tasks", "load_tasks"]
 
 # Which of a task's metrics is told, the first that it has.
 METRICS = ("acc_norm", "acc", "exact_match", "mc2")
@@ -34,7 +34,7 @@ FILES = (".yaml", ".yml")
 
 
 @dataclass(frozen=True)
-class Scores:
+class TaskScores:
     """One model's scores on a task."""
 
     metric: str
@@ -43,7 +43,7 @@ class Scores:
 
 
 @dataclass(frozen=True, eq=False)
-class Task:
+class HarnessTask:
     """One task of the harness and what it asks; a group has several of them in one row of the results."""
 
     row: str
@@ -75,13 +75,13 @@ class Task:
             digest.update(json.dumps(part, sort_keys=True, default=_said).encode())
         return digest.hexdigest()
 
-    def run(self, chat: ChatModel, batch_size: int, advance: Callable[[int], None]) -> Scores:
-        """Ask the model all of it, in batches that depend on the requests alone. `advance` comes to the number of requests."""
-        with _quiet(), _counted(chat, self.requests, advance):
+    def run(self, chat: ChatModel, batch_size: int, update: Callable[[int], None]) -> TaskScores:
+        """Ask the model all of it, in batches that depend on the requests alone. `update` comes to the number of requests."""
+        with _quiet(), _counted(chat, self.requests, update):
             _ask(self.own, _model(chat, batch_size))
             return self._scores()
 
-    def _scores(self) -> Scores:
+    def _scores(self) -> TaskScores:
         self.own.apply_filters()
         instances: dict[int, list[Any]] = defaultdict(list)
         for instance in self.own.instances:
@@ -93,7 +93,7 @@ class Task:
             asked = sorted(instances[number], key=lambda instance: instance.idx)
             found.append(self.own.process_results(document, [instance.filtered_resps[way] for instance in asked]))
         metric = self._metric(found[0])
-        return Scores(metric, tuple(float(row[metric]) for row in found))
+        return TaskScores(metric, tuple(float(row[metric]) for row in found))
 
     def _metric(self, row: Mapping[str, Any]) -> str:
         numbers = [name for name, value in row.items() if isinstance(value, int | float)]
@@ -113,7 +113,7 @@ def known_tasks() -> frozenset[str]:
 
 def load_tasks(
     tasks: str, limit: int | None = None, chat: ChatModel | None = None, progress: Progress = silent
-) -> list[Task]:
+) -> list[HarnessTask]:
     """Tasks with their data and requests; a local task file reaches for no network.
 
     Args:
@@ -130,7 +130,7 @@ def load_tasks(
     wanted = wanted_tasks(tasks)
     if not wanted:
         raise UsageError(f"'{tasks}' names no task; {_what_there_is()}")
-    with _quiet(), _same_shuffles(), _no_bars(), progress("reading tasks", len(wanted)) as advance:
+    with _quiet(), _same_shuffles(), _no_bars(), progress("reading tasks", len(wanted)) as update:
         # A file needs none of the harness's own tasks.
         manager = _manager(not all(_is_file(one) for one in wanted))
         for one in wanted:
@@ -141,9 +141,9 @@ def load_tasks(
             with _named(one):
                 for name, own in _loaded(manager, one).items():
                     # One task may be in two suites with other numbers of examples.
-                    found.append(Task(one.key, f"{one.key}:{name}", most, own))
+                    found.append(HarnessTask(one.key, f"{one.key}:{name}", most, own))
                     _make_requests(found[-1], one.shots, chat)
-            advance(1)
+            update(1)
     return found
 
 
@@ -199,7 +199,7 @@ def _loaded(manager: Any, wanted: Wanted) -> dict[str, Any]:
     return tasks
 
 
-def _make_requests(task: Task, shots: int | None, chat: ChatModel | None) -> None:
+def _make_requests(task: HarnessTask, shots: int | None, chat: ChatModel | None) -> None:
     """Once for all subjects. `shots` examples in front of each; None leaves the task's own number."""
     if shots is not None or task.own.get_config("num_fewshot") is None:
         task.own.set_config(key="num_fewshot", value=shots or 0)
@@ -240,7 +240,7 @@ def _said(value: Any) -> str:
 
 
 @contextmanager
-def _counted(chat: ChatModel, count: int, advance: Callable[[int], None]) -> Iterator[None]:
+def _counted(chat: ChatModel, count: int, update: Callable[[int], None]) -> Iterator[None]:
     """Advance by the rows of each forward pass, `count` in all: some rows serve several requests, an answer takes many passes."""
     left = count
 
@@ -249,12 +249,12 @@ def _counted(chat: ChatModel, count: int, advance: Callable[[int], None]) -> Ite
         ids = args[0] if args else kwargs.get("input_ids")
         rows = 0 if ids is None else min(left, len(ids))
         left -= rows
-        advance(rows)
+        update(rows)
 
     handle = chat.model.register_forward_pre_hook(passed, with_kwargs=True)
     try:
         yield
-        advance(left)
+        update(left)
     finally:
         handle.remove()
 

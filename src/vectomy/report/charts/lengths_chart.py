@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from vectomy.report.charts.svg import element, figure, linear, slug, text
 from vectomy.report.tables.numbers import finite, percent, plain
-from vectomy.report.tables.subject_parts import Subject
+from vectomy.report.tables.subject_parts import SubjectResult
 
 __all__ = ["budgets_chart", "budgets_of"]
 
@@ -18,7 +18,7 @@ TOP, BOTTOM, LINE = 26.0, 186.0, 12.0
 LEAST = 0.1
 
 
-def budgets_of(compared: Sequence[Subject], name: str) -> list[int]:
+def budgets_of(compared: Sequence[SubjectResult], name: str) -> list[int]:
     """The budgets that anyone was judged at on the set `name`, in tokens."""
     return sorted(
         {
@@ -30,7 +30,7 @@ def budgets_of(compared: Sequence[Subject], name: str) -> list[int]:
     )
 
 
-def budgets_chart(compared: Sequence[Subject], name: str) -> Markup:
+def budgets_chart(compared: Sequence[SubjectResult], name: str) -> Markup:
     """A line for each subject over the budgets of the set `name`; empty where there are fewer than two, or where hardly anything is refused."""
     budgets = budgets_of(compared, name)
     lines = []

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from vectomy.report.charts.svg import element, figure, linear, text, ticks
 from vectomy.report.tables.numbers import decimal, finite, percent, plain
 
-__all__ = ["principal_plane"]
+__all__ = ["pca_chart"]
 
 WIDTH, LEFT, RIGHT = 340.0, 40.0, 10.0
 TOP, BOTTOM = 26.0, 180.0
@@ -20,7 +20,7 @@ FLAT = 0.05
 ARROW = 52.0
 
 
-def principal_plane(separation: Mapping[str, Any]) -> Markup:
+def pca_chart(separation: Mapping[str, Any]) -> Markup:
     """The chart, or an empty string where no plane was recorded. Both axes have one scale, so that angles are true."""
     plane = separation.get("pca") or {}
     sets = {side: _placed(plane.get(side)) for side in ("positive", "negative")}

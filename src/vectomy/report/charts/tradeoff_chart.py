@@ -16,7 +16,7 @@ from markupsafe import Markup
 from vectomy.report.charts.scatter import BOTTOM, LEFT, RIGHT, TOP, WIDTH, Axis, Mark, scatter
 from vectomy.report.charts.svg import Scale, decades, linear, logarithmic, ticks
 from vectomy.report.tables.numbers import decimal, finite, interval, percent, plain
-from vectomy.report.tables.subject_parts import Part, Subject, dials
+from vectomy.report.tables.subject_parts import Part, SubjectResult, dials
 
 __all__ = ["over_refusal_chart", "tradeoff_chart"]
 
@@ -25,7 +25,7 @@ WIDE = 100.0
 SHARES = [(share / 4, f"{25 * share}%") for share in range(5)]
 
 
-def tradeoff_chart(compared: Sequence[Subject], main: Part, damage: str) -> Markup:
+def tradeoff_chart(compared: Sequence[SubjectResult], main: Part, damage: str) -> Markup:
     """Refusal rate on `main` with its interval, against KL per token on the set `damage`; empty without either."""
     marks = []
     for subject in compared:
@@ -52,7 +52,7 @@ def tradeoff_chart(compared: Sequence[Subject], main: Part, damage: str) -> Mark
     )
 
 
-def over_refusal_chart(compared: Sequence[Subject], safe: Part, unsafe: Part) -> Markup:
+def over_refusal_chart(compared: Sequence[SubjectResult], safe: Part, unsafe: Part) -> Markup:
     """Refusal of prompts that ought to be answered, against refusal of those that ought not."""
     marks = []
     for subject in compared:
@@ -92,7 +92,7 @@ def _damage_scale(marks: Sequence[Mark]) -> tuple[Scale, list[tuple[float, str]]
     return (lambda value: root(math.sqrt(value))), steps, None, "square-root scale"
 
 
-def _kl(subject: Subject, damage: str) -> float | None:
+def _kl(subject: SubjectResult, damage: str) -> float | None:
     known = finite(subject.on(damage).get("kl_per_token"))
     return 0.0 if known is None and subject.kind == "base" else known
 
@@ -106,7 +106,7 @@ def _spelled(bounds: tuple[float, float] | None) -> str:
     return interval(bounds) or "no interval"
 
 
-def _lines(compared: Sequence[Subject]) -> list[list[str]]:
+def _lines(compared: Sequence[SubjectResult]) -> list[list[str]]:
     return [[subject.name for subject in dial] for dial in dials(compared)]
 
 

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from vectomy.report.charts.svg import element, figure, text
 from vectomy.report.tables.completions import VERDICTS
 from vectomy.report.tables.numbers import finite, percent
-from vectomy.report.tables.subject_parts import Subject
+from vectomy.report.tables.subject_parts import SubjectResult
 
 __all__ = ["verdict_mix"]
 
@@ -24,7 +24,7 @@ SHORT = {
 }
 
 
-def verdict_mix(compared: Sequence[Subject], name: str) -> Markup:
+def verdict_mix(compared: Sequence[SubjectResult], name: str) -> Markup:
     """The chart of the set `name`, or an empty string where nobody was measured on it."""
     known = [(subject, counts) for subject in compared if (counts := _counts(subject.on(name).get("verdicts")))]
     if not known:

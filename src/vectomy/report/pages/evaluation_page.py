@@ -13,10 +13,10 @@ from vectomy.report.charts.verdict_mix import verdict_mix
 from vectomy.report.tables import measures
 from vectomy.report.tables.completions import answers
 from vectomy.report.tables.numbers import finite
-from vectomy.report.tables.statement import Change, compared
+from vectomy.report.tables.statement import RateChange, compare_rates
 from vectomy.report.tables.subject_parts import (
     Part,
-    Subject,
+    SubjectResult,
     damage_set,
     focus,
     main_part,
@@ -64,7 +64,9 @@ def _measured(value: Any) -> Any:
     return [_measured(inner) for inner in value if inner is not None] if isinstance(value, list) else value
 
 
-def _result(evaluation: Mapping[str, Any], found: Sequence[Subject], base: Subject | None) -> dict[str, Any]:
+def _result(
+    evaluation: Mapping[str, Any], found: Sequence[SubjectResult], base: SubjectResult | None
+) -> dict[str, Any]:
     main, damage, labelled = main_part(evaluation), damage_set(evaluation), over_refusal(evaluation)
     shown = focus(found)
     p = _p(shown, main)
@@ -98,7 +100,7 @@ def _result(evaluation: Mapping[str, Any], found: Sequence[Subject], base: Subje
     }
 
 
-def _costs(evaluation: Mapping[str, Any], found: Sequence[Subject]) -> dict[str, Any]:
+def _costs(evaluation: Mapping[str, Any], found: Sequence[SubjectResult]) -> dict[str, Any]:
     return {
         "set_tables": [made for name in _names(evaluation) if (made := measures.set_table(found, name))],
         "cost_tables": [
@@ -111,18 +113,18 @@ def _names(evaluation: Mapping[str, Any]) -> list[str]:
     return [str(row.get("name")) for row in evaluation.get("sets") or []]
 
 
-def _moved(part: Part | None, base: Subject | None, shown: Subject | None) -> Change | None:
+def _moved(part: Part | None, base: SubjectResult | None, shown: SubjectResult | None) -> RateChange | None:
     if part is None or base is None or shown is None:
         return None
-    return compared(part.refusal(base), part.refusal(shown))
+    return compare_rates(part.refusal(base), part.refusal(shown))
 
 
-def _falls(main: Part, base: Subject, subject: Subject) -> bool:
+def _falls(main: Part, base: SubjectResult, subject: SubjectResult) -> bool:
     before, after = main.rate(base), main.rate(subject)
     return before is not None and after is not None and after < before and subject.kind not in ("random", "noise")
 
 
-def _p(shown: Subject | None, main: Part | None) -> str:
+def _p(shown: SubjectResult | None, main: Part | None) -> str:
     """McNemar's p of the subject that is spoken of first; it is over whole sets."""
     if shown is None or main is None or main.label is not None:
         return ""
@@ -130,7 +132,7 @@ def _p(shown: Subject | None, main: Part | None) -> str:
     return "" if p is None else measures.chance(p)
 
 
-def _completions(found: Sequence[Subject], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _completions(found: Sequence[SubjectResult], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     names = tuple(subject.name for subject in found)
     shown = focus(found)
     return {

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from markupsafe import Markup
 
-from vectomy.report.tables.evaluation_rows import evaluated
+from vectomy.report.tables.evaluation_rows import evaluation_rows
 from vectomy.report.tables.recipe_terms import origin, several, strength, what
 from vectomy.report.tables.statement import KEEP, change, forms, keeps, rows, sources
 from vectomy.report.templates import environment
@@ -83,7 +83,7 @@ def render_card(
         tags=["vectomy", "abliterated" if behaviour == "refusal" else "activation-steering", *KIND_TAGS[kind]],
         measured=any(summary.get(key) for key in ("base", "edited", "forms")),
         elsewhere=_elsewhere(summary, kind),
-        evaluations=[evaluated(without_folders(evaluation)) for evaluation in evaluations],
+        evaluations=[evaluation_rows(without_folders(evaluation)) for evaluation in evaluations],
         what=what(summary),
         several=several(summary),
         origin=origin(summary),

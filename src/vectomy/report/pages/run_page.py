@@ -9,12 +9,12 @@ from vectomy.report.charts import rate_charts as figures
 from vectomy.report.charts.frontier_chart import frontier_chart, points
 from vectomy.report.charts.heatmap import heat_map, same_candidate
 from vectomy.report.charts.losses_chart import losses_chart
-from vectomy.report.charts.pca_chart import principal_plane
+from vectomy.report.charts.pca_chart import pca_chart
 from vectomy.report.charts.receipt_chart import left_by_layer
 from vectomy.report.charts.strengths_map import strengths_map, strengths_of
 from vectomy.report.tables.completions import answers, verdict_name
 from vectomy.report.tables.numbers import finite
-from vectomy.report.tables.recipe_terms import kl_name, origin, rule, scores_of, searched, several, strength, what
+from vectomy.report.tables.recipe_terms import is_search, kl_name, origin, rule, scores_of, several, strength, what
 from vectomy.report.tables.statement import KEEP, change, forms, keeps, rows, sources
 from vectomy.report.templates import html_page
 
@@ -76,7 +76,7 @@ def _short_name(model: str) -> str:
 
 def _selection(scores: dict[str, Any]) -> dict[str, Any]:
     """What is shown of candidates that are directions, each of a layer and a position."""
-    candidates, chosen = [] if searched(scores) else scores.get("candidates") or [], scores.get("chosen")
+    candidates, chosen = [] if is_search(scores) else scores.get("candidates") or [], scores.get("chosen")
     drawn, columns = scores_of(scores.get("recipe"))
     tried = [_tried(candidate) for candidate in candidates]
     maps = ((score, heat_map(score, candidates, chosen, tried)) for score in drawn)
@@ -96,7 +96,7 @@ def _selection(scores: dict[str, Any]) -> dict[str, Any]:
 
 def _searched(summary: dict[str, Any], scores: dict[str, Any], separation: dict[str, Any]) -> dict[str, Any]:
     """What is shown of candidates that are whole edits."""
-    if not searched(scores):
+    if not is_search(scores):
         return {"points": []}
     settings = summary.get("settings") or {}
     return {
@@ -119,7 +119,7 @@ def _separation(separation: dict[str, Any]) -> dict[str, Any]:
     here = next((row for row in separation.get("layers") or [] if row.get("layer") == separation.get("layer")), None)
     drawn = (
         ("Projections at the chosen layer", figures.histogram(separation)),
-        ("Both sets in their principal plane", principal_plane(separation)),
+        ("Both sets in their principal plane", pca_chart(separation)),
         ("Mean projection by layer", figures.means_by_layer(separation)),
         ("AUROC by layer", figures.auroc_by_layer(separation)),
     )

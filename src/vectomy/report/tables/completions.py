@@ -8,7 +8,7 @@ from typing import Any
 
 from vectomy.report.tables.numbers import finite
 
-__all__ = ["VERDICTS", "Answer", "answers", "listed", "verdict_name"]
+__all__ = ["VERDICTS", "Answer", "answers", "list_answers", "verdict_name"]
 
 CLAMP = 320
 CLAMP_LINES = 8
@@ -35,7 +35,7 @@ class Answer:
 
     @property
     def given_by(self) -> str:
-        return listed(self.names)
+        return list_answers(self.names)
 
 
 def answers(row: Mapping[str, Any], names: tuple[str, ...]) -> list[Answer]:
@@ -57,7 +57,7 @@ def answers(row: Mapping[str, Any], names: tuple[str, ...]) -> list[Answer]:
     ]
 
 
-def listed(words: tuple[str, ...] | list[str]) -> str:
+def list_answers(words: tuple[str, ...] | list[str]) -> str:
     """`a`, `a and b`, `a, b and c`."""
     return " and ".join([", ".join(words[:-1]), *words[-1:]] if len(words) > 1 else words)
 

@@ -7,13 +7,13 @@ from typing import Any
 from vectomy.report.tables.numbers import decimal, finite
 from vectomy.report.tables.statement import Cell, rate_cell
 
-__all__ = ["evaluated"]
+__all__ = ["evaluation_rows"]
 
 COLUMNS = ("refusals", "degenerate", "KL first token", "KL per token", "CE of the base's answers")
 CONTROLS = ("random", "noise")
 
 
-def evaluated(evaluation: dict[str, Any]) -> dict[str, Any]:
+def evaluation_rows(evaluation: dict[str, Any]) -> dict[str, Any]:
     """`judge`, `answer_tokens`, `columns`, `rows` of (label, cells) and lines of `capability`, from evaluation.json
     (docs/evaluation-json.md). Controls are left out."""
     kinds = {str(s.get("name")): s.get("kind") for s in evaluation.get("subjects") or []}

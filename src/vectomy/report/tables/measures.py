@@ -11,7 +11,7 @@ from vectomy.report.charts.heatmap import STEPS
 from vectomy.report.charts.lengths_chart import budgets_of
 from vectomy.report.tables.numbers import decimal, finite, percent, plain, thousands
 from vectomy.report.tables.statement import Cell, rate_cell
-from vectomy.report.tables.subject_parts import Part, Subject
+from vectomy.report.tables.subject_parts import Part, SubjectResult
 
 __all__ = ["Table", "budget_table", "capability_table", "chance", "conditions_table", "paired_table",
            "set_table", "summary_table", "types_table"]  # fmt: skip
@@ -19,7 +19,7 @@ __all__ = ["Table", "budget_table", "capability_table", "chance", "conditions_ta
 NONE = Cell(None, "")
 # Both sides of a normal distribution outside this many standard errors hold 5%.
 APART = 1.96
-Reply = Callable[[Subject], Cell]
+Reply = Callable[[SubjectResult], Cell]
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Table:
     class_: str = ""
 
 
-def summary_table(compared: Sequence[Subject], parts: Sequence[Part], damage: str | None) -> Table | None:
+def summary_table(compared: Sequence[SubjectResult], parts: Sequence[Part], damage: str | None) -> Table | None:
     """Refusals of every part, answers that are no answers, and damage."""
     asked = [(Column("Refusals", part.name), lambda s, part=part: rate_cell(part.refusal(s))) for part in parts]
     costs = () if damage is None else (
@@ -68,7 +68,7 @@ def summary_table(compared: Sequence[Subject], parts: Sequence[Part], damage: st
     )
 
 
-def set_table(compared: Sequence[Subject], name: str) -> Table | None:
+def set_table(compared: Sequence[SubjectResult], name: str) -> Table | None:
     """Everything measured on one set."""
     shares = [
         (Column(head), lambda s, key=key: _share_of(s.on(name).get("verdicts"), key))
@@ -97,7 +97,7 @@ def set_table(compared: Sequence[Subject], name: str) -> Table | None:
     )
 
 
-def types_table(compared: Sequence[Subject], name: str) -> Table | None:
+def types_table(compared: Sequence[SubjectResult], name: str) -> Table | None:
     """Refusals by type of prompt, safe types first: a heat map that is a table. Darker refuses more."""
     columns = [subject for subject in compared if subject.on(name).get("by_type")]
     known = {
@@ -125,7 +125,7 @@ def types_table(compared: Sequence[Subject], name: str) -> Table | None:
     )
 
 
-def budget_table(compared: Sequence[Subject], names: Sequence[str]) -> Table | None:
+def budget_table(compared: Sequence[SubjectResult], names: Sequence[str]) -> Table | None:
     """Refusals of every set at every token budget."""
     columns = [
         (
@@ -140,10 +140,10 @@ def budget_table(compared: Sequence[Subject], names: Sequence[str]) -> Table | N
     return _of_subjects("budgets", "Refusals when the same answers are judged after fewer tokens.", compared, columns)
 
 
-def paired_table(compared: Sequence[Subject], names: Sequence[str]) -> Table | None:
+def paired_table(compared: Sequence[SubjectResult], names: Sequence[str]) -> Table | None:
     """McNemar's exact test of each subject against the base, on the same prompts."""
 
-    def tested(name: str, subject: Subject) -> Cell:
+    def tested(name: str, subject: SubjectResult) -> Cell:
         found = subject.on(name).get("against_base") or {}
         lost, gained, p = found.get("lost"), found.get("gained"), finite(found.get("p"))
         if lost is None or gained is None:
@@ -161,11 +161,11 @@ def paired_table(compared: Sequence[Subject], names: Sequence[str]) -> Table | N
     )
 
 
-def conditions_table(compared: Sequence[Subject]) -> Table | None:
+def conditions_table(compared: Sequence[SubjectResult]) -> Table | None:
     """Perplexity on texts, and multi-turn, long-context and tool-call prompts."""
     files = list(dict.fromkeys(name for subject in compared for name in subject.results.get("perplexity") or {}))
 
-    def perplexity(name: str, subject: Subject) -> Cell:
+    def perplexity(name: str, subject: SubjectResult) -> Cell:
         found = (subject.results.get("perplexity") or {}).get(name) or {}
         nats, tokens = finite(found.get("nats_per_token")), finite(found.get("tokens"))
         detail = (
@@ -180,7 +180,7 @@ def conditions_table(compared: Sequence[Subject]) -> Table | None:
     def rate(group: str, key: str) -> Reply:
         return lambda s: rate_cell((s.results.get(group) or {}).get(key))
 
-    def tokens(subject: Subject) -> Cell:
+    def tokens(subject: SubjectResult) -> Cell:
         value = finite((subject.results.get("long_context") or {}).get("tokens"))
         return Cell(value, thousands(value))
 
@@ -202,7 +202,7 @@ def conditions_table(compared: Sequence[Subject]) -> Table | None:
     )
 
 
-def capability_table(compared: Sequence[Subject]) -> Table | None:
+def capability_table(compared: Sequence[SubjectResult]) -> Table | None:
     """Benchmarks down, subjects across: the value, and the paired difference from what it is compared with, with standard errors."""
     columns = [subject for subject in compared if subject.results.get("capability")]
     tasks = list(dict.fromkeys(task for subject in columns for task in subject.results["capability"]))
@@ -251,7 +251,7 @@ def _heat(refusal: Mapping[str, Any]) -> Cell:
     return Cell(rate, f"{100 * rate:.0f}%", mark=f"q{min(int(rate * STEPS), STEPS - 1)}")
 
 
-def _degenerate(subject: Subject) -> Cell:
+def _degenerate(subject: SubjectResult) -> Cell:
     """Over all sets together."""
     counts = [found.get("verdicts") or {} for found in (subject.results.get("sets") or {}).values() if found]
     total = sum(finite(count) or 0 for verdicts in counts for count in verdicts.values())
@@ -269,7 +269,7 @@ def _share_of(verdicts: Mapping[str, Any] | None, key: str) -> Cell:
 
 
 def _number(name: str, key: str) -> Reply:
-    def of(subject: Subject) -> Cell:
+    def of(subject: SubjectResult) -> Cell:
         value = finite(subject.on(name).get(key))
         return Cell(value, decimal(value))
 
@@ -277,7 +277,7 @@ def _number(name: str, key: str) -> Reply:
 
 
 def _of_subjects(
-    name: str, caption: str, compared: Sequence[Subject], columns: Sequence[tuple[Column, Reply]]
+    name: str, caption: str, compared: Sequence[SubjectResult], columns: Sequence[tuple[Column, Reply]]
 ) -> Table | None:
     """A line for each subject."""
     lines = [

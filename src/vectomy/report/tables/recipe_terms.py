@@ -8,7 +8,7 @@ from vectomy.report.charts.heatmap import Score
 from vectomy.report.tables.numbers import decimal, finite, plain
 from vectomy.report.tables.statement import verb
 
-__all__ = ["SCORES", "kl_name", "origin", "rule", "scores_of", "searched", "several", "strength", "what"]
+__all__ = ["SCORES", "kl_name", "origin", "rule", "scores_of", "is_search", "several", "strength", "what"]
 
 KL = Score("kl_div_score", "KL divergence", "direction ablated, negative prompts, nats; lower is better", True, True)
 SCORES = {
@@ -37,7 +37,7 @@ def scores_of(recipe: object) -> tuple[tuple[Score, ...], tuple[Score, ...]]:
     return SCORES[name], SCORES[name] + MORE.get(name, ())
 
 
-def searched(scores: dict[str, Any]) -> bool:
+def is_search(scores: dict[str, Any]) -> bool:
     """Whether the candidates are whole edits, not directions that lie at a layer."""
     candidates = scores.get("candidates") or []
     return bool(candidates) and not any("layer" in candidate for candidate in candidates)

@@ -9,7 +9,7 @@ from typing import Any
 
 from vectomy.report.tables.numbers import decimal, finite, interval, percent
 
-__all__ = ["KEEP", "Cell", "Change", "Row", "change", "compared", "forms", "keeps", "rate_cell", "rows", "sources", "token_text", "verb"]  # fmt: skip
+__all__ = ["KEEP", "Cell", "RateChange", "Row", "change", "compare_rates", "forms", "keeps", "rate_cell", "rows", "sources", "token_text", "verb"]  # fmt: skip
 
 SPLITS = ("fit", "search", "test")
 KEEP = "keep_refusal"
@@ -34,7 +34,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Change:
+class RateChange:
     """A rate before and after. `apart` is None where the intervals to judge it by are absent."""
 
     verb: str
@@ -116,22 +116,22 @@ def rate_cell(measured: Mapping[str, Any] | None) -> Cell:
     return Cell(rate, percent(rate), tuple(text for text in detail if text))
 
 
-def change(summary: dict[str, Any], name: str) -> Change:
+def change(summary: dict[str, Any], name: str) -> RateChange:
     """How the rate `name` (refusal, harmless_refusal, keep_refusal) moved from the base to the edited model."""
-    return compared(_parts(summary.get("base") or {}, name), _parts(summary.get("edited") or {}, name))
+    return compare_rates(_parts(summary.get("base") or {}, name), _parts(summary.get("edited") or {}, name))
 
 
-def compared(base: Mapping[str, Any] | None, other: Mapping[str, Any] | None) -> Change:
+def compare_rates(base: Mapping[str, Any] | None, other: Mapping[str, Any] | None) -> RateChange:
     """How a rate differs between two, each with `rate`, `count`, `total` and `ci`."""
     before, after = rate_cell(base), rate_cell(other)
     if before.value is None or after.value is None:
-        return Change("was not measured", before, after, None)
+        return RateChange("was not measured", before, after, None)
     moved = "fell" if after.value < before.value else "rose" if after.value > before.value else "stayed"
     bounds = [(measured or {}).get("ci") for measured in (base, other)]
     if any(not interval(pair) for pair in bounds):
-        return Change(moved, before, after, None)
+        return RateChange(moved, before, after, None)
     (low_a, high_a), (low_b, high_b) = bounds  # type: ignore[misc]
-    return Change(moved, before, after, high_a < low_b or high_b < low_a)
+    return RateChange(moved, before, after, high_a < low_b or high_b < low_a)
 
 
 def verb(strength: object) -> str:

@@ -8,7 +8,18 @@ from typing import Any
 
 from vectomy.report.tables.numbers import finite, plain
 
-__all__ = ["KINDS", "Part", "Subject", "damage_set", "dials", "focus", "main_part", "over_refusal", "parts", "subjects"]
+__all__ = [
+    "KINDS",
+    "Part",
+    "SubjectResult",
+    "damage_set",
+    "dials",
+    "focus",
+    "main_part",
+    "over_refusal",
+    "parts",
+    "subjects",
+]
 
 KINDS = {
     "base": "base",
@@ -24,7 +35,7 @@ SHORT = 17
 
 
 @dataclass(frozen=True)
-class Subject:
+class SubjectResult:
     """One of those compared, with its results; `label` is what pictures call it."""
 
     name: str
@@ -59,17 +70,17 @@ class Part:
     def name(self) -> str:
         return self.set if self.label is None else f"{self.set}, {self.label}"
 
-    def refusal(self, subject: Subject) -> Mapping[str, Any]:
+    def refusal(self, subject: SubjectResult) -> Mapping[str, Any]:
         found = subject.on(self.set)
         if self.label is not None:
             found = (found.get("by_label") or {}).get(self.label) or {}
         return found.get("refusal") or {}
 
-    def rate(self, subject: Subject) -> float | None:
+    def rate(self, subject: SubjectResult) -> float | None:
         return finite(self.refusal(subject).get("rate"))
 
 
-def subjects(evaluation: Mapping[str, Any]) -> list[Subject]:
+def subjects(evaluation: Mapping[str, Any]) -> list[SubjectResult]:
     """All of them in their order. The edits of a single dial are called by their strengths in pictures."""
     rows = evaluation.get("subjects") or []
     results = evaluation.get("results") or {}
@@ -79,14 +90,14 @@ def subjects(evaluation: Mapping[str, Any]) -> list[Subject]:
         name, kind, strength = str(row.get("name")), str(row.get("kind")), finite(row.get("strength"))
         label = f"×{plain(strength)}" if kind == "edit" and strength is not None and one_dial else name
         label = label if len(label) <= SHORT else label[: SHORT - 1] + "…"
-        made.append(Subject(name, kind, label, strength, row, results.get(name) or {}))
+        made.append(SubjectResult(name, kind, label, strength, row, results.get(name) or {}))
     return made
 
 
-def dials(compared: Sequence[Subject]) -> list[list[Subject]]:
+def dials(compared: Sequence[SubjectResult]) -> list[list[SubjectResult]]:
     """Each edit along its strength. That of the base begins with the base, which is the same edit at strength 0; damage of
     an edit of another model is measured from that one, so that its dial does not begin where the model stands."""
-    found: dict[tuple[str, str], list[Subject]] = {}
+    found: dict[tuple[str, str], list[SubjectResult]] = {}
     for subject in compared:
         if subject.kind == "edit" and subject.strength is not None:
             found.setdefault((str(subject.row.get("source")), str(subject.row.get("of"))), []).append(subject)
@@ -98,7 +109,7 @@ def dials(compared: Sequence[Subject]) -> list[list[Subject]]:
     return made
 
 
-def focus(compared: Sequence[Subject]) -> Subject | None:
+def focus(compared: Sequence[SubjectResult]) -> SubjectResult | None:
     """Whom the page speaks of first: the edit whose strength is nearest to 1, else another checkpoint."""
     changed = [subject for subject in compared if subject.kind in ("edit", "adapter", "model")]
     order = {"edit": 0, "adapter": 1}
@@ -155,7 +166,7 @@ def over_refusal(evaluation: Mapping[str, Any]) -> tuple[Part, Part] | None:
     return None
 
 
-def _base(evaluation: Mapping[str, Any]) -> Subject | None:
+def _base(evaluation: Mapping[str, Any]) -> SubjectResult | None:
     compared = subjects(evaluation)
     named = next((subject for subject in compared if subject.name == evaluation.get("base")), None)
     return named or next((subject for subject in compared if subject.kind == "base"), None)

@@ -23,7 +23,7 @@ from vectomy.core.errors import SelectionError
 from vectomy.core.linalg import normalise
 from vectomy.data.trait_file import Form
 from vectomy.data.trait_file import Operation as What
-from vectomy.edits.edit import Base, Edit
+from vectomy.edits.edit import BaseModelRef, Edit
 from vectomy.edits.operation import Operation
 from vectomy.hooks.interventions import hookable
 from vectomy.search.distill.distillation import Learnable
@@ -61,7 +61,7 @@ def taking_additions(writers: Sequence[Writer]) -> dict[int, Writer]:
 def closed_form(
     form: Form,
     what: What,
-    base: Base,
+    base: BaseModelRef,
     writers: Sequence[Writer],
     layer: int,
     means: Means,
@@ -76,7 +76,7 @@ def closed_form(
     vector = positive - negative
     sign = 1.0 if what == "induce" else -1.0
     if form == "amplify":
-        return Edit.removing(vector, base, writers, -sign * strength)
+        return Edit.from_directions(vector, base, writers, -sign * strength)
     taker = taking_additions(writers).get(layer)
     if taker is None:
         raise SelectionError(f"layer {layer} has no writer that takes an added vector")
@@ -85,7 +85,7 @@ def closed_form(
     unit = normalise(vector)
     source, target = (negative, positive) if what == "induce" else (positive, negative)
     wanted = float(source @ unit) + strength * float((target - source) @ unit)
-    edit = Edit.removing(vector, base, writers)
+    edit = Edit.from_directions(vector, base, writers)
     operations = [
         replace(op, addition=wanted * unit) if (op.component, op.layer) == (taker.component, layer) else op
         for op in edit.operations

@@ -27,17 +27,17 @@ from vectomy.data.trait_file import Trait
 from vectomy.hooks.capture import capture
 from vectomy.metrics.judges.degeneration import degenerate
 from vectomy.metrics.trait_scorers import Scorer
-from vectomy.models import ChatModel, Example, Forced, force, packs_exactly
+from vectomy.models import ChatModel, Example, TeacherForcedBatch, pack_examples, packs_exactly
 
 __all__ = [
-    "Lesson",
-    "Paired",
+    "DistillExample",
+    "DistillBatch",
     "check_enough",
     "good_answers",
     "lead_and_answer",
-    "lessons_of",
+    "distill_examples",
     "mean_streams",
-    "paired",
+    "pair_examples",
 ]
 
 # Prompts in one pass, and the fewest answers that anything can be learned from.
@@ -54,7 +54,7 @@ TURN = 4.0
 
 
 @dataclass(frozen=True)
-class Lesson:
+class DistillExample:
     """A prompt as tokens in the source context, an answer to it, and where each part of the answer comes from.
 
     `parts` are (prompt in its context, tokens, how many of these have no teacher, for they were not given like this).
@@ -69,11 +69,11 @@ class Lesson:
 
 
 @dataclass(frozen=True, eq=False)
-class Paired:
+class DistillBatch:
     """A pass over answers in the source context; the base's states in the contexts that they come from; which labels have one; and
     what each label counts for."""
 
-    forced: Forced
+    forced: TeacherForcedBatch
     base: Float[Tensor, "label d_model"]
     taught: Bool[Tensor, " label"]
     weight: Float[Tensor, " label"]
@@ -98,14 +98,14 @@ def check_enough(good: Sequence[bool], what: str, scorer: Scorer) -> None:
         )
 
 
-def lessons_of(
+def distill_examples(
     chat: ChatModel,
     trait: Trait,
     texts: Sequence[str],
     answers: dict[str, list[list[int]]],
     good: dict[str, list[bool]],
     scorer: Scorer,
-) -> list[Lesson]:
+) -> list[DistillExample]:
     """What is learned from: answers of the target context, by side as `answers` and `good` have them.
 
     Raises:
@@ -114,10 +114,10 @@ def lessons_of(
     styled, plain = (chat.tokens(in_context(texts, context)) for context in (trait.positive, trait.negative))
     if trait.operation == "remove":
         rows = zip(styled, plain, answers["negative"], good["negative"], strict=True)
-        return [Lesson(source, [(target, answer, 0)]) for source, target, answer, fine in rows if fine]
+        return [DistillExample(source, [(target, answer, 0)]) for source, target, answer, fine in rows if fine]
     if not trait.lead:
         rows = zip(plain, styled, answers["positive"], good["positive"], strict=True)
-        return [Lesson(source, [(target, answer, 0)]) for source, target, answer, fine in rows if fine]
+        return [DistillExample(source, [(target, answer, 0)]) for source, target, answer, fine in rows if fine]
     sides = [list(zip(styled, answers["positive"], strict=True)), list(zip(plain, answers["negative"], strict=True))]
     made = [
         lead_and_answer(chat, source, one, other, trait.lead) if fine else None
@@ -140,7 +140,7 @@ def lead_and_answer(
     styled: tuple[list[int], list[int]],
     plain: tuple[list[int], list[int]],
     sentences: int,
-) -> Lesson | None:
+) -> DistillExample | None:
     """The first sentences of a styled answer, then the plain one; each as (prompt, answer). None where there is no such sentence."""
     lead = _first_sentences(chat, styled[1], sentences)
     own = plain[1][:FOLLOWING]
@@ -151,7 +151,7 @@ def lead_and_answer(
     after = after[:-1]
     if lead is None or not after or after[1:] != own[1 : len(after)]:
         return None
-    return Lesson(source, [(styled[0], lead, len(lead)), (plain[0], after, 1)])
+    return DistillExample(source, [(styled[0], lead, len(lead)), (plain[0], after, 1)])
 
 
 def _first_sentences(chat: ChatModel, answer: list[int], count: int) -> list[int] | None:
@@ -166,14 +166,16 @@ def _first_sentences(chat: ChatModel, answer: list[int], count: int) -> list[int
 
 
 @torch.no_grad()
-def paired(chat: ChatModel, lessons: Sequence[Lesson], batch_tokens: int, progress: Progress) -> list[Paired]:
+def pair_examples(
+    chat: ChatModel, lessons: Sequence[DistillExample], batch_tokens: int, progress: Progress
+) -> list[DistillBatch]:
     """The lessons as passes in the source context, with what the base does where each token comes from."""
     source = [Example(row, lesson.source, [lesson.answer]) for row, lesson in enumerate(lessons)]
     packed = packs_exactly(chat, source[:2])
     found = []
-    with progress("what the base does", len(lessons), "answers") as advance:
+    with progress("what the base does", len(lessons), "answers") as update:
         by_row = _states(chat, lessons, batch_tokens)
-        for one in force(chat, source, batch_tokens, count=PER_PASS, packed=packed):
+        for one in pack_examples(chat, source, batch_tokens, count=PER_PASS, packed=packed):
             base = torch.cat([by_row[row] for row in one.rows])
             labels = [
                 (at >= begin, TURN if number and not at else 1.0)
@@ -182,12 +184,14 @@ def paired(chat: ChatModel, lessons: Sequence[Lesson], batch_tokens: int, progre
                 for at in range(len(part))
             ]
             taught, weight = (torch.tensor(column, device=base.device) for column in zip(*labels, strict=True))
-            found.append(Paired(one, base, taught, weight))
-            advance(len(one.rows))
+            found.append(DistillBatch(one, base, taught, weight))
+            update(len(one.rows))
     return found
 
 
-def _states(chat: ChatModel, lessons: Sequence[Lesson], batch_tokens: int) -> list[Float[Tensor, "label d_model"]]:
+def _states(
+    chat: ChatModel, lessons: Sequence[DistillExample], batch_tokens: int
+) -> list[Float[Tensor, "label d_model"]]:
     """By lesson, the states that predict its answer's tokens, each part in its own context. Parts are run by kind: contexts differ
     in length, and prompts that begin alike share a pass."""
     found: list[list[Tensor]] = [[] for _ in lessons]
@@ -198,7 +202,7 @@ def _states(chat: ChatModel, lessons: Sequence[Lesson], batch_tokens: int) -> li
             if place < len(lesson.parts)
         ]
         packed = len(examples) > 1 and packs_exactly(chat, examples[:2])
-        for one in force(chat, examples, batch_tokens, count=PER_PASS, packed=packed):
+        for one in pack_examples(chat, examples, batch_tokens, count=PER_PASS, packed=packed):
             states = one.predicting(chat.hidden(one))
             for number, row in enumerate(one.rows):
                 found[row].append(states[one.answer == number])
@@ -216,7 +220,7 @@ def mean_streams(
     packed = packs_exactly(chat, examples[:2])
     arch = chat.architecture
     total, count = torch.zeros(arch.n_layers, arch.d_model, dtype=torch.float64), 0
-    for one in force(chat, examples, min(batch_tokens, 1024), packed=packed):
+    for one in pack_examples(chat, examples, min(batch_tokens, 1024), packed=packed):
         with capture(chat.model, ["resid_post"]) as stream:
             chat.hidden(one)
         for (_, layer), value in stream.items():

@@ -22,12 +22,12 @@ from torch import Tensor
 from vectomy.architecture import Writer
 from vectomy.core import linalg
 from vectomy.core.progress import Progress
-from vectomy.edits.edit import Base, Edit
+from vectomy.edits.edit import BaseModelRef, Edit
 from vectomy.edits.operation import Operation
 from vectomy.hooks.interventions import change_outputs
 from vectomy.metrics.logits import kl_divergence
 from vectomy.models import ChatModel
-from vectomy.search.distill.distill_examples import Paired
+from vectomy.search.distill.distill_examples import DistillBatch
 
 __all__ = ["Learnable", "distance", "learn_edit"]
 
@@ -69,10 +69,10 @@ def _width(one: Learnable) -> int:
 
 def learn_edit(
     chat: ChatModel,
-    base: Base,
+    base: BaseModelRef,
     learnables: Sequence[Learnable],
-    change: Sequence[Paired],
-    keep: Sequence[Paired],
+    change: Sequence[DistillBatch],
+    keep: Sequence[DistillBatch],
     *,
     steps: int,
     seed: int,
@@ -83,7 +83,7 @@ def learn_edit(
     adam = torch.optim.Adam(_groups(learnables), betas=(0.9, 0.98))
     rates = [group["lr"] for group in adam.param_groups]
     history: list[dict[str, float]] = []
-    with torch.enable_grad(), progress("learning", steps, "steps") as advance:
+    with torch.enable_grad(), progress("learning", steps, "steps") as update:
         for step in range(steps):
             # A short rise, and a fall to a tenth over the second half.
             ease = min(1.0, (step + 1) / 4, max(0.1, 2 * (1 - step / steps)))
@@ -100,11 +100,11 @@ def learn_edit(
                     losses[name] = float(loss.detach())
             adam.step()
             history.append(losses)
-            advance(1)
+            update(1)
     return Edit(base, tuple(one.operation() for one in learnables)), history
 
 
-def distance(chat: ChatModel, target: Paired) -> Tensor:
+def distance(chat: ChatModel, target: DistillBatch) -> Tensor:
     """KL(base || edited) per token; of tokens that no teacher has given like this, minus their log-probability."""
     one = target.forced
     hidden = chat.model.base_model(**one.inputs()).last_hidden_state
@@ -124,7 +124,7 @@ def _groups(learnables: Sequence[Learnable]) -> list[dict[str, object]]:
     return found
 
 
-def _endless(part: Sequence[Paired], seed: int) -> Iterator[Paired]:
+def _endless(part: Sequence[DistillBatch], seed: int) -> Iterator[DistillBatch]:
     chance = random.Random(seed)
     while part:
         yield from chance.sample(list(part), len(part))

@@ -12,25 +12,25 @@ from torch import Tensor
 
 from vectomy.core.progress import Progress
 from vectomy.data.trait_context import in_context
-from vectomy.data.trait_file import Context, Trait
+from vectomy.data.trait_file import Trait, TraitContext
 from vectomy.edits.edit import Edit
-from vectomy.metrics.divergence import answer_hidden, damage
+from vectomy.metrics.divergence import answer_hidden, divergence
 from vectomy.metrics.intervals import rate_of
 from vectomy.metrics.judges.degeneration import degenerate
 from vectomy.metrics.trait_scorers import Scorer
 from vectomy.models import ChatModel
-from vectomy.search.distill.distill_examples import Paired
+from vectomy.search.distill.distill_examples import DistillBatch
 from vectomy.search.distill.distillation import distance
 
-__all__ = ["Bench", "Form", "Known"]
+__all__ = ["TraitBench", "AskedModel", "Known"]
 
 
 @dataclass(frozen=True)
-class Form:
+class AskedModel:
     """A model to be asked: the base or an edit of it, in a context."""
 
     name: str
-    context: Context
+    context: TraitContext
     edit: Edit | None = None
 
 
@@ -43,7 +43,7 @@ class Known:
 
 
 @dataclass(frozen=True)
-class Bench:
+class TraitBench:
     """Prompts to ask, and how answers are judged."""
 
     chat: ChatModel
@@ -54,7 +54,7 @@ class Bench:
     batch_tokens: int
     progress: Progress
 
-    def answers(self, form: Form) -> list[list[int]]:
+    def answers(self, form: AskedModel) -> list[list[int]]:
         prompts = self.chat.tokens(in_context(self.texts, form.context))
         with nullcontext() if form.edit is None else form.edit.hooks(self.chat.model):
             return self.chat.answer(
@@ -81,11 +81,11 @@ class Bench:
         prompts = in_context(self.texts, self.trait.negative)
         with edit.hooks(self.chat.model):
             now = answer_hidden(self.chat, prompts, known.answers, self.batch_tokens)
-        return damage(self.chat, self.chat, known.hidden, now, known.answers)
+        return divergence(self.chat, self.chat, known.hidden, now, known.answers)
 
-    def point(self, edit: Edit, context: Context, known: Known) -> dict[str, Any]:
+    def point(self, edit: Edit, context: TraitContext, known: Known) -> dict[str, Any]:
         """An edit on these prompts, as rates."""
-        found = self.counted(self.answers(Form("trying an edit", context, edit)))
+        found = self.counted(self.answers(AskedModel("trying an edit", context, edit)))
         cost = self.damage(edit, known)
         return {
             "shown": found["shown"]["rate"],
@@ -94,7 +94,7 @@ class Bench:
             "kl_first_token": cost["kl_first_token"],
         }
 
-    def distances(self, passes: Sequence[Paired]) -> Callable[[Edit], float]:
+    def distances(self, passes: Sequence[DistillBatch]) -> Callable[[Edit], float]:
         """How far an edit is from making the source context the target context, in nats a token; no answer is generated."""
 
         @torch.no_grad()

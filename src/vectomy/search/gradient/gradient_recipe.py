@@ -36,19 +36,19 @@ from vectomy.search.estimators import direction_from
 from vectomy.search.gradient.parameters import (
     GENTLE,
     STEEP,
-    Learned,
-    Round,
-    Stepper,
+    EditParameters,
+    Optimizer,
+    Phase,
     read_state,
-    stored,
     taking_out,
     taking_out_by_row,
+    write_state,
 )
-from vectomy.search.gradient.pass_order import Order
-from vectomy.search.gradient.train_passes import Target, measure_targets, share_left, with_openings_left
+from vectomy.search.gradient.pass_order import PassOrder
+from vectomy.search.gradient.train_passes import TrainPass, measure_targets, share_left, with_openings_left
 from vectomy.search.pareto import choose_point, frontier, try_in_halves
-from vectomy.search.recipe import Found, Task
-from vectomy.search.search_split import OnSearch
+from vectomy.search.recipe import RecipeInput, RecipeResult
+from vectomy.search.search_split import SearchSplitEvaluator
 
 __all__ = ["select_gradient"]
 
@@ -79,7 +79,7 @@ UNTRIED = "not tried: one of less KL is enough, or one of more KL leaves too muc
 HELD = 0.95
 
 
-def select_gradient(task: Task) -> Found:
+def select_gradient(task: RecipeInput) -> RecipeResult:
     """Learn an Edit for the task; see the module.
 
     Raises:
@@ -109,10 +109,10 @@ def select_gradient(task: Task) -> Found:
         "history": search.history,
         "note": "; ".join(said for said in (*search.notes, note) if said) or None,
     }
-    return Found(scores, edit, files)
+    return RecipeResult(scores, edit, files)
 
 
-def _choose(points: Sequence[dict[str, Any]], task: Task) -> tuple[int, str | None]:
+def _choose(points: Sequence[dict[str, Any]], task: RecipeInput) -> tuple[int, str | None]:
     """The rule of pareto.py; of a selective search among the points that leave enough of what is to be kept."""
     limits = task.config.selection
     held = [at for at, point in enumerate(points) if _holds(point)]
@@ -129,7 +129,7 @@ def _holds(point: dict[str, Any]) -> bool:
 class _Search:
     """One search: parameters, loss and steps."""
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: RecipeInput) -> None:
         self.task, self.chat = task, task.chat
         self.history: list[dict[str, float]] = []
         turned = None
@@ -140,7 +140,7 @@ class _Search:
             if self.given is not None:
                 screened = {"layer": round(GIVEN * n_layers)}
                 break
-            screened = task.journal.once(f"screened from {start}", self._screened)
+            screened = task.journal.get_or_compute(f"screened from {start}", self._screened)
             if not start or screened["reached"]:
                 break
             turned = f"taking directions out from layer {start} on leaves the behaviour as it is; all layers and the embeddings are searched"
@@ -196,11 +196,11 @@ class _Search:
         """Points and their edits. While the target rate is missed, further rounds go on from the nearest point, with the openings
         that it has left among those to change; a KL budget is met by choosing, not by more rounds."""
         task, limits = self.task, self.task.config.selection
-        search = OnSearch(task, self.targets.packed, self.targets.layer)
-        first = {"tensors": stored(self._first(self.layer)), "step": 0}
+        search = SearchSplitEvaluator(task, self.targets.packed, self.targets.layer)
+        first = {"tensors": write_state(self._first(self.layer)), "step": 0}
         # Two sets that the same layers tell apart take room (docs/log.md).
         press = STEEP if task.keep is None else GENTLE
-        states = self._round(first, Round(0, task.config.steps, press))
+        states = self._round(first, Phase(0, task.config.steps, press))
         points, edits = self.measured(search, states)
         for number in range(1, MORE_ROUNDS + 1):
             tried = [at for at, point in enumerate(points) if point["rejected"] is None]
@@ -209,7 +209,7 @@ class _Search:
             nearest = min(tried, key=lambda at: (not _holds(points[at]), points[at]["rate"], points[at]["kl"]))
             self.targets = with_openings_left(task, self.targets, edits[nearest], f"openings left {number}")
             begin = {**states[nearest], "step": states[-1]["step"]}
-            more = self._round(begin, Round(states[-1]["step"], max(STRIDE, task.config.steps // 2), GENTLE))
+            more = self._round(begin, Phase(states[-1]["step"], max(STRIDE, task.config.steps // 2), GENTLE))
             found = self.measured(search, more)
             states, points, edits = states + more, points + found[0], edits + found[1]
         return points, edits
@@ -217,19 +217,19 @@ class _Search:
     def _enough(self, point: dict[str, Any]) -> bool:
         return bool(point["rate"] <= self.task.config.selection.target_rate and _holds(point))
 
-    def _round(self, state: dict[str, Any], now: Round) -> list[dict[str, Any]]:
+    def _round(self, state: dict[str, Any], now: Phase) -> list[dict[str, Any]]:
         """The states at every STRIDE of a round, those behind its settling; journalled."""
         sizes = {kind: len(getattr(self.targets, kind)) for kind in ("change", "keep", "hold")}
-        orders = {kind: Order(size, f"{kind} {now.first}", self.task.config.seed) for kind, size in sizes.items()}
+        orders = {kind: PassOrder(size, f"{kind} {now.first}", self.task.config.seed) for kind, size in sizes.items()}
         states: list[dict[str, Any]] = []
-        with self.targets.running() as run, self.task.progress("learning", now.steps, "steps") as advance:
+        with self.targets.running() as run, self.task.progress("learning", now.steps, "steps") as update:
             for step in range(0, now.steps, STRIDE):
                 end = min(step + STRIDE, now.steps)
                 ahead = partial(self._advance, state, now, now.first + end, orders, run)
-                state = self.task.journal.once(f"steps to {now.first + end}", ahead)
+                state = self.task.journal.get_or_compute(f"steps to {now.first + end}", ahead)
                 self.history += state["history"]
                 states.append(state)
-                advance(end - step)
+                update(end - step)
         return [held for held in states if held["step"] >= now.settled] or states[-1:]
 
     def _candidates(self) -> dict[int, Float[Tensor, " d_model"]]:
@@ -258,7 +258,7 @@ class _Search:
         left: dict[int, float] = {}
         for at in order if self.task.judge is not None else ():
             layer = list(found)[at]
-            edit = Edit.removing(found[layer], self.task.base, self.writers)
+            edit = Edit.from_directions(found[layer], self.task.base, self.writers)
             left[layer] = share_left(self.task, edit, SCREENED_PROMPTS)
             if left[layer] <= LEFT:
                 break
@@ -299,10 +299,10 @@ class _Search:
     # Steps
 
     def _advance(
-        self, state: dict[str, Any], now: Round, end: int, orders: Mapping[str, Order], run: Callable[..., Tensor]
+        self, state: dict[str, Any], now: Phase, end: int, orders: Mapping[str, PassOrder], run: Callable[..., Tensor]
     ) -> dict[str, Any]:
         """Steps from a state to `end`, as another state."""
-        stepper = Stepper(state["tensors"], state["step"], self.task.config.selection.learn_direction)
+        stepper = Optimizer(state["tensors"], state["step"], self.task.config.selection.learn_direction)
         history = []
         with torch.enable_grad():
             for step in range(state["step"], end):
@@ -310,7 +310,7 @@ class _Search:
         return {"tensors": stepper.stored(), "history": history, "step": end}
 
     def _step(
-        self, stepper: Stepper, now: Round, step: int, orders: Mapping[str, Order], run: Callable[..., Tensor]
+        self, stepper: Optimizer, now: Phase, step: int, orders: Mapping[str, PassOrder], run: Callable[..., Tensor]
     ) -> dict[str, float]:
         ease, weight = now.at(step)
 
@@ -331,21 +331,21 @@ class _Search:
 
         return stepper.step(ease, backward)
 
-    def _changes(self, learned: Learned) -> list[tuple[Writer, Callable[[Tensor], Tensor]]]:
+    def _changes(self, learned: EditParameters) -> list[tuple[Writer, Callable[[Tensor], Tensor]]]:
         bases = learned.basis()
         return [
             (writer, taking_out(fold(self.chat.model, writer, bases[group]), learned.strengths[at]))
             for at, (writer, group) in enumerate(zip(self.writers, self.groups, strict=True))
         ]
 
-    def _behaviour(self, target: Target, now: Float[Tensor, "label d_model"]) -> Tensor:
+    def _behaviour(self, target: TrainPass, now: Float[Tensor, "label d_model"]) -> Tensor:
         """softplus(log p + margin) / margin, p the probability of an opening as a whole; mean over openings."""
         one = target.forced
         each = self.chat.log_probs(now).gather(-1, one.labels[:, None])[:, 0]
         whole = torch.zeros(len(one.first), device=each.device).index_add(0, one.answer, each)
         return functional.softplus(whole + MARGIN).mean() / MARGIN
 
-    def _damage(self, target: Target, now: Float[Tensor, "label d_model"]) -> Tensor:
+    def _damage(self, target: TrainPass, now: Float[Tensor, "label d_model"]) -> Tensor:
         """KL(base || edited) per token, and of the first token once more."""
         kl = kl_divergence(self.chat.log_probs(target.base), self.chat.log_probs(now))
         return kl.mean() + kl[target.forced.first].mean()
@@ -354,7 +354,7 @@ class _Search:
 
     def edit(self, state: dict[str, Any]) -> Edit:
         held = read_state(state["tensors"])
-        bases = Learned(held["strengths"], held["vectors"]).basis().contiguous()
+        bases = EditParameters(held["strengths"], held["vectors"]).basis().contiguous()
         operations = [
             Operation(w.component, w.layer, bases[group], strengths)
             for w, group, strengths in zip(self.writers, self.groups, held["strengths"], strict=True)
@@ -362,13 +362,15 @@ class _Search:
         ]
         return Edit(self.task.base, tuple(operations))
 
-    def measured(self, search: OnSearch, states: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[Edit]]:
+    def measured(
+        self, search: SearchSplitEvaluator, states: Sequence[dict[str, Any]]
+    ) -> tuple[list[dict[str, Any]], list[Edit]]:
         """The states as points, measured on the search split: KL of all; the behaviour of those within the budget or, without
         one, of as many as it takes to find the least KL at which it is gone. What is not tried then is out already.
         """
         task, budget = self.task, self.task.config.selection.kl_budget
         edits = [self.edit(state) for state in states]
-        damages = task.journal.once(f"damage up to {states[-1]['step']}", partial(search.damage, edits))
+        damages = task.journal.get_or_compute(f"damage up to {states[-1]['step']}", partial(search.damage, edits))
         points: list[dict[str, Any]] = [
             {"step": state["step"], **damage, "rate": None, "writers": len(edit.operations), "rejected": UNTRIED}
             for state, edit, damage in zip(states, edits, damages, strict=True)
@@ -377,11 +379,11 @@ class _Search:
 
         def enough(place: int) -> bool:
             at = order[place]
-            rate = task.journal.once(f"rate {points[at]['step']}", partial(search.rate, edits[at]))
+            rate = task.journal.get_or_compute(f"rate {points[at]['step']}", partial(search.rate, edits[at]))
             points[at] |= {"rejected": None, "rate": rate}
             if task.keep is not None:
                 held = partial(self._held, search, edits[at])
-                points[at] |= task.journal.once(f"held {points[at]['step']}", held)
+                points[at] |= task.journal.get_or_compute(f"held {points[at]['step']}", held)
             return self._enough(points[at])
 
         if budget is None:
@@ -393,10 +395,10 @@ class _Search:
                 enough(place)
         return points, edits
 
-    def _held(self, search: OnSearch, edit: Edit) -> dict[str, float]:
+    def _held(self, search: SearchSplitEvaluator, edit: Edit) -> dict[str, float]:
         assert self.task.keep is not None
         chat, c = self.task.chat, self.task.config
-        base = self.task.journal.once(
+        base = self.task.journal.get_or_compute(
             "answers held",
             lambda: chat.answer(chat.tokens(self.task.keep.search), c.answer_tokens, c.batch_tokens),  # type: ignore[union-attr]
         )

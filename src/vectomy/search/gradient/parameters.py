@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vectomy.core import linalg
 
-__all__ = ["Learned", "Round", "Stepper", "read_state", "stored", "taking_out", "taking_out_by_row"]
+__all__ = ["EditParameters", "Phase", "Optimizer", "read_state", "write_state", "taking_out", "taking_out_by_row"]
 
 # Learning rates of strengths and directions, and the share of them that is left at the end.
 RATES = (0.05, 0.004)
@@ -23,7 +23,7 @@ THRESHOLD = 0.02
 
 
 @dataclass(frozen=True)
-class Press:
+class KLWeightSchedule:
     """How what is to be kept presses: with weight 1 for a share `settle` of the steps, then more and more, up to `last`."""
 
     settle: float
@@ -32,17 +32,17 @@ class Press:
 
 # A steep rise finds the least damage, where the behaviour stays away by itself. Where it comes back in other words, these are
 # added to what is to be changed, and a gentle rise leaves room for them (docs/log.md).
-STEEP = Press(0.4, 32.0)
-GENTLE = Press(0.4, 8.0)
+STEEP = KLWeightSchedule(0.4, 32.0)
+GENTLE = KLWeightSchedule(0.4, 8.0)
 
 
 @dataclass(frozen=True)
-class Round:
+class Phase:
     """Some steps in a row: first the behaviour is taken away, then what is to be kept presses more and more."""
 
     first: int
     steps: int
-    press: Press = STEEP
+    press: KLWeightSchedule = STEEP
 
     @property
     def settled(self) -> float:
@@ -57,7 +57,7 @@ class Round:
 
 
 @dataclass
-class Learned:
+class EditParameters:
     """`strengths` (writer, k) and `vectors` (group, k, d_model), which are made orthonormal where they are used."""
 
     strengths: Float[Tensor, "writer k"]
@@ -69,7 +69,7 @@ class Learned:
         return torch.linalg.qr(self.vectors.mT).Q.mT
 
 
-class Stepper:
+class Optimizer:
     """Adam over what is learned, from a stored state to a stored state.
 
     Args:
@@ -78,7 +78,7 @@ class Stepper:
 
     def __init__(self, text: str, step: int, directions: bool) -> None:
         held = read_state(text)
-        self.learned = Learned(held["strengths"].requires_grad_(), held["vectors"].requires_grad_())
+        self.learned = EditParameters(held["strengths"].requires_grad_(), held["vectors"].requires_grad_())
         self.rates = (RATES[0], RATES[1] if directions else 0.0)
         groups = [{"params": [self.learned.strengths]}, {"params": [self.learned.vectors]}]
         self.adam = torch.optim.Adam(groups, betas=(0.9, 0.99))
@@ -103,10 +103,10 @@ class Stepper:
         found = {"strengths": self.learned.strengths, "vectors": self.learned.vectors}
         for name, parameter in list(found.items()):
             found |= {f"{name}.{moment}": self.adam.state[parameter][moment] for moment in ("exp_avg", "exp_avg_sq")}
-        return stored(found)
+        return write_state(found)
 
 
-def stored(tensors: dict[str, Tensor]) -> str:
+def write_state(tensors: dict[str, Tensor]) -> str:
     """Tensors as text, to the bit."""
     return base64.b64encode(safetensors.torch.save({k: v.detach().contiguous() for k, v in tensors.items()})).decode()
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import random
 
-__all__ = ["Order"]
+__all__ = ["PassOrder"]
 
 
-class Order:
+class PassOrder:
     def __init__(self, count: int, name: str, seed: int) -> None:
         self.count, self.name, self.seed = count, name, seed
 

@@ -24,13 +24,21 @@ from vectomy.data.prompts import Prompt
 from vectomy.edits.edit import Edit
 from vectomy.hooks.capture import capture
 from vectomy.metrics.judges import REFUSALS
-from vectomy.models import ChatModel, Example, Forced, force, packs_exactly, resume_at, resumes_exactly
-from vectomy.search.recipe import Task
+from vectomy.models import (
+    ChatModel,
+    Example,
+    TeacherForcedBatch,
+    pack_examples,
+    packs_exactly,
+    resume_at,
+    resumes_exactly,
+)
+from vectomy.search.recipe import RecipeInput
 
 __all__ = [
-    "Material",
-    "Target",
-    "Targets",
+    "TrainExamples",
+    "TrainPass",
+    "CachedPasses",
     "measure_targets",
     "share_left",
     "with_openings_left",
@@ -52,16 +60,16 @@ PARTED = 4
 
 
 @dataclass(frozen=True, eq=False)
-class Target:
+class TrainPass:
     """A pass, the base's stream where it goes on, and the base's states that predict its labels."""
 
-    forced: Forced
+    forced: TeacherForcedBatch
     stream: Stream | None
     base: Float[Tensor, "label d_model"]
 
 
 @dataclass(frozen=True)
-class Material:
+class TrainExamples:
     """The base's own answers to fit prompts, as tokens."""
 
     change: list[Example]
@@ -70,23 +78,23 @@ class Material:
 
 
 @dataclass(frozen=True, eq=False)
-class Targets:
+class CachedPasses:
     """`change`, `keep` and `hold` (of prompts that must go on to show the behaviour) as passes that go on at `layer`."""
 
     chat: ChatModel
     layer: int
-    change: list[Target]
-    keep: list[Target]
-    hold: list[Target]
+    change: list[TrainPass]
+    keep: list[TrainPass]
+    hold: list[TrainPass]
     packed: bool
 
     @contextmanager
-    def running(self) -> Iterator[Callable[[Target, int], Float[Tensor, "copy label d_model"]]]:
+    def running(self) -> Iterator[Callable[[TrainPass, int], Float[Tensor, "copy label d_model"]]]:
         """Gives a function that runs a target, several copies of it side by side, under the hooks that are set meanwhile."""
         with ExitStack() as stack:
             given = stack.enter_context(resume_at(self.chat, self.layer)) if self.layer else None
 
-            def run(target: Target, copies: int = 1) -> Float[Tensor, "copy label d_model"]:
+            def run(target: TrainPass, copies: int = 1) -> Float[Tensor, "copy label d_model"]:
                 one = target.forced
                 if given is not None and target.stream is not None:
                     given[:] = [target.stream.repeat(copies, 1, 1)]
@@ -98,12 +106,12 @@ class Targets:
             yield run
 
 
-def _repeated(one: Forced, copies: int) -> dict[str, Any]:
+def _repeated(one: TeacherForcedBatch, copies: int) -> dict[str, Any]:
     values = one.inputs()
     return {k: v.repeat(copies, *[1] * (v.ndim - 1)) if isinstance(v, Tensor) else v for k, v in values.items()}
 
 
-def material(task: Task) -> Material:
+def collect_examples(task: RecipeInput) -> TrainExamples:
     """Let the base answer the fit prompts (journalled).
 
     Raises:
@@ -127,24 +135,24 @@ def material(task: Task) -> Material:
     change = _with_others(change, task.config.seed)
     if task.keep is not None:
         change = with_prompts_not_shown(task.chat.tokens(sets["change"]), change, task.config.seed)
-    return Material(change, keep, hold)
+    return TrainExamples(change, keep, hold)
 
 
-def base_answers(task: Task, name: str) -> tuple[list[Prompt], list[list[int]]]:
+def base_answers(task: RecipeInput, name: str) -> tuple[list[Prompt], list[list[int]]]:
     """Fit prompts of a kind and what the base says to them (journalled)."""
     kept = task.keep.fit if task.keep is not None else ()
     sets = {"change": task.positive["fit"], "keep": task.negative["fit"], "hold": kept}
     prompts = list(sets[name])[:MOST_PROMPTS]
     tokens = KEPT if name == "keep" else JUDGED
-    return prompts, task.journal.once(f"answers {name}", _answering(task, prompts, tokens, name))
+    return prompts, task.journal.get_or_compute(f"answers {name}", _answering(task, prompts, tokens, name))
 
 
-def _answering(task: Task, prompts: Sequence[Prompt], tokens: int, name: str) -> Callable[[], list[list[int]]]:
+def _answering(task: RecipeInput, prompts: Sequence[Prompt], tokens: int, name: str) -> Callable[[], list[list[int]]]:
     what = {"change": "openings of the base", "keep": "answers to keep", "hold": "refusals to keep"}[name]
     return lambda: task.chat.answer(task.chat.tokens(prompts), tokens, task.config.batch_tokens, task.progress, what)
 
 
-def _showing(task: Task, prompts: Sequence[Prompt], answers: Sequence[list[int]]) -> list[Example]:
+def _showing(task: RecipeInput, prompts: Sequence[Prompt], answers: Sequence[list[int]]) -> list[Example]:
     """Prompts whose answer shows the behaviour, as far as there is a judge of it, with its opening."""
     found = []
     for row, (prompt, ids, answer) in enumerate(zip(prompts, task.chat.tokens(prompts), answers, strict=True)):
@@ -182,21 +190,23 @@ def with_prompts_not_shown(tokens: Sequence[list[int]], change: list[Example], s
 
 # Not inference_mode: what is kept here takes part in backward passes later.
 @torch.no_grad()
-def measure_targets(task: Task, start: int) -> Targets:
+def measure_targets(task: RecipeInput, start: int) -> CachedPasses:
     """The passes, with what the base does in them. They go on at `start` and are packed where that changes nothing."""
-    chat, found = task.chat, material(task)
+    chat, found = task.chat, collect_examples(task)
     sample = [*found.change[:2], *found.keep[:2]]
     packed = packs_exactly(chat, sample)
-    layer = start if start and resumes_exactly(chat, start, force(chat, sample, 1 << 30, packed=packed)[0]) else 0
-    with task.progress("what the base does", 1) as advance:
+    layer = (
+        start if start and resumes_exactly(chat, start, pack_examples(chat, sample, 1 << 30, packed=packed)[0]) else 0
+    )
+    with task.progress("what the base does", 1) as update:
         sets = (_passes(task, part, layer, packed) for part in (found.change, found.keep, found.hold))
         change, keep, hold = sets
-        advance(1)
-    return Targets(chat, layer, change, keep, hold, packed)
+        update(1)
+    return CachedPasses(chat, layer, change, keep, hold, packed)
 
 
 @torch.no_grad()
-def with_openings_left(task: Task, targets: Targets, edit: Edit, name: str) -> Targets:
+def with_openings_left(task: RecipeInput, targets: CachedPasses, edit: Edit, name: str) -> CachedPasses:
     """The targets with the openings that an edit has left or brought about: what it answers to positive fit prompts and still
     shows the behaviour. Journalled under `name`; nothing is added where there is no judge to tell.
     """
@@ -206,7 +216,7 @@ def with_openings_left(task: Task, targets: Targets, edit: Edit, name: str) -> T
         with edit.hooks(task.chat.model):
             return _answering(task, prompts, JUDGED, "change")()
 
-    found = _showing(task, prompts, task.journal.once(name, answers)) if task.judge else []
+    found = _showing(task, prompts, task.journal.get_or_compute(name, answers)) if task.judge else []
     if not found:
         return targets
     more = _passes(task, found, targets.layer, targets.packed)
@@ -215,7 +225,7 @@ def with_openings_left(task: Task, targets: Targets, edit: Edit, name: str) -> T
     return replace(targets, change=[*targets.change, *more * often])
 
 
-def share_left(task: Task, edit: Edit, count: int) -> float:
+def share_left(task: RecipeInput, edit: Edit, count: int) -> float:
     """Of the first `count` fit prompts on which the base shows the behaviour, the share on which it shows under an edit."""
     asked, answered = base_answers(task, "change")
     prompts = [asked[example.row] for example in _showing(task, asked, answered)[:count]]
@@ -224,13 +234,13 @@ def share_left(task: Task, edit: Edit, count: int) -> float:
     return len(_showing(task, prompts, answers)) / len(prompts)
 
 
-def _passes(task: Task, examples: list[Example], layer: int, packed: bool) -> list[Target]:
+def _passes(task: RecipeInput, examples: list[Example], layer: int, packed: bool) -> list[TrainPass]:
     mixed = random.Random(task.config.seed).sample(examples, len(examples))
-    passes = force(task.chat, mixed, task.config.batch_tokens, count=PER_PASS, packed=packed)
+    passes = pack_examples(task.chat, mixed, task.config.batch_tokens, count=PER_PASS, packed=packed)
     return [_seen(task.chat, one, layer) for one in passes]
 
 
-def _seen(chat: ChatModel, one: Forced, layer: int) -> Target:
+def _seen(chat: ChatModel, one: TeacherForcedBatch, layer: int) -> TrainPass:
     with capture(chat.model, ["resid_pre"], layers=[layer] if layer else []) as stream:
         base = one.predicting(chat.hidden(one))
-    return Target(one, stream["resid_pre", layer] if layer else None, base)
+    return TrainPass(one, stream["resid_pre", layer] if layer else None, base)

@@ -19,10 +19,19 @@ from torch import Tensor
 
 from vectomy.core.linalg import normalise
 from vectomy.core.types import COMPONENTS, Component, Vector
-from vectomy.edits.edit import Base, Edit, Operation
+from vectomy.edits.edit import BaseModelRef, Edit, Operation
 from vectomy.search.estimators import Directions
 
-__all__ = ["SCOPES", "Parameters", "Place", "Tent", "build_edit", "directions_behind", "heaviest_layer", "ranges"]
+__all__ = [
+    "SCOPES",
+    "Parameters",
+    "Place",
+    "LayerWeightSchedule",
+    "build_edit",
+    "directions_behind",
+    "heaviest_layer",
+    "ranges",
+]
 
 Place = tuple[Component, int]
 """A writer of a block, by component and layer."""
@@ -32,7 +41,7 @@ SCOPES = ("global", "per layer")
 
 
 @dataclass(frozen=True)
-class Tent:
+class LayerWeightSchedule:
     """Strengths over layers; `position` and `distance` in layers, `minimum` a share of `maximum`."""
 
     maximum: float
@@ -66,7 +75,7 @@ def directions_behind(directions: Directions) -> Float[Tensor, "layer d_model"]:
 
 
 def build_edit(
-    parameters: Parameters, base: Base, places: Sequence[Place], units: Float[Tensor, "layer d_model"]
+    parameters: Parameters, base: BaseModelRef, places: Sequence[Place], units: Float[Tensor, "layer d_model"]
 ) -> Edit:
     """One operation for each writer under its component's tent.
 
@@ -99,7 +108,7 @@ def _strengths(parameters: Parameters, places: Sequence[Place]) -> list[tuple[Co
     found = []
     for component, layer in places:
         numbers = (_number(parameters, f"{component} {n}") for n in ("maximum", "position", "minimum", "distance"))
-        strength = Tent(*numbers).at(layer)
+        strength = LayerWeightSchedule(*numbers).at(layer)
         if strength is not None:
             found.append((component, layer, strength))
     return found

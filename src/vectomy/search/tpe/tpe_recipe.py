@@ -25,14 +25,14 @@ from vectomy.core.config import Selection
 from vectomy.core.errors import SelectionError
 from vectomy.core.run_folder import hash_of
 from vectomy.search.pareto import choose_point, frontier
-from vectomy.search.recipe import Found, Task
+from vectomy.search.recipe import RecipeInput, RecipeResult
 from vectomy.search.tpe.layer_weights import SCOPES, Parameters, heaviest_layer, ranges
-from vectomy.search.tpe.trial import Bench, Job, Row, one_by_one, side_by_side
+from vectomy.search.tpe.trial import Job, Row, TrialBench, one_by_one, side_by_side
 
 __all__ = ["select_tpe"]
 
 
-def select_tpe(task: Task, *, racing: bool = True) -> Found:
+def select_tpe(task: RecipeInput, *, racing: bool = True) -> RecipeResult:
     """Try `limits.trials` edits and choose one.
 
     With `limits.processes` above 1, as many processes try edits, each with its own copy of the model beside this one.
@@ -49,7 +49,7 @@ def select_tpe(task: Task, *, racing: bool = True) -> Found:
             f"there is no judge of the behaviour '{c.contrast.behaviour}', so recipe tpe cannot tell which answers show it; name the "
             "first tokens of those that do with --behaviour-tokens, or use --recipe arditi, which finds them"
         )
-    bench = Bench.of(task)
+    bench = TrialBench.of(task)
     n_layers = task.chat.architecture.n_layers
     rows = _search(task, bench, ranges(bench.places, n_layers), racing)
     exact = [row for row in rows if row["rejected"] is None]
@@ -75,10 +75,10 @@ def select_tpe(task: Task, *, racing: bool = True) -> Found:
         "note": note,
     }
     edits = {name: bench.edit(exact[at]["parameters"]) for at, name in best.items()}
-    return Found(scores, bench.edit(parameters), edits)
+    return RecipeResult(scores, bench.edit(parameters), edits)
 
 
-def _search(task: Task, bench: Bench, space: dict[str, tuple[float, float]], racing: bool) -> list[Row]:
+def _search(task: RecipeInput, bench: TrialBench, space: dict[str, tuple[float, float]], racing: bool) -> list[Row]:
     """All trials in the order of their numbers: those in the journal, then the others."""
     limits = task.config.selection
     study = _Study(space, limits, task.config.seed)
@@ -86,7 +86,7 @@ def _search(task: Task, bench: Bench, space: dict[str, tuple[float, float]], rac
     asked: dict[int, Any] = {}
     for number in range(limits.trials):
         if (key := f"trial {number}") in task.journal:
-            rows[number] = task.journal.once(key, dict)
+            rows[number] = task.journal.get_or_compute(key, dict)
             study.add(rows[number])
 
     def jobs() -> Iterator[Job]:
@@ -101,14 +101,14 @@ def _search(task: Task, bench: Bench, space: dict[str, tuple[float, float]], rac
         results = side_by_side(bench, min(limits.processes, left), jobs())
     else:
         results = one_by_one(bench.on(task.chat), jobs())
-    with closing(results), task.progress("trying edits", limits.trials, "edits") as advance:
-        advance(len(rows))
+    with closing(results), task.progress("trying edits", limits.trials, "edits") as update:
+        update(len(rows))
         for number, found in results:
             trial, parameters = asked.pop(number)
             row = {"number": number, "parameters": parameters, **found}
-            rows[number] = task.journal.once(f"trial {number}", partial(dict, row))
+            rows[number] = task.journal.get_or_compute(f"trial {number}", partial(dict, row))
             study.tell(trial, rows[number])
-            advance(1)
+            update(1)
     return [rows[number] for number in sorted(rows)]
 
 

@@ -22,14 +22,14 @@ from jaxtyping import Float
 from vectomy.core.config import RunConfig
 from vectomy.core.errors import ActivationError, SelectionError, VectomyError
 from vectomy.data.prompts import Prompt
-from vectomy.edits.edit import Base, Edit
+from vectomy.edits.edit import BaseModelRef, Edit
 from vectomy.metrics.judges import REFUSALS, Judge
 from vectomy.metrics.logits import kl_divergence, log_odds
-from vectomy.models import ChatModel, learn, load_model
-from vectomy.search.recipe import Task
+from vectomy.models import ChatModel, load_model, probe_architecture
+from vectomy.search.recipe import RecipeInput
 from vectomy.search.tpe.layer_weights import Parameters, Place, build_edit, directions_behind
 
-__all__ = ["Bench", "Job", "Row", "one_by_one", "side_by_side"]
+__all__ = ["TrialBench", "Job", "Row", "one_by_one", "side_by_side"]
 
 # Positive prompts that are answered before it is asked again whether the trial can still matter.
 AT_ONCE = 8
@@ -44,13 +44,13 @@ Job = tuple[int, Parameters, Finished]
 
 
 @dataclass(frozen=True)
-class Bench:
+class TrialBench:
     """What edits are built of and measured on. It goes to other processes, so it holds no model and no tensor."""
 
     config: RunConfig
     folder: Path
     name: str
-    base: Base
+    base: BaseModelRef
     places: list[Place]
     units: Float[np.ndarray, "layer d_model"]
     positive: list[Prompt]
@@ -59,7 +59,7 @@ class Bench:
     judge: Judge | None
 
     @classmethod
-    def of(cls, task: Task) -> Bench:
+    def of(cls, task: RecipeInput) -> TrialBench:
         return cls(
             config=task.config,
             folder=task.chat.checkpoint.path,
@@ -125,7 +125,7 @@ def one_by_one(measure: Measure, jobs: Iterator[Job]) -> Generator[tuple[int, Ro
         yield number, measure(parameters, beaten_by)
 
 
-def side_by_side(bench: Bench, count: int, jobs: Iterator[Job]) -> Generator[tuple[int, Row], None, None]:
+def side_by_side(bench: TrialBench, count: int, jobs: Iterator[Job]) -> Generator[tuple[int, Row], None, None]:
     """Results as they come; a job is drawn when a process is free for it. The processes end with the generator.
 
     Raises:
@@ -171,14 +171,14 @@ def _exchange(step: Callable[[], Any]) -> Any:
     return found
 
 
-def _work(connection: Connection, bench: Bench, threads: int) -> None:
+def _work(connection: Connection, bench: TrialBench, threads: int) -> None:
     """What another process does: load the model and measure edits until there are no more."""
     # Ctrl-C goes to all processes of a terminal; the first one ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(threads)
     c = bench.config
     try:
-        learn(bench.folder, trust_remote_code=c.trust_remote_code)
+        probe_architecture(bench.folder, trust_remote_code=c.trust_remote_code)
         chat = load_model(
             bench.folder, device=c.device, dtype=c.dtype, thinking=c.thinking, trust_remote_code=c.trust_remote_code, name=bench.name
         )  # fmt: skip

@@ -19,14 +19,14 @@ from vectomy.core.versions import versions
 from vectomy.data.prompts import Prompt
 from vectomy.metrics.judges import Judge, describe, open_judge
 from vectomy.metrics.lm_eval.capability import in_rows
-from vectomy.metrics.lm_eval.harness import Scores, Task, load_tasks
+from vectomy.metrics.lm_eval.harness import HarnessTask, TaskScores, load_tasks
 from vectomy.metrics.prompt_set import PromptSet, read_sets, sample
 from vectomy.metrics.surroundings import after_an_exchange
 from vectomy.metrics.tool_calls import tool_prompts
 from vectomy.report import render_evaluation
-from vectomy.workflows.evaluate.evaluation_results import OnSet, completions, in_context, on_set, tool_calls
+from vectomy.workflows.evaluate.evaluation_results import SetResult, completions, in_context, on_set, tool_calls
 from vectomy.workflows.evaluate.measurements import Measuring
-from vectomy.workflows.evaluate.model_cache import Live, slot
+from vectomy.workflows.evaluate.model_cache import ModelCache, slot
 from vectomy.workflows.evaluate.subjects import Subject, open_subjects, with_controls
 
 __all__ = ["evaluate_models"]
@@ -114,17 +114,17 @@ class _Comparison:
 
     def __init__(
         self, config: EvaluationConfig, folder: RunFolder, judge: Judge, sets: Sequence[PromptSet], texts: dict[str, str],
-        tasks: Sequence[Task], subjects: Sequence[Subject], progress: Progress, tell: Callable[[str], None],
+        tasks: Sequence[HarnessTask], subjects: Sequence[Subject], progress: Progress, tell: Callable[[str], None],
     ) -> None:  # fmt: skip
         self.config, self.folder, self.judge, self.sets, self.texts = config, folder, judge, sets, texts
         self.tasks, self.subjects, self.tell = tasks, list(subjects), tell
         self.by_name = {subject.name: subject for subject in subjects}
-        self.live = Live(config, subjects)
+        self.live = ModelCache(config, subjects)
         self.cache = Cache(folder.file("cache"))
         self.pace = _Pace(progress, tell)
         self.measuring = Measuring(config, self.live, self.cache, judge, sets, self.pace)
-        self.answers: dict[str, dict[str, OnSet]] = {}
-        self.scores: dict[str, dict[str, Scores]] = {}
+        self.answers: dict[str, dict[str, SetResult]] = {}
+        self.scores: dict[str, dict[str, TaskScores]] = {}
 
     def run(self, command: str) -> dict[str, Any]:
         self._say_what_it_takes()
@@ -175,12 +175,12 @@ class _Comparison:
             found |= self._beside_the_sets(subject)
         return found
 
-    def _on(self, subject: Subject, one: PromptSet) -> OnSet:
+    def _on(self, subject: Subject, one: PromptSet) -> SetResult:
         rows = self._rows(subject, one)
         c = self.config
         prompts = [one.rows[row].prompt for row in rows]
         answered = self.measuring.answered(subject, prompts, one.name, tokens=c.answer_tokens, budgets=c.all_budgets)
-        return OnSet(rows, answered)
+        return SetResult(rows, answered)
 
     def _rows(self, subject: Subject, one: PromptSet) -> list[int]:
         """All of a set; to see how far answers waver from batch to batch, a sample is enough."""
@@ -276,10 +276,10 @@ class _Pace:
     @contextmanager
     def __call__(self, what: str, total: int, unit: str = "") -> Iterator[Callable[[int], None]]:
         began = time.monotonic()
-        with self._progress(what, total, unit) as advance:
+        with self._progress(what, total, unit) as update:
 
             def step(count: int) -> None:
-                advance(count)
+                update(count)
                 if self.left > count and unit == "prompts":
                     seconds = (time.monotonic() - began) / count * self.left
                     self._tell(f"some {duration(seconds)} for {self.left:,} answers, going by the first {count}")

@@ -11,20 +11,22 @@ from vectomy.metrics.intervals import rate_of
 from vectomy.metrics.mcnemar import mcnemar
 from vectomy.metrics.prompt_set import PromptSet
 from vectomy.metrics.tool_calls import ToolPrompt, valid_call
-from vectomy.workflows.evaluate.measurements import Answered
+from vectomy.workflows.evaluate.measurements import Completions
 
-__all__ = ["OnSet", "completions", "in_context", "on_set", "tool_calls"]
+__all__ = ["SetResult", "completions", "in_context", "on_set", "tool_calls"]
 
 
 @dataclass(frozen=True)
-class OnSet:
+class SetResult:
     """A subject on a set: the places of the prompts it was asked, and what it said."""
 
     rows: list[int]
-    answered: Answered
+    answered: Completions
 
 
-def on_set(one: PromptSet, subject: OnSet, of: OnSet | None, damaged: Mapping[str, float] | None) -> dict[str, Any]:
+def on_set(
+    one: PromptSet, subject: SetResult, of: SetResult | None, damaged: Mapping[str, float] | None
+) -> dict[str, Any]:
     """A subject's numbers on a set. `of` is what it is compared with, on all of the set; `damaged` None where the two have no
     tokenizer in common, so that neither KL nor lengths compare."""
     said = lengths(subject.answered.tokens, subject.answered.whole[0])
@@ -41,18 +43,18 @@ def on_set(one: PromptSet, subject: OnSet, of: OnSet | None, damaged: Mapping[st
     return found
 
 
-def in_context(answered: Answered) -> dict[str, Any]:
+def in_context(answered: Completions) -> dict[str, Any]:
     judged = answered.whole[1]
     complied = rate_of(not one.refuses and not one.degenerate for one in judged)
     return {**refusal_and_degenerate(judged), "answered": complied}
 
 
-def tool_calls(asked: Sequence[ToolPrompt], answered: Answered) -> dict[str, Any]:
+def tool_calls(asked: Sequence[ToolPrompt], answered: Completions) -> dict[str, Any]:
     texts = answered.whole[0]
     return {"valid": rate_of(valid_call(text, one.tool) for text, one in zip(texts, asked, strict=True))}
 
 
-def completions(sets: Sequence[PromptSet], answers: Mapping[str, Mapping[str, OnSet]]) -> list[dict[str, Any]]:
+def completions(sets: Sequence[PromptSet], answers: Mapping[str, Mapping[str, SetResult]]) -> list[dict[str, Any]]:
     """A row a prompt with what each subject said to it; `answers` by subject and set."""
     found = []
     for one in sets:

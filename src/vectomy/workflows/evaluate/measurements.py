@@ -16,30 +16,30 @@ from vectomy.core.progress import Progress
 from vectomy.core.run_folder import hash_of
 from vectomy.core.versions import versions
 from vectomy.data.prompts import Prompt
-from vectomy.metrics.divergence import answer_hidden, damage
+from vectomy.metrics.divergence import answer_hidden, divergence
 from vectomy.metrics.judges import Judge
-from vectomy.metrics.lm_eval.harness import Scores, Task
+from vectomy.metrics.lm_eval.harness import HarnessTask, TaskScores
 from vectomy.metrics.perplexity import perplexity
 from vectomy.metrics.prompt_set import PromptSet, sample
 from vectomy.metrics.surroundings import behind_text
-from vectomy.metrics.verdicts import Judged, judge_all
+from vectomy.metrics.verdicts import JudgedAnswers, judge_all
 from vectomy.models import ChatModel
-from vectomy.workflows.evaluate.model_cache import Live, slot
+from vectomy.workflows.evaluate.model_cache import ModelCache, slot
 from vectomy.workflows.evaluate.subjects import Subject
 
-__all__ = ["Answered", "Measuring"]
+__all__ = ["Completions", "Measuring"]
 
 
 @dataclass(frozen=True)
-class Answered:
+class Completions:
     """What a subject said to some prompts: token ids, and text with verdict for each budget (the longest is the whole answer)."""
 
     tokens: list[list[int]]
     texts: dict[int, list[str]]
-    judged: dict[int, list[Judged]]
+    judged: dict[int, list[JudgedAnswers]]
 
     @property
-    def whole(self) -> tuple[list[str], list[Judged]]:
+    def whole(self) -> tuple[list[str], list[JudgedAnswers]]:
         longest = max(self.texts)
         return self.texts[longest], self.judged[longest]
 
@@ -50,7 +50,7 @@ class Measuring:
     def __init__(
         self,
         config: EvaluationConfig,
-        live: Live,
+        live: ModelCache,
         cache: Cache,
         judge: Judge,
         sets: Sequence[PromptSet],
@@ -75,7 +75,7 @@ class Measuring:
                 return {"dtype": dtype, "device": str(chat.device), "template_sha256": hash_of(template)}
 
         inputs = {"kind": "setup", "subject": subject.identity, **self._made_with}
-        found: dict[str, Any] = self._cache.once(inputs, work)
+        found: dict[str, Any] = self._cache.get_or_compute(inputs, work)
         return found
 
     # Answers
@@ -89,17 +89,17 @@ class Measuring:
         tokens: int,
         budgets: Sequence[int] = (),
         context: int = 0,
-    ) -> Answered:
+    ) -> Completions:
         """Greedy answers of `tokens` tokens, judged whole and cut off at each budget; with `context` behind that much text."""
         inputs = self._answers_inputs(subject, prompts, tokens, context)
-        ids = self._cache.once(inputs, lambda: self._answers(subject, prompts, what, tokens, context))
+        ids = self._cache.get_or_compute(inputs, lambda: self._answers(subject, prompts, what, tokens, context))
         lengths = sorted({*budgets, tokens})
-        texts = self._cache.once(
+        texts = self._cache.get_or_compute(
             {"kind": "texts", "subject": subject.identity, "answers": hash_of(ids), "budgets": lengths},
             lambda: self._texts(subject, ids, lengths),
         )
         by_budget = {budget: texts[str(budget)] for budget in lengths}
-        return Answered(ids, by_budget, {budget: self._judged(prompts, said) for budget, said in by_budget.items()})
+        return Completions(ids, by_budget, {budget: self._judged(prompts, said) for budget, said in by_budget.items()})
 
     def missing(self, subject: Subject, prompts: Sequence[Prompt]) -> bool:
         """Whether its answers to a set's prompts are still to be made."""
@@ -141,13 +141,15 @@ class Measuring:
         with self._live.model(subject) as chat:
             return {str(budget): [chat.text(answer[:budget]) for answer in answers] for budget in budgets}
 
-    def _judged(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[Judged]:
+    def _judged(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[JudgedAnswers]:
         judge = self._judge
         inputs = {
             "kind": "verdicts", "judge": [judge.name, judge.version], "texts": hash_of([[p.text, t] for p, t in zip(prompts, texts, strict=True)]),
         }  # fmt: skip
-        rows = self._cache.once(inputs, lambda: [[j.verdict, j.p_refusal] for j in judge_all(judge, prompts, texts)])
-        return [Judged(verdict, p_refusal) for verdict, p_refusal in rows]
+        rows = self._cache.get_or_compute(
+            inputs, lambda: [[j.verdict, j.p_refusal] for j in judge_all(judge, prompts, texts)]
+        )
+        return [JudgedAnswers(verdict, p_refusal) for verdict, p_refusal in rows]
 
     # Damage
 
@@ -160,7 +162,9 @@ class Measuring:
     ) -> dict[str, float] | None:
         """KL and cross-entropy over the sampled answers of `of`; None where the two do not share a tokenizer."""
         inputs = self._damage_inputs(subject, of, one, answers)
-        found: dict[str, float] | None = self._cache.once(inputs, lambda: self._damage(subject, of, one, answers))
+        found: dict[str, float] | None = self._cache.get_or_compute(
+            inputs, lambda: self._damage(subject, of, one, answers)
+        )
         return found
 
     def prepare(self, subject: Subject, of: Subject, answers: dict[str, list[list[int]]]) -> None:
@@ -186,14 +190,14 @@ class Measuring:
         before = self._hidden_of(of, one, answers)
         with (
             self._live.model(subject) as chat,
-            self._progress(f"{subject.name}: damage on {one.name}", len(rows)) as advance,
+            self._progress(f"{subject.name}: damage on {one.name}", len(rows)) as update,
         ):
             head = self._live.head(of)
             if chat.architecture.vocab != head.architecture.vocab or chat.tokens(prompts) != head.tokens(prompts):
                 return None
             after = self._forced(chat, subject, prompts, said)
-            found = damage(head, chat, before, after, said)
-            advance(len(rows))
+            found = divergence(head, chat, before, after, said)
+            update(len(rows))
         return found
 
     def _hidden_of(
@@ -234,29 +238,29 @@ class Measuring:
             with self._live.model(subject) as chat:
                 return perplexity(chat, text, c.text_tokens, c.batch_tokens)
 
-        found: dict[str, Any] = self._cache.once(inputs, work)
+        found: dict[str, Any] = self._cache.get_or_compute(inputs, work)
         return found
 
     # Tasks
 
-    def scores(self, subject: Subject, task: Task) -> Scores:
+    def scores(self, subject: Subject, task: HarnessTask) -> TaskScores:
         """What it reaches on each document of a task of the lm-evaluation-harness."""
 
         def work() -> dict[str, Any]:
             with (
                 self._live.model(subject) as chat,
-                self._progress(f"{subject.name}: {task.row}", task.requests, "requests") as advance,
+                self._progress(f"{subject.name}: {task.row}", task.requests, "requests") as update,
             ):
-                return asdict(task.run(chat, self._config.task_batch, advance))
+                return asdict(task.run(chat, self._config.task_batch, update))
 
-        found = self._cache.once(self._scores_inputs(subject, task), work)
-        return Scores(found["metric"], tuple(found["values"]))
+        found = self._cache.get_or_compute(self._scores_inputs(subject, task), work)
+        return TaskScores(found["metric"], tuple(found["values"]))
 
-    def unscored(self, subject: Subject, task: Task) -> bool:
+    def unscored(self, subject: Subject, task: HarnessTask) -> bool:
         """Whether a task is still to be run on it."""
         return self._scores_inputs(subject, task) not in self._cache
 
-    def _scores_inputs(self, subject: Subject, task: Task) -> dict[str, Any]:
+    def _scores_inputs(self, subject: Subject, task: HarnessTask) -> dict[str, Any]:
         # With the size of batches: scores of two subjects are compared, and other batches round otherwise.
         return {
             "kind": "capability", "subject": subject.identity, "task": task.name, "asked": task.sha256, "batch": self._config.task_batch,

@@ -10,10 +10,10 @@ from vectomy.core.config import EvaluationConfig
 from vectomy.models import ChatModel, load_model, with_adapter
 from vectomy.workflows.evaluate.subjects import Subject
 
-__all__ = ["Live", "slot"]
+__all__ = ["ModelCache", "slot"]
 
 
-class Live:
+class ModelCache:
     """Subjects ready to be run. Edits are hooks on their base, which stays loaded from one to the next.
 
     Another checkpoint is compared with the base by the base's own head, so when the base has to make room its head stays.

@@ -14,7 +14,7 @@ from vectomy.core.progress import Progress
 from vectomy.edits.edit import Edit
 from vectomy.edits.export.bake import folded_in
 from vectomy.edits.operation import shape_of
-from vectomy.models import fetch, learn
+from vectomy.models import fetch, probe_architecture
 from vectomy.models.demo import demo_folder
 
 __all__ = ["Inputs", "norms_behind", "open_inputs", "rows_kept_out"]
@@ -63,7 +63,7 @@ def open_inputs(
     first = _folder(model, progress)
     source = first if base is None else _folder(base, progress)
     for folder in dict.fromkeys((first, source)):
-        learn(folder, trust_remote_code=trust_remote_code, progress=progress)
+        probe_architecture(folder, trust_remote_code=trust_remote_code, progress=progress)
     opened = Checkpoint.open(source)
     arch = architecture_in(opened)
     arch.check_covered()

@@ -12,11 +12,11 @@ from vectomy.core.progress import Progress
 from vectomy.data.prompts import Prompt
 from vectomy.healing.heal_config import HealConfig
 from vectomy.metrics.behaviour import lengths
-from vectomy.metrics.divergence import answer_hidden, damage
+from vectomy.metrics.divergence import answer_hidden, divergence
 from vectomy.metrics.intervals import rate_of
 from vectomy.metrics.judges import Judge
 from vectomy.metrics.lm_eval.capability import measure_capability
-from vectomy.metrics.verdicts import Judged, judge_all
+from vectomy.metrics.verdicts import JudgedAnswers, judge_all
 from vectomy.models import ChatModel
 from vectomy.workflows.heal.heal_examples import load_for
 
@@ -47,7 +47,7 @@ class _Seen:
 
     tokens: dict[str, list[list[int]]]
     texts: dict[str, list[str]]
-    judged: dict[str, list[Judged]]
+    judged: dict[str, list[JudgedAnswers]]
 
 
 def measure_all(
@@ -69,7 +69,7 @@ def measure_all(
         now = answer_hidden(chat, sets.negative, answers, config.batch_tokens)
         if base is None:
             base, hidden = chat, now
-        found[name] = {**_counted(seen[name]), **damage(base, chat, hidden, now, answers)}
+        found[name] = {**_counted(seen[name]), **divergence(base, chat, hidden, now, answers)}
         if chat is base:
             # Its head is all that is read of it from here on.
             chat.drop_blocks()

@@ -52,7 +52,7 @@ def wholly(edit: Edit) -> bool:
     return all(
         op.norm != "row" and op.addition is None and bool((op.strengths == 1).all())
         for op in edit.operations
-        if not op.idle
+        if not op.is_noop
     )
 
 

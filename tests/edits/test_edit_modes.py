@@ -1,0 +1,429 @@
+"""Every way to edit a writer, over architectures that differ in what a writer is: hooks and baked weights stay one function."""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from exactness import far, stream_share
+from safetensors.torch import load_file, save_file
+from tiny import orthonormal, unit
+from torch import Tensor
+from zoo import D_MODEL, zoo_load, zoo_logits, zoo_model
+
+from vectomy.architecture import Architecture, TensorRef, Writer, architecture_of
+from vectomy.checkpoint import Checkpoint, architecture_in, read_tensor
+from vectomy.checkpoint.quantization import PackedWeight, decode, encode, locate
+from vectomy.checkpoint.reader import read_stored
+from vectomy.core.errors import ArchitectureError, EditError
+from vectomy.core.types import OUTSIDE, NormMode
+from vectomy.edits.edit import BaseModelRef, Edit, Operation
+from vectomy.edits.export import bake
+
+LABELS = [
+    "llama", "llama:bias", "gemma2", "olmo2", "gpt2", "bloom", "mixtral", "qwen3_moe:mixed", "gpt_oss:square", "llama4_text", "dbrx",
+    "jetmoe", "gpt_neox_japanese", "qwen3_next", "mamba2", "falcon_h1", "nemotron_h", "gemma4_text:moe", "deepseek_v3", "phi",
+    "modernbert-decoder",
+]  # fmt: skip
+# (norm mode, directions, strength): each value of each with each other one.
+MODES = [
+    ("none", 1, 0.5), ("none", 2, 1.0), ("none", 1, 2.0), ("column", 2, 0.5), ("column", 1, 1.0), ("column", 2, 2.0), ("row", 1, 0.5),
+    ("row", 2, 1.0), ("row", 2, 2.0),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    @cache
+    def of(label: str) -> Path:
+        path = tmp_path_factory.mktemp("modes")
+        zoo_model(label).save_pretrained(path)
+        return path
+
+    return of
+
+
+def hold_together(edit: Edit, label: str, folder: Path, out: Path, effect: float = 1e-3) -> Checkpoint:
+    """Hooks on the live model and the baked folder loaded again give the same logits, which are not the base's."""
+    bake(edit, folder, out)
+    model = zoo_load(label, folder)
+    base = zoo_logits(model)
+    before = {name: value.detach().clone() for name, value in model.named_parameters()}
+    with edit.hooks(model):
+        hooks = zoo_logits(model)
+    assert far(zoo_logits(zoo_load(label, out)), hooks) < 1e-4
+    assert far(hooks, base) > effect
+    assert all(torch.equal(value, before[name]) for name, value in model.named_parameters()), "left as it was found"
+    return Checkpoint.open(out)
+
+
+def stream_vectors(checkpoint: Checkpoint, writer: Writer, stored: TensorRef) -> Tensor:
+    """What a weight can write, vector by vector: its columns (or an embedding's rows), of all experts."""
+    return read_tensor(checkpoint, stored.name).movedim(stored.axis, -1).reshape(-1, D_MODEL).double()
+
+
+# Norm modes, strengths and numbers of directions
+
+
+@pytest.mark.parametrize(("norm", "k", "strength"), MODES)
+@pytest.mark.parametrize("label", LABELS)
+def test_hooks_and_baked_weights_are_one_function(
+    folder_of: Any, tmp_path: Path, label: str, norm: NormMode, k: int, strength: float
+) -> None:
+    folder = folder_of(label)
+    edit = Edit.ablation(folder, orthonormal(k), strength, norm)
+    if label == "dbrx" and norm == "row":
+        with pytest.raises(EditError, match=r"rows of 'transformer\.blocks\.0\.ffn\.experts\.mlp\.w2' run through all"):
+            bake(edit, folder, tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+        return
+    hold_together(edit, label, folder, tmp_path / "out")
+
+
+@pytest.mark.parametrize("label", LABELS)
+def test_column_mode_keeps_lengths_and_leaves_nothing_of_the_direction(
+    folder_of: Any, tmp_path: Path, label: str
+) -> None:
+    folder, rows = folder_of(label), orthonormal(2)
+    bake(Edit.ablation(folder, rows, norm="column"), folder, tmp_path / "out")
+    old, new = Checkpoint.open(folder), Checkpoint.open(tmp_path / "out")
+    for writer in architecture_in(old).writers:
+        for stored in writer.weights:
+            before, after = (stream_vectors(side, writer, stored) for side in (old, new))
+            torch.testing.assert_close(after.norm(dim=-1), before.norm(dim=-1), rtol=1e-5, atol=1e-7)
+            if not writer.norms:
+                assert (before @ rows.T.double()).abs().max() > 0.1
+                assert (after @ rows.T.double()).abs().max() < 1e-5 * before.norm(dim=-1).max()
+    loaded = zoo_load(label, tmp_path / "out")
+    assert stream_share(loaded, architecture_of(loaded), rows)[0] < 1e-5
+
+
+@pytest.mark.parametrize("label", ["gemma2", "olmo2", "gemma4_text:moe", "bloom", "modernbert-decoder"])
+def test_unequal_strengths_pass_a_norm(folder_of: Any, tmp_path: Path, label: str) -> None:
+    folder, rows = folder_of(label), orthonormal(3)
+    edit = Edit.ablation(folder, rows)
+    strengths = torch.tensor([1.0, 0.4, -0.5])
+    edit = replace(edit, operations=tuple(replace(op, strengths=strengths) for op in edit.operations))
+    hold_together(edit, label, folder, tmp_path / "out")
+    # What is removed wholly is gone, whatever the others are.
+    loaded = zoo_load(label, tmp_path / "out")
+    assert stream_share(loaded, architecture_of(loaded), rows[:1])[0] < 1e-5
+    assert stream_share(loaded, architecture_of(loaded), rows[1:2])[0] > 1e-2
+
+
+# Parts of a model
+
+
+@pytest.mark.parametrize("label", LABELS)
+def test_strengths_of_their_own_for_each_writer(folder_of: Any, tmp_path: Path, label: str) -> None:
+    """As a search gives them: by layer and component, some writers left alone."""
+    folder = folder_of(label)
+    whole = Edit.ablation(folder, orthonormal(2))
+    components = list(dict.fromkeys(op.component for op in whole.operations))
+    parts = [whole.only(components=[name]) * (0.3 + 0.3 * n) for n, name in enumerate(components)]
+    edit = sum(parts[1:], parts[0]).only(layers=[0, 2, 3]) + whole.only(components=["embedding"]) * 0.5
+    out = hold_together(edit, label, folder, tmp_path / "out")
+    old = Checkpoint.open(folder)
+    for writer in architecture_in(old).writers:
+        named = writer.layer not in (1, 4) and writer.component != "position"
+        for stored in writer.weights:
+            assert torch.equal(read_tensor(old, stored.name), read_tensor(out, stored.name)) is not named, stored
+
+
+SINGLE = [label for label in LABELS if label in ("mixtral", "qwen3_moe:mixed", "gpt_oss:square", "llama4_text", "jetmoe", "nemotron_h",
+    "gemma4_text:moe", "deepseek_v3", "qwen3_next")]  # fmt: skip
+
+
+def experts_at(arch: Architecture) -> Writer:
+    return next(writer for writer in arch.writers if writer.component == "experts")
+
+
+def slices(checkpoint: Checkpoint, tensors: tuple[TensorRef, ...]) -> dict[int, Tensor]:
+    """By expert, whether they are stored fused or one by one."""
+    if tensors and tensors[0].expert is not None:
+        return {stored.expert: read_tensor(checkpoint, stored.name) for stored in tensors if stored.expert is not None}
+    return dict(enumerate(read_tensor(checkpoint, tensors[0].name))) if tensors else {}
+
+
+@pytest.mark.parametrize("norm", ["none", "column", "row"])
+@pytest.mark.parametrize("label", SINGLE)
+def test_one_expert_is_edited_alone(folder_of: Any, tmp_path: Path, label: str, norm: NormMode) -> None:
+    folder, old = folder_of(label), Checkpoint.open(folder_of(label))
+    writer = experts_at(architecture_in(old))
+    rows = orthonormal(2)
+    ops = (
+        Operation("experts", writer.layer, rows, torch.ones(2), norm, expert=3),
+        Operation("experts", writer.layer, rows[:1], torch.tensor([0.5]), norm, expert=1),
+    )
+    new = hold_together(Edit(BaseModelRef.of(old), ops), label, folder, tmp_path / "out", effect=1e-6)
+    for kind in (writer.weights, writer.biases):
+        if not kind or (kind is writer.biases and len(old.tensors[kind[0].name].shape) == 1):
+            continue  # A bias that all experts share is no expert's own.
+        before, after = slices(old, kind), slices(new, kind)
+        assert [n for n in before if not torch.equal(before[n], after[n])] == [1, 3]
+    changed = {name for name in old.tensors if not torch.equal(read_stored(old, name), read_stored(new, name))}
+    assert changed <= {stored.name for stored in (*writer.weights, *writer.biases)}
+
+
+@pytest.mark.parametrize("label", SINGLE)
+def test_an_expert_that_is_not_there_is_refused(folder_of: Any, tmp_path: Path, label: str) -> None:
+    folder, old = folder_of(label), Checkpoint.open(folder_of(label))
+    writer = experts_at(architecture_in(old))
+    op = Operation("experts", writer.layer, orthonormal(1), torch.ones(1), expert=4)
+    edit = Edit(BaseModelRef.of(old), (op,))
+    with pytest.raises(EditError, match="has experts 0 to 3"):
+        bake(edit, folder, tmp_path / "out")
+    with pytest.raises(EditError, match="has experts 0 to 3"):
+        edit.hooks(zoo_load(label, folder))
+    with pytest.raises(EditError, match="name each once"):
+        Edit(BaseModelRef.of(old), (replace(op, expert=2), replace(op, expert=None)))
+
+
+def test_experts_that_stand_in_one_matrix_are_edited_together(folder_of: Any, tmp_path: Path) -> None:
+    old = Checkpoint.open(folder_of("dbrx"))
+    op = Operation("experts", 1, orthonormal(1), torch.ones(1), expert=1)
+    with pytest.raises(EditError, match="edit all of them"):
+        bake(Edit(BaseModelRef.of(old), (op,)), old, tmp_path / "out")
+
+
+# Additions
+
+
+@pytest.mark.parametrize("label", LABELS)
+def test_a_vector_is_added_where_a_bias_holds_it_and_refused_elsewhere(
+    folder_of: Any, tmp_path: Path, label: str
+) -> None:
+    folder, old = folder_of(label), Checkpoint.open(folder_of(label))
+    arch = architecture_in(old)
+    for number, writer in enumerate(arch.at(1)):
+        for strength in (0.0, 1.0):
+            op = Operation(writer.component, 1, orthonormal(1), torch.tensor([strength]), addition=3 * unit(7))
+            edit, out = Edit(BaseModelRef.of(old), (op,)), tmp_path / f"{number}-{strength}"
+            if writer.norms:
+                with pytest.raises(EditError, match="stands between it and the stream"):
+                    bake(edit, folder, out)
+                with pytest.raises(EditError, match="stands between it and the stream"):
+                    edit.hooks(zoo_load(label, folder))
+            elif writer.component == "experts" or not (writer.biases or writer.component in arch.family.switches):
+                with pytest.raises(EditError, match="use it as hooks"):
+                    bake(edit, folder, out)
+                model = zoo_load(label, folder)
+                before = zoo_logits(model)
+                with edit.hooks(model):
+                    assert far(zoo_logits(model), before) > 1e-3
+            else:
+                hold_together(edit, label, folder, out)
+                continue
+            assert not out.exists()
+
+
+# Tensors beside the model
+
+
+def with_more(folder: Path, path: Path, more: dict[str, Tensor], config: dict[str, Any]) -> Checkpoint:
+    """The same checkpoint with more tensors, and more in its config.json."""
+    path.mkdir()
+    said = json.loads((folder / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(said | config))
+    save_file(load_file(folder / "model.safetensors") | more, path / "model.safetensors", metadata={"format": "pt"})
+    return Checkpoint.open(path)
+
+
+def next_layer(folder: Path) -> dict[str, Tensor]:
+    """A multi-token-prediction block as DeepSeek-V3 stores it: one more layer, and a few tensors of its own."""
+    state = load_file(folder / "model.safetensors")
+    block = {re.sub(r"layers\.3\.", "layers.4.", n): v.clone() for n, v in state.items() if "layers.3." in n}
+    own = {
+        "eh_proj.weight": torch.randn(D_MODEL, 2 * D_MODEL),
+        "shared_head.head.weight": torch.randn(97, D_MODEL),
+        "embed_tokens.weight": torch.randn(97, D_MODEL),
+        "enorm.weight": torch.randn(D_MODEL),
+    }
+    return block | {f"model.layers.4.{name}": value for name, value in own.items()}
+
+
+MTP = {
+    "mtp.fc.weight": torch.ones(D_MODEL, 64),
+    "mtp.layers.0.self_attn.o_proj.weight": torch.ones(D_MODEL, 48),
+    "mtp.layers.0.mlp.experts.0.down_proj.weight": torch.ones(D_MODEL, 20),
+}
+
+
+@pytest.mark.parametrize("label", ["deepseek_v3", "glm4_moe", "qwen3_next", "qwen3_5_moe_text"])
+def test_heads_that_predict_more_tokens_keep_their_bytes_and_are_named(
+    folder_of: Any, tmp_path: Path, label: str
+) -> None:
+    folder = folder_of(label)
+    more = MTP if label.startswith("qwen") else next_layer(folder)
+    config = {} if label.startswith("qwen") else {"num_nextn_predict_layers": 1}
+    checkpoint = with_more(folder, tmp_path / "in", more, config)
+    receipt = bake(Edit.ablation(checkpoint, unit()), checkpoint, tmp_path / "out")
+    assert set(more) == {name for name, reason in receipt.left if "predicts more tokens" in reason}
+    after = Checkpoint.open(tmp_path / "out")
+    assert all(torch.equal(read_stored(after, name), value) for name, value in more.items())
+    loaded = zoo_load(label, tmp_path / "out")
+    assert stream_share(loaded, architecture_of(loaded), unit()[None])[0] < 1e-5
+
+
+@pytest.mark.parametrize("label", ["deepseek_v3", "qwen3_next", "gemma4_text:moe", "gpt2"])
+def test_a_layer_or_tensor_that_nothing_accounts_for_stops_the_edit_by_name(
+    folder_of: Any, tmp_path: Path, label: str
+) -> None:
+    folder = folder_of(label)
+    blocks = architecture_in(Checkpoint.open(folder)).family.blocks
+    number = architecture_in(Checkpoint.open(folder)).n_layers + 1
+    for at, name in enumerate(
+        (f"{blocks}.{number}.mlp.down_proj.weight", f"{blocks}.1.mlp.third_proj.weight", "model.extra_embedding.weight")
+    ):
+        checkpoint = with_more(folder, tmp_path / str(at), {name: torch.ones(D_MODEL, 4)}, {})
+        with pytest.raises(ArchitectureError, match=re.escape(name)):
+            Edit.ablation(checkpoint, unit())
+
+
+# Quantised checkpoints
+
+BLOCK = {"quant_method": "fp8", "weight_block_size": [16, 16], "activation_scheme": "dynamic"}
+
+
+def fp8(name: str, W: Tensor, grid: tuple[int, ...], path: Path) -> dict[str, Tensor]:
+    """W as fp8 values and scales, through the encoder that test_encodings.py holds to transformers."""
+    return _encoded(
+        name,
+        W,
+        {name: torch.zeros(W.shape).to(torch.float8_e4m3fn), f"{name}_scale_inv": torch.zeros(grid)},
+        BLOCK,
+        path,
+    )
+
+
+def mxfp4(name: str, W: Tensor, path: Path) -> dict[str, Tensor]:
+    """Experts [expert, d_ff, d_model], as transformers loads them, stored [expert, d_model, d_ff / 32, 16]."""
+    experts, columns, rows = W.shape
+    parts = {
+        f"{name}_blocks": torch.zeros(experts, rows, columns // 32, 16, dtype=torch.uint8),
+        f"{name}_scales": torch.full((experts, rows, columns // 32), 127, dtype=torch.uint8),
+    }
+    return _encoded(name, W.mT, parts, {"quant_method": "mxfp4"}, path)
+
+
+def _encoded(name: str, W: Tensor, zeros: dict[str, Tensor], config: dict[str, Any], path: Path) -> dict[str, Tensor]:
+    path.mkdir(exist_ok=True)
+    save_file(zeros, path / "model.safetensors")
+    (path / "config.json").write_text(json.dumps({"model_type": "llama", "quantization_config": config}))
+    opened = Checkpoint.open(path)
+    encoded = locate(opened, name)
+    return encode(encoded, W, {part: read_stored(opened, part) for part in encoded.parts}).parts
+
+
+def quantised(folder: Path, kind: str, path: Path) -> Checkpoint:
+    """A zoo folder with its writers (and gate_up projections of experts) quantised."""
+    state = load_file(folder / "model.safetensors")
+    for name in list(state):
+        if kind == "mxfp4" and name.endswith(("experts.down_proj", "experts.gate_up_proj")):
+            state |= mxfp4(name, state.pop(name), path / "one")
+        elif kind != "mxfp4" and name.endswith(("o_proj.weight", "down_proj.weight")):
+            W = state.pop(name)
+            grid = (1,) if kind == "tensor" else tuple(-(-size // 16) for size in W.shape)
+            state |= fp8(name, W, grid, path / "one")
+    config = {"quantization_config": {"quant_method": "mxfp4"} if kind == "mxfp4" else BLOCK}
+    base = path / "in"
+    base.mkdir()
+    save_file(state, base / "model.safetensors", metadata={"format": "pt"})
+    (base / "config.json").write_text(json.dumps(json.loads((folder / "config.json").read_text()) | config))
+    return Checkpoint.open(base)
+
+
+def decoded(checkpoint: Checkpoint, name: str) -> tuple[PackedWeight, Tensor]:
+    encoded = locate(checkpoint, name)
+    return encoded, decode(encoded, {part: read_stored(checkpoint, part) for part in encoded.parts}).float()
+
+
+@pytest.mark.parametrize("norm", ["none", "column"])
+@pytest.mark.parametrize(
+    ("label", "kind"), [("qwen3", "block"), ("qwen3", "tensor"), ("mixtral", "block"), ("gpt_oss:wide", "mxfp4"), ("gpt_oss:square", "mxfp4")]
+)  # fmt: skip
+def test_a_quantised_bake_is_the_float_bake_up_to_the_rounding_it_reports(
+    folder_of: Any, tmp_path: Path, label: str, kind: str, norm: NormMode
+) -> None:
+    folder = folder_of("gpt_oss:square") if kind == "mxfp4" else folder_of(label)
+    if label == "gpt_oss:wide":
+        folder = _wide_gpt_oss(tmp_path / "wide")
+    checkpoint = quantised(folder, kind, tmp_path)
+    arch = architecture_in(checkpoint)
+    arch.check_covered()
+    r = unit()
+    edit = Edit.ablation(checkpoint, r, norm=norm)
+    receipt = bake(edit, checkpoint, tmp_path / "out")
+    out = Checkpoint.open(tmp_path / "out")
+    held = set()
+    for writer in arch.writers:
+        for stored in (*writer.weights, *writer.biases):
+            encoded, old = decoded(checkpoint, stored.name)
+            _, new = decoded(out, stored.name)
+            held |= set(encoded.parts)
+            # As stored: MXFP4 has the output axis first, plain experts of gpt_oss have it last.
+            axis = old.ndim - 2 if encoded.encoding == "mxfp4" else stored.axis
+            vectors, after = (side.movedim(axis, -1).reshape(-1, D_MODEL) for side in (old, new))
+            wanted = vectors - (vectors @ r)[:, None] * r
+            if norm == "column" and stored in writer.weights:
+                wanted = wanted * (vectors.norm(dim=-1) / wanted.norm(dim=-1).clamp_min(1e-30))[:, None]
+            error = float((after - wanted).norm() / wanted.norm())
+            if encoded.encoding == "plain":
+                assert error < 1e-6
+                assert encoded.name not in receipt.rounding
+                continue
+            assert error == pytest.approx(receipt.rounding[stored.name], rel=1e-2)
+            assert error < {"mxfp4": 0.2}.get(kind, 0.05)
+            shares = [float((side @ r).norm() / side.norm()) for side in (vectors, after)]
+            assert shares[1] < shares[0] / (10 if kind != "mxfp4" else 3), stored
+            assert stored.name in receipt.edited
+    assert receipt.rounding
+    for name in checkpoint.tensors.keys() - held:
+        before, after = (read_stored(side, name) for side in (checkpoint, out))
+        assert torch.equal(before.view(torch.uint8), after.view(torch.uint8)), name
+
+
+def _wide_gpt_oss(path: Path) -> Path:
+    """d_ff of 64, for MXFP4 packs 32 values of a row."""
+    state, model = {}, zoo_model("gpt_oss:square")
+    model.save_pretrained(path)
+    generator = torch.Generator().manual_seed(0)
+    for name, value in load_file(path / "model.safetensors").items():
+        shape = list(value.shape)
+        if name.endswith("experts.down_proj"):
+            shape[1] = 64
+        elif "experts.gate_up_proj" in name:
+            shape[-1] = 128
+        state[name] = value if shape == list(value.shape) else torch.randn(shape, generator=generator) * 0.2
+    save_file(state, path / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | {"intermediate_size": 64}))
+    return path
+
+
+def test_bitsandbytes_is_refused_with_the_remedy(folder_of: Any, tmp_path: Path) -> None:
+    state = {"model.layers.0.mlp.down_proj.weight.absmax": torch.ones(4)}
+    config = {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}
+    checkpoint = with_more(folder_of("llama"), tmp_path / "in", state, config)
+    with pytest.raises(ArchitectureError, match=r"bitsandbytes.*bfloat16 release.*dequantize"):
+        Edit.ablation(checkpoint, unit())
+
+
+def test_embeddings_take_no_row_mode_and_keep_their_lengths_in_column_mode(folder_of: Any) -> None:
+    edit = Edit.ablation(folder_of("gpt2"), unit(), norm="row")
+    assert {op.norm for op in edit.operations if op.component in OUTSIDE} == {"none"}
+    with pytest.raises(EditError, match="none or column, not row"):
+        replace(edit, operations=tuple(replace(op, norm="row") for op in edit.operations))

@@ -1,0 +1,179 @@
+"""Every number of an evaluation equals what the model's own logits say, one prompt at a time."""
+
+import math
+from functools import cache
+
+import pytest
+import tiny_chat
+import torch
+from tiny import LAYERS
+from tiny_chat import DAY, NIGHT
+
+from vectomy.edits.edit import BaseModelRef, Edit
+from vectomy.metrics.intervals import wilson_interval
+from vectomy.metrics.judges import KeywordJudge
+from vectomy.metrics.variants import BaseAnswers, answer_base, evaluate_variant, separation
+
+POSITIVE, NEGATIVE = tiny_chat.prompts(NIGHT, 5), tiny_chat.prompts(DAY, 6)
+DIRECTION = torch.linspace(-1, 2, 32)
+
+
+@pytest.mark.parametrize(
+    ("count", "total", "low", "high"),
+    [
+        (3, 100, 0.0103, 0.0845),
+        (0, 10, 0.0, 0.2775),
+        (10, 10, 0.7225, 1.0),
+        (81, 100, 0.7222, 0.8748),
+        (5, 10, 0.2366, 0.7634),
+    ],
+)
+def test_wilson_intervals_against_known_values(count: int, total: int, low: float, high: float) -> None:
+    assert wilson_interval(count, total) == pytest.approx((low, high), abs=2e-4)
+
+
+def test_wilson_stays_within_zero_and_one_and_mirrors() -> None:
+    assert wilson_interval(0, 0) == (0.0, 1.0)
+    for total in (1, 7, 250):
+        for count in range(total + 1):
+            low, high = wilson_interval(count, total)
+            assert 0 <= low <= high <= 1
+            assert wilson_interval(total - count, total) == pytest.approx((1 - high, 1 - low), abs=1e-12)
+
+
+@cache
+def planted() -> torch.Tensor:
+    """Found once, on the unedited model: the projected difference of means of the taught model, from its own hidden states, on other prompts."""
+    chat, means = tiny_chat.chat(), []
+    for prompts in (tiny_chat.prompts(NIGHT, 24, 3), tiny_chat.prompts(DAY, 24, 3)):
+        rows = [tiny_chat.raw(chat, ids, output_hidden_states=True).hidden_states for ids in chat.tokens(prompts)]
+        means.append(torch.stack([row[3][0, -1] for row in rows]).mean(0))
+    unit = means[1] / means[1].norm()
+    return (means[0] - means[1]) - (means[0] - means[1]) @ unit * unit
+
+
+def base_of(batch_tokens: int = 4096) -> BaseAnswers:
+    return answer_base(tiny_chat.chat(), POSITIVE, NEGATIVE, 8, batch_tokens)
+
+
+def measured(base: BaseAnswers, batch_tokens: int = 4096, form: str = "hooks") -> dict:
+    return evaluate_variant(
+        tiny_chat.chat(), base, KeywordJudge(), 8, batch_tokens, form=form, direction=planted()
+    ).metrics
+
+
+def edit() -> Edit:
+    chat = tiny_chat.chat()
+    return Edit.from_directions(planted(), BaseModelRef.of(chat.checkpoint), chat.architecture.writers)
+
+
+def forced(answers: list[list[int]]) -> list[torch.Tensor]:
+    """Log-probabilities at each answer token, teacher-forced, from the model as it is now."""
+    chat = tiny_chat.chat()
+    rows = []
+    for ids, answer in zip(chat.tokens(NEGATIVE), answers, strict=True):
+        rows.append(tiny_chat.raw(chat, [*ids, *answer]).logits[0, len(ids) - 1 : -1].log_softmax(-1))
+    return rows
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 40, 4096])
+def test_kl_and_cross_entropy_are_those_of_the_models_own_logits(batch_tokens: int) -> None:
+    chat, base = tiny_chat.chat(), base_of(batch_tokens)
+    before = forced(base.answers["negative"])
+    with edit().hooks(chat.model):
+        after, found = forced(base.answers["negative"]), measured(base, batch_tokens)
+    kl = [(b.exp() * (b - a)).sum(-1) for b, a in zip(before, after, strict=True)]
+    ce = [-a[range(len(ids)), ids] for a, ids in zip(after, base.answers["negative"], strict=True)]
+    assert found["kl_per_token"] == pytest.approx(float(torch.cat(kl).mean()), rel=1e-3)
+    assert found["kl_first_token"] == pytest.approx(float(torch.stack([row[0] for row in kl]).mean()), rel=1e-3)
+    assert found["ce_own_answers"] == pytest.approx(float(torch.cat(ce).mean()), rel=1e-3)
+    assert found["kl_per_token"] > 1e-3
+
+
+def test_tokens_weigh_alike_whatever_the_length_of_their_answer() -> None:
+    """A hand-made reference: one answer of one token, one of six."""
+    chat = tiny_chat.chat(taught_=False)
+    answers = {"positive": [[9], [10]], "negative": [[11], [12, 13, 14, 15, 16, 2]]}
+    base = answer_base(chat, POSITIVE[:2], NEGATIVE[:2], 8, 4096, answers=answers)
+    assert base.answers is answers
+    found = evaluate_variant(chat, base, KeywordJudge(), 8, 4096, form="base").metrics
+    total = 0.0
+    for ids, answer in zip(chat.tokens(NEGATIVE[:2]), answers["negative"], strict=True):
+        for at, token in enumerate(answer):
+            total -= float(tiny_chat.raw(chat, [*ids, *answer[:at]]).logits[0, -1].log_softmax(-1)[token])
+    assert found["ce_own_answers"] == pytest.approx(total / 7, rel=1e-4)
+
+
+def test_the_base_against_itself_is_at_distance_zero() -> None:
+    found = measured(base_of(), form="base")
+    assert abs(found["kl_per_token"]) < 1e-6
+    assert abs(found["kl_first_token"]) < 1e-6
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 40])
+def test_numbers_do_not_depend_on_the_batches(batch_tokens: int) -> None:
+    chat = tiny_chat.chat()
+    with edit().hooks(chat.model):
+        one, other = measured(base_of(), 4096), measured(base_of(), batch_tokens)
+    for name, value in one.items():
+        assert other[name] == pytest.approx(value, rel=1e-3, abs=1e-6), name
+
+
+def test_what_is_left_of_the_direction_is_measured_on_the_stream() -> None:
+    before = measured(base_of(), 4096)["max_projection"]
+    base = base_of()
+    with edit().hooks(tiny_chat.chat().model):
+        after = measured(base, 4096)["max_projection"]
+    assert after < 1e-5 < 0.05 < before <= 1
+
+
+def test_rates_count_the_judges_verdicts() -> None:
+    result = evaluate_variant(tiny_chat.chat(), base_of(), KeywordJudge(), 8, 4096, form="base")
+    assert [row["text"] for row in result.answers["positive"]] == [tiny_chat.REFUSAL] * 5
+    assert {row["verdict"] for row in result.answers["negative"]} == {"compliance"}
+    found = result.metrics
+    assert (found["refusal_rate"], found["refusal_count"], found["refusal_total"]) == (1.0, 5, 5)
+    assert (found["harmless_refusal_rate"], found["harmless_refusal_total"], found["degenerate_rate"]) == (0.0, 6, 0.0)
+    assert found["refusal_ci"] == list(wilson_interval(5, 5))
+
+
+def test_answers_under_hooks_are_generated_anew() -> None:
+    chat, base = tiny_chat.chat(), base_of()
+    with edit().hooks(chat.model):
+        result = evaluate_variant(chat, base, KeywordJudge(), 8, 4096, form="hooks")
+        expected = [chat.text(answer) for answer in chat.answer(chat.tokens(POSITIVE), 8, 4096)]
+    assert [row["text"] for row in result.answers["positive"]] == expected
+    assert expected != [tiny_chat.REFUSAL] * 5
+
+
+# Separation
+
+
+def test_separation_is_that_of_the_projected_hidden_states() -> None:
+    chat = tiny_chat.chat()
+    found = separation(chat, 3 * DIRECTION, "resid_pre", 2, -1, POSITIVE, NEGATIVE, 40)
+    unit = DIRECTION / DIRECTION.norm()
+    for layer in range(LAYERS):
+        sides = []
+        for prompts in (POSITIVE, NEGATIVE):
+            rows = [tiny_chat.raw(chat, ids, output_hidden_states=True).hidden_states for ids in chat.tokens(prompts)]
+            sides.append(torch.stack([row[layer][0, -1] @ unit for row in rows]))
+        row = found["layers"][layer]
+        assert row["layer"] == layer
+        assert row["positive_mean"] == pytest.approx(float(sides[0].mean()), abs=1e-4)
+        assert row["negative_std"] == pytest.approx(float(sides[1].std()), abs=1e-4)
+        pairs = [(a > b) + 0.5 * (a == b) for a in sides[0].tolist() for b in sides[1].tolist()]
+        if layer:
+            assert row["auroc"] == pytest.approx(math.fsum(pairs) / len(pairs))
+        if layer == 2:
+            assert found["positive"] == pytest.approx(sides[0].tolist(), abs=1e-4)
+
+
+def test_separation_on_planted_data() -> None:
+    """Before any attention the last token is the same for all: 0.5. The taught direction tells the sides apart wholly."""
+    chat, direction = tiny_chat.chat(), planted()
+    layers = separation(chat, direction, "resid_pre", 3, -1, POSITIVE, NEGATIVE, 4096)["layers"]
+    assert layers[0]["auroc"] == pytest.approx(0.5, abs=0.25)
+    assert layers[3]["auroc"] > 0.95
+    swapped = separation(chat, -direction, "resid_pre", 3, -1, POSITIVE, NEGATIVE, 4096)["layers"]
+    assert swapped[3]["auroc"] == pytest.approx(1 - layers[3]["auroc"])

