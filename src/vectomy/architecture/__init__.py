@@ -10,5 +10,17 @@ from vectomy.architecture.resolve import MIXERS, Architecture, architecture_of, 
 from vectomy.architecture.writers import PostNorm, TensorRef, Writer
 
 __all__ = [
-    "FAMILIES", "MIXERS", "REFUSED", "Architecture", "Family", "Gain", "Norm", "PostNorm", "WriterSpec", "TensorRef", "Writer", "architecture_of", "resolve",
+    "FAMILIES",
+    "MIXERS",
+    "REFUSED",
+    "Architecture",
+    "Family",
+    "Gain",
+    "Norm",
+    "PostNorm",
+    "TensorRef",
+    "Writer",
+    "WriterSpec",
+    "architecture_of",
+    "resolve",
 ]  # fmt: skip

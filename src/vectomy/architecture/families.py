@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from vectomy.core.types import Component
 
-__all__ = ["FAMILIES", "REFUSED", "Family", "Layout", "Norm", "WriterSpec", "BiasFlag", "multimodal"]
+__all__ = ["FAMILIES", "REFUSED", "BiasFlag", "Family", "Layout", "Norm", "WriterSpec", "multimodal"]
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from vectomy.checkpoint.reader import TORCH_DTYPES
 from vectomy.core.errors import ArchitectureError, CheckpointError
 from vectomy.core.types import Vector
 
-__all__ = ["OpenedModel", "MatrixPair", "StoredMatrix", "finite", "gain_of", "open_pair", "matrix_pairs", "step"]
+__all__ = ["MatrixPair", "OpenedModel", "StoredMatrix", "finite", "gain_of", "matrix_pairs", "open_pair", "step"]
 
 # Elements of a block: small enough for the temporaries of a fit to stay in a processor's cache.
 TILE = 1 << 20

@@ -30,11 +30,11 @@ __all__ = [
     "NormalEquations",
     "Reproduced",
     "best_fit",
-    "within_rounding",
     "core_of",
     "modes_of",
     "normal_equations",
     "reproduce_difference",
+    "within_rounding",
 ]
 
 # Directions a matrix that are looked for.

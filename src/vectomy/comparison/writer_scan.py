@@ -37,7 +37,7 @@ from vectomy.core.types import NormMode
 from vectomy.edits.edit import Operation
 from vectomy.edits.operation import experts_of
 
-__all__ = ["MOST_SHARED", "WriterScan", "Operations", "MatrixDiff", "span"]
+__all__ = ["MOST_SHARED", "MatrixDiff", "Operations", "WriterScan", "span"]
 
 # More shared directions than this are none: each writer then has its own.
 MOST_SHARED = 8

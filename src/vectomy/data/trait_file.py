@@ -30,13 +30,13 @@ from vectomy.core.config import Recipe, load_config
 from vectomy.core.errors import ConfigError
 
 __all__ = [
-    "TraitContext",
     "ContextExample",
     "Form",
     "Operation",
     "Prompts",
     "ScorerSpec",
     "Trait",
+    "TraitContext",
     "bundled_traits",
     "load_trait",
     "own_trait",

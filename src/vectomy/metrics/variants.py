@@ -24,7 +24,7 @@ from vectomy.metrics.judges import REFUSALS, Judge, Verdict
 from vectomy.metrics.pca import principal_components
 from vectomy.models import ChatModel
 
-__all__ = ["VariantResult", "BaseAnswers", "evaluate_variant", "answer_base", "separation"]
+__all__ = ["BaseAnswers", "VariantResult", "answer_base", "evaluate_variant", "separation"]
 
 # Test prompts of each side whose whole stream is looked at for what is left of the direction.
 RECEIPT_PROMPTS = 8

@@ -28,7 +28,7 @@ from vectomy.edits.operation import shape_of
 from vectomy.hooks.capture import capture
 from vectomy.models import ChatModel, load_layerwise, load_model
 
-__all__ = ["with_measurement", "projections", "removed_directions", "verify"]
+__all__ = ["projections", "removed_directions", "verify", "with_measurement"]
 
 # A writer with less of the directions than this share of what a random one has is taken to be edited. Rounding to
 # bfloat16 leaves some 0.002, to fp8 0.03; an unedited writer has about 1.

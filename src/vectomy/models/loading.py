@@ -32,9 +32,9 @@ __all__ = [
     "convert_gguf",
     "fetch",
     "is_local",
+    "load_layerwise",
     "load_model",
     "loading",
-    "load_layerwise",
     "with_adapter",
 ]
 

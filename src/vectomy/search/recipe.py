@@ -18,7 +18,7 @@ from vectomy.models import ChatModel
 from vectomy.search.article import Ask
 from vectomy.search.estimators import Directions
 
-__all__ = ["RecipeResult", "RecipeInput"]
+__all__ = ["RecipeInput", "RecipeResult"]
 
 
 class RecipeResult(NamedTuple):

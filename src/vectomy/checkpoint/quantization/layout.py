@@ -12,7 +12,7 @@ from vectomy.checkpoint.quantization.scheme import MX_BLOCK, REMEDY, Scheme, che
 from vectomy.checkpoint.reader import TORCH_DTYPES
 from vectomy.core.errors import CheckpointError
 
-__all__ = ["PackedWeight", "Encoding", "companions", "locate"]
+__all__ = ["Encoding", "PackedWeight", "companions", "locate"]
 
 Encoding = Literal["plain", "fp8-tensor", "fp8-channel", "fp8-block", "mxfp4"]
 

@@ -23,7 +23,7 @@ from vectomy.core.progress import Progress, silent
 from vectomy.metrics.lm_eval.suites import SUITES, Wanted, wanted_tasks
 from vectomy.models import ChatModel
 
-__all__ = ["TaskScores", "HarnessTask", "known_tasks", "load_tasks"]
+__all__ = ["HarnessTask", "TaskScores", "known_tasks", "load_tasks"]
 
 # Which of a task's metrics is told, the first that it has.
 METRICS = ("acc_norm", "acc", "exact_match", "mc2")

@@ -8,7 +8,7 @@ from vectomy.report.charts.heatmap import Score
 from vectomy.report.tables.numbers import decimal, finite, plain
 from vectomy.report.tables.statement import verb
 
-__all__ = ["SCORES", "kl_name", "origin", "rule", "scores_of", "is_search", "several", "strength", "what"]
+__all__ = ["SCORES", "is_search", "kl_name", "origin", "rule", "scores_of", "several", "strength", "what"]
 
 KL = Score("kl_div_score", "KL divergence", "direction ablated, negative prompts, nats; lower is better", True, True)
 SCORES = {

@@ -30,12 +30,12 @@ from vectomy.metrics.trait_scorers import Scorer
 from vectomy.models import ChatModel, Example, TeacherForcedBatch, pack_examples, packs_exactly
 
 __all__ = [
-    "DistillExample",
     "DistillBatch",
+    "DistillExample",
     "check_enough",
+    "distill_examples",
     "good_answers",
     "lead_and_answer",
-    "distill_examples",
     "mean_streams",
     "pair_examples",
 ]

@@ -22,7 +22,7 @@ from vectomy.models import ChatModel
 from vectomy.search.distill.distill_examples import DistillBatch
 from vectomy.search.distill.distillation import distance
 
-__all__ = ["TraitBench", "AskedModel", "Known"]
+__all__ = ["AskedModel", "Known", "TraitBench"]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vectomy.core import linalg
 
-__all__ = ["EditParameters", "Phase", "Optimizer", "read_state", "write_state", "taking_out", "taking_out_by_row"]
+__all__ = ["EditParameters", "Optimizer", "Phase", "read_state", "taking_out", "taking_out_by_row", "write_state"]
 
 # Learning rates of strengths and directions, and the share of them that is left at the end.
 RATES = (0.05, 0.004)

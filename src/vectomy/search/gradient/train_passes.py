@@ -36,9 +36,9 @@ from vectomy.models import (
 from vectomy.search.recipe import RecipeInput
 
 __all__ = [
+    "CachedPasses",
     "TrainExamples",
     "TrainPass",
-    "CachedPasses",
     "measure_targets",
     "share_left",
     "with_openings_left",

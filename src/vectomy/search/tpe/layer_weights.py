@@ -24,9 +24,9 @@ from vectomy.search.estimators import Directions
 
 __all__ = [
     "SCOPES",
+    "LayerWeightSchedule",
     "Parameters",
     "Place",
-    "LayerWeightSchedule",
     "build_edit",
     "directions_behind",
     "heaviest_layer",

@@ -29,7 +29,7 @@ from vectomy.models import ChatModel, load_model, probe_architecture
 from vectomy.search.recipe import RecipeInput
 from vectomy.search.tpe.layer_weights import Parameters, Place, build_edit, directions_behind
 
-__all__ = ["TrialBench", "Job", "Row", "one_by_one", "side_by_side"]
+__all__ = ["Job", "Row", "TrialBench", "one_by_one", "side_by_side"]
 
 # Positive prompts that are answered before it is asked again whether the trial can still matter.
 AT_ONCE = 8
