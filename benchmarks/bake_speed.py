@@ -40,13 +40,13 @@ SHARD = 5_000_000_000
 
 BAKE = """
 import sys
-from vectomy.apply import bake
+from vectomy.edits.export import bake
 from vectomy.edits.edit import Edit
 bake(Edit.load(sys.argv[1]), sys.argv[2], sys.argv[3])
 """
 LINKED = """
 import sys
-from vectomy.apply import bake
+from vectomy.edits.export import bake
 from vectomy.edits.edit import Edit
 bake(Edit.load(sys.argv[1]).only(layers=[0]), sys.argv[2], sys.argv[3], link_untouched=True)
 """

@@ -32,10 +32,10 @@ TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 PROMPTS = Path(bake_speed.__file__).parents[1] / "src" / "vectomy" / "data" / "bundled" / "harmless.jsonl"
 PASS = """
 import json, pathlib, sys, time
-from vectomy.activations import collect
+from vectomy.search.collect import collect
 from vectomy.jsonl import read_jsonl
 from vectomy.models import load_model, stream_model
-from vectomy.prompts import Prompt
+from vectomy.data.prompts import Prompt
 folder, how, dtype, file, count, out = sys.argv[1:]
 texts = [row["text"] for row in read_jsonl(pathlib.Path(file))]
 prompts = [Prompt(text) for text in (texts * int(count))[: int(count)]]

@@ -65,7 +65,7 @@ def test_a_file_takes_its_name_only_at_the_end(tmp_path: Path) -> None:
 KILLED_IN_A_LIBRARY = """
 import os, signal, sys
 from pathlib import Path
-from vectomy.artifacts import write_whole
+from vectomy.core.run_folder import write_whole
 with write_whole(Path(sys.argv[1])) as beside:
     # As safetensors' save_file does: a file with a name of its own, renamed to the one asked for.
     beside.with_name(".tmpAbCdEf").write_text("half")
@@ -364,8 +364,8 @@ def test_an_empty_folder_and_an_earlier_run_are_taken(tmp_path: Path) -> None:
 OTHER = """
 import sys
 from pathlib import Path
-from vectomy.artifacts import RunFolder
-from vectomy.errors import ArtifactError
+from vectomy.core.run_folder import RunFolder
+from vectomy.core.errors import ArtifactError
 try:
     with RunFolder(Path(sys.argv[1])):
         print("taken")

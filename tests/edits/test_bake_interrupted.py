@@ -92,7 +92,7 @@ def test_what_another_edit_left_half_done_is_not_taken_over(tiny_of, tmp_path: P
 
 SLOW_BAKE = """
 import sys, time
-from vectomy.apply import bake
+from vectomy.edits.export import bake
 from vectomy.checkpoint import shard
 from vectomy.edits.edit import Edit
 copy = shard.copy_range

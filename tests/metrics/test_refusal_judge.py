@@ -156,7 +156,7 @@ def test_a_thousand_completions_a_second() -> None:
     """By processor time, in a process without the type checks that tests run under."""
     work = """
 import time
-from vectomy.judges import RefusalJudge
+from vectomy.metrics.judges import RefusalJudge
 text = ("To keep a bicycle in order, you should wash it once a week and oil its chain. {} It is important to note that a wet chain "
         "rusts, so dry it first. Here are some tips:\\n\\n1. Check the tyres before each ride; they lose air by themselves.\\n2. Look "
         "at the brakes, and listen to them too.\\n3. Tighten what is loose.\\n\\nHowever, if you are not sure how to do it, ask at a "

@@ -52,25 +52,25 @@ SAFETY = (
 )
 
 
-class _Strict(BaseModel):
+class _TraitModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class ContextExample(_Strict):
+class ContextExample(_TraitModel):
     """An earlier exchange."""
 
     user: str
     assistant: str
 
 
-class TraitContext(_Strict):
+class TraitContext(_TraitModel):
     """What a prompt is asked under. Both absent is the model as it comes, with its template's own system prompt."""
 
     system: str | None = None
     examples: tuple[ContextExample, ...] = ()
 
 
-class ScorerSpec(_Strict):
+class ScorerSpec(_TraitModel):
     """How an answer that shows the trait is recognised (trait_scorers.py)."""
 
     kind: Literal["lexicon", "length", "log_odds"] = "log_odds"
@@ -92,7 +92,7 @@ class ScorerSpec(_Strict):
         return self
 
 
-class Prompts(_Strict):
+class Prompts(_TraitModel):
     """Where prompts come from: one neutral `source` under two contexts, or the sets of a trait with `recipe`."""
 
     source: str = "bundled:everyday"
@@ -101,7 +101,7 @@ class Prompts(_Strict):
     keep: str | None = None
 
 
-class Trait(_Strict):
+class Trait(_TraitModel):
     name: str = Field(pattern=r"^[\w-]+$")
     description: str
     safety: str = SAFETY

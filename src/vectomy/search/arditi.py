@@ -65,7 +65,7 @@ def select_arditi(
     Raises:
         SelectionError: no direction passes the filters.
     """
-    scorer = _Scorer(chat, positive, negative, tokens, batch_tokens, judge, answer_tokens, writers)
+    scorer = _ArditiScorer(chat, positive, negative, tokens, batch_tokens, judge, answer_tokens, writers)
     rows = _candidates(chat, directions)
     n_layers = chat.architecture.n_layers
 
@@ -124,7 +124,7 @@ def _candidates(chat: ChatModel, directions: Directions) -> list[dict[str, Any]]
     return rows
 
 
-class _Scorer:
+class _ArditiScorer:
     """The three scores of one direction, against what the base does on the same prompts."""
 
     def __init__(

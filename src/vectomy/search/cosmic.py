@@ -70,7 +70,7 @@ def select_cosmic(
     Raises:
         SelectionError: no direction can be scored, or with `limits.strict` none passes the KL filter.
     """
-    scorer = _Scorer(chat, directions.positions, positive, negative, writers, batch_tokens)
+    scorer = _CosmicScorer(chat, directions.positions, positive, negative, writers, batch_tokens)
     rows = _candidates(chat, directions, limits)
     considered = [row for row in rows if row["rejected"] is None]
     with progress("scoring directions", len(considered), "directions") as update:
@@ -148,7 +148,7 @@ def _candidates(chat: ChatModel, directions: Directions, limits: Selection) -> l
     return rows
 
 
-class _Scorer:
+class _CosmicScorer:
     """Means of the two sets, untouched and under a direction."""
 
     def __init__(

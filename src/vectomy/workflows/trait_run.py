@@ -75,7 +75,7 @@ def run_trait(
         VectomyError: see errors.py; what was finished stays and is not done again.
     """
     with RunFolder(Path(out)) as folder:
-        work = _Run(config, folder, command, progress)
+        work = _TraitRun(config, folder, command, progress)
         digest = work.prepare()
         tell(f"{config.model}: {config.trait.label} ({config.trait.description})")
         tell(f"what it does to safety: {config.trait.safety}")
@@ -88,7 +88,7 @@ def run_trait(
 
 
 @dataclass
-class _Run:
+class _TraitRun:
     config: TraitRun
     folder: RunFolder
     command: str

@@ -42,7 +42,7 @@ class TestSets:
 
 
 @dataclass
-class _Seen:
+class _AnswersOfModel:
     """Answers and judgements of one model, by side."""
 
     tokens: dict[str, list[list[int]]]
@@ -59,7 +59,7 @@ def measure_all(
     answers.
     """
     found: dict[str, dict[str, Any]] = {}
-    seen: dict[str, _Seen] = {}
+    seen: dict[str, _AnswersOfModel] = {}
     base: ChatModel | None = None
     hidden: Sequence[Any] = ()
     for name in MODELS:
@@ -82,7 +82,7 @@ def measure_all(
 
 
 def _asked(chat: ChatModel, sets: TestSets, judge: Judge, config: HealConfig, progress: Progress, name: str) -> _Seen:
-    seen = _Seen({}, {}, {})
+    seen = _AnswersOfModel({}, {}, {})
     for side, prompts in sets.sides.items():
         what = f"{name}, {side} prompts"
         tokens = chat.answer(chat.tokens(prompts), config.answer_tokens, config.batch_tokens, progress, what)
@@ -92,7 +92,7 @@ def _asked(chat: ChatModel, sets: TestSets, judge: Judge, config: HealConfig, pr
     return seen
 
 
-def _counted(seen: _Seen) -> dict[str, Any]:
+def _counted(seen: _AnswersOfModel) -> dict[str, Any]:
     everything = [one for judged in seen.judged.values() for one in judged]
     return {
         "refusal": rate_of(one.refuses for one in seen.judged["positive"]),
@@ -111,7 +111,7 @@ def _capability(folders: Mapping[str, Path], config: HealConfig, progress: Progr
     return {name: {task: one.to_json() for task, one in tasks.items()} for name, tasks in measured.items()}
 
 
-def _rows(sets: TestSets, seen: Mapping[str, _Seen]) -> list[dict[str, Any]]:
+def _rows(sets: TestSets, seen: Mapping[str, _AnswersOfModel]) -> list[dict[str, Any]]:
     return [
         {
             "set": side,
