@@ -33,7 +33,7 @@ PROMPTS = Path(bake_speed.__file__).parents[1] / "src" / "vectomy" / "data" / "b
 PASS = """
 import json, pathlib, sys, time
 from vectomy.search.collect import collect
-from vectomy.jsonl import read_jsonl
+from vectomy.core.jsonl import read_jsonl
 from vectomy.models import load_model, stream_model
 from vectomy.data.prompts import Prompt
 folder, how, dtype, file, count, out = sys.argv[1:]

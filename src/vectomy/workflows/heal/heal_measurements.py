@@ -81,7 +81,7 @@ def measure_all(
     return found, _rows(sets, seen)
 
 
-def _asked(chat: ChatModel, sets: TestSets, judge: Judge, config: HealConfig, progress: Progress, name: str) -> _Seen:
+def _asked(chat: ChatModel, sets: TestSets, judge: Judge, config: HealConfig, progress: Progress, name: str) -> _AnswersOfModel:
     seen = _AnswersOfModel({}, {}, {})
     for side, prompts in sets.sides.items():
         what = f"{name}, {side} prompts"
