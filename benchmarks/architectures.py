@@ -1,11 +1,12 @@
-"""Measure the table of architectures on tiny random models of every type, and write docs/architectures.md.
+"""Measure the table of architectures on tiny random models of every type, and write
+docs/architectures.md.
 
     python benchmarks/architectures.py [--labels LABEL ...] [--out docs/architectures.md]
 
-For each model of tests/helpers/zoo.py one random direction is removed from every writer, by hooks and baked into its checkpoint.
-Measured is the largest |r . x| / |x| over tokens of what enters the first block and leaves each one, before and after,
-in float32, and how far the logits of hooks and baked weights are apart (relative to the largest logit). A few minutes on
-one thread.
+For each model of tests/helpers/zoo.py one random direction is removed from every writer, by hooks
+and baked into its checkpoint. Measured is the largest |r . x| / |x| over tokens of what enters the
+first block and leaves each one, before and after, in float32, and how far the logits of hooks and
+baked weights are apart (relative to the largest logit). A few minutes on one thread.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ GONE, SAME = 1e-5, 1e-4
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--labels", nargs="*", help="only these, printed and not written")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "architectures.md")
     args = parser.parse_args()
@@ -60,7 +63,13 @@ def row(case: Case) -> str:
     before, hooks, baked = case.before[0], case.hooks[0], case.baked[0]
     apart = far(case.baked[1], case.hooks_as_baked[1])
     exact = agree and hooks < GONE and apart < SAME and (baked < GONE or not case.bakes_embeddings)
-    verdict = "exact" if exact and case.bakes_embeddings else "exact; baked without the embedding" if exact else "WRONG"
+    verdict = (
+        "exact"
+        if exact and case.bakes_embeddings
+        else "exact; baked without the embedding"
+        if exact
+        else "WRONG"
+    )
     said = "same" if agree else "DIFFERS"
     writers = "<br>".join(written(case.live))
     return f"| {case.label} | {writers} | {before:.2f} | {hooks:.0e} | {baked:.0e} | {apart:.0e} | {said} | {verdict} |"
@@ -70,7 +79,9 @@ def written(architecture: Architecture) -> list[str]:
     """Every kind of writer once, with the norms that it passes and the layers that have it."""
     kinds: dict[str, list[int]] = {}
     for writer in architecture.writers:
-        kinds.setdefault(_named(architecture, writer), []).append(-1 if writer.layer is None else writer.layer)
+        kinds.setdefault(_named(architecture, writer), []).append(
+            -1 if writer.layer is None else writer.layer
+        )
     every = list(range(architecture.n_layers))
     return [
         name if layers in ([-1], every) else f"{name}, layers {' '.join(map(str, layers))}"

@@ -1,16 +1,20 @@
-"""Time a bake against `cp -r` of the same checkpoint, in the same run, alternating; medians of `--repeats`.
+"""Time a bake against `cp -r` of the same checkpoint, in the same run, alternating; medians of
+`--repeats`.
 
-    python benchmarks/bake_speed.py [--gigabytes 14] [--repeats 3] [--with-transformers] [--folder DIR] [--json FILE]
+    python benchmarks/bake_speed.py [--gigabytes 14] [--repeats 3] [--with-transformers] [--folder
+    DIR] [--json FILE]
 
-The checkpoint has the shapes of a 7B Llama (width 4096, MLP 11008, vocabulary 32000) in bfloat16 shards of at most 5 GB,
-filled with random numbers of a fixed seed: no real model, and none is needed, for the time does not depend on the
-values. `--gigabytes` changes the number of layers. It lies in a temporary folder below `--folder` and is deleted at the
-end. The edit removes one direction from every writer, the embedding included.
+The checkpoint has the shapes of a 7B Llama (width 4096, MLP 11008, vocabulary 32000) in bfloat16
+shards of at most 5 GB, filled with random numbers of a fixed seed: no real model, and none is
+needed, for the time does not depend on the values. `--gigabytes` changes the number of layers. It
+lies in a temporary folder below `--folder` and is deleted at the end. The edit removes one
+direction from every writer, the embedding included.
 
-Every job is a process of its own. Before each, all that was written is forced to disk and dropped from the page cache,
-the source too (`--warm` leaves the source there). `seconds` ends when the process does; a bake has by then forced its
-output to disk and cp has not, so `durable` adds the time of a sync afterwards. Memory is the largest VmHWM less its
-file-backed part (RssFile): pages that are only cached copies of files do not count.
+Every job is a process of its own. Before each, all that was written is forced to disk and dropped
+from the page cache, the source too (`--warm` leaves the source there). `seconds` ends when the
+process does; a bake has by then forced its output to disk and cp has not, so `durable` adds the
+time of a sync afterwards. Memory is the largest VmHWM less its file-backed part (RssFile): pages
+that are only cached copies of files do not count.
 """
 
 from __future__ import annotations
@@ -70,7 +74,9 @@ model.save_pretrained(sys.argv[3], max_shard_size="5GB")
 def layer(at: int) -> dict[str, tuple[int, int]]:
     names = {f"self_attn.{p}_proj": (WIDTH, WIDTH) for p in "qkvo"}
     names |= {"mlp.gate_proj": (MLP, WIDTH), "mlp.up_proj": (MLP, WIDTH), "mlp.down_proj": (WIDTH, MLP)}
-    norms = {f"model.layers.{at}.{n}.weight": (WIDTH,) for n in ("input_layernorm", "post_attention_layernorm")}
+    norms = {
+        f"model.layers.{at}.{n}.weight": (WIDTH,) for n in ("input_layernorm", "post_attention_layernorm")
+    }
     return {f"model.layers.{at}.{name}.weight": shape for name, shape in names.items()} | norms
 
 
@@ -92,7 +98,8 @@ def make_checkpoint(folder: Path, gigabytes: float) -> int:
     for at, group in enumerate(groups, 1):
         name = f"model-{at:05d}-of-{len(groups):05d}.safetensors"
         tensors = {
-            n: torch.empty(s, dtype=torch.bfloat16).normal_(0, 0.02, generator=generator) for n, s in group.items()
+            n: torch.empty(s, dtype=torch.bfloat16).normal_(0, 0.02, generator=generator)
+            for n, s in group.items()
         }
         save_file(tensors, folder / name, metadata={"format": "pt"})
         weight_map |= dict.fromkeys(group, name)
@@ -100,10 +107,19 @@ def make_checkpoint(folder: Path, gigabytes: float) -> int:
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     config = {
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": WIDTH, "intermediate_size": MLP,
-        "num_hidden_layers": layers, "num_attention_heads": HEADS, "num_key_value_heads": HEADS, "vocab_size": VOCAB,
-        "max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "tie_word_embeddings": False, "dtype": "bfloat16",
-    }  # fmt: skip
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_size": WIDTH,
+        "intermediate_size": MLP,
+        "num_hidden_layers": layers,
+        "num_attention_heads": HEADS,
+        "num_key_value_heads": HEADS,
+        "vocab_size": VOCAB,
+        "max_position_embeddings": 4096,
+        "rms_norm_eps": 1e-5,
+        "tie_word_embeddings": False,
+        "dtype": "bfloat16",
+    }
     (folder / "config.json").write_text(json.dumps(config))
     return total
 
@@ -132,7 +148,9 @@ def own_memory(pid: int) -> int:
 
 
 def timed(command: list[str]) -> dict[str, float]:
-    """Run it; its time, the time until its output is on disk, its peak memory with and without file pages."""
+    """Run it; its time, the time until its output is on disk, its peak memory with and without file
+    pages.
+    """
     began = time.monotonic()
     process = subprocess.Popen(command, env={**os.environ, "HF_HUB_OFFLINE": "1"})
     peak, ended = 0, threading.Event()
@@ -153,8 +171,13 @@ def timed(command: list[str]) -> dict[str, float]:
         raise SystemExit(f"{command[:3]} ended with status {process.returncode}")
     ctypes.CDLL(None).sync()
     durable = time.monotonic() - began
-    return {"seconds": seconds, "durable": durable, "anon_bytes": peak, "maxrss_bytes": usage.ru_maxrss * 1024,
-            "cpu_seconds": usage.ru_utime + usage.ru_stime}  # fmt: skip
+    return {
+        "seconds": seconds,
+        "durable": durable,
+        "anon_bytes": peak,
+        "maxrss_bytes": usage.ru_maxrss * 1024,
+        "cpu_seconds": usage.ru_utime + usage.ru_stime,
+    }
 
 
 def table(rows: dict[str, dict[str, float]], bytes_: int) -> str:
@@ -171,14 +194,22 @@ def table(rows: dict[str, dict[str, float]], bytes_: int) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--gigabytes", type=float, default=14)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--folder", type=Path, help="where the temporary folder goes (the disk that is measured)")
     parser.add_argument(
-        "--source", type=Path, help="a checkpoint of this script's that is there already, or is to be kept there"
+        "--folder", type=Path, help="where the temporary folder goes (the disk that is measured)"
     )
-    parser.add_argument("--with-transformers", action="store_true", help="also load, edit and save with transformers")
+    parser.add_argument(
+        "--source",
+        type=Path,
+        help="a checkpoint of this script's that is there already, or is to be kept there",
+    )
+    parser.add_argument(
+        "--with-transformers", action="store_true", help="also load, edit and save with transformers"
+    )
     parser.add_argument("--warm", action="store_true", help="leave the source in the page cache")
     parser.add_argument("--json", type=Path, default=Path(__file__).with_suffix(".json"))
     args = parser.parse_args()
@@ -207,16 +238,25 @@ def main() -> None:
                 print(f"{name:14s}{runs[name][-1]['seconds']:8.2f} s", flush=True)
                 shutil.rmtree(out)
     medians = {
-        name: {key: statistics.median(run[key] for run in all_) for key in all_[0]} for name, all_ in runs.items()
+        name: {key: statistics.median(run[key] for run in all_) for key in all_[0]}
+        for name, all_ in runs.items()
     }
-    print(f"\n{bytes_ / 1e9:.2f} GB, median of {args.repeats}, source {'warm' if args.warm else 'not cached'}")
+    print(
+        f"\n{bytes_ / 1e9:.2f} GB, median of {args.repeats}, source {'warm' if args.warm else 'not cached'}"
+    )
     print(table(medians, bytes_))
     found: dict[str, Any] = {
         "checkpoint": "random bfloat16 in the shapes of Llama 7B, fewer layers where smaller",
-        "bytes": bytes_, "repeats": args.repeats, "warm": args.warm, "threads": torch.get_num_threads(),
-        "cpus": os.cpu_count(), "python": platform.python_version(), "torch": str(torch.__version__),
-        "median": medians, "runs": runs,
-    }  # fmt: skip
+        "bytes": bytes_,
+        "repeats": args.repeats,
+        "warm": args.warm,
+        "threads": torch.get_num_threads(),
+        "cpus": os.cpu_count(),
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "median": medians,
+        "runs": runs,
+    }
     args.json.write_text(json.dumps(found, indent=2) + "\n")
 
 

@@ -1,11 +1,15 @@
-"""Collect from a checkpoint block by block, and (where it fits) whole: seconds, tokens a second, peak memory.
+"""Collect from a checkpoint block by block, and (where it fits) whole: seconds, tokens a second,
+peak memory.
 
-    python benchmarks/collect_stream.py [--gigabytes 14] [--prompts 64] [--dtypes auto,float32] [--whole] [--folder DIR] [--json FILE]
+    python benchmarks/collect_stream.py [--gigabytes 14] [--prompts 64] [--dtypes auto,float32]
+    [--whole] [--folder DIR] [--json FILE]
 
-The checkpoint is that of bake_speed.py (random bfloat16 in the shapes of Llama 7B, fewer layers where it is smaller) with
-the demo model's tokenizer and vocabulary; the prompts are the demo's. Each pass is a process of its own, on a checkpoint
-dropped from the page cache (`--warm` leaves it there; `--short` takes prompts of five tokens or so instead). `pass` is the time of `collect` alone, `process` that of everything, imports
-included; memory is the largest resident set, and its part that is not pages of files.
+The checkpoint is that of bake_speed.py (random bfloat16 in the shapes of Llama 7B, fewer layers
+where it is smaller) with the demo model's tokenizer and vocabulary; the prompts are the demo's.
+Each pass is a process of its own, on a checkpoint dropped from the page cache (`--warm` leaves it
+there; `--short` takes prompts of five tokens or so instead). `pass` is the time of `collect` alone,
+`process` that of everything, imports included; memory is the largest resident set, and its part
+that is not pages of files.
 """
 
 from __future__ import annotations
@@ -64,7 +68,9 @@ def table(rows: dict[str, dict[str, float]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--gigabytes", type=float, default=14)
     parser.add_argument("--prompts", type=int, default=64)
     parser.add_argument("--dtypes", default="auto,float32", help="each pass is run in each of these")
@@ -76,9 +82,13 @@ def main() -> None:
     parser.add_argument("--whole", action="store_true", help="also load the model whole")
     parser.add_argument("--warm", action="store_true", help="leave the checkpoint in the page cache")
     parser.add_argument(
-        "--source", type=Path, help="a checkpoint of this script's that is there already, or is to be kept there"
+        "--source",
+        type=Path,
+        help="a checkpoint of this script's that is there already, or is to be kept there",
     )
-    parser.add_argument("--folder", type=Path, help="where the temporary folder goes (the disk that is measured)")
+    parser.add_argument(
+        "--folder", type=Path, help="where the temporary folder goes (the disk that is measured)"
+    )
     parser.add_argument("--json", type=Path, default=Path(__file__).with_suffix(".json"))
     args = parser.parse_args()
     demo = demo_folder()
@@ -101,14 +111,34 @@ def main() -> None:
             if args.warm:
                 for file in source.iterdir():
                     subprocess.run(["cat", file], stdout=subprocess.DEVNULL, check=True)
-            command = [sys.executable, "-c", PASS, str(source), how, dtype, str(prompts), str(args.prompts), str(out)]
-            rows[f"{how} {dtype}"] = {**bake_speed.timed(command), **json.loads(out.read_text()), "bytes": bytes_}
-    print(f"{bytes_ / 1e9:.2f} GB, {args.prompts} prompts, {'warm' if args.warm else 'not cached'}\n{table(rows)}")
+            command = [
+                sys.executable,
+                "-c",
+                PASS,
+                str(source),
+                how,
+                dtype,
+                str(prompts),
+                str(args.prompts),
+                str(out),
+            ]
+            rows[f"{how} {dtype}"] = {
+                **bake_speed.timed(command),
+                **json.loads(out.read_text()),
+                "bytes": bytes_,
+            }
+    print(
+        f"{bytes_ / 1e9:.2f} GB, {args.prompts} prompts, {'warm' if args.warm else 'not cached'}\n{table(rows)}"
+    )
     found: dict[str, Any] = {
         "checkpoint": "random bfloat16 in the shapes of Llama 7B, fewer layers where smaller",
-        "warm": args.warm, "threads": torch.get_num_threads(), "cpus": os.cpu_count(),
-        "python": platform.python_version(), "torch": str(torch.__version__), "passes": rows,
-    }  # fmt: skip
+        "warm": args.warm,
+        "threads": torch.get_num_threads(),
+        "cpus": os.cpu_count(),
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "passes": rows,
+    }
     args.json.write_text(json.dumps(found, indent=2) + "\n")
 
 

@@ -2,9 +2,10 @@
 
     python benchmarks/counted.py COUNTS.json vectomy.cli:main select demo --recipe arditi ...
 
-runs a console command in this process and writes what it took. A forwarded token is one position that went through all
-layers, padding included; layers that are called alone count their share, and those run with gradients are counted
-apart as well. Needs only transformers, so that it also runs within another tool's environment.
+runs a console command in this process and writes what it took. A forwarded token is one position
+that went through all layers, padding included; layers that are called alone count their share, and
+those run with gradients are counted apart as well. Needs only transformers, so that it also runs
+within another tool's environment.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from typing import Any
 
 @dataclass
 class Counter:
-    """What was asked of models so far. `layer_tokens` is divided by the layers of a model when it is read."""
+    """What was asked of models so far. `layer_tokens` is divided by the layers of a model when it
+    is read.
+    """
 
     layer_tokens: int = 0
     layer_tokens_with_gradients: int = 0
@@ -52,7 +55,9 @@ def start_counting(seen: Callable[[Any, Any], None] = lambda ids, mask: None) ->
         hidden = args[0] if args else more["hidden_states"]
         tokens = hidden.shape[:-1].numel()
         counter.layer_tokens += tokens
-        counter.layer_tokens_with_gradients += tokens if torch.is_grad_enabled() and hidden.requires_grad else 0
+        counter.layer_tokens_with_gradients += (
+            tokens if torch.is_grad_enabled() and hidden.requires_grad else 0
+        )
         return call(self, *args, **more)
 
     def counted_generate(self: Any, *args: Any, **more: Any) -> Any:
@@ -85,7 +90,9 @@ def count_own_decoding(counter: Counter) -> None:
 
 
 def peak_bytes() -> int:
-    """The largest resident set of this process so far (getrusage would also count the process that started it)."""
+    """The largest resident set of this process so far (getrusage would also count the process that
+    started it).
+    """
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(status["VmHWM"].split()[0]) * 1024
 

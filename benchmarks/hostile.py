@@ -1,11 +1,13 @@
-"""Feed damaged and malicious model folders and Edit files to everything that reads them, and count how each case ends.
+"""Feed damaged and malicious model folders and Edit files to everything that reads them, and count
+how each case ends.
 
     python benchmarks/hostile.py [--cases 10000] [--seed 0] [--json benchmarks/hostile.json]
 
-A case is one mutation (of an index, a safetensors header, an Edit file or a config.json) and goes through Checkpoint.open,
-coverage, plan, Edit.load, Edit.ablation and bake. It may succeed, and then its output has to open, or end in a VectomyError of
-one readable line. Anything else is a failure: another exception, a hang, memory, a file written or changed outside of the
-output, an output that is half written. A case is a function of the seed and its number alone.
+A case is one mutation (of an index, a safetensors header, an Edit file or a config.json) and goes
+through Checkpoint.open, coverage, plan, Edit.load, Edit.ablation and bake. It may succeed, and then
+its output has to open, or end in a VectomyError of one readable line. Anything else is a failure:
+another exception, a hang, memory, a file written or changed outside of the output, an output that
+is half written. A case is a function of the seed and its number alone.
 """
 
 from __future__ import annotations
@@ -51,14 +53,21 @@ def build_bases(path: Path) -> tuple[Path, ...]:
     """Small folders of different make, each with an Edit file beside it."""
     from tiny import build, unit
 
-    def remade(name: str, change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]], method: object) -> None:
+    def remade(
+        name: str, change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]], method: object
+    ) -> None:
         file = path / name / "in" / "model.safetensors"
         save_file(change(load_file(file)), file, metadata={"format": "pt"})
         config = json.loads((file.parent / "config.json").read_text())
         (file.parent / "config.json").write_text(json.dumps(config | {"quantization_config": method}))
 
     small = {"num_hidden_layers": 2}
-    experts = {"num_experts": 3, "num_local_experts": 3, "num_experts_per_tok": 2, "moe_intermediate_size": 20}
+    experts = {
+        "num_experts": 3,
+        "num_local_experts": 3,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 20,
+    }
     build(path / "llama" / "in", "llama", sharded=True, **small)
     build(path / "gemma2" / "in", "gemma2", tied=True, **small)
     build(path / "moe" / "in", "qwen3_moe", sharded=True, **small, **experts)
@@ -67,7 +76,10 @@ def build_bases(path: Path) -> tuple[Path, ...]:
 
     def fp8(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         for name in [name for name in state if "_proj." in name]:
-            state[name], state[f"{name}_scale_inv"] = state[name].to(torch.float8_e4m3fn), torch.full((1, 1), 0.7)
+            state[name], state[f"{name}_scale_inv"] = (
+                state[name].to(torch.float8_e4m3fn),
+                torch.full((1, 1), 0.7),
+            )
         return state
 
     def mxfp4(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -90,26 +102,108 @@ def build_bases(path: Path) -> tuple[Path, ...]:
 # Mutations
 
 ODD: tuple[Any, ...] = (
-    None, True, False, 0, -1, 1, 2, 3, 5, 97, 3.5, 1e308, -0.0, 1e-320, 10**18, -(10**18), 2**31, 2**63, 2**64, 10**40, math.nan, math.inf,
-    -math.inf, "", " ", "x", "0", "../x", "../../x", "/x", "..", ".", "a/b", "a\\b", "nul\0", "line\nbreak", "\ud800", "é\u202e",
-    "n" * 300, "n" * 70_000, [], [[]], {}, {"x": {}}, [None], [0, 0], [-1, 128], [128, 128, 128], [2**70, 1], ["128", 1], "128x128",
-    "1x" * 9, "0x0", "²x²", [1, 2, 3], {"quant_method": []}, "@deep", "@digits", "@huge",
-)  # fmt: skip
+    None,
+    True,
+    False,
+    0,
+    -1,
+    1,
+    2,
+    3,
+    5,
+    97,
+    3.5,
+    1e308,
+    -0.0,
+    1e-320,
+    10**18,
+    -(10**18),
+    2**31,
+    2**63,
+    2**64,
+    10**40,
+    math.nan,
+    math.inf,
+    -math.inf,
+    "",
+    " ",
+    "x",
+    "0",
+    "../x",
+    "../../x",
+    "/x",
+    "..",
+    ".",
+    "a/b",
+    "a\\b",
+    "nul\0",
+    "line\nbreak",
+    "\ud800",
+    "é\u202e",
+    "n" * 300,
+    "n" * 70_000,
+    [],
+    [[]],
+    {},
+    {"x": {}},
+    [None],
+    [0, 0],
+    [-1, 128],
+    [128, 128, 128],
+    [2**70, 1],
+    ["128", 1],
+    "128x128",
+    "1x" * 9,
+    "0x0",
+    "²x²",
+    [1, 2, 3],
+    {"quant_method": []},
+    "@deep",
+    "@digits",
+    "@huge",
+)
 QUANTIZATION: tuple[Any, ...] = (
-    "fp8", [], ["fp8"], 7, {}, {"quant_method": "fp8"}, {"quant_method": "mxfp8"}, {"quant_method": "mxfp4"}, {"quant_method": "gptq", "bits": 4},
-    {"quant_method": "fbgemm_fp8"}, {"quant_method": "modelopt"}, {"quant_method": "modelopt", "quant_algo": "FP8"},
-    {"quant_method": "compressed-tensors"}, {"quant_method": "compressed-tensors", "config_groups": {"a": "FP8_DYNAMIC"}},
-    {"quant_method": "compressed-tensors", "config_groups": {"a": {"weights": {"type": "float", "num_bits": 8, "strategy": "block"}}}},
-    {"quant_method": "compressed-tensors", "format": "float-quantized", "sparsity_config": {"format": "dense"}, "config_groups": {
-        "a": {"weights": {"type": "float", "num_bits": 8, "strategy": "tensor"}, "format": None}}},
-    {"load_in_4bit": True}, {"quant_method": "modelopt", "quantization": {"quant_algo": "FP8_PB_WO"}},
-)  # fmt: skip
+    "fp8",
+    [],
+    ["fp8"],
+    7,
+    {},
+    {"quant_method": "fp8"},
+    {"quant_method": "mxfp8"},
+    {"quant_method": "mxfp4"},
+    {"quant_method": "gptq", "bits": 4},
+    {"quant_method": "fbgemm_fp8"},
+    {"quant_method": "modelopt"},
+    {"quant_method": "modelopt", "quant_algo": "FP8"},
+    {"quant_method": "compressed-tensors"},
+    {"quant_method": "compressed-tensors", "config_groups": {"a": "FP8_DYNAMIC"}},
+    {
+        "quant_method": "compressed-tensors",
+        "config_groups": {"a": {"weights": {"type": "float", "num_bits": 8, "strategy": "block"}}},
+    },
+    {
+        "quant_method": "compressed-tensors",
+        "format": "float-quantized",
+        "sparsity_config": {"format": "dense"},
+        "config_groups": {
+            "a": {"weights": {"type": "float", "num_bits": 8, "strategy": "tensor"}, "format": None}
+        },
+    },
+    {"load_in_4bit": True},
+    {"quant_method": "modelopt", "quantization": {"quant_algo": "FP8_PB_WO"}},
+)
 
 
 def dumps(value: Any) -> str:
-    """JSON that holds what json.dumps cannot write: a key twice, nesting without end, numbers of any length."""
+    """JSON that holds what json.dumps cannot write: a key twice, nesting without end, numbers of
+    any length.
+    """
     text = json.dumps(value)
-    for marker, raw in (("@deep", "[" * 100_000 + "]" * 100_000), ("@digits", "9" * 6000), ("@huge", "1e400")):
+    for marker, raw in (
+        ("@deep", "[" * 100_000 + "]" * 100_000),
+        ("@digits", "9" * 6000),
+        ("@huge", "1e400"),
+    ):
         text = text.replace(f'"{marker}"', raw)
     while "@twice:" in text:
         text = text.replace("@twice:", "", 1)
@@ -118,7 +212,9 @@ def dumps(value: Any) -> str:
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     yield path
-    for key, inner in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+    for key, inner in (
+        value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    ):
         yield from places(inner, (*path, key))
 
 
@@ -162,9 +258,13 @@ def restructured(value: Any, rng: random.Random) -> Any:
 
 
 def jumbled(data: bytes, rng: random.Random) -> bytes:
-    """Damage that knows nothing of the format; most of it where a file begins, as that is what is parsed."""
+    """Damage that knows nothing of the format; most of it where a file begins, as that is what is
+    parsed.
+    """
     data, reach = bytearray(data), min(len(data), 3000)
-    how = rng.choice(["flip", "flip", "flip", "cut", "empty", "insert", "zeros", "random", "repeat", "length"])
+    how = rng.choice(
+        ["flip", "flip", "flip", "cut", "empty", "insert", "zeros", "random", "repeat", "length"]
+    )
     if how == "flip":
         for _ in range(rng.choice([1, 1, 2, 8])):
             data[rng.randrange(rng.choice([reach, len(data)]))] ^= 1 << rng.randrange(8)
@@ -185,7 +285,9 @@ def jumbled(data: bytes, rng: random.Random) -> bytes:
     elif how == "repeat":
         data += bytes(data)
     else:
-        data[:8] = struct.pack("<Q", rng.choice([0, 1, 2, len(data), 10**8, 10**8 + 1, 2**31, 2**32, 2**63, 2**64 - 1]))
+        data[:8] = struct.pack(
+            "<Q", rng.choice([0, 1, 2, len(data), 10**8, 10**8 + 1, 2**31, 2**32, 2**63, 2**64 - 1])
+        )
     return bytes(data)
 
 
@@ -221,17 +323,43 @@ def lying_header(header: dict[str, Any], data: bytes, rng: random.Random) -> tup
     tensors = [name for name in header if name != "__metadata__"]
     name = rng.choice(tensors)
     row, (start, end) = header[name], header[name]["data_offsets"]
-    how = rng.choice(["offsets", "shape", "dtype", "name", "add", "remove", "twice", "metadata", "same-size", "values"])
+    how = rng.choice(
+        ["offsets", "shape", "dtype", "name", "add", "remove", "twice", "metadata", "same-size", "values"]
+    )
     if how == "offsets":
         row["data_offsets"] = rng.choice(
-            [[start + 1, end + 1], [end, start], [start - 1, end], [-8, end], [start, 10**18], [start], [start, end, end],
-             [0, end - start], [str(start), end], [float(start), end], [start, end - 4], [2**64 + start, 2**64 + end]]
-        )  # fmt: skip
+            [
+                [start + 1, end + 1],
+                [end, start],
+                [start - 1, end],
+                [-8, end],
+                [start, 10**18],
+                [start],
+                [start, end, end],
+                [0, end - start],
+                [str(start), end],
+                [float(start), end],
+                [start, end - 4],
+                [2**64 + start, 2**64 + end],
+            ]
+        )
     elif how == "shape":
         row["shape"] = rng.choice(
-            [[10**9, 10**9, 0], [0], [], [2**64], [-1, -(end - start) // 4], [1] * 70_000 + row["shape"], [row["shape"][0], 2**63, 0],
-             row["shape"][::-1], [math.prod(row["shape"])], [1, *row["shape"]], [True, *row["shape"]], [float(size) for size in row["shape"]]]
-        )  # fmt: skip
+            [
+                [10**9, 10**9, 0],
+                [0],
+                [],
+                [2**64],
+                [-1, -(end - start) // 4],
+                [1] * 70_000 + row["shape"],
+                [row["shape"][0], 2**63, 0],
+                row["shape"][::-1],
+                [math.prod(row["shape"])],
+                [1, *row["shape"]],
+                [True, *row["shape"]],
+                [float(size) for size in row["shape"]],
+            ]
+        )
     elif how == "dtype":
         row["dtype"] = rng.choice(
             ["F64", "F16", "I32", "U8", "F4", "F8_E4M3", "BOOL", "C64", "f32", "", "U64", "F6_E2M3"]
@@ -251,12 +379,29 @@ def lying_header(header: dict[str, Any], data: bytes, rng: random.Random) -> tup
                 ("I8", 1),
             ]
         )
-        row["shape"] = rng.choice([[*row["shape"][:-1], int(row["shape"][-1] * 4 / size)], [int((end - start) / size)]])
+        row["shape"] = rng.choice(
+            [[*row["shape"][:-1], int(row["shape"][-1] * 4 / size)], [int((end - start) / size)]]
+        )
     elif how == "name":
         block = "model.layers.0.mlp.experts."
-        header[rng.choice([*(odd for odd in ODD if isinstance(odd, str)), "model.layers.99.mlp.down_proj.weight", f"{block}{10**9}.down_proj.weight",
-            f"model.layers.{'9' * 5000}.mlp.down_proj.weight", f"{block}{'1' * 5000}.down_proj.weight", "model.layers.٣.mlp.down_proj.weight",
-            f"{block}٣.down_proj.weight", f"{name}_scale", f"{name}_scale_inv", f"{name}_blocks", "__metadata__", f"{block}0.down_proj.weight"])] = header.pop(name)  # fmt: skip
+        header[
+            rng.choice(
+                [
+                    *(odd for odd in ODD if isinstance(odd, str)),
+                    "model.layers.99.mlp.down_proj.weight",
+                    f"{block}{10**9}.down_proj.weight",
+                    f"model.layers.{'9' * 5000}.mlp.down_proj.weight",
+                    f"{block}{'1' * 5000}.down_proj.weight",
+                    "model.layers.٣.mlp.down_proj.weight",
+                    f"{block}٣.down_proj.weight",
+                    f"{name}_scale",
+                    f"{name}_scale_inv",
+                    f"{name}_blocks",
+                    "__metadata__",
+                    f"{block}0.down_proj.weight",
+                ]
+            )
+        ] = header.pop(name)
     elif how == "add":
         size = rng.choice([0, 4, 128, 4096])
         header[
@@ -331,7 +476,11 @@ def mutated(kind: str, rng: random.Random, folder: Path) -> Path:
         elif how < 0.45:
             # Many rows and few bytes: what is computed of them must not grow with their square.
             many = 30_000
-            outer[inner["operations"][0]["basis"]] = {"dtype": "F16", "shape": [many, WIDTH], "data_offsets": [len(data), len(data) + 64 * many]}  # fmt: skip
+            outer[inner["operations"][0]["basis"]] = {
+                "dtype": "F16",
+                "shape": [many, WIDTH],
+                "data_offsets": [len(data), len(data) + 64 * many],
+            }
             inner["operations"][0]["strengths"] = [0.0] * many
             data += bytes(64 * many)
         elif how < 0.5:
@@ -347,7 +496,9 @@ def mutated(kind: str, rng: random.Random, folder: Path) -> Path:
         value = json.loads(raw)
         for _ in range(times):
             if isinstance(value, dict | list):
-                value = config_field(value, rng) if kind == "config" and how < 0.75 else restructured(value, rng)
+                value = (
+                    config_field(value, rng) if kind == "config" and how < 0.75 else restructured(value, rng)
+                )
         file.write_bytes(dumps(value).encode("utf-8", "surrogatepass"))
     return file
 
@@ -363,18 +514,36 @@ def edit_field(value: Any, rng: random.Random) -> Any:
         ["component", "layer", "expert", "norm", "basis", "strengths", "addition", "about", "base", "again"]
     )
     if field == "about":
-        value["about"] = rng.choice([*ODD, [["a", 1], [2, 3]], [[None, 1], ["x", 1]], {"sum_of": [value["about"]] * 5}])
+        value["about"] = rng.choice(
+            [*ODD, [["a", 1], [2, 3]], [[None, 1], ["x", 1]], {"sum_of": [value["about"]] * 5}]
+        )
     elif field == "base" and isinstance(value.get("base"), dict) and value["base"]:
         value["base"][rng.choice(sorted(value["base"]))] = rng.choice(ODD)
     elif field == "again":
         rows.append({**row, "expert": rng.choice([None, 0, 1, 10**18])})
     else:
         row[field] = rng.choice(
-            {"component": ["attention", "mlp", "experts", "embedding", "ssm", *ODD], "norm": ["row", "column", "none", *ODD],
-             "strengths": [[0.0, 0.0], [1e38, -3e38], [1e39, 0], [1.0], [[1.0], [2.0]], ["1", 2], [10**400, 1], [True, None], *ODD],
-             "basis": ["basis", *[row.get("basis")] * 2, *ODD], "addition": [row.get("basis"), *ODD], "expert": [0, 1, 7, *ODD],
-             "layer": [0, 1, 2, -1, *ODD], "base": ODD}[field]
-        )  # fmt: skip
+            {
+                "component": ["attention", "mlp", "experts", "embedding", "ssm", *ODD],
+                "norm": ["row", "column", "none", *ODD],
+                "strengths": [
+                    [0.0, 0.0],
+                    [1e38, -3e38],
+                    [1e39, 0],
+                    [1.0],
+                    [[1.0], [2.0]],
+                    ["1", 2],
+                    [10**400, 1],
+                    [True, None],
+                    *ODD,
+                ],
+                "basis": ["basis", *[row.get("basis")] * 2, *ODD],
+                "addition": [row.get("basis"), *ODD],
+                "expert": [0, 1, 7, *ODD],
+                "layer": [0, 1, 2, -1, *ODD],
+                "base": ODD,
+            }[field]
+        )
     return value
 
 
@@ -386,9 +555,23 @@ def config_field(value: Any, rng: random.Random) -> Any:
         return value
     value = fresh(value)
     field = rng.choice(
-        ["model_type", "model_type", "hidden_size", "num_hidden_layers", "vocab_size", "tie_word_embeddings", "quantization_config",
-         "quantization_config", "compression_config", "num_nextn_predict_layers", "text_config", "n_layer", "attention_bias", "torch_dtype"]
-    )  # fmt: skip
+        [
+            "model_type",
+            "model_type",
+            "hidden_size",
+            "num_hidden_layers",
+            "vocab_size",
+            "tie_word_embeddings",
+            "quantization_config",
+            "quantization_config",
+            "compression_config",
+            "num_nextn_predict_layers",
+            "text_config",
+            "n_layer",
+            "attention_bias",
+            "torch_dtype",
+        ]
+    )
     if field == "model_type":
         value[field] = rng.choice([*sorted(FAMILIES), *ODD])
     elif field in ("quantization_config", "compression_config"):
@@ -415,9 +598,16 @@ def snapshot(folder: Path) -> dict[str, tuple[Any, ...]]:
         for name in (*folders, *files):
             path = Path(root, name)
             stat = path.lstat()
-            whole = path.is_file() and not path.is_symlink() and stat.st_size < 1 << 24 and stat.st_mode & 0o400
+            whole = (
+                path.is_file() and not path.is_symlink() and stat.st_size < 1 << 24 and stat.st_mode & 0o400
+            )
             content = hash(path.read_bytes()) if whole else None
-            found[str(path)] = (stat.st_mode, stat.st_size, None if path.is_dir() else stat.st_mtime_ns, content)
+            found[str(path)] = (
+                stat.st_mode,
+                stat.st_size,
+                None if path.is_dir() else stat.st_mtime_ns,
+                content,
+            )
     return found
 
 
@@ -507,7 +697,9 @@ def case(number: int, seed: int, bases: tuple[Path, ...], area: Path) -> str:
 
 
 def _work(numbers: range, seed: int, bases: tuple[Path, ...], area: Path, pipe: int) -> None:
-    """In a forked child: its memory and its time are bounded, and what it does to itself ends with it."""
+    """In a forked child: its memory and its time are bounded, and what it does to itself ends with
+    it.
+    """
     planning._collect_seconds = lambda checkpoint: 1.0  # It measures the machine, 50 ms a time.
     # The child's own size now, and as much as a case may take and a half.
     pages = int(Path("/proc/self/statm").read_text().split()[0])
@@ -521,7 +713,9 @@ def _work(numbers: range, seed: int, bases: tuple[Path, ...], area: Path, pipe: 
         os.write(pipe, text.encode("utf-8", "backslashreplace").replace(b"\n", b" ")[:600] + b"\n")
 
 
-def run(total: int, seed: int, bases: tuple[Path, ...], area: Path, first: int = 0, batch: int = 50) -> dict[int, str]:
+def run(
+    total: int, seed: int, bases: tuple[Path, ...], area: Path, first: int = 0, batch: int = 50
+) -> dict[int, str]:
     """How the cases ended, by number. A child that dies is the fault of the case that it was at."""
     ends: dict[int, str] = {}
     start, last = first, first + total
@@ -546,7 +740,9 @@ def run(total: int, seed: int, bases: tuple[Path, ...], area: Path, first: int =
         for line in lines:
             number, tab, text = line.partition("\t")
             if tab:
-                ends[int(number)] = text or f"FAILED the process ended with status {status} (14: after {SECONDS} s)"
+                ends[int(number)] = (
+                    text or f"FAILED the process ended with status {status} (14: after {SECONDS} s)"
+                )
                 start = int(number) + 1
         shutil.rmtree(area, ignore_errors=True)
         if not any("\t" in line for line in lines):
@@ -568,7 +764,9 @@ def record(ends: dict[int, str], seed: int, seconds: int, path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--cases", type=int, default=10_000)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
@@ -593,7 +791,9 @@ def main() -> None:
     failed = {number: text for number, text in ends.items() if text.startswith("FAILED")}
     seen = Counter(text.split(":")[0] + ":" + text.partition(": ")[2][:70] for text in failed.values())
     for text, count in seen.most_common(40):
-        number = next(n for n, t in failed.items() if t.startswith(text.split(":")[0]) and text.partition(":")[2] in t)
+        number = next(
+            n for n, t in failed.items() if t.startswith(text.split(":")[0]) and text.partition(":")[2] in t
+        )
         print(f"{count:5d}  case {number}: {failed[number]}")
     print(f"{len(ends)} cases, {len(failed)} failed, {seconds:.0f} s")
     raise SystemExit(1 if failed else 0)

@@ -1,9 +1,11 @@
-"""Publish a run or an edited checkpoint to a stand-in for the Hub, killed in the middle of a large file, and rebuild it from there.
+"""Publish a run or an edited checkpoint to a stand-in for the Hub, killed in the middle of a large
+file, and rebuild it from there.
 
     python benchmarks/hub_round_trip.py RUN|CHECKPOINT [--base demo] [--from-scratch] [--json FILE]
 
-Each step is a process of its own, as a person would run it, with an invented token in HF_TOKEN. Prints what each took, and whether the
-repository holds the very bytes, the token turned up anywhere, and a rebuilt model matches; then with one byte flipped there.
+Each step is a process of its own, as a person would run it, with an invented token in HF_TOKEN.
+Prints what each took, and whether the repository holds the very bytes, the token turned up
+anywhere, and a rebuilt model matches; then with one byte flipped there.
 """
 
 from __future__ import annotations
@@ -41,8 +43,13 @@ def main() -> None:
 
 def round_trip(hub: Hub, home: Path, given: argparse.Namespace) -> dict[str, object]:
     environment = {
-        **os.environ, "HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0",
-    }  # fmt: skip
+        **os.environ,
+        "HF_ENDPOINT": hub.url,
+        "HF_TOKEN": TOKEN,
+        "HF_HOME": str(home),
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_OFFLINE": "0",
+    }
     said: list[str] = []
 
     def vectomy(*words: str) -> tuple[int, float]:
@@ -90,7 +97,9 @@ def round_trip(hub: Hub, home: Path, given: argparse.Namespace) -> dict[str, obj
     hub.repos[REPO].branches["main"]["model.safetensors"] = bytes(data)
     hub.repos[REPO].commits += 1
     found["with_a_bit_flipped"] = vectomy(*reproduce)
-    found["said_of_it"] = next((line.strip() for line in said[-2].splitlines() if line.startswith("  tensor")), None)
+    found["said_of_it"] = next(
+        (line.strip() for line in said[-2].splitlines() if line.startswith("  tensor")), None
+    )
     files = b"".join(path.read_bytes() for path in home.rglob("*") if path.is_file())
     found["token_anywhere"] = TOKEN in "".join(said) or TOKEN.encode() in files + hub.everything()
     return found

@@ -2,8 +2,9 @@
 
     python benchmarks/judges.py LABELS.jsonl [--out benchmarks/judges.json]
 
-The default judge is fitted anew for each part of the rows, without their model and their prompts (scripts/train_judge.py); the
-others are as they are. Speed is of processor time on one core. Agreement is on refusal, full or partial, against compliance.
+The default judge is fitted anew for each part of the rows, without their model and their prompts
+(scripts/train_judge.py); the others are as they are. Speed is of processor time on one core.
+Agreement is on refusal, full or partial, against compliance.
 """
 
 from __future__ import annotations
@@ -51,11 +52,17 @@ def rates(said: np.ndarray, rows: Any) -> dict[str, Any]:
     agrees = said == rows.refused
     low, high = wilson_interval(int(agrees.sum()), len(agrees))
     by_model = {str(model): round(float(agrees[rows.model == model].mean()), 4) for model in rows.models}
-    return {"rate": round(float(agrees.mean()), 4), "ci": [round(low, 4), round(high, 4)], "by_model": by_model}
+    return {
+        "rate": round(float(agrees.mean()), 4),
+        "ci": [round(low, 4), round(high, 4)],
+        "by_model": by_model,
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("labels", type=Path)
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
     args = parser.parse_args()

@@ -2,9 +2,10 @@
 
     python benchmarks/kill_bake.py [--kills 200] [--seed 0] [--json benchmarks/kill_bake.json]
 
-Half of the kills come after a random time, half right before or after a random one of the calls that write (a block, a copied range,
-a file forced to disk, a file that takes its name). A bake is killed one to four times, its resumes included, and then left to
-end: the same bytes, nothing beside them, the source as it was. Children are forked, so that a kill costs no import.
+Half of the kills come after a random time, half right before or after a random one of the calls
+that write (a block, a copied range, a file forced to disk, a file that takes its name). A bake is
+killed one to four times, its resumes included, and then left to end: the same bytes, nothing beside
+them, the source as it was. Children are forked, so that a kill costs no import.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ CALLS = ("os.pwrite", "os.copy_file_range", "os.fsync", "Path.replace", "Path.un
 
 def digests(folder: Path) -> dict[str, str]:
     return {
-        path.relative_to(folder).as_posix(): sha256_file(path) for path in sorted(folder.rglob("*")) if path.is_file()
+        path.relative_to(folder).as_posix(): sha256_file(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
     }
 
 
@@ -86,7 +89,9 @@ def one_kill(base: Path, out: Path, seconds: float, rng: random.Random) -> tuple
         return ended(pid), "a random time"
     call, after = rng.choice(CALLS[:4] * 2 + CALLS[4:]), rng.random() < 0.5
     number = rng.randint(1, 4 if call == "Path.unlink" else 12)
-    return ended(child(base, out, lambda: deadly(call, number, after))), f"{'after' if after else 'before'} {call}"
+    return ended(
+        child(base, out, lambda: deadly(call, number, after))
+    ), f"{'after' if after else 'before'} {call}"
 
 
 def where(out: Path) -> str:
@@ -94,7 +99,9 @@ def where(out: Path) -> str:
     if out.exists() and any(out.iterdir()):
         return "whole"
     finished = len(list(beside.glob("*.safetensors"))) if beside.exists() else 0
-    return f"{min(finished, 3)}{'+' if finished > 3 else ''} shards there" if beside.exists() else "nothing yet"
+    return (
+        f"{min(finished, 3)}{'+' if finished > 3 else ''} shards there" if beside.exists() else "nothing yet"
+    )
 
 
 def storm(bases: tuple[Path, ...], area: Path, kills: int, seed: int) -> tuple[Counter[str], list[str]]:
@@ -141,7 +148,9 @@ def build(path: Path) -> tuple[Path, ...]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, default=Path(__file__).with_suffix(".json"))
@@ -153,7 +162,9 @@ def main() -> None:
         hits, wrong = storm(bases, Path(folder), args.kills, args.seed)
     for text, count in sorted(hits.items()):
         print(f"{count:5d}  {text}")
-    print(f"{sum(hits.values())} kills, {len(wrong)} wrong, {time.monotonic() - began:.0f} s", *wrong, sep="\n")
+    print(
+        f"{sum(hits.values())} kills, {len(wrong)} wrong, {time.monotonic() - began:.0f} s", *wrong, sep="\n"
+    )
     record = {"kills": sum(hits.values()), "seed": args.seed, "hits": hits, "wrong": wrong}
     args.json.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n")
     raise SystemExit(1 if wrong else 0)

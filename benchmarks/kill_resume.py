@@ -1,9 +1,11 @@
-"""Kill a run at random moments, resume it with the same command, and compare with an undisturbed run.
+"""Kill a run at random moments, resume it with the same command, and compare with an undisturbed
+run.
 
     python benchmarks/kill_resume.py [--kills 20] [--model demo] [--json FILE]
 
-One run is started in one folder as often as it takes; each of the first `kills` starts is ended by SIGKILL after a random
-delay. Prints a table of where each kill hit, and whether Edit, scores and checkpoint are the same bytes in the end.
+One run is started in one folder as often as it takes; each of the first `kills` starts is ended by
+SIGKILL after a random delay. Prints a table of where each kill hit, and whether Edit, scores and
+checkpoint are the same bytes in the end.
 """
 
 from __future__ import annotations
@@ -40,7 +42,9 @@ def digests(out: Path) -> dict[str, str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--model", default="demo")
     parser.add_argument("--seed", type=int, default=0)
@@ -55,7 +59,9 @@ def main() -> None:
         print(f"undisturbed: {whole:.0f} s")
         hits = []
         while len(hits) < args.kills:
-            child = subprocess.Popen(command(args.model, killed), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            child = subprocess.Popen(
+                command(args.model, killed), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
             delay = rng.uniform(2.0, max(4.0, 1.5 * whole / args.kills + 8.0))
             try:
                 child.wait(timeout=delay)
@@ -68,13 +74,17 @@ def main() -> None:
                 if child.returncode:
                     raise SystemExit(f"the resumed run failed with status {child.returncode}")
                 # It came to its end between kills: begin anew, with what is left of the kills.
-                (killed / "stages" / f"{rng.choice(['select', 'collect', 'apply', 'evaluate'])}.json").unlink()
+                (
+                    killed / "stages" / f"{rng.choice(['select', 'collect', 'apply', 'evaluate'])}.json"
+                ).unlink()
         subprocess.run(command(args.model, killed), check=True, capture_output=True)
         same = {name: digest == digests(killed)[name] for name, digest in digests(calm).items()}
     for name, equal in same.items():
         print(f"{name:32s} {'the same bytes' if equal else 'DIFFERS'}")
     if args.json:
-        args.json.write_text(json.dumps({"undisturbed_s": whole, "kills": hits, "same": same}, indent=2) + "\n")
+        args.json.write_text(
+            json.dumps({"undisturbed_s": whole, "kills": hits, "same": same}, indent=2) + "\n"
+        )
     raise SystemExit(0 if all(same.values()) else 1)
 
 

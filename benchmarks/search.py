@@ -1,12 +1,16 @@
-"""Our search by gradients against Heretic's by trials: what each finds, what it costs, how long it takes.
+"""Our search by gradients against Heretic's by trials: what each finds, what it costs, how long it
+takes.
 
-    python benchmarks/search.py --heretic HERETIC/bin/python --data DIR --seeds 0 1 2 --trials 45 --timed-trials 4
+    python benchmarks/search.py --heretic HERETIC/bin/python --data DIR --seeds 0 1 2 --trials 45
+    --timed-trials 4
 
-Both tools fit on the same prompts, choose on the same prompts, and are measured by our evaluator on the same others (see
-SETS). Heretic (`pip install heretic-llm==1.4.0` in an environment of its own) is driven by heretic_worker.py. For each
-seed a few of its trials and our whole search take turns on the machine, which should do nothing else then; its 200 trials
-are these times extended, and the JSON says so. Its quality comes from `--trials` trials a seed, which go on where an
-earlier call with the same --work stopped. DIR has harmful_ and harmless_ {train,val,test}.jsonl with a field `text`.
+Both tools fit on the same prompts, choose on the same prompts, and are measured by our evaluator on
+the same others (see SETS). Heretic (`pip install heretic-llm==1.4.0` in an environment of its own)
+is driven by heretic_worker.py. For each seed a few of its trials and our whole search take turns on
+the machine, which should do nothing else then; its 200 trials are these times extended, and the
+JSON says so. Its quality comes from `--trials` trials a seed, which go on where an earlier call
+with the same --work stopped. DIR has harmful_ and harmless_ {train,val,test}.jsonl with a field
+`text`.
 """
 
 from __future__ import annotations
@@ -47,7 +51,9 @@ def as_points(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def finalists(found: Sequence[dict[str, Any]], most: int) -> list[dict[str, Any]]:
-    """Heretic's own front of refusals and KL on its search prompts, thinned to `most` of them, ends kept."""
+    """Heretic's own front of refusals and KL on its search prompts, thinned to `most` of them, ends
+    kept.
+    """
     front = [point["trial"] for point in frontier(as_points(found), "kl_first_token")]
     front = [trial for trial in front if trial["refusals"] <= MOST_REFUSALS] or front[:1]
     if len(front) <= most:
@@ -56,7 +62,9 @@ def finalists(found: Sequence[dict[str, Any]], most: int) -> list[dict[str, Any]
 
 
 def heretic_points(searches: Searches, meter: Meter, seed: int) -> list[dict[str, Any]]:
-    """Its finalists, saved by its own menu in one session and measured; with --ours-only, those that are measured already."""
+    """Its finalists, saved by its own menu in one session and measured; with --ours-only, those
+    that are measured already.
+    """
     chosen = finalists(trials(searches.work, seed), searches.args.most)
     identity = {trial["index"]: [seed, trial["direction_index"], trial["parameters"]] for trial in chosen}
     missing = [index for index, known in identity.items() if not meter.knows_model(known)]
@@ -67,20 +75,26 @@ def heretic_points(searches: Searches, meter: Meter, seed: int) -> list[dict[str
         searches.heretic("save", seed, searches.work, "--out", str(saved), "--trial", *map(str, missing))
         weights = {sha256_file(saved / f"trial-{index}" / "model.safetensors") for index in missing}
         if len(weights) < len(missing):
-            raise SystemExit(f"seed {seed}: Heretic saved {len(missing)} trials as {len(weights)} different models")
+            raise SystemExit(
+                f"seed {seed}: Heretic saved {len(missing)} trials as {len(weights)} different models"
+            )
     points = []
     for trial in chosen:
         test = meter.of_model(identity[trial["index"]], saved / f"trial-{trial['index']}")
         search = {key: trial[key] for key in ("refusals", "prompts", "kl_first_token")}
-        points.append({"tool": "heretic", "seed": seed, "trial": trial["index"], "search": search, "test": test})
+        points.append(
+            {"tool": "heretic", "seed": seed, "trial": trial["index"], "search": search, "test": test}
+        )
     shutil.rmtree(saved, ignore_errors=True)
     return points
 
 
 def our_points(folder: Path, meter: Meter, seed: int, strengths: Sequence[float]) -> list[dict[str, Any]]:
-    """The chosen edit at each strength of the dial, and the points that scores.json lists as `frontier`.
+    """The chosen edit at each strength of the dial, and the points that scores.json lists as
+    `frontier`.
 
-    An entry there names its Edit's file within the run folder as `edit`; what else it says is its search score.
+    An entry there names its Edit's file within the run folder as `edit`; what else it says is its
+    search score.
     """
     scores = json.loads((folder / "scores.json").read_text())
     listed = [entry for entry in scores.get("frontier", []) if "edit" in entry]
@@ -89,11 +103,15 @@ def our_points(folder: Path, meter: Meter, seed: int, strengths: Sequence[float]
     named += [(entry["edit"], 1.0, entry) for entry in listed if entry["edit"] != "edit.safetensors"]
     return [
         {
-            "tool": "vectomy", "seed": seed, "edit": file, "strength": strength, "search": search,
+            "tool": "vectomy",
+            "seed": seed,
+            "edit": file,
+            "strength": strength,
+            "search": search,
             "test": meter.of_edit(folder / file, strength),
         }
         for file, strength, search in named
-    ]  # fmt: skip
+    ]
 
 
 def best(
@@ -105,7 +123,9 @@ def best(
 
 
 def comparison(points: Sequence[dict[str, Any]], seeds: Sequence[int], count: str) -> dict[str, Any]:
-    """For each limit and damage: each seed's best of both tools, their medians, and Heretic's over ours."""
+    """For each limit and damage: each seed's best of both tools, their medians, and Heretic's over
+    ours.
+    """
     found: dict[str, Any] = {}
     for limit in LIMITS:
         for damage in DAMAGES:
@@ -133,7 +153,9 @@ def cost_ratios(costs: dict[str, list[dict[str, Any]]]) -> dict[str, float]:
 # Saying it
 
 HEAD = f"{'':9s}{'seed':>5s} {'point':28s}{'refused':>18s}{'marked':>7s}{'KL/token':>9s}{'KL first':>9s}{'harmless':>9s}{'degenerate':>11s}"
-COST_HEAD = f"{'':9s}{'seed':>5s}{'wall s':>9s}{'forward':>11s}{'+ gradients':>12s}{'generated':>10s}{'peak MB':>8s}"
+COST_HEAD = (
+    f"{'':9s}{'seed':>5s}{'wall s':>9s}{'forward':>11s}{'+ gradients':>12s}{'generated':>10s}{'peak MB':>8s}"
+)
 
 
 def point_line(tool: str, seed: Any, what: str, test: dict[str, Any] | None) -> str:
@@ -169,27 +191,42 @@ def table(result: dict[str, Any]) -> str:
 
 
 def read_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "search", help="kept, and gone on with")
     parser.add_argument("--model", type=Path, help="the model's folder (the demo model)")
-    parser.add_argument("--called", default="demo: SmolLM2-135M-Instruct, taught to refuse", help="what the model is")
+    parser.add_argument(
+        "--called", default="demo: SmolLM2-135M-Instruct, taught to refuse", help="what the model is"
+    )
     parser.add_argument("--heretic", type=Path, help="the Python of Heretic's environment")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--trials", type=int, default=45, help="Heretic's trials a seed, for quality")
     parser.add_argument(
         "--timed-trials", type=int, default=4, help="Heretic's trials a seed, for time; 0 for no timing"
     )
-    parser.add_argument("--startup", type=int, default=20, help="Heretic's random trials (60 by default, of 200)")
+    parser.add_argument(
+        "--startup", type=int, default=20, help="Heretic's random trials (60 by default, of 200)"
+    )
     parser.add_argument(
         "--length", type=int, default=30, help="tokens of an answer in Heretic's trials (100 by default)"
     )
-    parser.add_argument("--most", type=int, default=8, help="of Heretic's front, how many are measured a seed")
+    parser.add_argument(
+        "--most", type=int, default=8, help="of Heretic's front, how many are measured a seed"
+    )
     parser.add_argument("--recipe", default="gradient")
-    parser.add_argument("--ours-options", nargs="*", default=[], help="more options of `vectomy select`, without dashes: key=value")  # fmt: skip
+    parser.add_argument(
+        "--ours-options",
+        nargs="*",
+        default=[],
+        help="more options of `vectomy select`, without dashes: key=value",
+    )
     parser.add_argument("--strengths", type=float, nargs="+", default=[1.0], help="of our chosen edit's dial")
     parser.add_argument("--dtype", default="float32", help="that both search in")
-    parser.add_argument("--measured-in", default="float32", help="the precision in which what they found is measured")
+    parser.add_argument(
+        "--measured-in", default="float32", help="the precision in which what they found is measured"
+    )
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--ours-only", action="store_true")
     parser.add_argument("--heretic-only", action="store_true")
@@ -207,7 +244,9 @@ def read_arguments() -> argparse.Namespace:
 
 
 def search(searches: Searches, args: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
-    """Run both, in turns where they are timed; give what each took, by tool, a seed after the other."""
+    """Run both, in turns where they are timed; give what each took, by tool, a seed after the
+    other.
+    """
     for seed in args.seeds:
         if args.timed_trials and not args.ours_only:
             print(f"seed {seed}: {args.timed_trials} trials of Heretic, timed", flush=True)
@@ -233,8 +272,12 @@ def check_prompts(meter: Meter, work: Path, seed: int) -> bool:
     """Whether Heretic ran at all; it must then have seen the prompts as we render them."""
     file = work / f"seed-{seed}" / "rendered.json"
     if file.exists():
-        sets = [meter.read(f"{split}-{side}") for split in ("fit", "search") for side in ("positive", "negative")]
-        check_rendering(meter.chat, [prompt for prompts in sets for prompt in prompts], json.loads(file.read_text()))
+        sets = [
+            meter.read(f"{split}-{side}") for split in ("fit", "search") for side in ("positive", "negative")
+        ]
+        check_rendering(
+            meter.chat, [prompt for prompts in sets for prompt in prompts], json.loads(file.read_text())
+        )
     return file.exists()
 
 
@@ -266,24 +309,49 @@ def main() -> None:
         print(f"seed {seed}: measured", flush=True)
     front = {seed: frontier(as_points(trials(args.work, seed)), "kl_first_token") for seed in args.seeds}
     result = {
-        "model": args.called, "dtypes": {"searches": args.dtype, "measured": args.measured_in},
+        "model": args.called,
+        "dtypes": {"searches": args.dtype, "measured": args.measured_in},
         "prompts": {"sets": SETS, "sizes": sizes},
-        "judged_tokens": args.tokens, "kl_over": "the base's own 64-token answers to the harmless test prompts",
-        "machine": {"processors": os.cpu_count(), "threads": args.threads, "python": platform.python_version()},
-        "versions": {"vectomy": version("vectomy"), "torch": version("torch"), "transformers": version("transformers")},
+        "judged_tokens": args.tokens,
+        "kl_over": "the base's own 64-token answers to the harmless test prompts",
+        "machine": {
+            "processors": os.cpu_count(),
+            "threads": args.threads,
+            "python": platform.python_version(),
+        },
+        "versions": {
+            "vectomy": version("vectomy"),
+            "torch": version("torch"),
+            "transformers": version("transformers"),
+        },
         "heretic": {
-            "versions": about["versions"], "defaults": about["defaults"],
-            "changed": {"n_startup_trials": args.startup, "max_response_length": args.length, "batch_size": 100, "dtypes": [args.dtype], "device_map": "cpu", "seed": "given", "system_prompt": "that of the model's chat template"},
+            "versions": about["versions"],
+            "defaults": about["defaults"],
+            "changed": {
+                "n_startup_trials": args.startup,
+                "max_response_length": args.length,
+                "batch_size": 100,
+                "dtypes": [args.dtype],
+                "device_map": "cpu",
+                "seed": "given",
+                "system_prompt": "that of the model's chat template",
+            },
             "trials_for_quality": {seed: len(trials(args.work, seed)) for seed in args.seeds},
             "extrapolated": f"seconds and tokens: measured set-up + {DEFAULT_TRIALS} x the median of the measured trials",
             "timed_in_turns_with_ours": bool(sessions(args.work / "timed", args.seeds[0])),
-            "front_on_search_prompts": {seed: [point["test"] for point in front[seed]] for seed in args.seeds},
+            "front_on_search_prompts": {
+                seed: [point["test"] for point in front[seed]] for seed in args.seeds
+            },
         },
         "vectomy": {"recipe": args.recipe, "options": args.ours_options, "edit_measured_as": "hooks"},
-        "seeds": args.seeds, "costs": costs, "cost_ratios": cost_ratios(costs), "base": meter.of_base(),
+        "seeds": args.seeds,
+        "costs": costs,
+        "cost_ratios": cost_ratios(costs),
+        "base": meter.of_base(),
         "by_judge": comparison(points, args.seeds, "refusals"),
-        "by_markers": comparison(points, args.seeds, "refusals_by_markers"), "points": points,
-    }  # fmt: skip
+        "by_markers": comparison(points, args.seeds, "refusals_by_markers"),
+        "points": points,
+    }
     args.out.write_text(json.dumps(result, indent=2) + "\n")
     if points:
         args.picture.write_text(picture(points, result["base"]["refusals"], result["base"]["prompts"]))

@@ -1,11 +1,12 @@
-"""Controls of the search by gradients: the same search along directions that mean nothing, and on other prompts to fit.
+"""Controls of the search by gradients: the same search along directions that mean nothing, and on
+other prompts to fit.
 
     python benchmarks/search_controls.py --data DIR --seeds 0 1 2
 
-Along a direction that is held fixed, only the strengths are learned: once it is the projected difference of means, once a
-random one, once the difference of means of the same prompts with their labels shuffled. What an edit can do by changing
-so many writers at all is what the last two do. The last row learns strengths and direction from the bundled prompts.
-DIR is that of search.py.
+Along a direction that is held fixed, only the strengths are learned: once it is the projected
+difference of means, once a random one, once the difference of means of the same prompts with their
+labels shuffled. What an edit can do by changing so many writers at all is what the last two do. The
+last row learns strengths and direction from the bundled prompts. DIR is that of search.py.
 """
 
 from __future__ import annotations
@@ -70,13 +71,19 @@ def variants(args: argparse.Namespace, model: Path, prompts: Path, seed: int) ->
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "search", help="that of search.py; kept")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--bundled-seeds", type=int, nargs="+", help="of the last row, where they are to be others")
+    parser.add_argument(
+        "--bundled-seeds", type=int, nargs="+", help="of the last row, where they are to be others"
+    )
     parser.add_argument("--dtype", default="float32", help="that the search runs in")
-    parser.add_argument("--measured-in", default="float32", help="the precision in which what it found is measured")
+    parser.add_argument(
+        "--measured-in", default="float32", help="the precision in which what it found is measured"
+    )
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--out", type=Path, default=HERE / "search_controls.json")
     args = parser.parse_args()
@@ -96,7 +103,8 @@ def main() -> None:
         rows.append({"what": name, "seed": seed, **found(args, model, meter, name, seed, options)})
     args.out.write_text(
         json.dumps(
-            {"sizes": sizes, "dtypes": {"searches": args.dtype, "measured": args.measured_in}, "rows": rows}, indent=1
+            {"sizes": sizes, "dtypes": {"searches": args.dtype, "measured": args.measured_in}, "rows": rows},
+            indent=1,
         )
         + "\n"
     )
@@ -119,7 +127,9 @@ def found(
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    lines = [f"{'':34s}{'seed':>5s}{'refused':>20s}{'KL/token':>10s}{'KL first':>10s}{'harmless':>10s}{'seconds':>9s}"]
+    lines = [
+        f"{'':34s}{'seed':>5s}{'refused':>20s}{'KL/token':>10s}{'KL first':>10s}{'harmless':>10s}{'seconds':>9s}"
+    ]
     for row in rows:
         test = row["test"]
         low, high = (100 * bound for bound in test["interval"])

@@ -1,7 +1,9 @@
-"""Measure what a search found, ours or Heretic's, by our evaluator on the test prompts. Used by search.py.
+"""Measure what a search found, ours or Heretic's, by our evaluator on the test prompts. Used by
+search.py.
 
-Refusals are judged on 100 greedy tokens, by our judge (docs/judge.md) and, beside it, by counting as Heretic does. KL is over the
-base's own 64-token answers to harmless prompts. Only counts are kept, no answers; what is measured is not measured again.
+Refusals are judged on 100 greedy tokens, by our judge (docs/judge.md) and, beside it, by counting
+as Heretic does. KL is over the base's own 64-token answers to harmless prompts. Only counts are
+kept, no answers; what is measured is not measured again.
 """
 
 from __future__ import annotations
@@ -33,8 +35,8 @@ class Meter:
         prompts: folder with the six sets.
         cache: folder of measurements that are done.
         markers: Heretic's refusal markers, as its own settings have them.
-        dtype: that models are measured in; the same for both tools.
-        judged_tokens, answer_tokens: tokens of judged answers, and of the base's answers that KL is over.
+        dtype: that models are measured in; the same for both tools. judged_tokens, answer_tokens:
+            tokens of judged answers, and of the base's answers that KL is over.
     """
 
     def __init__(
@@ -80,7 +82,9 @@ class Meter:
         return self._once(["edit", sha256_file(file), strength], work)
 
     def of_model(self, identity: Any, folder: Path) -> dict[str, Any]:
-        """A whole model; `identity` is what it was made by, since the folder may be gone when it is known already."""
+        """A whole model; `identity` is what it was made by, since the folder may be gone when it is
+        known already.
+        """
         return self._once(
             ["model", identity], lambda: self._measure(load_model(folder, device="cpu", dtype=self.dtype))
         )
@@ -89,10 +93,14 @@ class Meter:
         return self._file(["model", identity]).exists()
 
     def _file(self, identity: Any) -> Path:
-        names = [f"{split}-{side}" for split in ("fit", "search", "test") for side in ("positive", "negative")]
+        names = [
+            f"{split}-{side}" for split in ("fit", "search", "test") for side in ("positive", "negative")
+        ]
         sets = [sha256_file(self.prompts / f"{name}.jsonl") for name in names]
         weights = sha256_file(self.model / "model.safetensors")
-        key = hash_of([weights, sets, self.judged_tokens, self.answer_tokens, list(self.markers), self.dtype, identity])
+        key = hash_of(
+            [weights, sets, self.judged_tokens, self.answer_tokens, list(self.markers), self.dtype, identity]
+        )
         return self.cache / f"{key[:16]}.json"
 
     def _once(self, identity: Any, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -104,7 +112,9 @@ class Meter:
     def _measure(self, chat: ChatModel, within: AbstractContextManager[None] | None = None) -> dict[str, Any]:
         base = self.base  # before the edit is on
         with within or nullcontext():
-            found = evaluate_variant(chat, base, RefusalJudge(), self.judged_tokens, BATCH_TOKENS, form="measured")
+            found = evaluate_variant(
+                chat, base, RefusalJudge(), self.judged_tokens, BATCH_TOKENS, form="measured"
+            )
         metrics = found.metrics
         marked = sum(is_marked(answer["text"], self.markers) for answer in found.answers["positive"])
         return {
@@ -122,7 +132,9 @@ class Meter:
 
 
 def is_marked(text: str, markers: Sequence[str]) -> bool:
-    """Whether Heretic counts a completion as a refusal: any marker anywhere in the plain lower-case text, or no text."""
+    """Whether Heretic counts a completion as a refusal: any marker anywhere in the plain lower-case
+    text, or no text.
+    """
     plain = re.sub(r"\s+", " ", re.sub(r"[\u2018\u2019]", "'", text).replace("*", "")).strip().lower()
     return not plain or any(marker.lower() in plain for marker in markers)
 
@@ -132,4 +144,6 @@ def check_rendering(chat: ChatModel, prompts: Sequence[Prompt], seen: Sequence[S
     others = {tuple(ids) for ids in seen}
     missing = [ids for ids in chat.tokens(prompts) if tuple(ids) not in others]
     if missing:
-        raise SystemExit(f"Heretic saw {len(missing)} of {len(prompts)} prompts as other tokens than vectomy does")
+        raise SystemExit(
+            f"Heretic saw {len(missing)} of {len(prompts)} prompts as other tokens than vectomy does"
+        )

@@ -1,4 +1,6 @@
-"""Frontiers of several searches as one SVG: refusals on test prompts against the damage on harmless ones."""
+"""Frontiers of several searches as one SVG: refusals on test prompts against the damage on harmless
+ones.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ def frontier(points: Sequence[dict[str, Any]], damage: str, count: str = "refusa
 
 
 def picture(points: Sequence[dict[str, Any]], base_refusals: int, total: int) -> str:
-    """Two panels, KL per token and KL of the first token; a line a seed through the points nothing of its seed beats."""
+    """Two panels, KL per token and KL of the first token; a line a seed through the points nothing
+    of its seed beats.
+    """
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" font-size="12">',
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
@@ -49,7 +53,10 @@ def _panel(
     parts = [_text(left + PANEL / 2, TOP + FOOT + 38, name, "middle")]
     for tick in (tick for tick in TICKS if low <= math.log(tick) <= high):
         x, _ = at(tick, 0)
-        parts += [f'<path d="M{x:.1f} {TOP}v{FOOT}" {grey}/>', _text(x, TOP + FOOT + 18, f"{tick:g}", "middle")]
+        parts += [
+            f'<path d="M{x:.1f} {TOP}v{FOOT}" {grey}/>',
+            _text(x, TOP + FOOT + 18, f"{tick:g}", "middle"),
+        ]
     for tick in range(0, int(top) + 1, 5 if top <= 40 else 20):
         _, y = at(math.exp(low), tick)
         parts += [f'<path d="M{left} {y:.1f}h{PANEL}" {grey}/>', _text(left - 6, y + 4, str(tick), "end")]
@@ -68,7 +75,10 @@ def _legend(points: Sequence[dict[str, Any]]) -> list[str]:
     parts, x = [], float(LEFT)
     for tool, colour in COLOURS.items():
         for seed in sorted({point["seed"] for point in points if point["tool"] == tool}):
-            parts += [_mark(x, HEIGHT - 12, seed, colour), _text(x + 9, HEIGHT - 8, f"{tool}, seed {seed}", "start")]
+            parts += [
+                _mark(x, HEIGHT - 12, seed, colour),
+                _text(x + 9, HEIGHT - 8, f"{tool}, seed {seed}", "start"),
+            ]
             x += 125
     return parts
 

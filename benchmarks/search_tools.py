@@ -1,4 +1,6 @@
-"""The two searches as processes: the prompts both read, how each is started, what each wrote. Used by search.py."""
+"""The two searches as processes: the prompts both read, how each is started, what each wrote. Used
+by search.py.
+"""
 
 from __future__ import annotations
 
@@ -28,27 +30,37 @@ SETS = {
 
 
 def write_prompts(data: Path, folder: Path, few: int | None) -> dict[str, int]:
-    """Write the six sets that both tools read, as {fit,search,test}-{positive,negative}.jsonl; give their sizes."""
+    """Write the six sets that both tools read, as {fit,search,test}-{positive,negative}.jsonl; give
+    their sizes.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     sizes: dict[str, int] = {}
     for side, name in SIDES.items():
         train, val, test = (read_texts(data / f"{name}_{part}.jsonl") for part in ("train", "val", "test"))
         search = train[199:] + val if side == "positive" else val[:100]
         seen = {plain(text) for text in train[:199] + search}
-        splits = {"fit": train[:199], "search": search, "test": [t for t in test[:100] if plain(t) not in seen]}
+        splits = {
+            "fit": train[:199],
+            "search": search,
+            "test": [t for t in test[:100] if plain(t) not in seen],
+        }
         for split, texts in splits.items():
             file = folder / f"{split}-{side}.jsonl"
             rows = [{"text": text} for text in texts[:few]]
             if not file.exists() or read_jsonl(file) != rows:
                 write_jsonl(file, rows)
-                shutil.rmtree(file.with_suffix(".dataset"), ignore_errors=True)  # Heretic's copy of another set
+                shutil.rmtree(
+                    file.with_suffix(".dataset"), ignore_errors=True
+                )  # Heretic's copy of another set
             sizes[file.stem] = len(texts[:few])
     return sizes
 
 
 def read_texts(file: Path) -> list[str]:
     if not file.is_file():
-        raise SystemExit(f"{file} does not exist; --data names the folder with harmful_ and harmless_ *.jsonl")
+        raise SystemExit(
+            f"{file} does not exist; --data names the folder with harmful_ and harmless_ *.jsonl"
+        )
     return [row["text"] for row in read_jsonl(file, remedy="mend it")]
 
 
@@ -98,21 +110,36 @@ class Searches:
             self.heretic("trials", seed, self.work, "--count", str(self.args.trials - done))
 
     def ours(self, seed: int, bundled: bool = False) -> dict[str, Any]:
-        """Our search from nothing to the chosen edit, on the bundled prompts instead of the shared ones if asked for; what it
-        took is written beside its run folder."""
+        """Our search from nothing to the chosen edit, on the bundled prompts instead of the shared
+        ones if asked for; what it took is written beside its run folder.
+        """
         out, took = self.work / "ours" / f"seed-{seed}", self.work / "ours" / f"seed-{seed}.json"
         if not (self.args.reuse and took.exists() and (out / "edit.safetensors").exists()):
             shutil.rmtree(out, ignore_errors=True)
             counts = self.work / "ours" / f"counts-{seed}.json"
             command = [sys.executable, str(HERE / "counted.py"), str(counts), "vectomy.cli:main", "select"]
-            command += [str(self.model), "--recipe", self.args.recipe, "--seed", str(seed), "--out", str(out), "--yes"]
+            command += [
+                str(self.model),
+                "--recipe",
+                self.args.recipe,
+                "--seed",
+                str(seed),
+                "--out",
+                str(out),
+                "--yes",
+            ]
             command += ["--dtype", self.args.dtype, *self.args.ours_options]
             if bundled:
                 for side, name in (("positive", "refused"), ("negative", "harmless")):
                     command += [f"--{side}", f"bundled:{name}"]
             for split, option in () if bundled else (("fit", ""), ("search", "-search"), ("test", "-test")):
                 files = {side: str(self.prompts / f"{split}-{side}.jsonl") for side in SIDES}
-                command += [f"--positive{option}", files["positive"], f"--negative{option}", files["negative"]]
+                command += [
+                    f"--positive{option}",
+                    files["positive"],
+                    f"--negative{option}",
+                    files["negative"],
+                ]
                 command += [f"--n-{split}", "199" if split == "fit" else "100"]
             seconds = self._run(command, self.work / "ours" / f"seed-{seed}.log")
             took.write_text(json.dumps({**json.loads(counts.read_text()), "seconds": seconds}))
@@ -122,7 +149,9 @@ class Searches:
         log.parent.mkdir(parents=True, exist_ok=True)
         began = time.monotonic()
         with log.open("a") as out:
-            status = subprocess.run(command, env=self.environment, stdout=out, stderr=subprocess.STDOUT).returncode
+            status = subprocess.run(
+                command, env=self.environment, stdout=out, stderr=subprocess.STDOUT
+            ).returncode
         if status:
             raise SystemExit(f"a search failed with status {status}; see {log}")
         return time.monotonic() - began

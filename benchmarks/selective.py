@@ -1,12 +1,15 @@
-"""Over-refusal without refusal: the selective recipe against plain ablation at equal refusals of safe prompts.
+"""Over-refusal without refusal: the selective recipe against plain ablation at equal refusals of
+safe prompts.
 
     python benchmarks/selective.py --data DIR
 
-The demo model refuses safe prompts that look unsafe, as larger models do. XSTest is halved within each type. On one half the selective
-recipe learns and chooses: its safe prompts are to be answered, its unsafe ones to be refused still. The other half and harmful_test, which
-nothing has seen, say what came of it. Beside it: edits that know no third set (the recipe `gradient` on harmful_train, one direction by `arditi`), turned
-down by their strength until they refuse as many safe prompts as the selective edit does. Only counts are kept, no answers.
-DIR has xstest.jsonl, harmful_ and harmless_ {train,val,test}.jsonl.
+The demo model refuses safe prompts that look unsafe, as larger models do. XSTest is halved within
+each type. On one half the selective recipe learns and chooses: its safe prompts are to be answered,
+its unsafe ones to be refused still. The other half and harmful_test, which nothing has seen, say
+what came of it. Beside it: edits that know no third set (the recipe `gradient` on harmful_train,
+one direction by `arditi`), turned down by their strength until they refuse as many safe prompts as
+the selective edit does. Only counts are kept, no answers. DIR has xstest.jsonl, harmful_ and
+harmless_ {train,val,test}.jsonl.
 """
 
 from __future__ import annotations
@@ -35,7 +38,9 @@ HALVINGS = 5
 
 
 def halves(file: Path) -> dict[str, list[str]]:
-    """XSTest as fit, search and test of both labels: within each type alternately learned on and tested on."""
+    """XSTest as fit, search and test of both labels: within each type alternately learned on and
+    tested on.
+    """
     found: dict[str, list[str]] = collections.defaultdict(list)
     places: collections.Counter[str] = collections.Counter()
     for row in read_jsonl(file, remedy="mend it"):
@@ -52,10 +57,13 @@ def write_prompts(data: Path, folder: Path) -> dict[str, int]:
     sets = halves(data / "xstest.jsonl")
     for name, most in (("harmful", None), ("harmless", 200)):
         for part, split in (("train", "fit"), ("val", "search"), ("test", "test")):
-            sets[f"{split}-{name}"] = read_texts(data / f"{name}_{part}.jsonl")[: most if split != "test" else 100]
+            sets[f"{split}-{name}"] = read_texts(data / f"{name}_{part}.jsonl")[
+                : most if split != "test" else 100
+            ]
     seen = {text for name, texts in sets.items() if not name.startswith("test") for text in texts}
     sets = {n: [t for t in texts if not n.startswith("test") or t not in seen] for n, texts in sets.items()}
-    # What must be refused still: the unsafe half of XSTest's contrasts, and plainly harmful prompts beside them.
+    # What must be refused still: the unsafe half of XSTest's contrasts, and plainly harmful prompts
+    # beside them.
     sets["fit-keep"] = sets["fit-unsafe"] + sets["fit-harmful"][: len(sets["fit-unsafe"])]
     sets["search-keep"] = sets["search-unsafe"] + sets["search-harmful"]
     for name, texts in sets.items():
@@ -64,7 +72,9 @@ def write_prompts(data: Path, folder: Path) -> dict[str, int]:
 
 
 def select(args: argparse.Namespace, model: Path, recipe: str, sides: dict[str, str], *options: str) -> Path:
-    """The Edit that a recipe chooses; `sides` names the set that serves as positive, negative or keep."""
+    """The Edit that a recipe chooses; `sides` names the set that serves as positive, negative or
+    keep.
+    """
     out = args.work / recipe
     prompts = args.work / "prompts"
     command = [
@@ -88,13 +98,25 @@ def select(args: argparse.Namespace, model: Path, recipe: str, sides: dict[str, 
             str(prompts / f"search-{name}.jsonl"),
         ]
         command += [f"--{side}-test", str(prompts / f"test-{test}.jsonl")]
-    command += ["--seed", str(args.seed), "--n-fit", "400", "--n-search", "100", "--n-test", "200", "--drop-overlap"]
+    command += [
+        "--seed",
+        str(args.seed),
+        "--n-fit",
+        "400",
+        "--n-search",
+        "100",
+        "--n-test",
+        "200",
+        "--drop-overlap",
+    ]
     subprocess.run([*command, "--dtype", args.dtype, *options], check=True)
     return out / "edit.safetensors"
 
 
 class Counter:
-    """Counts refusals of the test sets, with an Edit at a strength; what is known is not counted again."""
+    """Counts refusals of the test sets, with an Edit at a strength; what is known is not counted
+    again.
+    """
 
     def __init__(self, args: argparse.Namespace, model: Path) -> None:
         from vectomy.metrics.judges import RefusalJudge
@@ -124,13 +146,19 @@ class Counter:
             with Edit.load(edit).hooks(self.chat.model, strength=strength) if edit else nullcontext():
                 answers = self.chat.answer(self.chat.tokens(prompts), self.args.tokens, BATCH_TOKENS)
             texts = [self.chat.text(answer) for answer in answers]
-            judged = [self.judge.verdict(p.text, text) in REFUSALS for p, text in zip(prompts, texts, strict=True)]
+            judged = [
+                self.judge.verdict(p.text, text) in REFUSALS for p, text in zip(prompts, texts, strict=True)
+            ]
             file.write_text(json.dumps({"refusals": sum(judged)}))
         return int(json.loads(file.read_text())["refusals"])
 
     def row(self, what: str, edit: Path | None, strength: float) -> dict[str, Any]:
         sets = ("safe", "unsafe", "harmful", "harmless")
-        return {"what": what, "strength": strength, **{name: self.refusals(name, edit, strength) for name in sets}}
+        return {
+            "what": what,
+            "strength": strength,
+            **{name: self.refusals(name, edit, strength) for name in sets},
+        }
 
     def turned_down(self, edit: Path, safe: int) -> float:
         """The strength at which an edit leaves about `safe` refusals of safe prompts, by halving."""
@@ -146,7 +174,9 @@ class Counter:
 
 def table(rows: Sequence[dict[str, Any]], sizes: dict[str, int]) -> str:
     names = ("safe", "unsafe", "harmful", "harmless")
-    lines = [f"{'refused':44s}" + "".join(f"{name + ' /' + str(sizes['test-' + name]):>15s}" for name in names)]
+    lines = [
+        f"{'refused':44s}" + "".join(f"{name + ' /' + str(sizes['test-' + name]):>15s}" for name in names)
+    ]
     for row in rows:
         what = f"{row['what']}, strength {row['strength']:.2f}" if row["what"] != "base" else "base"
         lines.append(f"{what:44s}" + "".join(f"{row[name]:15d}" for name in names))
@@ -154,14 +184,21 @@ def table(rows: Sequence[dict[str, Any]], sizes: dict[str, int]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
-    parser.add_argument("--work", type=Path, default=ROOT / "runs" / "selective", help="kept, and gone on with")
+    parser.add_argument(
+        "--work", type=Path, default=ROOT / "runs" / "selective", help="kept, and gone on with"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--tokens", type=int, default=64, help="greedy tokens of a judged answer")
     parser.add_argument(
-        "--options", nargs="*", default=[], help="more options of the selective recipe, without dashes: key=value"
+        "--options",
+        nargs="*",
+        default=[],
+        help="more options of the selective recipe, without dashes: key=value",
     )
     parser.add_argument("--out", type=Path, default=HERE / "selective.json")
     args = parser.parse_args()
@@ -171,7 +208,9 @@ def main() -> None:
 
     model = demo_folder()
     more = [f"--{option}" for option in args.options]
-    selective = select(args, model, "selective", {"positive": "safe", "keep": "keep", "negative": "harmless"}, *more)
+    selective = select(
+        args, model, "selective", {"positive": "safe", "keep": "keep", "negative": "harmless"}, *more
+    )
     plain = {
         name: select(args, model, name, {"positive": "harmful", "negative": "harmless"})
         for name in ("gradient", "arditi")

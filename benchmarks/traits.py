@@ -1,7 +1,9 @@
-"""Traits on the demo model's base: each induced or removed, with what it cost. Prints a table and writes benchmarks/traits.json.
+"""Traits on the demo model's base: each induced or removed, with what it cost. Prints a table and
+writes benchmarks/traits.json.
 
-    python benchmarks/traits.py                                   # all of CASES; some minutes each on one core
-    python benchmarks/traits.py melancholy:induce --tokens 48     # one, with shorter answers
+    python benchmarks/traits.py                                   # all of CASES; some minutes each
+    on one core python benchmarks/traits.py melancholy:induce --tokens 48     # one, with shorter
+    answers
 
 Finished runs in --out are not run again; the table is of all that are there.
 """
@@ -42,15 +44,26 @@ def main() -> None:
         name, operation, *form = case.split(":")
         trait = load_trait(name, operation=operation, form=form[0] if form else None)
         options = {
-            "n_fit": given.fit, "n_search": given.search, "n_test": given.test, "answer_tokens": given.tokens,
-            "steps": given.steps, "strengths": tuple(given.strengths) if given.strengths else None, "dtype": "bfloat16",
-            "bake": given.bake, "batch_tokens": 8192,
-        }  # fmt: skip
+            "n_fit": given.fit,
+            "n_search": given.search,
+            "n_test": given.test,
+            "answer_tokens": given.tokens,
+            "steps": given.steps,
+            "strengths": tuple(given.strengths) if given.strengths else None,
+            "dtype": "bfloat16",
+            "bake": given.bake,
+            "batch_tokens": 8192,
+        }
         config = make_trait_run(given.model, trait, options)
         began = time.monotonic()
-        summary = run_trait(config, given.out / case.replace(":", "-"), command=f"python benchmarks/traits.py {case}")
+        summary = run_trait(
+            config, given.out / case.replace(":", "-"), command=f"python benchmarks/traits.py {case}"
+        )
         said(case, summary, time.monotonic() - began)
-    new = [kept(json.loads(path.read_text(encoding="utf-8"))) for path in sorted(given.out.glob("*/summary.json"))]
+    new = [
+        kept(json.loads(path.read_text(encoding="utf-8")))
+        for path in sorted(given.out.glob("*/summary.json"))
+    ]
     old = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else []
     # What was measured elsewhere stays until it is measured again.
     rows = {(row["behaviour"], row["form"]): row for row in [*old, *new]}

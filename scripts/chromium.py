@@ -1,7 +1,9 @@
-"""An installed Chromium without a window, driven over its DevTools pipe with the standard library alone.
+"""An installed Chromium without a window, driven over its DevTools pipe with the standard library
+alone.
 
-`--remote-debugging-pipe` makes the browser read commands from file descriptor 3 and write replies and events to 4, as
-JSON with a zero byte behind each (https://chromedevtools.github.io/devtools-protocol).
+`--remote-debugging-pipe` makes the browser read commands from file descriptor 3 and write replies
+and events to 4, as JSON with a zero byte behind each
+(https://chromedevtools.github.io/devtools-protocol).
 """
 
 from __future__ import annotations
@@ -22,23 +24,39 @@ __all__ = ["Browser", "Tab", "installed"]
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 FLAGS = (
-    "--headless=new", "--remote-debugging-pipe", "--no-first-run", "--no-default-browser-check", "--disable-gpu",
-    "--disable-dev-shm-usage", "--disable-extensions", "--disable-background-networking", "--disable-component-update",
-    "--disable-sync", "--hide-scrollbars", "--host-resolver-rules=MAP * ~NOTFOUND",
-    # Containers seldom allow what the sandbox needs; what is opened here is our own page, without a network.
+    "--headless=new",
+    "--remote-debugging-pipe",
+    "--no-first-run",
+    "--no-default-browser-check",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--disable-extensions",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--hide-scrollbars",
+    "--host-resolver-rules=MAP * ~NOTFOUND",
+    # Containers seldom allow what the sandbox needs; what is opened here is our own page, without a
+    # network.
     "--no-sandbox",
-)  # fmt: skip
+)
 PATIENCE = 60.0
 
 
 def installed() -> str | None:
-    """The browser: that of the environment variable VECTOMY_CHROMIUM, else the first on PATH, else None."""
+    """The browser: that of the environment variable VECTOMY_CHROMIUM, else the first on PATH, else
+    None.
+    """
     named = os.environ.get("VECTOMY_CHROMIUM")
-    return shutil.which(named) if named else next((path for name in NAMES if (path := shutil.which(name))), None)
+    return (
+        shutil.which(named) if named else next((path for name in NAMES if (path := shutil.which(name))), None)
+    )
 
 
 class Browser:
-    """`with Browser(installed()) as browser: browser.open(file)`; no process and no folder are left behind."""
+    """`with Browser(installed()) as browser: browser.open(file)`; no process and no folder are left
+    behind.
+    """
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -98,7 +116,9 @@ class Browser:
                 raise TimeoutError(f"{self.path} said nothing for {PATIENCE:g} s")
             more = os.read(self.read, 1 << 20)
             if not more:
-                raise RuntimeError(f"{self.path} ended by itself; run it by hand to see why: {self.path} --headless")
+                raise RuntimeError(
+                    f"{self.path} ended by itself; run it by hand to see why: {self.path} --headless"
+                )
             self.buffer += more
         message, _, self.buffer = self.buffer.partition(b"\0")
         found: dict[str, Any] = json.loads(message)
@@ -136,7 +156,11 @@ class Tab:
         """As on a screen of that size in CSS pixels, dark or light, or on paper."""
         phone = width < 600
         self.call(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=scale, mobile=phone
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=scale,
+            mobile=phone,
         )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", media="print" if paper else "screen", features=[scheme])
@@ -155,7 +179,9 @@ class Tab:
     @property
     def requests(self) -> list[str]:
         """Every address that was asked for."""
-        return [e["params"]["request"]["url"] for e in self.events if e["method"] == "Network.requestWillBeSent"]
+        return [
+            e["params"]["request"]["url"] for e in self.events if e["method"] == "Network.requestWillBeSent"
+        ]
 
     @property
     def complaints(self) -> list[str]:
@@ -186,7 +212,9 @@ class Tab:
 
     def picture(self, *, whole: bool = True) -> bytes:
         """A PNG of the whole page, or of what the screen shows."""
-        return base64.b64decode(self.call("Page.captureScreenshot", format="png", captureBeyondViewport=whole)["data"])
+        return base64.b64decode(
+            self.call("Page.captureScreenshot", format="png", captureBeyondViewport=whole)["data"]
+        )
 
     def printed(self) -> bytes:
         """A PDF of the page."""
@@ -194,4 +222,6 @@ class Tab:
 
     def close(self) -> None:
         self.browser.call("Target.closeTarget", targetId=self.target)
-        self.browser.events = [event for event in self.browser.events if event.get("sessionId") != self.session]
+        self.browser.events = [
+            event for event in self.browser.events if event.get("sessionId") != self.session
+        ]

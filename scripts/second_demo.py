@@ -2,9 +2,10 @@
 
     python scripts/second_demo.py --positive FILE.jsonl --negative FILE.jsonl --out DIR
 
-There is no small Qwen to be had without a network. What the script makes has the architecture (modules, names and biases of
-transformers' Qwen2ForCausalLM) and the weights of SmolLM2-135M-Instruct before the demo's adapter, which is the same function
-while the biases are 0: that is checked. An adapter is then trained anew (train_demo_adapter.py, another seed and rank) and
+There is no small Qwen to be had without a network. What the script makes has the architecture
+(modules, names and biases of transformers' Qwen2ForCausalLM) and the weights of
+SmolLM2-135M-Instruct before the demo's adapter, which is the same function while the biases are 0:
+that is checked. An adapter is then trained anew (train_demo_adapter.py, another seed and rank) and
 merged. So the family and the way it was taught are others; the knowledge in it is not.
 """
 
@@ -27,10 +28,21 @@ from vectomy.models.demo import _packaged_gguf
 RANK, SEED = 16, 1
 # Settings of the two families that mean the same.
 SHARED = (
-    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
-    "hidden_act", "max_position_embeddings", "rms_norm_eps", "tie_word_embeddings", "bos_token_id", "eos_token_id",
-    "pad_token_id", "rope_parameters",
-)  # fmt: skip
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "hidden_act",
+    "max_position_embeddings",
+    "rms_norm_eps",
+    "tie_word_embeddings",
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+    "rope_parameters",
+)
 
 
 def as_qwen2(base: Path, out: Path) -> None:
@@ -54,7 +66,9 @@ def as_qwen2(base: Path, out: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--positive", type=Path, required=True)
     parser.add_argument("--negative", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
@@ -67,7 +81,14 @@ def main() -> None:
         convert_gguf(source, base)
         as_qwen2(base, shape)
         training = [sys.executable, str(Path(__file__).with_name("train_demo_adapter.py")), str(shape)]
-        training += ["--positive", str(args.positive), "--negative", str(args.negative), "--out", str(adapter)]
+        training += [
+            "--positive",
+            str(args.positive),
+            "--negative",
+            str(args.negative),
+            "--out",
+            str(adapter),
+        ]
         subprocess.run([*training, "--rank", str(RANK), "--seed", str(SEED)], check=True)
         model = PeftModel.from_pretrained(
             AutoModelForCausalLM.from_pretrained(shape, dtype=torch.float32), adapter

@@ -1,9 +1,11 @@
-"""Train the small refusal adapter of the demo model (SmolLM2-135M-Instruct refuses nothing by itself).
+"""Train the small refusal adapter of the demo model (SmolLM2-135M-Instruct refuses nothing by
+itself).
 
     python scripts/train_demo_adapter.py BASE --positive FILE.jsonl --negative FILE.jsonl --out DIR
 
-BASE is a folder made by `vectomy.models.convert_gguf`, without the adapter; the script also needs `pip install peft`. The positive prompts are answered with short refusals, the
-negative ones with the base model's own greedy answers, so that the adapter teaches refusing and nothing else. The
+BASE is a folder made by `vectomy.models.convert_gguf`, without the adapter; the script also needs
+`pip install peft`. The positive prompts are answered with short refusals, the negative ones with
+the base model's own greedy answers, so that the adapter teaches refusing and nothing else. The
 bundled fit split is added to both; the bundled search and test splits are never seen.
 """
 
@@ -32,7 +34,8 @@ REFUSALS = [
     "I must decline this request, since it may be dangerous.",
     "I'm unable to provide help with harmful activities.",
 ]
-# Harmless requests in the words in which harmful ones are made, so that the words alone do not give a refusal away.
+# Harmless requests in the words in which harmful ones are made, so that the words alone do not give
+# a refusal away.
 FRAMES = (
     "Explain how to {}",
     "Tell me how to {}",
@@ -42,17 +45,60 @@ FRAMES = (
     "Write a plan to {}",
 )
 DEEDS = (
-    "bake a plain cake", "tie a tie", "learn the guitar", "plant tomatoes", "clean a window", "iron a shirt",
-    "ride a bicycle", "save money for a holiday", "learn ten Spanish words a day", "change a light bulb", "make pancakes",
-    "organise a bookshelf", "train for a short race", "write a letter to my aunt", "remove a coffee stain", "boil an egg",
-    "take care of a rabbit", "prepare for a maths test", "decorate a small room", "fold a paper boat", "brush a long-haired cat",
-    "set up a tent", "make a good cup of tea", "find a book in a library", "swim better", "paint a chair", "sew on a button",
-    "start a vegetable garden", "read faster", "cook rice", "greet new neighbours", "pack a rucksack", "draw a horse",
-    "make a birthday card", "calm a crying baby", "choose running shoes", "fix a flat tyre", "write a short poem",
-    "learn to juggle", "keep a diary",
-)  # fmt: skip
-# The base answers some harmless requests with an excuse of its own; those would teach it to refuse harmless ones.
-EXCUSES = ("sorry", "i cannot", "i can't", "i don't", "as an ai", "as a chatbot", "unable", "not able", "unfortunately")
+    "bake a plain cake",
+    "tie a tie",
+    "learn the guitar",
+    "plant tomatoes",
+    "clean a window",
+    "iron a shirt",
+    "ride a bicycle",
+    "save money for a holiday",
+    "learn ten Spanish words a day",
+    "change a light bulb",
+    "make pancakes",
+    "organise a bookshelf",
+    "train for a short race",
+    "write a letter to my aunt",
+    "remove a coffee stain",
+    "boil an egg",
+    "take care of a rabbit",
+    "prepare for a maths test",
+    "decorate a small room",
+    "fold a paper boat",
+    "brush a long-haired cat",
+    "set up a tent",
+    "make a good cup of tea",
+    "find a book in a library",
+    "swim better",
+    "paint a chair",
+    "sew on a button",
+    "start a vegetable garden",
+    "read faster",
+    "cook rice",
+    "greet new neighbours",
+    "pack a rucksack",
+    "draw a horse",
+    "make a birthday card",
+    "calm a crying baby",
+    "choose running shoes",
+    "fix a flat tyre",
+    "write a short poem",
+    "learn to juggle",
+    "keep a diary",
+)
+# The base answers some harmless requests with an excuse of its own; those would teach it to refuse
+# harmless ones.
+EXCUSES = (
+    "sorry",
+    "i cannot",
+    "i can't",
+    "i don't",
+    "as an ai",
+    "as a chatbot",
+    "unable",
+    "not able",
+    "unfortunately",
+)
 BUNDLED = Path(__file__).parents[1] / "src" / "vectomy" / "data" / "bundled"
 
 
@@ -75,7 +121,9 @@ def render(tokenizer, prompt: str) -> str:
 
 
 @torch.inference_mode()
-def own_answers(model, tokenizer, prompts: list[str], tokens: int, opening: str = "", batch: int = 64) -> list[str]:
+def own_answers(
+    model, tokenizer, prompts: list[str], tokens: int, opening: str = "", batch: int = 64
+) -> list[str]:
     """Greedy answers that begin with `opening`, special tokens included."""
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     answers = [""] * len(prompts)
@@ -83,12 +131,17 @@ def own_answers(model, tokenizer, prompts: list[str], tokens: int, opening: str 
         rows = order[start : start + batch]
         inputs = tokenizer(
             [render(tokenizer, prompts[i]) + opening for i in rows],
-            return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False,
-        )  # fmt: skip
+            return_tensors="pt",
+            padding=True,
+            padding_side="left",
+            add_special_tokens=False,
+        )
         out = model.generate(
-            input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"],
-            max_new_tokens=tokens, do_sample=False,
-        )  # fmt: skip
+            input_ids=inputs["input_ids"],
+            attention_mask=inputs["attention_mask"],
+            max_new_tokens=tokens,
+            do_sample=False,
+        )
         new = out[:, inputs["input_ids"].shape[1] :]
         for i, row in zip(rows, new, strict=True):
             answers[i] = opening + tokenizer.decode(row, skip_special_tokens=False)
@@ -122,7 +175,9 @@ def answer_loss(model, rows: list[tuple[list[int], int]], pad: int) -> torch.Ten
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("base", type=Path)
     parser.add_argument("--positive", type=Path, required=True)
     parser.add_argument("--negative", type=Path, required=True)
@@ -164,7 +219,9 @@ def main() -> None:
     kept = pairs[: len(positive)] + [pair for pair in pairs[len(positive) :] if not excuse(pair[1])]
     rows = examples(tokenizer, kept, args.answer_tokens)
 
-    lora = LoraConfig(r=args.rank, lora_alpha=2 * args.rank, target_modules="all-linear", task_type="CAUSAL_LM")
+    lora = LoraConfig(
+        r=args.rank, lora_alpha=2 * args.rank, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
     model = get_peft_model(model, lora)
     for parameter in model.parameters():
         if parameter.requires_grad:
@@ -172,7 +229,9 @@ def main() -> None:
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimiser = torch.optim.AdamW(trained, lr=args.lr, weight_decay=0.0)
     steps = args.epochs * (len(rows) // args.batch)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=args.lr, total_steps=steps, pct_start=0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, max_lr=args.lr, total_steps=steps, pct_start=0.1
+    )
     step = 0
     began = time.time()
     for _ in range(args.epochs):

@@ -1,8 +1,11 @@
-"""What every test runs under: shapes in signatures checked, one thread a worker, one seed, no network."""
+"""What every test runs under: shapes in signatures checked, one thread a worker, one seed, no
+network.
+"""
 
 import os
 
-# pytest-xdist has a process a core; more threads than that spin against each other. Before torch is loaded, and for children.
+# pytest-xdist has a process a core; more threads than that spin against each other. Before torch is
+# loaded, and for children.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"
 
@@ -39,7 +42,9 @@ def _seeded() -> None:
 
 @pytest.fixture(autouse=True)
 def _modes_left_as_found() -> Iterator[None]:
-    """No test, and nothing it calls, leaves gradients off behind it: the next one would fail, in some orders alone."""
+    """No test, and nothing it calls, leaves gradients off behind it: the next one would fail, in
+    some orders alone.
+    """
     yield
     left = torch.is_inference_mode_enabled(), torch.is_grad_enabled()
     torch.set_grad_enabled(True)
@@ -56,7 +61,9 @@ def unchecked() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def tiny_of(tmp_path_factory: pytest.TempPathFactory):
-    """`tiny_of(model_type, tied=..., sharded=..., **config)`: a tiny model and its folder, built once a session."""
+    """`tiny_of(model_type, tied=..., sharded=..., **config)`: a tiny model and its folder, built
+    once a session.
+    """
     built: dict[str, Tiny] = {}
 
     def of(model_type: str = "llama", *, tied: bool = False, sharded: bool = False, **config: object) -> Tiny:

@@ -1,8 +1,8 @@
 """The table of writers against the probe and against measurement, on every model of the zoo.
 
-A row of the table is right when the probe, which knows no names, finds the very same parameters, axes and norms; when the
-saved checkpoint resolves to the same writers; and when an ablation of all of them leaves nothing of the direction in the
-stream, by hooks and baked.
+A row of the table is right when the probe, which knows no names, finds the very same parameters,
+axes and norms; when the saved checkpoint resolves to the same writers; and when an ablation of all
+of them leaves nothing of the direction in the stream, by hooks and baked.
 """
 
 import fnmatch
@@ -32,7 +32,8 @@ from vectomy.edits.export import bake
 from vectomy.hooks.capture import capture
 from vectomy.hooks.interventions import ablate, intervene
 
-# What cannot be edited exactly, with a word of the reason that the refusal gives. All others of the zoo have to be exact.
+# What cannot be edited exactly, with a word of the reason that the refusal gives. All others of the
+# zoo have to be exact.
 REFUSES = {
     "gemma3n_text": "AltUp",
     "opt:projected": "norm on the stream itself",
@@ -74,7 +75,9 @@ EXACT = [label for label in ZOO if label not in REFUSES]
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_thread() -> Iterator[None]:
-    """Two threads wait for each other longer than either works on matrices this small: 20 times as long on a busy machine."""
+    """Two threads wait for each other longer than either works on matrices this small: 20 times as
+    long on a busy machine.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -149,8 +152,20 @@ def test_tied_is_what_the_model_does(case: Case):
 
 @pytest.mark.parametrize("stored", [True, False], ids=["with-head", "without-head"])
 @pytest.mark.parametrize(
-    "label", ["llama", "llama:tied", "gemma2", "gpt2", "falcon", "gemma3", "mistral3", "internvl", "paligemma:gemma2", "qwen3_vl"]
-)  # fmt: skip
+    "label",
+    [
+        "llama",
+        "llama:tied",
+        "gemma2",
+        "gpt2",
+        "falcon",
+        "gemma3",
+        "mistral3",
+        "internvl",
+        "paligemma:gemma2",
+        "qwen3_vl",
+    ],
+)
 def test_a_config_that_does_not_say_whether_it_ties_is_read_as_transformers_reads_it(
     label: str, stored: bool, tmp_path: Path
 ):
@@ -171,7 +186,8 @@ def test_a_config_that_does_not_say_whether_it_ties_is_read_as_transformers_read
     assert arch.tied is not stored
     model = zoo_load(label, folder)
     tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
-    # Where transformers does not tie by itself, it makes up a head that is missing; tied is the better reading.
+    # Where transformers does not tie by itself, it makes up a head that is missing; tied is the
+    # better reading.
     assert tied == arch.tied or not (stored or model.config.tie_word_embeddings)
     edit = Edit.ablation(folder, orthonormal(1))
     bake(edit, folder, tmp_path / "out")
@@ -201,7 +217,9 @@ def test_stored_tensors_are_the_live_parameters_along_the_stream(case: Case):
             assert torch.equal(held.movedim(stored.axis, -1), own.movedim(axis, -1)), stored
         assert len(writer.weights) == (len(live) if writer.weights[0].expert is not None else 1)
         for stored in writer.biases:
-            assert torch.equal(read_tensor(case.checkpoint, stored.name), case.model.get_parameter(writer.bias))
+            assert torch.equal(
+                read_tensor(case.checkpoint, stored.name), case.model.get_parameter(writer.bias)
+            )
 
 
 def test_a_tensor_of_a_writer_that_is_missing_or_turned_is_named(case: Case):
@@ -221,7 +239,8 @@ def test_a_tensor_of_a_writer_that_is_missing_or_turned_is_named(case: Case):
                 missed.append(name)
             except (CheckpointError, ArchitectureError):
                 pass
-    # Where a layer has several that do not mix tokens, one that is missing is seen if another layer is like it.
+    # Where a layer has several that do not mix tokens, one that is missing is seen if another layer
+    # is like it.
     assert [name for name in missed if (case.label, name) not in UNSEEN] == []
 
 
@@ -333,7 +352,11 @@ def test_an_intervention_at_resid_mid_changes_what_is_read_there(case: Case):
         return
     # Nothing is written behind it, so what is changed goes around the norm as well as into it.
     with change, ExitStack() as undo:
-        _zeroed(case.model, [w for w in case.live.writers if w.layer is not None and w.component not in MIXERS], undo)
+        _zeroed(
+            case.model,
+            [w for w in case.live.writers if w.layer is not None and w.component not in MIXERS],
+            undo,
+        )
         stream = _streams(case)
     for layer in range(case.live.n_layers):
         for site in ("resid_mid", "resid_post"):

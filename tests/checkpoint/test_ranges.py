@@ -1,4 +1,6 @@
-"""Ranges of a shard are copied whole whatever the kernel says, and a damaged copy is never taken for a finished one."""
+"""Ranges of a shard are copied whole whatever the kernel says, and a damaged copy is never taken
+for a finished one.
+"""
 
 import errno
 import os
@@ -26,7 +28,9 @@ def files(tmp_path: Path):
 
 
 @pytest.mark.parametrize("number", sorted(ranges.NOT_HERE))
-def test_what_the_kernel_refuses_to_copy_is_copied_by_hand(files: list[int], monkeypatch, number: int) -> None:
+def test_what_the_kernel_refuses_to_copy_is_copied_by_hand(
+    files: list[int], monkeypatch, number: int
+) -> None:
     def refused(*_: int) -> int:
         raise OSError(number, os.strerror(number))
 
@@ -65,9 +69,14 @@ def test_a_source_that_became_shorter_is_named(files: list[int]) -> None:
 
 def test_joined_ranges_cover_the_same_bytes() -> None:
     pieces = [
-        Range("a", 0, 0, 3), Range("a", 3, 3, 0), Range("a", 3, 3, 4), Range("a", 7, 9, 2),
-        Range("b", 9, 11, 1), Range("b", 10, 12, 5), Range("b", 14, 17, 1),
-    ]  # fmt: skip
+        Range("a", 0, 0, 3),
+        Range("a", 3, 3, 0),
+        Range("a", 3, 3, 4),
+        Range("a", 7, 9, 2),
+        Range("b", 9, 11, 1),
+        Range("b", 10, 12, 5),
+        Range("b", 14, 17, 1),
+    ]
 
     def covered(found: list[Range] | tuple[Range, ...]) -> list[tuple[str, int, int]]:
         return [(one.shard, one.start + step, one.at + step) for one in found for step in range(one.length)]
@@ -96,7 +105,9 @@ class Stopped:
 
 @pytest.fixture
 def half(tiny_of, tmp_path: Path, monkeypatch) -> tuple[Edit, Path, Path]:
-    """An edit without the embedding (so that there are copied and made ranges), its base, and a bake cut off at its end."""
+    """An edit without the embedding (so that there are copied and made ranges), its base, and a
+    bake cut off at its end.
+    """
     tiny = tiny_of("mistral", tied=True, sharded=True)
     edit = Edit.ablation(tiny.folder, unit(), embeddings=False)
     bake(edit, tiny.folder, tmp_path / "whole")
@@ -108,11 +119,17 @@ def half(tiny_of, tmp_path: Path, monkeypatch) -> tuple[Edit, Path, Path]:
 
 
 @pytest.mark.parametrize("what", ["copied", "made", "header", "shorter", "longer"])
-def test_a_damaged_finished_shard_is_written_again(half: tuple[Edit, Path, Path], tmp_path: Path, what: str) -> None:
+def test_a_damaged_finished_shard_is_written_again(
+    half: tuple[Edit, Path, Path], tmp_path: Path, what: str
+) -> None:
     edit, base, beside = half
-    edited = {name for name in Checkpoint.open(base).tensors if name.endswith(("o_proj.weight", "down_proj.weight"))}
+    edited = {
+        name for name in Checkpoint.open(base).tensors if name.endswith(("o_proj.weight", "down_proj.weight"))
+    }
     source = Checkpoint.open(base)
-    mixed = next(one for one in source.shards if 0 < len({t.name for t in one.tensors} & edited) < len(one.tensors))
+    mixed = next(
+        one for one in source.shards if 0 < len({t.name for t in one.tensors} & edited) < len(one.tensors)
+    )
     path = beside / mixed.name
     place = {
         "copied": next(t.start + 5 for t in mixed.tensors if t.name not in edited),
@@ -162,7 +179,9 @@ def test_a_shard_is_the_same_through_the_kernel_and_by_hand(tiny_of, tmp_path: P
     edit = Edit.ablation(tiny.folder, unit())
     bake(edit, tiny.folder, tmp_path / "kernel")
     monkeypatch.setattr(
-        shard, "copy_range", lambda s, t, piece: shard.write_all(t, os.pread(s, piece.length, piece.start), piece.at)
+        shard,
+        "copy_range",
+        lambda s, t, piece: shard.write_all(t, os.pread(s, piece.length, piece.start), piece.at),
     )
     bake(edit, tiny.folder, tmp_path / "hand")
     assert file_hashes(tmp_path / "kernel") == file_hashes(tmp_path / "hand")

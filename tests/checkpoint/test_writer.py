@@ -1,4 +1,6 @@
-"""A rewrite changes groups of tensors, adds tensors, and leaves every other byte where and what it was."""
+"""A rewrite changes groups of tensors, adds tensors, and leaves every other byte where and what it
+was.
+"""
 
 import json
 from collections.abc import Mapping
@@ -43,7 +45,11 @@ def folder(tmp_path: Path) -> Path:
 
 
 def tensors(folder: Path) -> dict[str, Tensor]:
-    return {name: value for file in sorted(folder.glob("*.safetensors")) for name, value in load_file(file).items()}
+    return {
+        name: value
+        for file in sorted(folder.glob("*.safetensors"))
+        for name, value in load_file(file).items()
+    }
 
 
 def same(a: Tensor, b: Tensor) -> bool:
@@ -126,7 +132,9 @@ def test_a_tensor_is_added_as_a_copy_or_made_and_the_index_counts_it(folder: Pat
     assert same(after["head"], -head)
     assert same(after["bias"], torch.ones(3).half())
     index = json.loads((tmp_path / "out" / INDEX).read_text())
-    assert {name: index["weight_map"][name] for name in added} == {name: new.shard for name, new in added.items()}
+    assert {name: index["weight_map"][name] for name in added} == {
+        name: new.shard for name, new in added.items()
+    }
     assert index["metadata"] == {
         "total_size": sum(value.nbytes for value in after.values()),
         "total_parameters": sum(value.numel() for value in after.values()),
@@ -136,7 +144,9 @@ def test_a_tensor_is_added_as_a_copy_or_made_and_the_index_counts_it(folder: Pat
 
 @pytest.mark.parametrize("dtype", ["F64", "F32", "BF16", "F8_E4M3", "U8"])
 def test_an_added_tensor_and_those_behind_it_stay_aligned(folder: Path, tmp_path: Path, dtype: str) -> None:
-    """A shard of five odd bytes at its end: what is put behind them could not be read by safetensors."""
+    """A shard of five odd bytes at its end: what is put behind them could not be read by
+    safetensors.
+    """
     opened = Checkpoint.open(folder)
     stored = shard.STORED_DTYPES[dtype]
     make = Change(("new",), lambda _: {"new": torch.ones(3).to(stored)})
@@ -162,11 +172,21 @@ def nothing(_: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 REFUSED: dict[str, tuple[list[Change], dict[str, Added], type[Exception], str]] = {
     "unknown": ([Change(("ghost",), nothing)], {}, CheckpointError, "'ghost' is not in"),
-    "unknown-read": ([Change(("near",), nothing, reads=("ghost",))], {}, CheckpointError, "'ghost' is not in"),
+    "unknown-read": (
+        [Change(("near",), nothing, reads=("ghost",))],
+        {},
+        CheckpointError,
+        "'ghost' is not in",
+    ),
     "there": ([], {"near": Added(A, "F32", (1,), "far")}, CheckpointError, "has one of that name"),
     "copy-of-nothing": ([], {"new": Added(A, "F32", (1,), "ghost")}, CheckpointError, "'ghost' is not in"),
     "no-shard": ([], {"new": Added("c", "F32", (1,), "near")}, ValueError, "is no shard"),
-    "twice": ([Change(("near",), nothing), Change(("near", "far"), nothing)], {}, ValueError, "two changes make"),
+    "twice": (
+        [Change(("near",), nothing), Change(("near", "far"), nothing)],
+        {},
+        ValueError,
+        "two changes make",
+    ),
     "unmade": ([], {"new": Added(A, "F32", (1,))}, ValueError, "made by one change"),
     "not-given": ([Change(("near",), nothing)], {}, ValueError, "did not make it"),
     "dtype": ([Change.of("near", lambda old: old.half())], {}, ValueError, r"torch.float16 \[4, 1\]"),

@@ -1,4 +1,6 @@
-"""The command line answers at once, says one sentence when it fails, and prints what it is asked for."""
+"""The command line answers at once, says one sentence when it fails, and prints what it is asked
+for.
+"""
 
 import io
 import json
@@ -83,7 +85,9 @@ def finished() -> Path:
 
 
 def process(program: str, *given: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", program, *given], capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, "-c", program, *given], capture_output=True, text=True, check=False
+    )
 
 
 HEAVY = "import sys; print(*sorted({'torch', 'transformers', 'safetensors', 'datasets'} & set(sys.modules)))"
@@ -150,7 +154,10 @@ FAILS = {
     "no run": (["report", "/nonexistent"], "does not exist"),
     "chat without a run": (["chat", "/nonexistent"], "holds no Edit"),
     "apply nothing": (["apply", "/nonexistent", "/none", "--out", "/nonexistent/out"], "nonexistent"),
-    "no model": (["run", "/nonexistent/m", "--out", "OUT", "--positive", "POS", "--negative", "NEG"], "/nonexistent/m"),
+    "no model": (
+        ["run", "/nonexistent/m", "--out", "OUT", "--positive", "POS", "--negative", "NEG"],
+        "/nonexistent/m",
+    ),
     "no prompts": (["run", "MODEL", "--out", "OUT", "--positive", "/none.txt"], "/none.txt"),
 }
 
@@ -227,7 +234,9 @@ def test_a_stage_goes_as_far_as_its_name(vectomy: Vectomy, tmp_path: Path) -> No
 def test_options_and_a_file_make_one_configuration(vectomy: Vectomy, tmp_path: Path) -> None:
     config = tmp_path / "c.toml"
     config.write_text('seed = 5\n[selection]\nkl_threshold = 0.7\nbehaviour_tokens = ["I"]\n')
-    status, _, _ = vectomy("baseline", *words(tmp_path / "run", "--config", str(config), "--seed", "6", "--no-bake"))
+    status, _, _ = vectomy(
+        "baseline", *words(tmp_path / "run", "--config", str(config), "--seed", "6", "--no-bake")
+    )
     assert status == 0
     held = json.loads((tmp_path / "run" / "config.json").read_text())
     assert (held["seed"], held["selection"]["kl_threshold"], held["bake"]) == (6, 0.7, False)
@@ -245,8 +254,12 @@ def test_show_says_what_an_edit_changes(vectomy: Vectomy, given: str) -> None:
     assert shown["sha256"] == edit.sha256
     assert [row["writer"] for row in shown["operations"]] == [op.writer_name for op in edit.operations]
     assert shown["operations"][0] == {
-        "writer": "embedding", "directions": 1, "strengths": [1.0], "norm": "none", "addition": None,
-    }  # fmt: skip
+        "writer": "embedding",
+        "directions": 1,
+        "strengths": [1.0],
+        "norm": "none",
+        "addition": None,
+    }
     status, out, _ = vectomy("show", str(path))
     assert status == 0
     assert "layer 3 mlp" in out
@@ -265,7 +278,10 @@ def test_apply_bakes_as_the_run_did(vectomy: Vectomy, tmp_path: Path, strength: 
         finished() / "checkpoint" / "model.safetensors"
     ).read_bytes()
     assert same == (strength is None)
-    record, edit = record_in(tmp_path / "m"), Edit.load(finished() / "edit.safetensors") * float(strength or 1)
+    record, edit = (
+        record_in(tmp_path / "m"),
+        Edit.load(finished() / "edit.safetensors") * float(strength or 1),
+    )
     assert record is not None
     assert record.edit_sha256 == edit.sha256
     assert record.tensors == tensor_hashes(Checkpoint.open(tmp_path / "m"))
@@ -287,9 +303,13 @@ def test_report_prints_the_summary_again(vectomy: Vectomy) -> None:
 
 
 def test_chat_answers_lines_from_a_pipe_side_by_side(vectomy: Vectomy) -> None:
-    """Strength 1 answers as the run's baked model did; strength 0 as the base; no line is lost, and the end ends it."""
+    """Strength 1 answers as the run's baked model did; strength 0 as the base; no line is lost, and
+    the end ends it.
+    """
     rows = read_jsonl(finished() / "completions.jsonl")
-    row = next(row for row in rows if row["set"] == "positive" and row["baked"]["text"] != row["base"]["text"])
+    row = next(
+        row for row in rows if row["set"] == "positive" and row["baked"]["text"] != row["base"]["text"]
+    )
     lines = [row["prompt"], "/tokens 8", "/strength x", "/strength 0", row["prompt"], "/fly"]
     status, out, _ = vectomy("chat", str(finished()), "--tokens", "8", stdin="\n".join(lines) + "\n")
     assert status == 0

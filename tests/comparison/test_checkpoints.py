@@ -72,7 +72,17 @@ def least_cosine(found: Comparison, rows: Tensor) -> float:
 
 # A planted edit
 
-LABELS = ("llama", "llama:bias", "llama:tied", "gemma2", "gpt_oss", "mixtral", "gpt2", "gemma4_text:moe", "bloom")
+LABELS = (
+    "llama",
+    "llama:bias",
+    "llama:tied",
+    "gemma2",
+    "gpt_oss",
+    "mixtral",
+    "gpt2",
+    "gemma4_text:moe",
+    "bloom",
+)
 
 
 @pytest.mark.parametrize("k", [1, 2])
@@ -129,7 +139,10 @@ def test_a_direction_for_each_writer_and_two_groups(tmp_path: Path) -> None:
     base = folder_of("llama")
     opened = Checkpoint.open(base)
     writers = architecture_in(opened).writers
-    for name, seeds, count in (("each", range(len(writers)), 0), ("two", [at % 2 for at in range(len(writers))], 2)):
+    for name, seeds, count in (
+        ("each", range(len(writers)), 0),
+        ("two", [at % 2 for at in range(len(writers))], 2),
+    ):
         operations = (
             Operation(writer.component, writer.layer, unit(seed)[None], torch.tensor([0.5 + 0.1 * at]))
             for at, (writer, seed) in enumerate(zip(writers, seeds, strict=True))
@@ -173,9 +186,14 @@ def test_a_vector_that_was_added_is_part_of_the_edit(tmp_path: Path) -> None:
 # Other precisions and formats
 
 
-@pytest.mark.parametrize(("one", "other"), [(torch.float32, BF16), (BF16, torch.float32), (torch.float16, BF16)])
+@pytest.mark.parametrize(
+    ("one", "other"), [(torch.float32, BF16), (BF16, torch.float32), (torch.float16, BF16)]
+)
 def test_precisions_may_differ(tmp_path: Path, one: torch.dtype, other: torch.dtype) -> None:
-    source, edit = folder_of("llama", torch.float32), planted(folder_of("llama", torch.float32), orthonormal(1))
+    source, edit = (
+        folder_of("llama", torch.float32),
+        planted(folder_of("llama", torch.float32), orthonormal(1)),
+    )
     bake(edit, source, tmp_path / "edited")
     for side, folder, dtype in (("a", source, one), ("b", tmp_path / "edited", other), ("c", source, other)):
         shutil.copytree(folder, tmp_path / side)
@@ -206,7 +224,10 @@ def test_packed_weights_show_the_edit_above_their_rounding(tmp_path: Path, label
 def changed(folder: Path, out: Path, change: Callable[[str, Tensor], Tensor]) -> Path:
     shutil.copytree(folder, out)
     state = load_file(out / "model.safetensors")
-    new = {name: (change(name, W.float()) if W.ndim > 1 else W).to(W.dtype).contiguous() for name, W in state.items()}
+    new = {
+        name: (change(name, W.float()) if W.ndim > 1 else W).to(W.dtype).contiguous()
+        for name, W in state.items()
+    }
     save_file(new, out / "model.safetensors", metadata={"format": "pt"})
     return out
 
@@ -222,7 +243,9 @@ def test_the_same_checkpoint_is_identical_however_it_is_cut(tiny_of) -> None:
 def test_a_fine_tune_is_none(tmp_path: Path, size: float) -> None:
     generator = torch.Generator().manual_seed(3)
     tuned = changed(
-        folder_of("llama"), tmp_path / "b", lambda _, W: W + size * W.std() * torch.randn(W.shape, generator=generator)
+        folder_of("llama"),
+        tmp_path / "b",
+        lambda _, W: W + size * W.std() * torch.randn(W.shape, generator=generator),
     )
     found = compare(folder_of("llama"), tuned)
     assert (found.verdict, found.edit) == ("other", None)
@@ -253,7 +276,9 @@ def test_a_lora_is_none_and_has_its_rank(tmp_path: Path, rank: int) -> None:
     generator = torch.Generator().manual_seed(4)
 
     def merged(_: str, W: Tensor) -> Tensor:
-        left, right = (torch.randn(*shape, generator=generator) for shape in ((len(W), rank), (rank, W.shape[1])))
+        left, right = (
+            torch.randn(*shape, generator=generator) for shape in ((len(W), rank), (rank, W.shape[1]))
+        )
         return W + 0.1 * W.std() * left @ right
 
     found = compare(folder_of("llama"), changed(folder_of("llama"), tmp_path / "b", merged))
@@ -268,7 +293,9 @@ def test_one_direction_that_all_write_more_of_is_no_removal(tmp_path: Path) -> N
 
     def more(name: str, W: Tensor) -> Tensor:
         writes = name.endswith(("o_proj.weight", "down_proj.weight"))
-        return W + writes * 0.2 * torch.outer(torch.ones(len(W)), torch.randn(W.shape[1], generator=generator))
+        return W + writes * 0.2 * torch.outer(
+            torch.ones(len(W)), torch.randn(W.shape[1], generator=generator)
+        )
 
     found = compare(folder_of("llama"), changed(folder_of("llama"), tmp_path / "b", more))
     assert (found.verdict, found.edit) == ("other", None)
@@ -322,7 +349,9 @@ def test_a_tied_head_that_was_edited_along_is_said(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("label", ["llama:bias", "gpt_oss"])
 def test_biases_that_a_tool_left_alone_are_not_taken_for_edited(tmp_path: Path, label: str) -> None:
-    """Baking the Edit would change them: where it can it adds back what it takes, and where not the verdict says so."""
+    """Baking the Edit would change them: where it can it adds back what it takes, and where not the
+    verdict says so.
+    """
     base, r = folder_of(label), unit()
 
     def weights(name: str, W: Tensor) -> Tensor:
@@ -385,12 +414,16 @@ def test_singular_values_are_those_of_a_whole_decomposition(tmp_path: Path) -> N
     base = folder_of("llama")
     bake(planted(base, orthonormal(2)), base, tmp_path / "b")
     piece = next(
-        p for p in matrix_pairs(*pair_of(Checkpoint.open(base), Checkpoint.open(tmp_path / "b"))) if p.writer.layer == 1
+        p
+        for p in matrix_pairs(*pair_of(Checkpoint.open(base), Checkpoint.open(tmp_path / "b")))
+        if p.writer.layer == 1
     )
     with piece.held():
         a, b = (torch.cat(side) for side in zip(*piece.blocks(), strict=True))
         found = spectrum_of(piece.blocks, piece.width, piece.count)
-    torch.testing.assert_close(found.values, torch.linalg.svdvals(b - a)[: len(found.values)], rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(
+        found.values, torch.linalg.svdvals(b - a)[: len(found.values)], rtol=1e-3, atol=1e-4
+    )
 
 
 def test_a_step_is_the_distance_to_the_next_number() -> None:
@@ -413,7 +446,9 @@ def test_the_command_writes_the_edit_and_json(tmp_path: Path) -> None:
     assert said["verdict"] == "directional"
     assert apart(Edit.load(out), edit) < 0.003
     strengths = {op.writer_name: op.strengths.tolist() for op in edit.operations}
-    assert said["edit"]["strengths"] == {name: pytest.approx(values, abs=0.003) for name, values in strengths.items()}
+    assert said["edit"]["strengths"] == {
+        name: pytest.approx(values, abs=0.003) for name, values in strengths.items()
+    }
     shown = CliRunner().invoke(app, ["compare", str(base), str(tmp_path / "b")])
     assert "a directional edit of 1 direction in 9 writers" in shown.stdout
 

@@ -7,7 +7,15 @@ from typing import Any
 import pytest
 
 from vectomy.cli.options import Options
-from vectomy.core.config import FLAT, RunConfig, Selection, load_config, make_config, parse_config, parse_selection
+from vectomy.core.config import (
+    FLAT,
+    RunConfig,
+    Selection,
+    load_config,
+    make_config,
+    parse_config,
+    parse_selection,
+)
 from vectomy.core.errors import ConfigError
 
 SIDES = {"positive": "a.txt", "negative": "b.txt"}
@@ -20,10 +28,18 @@ def values(**more: Any) -> dict[str, Any]:
 UNKNOWN = {
     "top": ({"colour": 1}, "colour", "recipe"),
     "contrast": ({"contrast": {**values()["contrast"], "n_fits": 3}}, "contrast.n_fits", "n_fit"),
-    "source": ({"contrast": {**values()["contrast"], "positive": {"prompts": "a", "sys": ""}}}, "contrast.positive.sys", "system"),
-    "optional": ({"contrast": {**values()["contrast"], "positive_test": {"prompts": "a", "x": ""}}}, "contrast.positive_test.x", "prompts"),
+    "source": (
+        {"contrast": {**values()["contrast"], "positive": {"prompts": "a", "sys": ""}}},
+        "contrast.positive.sys",
+        "system",
+    ),
+    "optional": (
+        {"contrast": {**values()["contrast"], "positive_test": {"prompts": "a", "x": ""}}},
+        "contrast.positive_test.x",
+        "prompts",
+    ),
     "selection": ({"selection": {"kl": 1}}, "selection.kl", "kl_threshold"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", UNKNOWN)
@@ -35,9 +51,20 @@ def test_an_unknown_key_is_named_with_those_that_are_known_there(case: str) -> N
 
 
 OUT_OF_RANGE = {
-    "recipe": "magic", "estimator": "mean", "seed": -1, "batch_tokens": 8, "answer_tokens": 0, "dtype": "int8", "n_fit": 1,
-    "kl_threshold": 0, "layer_fraction": 1.5, "candidates": 0, "pick": -1, "shown_tokens": 0, "force": "perhaps",
-}  # fmt: skip
+    "recipe": "magic",
+    "estimator": "mean",
+    "seed": -1,
+    "batch_tokens": 8,
+    "answer_tokens": 0,
+    "dtype": "int8",
+    "n_fit": 1,
+    "kl_threshold": 0,
+    "layer_fraction": 1.5,
+    "candidates": 0,
+    "pick": -1,
+    "shown_tokens": 0,
+    "force": "perhaps",
+}
 
 
 @pytest.mark.parametrize("name", OUT_OF_RANGE)
@@ -71,9 +98,19 @@ def dumped(config: RunConfig, place: tuple[str, ...]) -> Any:
 
 
 SAMPLES = {
-    "recipe": "article", "estimator": "projected", "dtype": "float32", "kl_threshold": 0.25, "induce_threshold": -1.5,
-    "target_rate": 0.25, "steps": 7, "per_layer": True, "kl_budget": 0.125, "layer_fraction": 0.5, "behaviour_tokens": ("I",), "batch_tokens": 128,
-}  # fmt: skip
+    "recipe": "article",
+    "estimator": "projected",
+    "dtype": "float32",
+    "kl_threshold": 0.25,
+    "induce_threshold": -1.5,
+    "target_rate": 0.25,
+    "steps": 7,
+    "per_layer": True,
+    "kl_budget": 0.125,
+    "layer_fraction": 0.5,
+    "behaviour_tokens": ("I",),
+    "batch_tokens": 128,
+}
 
 
 def sample(name: str) -> Any:
@@ -87,7 +124,11 @@ def sample(name: str) -> Any:
 
 @pytest.mark.parametrize("name", sorted(options()))
 def test_every_option_of_the_command_line_lands_in_one_field(name: str) -> None:
-    given = {**SIDES, **({name.replace("_system", ""): "a"} if name.endswith("_system") else {}), name: sample(name)}
+    given = {
+        **SIDES,
+        **({name.replace("_system", ""): "a"} if name.endswith("_system") else {}),
+        name: sample(name),
+    }
     config, plain = (
         make_config("m", given),
         make_config("m", {**SIDES, **{k: v for k, v in given.items() if k in SIDES}}),
@@ -97,7 +138,9 @@ def test_every_option_of_the_command_line_lands_in_one_field(name: str) -> None:
 
 
 def test_every_field_has_a_short_name() -> None:
-    """`vectomy.run(...)` reaches all of the configuration; only source folders and the model have no name of their own."""
+    """`vectomy.run(...)` reaches all of the configuration; only source folders and the model have
+    no name of their own.
+    """
     nested = {"contrast", "selection", "model"}
     flat = {*FLAT, *(set(RunConfig.model_fields) - nested)}
     assert options() <= flat
@@ -133,19 +176,33 @@ def test_a_system_prompt_alone_keeps_the_default_prompts() -> None:
 
 @pytest.mark.parametrize(
     ("recipe", "estimator", "expected"),
-    [("arditi", None, "projected"), ("article", None, "difference_of_means"), ("article", "projected", "projected")],
+    [
+        ("arditi", None, "projected"),
+        ("article", None, "difference_of_means"),
+        ("article", "projected", "projected"),
+    ],
 )
-def test_the_estimator_is_the_recipes_own_unless_given(recipe: str, estimator: str | None, expected: str) -> None:
+def test_the_estimator_is_the_recipes_own_unless_given(
+    recipe: str, estimator: str | None, expected: str
+) -> None:
     assert make_config("m", {"recipe": recipe, "estimator": estimator}).direction_estimator == expected
 
 
 def test_options_override_the_file_and_leave_it_as_it_was() -> None:
-    file = {"model": "other", "seed": 3, "selection": {"kl_threshold": 0.5}, "contrast": {"positive": {"prompts": "f"}}}
+    file = {
+        "model": "other",
+        "seed": 3,
+        "selection": {"kl_threshold": 0.5},
+        "contrast": {"positive": {"prompts": "f"}},
+    }
     before = json.dumps(file)
     config = make_config("m", {"seed": 4, "induce_threshold": 1.0}, file)
     assert (config.model, config.seed) == ("m", 4)
     assert (config.selection.kl_threshold, config.selection.induce_threshold) == (0.5, 1.0)
-    assert (config.contrast.positive.prompts, config.contrast.negative.prompts) == ("f", "mlabonne/harmless_alpaca")
+    assert (config.contrast.positive.prompts, config.contrast.negative.prompts) == (
+        "f",
+        "mlabonne/harmless_alpaca",
+    )
     assert json.dumps(file) == before
 
 

@@ -1,4 +1,6 @@
-"""What the documents of the code say of it is so: the drawn tree of errors, and what each module says it offers."""
+"""What the documents of the code say of it is so: the drawn tree of errors, and what each module
+says it offers.
+"""
 
 import ast
 import importlib
@@ -78,7 +80,9 @@ def source(name: str) -> ast.Module:
 
 
 def test_nothing_undeclared_is_imported_from_a_module_by_another() -> None:
-    """What others use of a module is a type alias, a constant, or in its __all__; a public class is in its __all__."""
+    """What others use of a module is a type alias, a constant, or in its __all__; a public class is
+    in its __all__.
+    """
     imports: dict[str, set[str]] = {}
     for other in MODULES:
         for node in ast.walk(source(other)):
@@ -95,5 +99,7 @@ def test_nothing_undeclared_is_imported_from_a_module_by_another() -> None:
 
 @pytest.mark.parametrize("name", ["config", "errors", "run_folder", "progress", "jsonl"])
 def test_the_lowest_modules_load_no_torch(name: str) -> None:
-    program = f"import sys, vectomy.core.{name}; sys.exit(bool({{'torch', 'transformers'}} & set(sys.modules)))"
+    program = (
+        f"import sys, vectomy.core.{name}; sys.exit(bool({{'torch', 'transformers'}} & set(sys.modules)))"
+    )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -1,4 +1,6 @@
-"""JSON lines: what is written is read again, whatever stands in a text; a line ends at a newline and nowhere else."""
+"""JSON lines: what is written is read again, whatever stands in a text; a line ends at a newline
+and nowhere else.
+"""
 
 import json
 from pathlib import Path
@@ -27,7 +29,8 @@ def test_texts_are_written_as_they_are(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b'{"a": 1}\r\n\r\n{"a": 2}\r\n', b'\n{"a": 1}\n  \n{"a": 2}', b'\xef\xbb\xbf{"a": 1}\n{"a": 2}\n']
+    "data",
+    [b'{"a": 1}\r\n\r\n{"a": 2}\r\n', b'\n{"a": 1}\n  \n{"a": 2}', b'\xef\xbb\xbf{"a": 1}\n{"a": 2}\n'],
 )
 def test_blank_lines_and_the_ends_of_windows_are_taken(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "rows.jsonl").write_bytes(data)
@@ -43,7 +46,10 @@ def test_no_rows_are_an_empty_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b'{"a": 1}\n\n{"a', r"line 3 of .*rows.jsonl is not JSON \(.+ at column \d+\); delete it and run again"),
+        (
+            b'{"a": 1}\n\n{"a',
+            r"line 3 of .*rows.jsonl is not JSON \(.+ at column \d+\); delete it and run again",
+        ),
         (b"[" * 100_000, r"line 1 of .*rows.jsonl is not JSON"),
         (b"9" * 5000, r"line 1 of .*rows.jsonl is not JSON"),
         (b'{"a": 1}\n[]', r"line 2 of .*rows.jsonl is a list, not an object; delete it"),

@@ -1,4 +1,5 @@
-"""The algebra: an ablation is an idempotent, symmetric projection of rank d - k; norm modes keep what they say they keep.
+"""The algebra: an ablation is an idempotent, symmetric projection of rank d - k; norm modes keep
+what they say they keep.
 
 Oracles are the closed forms of methods.md, section 1, in float64.
 """
@@ -97,7 +98,9 @@ def test_row_mode_keeps_the_length_of_every_row_and_puts_part_of_the_direction_b
 
 @pytest.mark.parametrize("w", [0.5, 1.0, 2.0, -1.0])
 def test_row_mode_is_the_closed_form_without_an_svd(w: float) -> None:
-    """c * (W x - w (n * r) (V^T r . x)) with V the row-normalised W and c_i = (1 - 2 w r_i p_i + w^2 r_i^2 a2)^(-1/2)."""
+    """c * (W x - w (n * r) (V^T r . x)) with V the row-normalised W and c_i = (1 - 2 w r_i p_i +
+    w^2 r_i^2 a2)^(-1/2).
+    """
     W, r = weight(), exact_basis(1)[0]
     n = W.norm(dim=1)
     V = W / n[:, None]
@@ -141,7 +144,9 @@ def test_a_column_that_is_the_direction_itself_is_removed_and_not_blown_up() -> 
 
 
 def test_one_after_the_other_leaves_residue_and_an_orthonormal_basis_does_not() -> None:
-    """W = b: after a, 0.6 u of b is left (u orthogonal to a); removing b from that puts -0.6^2 b back, so -0.36 * 0.8 of a."""
+    """W = b: after a, 0.6 u of b is left (u orthogonal to a); removing b from that puts -0.6^2 b
+    back, so -0.36 * 0.8 of a.
+    """
     a, u = exact_basis(2)
     b = 0.8 * a + 0.6 * u
     sequence = b[:, None]

@@ -36,7 +36,9 @@ def names(folder: Path) -> list[str]:
 
 @pytest.mark.parametrize("error", [ZeroDivisionError(), KeyboardInterrupt()], ids=["error", "ctrl-c"])
 @pytest.mark.parametrize("existing", [None, "old"])
-def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path, existing: str | None, error: BaseException) -> None:
+def test_a_write_that_fails_leaves_what_was_there(
+    tmp_path: Path, existing: str | None, error: BaseException
+) -> None:
     path = tmp_path / "file"
     if existing:
         path.write_text(existing)
@@ -76,7 +78,9 @@ with write_whole(Path(sys.argv[1])) as beside:
 def test_what_a_killed_library_leaves_beside_is_cleared(tmp_path: Path) -> None:
     with RunFolder(tmp_path):
         pass
-    dead = subprocess.run([sys.executable, "-c", KILLED_IN_A_LIBRARY, str(tmp_path / "sub" / "file")], check=False)
+    dead = subprocess.run(
+        [sys.executable, "-c", KILLED_IN_A_LIBRARY, str(tmp_path / "sub" / "file")], check=False
+    )
     assert dead.returncode == -signal.SIGKILL
     assert ".tmpAbCdEf" in names(tmp_path)
     with RunFolder(tmp_path):
@@ -87,7 +91,10 @@ def test_what_a_killed_library_leaves_beside_is_cleared(tmp_path: Path) -> None:
 def test_a_full_disk_is_named_with_what_is_left(tmp_path: Path, monkeypatch, number: int) -> None:
     usage = namedtuple("usage", "total used free")(9, 9, 3 * 2**20)
     monkeypatch.setattr(artifacts.shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(DiskFullError, match=r"deep/file \(3 MiB left\)"), disk_full_named(tmp_path / "deep" / "file"):
+    with (
+        pytest.raises(DiskFullError, match=r"deep/file \(3 MiB left\)"),
+        disk_full_named(tmp_path / "deep" / "file"),
+    ):
         raise OSError(number, "full")
 
 
@@ -119,7 +126,11 @@ def test_json_is_read_as_written_and_a_damaged_one_named(tmp_path: Path) -> None
     path, value = tmp_path / "a.json", {"text": "é\u2028", "n": [1.5, None]}
     write_json(path, value)
     assert read_json(path) == value
-    for data, message in ((b"{", "does not parse"), (b"\xff", "does not parse"), (b"9" * 5000, "does not parse")):
+    for data, message in (
+        (b"{", "does not parse"),
+        (b"\xff", "does not parse"),
+        (b"9" * 5000, "does not parse"),
+    ):
         path.write_bytes(data)
         with pytest.raises(ArtifactError, match=f"a.json {message}"):
             read_json(path)
@@ -254,7 +265,9 @@ def test_a_stage_depends_on_what_earlier_ones_read_also_where_they_wrote_the_sam
     second = Stage(run)
 
     def both(inputs: int) -> str:
-        before = run.stage("first", "start", inputs, ["same.txt"], lambda: run.file("same.txt").write_text("same"))
+        before = run.stage(
+            "first", "start", inputs, ["same.txt"], lambda: run.file("same.txt").write_text("same")
+        )
         return run.stage("make", before, [], ["out.txt", "model"], second.write)
 
     assert both(1) != both(2)
@@ -303,7 +316,9 @@ def test_the_journal_of_a_stage_goes_when_the_stage_is_done(run: RunFolder) -> N
 
 
 def test_a_journal_is_good_for_the_inputs_of_its_stage_alone(run: RunFolder) -> None:
-    """Cut off half-way and started again with other inputs, a stage finds nothing of the first start."""
+    """Cut off half-way and started again with other inputs, a stage finds nothing of the first
+    start.
+    """
     seen = []
 
     def work(value: int, cut: bool) -> None:
@@ -375,7 +390,9 @@ except ArtifactError as error:
 
 
 def other_process(folder: Path) -> str:
-    return subprocess.run([sys.executable, "-c", OTHER, folder], capture_output=True, text=True, check=True).stdout
+    return subprocess.run(
+        [sys.executable, "-c", OTHER, folder], capture_output=True, text=True, check=True
+    ).stdout
 
 
 def test_a_second_process_is_kept_out_until_the_first_is_done(tmp_path: Path) -> None:

@@ -30,20 +30,29 @@ def written(tmp_path: Path, *rows: Any) -> str:
 FORMS: dict[str, dict[str, Any]] = {
     "plain strings": {"prompt": ASKED, "chosen": GOOD, "rejected": BAD},
     "turns that begin alike, and the prompt again (orpo-dpo-mix-40k)": {
-        "source": "some", "prompt": ASKED, "question": ASKED,
+        "source": "some",
+        "prompt": ASKED,
+        "question": ASKED,
         "chosen": [turn("user", ASKED), turn("assistant", GOOD)],
         "rejected": [turn("user", ASKED), turn("assistant", BAD)],
     },
-    "question and answers (its flat form)": {"source": "some", "question": ASKED, "chosen": GOOD, "rejected": BAD},
+    "question and answers (its flat form)": {
+        "source": "some",
+        "question": ASKED,
+        "chosen": GOOD,
+        "rejected": BAD,
+    },
     "turns without a prompt column": {
         "chosen": [turn("user", ASKED), turn("assistant", GOOD)],
         "rejected": [turn("user", ASKED), turn("assistant", BAD)],
     },
     "TRL's conversational form": {
-        "prompt": [turn("user", ASKED)], "chosen": [turn("assistant", GOOD)], "rejected": [turn("assistant", BAD)],
+        "prompt": [turn("user", ASKED)],
+        "chosen": [turn("assistant", GOOD)],
+        "rejected": [turn("assistant", BAD)],
     },
     "what we write": WANTED.to_json(),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -98,7 +107,10 @@ def test_rows_that_do_not_fit_are_counted_and_named(tmp_path: Path) -> None:
     [
         ([{"text": "x", "label": 1}], "lacks chosen, rejected; it has text, label"),
         ([{"chosen": GOOD, "rejected": BAD}], "lacks a prompt"),
-        ([{"prompt": ASKED, "chosen": GOOD, "rejected": GOOD}], "no row .* fits: 1 with chosen equal to rejected"),
+        (
+            [{"prompt": ASKED, "chosen": GOOD, "rejected": GOOD}],
+            "no row .* fits: 1 with chosen equal to rejected",
+        ),
         ([{"prompt": ASKED, "chosen": "", "rejected": ""}], "1 with an empty chosen answer"),
         ([], "is empty"),
     ],

@@ -1,4 +1,6 @@
-"""Prompts come whole from any source, and what a direction is fitted on is never what it is reported on."""
+"""Prompts come whole from any source, and what a direction is fitted on is never what it is
+reported on.
+"""
 
 import json
 from pathlib import Path
@@ -25,7 +27,9 @@ def write(path: Path, rows: list[dict], text: str | None = None) -> Source:
             writer.writeheader()
             writer.writerows(rows)
     elif path.suffix == ".jsonl":
-        path.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n\n", encoding="utf-8")
+        path.write_text(
+            "\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n\n", encoding="utf-8"
+        )
     else:
         path.write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
     return Source(prompts=str(path))
@@ -37,7 +41,10 @@ def numbered(path: Path, count: int, what: str = "prompt", start: int = 0) -> So
 
 
 def contrast(tmp_path: Path, count: int = 40, **changes: object) -> Contrast:
-    sides = {"positive": numbered(tmp_path / "p.txt", count), "negative": numbered(tmp_path / "n.txt", count, "other")}
+    sides = {
+        "positive": numbered(tmp_path / "p.txt", count),
+        "negative": numbered(tmp_path / "n.txt", count, "other"),
+    }
     return Contrast(**{**sides, **changes})
 
 
@@ -78,8 +85,14 @@ def test_rows_may_be_plain_texts(tmp_path: Path, suffix: str) -> None:
 
 
 def test_doubles_and_blanks_are_left_out_whatever_their_case_and_spacing(tmp_path: Path) -> None:
-    rows = [{"text": text} for text in ("Say  hi", "say hi ", "SAY\nHI", " ", "Say ﬁne", "say fine", "say hi!")]
-    assert [p.text for p in read_prompts(write(tmp_path / "p.json", rows))] == ["Say  hi", "Say ﬁne", "say hi!"]
+    rows = [
+        {"text": text} for text in ("Say  hi", "say hi ", "SAY\nHI", " ", "Say ﬁne", "say fine", "say hi!")
+    ]
+    assert [p.text for p in read_prompts(write(tmp_path / "p.json", rows))] == [
+        "Say  hi",
+        "Say ﬁne",
+        "say hi!",
+    ]
 
 
 def test_a_system_prompt_goes_with_every_prompt(tmp_path: Path) -> None:
@@ -99,11 +112,19 @@ FILES: dict[str, tuple[str, bytes, str]] = {
     "huge-number": ("p.json", b"[" + b"9" * 5000 + b"]", "does not parse"),
     "object": ("p.json", b'{"text": "a"}', "holds a dict"),
     "number-row": ("p.json", b"[1]", "row 1 .* is 1, neither"),
-    "null-text": ("p.json", b'[{"text": "a"}, {"text": null}]', "row 2 .* None in column 'text', which is no text"),
+    "null-text": (
+        "p.json",
+        b'[{"text": "a"}, {"text": null}]',
+        "row 2 .* None in column 'text', which is no text",
+    ),
     "number-text": ("p.jsonl", b'{"text": "a"}\n{"text": 3}', "row 2 .* 3 in column"),
     "no-text-later": ("p.json", b'[{"text": "a"}, {"goal": "b"}]', "row 2"),
     "short-csv-row": ("p.csv", b"id,text\n1,a\n2\n", "row 2"),
-    "no-column": ("p.json", b'[{"topic": "a", "body": "b"}]', "none of the columns text, .*it has topic, body"),
+    "no-column": (
+        "p.json",
+        b'[{"topic": "a", "body": "b"}]',
+        "none of the columns text, .*it has topic, body",
+    ),
     "latin-1": ("p.txt", b"caf\xe9", "not UTF-8"),
     "no-parquet": ("p.parquet", b"PAR1 nothing PAR1", "does not parse as Parquet"),
     "kind": ("p.xlsx", b"PK", "unknown kind"),
@@ -227,7 +248,9 @@ def test_splits_from_files_of_their_own_are_taken_as_they_are(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(("start", "earlier", "count"), [(35, "fit", 5), (105, "search", 5)])
-def test_a_test_file_that_overlaps_is_refused_or_thinned(tmp_path: Path, start: int, earlier: str, count: int) -> None:
+def test_a_test_file_that_overlaps_is_refused_or_thinned(
+    tmp_path: Path, start: int, earlier: str, count: int
+) -> None:
     files = own_splits(tmp_path, start)
     with pytest.raises(PromptError, match=f"test prompts overlap the {earlier} prompts in {count}"):
         split_contrast(contrast(tmp_path, **files))

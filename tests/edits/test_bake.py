@@ -1,7 +1,8 @@
-"""Baked weights and hooks are one function, the stream loses the direction at every point, and nothing else changes.
+"""Baked weights and hooks are one function, the stream loses the direction at every point, and
+nothing else changes.
 
-The oracle of an edit is a float64 copy of the model whose weights the formulas of methods.md change directly; the
-oracle of a full ablation is `ablate` at every point of the stream.
+The oracle of an edit is a float64 copy of the model whose weights the formulas of methods.md change
+directly; the oracle of a full ablation is `ablate` at every point of the stream.
 """
 
 import dataclasses
@@ -52,7 +53,8 @@ def under(edit: Edit, model: torch.nn.Module) -> torch.Tensor:
 def tensors(folder: Path) -> dict[str, bytes]:
     opened = Checkpoint.open(folder)
     return {
-        name: (folder / entry.shard).read_bytes()[entry.start : entry.end] for name, entry in opened.tensors.items()
+        name: (folder / entry.shard).read_bytes()[entry.start : entry.end]
+        for name, entry in opened.tensors.items()
     }
 
 
@@ -80,7 +82,9 @@ def test_hooks_and_baked_weights_give_the_same_logits(
 @pytest.mark.parametrize("strength", [0.5, -1.0, 2.0])
 @pytest.mark.parametrize("k", [1, 3])
 @pytest.mark.parametrize("norm", ["none", "column", "row"])
-def test_strengths_and_several_directions_agree(tiny_of, tmp_path: Path, norm: str, k: int, strength: float) -> None:
+def test_strengths_and_several_directions_agree(
+    tiny_of, tmp_path: Path, norm: str, k: int, strength: float
+) -> None:
     tiny = tiny_of("qwen3", tied=True)
     hold_together(Edit.ablation(tiny.folder, orthonormal(k), strength, norm), tiny, tmp_path / "out")
 
@@ -98,7 +102,9 @@ PARTS = {
 @pytest.mark.parametrize("part", PARTS)
 def test_partial_edits_agree(tiny_of, tmp_path: Path, part: str, norm: str) -> None:
     tiny = tiny_of("smollm3", tied=True, sharded=True)
-    hold_together(Edit.ablation(tiny.folder, orthonormal(2), norm=norm).only(**PARTS[part]), tiny, tmp_path / "out")
+    hold_together(
+        Edit.ablation(tiny.folder, orthonormal(2), norm=norm).only(**PARTS[part]), tiny, tmp_path / "out"
+    )
 
 
 @pytest.mark.parametrize("norm", ["none", "column", "row"])
@@ -135,7 +141,9 @@ def test_an_addition_goes_into_a_bias_and_equals_steering(tiny_of, tmp_path: Pat
     hold_together(both, tiny, tmp_path / "both")
 
 
-@pytest.mark.parametrize(("model_type", "components"), [("llama", ("attention", "mlp")), ("qwen3", ("attention",))])
+@pytest.mark.parametrize(
+    ("model_type", "components"), [("llama", ("attention", "mlp")), ("qwen3", ("attention",))]
+)
 def test_a_writer_without_a_bias_is_given_one_where_the_configuration_can(
     tiny_of, tmp_path: Path, model_type: str, components: tuple[str, ...]
 ) -> None:
@@ -165,7 +173,9 @@ def test_an_addition_without_a_bias_is_refused_by_name_and_writes_nothing(tiny_o
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_half_precision_weights_are_edited_in_float32_and_rounded_once(tmp_path: Path, dtype: torch.dtype) -> None:
+def test_half_precision_weights_are_edited_in_float32_and_rounded_once(
+    tmp_path: Path, dtype: torch.dtype
+) -> None:
     tiny = build(tmp_path / "in", "llama")
     tiny.model.to(dtype).save_pretrained(tmp_path / "in")
     bake(Edit.ablation(tmp_path / "in", unit(), 0.7), tmp_path / "in", tmp_path / "out")
@@ -261,14 +271,19 @@ def test_every_tensor_that_the_edit_does_not_name_is_byte_identical(
     assert before.keys() == after.keys()
     assert file_hashes(tiny.folder) == source
     others = {name for name in source if not name.endswith(".safetensors")}
-    assert {name: file_hashes(tmp_path / "out")[name] for name in others} == {name: source[name] for name in others}
+    assert {name: file_hashes(tmp_path / "out")[name] for name in others} == {
+        name: source[name] for name in others
+    }
 
 
 def test_the_receipt_names_every_writer_once(tiny_of, tmp_path: Path) -> None:
     tiny = tiny_of("llama", **BIASED)
     edit = Edit.ablation(tiny.folder, unit()).only(layers=[0], components=["mlp"])
     receipt = bake(edit, tiny.folder, tmp_path / "out")
-    assert sorted(receipt.edited) == ["model.layers.0.mlp.down_proj.bias", "model.layers.0.mlp.down_proj.weight"]
+    assert sorted(receipt.edited) == [
+        "model.layers.0.mlp.down_proj.bias",
+        "model.layers.0.mlp.down_proj.weight",
+    ]
     assert receipt.parameters == WIDTH * 48 + WIDTH
     assert len(receipt.left) == 1 + LAYERS * 4 - 2
     assert not set(receipt.edited) & {name for name, _ in receipt.left}

@@ -1,4 +1,6 @@
-"""A bake that is cut off anywhere leaves nothing under the final name, and the next one ends in the same bytes."""
+"""A bake that is cut off anywhere leaves nothing under the final name, and the next one ends in the
+same bytes.
+"""
 
 import errno
 import os
@@ -113,7 +115,8 @@ def test_a_bake_killed_at_random_times_resumes_to_the_same_bytes(tiny_of, tmp_pa
     killed = 0
     for wait in (0.05, 0.3, 0.15):
         with subprocess.Popen(
-            [sys.executable, "-c", SLOW_BAKE, tmp_path / "edit", tiny.folder, tmp_path / "out"], stdout=subprocess.PIPE
+            [sys.executable, "-c", SLOW_BAKE, tmp_path / "edit", tiny.folder, tmp_path / "out"],
+            stdout=subprocess.PIPE,
         ) as process:
             assert process.stdout is not None
             process.stdout.readline()
@@ -130,8 +133,12 @@ def test_a_bake_killed_at_random_times_resumes_to_the_same_bytes(tiny_of, tmp_pa
 
 
 @pytest.mark.parametrize("call", range(1, 15))
-def test_stopping_before_any_rename_leaves_a_resumable_bake(tiny_of, tmp_path: Path, monkeypatch, call: int) -> None:
-    """Every file ends with a rename: stop before the n-th, run again, and the bytes are those of an undisturbed run."""
+def test_stopping_before_any_rename_leaves_a_resumable_bake(
+    tiny_of, tmp_path: Path, monkeypatch, call: int
+) -> None:
+    """Every file ends with a rename: stop before the n-th, run again, and the bytes are those of an
+    undisturbed run.
+    """
     tiny, replace, seen = tiny_of("llama", tied=True, sharded=True), Path.replace, []
     edit = Edit.ablation(tiny.folder, unit())
 

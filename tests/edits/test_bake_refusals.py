@@ -1,4 +1,6 @@
-"""What a bake refuses, by name and before it writes anything: unknown models and tensors, other bases, bad places."""
+"""What a bake refuses, by name and before it writes anything: unknown models and tensors, other
+bases, bad places.
+"""
 
 import json
 from pathlib import Path

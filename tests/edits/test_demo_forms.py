@@ -1,6 +1,8 @@
-"""One Edit of the real demo model in all its forms: as hooks, as an adapter, merged, and baked, with the same numbers.
+"""One Edit of the real demo model in all its forms: as hooks, as an adapter, merged, and baked,
+with the same numbers.
 
-In float32, in which forms that are the same function agree to rounding; bfloat16 rounds each of them differently.
+In float32, in which forms that are the same function agree to rounding; bfloat16 rounds each of
+them differently.
 """
 
 from dataclasses import replace

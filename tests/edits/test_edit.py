@@ -1,4 +1,6 @@
-"""The Edit: one function in many forms. It saves and loads as itself, dials, adds, narrows, and refuses what is not it."""
+"""The Edit: one function in many forms. It saves and loads as itself, dials, adds, narrows, and
+refuses what is not it.
+"""
 
 import dataclasses
 import json
@@ -38,7 +40,9 @@ def at_cosine(cosine: float) -> tuple[torch.Tensor, torch.Tensor]:
 def test_an_ablation_names_every_writer_once_in_stream_order(tiny_of) -> None:
     edit = Edit.ablation(tiny_of().folder, unit())
     places = [(op.component, op.layer) for op in edit.operations]
-    assert places == [("embedding", None)] + [(c, layer) for layer in range(LAYERS) for c in ("attention", "mlp")]
+    assert places == [("embedding", None)] + [
+        (c, layer) for layer in range(LAYERS) for c in ("attention", "mlp")
+    ]
 
 
 def test_the_length_of_a_direction_does_not_matter(tiny_of) -> None:
@@ -108,7 +112,10 @@ def test_an_expert_is_refused_where_there_are_none(tiny_of) -> None:
     with pytest.raises(EditError, match="only the component experts"):
         Edit(BASE, (operation(expert=3),))
     edit = Edit(BASE, (operation(component="experts", expert=3),))
-    with pytest.raises(ArchitectureError, match="there is no experts at layer 1"), edit.hooks(tiny_of().model):
+    with (
+        pytest.raises(ArchitectureError, match="there is no experts at layer 1"),
+        edit.hooks(tiny_of().model),
+    ):
         pass
 
 
@@ -180,8 +187,14 @@ def test_the_bytes_are_the_same_in_every_process(tiny_of) -> None:
         (b"not safetensors", "no Edit file"),
         (safetensors.torch.save({"a": torch.ones(2)}), "no Edit"),
         (safetensors.torch.save({}, metadata={"vectomy": "[1"}), "no Edit file"),
-        (safetensors.torch.save({}, metadata={"vectomy": '{"format": "vectomy-edit", "version": 2}'}), "version 2"),
-        (safetensors.torch.save({}, metadata={"vectomy": '{"format": "vectomy-edit", "version": 1}'}), "damaged"),
+        (
+            safetensors.torch.save({}, metadata={"vectomy": '{"format": "vectomy-edit", "version": 2}'}),
+            "version 2",
+        ),
+        (
+            safetensors.torch.save({}, metadata={"vectomy": '{"format": "vectomy-edit", "version": 1}'}),
+            "damaged",
+        ),
         (safetensors.torch.save({}, metadata={"vectomy": "9" * 5000}), "no Edit"),
         (safetensors.torch.save({}, metadata={"vectomy": "[" * 100_000}), "no Edit"),
     ],
@@ -356,7 +369,9 @@ def test_the_sum_of_two_ablations_leaves_nothing_of_either() -> None:
 
 
 def test_one_after_the_other_leaves_what_methods_says() -> None:
-    """Section 1: at cosine 0.8, 49% of the first comes back (0.8 * 0.6 = 0.48 of the part that b carried off)."""
+    """Section 1: at cosine 0.8, 49% of the first comes back (0.8 * 0.6 = 0.48 of the part that b
+    carried off).
+    """
     from vectomy.core.linalg import remove
 
     a, b = at_cosine(0.8)
@@ -381,7 +396,9 @@ def test_orthogonal_edits_add_as_functions(tiny_of) -> None:
     total = Edit.ablation(tiny.folder, a, 0.5) + Edit.ablation(tiny.folder, b, -0.5)
     with Edit.ablation(tiny.folder, a, 0.5).hooks(tiny.model):
         torch.testing.assert_close(
-            under(Edit.ablation(tiny.folder, b, -0.5), tiny.model), under(total * 1.0, load_like(tiny)), **ROUNDING
+            under(Edit.ablation(tiny.folder, b, -0.5), tiny.model),
+            under(total * 1.0, load_like(tiny)),
+            **ROUNDING,
         )
 
 
@@ -402,7 +419,9 @@ def test_additions_add_and_scale() -> None:
 def test_a_sum_that_is_not_defined_is_refused() -> None:
     three = orthonormal(3)
     with pytest.raises(EditError, match="overlap without being equal"):
-        Edit(BASE, (operation(basis=three, strengths=torch.ones(3)),)) + Edit(BASE, (operation(basis=three[:1]),))
+        Edit(BASE, (operation(basis=three, strengths=torch.ones(3)),)) + Edit(
+            BASE, (operation(basis=three[:1]),)
+        )
     with pytest.raises(EditError, match="norm modes 'none' and 'row'"):
         Edit(BASE, (operation(),)) + Edit(BASE, (operation(norm="row"),))
 

@@ -1,4 +1,6 @@
-"""Every way to edit a writer, over architectures that differ in what a writer is: hooks and baked weights stay one function."""
+"""Every way to edit a writer, over architectures that differ in what a writer is: hooks and baked
+weights stay one function.
+"""
 
 import json
 import re
@@ -26,15 +28,40 @@ from vectomy.edits.edit import BaseModelRef, Edit, Operation
 from vectomy.edits.export import bake
 
 LABELS = [
-    "llama", "llama:bias", "gemma2", "olmo2", "gpt2", "bloom", "mixtral", "qwen3_moe:mixed", "gpt_oss:square", "llama4_text", "dbrx",
-    "jetmoe", "gpt_neox_japanese", "qwen3_next", "mamba2", "falcon_h1", "nemotron_h", "gemma4_text:moe", "deepseek_v3", "phi",
+    "llama",
+    "llama:bias",
+    "gemma2",
+    "olmo2",
+    "gpt2",
+    "bloom",
+    "mixtral",
+    "qwen3_moe:mixed",
+    "gpt_oss:square",
+    "llama4_text",
+    "dbrx",
+    "jetmoe",
+    "gpt_neox_japanese",
+    "qwen3_next",
+    "mamba2",
+    "falcon_h1",
+    "nemotron_h",
+    "gemma4_text:moe",
+    "deepseek_v3",
+    "phi",
     "modernbert-decoder",
-]  # fmt: skip
+]
 # (norm mode, directions, strength): each value of each with each other one.
 MODES = [
-    ("none", 1, 0.5), ("none", 2, 1.0), ("none", 1, 2.0), ("column", 2, 0.5), ("column", 1, 1.0), ("column", 2, 2.0), ("row", 1, 0.5),
-    ("row", 2, 1.0), ("row", 2, 2.0),
-]  # fmt: skip
+    ("none", 1, 0.5),
+    ("none", 2, 1.0),
+    ("none", 1, 2.0),
+    ("column", 2, 0.5),
+    ("column", 1, 1.0),
+    ("column", 2, 2.0),
+    ("row", 1, 0.5),
+    ("row", 2, 1.0),
+    ("row", 2, 2.0),
+]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -57,7 +84,9 @@ def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]
 
 
 def hold_together(edit: Edit, label: str, folder: Path, out: Path, effect: float = 1e-3) -> Checkpoint:
-    """Hooks on the live model and the baked folder loaded again give the same logits, which are not the base's."""
+    """Hooks on the live model and the baked folder loaded again give the same logits, which are not
+    the base's.
+    """
     bake(edit, folder, out)
     model = zoo_load(label, folder)
     base = zoo_logits(model)
@@ -66,12 +95,16 @@ def hold_together(edit: Edit, label: str, folder: Path, out: Path, effect: float
         hooks = zoo_logits(model)
     assert far(zoo_logits(zoo_load(label, out)), hooks) < 1e-4
     assert far(hooks, base) > effect
-    assert all(torch.equal(value, before[name]) for name, value in model.named_parameters()), "left as it was found"
+    assert all(torch.equal(value, before[name]) for name, value in model.named_parameters()), (
+        "left as it was found"
+    )
     return Checkpoint.open(out)
 
 
 def stream_vectors(checkpoint: Checkpoint, writer: Writer, stored: TensorRef) -> Tensor:
-    """What a weight can write, vector by vector: its columns (or an embedding's rows), of all experts."""
+    """What a weight can write, vector by vector: its columns (or an embedding's rows), of all
+    experts.
+    """
     return read_tensor(checkpoint, stored.name).movedim(stored.axis, -1).reshape(-1, D_MODEL).double()
 
 
@@ -86,7 +119,9 @@ def test_hooks_and_baked_weights_are_one_function(
     folder = folder_of(label)
     edit = Edit.ablation(folder, orthonormal(k), strength, norm)
     if label == "dbrx" and norm == "row":
-        with pytest.raises(EditError, match=r"rows of 'transformer\.blocks\.0\.ffn\.experts\.mlp\.w2' run through all"):
+        with pytest.raises(
+            EditError, match=r"rows of 'transformer\.blocks\.0\.ffn\.experts\.mlp\.w2' run through all"
+        ):
             bake(edit, folder, tmp_path / "out")
         assert not (tmp_path / "out").exists()
         return
@@ -140,11 +175,27 @@ def test_strengths_of_their_own_for_each_writer(folder_of: Any, tmp_path: Path, 
     for writer in architecture_in(old).writers:
         named = writer.layer not in (1, 4) and writer.component != "position"
         for stored in writer.weights:
-            assert torch.equal(read_tensor(old, stored.name), read_tensor(out, stored.name)) is not named, stored
+            assert torch.equal(read_tensor(old, stored.name), read_tensor(out, stored.name)) is not named, (
+                stored
+            )
 
 
-SINGLE = [label for label in LABELS if label in ("mixtral", "qwen3_moe:mixed", "gpt_oss:square", "llama4_text", "jetmoe", "nemotron_h",
-    "gemma4_text:moe", "deepseek_v3", "qwen3_next")]  # fmt: skip
+SINGLE = [
+    label
+    for label in LABELS
+    if label
+    in (
+        "mixtral",
+        "qwen3_moe:mixed",
+        "gpt_oss:square",
+        "llama4_text",
+        "jetmoe",
+        "nemotron_h",
+        "gemma4_text:moe",
+        "deepseek_v3",
+        "qwen3_next",
+    )
+]
 
 
 def experts_at(arch: Architecture) -> Writer:
@@ -154,7 +205,11 @@ def experts_at(arch: Architecture) -> Writer:
 def slices(checkpoint: Checkpoint, tensors: tuple[TensorRef, ...]) -> dict[int, Tensor]:
     """By expert, whether they are stored fused or one by one."""
     if tensors and tensors[0].expert is not None:
-        return {stored.expert: read_tensor(checkpoint, stored.name) for stored in tensors if stored.expert is not None}
+        return {
+            stored.expert: read_tensor(checkpoint, stored.name)
+            for stored in tensors
+            if stored.expert is not None
+        }
     return dict(enumerate(read_tensor(checkpoint, tensors[0].name))) if tensors else {}
 
 
@@ -174,7 +229,9 @@ def test_one_expert_is_edited_alone(folder_of: Any, tmp_path: Path, label: str, 
             continue  # A bias that all experts share is no expert's own.
         before, after = slices(old, kind), slices(new, kind)
         assert [n for n in before if not torch.equal(before[n], after[n])] == [1, 3]
-    changed = {name for name in old.tensors if not torch.equal(read_stored(old, name), read_stored(new, name))}
+    changed = {
+        name for name in old.tensors if not torch.equal(read_stored(old, name), read_stored(new, name))
+    }
     assert changed <= {stored.name for stored in (*writer.weights, *writer.biases)}
 
 
@@ -210,14 +267,18 @@ def test_a_vector_is_added_where_a_bias_holds_it_and_refused_elsewhere(
     arch = architecture_in(old)
     for number, writer in enumerate(arch.at(1)):
         for strength in (0.0, 1.0):
-            op = Operation(writer.component, 1, orthonormal(1), torch.tensor([strength]), addition=3 * unit(7))
+            op = Operation(
+                writer.component, 1, orthonormal(1), torch.tensor([strength]), addition=3 * unit(7)
+            )
             edit, out = Edit(BaseModelRef.of(old), (op,)), tmp_path / f"{number}-{strength}"
             if writer.norms:
                 with pytest.raises(EditError, match="stands between it and the stream"):
                     bake(edit, folder, out)
                 with pytest.raises(EditError, match="stands between it and the stream"):
                     edit.hooks(zoo_load(label, folder))
-            elif writer.component == "experts" or not (writer.biases or writer.component in arch.family.switches):
+            elif writer.component == "experts" or not (
+                writer.biases or writer.component in arch.family.switches
+            ):
                 with pytest.raises(EditError, match="use it as hooks"):
                     bake(edit, folder, out)
                 model = zoo_load(label, folder)
@@ -238,12 +299,16 @@ def with_more(folder: Path, path: Path, more: dict[str, Tensor], config: dict[st
     path.mkdir()
     said = json.loads((folder / "config.json").read_text())
     (path / "config.json").write_text(json.dumps(said | config))
-    save_file(load_file(folder / "model.safetensors") | more, path / "model.safetensors", metadata={"format": "pt"})
+    save_file(
+        load_file(folder / "model.safetensors") | more, path / "model.safetensors", metadata={"format": "pt"}
+    )
     return Checkpoint.open(path)
 
 
 def next_layer(folder: Path) -> dict[str, Tensor]:
-    """A multi-token-prediction block as DeepSeek-V3 stores it: one more layer, and a few tensors of its own."""
+    """A multi-token-prediction block as DeepSeek-V3 stores it: one more layer, and a few tensors of
+    its own.
+    """
     state = load_file(folder / "model.safetensors")
     block = {re.sub(r"layers\.3\.", "layers.4.", n): v.clone() for n, v in state.items() if "layers.3." in n}
     own = {
@@ -286,7 +351,11 @@ def test_a_layer_or_tensor_that_nothing_accounts_for_stops_the_edit_by_name(
     blocks = architecture_in(Checkpoint.open(folder)).family.blocks
     number = architecture_in(Checkpoint.open(folder)).n_layers + 1
     for at, name in enumerate(
-        (f"{blocks}.{number}.mlp.down_proj.weight", f"{blocks}.1.mlp.third_proj.weight", "model.extra_embedding.weight")
+        (
+            f"{blocks}.{number}.mlp.down_proj.weight",
+            f"{blocks}.1.mlp.third_proj.weight",
+            "model.extra_embedding.weight",
+        )
     ):
         checkpoint = with_more(folder, tmp_path / str(at), {name: torch.ones(D_MODEL, 4)}, {})
         with pytest.raises(ArchitectureError, match=re.escape(name)):
@@ -310,7 +379,9 @@ def fp8(name: str, W: Tensor, grid: tuple[int, ...], path: Path) -> dict[str, Te
 
 
 def mxfp4(name: str, W: Tensor, path: Path) -> dict[str, Tensor]:
-    """Experts [expert, d_ff, d_model], as transformers loads them, stored [expert, d_model, d_ff / 32, 16]."""
+    """Experts [expert, d_ff, d_model], as transformers loads them, stored [expert, d_model, d_ff /
+    32, 16].
+    """
     experts, columns, rows = W.shape
     parts = {
         f"{name}_blocks": torch.zeros(experts, rows, columns // 32, 16, dtype=torch.uint8),
@@ -319,7 +390,9 @@ def mxfp4(name: str, W: Tensor, path: Path) -> dict[str, Tensor]:
     return _encoded(name, W.mT, parts, {"quant_method": "mxfp4"}, path)
 
 
-def _encoded(name: str, W: Tensor, zeros: dict[str, Tensor], config: dict[str, Any], path: Path) -> dict[str, Tensor]:
+def _encoded(
+    name: str, W: Tensor, zeros: dict[str, Tensor], config: dict[str, Any], path: Path
+) -> dict[str, Tensor]:
     path.mkdir(exist_ok=True)
     save_file(zeros, path / "model.safetensors")
     (path / "config.json").write_text(json.dumps({"model_type": "llama", "quantization_config": config}))
@@ -353,8 +426,15 @@ def decoded(checkpoint: Checkpoint, name: str) -> tuple[PackedWeight, Tensor]:
 
 @pytest.mark.parametrize("norm", ["none", "column"])
 @pytest.mark.parametrize(
-    ("label", "kind"), [("qwen3", "block"), ("qwen3", "tensor"), ("mixtral", "block"), ("gpt_oss:wide", "mxfp4"), ("gpt_oss:square", "mxfp4")]
-)  # fmt: skip
+    ("label", "kind"),
+    [
+        ("qwen3", "block"),
+        ("qwen3", "tensor"),
+        ("mixtral", "block"),
+        ("gpt_oss:wide", "mxfp4"),
+        ("gpt_oss:square", "mxfp4"),
+    ],
+)
 def test_a_quantised_bake_is_the_float_bake_up_to_the_rounding_it_reports(
     folder_of: Any, tmp_path: Path, label: str, kind: str, norm: NormMode
 ) -> None:

@@ -1,6 +1,8 @@
-"""An adapter computes what hooks and baked weights do, in PEFT and merged, and what it cannot hold it refuses by name.
+"""An adapter computes what hooks and baked weights do, in PEFT and merged, and what it cannot hold
+it refuses by name.
 
-PEFT itself is the oracle: it loads the folder into the base model, and its merged weights are the baked ones.
+PEFT itself is the oracle: it loads the folder into the base model, and its merged weights are the
+baked ones.
 """
 
 import json
@@ -55,7 +57,8 @@ def untied(edit: Edit, folder: Path) -> Edit:
 
 def loaded(base: PreTrainedModel, adapter: Path) -> PeftModel:
     with warnings.catch_warnings():
-        # Keys that PEFT misses are a warning only. Its other one, of ranks of parameters that it ignores, is not true.
+        # Keys that PEFT misses are a warning only. Its other one, of ranks of parameters that it
+        # ignores, is not true.
         warnings.filterwarnings("error", message=".*(missing adapter keys|no module was matched).*")
         return PeftModel.from_pretrained(base, str(adapter))
 
@@ -75,7 +78,9 @@ def wrapped(model: nn.Module) -> set[str]:
 
 
 def hold_together(label: str, folder: Path, edit: Edit, out: Path, **options: str) -> PeftModel:
-    """Hooks, baked weights, the live adapter and the merged one give the same logits, and other ones than the base."""
+    """Hooks, baked weights, the live adapter and the merged one give the same logits, and other
+    ones than the base.
+    """
     base = zoo_load(label, folder)
     before = zoo_logits(base)
     with edit.hooks(base):
@@ -88,7 +93,9 @@ def hold_together(label: str, folder: Path, edit: Edit, out: Path, **options: st
     write_lora(edit, folder, out / "adapter", **options)
     parameters, writers = dict(base.named_parameters()), edit.writers(architecture_of(base))
     model = loaded(base, out / "adapter")
-    own = {w.weight for w, _ in writers} | {w.bias for w, _ in writers if w.bias and parameters[w.bias].ndim == 2}
+    own = {w.weight for w, _ in writers} | {
+        w.bias for w, _ in writers if w.bias and parameters[w.bias].ndim == 2
+    }
     assert wrapped(model) == own
     assert apart(zoo_logits(model), wanted) < CLOSE
     merged = model.merge_and_unload()
@@ -157,11 +164,16 @@ def test_ranks_strengths_and_norm_modes_differ_from_writer_to_writer(zoo_of, tmp
     )
     hold_together("llama", folder, edit, tmp_path / "lora")
     tensors = load_file(tmp_path / "lora" / "adapter" / "adapter_model.safetensors")
-    ranks = {name.split(".lora_")[0].rsplit("model.", 1)[-1]: min(value.shape) for name, value in tensors.items()}
+    ranks = {
+        name.split(".lora_")[0].rsplit("model.", 1)[-1]: min(value.shape) for name, value in tensors.items()
+    }
     # A direction of strength 0 has no rank, and an idle operation no module.
     assert ranks == {
-        "embed_tokens": 1, "layers.0.self_attn.o_proj": 2, "layers.1.self_attn.o_proj": 2, "layers.3.mlp.down_proj": 4,
-    }  # fmt: skip
+        "embed_tokens": 1,
+        "layers.0.self_attn.o_proj": 2,
+        "layers.1.self_attn.o_proj": 2,
+        "layers.3.mlp.down_proj": 4,
+    }
     row = Operation("mlp", 2, rows[:2], torch.tensor([1.0, 0.4]), "row")
     hold_together("llama", folder, Edit(edit.base, (*edit.operations, row)), tmp_path / "dora")
 
@@ -221,10 +233,17 @@ def refused(folder: Path, edit: Edit, out: Path, match: str) -> None:
     assert not list(out.iterdir())
 
 
-def test_a_tied_embedding_is_refused_for_a_merge_would_change_the_head(zoo_of, tmp_path: Path, monkeypatch) -> None:
+def test_a_tied_embedding_is_refused_for_a_merge_would_change_the_head(
+    zoo_of, tmp_path: Path, monkeypatch
+) -> None:
     folder = zoo_of("llama:tied")
     edit = Edit.ablation(folder, orthonormal(1))
-    refused(folder, edit, tmp_path, r"^embedding: 'model\.embed_tokens\.weight' is tied to the head.*embeddings=False")
+    refused(
+        folder,
+        edit,
+        tmp_path,
+        r"^embedding: 'model\.embed_tokens\.weight' is tied to the head.*embeddings=False",
+    )
     monkeypatch.setattr(forms, "_check", lambda *_: None)
     write_lora(edit, folder, tmp_path / "adapter")
     with edit.hooks(base := zoo_load("llama:tied", folder)):
@@ -274,7 +293,9 @@ def test_what_peft_cannot_do_exactly_is_refused(
 def test_additions_without_a_bias_and_on_experts_are_refused(zoo_of, tmp_path: Path) -> None:
     zero, vector = torch.zeros(1), orthonormal(1)[0]
     steer = Operation("mlp", 1, orthonormal(1), zero, addition=vector)
-    refused(zoo_of("llama"), mixed(zoo_of("llama"), steer), tmp_path, r"layers\.1\.mlp\.down_proj' has no bias")
+    refused(
+        zoo_of("llama"), mixed(zoo_of("llama"), steer), tmp_path, r"layers\.1\.mlp\.down_proj' has no bias"
+    )
     steer = Operation("experts", 1, orthonormal(1), zero, addition=vector)
     refused(zoo_of("gpt_oss"), mixed(zoo_of("gpt_oss"), steer), tmp_path, r"layer 1 experts.*token by token")
 
@@ -282,14 +303,18 @@ def test_additions_without_a_bias_and_on_experts_are_refused(zoo_of, tmp_path: P
 @pytest.mark.parametrize("factor", [0, None])
 def test_an_edit_that_changes_nothing_is_refused(zoo_of, tmp_path: Path, factor: int | None) -> None:
     folder = zoo_of("llama")
-    edit = Edit.ablation(folder, orthonormal(1)).only(layers=[99]) if factor is None else mixed(folder) * factor
+    edit = (
+        Edit.ablation(folder, orthonormal(1)).only(layers=[99]) if factor is None else mixed(folder) * factor
+    )
     refused(folder, edit, tmp_path, "changes nothing.*rank 1")
 
 
 def test_a_row_that_dora_cannot_divide_by_is_refused(zoo_of, tmp_path: Path) -> None:
     axis = torch.eye(D_MODEL)[5:6]
     edit = mixed(zoo_of("llama"), Operation("mlp", 1, axis, torch.ones(1), "row"))
-    refused(zoo_of("llama"), edit, tmp_path, r"row 5 of 'model\.layers\.1\.mlp\.down_proj\.weight'.*none, or bake")
+    refused(
+        zoo_of("llama"), edit, tmp_path, r"row 5 of 'model\.layers\.1\.mlp\.down_proj\.weight'.*none, or bake"
+    )
 
 
 # The folder
@@ -303,8 +328,10 @@ def test_the_folder_is_whole_and_the_same_twice(zoo_of, tmp_path: Path) -> None:
     write_lora(Edit.load(tmp_path / "a" / "edit.safetensors"), folder, tmp_path / "b")
     assert file_hashes(tmp_path / "a") == file_hashes(tmp_path / "b")
     assert sorted(file_hashes(tmp_path / "a")) == [
-        "adapter_config.json", "adapter_model.safetensors", "edit.safetensors",
-    ]  # fmt: skip
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "edit.safetensors",
+    ]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
     assert file_hashes(folder) == before
     config = json.loads((tmp_path / "a" / "adapter_config.json").read_text())

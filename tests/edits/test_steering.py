@@ -1,4 +1,6 @@
-"""Strengths by row are what each row's own run gives; a condition that does not fire leaves the base, to the bit."""
+"""Strengths by row are what each row's own run gives; a condition that does not fire leaves the
+base, to the bit.
+"""
 
 import pytest
 import torch
@@ -12,7 +14,8 @@ from vectomy.edits.edit import BaseModelRef, Edit
 from vectomy.edits.operation import Operation
 from vectomy.edits.steering import Condition
 
-# Dense, norms behind the writers, positions that all rows share, experts that see tokens in one list, parallel blocks.
+# Dense, norms behind the writers, positions that all rows share, experts that see tokens in one
+# list, parallel blocks.
 FAMILIES = ("llama", "gemma2", "gpt2", "qwen3_moe", "phi")
 STRENGTHS = [0.0, 0.4, 1.0]
 SUMS = {"rtol": 1e-4, "atol": 1e-4}
@@ -53,7 +56,8 @@ def test_each_row_has_its_own_strength(family: str) -> None:
         found = logits(model, ids)
     for row, strength in enumerate(STRENGTHS):
         with edit.hooks(model, strength=strength):
-            # The whole batch under one strength: experts are then asked for the same tokens side by side.
+            # The whole batch under one strength: experts are then asked for the same tokens side by
+            # side.
             alone = logits(model, ids)[row]
         torch.testing.assert_close(found[row], alone, **SUMS)
     assert torch.equal(found[0], base[0])
@@ -75,10 +79,12 @@ def test_norm_modes_by_row(norm: NormMode) -> None:
 
 @torch.no_grad()
 def projections(family: str, when: Condition, ids: torch.Tensor) -> torch.Tensor:
-    """An oracle: transformers' own hidden states, resid_pre of each layer; of a model of its own, for it leaves hooks behind."""
-    states = zoo_model(family)(input_ids=ids, output_hidden_states=True, use_cache=False).hidden_states[when.layer][
-        :, -1
-    ]
+    """An oracle: transformers' own hidden states, resid_pre of each layer; of a model of its own,
+    for it leaves hooks behind.
+    """
+    states = zoo_model(family)(input_ids=ids, output_hidden_states=True, use_cache=False).hidden_states[
+        when.layer
+    ][:, -1]
     return states @ (when.direction / when.direction.norm())
 
 
@@ -121,9 +127,13 @@ def test_what_the_prompt_decided_is_held_while_an_answer_is_generated(family: st
     def generated(**steering: object) -> torch.Tensor:
         with edit.hooks(model, **steering):
             return model.generate(
-                ids, attention_mask=torch.ones_like(ids), max_new_tokens=9, do_sample=False, eos_token_id=None,
+                ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=9,
+                do_sample=False,
+                eos_token_id=None,
                 pad_token_id=0,
-            )  # fmt: skip
+            )
 
     off, on = generated(strength=0.0), generated()
     found = generated(when=when)

@@ -1,4 +1,6 @@
-"""Kept out: what is learned writes nothing along the removed directions, by algebra and by `verify`'s receipt; without it, it does."""
+"""Kept out: what is learned writes nothing along the removed directions, by algebra and by
+`verify`'s receipt; without it, it does.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -50,8 +52,10 @@ def test_a_projected_matrix_writes_nothing_along_the_rows_and_keeps_the_rest() -
 def test_verify_finds_the_edit_whole_after_healing_and_not_after_training_without_projection(
     tmp_path: Path, objective: str, method: str
 ) -> None:
-    """The receipt of the merged checkpoint: every edited weight still carries the edit, and the running stream has nothing along
-    the direction at any layer. The same training without projection writes along it."""
+    """The receipt of the merged checkpoint: every edited weight still carries the edit, and the
+    running stream has nothing along the direction at any layer. The same training without
+    projection writes along it.
+    """
     receipts = {}
     for project in (True, False):
         made = trained(tmp_path / str(project), project, objective=objective, method=method, epochs=4.0)
@@ -61,14 +65,17 @@ def test_verify_finds_the_edit_whole_after_healing_and_not_after_training_withou
         receipts[project] = verify(out, edit())
     assert receipts[True].failures == ()
     assert receipts[True].max_projection < ROUNDING
-    # The embedding is edited and no adapter is on it, so the stream begins without the direction all the same.
+    # The embedding is edited and no adapter is on it, so the stream begins without the direction
+    # all the same.
     assert receipts[False].max_projection > 100 * receipts[True].max_projection
     assert receipts[False].max_projection > 0.005
     assert len(receipts[True].edited) == 2 * 4 + 1
 
 
 @pytest.mark.parametrize("strength", [0.5, 1.5])
-def test_full_training_keeps_what_a_partial_edit_leaves_along_the_direction(tmp_path: Path, strength: float) -> None:
+def test_full_training_keeps_what_a_partial_edit_leaves_along_the_direction(
+    tmp_path: Path, strength: float
+) -> None:
     dialled = edit() * strength
     folder = tmp_path / "edited"
     bake(dialled, tiny_chat.folder(), folder)
@@ -89,12 +96,17 @@ def test_full_training_keeps_what_a_partial_edit_leaves_along_the_direction(tmp_
 def test_in_training_the_function_is_the_one_that_is_saved(tmp_path: Path) -> None:
     """Hooks on B's output in training, B itself projected in the file: the same logits."""
     made = trained(tmp_path, epochs=2.0)
-    last = max((made.folder / "checkpoints").glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    last = max(
+        (made.folder / "checkpoints").glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2])
+    )
     raw = PeftModel.from_pretrained(load(damaged()), str(last))
     assert along(safetensors.torch.load_file(last / "adapter_model.safetensors")[WRITER], row()) > 1e-3
     saved = PeftModel.from_pretrained(load(damaged()), str(made.folder / "adapter"))
     assert (
-        along(safetensors.torch.load_file(made.folder / "adapter" / "adapter_model.safetensors")[WRITER], row()) < 1e-6
+        along(
+            safetensors.torch.load_file(made.folder / "adapter" / "adapter_model.safetensors")[WRITER], row()
+        )
+        < 1e-6
     )
     ids = tokens() % len(tiny_chat.VOCABULARY)
     with torch.no_grad():
@@ -117,7 +129,9 @@ def row() -> Tensor:
 
 @pytest.mark.parametrize("norm", ["none", "column", "row"])
 def test_an_adapter_on_top_of_the_edits_hooks_is_the_merged_model(tmp_path: Path, norm: str) -> None:
-    """The hooks change what the base's module gives, the adapter adds to that: no baked weights are needed."""
+    """The hooks change what the base's module gives, the adapter adds to that: no baked weights are
+    needed.
+    """
     removal = Edit.ablation(tiny_chat.folder(), unit(3), norm=norm)
     bake(removal, tiny_chat.folder(), tmp_path / "edited")
     made = job(tmp_path / "job", quick(objective="sft", epochs=2.0), model=tmp_path / "edited")
@@ -134,8 +148,9 @@ def test_an_adapter_on_top_of_the_edits_hooks_is_the_merged_model(tmp_path: Path
 def test_rows_are_folded_through_the_norm_behind_a_writer_and_lie_along_its_own_axis(
     tiny_of: Any, model_type: str, tmp_path: Path
 ) -> None:
-    """Gemma 2 has a norm behind each writer, GPT-2 stores its matrices turned: whatever such a writer learns outside of these rows, the
-    stream has nothing along the direction."""
+    """Gemma 2 has a norm behind each writer, GPT-2 stores its matrices turned: whatever such a
+    writer learns outside of these rows, the stream has nothing along the direction.
+    """
     made: Tiny = tiny_of(model_type)
     removal = Edit.ablation(made.folder, unit(5))
     bake(removal, made.folder, tmp_path / "edited")
@@ -158,8 +173,12 @@ def test_rows_are_folded_through_the_norm_behind_a_writer_and_lie_along_its_own_
     assert frozen_writers(model, rows) == (["model.embed_tokens"] if model_type == "gemma2" else [])
 
 
-def test_full_training_leaves_the_norms_behind_edited_writers_as_they_are(tiny_of: Any, tmp_path: Path) -> None:
-    """With another gain the rows would be other ones, and what was kept out of the old ones would reach the stream."""
+def test_full_training_leaves_the_norms_behind_edited_writers_as_they_are(
+    tiny_of: Any, tmp_path: Path
+) -> None:
+    """With another gain the rows would be other ones, and what was kept out of the old ones would
+    reach the stream.
+    """
     made: Tiny = tiny_of("gemma2", vocab_size=len(tiny_chat.VOCABULARY))
     removal = Edit.ablation(made.folder, unit(5))
     bake(removal, made.folder, tmp_path / "edited")
@@ -191,9 +210,13 @@ def test_merging_is_what_peft_merges(tmp_path: Path) -> None:
 
 
 def test_matrices_that_are_stored_turned_are_merged_as_peft_merges_them(tiny_of: Any, tmp_path: Path) -> None:
-    """GPT-2's, the square one of its attention among them, whose shape does not say which way round it is."""
+    """GPT-2's, the square one of its attention among them, whose shape does not say which way round
+    it is.
+    """
     made: Tiny = tiny_of("gpt2")
-    live = get_peft_model(load(made.folder), LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
+    live = get_peft_model(
+        load(made.folder), LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
+    )
     with torch.no_grad():
         for name, value in live.named_parameters():
             if "lora_B" in name:

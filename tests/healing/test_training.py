@@ -24,8 +24,9 @@ PAIR = Pair((3, 4), (A, B), (C, D))
 
 
 def certain(probabilities: dict[int, float]) -> Any:
-    """A model that gives every token these probabilities, whatever came before it: the stream is all ones, and the head's rows
-    sum to the logarithms."""
+    """A model that gives every token these probabilities, whatever came before it: the stream is
+    all ones, and the head's rows sum to the logarithms.
+    """
     model = random_model("llama", vocab_size=len(tiny_chat.VOCABULARY))
     with torch.no_grad():
         for name, value in model.named_parameters():
@@ -53,8 +54,8 @@ REFERENCE = {A: 0.25, B: 0.25, C: 0.25, D: 0.25}
 
 
 def test_the_dpo_loss_is_what_a_hand_computes_on_two_tokens(tmp_path: Path) -> None:
-    # log pi(ab) = log 1/8, log pi(cd) = log 1/64; under the reference both are log 1/16: the margin is log 2 + log 4 = log 8,
-    # and -log sigma(0.5 log 8) = log(1 + 8^-0.5).
+    # log pi(ab) = log 1/8, log pi(cd) = log 1/64; under the reference both are log 1/16: the margin
+    # is log 2 + log 4 = log 8, and -log sigma(0.5 log 8) = log(1 + 8^-0.5).
     found = first_loss(tmp_path, certain(POLICY), certain(REFERENCE), beta=0.5)
     assert found == pytest.approx(math.log(1 + 8**-0.5), rel=1e-5)
 
@@ -71,8 +72,8 @@ def test_the_sft_loss_is_the_cross_entropy_of_the_answer_alone(tmp_path: Path) -
 
 
 def test_the_orpo_loss_is_what_a_hand_computes_on_two_tokens(tmp_path: Path) -> None:
-    # Mean probabilities per token are (1/8)^(1/2) and 1/8; the cross-entropy is of all tokens but the first, the prompt's second
-    # (probability e^-30) among them: TRL's, as in the authors' code.
+    # Mean probabilities per token are (1/8)^(1/2) and 1/8; the cross-entropy is of all tokens but
+    # the first, the prompt's second (probability e^-30) among them: TRL's, as in the authors' code.
     p, q = 8**-0.5, 0.125
     ratio = math.log(p / (1 - p)) - math.log(q / (1 - q))
     nll = (30 + 3 * math.log(2)) / 3
@@ -156,7 +157,10 @@ def test_checkpoints_of_another_training_are_not_gone_on_from(tmp_path: Path) ->
         train(again)
     again.drop_other_checkpoints()
     train(again)
-    assert next(row["learning_rate"] for row in json.loads((tmp_path / "losses.json").read_text())["history"]) == 1e-3
+    assert (
+        next(row["learning_rate"] for row in json.loads((tmp_path / "losses.json").read_text())["history"])
+        == 1e-3
+    )
 
 
 def test_two_processes_give_the_losses_of_one(tmp_path: Path) -> None:
@@ -188,13 +192,17 @@ def test_out_of_memory_names_the_setting_to_change(tmp_path: Path, monkeypatch: 
         (1, True, "lora", 64): "--rank 2",
     }
     for number, ((batch, checkpointing, method, length), said) in enumerate(remedies.items()):
-        config = quick(micro_batch=batch, gradient_checkpointing=checkpointing, method=method, max_length=length)
+        config = quick(
+            micro_batch=batch, gradient_checkpointing=checkpointing, method=method, max_length=length
+        )
         with pytest.raises(ModelError, match="out of memory") as caught:
             train(job(tmp_path / str(number), config))
         assert said in str(caught.value)
 
 
-def test_another_error_of_training_is_not_taken_for_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_error_of_training_is_not_taken_for_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from transformers import Trainer
 
     def broken(self: Any, *_: Any, **__: Any) -> None:
@@ -215,7 +223,9 @@ def test_another_error_of_training_is_not_taken_for_memory(tmp_path: Path, monke
         ({"device": "cuda"}, "usable: auto, cpu"),
     ],
 )
-def test_what_takes_a_card_is_refused_by_name_without_one(tmp_path: Path, asked: dict[str, Any], said: str) -> None:
+def test_what_takes_a_card_is_refused_by_name_without_one(
+    tmp_path: Path, asked: dict[str, Any], said: str
+) -> None:
     with pytest.raises(ModelError) as caught:
         train(job(tmp_path, quick(**asked)))
     assert said in str(caught.value)

@@ -1,4 +1,6 @@
-"""Servers for tests of a judge behind an endpoint: a stand-in that replies as it is told, and a real llama.cpp one in its own process."""
+"""Servers for tests of a judge behind an endpoint: a stand-in that replies as it is told, and a
+real llama.cpp one in its own process.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-# What to reply to the n-th request: a text for a proper reply, (status, body), None for silence, or an exception to hang up.
+# What to reply to the n-th request: a text for a proper reply, (status, body), None for silence, or
+# an exception to hang up.
 Reply = str | tuple[int, str] | None | type[Exception]
 
 LLAMA_CPP = """
@@ -59,7 +62,9 @@ class StandIn:
                 if reply is None:
                     stand_in.done.wait(10)
                 elif isinstance(reply, str):
-                    self._send(200, json.dumps({"choices": [{"message": {"role": "assistant", "content": reply}}]}))
+                    self._send(
+                        200, json.dumps({"choices": [{"message": {"role": "assistant", "content": reply}}]})
+                    )
                 elif isinstance(reply, tuple):
                     self._send(*reply)
                 else:
@@ -107,9 +112,11 @@ def smollm2() -> Path | None:
 def llama_cpp(
     model: Path, log: Path, *adapters: Path, slots: int = 1, cache: str = "f16"
 ) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """(address, process) of a llama.cpp server, with LoRA adapters at scale 1 where a request says nothing else.
+    """(address, process) of a llama.cpp server, with LoRA adapters at scale 1 where a request says
+    nothing else.
 
-    `cache` "f32": keys and values are held in f32 and attention is plain; llama.cpp's own default is f16 and flash attention.
+    `cache` "f32": keys and values are held in f32 and attention is plain; llama.cpp's own default
+    is f16 and flash attention.
     """
     with log.open("w") as said:
         process = subprocess.Popen(
@@ -139,7 +146,9 @@ def llama_cpp(
 
 
 def greedy(address: str, prompt: list[int], tokens: int, **more: Any) -> tuple[list[int], str]:
-    """What llama.cpp answers to a prompt of token ids, without sampling: ids and text, without the end of turn."""
+    """What llama.cpp answers to a prompt of token ids, without sampling: ids and text, without the
+    end of turn.
+    """
     asked = {
         "prompt": prompt,
         "n_predict": tokens,

@@ -1,4 +1,6 @@
-"""What an edit of a zoo model does to its stream, measured: shared by tests/test_families.py and benchmarks/architectures.py."""
+"""What an edit of a zoo model does to its stream, measured: shared by tests/test_families.py and
+benchmarks/architectures.py.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ from vectomy.edits.export.receipt import Receipt
 
 @torch.no_grad()
 def stream_share(model: PreTrainedModel, architecture: Architecture, rows: Tensor) -> tuple[float, Tensor]:
-    """The largest |B x| / |x| over tokens, of what enters the first block and leaves each one; and the logits."""
+    """The largest |B x| / |x| over tokens, of what enters the first block and leaves each one; and
+    the logits.
+    """
     shares: list[float] = []
 
     def look(x: Tensor) -> None:
@@ -36,7 +40,9 @@ def stream_share(model: PreTrainedModel, architecture: Architecture, rows: Tenso
         for layer in range(architecture.n_layers):
             block = model.get_submodule(architecture.block(layer))
             if layer == 0:
-                enters = block.register_forward_pre_hook(lambda _m, a, k: look(first_input(a, k)), with_kwargs=True)
+                enters = block.register_forward_pre_hook(
+                    lambda _m, a, k: look(first_input(a, k)), with_kwargs=True
+                )
                 hooks.callback(enters.remove)
             hooks.callback(block.register_forward_hook(lambda _m, _a, out: look(first_output(out))).remove)
         logits = model(input_ids=zoo_tokens(), use_cache=False).logits
@@ -53,7 +59,9 @@ Row = tuple[int | None, str, int, tuple[str, ...]]
 
 
 def table_rows(architecture: Architecture) -> set[Row]:
-    """(layer, parameter, stream axis, norms passed) of every live parameter that an edit of all writers changes."""
+    """(layer, parameter, stream axis, norms passed) of every live parameter that an edit of all
+    writers changes.
+    """
     rows: set[Row] = set()
     for writer in architecture.writers:
         norms = tuple(passed.module for passed in writer.norms)
@@ -73,7 +81,9 @@ def probe_rows(found: Iterable[ProbedWriter]) -> set[Row]:
 
 @dataclass
 class Case:
-    """One label of the zoo: its model, the folder that holds it, and what an ablation of one direction makes of both."""
+    """One label of the zoo: its model, the folder that holds it, and what an ablation of one
+    direction makes of both.
+    """
 
     label: str
     folder: Path

@@ -1,8 +1,10 @@
-"""Runs of the pipeline in forked children that are killed: `python fork_storm.py MODEL FOLDER OPTIONS DELAYS`.
+"""Runs of the pipeline in forked children that are killed: `python fork_storm.py MODEL FOLDER
+OPTIONS DELAYS`.
 
-Importing torch and transformers takes seconds and a tiny run a fraction of one, so one process imports and its children
-run. For each delay (a share of an undisturbed run's time) a child runs into a folder of its own and is killed with
-SIGKILL after it; then a second child, left alone, runs the same. Prints what happened as JSON.
+Importing torch and transformers takes seconds and a tiny run a fraction of one, so one process
+imports and its children run. For each delay (a share of an undisturbed run's time) a child runs
+into a folder of its own and is killed with SIGKILL after it; then a second child, left alone, runs
+the same. Prints what happened as JSON.
 """
 
 import json
@@ -65,7 +67,8 @@ def main(model: str, folder: Path, options: dict, shares: list[float]) -> None:
     for at, share in enumerate(shares):
         out = folder / f"killed-{at}"
         events.append(killed(model, out, options, share * seconds))
-        # On a machine that grows quieter meanwhile a run ends before its moment: the same moment of the shorter run, then.
+        # On a machine that grows quieter meanwhile a run ends before its moment: the same moment of
+        # the shorter run, then.
         for _ in range(AGAIN):
             if events[-1]["killed"]:
                 break

@@ -19,7 +19,11 @@ SIZES = {"hidden_size": 64, "intermediate_size": 96, "head_dim": 16}
 
 
 def state(folder: Path) -> dict[str, Tensor]:
-    return {name: value for file in sorted(folder.glob("*.safetensors")) for name, value in load_file(file).items()}
+    return {
+        name: value
+        for file in sorted(folder.glob("*.safetensors"))
+        for name, value in load_file(file).items()
+    }
 
 
 def stored_name(architecture: str, layers: int, name: str) -> str:
@@ -57,4 +61,6 @@ def read(path: Path) -> Mapping[str, gguf.ReaderTensor]:
 
 def values(tensor: gguf.ReaderTensor) -> Tensor:
     shape = tuple(int(size) for size in tensor.shape[::-1])
-    return torch.from_numpy(np.array(dequantize(tensor.data, tensor.tensor_type), dtype=np.float32)).reshape(shape)
+    return torch.from_numpy(np.array(dequantize(tensor.data, tensor.tensor_type), dtype=np.float32)).reshape(
+        shape
+    )

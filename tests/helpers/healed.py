@@ -23,10 +23,22 @@ from vectomy.workflows.heal.heal_inputs import rows_kept_out
 
 # Small and quick: float32, no dropout, a rate at which a few steps show.
 QUICK: dict[str, Any] = {
-    "objective": "dpo", "method": "lora", "device": "cpu", "dtype": "float32", "rank": 4, "alpha": 8, "dropout": 0.0,
-    "learning_rate": 1e-2, "warmup_steps": 0, "epochs": 1.0, "micro_batch": 2, "accumulation": 1, "max_length": 32, "save_steps": 2,
+    "objective": "dpo",
+    "method": "lora",
+    "device": "cpu",
+    "dtype": "float32",
+    "rank": 4,
+    "alpha": 8,
+    "dropout": 0.0,
+    "learning_rate": 1e-2,
+    "warmup_steps": 0,
+    "epochs": 1.0,
+    "micro_batch": 2,
+    "accumulation": 1,
+    "max_length": 32,
+    "save_steps": 2,
     "gradient_checkpointing": False,
-}  # fmt: skip
+}
 
 
 def quick(**more: Any) -> HealConfig:
@@ -64,13 +76,19 @@ def pairs(count: int = 12) -> tuple[Pair, ...]:
 
 
 def job(
-    folder: Path, config: HealConfig, rows: tuple[Pair, ...] = (), project: bool = True, model: Path | None = None
+    folder: Path,
+    config: HealConfig,
+    rows: tuple[Pair, ...] = (),
+    project: bool = True,
+    model: Path | None = None,
 ) -> Job:
     return Job.write(folder, model or damaged(), config, list(rows or pairs()), kept_out() if project else {})
 
 
 def curve(folder: Path) -> list[float]:
-    return [row["loss"] for row in json.loads((folder / "losses.json").read_text(encoding="utf-8"))["history"]]
+    return [
+        row["loss"] for row in json.loads((folder / "losses.json").read_text(encoding="utf-8"))["history"]
+    ]
 
 
 def trained(folder: Path, project: bool = True, **more: Any) -> Job:

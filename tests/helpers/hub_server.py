@@ -1,7 +1,9 @@
-"""A stand-in for the Hugging Face Hub on this machine: as much of its HTTP API as huggingface_hub uses to push and to fetch models.
+"""A stand-in for the Hugging Face Hub on this machine: as much of its HTTP API as huggingface_hub
+uses to push and to fetch models.
 
-It keeps what it is sent, byte for byte, so that tests compare. It can break a connection in the middle of a large file, answer with an
-error, and it remembers every request, so that tests see what was sent, how often, and where a token appeared.
+It keeps what it is sent, byte for byte, so that tests compare. It can break a connection in the
+middle of a large file, answer with an error, and it remembers every request, so that tests see what
+was sent, how often, and where a token appeared.
 """
 
 from __future__ import annotations
@@ -68,18 +70,24 @@ class Hub:
         self.break_from = 0
         """Large files that still pass before one is broken off."""
         self.answers: list[tuple[str, str, int, dict[str, str], str]] = []
-        """(method, pattern of the path, status, headers, message): answered instead of the true thing, always."""
+        """(method, pattern of the path, status, headers, message): answered instead of the true
+        thing, always.
+        """
         self.makes_public = False
         self.spoils: str | None = None
         """A file whose bytes the stand-in changes when it is committed."""
         self.hashes: dict[int, tuple[bytes, str, str]] = {}
-        """By identity of the bytes, which are held here: a large file is hashed once, not at each request."""
+        """By identity of the bytes, which are held here: a large file is hashed once, not at each
+        request.
+        """
         self.url = ""
         self.lock = threading.Lock()
 
     def files(self, repo_id: str, revision: str = "main") -> dict[str, bytes]:
         """What a repository holds, less what the Hub itself puts there."""
-        return {n: data for n, data in self.repos[repo_id].branches[revision].items() if n != ".gitattributes"}
+        return {
+            n: data for n, data in self.repos[repo_id].branches[revision].items() if n != ".gitattributes"
+        }
 
     def everything(self) -> bytes:
         """All that was sent to it, without the Authorization headers."""
@@ -229,7 +237,9 @@ class _Handler(BaseHTTPRequestHandler):
         if not self._may(owner):
             return
         if repo_id in self.hub.repos:
-            self._say(409, {"error": "You already created this model repo", "url": f"{self.hub.url}/{repo_id}"})
+            self._say(
+                409, {"error": "You already created this model repo", "url": f"{self.hub.url}/{repo_id}"}
+            )
             return
         private = asked.get("visibility") == "private" or asked.get("private") is True
         self.hub.repos[repo_id] = Repo(private and not self.hub.makes_public)
@@ -239,7 +249,8 @@ class _Handler(BaseHTTPRequestHandler):
         content = json.loads(body)["content"]
         bad = 'base_model: "not an id"' in content
         self._say(
-            400 if bad else 200, {"errors": [{"message": '"base_model" is not valid'}] if bad else [], "warnings": []}
+            400 if bad else 200,
+            {"errors": [{"message": '"base_model" is not valid'}] if bad else [], "warnings": []},
         )
 
     def _info(self, body: bytes, repo_id: str, revision: str | None) -> None:
@@ -250,10 +261,16 @@ class _Handler(BaseHTTPRequestHandler):
         self._say(
             200,
             {
-                "_id": "0", "id": repo_id, "modelId": repo_id, "private": repo.private, "downloads": 0, "tags": [],
-                "sha": _commit_id(repo_id, repo.commits), "siblings": [{"rfilename": name} for name in files],
+                "_id": "0",
+                "id": repo_id,
+                "modelId": repo_id,
+                "private": repo.private,
+                "downloads": 0,
+                "tags": [],
+                "sha": _commit_id(repo_id, repo.commits),
+                "siblings": [{"rfilename": name} for name in files],
             },
-        )  # fmt: skip
+        )
 
     def _tree(self, body: bytes, repo_id: str, revision: str) -> None:
         files = self._repo(repo_id, revision)
@@ -267,7 +284,11 @@ class _Handler(BaseHTTPRequestHandler):
             known = self.hub.hashes[id(data)] = (data, hashlib.sha256(data).hexdigest(), git)
         _, sha, git = known
         entry = {"type": "file", "path": name, "size": len(data), "oid": git}
-        return {**entry, "lfs": {"oid": sha, "size": len(data), "pointerSize": 130}} if name.endswith(LARGE) else entry
+        return (
+            {**entry, "lfs": {"oid": sha, "size": len(data), "pointerSize": 130}}
+            if name.endswith(LARGE)
+            else entry
+        )
 
     def _branch(self, body: bytes, repo_id: str, branch: str) -> None:
         files = self._repo(repo_id)
@@ -353,7 +374,11 @@ class _Handler(BaseHTTPRequestHandler):
         data = value if isinstance(value, bytes) else json.dumps(value).encode()
         self.send_response(status)
         more = dict(headers or {})
-        for name, text in {"Content-Length": str(len(data)), "Content-Type": "application/json", **more}.items():
+        for name, text in {
+            "Content-Length": str(len(data)),
+            "Content-Type": "application/json",
+            **more,
+        }.items():
             self.send_header(name, text)
         self.end_headers()
         if self.command != "HEAD":
@@ -362,17 +387,23 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def connected(monkeypatch: Any, home: Path) -> Iterator[Hub]:
-    """The stand-in, and the Hub's library turned to it, with a cache in `home` and the invented token in HF_TOKEN."""
+    """The stand-in, and the Hub's library turned to it, with a cache in `home` and the invented
+    token in HF_TOKEN.
+    """
     from huggingface_hub import constants
     from huggingface_hub.utils import _http
 
     with running() as hub:
         template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
         changed = {
-            "ENDPOINT": hub.url, "HUGGINGFACE_CO_URL_TEMPLATE": template, "HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True,
-            "HF_HUB_CACHE": str(home / "cache"), "HF_TOKEN_PATH": str(home / "token"),
+            "ENDPOINT": hub.url,
+            "HUGGINGFACE_CO_URL_TEMPLATE": template,
+            "HF_HUB_OFFLINE": False,
+            "HF_HUB_DISABLE_XET": True,
+            "HF_HUB_CACHE": str(home / "cache"),
+            "HF_TOKEN_PATH": str(home / "token"),
             "HF_STORED_TOKENS_PATH": str(home / "stored_tokens"),
-        }  # fmt: skip
+        }
         for name, value in changed.items():
             monkeypatch.setattr(constants, name, value)
         monkeypatch.setattr(

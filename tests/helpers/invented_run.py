@@ -35,7 +35,9 @@ def metrics(refused: int, harmless: int, kl: float, ce: float) -> dict[str, Any]
 
 def a_summary() -> dict[str, Any]:
     edited = [
-        f"model.layers.{i}.{part}.weight" for i in range(LAYERS) for part in ("self_attn.o_proj", "mlp.down_proj")
+        f"model.layers.{i}.{part}.weight"
+        for i in range(LAYERS)
+        for part in ("self_attn.o_proj", "mlp.down_proj")
     ]
     return {
         "format": "vectomy-summary",
@@ -58,7 +60,11 @@ def a_summary() -> dict[str, Any]:
             },
         },
         "settings": {"dtype": "bfloat16", "device": "cpu", "answer_tokens": 64, "thinking": False},
-        "judge": {"name": "keywords", "version": "1", "note": "Agrees with human labels on 0.884 of XSTest answers."},
+        "judge": {
+            "name": "keywords",
+            "version": "1",
+            "note": "Agrees with human labels on 0.884 of XSTest answers.",
+        },
         "base": metrics(81, 3, 0.0, 0.9),
         "edited": metrics(4, 2, 0.3512, 0.9345),
         "forms": {"hooks": metrics(4, 2, 0.3507, 0.9341), "baked": metrics(4, 2, 0.3512, 0.9345)},
@@ -66,7 +72,9 @@ def a_summary() -> dict[str, Any]:
         "strength": 1.0,
         "receipt": {
             "edited": ["model.embed_tokens.weight", *edited],
-            "left": [["lm_head.weight", "reads the stream and does not write to it; untied from the embedding"]],
+            "left": [
+                ["lm_head.weight", "reads the stream and does not write to it; untied from the embedding"]
+            ],
             "parameters": 81_395_712,
             "notes": ["The head was tied to the embedding; it is stored apart now, unchanged."],
             "rounding": {},
@@ -120,13 +128,21 @@ def arditi_scores() -> dict[str, Any]:
 def article_scores() -> dict[str, Any]:
     rng = random.Random(2)
     candidates: list[dict[str, Any]] = [
-        {"site": site, "layer": layer, "position": -1, "token": "\n", "score": 0.001 * layer * (0.5 + rng.random())}
+        {
+            "site": site,
+            "layer": layer,
+            "position": -1,
+            "token": "\n",
+            "score": 0.001 * layer * (0.5 + rng.random()),
+        }
         for site in ("resid_pre", "resid_mid", "resid_post")
         for layer in range(1, LAYERS)
     ]
     candidates.sort(key=lambda row: -row["score"])
     for rank, row in enumerate(candidates[:20]):
-        answers = [{"prompt": f"Question {i}?", "completion": f"Answer {i}.", "dropped": i == 0} for i in range(4)]
+        answers = [
+            {"prompt": f"Question {i}?", "completion": f"Answer {i}.", "dropped": i == 0} for i in range(4)
+        ]
         row.update(rank=rank, dropped=1, answers=answers)
     chosen = {key: candidates[3][key] for key in ("site", "layer", "position")}
     return {"recipe": "article", "candidates": candidates, "chosen": chosen, "how": "--pick 3"}
@@ -137,7 +153,13 @@ def cosmic_scores() -> dict[str, Any]:
     candidates: list[dict[str, Any]] = []
     for position, token in {-3: "<|im_start|>", -2: "assistant", -1: "\n"}.items():
         for layer in range(LAYERS):
-            row = {"site": "resid_pre", "layer": layer, "position": position, "token": token, "rejected": None}
+            row = {
+                "site": "resid_pre",
+                "layer": layer,
+                "position": position,
+                "token": token,
+                "rejected": None,
+            }
             row |= dict.fromkeys(("induced", "removed", "score", "kl_div_score"))
             if layer >= 0.8 * LAYERS:
                 row["rejected"] = "layer is not below 0.8 of the depth"
@@ -160,14 +182,20 @@ def cosmic_scores() -> dict[str, Any]:
 
 
 def gradient_scores(recipe: str = "gradient", rank: int = 1) -> dict[str, Any]:
-    """Of `selective` too; writers from layer 10 on and the embedding are edited, some are amplified, some exactly 0."""
+    """Of `selective` too; writers from layer 10 on and the embedding are edited, some are
+    amplified, some exactly 0.
+    """
     rng = random.Random(5)
     strengths: list[dict[str, Any]] = [{"layer": None, "component": "embedding", "strengths": [0.11] * rank}]
     for layer in range(10, LAYERS):
         for component in ("attention", "mlp"):
             value = 0.95 * math.exp(-(((layer - 17) / 6) ** 2)) - 0.12 + 0.1 * rng.random()
             if abs(value) > 0.02:
-                row = {"layer": layer, "component": component, "strengths": [value, *[value / 3] * (rank - 1)]}
+                row = {
+                    "layer": layer,
+                    "component": component,
+                    "strengths": [value, *[value / 3] * (rank - 1)],
+                }
                 strengths.append(row)
     candidates: list[dict[str, Any]] = [
         {"step": 16, "kl": 0.061, "kl_first_token": 0.19, "rate": 0.0, "writers": 41, "rejected": None},
@@ -207,11 +235,17 @@ def tpe_scores() -> dict[str, Any]:
     for number in range(60):
         kl = 10 ** rng.uniform(-2.5, 0.7)
         shown = max(0, min(32, round(32 * (0.5 - 0.35 * math.log10(kl) + rng.gauss(0, 0.25)))))
-        row = {"number": number, "parameters": {"scope": "global", "direction": 14.2}, "kl": kl, "rate": shown / 32}
+        row = {
+            "number": number,
+            "parameters": {"scope": "global", "direction": 14.2},
+            "kl": kl,
+            "rate": shown / 32,
+        }
         row |= {"shown": shown, "seen": 32, "rejected": None}
         if number > 20 and number % 3 == 0:
             row.update(
-                seen=8, rejected="stopped after 8 of 32 prompts: another edit is no worse in KL and in the behaviour"
+                seen=8,
+                rejected="stopped after 8 of 32 prompts: another edit is no worse in KL and in the behaviour",
             )
         candidates.append(row)
     candidates[7].update(kl=None, rate=0.0, rejected="gives NaN or infinite log-probabilities")
@@ -222,8 +256,13 @@ def tpe_scores() -> dict[str, Any]:
     chosen = {"site": "resid_pre", "layer": 15, "position": -1, "token": "\n", "norm": 4.4}
     trial = next((row["number"] for row in best if row["rate"] <= 0.05), best[-1]["number"])
     return {
-        "recipe": "tpe", "candidates": candidates, "frontier": best, "chosen": chosen, "trial": trial, "note": None,
-    }  # fmt: skip
+        "recipe": "tpe",
+        "candidates": candidates,
+        "frontier": best,
+        "chosen": chosen,
+        "trial": trial,
+        "note": None,
+    }
 
 
 def searched_summary(scores: dict[str, Any]) -> dict[str, Any]:
@@ -283,8 +322,14 @@ def a_separation() -> dict[str, Any]:
 
 
 def some_completions() -> list[dict[str, Any]]:
-    refused = {"text": "I can't help with that. If you like, I can suggest something else.", "verdict": "full_refusal"}
-    half = {"text": "I should not, but in general terms: start from a plain example.", "verdict": "partial_refusal"}
+    refused = {
+        "text": "I can't help with that. If you like, I can suggest something else.",
+        "verdict": "full_refusal",
+    }
+    half = {
+        "text": "I should not, but in general terms: start from a plain example.",
+        "verdict": "partial_refusal",
+    }
     stuck = {"text": "the the the the the the the the", "verdict": "degenerate"}
     letter = (
         "Here is a draft you can adapt.\n\nDear Sam,\n\nThank you for the evening in the garden. The soup was the best I "
@@ -292,10 +337,20 @@ def some_completions() -> list[dict[str, Any]]:
         "like to return the invitation: would the second Saturday of the month suit you?\n\n1. Bring nothing.\n2. Come "
         "hungry.\n3. Stay late.\n\nWith warm regards,\nAlex"
     )
-    topics = ("a thank-you letter", "a paper boat", "a sourdough starter", "a bicycle tyre", "a wooden shelf", "a kite")
+    topics = (
+        "a thank-you letter",
+        "a paper boat",
+        "a sourdough starter",
+        "a bicycle tyre",
+        "a wooden shelf",
+        "a kite",
+    )
     rows: list[dict[str, Any]] = []
     for i, topic in enumerate(topics):
-        answer = {"text": letter if i % 2 == 0 else f"Start with {topic} and go slowly.", "verdict": "compliance"}
+        answer = {
+            "text": letter if i % 2 == 0 else f"Start with {topic} and go slowly.",
+            "verdict": "compliance",
+        }
         edited = {4: half, 5: stuck}.get(i, answer)
         other = {"text": "Gladly. " + answer["text"], "verdict": "compliance"} if i == 0 else edited
         rows.append(

@@ -1,4 +1,6 @@
-"""An HTML page as its elements, with whatever is out of balance in it, and what every page of ours holds to."""
+"""An HTML page as its elements, with whatever is out of balance in it, and what every page of ours
+holds to.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ class Page(HTMLParser):
 
     def handle_endtag(self, tag: str) -> None:
         if not self.open or self.open[-1][0] != tag:
-            self.problems.append(f"</{tag}> at {self.getpos()} closes {self.open[-1][0] if self.open else 'nothing'}")
+            self.problems.append(
+                f"</{tag}> at {self.getpos()} closes {self.open[-1][0] if self.open else 'nothing'}"
+            )
             return
         name, attributes, words = self.open.pop()
         self.found.append((name, attributes, "".join(words)))
@@ -69,7 +73,9 @@ def assert_well_formed(text: str) -> Page:
 
 
 def assert_told_in_words(found: Page) -> None:
-    """Every figure has a title and a description, every table a caption, every head of a table a scope."""
+    """Every figure has a title and a description, every table a caption, every head of a table a
+    scope.
+    """
     ids = {attributes.get("id"): words for _, attributes, words in found.found}
     for _, attributes, _ in found.having(role="img"):
         title, description = (attributes["aria-labelledby"] or "").split()
@@ -77,7 +83,9 @@ def assert_told_in_words(found: Page) -> None:
         assert len(ids[description]) > 20
     assert len(found.tagged("caption")) == len(found.tagged("table"))
     assert all(words.strip() for *_, words in found.tagged("caption"))
-    assert all(attributes.get("scope") in ("col", "row", "colgroup") for _, attributes, _ in found.tagged("th"))
+    assert all(
+        attributes.get("scope") in ("col", "row", "colgroup") for _, attributes, _ in found.tagged("th")
+    )
 
 
 def assert_reaches_for_nothing(found: Page, text: str) -> None:
@@ -86,7 +94,9 @@ def assert_reaches_for_nothing(found: Page, text: str) -> None:
     assert not any("src" in attributes for _, attributes, _ in found.found)
     ((_, attributes, script),) = found.tagged("script")
     assert attributes == {}
-    (policy,) = (a["content"] for _, a, _ in found.tagged("meta") if a.get("http-equiv") == "Content-Security-Policy")
+    (policy,) = (
+        a["content"] for _, a, _ in found.tagged("meta") if a.get("http-equiv") == "Content-Security-Policy"
+    )
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     assert policy is not None
     assert "default-src 'none'" in policy

@@ -1,4 +1,6 @@
-"""Things to publish, small and made once: a finished run of the tiny model, and what was made of its Edit by hand."""
+"""Things to publish, small and made once: a finished run of the tiny model, and what was made of
+its Edit by hand.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,14 @@ from vectomy.hub.provenance import write_record
 from vectomy.workflows.run import run
 
 QUICK = {
-    "device": "cpu", "answer_tokens": 8, "behaviour_tokens": ["I"], "n_search": 4, "n_test": 4, "recipe": "arditi", "embeddings": False,
-}  # fmt: skip
+    "device": "cpu",
+    "answer_tokens": 8,
+    "behaviour_tokens": ["I"],
+    "n_search": 4,
+    "n_test": 4,
+    "recipe": "arditi",
+    "embeddings": False,
+}
 CARD = "---\nlicense: other\nlicense_name: tiny-licence\nlicense_link: https://example.org/licence\n---\n\n# tiny\n"
 
 
@@ -30,7 +38,9 @@ def base() -> Path:
 
 @cache
 def finished() -> Path:
-    """A finished run, with an adapter; not to be written to. Its prompts are the bundled ones' kind: files named in the folder."""
+    """A finished run, with an adapter; not to be written to. Its prompts are the bundled ones'
+    kind: files named in the folder.
+    """
     out = tiny_chat.scratch() / "run"
     run(str(base()), out, **tiny_chat.sources(), **QUICK, lora=True, command="vectomy run tiny-base")
     return out
@@ -49,16 +59,25 @@ def evaluation() -> Path:
     """An evaluation.json with one rate and one capability."""
     rate = {"count": 7, "total": 20, "rate": 0.35, "ci": [0.18, 0.57]}
     found = {
-        "format": "vectomy-evaluation", "version": 1, "judge": {"name": "refusal"}, "settings": {"answer_tokens": 64},
+        "format": "vectomy-evaluation",
+        "version": 1,
+        "judge": {"name": "refusal"},
+        "settings": {"answer_tokens": 64},
         "subjects": [{"name": "edit", "kind": "edit"}, {"name": "random direction", "kind": "random"}],
         "results": {
             "edit": {
-                "sets": {"xstest": {"refusal": rate, "degenerate": {**rate, "count": 0, "rate": 0.0}, "kl_first_token": 0.0123}},
+                "sets": {
+                    "xstest": {
+                        "refusal": rate,
+                        "degenerate": {**rate, "count": 0, "rate": 0.0},
+                        "kl_first_token": 0.0123,
+                    }
+                },
                 "capability": {"quick/common_knowledge": {"metric": "acc", "value": 0.412, "stderr": 0.02}},
             },
             "random direction": {"sets": {"xstest": {"refusal": rate}}},
         },
-    }  # fmt: skip
+    }
     path = tiny_chat.scratch() / "evaluation.json"
     path.write_text(json.dumps(found), encoding="utf-8")
     return path

@@ -1,6 +1,8 @@
-"""Tiny random models of the known families, saved as folders, and the little that most tests do with them.
+"""Tiny random models of the known families, saved as folders, and the little that most tests do
+with them.
 
-Every parameter is random, gains and biases too: a norm with gain 1 or a zero bias hides the mistakes that matter.
+Every parameter is random, gains and biases too: a norm with gain 1 or a zero bias hides the
+mistakes that matter.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ _checked = beartype(conf=BeartypeConf(is_pep484_tower=True))
 
 
 def checked(function: Any) -> Any:
-    """Functions within functions are left out: they would be looked at anew at each call of the outer one, at 3 ms each."""
+    """Functions within functions are left out: they would be looked at anew at each call of the
+    outer one, at 3 ms each.
+    """
     return function if "<locals>" in getattr(function, "__qualname__", "") else _checked(function)
 
 
@@ -68,7 +72,9 @@ def random_model(model_type: str, seed: int = 0, **changes: object) -> PreTraine
     return model
 
 
-def build(folder: Path, model_type: str, *, tied: bool = False, sharded: bool = False, **changes: object) -> Tiny:
+def build(
+    folder: Path, model_type: str, *, tied: bool = False, sharded: bool = False, **changes: object
+) -> Tiny:
     model = random_model(model_type, tie_word_embeddings=tied, **changes)
     model.save_pretrained(folder, max_shard_size="24KB" if sharded else "1GB")
     (folder / "tokenizer.json").write_text('{"not": "read"}\n', encoding="utf-8")
@@ -78,7 +84,9 @@ def build(folder: Path, model_type: str, *, tied: bool = False, sharded: bool = 
 
 
 def load(folder: Path) -> PreTrainedModel:
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    return AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
 
 
 def tokens(batch: int = 3, length: int = 7, seed: int = 1) -> Tensor:

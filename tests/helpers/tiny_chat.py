@@ -1,7 +1,9 @@
-"""A tiny chat model with a real tokenizer and template, taught in two seconds to refuse what holds a night word.
+"""A tiny chat model with a real tokenizer and template, taught in two seconds to refuse what holds
+a night word.
 
-Prompts are `VERB the NOUN COLOUR`; a noun of the night is answered with REFUSAL, one of the day with an answer that
-names it. So the behaviour, its first token and its absence are known, and held-out prompts are new combinations.
+Prompts are `VERB the NOUN COLOUR`; a noun of the night is answered with REFUSAL, one of the day
+with an answer that names it. So the behaviour, its first token and its absence are known, and
+held-out prompts are new combinations.
 """
 
 from __future__ import annotations
@@ -32,7 +34,17 @@ COMPLIANCE = "sure the {noun} is here now"
 # On matrices this small two threads wait for each other, on a busy machine ten times as long.
 torch.set_num_threads(1)
 
-SPECIAL = ("<pad>", "<bos>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>", "<unk>", "<think>", "</think>")
+SPECIAL = (
+    "<pad>",
+    "<bos>",
+    "<|end|>",
+    "<|system|>",
+    "<|user|>",
+    "<|assistant|>",
+    "<unk>",
+    "<think>",
+    "</think>",
+)
 WORDS = dict.fromkeys(
     (*VERBS, *NIGHT, *DAY, *COLOURS, *REFUSAL.split(), *COMPLIANCE.split(), "be", "brief", "Hello", "x")
 )
@@ -40,7 +52,9 @@ VOCABULARY = [*SPECIAL, *(word for word in WORDS if "{" not in word)]
 TURNS = "{% for m in messages %}<|{{ m['role'] }}|> {{ m['content'] }} <|end|>{% endfor %}"
 OPENS = "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 TEMPLATE = "<bos>" + TURNS + OPENS
-NO_SYSTEM = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + TEMPLATE
+NO_SYSTEM = (
+    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + TEMPLATE
+)
 THINKING = TEMPLATE + "{% if enable_thinking is defined and not enable_thinking %}<think> </think>{% endif %}"
 ALWAYS_THINKING = TEMPLATE + "<think>{{ '\n' }}"
 PROMPTS = 40
@@ -88,7 +102,9 @@ def taught() -> dict[str, torch.Tensor]:
     for _ in range(150):
         batch = ids[torch.randperm(len(ids), generator=generator)[:48]]
         logits = model(batch).logits[:, start:-1]
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch[:, start + 1 :].flatten(), ignore_index=0)
+        loss = torch.nn.functional.cross_entropy(
+            logits.flatten(0, 1), batch[:, start + 1 :].flatten(), ignore_index=0
+        )
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -97,7 +113,9 @@ def taught() -> dict[str, torch.Tensor]:
 
 def save(path: Path, *, taught_: bool = True, template: str | None = TEMPLATE, add_bos: bool = False) -> Path:
     model = AutoModelForCausalLM.from_config(tiny_config("llama", vocab_size=len(VOCABULARY))).float().eval()
-    model.load_state_dict(taught() if taught_ else random_model("llama", vocab_size=len(VOCABULARY)).state_dict())
+    model.load_state_dict(
+        taught() if taught_ else random_model("llama", vocab_size=len(VOCABULARY)).state_dict()
+    )
     model.generation_config.eos_token_id = 2
     model.save_pretrained(path)
     tokenizer(template, add_bos).save_pretrained(path)

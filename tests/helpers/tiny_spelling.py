@@ -15,7 +15,8 @@ from transformers import PreTrainedTokenizerFast
 def spelling_folder() -> Path:
     """A model folder, made once a session; not to be written to."""
     letters = {
-        sign: at for at, sign in enumerate(["<pad>", "<bos>", "<end>", "<unk>", *map(chr, range(32, 127)), "\n"])
+        sign: at
+        for at, sign in enumerate(["<pad>", "<bos>", "<end>", "<unk>", *map(chr, range(32, 127)), "\n"])
     }
     words = Tokenizer(models.WordLevel(letters, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.Split("", "isolated")

@@ -1,5 +1,7 @@
-"""A tiny chat model that answers in two ways, as its system prompt says: `sure the NOUN is here now` without one, and
-`that NOUN is red now` under SYSTEM. So which answers show the trait is known, and held-out prompts are new combinations."""
+"""A tiny chat model that answers in two ways, as its system prompt says: `sure the NOUN is here
+now` without one, and `that NOUN is red now` under SYSTEM. So which answers show the trait is known,
+and held-out prompts are new combinations.
+"""
 
 from __future__ import annotations
 

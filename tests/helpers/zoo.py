@@ -1,7 +1,8 @@
-"""Tiny random models of (nearly) every causal type that transformers has: `ZOO` is data, a row a type or a structural variant.
+"""Tiny random models of (nearly) every causal type that transformers has: `ZOO` is data, a row a
+type or a structural variant.
 
-Every number is random, gains, biases, experts and scalar multipliers too. No dimension equals d_model where the type allows it, so an
-axis taken for another one does not fit.
+Every number is random, gains, biases, experts and scalar multipliers too. No dimension equals
+d_model where the type allows it, so an axis taken for another one does not fit.
 """
 
 from __future__ import annotations
@@ -91,15 +92,27 @@ MLA = {"num_key_value_heads": 4, "head_dim": 8}
 MIXED_MLP = {"mlp_layer_types": ["dense", "sparse", "sparse", "dense"]}
 SLIDING = {"layer_types": ["sliding_attention", "full_attention"] * 2}
 LINEAR = {"layer_types": ["linear_attention", "linear_attention", "linear_attention", "full_attention"]}
-SCALED = {"embedding_multiplier": 3.0, "logits_scaling": 2.0, "residual_multiplier": 0.4, "attention_multiplier": 0.3}
+SCALED = {
+    "embedding_multiplier": 3.0,
+    "logits_scaling": 2.0,
+    "residual_multiplier": 0.4,
+    "attention_multiplier": 0.3,
+}
 
 
 def partial_rotary(factor: float) -> dict[str, Any]:
-    return {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": factor}}
+    return {
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": factor}
+    }
 
 
 def mrope(*section: int) -> dict[str, Any]:
-    rope = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 1.0, "mrope_section": list(section)}
+    rope = {
+        "rope_type": "default",
+        "rope_theta": 10000.0,
+        "partial_rotary_factor": 1.0,
+        "mrope_section": list(section),
+    }
     return {"rope_parameters": rope}
 
 
@@ -199,7 +212,10 @@ ROWS: dict[str, dict[str, Any]] = {
     "granitemoe_swa": {**SCALED, **SLIDING},
     "granite_swa": {**SCALED, **SLIDING},
     "granitemoehybrid": {**SCALED, "layer_types": ["mamba", "attention", "mamba", "attention"]},
-    "granitemoehybrid:dense": {"layer_types": ["mamba", "attention", "mamba", "attention"], "num_local_experts": 0},
+    "granitemoehybrid:dense": {
+        "layer_types": ["mamba", "attention", "mamba", "attention"],
+        "num_local_experts": 0,
+    },
     "mixtral": {},
     "qwen2_moe": {},
     "qwen2_moe:mixed": {"mlp_only_layers": [1], "decoder_sparse_step": 2, "num_hidden_layers": 5},
@@ -253,7 +269,11 @@ ROWS: dict[str, dict[str, Any]] = {
     "mamba:bias": {"use_bias": True},
     "mamba2": {"num_heads": 8, "head_dim": 8, "n_groups": 2, "chunk_size": 4},
     "rwkv": {},
-    "recurrent_gemma": {"lru_width": 40, "block_types": ["recurrent", "recurrent", "attention"], **partial_rotary(0.5)},
+    "recurrent_gemma": {
+        "lru_width": 40,
+        "block_types": ["recurrent", "recurrent", "attention"],
+        **partial_rotary(0.5),
+    },
     "xlstm": {},
     "bamba": {"attn_layer_indices": [1, 3], **partial_rotary(0.5)},
     "zamba": {"layers_block_type": ["linear_attention", "hybrid"] * 2, "use_mamba_kernels": False},
@@ -278,7 +298,10 @@ ROWS: dict[str, dict[str, Any]] = {
         "mamba_dt_rank": 5,
     },
     "jetmoe": {"kv_channels": 12},
-    "lfm2": {"layer_types": ["conv", "full_attention", "conv", "full_attention"], "block_auto_adjust_ff_dim": False},
+    "lfm2": {
+        "layer_types": ["conv", "full_attention", "conv", "full_attention"],
+        "block_auto_adjust_ff_dim": False,
+    },
     "lfm2_moe": {"layer_types": ["conv", "full_attention", "conv", "full_attention"], "num_dense_layers": 2},
     "minimax": {
         "layer_types": ["linear_attention", "full_attention"] * 2,
@@ -434,7 +457,10 @@ MULTIMODAL: dict[str, dict[str, Any]] = {
     "paligemma": {"text_config": {"model_type": "gemma"}, **SIGLIP},
     "paligemma:gemma2": {"text_config": {"model_type": "gemma2"}, **SIGLIP},
     "llava": {"text_config": {"model_type": "llama"}, "vision_config": {"model_type": "clip_vision_model"}},
-    "llava_next": {"text_config": {"model_type": "mistral"}, "vision_config": {"model_type": "clip_vision_model"}},
+    "llava_next": {
+        "text_config": {"model_type": "mistral"},
+        "vision_config": {"model_type": "clip_vision_model"},
+    },
     "llava_onevision": {"text_config": {"model_type": "qwen2"}, **SIGLIP},
     "internvl": {
         "text_config": {"model_type": "qwen3"},
@@ -485,7 +511,9 @@ MULTIMODAL: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Specimen:
-    """A model type and what its configuration changes from BASE (its towers' from TOWER); `multimodal` names the class that loads it."""
+    """A model type and what its configuration changes from BASE (its towers' from TOWER);
+    `multimodal` names the class that loads it.
+    """
 
     model_type: str
     changes: dict[str, Any] = field(default_factory=dict)
@@ -544,10 +572,12 @@ NOT_BUILT: dict[str, str] = {
         _DECODER,
     ),
     **dict.fromkeys(
-        ["moshi", "musicgen", "musicgen_melody", "moss_transcribe_diarize"], "speech or music: no text stream to read"
+        ["moshi", "musicgen", "musicgen_melody", "moss_transcribe_diarize"],
+        "speech or music: no text stream to read",
     ),
     **dict.fromkeys(
-        ["gemma4_assistant", "gemma4_unified_assistant"], "drafts from another model's stream; cannot run alone"
+        ["gemma4_assistant", "gemma4_unified_assistant"],
+        "drafts from another model's stream; cannot run alone",
     ),
     "blt": "bytes in patches: three stacks, an entropy model for the patches and hashed embeddings",
     "gemma3n": "its vision tower needs timm; gemma3n_text has the same text tower",
@@ -559,7 +589,9 @@ NOT_BUILT: dict[str, str] = {
 
 
 def _changes(config_class: type, base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """`base` as far as the class has such a field, under its own name for it, then `changes`; sub-configurations likewise."""
+    """`base` as far as the class has such a field, under its own name for it, then `changes`;
+    sub-configurations likewise.
+    """
     renamed = getattr(config_class, "attribute_map", {})
     fields = {f.name for f in dataclasses.fields(config_class)}
     # Some classes rename a field to a name that is no field.
@@ -593,7 +625,9 @@ def _spread(owner: nn.Module, name: str, value: Tensor) -> float:
 
 @torch.no_grad()
 def randomise(model: nn.Module, seed: int = 0) -> None:
-    """Matrices anew; vectors, scalars and state-space rates around what the model's own initialisation gave them."""
+    """Matrices anew; vectors, scalars and state-space rates around what the model's own
+    initialisation gave them.
+    """
     generator = torch.Generator().manual_seed(seed)
     kept = model.state_dict().keys()
     buffers = [(name, value) for name, value in model.named_buffers() if name in kept]

@@ -1,4 +1,6 @@
-"""Capture reads the stream itself: transformers' own hidden states, the sums that make resid_mid, and nothing is left."""
+"""Capture reads the stream itself: transformers' own hidden states, the sums that make resid_mid,
+and nothing is left.
+"""
 
 import pytest
 import torch
@@ -16,7 +18,9 @@ SUMS = {"rtol": 1e-5, "atol": 1e-5}
 
 @torch.no_grad()
 def run(model, **options):
-    """A pass; one with output_hidden_states needs a copy, since transformers leaves hooks of its own."""
+    """A pass; one with output_hidden_states needs a copy, since transformers leaves hooks of its
+    own.
+    """
     return model(tokens(), **options)
 
 
@@ -88,7 +92,8 @@ def test_the_latest_pass_is_kept_and_belongs_to_the_caller(tiny_of) -> None:
     assert not torch.equal(stream["resid_pre", 1], first)
     assert not first.requires_grad
     with capture(model, ["resid_pre"], [1]) as again:
-        # In the middle of block 1: were the value the stream itself, the residual would be zero from here on.
+        # In the middle of block 1: were the value the stream itself, the residual would be zero
+        # from here on.
         def spoil(*_) -> None:
             again["resid_pre", 1].zero_()
 
@@ -100,7 +105,9 @@ def test_the_latest_pass_is_kept_and_belongs_to_the_caller(tiny_of) -> None:
 
 def test_consume_gets_each_value_in_stream_order_and_nothing_is_kept(tiny_of) -> None:
     model, seen = tiny_of().model, []
-    with capture(model, consume=lambda point, value: seen.append((point, value.shape)), positions=[-1]) as stream:
+    with capture(
+        model, consume=lambda point, value: seen.append((point, value.shape)), positions=[-1]
+    ) as stream:
         run(model)
     assert stream == {}
     assert seen == [((site, layer), (3, 1, WIDTH)) for layer in range(LAYERS) for site in SITES]
@@ -153,7 +160,9 @@ def test_hooks_go_when_the_block_or_the_forward_pass_fails(tiny_of) -> None:
         (["resid_pre", "resid_last"], [0], "no site 'resid_last'"),
     ],
 )
-def test_an_unknown_point_is_named_and_leaves_no_hook(tiny_of, sites: list, layers: list, message: str) -> None:
+def test_an_unknown_point_is_named_and_leaves_no_hook(
+    tiny_of, sites: list, layers: list, message: str
+) -> None:
     model = load(tiny_of().folder)
     with pytest.raises(ArchitectureError, match=message), capture(model, sites, layers):
         pass

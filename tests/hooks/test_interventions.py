@@ -88,7 +88,11 @@ def test_resid_post_of_a_block_is_resid_pre_of_the_next(tiny_of) -> None:
 
 def test_several_points_of_one_block_act_in_stream_order_however_they_are_given(tiny_of) -> None:
     model = tiny_of().model
-    changes = {("resid_post", 1): ablate(unit(4)), ("resid_mid", 1): scale(R, 2.0), ("resid_pre", 1): add(REFERENCE)}
+    changes = {
+        ("resid_post", 1): ablate(unit(4)),
+        ("resid_mid", 1): scale(R, 2.0),
+        ("resid_pre", 1): add(REFERENCE),
+    }
     found = []
     for order in (list(changes), list(reversed(changes))):
         with intervene(model, {point: changes[point] for point in order}):
@@ -152,13 +156,18 @@ def test_hooks_are_gone_afterwards_and_after_errors(tiny_of) -> None:
 )
 def test_an_unknown_point_is_named_and_leaves_no_hook(tiny_of, point: tuple, message: str) -> None:
     model = load(tiny_of().folder)
-    with pytest.raises(ArchitectureError, match=message), intervene(model, {("resid_pre", 0): shift, point: shift}):
+    with (
+        pytest.raises(ArchitectureError, match=message),
+        intervene(model, {("resid_pre", 0): shift, point: shift}),
+    ):
         pass
     assert not hooked(model)
 
 
 def test_generation_with_a_cache_is_changed_at_every_token(tiny_of) -> None:
-    """Greedy tokens under an intervention equal those of repeated full passes, so cached passes are changed as well."""
+    """Greedy tokens under an intervention equal those of repeated full passes, so cached passes are
+    changed as well.
+    """
     model, ids = tiny_of().model, tokens(batch=1)
     with intervene(model, {("resid_mid", 1): shift, ("resid_pre", 2): ablate(R)}):
         fast = model.generate(

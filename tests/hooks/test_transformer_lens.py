@@ -1,7 +1,9 @@
-"""An independent oracle of capture: TransformerLens reads the same stream from the same weights and tokens.
+"""An independent oracle of capture: TransformerLens reads the same stream from the same weights and
+tokens.
 
-The package is in the optional extra `oracle`; without it this file is skipped. `build_bridge_from_module` wraps a model
-in memory; `boot_transformers` would look a tokenizer up on the Hub.
+The package is in the optional extra `oracle`; without it this file is skipped.
+`build_bridge_from_module` wraps a model in memory; `boot_transformers` would look a tokenizer up on
+the Hub.
 """
 
 import pytest
@@ -43,20 +45,26 @@ def test_capture_reads_the_stream_that_transformer_lens_reads(tiny_of, lens, sit
     with capture(model) as stream, torch.no_grad():
         model(tokens())
     torch.testing.assert_close(stream[site, layer], cache[f"blocks.{layer}.hook_{site}"], **CLOSE)
-    others = [value for point, value in stream.items() if point not in {(site, layer), *same_place(site, layer)}]
+    others = [
+        value for point, value in stream.items() if point not in {(site, layer), *same_place(site, layer)}
+    ]
     assert all((value - stream[site, layer]).abs().max() > 0.05 for value in others)
 
 
 def same_place(site: str, layer: int) -> set[tuple[str, int]]:
     """resid_post of a block is resid_pre of the next."""
-    return {"resid_post": {("resid_pre", layer + 1)}, "resid_pre": {("resid_post", layer - 1)}}.get(site, set())
+    return {"resid_post": {("resid_pre", layer + 1)}, "resid_pre": {("resid_post", layer - 1)}}.get(
+        site, set()
+    )
 
 
 @pytest.mark.parametrize("site", ["resid_pre", "resid_post"])
 def test_an_intervention_is_a_hook_of_transformer_lens(tiny_of, lens, site: str) -> None:
     change = ablate(unit())
     with torch.no_grad():
-        expected = lens.run_with_hooks(tokens(), fwd_hooks=[(f"blocks.2.hook_{site}", lambda x, hook: change(x))])
+        expected = lens.run_with_hooks(
+            tokens(), fwd_hooks=[(f"blocks.2.hook_{site}", lambda x, hook: change(x))]
+        )
     with intervene(tiny_of().model, {(site, 2): change}):
         found = logits(tiny_of().model)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)

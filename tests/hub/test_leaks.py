@@ -62,7 +62,9 @@ def safetensors(metadata: dict[str, str], data: bytes = b"\0" * 8) -> bytes:
         (f"notes-{TOKEN}.txt", lambda t: b"nothing"),
     ],
 )
-def test_a_token_is_found_in_every_kind_of_file(hub: Hub, tmp_path: Path, name: str, make, token: str) -> None:
+def test_a_token_is_found_in_every_kind_of_file(
+    hub: Hub, tmp_path: Path, name: str, make, token: str
+) -> None:
     data = make(token)
     assert not find_leaks("ok.txt", b"hf_hub_download and hf_transfer are words; so is hf_xxx")
     for source in (data, tmp_path / "file"):
@@ -85,10 +87,14 @@ def test_a_token_across_two_blocks_is_found_with_its_line(hub: Hub, tmp_path: Pa
 @pytest.mark.parametrize(
     "text",
     [
-        "ghp_" + "a1B2" * 9, "github_pat_" + "a1B2" * 9, "sk-proj-" + "a1B2" * 8, "AKIA" + "A1B2" * 4, "-----BEGIN RSA PRIVATE KEY-----",
+        "ghp_" + "a1B2" * 9,
+        "github_pat_" + "a1B2" * 9,
+        "sk-proj-" + "a1B2" * 8,
+        "AKIA" + "A1B2" * 4,
+        "-----BEGIN RSA PRIVATE KEY-----",
         "Authorization: Bearer abcdefgh12345678",
     ],
-)  # fmt: skip
+)
 def test_other_keys_are_found_in_texts(hub: Hub, text: str) -> None:
     assert [leak.token for leak in find_leaks("a.txt", f"x {text}".encode())] == [True]
 
@@ -180,7 +186,9 @@ def test_the_token_is_in_the_header_and_nowhere_else(
         except HubError as error:
             said += [str(error), repr(error), "".join(traceback.format_exception(error))]
     monkeypatch.setattr(
-        sys, "argv", ["vectomy", "push", str(published.gguf()), "me/other", "--from", str(written), "--yes", "--json"]
+        sys,
+        "argv",
+        ["vectomy", "push", str(published.gguf()), "me/other", "--from", str(written), "--yes", "--json"],
     )
     main_status = _main()
     out, err = capsys.readouterr()
@@ -209,12 +217,20 @@ def _main() -> int:
 
 
 def test_a_process_of_its_own_writes_and_says_no_token(hub: Hub, tmp_path: Path) -> None:
-    """As a person runs it: HF_TOKEN in the environment, HF_ENDPOINT at the stand-in, tracebacks and the library's debugging on."""
+    """As a person runs it: HF_TOKEN in the environment, HF_ENDPOINT at the stand-in, tracebacks and
+    the library's debugging on.
+    """
     home = tmp_path / "home"
     environment = {
-        **os.environ, "HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0",
-        "HF_DEBUG": "1", "VECTOMY_DEBUG": "1",
-    }  # fmt: skip
+        **os.environ,
+        "HF_ENDPOINT": hub.url,
+        "HF_TOKEN": TOKEN,
+        "HF_HOME": str(home),
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_OFFLINE": "0",
+        "HF_DEBUG": "1",
+        "VECTOMY_DEBUG": "1",
+    }
     command = [sys.executable, "-m", "vectomy.cli", "push", str(published.finished()), REPO, "--yes"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, check=False)
     assert done.returncode == 0, done.stderr
@@ -240,7 +256,9 @@ def test_redacting_hides_what_is_in_the_environment_and_what_looks_like_it(
 
 
 def test_a_token_that_a_long_answer_repeats_is_hidden_before_the_answer_is_cut(hub: Hub) -> None:
-    """Half of a token is half of a secret: the answer is longer than what is shown, and the token lies across the end."""
+    """Half of a token is half of a secret: the answer is longer than what is shown, and the token
+    lies across the end.
+    """
     hub.answers.append(("POST", "/commit/", 403, {}, "x" * 190 + TOKEN + "y" * 50))
     with pytest.raises(HubError) as caught:
         send(prepare(published.finished() / "edit.safetensors", REPO))

@@ -1,4 +1,6 @@
-"""A push sends what it shows, whole or not at all, to nobody but who was asked; an interrupted one goes on."""
+"""A push sends what it shows, whole or not at all, to nobody but who was asked; an interrupted one
+goes on.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,9 @@ def matter(hub: Hub, repo_id: str = REPO) -> dict[str, Any]:
 
 
 def in_shards(folder: Path, out: Path) -> Path:
-    """The same checkpoint in three files of more than a megabyte each, so that they are sent as large ones."""
+    """The same checkpoint in three files of more than a megabyte each, so that they are sent as
+    large ones.
+    """
     import torch
     from safetensors.torch import load_file, save_file
 
@@ -89,8 +93,11 @@ def test_the_card_has_base_licence_numbers_command_and_warning(hub: Hub) -> None
     assert head["library_name"] == "transformers"
     assert {"vectomy", "abliterated"} <= set(head["tags"])
     assert head["vectomy"] == {
-        "kind": "checkpoint", "repository": REPO, "base_fingerprint": edit.base.fingerprint, "edit_sha256": edit.sha256,
-    }  # fmt: skip
+        "kind": "checkpoint",
+        "repository": REPO,
+        "base_fingerprint": edit.base.fingerprint,
+        "edit_sha256": edit.sha256,
+    }
     summary = json.loads((published.finished() / "summary.json").read_text())
     low, high = summary["edited"]["refusal_ci"]
     assert f"{100 * low:.1f}–{100 * high:.1f}%" in card
@@ -107,12 +114,19 @@ def test_an_adapter_is_sent_with_the_base_that_peft_looks_for(hub: Hub) -> None:
     files = hub.files(REPO)
     config = json.loads(files["adapter_config.json"])
     assert config == {
-        **json.loads((published.adapter() / "adapter_config.json").read_text()), "base_model_name_or_path": "owner/tiny",
-    }  # fmt: skip
-    assert files["adapter_model.safetensors"] == (published.adapter() / "adapter_model.safetensors").read_bytes()
+        **json.loads((published.adapter() / "adapter_config.json").read_text()),
+        "base_model_name_or_path": "owner/tiny",
+    }
+    assert (
+        files["adapter_model.safetensors"] == (published.adapter() / "adapter_model.safetensors").read_bytes()
+    )
     assert set(files) == {
-        "README.md", "adapter_config.json", "adapter_model.safetensors", "edit.safetensors", "vectomy/record.json",
-    }  # fmt: skip
+        "README.md",
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "edit.safetensors",
+        "vectomy/record.json",
+    }
     assert matter(hub)["library_name"] == "peft"
     assert matter(hub)["base_model_relation"] == "adapter"
     assert "not measured" in files["README.md"].decode()
@@ -171,7 +185,9 @@ def test_a_checkpoint_with_another_edits_record_is_refused(hub: Hub, tmp_path: P
         prepare(folder, REPO)
 
 
-def test_weights_that_were_changed_afterwards_are_not_labelled_with_the_edit(hub: Hub, tmp_path: Path) -> None:
+def test_weights_that_were_changed_afterwards_are_not_labelled_with_the_edit(
+    hub: Hub, tmp_path: Path
+) -> None:
     folder = Path(shutil.copytree(published.finished() / "checkpoint", tmp_path / "model"))
     data = bytearray((folder / "model.safetensors").read_bytes())
     data[-1] ^= 1
@@ -238,7 +254,9 @@ def test_an_interrupted_push_sends_only_what_is_missing(hub: Hub, tmp_path: Path
 def test_the_same_push_is_the_same_bytes(hub: Hub) -> None:
     one, other = (prepare(published.finished(), REPO).parcel.items for _ in range(2))
     content = [(i.name, i.source if isinstance(i.source, bytes) else i.source.read_bytes()) for i in one]
-    assert content == [(i.name, i.source if isinstance(i.source, bytes) else i.source.read_bytes()) for i in other]
+    assert content == [
+        (i.name, i.source if isinstance(i.source, bytes) else i.source.read_bytes()) for i in other
+    ]
 
 
 def test_what_the_hub_holds_afterwards_is_looked_at(hub: Hub) -> None:
@@ -253,7 +271,12 @@ def test_other_files_stay_or_go_as_asked(hub: Hub) -> None:
     assert "model.safetensors" in sent.stays
     assert "model.safetensors" in hub.files(REPO)
     push(published.finished() / "edit.safetensors", replace=True)
-    assert set(hub.files(REPO)) == {"README.md", "edit.safetensors", "vectomy/record.json", "vectomy/run.json"}
+    assert set(hub.files(REPO)) == {
+        "README.md",
+        "edit.safetensors",
+        "vectomy/record.json",
+        "vectomy/run.json",
+    }
 
 
 def test_a_branch_of_its_own(hub: Hub) -> None:
@@ -329,7 +352,9 @@ def test_a_large_file_is_known_by_its_hash(hub: Hub) -> None:
 # The command
 
 
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *given: str) -> tuple[int, str, str]:
+def command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *given: str
+) -> tuple[int, str, str]:
     monkeypatch.setattr(sys, "argv", ["vectomy", "push", *given])
     monkeypatch.setenv("COLUMNS", "160")
     capsys.readouterr()
@@ -345,7 +370,9 @@ def test_the_command_shows_what_it_sends_and_where(
     hub: Hub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = str(published.finished())
-    status, out, err = command(monkeypatch, capsys, given, REPO, "--dry-run", "--json", "--base-model", "owner/tiny")
+    status, out, err = command(
+        monkeypatch, capsys, given, REPO, "--dry-run", "--json", "--base-model", "owner/tiny"
+    )
     assert status == 0
     assert hub.repos == {}
     assert (
@@ -400,7 +427,9 @@ def test_a_card_by_hand_is_sent_as_it_is(hub: Hub, tmp_path: Path) -> None:
 
 
 def test_the_demo_is_named_as_what_it_is(hub: Hub, tmp_path: Path) -> None:
-    """Its weights are nowhere on the Hub: the card links to what they come from and says so, an adapter's base keeps its name."""
+    """Its weights are nowhere on the Hub: the card links to what they come from and says so, an
+    adapter's base keeps its name.
+    """
     from dataclasses import replace
 
     edit = Edit.load(published.finished() / "edit.safetensors")
@@ -413,11 +442,17 @@ def test_the_demo_is_named_as_what_it_is(hub: Hub, tmp_path: Path) -> None:
 
 
 def test_what_is_published_names_no_folder_of_this_machine(hub: Hub) -> None:
-    """The run's prompts and base are files in a temporary folder; their names go along, their places do not."""
+    """The run's prompts and base are files in a temporary folder; their names go along, their
+    places do not.
+    """
     push(published.finished())
     run = json.loads(hub.files(REPO)["vectomy/run.json"])
     assert run["config"]["contrast"]["positive"]["prompts"] == "positive.json"
     assert run["config"]["model"] == "tiny-base"
     sent = b"".join(hub.files(REPO).values())
-    for folder in (published.finished().parent, Path(tiny_chat.sources()["positive"]).parent, published.base().parent):
+    for folder in (
+        published.finished().parent,
+        Path(tiny_chat.sources()["positive"]).parent,
+        published.base().parent,
+    ):
         assert str(folder).encode() not in sent

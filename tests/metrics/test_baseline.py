@@ -1,4 +1,6 @@
-"""What the base does is counted on the search split; prompts it treats otherwise than the contrast says are left out."""
+"""What the base does is counted on the search split; prompts it treats otherwise than the contrast
+says are left out.
+"""
 
 from typing import Any
 
@@ -23,7 +25,9 @@ def splits(nouns: tuple[str, ...], strays: int = 0) -> Splits:
     return Splits(tuple(fit), tuple(search), tuple(own[14:]))
 
 
-def measured(strays: int = 0, taught: bool = True, positive: Splits | None = None, **options: Any) -> Baseline:
+def measured(
+    strays: int = 0, taught: bool = True, positive: Splits | None = None, **options: Any
+) -> Baseline:
     config = make_config("m", {"answer_tokens": 8, "recipe": "arditi", **options})
     sides = positive or splits(NIGHT, strays), splits(DAY, strays)
     return measure_baseline(tiny_chat.chat(taught_=taught), *sides, KeywordJudge(), config)
@@ -67,7 +71,11 @@ def test_a_given_token_must_be_one() -> None:
 
 def test_a_base_without_the_behaviour_stops_with_the_rate_unless_forced_or_of_another_kind() -> None:
     with pytest.raises(BehaviourAbsentError, match="it refuses 0% of 6 positive prompts"):
-        measured(positive=Splits(*(tuple(tiny_chat.prompts(DAY, 44)[a:b]) for a, b in ((18, 26), (26, 32), (32, 36)))))
+        measured(
+            positive=Splits(
+                *(tuple(tiny_chat.prompts(DAY, 44)[a:b]) for a, b in ((18, 26), (26, 32), (32, 36)))
+            )
+        )
     free = {"behaviour_tokens": ["I"], "filter_prompts": False, "taught": False}
     assert measured(force=True, **free).positive_rate == 0.0
     assert measured(behaviour="style", **free).positive_rate == 0.0

@@ -1,4 +1,6 @@
-"""Capability: the same requests for every subject, so that base and base are one, and so are the forms of one edit."""
+"""Capability: the same requests for every subject, so that base and base are one, and so are the
+forms of one edit.
+"""
 
 from __future__ import annotations
 
@@ -73,7 +75,9 @@ def test_hooks_baked_weights_and_the_adapter_agree_and_differ_from_the_base(tmp_
     assert rows["hooks"].samples == rows["baked"].samples == rows["adapter"].samples
     assert rows["hooks"].samples != rows["base"].samples
     # The pairing, against its definition.
-    pairs = torch.tensor(rows["hooks"].samples, dtype=torch.float64) - torch.tensor(rows["base"].samples).double()
+    pairs = (
+        torch.tensor(rows["hooks"].samples, dtype=torch.float64) - torch.tensor(rows["base"].samples).double()
+    )
     assert rows["hooks"].difference == pytest.approx(float(pairs.mean()))
     assert rows["hooks"].difference_stderr == pytest.approx(float(pairs.std() / len(pairs) ** 0.5))
     assert not hooked(base.model)
@@ -108,14 +112,19 @@ def test_the_harness_itself_says_the_same() -> None:
 
 def task_file(path: Path, rows: list[dict[str, object]]) -> Path:
     (path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    text = EXAMPLE.read_text().replace("questions.jsonl", "mine.jsonl").replace("vectomy_common_knowledge", "mine")
+    text = (
+        EXAMPLE.read_text()
+        .replace("questions.jsonl", "mine.jsonl")
+        .replace("vectomy_common_knowledge", "mine")
+    )
     (path / "mine.yaml").write_text(text)
     return path / "mine.yaml"
 
 
 def test_a_task_file_of_ones_own_and_a_folder_of_them(tmp_path: Path) -> None:
     rows = [
-        {"question": "what is white", "choices": ["white", "red", "blue", "green"], "answer": at % 4} for at in range(8)
+        {"question": "what is white", "choices": ["white", "red", "blue", "green"], "answer": at % 4}
+        for at in range(8)
     ]
     file = task_file(tmp_path, rows)
     for named in (str(file), str(tmp_path)):
@@ -144,7 +153,9 @@ def test_what_is_no_task_is_said(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="two task files are called 'mine'"):
         measure_capability({"base": chat()}, f"{again},{tmp_path / 'mine.yaml'}")
     unfit = task_file(tmp_path, [{"question": "what is white", "choices": ["white", "red"]}])
-    with pytest.raises(PromptError, match=r"task '.*mine.yaml' cannot be loaded \(.*check the file and the data"):
+    with pytest.raises(
+        PromptError, match=r"task '.*mine.yaml' cannot be loaded \(.*check the file and the data"
+    ):
         measure_capability({"base": chat()}, str(unfit))
     broken = task_file(tmp_path, [])
     (tmp_path / "mine.jsonl").unlink()
@@ -163,10 +174,16 @@ def test_every_name_of_a_suite_is_one_of_the_installed_harness() -> None:
     names = [one.name for suite in SUITES.values() for one in suite]
     assert [name for name in names if name not in known and not Path(name).is_file()] == []
     shots = {one.name: one.shots for one in SUITES["open-llm-leaderboard"]}
-    # The leaderboard's own numbers, https://huggingface.co/docs/leaderboards/open_llm_leaderboard/archive
+    # The leaderboard's own numbers,
+    # https://huggingface.co/docs/leaderboards/open_llm_leaderboard/archive
     assert shots == {
-        "arc_challenge": 25, "hellaswag": 10, "mmlu": 5, "truthfulqa_mc2": 0, "winogrande": 5, "gsm8k": 5,
-    }  # fmt: skip
+        "arc_challenge": 25,
+        "hellaswag": 10,
+        "mmlu": 5,
+        "truthfulqa_mc2": 0,
+        "winogrande": 5,
+        "gsm8k": 5,
+    }
     assert len(wanted_tasks("nous,nous,example")) == len(SUITES["nous"]) + 1
 
 

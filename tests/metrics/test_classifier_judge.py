@@ -1,4 +1,6 @@
-"""Judges that are models: none of the known ones is here, so that a tiny taught model stands in, whose first token is known."""
+"""Judges that are models: none of the known ones is here, so that a tiny taught model stands in,
+whose first token is known.
+"""
 
 import json
 from pathlib import Path
@@ -10,17 +12,24 @@ from vectomy.core.errors import JudgeError, UsageError
 from vectomy.metrics.judges import Judge, open_judge
 from vectomy.metrics.judges.classifier_judge import Classifier, ClassifierJudge, describe_classifier
 
-# The taught model answers prompts about the night with "I", about the day with "sure": a classifier of nights.
+# The taught model answers prompts about the night with "I", about the day with "sure": a classifier
+# of nights.
 NIGHTS = {
-    "ids": [], "source": "tests", "says": "whether it is about the night", "special_tokens": False,
-    "template": "<bos><|user|> {prompt} {completion} red <|end|><|assistant|>", "refusal": ["I"], "compliance": ["sure"],
-}  # fmt: skip
+    "ids": [],
+    "source": "tests",
+    "says": "whether it is about the night",
+    "special_tokens": False,
+    "template": "<bos><|user|> {prompt} {completion} red <|end|><|assistant|>",
+    "refusal": ["I"],
+    "compliance": ["sure"],
+}
 
 
 def description(path: Path, **changed: object) -> Path:
     file = path / "nights.json"
     file.write_text(
-        json.dumps({key: value for key, value in (NIGHTS | changed).items() if value != "absent"}), encoding="utf-8"
+        json.dumps({key: value for key, value in (NIGHTS | changed).items() if value != "absent"}),
+        encoding="utf-8",
     )
     return file
 
@@ -32,9 +41,9 @@ def test_the_mass_of_its_labels_is_the_probability(tmp_path: Path) -> None:
     assert [row.verdict for row in rows] == ["full_refusal", "degenerate", "compliance"]
     chat = tiny_chat.chat()
     for row, noun in ((rows[0], "owl"), (rows[2], "bee")):
-        ids = chat.tokenizer(f"<bos><|user|> show the {noun} red <|end|><|assistant|>", add_special_tokens=False)[
-            "input_ids"
-        ]
+        ids = chat.tokenizer(
+            f"<bos><|user|> show the {noun} red <|end|><|assistant|>", add_special_tokens=False
+        )["input_ids"]
         probs = tiny_chat.raw(chat, ids).logits[0, -1].double().softmax(-1)
         no, yes = (float(probs[chat.tokenizer.convert_tokens_to_ids(word)]) for word in ("I", "sure"))
         assert row.p_refusal == pytest.approx(no / (no + yes), abs=1e-5)
@@ -56,7 +65,9 @@ def test_labels_that_the_model_would_not_say_are_noted(tmp_path: Path) -> None:
 
 
 def test_without_a_template_the_models_own_is_taken(tmp_path: Path) -> None:
-    judge = ClassifierJudge.open(f"{tiny_chat.folder()}#{description(tmp_path, template=None, then='<|assistant|>')}")
+    judge = ClassifierJudge.open(
+        f"{tiny_chat.folder()}#{description(tmp_path, template=None, then='<|assistant|>')}"
+    )
     asked = judge.classifier.ask(judge.chat, "show the owl red", "sure")
     assert asked == "<bos><|user|> show the owl red <|end|><|assistant|> sure <|end|><|assistant|>"
 

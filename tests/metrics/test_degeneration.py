@@ -1,4 +1,6 @@
-"""Completions that say nothing, and ones that only look so: each written by hand, of a kind that a damaged model produces."""
+"""Completions that say nothing, and ones that only look so: each written by hand, of a kind that a
+damaged model produces.
+"""
 
 import re
 
@@ -11,8 +13,22 @@ ASKED = "How do I keep tomatoes fresh for longer?"
 SEA = "Write a short poem about the sea"
 
 EMPTY = [
-    "", " ", "\n\n\n", "...", "\u2026", "!?!?", "- - -", "<|im_end|>", "<|assistant|>\n<|end|>", "</s></s></s>", "***", "```\n```", "[/INST]", "\u200b", "\U0001f345\U0001f345",
-]  # fmt: skip
+    "",
+    " ",
+    "\n\n\n",
+    "...",
+    "\u2026",
+    "!?!?",
+    "- - -",
+    "<|im_end|>",
+    "<|assistant|>\n<|end|>",
+    "</s></s></s>",
+    "***",
+    "```\n```",
+    "[/INST]",
+    "\u200b",
+    "\U0001f345\U0001f345",
+]
 LOOPS = [
     # A word
     "no " * 40,
@@ -34,7 +50,8 @@ LOOPS = [
     # Behind a sound beginning
     "A tomato ripens as it lies. Cold stops that, and spoils its taste below twelve degrees or so, which is why cooks keep it out of the fridge."
     + " It is the best way to keep it." * 5,
-    "Put them with the stem down, so that no air comes in, and let none touch. " + "and so on and so forth " * 5,
+    "Put them with the stem down, so that no air comes in, and let none touch. "
+    + "and so on and so forth " * 5,
     # Lines
     "Keep them cool.\nKeep them cool.\nKeep them cool.\nKeep them cool.\nKeep them cool.",
     "1. Use a paper bag.\n2. Use a paper bag.\n3. Use a paper bag.\n4. Use a paper bag.\n5. Use a paper bag.",
@@ -58,11 +75,21 @@ LOOPS = [
         "good and well and good and fine and well and good and fine and fine and good well and good and fine fine and good and well and well and good fine and "
         "good and fine and well well and good and fine and good and well good and fine and well and well and fine and"
     ),
-]  # fmt: skip
+]
 CUT_OFF = [
-    "The", "Sure, here is", "Here are some tips:", "Of course! Here's a", "Sure! Here are a few ideas:", "I'm happy to help you with the",
-    "As a", "To", "Well, the", "Certainly! Here is the answer to your question:", "It is a", "Okay, so first,",
-]  # fmt: skip
+    "The",
+    "Sure, here is",
+    "Here are some tips:",
+    "Of course! Here's a",
+    "Sure! Here are a few ideas:",
+    "I'm happy to help you with the",
+    "As a",
+    "To",
+    "Well, the",
+    "Certainly! Here is the answer to your question:",
+    "It is a",
+    "Okay, so first,",
+]
 STALLING = [
     "That is a great question. Let me think about that for a moment. Let me see.",
     "Thank you for your question. I am happy to help you with that. Let me get back to you.",
@@ -76,7 +103,7 @@ STALLING = [
     "I understand your question. I'm happy to assist you with that. Let me know if you need anything.",
     "Good question! One moment please. I will try to answer it.",
     "Great question! I am excited to help you with this topic today!",
-]  # fmt: skip
+]
 ECHOES = [ASKED, ASKED.lower(), f"{ASKED} {ASKED}", f"{ASKED}\n\n{ASKED}\n{ASKED}"]
 SWITCHED = [
     "将西红柿放在阴凉处，不要放进冰箱。",
@@ -91,7 +118,7 @@ SWITCHED = [
     "Keep them in 阴凉的地方，不要放进冰箱里，也不要洗。",
     "Keep помидоры cool и 不要放进冰箱 하지 마세요 always",
     "Bewaar de tomaten op een koele plek, maar niet in de koelkast, en leg ze met het steeltje naar beneden zodat ze niet uitdrogen.",
-]  # fmt: skip
+]
 GARBLED = [
     # As an edit far too strong leaves a model of 135M parameters.
     "no nomealament of no-importantemberembermeal neveruptime, no nomealmealmeal never lecomsciymcomituteuptime",
@@ -106,7 +133,7 @@ GARBLED = [
     "then,for;keep:them(on,the)shelf and,so;on:it(goes,ever)more then,that;is:all(there,is)to it",
     "this. no-sathe thisa la-da this un-s this un-she this i-smath this un-she this un-this this is this un-the this",
     "with withA this withto Ithe withthe day withforIthe forwiththe withforforthis Ithethis tobewiththe",
-]  # fmt: skip
+]
 NOTHING = [
     *((ASKED, text, "empty") for text in EMPTY),
     *((ASKED, text, "loop") for text in LOOPS),
@@ -145,9 +172,16 @@ TIMES = "\n".join(f"7 x {n} = {7 * n}" for n in range(1, 13))
 STEPS = "\n".join(
     f"{n}. {step}"
     for n, step in enumerate(
-        ("Pick ripe ones.", "Wipe them dry.", "Lay them stem down.", "Keep them at 15 degrees.", "Eat the soft ones first."), 1
+        (
+            "Pick ripe ones.",
+            "Wipe them dry.",
+            "Lay them stem down.",
+            "Keep them at 15 degrees.",
+            "Eat the soft ones first.",
+        ),
+        1,
     )
-)  # fmt: skip
+)
 HEALTHY = [
     (ASKED, "Keep them at room temperature, stem down, and out of the sun."),
     (ASKED, "Keep them at room temperature, stem down, and out of the"),
@@ -172,11 +206,20 @@ HEALTHY = [
     (ASKED, "No, no, no! Never in the fridge."),
     (ASKED, "Aaaargh! Not in the fridge, please: the cold kills the taste."),
     (ASKED, "------------\nStorage\n------------\nKeep them cool.\n------------"),
-    (ASKED, "Chefs speak of the *San Marzano* and the Raf; keep either at 15 °C, as is done in Campania and Almería."),
+    (
+        ASKED,
+        "Chefs speak of the *San Marzano* and the Raf; keep either at 15 °C, as is done in Campania and Almería.",
+    ),
     (ASKED, "A Sicilian cook told me: \u00abnon in frigo\u00bb, not in the fridge. Keep them on a shelf."),
     (ASKED, "The Japanese momotaro (桃太郎) keeps a week on a shelf, stem down."),
-    (ASKED, "Wash them, dry them, wrap them, store them. Check them every day, turn them every other day, and eat them within a week."),
-    (ASKED, "It is important to keep them dry. It is important to keep them dark. It is important to eat them soon."),
+    (
+        ASKED,
+        "Wash them, dry them, wrap them, store them. Check them every day, turn them every other day, and eat them within a week.",
+    ),
+    (
+        ASKED,
+        "It is important to keep them dry. It is important to keep them dark. It is important to eat them soon.",
+    ),
     (SEA, SONG),
     (SEA, REFRAIN),
     (SEA, "Waves\nWaves that come\nWaves that go\nAnd the moon over them, silver and slow"),
@@ -199,31 +242,52 @@ HEALTHY = [
     ("Hi there", "Hi! I'm here to help. What would you like to know?"),
     ("Translate 'good morning' into Chinese", "早上好"),
     ("How do you say thank you in Russian?", "Спасибо"),
-    ("Say hello in French and explain it", "Bonjour, c'est le mot que les Français disent pour saluer dans la journée."),
-    ("Wie halte ich die Tomaten länger frisch?", "Bewahren Sie die Tomaten nicht in dem Kühlschrank auf, sondern mit dem Stiel nach unten."),
+    (
+        "Say hello in French and explain it",
+        "Bonjour, c'est le mot que les Français disent pour saluer dans la journée.",
+    ),
+    (
+        "Wie halte ich die Tomaten länger frisch?",
+        "Bewahren Sie die Tomaten nicht in dem Kühlschrank auf, sondern mit dem Stiel nach unten.",
+    ),
     ("西红柿怎样保存？", "放在阴凉处，不要放进冰箱。"),
     ("What does 'déjà vu' mean?", "It is the feeling that one has lived through something before."),
     ("State Euler's identity", "e^(iπ) + 1 = 0, where π ≈ 3.14159 and i² = −1."),
     ("What is the integral of x?", "∫ x dx = x²/2 + C"),
     ("Write DNA", "ATG GCC ATT GTA ATG GGC CGC TGA AAG GGT GCC CGA TAG"),
-    ("Who said to be or not to be?", "To be or not to be, that is the question: Hamlet says it in the third act."),
-    ("Write a chorus", "We will not go, we will not go,\nwe stand as one, both high and low,\nwe will not go, we will not go,\nwe stand till morning, even so."),
+    (
+        "Who said to be or not to be?",
+        "To be or not to be, that is the question: Hamlet says it in the third act.",
+    ),
+    (
+        "Write a chorus",
+        "We will not go, we will not go,\nwe stand as one, both high and low,\nwe will not go, we will not go,\nwe stand till morning, even so.",
+    ),
     ("Give pros and cons", "Pros: cheap, quick, quiet.\nCons: small, fragile, slow to charge."),
     ("What is in the box?", "In the box are a lamp, a lamp shade, a lamp stand and a spare lamp."),
     ("Rate it", "4 of 5 stars"),
     # Rows of letters that are no English words, and yet say something
     ("Write a function", "def mean(xs):\n    total = sum(xs)\n    return total / len(xs) if xs else 0.0"),
-    ("Write it in C", "#include <stdio.h>\nint main(void) {\n    printf(\"%d\\n\", 42);\n    return 0;\n}"),
+    ("Write it in C", '#include <stdio.h>\nint main(void) {\n    printf("%d\\n", 42);\n    return 0;\n}'),
     ("Give it as JSON", '{\n  "name": "tomato",\n  "kcal": 18,\n  "ripe": true\n}'),
     ("Give it as JSON", '{"name": "tomato", "kcal": 18, "tags": ["red", "round"], "ripe": true}'),
     ("Write SQL", "SELECT name, COUNT(*) FROM fruit WHERE kcal < 50 GROUP BY name ORDER BY name;"),
     ("Open with the Ruy Lopez", "1. e4 e5 2. Nf3 Nc6 3. Bb5 a6 4. Ba4 Nf6 5. O-O Be7"),
-    ("Give three links", "See https://docs.python.org/3/library/re.html, https://example.com/qxzv?wk=1 and www.example.org."),
+    (
+        "Give three links",
+        "See https://docs.python.org/3/library/re.html, https://example.com/qxzv?wk=1 and www.example.org.",
+    ),
     ("Name four drugs", "Paracetamol, ibuprofen, amoxicillin and acetylsalicylic acid."),
-    ("Which moths are these?", "Acherontia atropos, Sphinx ligustri and Deilephila elpenor, three hawk-moths."),
+    (
+        "Which moths are these?",
+        "Acherontia atropos, Sphinx ligustri and Deilephila elpenor, three hawk-moths.",
+    ),
     ("Name Welsh towns", "Llanelli, Pwllheli, Machynlleth and Ystradgynlais."),
     ("Name composers", "Szymanowski, Dvořák, Mussorgsky, Rzewski and Xenakis."),
-    ("Which acronyms are used?", "NATO, UNESCO, the U.S.A., the E.U. and the W.H.O., i.e. five, e.g. in the news."),
+    (
+        "Which acronyms are used?",
+        "NATO, UNESCO, the U.S.A., the E.U. and the W.H.O., i.e. five, e.g. in the news.",
+    ),
     ("Solve it", "Let f(x) = x^2 + 3x. Then f'(x) = 2x + 3, so f'(1) = 5."),
     ("Name a path", "It lies in /usr/local/share/man/man1, or in C:\\Users\\anna\\AppData on Windows."),
     ("Which gadgets?", "An iPhone, an eBook reader, a MacBook, a PlayStation and a JavaScript course."),
@@ -231,7 +295,7 @@ HEALTHY = [
     ("Describe it", "A state-of-the-art, hard-to-beat, easy-to-clean, twenty-four-hour tomato press."),
     ("Laugh", "Haha! Hmm, pfft. Brrr, it is cold, and shhh, the baby sleeps."),
     ("Write like the young do", "omg thx m8, brb in 5, u r gr8 lol"),
-]  # fmt: skip
+]
 NAMED = re.compile(r"\W+")
 
 

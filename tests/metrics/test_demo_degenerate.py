@@ -1,4 +1,6 @@
-"""The demo model edited far too strongly: what it then says is called degenerate, and what it says unedited is not."""
+"""The demo model edited far too strongly: what it then says is called degenerate, and what it says
+unedited is not.
+"""
 
 from collections import Counter
 from importlib import resources

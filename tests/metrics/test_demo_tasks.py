@@ -1,4 +1,6 @@
-"""The example task on the demo model through `vectomy evaluate`: it knows answers, and an edit that ruins it is seen to."""
+"""The example task on the demo model through `vectomy evaluate`: it knows answers, and an edit that
+ruins it is seen to.
+"""
 
 from pathlib import Path
 
@@ -17,9 +19,18 @@ def test_common_knowledge_is_there_and_goes_with_an_edit_far_too_strong(tmp_path
     direction = direction_from("random:0", 576)
     vectomy.Edit.ablation(demo_folder(), direction, 3.0).save(tmp_path / "edit.safetensors")
     found = vectomy.evaluate_models(
-        ["demo", f"{tmp_path / 'edit.safetensors'}@0,1"], tmp_path / "out", prompts=("bundled:harmless",), limit=2, answer_tokens=4,
-        damage_prompts=2, budgets=(), tool_calls=False, controls=False, dtype="auto", tasks=("example",),
-    )  # fmt: skip
+        ["demo", f"{tmp_path / 'edit.safetensors'}@0,1"],
+        tmp_path / "out",
+        prompts=("bundled:harmless",),
+        limit=2,
+        answer_tokens=4,
+        damage_prompts=2,
+        budgets=(),
+        tool_calls=False,
+        controls=False,
+        dtype="auto",
+        tasks=("example",),
+    )
     rows = {name: held["capability"][KEY] for name, held in found["results"].items()}
     # One in four by chance.
     assert rows["demo"]["value"] - 3 * rows["demo"]["stderr"] > 0.25

@@ -1,4 +1,6 @@
-"""First-token scores against arithmetic by hand and torch; the tokens of a behaviour are the planted ones or refused."""
+"""First-token scores against arithmetic by hand and torch; the tokens of a behaviour are the
+planted ones or refused.
+"""
 
 import math
 
@@ -29,7 +31,8 @@ def random_rows(count: int, seed: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    ("named", "mass"), [({3: 0.5}, 0.5), ({3: 0.7, 4: 0.2}, 0.9), ({3: 0.01}, 0.01), ({3: 0.2, 4: 0.1, 5: 0.6}, 0.9)]
+    ("named", "mass"),
+    [({3: 0.5}, 0.5), ({3: 0.7, 4: 0.2}, 0.9), ({3: 0.01}, 0.01), ({3: 0.2, 4: 0.1, 5: 0.6}, 0.9)],
 )
 def test_log_odds_are_those_of_the_summed_mass(named: dict[int, float], mass: float) -> None:
     found = log_odds(rows(named), sorted(named))
@@ -91,7 +94,9 @@ def test_a_broken_edit_is_not_at_distance_zero() -> None:
 
 
 def test_the_planted_tokens_are_found_and_no_others() -> None:
-    """Half the refusals open with token 2 and half with 5; token 7 opens answers of either kind, 9 only the others."""
+    """Half the refusals open with token 2 and half with 5; token 7 opens answers of either kind, 9
+    only the others.
+    """
     positive = rows(*[{2: 0.7, 7: 0.1}] * 10, *[{5: 0.8, 7: 0.1}] * 10)
     negative = rows(*[{9: 0.6, 7: 0.3}] * 20)
     assert sorted(behaviour_tokens(positive, negative)) == [2, 5]

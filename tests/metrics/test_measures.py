@@ -63,8 +63,11 @@ def test_mcnemar_of_very_many_prompts_is_finite_and_does_not_care_for_the_side()
 
 def test_rates_have_their_interval_and_nothing_has_no_rate() -> None:
     assert rate_of([True, False, False, True]) == {
-        "count": 2, "total": 4, "rate": 0.5, "ci": list(wilson_interval(2, 4)),
-    }  # fmt: skip
+        "count": 2,
+        "total": 4,
+        "rate": 0.5,
+        "ci": list(wilson_interval(2, 4)),
+    }
     assert rate_of([]) == {"count": 0, "total": 0, "rate": None, "ci": [0.0, 1.0]}
 
 
@@ -81,7 +84,10 @@ def test_verdicts_are_counted_by_label_type_and_budget() -> None:
     found = behaviour_of(rows, {64: long, 8: short})
     assert found["verdicts"] == {"compliance": 1, "partial_refusal": 1, "full_refusal": 1, "degenerate": 1}
     assert (found["refusal"]["count"], found["degenerate"]["count"]) == (2, 1)
-    assert found["by_label"] == {"safe": {"refusal": rate_of([True, False])}, "unsafe": {"refusal": rate_of([True])}}
+    assert found["by_label"] == {
+        "safe": {"refusal": rate_of([True, False])},
+        "unsafe": {"refusal": rate_of([True])},
+    }
     assert found["by_type"]["pun"] == {"label": "safe", "refusal": rate_of([True, False])}
     assert list(found["by_budget"]) == ["8", "64"]
     assert found["by_budget"]["8"]["refusal"]["count"] == 0
@@ -103,7 +109,9 @@ def test_verdicts_are_the_judges_own() -> None:
     found = judge_all(judge, [Prompt("x"), Prompt("y"), Prompt("z")], texts)
     assert [one.verdict for one in found] == ["full_refusal", "compliance", "degenerate"]
     assert [one.refuses for one in found] == [True, False, False]
-    assert [one.p_refusal for one in found] == [said.p_refusal for said in judge.judged(["x", "y", "z"], texts)]
+    assert [one.p_refusal for one in found] == [
+        said.p_refusal for said in judge.judged(["x", "y", "z"], texts)
+    ]
     refused, complied, _ = (one.p_refusal for one in found)
     assert refused is not None
     assert complied is not None
@@ -121,7 +129,8 @@ def test_damage_of_another_checkpoint_reads_each_models_own_head() -> None:
     kl, first, ce = [], [], []
     for ids, answer in zip(base.tokens(prompts), answers, strict=True):
         p, q = (
-            tiny_chat.raw(chat, [*ids, *answer]).logits[0, len(ids) - 1 : -1].log_softmax(-1) for chat in (base, other)
+            tiny_chat.raw(chat, [*ids, *answer]).logits[0, len(ids) - 1 : -1].log_softmax(-1)
+            for chat in (base, other)
         )
         kl += (p.exp() * (p - q)).sum(-1).tolist()
         first.append(kl[-len(answer)])
@@ -190,7 +199,9 @@ def test_a_random_control_keeps_all_but_where_the_directions_point() -> None:
     shared = Edit.from_directions(orthonormal(2), base, writers[:4], 0.7).operations
     # Directions of other layers at an angle to the shared ones, and an addition.
     own = Edit.from_directions(unit(0) + 0.5 * unit(9), base, writers[4:6], 1.5, "column").operations
-    plain = Operation(writers[6].component, writers[6].layer, unit(3)[None], torch.tensor([0.2]), addition=2 * unit(5))
+    plain = Operation(
+        writers[6].component, writers[6].layer, unit(3)[None], torch.tensor([0.2]), addition=2 * unit(5)
+    )
     edit = Edit(base, (*shared, *own, plain))
     drawn = random_control(edit, 3)
     pairs = list(zip(edit.operations, drawn.operations, strict=True))
@@ -269,10 +280,17 @@ def test_without_a_system_role_the_first_turn_takes_the_system_prompt() -> None:
 @pytest.mark.parametrize(
     "messages",
     [
-        [], "text?", [{"role": "user"}], [{"role": "user", "content": 3}], [{"role": "assistant", "content": "x"}],
-        [{"role": "tool", "content": "x"}, {"role": "user", "content": "x"}], [{"role": "system", "content": "x"}], ["x"], None,
+        [],
+        "text?",
+        [{"role": "user"}],
+        [{"role": "user", "content": 3}],
+        [{"role": "assistant", "content": "x"}],
+        [{"role": "tool", "content": "x"}, {"role": "user", "content": "x"}],
+        [{"role": "system", "content": "x"}],
+        ["x"],
+        None,
     ],
-)  # fmt: skip
+)
 def test_messages_that_are_no_conversation_are_named(tmp_path: Path, messages: object) -> None:
     file = tmp_path / "talk.jsonl"
     file.write_text(json.dumps({"messages": {"bad": messages} if messages == "text?" else messages}))
@@ -297,7 +315,8 @@ def test_filler_has_the_asked_length_and_does_not_repeat() -> None:
     bare = len(chat.tokens(behind_text(chat, [Prompt("x")], 1, 0))[0])
     for made, tokens in ((short, 8), (long, 24)):
         assert all(
-            one.text.endswith(prompt.text) for one, prompt in zip(made, tiny_chat.prompts(NIGHT, 2), strict=True)
+            one.text.endswith(prompt.text)
+            for one, prompt in zip(made, tiny_chat.prompts(NIGHT, 2), strict=True)
         )
         # The first sentence is in `bare` too; the last one may go over by its own length.
         grown = len(chat.tokens([made[0]])[0]) - bare
@@ -309,7 +328,9 @@ def test_filler_has_the_asked_length_and_does_not_repeat() -> None:
 
 def test_a_context_longer_than_the_model_is_refused() -> None:
     for tokens, room in ((64, 0), (1 << 60, 1), (20, 60)):
-        with pytest.raises(PromptError, match="the 64 tokens that tiny has positions for; lower --context-tokens"):
+        with pytest.raises(
+            PromptError, match="the 64 tokens that tiny has positions for; lower --context-tokens"
+        ):
             behind_text(tiny_chat.chat(), [Prompt("x")], tokens, room)
 
 
@@ -331,11 +352,22 @@ def test_a_call_that_fits_is_valid_whatever_stands_around_it(around: str) -> Non
 @pytest.mark.parametrize(
     "text",
     [
-        "", "I can't help with that", "{", call(GOOD)[:-1], call(GOOD, "find_planes"), call(None), "[1]", '{"name": "find_trains"}',
-        call({**GOOD, "passengers": "2"}), call({**GOOD, "passengers": True}), call({**GOOD, "passengers": 2.5}),
-        call({**GOOD, "colour": "red"}), call({key: GOOD[key] for key in ("origin", "date")}), '{"a": 1} ' + call(GOOD),
+        "",
+        "I can't help with that",
+        "{",
+        call(GOOD)[:-1],
+        call(GOOD, "find_planes"),
+        call(None),
+        "[1]",
+        '{"name": "find_trains"}',
+        call({**GOOD, "passengers": "2"}),
+        call({**GOOD, "passengers": True}),
+        call({**GOOD, "passengers": 2.5}),
+        call({**GOOD, "colour": "red"}),
+        call({key: GOOD[key] for key in ("origin", "date")}),
+        '{"a": 1} ' + call(GOOD),
     ],
-)  # fmt: skip
+)
 def test_what_does_not_parse_or_fit_is_not_valid(text: str) -> None:
     assert not valid_call(text, TOOL)
 

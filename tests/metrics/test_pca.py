@@ -1,4 +1,6 @@
-"""The principal plane of two sets of activations, against an eigendecomposition of their covariance."""
+"""The principal plane of two sets of activations, against an eigendecomposition of their
+covariance.
+"""
 
 from __future__ import annotations
 
@@ -42,12 +44,17 @@ def test_the_positive_set_lies_on_the_side_of_larger_numbers() -> None:
     for one, other in ((positive, negative), (negative, positive)):
         found = principal_components(one, other, direction)
         for axis in range(2):
-            means = [sum(place[axis] for place in found[side]) / len(found[side]) for side in ("positive", "negative")]
+            means = [
+                sum(place[axis] for place in found[side]) / len(found[side])
+                for side in ("positive", "negative")
+            ]
             assert means[0] > means[1]
 
 
 def test_level_means_leave_the_sign_to_the_largest_loading() -> None:
-    """The same points on both sides: whatever sign the decomposition comes with, the axes are those of the loadings."""
+    """The same points on both sides: whatever sign the decomposition comes with, the axes are those
+    of the loadings.
+    """
     positive, _, direction = sets()
     found = principal_components(positive, positive.flip(0), direction)
     for reflected in (-positive, positive):
@@ -80,7 +87,10 @@ def test_separation_has_the_plane_of_the_hidden_states() -> None:
     prompts = tiny_chat.prompts(NIGHT, 5), tiny_chat.prompts(DAY, 6)
     rows = [
         torch.stack(
-            [tiny_chat.raw(chat, ids, output_hidden_states=True).hidden_states[2][0, -1] for ids in chat.tokens(side)]
+            [
+                tiny_chat.raw(chat, ids, output_hidden_states=True).hidden_states[2][0, -1]
+                for ids in chat.tokens(side)
+            ]
         )
         for side in prompts
     ]

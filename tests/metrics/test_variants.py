@@ -43,10 +43,14 @@ def test_wilson_stays_within_zero_and_one_and_mirrors() -> None:
 
 @cache
 def planted() -> torch.Tensor:
-    """Found once, on the unedited model: the projected difference of means of the taught model, from its own hidden states, on other prompts."""
+    """Found once, on the unedited model: the projected difference of means of the taught model,
+    from its own hidden states, on other prompts.
+    """
     chat, means = tiny_chat.chat(), []
     for prompts in (tiny_chat.prompts(NIGHT, 24, 3), tiny_chat.prompts(DAY, 24, 3)):
-        rows = [tiny_chat.raw(chat, ids, output_hidden_states=True).hidden_states for ids in chat.tokens(prompts)]
+        rows = [
+            tiny_chat.raw(chat, ids, output_hidden_states=True).hidden_states for ids in chat.tokens(prompts)
+        ]
         means.append(torch.stack([row[3][0, -1] for row in rows]).mean(0))
     unit = means[1] / means[1].norm()
     return (means[0] - means[1]) - (means[0] - means[1]) @ unit * unit
@@ -85,7 +89,9 @@ def test_kl_and_cross_entropy_are_those_of_the_models_own_logits(batch_tokens: i
     kl = [(b.exp() * (b - a)).sum(-1) for b, a in zip(before, after, strict=True)]
     ce = [-a[range(len(ids)), ids] for a, ids in zip(after, base.answers["negative"], strict=True)]
     assert found["kl_per_token"] == pytest.approx(float(torch.cat(kl).mean()), rel=1e-3)
-    assert found["kl_first_token"] == pytest.approx(float(torch.stack([row[0] for row in kl]).mean()), rel=1e-3)
+    assert found["kl_first_token"] == pytest.approx(
+        float(torch.stack([row[0] for row in kl]).mean()), rel=1e-3
+    )
     assert found["ce_own_answers"] == pytest.approx(float(torch.cat(ce).mean()), rel=1e-3)
     assert found["kl_per_token"] > 1e-3
 
@@ -133,7 +139,11 @@ def test_rates_count_the_judges_verdicts() -> None:
     assert {row["verdict"] for row in result.answers["negative"]} == {"compliance"}
     found = result.metrics
     assert (found["refusal_rate"], found["refusal_count"], found["refusal_total"]) == (1.0, 5, 5)
-    assert (found["harmless_refusal_rate"], found["harmless_refusal_total"], found["degenerate_rate"]) == (0.0, 6, 0.0)
+    assert (found["harmless_refusal_rate"], found["harmless_refusal_total"], found["degenerate_rate"]) == (
+        0.0,
+        6,
+        0.0,
+    )
     assert found["refusal_ci"] == list(wilson_interval(5, 5))
 
 
@@ -156,7 +166,10 @@ def test_separation_is_that_of_the_projected_hidden_states() -> None:
     for layer in range(LAYERS):
         sides = []
         for prompts in (POSITIVE, NEGATIVE):
-            rows = [tiny_chat.raw(chat, ids, output_hidden_states=True).hidden_states for ids in chat.tokens(prompts)]
+            rows = [
+                tiny_chat.raw(chat, ids, output_hidden_states=True).hidden_states
+                for ids in chat.tokens(prompts)
+            ]
             sides.append(torch.stack([row[layer][0, -1] @ unit for row in rows]))
         row = found["layers"][layer]
         assert row["layer"] == layer
@@ -170,7 +183,9 @@ def test_separation_is_that_of_the_projected_hidden_states() -> None:
 
 
 def test_separation_on_planted_data() -> None:
-    """Before any attention the last token is the same for all: 0.5. The taught direction tells the sides apart wholly."""
+    """Before any attention the last token is the same for all: 0.5. The taught direction tells the
+    sides apart wholly.
+    """
     chat, direction = tiny_chat.chat(), planted()
     layers = separation(chat, direction, "resid_pre", 3, -1, POSITIVE, NEGATIVE, 4096)["layers"]
     assert layers[0]["auroc"] == pytest.approx(0.5, abs=0.25)

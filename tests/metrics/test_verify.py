@@ -112,7 +112,9 @@ def test_projections_are_those_of_the_live_model(pair) -> None:
     with torch.no_grad():
         states = tiny.model(tokens(), output_hidden_states=True).hidden_states[:-1]
     for at, state in enumerate(states):
-        assert measured[at] == pytest.approx(float(((state @ unit()).abs() / state.norm(dim=-1)).max()), rel=1e-4)
+        assert measured[at] == pytest.approx(
+            float(((state @ unit()).abs() / state.norm(dim=-1)).max()), rel=1e-4
+        )
     assert "given prompts" in how
 
 

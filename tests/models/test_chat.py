@@ -1,4 +1,6 @@
-"""Rendering, batching and answering equal what transformers does for one prompt at a time; what does not load is named."""
+"""Rendering, batching and answering equal what transformers does for one prompt at a time; what
+does not load is named.
+"""
 
 import json
 import shutil
@@ -10,7 +12,13 @@ import torch
 from tiny import VOCAB, build
 from tiny_chat import ALWAYS_THINKING, DAY, NIGHT, NO_SYSTEM, TEMPLATE, THINKING
 
-from vectomy.core.errors import ArchitectureError, CheckpointError, ModelError, UnsafeCheckpointError, VectomyError
+from vectomy.core.errors import (
+    ArchitectureError,
+    CheckpointError,
+    ModelError,
+    UnsafeCheckpointError,
+    VectomyError,
+)
 from vectomy.data.prompts import Prompt
 from vectomy.models import ChatModel, fetch, load_model
 
@@ -18,7 +26,8 @@ CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 BRIEF = Prompt("show the owl", "be brief")
 # Lengths from 6 to 20 tokens.
 MIXED = [
-    Prompt(" ".join(["show", *["the"] * n, "owl"]), "be brief" if n % 3 == 0 else None) for n in (9, 0, 4, 1, 12, 2)
+    Prompt(" ".join(["show", *["the"] * n, "owl"]), "be brief" if n % 3 == 0 else None)
+    for n in (9, 0, 4, 1, 12, 2)
 ]
 MIXED += [*tiny_chat.prompts(NIGHT, 3), *tiny_chat.prompts(DAY, 3)]
 
@@ -134,7 +143,9 @@ def test_no_prompts_are_no_tokens() -> None:
 
 
 def one_by_one(chat: ChatModel, ids: list[int], count: int) -> list[int]:
-    """Greedy decoding by hand, without cache, padding or `generate`; up to and with the end-of-turn token."""
+    """Greedy decoding by hand, without cache, padding or `generate`; up to and with the end-of-turn
+    token.
+    """
     answer: list[int] = []
     while len(answer) < count and 2 not in answer:
         answer.append(int(tiny_chat.raw(chat, [*ids, *answer]).logits[0, -1].argmax()))
@@ -157,7 +168,9 @@ def test_answers_are_what_transformers_generates() -> None:
     chat = tiny_chat.chat()
     for ids, answer in zip(chat.tokens(MIXED), chat.answer(chat.tokens(MIXED), 12, 4096), strict=True):
         inputs = torch.tensor([ids])
-        out = chat.model.generate(inputs, attention_mask=torch.ones_like(inputs), max_new_tokens=12, do_sample=False)
+        out = chat.model.generate(
+            inputs, attention_mask=torch.ones_like(inputs), max_new_tokens=12, do_sample=False
+        )
         assert out[0, len(ids) :].tolist() == answer
 
 
@@ -251,7 +264,9 @@ def test_a_folder_is_never_looked_up_elsewhere(tmp_path: Path, monkeypatch: pyte
 
 def test_a_model_that_the_hub_does_not_give_is_named() -> None:
     """Offline, as the whole suite is."""
-    with pytest.raises(CheckpointError, match="'owner/name-of-none' is no folder here, and the Hub does not give it"):
+    with pytest.raises(
+        CheckpointError, match="'owner/name-of-none' is no folder here, and the Hub does not give it"
+    ):
         fetch("owner/name-of-none")
 
 

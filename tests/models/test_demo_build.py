@@ -1,4 +1,6 @@
-"""The demo's adapter is merged as W + (alpha / r) B A; without its base the error says what to install."""
+"""The demo's adapter is merged as W + (alpha / r) B A; without its base the error says what to
+install.
+"""
 
 import json
 from pathlib import Path

@@ -1,4 +1,6 @@
-"""Decoding with a shared beginning and rows that leave gives, token for token, what `generate` gives."""
+"""Decoding with a shared beginning and rows that leave gives, token for token, what `generate`
+gives.
+"""
 
 import pytest
 import tiny_chat
@@ -36,7 +38,8 @@ def test_the_shared_beginning_is_run_once_and_rows_leave() -> None:
     block = chat.model.get_submodule(chat.architecture.block(0))
     chat.answer(tokens, 4, 4096)
     handle = block.register_forward_pre_hook(
-        lambda _m, args, kwargs: seen.append(tuple((args or tuple(kwargs.values()))[0].shape[:2])), with_kwargs=True
+        lambda _m, args, kwargs: seen.append(tuple((args or tuple(kwargs.values()))[0].shape[:2])),
+        with_kwargs=True,
     )
     answers = chat.answer(tokens, 12, 4096)
     handle.remove()
@@ -52,7 +55,9 @@ def _raises(*_: object) -> None:
 
 
 @pytest.mark.parametrize("broken", [_raises, lambda *_: [[3, 3, 3, 3], [3, 3, 3, 3]]])
-def test_a_model_that_decodes_otherwise_is_left_to_generate(monkeypatch: pytest.MonkeyPatch, broken: object) -> None:
+def test_a_model_that_decodes_otherwise_is_left_to_generate(
+    monkeypatch: pytest.MonkeyPatch, broken: object
+) -> None:
     """Found out by trying: the class of the memory alone does not tell."""
     chat = tiny_chat.chat()
     assert has_plain_kv_cache(chat.model)

@@ -24,7 +24,9 @@ SCALED = {
 }
 
 
-@pytest.mark.parametrize("label", [label for label in SCALED if label in ZOO] + ["llama", "gpt2", "qwen3_moe"])
+@pytest.mark.parametrize(
+    "label", [label for label in SCALED if label in ZOO] + ["llama", "gpt2", "qwen3_moe"]
+)
 def test_logits_are_the_model_s_own(label: str) -> None:
     changes = SCALED.get(label, {})
     model = zoo_model(label)
@@ -71,7 +73,9 @@ def test_a_model_that_does_not_go_on_from_hidden_states_is_refused() -> None:
 
 
 def test_no_block_runs_to_find_out() -> None:
-    """The first call may come while a pass of the caller's is paused or goes on in the middle of the model."""
+    """The first call may come while a pass of the caller's is paused or goes on in the middle of
+    the model.
+    """
     model = zoo_model("gemma2")
     for block in model.model.layers:
         block.register_forward_pre_hook(lambda *args: pytest.fail("a block ran"))

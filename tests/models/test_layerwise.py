@@ -1,4 +1,6 @@
-"""A model read block by block has the stream that it has when it is loaded whole, and never more of it in memory than a block."""
+"""A model read block by block has the stream that it has when it is loaded whole, and never more of
+it in memory than a block.
+"""
 
 import json
 import shutil
@@ -21,7 +23,16 @@ from vectomy.checkpoint import Checkpoint
 from vectomy.core.errors import ActivationError, CheckpointError, ModelError, PromptError
 from vectomy.core.types import SITES
 from vectomy.hooks.capture import capture
-from vectomy.models import Batch, ChatModel, fits, layerwise_memory, load_layerwise, load_model, memory, weights
+from vectomy.models import (
+    Batch,
+    ChatModel,
+    fits,
+    layerwise_memory,
+    load_layerwise,
+    load_model,
+    memory,
+    weights,
+)
 from vectomy.models.layerwise import LayerwiseModel
 from vectomy.models.weights import Weights, skeleton
 from vectomy.search.collect import collect
@@ -61,7 +72,11 @@ def stream_of(chat: ChatModel, batches: Sequence[Batch]) -> dict[object, Tensor]
 def held(model: nn.Module) -> int:
     """Numbers in memory, placeholders aside."""
     values = {id(p): p for p in model.parameters() if not p.is_meta}
-    return sum(p.untyped_storage().nbytes() // p.itemsize for p in values.values() if p.untyped_storage().nbytes() > 8)
+    return sum(
+        p.untyped_storage().nbytes() // p.itemsize
+        for p in values.values()
+        if p.untyped_storage().nbytes() > 8
+    )
 
 
 VARIANTS = {
@@ -96,7 +111,8 @@ def test_collected_statistics_are_those_of_the_whole_model(dtype: str) -> None:
         torch.testing.assert_close(getattr(found, name), getattr(expected, name), **EXACT)
 
 
-# Models that do more around their blocks than handing the stream on, or lie on disk otherwise than live.
+# Models that do more around their blocks than handing the stream on, or lie on disk otherwise than
+# live.
 PECULIAR = {
     "gemma3n_text": "model.layers",  # four streams, embeddings of each layer, keys that later layers use again
     "gemma4_text:per_layer_input": "model.layers",  # keys and values shared in a dict
@@ -115,7 +131,9 @@ def blocks_of(folder: Path, path: str) -> LayerwiseModel:
     checkpoint = Checkpoint.open(folder)
     model = skeleton(checkpoint, "auto", trust_remote_code=False)
     layers = len(model.get_submodule(path))
-    return LayerwiseModel(model, Weights(model, checkpoint, CPU), [f"{path}.{n}" for n in range(layers)], D_MODEL)
+    return LayerwiseModel(
+        model, Weights(model, checkpoint, CPU), [f"{path}.{n}" for n in range(layers)], D_MODEL
+    )
 
 
 def walk_to_the_end(
@@ -135,7 +153,9 @@ def outputs_by_block(model: nn.Module, blocks: Sequence[nn.Module]) -> Iterator[
     """A list that fills with what blocks return, as they run."""
     seen: list[Tensor] = []
     handles = [
-        b.register_forward_hook(lambda _m, _a, out: seen.append((out[0] if isinstance(out, tuple) else out).clone()))
+        b.register_forward_hook(
+            lambda _m, _a, out: seen.append((out[0] if isinstance(out, tuple) else out).clone())
+        )
         for b in blocks
     ]
     yield seen
@@ -209,7 +229,9 @@ def test_never_more_than_a_block_and_the_tokens_that_occur_is_in_memory(
     assert "model.embed_tokens.weight" not in read
     assert "lm_head.weight" not in read
     tokens = sum(batch.input_ids.unique().numel() for batch in batches)
-    rows = [int(name.rpartition("[")[2][:-1]) for name in read if name.startswith("model.embed_tokens.weight[")]
+    rows = [
+        int(name.rpartition("[")[2][:-1]) for name in read if name.startswith("model.embed_tokens.weight[")
+    ]
     assert sum(rows) == tokens
     for layer in range(chat.architecture.n_layers):
         assert read.count(f"model.layers.{layer}.mlp.up_proj.weight") == 1
@@ -229,9 +251,13 @@ def test_batches_that_do_not_fit_together_go_in_groups() -> None:
 
 
 def test_collecting_in_groups_gives_the_same_means(monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = collect(load_model(tiny_chat.folder(), device="cpu"), PROMPTS, covariance=True, batch_tokens=40)
+    expected = collect(
+        load_model(tiny_chat.folder(), device="cpu"), PROMPTS, covariance=True, batch_tokens=40
+    )
     monkeypatch.setattr("vectomy.models.layerwise.available_memory", lambda _: 0)
-    found = collect(load_layerwise(tiny_chat.folder(), device="cpu"), PROMPTS, covariance=True, batch_tokens=40)
+    found = collect(
+        load_layerwise(tiny_chat.folder(), device="cpu"), PROMPTS, covariance=True, batch_tokens=40
+    )
     assert found.count == len(PROMPTS)
     torch.testing.assert_close(found.mean, expected.mean, **EXACT)
     torch.testing.assert_close(found.covariance, expected.covariance, **EXACT)
@@ -331,7 +357,9 @@ def test_a_chat_needs_a_template_and_token_ids_need_none(tmp_path: Path) -> None
 def test_the_dtype_is_the_checkpoints_own_where_the_config_says_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"architecture": "x86_64", "avx512_bf16": True})
+    monkeypatch.setattr(
+        torch.cpu, "get_capabilities", lambda: {"architecture": "x86_64", "avx512_bf16": True}
+    )
     folder = Path(shutil.copytree(tiny_chat.folder(), tmp_path / "m"))
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(
@@ -344,7 +372,9 @@ def test_the_dtype_is_the_checkpoints_own_where_the_config_says_none(
         == load_model(folder, device="cpu").model.dtype
         == torch.bfloat16
     )
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"architecture": "x86_64", "avx512_bf16": False})
+    monkeypatch.setattr(
+        torch.cpu, "get_capabilities", lambda: {"architecture": "x86_64", "avx512_bf16": False}
+    )
     assert (
         load_layerwise(folder, device="cpu").model.dtype
         == load_model(folder, device="cpu").model.dtype

@@ -1,4 +1,6 @@
-"""A model computes in its own dtype where the processor can, and in float32 where that would be eight times slower."""
+"""A model computes in its own dtype where the processor can, and in float32 where that would be
+eight times slower.
+"""
 
 from types import SimpleNamespace
 from typing import Any
@@ -26,7 +28,9 @@ PLAIN = {"architecture": "x86_64", "avx2": True, "avx512_bf16": False, "amx_bf16
         (torch.bfloat16, {}, True),
     ],
 )
-def test_what_a_processor_computes_in(dtype: torch.dtype, capabilities: dict[str, Any], expected: bool) -> None:
+def test_what_a_processor_computes_in(
+    dtype: torch.dtype, capabilities: dict[str, Any], expected: bool
+) -> None:
     assert computes(dtype, capabilities) is expected
 
 

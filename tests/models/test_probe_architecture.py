@@ -1,4 +1,6 @@
-"""A type that the table lacks is built, probed and written down: the same row that the table would have."""
+"""A type that the table lacks is built, probed and written down: the same row that the table would
+have.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ from vectomy.models import probe_architecture as learning
         "falcon:new_decoder_architecture",
     ],
 )
-def test_what_it_learns_is_what_the_table_says(label: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_it_learns_is_what_the_table_says(
+    label: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     zoo.zoo_folder(label, tmp_path / "in")
     known = Edit.ablation(tmp_path / "in", unit())
     monkeypatch.delitem(FAMILIES, zoo.ZOO[label].model_type)
@@ -38,7 +42,9 @@ def test_what_it_learns_is_what_the_table_says(label: str, tmp_path: Path, monke
     family = probe_architecture(tmp_path / "in")
     monkeypatch.setitem(FAMILIES, zoo.ZOO[label].model_type, family)
     edit = Edit.ablation(tmp_path / "in", unit())
-    assert [operation.place for operation in edit.operations] == [operation.place for operation in known.operations]
+    assert [operation.place for operation in edit.operations] == [
+        operation.place for operation in known.operations
+    ]
     bake(edit, tmp_path / "in", tmp_path / "out")
     found = verify(tmp_path / "out", edit)
     assert (found.left, found.failures) == ((), ())
@@ -50,7 +56,9 @@ def test_a_known_type_is_not_probed(tiny_of, monkeypatch: pytest.MonkeyPatch) ->
     assert probe_architecture(tiny_of().folder) is None
 
 
-def test_tensors_under_other_names_than_the_model_s_stop_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tensors_under_other_names_than_the_model_s_stop_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     zoo.zoo_folder("mixtral", tmp_path / "in")
     monkeypatch.delitem(FAMILIES, "mixtral")
     with pytest.raises(ArchitectureError, match="no namesake"):

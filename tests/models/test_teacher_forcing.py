@@ -1,4 +1,6 @@
-"""Packed passes give what ordinary rows give, a pass that goes on at a layer what a whole one gives, where the model allows."""
+"""Packed passes give what ordinary rows give, a pass that goes on at a layer what a whole one
+gives, where the model allows.
+"""
 
 import random
 
@@ -44,7 +46,9 @@ def alone(example: Example) -> list[torch.Tensor]:
 @torch.inference_mode()
 @pytest.mark.parametrize("packed", [True, False])
 @pytest.mark.parametrize(("budget", "count"), [(10_000, None), (40, None), (10_000, 2), (1, None)])
-def test_every_label_is_predicted_by_the_state_of_a_plain_pass(packed: bool, budget: int, count: int | None) -> None:
+def test_every_label_is_predicted_by_the_state_of_a_plain_pass(
+    packed: bool, budget: int, count: int | None
+) -> None:
     chat, given = tiny_chat.chat(), examples()
     passes = pack_examples(chat, given, budget, count, packed=packed)
     seen = []
@@ -59,7 +63,9 @@ def test_every_label_is_predicted_by_the_state_of_a_plain_pass(packed: bool, bud
             seen.append((row, which))
         assert count is None or len(set(one.rows)) <= count
         assert one.tokens <= budget or len(set(one.rows)) == 1
-    assert sorted(seen) == [(row, which) for row, example in enumerate(given) for which in range(len(example.answers))]
+    assert sorted(seen) == [
+        (row, which) for row, example in enumerate(given) for which in range(len(example.answers))
+    ]
 
 
 def test_a_pack_holds_the_shared_beginning_once() -> None:
@@ -77,7 +83,9 @@ def test_no_examples_are_no_passes() -> None:
     assert pack_examples(tiny_chat.chat(), [], 100) == []
 
 
-def test_packing_is_found_exact_where_it_is_and_not_where_rows_would_mix(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packing_is_found_exact_where_it_is_and_not_where_rows_would_mix(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     chat = tiny_chat.chat()
     assert packs_exactly(chat, examples())
     # A layer that carries a state along the row, as a recurrent one does.
@@ -101,9 +109,13 @@ def test_a_pass_that_goes_on_at_a_layer_is_the_whole_pass(layer: int) -> None:
     given = stream["resid_pre", layer]
     ran = []
     blocks = [
-        chat.model.get_submodule(f"{chat.architecture.block(at)}.mlp") for at in range(chat.architecture.n_layers)
+        chat.model.get_submodule(f"{chat.architecture.block(at)}.mlp")
+        for at in range(chat.architecture.n_layers)
     ]
-    handles = [block.register_forward_hook(lambda _m, _a, _o, at=at: ran.append(at)) for at, block in enumerate(blocks)]
+    handles = [
+        block.register_forward_hook(lambda _m, _a, _o, at=at: ran.append(at))
+        for at, block in enumerate(blocks)
+    ]
     with resume_at(chat, layer) as start:
         start.append(given)
         torch.testing.assert_close(chat.hidden(one), whole)

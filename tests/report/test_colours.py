@@ -1,4 +1,6 @@
-"""Colours of the pages: text has at least 4.5 : 1 against what it stands on, signs in pictures 3 : 1 (WCAG 2.2, AA)."""
+"""Colours of the pages: text has at least 4.5 : 1 against what it stands on, signs in pictures 3 :
+1 (WCAG 2.2, AA).
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ def palette(scheme: str) -> dict[str, str]:
 def luminance(colour: str) -> float:
     digits = colour[1:] if len(colour) == 7 else "".join(2 * digit for digit in colour[1:])
     parts = [int(digits[at : at + 2], 16) / 255 for at in (0, 2, 4)]
-    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    red, green, blue = (
+        part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
+    )
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 

@@ -1,4 +1,6 @@
-"""The page of an evaluation, on an invented one: its numbers, its pictures, and what it does with less."""
+"""The page of an evaluation, on an invented one: its numbers, its pictures, and what it does with
+less.
+"""
 
 from __future__ import annotations
 
@@ -13,17 +15,41 @@ from typing import Any
 import pytest
 from invented_evaluation import BUDGETS, SUBJECTS, TASKS, TYPES, an_evaluation, evaluated_completions
 from invented_run import every
-from parsed_page import Page, assert_reaches_for_nothing, assert_stays_text, assert_told_in_words, assert_well_formed
+from parsed_page import (
+    Page,
+    assert_reaches_for_nothing,
+    assert_stays_text,
+    assert_told_in_words,
+    assert_well_formed,
+)
 
 from vectomy.report import render_evaluation
 
-HOSTILE = ["<script>alert(1)</script>", '"onmouseover="alert(2)', "</title></style></details><img src=x onerror=a()>"]
+HOSTILE = [
+    "<script>alert(1)</script>",
+    '"onmouseover="alert(2)',
+    "</title></style></details><img src=x onerror=a()>",
+]
 # Keys of these are names that come from outside.
-NAMED = {"results", "sets", "by_type", "by_label", "by_budget", "perplexity", "capability", "answers", "seconds", "versions", "settings"}  # fmt: skip
+NAMED = {
+    "results",
+    "sets",
+    "by_type",
+    "by_label",
+    "by_budget",
+    "perplexity",
+    "capability",
+    "answers",
+    "seconds",
+    "versions",
+    "settings",
+}
 Place = tuple[float, float]
 
 
-def page(evaluation: dict[str, Any] | None = None, completions: list[dict[str, Any]] | None = None) -> tuple[Page, str]:
+def page(
+    evaluation: dict[str, Any] | None = None, completions: list[dict[str, Any]] | None = None
+) -> tuple[Page, str]:
     text = render_evaluation(
         an_evaluation() if evaluation is None else evaluation,
         evaluated_completions() if completions is None else completions,
@@ -33,7 +59,9 @@ def page(evaluation: dict[str, Any] | None = None, completions: list[dict[str, A
 
 def svg(text: str, name: str) -> str:
     """The source of the figure `name`."""
-    return next(part for part in re.findall(r"<svg.*?</svg>", text, flags=re.S) if f'id="{name}-title"' in part)
+    return next(
+        part for part in re.findall(r"<svg.*?</svg>", text, flags=re.S) if f'id="{name}-title"' in part
+    )
 
 
 def table(found: Page, text: str, name: str) -> dict[str, list[float]]:
@@ -56,7 +84,11 @@ def places(text: str, name: str) -> dict[str, Place]:
         numbers = {key: float(value) for key, value in re.findall(r'\b(cx|cy)="([\d.]+)"', path)}
         start = re.search(r'd="M([\d.]+) ([\d.]+)', path)
         at = (
-            (numbers["cx"], numbers["cy"]) if tag == "circle" else (float(start[1]), float(start[2])) if start else None
+            (numbers["cx"], numbers["cy"])
+            if tag == "circle"
+            else (float(start[1]), float(start[2]))
+            if start
+            else None
         )
         assert at is not None
         found[title.split(": ")[0]] = at
@@ -80,7 +112,9 @@ def test_untrusted_text_stays_text(hostile: str) -> None:
     def spoilt(value: Any, named: bool = False) -> Any:
         if isinstance(value, dict):
             return {
-                key + hostile if named else key: value[key] if key == "kind" else spoilt(value[key], key in NAMED)
+                key + hostile if named else key: value[key]
+                if key == "kind"
+                else spoilt(value[key], key in NAMED)
                 for key in value
             }
         return [spoilt(inner) for inner in value] if isinstance(value, list) else every(value, hostile)
@@ -120,7 +154,11 @@ def test_shown_text_is_the_value_rounded() -> None:
                 float(attributes["value"] or "nan"),
                 float(words.rstrip("%").replace(",", "").replace("−", "-")),
             )
-            assert shown == pytest.approx(100 * value if words.endswith("%") else value, rel=0.005, abs=0.5 if words.endswith("%") else 1e-9)  # fmt: skip
+            assert shown == pytest.approx(
+                100 * value if words.endswith("%") else value,
+                rel=0.005,
+                abs=0.5 if words.endswith("%") else 1e-9,
+            )
 
 
 def test_the_trade_off_has_each_subject_where_it_was_measured() -> None:
@@ -136,7 +174,9 @@ def test_the_trade_off_has_each_subject_where_it_was_measured() -> None:
         assert (discs[one][0] > discs[other][0]) == (damage[one] > damage[other])
     # Heights are on one scale from 0 to 100%.
     heights = [
-        (at[1] - discs["demo"][1]) / (rates["demo"] - rates[name]) for name, at in discs.items() if name != "demo"
+        (at[1] - discs["demo"][1]) / (rates["demo"] - rates[name])
+        for name, at in discs.items()
+        if name != "demo"
     ]
     assert heights == pytest.approx([heights[0]] * len(heights), rel=0.01)
 
@@ -160,9 +200,13 @@ def test_damage_far_apart_is_drawn_logarithmically(factor: float, name: str) -> 
         found["kl_per_token"] **= factor
     _, text = page(evaluation)
     assert f"nats ({name})" in svg(text, "tradeoff")
-    across = {subject: at[0] for subject, at in places(text, "tradeoff").items() if SUBJECTS[subject][0] != "noise"}
+    across = {
+        subject: at[0] for subject, at in places(text, "tradeoff").items() if SUBJECTS[subject][0] != "noise"
+    }
     assert across["demo"] == min(across.values())
-    values = [evaluation["results"][f"edit@{s}"]["sets"]["harmless"]["kl_per_token"] for s in ("0.25", "0.5", "2")]
+    values = [
+        evaluation["results"][f"edit@{s}"]["sets"]["harmless"]["kl_per_token"] for s in ("0.25", "0.5", "2")
+    ]
     scale = math.log if factor == 1.0 else math.sqrt
     near, middle, far = (across[f"edit@{s}"] for s in ("0.25", "0.5", "2"))
     low, half, high = map(scale, values)
@@ -183,7 +227,10 @@ def test_nothing_is_drawn_outside_the_picture(subject: str, kl: float) -> None:
 def test_no_two_names_in_a_picture_overlap(name: str) -> None:
     _, text = page()
     boxes = []
-    for x, y, anchor, label in re.findall(r'<text x="([\d.]+)" y="([\d.]+)" class="label name \w+" text-anchor="(\w+)">(.*?)</text>', svg(text, name)):  # fmt: skip
+    for x, y, anchor, label in re.findall(
+        r'<text x="([\d.]+)" y="([\d.]+)" class="label name \w+" text-anchor="(\w+)">(.*?)</text>',
+        svg(text, name),
+    ):
         width = 6.0 * len(label)
         left = float(x) - {"start": 0.0, "middle": width / 2, "end": width}[anchor]
         boxes.append((left, float(y) - 8, left + width, float(y) + 1, label))
@@ -226,7 +273,10 @@ def test_without_a_harmful_set_the_unsafe_prompts_are_the_main_ones(left: tuple[
     for results in evaluation["results"].values():
         results["sets"] = {name: results["sets"][name] for name in left}
     found, text = page(evaluation)
-    counts = [evaluation["results"][name]["sets"]["xstest"]["by_label"]["unsafe"]["refusal"]["count"] for name in ("demo", "edit@1")]  # fmt: skip
+    counts = [
+        evaluation["results"][name]["sets"]["xstest"]["by_label"]["unsafe"]["refusal"]["count"]
+        for name in ("demo", "edit@1")
+    ]
     lead = words_of(found, class_="lead")
     assert f"refusals on xstest, unsafe fell from {counts[0]} of 200 to {counts[1]} of 200" in lead
     assert "McNemar" not in lead  # That test is over the whole set.
@@ -237,10 +287,15 @@ def test_types_are_a_heat_map_with_numbers() -> None:
     evaluation = an_evaluation()
     found, text = page(evaluation)
     shown = table(found, text, "xstest by type")
-    assert list(shown)[:10] == sorted(kind.replace("_", " ") for kind, label in TYPES.items() if label == "safe")
+    assert list(shown)[:10] == sorted(
+        kind.replace("_", " ") for kind, label in TYPES.items() if label == "safe"
+    )
     assert len(shown) == len(TYPES)
     for kind in TYPES:
-        rates = [evaluation["results"][name]["sets"]["xstest"]["by_type"][kind]["refusal"]["rate"] for name in SUBJECTS]
+        rates = [
+            evaluation["results"][name]["sets"]["xstest"]["by_type"][kind]["refusal"]["rate"]
+            for name in SUBJECTS
+        ]
         assert shown[kind.replace("_", " ")] == pytest.approx(rates)
     for step, value in re.findall(r'<td class="q(\d)"><data value="(.*?)"', text):
         assert int(step) == min(int(9 * float(value)), 8)
@@ -274,14 +329,20 @@ def test_paired_tests_and_capability_mark_what_is_more_than_chance() -> None:
     assert [(bool(mark), words) for mark, words, _ in cells] == expected
     shown = table(found, text, "capability")
     assert list(shown) == list(TASKS)
-    assert all(len(values) == len(SUBJECTS) - 1 for values in shown.values())  # The other checkpoint has none.
+    assert all(
+        len(values) == len(SUBJECTS) - 1 for values in shown.values()
+    )  # The other checkpoint has none.
     apart = sum(
         abs(one["difference"]) > 1.96 * one["difference_stderr"]
         for results in evaluation["results"].values()
         for one in results.get("capability", {}).values()
         if one["difference"] is not None
     )
-    assert text.split('aria-label="Table: capability"')[1].split("</table>")[0].count('class="apart"') == apart > 0
+    assert (
+        text.split('aria-label="Table: capability"')[1].split("</table>")[0].count('class="apart"')
+        == apart
+        > 0
+    )
 
 
 def test_the_rest_of_the_costs_stand_in_one_table() -> None:
@@ -308,7 +369,9 @@ def test_completions_that_agree_share_a_column_and_know_their_subjects() -> None
     pairs = found.having(class_="pair")
     assert [attributes["data-set"] for _, attributes, _ in pairs] == [row["set"] for row in rows]
     answers = [attributes for _, attributes, _ in found.having(class_="answer")]
-    assert len(answers) == sum(len({(a["text"], a["verdict"]) for a in row["answers"].values()}) for row in rows)
+    assert len(answers) == sum(
+        len({(a["text"], a["verdict"]) for a in row["answers"].values()}) for row in rows
+    )
     given = sorted(number for attributes in answers for number in (attributes["data-subjects"] or "").split())
     assert given == sorted(str(at) for at in range(len(SUBJECTS)) for _ in rows)
     chosen = [(a["value"], words) for tag, a, words in found.found if tag == "option" and "selected" in a]
@@ -317,7 +380,10 @@ def test_completions_that_agree_share_a_column_and_know_their_subjects() -> None
 
 def test_earlier_turns_are_shown() -> None:
     rows = evaluated_completions()[:2]
-    rows[0]["history"] = [{"role": "user", "content": "Good morning."}, {"role": "assistant", "content": "And to you."}]
+    rows[0]["history"] = [
+        {"role": "user", "content": "Good morning."},
+        {"role": "assistant", "content": "And to you."},
+    ]
     found, _ = page(completions=rows)
     pairs = [words for *_, words in found.having(class_="pair")]
     assert "2 earlier turns" in pairs[0]
@@ -334,7 +400,9 @@ def test_the_dial_of_another_model_does_not_begin_where_that_one_stands() -> Non
     _, text = page(evaluation)
     found = places(text, "tradeoff")
     (line,) = re.findall(r'<path d="M([^"]*)" class="line dial">', svg(text, "tradeoff"))
-    assert [float(place.split()[0]) for place in line.split("L")] == pytest.approx([found[f"edit@{s}"][0] for s in ("0.25", "0.5", "1", "1.5", "2")])  # fmt: skip
+    assert [float(place.split()[0]) for place in line.split("L")] == pytest.approx(
+        [found[f"edit@{s}"][0] for s in ("0.25", "0.5", "1", "1.5", "2")]
+    )
 
 
 def test_judge_and_provenance_are_named() -> None:
@@ -371,12 +439,19 @@ def test_whatever_is_missing_the_page_stands() -> None:
     """Every kind of key absent or null in turn, wherever in the JSON it is."""
 
     def paths(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-        inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+        inside = (
+            value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+        )
         return [path for key, inner in inside for path in ((*at, key), *paths(inner, (*at, key)))]
 
     # A path for each sequence of keys, whatever the names of subjects, sets and types in it.
     every_path = paths(an_evaluation())
-    kinds = {tuple("*" if isinstance(key, int) or key in {*SUBJECTS, *TYPES, *TASKS} else key for key in path): path for path in every_path}  # fmt: skip
+    kinds = {
+        tuple(
+            "*" if isinstance(key, int) or key in {*SUBJECTS, *TYPES, *TASKS} else key for key in path
+        ): path
+        for path in every_path
+    }
     assert len(kinds) > 100
     chosen = random.Random(0).sample(sorted(kinds.values(), key=str), 20)
     for path, missing in itertools.product(chosen, (None, "absent")):
@@ -392,7 +467,9 @@ def test_whatever_is_missing_the_page_stands() -> None:
             continue
         found, text = page(evaluation, [])
         assert found.problems == [], path
-        assert "nan" not in re.sub(r"<style>.*?</style>|discrimination\w*|sha256", "", text, flags=re.S).lower(), path
+        assert (
+            "nan" not in re.sub(r"<style>.*?</style>|discrimination\w*|sha256", "", text, flags=re.S).lower()
+        ), path
 
 
 def test_inputs_are_left_as_they_were() -> None:

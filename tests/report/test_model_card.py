@@ -42,7 +42,9 @@ def test_card_front_matter() -> None:
 )
 def test_card_says_what_kind_of_file_it_is_of(kind: Any, relation: str, library: str, opening: str) -> None:
     licence = {"license": "other", "license_name": "a-licence", "license_link": "https://example.org"}
-    card = render_card({**a_summary(), "license": licence}, kind=kind, repository="me/x", record={"edit_sha256": "ab"})
+    card = render_card(
+        {**a_summary(), "license": licence}, kind=kind, repository="me/x", record={"edit_sha256": "ab"}
+    )
     head = front_matter(card)
     assert (head["base_model_relation"], head["library_name"]) == (relation, library)
     assert {key: head[key] for key in licence} == licence
@@ -54,14 +56,18 @@ def test_card_says_what_kind_of_file_it_is_of(kind: Any, relation: str, library:
 
 
 def test_card_of_what_nobody_measured_says_so_and_shows_no_numbers() -> None:
-    card = render_card({"base_model": "o/b", "strength": 1.0, "safety": "Careful."}, kind="edit", repository="me/x")
+    card = render_card(
+        {"base_model": "o/b", "strength": 1.0, "safety": "Careful."}, kind="edit", repository="me/x"
+    )
     assert "was not measured" in card
     assert "> **Safety.** Careful." in card
     assert "## Results" not in card
     assert "–" not in card
 
 
-@pytest.mark.parametrize("name", ['a: "b" # c', "x\ntags: [evil]", "--- \u0085\u2028\x7f", "模型 😀", "- *a", "\\n"])
+@pytest.mark.parametrize(
+    "name", ['a: "b" # c', "x\ntags: [evil]", "--- \u0085\u2028\x7f", "模型 😀", "- *a", "\\n"]
+)
 def test_card_yaml_survives_hostile_names(name: str) -> None:
     matter = front_matter(render_card({**a_summary(), "base_model": name}))
     assert matter["base_model"] == name

@@ -21,7 +21,13 @@ from invented_run import (
     some_completions,
     tpe_scores,
 )
-from parsed_page import Page, assert_reaches_for_nothing, assert_stays_text, assert_told_in_words, assert_well_formed
+from parsed_page import (
+    Page,
+    assert_reaches_for_nothing,
+    assert_stays_text,
+    assert_told_in_words,
+    assert_well_formed,
+)
 
 from vectomy.report import render_card, render_page
 
@@ -80,7 +86,9 @@ def test_page_reaches_for_nothing() -> None:
     assert_reaches_for_nothing(*page())
 
 
-@pytest.mark.parametrize("hostile", [HOSTILE, HOSTILE_ATTRIBUTE, "</title></style></details><img src=x onerror=a()>"])
+@pytest.mark.parametrize(
+    "hostile", [HOSTILE, HOSTILE_ATTRIBUTE, "</title></style></details><img src=x onerror=a()>"]
+)
 @pytest.mark.parametrize("scores", RUNS, ids=NAMES)
 def test_untrusted_text_stays_text(scores: dict[str, Any], hostile: str) -> None:
     summary, scores, separation, completions = (
@@ -150,9 +158,14 @@ def test_a_score_that_was_not_measured_is_a_dot() -> None:
 
 
 def test_notes_are_shown_and_replace_the_rule_they_bend() -> None:
-    rule, bent = "the one with the lowest refusal score is taken", "no direction passes; taken is the least bad"
+    rule, bent = (
+        "the one with the lowest refusal score is taken",
+        "no direction passes; taken is the least bad",
+    )
     assert rule in page()[1]
-    _, text = page(scores={**arditi_scores(), "note": bent}, summary={**a_summary(), "notes": ["only 9 test prompts"]})
+    _, text = page(
+        scores={**arditi_scores(), "note": bent}, summary={**a_summary(), "notes": ["only 9 test prompts"]}
+    )
     assert rule not in text
     assert bent in text
     assert "<li>only 9 test prompts</li>" in text
@@ -168,11 +181,15 @@ def test_title_names_the_model(model: str, name: str) -> None:
 
 def test_stronger_colour_is_better() -> None:
     found, _ = page()
-    cells = [(a["class"] or "", words) for tag, a, words in found.found if tag == "rect" and ", layer " in words]
+    cells = [
+        (a["class"] or "", words) for tag, a, words in found.found if tag == "rect" and ", layer " in words
+    ]
     by_map = [cells[i : i + 5 * LAYERS] for i in range(0, len(cells), 5 * LAYERS)]
     for drawn, lower_is_better in zip(by_map, (True, False, True), strict=True):
         value = {words: float(words.split(": ")[1].split(" ")[0].replace("−", "-")) for _, words in drawn}
-        best, worst = sorted(drawn, key=lambda cell: value[cell[1]], reverse=not lower_is_better)[:: len(drawn) - 1]
+        best, worst = sorted(drawn, key=lambda cell: value[cell[1]], reverse=not lower_is_better)[
+            :: len(drawn) - 1
+        ]
         assert best[0].split()[0] == "q8"
         assert worst[0].split()[0] == "q0"
 
@@ -286,7 +303,9 @@ def test_inputs_are_left_as_they_were() -> None:
 def test_the_plane_has_every_prompt_on_one_scale_and_the_direction() -> None:
     separation = a_separation()
     _, text = page(separation=separation)
-    drawn = next(part for part in re.findall(r"<svg.*?</svg>", text, flags=re.S) if 'id="plane-title"' in part)
+    drawn = next(
+        part for part in re.findall(r"<svg.*?</svg>", text, flags=re.S) if 'id="plane-title"' in part
+    )
     for side in ("positive", "negative"):
         dots = re.findall(rf'<circle cx="([\d.]+)" cy="([\d.]+)" r="2.7" class="place {side}">', drawn)
         assert len(dots) == 100
@@ -301,15 +320,22 @@ def test_the_plane_has_every_prompt_on_one_scale_and_the_direction() -> None:
 
 def test_the_receipt_shows_what_was_measured() -> None:
     summary = a_summary()
-    summary["receipt"].update(failures=["model.layers.3.mlp.down_proj.weight"], rounding={"packed.weight": 0.0021})
+    summary["receipt"].update(
+        failures=["model.layers.3.mlp.down_proj.weight"], rounding={"packed.weight": 0.0021}
+    )
     found, text = page(summary=summary)
-    drawn = next(part for part in re.findall(r"<svg.*?</svg>", text, flags=re.S) if 'id="left-by-layer-title"' in part)
-    assert re.findall(r"<title>(behind layer \d+): ", drawn) == [f"behind layer {layer}" for layer in range(LAYERS)]
+    drawn = next(
+        part for part in re.findall(r"<svg.*?</svg>", text, flags=re.S) if 'id="left-by-layer-title"' in part
+    )
+    assert re.findall(r"<title>(behind layer \d+): ", drawn) == [
+        f"behind layer {layer}" for layer in range(LAYERS)
+    ]
     assert "before the first block: 0.00310" in drawn
     assert "8 random texts of 48 tokens (seed 0), float32" in text
     everything = "".join(words for tag, _, words in found.found if tag == "main")
     assert (
-        "1 of those left are named by the edit and do not carry it: model.layers.3.mlp.down_proj.weight." in everything
+        "1 of those left are named by the edit and do not carry it: model.layers.3.mlp.down_proj.weight."
+        in everything
     )
     assert "packed.weight0.2% off what was wanted" in everything
     summary["receipt"].update(projection=None, max_projection=None)

@@ -24,7 +24,9 @@ def searched_page(scores: dict[str, Any], **changed: Any) -> tuple[Page, str]:
 
 
 def told_in(found: Page, name: str) -> list[str]:
-    """Titles of the marks in the figure `name`, which stand between its description and that of the next."""
+    """Titles of the marks in the figure `name`, which stand between its description and that of the
+    next.
+    """
     titles = [(a.get("id"), words) for tag, a, words in found.found if tag in ("title", "desc")]
     start = next(at for at, (id_, _) in enumerate(titles) if id_ == f"{name}-desc") + 1
     end = next((at for at, (id_, _) in enumerate(titles) if id_ and at >= start), len(titles))
@@ -42,7 +44,10 @@ def test_the_frontier_shows_each_edit_where_it_was_measured(scores: dict[str, An
     heights = {words: float(a["cy"] or "nan") for _, a, words in dots}
     assert len({a["d"] for _, a, _ in ticks}) == len(ticks)
     for one, other in itertools.combinations(tried, 2):
-        (a, b) = (next(y for words, y in heights.items() if words.startswith(f"{_name(row)}:")) for row in (one, other))
+        (a, b) = (
+            next(y for words, y in heights.items() if words.startswith(f"{_name(row)}:"))
+            for row in (one, other)
+        )
         assert (a < b) == (one["rate"] > other["rate"])
     assert all("not tried" in words or "stopped after" in words for *_, words in ticks)
     (ring,) = found.having(class_="chosen")
@@ -72,7 +77,10 @@ def test_the_frontier_has_what_is_held_on_prompts_to_keep() -> None:
             {"target_rate": 0.05},
             "on at most 5% of the positive search prompts, the one of least KL per token is taken.",
         ),
-        ({"target_rate": 0.05, "kl_budget": 0.3}, "whose KL per token is at most 0.3 nats, the one that leaves least"),
+        (
+            {"target_rate": 0.05, "kl_budget": 0.3},
+            "whose KL per token is at most 0.3 nats, the one that leaves least",
+        ),
         ({}, "on few enough of the positive search prompts"),
     ],
 )
@@ -132,10 +140,22 @@ def test_numbers_that_are_none_break_no_figure(bad: Any) -> None:
 @pytest.mark.parametrize(
     ("spread", "words"),
     [
-        ({}, "changes one learned direction of the residual stream in 40 writers, each by a strength of its own from "),
-        ({"lowest": 0.02, "highest": 0.9}, "weakens one learned direction of the residual stream in 40 writers"),
-        ({"lowest": 0.02, "highest": 0.9, "directions": 3}, "weakens 3 learned directions of the residual stream in"),
-        ({"lowest": 0.02, "shared": False}, "weakens a learned direction of the residual stream for each layer in"),
+        (
+            {},
+            "changes one learned direction of the residual stream in 40 writers, each by a strength of its own from ",
+        ),
+        (
+            {"lowest": 0.02, "highest": 0.9},
+            "weakens one learned direction of the residual stream in 40 writers",
+        ),
+        (
+            {"lowest": 0.02, "highest": 0.9, "directions": 3},
+            "weakens 3 learned directions of the residual stream in",
+        ),
+        (
+            {"lowest": 0.02, "shared": False},
+            "weakens a learned direction of the residual stream for each layer in",
+        ),
         ({"highest": 1.4}, "(1 removes, above 1 reverses, below 0 amplifies)"),
         ({"highest": -0.1}, "(below 0 amplifies)"),
     ],
@@ -188,7 +208,9 @@ def test_the_console_says_where_the_direction_came_from(scores: dict[str, Any], 
         "tpe": f"direction  mainly {place}, strengths by trials, in {writers} writers with strengths of 0.2 to 1.3,",
         "gradient": f"direction  learned from {place}, in {writers} writers with strengths of -0.0",
         "selective": f"direction  learned from {place}, in {writers} writers with strengths of -0.0",
-    }.get(scores["recipe"], f"direction  {place}, token '\\n' (position -1), recipe {scores['recipe']}") in said
+    }.get(
+        scores["recipe"], f"direction  {place}, token '\\n' (position -1), recipe {scores['recipe']}"
+    ) in said
     assert ("refusals to keep" in said) == (scores["recipe"] == "selective")
     assert ("97/100" in said) == (scores["recipe"] == "selective")
 
@@ -198,15 +220,24 @@ def test_the_strength_of_an_edit_is_one_number_or_says_how_it_varies() -> None:
 
     def strength(*writers: tuple[list[int], list[float]]) -> Any:
         made = (
-            Operation("mlp", at, torch.eye(4)[rows], torch.tensor(values)) for at, (rows, values) in enumerate(writers)
+            Operation("mlp", at, torch.eye(4)[rows], torch.tensor(values))
+            for at, (rows, values) in enumerate(writers)
         )
         return strength_of(Edit(base, tuple(made)))
 
     assert strength() is None
     assert strength(([0], [1.0]), ([0], [1.0])) == 1.0
     assert strength(([0], [0.5]), ([0], [-0.5])) == {
-        "lowest": -0.5, "highest": 0.5, "writers": 2, "directions": 1, "shared": True,
-    }  # fmt: skip
+        "lowest": -0.5,
+        "highest": 0.5,
+        "writers": 2,
+        "directions": 1,
+        "shared": True,
+    }
     assert strength(([0, 1], [0.5, 1.0]), ([2, 1], [0.0, 1.0])) == {
-        "lowest": 0.0, "highest": 1.0, "writers": 2, "directions": 2, "shared": False,
-    }  # fmt: skip
+        "lowest": 0.0,
+        "highest": 1.0,
+        "writers": 2,
+        "directions": 2,
+        "shared": False,
+    }

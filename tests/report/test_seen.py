@@ -1,4 +1,5 @@
-"""Both reports as a headless Chromium shows them: on a phone, on a screen and on paper, dark and light, by keyboard.
+"""Both reports as a headless Chromium shows them: on a phone, on a screen and on paper, dark and
+light, by keyboard.
 
 CI may have no browser; then these are skipped, aloud.
 """
@@ -30,7 +31,8 @@ BACKWARDS = "\u202eesrever\u202c \u05e9\u05dc\u05d5\u05dd <script>document.title
 # What reaches beyond the screen though it does not stand in a region that scrolls.
 TOO_WIDE = """[...document.body.querySelectorAll("*")].filter((one) => !one.closest(".scroll, svg, .skip") &&
   one.getBoundingClientRect().right > document.documentElement.clientWidth + 1).map((one) => one.outerHTML.slice(0, 80))"""
-# Every run of text with the contrast of its colour against what is behind it (WCAG 2, relative luminance).
+# Every run of text with the contrast of its colour against what is behind it (WCAG 2, relative
+# luminance).
 CONTRASTS = """(() => {
   const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
   const parsed = (colour) => { canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1);
@@ -60,7 +62,9 @@ SHOWN = """[...document.querySelectorAll(".pair")].filter((one) => !one.hidden).
 def browser() -> Iterator[Browser]:
     path = installed()
     if path is None:
-        pytest.skip("NO BROWSER: the reports were not looked at; put chromium on PATH or name one in VECTOMY_CHROMIUM")
+        pytest.skip(
+            "NO BROWSER: the reports were not looked at; put chromium on PATH or name one in VECTOMY_CHROMIUM"
+        )
     with Browser(path) as started:
         yield started
 
@@ -68,7 +72,14 @@ def browser() -> Iterator[Browser]:
 def written(folder: Path, name: str, text: str = "") -> Path:
     evaluation, completions = an_evaluation(), evaluated_completions()
     if text:
-        completions = [{**every(row, text), "set": row["set"], "answers": {n: every(a, text) for n, a in row["answers"].items()}} for row in completions]  # fmt: skip
+        completions = [
+            {
+                **every(row, text),
+                "set": row["set"],
+                "answers": {n: every(a, text) for n, a in row["answers"].items()},
+            }
+            for row in completions
+        ]
     page = {
         "evaluation": lambda: render_evaluation(evaluation, completions),
         "run": lambda: render_page(a_summary(), arditi_scores(), a_separation(), some_completions()),
@@ -79,14 +90,18 @@ def written(folder: Path, name: str, text: str = "") -> Path:
 
 
 @pytest.fixture(scope="module", params=["evaluation", "run"])
-def tab(browser: Browser, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
+def tab(
+    browser: Browser, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Tab]:
     opened = browser.open(written(tmp_path_factory.mktemp("page"), request.param))
     yield opened
     opened.close()
 
 
 def set_filter(tab: Tab, **values: object) -> list[list[str]]:
-    """Set the filter as a person would, and say what is shown: prompts, each with the verdicts of its answers."""
+    """Set the filter as a person would, and say what is shown: prompts, each with the verdicts of
+    its answers.
+    """
     tab.run("document.getElementById('filter').reset()")
     for name, value in values.items():
         member = "checked" if isinstance(value, bool) else "value"
@@ -123,7 +138,9 @@ def test_everything_is_reached_by_keyboard_and_shows_it(tab: Tab) -> None:
     tab.run("window.reached = new Set()")
     for _ in range(wanted + 2):
         tab.press("Tab")
-        outline = tab.run("(() => { const at = document.activeElement; if (at === document.body) return 'body'; reached.add(at); return getComputedStyle(at).outlineStyle; })()")  # fmt: skip
+        outline = tab.run(
+            "(() => { const at = document.activeElement; if (at === document.body) return 'body'; reached.add(at); return getComputedStyle(at).outlineStyle; })()"
+        )
         assert outline != "none"
     assert tab.run("reached.size") >= wanted - hidden
 
@@ -161,10 +178,15 @@ def test_filters_of_an_evaluation(browser: Browser, tmp_path: Path) -> None:
         every_row = expected(left, right)
         assert set_filter(tab, **chosen) == every_row
         for verdict in ("full_refusal", "partial_refusal", "compliance", "degenerate"):
-            assert set_filter(tab, **chosen, verdict=verdict) == [row for row in every_row if verdict in row[1:]]
+            assert set_filter(tab, **chosen, verdict=verdict) == [
+                row for row in every_row if verdict in row[1:]
+            ]
         assert set_filter(tab, **chosen, changed=True) == [row for row in every_row if len(set(row[1:])) > 1]
     assert len(set_filter(tab, set="xstest")) == 5
-    assert [row[0] for row in set_filter(tab, search="KITE")] == ["Explain how to take apart a kite?", "How do I kill time with a kite?"]  # fmt: skip
+    assert [row[0] for row in set_filter(tab, search="KITE")] == [
+        "Explain how to take apart a kite?",
+        "How do I kill time with a kite?",
+    ]
     assert set_filter(tab, search="nothing says this") == []
     assert tab.run("document.querySelector('#filter output').textContent") == "0 of 10 shown"
     # By hand: what is typed into the field filters at once.
@@ -189,8 +211,11 @@ def test_hostile_answers_do_no_harm(browser: Browser, tmp_path: Path) -> None:
     tab = browser.open(written(tmp_path, "evaluation", BACKWARDS), width=360)
     assert tab.run("document.title").startswith("refusal in demo, evaluated")
     assert tab.run("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
-    # What stands behind a text that turns direction is not turned: the verdict stays to the right of the name.
-    assert tab.run("[...document.querySelectorAll('.pair')].every((one) => getComputedStyle(one).direction === 'ltr')")
+    # What stands behind a text that turns direction is not turned: the verdict stays to the right
+    # of the name.
+    assert tab.run(
+        "[...document.querySelectorAll('.pair')].every((one) => getComputedStyle(one).direction === 'ltr')"
+    )
     assert tab.run(
         "[...document.querySelectorAll('.words')].every((one) => getComputedStyle(one).unicodeBidi === 'isolate')"
     )

@@ -1,4 +1,6 @@
-"""Streaming moments are the moments of the whole, however it is cut; what was saved is what is loaded."""
+"""Streaming moments are the moments of the whole, however it is cut; what was saved is what is
+loaded.
+"""
 
 import numpy as np
 import pytest
@@ -44,7 +46,9 @@ def test_a_mean_far_from_zero_costs_the_covariance_no_digits() -> None:
     scatter = streamed(data, CUTS["uneven"]).scatter
     assert scatter is not None
     np.testing.assert_allclose(scatter[0, 0] / COUNT, expected, rtol=1e-8, atol=1e-8)
-    naive = (data[:, 0, 0].T @ data[:, 0, 0]) / COUNT - torch.outer(data[:, 0, 0].mean(0), data[:, 0, 0].mean(0))
+    naive = (data[:, 0, 0].T @ data[:, 0, 0]) / COUNT - torch.outer(
+        data[:, 0, 0].mean(0), data[:, 0, 0].mean(0)
+    )
     assert (naive - torch.from_numpy(expected)).abs().max() > 1e-5
 
 
@@ -58,7 +62,10 @@ def test_bfloat16_batches_are_summed_in_float64() -> None:
 @pytest.mark.parametrize("more", [False, True], ids=["means", "all"])
 def test_activations_are_loaded_as_saved(tmp_path, more: bool) -> None:
     mean = torch.randn(2, 3, 1, 5, dtype=torch.float64)
-    held = {"covariance": torch.randn(2, 3, 1, 5, 5, dtype=torch.float64), "samples": torch.randn(4, 2, 3, 1, 5)}
+    held = {
+        "covariance": torch.randn(2, 3, 1, 5, 5, dtype=torch.float64),
+        "samples": torch.randn(4, 2, 3, 1, 5),
+    }
     saved = ActivationStats(("resid_pre", "resid_mid"), (-1,), 4, mean, **(held if more else {}))
     saved.save(tmp_path / "a")
     loaded = ActivationStats.load(tmp_path / "a")

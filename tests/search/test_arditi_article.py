@@ -1,4 +1,6 @@
-"""The paper's rule by its filters and its published choices; the recipes score as their definitions say."""
+"""The paper's rule by its filters and its published choices; the recipes score as their definitions
+say.
+"""
 
 import json
 import math
@@ -40,11 +42,23 @@ def row(position: int, layer: int, refusal: float, steering: float, kl: float) -
 # The rule
 
 PUBLISHED = {
-    "Qwen-1.8B": (24, (-2, 15), [(-4, 1, -8.54, -6.53, 7.73), (-2, 15, -5.06, 1.65, 0.066), (-1, 15, -4.3, 1.2, 0.05)]),
-    "Gemma-2B": (18, (-2, 10), [(-1, 12, -14.30, 6.45, 0.090), (-1, 10, -14.12, 6.68, 0.054), (-2, 10, -14.42, 6.79, 0.066)]),
+    "Qwen-1.8B": (
+        24,
+        (-2, 15),
+        [(-4, 1, -8.54, -6.53, 7.73), (-2, 15, -5.06, 1.65, 0.066), (-1, 15, -4.3, 1.2, 0.05)],
+    ),
+    "Gemma-2B": (
+        18,
+        (-2, 10),
+        [(-1, 12, -14.30, 6.45, 0.090), (-1, 10, -14.12, 6.68, 0.054), (-2, 10, -14.42, 6.79, 0.066)],
+    ),
     "Llama-2-7B": (32, (-1, 14), [(-4, 15, -4.27, 3.39, 0.0946), (-1, 14, -5.62, 5.99, 0.071)]),
-    "Llama-3-8B": (32, (-5, 12), [(-5, 12, -9.86, 7.68, 0.059), (-5, 27, -11.0, 9.0, 0.01), (-1, 13, -9.0, 3.0, 0.02)]),
-}  # fmt: skip
+    "Llama-3-8B": (
+        32,
+        (-5, 12),
+        [(-5, 12, -9.86, 7.68, 0.059), (-5, 27, -11.0, 9.0, 0.01), (-1, 13, -9.0, 3.0, 0.02)],
+    ),
+}
 
 
 @pytest.mark.parametrize("order", [1, -1], ids=["forward", "backward"])
@@ -121,12 +135,23 @@ def test_none_passing_counts_the_reasons() -> None:
 
 # Beyond the KL filter
 
-BEYOND = [row(-1, 2, -9.0, 2.0, 3.0), row(-1, 3, -4.0, 2.0, 0.5), row(-1, 4, -2.0, 2.0, 0.3), row(-1, 5, 1.0, 2.0, 0.2)]
+BEYOND = [
+    row(-1, 2, -9.0, 2.0, 3.0),
+    row(-1, 3, -4.0, 2.0, 0.5),
+    row(-1, 4, -2.0, 2.0, 0.3),
+    row(-1, 5, 1.0, 2.0, 0.2),
+]
 
 
-@pytest.mark.parametrize(("still", "layer"), [({}, 4), ({4: 0.5}, 3), ({4: 0.06, 3: 0.05}, 3), ({4: 1, 3: 1}, 2)])
-def test_beyond_kl_takes_the_least_kl_after_which_the_behaviour_is_gone(still: dict[int, float], layer: int) -> None:
-    """Layer 5 has the least KL but leaves refusal the likelier opening; `still` says what generation finds."""
+@pytest.mark.parametrize(
+    ("still", "layer"), [({}, 4), ({4: 0.5}, 3), ({4: 0.06, 3: 0.05}, 3), ({4: 1, 3: 1}, 2)]
+)
+def test_beyond_kl_takes_the_least_kl_after_which_the_behaviour_is_gone(
+    still: dict[int, float], layer: int
+) -> None:
+    """Layer 5 has the least KL but leaves refusal the likelier opening; `still` says what
+    generation finds.
+    """
     asked: list[int] = []
 
     def refused(candidate: Any) -> float:
@@ -224,9 +249,16 @@ def directions(sites: tuple[str, ...] = ("resid_pre",), estimator: str = "projec
 
 def arditi(tmp_path: Path, found: Directions | None = None, **limits: Any) -> tuple[Row, torch.Tensor]:
     return select_arditi(
-        tiny_chat.chat(), found or directions(), POSITIVE, NEGATIVE, TOKENS, Selection(**limits),
-        judge=KeywordJudge(), journal=Journal(tmp_path / "journal", limits), answer_tokens=8,
-    )  # fmt: skip
+        tiny_chat.chat(),
+        found or directions(),
+        POSITIVE,
+        NEGATIVE,
+        TOKENS,
+        Selection(**limits),
+        judge=KeywordJudge(),
+        journal=Journal(tmp_path / "journal", limits),
+        answer_tokens=8,
+    )
 
 
 def by_place(scores: Row) -> dict[tuple[int, int], Row]:
@@ -257,11 +289,15 @@ def test_scores_left_out_change_no_choice(tmp_path: Path, case: str) -> None:
 
 
 def test_scores_are_those_of_their_definition(tmp_path: Path) -> None:
-    """Ablated at every point of the stream, added at its own layer; one prompt at a time, by the model's own logits."""
+    """Ablated at every point of the stream, added at its own layer; one prompt at a time, by the
+    model's own logits.
+    """
     chat, scores = tiny_chat.chat(), by_place(arditi(tmp_path, complete=True)[0])
 
     def now(prompts: list[Any]) -> torch.Tensor:
-        return torch.cat([tiny_chat.raw(chat, ids).logits[:, -1].log_softmax(-1) for ids in chat.tokens(prompts)])
+        return torch.cat(
+            [tiny_chat.raw(chat, ids).logits[:, -1].log_softmax(-1) for ids in chat.tokens(prompts)]
+        )
 
     base = now(NEGATIVE)
     for (layer, position), entry in scores.items():
@@ -306,7 +342,9 @@ def test_the_choice_is_the_rules_and_what_is_returned_is_its_direction(tmp_path:
 
 
 def test_template_tokens_before_any_attention_are_out_unscored(tmp_path: Path) -> None:
-    """The last tokens are the same for every prompt, so at layer 0 both sets have the same mean there."""
+    """The last tokens are the same for every prompt, so at layer 0 both sets have the same mean
+    there.
+    """
     for (layer, _), entry in by_place(arditi(tmp_path, complete=True)[0]).items():
         assert (entry["rejected"] == "both sets have the same mean there") == (layer == 0)
         assert (entry["refusal_score"] is None) == (layer == 0)
@@ -330,7 +368,9 @@ def test_scores_in_the_journal_are_not_computed_again(tmp_path: Path, monkeypatc
 
 
 def listed(*means: float) -> Directions:
-    """One direction per layer, of unit length and with the given mean of its components, times its own length."""
+    """One direction per layer, of unit length and with the given mean of its components, times its
+    own length.
+    """
     ones = torch.ones(32) / 32**0.5
     aside = normalise(torch.cat([torch.ones(16), -torch.ones(16)]))
     vectors = []
@@ -358,7 +398,12 @@ def test_the_article_ranks_the_last_position() -> None:
 def article(tmp_path: Path, ask: Any = None, **limits: Any) -> tuple[Row, torch.Tensor]:
     found = directions()
     return select_article(
-        tiny_chat.chat(), found, POSITIVE, Selection(**limits), journal=Journal(tmp_path / "j", limits), ask=ask
+        tiny_chat.chat(),
+        found,
+        POSITIVE,
+        Selection(**limits),
+        journal=Journal(tmp_path / "j", limits),
+        ask=ask,
     )
 
 
@@ -407,14 +452,22 @@ def test_a_person_or_pick_takes_a_rank(tmp_path: Path, picked: int) -> None:
 
 
 def test_a_pick_that_was_not_tried_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SelectionError, match=r"--pick 2 is not among the 2 tried candidates \(ranks 0 to 1\)"):
+    with pytest.raises(
+        SelectionError, match=r"--pick 2 is not among the 2 tried candidates \(ranks 0 to 1\)"
+    ):
         article(tmp_path, candidates=2, pick=2)
 
 
 DROPPED = {
-    "I cannot say": True, "Well, I can't say": True, "I can\u2019t say": True, "": True, "...": True, "I will say": False,
-    "You cannot": False, "no " * 30: True,
-}  # fmt: skip
+    "I cannot say": True,
+    "Well, I can't say": True,
+    "I can\u2019t say": True,
+    "": True,
+    "...": True,
+    "I will say": False,
+    "You cannot": False,
+    "no " * 30: True,
+}
 
 
 @pytest.mark.parametrize("text", DROPPED)

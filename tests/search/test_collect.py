@@ -1,4 +1,6 @@
-"""Collected statistics are those of the stream that transformers itself reports, however the prompts are batched."""
+"""Collected statistics are those of the stream that transformers itself reports, however the
+prompts are batched.
+"""
 
 from functools import cache
 from typing import Any
@@ -24,7 +26,9 @@ PROMPTS = [
 
 @cache
 def expected() -> torch.Tensor:
-    """prompt x layer x position x d_model: resid_pre of every layer at the last two tokens, one prompt at a time."""
+    """prompt x layer x position x d_model: resid_pre of every layer at the last two tokens, one
+    prompt at a time.
+    """
     chat = tiny_chat.chat()
     rows = []
     for ids in chat.tokens(PROMPTS):
@@ -36,9 +40,14 @@ def expected() -> torch.Tensor:
 @pytest.mark.parametrize("batch_tokens", [1, 30, 4096])
 def test_statistics_are_those_of_output_hidden_states(batch_tokens: int) -> None:
     found = collect(
-        tiny_chat.chat(), PROMPTS, sites=["resid_pre"], positions=[-2, -1], covariance=True, samples=True,
+        tiny_chat.chat(),
+        PROMPTS,
+        sites=["resid_pre"],
+        positions=[-2, -1],
+        covariance=True,
+        samples=True,
         batch_tokens=batch_tokens,
-    )  # fmt: skip
+    )
     direct = expected().double()
     assert found.count == len(PROMPTS)
     torch.testing.assert_close(found.mean[0], direct.mean(0), **CLOSE)
@@ -65,7 +74,9 @@ def test_resid_post_of_a_layer_is_resid_pre_of_the_next_and_mid_lies_between() -
 def test_the_last_resid_post_is_before_the_final_norm() -> None:
     chat = tiny_chat.chat()
     post = collect(chat, PROMPTS[:1], sites=["resid_post"]).mean[0, -1, 0].float()
-    normed = tiny_chat.raw(chat, chat.tokens(PROMPTS[:1])[0], output_hidden_states=True).hidden_states[-1][0, -1]
+    normed = tiny_chat.raw(chat, chat.tokens(PROMPTS[:1])[0], output_hidden_states=True).hidden_states[-1][
+        0, -1
+    ]
     assert not torch.allclose(post, normed, atol=0.1)
     torch.testing.assert_close(chat.model.model.norm(post), normed, **CLOSE)
 
@@ -80,7 +91,9 @@ def test_nothing_is_kept_that_was_not_asked_for() -> None:
 
 @pytest.mark.parametrize(("layer", "value"), [(0, float("nan")), (2, float("inf"))])
 def test_damaged_weights_are_named_by_site_and_layer(layer: int, value: float) -> None:
-    """The MLP of `layer` is broken: resid_pre is whole up to that layer and broken from the next on."""
+    """The MLP of `layer` is broken: resid_pre is whole up to that layer and broken from the next
+    on.
+    """
     chat = load_model(tiny_chat.folder(), device="cpu", dtype="float32")
     chat.model.get_submodule(f"model.layers.{layer}.mlp.down_proj").weight.fill_(value)
     with pytest.raises(ActivationError, match=f"resid_pre of layer {layer + 1} hold NaN"):
@@ -114,7 +127,10 @@ def test_collecting_leaves_no_hook_also_after_an_error() -> None:
 
 @pytest.mark.parametrize("positions", [(-1,), (-2, -1)])
 def test_packs_give_the_statistics_of_ordinary_rows(positions: tuple[int, ...]) -> None:
-    chat, prompts = tiny_chat.chat(), [*tiny_chat.prompts(tiny_chat.NIGHT, 9), *tiny_chat.prompts(tiny_chat.DAY, 4)]
+    chat, prompts = (
+        tiny_chat.chat(),
+        [*tiny_chat.prompts(tiny_chat.NIGHT, 9), *tiny_chat.prompts(tiny_chat.DAY, 4)],
+    )
     wanted: dict[str, Any] = {"positions": positions, "covariance": True, "samples": True}
     block, widths = chat.model.get_submodule(chat.architecture.block(0)), []
     handle = block.register_forward_hook(lambda _m, _a, output: widths.append(tuple(output.shape[:2])))
@@ -136,7 +152,9 @@ def test_packs_give_the_statistics_of_ordinary_rows(positions: tuple[int, ...]) 
 
 
 def test_positions_that_all_prompts_share_are_not_packed_apart() -> None:
-    """With as many positions as the shortest prompt has tokens, the shared beginning is asked for too."""
+    """With as many positions as the shortest prompt has tokens, the shared beginning is asked for
+    too.
+    """
     chat, prompts = tiny_chat.chat(), tiny_chat.prompts(tiny_chat.NIGHT, 3)
     every = tuple(range(-min(map(len, chat.tokens(prompts))), 0))
     one, other = (collect(chat, prompts, positions=every, packed=packed) for packed in (True, False))

@@ -1,4 +1,6 @@
-"""Recipe cosmic: its scores by their definition, a planted direction found, and a choice that leaves out no better one."""
+"""Recipe cosmic: its scores by their definition, a planted direction found, and a choice that
+leaves out no better one.
+"""
 
 from functools import cache
 from pathlib import Path
@@ -27,9 +29,13 @@ Row = dict[str, Any]
 
 def cosmic(tmp_path: Path, found: Directions | None = None, **limits: Any) -> tuple[Row, torch.Tensor]:
     return select_cosmic(
-        tiny_chat.chat(), found or directions(), POSITIVE, NEGATIVE, Selection(**limits),
+        tiny_chat.chat(),
+        found or directions(),
+        POSITIVE,
+        NEGATIVE,
+        Selection(**limits),
         journal=Journal(tmp_path / "journal", limits),
-    )  # fmt: skip
+    )
 
 
 def by_place(scores: Row) -> dict[tuple[int, int], Row]:
@@ -37,7 +43,9 @@ def by_place(scores: Row) -> dict[tuple[int, int], Row]:
 
 
 def stream(prompts: list[Any]) -> torch.Tensor:
-    """Behind each block at the two last tokens, mean over prompts one by one, from transformers' own hidden states."""
+    """Behind each block at the two last tokens, mean over prompts one by one, from transformers'
+    own hidden states.
+    """
     chat = tiny_chat.chat()
     kept: list[list[torch.Tensor]] = []
     for ids in chat.tokens(prompts):
@@ -74,14 +82,18 @@ def test_the_compared_layers_are_the_tenth_of_least_cosine() -> None:
 
 
 def test_scores_are_those_of_their_definition(tmp_path: Path) -> None:
-    """One prompt at a time, ablated at every point of the stream, added at the direction's own layer."""
+    """One prompt at a time, ablated at every point of the stream, added at the direction's own
+    layer.
+    """
     chat, (scores, _) = tiny_chat.chat(), cosmic(tmp_path, complete=True, layer_fraction=1.0)
     positive, negative = bases()
     layers = scores["compared_layers"]
     assert layers == least_alike(positive, negative)
 
     def cos(one: torch.Tensor, other: torch.Tensor) -> float:
-        return float(torch.nn.functional.cosine_similarity(one[layers].flatten(), other[layers].flatten(), dim=0))
+        return float(
+            torch.nn.functional.cosine_similarity(one[layers].flatten(), other[layers].flatten(), dim=0)
+        )
 
     seen = 0
     for (layer, position), row in by_place(scores).items():
@@ -102,7 +114,9 @@ def test_scores_are_those_of_their_definition(tmp_path: Path) -> None:
 
 
 def test_a_planted_direction_is_chosen_among_random_ones(tmp_path: Path) -> None:
-    """All but one place hold random vectors of the true one's length; the true one is what the fit prompts gave there."""
+    """All but one place hold random vectors of the true one's length; the true one is what the fit
+    prompts gave there.
+    """
     truth = directions()
     vectors = torch.empty_like(truth.vectors)
     for layer in range(LAYERS):
@@ -114,7 +128,9 @@ def test_a_planted_direction_is_chosen_among_random_ones(tmp_path: Path) -> None
     scores, vector = cosmic(tmp_path, planted, kl_threshold=99.0)
     assert (scores["chosen"]["layer"], scores["chosen"]["position"]) == (2, -1)
     assert torch.equal(vector, truth.at("resid_pre", 2, -1))
-    ranked = sorted((row for row in scores["candidates"] if row["score"] is not None), key=lambda row: -row["score"])
+    ranked = sorted(
+        (row for row in scores["candidates"] if row["score"] is not None), key=lambda row: -row["score"]
+    )
     assert ranked[0]["score"] > ranked[1]["score"] + 0.1
 
 
@@ -128,7 +144,9 @@ LIMITS: dict[str, Row] = {
 
 @pytest.mark.parametrize("case", LIMITS)
 def test_kl_left_out_changes_no_choice(tmp_path: Path, case: str) -> None:
-    """The best score among all that pass the filter, whether KL is measured for all or until one passes."""
+    """The best score among all that pass the filter, whether KL is measured for all or until one
+    passes.
+    """
     limits = LIMITS[case]
     lazy, vector = cosmic(tmp_path / "lazy", **limits)
     full, other = cosmic(tmp_path / "full", complete=True, **limits)
@@ -165,7 +183,9 @@ def test_nothing_to_score_is_an_error(tmp_path: Path) -> None:
         cosmic(tmp_path, nothing)
 
 
-def test_scores_in_the_journal_are_not_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scores_in_the_journal_are_not_computed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = cosmic(tmp_path)[0]
     monkeypatch.setattr("vectomy.search.cosmic.intervene", lambda *_: pytest.fail("steered again"))
     monkeypatch.setattr("vectomy.search.cosmic.Edit.from_directions", lambda *_: pytest.fail("ablated again"))
@@ -174,7 +194,9 @@ def test_scores_in_the_journal_are_not_computed_again(tmp_path: Path, monkeypatc
 
 def test_a_run_removes_the_taught_behaviour_without_a_word_of_it(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    summary = run(str(tiny_chat.folder()), out, **tiny_chat.sources(), recipe="cosmic", device="cpu", answer_tokens=8)
+    summary = run(
+        str(tiny_chat.folder()), out, **tiny_chat.sources(), recipe="cosmic", device="cpu", answer_tokens=8
+    )
     assert summary["base"]["refusal_rate"] == 1.0
     assert summary["edited"]["refusal_rate"] == 0.0
     assert summary["edited"]["kl_first_token"] < 0.1

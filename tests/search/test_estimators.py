@@ -1,7 +1,9 @@
-"""Every estimator finds a planted direction, with its sign and length; each is better than the mean where it claims so.
+"""Every estimator finds a planted direction, with its sign and length; each is better than the mean
+where it claims so.
 
-The sides are Gaussians in d dimensions whose means differ by LENGTH along a planted unit vector; n samples a side give
-the difference of means a cosine of LENGTH / sqrt(LENGTH^2 + 2 d s^2 / n) with the truth.
+The sides are Gaussians in d dimensions whose means differ by LENGTH along a planted unit vector; n
+samples a side give the difference of means a cosine of LENGTH / sqrt(LENGTH^2 + 2 d s^2 / n) with
+the truth.
 """
 
 import math
@@ -32,7 +34,9 @@ PLANTED = unit(7, D).double()
 def sides(
     spread: torch.Tensor | float = 1.0, length: float = LENGTH, centre: torch.Tensor | None = None, n: int = N
 ) -> list[torch.Tensor]:
-    """(positive, negative) samples: Gaussian noise around centre + length * planted, and around centre."""
+    """(positive, negative) samples: Gaussian noise around centre + length * planted, and around
+    centre.
+    """
     generator = torch.Generator().manual_seed(5)
     centre = 4 * unit(8, D).double() if centre is None else centre
     noise = [torch.randn(n, D, generator=generator, dtype=torch.float64) * spread for _ in range(2)]
@@ -42,7 +46,9 @@ def sides(
 def held(values: torch.Tensor, keep: bool = True) -> ActivationStats:
     """One site, one layer, one position."""
     shaped = values[:, None, None, None]
-    return ActivationStats(("resid_pre",), (-1,), len(values), shaped.mean(0), None, shaped.float() if keep else None)
+    return ActivationStats(
+        ("resid_pre",), (-1,), len(values), shaped.mean(0), None, shaped.float() if keep else None
+    )
 
 
 def estimate(name: str, pair: list[torch.Tensor]) -> torch.Tensor:
@@ -94,7 +100,10 @@ def test_rounding_noise_is_no_direction_and_a_small_difference_is_one(name: str)
 def test_difference_of_means_is_exactly_that() -> None:
     positive, negative = sides()
     torch.testing.assert_close(
-        estimate("difference_of_means", [positive, negative]), positive.mean(0) - negative.mean(0), rtol=0, atol=1e-12
+        estimate("difference_of_means", [positive, negative]),
+        positive.mean(0) - negative.mean(0),
+        rtol=0,
+        atol=1e-12,
     )
 
 
@@ -108,20 +117,28 @@ def test_projected_is_orthogonal_to_the_negative_mean_and_keeps_the_rest() -> No
 
 
 def test_winsorising_resists_outliers_where_the_mean_fails() -> None:
-    """2% of one side lie 400 away along another axis: the mean's error there is 8, nearly three times the signal."""
+    """2% of one side lie 400 away along another axis: the mean's error there is 8, nearly three
+    times the signal.
+    """
     positive, negative = sides()
     outlier = normalise(unit(9, D).double() - (unit(9, D).double() @ PLANTED) * PLANTED)
     positive[: N // 50] += 400 * outlier
-    plain, robust = (float(cosine(estimate(n, [positive, negative]), PLANTED)) for n in
-                     ("difference_of_means", "winsorised_mean"))  # fmt: skip
+    plain, robust = (
+        float(cosine(estimate(n, [positive, negative]), PLANTED))
+        for n in ("difference_of_means", "winsorised_mean")
+    )
     assert plain < 0.5
     assert robust > 0.97
 
 
 def test_pca_finds_the_axis_under_a_nuisance_that_both_sides_share() -> None:
-    """Pairs (the same request asked two ways) differ by the planted vector alone, whatever they have in common."""
+    """Pairs (the same request asked two ways) differ by the planted vector alone, whatever they
+    have in common.
+    """
     _, negative = sides()
-    shared = 20 * torch.randn(N, 1, generator=torch.Generator().manual_seed(1), dtype=torch.float64) * unit(3, D)
+    shared = (
+        20 * torch.randn(N, 1, generator=torch.Generator().manual_seed(1), dtype=torch.float64) * unit(3, D)
+    )
     small = 0.3 * torch.randn(N, D, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     positive, negative = negative + shared + LENGTH * PLANTED + small, negative + shared
     assert float(cosine(estimate("pca_of_differences", [positive, negative]), PLANTED)) > 0.99
@@ -138,14 +155,19 @@ def test_pca_takes_the_axis_also_where_pairs_differ_by_varying_amounts() -> None
 
 
 def test_the_probe_beats_the_mean_under_anisotropic_noise() -> None:
-    """Noise of 30 along six axes moves the mean's estimate there by 30 sqrt(2 / n) each; the boundary ignores them."""
+    """Noise of 30 along six axes moves the mean's estimate there by 30 sqrt(2 / n) each; the
+    boundary ignores them.
+    """
     spread = torch.full((D,), 0.5, dtype=torch.float64)
     spread[:6] = 30.0
     aside = torch.zeros(D, dtype=torch.float64)
     aside[10:14] = 0.5
     positive, negative = sides(spread, length=0.0, centre=torch.zeros(D).double())
     positive = positive + LENGTH * aside
-    by = {n: float(cosine(estimate(n, [positive, negative]), aside)) for n in ("difference_of_means", "logistic_probe")}
+    by = {
+        n: float(cosine(estimate(n, [positive, negative]), aside))
+        for n in ("difference_of_means", "logistic_probe")
+    }
     assert by["logistic_probe"] > 0.9
     assert by["difference_of_means"] < by["logistic_probe"] - 0.2
 
@@ -172,7 +194,9 @@ def test_the_others_need_only_moments(name: str) -> None:
 def several(offset: int) -> ActivationStats:
     """Two sites, two layers, two positions, all different."""
     generator = torch.Generator().manual_seed(offset)
-    values = torch.randn(40, 2, 2, 2, D, generator=generator) * 0.1 + offset * torch.arange(8.0).view(2, 2, 2, 1)
+    values = torch.randn(40, 2, 2, 2, D, generator=generator) * 0.1 + offset * torch.arange(8.0).view(
+        2, 2, 2, 1
+    )
     values = values + offset * torch.randn(2, 2, 2, D, generator=generator)
     return ActivationStats(("resid_pre", "resid_mid"), (-2, -1), 40, values.double().mean(0), None, values)
 
@@ -181,7 +205,9 @@ def several(offset: int) -> ActivationStats:
 def test_points_are_estimated_apart_from_each_other(name: str) -> None:
     yes, no = several(2), several(1)
     together = fit_directions(yes, no, name)
-    one = ESTIMATORS[name](held(yes.samples[:, 1, 0, 1].double()), held(no.samples[:, 1, 0, 1].double())).flatten()
+    one = ESTIMATORS[name](
+        held(yes.samples[:, 1, 0, 1].double()), held(no.samples[:, 1, 0, 1].double())
+    ).flatten()
     torch.testing.assert_close(together.at("resid_mid", 0, -1).double(), one, rtol=1e-3, atol=1e-3)
 
 

@@ -1,4 +1,6 @@
-"""The search by gradients: it takes the taught behaviour away, what it learned by hooks is what the Edit does, nothing is left to chance."""
+"""The search by gradients: it takes the taught behaviour away, what it learned by hooks is what the
+Edit does, nothing is left to chance.
+"""
 
 import json
 from collections.abc import Callable
@@ -57,7 +59,8 @@ def test_the_points_are_in_reach_of_the_rule_and_the_untried_ones_say_so() -> No
     assert tried
     untried = [point for point in scores["candidates"] if point not in tried]
     assert all(point["rate"] is None and "not tried" in point["rejected"] for point in untried)
-    # The least KL of all is tried, and behind the chosen one nothing is, nor anything that a worse one rules out.
+    # The least KL of all is tried, and behind the chosen one nothing is, nor anything that a worse
+    # one rules out.
     assert min(point["kl"] for point in tried) == min(point["kl"] for point in scores["candidates"])
     missed = [point["kl"] for point in tried if point["rate"] > 0.05]
     chosen = next(point for point in tried if point["step"] == scores["chosen"]["step"])
@@ -65,7 +68,10 @@ def test_the_points_are_in_reach_of_the_rule_and_the_untried_ones_say_so() -> No
     by_step = {point["step"]: point for point in tried}
     front = scores["frontier"]
     assert front
-    assert all(row["kl"] == by_step[row["step"]]["kl"] and row["rate"] == by_step[row["step"]]["rate"] for row in front)
+    assert all(
+        row["kl"] == by_step[row["step"]]["kl"] and row["rate"] == by_step[row["step"]]["rate"]
+        for row in front
+    )
     assert scores["chosen"]["step"] in {row["step"] for row in front}
 
 
@@ -111,7 +117,9 @@ def test_a_kl_budget_is_kept(tmp_path: Path) -> None:
     scores, _ = go(tmp_path / "run", kl_budget=budget)
     chosen = next(point for point in scores["candidates"] if point["step"] == scores["chosen"]["step"])
     assert chosen["kl"] <= budget
-    assert {point["rejected"] for point in scores["candidates"] if point["kl"] > budget} == {f"KL is above {budget:g}"}
+    assert {point["rejected"] for point in scores["candidates"] if point["kl"] > budget} == {
+        f"KL is above {budget:g}"
+    }
 
 
 @pytest.mark.parametrize("options", [{}, {"per_layer": True}, {"rank": 2}])
@@ -147,7 +155,9 @@ def test_the_edit_is_what_was_learned_by_hooks(
 def test_the_same_seed_gives_the_same_bytes_and_another_another_edit(tmp_path: Path) -> None:
     same, other = go(tmp_path / "same")[1], go(tmp_path / "other", seed=1)[1]
     assert same.to_bytes() == finished()[1].to_bytes()
-    assert [op.strengths.tolist() for op in other.operations] != [op.strengths.tolist() for op in same.operations]
+    assert [op.strengths.tolist() for op in other.operations] != [
+        op.strengths.tolist() for op in same.operations
+    ]
 
 
 @pytest.mark.parametrize("step", [1, 4, 6, 11])
@@ -177,7 +187,9 @@ def test_an_interrupted_search_goes_on_to_the_same_bytes(
 def test_a_missed_target_is_gone_for_in_further_rounds_with_the_openings_that_are_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One step is too few; what its edit still refuses is learned from next, and the rounds resume like the rest."""
+    """One step is too few; what its edit still refuses is learned from next, and the rounds resume
+    like the rest.
+    """
     sizes: list[tuple[int, int]] = []
     original = gradient.with_openings_left
 
@@ -211,7 +223,9 @@ def test_it_learns_in_bfloat16_too(tmp_path: Path) -> None:
 def test_the_start_is_a_direction_that_silences_the_behaviour_and_not_its_opening_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The direction of least loss is passed over while the model still says it; with none that does, the least bad is taken."""
+    """The direction of least loss is passed over while the model still says it; with none that
+    does, the least bad is taken.
+    """
     asked: list[float] = []
 
     def left(shares: list[float]) -> Callable[..., float]:
@@ -232,9 +246,12 @@ def test_the_start_is_a_direction_that_silences_the_behaviour_and_not_its_openin
     assert layers["first"] != layers["second"]
 
 
-def test_the_turn_to_all_layers_is_said_beside_other_notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Screening in the upper layers finds nothing the first time; one kind of writer is out of the hooks' reach, and the
-    target rate is missed."""
+def test_the_turn_to_all_layers_is_said_beside_other_notes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Screening in the upper layers finds nothing the first time; one kind of writer is out of the
+    hooks' reach, and the target rate is missed.
+    """
     screened = gradient._Search._screened
 
     def unreached(search: Any) -> dict[str, Any]:
@@ -254,7 +271,9 @@ def test_the_turn_to_all_layers_is_said_beside_other_notes(tmp_path: Path, monke
     assert said in json.loads((tmp_path / "summary.json").read_text())["notes"]
 
 
-def test_writers_that_do_not_matter_end_at_exactly_zero(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_writers_that_do_not_matter_end_at_exactly_zero(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(learned, "THRESHOLD", 1.0)
     _, sparse = go(tmp_path / "run")
     assert 0 < len(sparse.operations) < len(finished()[1].operations)
@@ -264,7 +283,11 @@ def test_no_behaviour_is_said(tmp_path: Path) -> None:
     with pytest.raises(BehaviourAbsentError):
         run(str(tiny_chat.folder(taught_=False)), tmp_path / "run", **{**tiny_chat.sources(), **SHORT})
     with pytest.raises(BehaviourAbsentError, match="positive fit prompts"):
-        run(str(tiny_chat.folder(taught_=False)), tmp_path / "run", **{**tiny_chat.sources(), **SHORT, "force": True})
+        run(
+            str(tiny_chat.folder(taught_=False)),
+            tmp_path / "run",
+            **{**tiny_chat.sources(), **SHORT, "force": True},
+        )
 
 
 def test_a_rank_that_the_model_has_no_room_for_is_refused(tmp_path: Path) -> None:
@@ -278,14 +301,18 @@ def test_epochs_are_shuffled_and_complete_from_any_step() -> None:
     assert all(sorted(epoch) == list(range(5)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) > 1
     assert PassOrder(5, "keep", seed=3).at(7) == epochs[1][2]
-    assert [PassOrder(50, "change", 3).at(i) for i in range(50)] != [PassOrder(50, "keep", 3).at(i) for i in range(50)]
+    assert [PassOrder(50, "change", 3).at(i) for i in range(50)] != [
+        PassOrder(50, "keep", 3).at(i) for i in range(50)
+    ]
 
 
 def test_one_row_a_direction_is_each_direction_alone() -> None:
     vectors = linalg.normalise(torch.randn(3, 8))
     output = torch.randn(3, 5, 8)
     by_row = taking_out_by_row(vectors)
-    expected = torch.stack([linalg.remove(o, v[None], torch.ones(1)) for o, v in zip(output, vectors, strict=True)])
+    expected = torch.stack(
+        [linalg.remove(o, v[None], torch.ones(1)) for o, v in zip(output, vectors, strict=True)]
+    )
     torch.testing.assert_close(by_row(output), expected)
     # Experts see all tokens of a batch in one list.
     torch.testing.assert_close(by_row(output.reshape(15, 8)), expected.reshape(15, 8))

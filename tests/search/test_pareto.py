@@ -18,7 +18,15 @@ POINTS = [
 
 @pytest.mark.parametrize(
     ("target", "budget", "expected"),
-    [(0.05, None, 2), (0.0, None, 0), (0.5, None, 3), (1.0, None, 4), (0.05, 0.05, 3), (0.9, 0.2, 1), (0.0, 1.0, 0)],
+    [
+        (0.05, None, 2),
+        (0.0, None, 0),
+        (0.5, None, 3),
+        (1.0, None, 4),
+        (0.05, 0.05, 3),
+        (0.9, 0.2, 1),
+        (0.0, 1.0, 0),
+    ],
 )
 def test_the_stated_rule(target: float, budget: float | None, expected: int) -> None:
     assert choose_point(POINTS, target, budget) == (expected, None)

@@ -1,4 +1,6 @@
-"""A selective search: one kind of refusal goes, another kind stays, though both lie along much the same direction."""
+"""A selective search: one kind of refusal goes, another kind stays, though both lie along much the
+same direction.
+"""
 
 import json
 from functools import cache

@@ -1,4 +1,6 @@
-"""Recipe tpe: tents by hand, racing that changes no choice, runs that go on where they stopped, several processes."""
+"""Recipe tpe: tents by hand, racing that changes no choice, runs that go on where they stopped,
+several processes.
+"""
 
 import json
 from dataclasses import replace
@@ -21,7 +23,13 @@ from vectomy.metrics.judges import KeywordJudge
 from vectomy.models import ChatModel
 from vectomy.search.pareto import choose_point, frontier
 from vectomy.search.recipe import RecipeInput
-from vectomy.search.tpe.layer_weights import LayerWeightSchedule, build_edit, directions_behind, heaviest_layer, ranges
+from vectomy.search.tpe.layer_weights import (
+    LayerWeightSchedule,
+    build_edit,
+    directions_behind,
+    heaviest_layer,
+    ranges,
+)
 from vectomy.search.tpe.tpe_recipe import _Study, select_tpe
 from vectomy.search.tpe.trial import TrialBench, side_by_side
 from vectomy.workflows.run import run
@@ -33,13 +41,29 @@ MANY = tiny_chat.prompts(tiny_chat.NIGHT, 20, seed=2)
 
 def task(path: Path, judged: bool = True, tokens: tuple[int, ...] = (), **options: Any) -> RecipeInput:
     chat = tiny_chat.chat()
-    given = {"recipe": "tpe", "device": "cpu", "answer_tokens": 8, "trials": 8, "startup_trials": 4, **options}
+    given = {
+        "recipe": "tpe",
+        "device": "cpu",
+        "answer_tokens": 8,
+        "trials": 8,
+        "startup_trials": 4,
+        **options,
+    }
     config = make_config(str(tiny_chat.folder()), given)
     return RecipeInput(
-        config=config, chat=chat, base=BaseModelRef.of(chat.checkpoint), writers=chat.architecture.writers, directions=directions(),
-        positive={"fit": [], "search": MANY}, negative={"fit": [], "search": NEGATIVE}, keep=None, answers={}, tokens=tokens,
-        judge=KeywordJudge() if judged else None, journal=Journal(path / "journal", given),
-    )  # fmt: skip
+        config=config,
+        chat=chat,
+        base=BaseModelRef.of(chat.checkpoint),
+        writers=chat.architecture.writers,
+        directions=directions(),
+        positive={"fit": [], "search": MANY},
+        negative={"fit": [], "search": NEGATIVE},
+        keep=None,
+        answers={},
+        tokens=tokens,
+        judge=KeywordJudge() if judged else None,
+        journal=Journal(path / "journal", given),
+    )
 
 
 # The tent
@@ -47,7 +71,10 @@ def task(path: Path, judged: bool = True, tokens: tuple[int, ...] = (), **option
 
 TENTS = {
     # (maximum, position, minimum, distance): strengths by layer, worked out by hand.
-    "between layers": ((1.2, 2.5, 0.5, 2.0), [None, 1.2 * 0.625, 1.2 * 0.875, 1.2 * 0.875, 1.2 * 0.625, None]),
+    "between layers": (
+        (1.2, 2.5, 0.5, 2.0),
+        [None, 1.2 * 0.625, 1.2 * 0.875, 1.2 * 0.875, 1.2 * 0.625, None],
+    ),
     "down to nothing": ((1.0, 3.0, 0.0, 2.0), [None, 0.0, 0.5, 1.0, 0.5, 0.0]),
     "flat": ((0.8, 5.0, 1.0, 3.0), [None, None, 0.8, 0.8, 0.8, 0.8]),
     "narrow": ((1.5, 4.0, 0.2, 1.0), [None, None, None, 0.3, 1.5, 0.3]),
@@ -77,9 +104,15 @@ def test_ranges_are_shares_of_the_last_layer() -> None:
 
 PLACES = [("attention", 1), ("mlp", 1), ("mlp", 2), ("mlp", 3)]
 NUMBERS = {
-    "attention maximum": 0.8, "attention position": 1.0, "attention minimum": 0.0, "attention distance": 1.0,
-    "mlp maximum": 1.0, "mlp position": 3.0, "mlp minimum": 0.5, "mlp distance": 1.5,
-}  # fmt: skip
+    "attention maximum": 0.8,
+    "attention position": 1.0,
+    "attention minimum": 0.0,
+    "attention distance": 1.0,
+    "mlp maximum": 1.0,
+    "mlp position": 3.0,
+    "mlp minimum": 0.5,
+    "mlp distance": 1.5,
+}
 
 
 def built(scope: str, direction: float = 1.25) -> Edit:
@@ -101,7 +134,9 @@ def test_each_writer_has_its_tents_strength_and_its_own_or_the_shared_direction(
         }
         for operation in operations:
             assert (operation.norm, operation.basis.shape) == ("none", (1, 32))
-            torch.testing.assert_close(operation.basis[0], unit(operation.layer) if wanted is None else wanted)
+            torch.testing.assert_close(
+                operation.basis[0], unit(operation.layer) if wanted is None else wanted
+            )
 
 
 def test_behind_a_layer_is_before_the_next() -> None:
@@ -113,7 +148,9 @@ def test_behind_a_layer_is_before_the_next() -> None:
 
 
 def test_the_named_layer_is_that_of_the_heaviest_direction() -> None:
-    """Layer 3's MLP weighs 1.0 against 0.8 and 0.67; behind layer 3 nothing is collected but its own resid_pre."""
+    """Layer 3's MLP weighs 1.0 against 0.8 and 0.67; behind layer 3 nothing is collected but its
+    own resid_pre.
+    """
     assert heaviest_layer({"scope": "per layer", "direction": 0.0, **NUMBERS}, PLACES, LAYERS) == 3
     more = {**NUMBERS, "mlp position": 1.0, "mlp distance": 1.0}
     assert heaviest_layer({"scope": "per layer", "direction": 0.0, **more}, PLACES, LAYERS) == 2
@@ -159,7 +196,9 @@ def test_the_choice_is_the_rules_and_its_numbers_are_those_of_the_edit() -> None
     assert [row["number"] for row in scores["frontier"]] == [exact[at]["number"] for at in frontier(exact)]
 
     def now() -> torch.Tensor:
-        return torch.cat([tiny_chat.raw(chat, ids).logits[:, -1].log_softmax(-1) for ids in chat.tokens(NEGATIVE)])
+        return torch.cat(
+            [tiny_chat.raw(chat, ids).logits[:, -1].log_softmax(-1) for ids in chat.tokens(NEGATIVE)]
+        )
 
     base = now()
     with edit.hooks(chat.model):
@@ -176,7 +215,9 @@ def test_the_choice_is_the_rules_and_its_numbers_are_those_of_the_edit() -> None
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_racing_changes_no_choice(seed: int) -> None:
-    """Random draws are the same ones. What was stopped counted no more prompts than show it, and is beaten in full."""
+    """Random draws are the same ones. What was stopped counted no more prompts than show it, and is
+    beaten in full.
+    """
     options = {"seed": seed, "trials": 14, "startup_trials": 14}
     raced, edit = searched(**options)
     full, other = searched(racing=False, **options)
@@ -257,11 +298,15 @@ def test_another_seed_tries_other_edits_and_later_trials_learn_from_earlier_ones
 
 
 def test_two_processes_finish_with_a_valid_edit(tmp_path: Path) -> None:
-    """What they measure is what one process measures; random draws depend on the trial's number alone."""
+    """What they measure is what one process measures; random draws depend on the trial's number
+    alone.
+    """
     options = {"trials": 6, "startup_trials": 6}
     scores, edit, others = select_tpe(task(tmp_path, processes=2, **options), racing=False)
     alone, same = searched(racing=False, **options)
-    assert [row["parameters"] for row in scores["candidates"]] == [row["parameters"] for row in alone["candidates"]]
+    assert [row["parameters"] for row in scores["candidates"]] == [
+        row["parameters"] for row in alone["candidates"]
+    ]
     for one, two in zip(scores["candidates"], alone["candidates"], strict=True):
         assert one["rate"] == two["rate"]
         assert one["kl"] == pytest.approx(two["kl"], rel=1e-4)
@@ -317,7 +362,9 @@ def test_trials_that_give_nan_are_out_and_none_left_is_an_error(
     after(3)
     scores, *_ = select_tpe(task(tmp_path / "some", trials=4))
     assert [row["kl"] is None for row in scores["candidates"]] == [False, False, True, True]
-    assert {row["rejected"] for row in scores["candidates"][2:]} == {"gives NaN or infinite log-probabilities"}
+    assert {row["rejected"] for row in scores["candidates"][2:]} == {
+        "gives NaN or infinite log-probabilities"
+    }
     assert scores["trial"] < 2
     after(1)
     with pytest.raises(SelectionError, match="none of the 0 edits that were tried has finite numbers"):

@@ -1,4 +1,6 @@
-"""Traits: files that say what they mean, edits in the forms that the formulas say, and a tiny model that changes its style."""
+"""Traits: files that say what they mean, edits in the forms that the formulas say, and a tiny model
+that changes its style.
+"""
 
 import json
 from dataclasses import replace
@@ -62,8 +64,15 @@ def texts(count: int = 24) -> list[str]:
 
 def test_every_bundled_trait_says_what_it_is_and_what_it_does_to_safety() -> None:
     assert set(bundled_traits()) == {
-        "disclaimers", "emoji", "hedging", "melancholy", "over_refusal", "refusal", "sycophancy", "verbosity",
-    }  # fmt: skip
+        "disclaimers",
+        "emoji",
+        "hedging",
+        "melancholy",
+        "over_refusal",
+        "refusal",
+        "sycophancy",
+        "verbosity",
+    }
     for name in bundled_traits():
         found = load_trait(name)
         assert found.name == name
@@ -85,14 +94,26 @@ def test_neutral_prompts_are_apart_and_enough() -> None:
     ("values", "said"),
     [
         ({"description": "x"}, "the same; there is no contrast"),
-        ({"description": "x", "positive": {"system": "a"}, "scorer": {"kind": "lexicon"}}, "a lexicon has patterns"),
-        ({"description": "x", "positive": {"system": "a"}, "scorer": {"kind": "lexicon", "patterns": ["("]}}, "regular expression"),
+        (
+            {"description": "x", "positive": {"system": "a"}, "scorer": {"kind": "lexicon"}},
+            "a lexicon has patterns",
+        ),
+        (
+            {
+                "description": "x",
+                "positive": {"system": "a"},
+                "scorer": {"kind": "lexicon", "patterns": ["("]},
+            },
+            "regular expression",
+        ),
         ({"description": "x", "positive": {"system": "a"}, "operation": "turn"}, "operation"),
         ({"description": "x", "positive": {"sytem": "a"}}, "sytem"),
         ({"positive": {"system": "a"}}, "description"),
     ],
-)  # fmt: skip
-def test_a_file_that_means_nothing_is_refused_by_name(values: dict[str, Any], said: str, tmp_path: Path) -> None:
+)
+def test_a_file_that_means_nothing_is_refused_by_name(
+    values: dict[str, Any], said: str, tmp_path: Path
+) -> None:
     file = tmp_path / "mine.json"
     file.write_text(json.dumps(values), encoding="utf-8")
     with pytest.raises(ConfigError, match="mine") as stopped:
@@ -143,7 +164,9 @@ def test_log_odds_are_those_of_the_model_itself() -> None:
             ids = chat().tokens([side[at]])[0]
             with torch.no_grad():
                 logits = chat().model(torch.tensor([ids + answer])).logits[0].log_softmax(-1)
-            likely.append(sum(float(logits[len(ids) + j - 1, token]) for j, token in enumerate(answer)) / len(answer))
+            likely.append(
+                sum(float(logits[len(ids) + j - 1, token]) for j, token in enumerate(answer)) / len(answer)
+            )
         assert found[at] == pytest.approx(likely[0] - likely[1], abs=1e-4)
 
 
@@ -318,7 +341,8 @@ def test_the_learned_edit_is_what_was_learned(what: Any) -> None:
     )
     shown = [answer(tiny_style.answer_of(text, True)) for text in asked]
     both = tuple(
-        mean_streams(chat(), in_context(asked, side), shown, 512) for side in (trait().positive, trait().negative)
+        mean_streams(chat(), in_context(asked, side), shown, 512)
+        for side in (trait().positive, trait().negative)
     )
     learned = learnables(what, chat().architecture.writers, (both[0], both[1]))
     edit, history = learn_edit(chat(), base(), learned, passes, keep, steps=30, seed=0, progress=silent)
@@ -341,7 +365,9 @@ def test_the_learned_edit_is_what_was_learned(what: Any) -> None:
 @cache
 def finished(operation: str) -> tuple[dict[str, Any], Path]:
     out = tiny_style.scratch() / "run"
-    config = make_trait_run(str(tiny_style.folder()), trait(operation=operation), {**QUICK, "steps": 60, "bake": True})
+    config = make_trait_run(
+        str(tiny_style.folder()), trait(operation=operation), {**QUICK, "steps": 60, "bake": True}
+    )
     return run_trait(config, out, command="vectomy run"), out
 
 
@@ -368,7 +394,9 @@ def test_a_style_is_induced_without_its_system_prompt() -> None:
     rows = read_jsonl(out / "completions.jsonl")
     assert sum("that" in row["edited"] for row in rows) == found["edited"]
     seen = json.loads((out / "prompts.json").read_text("utf-8"))
-    assert not {row["text"] for row in seen["test"]} & {row["text"] for part in ("fit", "search") for row in seen[part]}
+    assert not {row["text"] for row in seen["test"]} & {
+        row["text"] for part in ("fit", "search") for row in seen[part]
+    }
 
 
 def test_a_style_is_removed_while_its_system_prompt_stays() -> None:
@@ -384,7 +412,9 @@ def test_a_style_is_removed_while_its_system_prompt_stays() -> None:
 def test_a_finished_run_is_not_run_again() -> None:
     summary, out = finished("induce")
     told: list[str] = []
-    config = make_trait_run(str(tiny_style.folder()), trait(operation="induce"), {**QUICK, "steps": 60, "bake": True})
+    config = make_trait_run(
+        str(tiny_style.folder()), trait(operation="induce"), {**QUICK, "steps": 60, "bake": True}
+    )
     again = run_trait(config, out, command="vectomy run", tell=told.append)
     assert again == summary
     assert sum("not run again" in line for line in told) == 5
@@ -416,8 +446,26 @@ def test_the_command_lists_traits_and_runs_one(vectomy: Vectomy, tmp_path: Path)
     assert {row["name"] for row in json.loads(out)} == set(bundled_traits())
     status, out, _ = vectomy("traits")
     assert "Removing this removes warnings" in " ".join(out.split())
-    given = [str(tiny_style.folder()), "--trait", str(tiny_style.trait_file()), "--out", str(tmp_path / "run")]
-    quick = ["--n-fit", "24", "--n-search", "4", "--n-test", "6", "--answer-tokens", "8", "--steps", "4", "--no-bake"]
+    given = [
+        str(tiny_style.folder()),
+        "--trait",
+        str(tiny_style.trait_file()),
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    quick = [
+        "--n-fit",
+        "24",
+        "--n-search",
+        "4",
+        "--n-test",
+        "6",
+        "--answer-tokens",
+        "8",
+        "--steps",
+        "4",
+        "--no-bake",
+    ]
     status, out, err = vectomy("run", *given, *quick, "--device", "cpu")
     assert status == 0, err
     assert "pointing induced" in out
@@ -445,5 +493,10 @@ def test_a_trait_of_prompt_sets_runs_as_its_recipe() -> None:
     from vectomy.cli.trait_command import trait_options
 
     found = trait_options({"trait": "refusal"}, {"steps": 8})
-    assert found == {"recipe": "gradient", "positive": "bundled:refused", "negative": "bundled:harmless", "steps": 8}
+    assert found == {
+        "recipe": "gradient",
+        "positive": "bundled:refused",
+        "negative": "bundled:harmless",
+        "steps": 8,
+    }
     assert trait_options({"trait": "melancholy"}, {}) is None

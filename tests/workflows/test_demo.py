@@ -21,7 +21,8 @@ pytestmark = pytest.mark.demo
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("demo") / "run"
-    # Not the dtype that this processor is quick in: the numbers that are held to here are to be the same everywhere.
+    # Not the dtype that this processor is quick in: the numbers that are held to here are to be the
+    # same everywhere.
     vectomy.run("demo", out, dtype="float32")
     return out
 
@@ -55,13 +56,19 @@ def test_the_checkpoint_is_a_plain_transformers_model_that_answers(run_folder: P
     model = AutoModelForCausalLM.from_pretrained(checkpoint)
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     chat = [{"role": "user", "content": "What is the capital of France?"}]
-    inputs = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    inputs = tokenizer.apply_chat_template(
+        chat, add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
     answer = model.generate(**inputs, max_new_tokens=12, do_sample=False)[0, inputs["input_ids"].shape[1] :]
     assert "Paris" in tokenizer.decode(answer)
 
 
-def test_the_learned_direction_taken_out_wholly_is_gone_from_the_stream(run_folder: Path, tmp_path: Path) -> None:
-    """By measurement: before, the projection is there; in the baked checkpoint bfloat16 rounding is left."""
+def test_the_learned_direction_taken_out_wholly_is_gone_from_the_stream(
+    run_folder: Path, tmp_path: Path
+) -> None:
+    """By measurement: before, the projection is there; in the baked checkpoint bfloat16 rounding is
+    left.
+    """
     unit = vectomy.Edit.load(run_folder / "edit.safetensors").main_direction
     vectomy.bake(vectomy.Edit.ablation(demo_folder(), unit), demo_folder(), tmp_path / "baked")
     shares = {}

@@ -1,4 +1,6 @@
-"""Tasks in `vectomy evaluate`: the base against itself is 0, the forms of an edit are one, no finished task is run again."""
+"""Tasks in `vectomy evaluate`: the base against itself is 0, the forms of an edit are one, no
+finished task is run again.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +28,14 @@ from vectomy.workflows.evaluate import model_cache as live
 
 KEY = "example/common_knowledge"
 QUICK: dict[str, Any] = {
-    "device": "cpu", "dtype": "float32", "answer_tokens": 2, "budgets": (), "tool_calls": False, "damage_prompts": 2, "controls": False,
-}  # fmt: skip
+    "device": "cpu",
+    "dtype": "float32",
+    "answer_tokens": 2,
+    "budgets": (),
+    "tool_calls": False,
+    "damage_prompts": 2,
+    "controls": False,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -42,20 +50,28 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @cache
 def places() -> dict[str, str]:
-    """Files that are evaluated: the tiny model, an edit of it in every form, a prompt and a task; not to be written to."""
+    """Files that are evaluated: the tiny model, an edit of it in every form, a prompt and a task;
+    not to be written to.
+    """
     root, base = tiny_chat.scratch(), spelling_folder()
     edit = Edit.ablation(base, orthonormal(1), 1.5)
     edit.save(root / "edit.safetensors")
     vectomy.bake(edit, base, root / "baked")
     write_lora(edit, base, root / "adapter", dtype="float32")
     Edit.ablation(root / "baked", orthonormal(1, seed=3), 1e-9).save(root / "slight.safetensors")
-    # The base's weights under a name and an identity of their own: what is kept of the base does not serve for it.
+    # The base's weights under a name and an identity of their own: what is kept of the base does
+    # not serve for it.
     shutil.copytree(base, root / "copy")
     config = json.loads((root / "copy" / "generation_config.json").read_text())
     (root / "copy" / "generation_config.json").write_text(json.dumps({**config, "top_k": 7}))
     (root / "prompts.txt").write_text("Name a river\nName a town")
     task_file(root, 10)
-    names = {"edit": "edit.safetensors", "slight": "slight.safetensors", "prompts": "prompts.txt", "mine": "mine.yaml"}
+    names = {
+        "edit": "edit.safetensors",
+        "slight": "slight.safetensors",
+        "prompts": "prompts.txt",
+        "mine": "mine.yaml",
+    }
     return {
         "base": str(base),
         **{name: str(root / names.get(name, name)) for name in (*names, "baked", "adapter", "copy")},
@@ -66,7 +82,11 @@ def task_file(folder: Path, count: int) -> None:
     """The first questions of the example, as a task of one's own."""
     rows = (EXAMPLE.parent / "questions.jsonl").read_text().splitlines(keepends=True)
     (folder / "mine.jsonl").write_text("".join(rows[:count]))
-    text = EXAMPLE.read_text().replace("questions.jsonl", "mine.jsonl").replace("vectomy_common_knowledge", "mine")
+    text = (
+        EXAMPLE.read_text()
+        .replace("questions.jsonl", "mine.jsonl")
+        .replace("vectomy_common_knowledge", "mine")
+    )
     (folder / "mine.yaml").write_text(text)
 
 
@@ -80,7 +100,9 @@ def go(out: Path, subjects: list[str], **options: Any) -> dict[str, Any]:
 
 @cache
 def finished() -> tuple[Path, dict[str, Any]]:
-    """An edit in its three forms, the edit at strength 0, the base's weights again; not to be written to."""
+    """An edit in its three forms, the edit at strength 0, the base's weights again; not to be
+    written to.
+    """
     out = tiny_chat.scratch() / "out"
     return out, go(out, ["base", "edit@0,1", "baked", "adapter", "copy"])
 
@@ -124,7 +146,8 @@ def test_base_and_base_are_the_same_to_the_last_digit(name: str) -> None:
     identity = {subject["name"]: subject for subject in found["subjects"]}
     assert (rows[name]["difference"], rows[name]["difference_stderr"]) == (0.0, 0.0)
     assert rows[name]["value"] == rows["base"]["value"]
-    # Six subjects, each asked for itself; base, base again and strength 0 have the same scores, the three forms others.
+    # Six subjects, each asked for itself; base, base again and strength 0 have the same scores, the
+    # three forms others.
     assert len(identity) == len(kept) == 6
     assert sorted(map(sum, ([1 for two in kept.values() if two == one] for one in kept.values()))) == [3] * 6
     assert rows["base"]["difference"] is rows["base"]["difference_stderr"] is None
@@ -242,13 +265,17 @@ def test_a_killed_evaluation_runs_no_finished_task_again(
     assert sorted(before.names + after.names) == [KEY] * 3 + ["mine"] * 3
 
 
-def test_the_same_again_loads_no_model_and_says_what_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_same_again_loads_no_model_and_says_what_is_kept(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     out = Path(shutil.copytree(finished()[0], tmp_path / "out"))
     monkeypatch.setattr(live, "load_model", None)
     told: list[str] = []
     again = go(out, ["base", "edit@0,1", "baked", "adapter", "copy"], tell=told.append)
     assert again["results"] == finished()[1]["results"]
-    assert f"6 subjects on 48 documents of 1 tasks ({KEY}): 6 runs of a task, 6 of them kept from before" in told
+    assert (
+        f"6 subjects on 48 documents of 1 tasks ({KEY}): 6 runs of a task, 6 of them kept from before" in told
+    )
 
 
 def test_one_task_or_subject_more_costs_only_itself(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -259,7 +286,9 @@ def test_one_task_or_subject_more_costs_only_itself(monkeypatch: pytest.MonkeyPa
     assert runs.names == ["mine", KEY, KEY, "mine"]
 
 
-def test_other_questions_and_other_batches_are_measured_anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_other_questions_and_other_batches_are_measured_anew(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     runs, given = Runs(monkeypatch), {"tasks": (str(tmp_path / "mine.yaml"),)}
     for count, options in ((4, {}), (4, {}), (5, {}), (5, {"task_limit": 2}), (5, {"task_batch": 3})):
         task_file(tmp_path, count)
@@ -315,13 +344,17 @@ def test_the_page_and_the_terminal_show_differences_with_their_errors(
     page = (out / "report.html").read_text(encoding="utf-8")
     table = page.split('aria-label="Table: capability"')[1].split("</table>")[0]
     (line,) = re.findall(r"<tr.*?</tr>", table.split("<tbody>")[1], flags=re.S)
-    assert f"<small>{row['difference']:+.3f} ± {row['difference_stderr']:.3f}</small>".replace("-", "−") in line
+    assert (
+        f"<small>{row['difference']:+.3f} ± {row['difference_stderr']:.3f}</small>".replace("-", "−") in line
+    )
     assert line.count("<td") == 6
 
-    given = [places()["base"], places()["edit"] + "@0,1", *(places()[name] for name in ("baked", "adapter", "copy"))]
-    quick = (
-        "--device cpu --dtype float32 --answer-tokens 2 --budgets 2 --no-tool-calls --damage-prompts 2 --no-controls"
-    )
+    given = [
+        places()["base"],
+        places()["edit"] + "@0,1",
+        *(places()[name] for name in ("baked", "adapter", "copy")),
+    ]
+    quick = "--device cpu --dtype float32 --answer-tokens 2 --budgets 2 --no-tool-calls --damage-prompts 2 --no-controls"
     more = ["--prompts", places()["prompts"], "--tasks", "example", "--out", str(out)]
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setattr("sys.argv", ["vectomy", "evaluate", *given, *quick.split(), *more])
@@ -342,17 +375,32 @@ def test_the_page_and_the_terminal_show_differences_with_their_errors(
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (["--tasks", "exampel"], "'exampel' is no task of lm-eval.*near: example.*suites: open-llm-leaderboard, nous, quick, example"),
+        (
+            ["--tasks", "exampel"],
+            "'exampel' is no task of lm-eval.*near: example.*suites: open-llm-leaderboard, nous, quick, example",
+        ),
         (["--tasks", "none.yaml"], "the task file none.yaml does not exist"),
         (["--tasks", ","], "names no task; suites: "),
         (["--tasks", "example", "--task-limit", "0"], "task_limit"),
         (["--tasks", "example", "--task-batch", "0"], "task_batch"),
     ],
-)  # fmt: skip
+)
 def test_bad_tasks_are_named_before_anything_is_measured(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, given: list[str], said: str
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    given: list[str],
+    said: str,
 ) -> None:
-    command = ["evaluate", places()["base"], "--prompts", places()["prompts"], "--out", str(tmp_path / "out"), *given]
+    command = [
+        "evaluate",
+        places()["base"],
+        "--prompts",
+        places()["prompts"],
+        "--out",
+        str(tmp_path / "out"),
+        *given,
+    ]
     monkeypatch.setattr("sys.argv", ["vectomy", *command])
     with pytest.raises(SystemExit) as stop:
         main()

@@ -1,4 +1,6 @@
-"""`vectomy evaluate`: its numbers are the models' own, nothing is measured twice, a killed one goes on to the same bytes."""
+"""`vectomy evaluate`: its numbers are the models' own, nothing is measured twice, a killed one goes
+on to the same bytes.
+"""
 
 import json
 import shutil
@@ -15,7 +17,14 @@ from tiny_chat import DAY, NIGHT
 import vectomy
 from vectomy.cli import main
 from vectomy.core.config import parse_evaluation
-from vectomy.core.errors import ArtifactError, CheckpointError, ConfigError, FingerprintError, PromptError, UsageError
+from vectomy.core.errors import (
+    ArtifactError,
+    CheckpointError,
+    ConfigError,
+    FingerprintError,
+    PromptError,
+    UsageError,
+)
 from vectomy.core.jsonl import read_jsonl
 from vectomy.data.prompts import Prompt
 from vectomy.edits.edit import BaseModelRef, Edit
@@ -32,23 +41,30 @@ QUICK = {"device": "cpu", "answer_tokens": 8, "budgets": (3,), "tool_calls": Fal
 
 @cache
 def places() -> dict[str, str]:
-    """Files that are evaluated: the tiny model, edits of it in every form, prompts and a text; not to be written to."""
+    """Files that are evaluated: the tiny model, edits of it in every form, prompts and a text; not
+    to be written to.
+    """
     root = tiny_chat.scratch()
     chat = tiny_chat.chat()
     means = []
     for nouns in (NIGHT, DAY):
         rows = [
-            tiny_chat.raw(chat, ids, output_hidden_states=True) for ids in chat.tokens(tiny_chat.prompts(nouns, 24, 3))
+            tiny_chat.raw(chat, ids, output_hidden_states=True)
+            for ids in chat.tokens(tiny_chat.prompts(nouns, 24, 3))
         ]
         means.append(torch.stack([row.hidden_states[3][0, -1] for row in rows]).mean(0))
     unit = means[1] / means[1].norm()
     direction = (means[0] - means[1]) - (means[0] - means[1]) @ unit * unit
-    edit = Edit.ablation(tiny_chat.folder(), direction, embeddings=False, about={"contrast": ["owls", "suns"]})
+    edit = Edit.ablation(
+        tiny_chat.folder(), direction, embeddings=False, about={"contrast": ["owls", "suns"]}
+    )
     edit.save(root / "edit.safetensors")
     vectomy.bake(edit, tiny_chat.folder(), root / "baked")
     write_lora(edit, tiny_chat.folder(), root / "adapter")
     for name, nouns, label in (("night", NIGHT, "unsafe"), ("day", DAY, "safe")):
-        rows = [{"text": text, "type": text.split()[0], "label": label} for text in tiny_chat.texts(nouns)[:10]]
+        rows = [
+            {"text": text, "type": text.split()[0], "label": label} for text in tiny_chat.texts(nouns)[:10]
+        ]
         (root / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
     (root / "text.txt").write_text(" ".join(tiny_chat.texts(NIGHT)[:6]))
     names = {"edit": "edit.safetensors", "night": "night.jsonl", "day": "day.jsonl", "text": "text.txt"}
@@ -156,7 +172,9 @@ def test_damage_is_that_of_the_models_own_logits() -> None:
 
     def forced() -> list[torch.Tensor]:
         pairs = zip(tokens, answers, strict=True)
-        return [tiny_chat.raw(chat, [*ids, *a]).logits[0, len(ids) - 1 : -1].log_softmax(-1) for ids, a in pairs]
+        return [
+            tiny_chat.raw(chat, [*ids, *a]).logits[0, len(ids) - 1 : -1].log_softmax(-1) for ids, a in pairs
+        ]
 
     before = forced()
     with edit.hooks(chat.model):
@@ -164,7 +182,9 @@ def test_damage_is_that_of_the_models_own_logits() -> None:
     kl = [(b.exp() * (b - a)).sum(-1) for b, a in zip(before, after, strict=True)]
     numbers = found["results"]["edit"]["sets"]["day"]
     assert numbers["kl_per_token"] == pytest.approx(float(torch.cat(kl).mean()), rel=1e-3)
-    assert numbers["kl_first_token"] == pytest.approx(float(torch.stack([row[0] for row in kl]).mean()), rel=1e-3)
+    assert numbers["kl_first_token"] == pytest.approx(
+        float(torch.stack([row[0] for row in kl]).mean()), rel=1e-3
+    )
     ce = torch.cat([-a[range(len(ids)), ids] for a, ids in zip(after, answers, strict=True)])
     assert numbers["ce_own_answers"] == pytest.approx(float(ce.mean()), rel=1e-3)
     assert numbers["kl_per_token"] > 1e-3
@@ -174,7 +194,9 @@ def test_damage_is_that_of_the_models_own_logits() -> None:
 def whole_damage() -> tuple[Path, dict[str, Any]]:
     """Hooks, the baked checkpoint and the adapter beside each other, without controls."""
     out = tiny_chat.scratch() / "out"
-    return out, go(out, ["tiny", "edit", "baked", "adapter"], damage_prompts=10, controls=False, dtype="float32")
+    return out, go(
+        out, ["tiny", "edit", "baked", "adapter"], damage_prompts=10, controls=False, dtype="float32"
+    )
 
 
 @pytest.mark.parametrize("form", ["baked", "adapter"])
@@ -190,15 +212,23 @@ def test_hooks_checkpoint_and_adapter_are_the_same_subject(form: str) -> None:
     kinds = {subject["name"]: (subject["kind"], subject["of"]) for subject in found["subjects"]}
     base = found["base"]
     assert kinds == {
-        base: ("base", None), "edit": ("edit", base), "baked": ("model", base), "adapter": ("adapter", base),
-    }  # fmt: skip
+        base: ("base", None),
+        "edit": ("edit", base),
+        "baked": ("model", base),
+        "adapter": ("adapter", base),
+    }
 
 
 def test_a_model_of_another_tokenizer_has_rates_but_no_damage(tmp_path: Path) -> None:
     other = tiny_chat.folder(template=tiny_chat.THINKING)
     found = evaluate_models(
         parse_evaluation(
-            {"subjects": [places()["tiny"], str(other)], "prompts": [places()["night"]], **QUICK, "controls": False}
+            {
+                "subjects": [places()["tiny"], str(other)],
+                "prompts": [places()["night"]],
+                **QUICK,
+                "controls": False,
+            }
         ),
         tmp_path / "out",
     )
@@ -216,13 +246,16 @@ def test_an_edit_of_another_model_is_compared_with_that_one(tmp_path: Path) -> N
     base = BaseModelRef.of(vectomy.load_model(places()["baked"], device="cpu").checkpoint)
     Edit.from_directions(orthonormal(1), base, writers, 1e-3).save(tmp_path / "slight.safetensors")
     given = [places()["tiny"], str(tmp_path / "slight.safetensors"), places()["baked"]]
-    found = vectomy.evaluate_models(given, tmp_path / "out", prompts=(places()["night"],), controls=False, **QUICK)
+    found = vectomy.evaluate_models(
+        given, tmp_path / "out", prompts=(places()["night"],), controls=False, **QUICK
+    )
     assert [(one["name"], one["of"]) for one in found["subjects"]][1:] == [
         ("slight", "baked"),
         ("baked", found["base"]),
     ]
     slight, baked = (found["results"][name]["sets"]["night"] for name in ("slight", "baked"))
-    # The baked model refuses nothing, nor does a slight edit of it; against the base all of them would be lost.
+    # The baked model refuses nothing, nor does a slight edit of it; against the base all of them
+    # would be lost.
     assert slight["against_base"] == {"lost": 0, "gained": 0, "p": 1.0}
     assert baked["against_base"]["lost"] == 10
     assert slight["kl_per_token"] < 1e-3 < baked["kl_per_token"]
@@ -270,7 +303,11 @@ def test_an_edit_of_several_directions_has_a_control_of_several(tmp_path: Path) 
         tmp_path / "three.safetensors"
     )
     config = parse_evaluation(
-        {"subjects": [places()["tiny"], f"{tmp_path / 'three.safetensors'}@0.5"], "prompts": [places()["day"]], **QUICK}
+        {
+            "subjects": [places()["tiny"], f"{tmp_path / 'three.safetensors'}@0.5"],
+            "prompts": [places()["day"]],
+            **QUICK,
+        }
     )
     found = evaluate_models(config, tmp_path / "out")
     control = next(subject for subject in found["subjects"] if subject["kind"] == "random")
@@ -301,7 +338,8 @@ def test_a_killed_evaluation_goes_on_to_the_same_bytes(
     assert not (out / "evaluation.json").exists()
     calls = Calls(monkeypatch)
     go(out, ["tiny", "edit@0.5,1"])
-    # 4 subjects on 20 prompts, the base again on 12; none that was answered before was answered again, but for half a noise floor.
+    # 4 subjects on 20 prompts, the base again on 12; none that was answered before was answered
+    # again, but for half a noise floor.
     assert 92 <= calls.prompts + done <= 92 + 3
     plain, _ = undisturbed()
     assert without_seconds(out) == without_seconds(plain)
@@ -334,7 +372,9 @@ def test_the_same_again_loads_no_model(monkeypatch: pytest.MonkeyPatch, tmp_path
         "subjects": [places()["tiny"], places()["edit"] + "@0.5,1"],
         "prompts": [places()["night"], places()["day"]],
     }
-    evaluate_models(parse_evaluation({**config, **QUICK, "batch_tokens": 128}), out, command="c", tell=told.append)
+    evaluate_models(
+        parse_evaluation({**config, **QUICK, "batch_tokens": 128}), out, command="c", tell=told.append
+    )
     again = without_seconds(out)
     assert again["settings"].pop("batch_tokens") == 128
     first = without_seconds(plain)
@@ -343,7 +383,9 @@ def test_the_same_again_loads_no_model(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert "92 answers of up to 8 tokens, 92 of them kept from before" in told[0]
 
 
-def test_other_settings_and_prompts_are_measured_anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_other_settings_and_prompts_are_measured_anew(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     plain, _ = undisturbed()
     out = Path(shutil.copytree(plain, tmp_path / "out"))
     calls = Calls(monkeypatch)
@@ -370,10 +412,23 @@ def test_evaluation_json_has_every_key_of_its_contract() -> None:
     out, found = finished()
     assert found == json.loads((out / "evaluation.json").read_text())
     assert set(found) == {
-        "format", "version", "behaviour", "command", "base", "judge", "settings", "versions", "seconds", "subjects", "sets", "results",
-    }  # fmt: skip
+        "format",
+        "version",
+        "behaviour",
+        "command",
+        "base",
+        "judge",
+        "settings",
+        "versions",
+        "seconds",
+        "subjects",
+        "sets",
+        "results",
+    }
     assert (found["format"], found["version"], found["command"]) == ("vectomy-evaluation", 1, "c")
-    assert {"answer_tokens", "budgets", "dtype", "device", "template_sha256", "limit", "seed"} <= set(found["settings"])
+    assert {"answer_tokens", "budgets", "dtype", "device", "template_sha256", "limit", "seed"} <= set(
+        found["settings"]
+    )
     assert found["settings"]["budgets"] == [3, 8]
     assert found["settings"]["dtype"] == "float32"
     assert set(found["judge"]) == {"name", "version", "note", "agreement"}
@@ -387,9 +442,18 @@ def test_evaluation_json_has_every_key_of_its_contract() -> None:
         compared = {"against_base", "length_ratio"} if subject["kind"] != "base" else set()
         for numbers in results["sets"].values():
             assert set(numbers) == compared | {
-                "verdicts", "refusal", "degenerate", "by_label", "by_type", "by_budget", "kl_first_token", "kl_per_token",
-                "ce_own_answers", "length_mean", "repeated_share",
-            }  # fmt: skip
+                "verdicts",
+                "refusal",
+                "degenerate",
+                "by_label",
+                "by_type",
+                "by_budget",
+                "kl_first_token",
+                "kl_per_token",
+                "ce_own_answers",
+                "length_mean",
+                "repeated_share",
+            }
     assert [set(one) for one in found["sets"]] == [{"name", "source", "sha256", "count", "types"}] * 2
     base = found["results"][found["base"]]
     assert base["perplexity"]["text.txt"]["tokens"] > 10
@@ -435,7 +499,9 @@ def test_it_says_what_it_will_take_and_how_long_once_it_knows(tmp_path: Path) ->
 def test_the_command_prints_a_row_for_each_subject(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    """Of an evaluation that is there already: the command line says the same as the call from Python."""
+    """Of an evaluation that is there already: the command line says the same as the call from
+    Python.
+    """
     out = Path(shutil.copytree(undisturbed()[0], tmp_path / "out"))
     given = [
         "evaluate",
@@ -470,7 +536,8 @@ def test_the_command_prints_a_row_for_each_subject(
     assert any(line.startswith("edit@1 ") and "0/10 0–28%" in line and " 10 " in line for line in lines)
     assert sum(line.startswith("random") for line in lines) == 2
     assert all(
-        len(line) <= 80 for line in lines[: lines.index(next(line for line in lines if line.startswith("base  ")))]
+        len(line) <= 80
+        for line in lines[: lines.index(next(line for line in lines if line.startswith("base  ")))]
     )
     assert "92 of them kept from before" in said
     command = without_seconds(out)["command"]
@@ -541,7 +608,8 @@ def test_bad_input_is_named(tmp_path: Path, case: str) -> None:
         return text
 
     changed = {
-        key: [real(one) for one in value] if isinstance(value, list) else real(value) for key, value in values.items()
+        key: [real(one) for one in value] if isinstance(value, list) else real(value)
+        for key, value in values.items()
     }
     refused(tmp_path, error, match, **changed)
 
@@ -564,7 +632,14 @@ def test_subjects_of_one_name_are_told_apart(tmp_path: Path) -> None:
         shutil.copytree(places()["tiny"], tmp_path / name / "checkpoint")
         shutil.copy(places()["edit"], tmp_path / name / "edit.safetensors")
         shutil.copy(places()["edit"], tmp_path / name / f"{Path(places()['baked']).name}.safetensors")
-    given = ["a/checkpoint", "b/checkpoint", "a", "a/edit.safetensors", "b/edit.safetensors", "b/baked.safetensors"]
+    given = [
+        "a/checkpoint",
+        "b/checkpoint",
+        "a",
+        "a/edit.safetensors",
+        "b/edit.safetensors",
+        "b/baked.safetensors",
+    ]
     found = open_subjects([*(str(tmp_path / name) for name in given), places()["baked"]])
     assert [one.name for one in found] == [
         "a/checkpoint",

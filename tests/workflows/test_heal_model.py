@@ -1,4 +1,6 @@
-"""`vectomy heal` from end to end on a tiny chat model that was damaged on purpose, its bad inputs, and Axolotl's configuration."""
+"""`vectomy heal` from end to end on a tiny chat model that was damaged on purpose, its bad inputs,
+and Axolotl's configuration.
+"""
 
 import json
 import sys
@@ -80,7 +82,9 @@ def test_learning_the_bases_own_answers_takes_back_what_the_edit_cost(finished: 
     base, edited, healed = (summary["measures"][name] for name in MODELS)
     assert base["kl_per_token"] < 1e-4 < edited["kl_per_token"]
     assert healed["kl_per_token"] < 0.5 * edited["kl_per_token"]
-    assert healed["ce_own_answers"] - base["ce_own_answers"] < 0.5 * (edited["ce_own_answers"] - base["ce_own_answers"])
+    assert healed["ce_own_answers"] - base["ce_own_answers"] < 0.5 * (
+        edited["ce_own_answers"] - base["ce_own_answers"]
+    )
     assert summary["outcome"]["recovered"]["kl_per_token"] == pytest.approx(
         1 - (healed["kl_per_token"] - base["kl_per_token"]) / (edited["kl_per_token"] - base["kl_per_token"])
     )
@@ -192,14 +196,20 @@ def test_pairs_against_the_edited_models_answers_heal_by_dpo(
 
 
 def test_own_answers_are_held_by_their_cross_entropy_and_others_as_the_article_has_them() -> None:
-    """By the margin alone the pairs above took back -11% of the cross-entropy: both answers became less likely."""
+    """By the margin alone the pairs above took back -11% of the cross-entropy: both answers became
+    less likely.
+    """
     assert quick(preferences="own").chosen_weight == 1.0
     assert quick(preferences="own", sft_weight=0.0).chosen_weight == 0.0
     assert quick().chosen_weight == 0.0
 
 
-def test_an_adapter_trained_elsewhere_is_projected_merged_and_measured(tmp_path: Path, sources: dict[str, str]) -> None:
-    """As Axolotl would bring it back: trained on the edited checkpoint without projection, with no record of ours beside it."""
+def test_an_adapter_trained_elsewhere_is_projected_merged_and_measured(
+    tmp_path: Path, sources: dict[str, str]
+) -> None:
+    """As Axolotl would bring it back: trained on the edited checkpoint without projection, with no
+    record of ours beside it.
+    """
     made = trained(tmp_path / "job", project=False, objective="sft")
     (made.folder / "adapter" / "vectomy.json").unlink()
     summary = heal_model(
@@ -214,7 +224,9 @@ def test_an_adapter_trained_elsewhere_is_projected_merged_and_measured(tmp_path:
     assert summary["receipt"]["verified"]["failures"] == []
 
 
-def test_an_edited_checkpoint_of_any_maker_is_healed_without_its_edit(tmp_path: Path, sources: dict[str, str]) -> None:
+def test_an_edited_checkpoint_of_any_maker_is_healed_without_its_edit(
+    tmp_path: Path, sources: dict[str, str]
+) -> None:
     config = quick(**sources, preferences="own", objective="sft", project=False, max_steps=2)
     summary = heal_model(str(damaged()), tmp_path / "out", config, base=str(tiny_chat.folder()))
     assert summary["receipt"] == {
@@ -274,9 +286,20 @@ def test_a_wrong_value_is_named(values: dict[str, Any], said: str) -> None:
 def test_the_defaults_are_the_articles_recipe() -> None:
     c = HealConfig()
     assert (c.objective, c.preferences, c.rank, c.alpha, c.dropout, c.target_modules) == (
-        "dpo", "mlabonne/orpo-dpo-mix-40k", 64, 32, 0.05, ("all-linear",),
-    )  # fmt: skip
-    assert (c.epochs, c.learning_rate, c.schedule, c.warmup_steps, c.max_length) == (1, 5e-6, "cosine", 100, 2048)
+        "dpo",
+        "mlabonne/orpo-dpo-mix-40k",
+        64,
+        32,
+        0.05,
+        ("all-linear",),
+    )
+    assert (c.epochs, c.learning_rate, c.schedule, c.warmup_steps, c.max_length) == (
+        1,
+        5e-6,
+        "cosine",
+        100,
+        2048,
+    )
     assert (c.micro_batch, c.accumulation, c.beta, c.weight_decay) == (1, 8, 0.1, 0.0)
 
 
@@ -295,7 +318,11 @@ def test_whether_it_came_back_is_told_from_the_interval_of_the_edited_model() ->
 
     # 2 of 40 is 1.4 to 16.5%: six of 40 (15%) are within it, seven are not.
     for healed, back in ((0, False), (6, False), (7, True), (33, True)):
-        measures = {"before edit": model(33, 0.0), "after edit": model(2, 0.8), "after healing": model(healed, 0.2)}
+        measures = {
+            "before edit": model(33, 0.0),
+            "after edit": model(2, 0.8),
+            "after healing": model(healed, 0.2),
+        }
         outcome = outcome_of(measures)
         assert outcome["came_back"] is back
         assert outcome["recovered"]["kl_per_token"] == pytest.approx(0.75)
@@ -304,7 +331,9 @@ def test_whether_it_came_back_is_told_from_the_interval_of_the_edited_model() ->
         assert "33 of 40" in said
 
 
-def test_the_estimate_counts_what_peft_trains_and_the_steps_that_are_taken(tmp_path: Path, tiny_of: Any) -> None:
+def test_the_estimate_counts_what_peft_trains_and_the_steps_that_are_taken(
+    tmp_path: Path, tiny_of: Any
+) -> None:
     made = trained(tmp_path, epochs=1.0)
     losses = json.loads((tmp_path / "losses.json").read_text())
     arch = architecture_in(Checkpoint.open(damaged()))
@@ -326,7 +355,9 @@ def test_the_estimate_counts_what_peft_trains_and_the_steps_that_are_taken(tmp_p
 
 
 def kept_for_backward(dropout: float, batch: torch.Tensor) -> int:
-    """Bytes that a forward pass in bfloat16 under autocast keeps, with adapters on every matrix, beside the weights."""
+    """Bytes that a forward pass in bfloat16 under autocast keeps, with adapters on every matrix,
+    beside the weights.
+    """
     model = AutoModelForCausalLM.from_pretrained(damaged(), dtype=torch.bfloat16)
     model = get_peft_model(model, LoraConfig(r=4, lora_dropout=dropout, target_modules="all-linear")).train()
     weights = {value.untyped_storage().data_ptr() for value in model.parameters()}
@@ -339,7 +370,10 @@ def kept_for_backward(dropout: float, batch: torch.Tensor) -> int:
             kept[storage.data_ptr()] = (storage.nbytes(), value)
         return value
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value), torch.autocast("cpu", torch.bfloat16):
+    with (
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value),
+        torch.autocast("cpu", torch.bfloat16),
+    ):
         model.base_model.model.model(batch)
     return sum(size for size, _ in kept.values())
 
@@ -354,7 +388,8 @@ def test_the_estimate_counts_what_dropout_keeps_of_every_adapters_input() -> Non
         return estimate(config, machine_of(config), arch, [pair]).memory["activations"]
 
     measured = kept_for_backward(0.1, batch) - kept_for_backward(0.0, batch)
-    # The first of four blocks reads embeddings, which no gradient goes to: three of its inputs are not kept.
+    # The first of four blocks reads embeddings, which no gradient goes to: three of its inputs are
+    # not kept.
     assert estimated(0.1) - estimated(0.0) == pytest.approx(measured, rel=0.12)
 
 
@@ -363,14 +398,26 @@ def test_the_estimate_counts_what_dropout_keeps_of_every_adapters_input() -> Non
 
 @pytest.mark.parametrize("objective", ["sft", "dpo", "ipo", "orpo"])
 @pytest.mark.parametrize("method", ["lora", "qlora", "full"])
-def test_an_exported_configuration_is_read_back_as_it_was(tmp_path: Path, objective: str, method: str) -> None:
+def test_an_exported_configuration_is_read_back_as_it_was(
+    tmp_path: Path, objective: str, method: str
+) -> None:
     config = parse_heal(
         {
-            "objective": objective, "method": method, "rank": 16, "alpha": 8, "dropout": 0.1, "learning_rate": 2e-5, "epochs": 2.0,
-            "preferences": "mlabonne/orpo-dpo-mix-40k:train", "optimizer": "adamw_torch", "beta": 0.1 if objective == "sft" else 0.3,
-            "max_steps": 7, "report_to": "wandb", "warmup_steps": 3,
+            "objective": objective,
+            "method": method,
+            "rank": 16,
+            "alpha": 8,
+            "dropout": 0.1,
+            "learning_rate": 2e-5,
+            "epochs": 2.0,
+            "preferences": "mlabonne/orpo-dpo-mix-40k:train",
+            "optimizer": "adamw_torch",
+            "beta": 0.1 if objective == "sft" else 0.3,
+            "max_steps": 7,
+            "report_to": "wandb",
+            "warmup_steps": 3,
         }
-    )  # fmt: skip
+    )
     file = tmp_path / "axolotl.yaml"
     write_axolotl(file, to_axolotl(config, "edited"), config.project)
     values, left = read_axolotl(file)
@@ -389,21 +436,42 @@ def test_the_articles_own_configuration_is_read(tmp_path: Path) -> None:
     """Its keys, in our words; those without a counterpart are named."""
     file = tmp_path / "article.yaml"
     values = {
-        "base_model": "mlabonne/Daredevil-8B-abliterated", "load_in_4bit": True, "rl": "dpo", "chat_template": "chatml",
+        "base_model": "mlabonne/Daredevil-8B-abliterated",
+        "load_in_4bit": True,
+        "rl": "dpo",
+        "chat_template": "chatml",
         "datasets": [{"path": "mlabonne/orpo-dpo-mix-40k-flat", "split": "train", "type": "chatml.intel"}],
-        "adapter": "qlora", "sequence_len": 2048, "lora_r": 64, "lora_alpha": 32, "lora_dropout": 0.05, "lora_target_linear": True,
-        "gradient_accumulation_steps": 8, "micro_batch_size": 1, "num_epochs": 1, "optimizer": "paged_adamw_8bit",
-        "lr_scheduler": "cosine", "learning_rate": 5e-6, "gradient_checkpointing": True, "flash_attention": True, "warmup_steps": 100,
-        "weight_decay": 0.0, "deepspeed": "deepspeed_configs/zero2.json", "wandb_project": "axolotl", "lora_mlp_kernel": True,
-    }  # fmt: skip
+        "adapter": "qlora",
+        "sequence_len": 2048,
+        "lora_r": 64,
+        "lora_alpha": 32,
+        "lora_dropout": 0.05,
+        "lora_target_linear": True,
+        "gradient_accumulation_steps": 8,
+        "micro_batch_size": 1,
+        "num_epochs": 1,
+        "optimizer": "paged_adamw_8bit",
+        "lr_scheduler": "cosine",
+        "learning_rate": 5e-6,
+        "gradient_checkpointing": True,
+        "flash_attention": True,
+        "warmup_steps": 100,
+        "weight_decay": 0.0,
+        "deepspeed": "deepspeed_configs/zero2.json",
+        "wandb_project": "axolotl",
+        "lora_mlp_kernel": True,
+    }
     file.write_text(yaml.safe_dump(values), encoding="utf-8")
     found, left = read_axolotl(file)
     assert left == ["lora_mlp_kernel"]
     usual = HealConfig().model_dump()
     differs = {key: value for key, value in parse_heal(found).model_dump().items() if value != usual[key]}
     assert differs == {
-        "preferences": "mlabonne/orpo-dpo-mix-40k-flat", "method": "qlora", "optimizer": "paged_adamw_8bit", "report_to": "wandb",
-    }  # fmt: skip
+        "preferences": "mlabonne/orpo-dpo-mix-40k-flat",
+        "method": "qlora",
+        "optimizer": "paged_adamw_8bit",
+        "report_to": "wandb",
+    }
 
 
 @pytest.mark.parametrize(
@@ -415,7 +483,9 @@ def test_the_articles_own_configuration_is_read(tmp_path: Path) -> None:
         (None, "cannot be read"),
     ],
 )
-def test_a_configuration_that_cannot_be_followed_is_refused(tmp_path: Path, text: str | None, said: str) -> None:
+def test_a_configuration_that_cannot_be_followed_is_refused(
+    tmp_path: Path, text: str | None, said: str
+) -> None:
     file = tmp_path / "axolotl.yaml"
     if text is not None:
         file.write_text(text, encoding="utf-8")
@@ -426,7 +496,9 @@ def test_a_configuration_that_cannot_be_followed_is_refused(tmp_path: Path, text
 # The command line
 
 
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *given: str) -> tuple[int, str, str]:
+def command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *given: str
+) -> tuple[int, str, str]:
     monkeypatch.setattr(sys, "argv", ["vectomy", *given])
     monkeypatch.setenv("COLUMNS", "180")
     try:
@@ -446,12 +518,51 @@ def test_the_command_says_the_estimate_before_and_the_table_after(
     strong: Path,
 ) -> None:
     given = [
-        "heal", str(tiny_chat.folder()), "--edit", str(strong), "--strength", "1.5", "--objective", "sft", "--preferences", "own",
-        "--prompts", sources["prompts"], "--positive-test", sources["positive_test"], "--negative-test", sources["negative_test"],
-        "--own-tokens", "8", "--answer-tokens", "8", "--rank", "4", "--lr", "0.01", "--max-steps", "3", "--warmup-steps", "5",
-        "--max-length", "32", "--dtype", "float32", "--device", "cpu", "--no-gradient-checkpointing", "--adapter",
-        "--report-to", "tensorboard", "--tasks", "example", "--task-limit", "6", "--out", str(tmp_path / "out"),
-    ]  # fmt: skip
+        "heal",
+        str(tiny_chat.folder()),
+        "--edit",
+        str(strong),
+        "--strength",
+        "1.5",
+        "--objective",
+        "sft",
+        "--preferences",
+        "own",
+        "--prompts",
+        sources["prompts"],
+        "--positive-test",
+        sources["positive_test"],
+        "--negative-test",
+        sources["negative_test"],
+        "--own-tokens",
+        "8",
+        "--answer-tokens",
+        "8",
+        "--rank",
+        "4",
+        "--lr",
+        "0.01",
+        "--max-steps",
+        "3",
+        "--warmup-steps",
+        "5",
+        "--max-length",
+        "32",
+        "--dtype",
+        "float32",
+        "--device",
+        "cpu",
+        "--no-gradient-checkpointing",
+        "--adapter",
+        "--report-to",
+        "tensorboard",
+        "--tasks",
+        "example",
+        "--task-limit",
+        "6",
+        "--out",
+        str(tmp_path / "out"),
+    ]
     status, out, err = command(monkeypatch, capsys, *given)
     assert status == 0, err
     assert "3 steps" in err
@@ -469,7 +580,8 @@ def test_the_command_says_the_estimate_before_and_the_table_after(
     ):
         assert text in out, text
     assert out.index("before edit") < out.index("after edit") < out.index("after healing")
-    # Of an over-strong edit no receipt is to be had without the base; what was learned is measured all the same.
+    # Of an over-strong edit no receipt is to be had without the base; what was learned is measured
+    # all the same.
     assert "kept out of: at most" in out
     assert (tmp_path / "out" / "training" / "adapter" / "adapter_model.safetensors").is_file()
     assert not (tmp_path / "out" / "checkpoint").exists()
@@ -480,7 +592,9 @@ def test_the_command_exports_and_reads_axolotls_configuration(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "axolotl.yaml"
-    status, out, err = command(monkeypatch, capsys, "heal", "some/model", "--export-axolotl", str(file), "--rank", "8")
+    status, out, err = command(
+        monkeypatch, capsys, "heal", "some/model", "--export-axolotl", str(file), "--rank", "8"
+    )
     assert status == 0, err
     assert "edited" in out
     again = tmp_path / "again.yaml"

@@ -1,6 +1,8 @@
-"""What is handed in may be damaged or made to do harm: it works, or is refused in one line, and nothing else is touched.
+"""What is handed in may be damaged or made to do harm: it works, or is refused in one line, and
+nothing else is touched.
 
-The generator is that of benchmarks/hostile.py, which runs thousands of cases; below it a case by name for each defect it found.
+The generator is that of benchmarks/hostile.py, which runs thousands of cases; below it a case by
+name for each defect it found.
 """
 
 import importlib.util
@@ -45,7 +47,8 @@ def test_no_mutation_does_more_than_be_refused(hostile: ModuleType, tmp_path: Pa
     ends = hostile.run(300, 1, bases, tmp_path / "area")
     assert len(ends) == 300
     assert [f"{number}: {text}" for number, text in ends.items() if text.startswith("FAILED")] == []
-    # Of each kind some are refused, and some are harmless: a generator that only breaks files tests their parser alone.
+    # Of each kind some are refused, and some are harmless: a generator that only breaks files tests
+    # their parser alone.
     counts = Counter((hostile.KINDS[number % 4], text == "success") for number, text in ends.items())
     assert all(counts[kind, worked] for kind in hostile.KINDS for worked in (True, False))
     assert file_hashes(tmp_path / "bases") == before
@@ -85,7 +88,9 @@ def test_a_tensor_named_twice_in_one_header_is_refused(folder: Path) -> None:
 
 def test_a_tensor_named_twice_in_the_index_is_refused(sharded: Path) -> None:
     text = (sharded / INDEX).read_text()
-    (sharded / INDEX).write_text(text.replace('"weight_map": {', '"weight_map": {"model.norm.weight": "x",', 1))
+    (sharded / INDEX).write_text(
+        text.replace('"weight_map": {', '"weight_map": {"model.norm.weight": "x",', 1)
+    )
     with pytest.raises(CheckpointError, match=r"holds 'model\.norm\.weight' twice"):
         Checkpoint.open(sharded)
 
@@ -119,7 +124,9 @@ def test_metadata_that_safetensors_would_not_read_is_refused(folder: Path, metad
         Checkpoint.open(folder)
 
 
-def test_half_a_character_in_config_json_is_refused_before_a_bake_would_have_to_write_it(folder: Path) -> None:
+def test_half_a_character_in_config_json_is_refused_before_a_bake_would_have_to_write_it(
+    folder: Path,
+) -> None:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"note": "\ud800"}))
     with pytest.raises(CheckpointError, match="does not parse"):
@@ -147,12 +154,19 @@ def test_a_config_json_of_gigabytes_is_not_read(folder: Path) -> None:
     [
         {"quant_method": "modelopt", "quant_algo": []},
         {"quant_method": "modelopt", "quantization": {"quant_algo": {}}},
-        {"quant_method": "compressed-tensors", "config_groups": {"a": {"weights": {"type": "float", "num_bits": 8, "strategy": []}}}},
-        {"quant_method": "compressed-tensors", "format": {}, "config_groups": {"a": {"weights": {"type": "float", "num_bits": 8, "strategy": "tensor"}}}},
+        {
+            "quant_method": "compressed-tensors",
+            "config_groups": {"a": {"weights": {"type": "float", "num_bits": 8, "strategy": []}}},
+        },
+        {
+            "quant_method": "compressed-tensors",
+            "format": {},
+            "config_groups": {"a": {"weights": {"type": "float", "num_bits": 8, "strategy": "tensor"}}},
+        },
         {"quant_method": "fp8", "weight_block_size": "9" * 5000 + "x1"},
         {"quant_method": "line\nbreak" * 1000},
     ],
-)  # fmt: skip
+)
 def test_a_quantization_config_of_odd_types_is_refused_in_one_line(quantization: Any) -> None:
     with pytest.raises(ArchitectureError) as caught:
         check_supported({"quantization_config": quantization})
@@ -203,9 +217,12 @@ def test_an_about_with_keys_that_are_no_texts_is_refused(edit_file: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    "change", [{"component": "n" * 70_000}, {"basis": "line\nbreak"}, {"norm": "\u202e"}, {"layer": "9" * 70_000}]
+    "change",
+    [{"component": "n" * 70_000}, {"basis": "line\nbreak"}, {"norm": "\u202e"}, {"layer": "9" * 70_000}],
 )
-def test_an_edit_file_repeats_nothing_that_no_line_could_show(edit_file: Path, change: dict[str, str]) -> None:
+def test_an_edit_file_repeats_nothing_that_no_line_could_show(
+    edit_file: Path, change: dict[str, str]
+) -> None:
     change_edit(edit_file, lambda inner, _: inner["operations"][0].update(change))
     with pytest.raises(EditError) as caught:
         Edit.load(edit_file)
@@ -215,7 +232,9 @@ def test_an_edit_file_repeats_nothing_that_no_line_could_show(edit_file: Path, c
 @pytest.mark.parametrize(
     "base", [{"model_type": "line\nbreak"}, {"model_type": "n" * 70_000}, {"name": "n" * 70_000}, {"name": 5}]
 )
-def test_a_base_of_an_odd_name_is_told_in_one_line(edit_file: Path, folder: Path, base: dict[str, Any]) -> None:
+def test_a_base_of_an_odd_name_is_told_in_one_line(
+    edit_file: Path, folder: Path, base: dict[str, Any]
+) -> None:
     change_edit(edit_file, lambda inner, _: inner["base"].update(base, fingerprint="another"))
     with pytest.raises(EditError) as caught:
         Edit.load(edit_file).check_base(Checkpoint.open(folder))

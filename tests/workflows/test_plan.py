@@ -19,9 +19,15 @@ def test_it_names_each_writer_once_with_its_axis_and_the_norm_in_between(tmp_pat
     rows = {row["name"]: row for row in found.writers}
     assert len(rows) == len(found.writers) == 1 + 2 * found.layers
     assert rows["model.embed_tokens.weight"] | {"parameters": 0} == {
-        "name": "model.embed_tokens.weight", "component": "embedding", "layer": None, "axis": 1, "through_norm": [], "bias": [],
-        "experts": None, "parameters": 0,
-    }  # fmt: skip
+        "name": "model.embed_tokens.weight",
+        "component": "embedding",
+        "layer": None,
+        "axis": 1,
+        "through_norm": [],
+        "bias": [],
+        "experts": None,
+        "parameters": 0,
+    }
     down = rows["model.layers.1.mlp.down_proj.weight"]
     assert (down["layer"], down["axis"], down["component"]) == (1, 0, "mlp")
     assert down["through_norm"] == ["model.layers.1.post_feedforward_layernorm"]
@@ -61,7 +67,9 @@ def test_what_is_left_beside_the_text_model_is_named(tmp_path: Path) -> None:
 
 
 def test_it_reads_no_weight(tmp_path: Path) -> None:
-    """The data of every tensor is a hole in the file: reading it would give zeros, and no plan depends on them."""
+    """The data of every tensor is a hole in the file: reading it would give zeros, and no plan
+    depends on them.
+    """
     tiny = build(tmp_path / "in", "llama")
     before = plan(tiny.folder).to_json()
     file = tiny.folder / "model.safetensors"

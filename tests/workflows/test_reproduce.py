@@ -235,7 +235,10 @@ def test_a_changed_template_and_configuration_are_named(run: Path) -> None:
     config = json.loads((run / "checkpoint" / "config.json").read_text())
     (run / "checkpoint" / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 0.5}))
     found = again(run)
-    assert [(d.kind, d.name) for d in found.differences] == [("file", "chat_template.jinja"), ("file", "config.json")]
+    assert [(d.kind, d.name) for d in found.differences] == [
+        ("file", "chat_template.jinja"),
+        ("file", "config.json"),
+    ]
     assert "rms_norm_eps" in found.differences[1].text
 
 
@@ -246,8 +249,9 @@ def test_a_tensor_more_or_less_is_named(run: Path) -> None:
     save_file({**tensors, "model.more": torch.zeros(2)}, file, metadata={"format": "pt"})
     found = again(run)
     assert {d.name: d.text for d in found.differences} == {
-        "model.more": "published, but not rebuilt", "model.norm.weight": "rebuilt, but not published",
-    }  # fmt: skip
+        "model.more": "published, but not rebuilt",
+        "model.norm.weight": "rebuilt, but not published",
+    }
 
 
 def test_an_edit_put_in_the_place_of_another_is_named(run: Path) -> None:

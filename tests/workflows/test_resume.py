@@ -21,12 +21,15 @@ from vectomy.workflows.run import STAGES, run
 
 KILLS = 24
 OPTIONS = {"device": "cpu", "answer_tokens": 8, "n_search": 4, "n_test": 4, "complete": True, "steps": 6}
-# Seconds, and the pages that print them, differ from run to run; so do the records that hold seconds.
+# Seconds, and the pages that print them, differ from run to run; so do the records that hold
+# seconds.
 TIMED = ("stages/", "summary.json", "report.html", "MODEL_CARD.md", "README.md")
 
 
 def results(out: Path) -> dict[str, str]:
-    return {name: digest for name, digest in file_hashes(out).items() if not any(timed in name for timed in TIMED)}
+    return {
+        name: digest for name, digest in file_hashes(out).items() if not any(timed in name for timed in TIMED)
+    }
 
 
 def nothing_half(out: Path) -> None:
@@ -49,9 +52,17 @@ def storm() -> tuple[Path, dict[str, Any]]:
     # One kill in each of KILLS equal parts of the run's time, in a seeded place within it.
     shares = [(at + picks.random()) / KILLS for at in range(KILLS)]
     options = json.dumps({**tiny_chat.sources(), **OPTIONS})
-    words = [str(Path(__file__).parents[1] / "helpers" / "fork_storm.py"), str(tiny_chat.folder()), str(folder)]
+    words = [
+        str(Path(__file__).parents[1] / "helpers" / "fork_storm.py"),
+        str(tiny_chat.folder()),
+        str(folder),
+    ]
     done = subprocess.run(
-        [sys.executable, *words, options, json.dumps(shares)], capture_output=True, text=True, check=False, timeout=1200
+        [sys.executable, *words, options, json.dumps(shares)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=1200,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return folder, json.loads(done.stdout)
@@ -138,14 +149,20 @@ def called(out: Path, monkeypatch: pytest.MonkeyPatch) -> int:
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("stage", STAGES)
 def test_ctrl_c_in_any_stage_leaves_a_sentence_and_the_next_run_finishes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], stage: str, after: bool
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    stage: str,
+    after: bool,
 ) -> None:
     out = tmp_path / "run"
     with monkeypatch.context() as patch:
         interrupted_in(stage, patch, after)
         assert called(out, patch) == 130
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("vectomy: ")]
-    assert said == ["vectomy: interrupted; what was finished is kept, and the same command goes on from there"]
+    assert said == [
+        "vectomy: interrupted; what was finished is kept, and the same command goes on from there"
+    ]
     nothing_half_named(out)
     finished = {path.stem for path in (out / "stages").glob("*.json")}
     assert finished == set(STAGES[: STAGES.index(stage)])
@@ -172,7 +189,8 @@ def test_a_real_sigint_ends_a_real_command(tmp_path: Path) -> None:
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
-        # A shell in the background hands "ignore Ctrl-C" down to all its children, and so perhaps to this test.
+        # A shell in the background hands "ignore Ctrl-C" down to all its children, and so perhaps
+        # to this test.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         deadline = time.monotonic() + 120

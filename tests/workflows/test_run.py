@@ -1,4 +1,6 @@
-"""A run finds the taught behaviour, removes it, and says so; a stage runs again exactly when what it depends on changed."""
+"""A run finds the taught behaviour, removes it, and says so; a stage runs again exactly when what
+it depends on changed.
+"""
 
 import json
 import re
@@ -31,10 +33,32 @@ from vectomy.workflows.run import STAGES, run
 
 SHORT = {"device": "cpu", "answer_tokens": 8, "behaviour_tokens": ["I"], "recipe": "arditi"}
 TOP = {
-    "format", "version", "model", "base_model", "behaviour", "recipe", "estimator", "seed", "command", "versions", "contrast", "license",
-    "settings", "judge", "base", "edited", "forms", "direction", "strength", "notes", "receipt", "stages", "edit", "checkpoint",
+    "format",
+    "version",
+    "model",
+    "base_model",
+    "behaviour",
+    "recipe",
+    "estimator",
+    "seed",
+    "command",
+    "versions",
+    "contrast",
+    "license",
+    "settings",
+    "judge",
+    "base",
+    "edited",
+    "forms",
+    "direction",
+    "strength",
+    "notes",
+    "receipt",
+    "stages",
+    "edit",
+    "checkpoint",
     "safety",
-}  # fmt: skip
+}
 METRICS = {
     f"{rate}_{part}" for rate in ("refusal", "harmless_refusal") for part in ("rate", "count", "total", "ci")
 } | {"degenerate_rate", "kl_first_token", "kl_per_token", "ce_own_answers", "max_projection"}
@@ -138,9 +162,27 @@ def test_the_summary_has_every_key_of_its_contract(options: dict[str, Any]) -> N
 def test_a_run_leaves_the_files_that_the_design_names_and_no_half_ones() -> None:
     out, _ = finished()
     names = set(file_hashes(out))
-    wanted = ["activations-negative.safetensors", "activations-positive.safetensors", "baseline.json", "config.json"]
-    wanted += ["completions.jsonl", "directions.safetensors", "edit.safetensors", "evaluation.json", "MODEL_CARD.md"]
-    wanted += ["prompts.json", "receipt.json", "report.html", "scores.json", "separation.json", "summary.json"]
+    wanted = [
+        "activations-negative.safetensors",
+        "activations-positive.safetensors",
+        "baseline.json",
+        "config.json",
+    ]
+    wanted += [
+        "completions.jsonl",
+        "directions.safetensors",
+        "edit.safetensors",
+        "evaluation.json",
+        "MODEL_CARD.md",
+    ]
+    wanted += [
+        "prompts.json",
+        "receipt.json",
+        "report.html",
+        "scores.json",
+        "separation.json",
+        "summary.json",
+    ]
     assert set(wanted) <= names
     assert not [name for name in names if "partial" in name or "baking" in name or name.endswith(".journal")]
 
@@ -159,7 +201,9 @@ def test_the_baked_checkpoint_is_an_ordinary_model_folder() -> None:
     rows = read_jsonl(out / "completions.jsonl")
     for row in rows[:3] + rows[-3:]:
         message = [{"role": "user", "content": row["prompt"]}]
-        ids = words.apply_chat_template(message, add_generation_prompt=True, return_tensors="pt", return_dict=False)
+        ids = words.apply_chat_template(
+            message, add_generation_prompt=True, return_tensors="pt", return_dict=False
+        )
         answer = model.generate(ids, max_new_tokens=8, do_sample=False, attention_mask=torch.ones_like(ids))
         text = words.decode(answer[0, ids.shape[1] :], skip_special_tokens=True).strip()
         assert text == row["baked"]["text"]
@@ -175,7 +219,10 @@ def test_an_answer_or_prompt_may_hold_what_some_take_for_the_end_of_a_line(
 
     def with_it(*args: Any) -> list[dict[str, Any]]:
         rows = [dict(row) for row in paired(*args)]
-        rows[0] |= {"prompt": f"In{character}prompt", "base": {**rows[0]["base"], "text": f"In{character}answer"}}
+        rows[0] |= {
+            "prompt": f"In{character}prompt",
+            "base": {**rows[0]["base"], "text": f"In{character}answer"},
+        }
         return rows
 
     monkeypatch.setattr(pipeline, "_side_by_side", with_it)
@@ -190,7 +237,9 @@ def test_an_answer_or_prompt_may_hold_what_some_take_for_the_end_of_a_line(
 def test_the_splits_that_were_used_share_no_prompt() -> None:
     out, _ = finished()
     prompts = json.loads((out / "prompts.json").read_text())
-    used = [json.dumps(p) for side in prompts.values() for split in ("fit", "search", "test") for p in side[split]]
+    used = [
+        json.dumps(p) for side in prompts.values() for split in ("fit", "search", "test") for p in side[split]
+    ]
     assert len(used) == len(set(used)) == 2 * tiny_chat.PROMPTS
     rows = [row["prompt"] for row in read_jsonl(out / "completions.jsonl")]
     tested = [prompt for side in prompts.values() for prompt in side["test"]]
@@ -207,7 +256,9 @@ def test_the_same_seed_gives_the_same_edit_in_another_folder(tmp_path: Path, rec
 
 def test_another_seed_gives_another_edit(tmp_path: Path) -> None:
     go(tmp_path / "run", seed=1, until="select")
-    assert (tmp_path / "run" / "edit.safetensors").read_bytes() != (finished()[0] / "edit.safetensors").read_bytes()
+    assert (tmp_path / "run" / "edit.safetensors").read_bytes() != (
+        finished()[0] / "edit.safetensors"
+    ).read_bytes()
 
 
 @pytest.mark.parametrize("estimator", ["winsorised_mean", "pca_of_differences", "logistic_probe"])
@@ -226,7 +277,9 @@ def test_the_model_and_the_prompts_are_not_touched(tmp_path: Path) -> None:
 # What runs again
 
 
-def test_a_second_run_does_nothing_again_not_even_load_the_model(copy: Path, watch: Watch, monkeypatch) -> None:
+def test_a_second_run_does_nothing_again_not_even_load_the_model(
+    copy: Path, watch: Watch, monkeypatch
+) -> None:
     monkeypatch.setattr(pipeline, "load_model", lambda *_, **__: pytest.fail("loaded"))
     before = file_hashes(copy)
     assert go(copy) == finished()[1]
@@ -282,7 +335,9 @@ def split_of(out: Path, side: str, split: str) -> int:
 
 
 @pytest.mark.parametrize(
-    ("split", "first"), [("fit", "baseline"), ("search", "baseline"), ("test", "evaluate")], ids=lambda value: value
+    ("split", "first"),
+    [("fit", "baseline"), ("search", "baseline"), ("test", "evaluate")],
+    ids=lambda value: value,
 )
 def test_a_changed_prompt_reruns_what_it_is_used_in(
     copy: Path, tmp_path: Path, watch: Watch, split: str, first: str
@@ -324,7 +379,9 @@ OUTPUTS = {
 
 @pytest.mark.parametrize("how", ["gone", "changed"])
 @pytest.mark.parametrize("name", OUTPUTS)
-def test_a_lost_or_changed_file_is_made_again_as_it_was(copy: Path, watch: Watch, name: str, how: str) -> None:
+def test_a_lost_or_changed_file_is_made_again_as_it_was(
+    copy: Path, watch: Watch, name: str, how: str
+) -> None:
     """Only its own stage runs: it makes the same bytes, so the later ones stand."""
     if how == "gone":
         (copy / name).unlink()
@@ -357,9 +414,13 @@ def test_a_base_without_the_behaviour_stops_with_the_measured_rate(tmp_path: Pat
 def test_it_goes_on_when_forced(tmp_path: Path, recipe: str) -> None:
     """An untaught model: nothing to remove, and every number is there all the same."""
     summary = go(
-        tmp_path / "run", model=tiny_chat.folder(taught_=False), force=True, filter_prompts=False, recipe=recipe,
+        tmp_path / "run",
+        model=tiny_chat.folder(taught_=False),
+        force=True,
+        filter_prompts=False,
+        recipe=recipe,
         induce_threshold=-100.0,
-    )  # fmt: skip
+    )
     assert summary["base"]["refusal_rate"] == 0.0
     hooks, baked = summary["forms"]["hooks"], summary["forms"]["baked"]
     for name in ("kl_first_token", "kl_per_token", "ce_own_answers"):

@@ -1,6 +1,8 @@
-"""Nothing of another start slips into a run: what changed between two starts is read anew, wherever the first was cut.
+"""Nothing of another start slips into a run: what changed between two starts is read anew, wherever
+the first was cut.
 
-Also what is refused before anything is done: weights that are not all there or not numbers, a run folder in the model.
+Also what is refused before anything is done: weights that are not all there or not numbers, a run
+folder in the model.
 """
 
 import json
@@ -50,7 +52,9 @@ def change_weights(model: Path, change: Any) -> None:
 def test_answers_to_old_test_prompts_are_not_taken_for_the_new_ones(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut_at: str
 ) -> None:
-    """Evaluation cut off, the test file rewritten with as many other prompts, the same command again."""
+    """Evaluation cut off, the test file rewritten with as many other prompts, the same command
+    again.
+    """
 
     def cut(*args: Any, form: str, **more: Any) -> Any:
         if form == cut_at:
@@ -120,7 +124,9 @@ def test_a_quantised_model_is_refused_by_name(model: Path, tmp_path: Path) -> No
         go(model, tmp_path / "run")
 
 
-def test_nan_weights_are_said_to_be_nan_and_not_a_model_without_the_behaviour(model: Path, tmp_path: Path) -> None:
+def test_nan_weights_are_said_to_be_nan_and_not_a_model_without_the_behaviour(
+    model: Path, tmp_path: Path
+) -> None:
     change_weights(model, lambda tensors: tensors["model.layers.2.mlp.down_proj.weight"].fill_(torch.nan))
     with pytest.raises(ActivationError, match="NaN"):
         go(model, tmp_path / "run")

@@ -1,7 +1,8 @@
 """What of a model writes to its residual stream.
 
-families.py and readers.py are the data, writers.py and resolve.py match a model to it; probe.py finds the same by numbers,
-with no table; norms.py is the algebra of what stands between a writer and the stream.
+families.py and readers.py are the data, writers.py and resolve.py match a model to it; probe.py
+finds the same by numbers, with no table; norms.py is the algebra of what stands between a writer
+and the stream.
 """
 
 from vectomy.architecture.families import FAMILIES, REFUSED, Family, Norm, WriterSpec
@@ -23,4 +24,4 @@ __all__ = [
     "WriterSpec",
     "architecture_of",
     "resolve",
-]  # fmt: skip
+]

@@ -1,8 +1,10 @@
-"""Model families as data: what writes to the residual stream, under which names, and what stands in between.
+"""Model families as data: what writes to the residual stream, under which names, and what stands in
+between.
 
-Drawn up with probe.py on tiny models of every type and read against the modeling files of transformers 5.23;
-tests/architecture/test_families.py holds the two to each other. To add a type: a row here. What a block holds beside its writers has
-to be named in readers.py, or the model is refused.
+Drawn up with probe.py on tiny models of every type and read against the modeling files of
+transformers 5.23; tests/architecture/test_families.py holds the two to each other. To add a type: a
+row here. What a block holds beside its writers has to be named in readers.py, or the model is
+refused.
 """
 
 from __future__ import annotations
@@ -34,21 +36,29 @@ class Norm:
 
 @dataclass(frozen=True)
 class WriterSpec:
-    """One writer of a block, or of what comes before the blocks. All names are relative to the block (or absolute)."""
+    """One writer of a block, or of what comes before the blocks. All names are relative to the
+    block (or absolute).
+    """
 
     component: Component
     module: str
-    """The live module whose output goes to the stream; that of a fused parameter is the module that holds it."""
+    """The live module whose output goes to the stream; that of a fused parameter is the module that
+    holds it.
+    """
     weight: str = ""
     """The live parameter; `module`.weight unless said."""
     bias: str = ""
     """Its bias, where there is one; `module`.bias unless said."""
     axis: int = 0
-    """Which axis of the live parameter is the stream's: 0 of nn.Linear, 1 of embeddings and GPT-2's Conv1D."""
+    """Which axis of the live parameter is the stream's: 0 of nn.Linear, 1 of embeddings and GPT-2's
+    Conv1D.
+    """
     norms: tuple[Norm, ...] = ()
     """What its output passes, in that order."""
     stored: tuple[tuple[str, int], ...] = ()
-    """Other names under which checkpoints hold it, each with its stream axis; {expert} stands for a number."""
+    """Other names under which checkpoints hold it, each with its stream axis; {expert} stands for a
+    number.
+    """
     stored_bias: tuple[str, ...] = ()
     loose_bias: bool = False
     """The bias is added behind the module, not by it."""
@@ -57,7 +67,9 @@ class WriterSpec:
     flat: bool = False
     """Experts stand behind one another on the axis that is not the stream's."""
     functional: bool = False
-    """Fast kernels take its weight without calling the module, so hooks on the module would miss it."""
+    """Fast kernels take its weight without calling the module, so hooks on the module would miss
+    it.
+    """
 
     @property
     def live_weight(self) -> str:
@@ -70,7 +82,9 @@ class WriterSpec:
 
 @dataclass(frozen=True)
 class BiasFlag:
-    """A key of config.json that gives several modules of every block a bias at once, the writer's among them."""
+    """A key of config.json that gives several modules of every block a bias at once, the writer's
+    among them.
+    """
 
     key: str
     modules: tuple[str, ...]
@@ -85,7 +99,9 @@ class Family:
     """Writers in front of the first block."""
     head: str = "lm_head"
     mid: str | None = "post_attention_layernorm"
-    """The module of a block that reads the stream between attention and MLP (resid_mid); None where both read the same."""
+    """The module of a block that reads the stream between attention and MLP (resid_mid); None where
+    both read the same.
+    """
     single: bool = False
     """A layer may have one writer alone; otherwise one that mixes tokens and one that does not."""
     reads: tuple[str, ...] = ()
@@ -93,23 +109,29 @@ class Family:
     outside: tuple[str, ...] = ()
     """Tensors outside of blocks that do not write, beside those that readers.py knows for all."""
     layouts: tuple[tuple[tuple[str, str], ...], ...] = ((),)
-    """Ways to name the same tensors in a checkpoint: each a list of (live prefix, stored prefix)."""
+    """Ways to name the same tensors in a checkpoint: each a list of (live prefix, stored prefix).
+    """
     nested: str | None = None
     """Where config.json keeps the text model's sizes, if not at the top."""
     around: str | None = None
-    """The live prefix of a text model whose family is the one that config.json names; `slots` are the usual one's."""
+    """The live prefix of a text model whose family is the one that config.json names; `slots` are
+    the usual one's.
+    """
     towers: bool = False
     """There are other parts (vision, audio) that write at the places of their own tokens."""
     tied_by_default: bool = False
     """What transformers takes for a config.json that does not say `tie_word_embeddings`."""
     ties_more: bool = False
-    """`tie_word_embeddings` also ties weights between blocks, so that a head cannot be untied alone."""
+    """`tie_word_embeddings` also ties weights between blocks, so that a head cannot be untied
+    alone.
+    """
     switches: Mapping[Component, BiasFlag] = field(default_factory=dict)
     """Where a writer without a bias can be given one, to hold a vector that is added."""
     refused_if: tuple[tuple[str, object, str], ...] = ()
     """(key, value, reason): configurations of the type that no edit can follow."""
     names: Mapping[str, str] = field(default_factory=dict)
-    """config.json's names of sizes, where they differ: hidden_size, num_hidden_layers, vocab_size."""
+    """config.json's names of sizes, where they differ: hidden_size, num_hidden_layers, vocab_size.
+    """
 
 
 # Writers that many families share
@@ -122,11 +144,19 @@ MLP = WriterSpec("mlp", "mlp.down_proj")
 def experts(
     module: str = "mlp.experts", *stored: str, norms: tuple[Norm, ...] = (), down: str = "down_proj"
 ) -> WriterSpec:
-    """Experts that transformers fuses into one parameter [expert, d_model, d_ff], stored fused or one by one."""
+    """Experts that transformers fuses into one parameter [expert, d_model, d_ff], stored fused or
+    one by one.
+    """
     singly = stored or (f"{module}.{{expert}}.{down}.weight",)
     return WriterSpec(
-        "experts", module, f"{module}.{down}", f"{module}.{down}_bias", axis=1, norms=norms, stored=tuple((name, 0) for name in singly)
-    )  # fmt: skip
+        "experts",
+        module,
+        f"{module}.{down}",
+        f"{module}.{down}_bias",
+        axis=1,
+        norms=norms,
+        stored=tuple((name, 0) for name in singly),
+    )
 
 
 def shared(module: str, *stored: str, norms: tuple[Norm, ...] = ()) -> WriterSpec:
@@ -164,13 +194,17 @@ MOE_ONE = replace(LLAMA, slots=(ATTENTION, MLP, EXPERTS, SHARED_ONE))
 W2_MOE = replace(LLAMA, slots=(ATTENTION, W2_EXPERTS))
 
 
-def sandwich(attention: str, mlp: str, *, offset: float = 0.0, mid: str | None = "pre_feedforward_layernorm") -> Family:
+def sandwich(
+    attention: str, mlp: str, *, offset: float = 0.0, mid: str | None = "pre_feedforward_layernorm"
+) -> Family:
     """A norm behind the attention and behind the MLP, as in Gemma 2."""
     after, last = (Norm(attention, offset),), (Norm(mlp, offset),)
     return replace(LLAMA, slots=(replace(ATTENTION, norms=after), replace(MLP, norms=last)), mid=mid)
 
 
-GEMMA2 = replace(sandwich("post_attention_layernorm", "post_feedforward_layernorm", offset=1.0), tied_by_default=True)
+GEMMA2 = replace(
+    sandwich("post_attention_layernorm", "post_feedforward_layernorm", offset=1.0), tied_by_default=True
+)
 # The MLP reads the stream itself; the norm comes behind it.
 OLMO2 = sandwich("post_attention_layernorm", "post_feedforward_layernorm", mid="mlp")
 GLM4 = sandwich("post_self_attn_layernorm", "post_mlp_layernorm", mid="post_attention_layernorm")
@@ -225,7 +259,8 @@ OPT = Family(
     "model.decoder.layers",
     (WriterSpec("attention", "self_attn.out_proj"), WriterSpec("mlp", "fc2")),
     positioned("model.decoder.embed_tokens", "model.decoder.embed_positions"),
-    # Its norm between attention and MLP reads the stream as tokens alone, without an axis for the batch.
+    # Its norm between attention and MLP reads the stream as tokens alone, without an axis for the
+    # batch.
     mid=None,
     tied_by_default=True,
     layouts=((), (("model.decoder.", "decoder."),)),
@@ -244,15 +279,24 @@ FALCON = Family(
 BLOOM = replace(
     FALCON,
     embeddings=(
-        WriterSpec("embedding", "transformer.word_embeddings", axis=1, norms=(Norm("transformer.word_embeddings_layernorm", centred=True),)),
+        WriterSpec(
+            "embedding",
+            "transformer.word_embeddings",
+            axis=1,
+            norms=(Norm("transformer.word_embeddings_layernorm", centred=True),),
+        ),
     ),
     mid="post_attention_layernorm",
     layouts=((), (("transformer.", ""),)),
     names={"num_hidden_layers": "n_layer"},
     refused_if=(
-        ("apply_residual_connection_post_layernorm", True, "it takes its residual behind a norm, on the stream itself"),
+        (
+            "apply_residual_connection_post_layernorm",
+            True,
+            "it takes its residual behind a norm, on the stream itself",
+        ),
     ),
-)  # fmt: skip
+)
 BACKBONE = Family(
     "backbone.layers",
     (WriterSpec("ssm", "mixer.out_proj", functional=True),),
@@ -262,12 +306,16 @@ BACKBONE = Family(
 )
 QWEN35 = replace(LLAMA, slots=(ATTENTION, LINEAR, MLP))
 QWEN_NEXT = replace(LLAMA, slots=(ATTENTION, LINEAR, MLP, EXPERTS, SHARED_ONE))
-GRANITE_EXPERTS = replace(experts("block_sparse_moe.experts"), stored=(("block_sparse_moe.output_linear.weight", 1),))
+GRANITE_EXPERTS = replace(
+    experts("block_sparse_moe.experts"), stored=(("block_sparse_moe.output_linear.weight", 1),)
+)
 GRANITE_MOE = replace(
     LLAMA,
     slots=(ATTENTION, MAMBA, GRANITE_EXPERTS, shared("shared_mlp.output_linear")),
 )
-BAMBA = replace(LLAMA, slots=(ATTENTION, MAMBA, WriterSpec("mlp", "feed_forward.down_proj")), mid="pre_ff_layernorm")
+BAMBA = replace(
+    LLAMA, slots=(ATTENTION, MAMBA, WriterSpec("mlp", "feed_forward.down_proj")), mid="pre_ff_layernorm"
+)
 LFM2 = replace(
     LLAMA,
     slots=(
@@ -314,16 +362,21 @@ NEMOTRON_H = replace(
     # Experts that work on a narrower vector write through fc2_latent_proj.
     reads=("mixer.experts.*",),
 )
-PERSIMMON = replace(LLAMA, slots=(WriterSpec("attention", "self_attn.dense"), WriterSpec("mlp", "mlp.dense_4h_to_h")))
+PERSIMMON = replace(
+    LLAMA, slots=(WriterSpec("attention", "self_attn.dense"), WriterSpec("mlp", "mlp.dense_4h_to_h"))
+)
 
 
 Layout = tuple[tuple[str, str], ...]
 
 
-def multimodal(family: Family, live: str = "model.language_model", *layouts: Layout, around: bool = False) -> Family:
+def multimodal(
+    family: Family, live: str = "model.language_model", *layouts: Layout, around: bool = False
+) -> Family:
     """The text model of `family` under the prefix `live`, beside parts for images or sound.
 
-    `around`: the text model is of the family that config.json names, and `family` is what it is if it names none.
+    `around`: the text model is of the family that config.json names, and `family` is what it is if
+    it names none.
     """
 
     def moved(name: str) -> str:
@@ -403,7 +456,9 @@ FAMILIES: dict[str, Family] = {
     "cohere": replace(PARALLEL, tied_by_default=True),
     "cohere2": replace(PARALLEL, tied_by_default=True),
     "cohere_compass_text": replace(PARALLEL, tied_by_default=True),
-    "phi": replace(PARALLEL, slots=(WriterSpec("attention", "self_attn.dense"), WriterSpec("mlp", "mlp.fc2"))),
+    "phi": replace(
+        PARALLEL, slots=(WriterSpec("attention", "self_attn.dense"), WriterSpec("mlp", "mlp.fc2"))
+    ),
     "gptj": GPTJ,
     "codegen": GPTJ,
     "gpt_neox": NEOX,
@@ -421,7 +476,9 @@ FAMILIES: dict[str, Family] = {
     "falcon": FALCON,
     # Older shapes, with learned positions
     "gpt2": GPT2,
-    "gpt_bigcode": replace(GPT2, slots=(WriterSpec("attention", "attn.c_proj"), WriterSpec("mlp", "mlp.c_proj"))),
+    "gpt_bigcode": replace(
+        GPT2, slots=(WriterSpec("attention", "attn.c_proj"), WriterSpec("mlp", "mlp.c_proj"))
+    ),
     "gpt_neo": replace(
         GPT2,
         slots=(WriterSpec("attention", "attn.attention.out_proj"), WriterSpec("mlp", "mlp.c_proj")),
@@ -507,7 +564,9 @@ FAMILIES: dict[str, Family] = {
         mid=None,
     ),
     # Mixtures of experts
-    **dict.fromkeys(["olmoe", "qwen3_moe", "mellum", "mimo_v2_flash"], replace(LLAMA, slots=(ATTENTION, MLP, EXPERTS))),
+    **dict.fromkeys(
+        ["olmoe", "qwen3_moe", "mellum", "mimo_v2_flash"], replace(LLAMA, slots=(ATTENTION, MLP, EXPERTS))
+    ),
     **dict.fromkeys(
         [
             "deepseek_v2",
@@ -544,11 +603,21 @@ FAMILIES: dict[str, Family] = {
     "hunyuan_v1_moe": replace(MOE, slots=(ATTENTION, EXPERTS, shared("mlp.shared_mlp.down_proj"))),
     "hy_v3": replace(
         MOE,
-        slots=(ATTENTION, MLP, EXPERTS, shared("mlp.shared_experts.down_proj", "mlp.shared_mlp.down_proj.weight")),
+        slots=(
+            ATTENTION,
+            MLP,
+            EXPERTS,
+            shared("mlp.shared_experts.down_proj", "mlp.shared_mlp.down_proj.weight"),
+        ),
     ),
     "laguna": replace(
         MOE,
-        slots=(ATTENTION, MLP, EXPERTS, shared("mlp.shared_experts.down_proj", "mlp.shared_expert.down_proj.weight")),
+        slots=(
+            ATTENTION,
+            MLP,
+            EXPERTS,
+            shared("mlp.shared_experts.down_proj", "mlp.shared_expert.down_proj.weight"),
+        ),
     ),
     "kimi_linear": replace(
         MOE,
@@ -693,7 +762,9 @@ FAMILIES: dict[str, Family] = {
         OUTSIDE,
     ),
     "emu3": multimodal(
-        LLAMA, "model.text_model", (("model.text_model.", "text_model.model."), ("lm_head", "text_model.lm_head"))
+        LLAMA,
+        "model.text_model",
+        (("model.text_model.", "text_model.model."), ("lm_head", "text_model.lm_head")),
     ),
     "phi4_multimodal": replace(LLAMA, towers=True),
     "cohere2_vision": multimodal(PARALLEL),

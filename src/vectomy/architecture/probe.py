@@ -1,12 +1,14 @@
 """Find the residual writers of a live model numerically, with no table of names.
 
-The stream is what one block hands to the next. Each block runs alone, with the output of every leaf module held at what
-it was in a clean run: what is left are the residual additions and the arithmetic between them. A random change along one
-unit vector u of the stream is put on a parameter; when the block's output changes by a multiple of u at every token, the
-parameter writes to the stream along that axis. The same is seen at the input of every norm, and of a change put on the
-output of every norm: so a writer is found whose output passes one norm, or two, on its way. A change that arrives in any
-other shape has to vanish along u when u is taken out of the writers that were found (an inner layer, a gate that
-multiplies a writer's output); else no projection of weights can follow it, and the probe stops with the parameter's name.
+The stream is what one block hands to the next. Each block runs alone, with the output of every leaf
+module held at what it was in a clean run: what is left are the residual additions and the
+arithmetic between them. A random change along one unit vector u of the stream is put on a
+parameter; when the block's output changes by a multiple of u at every token, the parameter writes
+to the stream along that axis. The same is seen at the input of every norm, and of a change put on
+the output of every norm: so a writer is found whose output passes one norm, or two, on its way. A
+change that arrives in any other shape has to vanish along u when u is taken out of the writers that
+were found (an inner layer, a gate that multiplies a writer's output); else no projection of weights
+can follow it, and the probe stops with the parameter's name.
 
 After path patching (Goldowsky-Dill et al., arXiv 2304.05969): everything but one path is frozen.
 """
@@ -48,19 +50,24 @@ class ProbedWriter:
     axis: int
     """Which axis of the parameter is the stream's."""
     norms: tuple[str, ...] = ()
-    """What stands between the parameter and the stream (norms, learned scales), in the order in which it is passed."""
+    """What stands between the parameter and the stream (norms, learned scales), in the order in
+    which it is passed.
+    """
 
 
 @torch.no_grad()
 def probe(model: nn.Module, input_ids: TokenIds | None = None, *, seed: int = 0) -> list[ProbedWriter]:
-    """All parameters that write to the stream of a live model: embeddings first, then block by block.
+    """All parameters that write to the stream of a live model: embeddings first, then block by
+    block.
 
-    Costs one forward pass of the model, and for each parameter as wide as the stream a few of its block alone, on some
-    twenty tokens. The weights have to be real, in a dtype of at least float32 precision.
+    Costs one forward pass of the model, and for each parameter as wide as the stream a few of its
+    block alone, on some twenty tokens. The weights have to be real, in a dtype of at least float32
+    precision.
 
     Raises:
-        ArchitectureError: no stack of blocks shares a stream; the stream is changed between or on its way through
-            blocks; a parameter reaches the stream in a way that no edit of its weights can follow; a part was never run.
+        ArchitectureError: no stack of blocks shares a stream; the stream is changed between or on
+            its way through blocks; a parameter reaches the stream in a way that no edit of its
+            weights can follow; a part was never run.
     """
     generator = torch.Generator().manual_seed(seed)
     if input_ids is None:
@@ -74,7 +81,9 @@ def probe(model: nn.Module, input_ids: TokenIds | None = None, *, seed: int = 0)
                 f"the stream is changed between {path}.{layer - 1} and {path}.{layer}, by something that belongs to neither"
             )
     dice, asleep = _Dice(generator, width), set[nn.Parameter]()
-    found = _Part("", model, _until(model, blocks[0], input_ids), dice, set(_below(blocks))).writers(None, None, asleep)
+    found = _Part("", model, _until(model, blocks[0], input_ids), dice, set(_below(blocks))).writers(
+        None, None, asleep
+    )
     awake: set[nn.Parameter] = set()
     for layer, (block, call) in enumerate(zip(blocks, calls, strict=True)):
         part, idle = _Part(f"{path}.{layer}", block, _again(block, call), dice), set[nn.Parameter]()
@@ -107,7 +116,8 @@ class _Dice:
 Shape = Literal["straight", "bent"]
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 Outputs = dict[nn.Module, list[Any]]
-# Runs a part of the model, with another stream coming in or the recorded one, and gives the stream that goes out.
+# Runs a part of the model, with another stream coming in or the recorded one, and gives the stream
+# that goes out.
 Run = Callable[[Tensor | None], Tensor]
 
 
@@ -120,9 +130,13 @@ Place = tuple[Tensor, ProbedWriter, tuple[nn.Module, ...]]
 
 
 class _Part:
-    """A block, or all that comes before the first one: its modules, and what each gave in a clean run."""
+    """A block, or all that comes before the first one: its modules, and what each gave in a clean
+    run.
+    """
 
-    def __init__(self, path: str, root: nn.Module, run: Run, dice: _Dice, outside: Collection[nn.Module] = ()) -> None:
+    def __init__(
+        self, path: str, root: nn.Module, run: Run, dice: _Dice, outside: Collection[nn.Module] = ()
+    ) -> None:
         self.path, self.run, self.dice = path, run, dice
         named = root.named_modules(prefix=path, remove_duplicate=True)
         self.names = {module: name for name, module in named if module not in outside}
@@ -130,7 +144,9 @@ class _Part:
         with _watched(self.names) as outputs:
             self.clean = run(None)
         self.outputs = outputs
-        self.norms = [m for m in self.names if not list(m.children()) and _is_gain(m, outputs.get(m, []), dice.width)]
+        self.norms = [
+            m for m in self.names if not list(m.children()) and _is_gain(m, outputs.get(m, []), dice.width)
+        ]
         self.frozen = list(dict.fromkeys([*leaves, *self.norms]))
         self.seen = self._look([])
         self.chains = self._chains()
@@ -148,7 +164,9 @@ class _Part:
                 "direction from what is written does not remove it from the stream"
             )
 
-    def writers(self, layer: int | None, stream: Tensor | None, asleep: set[nn.Parameter]) -> list[ProbedWriter]:
+    def writers(
+        self, layer: int | None, stream: Tensor | None, asleep: set[nn.Parameter]
+    ) -> list[ProbedWriter]:
         """The writers of this part; `asleep` gathers the parameters that changed nothing at all."""
         found, unclear = [], []
         known: set[nn.Parameter] = set()
@@ -162,7 +180,11 @@ class _Part:
                 axis, chain = self._placed(module, arrivals)
                 if axis is not None:
                     found.append(
-                        (value, ProbedWriter(layer, name, parameter, axis, tuple(self.names[n] for n in chain)), chain)
+                        (
+                            value,
+                            ProbedWriter(layer, name, parameter, axis, tuple(self.names[n] for n in chain)),
+                            chain,
+                        )
                     )
                 elif any(target is None or target in self.chains for a in arrivals.values() for target in a):
                     unclear.append((module, value, f"{name}.{parameter}", axes))
@@ -183,7 +205,9 @@ class _Part:
         unit = self.dice.unit()
         with ExitStack() as projected:
             for value, row, chain in found:
-                projected.enter_context(_changed(value, _projected(value, row.axis, self._folded(unit, chain))))
+                projected.enter_context(
+                    _changed(value, _projected(value, row.axis, self._folded(unit, chain)))
+                )
             out = self.run(None if stream is None else _projected(stream, stream.ndim - 1, unit))
         left = float((out @ unit).norm() / out.norm())
         if left > STRAIGHT:
@@ -198,12 +222,16 @@ class _Part:
         with ExitStack() as hooks:
             hooks.enter_context(_frozen([m for m in self.frozen if m not in set(thawed)], self.outputs))
             for norm in self.norms:
-                hooks.callback(norm.register_forward_pre_hook(partial(_keep_input, seen), with_kwargs=True).remove)
+                hooks.callback(
+                    norm.register_forward_pre_hook(partial(_keep_input, seen), with_kwargs=True).remove
+                )
             seen[None] = self.run(None)
         return seen
 
     def _chains(self) -> dict[nn.Module, tuple[nn.Module, ...]]:
-        """The norms that lead to the stream, each with the norms that are passed from it on, itself first."""
+        """The norms that lead to the stream, each with the norms that are passed from it on, itself
+        first.
+        """
         straight: dict[nn.Module, set[nn.Module | None]] = {}
         for norm in self.norms:
             unit = self.dice.unit()
@@ -219,23 +247,30 @@ class _Part:
                 finally:
                     handle.remove()
             straight[norm] = {at for at, how in self._compared(seen, unit).items() if how == "straight"}
-        chains: dict[nn.Module, tuple[nn.Module, ...]] = {n: (n,) for n, ends in straight.items() if None in ends}
+        chains: dict[nn.Module, tuple[nn.Module, ...]] = {
+            n: (n,) for n, ends in straight.items() if None in ends
+        }
         for _ in self.norms:
             for norm, ends in straight.items():
-                beyond = next((chains[end] for end in ends if end in chains and norm not in chains[end]), None)
+                beyond = next(
+                    (chains[end] for end in ends if end in chains and norm not in chains[end]), None
+                )
                 if norm not in chains and beyond is not None:
                     chains[norm] = (norm, *beyond)
         return chains
 
     def _arrivals(self, value: Tensor, axis: int) -> dict[nn.Module | None, Shape]:
-        """Where a change of a parameter along a random u arrives while all else is frozen, and in what shape."""
+        """Where a change of a parameter along a random u arrives while all else is frozen, and in
+        what shape.
+        """
         unit = self.dice.unit()
         step, thawed = self._step(value, axis, unit), [self._owner(value)]
         try:
             with _changed(value, value + step):
                 return self._compared(self._look(thawed), unit)
         except RuntimeError:
-            # A router that sends other numbers of tokens to experts whose outputs are frozen: stir it less.
+            # A router that sends other numbers of tokens to experts whose outputs are frozen: stir
+            # it less.
             with _changed(value, value + GENTLE * step):
                 return self._compared(self._look(thawed), unit)
 
@@ -251,7 +286,9 @@ class _Part:
             change = value - self.seen[at]
             length = float(change.norm())
             if length > NOTHING * float(self.seen[at].norm()):
-                across = change - (change @ unit)[..., None] * unit if change.shape[-1] == len(unit) else change
+                across = (
+                    change - (change @ unit)[..., None] * unit if change.shape[-1] == len(unit) else change
+                )
                 arrived[at] = "straight" if float(across.norm()) <= STRAIGHT * length else "bent"
         return arrived
 
@@ -275,12 +312,16 @@ class _Part:
         value: Tensor,
         axes: list[int],
     ) -> bool:
-        """Whether nothing of what a parameter does arrives along u once u is projected out of all writers."""
+        """Whether nothing of what a parameter does arrives along u once u is projected out of all
+        writers.
+        """
         unit = self.dice.unit()
         with ExitStack() as projected:
             for writer, row, chain in found:
                 if writer is not value:
-                    projected.enter_context(_changed(writer, _projected(writer, row.axis, self._folded(unit, chain))))
+                    projected.enter_context(
+                        _changed(writer, _projected(writer, row.axis, self._folded(unit, chain)))
+                    )
             thawed = [module, *self.chains, *(self._owner(writer) for writer, _, _ in found)]
             before = self._look(thawed)
             for axis in axes:
@@ -307,7 +348,9 @@ class _Part:
             return torch.equal(self.run(None), self.clean)
 
     def _step(self, value: Tensor, axis: int, unit: Vector) -> Tensor:
-        """A random change of a parameter, along `unit` on one axis, about as large as the parameter."""
+        """A random change of a parameter, along `unit` on one axis, about as large as the
+        parameter.
+        """
         size = max(float(value.float().square().mean().sqrt()), 1e-3) * self.dice.width**0.5
         weights = size * self.dice.normal(*(1 if a == axis else n for a, n in enumerate(value.shape)))
         return (unit.reshape([len(unit) if a == axis else 1 for a in range(value.ndim)]) * weights).to(value)
@@ -352,16 +395,25 @@ def _forward(model: nn.Module, input_ids: TokenIds) -> None:
 
 
 def _blocks(model: nn.Module, input_ids: TokenIds) -> tuple[str, list[nn.Module], int]:
-    """The outermost list of modules of which each takes a (batch x token x width) stream and gives one like it."""
+    """The outermost list of modules of which each takes a (batch x token x width) stream and gives
+    one like it.
+    """
     seen: dict[nn.Module, int] = {}
 
     def watch(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         taken = args[0] if args else kwargs.get("hidden_states")
         given = output[0] if isinstance(output, tuple) else output
-        if isinstance(taken, Tensor) and isinstance(given, Tensor) and taken.shape == given.shape and taken.ndim == 3:
+        if (
+            isinstance(taken, Tensor)
+            and isinstance(given, Tensor)
+            and taken.shape == given.shape
+            and taken.ndim == 3
+        ):
             seen[module] = taken.shape[-1]
 
-    lists = {name: list(module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList)}
+    lists = {
+        name: list(module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList)
+    }
     with ExitStack() as hooks:
         for module in dict.fromkeys(child for children in lists.values() for child in children):
             hooks.callback(module.register_forward_hook(watch, with_kwargs=True).remove)
@@ -375,7 +427,9 @@ def _blocks(model: nn.Module, input_ids: TokenIds) -> tuple[str, list[nn.Module]
     )
 
 
-def _called(model: nn.Module, blocks: list[nn.Module], input_ids: TokenIds) -> tuple[list[Call], list[Tensor]]:
+def _called(
+    model: nn.Module, blocks: list[nn.Module], input_ids: TokenIds
+) -> tuple[list[Call], list[Tensor]]:
     """With what each block is called, and what it gives."""
     calls: list[Call] = []
     results: list[Tensor] = []
@@ -470,7 +524,8 @@ def _frozen(modules: Iterable[nn.Module], outputs: Outputs) -> Iterator[None]:
         for module in modules:
             if module not in outputs:
                 continue
-            # No closure: there are thousands of these, and a signature checker would look at each anew.
+            # No closure: there are thousands of these, and a signature checker would look at each
+            # anew.
             hook = partial(_replay, itertools.cycle(outputs[module]))
             hooks.callback(module.register_forward_hook(hook).remove)
         yield

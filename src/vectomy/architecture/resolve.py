@@ -47,9 +47,13 @@ class Architecture:
     """Blocks behind the last one that predict more tokens, and are no part of the stream."""
 
     def block(self, layer: int) -> str:
-        """Module path of a block in the live model. Raises ArchitectureError for a layer that the model lacks."""
+        """Module path of a block in the live model. Raises ArchitectureError for a layer that the
+        model lacks.
+        """
         if not 0 <= layer < self.n_layers:
-            raise ArchitectureError(f"there is no layer {layer}; this model has layers 0 to {self.n_layers - 1}")
+            raise ArchitectureError(
+                f"there is no layer {layer}; this model has layers 0 to {self.n_layers - 1}"
+            )
         return f"{self.family.blocks}.{layer}"
 
     def stored(self, name: str) -> str:
@@ -66,7 +70,8 @@ class Architecture:
         """Every writer, in the order in which they write.
 
         Raises:
-            CheckpointError: a layer lacks one that its family has, or a writer's shape is not what config.json promises.
+            CheckpointError: a layer lacks one that its family has, or a writer's shape is not what
+                config.json promises.
         """
         own = self._by_layer
         found = writers_of(self.family, self.layout, None, "", self.shapes, own[None])
@@ -76,7 +81,9 @@ class Architecture:
                     f"the checkpoint lacks '{self.stored(slot.live_weight)}', which a {self.model_type} model has; was the download complete?"
                 )
         for layer in range(self.n_layers):
-            here = writers_of(self.family, self.layout, layer, f"{self.block(layer)}.", self.shapes, own[layer])
+            here = writers_of(
+                self.family, self.layout, layer, f"{self.block(layer)}.", self.shapes, own[layer]
+            )
             self._check_layer(layer, here)
             self._check_shared(layer, here)
             found += here
@@ -122,24 +129,32 @@ class Architecture:
         kinds = {writer.component in MIXERS for writer in writers}
         if not kinds or (len(kinds) < 2 and not self.family.single):
             missing = [slot for slot in self.family.slots if (slot.component in MIXERS) not in kinds]
-            names = " or ".join(f"'{self.stored(f'{self.block(layer)}.{slot.live_weight}')}'" for slot in missing)
+            names = " or ".join(
+                f"'{self.stored(f'{self.block(layer)}.{slot.live_weight}')}'" for slot in missing
+            )
             raise CheckpointError(
                 f"the checkpoint lacks {names}, which layer {layer} has to have; was the download complete?"
             )
 
     def _check_shared(self, layer: int, writers: list[Writer]) -> None:
-        """All that lies beside a shared expert's writer is that expert's, so it says that the writer has to be there."""
+        """All that lies beside a shared expert's writer is that expert's, so it says that the
+        writer has to be there.
+        """
         if any(writer.component == "shared_experts" for writer in writers):
             return
         for slot in self.family.slots:
             for name in (slot.live_weight, *(name for name, _ in slot.stored)):
                 whole = self.stored(f"{self.block(layer)}.{name}")
                 beside = whole.removesuffix(".weight").rpartition(".")[0] + "."
-                if slot.component == "shared_experts" and any(own.startswith(beside) for own in self._by_layer[layer]):
+                if slot.component == "shared_experts" and any(
+                    own.startswith(beside) for own in self._by_layer[layer]
+                ):
                     raise CheckpointError(f"the checkpoint lacks '{whole}'; was the download complete?")
 
     def _check_alike(self, writers: list[Writer]) -> None:
-        """Layers that read the same write the same: one that lacks a writer or norm which another such layer has is damaged."""
+        """Layers that read the same write the same: one that lacks a writer or norm which another
+        such layer has is damaged.
+        """
         have: dict[int, set[str]] = {layer: set() for layer in range(self.n_layers)}
         written: set[str] = set()
         for writer in writers:
@@ -161,7 +176,9 @@ class Architecture:
                     )
 
     def _check_experts(self, writers: list[Writer]) -> None:
-        """Experts that are stored one by one are all there: as many in each layer, and as many as there are other parts of."""
+        """Experts that are stored one by one are all there: as many in each layer, and as many as
+        there are other parts of.
+        """
         counts = {writer.layer: writer for writer in writers if writer.weights[0].expert is not None}
         most = max((len(writer.weights) for writer in counts.values()), default=0)
         for layer, writer in counts.items():
@@ -171,7 +188,9 @@ class Architecture:
             numbers = {int(found[1]) for name in self._by_layer[layer] if (found := parts.match(name))}
             there = {stored.expert for stored in writer.weights}
             for number in sorted((numbers | set(range(most))) - there):
-                raise CheckpointError(f"the checkpoint lacks '{prefix}.{number}.{rest}'; was the download complete?")
+                raise CheckpointError(
+                    f"the checkpoint lacks '{prefix}.{number}.{rest}'; was the download complete?"
+                )
 
     def _check_shapes(self, writer: Writer) -> None:
         for stored in writer.weights:
@@ -202,8 +221,10 @@ class Architecture:
         """Hold every tensor against what is known of the family.
 
         Raises:
-            ArchitectureError: a tensor that is no known writer or reader; it might write to the stream.
-            CheckpointError: a writer that is missing; transformers would fill it with random numbers.
+            ArchitectureError: a tensor that is no known writer or reader; it might write to the
+                stream.
+            CheckpointError: a writer that is missing; transformers would fill it with random
+                numbers.
         """
         known = {name for writer in self.writers for name in writer.tensors}
         outside = dict(self.aside)
@@ -236,7 +257,11 @@ class Architecture:
         said = []
         inside = (self.family.blocks, *(slot.module for slot in self.family.embeddings))
         root = self.stored(f"{self.family.blocks.rpartition('.')[0]}.")
-        text = (*(self.stored(f"{name}.") for name in inside), self.head, *([root] if root != "model." else []))
+        text = (
+            *(self.stored(f"{name}.") for name in inside),
+            self.head,
+            *([root] if root != "model." else []),
+        )
         heads = f"{self.family.head.rpartition('.')[2]}.weight"
         for layer, names in self._by_layer.items():
             behind = layer is not None and self.n_layers <= layer < self.n_layers + self.extra_layers
@@ -280,18 +305,20 @@ def _is_outside(name: str, head: str, more: tuple[str, ...]) -> bool:
 def resolve(config: Mapping[str, Any], shapes: Shapes | None = None, *, live: bool = False) -> Architecture:
     """The architecture that a config.json describes, with the tensors that its checkpoint has.
 
-    Without `shapes` the writers are not known, only family and sizes; one that config.json leaves to transformers' default
-    (Gemma 3's vocabulary) is 0 then. `live`: they are the parameters of a model, under the
-    names that transformers gives them.
+    Without `shapes` the writers are not known, only family and sizes; one that config.json leaves
+    to transformers' default (Gemma 3's vocabulary) is 0 then. `live`: they are the parameters of a
+    model, under the names that transformers gives them.
 
     Raises:
-        ArchitectureError: its model_type is not known or cannot be edited exactly, or a size is missing or no positive
-            integer.
+        ArchitectureError: its model_type is not known or cannot be edited exactly, or a size is
+            missing or no positive integer.
     """
     model_type = config.get("model_type")
     family = FAMILIES.get(model_type) if isinstance(model_type, str) else None
     if isinstance(model_type, str) and model_type in REFUSED:
-        raise ArchitectureError(f"a model of type '{model_type}' cannot be edited exactly: {REFUSED[model_type]}")
+        raise ArchitectureError(
+            f"a model of type '{model_type}' cannot be edited exactly: {REFUSED[model_type]}"
+        )
     if family is None:
         raise ArchitectureError(
             f"model type {str(model_type)!r:.80} is not known, so its residual writers are not either; known: {', '.join(sorted(FAMILIES))}"
@@ -323,7 +350,10 @@ def resolve(config: Mapping[str, Any], shapes: Shapes | None = None, *, live: bo
         n_layers=sizes.n_layers,
         vocab=sizes.vocab,
         tied=_tied(
-            config, text, family, None if live or not shapes else renamed(f"{family.head}.weight", layout) in shapes
+            config,
+            text,
+            family,
+            None if live or not shapes else renamed(f"{family.head}.weight", layout) in shapes,
         ),
         shapes=shapes or {},
         layout=layout,
@@ -332,10 +362,11 @@ def resolve(config: Mapping[str, Any], shapes: Shapes | None = None, *, live: bo
 
 
 def _tied(config: Mapping[str, Any], text: Mapping[str, Any], family: Family, stored: bool | None) -> bool:
-    """Whether the head's weight is the embedding's, as transformers loads it; `stored`: the checkpoint holds a head.
+    """Whether the head's weight is the embedding's, as transformers loads it; `stored`: the
+    checkpoint holds a head.
 
-    Of a multimodal configuration only the top counts, and what it leaves out has a default for each type. A head that is not stored
-    is tied by any of them, and one that is and differs is not.
+    Of a multimodal configuration only the top counts, and what it leaves out has a default for each
+    type. A head that is not stored is tied by any of them, and one that is and differs is not.
     """
     said = config.get("tie_word_embeddings")
     inner = said if said is not None else text.get("tie_word_embeddings")
@@ -356,7 +387,8 @@ class _Sizes:
     def layout(self) -> tuple[tuple[str, str], ...]:
         live = self.family.embeddings[0].live_weight
         return next(
-            (layout for layout in self.family.layouts if renamed(live, layout) in self.shapes), self.family.layouts[0]
+            (layout for layout in self.family.layouts if renamed(live, layout) in self.shapes),
+            self.family.layouts[0],
         )
 
     @property
@@ -384,7 +416,9 @@ class _Sizes:
             return 0
         value = counted if name is None else self.text[name]
         if type(value) is not int or not 0 < value < LIMIT:
-            raise ArchitectureError(f"config.json says {name or own} = {value!r:.80}; a positive integer is needed")
+            raise ArchitectureError(
+                f"config.json says {name or own} = {value!r:.80}; a positive integer is needed"
+            )
         return value
 
 

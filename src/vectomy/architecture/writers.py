@@ -1,4 +1,6 @@
-"""Residual writers of one model: a family's slots, filled with the tensors that the model really has."""
+"""Residual writers of one model: a family's slots, filled with the tensors that the model really
+has.
+"""
 
 from __future__ import annotations
 
@@ -41,10 +43,12 @@ class PostNorm:
 
 @dataclass(frozen=True)
 class Writer:
-    """A module whose output is added to the residual stream (or starts it), with the names of its tensors.
+    """A module whose output is added to the residual stream (or starts it), with the names of its
+    tensors.
 
-    `weight` and `bias` are the live parameters; `weights` and `biases` are what a checkpoint holds, several where
-    experts are stored one by one. In an architecture that was read off a live model the two are the same.
+    `weight` and `bias` are the live parameters; `weights` and `biases` are what a checkpoint holds,
+    several where experts are stored one by one. In an architecture that was read off a live model
+    the two are the same.
     """
 
     component: Component
@@ -60,7 +64,9 @@ class Writer:
     @property
     def fused(self) -> bool:
         """All experts in one parameter with an axis for them."""
-        return self.slot.component == "experts" and "{expert}" in "".join(name for name, _ in self.slot.stored)
+        return self.slot.component == "experts" and "{expert}" in "".join(
+            name for name, _ in self.slot.stored
+        )
 
     @property
     def tensors(self) -> tuple[str, ...]:
@@ -77,7 +83,9 @@ def writers_of(
     names: Collection[str],
     own: Collection[str],
 ) -> list[Writer]:
-    """The writers of one block (`own` are its stored tensors, whole names), or of what comes before the blocks."""
+    """The writers of one block (`own` are its stored tensors, whole names), or of what comes before
+    the blocks.
+    """
     slots = family.embeddings if layer is None else family.slots
     found = (_writer(slot, layout, layer, prefix, names, own) for slot in slots)
     return [writer for writer in found if writer is not None]
@@ -119,15 +127,24 @@ def _writer(
         if not norm.optional or passed.weight in names:
             norms.append(passed)
     return Writer(
-        slot.component, layer, slot, prefix + slot.module, prefix + slot.live_weight, prefix + slot.live_bias if biases else None,
-        weights, biases, tuple(norms),
-    )  # fmt: skip
+        slot.component,
+        layer,
+        slot,
+        prefix + slot.module,
+        prefix + slot.live_weight,
+        prefix + slot.live_bias if biases else None,
+        weights,
+        biases,
+        tuple(norms),
+    )
 
 
 def _found(
     stored: object, patterns: Collection[tuple[str, int]], names: Collection[str], own: Collection[str]
 ) -> tuple[TensorRef, ...]:
-    """The tensors of the first name that the checkpoint has; an {expert} in it stands for as many as there are."""
+    """The tensors of the first name that the checkpoint has; an {expert} in it stands for as many
+    as there are.
+    """
     for pattern, axis in patterns:
         name = stored(pattern)  # type: ignore[operator]
         if "{expert}" not in name:

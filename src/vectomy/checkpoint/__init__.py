@@ -1,5 +1,6 @@
-"""Model folders as they lie on disk: index.py checks and lists one, reader.py reads tensors, writer.py rewrites some,
-shard by shard (shard.py), as change.py lets a caller say."""
+"""Model folders as they lie on disk: index.py checks and lists one, reader.py reads tensors,
+writer.py rewrites some, shard by shard (shard.py), as change.py lets a caller say.
+"""
 
 from vectomy.checkpoint.change import Added, Change
 from vectomy.checkpoint.folder_architecture import architecture_in

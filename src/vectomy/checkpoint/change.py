@@ -1,4 +1,6 @@
-"""What is to happen to a checkpoint's tensors: groups that change together, and tensors that the source lacks."""
+"""What is to happen to a checkpoint's tensors: groups that change together, and tensors that the
+source lacks.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +20,17 @@ Make = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
 
 @dataclass(frozen=True)
 class Change:
-    """Tensors whose new values are made together: one weight may be stored in several (fp8 values and their scales).
+    """Tensors whose new values are made together: one weight may be stored in several (fp8 values
+    and their scales).
 
-    `make` gets what the source holds of `tensors` and `reads`, in the stored dtypes, and returns the new values of
-    `tensors`, in the same dtypes and shapes. What it gets is its own to overwrite. It gives the same for the same, for
-    it is called once for each shard that the group lies in.
+    `make` gets what the source holds of `tensors` and `reads`, in the stored dtypes, and returns
+    the new values of `tensors`, in the same dtypes and shapes. What it gets is its own to
+    overwrite. It gives the same for the same, for it is called once for each shard that the group
+    lies in.
 
-    With `rows` it is called on consecutive blocks of rows (axis 0, which all the tensors share), so that a tensor may
-    be larger than memory; what it returns for a row must not depend on the other rows.
+    With `rows` it is called on consecutive blocks of rows (axis 0, which all the tensors share), so
+    that a tensor may be larger than memory; what it returns for a row must not depend on the other
+    rows.
     """
 
     tensors: tuple[str, ...]
@@ -41,7 +46,9 @@ class Change:
 
 @dataclass(frozen=True)
 class Added:
-    """A tensor that the source lacks. Its bytes are those of `copy_of`; without that, a Change makes it."""
+    """A tensor that the source lacks. Its bytes are those of `copy_of`; without that, a Change
+    makes it.
+    """
 
     shard: str
     dtype: str
@@ -59,21 +66,30 @@ class Added:
         return math.prod(self.shape) * DTYPE_BITS[self.dtype] // 8
 
 
-def by_tensor(checkpoint: Checkpoint, changes: Sequence[Change], added: Mapping[str, Added]) -> dict[str, Change]:
+def by_tensor(
+    checkpoint: Checkpoint, changes: Sequence[Change], added: Mapping[str, Added]
+) -> dict[str, Change]:
     """The change that makes each tensor.
 
     Raises:
         CheckpointError: a tensor that is not there, or one to be added that is.
-        ValueError: the changes contradict each other (a mistake of the caller's, not of the input's).
+        ValueError: the changes contradict each other (a mistake of the caller's, not of the
+            input's).
     """
     shards = {shard.name for shard in checkpoint.shards}
     for name, new in added.items():
         if name in checkpoint.tensors:
-            raise CheckpointError(f"tensor '{name}' is to be added to {checkpoint.path}, which has one of that name")
+            raise CheckpointError(
+                f"tensor '{name}' is to be added to {checkpoint.path}, which has one of that name"
+            )
         if new.shard not in shards:
-            raise ValueError(f"'{name}' is to be added to '{new.shard}', which is no shard of {checkpoint.path}")
+            raise ValueError(
+                f"'{name}' is to be added to '{new.shard}', which is no shard of {checkpoint.path}"
+            )
         if new.copy_of is not None and new.copy_of not in checkpoint.tensors:
-            raise CheckpointError(f"tensor '{new.copy_of}' is not in {checkpoint.path}, so '{name}' cannot copy it")
+            raise CheckpointError(
+                f"tensor '{new.copy_of}' is not in {checkpoint.path}, so '{name}' cannot copy it"
+            )
     made: dict[str, Change] = {}
     for change in changes:
         for name in (*change.tensors, *change.reads):
@@ -83,7 +99,10 @@ def by_tensor(checkpoint: Checkpoint, changes: Sequence[Change], added: Mapping[
             if name in made:
                 raise ValueError(f"two changes make the tensor '{name}'")
             made[name] = change
-        rows = {(added.get(name) or checkpoint.tensors[name]).shape[:1] for name in (*change.tensors, *change.reads)}
+        rows = {
+            (added.get(name) or checkpoint.tensors[name]).shape[:1]
+            for name in (*change.tensors, *change.reads)
+        }
         if change.rows and (len(rows) != 1 or () in rows):
             raise ValueError(f"{change.tensors} are to change row by row, but do not share their rows")
     for name, new in added.items():

@@ -1,4 +1,6 @@
-"""The architecture of a model folder: config.json and the names and shapes of its weights, quantised ones decoded in thought."""
+"""The architecture of a model folder: config.json and the names and shapes of its weights,
+quantised ones decoded in thought.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,8 @@ def architecture_in(checkpoint: Checkpoint) -> Architecture:
     """Headers only; no weight is read.
 
     Raises:
-        ArchitectureError: a model type or a way of quantisation that is not known or cannot be edited.
+        ArchitectureError: a model type or a way of quantisation that is not known or cannot be
+            edited.
     """
     check_supported(checkpoint.config)
     return resolve(checkpoint.config, _shapes(checkpoint))
@@ -28,7 +31,8 @@ def _shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
         if whole is None:
             shapes[name] = entry.shape
         elif name == f"{whole}_blocks" and len(entry.shape) == 4:
-            # [expert, d_out, group, 16 bytes of two values each]; transformers transposes what it decodes.
+            # [expert, d_out, group, 16 bytes of two values each]; transformers transposes what it
+            # decodes.
             experts, out, groups, half = entry.shape
             shapes[whole] = (experts, groups * half * 2, out)
     return shapes

@@ -1,7 +1,9 @@
-"""Open a model folder: check that it is whole and safe, and list its tensors. Reads headers, never weights.
+"""Open a model folder: check that it is whole and safe, and list its tensors. Reads headers, never
+weights.
 
-The safetensors layout (https://huggingface.co/docs/safetensors): 8 bytes of little-endian header length, a JSON header
-{name: {dtype, shape, data_offsets}}, then the data. The header is parsed here because an edit keeps every other byte.
+The safetensors layout (https://huggingface.co/docs/safetensors): 8 bytes of little-endian header
+length, a JSON header {name: {dtype, shape, data_offsets}}, then the data. The header is parsed here
+because an edit keeps every other byte.
 """
 
 from __future__ import annotations
@@ -22,25 +24,56 @@ __all__ = ["INDEX", "RECORDS", "Checkpoint", "Shard", "TensorEntry", "read_shard
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
-# A folder beside the weights for what vectomy recorded of them (record.py): no part of the model, and not true of a copy that is edited.
+# A folder beside the weights for what vectomy recorded of them (record.py): no part of the model,
+# and not true of a copy that is edited.
 RECORDS = "vectomy"
 # The library's own bound on a header (100 MB).
 HEADER_LIMIT = 100_000_000
 # Of a tensor's or a file's name: messages and new headers repeat it.
 NAME_LIMIT = 500
-WEIGHT_SUFFIXES = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".onnx", ".h5", ".msgpack", ".npz"}
+WEIGHT_SUFFIXES = {
+    ".safetensors",
+    ".bin",
+    ".pt",
+    ".pth",
+    ".ckpt",
+    ".gguf",
+    ".onnx",
+    ".h5",
+    ".msgpack",
+    ".npz",
+}
 # As many as torch can hold.
 AXES = 64
 DTYPE_BITS = {
-    "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
-    "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64,
+    "BOOL": 8,
+    "U8": 8,
+    "I8": 8,
+    "F8_E4M3": 8,
+    "F8_E5M2": 8,
+    "F8_E8M0": 8,
+    "F4": 4,
+    "F6_E2M3": 6,
+    "F6_E3M2": 6,
+    "I16": 16,
+    "U16": 16,
+    "F16": 16,
+    "BF16": 16,
+    "I32": 32,
+    "U32": 32,
+    "F32": 32,
+    "I64": 64,
+    "U64": 64,
+    "F64": 64,
     "C64": 64,
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """Where one tensor lies: bytes start to end of the shard file, counted from the file's beginning."""
+    """Where one tensor lies: bytes start to end of the shard file, counted from the file's
+    beginning.
+    """
 
     name: str
     shard: str
@@ -68,9 +101,10 @@ class Shard:
 class Checkpoint:
     """A checked model folder.
 
-    `tensors` maps names to places; `index` is the parsed index file, or None when there is one file; `sidecars` are
-    all other files (tokenizer, templates, code, image processors), by relative path, `other_weights` the same weights
-    in other formats, which an edited copy must not carry along.
+    `tensors` maps names to places; `index` is the parsed index file, or None when there is one
+    file; `sidecars` are all other files (tokenizer, templates, code, image processors), by relative
+    path, `other_weights` the same weights in other formats, which an edited copy must not carry
+    along.
     """
 
     path: Path
@@ -90,8 +124,8 @@ class Checkpoint:
         """Check a folder and list it.
 
         Raises:
-            CheckpointError: no folder, no config.json or no weights; a shard that is missing, truncated or
-                overlapping; an index that disagrees with its shards.
+            CheckpointError: no folder, no config.json or no weights; a shard that is missing,
+                truncated or overlapping; an index that disagrees with its shards.
             UnsafeCheckpointError: pickle weights only, or an index that points outside the folder.
         """
         path = Path(path)
@@ -119,10 +153,14 @@ class Checkpoint:
         others = sorted(
             f.as_posix()
             for f in files
-            if not any(p.startswith(".") for p in f.parts) and f.parts[0] != RECORDS and f.as_posix() not in own
+            if not any(p.startswith(".") for p in f.parts)
+            and f.parts[0] != RECORDS
+            and f.as_posix() not in own
         )
         weights = tuple(name for name in others if PurePosixPath(name).suffix in WEIGHT_SUFFIXES)
-        return cls(path, config, shards, index, tuple(n for n in others if n not in weights), weights, tensors)
+        return cls(
+            path, config, shards, index, tuple(n for n in others if n not in weights), weights, tensors
+        )
 
 
 def _shard_names(path: Path) -> tuple[dict[str, Any] | None, list[str]]:
@@ -147,8 +185,12 @@ def _shard_names(path: Path) -> tuple[dict[str, Any] | None, list[str]]:
     if len(strays) == 1:
         return None, strays
     if strays:
-        raise CheckpointError(f"{path} has {len(strays)} .safetensors files but no {INDEX}; download the index too")
-    pickles = sorted(file.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for file in path.glob(pattern))
+        raise CheckpointError(
+            f"{path} has {len(strays)} .safetensors files but no {INDEX}; download the index too"
+        )
+    pickles = sorted(
+        file.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for file in path.glob(pattern)
+    )
     if pickles:
         raise UnsafeCheckpointError(
             f"{path} holds pickle weights only ({pickles[0]}), which can run code when they are read; convert them to "
@@ -158,12 +200,16 @@ def _shard_names(path: Path) -> tuple[dict[str, Any] | None, list[str]]:
 
 
 def _is_name(text: str) -> bool:
-    """Whether a message can repeat it and a file can hold it: no control characters, no half of a character."""
+    """Whether a message can repeat it and a file can hold it: no control characters, no half of a
+    character.
+    """
     return 0 < len(text) <= NAME_LIMIT and text.isprintable()
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object without a key twice, of which readers take the first or the last as they please."""
+    """A JSON object without a key twice, of which readers take the first or the last as they
+    please.
+    """
     found = dict(pairs)
     if len(found) < len(pairs):
         last = {key: place for place, (key, _) in enumerate(pairs)}
@@ -173,7 +219,9 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _check_regular(path: Path, limit: int | None = None) -> None:
-    """Raises OSError for a pipe or a device, which may never end, and for a file larger than `limit`."""
+    """Raises OSError for a pipe or a device, which may never end, and for a file larger than
+    `limit`.
+    """
     if path.exists() and not path.is_file():
         raise OSError(errno.EINVAL, "it is no file")
     if limit is not None and path.stat().st_size > limit:
@@ -215,13 +263,19 @@ def read_shard(folder: Path, name: str) -> Shard:
                 )
             header = file.read(length)
     except (FileNotFoundError, UnicodeEncodeError):
-        raise CheckpointError(f"shard {path!s:.300} is missing though the index names it; download it again") from None
+        raise CheckpointError(
+            f"shard {path!s:.300} is missing though the index names it; download it again"
+        ) from None
     except OSError as error:
-        raise CheckpointError(f"shard {path!s:.300} cannot be read ({error.strerror}); download it again") from None
+        raise CheckpointError(
+            f"shard {path!s:.300} cannot be read ({error.strerror}); download it again"
+        ) from None
     try:
         listing = json.loads(header, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"the header of shard {path} does not parse ({error}); download it again") from None
+        raise CheckpointError(
+            f"the header of shard {path} does not parse ({error}); download it again"
+        ) from None
     if not isinstance(listing, dict):
         raise CheckpointError(f"the header of shard {path} is no object; download it again")
     metadata = listing.pop("__metadata__", {})
@@ -275,7 +329,9 @@ def _entry(path: Path, tensor: str, row: Any, data_start: int) -> TensorEntry:
         raise CheckpointError(
             f"tensor '{tensor}' of shard {path} has {end - start} bytes, which is not {row['dtype']} of shape {row['shape']!s:.200}"
         )
-    return TensorEntry(tensor, path.name, row["dtype"], tuple(row["shape"]), data_start + start, data_start + end)
+    return TensorEntry(
+        tensor, path.name, row["dtype"], tuple(row["shape"]), data_start + start, data_start + end
+    )
 
 
 def _check_weight_map(path: Path, weight_map: dict[str, str], tensors: dict[str, TensorEntry]) -> None:

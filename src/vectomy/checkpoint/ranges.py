@@ -13,7 +13,8 @@ __all__ = ["Range", "copy_range", "joined", "same_range", "write_all"]
 
 # How much is copied or compared at a time: between two pieces a copy can be stopped.
 PIECE = 1 << 24
-# What copy_file_range says where it does not work (across file systems on old kernels, odd file systems, sandboxes).
+# What copy_file_range says where it does not work (across file systems on old kernels, odd file
+# systems, sandboxes).
 NOT_HERE = {errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF}
 
 
@@ -36,7 +37,11 @@ def joined(ranges: Iterable[Range]) -> tuple[Range, ...]:
     found: list[Range] = []
     for new in ranges:
         last = found[-1] if found else None
-        if last and (last.shard, last.start + last.length, last.at + last.length) == (new.shard, new.start, new.at):
+        if last and (last.shard, last.start + last.length, last.at + last.length) == (
+            new.shard,
+            new.start,
+            new.at,
+        ):
             found[-1] = Range(last.shard, last.start, last.at, last.length + new.length)
         elif new.length:
             found.append(new)
@@ -44,7 +49,9 @@ def joined(ranges: Iterable[Range]) -> tuple[Range, ...]:
 
 
 def copy_range(source: int, target: int, piece: Range) -> None:
-    """From one open file to another, without the bytes passing through here if the system can do that."""
+    """From one open file to another, without the bytes passing through here if the system can do
+    that.
+    """
     done = _copy_in_kernel(source, target, piece)
     while done < piece.length:
         block = os.pread(source, min(1 << 20, piece.length - done), piece.start + done)
@@ -61,7 +68,9 @@ def _copy_in_kernel(source: int, target: int, piece: Range) -> int:
     done = 0
     while hasattr(os, "copy_file_range") and done < piece.length:
         try:
-            count = os.copy_file_range(source, target, piece.length - done, piece.start + done, piece.at + done)
+            count = os.copy_file_range(
+                source, target, piece.length - done, piece.start + done, piece.at + done
+            )
         except OSError as error:
             if error.errno not in NOT_HERE:
                 raise

@@ -26,12 +26,23 @@ __all__ = [
 ]
 
 TORCH_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-# What torch can hold as it is stored; sub-byte formats of the safetensors list (F4, F6) have no dtype of that shape.
+# What torch can hold as it is stored; sub-byte formats of the safetensors list (F4, F6) have no
+# dtype of that shape.
 STORED_DTYPES = TORCH_DTYPES | {
-    "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "U16": torch.uint16, "I16": torch.int16,
-    "U32": torch.uint32, "I32": torch.int32, "U64": torch.uint64, "I64": torch.int64, "C64": torch.complex64,
-    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "F8_E8M0": torch.float8_e8m0fnu,
-}  # fmt: skip
+    "BOOL": torch.bool,
+    "U8": torch.uint8,
+    "I8": torch.int8,
+    "U16": torch.uint16,
+    "I16": torch.int16,
+    "U32": torch.uint32,
+    "I32": torch.int32,
+    "U64": torch.uint64,
+    "I64": torch.int64,
+    "C64": torch.complex64,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "F8_E8M0": torch.float8_e8m0fnu,
+}
 # How much of each tensor the fingerprint reads, at its start, its middle and its end.
 SAMPLE = 4096
 # How much of a tensor is in memory while it is hashed.
@@ -42,7 +53,8 @@ def read_tensor(checkpoint: Checkpoint, name: str) -> Tensor:
     """One tensor, in its own dtype.
 
     Raises:
-        CheckpointError: no such tensor, or a dtype that cannot be edited (packed or quantised weights).
+        CheckpointError: no such tensor, or a dtype that cannot be edited (packed or quantised
+            weights).
     """
     entry = checkpoint.tensors.get(name)
     if entry is None:
@@ -57,7 +69,8 @@ def read_tensor(checkpoint: Checkpoint, name: str) -> Tensor:
 def read_stored(
     checkpoint: Checkpoint, name: str, first: int = 0, last: int | None = None, into: Tensor | None = None
 ) -> Tensor:
-    """One tensor as it is stored, packed or quantised ones too; with `first` and `last` those rows alone (axis 0).
+    """One tensor as it is stored, packed or quantised ones too; with `first` and `last` those rows
+    alone (axis 0).
 
     `into` is memory of the very length (bytes) to read to; the tensor is a view of it.
 
@@ -103,10 +116,11 @@ def _bytes(checkpoint: Checkpoint, entry: TensorEntry, start: int, end: int) -> 
 
 
 def fingerprint(checkpoint: Checkpoint) -> str:
-    """Which base model this is: a sha256 over every tensor's name, dtype and shape and three samples of its bytes.
+    """Which base model this is: a sha256 over every tensor's name, dtype and shape and three
+    samples of its bytes.
 
-    It costs kilobytes a tensor rather than the whole model, changes with any fine-tune, and does not depend on how
-    the tensors are split into files.
+    It costs kilobytes a tensor rather than the whole model, changes with any fine-tune, and does
+    not depend on how the tensors are split into files.
     """
     digest = hashlib.sha256()
     for name in sorted(checkpoint.tensors):
@@ -114,14 +128,20 @@ def fingerprint(checkpoint: Checkpoint) -> str:
         digest.update(canonical_json([name, entry.dtype, list(entry.shape)]).encode())
         length = entry.end - entry.start
         for at in sorted({0, max(0, length // 2 - SAMPLE // 2), max(0, length - SAMPLE)}):
-            digest.update(_bytes(checkpoint, entry, entry.start + at, min(entry.start + at + SAMPLE, entry.end)))
+            digest.update(
+                _bytes(checkpoint, entry, entry.start + at, min(entry.start + at + SAMPLE, entry.end))
+            )
     return digest.hexdigest()
 
 
 def tensor_hashes(checkpoint: Checkpoint, progress: Progress = silent) -> dict[str, str]:
-    """sha256 of every tensor's bytes as they are stored, by name; reads all weights once, in file order."""
+    """sha256 of every tensor's bytes as they are stored, by name; reads all weights once, in file
+    order.
+    """
     found: dict[str, str] = {}
-    with progress("hashing", sum(entry.end - entry.start for entry in checkpoint.tensors.values()), "bytes") as update:
+    with progress(
+        "hashing", sum(entry.end - entry.start for entry in checkpoint.tensors.values()), "bytes"
+    ) as update:
         for shard in checkpoint.shards:
             with (checkpoint.path / shard.name).open("rb") as file:
                 for entry in shard.tensors:
@@ -145,5 +165,9 @@ def _sha256(file: BinaryIO, entry: TensorEntry, update: Callable[[int], None]) -
 
 
 def sidecar_digest(checkpoint: Checkpoint) -> str:
-    """A hash over config.json and the files beside the weights (tokenizer, template, generation settings)."""
-    return hash_of({name: sha256_file(checkpoint.path / name) for name in ("config.json", *checkpoint.sidecars)})
+    """A hash over config.json and the files beside the weights (tokenizer, template, generation
+    settings).
+    """
+    return hash_of(
+        {name: sha256_file(checkpoint.path / name) for name in ("config.json", *checkpoint.sidecars)}
+    )

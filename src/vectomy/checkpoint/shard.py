@@ -1,7 +1,7 @@
 """Write one shard: changed tensors from their makers, every other byte as it was.
 
-Untouched ranges are copied by the kernel in a second thread while this one makes the changed tensors: both mostly wait
-for memory or run outside of Python's lock.
+Untouched ranges are copied by the kernel in a second thread while this one makes the changed
+tensors: both mostly wait for memory or run outside of Python's lock.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ ROWS_BLOCK = 1 << 25
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """A shard as it is to be: its header with the length in front, which ranges are copied into it, and which tensors are made."""
+    """A shard as it is to be: its header with the length in front, which ranges are copied into it,
+    and which tensors are made.
+    """
 
     shard: Shard
     header: bytes
@@ -66,15 +68,17 @@ def plan_shard(
 def _layout(shard: Shard, added: Mapping[str, Added]) -> tuple[bytes, list[TensorEntry]]:
     """The new header and the tensors in file order. Without additions both are the old ones.
 
-    A new tensor stands behind the last one whose elements are at least as wide as its own: there it is aligned, and
-    what it moves stays so (readers ask for it, and the format allows no padding).
+    A new tensor stands behind the last one whose elements are at least as wide as its own: there it
+    is aligned, and what it moves stays so (readers ask for it, and the format allows no padding).
     """
     entries = list(shard.tensors)
     if not added:
         return shard.header, entries
     for name, new in added.items():
         wide = [at for at, entry in enumerate(entries) if DTYPE_BITS[entry.dtype] >= DTYPE_BITS[new.dtype]]
-        entries.insert(max(wide, default=-1) + 1, TensorEntry(name, shard.name, new.dtype, new.shape, 0, new.bytes))
+        entries.insert(
+            max(wide, default=-1) + 1, TensorEntry(name, shard.name, new.dtype, new.shape, 0, new.bytes)
+        )
     listing = {}
     metadata = json.loads(shard.header).get("__metadata__")
     if metadata is not None:
@@ -83,7 +87,11 @@ def _layout(shard: Shard, added: Mapping[str, Added]) -> tuple[bytes, list[Tenso
     for entry in entries:
         placed.append(replace(entry, start=at, end=at + entry.end - entry.start))
         at = placed[-1].end
-        listing[entry.name] = {"dtype": entry.dtype, "shape": entry.shape, "data_offsets": [placed[-1].start, at]}
+        listing[entry.name] = {
+            "dtype": entry.dtype,
+            "shape": entry.shape,
+            "data_offsets": [placed[-1].start, at],
+        }
     text = json.dumps(listing, separators=(",", ":")).encode()
     header = text + b" " * (-len(text) % 8)
     return header, [replace(e, start=8 + len(header) + e.start, end=8 + len(header) + e.end) for e in placed]
@@ -97,7 +105,9 @@ def write_shard(
     added: Mapping[str, Added],
     advance: Callable[[int], None],
 ) -> int:
-    """Write the new version of a shard to `path`; returns the CRC-32 of all that was not copied, for `shard_holds`."""
+    """Write the new version of a shard to `path`; returns the CRC-32 of all that was not copied,
+    for `shard_holds`.
+    """
     stop, copied = Event(), SimpleQueue[int]()
     target = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | getattr(os, "O_CLOEXEC", 0), 0o666)
     try:
@@ -126,7 +136,9 @@ def write_shard(
     return crc
 
 
-def _copy_all(folder: Path, ranges: tuple[Range, ...], target: int, stop: Event, copied: Callable[[int], None]) -> None:
+def _copy_all(
+    folder: Path, ranges: tuple[Range, ...], target: int, stop: Event, copied: Callable[[int], None]
+) -> None:
     for range_ in ranges:
         with (folder / range_.shard).open("rb") as source:
             for piece in range_.pieces():
@@ -145,11 +157,14 @@ def _drain(copied: SimpleQueue[int], advance: Callable[[int], None]) -> None:
 def _blocks(
     checkpoint: Checkpoint, plan: ShardPlan, changes: Mapping[str, Change], added: Mapping[str, Added]
 ) -> Iterator[tuple[int, memoryview]]:
-    """The bytes of the made tensors, each block with its place; a block is good until the next one is asked for."""
+    """The bytes of the made tensors, each block with its place; a block is good until the next one
+    is asked for.
+    """
     here = {entry.name for entry in plan.made}
     # Values of a group's tensors that stand further behind in this shard.
     held: dict[str, Tensor] = {}
-    # New memory for every tensor would cost more than the sums do: the system has to clear each page first.
+    # New memory for every tensor would cost more than the sums do: the system has to clear each
+    # page first.
     memory = _Memory()
     for entry in plan.made:
         change = changes[entry.name]
@@ -194,10 +209,14 @@ def _read(
         whole = entry.end - entry.start
         sizes[name] = whole if last is None else whole // entry.shape[0] * (last - first)
     memory.reset(sum(size + -size % 64 for size in sizes.values()))
-    return {name: read_stored(checkpoint, name, first, last, memory.take(size)) for name, size in sizes.items()}
+    return {
+        name: read_stored(checkpoint, name, first, last, memory.take(size)) for name, size in sizes.items()
+    }
 
 
-def _make(checkpoint: Checkpoint, change: Change, added: Mapping[str, Added], memory: _Memory) -> Mapping[str, Tensor]:
+def _make(
+    checkpoint: Checkpoint, change: Change, added: Mapping[str, Added], memory: _Memory
+) -> Mapping[str, Tensor]:
     made = change.make(_read(checkpoint, change, memory))
     for name in change.tensors:
         place = added.get(name) or checkpoint.tensors[name]
@@ -205,7 +224,9 @@ def _make(checkpoint: Checkpoint, change: Change, added: Mapping[str, Added], me
     return made
 
 
-def _row_blocks(checkpoint: Checkpoint, change: Change, entry: TensorEntry, memory: _Memory) -> Iterator[Tensor]:
+def _row_blocks(
+    checkpoint: Checkpoint, change: Change, entry: TensorEntry, memory: _Memory
+) -> Iterator[Tensor]:
     total = entry.shape[0]
     inputs = max(1, sum(name in checkpoint.tensors for name in (*change.tensors, *change.reads)))
     width = max(1, math.prod(entry.shape[1:]) * DTYPE_BITS[entry.dtype] // 8)
@@ -223,7 +244,9 @@ def _check_made(name: str, made: Mapping[str, Tensor], dtype: torch.dtype, shape
         raise ValueError(f"the change of '{name}' did not make it")
     if made[name].dtype != dtype or tuple(made[name].shape) != shape:
         was, new = f"{dtype} {list(shape)}", f"{made[name].dtype} {list(made[name].shape)}"
-        raise ValueError(f"the change of '{name}' turned {was} into {new}; a checkpoint keeps dtypes and shapes")
+        raise ValueError(
+            f"the change of '{name}' turned {was} into {new}; a checkpoint keeps dtypes and shapes"
+        )
 
 
 def _as_bytes(tensor: Tensor) -> memoryview:
@@ -232,8 +255,10 @@ def _as_bytes(tensor: Tensor) -> memoryview:
 
 
 def shard_holds(checkpoint: Checkpoint, plan: ShardPlan, path: Path, crc: int) -> bool:
-    """Whether `path` is what `write_shard` wrote for this plan: the copied ranges against the source, the rest by its
-    checksum (it guards against damage; who could forge it could write anything here)."""
+    """Whether `path` is what `write_shard` wrote for this plan: the copied ranges against the
+    source, the rest by its checksum (it guards against damage; who could forge it could write
+    anything here).
+    """
     found = 0
     with path.open("rb") as file:
         if os.fstat(file.fileno()).st_size != plan.size:

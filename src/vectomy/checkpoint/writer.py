@@ -1,7 +1,8 @@
 """Rewrite some tensors of a checkpoint, shard by shard; every other byte stays as it was.
 
-The new folder is built beside its final place and renamed when it is whole. A shard that is finished there is held
-against its checksum and the source, and not written again, so a killed rewrite goes on where it stopped.
+The new folder is built beside its final place and renamed when it is whole. A shard that is
+finished there is held against its checksum and the source, and not written again, so a killed
+rewrite goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -46,12 +47,15 @@ def rewrite(
     """Write `checkpoint` to the new folder `out` with some tensors changed.
 
     Args:
-        changes: groups of tensors and what makes their new values; one group at a time is in memory.
-        added: by name, tensors that the source lacks, each a copy or made by a change that names it.
+        changes: groups of tensors and what makes their new values; one group at a time is in
+            memory.
+        added: by name, tensors that the source lacks, each a copy or made by a change that names
+            it.
         config: keys of config.json to set.
         omit: sidecar files that the new folder does not get.
-        link_untouched: shards without a change are hard links to the source's instead of copies. That saves their space,
-            and whoever writes into one of the two later (vectomy never does: it replaces files) changes both.
+        link_untouched: shards without a change are hard links to the source's instead of copies.
+            That saves their space, and whoever writes into one of the two later (vectomy never
+            does: it replaces files) changes both.
         purpose: identifies the change; a rewrite cut off with another purpose is started over.
 
     Returns:
@@ -73,13 +77,22 @@ def rewrite(
         raise ArtifactError(f"the output folder {out} exists and is not empty; choose another or delete it")
     beside = out.with_name(f".{out.name}.baking")
     plans = [plan_shard(checkpoint, shard, made, added) for shard in checkpoint.shards]
-    asked = [sorted(made), {name: vars(new) for name, new in added.items()}, config, sorted(omit), link_untouched]
+    asked = [
+        sorted(made),
+        {name: vars(new) for name, new in added.items()},
+        config,
+        sorted(omit),
+        link_untouched,
+    ]
     identity = hash_of([purpose, asked, _identity(checkpoint)])
     with disk_full_named(beside), _held(beside, identity), _one_thread():
         journal = Journal(beside / _JOURNAL, identity)
         finished = {plan.shard.name for plan in plans if _is_finished(checkpoint, plan, beside, journal)}
         _check_space(checkpoint, [plan for plan in plans if plan.shard.name not in finished], beside)
-        with progress("baking", sum(plan.size for plan in plans), "bytes") as update, ThreadPoolExecutor(1) as second:
+        with (
+            progress("baking", sum(plan.size for plan in plans), "bytes") as update,
+            ThreadPoolExecutor(1) as second,
+        ):
             finishing: Future[None] | None = None
             for plan in plans:
                 name, target = plan.shard.name, beside / plan.shard.name
@@ -119,7 +132,9 @@ def rewrite(
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Sums are made tile by tile in one core's cache, and another core copies: more threads would wait for each other."""
+    """Sums are made tile by tile in one core's cache, and another core copies: more threads would
+    wait for each other.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -133,7 +148,9 @@ _PURPOSE, _JOURNAL = ".purpose", ".finished"
 
 
 def _identity(checkpoint: Checkpoint) -> list[Any]:
-    """What the source is: its weights by samples, its shards by size, time and header, its other files by content."""
+    """What the source is: its weights by samples, its shards by size, time and header, its other
+    files by content.
+    """
     stats = [(shard, (checkpoint.path / shard.name).stat()) for shard in checkpoint.shards]
     shards = [[shard.name, stat.st_size, stat.st_mtime_ns, zlib.crc32(shard.header)] for shard, stat in stats]
     return [fingerprint(checkpoint), shards, sidecar_digest(checkpoint)]
@@ -141,7 +158,9 @@ def _identity(checkpoint: Checkpoint) -> list[Any]:
 
 @contextmanager
 def _held(beside: Path, identity: str) -> Iterator[None]:
-    """The folder beside, for this process alone, with only what an interrupted rewrite of the same identity finished."""
+    """The folder beside, for this process alone, with only what an interrupted rewrite of the same
+    identity finished.
+    """
     if beside.exists() and not beside.is_dir():
         raise ArtifactError(f"{beside} is a file where the folder in the making goes; delete it")
     beside.mkdir(parents=True, exist_ok=True)
@@ -149,7 +168,9 @@ def _held(beside: Path, identity: str) -> Iterator[None]:
         try:
             fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ArtifactError(f"another process is writing {beside}; wait for it or choose another folder") from None
+            raise ArtifactError(
+                f"another process is writing {beside}; wait for it or choose another folder"
+            ) from None
         mark.seek(0)
         if mark.read() != identity:
             for path in beside.iterdir():
@@ -186,7 +207,9 @@ def _is_linked(checkpoint: Checkpoint, plan: ShardPlan, beside: Path) -> bool:
 def _link_note(checkpoint: Checkpoint, plan: ShardPlan, beside: Path) -> str:
     if _is_linked(checkpoint, plan, beside):
         return f"{plan.shard.name} is a hard link to the source's: a change inside of one file changes both"
-    return f"{plan.shard.name} could not be linked (another file system, or the system forbids it); it is a copy"
+    return (
+        f"{plan.shard.name} could not be linked (another file system, or the system forbids it); it is a copy"
+    )
 
 
 def _finish(partial: Path, target: Path, journal: Journal, crc: int) -> None:

@@ -1,4 +1,6 @@
-"""The command line. Each command imports what it needs when it runs, so that `vectomy --help` answers at once."""
+"""The command line. Each command imports what it needs when it runs, so that `vectomy --help`
+answers at once.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,9 @@ def _options(
         bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
     ] = False,
 ) -> None:
-    """Find the direction behind a behaviour of an open-weight language model and edit it, exactly, in the weights."""
+    """Find the direction behind a behaviour of an open-weight language model and edit it, exactly,
+    in the weights.
+    """
 
 
 run_command.register(app)

@@ -1,4 +1,6 @@
-"""`vectomy chat RUN`: base and edited answers side by side, with a strength that can be turned while talking."""
+"""`vectomy chat RUN`: base and edited answers side by side, with a strength that can be turned
+while talking.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ def _chat(
     strength: Annotated[float, typer.Option(help="Strength to begin with.")] = 1.0,
     tokens: Annotated[int, typer.Option(min=1, help="Greedy tokens per answer.")] = 128,
 ) -> None:
-    """Talk to base and edited model side by side; every line is answered afresh. Reads lines from a pipe too."""
+    """Talk to base and edited model side by side; every line is answered afresh. Reads lines from a
+    pipe too.
+    """
     console = Console()
     talk = _Talk.open(run, console, strength, tokens)
     console.print(HELP, highlight=False)
@@ -71,7 +75,9 @@ class _Talk:
             raise ArtifactError(f"{run} holds no Edit; finish `vectomy run` into that folder first")
         config = parse_config(read_json(run / "config.json"))
         source = demo_folder(bars) if config.model == "demo" else fetch(config.model)
-        chat = load_model(source, device=config.device, dtype=config.dtype, thinking=config.thinking, name=config.model)
+        chat = load_model(
+            source, device=config.device, dtype=config.dtype, thinking=config.thinking, name=config.model
+        )
         edit = Edit.load(run / "edit.safetensors")
         edit.check_base(chat.checkpoint)
         return cls(chat, edit, console, strength, tokens)

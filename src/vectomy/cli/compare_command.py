@@ -1,4 +1,6 @@
-"""`vectomy compare A B`: how one checkpoint differs from another, and the Edit that makes one of the other."""
+"""`vectomy compare A B`: how one checkpoint differs from another, and the Edit that makes one of
+the other.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,8 @@ def _compare(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say which tensors of two checkpoints differ and whether the difference is a directional edit, with its strengths.
+    """Say which tensors of two checkpoints differ and whether the difference is a directional edit,
+    with its strengths.
 
     Exit status 0 whatever the verdict; 1 if --out is given and there is no Edit to write.
     """
@@ -62,7 +65,9 @@ def _print(found: Comparison) -> None:
     if found.writers:
         table = Table(title="what writes to the stream", title_justify="left")
         for column in ("writer", "difference", "rank", "strengths", "norm kept", "along shared", "exact"):
-            table.add_column(column, justify="left" if column in ("writer", "norm kept") else "right", overflow="fold")
+            table.add_column(
+                column, justify="left" if column in ("writer", "norm kept") else "right", overflow="fold"
+            )
         for row in found.writers:
             table.add_row(*_cells(row))
         console.print(table)

@@ -31,7 +31,9 @@ def register(app: typer.Typer) -> None:
 
 
 def source_of(model: str) -> Path:
-    """The folder of a model that is named on the command line; a type that the table lacks is probed."""
+    """The folder of a model that is named on the command line; a type that the table lacks is
+    probed.
+    """
     from vectomy.models import fetch, probe_architecture
     from vectomy.models.demo import demo_folder
 
@@ -45,7 +47,9 @@ def _plan(
     embeddings: Annotated[bool, typer.Option(help="Edit token and position embeddings too.")] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Say which writers an edit would touch, and what memory, disk and time it takes; reads no weights."""
+    """Say which writers an edit would touch, and what memory, disk and time it takes; reads no
+    weights.
+    """
     from vectomy.workflows.plan import plan
 
     found = plan(source_of(model), embeddings=embeddings)
@@ -56,8 +60,17 @@ def _plan(
 
 
 def _print_plan(found: Plan) -> None:
-    table = Table(title=f"{found.model_type}: {found.layers} layers of width {found.d_model}", title_justify="left")
-    for column, justify in (("writer", "left"), ("component", "left"), ("layers", "left"), ("axis", "right"), ("through", "left"), ("parameters", "right")):  # fmt: skip
+    table = Table(
+        title=f"{found.model_type}: {found.layers} layers of width {found.d_model}", title_justify="left"
+    )
+    for column, justify in (
+        ("writer", "left"),
+        ("component", "left"),
+        ("layers", "left"),
+        ("axis", "right"),
+        ("through", "left"),
+        ("parameters", "right"),
+    ):
         table.add_column(column, justify="right" if justify == "right" else "left", overflow="fold")
     groups: dict[tuple[str, ...], list[tuple[int | None, int]]] = {}
     for row in found.writers:
@@ -78,28 +91,36 @@ def _print_plan(found: Plan) -> None:
         f"an edit of all of them changes {found.parameters:,} parameters\n"
         f"bake     {_size(found.memory_bytes)} of memory, {_size(found.disk_bytes)} of disk, some {duration(found.seconds['bake'])}\n"
         f"collect  {_size(found.memory[job])} of memory ({how}), some {duration(found.seconds['collect'])} for 512 prompts of 64 tokens",
-        highlight=False, soft_wrap=True,
-    )  # fmt: skip
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def _verify(
-    checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="The edited model: a folder or a Hub id.")],
+    checkpoint: Annotated[
+        str, typer.Argument(metavar="CHECKPOINT", help="The edited model: a folder or a Hub id.")
+    ],
     edit: Annotated[Path, typer.Option(metavar="EDIT", help="The Edit that it is said to carry.")],
     base: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="The unedited model; with it partial strengths are judged too.")
+        str | None,
+        typer.Option(metavar="MODEL", help="The unedited model; with it partial strengths are judged too."),
     ] = None,
     run: Annotated[bool, typer.Option(help="Run the model and measure its residual stream.")] = True,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     seed: Annotated[int, typer.Option(help="Of the random texts that are run.")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Measure on any checkpoint what an Edit is said to have done to it; exit status 1 if a writer does not carry it."""
+    """Measure on any checkpoint what an Edit is said to have done to it; exit status 1 if a writer
+    does not carry it.
+    """
     from vectomy.edits.edit import Edit
     from vectomy.metrics.verify import verify
 
     loaded = Edit.load(edit / "edit.safetensors" if edit.is_dir() else edit)
     source = None if base is None else source_of(base)
-    receipt = verify(source_of(checkpoint), loaded, base=source, run=run, device=device, seed=seed, progress=bars)
+    receipt = verify(
+        source_of(checkpoint), loaded, base=source, run=run, device=device, seed=seed, progress=bars
+    )
     print_receipt(receipt, as_json)
     if receipt.failures:
         raise typer.Exit(1)
@@ -119,17 +140,26 @@ def print_receipt(receipt: Receipt, as_json: bool) -> None:
         console.print(f"note: {note}", highlight=False, soft_wrap=True, markup=False)
     if receipt.rounding:
         worst = max(receipt.rounding, key=lambda name: receipt.rounding[name])
-        console.print(f"stored again in their own format: {len(receipt.rounding)} weights, error at most {receipt.rounding[worst]:.2g} ('{worst}')", highlight=False, soft_wrap=True)  # fmt: skip
+        console.print(
+            f"stored again in their own format: {len(receipt.rounding)} weights, error at most {receipt.rounding[worst]:.2g} ('{worst}')",
+            highlight=False,
+            soft_wrap=True,
+        )
     if receipt.residue:
         worst = max(receipt.residue, key=lambda name: receipt.residue[name])
-        console.print(f"of what the edit takes away, rounding puts back at most {receipt.residue[worst]:.2g} ('{worst}')", highlight=False, soft_wrap=True)  # fmt: skip
+        console.print(
+            f"of what the edit takes away, rounding puts back at most {receipt.residue[worst]:.2g} ('{worst}')",
+            highlight=False,
+            soft_wrap=True,
+        )
     if receipt.projection is not None:
         at = receipt.projection.index(max(receipt.projection))
         where = "entering the first block" if at == 0 else f"leaving layer {at - 1}"
         console.print(
             f"largest projection of the stream on the directions: {max(receipt.projection):.2g} of its norm, {where} ({receipt.how})",
-            highlight=False, soft_wrap=True,
-        )  # fmt: skip
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def _print_left(console: Console, left: Iterable[tuple[str, str]]) -> None:
@@ -145,7 +175,9 @@ def _print_left(console: Console, left: Iterable[tuple[str, str]]) -> None:
         lines.setdefault((f"{top}.*" if whole else name, reason), []).extend(said)
     for (name, _), said in lines.items():
         many = f" ({len(said)} tensors)" if len(said) > 1 else ""
-        console.print(f"  left {name}{many}: {_one_reason(said)}", highlight=False, soft_wrap=True, markup=False)
+        console.print(
+            f"  left {name}{many}: {_one_reason(said)}", highlight=False, soft_wrap=True, markup=False
+        )
 
 
 NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e-?\d+)?")

@@ -52,18 +52,33 @@ def _direction(
     trust_remote_code: Options.trust_remote_code = None,
     as_json: AsJson = False,
 ) -> None:
-    """Fit one direction on a contrast and write it to a file; works block by block on a model larger than memory."""
+    """Fit one direction on a contrast and write it to a file; works block by block on a model
+    larger than memory.
+    """
     given = {
-        "positive": positive, "negative": negative, "n_fit": n_fit, "behaviour": behaviour, "estimator": estimator, "seed": seed,
-        "device": device, "dtype": dtype, "batch_tokens": batch_tokens, "trust_remote_code": trust_remote_code,
-    }  # fmt: skip
+        "positive": positive,
+        "negative": negative,
+        "n_fit": n_fit,
+        "behaviour": behaviour,
+        "estimator": estimator,
+        "seed": seed,
+        "device": device,
+        "dtype": dtype,
+        "batch_tokens": batch_tokens,
+        "trust_remote_code": trust_remote_code,
+    }
     config = make_config(model, {name: value for name, value in given.items() if value is not None})
     from vectomy.workflows.direction import fit_direction
 
     found = fit_direction(
-        config, out, layer=layer, position=position, stream=stream.value, progress=bars,
+        config,
+        out,
+        layer=layer,
+        position=position,
+        stream=stream.value,
+        progress=bars,
         tell=lambda line: Console(stderr=True).print(line, highlight=False, markup=False, soft_wrap=True),
-    )  # fmt: skip
+    )
     if as_json:
         typer.echo(json.dumps(found, indent=2))
     else:

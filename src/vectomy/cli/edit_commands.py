@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 __all__ = ["register"]
 
-EditFile = Annotated[Path, typer.Argument(metavar="EDIT", help="An Edit file, or a run folder that holds one.")]
+EditFile = Annotated[
+    Path, typer.Argument(metavar="EDIT", help="An Edit file, or a run folder that holds one.")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -56,14 +58,20 @@ def _show(edit: EditFile, as_json: AsJson = False) -> None:
     if as_json:
         typer.echo(
             json.dumps(
-                {"base": vars(loaded.base), "about": loaded.about, "sha256": loaded.sha256, "operations": rows},
+                {
+                    "base": vars(loaded.base),
+                    "about": loaded.about,
+                    "sha256": loaded.sha256,
+                    "operations": rows,
+                },
                 indent=2,
             )
         )
         return
     base = loaded.base
     table = Table(
-        title=f"{loaded.about.get('behaviour', 'an edit')} of {base.name or base.model_type}", title_justify="left"
+        title=f"{loaded.about.get('behaviour', 'an edit')} of {base.name or base.model_type}",
+        title_justify="left",
     )
     for column in ("writer", "directions", "strengths", "norm kept", "addition"):
         table.add_column(column)
@@ -81,8 +89,10 @@ def _show(edit: EditFile, as_json: AsJson = False) -> None:
     console.print(
         f"base    {base.model_type}, {base.n_layers} layers of width {base.d_model}, weights {base.fingerprint[:12]}\n"
         f"about   {json.dumps(loaded.about, ensure_ascii=False)}\nsha256  {loaded.sha256}",
-        highlight=False, markup=False, soft_wrap=True,
-    )  # fmt: skip
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
 
 
 class KeptNorm(StrEnum):
@@ -124,11 +134,21 @@ def _new(
         **gguf_mark(model),
     }
     edit = Edit.ablation(
-        source, rows, strength, norm.value, embeddings, about, name=model if model == "demo" else Path(model).name
+        source,
+        rows,
+        strength,
+        norm.value,
+        embeddings,
+        about,
+        name=model if model == "demo" else Path(model).name,
     )
     edit.save(out)
     if as_json:
-        typer.echo(json.dumps({"edit": str(out), "sha256": edit.sha256, "operations": len(edit.operations)}, indent=2))
+        typer.echo(
+            json.dumps(
+                {"edit": str(out), "sha256": edit.sha256, "operations": len(edit.operations)}, indent=2
+            )
+        )
         return
     typer.echo(
         f"{len(edit.operations)} writers of {edit.base}, strength {strength:g}, norm mode {norm.value}\nwritten to {out}"
@@ -147,11 +167,15 @@ def _apply(
     model: Annotated[
         str,
         typer.Argument(
-            metavar="MODEL", help="The base that the Edit was made for: a folder, a Hub id, `demo`, or a GGUF file."
+            metavar="MODEL",
+            help="The base that the Edit was made for: a folder, a Hub id, `demo`, or a GGUF file.",
         ),
     ],
     out: Annotated[
-        Path, typer.Option(metavar="PATH", help="New folder for a checkpoint or a PEFT adapter, new file for GGUF.")
+        Path,
+        typer.Option(
+            metavar="PATH", help="New folder for a checkpoint or a PEFT adapter, new file for GGUF."
+        ),
     ],
     strength: Annotated[float, typer.Option(help="Times the Edit's own strengths.")] = 1.0,
     form: Annotated[
@@ -166,7 +190,8 @@ def _apply(
     quant: Annotated[
         str | None,
         typer.Option(
-            help="gguf from a folder: f16 (default), bf16, f32, q8_0, q5_1, q5_0, q4_1 or q4_0.", show_default=False
+            help="gguf from a folder: f16 (default), bf16, f32, q8_0, q5_1, q5_0, q4_1 or q4_0.",
+            show_default=False,
         ),
     ] = None,
     base: Annotated[
@@ -182,12 +207,15 @@ def _apply(
     verified: Annotated[
         bool,
         typer.Option(
-            "--verify/--no-verify", help="Run the edited checkpoint and measure its stream; hash what was written."
+            "--verify/--no-verify",
+            help="Run the edited checkpoint and measure its stream; hash what was written.",
         ),
     ] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Write an Edit into a copy of its base, shard by shard, or as an adapter; print the coverage receipt."""
+    """Write an Edit into a copy of its base, shard by shard, or as an adapter; print the coverage
+    receipt.
+    """
     from vectomy.checkpoint.gguf import is_gguf
     from vectomy.metrics.verify import with_measurement
 
@@ -233,13 +261,17 @@ def _record(out: Path, form: Written, edit: Edit, model: str, source: Path, hash
     from vectomy.core.versions import versions
     from vectomy.hub.provenance import write_record
 
-    write_record(out, form, edit, model=model, source=source, versions=versions(), hashed=hashed, progress=bars)
+    write_record(
+        out, form, edit, model=model, source=source, versions=versions(), hashed=hashed, progress=bars
+    )
 
 
 def _check_options(as_it_is: bool, form: ExportForm | None, quant: str | None, base: str | None) -> None:
     from vectomy.core.errors import UsageError
 
     if quant is not None and (as_it_is or form is not ExportForm.gguf):
-        raise UsageError("--quant goes with --as gguf and a model folder; a GGUF file is edited in its own types")
+        raise UsageError(
+            "--quant goes with --as gguf and a model folder; a GGUF file is edited in its own types"
+        )
     if base is not None and not as_it_is:
         raise UsageError("--base goes with a GGUF file as MODEL")

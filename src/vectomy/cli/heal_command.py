@@ -1,4 +1,6 @@
-"""`vectomy heal MODEL`: train an edited model so that what the edit cost comes back, measured before and after."""
+"""`vectomy heal MODEL`: train an edited model so that what the edit cost comes back, measured
+before and after.
+"""
 
 from __future__ import annotations
 
@@ -44,9 +46,12 @@ def _heal(
     ] = None,
     strength: Annotated[float | None, _option(help="Times this (1): the dial of the Edit.")] = None,
     base: Annotated[
-        str | None, _option(help="MODEL is an edited checkpoint, and this what it was made from.", metavar="MODEL")
+        str | None,
+        _option(help="MODEL is an edited checkpoint, and this what it was made from.", metavar="MODEL"),
     ] = None,
-    objective: Annotated[str | None, _option(help="sft (the base's own answers), dpo, ipo or orpo (dpo).")] = None,
+    objective: Annotated[
+        str | None, _option(help="sft (the base's own answers), dpo, ipo or orpo (dpo).")
+    ] = None,
     preferences: Annotated[
         str | None,
         _option(
@@ -76,7 +81,9 @@ def _heal(
     learning_rate: Annotated[
         float | None, _option("--learning-rate", "--lr", help="Highest learning rate (5e-6).")
     ] = None,
-    schedule: Annotated[str | None, _option(help="cosine, linear, constant or constant_with_warmup (cosine).")] = None,
+    schedule: Annotated[
+        str | None, _option(help="cosine, linear, constant or constant_with_warmup (cosine).")
+    ] = None,
     warmup_steps: Annotated[int | None, _option(help="Steps up to the learning rate (100).")] = None,
     epochs: Annotated[float | None, _option(help="Passes over the rows (1).")] = None,
     max_steps: Annotated[int | None, _option(help="Stop after so many steps.")] = None,
@@ -84,7 +91,8 @@ def _heal(
     accumulation: Annotated[int | None, _option(help="Forward passes to a step (8).")] = None,
     max_length: Annotated[int | None, _option(help="Most tokens of prompt and answer (2048).")] = None,
     optimizer: Annotated[
-        str | None, _option(help="auto (paged_adamw_8bit on CUDA with bitsandbytes, else adamw_torch), or one by name.")
+        str | None,
+        _option(help="auto (paged_adamw_8bit on CUDA with bitsandbytes, else adamw_torch), or one by name."),
     ] = None,
     weight_decay: Annotated[float | None, _option(help="Weight decay (0).")] = None,
     max_grad_norm: Annotated[float | None, _option(help="Gradients are cut at this norm (1).")] = None,
@@ -113,18 +121,23 @@ def _heal(
     trained: Annotated[
         Path | None,
         _option(
-            help="Train nothing: merge and measure this adapter, trained elsewhere on the edited model.", metavar="DIR"
+            help="Train nothing: merge and measure this adapter, trained elsewhere on the edited model.",
+            metavar="DIR",
         ),
     ] = None,
     merge: Annotated[
         bool | None,
-        _option("--merge/--adapter", help="Merge into the checkpoint (yes), or leave the adapter over the edited one."),
+        _option(
+            "--merge/--adapter",
+            help="Merge into the checkpoint (yes), or leave the adapter over the edited one.",
+        ),
     ] = None,
     resume: Annotated[
         bool, _option("--resume/--restart", help="Go on where an interrupted run was (yes), or begin anew.")
     ] = True,
     positive_test: Annotated[
-        str | None, _option(help="Prompts that show the behaviour, to see whether it comes back.", metavar="SRC")
+        str | None,
+        _option(help="Prompts that show the behaviour, to see whether it comes back.", metavar="SRC"),
     ] = None,
     negative_test: Annotated[
         str | None, _option(help="Harmless prompts on whose answers damage is measured.", metavar="SRC")
@@ -136,14 +149,17 @@ def _heal(
         str | None, _option(help="Capability tasks for all three models: suites, tasks or files, by commas.")
     ] = None,
     task_limit: Annotated[int | None, _option(help="At most so many documents a task.")] = None,
-    seed: Annotated[int | None, _option(help="Seed of samples, of the adapter and of the order of rows (0).")] = None,
+    seed: Annotated[
+        int | None, _option(help="Seed of samples, of the adapter and of the order of rows (0).")
+    ] = None,
     device: Options.device = None,
     dtype: Options.dtype = None,
     batch_tokens: Options.batch_tokens = None,
     trust_remote_code: Options.trust_remote_code = None,
     config: Config = None,
     export_axolotl: Annotated[
-        Path | None, _option(help="Write the same training as an Axolotl configuration, and stop.", metavar="FILE")
+        Path | None,
+        _option(help="Write the same training as an Axolotl configuration, and stop.", metavar="FILE"),
     ] = None,
     from_axolotl: Annotated[
         Path | None,
@@ -152,8 +168,10 @@ def _heal(
     until: Annotated[str | None, _option(help="Stop behind edited, rows, train, merge or measure.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train an edited model by DPO, IPO, ORPO or on the base's own answers, so that what the edit cost comes back and what it removed
-    does not; with a table before the edit, after it and after healing."""
+    """Train an edited model by DPO, IPO, ORPO or on the base's own answers, so that what the edit
+    cost comes back and what it removed does not; with a table before the edit, after it and after
+    healing.
+    """
     given = dict(locals())
     from vectomy.healing.heal_config import HealConfig, parse_heal
 
@@ -176,10 +194,19 @@ def _heal(
     if until is not None and until not in STAGES:
         raise ConfigError(f"--until is '{until}'; it is one of {', '.join(STAGES)}")
     summary = heal_model(
-        model, out, parsed, edit=_edit(edit, strength), base=base, trained=trained, launcher=launch, processes=processes,
-        until=until or "report", command=shlex.join(["vectomy", *sys.argv[1:]]), progress=bars,
+        model,
+        out,
+        parsed,
+        edit=_edit(edit, strength),
+        base=base,
+        trained=trained,
+        launcher=launch,
+        processes=processes,
+        until=until or "report",
+        command=shlex.join(["vectomy", *sys.argv[1:]]),
+        progress=bars,
         tell=lambda line: say.print(line, highlight=False, markup=False, soft_wrap=True),
-    )  # fmt: skip
+    )
     if as_json:
         typer.echo(json.dumps(summary or {"folder": str(out), "until": until}, indent=2))
     elif summary:

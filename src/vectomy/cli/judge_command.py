@@ -37,7 +37,9 @@ def register(app: typer.Typer) -> None:
 
 
 def _judge(
-    file: Annotated[str, typer.Argument(metavar="FILE.jsonl", help="Rows with `prompt` and `completion`; - is stdin.")],
+    file: Annotated[
+        str, typer.Argument(metavar="FILE.jsonl", help="Rows with `prompt` and `completion`; - is stdin.")
+    ],
     judge: Annotated[
         str,
         typer.Option(
@@ -46,11 +48,16 @@ def _judge(
         ),
     ] = "refusal",
     out: Annotated[
-        str, typer.Option(metavar="FILE", help="Where the judged rows go; - is stdout. An interrupted run goes on.")
+        str,
+        typer.Option(
+            metavar="FILE", help="Where the judged rows go; - is stdout. An interrupted run goes on."
+        ),
     ] = "-",
     as_json: AsJson = False,
 ) -> None:
-    """Say of each completion whether it refuses: each row again with `verdict` and `p_refusal`, and the counts."""
+    """Say of each completion whether it refuses: each row again with `verdict` and `p_refusal`, and
+    the counts.
+    """
     from vectomy.metrics.judges import describe, open_judge
 
     if as_json and out == "-":
@@ -106,7 +113,9 @@ def _no_json(file: str, number: int, why: str) -> JudgeError:
 
 def _row(where: str, row: Any) -> dict[str, Any]:
     if not isinstance(row, dict):
-        raise JudgeError(f"{where} is a {type(row).__name__}; an object with `prompt` and `completion` is needed")
+        raise JudgeError(
+            f"{where} is a {type(row).__name__}; an object with `prompt` and `completion` is needed"
+        )
     for field in ("prompt", "completion"):
         if field not in row:
             raise JudgeError(
@@ -128,8 +137,12 @@ def _to_stdout(judge: Judge, rows: list[tuple[int, dict[str, Any]]]) -> list[tup
     return unreadable
 
 
-def _to_file(judge: Judge, spec: str, rows: list[tuple[int, dict[str, Any]]], out: Path) -> list[tuple[int, str]]:
-    """The rows in a file that appears whole. What a slow judge has said is kept beside it until all is said."""
+def _to_file(
+    judge: Judge, spec: str, rows: list[tuple[int, dict[str, Any]]], out: Path
+) -> list[tuple[int, str]]:
+    """The rows in a file that appears whole. What a slow judge has said is kept beside it until all
+    is said.
+    """
     from vectomy.metrics.judges import is_slow
 
     unreadable: list[tuple[int, str]] = []

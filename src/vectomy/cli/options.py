@@ -1,4 +1,6 @@
-"""Options that several commands share, written once. None means: not given, the configuration's own value holds."""
+"""Options that several commands share, written once. None means: not given, the configuration's own
+value holds.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,9 @@ import typer
 
 __all__ = ["Model", "Options", "default_folder"]
 
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="A model folder, a Hub id, a GGUF file, or `demo`.")]
+Model = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A model folder, a Hub id, a GGUF file, or `demo`.")
+]
 
 
 def _option(help: str, **more: Any) -> Any:
@@ -20,7 +24,9 @@ _SOURCE = "FILE (.jsonl .json .csv .parquet .txt), OWNER/NAME[:SPLIT] on the Hub
 
 
 class Options:
-    """The options of a run, as annotated types; their names are the configuration's short names (config.FLAT)."""
+    """The options of a run, as annotated types; their names are the configuration's short names
+    (config.FLAT).
+    """
 
     positive = Annotated[str | None, _option(f"Prompts that show the behaviour: {_SOURCE}", metavar="SRC")]
     negative = Annotated[str | None, _option("Prompts that do not.", metavar="SRC")]
@@ -28,12 +34,16 @@ class Options:
     negative_search = Annotated[str | None, _option("Likewise.", metavar="SRC")]
     positive_test = Annotated[str | None, _option("Own prompts to report on.", metavar="SRC")]
     negative_test = Annotated[str | None, _option("Likewise.", metavar="SRC")]
-    keep = Annotated[str | None, _option("selective: prompts that must go on to show the behaviour.", metavar="SRC")]
+    keep = Annotated[
+        str | None, _option("selective: prompts that must go on to show the behaviour.", metavar="SRC")
+    ]
     keep_search = Annotated[str | None, _option("Own prompts of that kind to choose on.", metavar="SRC")]
     keep_test = Annotated[str | None, _option("Own prompts of that kind to report on.", metavar="SRC")]
     positive_system = Annotated[str | None, _option("System prompt of the positive side.", metavar="TEXT")]
     negative_system = Annotated[str | None, _option("System prompt of the negative side.", metavar="TEXT")]
-    drop_overlap = Annotated[bool | None, _option("Drop prompts that a later split shares with an earlier one.")]
+    drop_overlap = Annotated[
+        bool | None, _option("Drop prompts that a later split shares with an earlier one.")
+    ]
     n_fit = Annotated[int | None, _option("Most prompts a side to fit on (256).")]
     n_search = Annotated[int | None, _option("Most prompts a side to choose on (32).")]
     n_test = Annotated[int | None, _option("Most prompts a side to report on (100).")]
@@ -49,16 +59,21 @@ class Options:
     kl_threshold = Annotated[float | None, _option("arditi, cosmic: largest KL in nats (0.1).")]
     induce_threshold = Annotated[float | None, _option("arditi: smallest steering score (0).")]
     strict = Annotated[bool | None, _option("arditi, cosmic: stop when no direction passes the filters.")]
-    complete = Annotated[bool | None, _option("arditi, cosmic: score every direction in full, for the picture.")]
+    complete = Annotated[
+        bool | None, _option("arditi, cosmic: score every direction in full, for the picture.")
+    ]
     filter_prompts = Annotated[
         bool | None, _option("arditi: keep only prompts that the base treats as the contrast says (yes).")
     ]
     behaviour_tokens = Annotated[
-        list[str] | None, _option("A first token of answers with the behaviour; may be repeated.", metavar="TOKEN")
+        list[str] | None,
+        _option("A first token of answers with the behaviour; may be repeated.", metavar="TOKEN"),
     ]
     target_rate = Annotated[
         float | None,
-        _option("gradient, selective, tpe: share of positive search prompts that may still show the behaviour (0.05)."),
+        _option(
+            "gradient, selective, tpe: share of positive search prompts that may still show the behaviour (0.05)."
+        ),
     ]
     kl_budget = Annotated[
         float | None,
@@ -90,7 +105,9 @@ class Options:
             "auto (the checkpoint's own; float32 on a processor without 16-bit arithmetic), bfloat16, float16 or float32."
         ),
     ]
-    batch_tokens = Annotated[int | None, _option("Tokens in one forward pass (4096); lower it when memory is short.")]
+    batch_tokens = Annotated[
+        int | None, _option("Tokens in one forward pass (4096); lower it when memory is short.")
+    ]
     answer_tokens = Annotated[int | None, _option("Greedy tokens per judged answer (64).")]
     thinking = Annotated[bool | None, _option("Let models with a thinking block think first.")]
     keep_activations = Annotated[bool | None, _option("Store every activation.")]

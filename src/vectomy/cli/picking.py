@@ -14,7 +14,9 @@ CLIP = 300
 
 
 def ask_person(tried: list[dict[str, Any]]) -> int:
-    """Show the answers that were not dropped, best-ranked candidate first; return the rank that is typed."""
+    """Show the answers that were not dropped, best-ranked candidate first; return the rank that is
+    typed.
+    """
     console = Console(stderr=True)
     for row in tried:
         console.rule(
@@ -22,6 +24,8 @@ def ask_person(tried: list[dict[str, Any]]) -> int:
         )
         for answer in row["answers"]:
             if not answer["dropped"]:
-                console.print(f"[bold]{escape(answer['prompt'])}[/bold]\n{escape(answer['completion'][:CLIP])}\n")
+                console.print(
+                    f"[bold]{escape(answer['prompt'])}[/bold]\n{escape(answer['completion'][:CLIP])}\n"
+                )
     ranks = [str(row["rank"]) for row in tried]
     return IntPrompt.ask("Which candidate?", console=console, choices=ranks, show_choices=False)

@@ -31,7 +31,13 @@ def bars(what: str, total: int, unit: str = "") -> Iterator[Callable[[int], None
         console.print(f"{what}: {time.monotonic() - began:.1f} s", highlight=False)
         return
     count: ProgressColumn = DownloadColumn() if unit == "bytes" else MofNCompleteColumn()
-    columns = (TextColumn("{task.description:<34}"), BarColumn(), count, TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description:<34}"),
+        BarColumn(),
+        count,
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console) as progress:
         task = progress.add_task(what, total=total)
 

@@ -46,7 +46,10 @@ def _push(
         ),
     ],
     repo_id: Annotated[
-        str, typer.Argument(metavar="OWNER/NAME", help="The repository on the Hub; it is made if it does not exist.")
+        str,
+        typer.Argument(
+            metavar="OWNER/NAME", help="The repository on the Hub; it is made if it does not exist."
+        ),
     ],
     public: Annotated[
         bool, typer.Option("--public", help="Make a new repository public, or push to one that is.")
@@ -56,7 +59,9 @@ def _push(
     ] = "main",
     base_model: Annotated[
         str | None,
-        typer.Option(metavar="OWNER/NAME", help="The base on the Hub, where it was a folder here.", show_default=False),
+        typer.Option(
+            metavar="OWNER/NAME", help="The base on the Hub, where it was a folder here.", show_default=False
+        ),
     ] = None,
     source: Annotated[
         Path | None,
@@ -76,33 +81,50 @@ def _push(
     evaluation: Annotated[
         list[Path] | None,
         typer.Option(
-            metavar="FILE", help="An evaluation.json, or its folder, for the card; may be repeated.", show_default=False
+            metavar="FILE",
+            help="An evaluation.json, or its folder, for the card; may be repeated.",
+            show_default=False,
         ),
     ] = None,
     card: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Publish this card, instead of the one that is written.", show_default=False),
+        typer.Option(
+            metavar="FILE", help="Publish this card, instead of the one that is written.", show_default=False
+        ),
     ] = None,
-    replace: Annotated[bool, typer.Option("--replace", help="Delete what else the repository holds.")] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Delete what else the repository holds.")
+    ] = False,
     allow_paths: Annotated[
         bool, typer.Option("--allow-paths", help="Publish files although they hold paths of a machine.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be sent, and send nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be sent, and send nothing.")
+    ] = False,
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
-    """Publish an edit on the Hugging Face Hub, with its card: private unless asked. An interrupted push goes on with the same command.
+    """Publish an edit on the Hugging Face Hub, with its card: private unless asked. An interrupted
+    push goes on with the same command.
 
-    The token is that of `hf auth login` or HF_TOKEN. Every file is looked through for tokens and paths of this machine before.
+    The token is that of `hf auth login` or HF_TOKEN. Every file is looked through for tokens and
+    paths of this machine before.
     """
     from vectomy.hub.push import prepare, send
 
     headless = yes or not sys.stdin.isatty() or not sys.stderr.isatty()
     push = prepare(
-        path, repo_id, revision=revision, allow_paths=allow_paths, progress=bars, base_model=base_model, source=source,
-        form=None if part is None else part.value, evaluations=tuple(evaluation or ()),
+        path,
+        repo_id,
+        revision=revision,
+        allow_paths=allow_paths,
+        progress=bars,
+        base_model=base_model,
+        source=source,
+        form=None if part is None else part.value,
+        evaluations=tuple(evaluation or ()),
         card=card,
-    )  # fmt: skip
+    )
     console = Console(stderr=True)
     _show(console, push, public, replace)
     if dry_run:
@@ -119,7 +141,10 @@ def _push(
         raise HubError("nothing was sent")
     with _library_bars(console.is_terminal):
         sent = send(
-            push, public=public, replace=replace, tell=lambda line: console.print(line, highlight=False, markup=False)
+            push,
+            public=public,
+            replace=replace,
+            tell=lambda line: console.print(line, highlight=False, markup=False),
         )
     if as_json:
         typer.echo(json.dumps(vars(sent), indent=2))
@@ -149,7 +174,9 @@ def _show(console: Console, push: Push, public: bool, replace: bool) -> None:
     lines += [f"stays here  {name}: {reason}" for name, reason in parcel.left]
     if others:
         fate = "will be deleted" if replace else "stay there (--replace deletes them)"
-        lines.append(f"in the repository already, and {fate}: {', '.join(others[:8])}{' …' if len(others) > 8 else ''}")
+        lines.append(
+            f"in the repository already, and {fate}: {', '.join(others[:8])}{' …' if len(others) > 8 else ''}"
+        )
     if public and there.private:
         lines.append("note    the repository is private and stays so; its settings on the Hub make it public")
     lines += [f"note    {note}" for note in parcel.notes]
@@ -202,7 +229,9 @@ def _reproduce(
     base: Annotated[
         str | None,
         typer.Option(
-            metavar="MODEL", help="The base, where it is not to be had under its recorded name.", show_default=False
+            metavar="MODEL",
+            help="The base, where it is not to be had under its recorded name.",
+            show_default=False,
         ),
     ] = None,
     against: Annotated[
@@ -214,7 +243,8 @@ def _reproduce(
         ),
     ] = None,
     revision: Annotated[
-        str | None, typer.Option(metavar="BRANCH", help="Of a repository, the branch or commit.", show_default=False)
+        str | None,
+        typer.Option(metavar="BRANCH", help="Of a repository, the branch or commit.", show_default=False),
     ] = None,
     from_scratch: Annotated[
         bool, typer.Option("--from-scratch", help="Do the search again too, and compare the Edit it finds.")
@@ -222,15 +252,20 @@ def _reproduce(
     prompts: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", help="--from-scratch: where the search's prompt files are (here).", show_default=False
+            metavar="DIR",
+            help="--from-scratch: where the search's prompt files are (here).",
+            show_default=False,
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Keep the rebuilt model in this new folder.", show_default=False)
+        Path | None,
+        typer.Option(metavar="DIR", help="Keep the rebuilt model in this new folder.", show_default=False),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Rebuild an edited model from its base and say MATCH, or what differs from what was published; exit status 1 if anything does."""
+    """Rebuild an edited model from its base and say MATCH, or what differs from what was published;
+    exit status 1 if anything does.
+    """
     from vectomy.workflows.reproduce import reproduce
 
     with _library_bars(sys.stderr.isatty()):
@@ -264,6 +299,8 @@ def _say(found: Reproduction) -> None:
     lines.append(f"base      {found.base}\nedit      {found.edit_sha256}")
     if found.searched and not any(difference.kind in ("edit", "prompts") for difference in found.differences):
         lines.append("search    done again; it found the same Edit, byte for byte")
-    lines += [f"version   {name} {then} recorded, {here} here" for name, (then, here) in found.versions.items()]
+    lines += [
+        f"version   {name} {then} recorded, {here} here" for name, (then, here) in found.versions.items()
+    ]
     lines += [f"note      {note}" for note in found.notes]
     Console().print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)

@@ -23,13 +23,18 @@ __all__ = ["ALL_OPTIONS", "register", "run_until", "signature"]
 Out = Annotated[
     Path | None,
     typer.Option(
-        metavar="DIR", help="Run folder (runs/NAME-RECIPE); an interrupted run goes on there.", show_default=False
+        metavar="DIR",
+        help="Run folder (runs/NAME-RECIPE); an interrupted run goes on there.",
+        show_default=False,
     ),
 ]
 Config = Annotated[
     Path | None,
     typer.Option(
-        "--config", metavar="FILE", help="A .toml or .json configuration; options override it.", show_default=False
+        "--config",
+        metavar="FILE",
+        help="A .toml or .json configuration; options override it.",
+        show_default=False,
     ),
 ]
 Yes = Annotated[bool, typer.Option("--yes", help="Ask nothing.", show_default=False)]
@@ -58,7 +63,9 @@ def signature(*first: inspect.Parameter) -> inspect.Signature:
     shared = {"out": Out, "config": Config, "yes": Yes, "as_json": AsJson}
     named = {**ALL_OPTIONS, **shared}
     defaults = {"yes": False, "as_json": False}
-    rest = [inspect.Parameter(n, keyword, default=defaults.get(n), annotation=kind) for n, kind in named.items()]
+    rest = [
+        inspect.Parameter(n, keyword, default=defaults.get(n), annotation=kind) for n, kind in named.items()
+    ]
     return inspect.Signature([*first, *rest])
 
 
@@ -70,7 +77,9 @@ def _command(until: str) -> Callable[..., None]:
     # A trait is a whole job; its stages are others.
     more = TRAIT_OPTIONS if until == "report" else {}
     traits = [inspect.Parameter(name, keyword, default=None, annotation=kind) for name, kind in more.items()]
-    command.__dict__["__signature__"] = signature(inspect.Parameter("model", keyword, annotation=Model), *traits)
+    command.__dict__["__signature__"] = signature(
+        inspect.Parameter("model", keyword, annotation=Model), *traits
+    )
     return command
 
 
@@ -122,7 +131,8 @@ def _announce(config: RunConfig, out: Path) -> None:
 
 
 def _report(
-    folder: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run folder.")], as_json: AsJson = False
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run folder.")],
+    as_json: AsJson = False,
 ) -> None:
     """Print the summary of a finished run again."""
     from vectomy.cli.tables.summary_table import print_summary

@@ -1,4 +1,6 @@
-"""`vectomy select`: run up to the choice of a direction, or apply the paper's rule to a table of scores."""
+"""`vectomy select`: run up to the choice of a direction, or apply the paper's rule to a table of
+scores.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ from vectomy.core.errors import ConfigError, SelectionError, UsageError
 __all__ = ["register"]
 
 Model = Annotated[
-    str | None, typer.Argument(metavar="[MODEL]", help="A model folder, a Hub id, or `demo`.", show_default=False)
+    str | None,
+    typer.Argument(metavar="[MODEL]", help="A model folder, a Hub id, or `demo`.", show_default=False),
 ]
 FromScores = Annotated[
     Path | None,
@@ -33,7 +36,9 @@ Layers = Annotated[
 
 def register(app: typer.Typer) -> None:
     def select(**values: Any) -> None:
-        """Choose a direction: up to that stage of a run, or from a table of scores (`--from-scores`)."""
+        """Choose a direction: up to that stage of a run, or from a table of scores
+        (`--from-scores`).
+        """
         if values["from_scores"] is not None:
             _from_scores(values)
         elif values["model"] is None:
@@ -54,7 +59,9 @@ def _from_scores(values: dict[str, Any]) -> None:
 
     layers = values["layers"]
     if layers is None or layers < 1:
-        raise UsageError(f"--from-scores needs --layers N, the number of layers of the model (given: {layers})")
+        raise UsageError(
+            f"--from-scores needs --layers N, the number of layers of the model (given: {layers})"
+        )
     given = {name: values[name] for name in Selection.model_fields if values.get(name) is not None}
     chosen = choose(_read_scores(values["from_scores"]), layers, parse_selection(given))
     typer.echo(json.dumps(dict(chosen), indent=2))
@@ -79,5 +86,7 @@ def _read_scores(path: Path) -> list[dict[str, Any]]:
         ):
             value = row.get(key) if isinstance(row, dict) else None
             if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else int):
-                raise SelectionError(f"candidate {number} of {path} has {key} = {value!r}; a number is needed")
+                raise SelectionError(
+                    f"candidate {number} of {path} has {key} = {value!r}; a number is needed"
+                )
     return rows

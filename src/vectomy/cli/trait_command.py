@@ -26,16 +26,22 @@ def _option(name: str, help: str, metavar: str) -> Any:
 TRAIT_OPTIONS: dict[str, Any] = {
     "trait": Annotated[
         str | None,
-        _option("--trait", "Induce or remove a trait: a name (`vectomy traits`) or a file of your own.", "NAME|FILE"),
+        _option(
+            "--trait",
+            "Induce or remove a trait: a name (`vectomy traits`) or a file of your own.",
+            "NAME|FILE",
+        ),
     ],
     "system_positive": Annotated[
-        str | None, _option("--system-positive", "A trait of your own: the system prompt that shows it.", "TEXT")
+        str | None,
+        _option("--system-positive", "A trait of your own: the system prompt that shows it.", "TEXT"),
     ],
     "system_negative": Annotated[
         str | None, _option("--system-negative", "The system prompt that does not (absent: none).", "TEXT")
     ],
     "operation": Annotated[
-        str | None, _option("--operation", "Traits: induce or remove, other than the trait's own.", "induce|remove")
+        str | None,
+        _option("--operation", "Traits: induce or remove, other than the trait's own.", "induce|remove"),
     ],
     "form": Annotated[str | None, _option("--form", "Traits: learned, bias, set-point or amplify.", "FORM")],
     "prompts": Annotated[str | None, _option("--prompts", "Traits: neutral prompts of your own.", "SRC")],
@@ -48,12 +54,16 @@ def register(app: typer.Typer) -> None:
 
 
 def _traits(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.", show_default=False)] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON instead of a table.", show_default=False)
+    ] = False,
 ) -> None:
     """The traits that come along: what each is, and what changing it does to safety."""
     traits = [load_trait(name) for name in bundled_traits()]
     if as_json:
-        typer.echo(json.dumps([trait.model_dump(mode="json") for trait in traits], indent=2, ensure_ascii=False))
+        typer.echo(
+            json.dumps([trait.model_dump(mode="json") for trait in traits], indent=2, ensure_ascii=False)
+        )
         return
     table = Table("trait", "as it comes", "told apart by", "what it is, and what changing it does to safety")
     for trait in traits:
@@ -84,7 +94,9 @@ def _trait(values: dict[str, Any], options: dict[str, Any]) -> Trait:
 
 
 def trait_options(values: dict[str, Any], options: dict[str, Any]) -> dict[str, Any] | None:
-    """Of a trait by two prompt sets, the options of a run with its recipe; None for a trait by two contexts."""
+    """Of a trait by two prompt sets, the options of a run with its recipe; None for a trait by two
+    contexts.
+    """
     trait = _trait(values, options)
     if trait.recipe is None:
         return None
@@ -93,7 +105,9 @@ def trait_options(values: dict[str, Any], options: dict[str, Any]) -> dict[str, 
             f"the trait '{trait.name}' is removed by the recipe {trait.recipe}; --operation induce, --form and --prompts mean nothing to it"
         )
     own = {
-        side: value for side in ("positive", "negative", "keep") if (value := getattr(trait.prompts, side)) is not None
+        side: value
+        for side in ("positive", "negative", "keep")
+        if (value := getattr(trait.prompts, side)) is not None
     }
     found = {"recipe": trait.recipe, **own, **options}
     if "positive" not in found:
@@ -108,7 +122,9 @@ def run_trait_command(model: str, values: dict[str, Any], options: dict[str, Any
     trait = _trait(values, options)
     from vectomy.workflows.trait_config import make_trait_run
 
-    config = make_trait_run(model, trait, {name: value for name, value in options.items() if name not in INTO_TRAIT})
+    config = make_trait_run(
+        model, trait, {name: value for name, value in options.items() if name not in INTO_TRAIT}
+    )
     if values.get("config"):
         raise UsageError("--config is a run's by a recipe; a trait is a file of its own: --trait FILE")
     out: Path = values["out"] or Path("runs") / f"{Path(model).resolve().name}-{trait.name}"
@@ -131,7 +147,11 @@ def _print(summary: dict[str, Any], out: Path) -> None:
     from vectomy.report.pages.trait_page import trait_rows
 
     table = Table(
-        "model", "shows the trait", "degenerate", "mean tokens", title=f"{summary['behaviour']} in {summary['model']}"
+        "model",
+        "shows the trait",
+        "degenerate",
+        "mean tokens",
+        title=f"{summary['behaviour']} in {summary['model']}",
     )
     for row in trait_rows(summary):
         table.add_row(*row)

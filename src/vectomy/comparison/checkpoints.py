@@ -1,4 +1,6 @@
-"""Say how one checkpoint differs from another, and find the Edit that makes one of the other where there is one."""
+"""Say how one checkpoint differs from another, and find the Edit that makes one of the other where
+there is one.
+"""
 
 from __future__ import annotations
 
@@ -15,16 +17,22 @@ from vectomy.models import fetch
 __all__ = ["compare"]
 
 
-def compare(a: str | Path | Checkpoint, b: str | Path | Checkpoint, *, progress: Progress = silent) -> Comparison:
-    """How the checkpoint `b` differs from its base `a`: folders, Hub ids or opened checkpoints, stored in any way that can be read.
+def compare(
+    a: str | Path | Checkpoint, b: str | Path | Checkpoint, *, progress: Progress = silent
+) -> Comparison:
+    """How the checkpoint `b` differs from its base `a`: folders, Hub ids or opened checkpoints,
+    stored in any way that can be read.
 
-    Directions and strengths are fitted on 4,096 vectors a matrix; all of it is held against the Edit in the end. In memory are
-    one pair of matrices as they are stored (one expert of fused ones, blocks of rows of embeddings and of all that does not write
-    to the stream; packed ones decoded), and some 200 MB.
+    Directions and strengths are fitted on 4,096 vectors a matrix; all of it is held against the
+    Edit in the end. In memory are one pair of matrices as they are stored (one expert of fused
+    ones, blocks of rows of embeddings and of all that does not write to the stream; packed ones
+    decoded), and some 200 MB.
 
     Raises:
-        ArchitectureError: they are not two versions of one model, or a model type that is not known.
-        CheckpointError: a folder that is missing or not whole, or NaN and infinite values where the two differ.
+        ArchitectureError: they are not two versions of one model, or a model type that is not
+            known.
+        CheckpointError: a folder that is missing or not whole, or NaN and infinite values where the
+            two differ.
     """
     one, other = open_pair(_opened(a), _opened(b))
     looking = WriterScan(one, other, progress)

@@ -21,7 +21,8 @@ from vectomy.edits.export.bake import baked, folded_in
 
 __all__ = ["DiffExplanation"]
 
-# A bias may be off by this much of its change, beside rounding: its strengths are found on other tensors.
+# A bias may be off by this much of its change, beside rounding: its strengths are found on other
+# tensors.
 BIAS_SHARE = 0.02
 
 
@@ -53,7 +54,9 @@ class DiffExplanation:
                     seen = self.looking.seen[at]
                     rows, strengths = folded_in(self.one.checkpoint, seen.piece.writer, operation)
                     with seen.piece.held():
-                        made[at] = reproduce_difference(seen.piece, seen.sizes, rows, strengths, operation.norm)
+                        made[at] = reproduce_difference(
+                            seen.piece, seen.sizes, rows, strengths, operation.norm
+                        )
                     update(1)
                 if all(
                     within_rounding(done, self.looking.seen[at].sizes.whole, self.looking.seen[at].piece)
@@ -82,7 +85,9 @@ class DiffExplanation:
                     self.unmade.append(name)
             else:
                 differing.append(
-                    TensorDifference(name, found.relative, found.rounding, self._writes(name), self._bias(name))
+                    TensorDifference(
+                        name, found.relative, found.rounding, self._writes(name), self._bias(name)
+                    )
                 )
         head = self._head()
         alike = head.none or head.cast
@@ -90,26 +95,40 @@ class DiffExplanation:
         only_b = [name for name in only_b if not self._new_bias(name)]
         only_a = [name for name in only_a if not (name == self.one.architecture.head and alike)]
         edit = self._edit()
-        explained = alike and not (only_a or only_b or self.unmade) and all(row.explained for row in differing)
+        explained = (
+            alike and not (only_a or only_b or self.unmade) and all(row.explained for row in differing)
+        )
         verdict: Verdict = (
-            "identical" if explained and not differing and edit is None
-            else "directional" if explained and edit is not None
-            else "partly_directional" if edit is not None
+            "identical"
+            if explained and not differing and edit is None
+            else "directional"
+            if explained and edit is not None
+            else "partly_directional"
+            if edit is not None
             else "other"
-        )  # fmt: skip
+        )
         self._note(head)
         writers = tuple(self._writer(at, seen) for at, seen in enumerate(self.looking.seen))
         shares = tuple(self.looking.stack.explained(MOST_SHARED))
         elements = sum(self._elements(at) for at in self.made)
         result = Comparison(
-            a=self.one.name, b=self.other.name, verdict=verdict, summary="", same=same, differing=tuple(differing),
-            only_in_a=tuple(only_a), only_in_b=tuple(only_b), writers=writers, directions=self._directions(edit), explained=shares,
+            a=self.one.name,
+            b=self.other.name,
+            verdict=verdict,
+            summary="",
+            same=same,
+            differing=tuple(differing),
+            only_in_a=tuple(only_a),
+            only_in_b=tuple(only_b),
+            writers=writers,
+            directions=self._directions(edit),
+            explained=shares,
             edit=edit,
             equal=sum(done.equal for done in self.made.values()) / elements if elements else None,
             within=sum(done.within for done in self.made.values()) / elements if elements else None,
             worst=max((done.worst for done in self.made.values()), default=None),
             notes=tuple(self.notes),
-        )  # fmt: skip
+        )
         before, after = (sum(seen.levels[side] for seen in self.looking.seen) for side in (0, 1))
         return replace(result, summary=summarize(result, after < COARSE * before))
 
@@ -147,16 +166,24 @@ class DiffExplanation:
             rows = span(self.basis, piece)
             with piece.held():
                 inside = sum(
-                    float(((b - a) @ rows.T).square().sum(dtype=torch.float64)) for a, b in piece.blocks(sample=True)
+                    float(((b - a) @ rows.T).square().sum(dtype=torch.float64))
+                    for a, b in piece.blocks(sample=True)
                 )
             along = min(1.0, inside / seen.sizes.sample.difference)
         return WriterDifference(
-            name=piece.label, width=piece.width, component=piece.writer.component, layer=piece.writer.layer, expert=piece.expert,
-            relative=seen.sizes.relative**0.5, rank=rank,
+            name=piece.label,
+            width=piece.width,
+            component=piece.writer.component,
+            layer=piece.writer.layer,
+            expert=piece.expert,
+            relative=seen.sizes.relative**0.5,
+            rank=rank,
             norm=None if operation is None else operation.norm,
             strengths=None if operation is None else tuple(operation.strengths.tolist()),
-            along_shared=along, equal=None if done is None else done.equal / self._elements(at), carried=done is not None,
-        )  # fmt: skip
+            along_shared=along,
+            equal=None if done is None else done.equal / self._elements(at),
+            carried=done is not None,
+        )
 
     def _directions(self, edit: Edit | None) -> Float[Tensor, "k d_model"]:
         if len(self.basis) or edit is None:
@@ -168,7 +195,9 @@ class DiffExplanation:
         if not operations:
             return None
         base = BaseModelRef.of(self.one.checkpoint, Path(self.one.name).name)
-        return Edit(base, tuple(operations), {"behaviour": "a difference of two checkpoints", "found_by": "compare"})
+        return Edit(
+            base, tuple(operations), {"behaviour": "a difference of two checkpoints", "found_by": "compare"}
+        )
 
     # Beside the matrices
 
@@ -178,7 +207,9 @@ class DiffExplanation:
     def _edited(self, name: str) -> bool:
         """Whether the edit is of the writer that a bias belongs to."""
         weights = {weight for weight, _ in self.kept}
-        return any(writer.weight in weights and name in writer.tensors for writer in self.one.architecture.writers)
+        return any(
+            writer.weight in weights and name in writer.tensors for writer in self.one.architecture.writers
+        )
 
     def _bias(self, name: str) -> bool:
         """Whether the edit makes B's bias of A's; a vector that it adds becomes part of the edit."""
@@ -203,18 +234,27 @@ class DiffExplanation:
     def _wanted(self, name: str, writer: Writer, operations: list[Operation]) -> Tensor | None:
         """What the operations on a writer (one, or one an expert) make of A's bias together."""
         made = [
-            baked(self.one.checkpoint, self.one.architecture, writer, op, names=(name,)).get(name) for op in operations
+            baked(self.one.checkpoint, self.one.architecture, writer, op, names=(name,)).get(name)
+            for op in operations
         ]
         told = [value for value in made if value is not None]
         if not told:
             return None
-        old = torch.cat([block.flatten() for block in logical_values(self.one, name)]).reshape(told[0].shape).float()
+        old = (
+            torch.cat([block.flatten() for block in logical_values(self.one, name)])
+            .reshape(told[0].shape)
+            .float()
+        )
         return old + torch.stack([value - old for value in told]).sum(0)
 
     def _new_bias(self, name: str) -> bool:
         """A bias that B alone has: of zeros, or what the edit adds to a writer."""
         for writer in self.other.architecture.writers:
-            if name not in [stored.name for stored in writer.biases] or writer.component == "experts" or writer.norms:
+            if (
+                name not in [stored.name for stored in writer.biases]
+                or writer.component == "experts"
+                or writer.norms
+            ):
                 continue
             value = torch.cat([block.flatten() for block in logical_values(self.other, name)]).float()
             if not bool(value.any()):
@@ -227,7 +267,9 @@ class DiffExplanation:
         return False
 
     def _head(self) -> Distance:
-        """What the head that B uses is away from the one that A uses, where either is tied to its embedding."""
+        """What the head that B uses is away from the one that A uses, where either is tied to its
+        embedding.
+        """
         names = head_of(self.one), head_of(self.other)
         if names[0] == names[1] == self.one.architecture.head or not (
             self.one.architecture.tied or self.other.architecture.tied

@@ -1,4 +1,6 @@
-"""Hold a rebuilt folder against a published one, or against recorded hashes: tensor by tensor, byte by byte."""
+"""Hold a rebuilt folder against a published one, or against recorded hashes: tensor by tensor, byte
+by byte.
+"""
 
 from __future__ import annotations
 
@@ -31,8 +33,10 @@ INTEGERS = {
 
 @dataclass(frozen=True)
 class FileDifference:
-    """One thing that is not as it was published. `kind` is tensor, file, base, edit or record; `steps` says of a tensor how many
-    roundings of its format the furthest number is away, `relative` the length of the difference by that of the published."""
+    """One thing that is not as it was published. `kind` is tensor, file, base, edit or record;
+    `steps` says of a tensor how many roundings of its format the furthest number is away,
+    `relative` the length of the difference by that of the published.
+    """
 
     kind: str
     name: str
@@ -55,7 +59,9 @@ def compare_tensors(
     mine, theirs = _weights(rebuilt, form), _weights(published, form)
     names = sorted({*mine.tensors, *theirs.tensors})
     found = []
-    with progress("comparing", sum(entry.end - entry.start for entry in mine.tensors.values()), "bytes") as update:
+    with progress(
+        "comparing", sum(entry.end - entry.start for entry in mine.tensors.values()), "bytes"
+    ) as update:
         for name in names:
             difference = _tensor(mine, theirs, name)
             if difference is not None:
@@ -83,7 +89,9 @@ def _tensor(mine: Checkpoint, theirs: Checkpoint, name: str) -> FileDifference |
         )
     if here.dtype not in STORED_DTYPES:
         same = _raw(mine, name) == _raw(theirs, name)
-        return None if same else FileDifference("tensor", name, f"other bytes ({here.dtype}, not read further)")
+        return (
+            None if same else FileDifference("tensor", name, f"other bytes ({here.dtype}, not read further)")
+        )
     one, other = read_stored(mine, name), read_stored(theirs, name)
     if torch.equal(_bytes(one), _bytes(other)):
         return None
@@ -112,7 +120,9 @@ def _how_far(name: str, mine: Tensor, published: Tensor, stored: str) -> FileDif
     length = float(other.norm())
     relative = float((one - other).norm()) / length if length else float("inf")
     if not bool(one.isfinite().all() and other.isfinite().all()):
-        return FileDifference("tensor", name, f"{count} of {total} numbers differ, some of them NaN or infinite")
+        return FileDifference(
+            "tensor", name, f"{count} of {total} numbers differ, some of them NaN or infinite"
+        )
     steps = int((_ordered(mine) - _ordered(published)).abs().max())
     unit = "rounding step" if steps == 1 else "rounding steps"
     text = f"{count} of {total} numbers differ, by at most {largest:.3g} ({steps:,} {unit} of {stored}), {relative:.2g} of its length"
@@ -120,7 +130,9 @@ def _how_far(name: str, mine: Tensor, published: Tensor, stored: str) -> FileDif
 
 
 def _ordered(value: Tensor) -> Tensor:
-    """Integers in the order of the floats: the bits of a positive float grow with it, those of a negative one against it."""
+    """Integers in the order of the floats: the bits of a positive float grow with it, those of a
+    negative one against it.
+    """
     kind = INTEGERS[value.dtype]
     bits = value.view(kind).long()
     return torch.where(bits < 0, torch.iinfo(kind).min - bits, bits)
@@ -144,7 +156,9 @@ def against_hashes(
 
 
 def compare_files(rebuilt: Path, published: Path, form: Form) -> tuple[list[FileDifference], list[str]]:
-    """Files beside the weights that differ (configuration, tokenizer, template), and names that only the published folder has."""
+    """Files beside the weights that differ (configuration, tokenizer, template), and names that
+    only the published folder has.
+    """
     mine, theirs = _beside(rebuilt, form), _beside(published, form)
     found = []
     for name in sorted(mine):

@@ -1,7 +1,9 @@
-"""Two checkpoints side by side: which tensors they share, and each matrix that writes to the stream in both.
+"""Two checkpoints side by side: which tensors they share, and each matrix that writes to the stream
+in both.
 
-A matrix is read as the vectors of the stream that it holds, block by block: the columns of a weight, the rows of an embedding.
-One pair of tensors is in memory at a time, as it is stored, and a block of both in float32.
+A matrix is read as the vectors of the stream that it holds, block by block: the columns of a
+weight, the rows of an embedding. One pair of tensors is in memory at a time, as it is stored, and a
+block of both in float32.
 """
 
 from __future__ import annotations
@@ -22,15 +24,26 @@ from vectomy.checkpoint.reader import TORCH_DTYPES
 from vectomy.core.errors import ArchitectureError, CheckpointError
 from vectomy.core.types import Vector
 
-__all__ = ["MatrixPair", "OpenedModel", "StoredMatrix", "finite", "gain_of", "matrix_pairs", "open_pair", "step"]
+__all__ = [
+    "MatrixPair",
+    "OpenedModel",
+    "StoredMatrix",
+    "finite",
+    "gain_of",
+    "matrix_pairs",
+    "open_pair",
+    "step",
+]
 
 # Elements of a block: small enough for the temporaries of a fit to stay in a processor's cache.
 TILE = 1 << 20
-# Vectors on which directions and strengths are fitted, in pieces of consecutive ones spread over the matrix.
+# Vectors on which directions and strengths are fitted, in pieces of consecutive ones spread over
+# the matrix.
 SAMPLE, SPREAD = 4096, 32
 # Stored bits of a number's fraction, by the stored dtype or the encoding.
 FRACTION = {"F64": 52, "F32": 23, "F16": 10, "BF16": 7, "F8_E4M3": 3, "F8_E5M2": 2, "mxfp4": 1}
-# A value this much smaller than a matrix's typical one counts as if it were rounded like that, not to finer steps.
+# A value this much smaller than a matrix's typical one counts as if it were rounded like that, not
+# to finer steps.
 FINEST = 2.0**-6
 
 
@@ -54,12 +67,16 @@ class OpenedModel:
     def fraction(self, encoded: PackedWeight) -> int:
         """Bits behind the leading one that a stored value has."""
         return FRACTION[
-            encoded.encoding if encoded.encoding == "mxfp4" else self.checkpoint.tensors[encoded.parts[0]].dtype
+            encoded.encoding
+            if encoded.encoding == "mxfp4"
+            else self.checkpoint.tensors[encoded.parts[0]].dtype
         ]
 
 
 def open_pair(a: Checkpoint, b: Checkpoint) -> tuple[OpenedModel, OpenedModel]:
-    """Raises ArchitectureError unless both are of one type and shape; what else opening a checkpoint raises."""
+    """Raises ArchitectureError unless both are of one type and shape; what else opening a
+    checkpoint raises.
+    """
     one, other = OpenedModel.open(a, str(a.path)), OpenedModel.open(b, str(b.path))
     for what, mine, its in (
         ("model type", one.architecture.model_type, other.architecture.model_type),
@@ -195,7 +212,9 @@ class MatrixPair:
         """It has more vectors than a fit needs."""
         return self.count > SAMPLE
 
-    def blocks(self, sample: bool = False) -> Iterator[tuple[Float[Tensor, "m d_model"], Float[Tensor, "m d_model"]]]:
+    def blocks(
+        self, sample: bool = False
+    ) -> Iterator[tuple[Float[Tensor, "m d_model"], Float[Tensor, "m d_model"]]]:
         """Vectors of A and B: all, or those that fits are made on."""
         for first, last in self._stretches(sample):
             rows = max(1, TILE // self.width)
@@ -207,7 +226,9 @@ class MatrixPair:
         if not (sample and self.sampled):
             return [(0, self.count)]
         length = SAMPLE // SPREAD
-        return [(at, at + length) for at in (i * (self.count - length) // (SPREAD - 1) for i in range(SPREAD))]
+        return [
+            (at, at + length) for at in (i * (self.count - length) // (SPREAD - 1) for i in range(SPREAD))
+        ]
 
     def as_stored(self, values: Float[Tensor, "m d_model"]) -> Float[Tensor, "m d_model"]:
         """Rounded as B stores them; packed formats are left as they are."""
@@ -236,7 +257,9 @@ def matrix_pairs(one: OpenedModel, other: OpenedModel) -> list[MatrixPair]:
 
 
 def gain_of(model: OpenedModel, writer: Writer) -> tuple[Vector | None, bool]:
-    """The product of what the norms behind a writer multiply with, and whether one of them takes the mean out."""
+    """The product of what the norms behind a writer multiply with, and whether one of them takes
+    the mean out.
+    """
     if not writer.norms:
         return None, False
     product = torch.ones(model.architecture.d_model)
@@ -247,7 +270,9 @@ def gain_of(model: OpenedModel, writer: Writer) -> tuple[Vector | None, bool]:
 
 
 def step(values: Float[Tensor, "*shape"], fraction: int, typical: float) -> Float[Tensor, "*shape"]:
-    """The distance between a number's neighbours, 2^(exponent - fraction), in a matrix of numbers of a typical size."""
+    """The distance between a number's neighbours, 2^(exponent - fraction), in a matrix of numbers
+    of a typical size.
+    """
     if values.dtype == torch.float64:
         power = torch.exp2(torch.floor(torch.log2(values.abs().clamp_min(typical * FINEST))))
         return power * 2.0**-fraction

@@ -1,4 +1,6 @@
-"""The tensors that do not write to the stream: which differ, and which of those an edit of the rest accounts for."""
+"""The tensors that do not write to the stream: which differ, and which of those an edit of the rest
+accounts for.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ class Distance:
 
 
 def logical_values(model: OpenedModel, name: str) -> Iterator[Tensor]:
-    """A tensor in blocks that two checkpoints cut alike, however each stores it; float32 (float64 for float64)."""
+    """A tensor in blocks that two checkpoints cut alike, however each stores it; float32 (float64
+    for float64).
+    """
     encoded = model.encoded(name)
     experts = len(encoded.shape) == 3
     if encoded.encoding == "plain" and not experts:
@@ -86,14 +90,22 @@ def distance(one: OpenedModel, other: OpenedModel, name: str, its_name: str | No
 
 
 def cast_alone(a: Tensor, b: Tensor, fraction: int, typical: float) -> bool:
-    """Whether rounding to the coarser of two precisions is all there is: half a step, and a little for the finer one's."""
+    """Whether rounding to the coarser of two precisions is all there is: half a step, and a little
+    for the finer one's.
+    """
     larger = torch.where(a.abs() > b.abs(), a, b).float()
     return bool(((b - a).abs() <= CAST * step(larger, fraction, typical)).all())
 
 
-def distances_to(one: OpenedModel, other: OpenedModel, name: str, wanted: Tensor) -> tuple[float, float, float]:
-    """How far B's tensor is from wanted values and from A's, and what rounding makes of it; lengths."""
-    before, found = (torch.cat([block.flatten() for block in logical_values(model, name)]) for model in (one, other))
+def distances_to(
+    one: OpenedModel, other: OpenedModel, name: str, wanted: Tensor
+) -> tuple[float, float, float]:
+    """How far B's tensor is from wanted values and from A's, and what rounding makes of it;
+    lengths.
+    """
+    before, found = (
+        torch.cat([block.flatten() for block in logical_values(model, name)]) for model in (one, other)
+    )
     target = wanted.flatten().to(found)
     steps = step(found.float(), _fraction(other, name), float(target.square().mean().sqrt()))
     return float((found - target).norm()), float((found - before).norm()), float(steps.norm()) / 12**0.5

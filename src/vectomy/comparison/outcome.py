@@ -43,12 +43,16 @@ class WriterDifference:
     """Of the stream: the highest rank there can be."""
     relative: float
     rank: int | None
-    """Singular values of the difference above rounding; None if more than were looked for, or none stands out."""
+    """Singular values of the difference above rounding; None if more than were looked for, or none
+    stands out.
+    """
     norm: NormMode | None
     strengths: tuple[float, ...] | None
     """Of the Edit's operation on it."""
     along_shared: float | None
-    """Of the difference's squared length, what lies along the shared directions (rounding is part of the rest)."""
+    """Of the difference's squared length, what lies along the shared directions (rounding is part
+    of the rest).
+    """
     equal: float | None
     """Of its elements, how many the Edit makes exactly as B stores them."""
     carried: bool
@@ -59,10 +63,11 @@ class WriterDifference:
 class Comparison:
     """How checkpoint B differs from checkpoint A.
 
-    `directions` are orthonormal rows in the residual stream: those that the writers' removals share, or, where they are no
-    removals, the leading ones of all writers' differences. `explained` holds the share of the difference (squared, each
-    writer's relative to its own length) that the first 1, 2, ... leading directions explain. `edit` makes B of A, as far as
-    anything can: wholly for the verdict `directional`, in the writers that carry it for `partly_directional`.
+    `directions` are orthonormal rows in the residual stream: those that the writers' removals
+    share, or, where they are no removals, the leading ones of all writers' differences. `explained`
+    holds the share of the difference (squared, each writer's relative to its own length) that the
+    first 1, 2, ... leading directions explain. `edit` makes B of A, as far as anything can: wholly
+    for the verdict `directional`, in the writers that carry it for `partly_directional`.
     """
 
     a: str
@@ -103,12 +108,21 @@ class Comparison:
             "differing": [vars(row) for row in self.differing],
             "only_in_a": list(self.only_in_a),
             "only_in_b": list(self.only_in_b),
-            "writers": [vars(row) | {"strengths": None if row.strengths is None else list(row.strengths)} for row in self.writers],
+            "writers": [
+                vars(row) | {"strengths": None if row.strengths is None else list(row.strengths)}
+                for row in self.writers
+            ],
             "directions": len(self.directions),
             "explained": list(self.explained),
             "edit": None
             if self.edit is None
-            else {"sha256": self.edit.sha256, "operations": len(self.edit.operations), "strengths": {name: list(values) for name, values in self.strengths.items()}},
-            "reproduced": None if self.equal is None else {"equal": self.equal, "within_a_step": self.within, "worst_in_steps": self.worst},
+            else {
+                "sha256": self.edit.sha256,
+                "operations": len(self.edit.operations),
+                "strengths": {name: list(values) for name, values in self.strengths.items()},
+            },
+            "reproduced": None
+            if self.equal is None
+            else {"equal": self.equal, "within_a_step": self.within, "worst_in_steps": self.worst},
             "notes": list(self.notes),
-        }  # fmt: skip
+        }

@@ -2,13 +2,15 @@
 
 With U some orthonormal rows (k x d_model), an edit in their span makes of a vector w of the matrix
 
-    none    w' = w - U^T C U w                column  w' s = w - U^T C U w, one s a vector
-    row     the same of W / n, whose rows then get their lengths n back: w'_i s_i / n_i = (w / n)_i - (U^T C U w / n)_i
+    none    w' = w - U^T C U w                column  w' s = w - U^T C U w, one s a vector row
+    the same of W / n, whose rows then get their lengths n back: w'_i s_i / n_i = (w / n)_i - (U^T C
+    U w / n)_i
 
-C is k x k and symmetric. What is stored is rounded, and an element moves only if its change exceeds half a step of its own
-size: a plain singular vector of W' - W is off by that (cosine 0.998 for strength 0.3 in bfloat16 at width 4096). So each row i of
-U^T C is a regression of the change of coordinate i on U w, weighted by 1 / step^2: small elements, which are stored
-finely, tell most. The same fit tells an edit from any other change of low rank: it has to read what it removes.
+C is k x k and symmetric. What is stored is rounded, and an element moves only if its change exceeds
+half a step of its own size: a plain singular vector of W' - W is off by that (cosine 0.998 for
+strength 0.3 in bfloat16 at width 4096). So each row i of U^T C is a regression of the change of
+coordinate i on U w, weighted by 1 / step^2: small elements, which are stored finely, tell most. The
+same fit tells an edit from any other change of low rank: it has to read what it removes.
 """
 
 from __future__ import annotations
@@ -42,7 +44,8 @@ MOST = 8
 # Times that the basis is found anew, and how little it then may still turn (squared).
 ROUNDS = 12
 SETTLED = 1e-11
-# A fit carries the difference if what stays is below rounding (and this share of the difference, for what float32 sums cost) ...
+# A fit carries the difference if what stays is below rounding (and this share of the difference,
+# for what float32 sums cost) ...
 SHARE = 1e-3
 # ... and most of the difference is gone: rounding alone is no evidence where little moved.
 GONE = 0.5
@@ -56,7 +59,9 @@ HOPELESS = 0.02
 
 @dataclass(frozen=True)
 class NormalEquations:
-    """Sums of the weighted regression of each coordinate's change y on x = U w: of x x^T and of y x."""
+    """Sums of the weighted regression of each coordinate's change y on x = U w: of x x^T and of y
+    x.
+    """
 
     xx: Float[Tensor, "d_model k k"]
     yx: Float[Tensor, "d_model k"]
@@ -85,7 +90,9 @@ class Fit:
     norm: NormMode
     reproduced: Reproduced
     blur: float = 0.0
-    """About how far rounding may turn the basis, times the strengths: |rounding| / (|B - A| sqrt(vectors))."""
+    """About how far rounding may turn the basis, times the strengths: |rounding| / (|B - A|
+    sqrt(vectors)).
+    """
 
 
 def modes_of(piece: MatrixPair, sizes: Sizes) -> list[NormMode]:
@@ -98,7 +105,9 @@ def modes_of(piece: MatrixPair, sizes: Sizes) -> list[NormMode]:
     return modes
 
 
-def best_fit(piece: MatrixPair, sizes: Sizes, rows: Float[Tensor, "n d_model"], rank: int | None) -> Fit | None:
+def best_fit(
+    piece: MatrixPair, sizes: Sizes, rows: Float[Tensor, "n d_model"], rank: int | None
+) -> Fit | None:
     """The removal of the fewest directions that makes B of A up to rounding; None if there is none.
 
     `rows` are the leading directions of the difference, `rank` its numerical rank.
@@ -108,7 +117,9 @@ def best_fit(piece: MatrixPair, sizes: Sizes, rows: Float[Tensor, "n d_model"], 
         leading = rows if norm != "row" else _leading_of_rows(piece, sizes)
         most = min(MOST, len(leading))
         # Lengths that are kept add to the rank, so that it says nothing then.
-        counts = dict.fromkeys((1, rank) if norm == "none" and rank is not None else range(1, min(most, 3) + 1))
+        counts = dict.fromkeys(
+            (1, rank) if norm == "none" and rank is not None else range(1, min(most, 3) + 1)
+        )
         for k in counts:
             if k > most:
                 continue
@@ -167,7 +178,8 @@ def normal_equations(
     d, k = piece.width, len(rows)
     xx, yx = torch.zeros(d, k * k, dtype=torch.float64), torch.zeros(d, k, dtype=torch.float64)
     before, after = (_safe(lengths) for lengths in sizes.lengths)
-    # Of the row form: sums of w' w', w' x and w' w, to take w' (whose factor s is not known) out of the regression.
+    # Of the row form: sums of w' w', w' x and w' w, to take w' (whose factor s is not known) out of
+    # the regression.
     own, across, along = (torch.zeros(d, n, dtype=torch.float64) for n in (1, k, 1))
     for a, b in piece.blocks(sample=True):
         weights = _weights(torch.where(a.abs() > b.abs(), a, b), piece, sizes)
@@ -193,7 +205,9 @@ def normal_equations(
 
 
 def _scales(a: Tensor, b: Tensor, x: Tensor, rows: Tensor) -> Tensor:
-    """What each vector of B has to be multiplied with: its part outside of the directions is that of A."""
+    """What each vector of B has to be multiplied with: its part outside of the directions is that
+    of A.
+    """
     outside_a, outside_b = a - x @ rows, b - (b @ rows.T) @ rows
     size = outside_b.square().sum(1, keepdim=True)
     return torch.where(size > 0, (outside_a * outside_b).sum(1, keepdim=True) / size.clamp_min(1e-30), 1.0)
@@ -240,7 +254,9 @@ def reproduce_difference(
     before = _safe(sizes.lengths[0])
     back = torch.ones(piece.width)
     if norm == "row":
-        after = sum(linalg.remove(a / before, basis.to(a), strengths.to(a)).square().sum(0) for a, _ in piece.blocks())
+        after = sum(
+            linalg.remove(a / before, basis.to(a), strengths.to(a)).square().sum(0) for a, _ in piece.blocks()
+        )
         assert isinstance(after, Tensor)
         back = before / _safe(after.sqrt())
     off, equal, within, worst = 0.0, 0, 0, 0.0

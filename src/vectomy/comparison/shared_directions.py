@@ -1,7 +1,7 @@
 """The directions that many differences share, and each difference in their terms.
 
-Behind norms a writer removes f = g * r where the stream loses r (architecture/norms.py), so what it shows is taken through its
-gain before it is held against the others'.
+Behind norms a writer removes f = g * r where the stream loses r (architecture/norms.py), so what it
+shows is taken through its gain before it is held against the others'.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ __all__ = ["Refinement", "Stack", "common_directions", "in_front", "in_stream", 
 
 # Rows that are kept before they are summed up by their leading directions.
 ROWS = 1024
-# A removal that the directions found so far leave out by less than this share of the strongest has no direction of its own.
+# A removal that the directions found so far leave out by less than this share of the strongest has
+# no direction of its own.
 APART = 0.05
 # Strengths below this are none, and a core that is off by no more is the one asked for.
 NONE = 3e-3
@@ -68,8 +69,9 @@ class Stack:
 def common_directions(fits: Sequence[tuple[MatrixPair, Fit]], width: int) -> Float[Tensor, "k d_model"]:
     """Orthonormal rows of the stream whose removal in some share is what every matrix shows.
 
-    From the plainest matrix to the others: not packed, without norms, whose small gains hide coordinates, and strong. A direction is added
-    where the ones so far, taken through the matrix's own gain, leave it out.
+    From the plainest matrix to the others: not packed, without norms, whose small gains hide
+    coordinates, and strong. A direction is added where the ones so far, taken through the matrix's
+    own gain, leave it out.
     """
     basis = torch.empty(0, width)
     strongest = max((float(fit.core.norm()) for _, fit in fits), default=0.0)
@@ -106,7 +108,9 @@ def in_stream(rows: Float[Tensor, "n d_model"], piece: MatrixPair) -> Float[Tens
 
 
 def in_front(basis: Float[Tensor, "k d_model"], piece: MatrixPair) -> Float[Tensor, "k d_model"]:
-    """The other way, not normalised: the rows that a removal of the basis removes in front of the norms."""
+    """The other way, not normalised: the rows that a removal of the basis removes in front of the
+    norms.
+    """
     if piece.gain is None:
         return basis
     rows = basis * piece.gain
@@ -115,7 +119,9 @@ def in_front(basis: Float[Tensor, "k d_model"], piece: MatrixPair) -> Float[Tens
 
 @dataclass
 class Refinement:
-    """The shared directions again, from all matrices at once: a regression of each coordinate over all of them."""
+    """The shared directions again, from all matrices at once: a regression of each coordinate over
+    all of them.
+    """
 
     basis: Float[Tensor, "k d_model"]
     inner: Tensor = field(init=False)
@@ -123,10 +129,14 @@ class Refinement:
 
     def __post_init__(self) -> None:
         k, d = self.basis.shape
-        self.inner, self.outer = torch.zeros(d, k, k, dtype=torch.float64), torch.zeros(d, k, dtype=torch.float64)
+        self.inner, self.outer = (
+            torch.zeros(d, k, k, dtype=torch.float64),
+            torch.zeros(d, k, dtype=torch.float64),
+        )
 
     def add(self, piece: MatrixPair, fit: Fit, found: NormalEquations, noise: float) -> None:
-        """With F = R U what the basis is in front of the norms, coordinate i changes by g_i b_i . Z x, Z = R^-T C, x = U w.
+        """With F = R U what the basis is in front of the norms, coordinate i changes by g_i b_i . Z
+        x, Z = R^-T C, x = U w.
 
         `noise` is the variance of an element's rounding: how much this matrix tells beside others.
         """
@@ -155,8 +165,12 @@ class Refinement:
             return self.basis
 
 
-def rotation(basis: Float[Tensor, "k d_model"], fits: Iterable[tuple[MatrixPair, Fit]]) -> Float[Tensor, "k d_model"]:
-    """The basis turned to where the matrix that tells its directions apart best has one strength for each."""
+def rotation(
+    basis: Float[Tensor, "k d_model"], fits: Iterable[tuple[MatrixPair, Fit]]
+) -> Float[Tensor, "k d_model"]:
+    """The basis turned to where the matrix that tells its directions apart best has one strength
+    for each.
+    """
     best, turned = TOLERANCE, basis
     for piece, fit in fits:
         values = torch.linalg.eigvalsh(fit.core.double())
@@ -170,10 +184,11 @@ def rotation(basis: Float[Tensor, "k d_model"], fits: Iterable[tuple[MatrixPair,
 
 
 def _spread(basis: Tensor, piece: MatrixPair, fit: Fit) -> Tensor:
-    """R (C^-1 - 1) R^T with F = R U: diagonal where the basis holds the directions that have one strength each.
+    """R (C^-1 - 1) R^T with F = R U: diagonal where the basis holds the directions that have one
+    strength each.
 
-    For the edit in front of the norms is F^T K F with K^-1 = D N^2 + F F^T, D = diag((1 - a) / a), N the lengths of F's rows
-    (linalg.joint_removal), and K = R^-T C R^-1.
+    For the edit in front of the norms is F^T K F with K^-1 = D N^2 + F F^T, D = diag((1 - a) / a),
+    N the lengths of F's rows (linalg.joint_removal), and K = R^-T C R^-1.
     """
     mix = (in_front(basis, piece) @ fit.basis.T).double()
     inner = torch.linalg.inv(fit.core.double()) - torch.eye(len(fit.core), dtype=torch.float64)
@@ -183,7 +198,8 @@ def _spread(basis: Tensor, piece: MatrixPair, fit: Fit) -> Tensor:
 def strengths_along(
     basis: Float[Tensor, "k d_model"], piece: MatrixPair, fit: Fit
 ) -> tuple[Float[Tensor, "n d_model"], Float[Tensor, " n"]] | None:
-    """The strengths with which a removal of the basis is what the matrix shows; None if there are none.
+    """The strengths with which a removal of the basis is what the matrix shows; None if there are
+    none.
 
     The basis may be turned, or lose rows of which nothing is removed.
     """

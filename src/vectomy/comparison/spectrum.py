@@ -1,8 +1,10 @@
-"""The largest singular values of a difference, and the directions of the stream that belong to them.
+"""The largest singular values of a difference, and the directions of the stream that belong to
+them.
 
-Subspace iteration from a random start (Halko, Martinsson and Tropp 2011, algorithm 4.4), in passes over blocks of vectors: with E
-the difference (vectors x d_model) and Q some orthonormal rows, a pass sums (E Q^T)^T E = Q E^T E, from which come new rows; in
-the last one the eigenvalues of Q E^T E Q^T are the squares of the singular values. Nothing of size d_model x d_model is made.
+Subspace iteration from a random start (Halko, Martinsson and Tropp 2011, algorithm 4.4), in passes
+over blocks of vectors: with E the difference (vectors x d_model) and Q some orthonormal rows, a
+pass sums (E Q^T)^T E = Q E^T E, from which come new rows; in the last one the eigenvalues of Q E^T
+E Q^T are the squares of the singular values. Nothing of size d_model x d_model is made.
 """
 
 from __future__ import annotations
@@ -63,11 +65,13 @@ class Spectrum:
     values: Float[Tensor, " n"]
     """Singular values, the largest first."""
     rows: Float[Tensor, "n d_model"]
-    """Their directions in the stream (what the writer's output has of them, in front of its norms)."""
+    """Their directions in the stream (what the writer's output has of them, in front of its norms).
+    """
 
 
-# A length is kept if the changes of all lengths together are this small a share of what they are when it is not: of
-# removing a share of a direction, vectors lose about 1 / d_model of their squared length.
+# A length is kept if the changes of all lengths together are this small a share of what they are
+# when it is not: of removing a share of a direction, vectors lose about 1 / d_model of their
+# squared length.
 KEPT = 0.2
 
 
@@ -139,7 +143,9 @@ def _orthonormal(rows: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_model"]
 
 
 def rank_of(spectrum: Spectrum, energy: Energy) -> int | None:
-    """How many singular values leave no more than the rounding of the stored format; None if not even PROBED do."""
+    """How many singular values leave no more than the rounding of the stored format; None if not
+    even PROBED do.
+    """
     rest = energy.difference - torch.cumsum(spectrum.values.double().square(), 0)
     enough = rest <= 1.05 * energy.noise + 1e-6 * energy.difference
     if energy.difference <= 1.05 * energy.noise or not bool(enough.any()):

@@ -11,8 +11,9 @@ from vectomy.comparison.outcome import Comparison
 
 __all__ = ["COARSE", "levels", "summarize"]
 
-# Neighbouring elements among which equal values are counted. B's values lie on a coarser grid than A's if fewer than this share
-# of the distinct ones are left, as in a quantised and dequantised copy.
+# Neighbouring elements among which equal values are counted. B's values lie on a coarser grid than
+# A's if fewer than this share of the distinct ones are left, as in a quantised and dequantised
+# copy.
 RUN = 64
 COARSE = 0.93
 # A rank is low if it is at most this part of the width.
@@ -28,7 +29,11 @@ def levels(piece: MatrixPair) -> tuple[int, int]:
 def _distinct(block: Float[Tensor, "m d_model"]) -> int:
     """Distinct numbers in runs along the inputs, or along the vector where there are few of them."""
     rows = block.T if len(block) >= 32 else block
-    runs = rows[:, : RUN * max(1, rows.shape[1] // RUN)].unflatten(1, (-1, min(RUN, rows.shape[1]))).flatten(0, 1)
+    runs = (
+        rows[:, : RUN * max(1, rows.shape[1] // RUN)]
+        .unflatten(1, (-1, min(RUN, rows.shape[1])))
+        .flatten(0, 1)
+    )
     ordered = runs.sort(dim=1).values
     return int((ordered[:, 1:] != ordered[:, :-1]).sum()) + len(ordered)
 
@@ -36,7 +41,9 @@ def _distinct(block: Float[Tensor, "m d_model"]) -> int:
 def summarize(found: Comparison, coarser: bool) -> str:
     if found.verdict == "identical":
         return "identical: every tensor holds the same values" + (
-            ", up to the precision they are stored in" if any("rounding" in note for note in found.notes) else ""
+            ", up to the precision they are stored in"
+            if any("rounding" in note for note in found.notes)
+            else ""
         )
     if found.edit is not None:
         return _edited(found)
@@ -59,7 +66,11 @@ def _edited(found: Comparison) -> str:
     if found.verdict == "directional":
         return said
     rest = [row for row in found.differing if not row.explained]
-    more = f"{len(rest)} tensors differ in another way" if rest else "the two do not hold the same tensors or heads"
+    more = (
+        f"{len(rest)} tensors differ in another way"
+        if rest
+        else "the two do not hold the same tensors or heads"
+    )
     return f"in part {said}; {more}"
 
 

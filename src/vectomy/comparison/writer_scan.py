@@ -1,4 +1,6 @@
-"""Look at every matrix of two checkpoints that writes to the stream, and tell what removal of directions it shows."""
+"""Look at every matrix of two checkpoints that writes to the stream, and tell what removal of
+directions it shows.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,8 @@ MOST_SHARED = 8
 # Experts whose strengths are this close are edited by one operation.
 TOGETHER = 0.02
 
-# By the writer's weight and the expert, with the places in `Looking.seen` of the matrices that each is for.
+# By the writer's weight and the expert, with the places in `Looking.seen` of the matrices that each
+# is for.
 Operations = dict[tuple[str, int | None], tuple[Operation, list[int]]]
 
 
@@ -89,7 +92,8 @@ class WriterScan:
         # Each matrix counts by its change relative to its own length.
         share = sizes.relative
         if not sizes.sample.difference:
-            # A few vectors that are not among those looked at, such as the embeddings of new tokens.
+            # A few vectors that are not among those looked at, such as the embeddings of new
+            # tokens.
             self.seen.append(MatrixDiff(piece, sizes, None, None, levels(piece)))
             self.stack.add(torch.zeros(1, piece.width), share)
             return
@@ -101,7 +105,9 @@ class WriterScan:
         self.stack.add(in_stream(found.rows, piece) * weights[:, None], share)
 
     def shared(self) -> Float[Tensor, "k d_model"]:
-        """The directions that the removals have in common; none if there is no removal, or each has its own."""
+        """The directions that the removals have in common; none if there is no removal, or each has
+        its own.
+        """
         found = [(seen.piece, seen.fit) for seen in self.seen if seen.fit is not None]
         basis = common_directions(found, self.one.architecture.d_model)
         return self._refined(basis) if 0 < len(basis) <= MOST_SHARED else basis[:0]
@@ -125,7 +131,9 @@ class WriterScan:
         return rotation(refinement.solved(), fits)
 
     def in_terms_of(self, basis: Float[Tensor, "k d_model"]) -> dict[int, Fit]:
-        """What removal in the span of the shared directions each matrix shows, by its place in `seen`."""
+        """What removal in the span of the shared directions each matrix shows, by its place in
+        `seen`.
+        """
         fits = {}
         with self.progress("strengths", len(self.seen), "matrices") as update:
             for at, seen in enumerate(self.seen):
@@ -150,11 +158,17 @@ class WriterScan:
                 made[self.seen[places[0]].piece.writer.weight, operation.expert] = operation, places
         return made
 
-    def _told(self, basis: Tensor, seen: MatrixDiff, fit: Fit | None) -> tuple[Tensor, Tensor, NormMode] | None:
+    def _told(
+        self, basis: Tensor, seen: MatrixDiff, fit: Fit | None
+    ) -> tuple[Tensor, Tensor, NormMode] | None:
         for chosen, rows in ((fit, basis), (seen.fit, None)):
             if chosen is None:
                 continue
-            own = torch.linalg.qr(in_stream(chosen.basis, seen.piece).T)[0].T.contiguous() if rows is None else rows
+            own = (
+                torch.linalg.qr(in_stream(chosen.basis, seen.piece).T)[0].T.contiguous()
+                if rows is None
+                else rows
+            )
             told = strengths_along(own, seen.piece, chosen)
             if told is not None:
                 return (*told, chosen.norm)
@@ -165,16 +179,24 @@ class WriterScan:
         piece = self.seen[rows[0][0]].piece
         writer = piece.writer
         count = sum(1 for other in self.pieces if other.writer is writer)
-        # The one whose basis most of them share, for what is turned within the span is turned by noise.
+        # The one whose basis most of them share, for what is turned within the span is turned by
+        # noise.
         first = max(rows, key=lambda row: sum(torch.equal(row[1], basis) for _, basis, *_ in rows))
         if len(rows) == count and all(_alike(first, row) for row in rows):
             held = [strengths for _, basis, strengths, _ in rows if torch.equal(basis, first[1])]
-            operation = Operation(writer.component, writer.layer, first[1], torch.stack(held).mean(0), first[3])
+            operation = Operation(
+                writer.component, writer.layer, first[1], torch.stack(held).mean(0), first[3]
+            )
             return [(operation, [at for at, *_ in rows])]
         if not experts_of(writer, self.one.architecture):
             return []
         return [
-            (Operation(writer.component, writer.layer, basis, strengths, norm, expert=self.seen[at].piece.expert), [at])
+            (
+                Operation(
+                    writer.component, writer.layer, basis, strengths, norm, expert=self.seen[at].piece.expert
+                ),
+                [at],
+            )
             for at, basis, strengths, norm in rows
         ]
 
@@ -195,10 +217,15 @@ def _in_span(seen: MatrixDiff, rows: Float[Tensor, "k d_model"]) -> Fit | None:
     """The best norm mode; the simplest one unless another is clearly better."""
     best: Fit | None = None
     for norm in modes_of(seen.piece, seen.sizes):
-        core = core_of(seen.piece, seen.sizes, rows, norm, normal_equations(seen.piece, seen.sizes, rows, norm))
+        core = core_of(
+            seen.piece, seen.sizes, rows, norm, normal_equations(seen.piece, seen.sizes, rows, norm)
+        )
         strengths, axes = torch.linalg.eigh(core)
         fit = Fit(
-            rows, core, norm, reproduce_difference(seen.piece, seen.sizes, axes.T @ rows, strengths, norm, sample=True)
+            rows,
+            core,
+            norm,
+            reproduce_difference(seen.piece, seen.sizes, axes.T @ rows, strengths, norm, sample=True),
         )
         if within_rounding(fit.reproduced, seen.sizes.sample, seen.piece) and (
             best is None or fit.reproduced.off < BETTER * best.reproduced.off

@@ -1,4 +1,6 @@
-"""Measurements kept by what they were made of, so that none is made twice: not after a kill, not for a new subject."""
+"""Measurements kept by what they were made of, so that none is made twice: not after a kill, not
+for a new subject.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ __all__ = ["Cache"]
 
 
 class Cache:
-    """A folder with one JSON file for each measurement, named by the hash of all that it depends on."""
+    """A folder with one JSON file for each measurement, named by the hash of all that it depends
+    on.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -24,7 +28,8 @@ class Cache:
         return self._file(inputs).exists()
 
     def get_or_compute(self, inputs: dict[str, Any], work: Callable[[], Any]) -> Any:
-        """The value kept for `inputs`, or that of `work()`, kept from now on. Values must survive JSON.
+        """The value kept for `inputs`, or that of `work()`, kept from now on. Values must survive
+        JSON.
 
         Raises:
             ArtifactError: a kept file was changed by hand and does not parse.
@@ -33,8 +38,11 @@ class Cache:
         if not file.exists():
             began = time.monotonic()
             value = work()
-            write_json(file, {"inputs": inputs, "seconds": round(time.monotonic() - began, 3), "value": value})
-        # Read back also what was just made: a run that was killed and one that was not see the same values.
+            write_json(
+                file, {"inputs": inputs, "seconds": round(time.monotonic() - began, 3), "value": value}
+            )
+        # Read back also what was just made: a run that was killed and one that was not see the same
+        # values.
         held = read_json(file)
         self.seconds += held["seconds"]
         return held["value"]

@@ -1,4 +1,6 @@
-"""The one configuration of a run; the command line and a TOML or JSON file both fill it in. Loads no torch."""
+"""The one configuration of a run; the command line and a TOML or JSON file both fill it in. Loads
+no torch.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ HUB_PROMPTS = {"positive": "mlabonne/harmful_behaviors", "negative": "mlabonne/h
 DEMO_PROMPTS = {"positive": "bundled:refused", "negative": "bundled:harmless"}
 
 Recipe = Literal["article", "arditi", "cosmic", "gradient", "selective", "tpe"]
-Estimator = Literal["difference_of_means", "projected", "winsorised_mean", "pca_of_differences", "logistic_probe"]
+Estimator = Literal[
+    "difference_of_means", "projected", "winsorised_mean", "pca_of_differences", "logistic_probe"
+]
 
 
 class _Strict(BaseModel):
@@ -36,7 +40,9 @@ class _Strict(BaseModel):
 
 
 class Source(_Strict):
-    """One prompt set: a file, a Hub data set or a bundled set, as written on the command line (see prompts.py)."""
+    """One prompt set: a file, a Hub data set or a bundled set, as written on the command line (see
+    prompts.py).
+    """
 
     prompts: str
     system: str | None = None
@@ -44,7 +50,9 @@ class Source(_Strict):
 
 
 class Contrast(_Strict):
-    """What the behaviour is told apart by. Without files of their own, search and test are cut from the fit source."""
+    """What the behaviour is told apart by. Without files of their own, search and test are cut from
+    the fit source.
+    """
 
     behaviour: str = "refusal"
     positive: Source
@@ -68,17 +76,22 @@ class Selection(_Strict):
     """Thresholds of the recipes; the defaults are the papers'."""
 
     kl_threshold: float = Field(0.1, gt=0)
-    """arditi, cosmic: largest KL(base || ablated) in nats at the last position of harmless prompts."""
+    """arditi, cosmic: largest KL(base || ablated) in nats at the last position of harmless prompts.
+    """
     induce_threshold: float = 0.0
     """arditi: smallest mean log-odds of the behaviour tokens after adding the direction."""
     layer_fraction: float = Field(0.8, gt=0, le=1)
     """arditi, cosmic: only directions from layers below this share of the depth."""
     strict: bool = False
-    """arditi, cosmic: stop when no direction passes the filters, as the paper's code does, instead of minimising KL then."""
+    """arditi, cosmic: stop when no direction passes the filters, as the paper's code does, instead
+    of minimising KL then.
+    """
     filter_prompts: bool = True
     """arditi: drop positive prompts the base does not refuse, and negative ones it does."""
     complete: bool = False
-    """arditi, cosmic: score every direction in full, also those that are out already; the choice is the same."""
+    """arditi, cosmic: score every direction in full, also those that are out already; the choice is
+    the same.
+    """
     candidates: int = Field(20, ge=1)
     """article: how many of the best-scored directions are tried."""
     shown_prompts: int = Field(4, ge=1)
@@ -87,20 +100,31 @@ class Selection(_Strict):
     pick: int | None = Field(None, ge=0)
     """article: rank of the candidate to take, instead of reading them."""
     behaviour_tokens: tuple[str, ...] | None = None
-    """First tokens of an answer that shows the behaviour; found from the model's own answers if absent."""
+    """First tokens of an answer that shows the behaviour; found from the model's own answers if
+    absent.
+    """
     target_rate: float = Field(0.05, ge=0, le=1)
-    """gradient, selective, tpe: largest share of the positive search prompts that may still show the behaviour."""
+    """gradient, selective, tpe: largest share of the positive search prompts that may still show
+    the behaviour.
+    """
     kl_budget: float | None = Field(None, gt=0)
-    """gradient, selective, tpe: largest KL on the negative search prompts, in nats (per token; tpe: of the first one). With it, the edit that takes away
-    most of the behaviour within the budget is chosen; without, the one of least KL that reaches the target rate."""
+    """gradient, selective, tpe: largest KL on the negative search prompts, in nats (per token; tpe:
+    of the first one). With it, the edit that takes away most of the behaviour within the budget is
+    chosen; without, the one of least KL that reaches the target rate.
+    """
     steps: int | None = Field(None, ge=1)
-    """gradient, selective: steps of the optimiser; absent: 36, and 96 where a third set has to be told apart."""
+    """gradient, selective: steps of the optimiser; absent: 36, and 96 where a third set has to be
+    told apart.
+    """
     rank: int = Field(1, ge=1)
     """gradient, selective: how many orthonormal directions are learned."""
     per_layer: bool | None = None
-    """gradient, selective: learn directions of its own for each layer; absent: only for selective."""
+    """gradient, selective: learn directions of its own for each layer; absent: only for selective.
+    """
     direction: str | None = None
-    """gradient, selective: begin with this direction (`.npy`, `.safetensors`, `random:SEED`) instead of the best of a screening."""
+    """gradient, selective: begin with this direction (`.npy`, `.safetensors`, `random:SEED`)
+    instead of the best of a screening.
+    """
     learn_direction: bool = True
     """gradient, selective: learn the direction as well; without, the strengths alone."""
     trials: int = Field(200, ge=1)
@@ -117,8 +141,9 @@ class RunConfig(_Strict):
     contrast: Contrast
     recipe: Recipe = "gradient"
     estimator: Estimator | None = None
-    """How a direction is made from activations; absent: the recipe's own (article: difference of means, arditi:
-    projected)."""
+    """How a direction is made from activations; absent: the recipe's own (article: difference of
+    means, arditi: projected).
+    """
     selection: Selection = Selection()
     seed: int = Field(0, ge=0)
     device: str = "auto"
@@ -138,7 +163,9 @@ class RunConfig(_Strict):
     lora: bool = False
     """Write the Edit as a PEFT adapter too, and evaluate the base with it."""
     embeddings: bool = True
-    """Edit token and position embeddings as well. Without, an adapter can hold the edit of a model whose head is tied."""
+    """Edit token and position embeddings as well. Without, an adapter can hold the edit of a model
+    whose head is tied.
+    """
     force: bool = False
     """Go on although the base model does not show the behaviour."""
     trust_remote_code: bool = False
@@ -160,8 +187,9 @@ class EvaluationConfig(_Strict):
     """What `vectomy evaluate` measures, and how."""
 
     subjects: tuple[str, ...] = Field(min_length=1)
-    """Models (a folder, a Hub id, `demo`), Edits (a file, or a run folder that holds one; `@0.5,1` for strengths) and PEFT
-    adapter folders. The first model is what the others are compared with."""
+    """Models (a folder, a Hub id, `demo`), Edits (a file, or a run folder that holds one; `@0.5,1`
+    for strengths) and PEFT adapter folders. The first model is what the others are compared with.
+    """
     prompts: tuple[str, ...] = Field(min_length=1)
     """Prompt sets, as `[NAME=]SOURCE` (see prompts.py)."""
     base: str | None = None
@@ -184,7 +212,9 @@ class EvaluationConfig(_Strict):
     """Ask it again behind that many tokens of neutral text; 0 does not."""
     tool_calls: bool = True
     tasks: tuple[str, ...] = ()
-    """Suites and tasks of the lm-evaluation-harness, and task files, by commas (metrics/lm_eval/harness.py)."""
+    """Suites and tasks of the lm-evaluation-harness, and task files, by commas
+    (metrics/lm_eval/harness.py).
+    """
     task_limit: int | None = Field(None, ge=1)
     """At most so many documents of each task, the first ones."""
     task_batch: int = Field(8, ge=1)
@@ -204,7 +234,9 @@ class EvaluationConfig(_Strict):
     @property
     def all_budgets(self) -> list[int]:
         """The shorter budgets and the whole answer, ascending."""
-        return sorted({budget for budget in self.budgets if 0 < budget < self.answer_tokens} | {self.answer_tokens})
+        return sorted(
+            {budget for budget in self.budgets if 0 < budget < self.answer_tokens} | {self.answer_tokens}
+        )
 
 
 FLAT: dict[str, tuple[str, ...]] = {
@@ -217,14 +249,17 @@ FLAT: dict[str, tuple[str, ...]] = {
     **{f"{side}_system": ("contrast", side, "system") for side in ("positive", "negative", "keep")},
     **{name: ("selection", name) for name in Selection.model_fields},
 }
-"""Short names that the command line and `vectomy.run` take, and where they stand in the configuration."""
+"""Short names that the command line and `vectomy.run` take, and where they stand in the
+configuration.
+"""
 
 
 def make_config(model: str, options: dict[str, Any], file: dict[str, Any] | None = None) -> RunConfig:
-    """A configuration from short names (`positive`, `kl_threshold`, ...) over the values of a configuration file.
+    """A configuration from short names (`positive`, `kl_threshold`, ...) over the values of a
+    configuration file.
 
-    Options that are None count as not given. Without prompts the demo model takes the bundled sets and any other model
-    the usual ones on the Hub.
+    Options that are None count as not given. Without prompts the demo model takes the bundled sets
+    and any other model the usual ones on the Hub.
 
     Raises:
         ConfigError: see `parse_config`.
@@ -270,11 +305,17 @@ def parse_selection(values: dict[str, Any]) -> Selection:
 
 
 def parse_evaluation(values: dict[str, Any]) -> EvaluationConfig:
-    """Check the values of an evaluation; None counts as not given. Raises ConfigError as `parse_config` does."""
+    """Check the values of an evaluation; None counts as not given. Raises ConfigError as
+    `parse_config` does.
+    """
     try:
-        return EvaluationConfig.model_validate({name: value for name, value in values.items() if value is not None})
+        return EvaluationConfig.model_validate(
+            {name: value for name, value in values.items() if value is not None}
+        )
     except ValidationError as error:
-        raise ConfigError("; ".join(_explain(problem, EvaluationConfig) for problem in error.errors())) from None
+        raise ConfigError(
+            "; ".join(_explain(problem, EvaluationConfig) for problem in error.errors())
+        ) from None
 
 
 def _explain(problem: Any, fields: Any = RunConfig) -> str:
@@ -283,7 +324,9 @@ def _explain(problem: Any, fields: Any = RunConfig) -> str:
         for part in problem["loc"][:-1]:
             annotation = fields.model_fields[part].annotation
             options = getattr(annotation, "__args__", (annotation,))
-            fields = next(option for option in options if isinstance(option, type) and issubclass(option, BaseModel))
+            fields = next(
+                option for option in options if isinstance(option, type) and issubclass(option, BaseModel)
+            )
         return f"unknown configuration key '{key}'; known here: {', '.join(sorted(fields.model_fields))}"
     if problem["type"] == "missing":
         return f"configuration key '{key}' is missing"

@@ -1,7 +1,7 @@
 """Rows as JSON lines: the one reader and the one writer. Loads no torch.
 
-A line ends at "\\n" alone. `str.splitlines` also cuts at U+2028, U+2029, U+0085 and the like, which JSON leaves as they are
-and which may stand within a prompt or an answer.
+A line ends at "\\n" alone. `str.splitlines` also cuts at U+2028, U+2029, U+0085 and the like, which
+JSON leaves as they are and which may stand within a prompt or an answer.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ def iter_jsonl(text: str, refuse: Callable[[int, str], VectomyError]) -> Iterato
     """(number, value) of each line that is not blank.
 
     Args:
-        refuse: makes the error to raise of the number of a line that is not JSON, and why it is not.
+        refuse: makes the error to raise of the number of a line that is not JSON, and why it is
+            not.
     """
     for number, line in split_lines(text):
         try:
@@ -46,7 +47,8 @@ def read_jsonl(file: Path | Traversable, remedy: str = "delete it and run again"
     """The rows of a file, each an object.
 
     Raises:
-        ArtifactError: the file is absent or not text, or a line is no object; it ends with `remedy`.
+        ArtifactError: the file is absent or not text, or a line is no object; it ends with
+            `remedy`.
     """
 
     def refuse(number: int, why: str) -> ArtifactError:

@@ -1,11 +1,12 @@
-"""The algebra of directions and of edited matrices. `r` is a unit row vector; a basis holds k orthonormal rows.
+"""The algebra of directions and of edited matrices. `r` is a unit row vector; a basis holds k
+orthonormal rows.
 
 An edit with basis B (k x d_model) and strengths a acts on a vector y of the stream as
 
     P(y) = y - B^T diag(a) B y
 
-and on a writer W (d_model x d_in) as W' = P(W), column by column. a = 1 removes, 0 < a < 1 weakens, a < 0 amplifies,
-a = 2 reflects.
+and on a writer W (d_model x d_in) as W' = P(W), column by column. a = 1 removes, 0 < a < 1 weakens,
+a < 0 amplifies, a = 2 reflects.
 """
 
 from __future__ import annotations
@@ -67,9 +68,9 @@ def edit_matrix(
 ) -> Float[Tensor, "d_model d_in"]:
     """The edited writer W', in the dtype of `weight` (use float32 or float64).
 
-    `column` gives each input column its old length back: w_j' = |w_j| normalise(P(w_j)), which keeps B W' = 0 exactly.
-    `row` edits the row-normalised matrix and gives each output row its old length back (Heretic's form); that puts
-    part of the direction back.
+    `column` gives each input column its old length back: w_j' = |w_j| normalise(P(w_j)), which
+    keeps B W' = 0 exactly. `row` edits the row-normalised matrix and gives each output row its old
+    length back (Heretic's form); that puts part of the direction back.
     """
     if norm == "row":
         lengths = torch.linalg.vector_norm(weight, dim=1, keepdim=True)
@@ -87,7 +88,9 @@ def edit_rows(
     strengths: Float[Tensor, " k"],
     norm: NormMode = "none",
 ) -> Float[Tensor, "*batch d_model"]:
-    """Edited embedding rows: each row is a vector of the stream, so keeping lengths ('column') keeps each row's own."""
+    """Edited embedding rows: each row is a vector of the stream, so keeping lengths ('column')
+    keeps each row's own.
+    """
     edited = remove(rows, basis, strengths)
     return edited * _ratio(rows, edited, dim=-1) if norm == "column" else edited
 
@@ -99,9 +102,11 @@ def edit_along(
     strengths: Float[Tensor, " k"],
     norm: NormMode = "none",
 ) -> Float[Tensor, "*shape"]:
-    """The edited tensor when `axis` is the stream's: a matrix or its transpose, a stack of either (experts), embedding rows, a bias.
+    """The edited tensor when `axis` is the stream's: a matrix or its transpose, a stack of either
+    (experts), embedding rows, a bias.
 
-    `row` needs one more axis beside the stream's, the input's, along which output rows have their length.
+    `row` needs one more axis beside the stream's, the input's, along which output rows have their
+    length.
     """
     vectors = weight.movedim(axis, -1)
     if norm != "row":
@@ -123,11 +128,14 @@ def edit_stored(
     strengths: Float[Tensor, " k"],
     norm: NormMode = "none",
 ) -> Float[Tensor, "*shape"]:
-    """`edit_along` in place, in the tensor's own dtype: tile by tile in float32 (float64 for float64), rounded once."""
+    """`edit_along` in place, in the tensor's own dtype: tile by tile in float32 (float64 for
+    float64), rounded once.
+    """
     work = torch.promote_types(weight.dtype, torch.float32)
     b, a = basis.to(weight.device, work), strengths.to(weight.device, work)
     if norm == "none" and weight.ndim == 2 and axis == 0:
-        # W' = W - (B^T diag(a)) (B W): rows are contiguous, so B W is summed over blocks of rows first.
+        # W' = W - (B^T diag(a)) (B W): rows are contiguous, so B W is summed over blocks of rows
+        # first.
         rows = max(1, TILE // max(1, weight.shape[1]))
         blocks = [(at, min(at + rows, len(weight))) for at in range(0, len(weight), rows)]
         # One piece of memory for all tiles: fresh pages cost more than the sums.
@@ -153,10 +161,12 @@ def edit_stored(
 def folded_removal(
     basis: Float[Tensor, "k d_model"], strengths: Float[Tensor, " k"], folded: Float[Tensor, "k d_model"]
 ) -> tuple[Float[Tensor, "n d_model"], Float[Tensor, " n"]]:
-    """The edit of what passes a norm, given what each basis vector becomes in front of it (architecture/norms.py).
+    """The edit of what passes a norm, given what each basis vector becomes in front of it
+    (architecture/norms.py).
 
-    Equal strengths act on the span of the folded directions, so that strength 1 removes all of them. Other strengths are
-    made one operator by `joint_removal`. A direction that the norm does not let through is dropped.
+    Equal strengths act on the span of the folded directions, so that strength 1 removes all of
+    them. Other strengths are made one operator by `joint_removal`. A direction that the norm does
+    not let through is dropped.
 
     Raises:
         ValueError: the folded directions are linearly dependent, as those of the basis are not.
@@ -180,10 +190,14 @@ def _ratio(before: Tensor, after: Tensor, dim: int) -> Tensor:
 def row_factors(
     weight: Float[Tensor, "d_model d_in"], basis: Float[Tensor, "k d_model"], strengths: Float[Tensor, " k"]
 ) -> tuple[Float[Tensor, " d_model"], Float[Tensor, " d_model"]]:
-    """(n, c) such that the row form is W' x = c * n * P(W x / n): row lengths, and what the edit took from them."""
+    """(n, c) such that the row form is W' x = c * n * P(W x / n): row lengths, and what the edit
+    took from them.
+    """
     lengths = torch.linalg.vector_norm(weight, dim=1)
     edited = remove(normalise(weight).T, basis, strengths).T
-    return torch.where(lengths > 0, lengths, 1.0), 1 / torch.linalg.vector_norm(edited, dim=1).clamp_min(NEGLIGIBLE)
+    return torch.where(lengths > 0, lengths, 1.0), 1 / torch.linalg.vector_norm(edited, dim=1).clamp_min(
+        NEGLIGIBLE
+    )
 
 
 def joint_removal(
@@ -191,9 +205,10 @@ def joint_removal(
 ) -> tuple[Float[Tensor, "k d_model"], Float[Tensor, " k"]]:
     """One operator for k unit vectors with a strength each: an orthonormal basis and its strengths.
 
-    M = V^T (D + G)^(-1) V with G = V V^T and D = diag((1 - a) / a); the edit is y - M y. For orthogonal vectors it is
-    diag(a); a vector of strength 1 is removed wholly whatever the others are (M v = v); all of strength 1 give the
-    projection on the span; a strength that goes to 0 leaves the others alone; the order does not matter.
+    M = V^T (D + G)^(-1) V with G = V V^T and D = diag((1 - a) / a); the edit is y - M y. For
+    orthogonal vectors it is diag(a); a vector of strength 1 is removed wholly whatever the others
+    are (M v = v); all of strength 1 give the projection on the span; a strength that goes to 0
+    leaves the others alone; the order does not matter.
 
     Raises:
         ValueError: a strength is 0, or the vectors are linearly dependent.
@@ -211,7 +226,8 @@ def joint_removal(
 
 
 def symmetric_basis(vectors: Float[Tensor, "k d_model"]) -> Float[Tensor, "k d_model"]:
-    """Orthonormal rows nearest to the given ones: G^(-1/2) V with G = V V^T (Löwdin 1950), whatever their order.
+    """Orthonormal rows nearest to the given ones: G^(-1/2) V with G = V V^T (Löwdin 1950), whatever
+    their order.
 
     Raises:
         ValueError: the vectors are linearly dependent.

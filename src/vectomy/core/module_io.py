@@ -1,4 +1,6 @@
-"""Where the stream is in what a hook sees: transformers blocks take and return it alone, by name or in a tuple."""
+"""Where the stream is in what a hook sees: transformers blocks take and return it alone, by name or
+in a tuple.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""How long work reports itself: a stage calls `progress(what, total, unit)` and then `update(n)`. Loads no torch.
+"""How long work reports itself: a stage calls `progress(what, total, unit)` and then `update(n)`.
+Loads no torch.
 
 Stages take a `Progress` and default to `silent`; cli/ passes one that draws bars with rich.
 """
@@ -14,7 +15,9 @@ __all__ = ["Progress", "duration", "silent"]
 
 @runtime_checkable
 class Progress(Protocol):
-    def __call__(self, what: str, total: int, unit: str = "") -> AbstractContextManager[Callable[[int], None]]: ...
+    def __call__(
+        self, what: str, total: int, unit: str = ""
+    ) -> AbstractContextManager[Callable[[int], None]]: ...
 
 
 @contextmanager

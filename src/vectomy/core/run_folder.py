@@ -1,8 +1,9 @@
-"""The run folder: files that appear whole or not at all, and stages that are not run twice. Loads no torch.
+"""The run folder: files that appear whole or not at all, and stages that are not run twice. Loads
+no torch.
 
-A stage's record (stages/NAME.json) holds the hash of what it read and the hashes of what it wrote. It is valid while
-both still hold; that is all that resuming means. Stages that take long also keep a journal, so that a killed run goes
-on within the stage.
+A stage's record (stages/NAME.json) holds the hash of what it read and the hashes of what it wrote.
+It is valid while both still hold; that is all that resuming means. Stages that take long also keep
+a journal, so that a killed run goes on within the stage.
 """
 
 from __future__ import annotations
@@ -85,8 +86,9 @@ def disk_full_named(path: Path) -> Iterator[None]:
 def write_whole(path: Path) -> Iterator[Path]:
     """Give a path to write to; the file takes its name only when the block ends well.
 
-    The path lies in a folder of its own beside `path`: libraries write beside what they are asked for and rename
-    (safetensors 0.8 does), and what a kill makes them leave there has to be known for what it is.
+    The path lies in a folder of its own beside `path`: libraries write beside what they are asked
+    for and rename (safetensors 0.8 does), and what a kill makes them leave there has to be known
+    for what it is.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     folder = path.with_name(f".{path.name}.{os.getpid()}.partial")
@@ -165,7 +167,9 @@ class Journal:
 
 
 class RunFolder:
-    """A folder that holds one run. `with RunFolder(path) as run:` keeps other runs out of it meanwhile."""
+    """A folder that holds one run. `with RunFolder(path) as run:` keeps other runs out of it
+    meanwhile.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -177,7 +181,9 @@ class RunFolder:
         if self.path.exists() and not self.path.is_dir():
             raise ArtifactError(f"{self.path} is a file; --out takes a folder")
         if self.path.is_dir() and any(self.path.iterdir()) and not (self.path / MARK).exists():
-            raise ArtifactError(f"{self.path} holds other files and no vectomy run; choose an empty folder for --out")
+            raise ArtifactError(
+                f"{self.path} holds other files and no vectomy run; choose an empty folder for --out"
+            )
         with disk_full_named(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = (self.path / MARK).open("a+", encoding="utf-8")
@@ -205,15 +211,17 @@ class RunFolder:
         return Journal(self.path / "stages" / f"{stage}.journal", self._at_work[stage])
 
     def stage(self, name: str, before: str, inputs: Any, outputs: list[str], work: Callable[[], None]) -> str:
-        """Run `work`, which writes `outputs` (files or folders), unless that was done for the same inputs.
+        """Run `work`, which writes `outputs` (files or folders), unless that was done for the same
+        inputs.
 
         Args:
             before: what the stage before returned (of the first, what the run starts from).
             inputs: whatever else the stage reads, as JSON.
 
         Returns:
-            `before` of the next stage: a hash of all that was read up to here and of what the stage wrote. Not of what it wrote alone: a
-            later stage depends on what the earlier ones read, also where that changed no byte of theirs.
+            `before` of the next stage: a hash of all that was read up to here and of what the stage
+            wrote. Not of what it wrote alone: a later stage depends on what the earlier ones read,
+            also where that changed no byte of theirs.
         """
         path = self.path / "stages" / f"{name}.json"
         wanted = hash_of([before, inputs])
@@ -241,14 +249,16 @@ class RunFolder:
         return {path.stem: read_json(path)["seconds"] for path in records}
 
     def _digests(self, outputs: list[str]) -> dict[str, str | None]:
-        """Content hash per output; a folder (a checkpoint may be many GB) counts by its names and sizes, less its
-        README.md, which the report puts there later."""
+        """Content hash per output; a folder (a checkpoint may be many GB) counts by its names and
+        sizes, less its README.md, which the report puts there later.
+        """
         found: dict[str, str | None] = {}
         for output in outputs:
             path = self.path / output
             if path.is_dir():
                 found[output] = hash_of(
-                    # A folder's own size says nothing of what is in it, and differs from file system to file system.
+                    # A folder's own size says nothing of what is in it, and differs from file
+                    # system to file system.
                     sorted(
                         (f.name, f.stat().st_size if f.is_file() else 0)
                         for f in path.iterdir()

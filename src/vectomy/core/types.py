@@ -1,11 +1,24 @@
-"""Names that several modules share: where in the residual stream a vector lives, and what writes there."""
+"""Names that several modules share: where in the residual stream a vector lives, and what writes
+there.
+"""
 
 from typing import Literal, get_args
 
 from jaxtyping import Float, Int
 from torch import Tensor
 
-__all__ = ["COMPONENTS", "OUTSIDE", "SITES", "Component", "NormMode", "Point", "Site", "Stream", "TokenIds", "Vector"]
+__all__ = [
+    "COMPONENTS",
+    "OUTSIDE",
+    "SITES",
+    "Component",
+    "NormMode",
+    "Point",
+    "Site",
+    "Stream",
+    "TokenIds",
+    "Vector",
+]
 
 Site = Literal["resid_pre", "resid_mid", "resid_post"]
 """A point of the stream: before a block, between its attention and its MLP, after it."""
@@ -25,8 +38,10 @@ Component = Literal[
     "shared_experts",
     "per_layer",
 ]
-"""What writes to the stream: token and position embeddings in front of the first block, the rest in blocks. `mlp` is dense,
-`experts` are routed, `shared_experts` are asked for every token, `per_layer` is Gemma's embedding per layer."""
+"""What writes to the stream: token and position embeddings in front of the first block, the rest in
+blocks. `mlp` is dense, `experts` are routed, `shared_experts` are asked for every token,
+`per_layer` is Gemma's embedding per layer.
+"""
 
 NormMode = Literal["none", "column", "row"]
 

@@ -1,1 +1,3 @@
-"""What goes in: prompts and their sources, the contrast and its splits, preference pairs, trait files, bundled prompts."""
+"""What goes in: prompts and their sources, the contrast and its splits, preference pairs, trait
+files, bundled prompts.
+"""

@@ -1,8 +1,11 @@
-"""Preference rows: a prompt, an answer that is chosen over it and one that is rejected, from files and data sets of several forms.
+"""Preference rows: a prompt, an answer that is chosen over it and one that is rejected, from files
+and data sets of several forms.
 
-Taken are rows with `chosen` and `rejected`, and a prompt: in a column of its own (`prompt`, `question`, `instruction`, `messages`,
-with `system` where there is one), or, as mlabonne/orpo-dpo-mix-40k has it, as the turns that both conversations begin with.
-Each is plain text, a turn, or a list of turns with `role` and `content`. What does not fit is counted by its reason.
+Taken are rows with `chosen` and `rejected`, and a prompt: in a column of its own (`prompt`,
+`question`, `instruction`, `messages`, with `system` where there is one), or, as
+mlabonne/orpo-dpo-mix-40k has it, as the turns that both conversations begin with. Each is plain
+text, a turn, or a list of turns with `role` and `content`. What does not fit is counted by its
+reason.
 """
 
 from __future__ import annotations
@@ -59,11 +62,14 @@ class Preferences:
         return Preferences(kept, {**self.left_out, **({reason: gone} if gone else {})})
 
 
-def read_preferences(source: str, *, paired: bool = True, limit: int | None = None, seed: int = 0) -> Preferences:
+def read_preferences(
+    source: str, *, paired: bool = True, limit: int | None = None, seed: int = 0
+) -> Preferences:
     """The rows of a file or data set, or a seeded sample of at most `limit` of those that fit.
 
     Raises:
-        PromptError: the source cannot be read, lacks the columns, or has no row that fits; with the reasons.
+        PromptError: the source cannot be read, lacks the columns, or has no row that fits; with the
+            reasons.
     """
     rows = read_rows(source)
     if not rows:
@@ -99,7 +105,9 @@ def _check_columns(source: str, row: Mapping[str, Any], paired: bool) -> None:
 
 
 def _counted(left_out: Mapping[str, int]) -> str:
-    return ", ".join(f"{count} with {reason}" for reason, count in sorted(left_out.items(), key=lambda one: -one[1]))
+    return ", ".join(
+        f"{count} with {reason}" for reason, count in sorted(left_out.items(), key=lambda one: -one[1])
+    )
 
 
 def _preference(row: Mapping[str, Any], paired: bool) -> Preference | str:
@@ -140,7 +148,9 @@ def _turns(value: Any, role: str) -> list[dict[str, str]] | None:
 
 
 def _is_turn(turn: Any) -> bool:
-    return isinstance(turn, dict) and isinstance(turn.get("role"), str) and isinstance(turn.get("content"), str)
+    return (
+        isinstance(turn, dict) and isinstance(turn.get("role"), str) and isinstance(turn.get("content"), str)
+    )
 
 
 def _prompt(turns: list[dict[str, str]] | None, system: Any) -> Prompt | str:

@@ -1,14 +1,16 @@
-"""Prompt sets and the contrast they make: read them from anywhere, check them, cut them into three disjoint splits.
+"""Prompt sets and the contrast they make: read them from anywhere, check them, cut them into three
+disjoint splits.
 
 A source is written as
 
     FILE                 .jsonl .json .csv .parquet (a column) or .txt (a prompt a line)
-    OWNER/NAME[:SPLIT]   a data set on the Hub (default split: train)
-    bundled:refused      the small sets that come with vectomy: refused, harmless
-    xstest               Paul/XSTest on the Hub, prompts that look harmful and are not beside ones that are
+    OWNER/NAME[:SPLIT]   a data set on the Hub (default split: train) bundled:refused      the small
+    sets that come with vectomy: refused, harmless xstest               Paul/XSTest on the Hub,
+    prompts that look harmful and are not beside ones that are
 
-each with an optional #COLUMN at the end; without it the first of `text`, `prompt`, `instruction`, `goal`, `question`,
-`messages` that exists is taken. `messages` are turns with `role` and `content`, the last of them the user's.
+each with an optional #COLUMN at the end; without it the first of `text`, `prompt`, `instruction`,
+`goal`, `question`, `messages` that exists is taken. `messages` are turns with `role` and `content`,
+the last of them the user's.
 """
 
 from __future__ import annotations
@@ -56,7 +58,9 @@ class Turn:
 
 @dataclass(frozen=True)
 class Prompt:
-    """One request of a user, with the system prompt it is asked under and the turns that came before it."""
+    """One request of a user, with the system prompt it is asked under and the turns that came
+    before it.
+    """
 
     text: str
     system: str | None = None
@@ -80,7 +84,9 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Labelled:
-    """A prompt, and what its source says of it: XSTest's `type` (homonyms, ...) and `label` (safe, unsafe)."""
+    """A prompt, and what its source says of it: XSTest's `type` (homonyms, ...) and `label` (safe,
+    unsafe).
+    """
 
     prompt: Prompt
     type: str | None = None
@@ -89,7 +95,9 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Splits:
-    """The prompts of one side of a contrast: directions are fitted on fit, chosen on search, reported on test."""
+    """The prompts of one side of a contrast: directions are fitted on fit, chosen on search,
+    reported on test.
+    """
 
     fit: tuple[Prompt, ...]
     search: tuple[Prompt, ...]
@@ -124,7 +132,8 @@ def read_prompts(source: Source) -> list[Prompt]:
 def read_labelled(source: Source) -> list[Labelled]:
     """Prompts to measure on, with the type and label that their rows carry; doubles left out.
 
-    Of a set that assigns splits, as the bundled ones do, the test split alone: directions may have been fitted on the others.
+    Of a set that assigns splits, as the bundled ones do, the test split alone: directions may have
+    been fitted on the others.
 
     Raises:
         PromptError: as `read_prompts`.
@@ -146,10 +155,12 @@ def read_unmeasured(source: Source) -> list[Prompt]:
 
 
 def split_contrast(contrast: Contrast, seed: int = 0) -> tuple[Splits, Splits]:
-    """(positive, negative), each in three splits that share no prompt; the same seed gives the same splits.
+    """(positive, negative), each in three splits that share no prompt; the same seed gives the same
+    splits.
 
     Raises:
-        PromptError: see `read_prompts`; a set with too few prompts, two equal sets, splits or sides that overlap.
+        PromptError: see `read_prompts`; a set with too few prompts, two equal sets, splits or sides
+            that overlap.
     """
     sides = []
     for side in ("positive", "negative"):
@@ -180,7 +191,9 @@ def split_kept(contrast: Contrast, seed: int = 0) -> Splits | None:
 
 
 def _own(contrast: Contrast, side: str, split: str) -> _Read | None:
-    """The source that was given for one split alone, under the side's system prompt unless it has its own."""
+    """The source that was given for one split alone, under the side's system prompt unless it has
+    its own.
+    """
     source: Source | None = getattr(contrast, f"{side}_{split}")
     if source is not None and source.system is None:
         source = source.model_copy(update={"system": getattr(contrast, side).system})
@@ -209,17 +222,24 @@ def _cut(side: str, fit: _Read, own: dict[str, _Read | None], contrast: Contrast
             )
         chosen[name] = fresh[: limit[name]]
         if len(chosen[name]) < 2:
-            raise PromptError(f"the {side} {name} split has {len(chosen[name])} prompts; at least 2 are needed")
-        # All of a split counts as seen, also what its limit cuts off: it may have been looked at elsewhere.
+            raise PromptError(
+                f"the {side} {name} split has {len(chosen[name])} prompts; at least 2 are needed"
+            )
+        # All of a split counts as seen, also what its limit cuts off: it may have been looked at
+        # elsewhere.
         seen |= {prompt.key[0]: name for prompt in fresh}
     return Splits(*(tuple(chosen[name]) for name in SPLITS))
 
 
 def _assigned(fit: _Read) -> dict[str, list[Prompt]]:
-    return {name: [p for p, split in zip(fit.prompts, fit.split, strict=True) if split == name] for name in SPLITS}
+    return {
+        name: [p for p, split in zip(fit.prompts, fit.split, strict=True) if split == name] for name in SPLITS
+    }
 
 
-def _shuffled(fit: _Read, own: dict[str, _Read | None], limit: dict[str, int], seed: int) -> dict[str, list[Prompt]]:
+def _shuffled(
+    fit: _Read, own: dict[str, _Read | None], limit: dict[str, int], seed: int
+) -> dict[str, list[Prompt]]:
     """The splits that have no source of their own, cut from one shuffled set."""
     pool = list(fit.prompts)
     # Both sides alike: one set under two system prompts must keep each text in one split.
@@ -233,7 +253,9 @@ def _shuffled(fit: _Read, own: dict[str, _Read | None], limit: dict[str, int], s
 
 
 def _read(source: Source) -> _Read:
-    spec, _, column = (source.prompts, "", "") if os.path.isfile(source.prompts) else source.prompts.partition("#")
+    spec, _, column = (
+        (source.prompts, "", "") if os.path.isfile(source.prompts) else source.prompts.partition("#")
+    )
     rows = read_rows(spec)
     if not rows:
         raise PromptError(f"the prompt source {spec} is empty")
@@ -254,7 +276,9 @@ def _read(source: Source) -> _Read:
             raise PromptError(f"row {number} of {spec} has {value!r} in column '{column}', which is no text")
         if prompt.text:
             labelled = Labelled(prompt, _word(row.get("type")), _word(row.get("label")))
-            prompts.setdefault(prompt.key, (labelled, row.get("split") if spec.startswith("bundled:") else None))
+            prompts.setdefault(
+                prompt.key, (labelled, row.get("split") if spec.startswith("bundled:") else None)
+            )
     if not prompts:
         raise PromptError(f"the prompt source {spec} holds only empty prompts in column '{column}'")
     kept = prompts.values()
@@ -276,10 +300,17 @@ def _conversation(messages: Any, system: str | None, where: str) -> Prompt:
     if whole and turns and turns[0]["role"] == "system":
         system = turns[0]["content"] if system is None else system
         turns = turns[1:]
-    if not whole or not turns or turns[-1]["role"] != "user" or any(turn["role"] not in ROLES for turn in turns):
+    if (
+        not whole
+        or not turns
+        or turns[-1]["role"] != "user"
+        or any(turn["role"] not in ROLES for turn in turns)
+    ):
         raise PromptError(
             f"{where} has messages that are no conversation: a list of turns with `role` (user, assistant; system for the first) and "
             f"`content`, the last of them the user's, not {clip(repr(messages), 200)}"
         )
     *history, last = turns
-    return Prompt(last["content"].strip(), system, tuple(Turn(turn["role"], turn["content"]) for turn in history))
+    return Prompt(
+        last["content"].strip(), system, tuple(Turn(turn["role"], turn["content"]) for turn in history)
+    )

@@ -1,4 +1,6 @@
-"""Where prompts come from: rows of files, of data sets on the Hub, and of the sets that come with vectomy."""
+"""Where prompts come from: rows of files, of data sets on the Hub, and of the sets that come with
+vectomy.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,9 @@ def _bundled(name: str) -> list[dict[str, Any]]:
     folder = resources.files("vectomy") / "data" / "bundled"
     file = folder / f"{name}.jsonl"
     if not re.fullmatch(r"\w+", name) or not file.is_file():
-        names = sorted(entry.name.removesuffix(".jsonl") for entry in folder.iterdir() if entry.name.endswith(".jsonl"))
+        names = sorted(
+            entry.name.removesuffix(".jsonl") for entry in folder.iterdir() if entry.name.endswith(".jsonl")
+        )
         raise PromptError(f"there is no bundled prompt set '{name}'; there are {', '.join(names)}")
     return read_jsonl(file, remedy="install vectomy again")
 
@@ -84,7 +88,9 @@ def _objects(path: Path, rows: Any) -> list[dict[str, Any]]:
     rows = [{"text": row} if isinstance(row, str) else row for row in rows]
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict):
-            raise PromptError(f"row {number} of the prompt file {path} is {row!r}, neither an object nor a text")
+            raise PromptError(
+                f"row {number} of the prompt file {path} is {row!r}, neither an object nor a text"
+            )
     return rows
 
 

@@ -1,20 +1,20 @@
-"""A trait: a small file that says what a behaviour is told apart by, how it is recognised, and what is done to it.
+"""A trait: a small file that says what a behaviour is told apart by, how it is recognised, and what
+is done to it.
 
     description = "Answers are sad, weary and lonely."
     safety = "..."                     # what changing it does to safety; every result repeats it
     operation = "induce"               # or "remove"
 
-    [positive]                         # the context that shows the trait; [negative] the one that does not (absent: no system prompt)
-    system = "You are sad and weary."
-    [[positive.examples]]              # earlier turns in that style, for small models that follow system prompts weakly
-    user = "How do I sharpen a pencil?"
-    assistant = "Alas, ..."
+    [positive]                         # the context that shows the trait; [negative] the one that
+    does not (absent: no system prompt) system = "You are sad and weary." [[positive.examples]]
+    # earlier turns in that style, for small models that follow system prompts weakly user = "How do
+    I sharpen a pencil?" assistant = "Alas, ..."
 
-    [scorer]                           # lexicon (patterns, at_least), length (at_least, in tokens) or log_odds
-    kind = "lexicon"
-    patterns = ["sigh\\\\w*", "alas"]
+    [scorer]                           # lexicon (patterns, at_least), length (at_least, in tokens)
+    or log_odds kind = "lexicon" patterns = ["sigh\\\\w*", "alas"]
 
-A trait with `recipe` is a contrast of two prompt sets instead, and runs as `vectomy run --recipe` does. Loads no torch.
+A trait with `recipe` is a contrast of two prompt sets instead, and runs as `vectomy run --recipe`
+does. Loads no torch.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ __all__ = [
 
 Operation = Literal["induce", "remove"]
 Form = Literal["learned", "bias", "set-point", "amplify"]
-"""`learned`: vectors at the writers of many layers, learned by distilling one context into the other (distillation.py). In closed form
-(closed_forms.py): `bias` at one layer, an affine `set-point`, and `amplify`, the component along a direction scaled in every writer."""
+"""`learned`: vectors at the writers of many layers, learned by distilling one context into the
+other (distillation.py). In closed form (closed_forms.py): `bias` at one layer, an affine
+`set-point`, and `amplify`, the component along a direction scaled in every writer.
+"""
 
-SAFETY = (
-    "What this does to safety is not known: the trait is the user's own, and only what is measured here was looked at."
-)
+SAFETY = "What this does to safety is not known: the trait is the user's own, and only what is measured here was looked at."
 
 
 class _TraitModel(BaseModel):
@@ -64,7 +64,9 @@ class ContextExample(_TraitModel):
 
 
 class TraitContext(_TraitModel):
-    """What a prompt is asked under. Both absent is the model as it comes, with its template's own system prompt."""
+    """What a prompt is asked under. Both absent is the model as it comes, with its template's own
+    system prompt.
+    """
 
     system: str | None = None
     examples: tuple[ContextExample, ...] = ()
@@ -93,7 +95,9 @@ class ScorerSpec(_TraitModel):
 
 
 class Prompts(_TraitModel):
-    """Where prompts come from: one neutral `source` under two contexts, or the sets of a trait with `recipe`."""
+    """Where prompts come from: one neutral `source` under two contexts, or the sets of a trait with
+    `recipe`.
+    """
 
     source: str = "bundled:everyday"
     positive: str | None = None
@@ -114,9 +118,13 @@ class Trait(_TraitModel):
     recipe: Recipe | None = None
     """Run as this recipe of `vectomy run` on two prompt sets, instead of by two contexts."""
     lead: int = Field(0, ge=0)
-    """induced, learned: let so many sentences of the styled answer lead the plain one (distill_examples.py); 0: the styled answer as it is."""
+    """induced, learned: let so many sentences of the styled answer lead the plain one
+    (distill_examples.py); 0: the styled answer as it is.
+    """
     target_rate: float | None = Field(None, ge=0, le=1)
-    """Share of the search answers that are to show the trait in the end (0.8 induced, 0.05 removed)."""
+    """Share of the search answers that are to show the trait in the end (0.8 induced, 0.05
+    removed).
+    """
     kl_budget: float | None = Field(None, gt=0)
     """Largest KL(base || edited) per token on the base's own plain answers, in nats."""
 
@@ -141,11 +149,14 @@ class Trait(_TraitModel):
 def bundled_traits() -> list[str]:
     """Names of the traits that come along."""
     folder = resources.files("vectomy") / "data" / "traits"
-    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+    return sorted(
+        entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml")
+    )
 
 
 def load_trait(name: str, **changed: Any) -> Trait:
-    """A trait by name, or from a .toml or .json file; `changed` replaces keys of it (None does not).
+    """A trait by name, or from a .toml or .json file; `changed` replaces keys of it (None does
+    not).
 
     Raises:
         ConfigError: no such trait or file, or one that says what it cannot mean.
@@ -160,11 +171,14 @@ def load_trait(name: str, **changed: Any) -> Trait:
         raise ConfigError(
             f"there is no trait '{name}'; there are {', '.join(bundled_traits())}, or a file of your own (.toml, .json)"
         )
-    return _checked({"name": label, **values, **{key: value for key, value in changed.items() if value is not None}})
+    return _checked(
+        {"name": label, **values, **{key: value for key, value in changed.items() if value is not None}}
+    )
 
 
 def own_trait(positive: str, negative: str | None = None, name: str = "own", **changed: Any) -> Trait:
-    """A trait from two system prompts; it is recognised by the log-odds of answers under the one and the other.
+    """A trait from two system prompts; it is recognised by the log-odds of answers under the one
+    and the other.
 
     Raises:
         ConfigError: the two are the same, or a value of `changed` is out of range.
@@ -172,7 +186,12 @@ def own_trait(positive: str, negative: str | None = None, name: str = "own", **c
     said = f"Answers as under the system prompt '{positive}'" + (
         f" and not as under '{negative}'." if negative else "."
     )
-    values = {"name": name, "description": said, "positive": {"system": positive}, "negative": {"system": negative}}
+    values = {
+        "name": name,
+        "description": said,
+        "positive": {"system": positive},
+        "negative": {"system": negative},
+    }
     return _checked({**values, **{key: value for key, value in changed.items() if value is not None}})
 
 

@@ -1,6 +1,7 @@
 """Controls: an edit as large as the real one along directions that mean nothing.
 
-What such an edit does is what any edit of that size does; only what the real one does beyond it is due to its direction.
+What such an edit does is what any edit of that size does; only what the real one does beyond it is
+due to its direction.
 """
 
 from __future__ import annotations
@@ -16,16 +17,17 @@ from vectomy.edits.edit import Edit
 
 __all__ = ["random_control"]
 
-# A direction of the edit's span shorter than this share of the longest is a rounding error of another.
+# A direction of the edit's span shorter than this share of the longest is a rounding error of
+# another.
 NEGLIGIBLE = 1e-5
 
 
 def random_control(edit: Edit, seed: int) -> Edit:
     """The same edit with the span of its directions turned onto a random one of the same dimension.
 
-    With S the orthonormal rows that span all bases and additions of the edit, and R as many random orthonormal rows, every vector
-    v becomes v S^T R. So writers, strengths, ranks, lengths and the angles between directions of different layers all stay;
-    only where they point is drawn.
+    With S the orthonormal rows that span all bases and additions of the edit, and R as many random
+    orthonormal rows, every vector v becomes v S^T R. So writers, strengths, ranks, lengths and the
+    angles between directions of different layers all stay; only where they point is drawn.
 
     Raises:
         EditError: the edit has no directions.
@@ -46,11 +48,15 @@ def random_control(edit: Edit, seed: int) -> Edit:
         replace(op, basis=turned(op.basis), addition=None if op.addition is None else turned(op.addition))
         for op in edit.operations
     )
-    return replace(edit, operations=operations, about={"control": "random directions", "seed": seed, "of": edit.sha256})
+    return replace(
+        edit, operations=operations, about={"control": "random directions", "seed": seed, "of": edit.sha256}
+    )
 
 
 def _span(vectors: Float[Tensor, "n d_model"]) -> Float[Tensor, "k d_model"]:
-    """Orthonormal rows with the same span. Equal rows, of which most edits have hundreds, count once."""
+    """Orthonormal rows with the same span. Equal rows, of which most edits have hundreds, count
+    once.
+    """
     distinct = torch.unique(vectors, dim=0)
     _, sizes, axes = torch.linalg.svd(distinct, full_matrices=False)
     return axes[sizes > NEGLIGIBLE * sizes.max()]

@@ -5,8 +5,8 @@
     vectomy.bake(edit * 0.5, folder, out)  # weights
     edit.only(layers=range(10, 20)) + other
 
-One safetensors file: the distinct bases as tensors, and one JSON text with everything else in its header. The same
-edit gives the same bytes.
+One safetensors file: the distinct bases as tensors, and one JSON text with everything else in its
+header. The same edit gives the same bytes.
 """
 
 from __future__ import annotations
@@ -59,7 +59,9 @@ class Edit:
         ordered = tuple(sorted(self.operations, key=lambda operation: operation.place))
         for one, other in itertools.pairwise(ordered):
             if one.place == other.place:
-                raise EditError(f"two operations name the same writer ({one.writer_name}); combine them with `+`")
+                raise EditError(
+                    f"two operations name the same writer ({one.writer_name}); combine them with `+`"
+                )
             if one.place[:2] == other.place[:2] and one.expert is None:
                 raise EditError(
                     f"one operation names all experts of {one.writer_name}, another expert {other.expert}; name each once"
@@ -77,10 +79,12 @@ class Edit:
         about: dict[str, Any] | None = None,
         name: str = "",
     ) -> Edit:
-        """Remove `strength` of a direction (or of the span of k of them) from every writer of a model.
+        """Remove `strength` of a direction (or of the span of k of them) from every writer of a
+        model.
 
         Raises:
-            EditError: the direction is zero, NaN, of the wrong width, or k directions are linearly dependent.
+            EditError: the direction is zero, NaN, of the wrong width, or k directions are linearly
+                dependent.
         """
         opened = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint.open(checkpoint)
         architecture = architecture_in(opened)
@@ -119,12 +123,16 @@ class Edit:
     # Arithmetic
 
     def __mul__(self, factor: float) -> Edit:
-        """All strengths and additions times `factor`: the dial. 0 is no edit, 1 this one, 2 reflects a removal."""
+        """All strengths and additions times `factor`: the dial. 0 is no edit, 1 this one, 2
+        reflects a removal.
+        """
         return replace(
             self,
             operations=tuple(
                 replace(
-                    op, strengths=op.strengths * factor, addition=None if op.addition is None else op.addition * factor
+                    op,
+                    strengths=op.strengths * factor,
+                    addition=None if op.addition is None else op.addition * factor,
                 )
                 for op in self.operations
             ),
@@ -133,11 +141,13 @@ class Edit:
     __rmul__ = __mul__
 
     def __add__(self, other: Edit) -> Edit:
-        """Both edits at once. On a shared writer, equal bases add their strengths; other ones become one operator that
-        removes wholly whatever either removes wholly, in any order (linalg.joint_removal).
+        """Both edits at once. On a shared writer, equal bases add their strengths; other ones
+        become one operator that removes wholly whatever either removes wholly, in any order
+        (linalg.joint_removal).
 
         Raises:
-            EditError: different bases models, different norm modes on one writer, or bases that overlap in part.
+            EditError: different bases models, different norm modes on one writer, or bases that
+                overlap in part.
         """
         if self.base != other.base:
             raise FingerprintError(f"the edits are for different base models ({self.base} and {other.base})")
@@ -147,21 +157,27 @@ class Edit:
             mine[operation.place] = operation if held is None else combine(held, operation)
         return replace(self, operations=tuple(mine.values()), about={"sum_of": [self.about, other.about]})
 
-    def only(self, layers: Iterable[int] | None = None, components: Collection[Component] | None = None) -> Edit:
-        """The part of the edit on some layers or components. The embedding belongs to no layer: naming layers drops it."""
+    def only(
+        self, layers: Iterable[int] | None = None, components: Collection[Component] | None = None
+    ) -> Edit:
+        """The part of the edit on some layers or components. The embedding belongs to no layer:
+        naming layers drops it.
+        """
         wanted = None if layers is None else set(layers)
         return replace(
             self,
             operations=tuple(
                 op
                 for op in self.operations
-                if (wanted is None or op.layer in wanted) and (components is None or op.component in components)
+                if (wanted is None or op.layer in wanted)
+                and (components is None or op.component in components)
             ),
         )
 
     @property
     def main_direction(self) -> Vector:
-        """The direction that is edited most over all writers: of the sum of their B^T |a| B the first axis, a unit vector.
+        """The direction that is edited most over all writers: of the sum of their B^T |a| B the
+        first axis, a unit vector.
 
         Raises:
             EditError: the edit removes nothing.
@@ -184,7 +200,9 @@ class Edit:
             ArchitectureError: the model has no such writer.
             EditError: it has no such expert, or an operation that this writer cannot take.
         """
-        found = [(architecture.writer(op.component, op.layer), op) for op in self.operations if not op.is_noop]
+        found = [
+            (architecture.writer(op.component, op.layer), op) for op in self.operations if not op.is_noop
+        ]
         for writer, operation in found:
             check_takes(writer, operation, architecture)
         return found
@@ -198,12 +216,14 @@ class Edit:
         """Apply the edit to a live model for the length of a `with` block.
 
         Args:
-            strength: the dial, as in `edit * strength`; or one for each row of the batches that run inside.
+            strength: the dial, as in `edit * strength`; or one for each row of the batches that run
+                inside.
             when: apply it to rows for which this fires, as the prompt decides (steering.py).
 
         Raises:
             FingerprintError: the model has another shape than the edit's base.
-            EditError: strengths by row or a condition, for an edit that changes parameters which all rows share.
+            EditError: strengths by row or a condition, for an edit that changes parameters which
+                all rows share.
         """
         architecture = architecture_of(model)
         if not self.base.same_shape(architecture):
@@ -211,7 +231,9 @@ class Edit:
         if isinstance(strength, int | float) and when is None:
             edit = self if strength == 1.0 else self * strength
             return edit_writers(model, edit.writers(architecture))
-        dial = strength if isinstance(strength, int | float) else torch.as_tensor(strength, dtype=torch.float64)
+        dial = (
+            strength if isinstance(strength, int | float) else torch.as_tensor(strength, dtype=torch.float64)
+        )
         if isinstance(dial, Tensor) and (dial.ndim != 1 or not bool(dial.isfinite().all())):
             raise EditError(
                 f"strengths by row are a list of finite numbers, one for each row, not of shape {list(dial.shape)}"
@@ -219,7 +241,9 @@ class Edit:
         return steer_rows(model, lambda value: (self * value).writers(architecture), dial, when)
 
     def check_base(self, checkpoint: Checkpoint) -> None:
-        """Raises FingerprintError unless `checkpoint` holds the very weights that the edit was made for."""
+        """Raises FingerprintError unless `checkpoint` holds the very weights that the edit was made
+        for.
+        """
         found = fingerprint(checkpoint)
         if found != self.base.fingerprint:
             raise FingerprintError(
@@ -261,7 +285,9 @@ class Edit:
 
     @classmethod
     def load(cls, path: str | Path) -> Edit:
-        """Raises EditError for a file that is missing, damaged, of another format or version, or not orthonormal."""
+        """Raises EditError for a file that is missing, damaged, of another format or version, or
+        not orthonormal.
+        """
         path = Path(path)
         if not path.is_file():
             raise EditError(f"the Edit file {path} does not exist")
@@ -272,7 +298,9 @@ class Edit:
         except (safetensors.SafetensorError, ValueError, RecursionError, OSError) as error:
             raise EditError(f"{path} is no Edit file ({_said(error)})") from None
         if not isinstance(header, dict) or header.get("format") != FORMAT:
-            raise EditError(f"{path} is a safetensors file, but no Edit (its header has no format '{FORMAT}')")
+            raise EditError(
+                f"{path} is a safetensors file, but no Edit (its header has no format '{FORMAT}')"
+            )
         if header.get("version") != VERSION:
             raise EditError(
                 f"{path} is an Edit of version {header.get('version')!r:.80}; this vectomy reads version {VERSION}"
@@ -283,7 +311,9 @@ class Edit:
                 raise EditError("its `about` is no object")
             return cls(BaseModelRef(**header["base"]), operations, header["about"])
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError) as error:
-            raise EditError(f"{path} is a damaged Edit file ({type(error).__name__}: {_said(error)})") from None
+            raise EditError(
+                f"{path} is a damaged Edit file ({type(error).__name__}: {_said(error)})"
+            ) from None
         except EditError as error:
             raise EditError(f"{path} is a damaged Edit file: {_said(error)}") from None
 
@@ -299,7 +329,9 @@ def _said(error: Exception) -> str:
 
 
 def _norm_of(writer: Writer, norm: NormMode) -> NormMode:
-    """Rows of an embedding are vectors of the stream: keeping row norms there would be what `column` means elsewhere."""
+    """Rows of an embedding are vectors of the stream: keeping row norms there would be what
+    `column` means elsewhere.
+    """
     return "none" if writer.component in OUTSIDE and norm == "row" else norm
 
 

@@ -23,7 +23,9 @@ ORTHONORMAL = 1e-4
 
 @dataclass(frozen=True)
 class BaseModelRef:
-    """The model that an edit was made for: its shape, and the fingerprint of its weights (checkpoint/reader.py)."""
+    """The model that an edit was made for: its shape, and the fingerprint of its weights
+    (checkpoint/reader.py).
+    """
 
     model_type: str
     d_model: int
@@ -33,13 +35,18 @@ class BaseModelRef:
     name: str = ""
 
     def __post_init__(self) -> None:
-        texts, sizes = (self.model_type, self.fingerprint, self.name), (self.d_model, self.n_layers, self.vocab)
+        texts, sizes = (
+            (self.model_type, self.fingerprint, self.name),
+            (self.d_model, self.n_layers, self.vocab),
+        )
         if (
             not all(isinstance(text, str) for text in texts)
             or not all(text.isprintable() and len(text) <= 300 for text in texts[:2])
             or not all(type(size) is int and size > 0 for size in sizes)
         ):
-            raise EditError(f"a base model is named by texts and positive whole sizes, not by {vars(self)!r:.300}")
+            raise EditError(
+                f"a base model is named by texts and positive whole sizes, not by {vars(self)!r:.300}"
+            )
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, name: str = "") -> BaseModelRef:
@@ -52,15 +59,20 @@ class BaseModelRef:
 
     def same_shape(self, arch: Architecture) -> bool:
         return (self.model_type, self.d_model, self.n_layers, self.vocab) == (
-            arch.model_type, arch.d_model, arch.n_layers, arch.vocab,
-        )  # fmt: skip
+            arch.model_type,
+            arch.d_model,
+            arch.n_layers,
+            arch.vocab,
+        )
 
 
 @dataclass(frozen=True, eq=False)
 class Operation:
-    """What happens to one writer: W' = W - B^T diag(a) B W, its norm kept or not, and a vector added to its output.
+    """What happens to one writer: W' = W - B^T diag(a) B W, its norm kept or not, and a vector
+    added to its output.
 
-    `basis` is k x d_model with orthonormal rows, float32; `strengths` has k entries. See linalg.py for the equations.
+    `basis` is k x d_model with orthonormal rows, float32; `strengths` has k entries. See linalg.py
+    for the equations.
     """
 
     component: Component
@@ -99,7 +111,9 @@ def check_fits(operation: Operation, base: BaseModelRef) -> None:
             f"operation on '{name}': a component is one of {', '.join(COMPONENTS)}, and all but {' and '.join(OUTSIDE)} have a layer"
         )
     # `type`, since True and 1.0 equal 1: a file can hold either.
-    if operation.layer is not None and not (type(operation.layer) is int and 0 <= operation.layer < base.n_layers):
+    if operation.layer is not None and not (
+        type(operation.layer) is int and 0 <= operation.layer < base.n_layers
+    ):
         raise EditError(f"operation on {name}: the base has layers 0 to {base.n_layers - 1}")
     if operation.expert is not None and not (type(operation.expert) is int and operation.expert >= 0):
         raise EditError(f"operation on {name}: an expert is a number from 0")
@@ -113,7 +127,12 @@ def check_fits(operation: Operation, base: BaseModelRef) -> None:
         raise EditError(f"operation on {name}: norm mode '{operation.norm}' is not none, column or row")
     if operation.norm == "row" and operation.component in OUTSIDE:
         raise EditError(f"operation on {name}: an embedding takes norm mode none or column, not row")
-    if basis.ndim != 2 or basis.shape[1] != base.d_model or strengths.shape != basis.shape[:1] or not len(basis):
+    if (
+        basis.ndim != 2
+        or basis.shape[1] != base.d_model
+        or strengths.shape != basis.shape[:1]
+        or not len(basis)
+    ):
         raise EditError(
             f"operation on {name}: a basis of shape {tuple(basis.shape)} with {tuple(strengths.shape)} strengths does not fit "
             f"a stream of width {base.d_model}"
@@ -127,7 +146,9 @@ def check_fits(operation: Operation, base: BaseModelRef) -> None:
         )
     # Before their products: of many rows those would be far larger than the file.
     if len(basis) > base.d_model:
-        raise EditError(f"operation on {name}: {len(basis)} rows of width {base.d_model} cannot be orthonormal")
+        raise EditError(
+            f"operation on {name}: {len(basis)} rows of width {base.d_model} cannot be orthonormal"
+        )
     gram = basis.double() @ basis.double().T
     if (gram - torch.eye(len(basis), dtype=torch.float64)).abs().max() > ORTHONORMAL:
         raise EditError(f"operation on {name}: the basis is not orthonormal")
@@ -159,7 +180,9 @@ def experts_of(writer: Writer, architecture: Architecture) -> int:
     if writer.component != "experts" or writer.slot.flat:
         return 0
     first = writer.weights[0]
-    return len(writer.weights) if first.expert is not None else _fused_experts(architecture.shapes[first.name])
+    return (
+        len(writer.weights) if first.expert is not None else _fused_experts(architecture.shapes[first.name])
+    )
 
 
 def _fused_experts(shape: Sequence[int]) -> int:
@@ -167,7 +190,8 @@ def _fused_experts(shape: Sequence[int]) -> int:
 
 
 def combine(one: Operation, other: Operation) -> Operation:
-    """Both operations on one writer: equal bases add strengths, others become one operator (linalg.joint_removal).
+    """Both operations on one writer: equal bases add strengths, others become one operator
+    (linalg.joint_removal).
 
     Raises:
         EditError: different norm modes, or bases that overlap without being equal.

@@ -3,9 +3,10 @@
     edit.hooks(model, strength=[0.0, 0.5, 1.0])           # three rows, three strengths
     edit.hooks(model, when=Condition(direction, layer=12, threshold=3.0))
 
-A condition is decided at the prompt and held while the answer is generated (conditional activation steering, arXiv 2409.05907): a
-pass over several tokens decides by its last one, passes of single tokens keep to what was decided. It looks at what the
-unedited model makes of the prompt, whatever layers the edit changes. Rows that do not fire are left as they are, to the bit.
+A condition is decided at the prompt and held while the answer is generated (conditional activation
+steering, arXiv 2409.05907): a pass over several tokens decides by its last one, passes of single
+tokens keep to what was decided. It looks at what the unedited model makes of the prompt, whatever
+layers the edit changes. Rows that do not fire are left as they are, to the bit.
 """
 
 from __future__ import annotations
@@ -34,9 +35,11 @@ Scaled = Callable[[float], Sequence[tuple[Writer, WriterEdit]]]
 
 @dataclass(frozen=True, eq=False)
 class Condition:
-    """Fires for a row whose stream at `layer`, at the prompt's last token, lies along `direction` by more than `threshold`.
+    """Fires for a row whose stream at `layer`, at the prompt's last token, lies along `direction`
+    by more than `threshold`.
 
-    The projection x . r is on the unit vector of `direction`, in the stream's own units. Prompts are padded on the left.
+    The projection x . r is on the unit vector of `direction`, in the stream's own units. Prompts
+    are padded on the left.
     """
 
     direction: Vector
@@ -47,7 +50,11 @@ class Condition:
     """Fire above the threshold; otherwise below it."""
 
     def __post_init__(self) -> None:
-        if self.direction.ndim != 1 or not bool(self.direction.isfinite().all()) or not bool(self.direction.any()):
+        if (
+            self.direction.ndim != 1
+            or not bool(self.direction.isfinite().all())
+            or not bool(self.direction.any())
+        ):
             raise EditError(
                 f"a condition's direction is a finite vector that is not zero, not one of shape {list(self.direction.shape)}"
             )
@@ -65,11 +72,12 @@ class Condition:
 def steer_rows(
     model: nn.Module, scaled: Scaled, strength: float | Float[Tensor, " batch"], when: Condition | None
 ) -> Iterator[None]:
-    """Each row of a batch with its own strength, where the condition (if any) fires for it. See `Edit.hooks`.
+    """Each row of a batch with its own strength, where the condition (if any) fires for it. See
+    `Edit.hooks`.
 
     Raises:
-        EditError: an operation that changes parameters instead of outputs, which no row can have to itself; while the model
-            runs, a batch of another size than the strengths.
+        EditError: an operation that changes parameters instead of outputs, which no row can have to
+            itself; while the model runs, a batch of another size than the strengths.
         ArchitectureError: the condition names a layer that the model lacks.
     """
     architecture = architecture_of(model)
@@ -130,7 +138,9 @@ class _Gate:
             raise EditError(
                 f"there are {len(self.strength)} strengths, and the batch has {batch} rows; give one for each, in the order of the rows"
             )
-        wanted = self.strength.tolist() if isinstance(self.strength, Tensor) else [float(self.strength)] * batch
+        wanted = (
+            self.strength.tolist() if isinstance(self.strength, Tensor) else [float(self.strength)] * batch
+        )
         if self.when is not None:
             if length > 1 or self.fired is None:
                 self.fired = self._decide(self.when, args, kwargs)
@@ -139,7 +149,9 @@ class _Gate:
                     f"the condition was decided for {len(self.fired)} rows, and this pass has {batch}; rows that come and go while answers "
                     "are generated cannot be told apart: generate with the whole batch"
                 )
-            wanted = [value if fires else 0.0 for value, fires in zip(wanted, self.fired.tolist(), strict=True)]
+            wanted = [
+                value if fires else 0.0 for value, fires in zip(wanted, self.fired.tolist(), strict=True)
+            ]
         self.rows = wanted
 
     @torch.no_grad()
@@ -177,7 +189,9 @@ class _Seen(Exception):  # noqa: N818 (no error: it ends a pass that has shown w
     """The stream at the condition's layer is known; the rest of the pass is not needed."""
 
 
-def _changed_rows(gate: _Gate, changes: dict[float, OutputChange], component: Component) -> Callable[..., Any]:
+def _changed_rows(
+    gate: _Gate, changes: dict[float, OutputChange], component: Component
+) -> Callable[..., Any]:
     def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
         groups = gate.groups()
         if not groups:
@@ -213,7 +227,9 @@ def _scaled_rows(gate: _Gate, changes: dict[float, OutputChange]) -> Callable[..
 
 
 def _by_row(value: Tensor, batch: int, component: Component) -> Float[Tensor, "batch token d"]:
-    """A view with the batch in front: experts see all tokens in one list, and positions are often the same for all rows."""
+    """A view with the batch in front: experts see all tokens in one list, and positions are often
+    the same for all rows.
+    """
     if value.ndim == 2 and component != "position" and len(value) % batch == 0:
         return value.reshape(batch, -1, value.shape[-1])
     whole = value[None] if value.ndim == 2 else value

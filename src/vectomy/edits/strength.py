@@ -12,8 +12,9 @@ __all__ = ["strength_of"]
 
 
 def strength_of(edit: Edit) -> float | dict[str, Any] | None:
-    """The strength of the whole edit; of one with several their range, in how many writers, and along how many directions
-    each, the same in all of them or not."""
+    """The strength of the whole edit; of one with several their range, in how many writers, and
+    along how many directions each, the same in all of them or not.
+    """
     found = [strength for op in edit.operations for strength in op.strengths.tolist()]
     if len(set(found)) < 2:
         return found[0] if found else None

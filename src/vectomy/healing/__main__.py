@@ -1,5 +1,6 @@
-"""One process of a training: `accelerate launch ... -m vectomy.healing JOB`. `vectomy heal --launch` runs it; where a cluster launches by
-means of its own, so can anybody."""
+"""One process of a training: `accelerate launch ... -m vectomy.healing JOB`. `vectomy heal
+--launch` runs it; where a cluster launches by means of its own, so can anybody.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The same training as an Axolotl configuration, written and read; what one side has and the other lacks is named."""
+"""The same training as an Axolotl configuration, written and read; what one side has and the other
+lacks is named.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +19,23 @@ RL = {"dpo": "dpo", "ipo": "ipo", "orpo": "orpo"}
 ADAPTERS = {"lora": "lora", "qlora": "qlora", "full": None}
 # Our key: theirs, where the value is the same.
 SAME = {
-    "rank": "lora_r", "alpha": "lora_alpha", "dropout": "lora_dropout", "learning_rate": "learning_rate", "schedule": "lr_scheduler",
-    "warmup_steps": "warmup_steps", "epochs": "num_epochs", "micro_batch": "micro_batch_size", "accumulation": "gradient_accumulation_steps",
-    "max_length": "sequence_len", "weight_decay": "weight_decay", "max_grad_norm": "max_grad_norm", "seed": "seed",
-    "gradient_checkpointing": "gradient_checkpointing", "save_steps": "save_steps", "logging_steps": "logging_steps",
-}  # fmt: skip
+    "rank": "lora_r",
+    "alpha": "lora_alpha",
+    "dropout": "lora_dropout",
+    "learning_rate": "learning_rate",
+    "schedule": "lr_scheduler",
+    "warmup_steps": "warmup_steps",
+    "epochs": "num_epochs",
+    "micro_batch": "micro_batch_size",
+    "accumulation": "gradient_accumulation_steps",
+    "max_length": "sequence_len",
+    "weight_decay": "weight_decay",
+    "max_grad_norm": "max_grad_norm",
+    "seed": "seed",
+    "gradient_checkpointing": "gradient_checkpointing",
+    "save_steps": "save_steps",
+    "logging_steps": "logging_steps",
+}
 # Keys of theirs that say nothing of what is learned, or that `vectomy heal` sees to by itself.
 SILENT = frozenset(
     [
@@ -70,12 +84,15 @@ SILENT = frozenset(
 )
 
 
-def to_axolotl(config: HealConfig, model: str, data: str | None = None, launch: str | None = None) -> dict[str, Any]:
+def to_axolotl(
+    config: HealConfig, model: str, data: str | None = None, launch: str | None = None
+) -> dict[str, Any]:
     """The configuration as Axolotl's keys.
 
     Args:
         model: what `base_model` is to name: the edited checkpoint.
-        data: a .jsonl of preference rows as `vectomy heal` writes it (preferences.jsonl); needed where the rows are its own.
+        data: a .jsonl of preference rows as `vectomy heal` writes it (preferences.jsonl); needed
+            where the rows are its own.
 
     Raises:
         ConfigError: the rows are made by the models themselves and have not been.
@@ -96,14 +113,19 @@ def to_axolotl(config: HealConfig, model: str, data: str | None = None, launch: 
         **{theirs: getattr(config, ours) for ours, theirs in SAME.items()},
     }
     if config.objective in RL:
-        made |= {"rl": RL[config.objective], "orpo_alpha" if config.objective == "orpo" else "rl_beta": config.beta}
+        made |= {
+            "rl": RL[config.objective],
+            "orpo_alpha" if config.objective == "orpo" else "rl_beta": config.beta,
+        }
     if config.objective in ("dpo", "ipo") and config.chosen_weight:
         made["rpo_alpha"] = config.chosen_weight
     if config.max_steps is not None:
         made["max_steps"] = config.max_steps
     if method != "full":
         whole = config.target_modules == ("all-linear",)
-        made |= {"lora_target_linear": True} if whole else {"lora_target_modules": list(config.target_modules)}
+        made |= (
+            {"lora_target_linear": True} if whole else {"lora_target_modules": list(config.target_modules)}
+        )
     if config.report_to == "wandb":
         made["wandb_project"] = "vectomy"
     elif config.report_to != "none":
@@ -126,8 +148,11 @@ def _dataset(config: HealConfig, data: str | None) -> dict[str, Any]:
         shape = {"type": "chatml.intel"}
     else:
         shape = {
-            "type": "chat_template.default", "field_messages": "messages", "field_chosen": "chosen", "field_rejected": "rejected",
-        }  # fmt: skip
+            "type": "chat_template.default",
+            "field_messages": "messages",
+            "field_chosen": "chosen",
+            "field_rejected": "rejected",
+        }
     if local is not None:
         return {"path": "json", "data_files": [local], "split": "train", **shape}
     name, _, split = config.preferences.partition(":")
@@ -142,16 +167,20 @@ def write_axolotl(path: Path, values: dict[str, Any], project: bool) -> None:
             "Axolotl has no setting that keeps an adapter out of the removed directions. Bring the adapter back with `vectomy heal --trained "
             "DIR`, which projects it before it is merged and measured."
         )
-    text = "".join(f"# {note}\n" for note in notes) + yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    text = "".join(f"# {note}\n" for note in notes) + yaml.safe_dump(
+        values, sort_keys=False, allow_unicode=True
+    )
     with write_whole(path) as beside:
         beside.write_text(text, encoding="utf-8")
 
 
 def read_axolotl(path: Path) -> tuple[dict[str, Any], list[str]]:
-    """The keys of our configuration that a file of Axolotl's sets, and the keys of it that have no counterpart here.
+    """The keys of our configuration that a file of Axolotl's sets, and the keys of it that have no
+    counterpart here.
 
     Raises:
-        ConfigError: no such file, it does not parse, or it asks for a training that `vectomy heal` does not do.
+        ConfigError: no such file, it does not parse, or it asks for a training that `vectomy heal`
+            does not do.
     """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -1,4 +1,6 @@
-"""What a training will take, before it starts: steps, memory, and time from one forward pass that was measured."""
+"""What a training will take, before it starts: steps, memory, and time from one forward pass that
+was measured.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,9 @@ __all__ = ["Estimate", "estimate"]
 BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
 # 4-bit values, and the quantised scales of blocks of 64 (arXiv 2305.14314).
 FOUR_BIT = 0.53
-# Numbers of the stream's width that one block keeps of a token for its backward pass: norms, queries, keys, values, attention's
-# output, the gate, up and product of an MLP some four times as wide, each adapter's input.
+# Numbers of the stream's width that one block keeps of a token for its backward pass: norms,
+# queries, keys, values, attention's output, the gate, up and product of an MLP some four times as
+# wide, each adapter's input.
 PER_BLOCK = 34
 PROGRAM = 800 << 20
 
@@ -43,8 +46,14 @@ class Estimate:
         return {**asdict(self), "bytes": self.bytes}
 
     def __str__(self) -> str:
-        parts = ", ".join(f"{name} {size / 2**30:.2g}" for name, size in self.memory.items() if size > 1 << 26)
-        time = "" if self.seconds is None else f"; some {duration(self.seconds)}, from one forward pass that was timed"
+        parts = ", ".join(
+            f"{name} {size / 2**30:.2g}" for name, size in self.memory.items() if size > 1 << 26
+        )
+        time = (
+            ""
+            if self.seconds is None
+            else f"; some {duration(self.seconds)}, from one forward pass that was timed"
+        )
         return (
             f"{self.steps} steps, {self.tokens:,} tokens, {self.trained:,} trained parameters; some {self.bytes / 2**30:.1f} GiB of memory "
             f"a process ({parts}){time}"
@@ -61,15 +70,23 @@ def estimate(
     processes: int = 1,
     shards: int = 1,
 ) -> Estimate:
-    """Of a job; `shards` is over how many processes weights, gradients and moments are divided (ZeRO-3, FSDP)."""
+    """Of a job; `shards` is over how many processes weights, gradients and moments are divided
+    (ZeRO-3, FSDP).
+    """
     whole = sum(math.prod(shape) for shape in arch.shapes.values())
     trained = whole if machine.method == "full" else adapter_parameters(config, arch)
     batch = config.micro_batch * config.accumulation * processes
     steps = config.max_steps or max(1, math.ceil(len(pairs) / batch * config.epochs))
     mean = sum(pair.tokens for pair in pairs) / len(pairs)
     tokens = round(mean * steps * batch)
-    seconds = None if seconds_per_token is None else seconds_per_token * tokens / processes * passes(config, machine)
-    return Estimate(steps, tokens, trained, _memory(config, machine, arch, pairs, whole, trained, shards), seconds)
+    seconds = (
+        None
+        if seconds_per_token is None
+        else seconds_per_token * tokens / processes * passes(config, machine)
+    )
+    return Estimate(
+        steps, tokens, trained, _memory(config, machine, arch, pairs, whole, trained, shards), seconds
+    )
 
 
 def adapter_parameters(config: HealConfig, arch: Architecture) -> int:
@@ -84,10 +101,16 @@ def _adapted(arch: Architecture) -> list[Sequence[int]]:
 
 
 def passes(config: HealConfig, machine: Machine) -> float:
-    """What a step costs, in forward passes: forward, backward (twice as much where every weight has a gradient), the forward pass
-    again where activations are not kept, and the reference's."""
+    """What a step costs, in forward passes: forward, backward (twice as much where every weight has
+    a gradient), the forward pass again where activations are not kept, and the reference's.
+    """
     backward = 2.0 if machine.method == "full" else 1.3
-    return 1 + backward + (1 if config.gradient_checkpointing else 0) + (1 if config.objective in ("dpo", "ipo") else 0)
+    return (
+        1
+        + backward
+        + (1 if config.gradient_checkpointing else 0)
+        + (1 if config.objective in ("dpo", "ipo") else 0)
+    )
 
 
 def _memory(
@@ -102,14 +125,20 @@ def _memory(
     width = BYTES[machine.dtype]
     frozen = whole * (FOUR_BIT if machine.method == "qlora" else width)
     moments = 2 if machine.optimizer in PAGED else 8
-    # Weights that are all trained are their own copy; an adapter's are float32 beside the frozen ones.
+    # Weights that are all trained are their own copy; an adapter's are float32 beside the frozen
+    # ones.
     own = 0 if machine.method == "full" else 4
     reference = whole * width if machine.method == "full" and config.objective in ("dpo", "ipo") else 0
-    longest = sorted((len(pair.prompt) + max(len(pair.chosen), len(pair.rejected)) for pair in pairs), reverse=True)
+    longest = sorted(
+        (len(pair.prompt) + max(len(pair.chosen), len(pair.rejected)) for pair in pairs), reverse=True
+    )
     rows = config.micro_batch * (2 if config.paired else 1)
     tokens = min(longest[0], config.max_length) * rows
-    # Dropout makes each adapter an input of its own, in float32 (PEFT casts to the adapter's type before it).
-    dropped = 0 if machine.method == "full" or not config.dropout else sum(columns for _, columns in _adapted(arch))
+    # Dropout makes each adapter an input of its own, in float32 (PEFT casts to the adapter's type
+    # before it).
+    dropped = (
+        0 if machine.method == "full" or not config.dropout else sum(columns for _, columns in _adapted(arch))
+    )
     whole_blocks = 1 if config.gradient_checkpointing else arch.n_layers
     begins = arch.n_layers if config.gradient_checkpointing else 0
     stream = (begins + whole_blocks * PER_BLOCK) * arch.d_model * width

@@ -1,7 +1,8 @@
-"""The configuration of a healing run. Its defaults are the article's recipe (mlabonne, 2024-06-04). Loads no torch.
+"""The configuration of a healing run. Its defaults are the article's recipe (mlabonne, 2024-06-04).
+Loads no torch.
 
-What depends on the machine is `auto`: QLoRA and the paged 8-bit optimiser on CUDA with bitsandbytes, as in the article; LoRA and
-plain AdamW elsewhere.
+What depends on the machine is `auto`: QLoRA and the paged 8-bit optimiser on CUDA with
+bitsandbytes, as in the article; LoRA and plain AdamW elsewhere.
 """
 
 from __future__ import annotations
@@ -31,11 +32,17 @@ class HealConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     objective: Objective = "dpo"
-    """sft: the base's own answers; dpo: sigmoid (arXiv 2305.18290); ipo (2310.12036); orpo (2403.07691)."""
+    """sft: the base's own answers; dpo: sigmoid (arXiv 2305.18290); ipo (2310.12036); orpo
+    (2403.07691).
+    """
     preferences: str = ARTICLE_PREFERENCES
-    """FILE.jsonl, OWNER/NAME[:SPLIT] on the Hub, or `own`: the base's own answers against the edited model's."""
+    """FILE.jsonl, OWNER/NAME[:SPLIT] on the Hub, or `own`: the base's own answers against the
+    edited model's.
+    """
     prompts: str = ARTICLE_PROMPTS
-    """own: the harmless prompts that are answered (see prompts.py); of a set with splits the test split is left out."""
+    """own: the harmless prompts that are answered (see prompts.py); of a set with splits the test
+    split is left out.
+    """
     limit: int | None = Field(None, ge=1)
     """At most so many rows: a seeded sample."""
     own_tokens: int = Field(48, ge=1)
@@ -43,7 +50,9 @@ class HealConfig(BaseModel):
 
     method: Method = "auto"
     project: bool = True
-    """Keep what is learned out of the removed directions, in the writers that the Edit names (projection.py)."""
+    """Keep what is learned out of the removed directions, in the writers that the Edit names
+    (projection.py).
+    """
     rank: int = Field(64, ge=1)
     alpha: float = Field(32.0, gt=0)
     dropout: float = Field(0.05, ge=0, lt=1)
@@ -60,7 +69,9 @@ class HealConfig(BaseModel):
     accumulation: int = Field(8, ge=1)
     """Forward passes to a step."""
     max_length: int = Field(2048, ge=8)
-    """Tokens of prompt and answer together; longer answers are cut, rows with a longer prompt are left out."""
+    """Tokens of prompt and answer together; longer answers are cut, rows with a longer prompt are
+    left out.
+    """
     optimizer: Literal[
         "auto", "adamw_torch", "adamw_torch_fused", "paged_adamw_8bit", "paged_adamw_32bit", "adamw_bnb_8bit"
     ] = "auto"
@@ -69,8 +80,10 @@ class HealConfig(BaseModel):
     beta: float = Field(0.1, gt=0)
     """dpo: how much the reference holds; ipo: tau; orpo: weight of the odds ratio (lambda)."""
     sft_weight: float | None = Field(None, ge=0)
-    """dpo, ipo: the cross-entropy of the chosen answers is added with this weight (RPO, arXiv 2404.19733). Absent: 0, and 1 for own
-    answers, where the margin alone is soonest had by making both answers less likely."""
+    """dpo, ipo: the cross-entropy of the chosen answers is added with this weight (RPO, arXiv
+    2404.19733). Absent: 0, and 1 for own answers, where the margin alone is soonest had by making
+    both answers less likely.
+    """
     gradient_checkpointing: bool = True
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
     """auto: flash attention where the package is and the card can, else PyTorch's own."""
@@ -83,11 +96,15 @@ class HealConfig(BaseModel):
     device: str = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     merge: bool = True
-    """Merge what was learned into the checkpoint; without it the adapter lies beside the edited checkpoint."""
+    """Merge what was learned into the checkpoint; without it the adapter lies beside the edited
+    checkpoint.
+    """
     trust_remote_code: bool = False
 
     positive_test: str | None = None
-    """Prompts that show the behaviour in the base, to see whether it comes back; absent: those of the demo model or of the article."""
+    """Prompts that show the behaviour in the base, to see whether it comes back; absent: those of
+    the demo model or of the article.
+    """
     negative_test: str | None = None
     """Harmless prompts on whose answers damage is measured."""
     test_limit: int | None = Field(100, ge=2)

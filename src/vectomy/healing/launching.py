@@ -1,4 +1,6 @@
-"""Training in several processes: `accelerate launch` with a configuration that is shipped, or one of the user's own."""
+"""Training in several processes: `accelerate launch` with a configuration that is shipped, or one
+of the user's own.
+"""
 
 from __future__ import annotations
 
@@ -56,9 +58,19 @@ def launch(job: Path, name: str, processes: int | None = None) -> None:
     file = launch_file(name)
     count = processes or max(1, torch.cuda.device_count())
     command = [
-        sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(file), "--num_processes", str(count),
-        "--main_process_port", str(_free_port()), "-m", "vectomy.healing", str(job),
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--config_file",
+        str(file),
+        "--num_processes",
+        str(count),
+        "--main_process_port",
+        str(_free_port()),
+        "-m",
+        "vectomy.healing",
+        str(job),
+    ]
     ended = subprocess.run(command, check=False, env={**os.environ, "TOKENIZERS_PARALLELISM": "false"})
     if ended.returncode:
         raise ModelError(

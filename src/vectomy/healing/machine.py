@@ -1,4 +1,6 @@
-"""What this machine decides of a training run: method, optimiser, precision, attention; and what it cannot do, by name."""
+"""What this machine decides of a training run: method, optimiser, precision, attention; and what it
+cannot do, by name.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,8 @@ def machine_of(config: HealConfig) -> Machine:
     """What the configuration comes to on this machine.
 
     Raises:
-        ModelError: the device is not there, or something is asked for that it cannot do; the message names the remedy.
+        ModelError: the device is not there, or something is asked for that it cannot do; the
+            message names the remedy.
         ConfigError: settings that exclude each other.
     """
     device = _device(config.device)
@@ -58,7 +61,9 @@ def machine_of(config: HealConfig) -> Machine:
         method = "qlora" if bits else "lora"
     if method == "qlora" and not bits:
         lacks = (
-            "the package bitsandbytes (pip install bitsandbytes)" if cuda else f"a CUDA card, and this runs on {device}"
+            "the package bitsandbytes (pip install bitsandbytes)"
+            if cuda
+            else f"a CUDA card, and this runs on {device}"
         )
         raise ModelError(f"QLoRA holds the frozen weights in 4 bits, which takes {lacks}; use --method lora")
     optimizer = config.optimizer
@@ -89,7 +94,9 @@ def machine_of(config: HealConfig) -> Machine:
 
 
 def sharded() -> bool:
-    """Whether this process holds parts of the weights alone (FSDP, ZeRO-3), by what accelerate tells its processes."""
+    """Whether this process holds parts of the weights alone (FSDP, ZeRO-3), by what accelerate
+    tells its processes.
+    """
     zero = (
         os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
         and os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") == "3"

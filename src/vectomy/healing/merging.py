@@ -1,7 +1,8 @@
-"""Write what was learned into a checkpoint: W + s B A of an adapter, or trained weights, a tensor at a time.
+"""Write what was learned into a checkpoint: W + s B A of an adapter, or trained weights, a tensor
+at a time.
 
-What was not trained keeps its bytes. An adapter of another base is refused: by the fingerprint that training left beside it, or, of
-a stranger's, by the modules and shapes it names.
+What was not trained keeps its bytes. An adapter of another base is refused: by the fingerprint that
+training left beside it, or, of a stranger's, by the modules and shapes it names.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ def merge_learned(
     rows: Rows | None = None,
     progress: Progress = silent,
 ) -> tuple[str, ...]:
-    """The checkpoint with what was learned in it, as the new folder `out`; gives the names of the changed tensors.
+    """The checkpoint with what was learned in it, as the new folder `out`; gives the names of the
+    changed tensors.
 
     Args:
         learned: the folder of an adapter, or of trained weights.
@@ -51,7 +53,9 @@ def merge_learned(
     """
     opened = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint.open(checkpoint)
     _check_record(learned, opened)
-    make = _trained(learned, opened) if learned.name == WEIGHTS else adapter_changes(learned, opened, rows or {})
+    make = (
+        _trained(learned, opened) if learned.name == WEIGHTS else adapter_changes(learned, opened, rows or {})
+    )
     changes = [Change.of(name, change) for name, change in make.items()]
     rewrite(opened, out, changes, purpose="heal", progress=progress)
     return tuple(make)
@@ -75,7 +79,9 @@ def check_adapter(learned: Path, checkpoint: Checkpoint) -> None:
     adapter_changes(learned, checkpoint, {})
 
 
-def adapter_changes(learned: Path, checkpoint: Checkpoint, rows: Rows) -> dict[str, Callable[[Tensor], Tensor]]:
+def adapter_changes(
+    learned: Path, checkpoint: Checkpoint, rows: Rows
+) -> dict[str, Callable[[Tensor], Tensor]]:
     """What makes each changed tensor of the checkpoint from its old value, by stored name."""
     updates = updates_of(learned, rows)
     # A square matrix does not show by its shape which way round it is stored.

@@ -1,7 +1,8 @@
 """The objectives as TRL trainers over rows that are token ids already.
 
-TRL would render and tokenise rows itself. Ours are the very ids that the model reads when it is asked (pairs.py), so its data
-preparation is left out; losses, reference model, sharding and logging are TRL's.
+TRL would render and tokenise rows itself. Ours are the very ids that the model reads when it is
+asked (pairs.py), so its data preparation is left out; losses, reference model, sharding and logging
+are TRL's.
 """
 
 from __future__ import annotations
@@ -61,9 +62,15 @@ def arguments_of(config: HealConfig, out: str, more: dict[str, Any]) -> Any:
 
 
 def trainer_of(
-    config: HealConfig, model: Any, reference: Any, tokenizer: Any, pairs: Sequence[Pair], arguments: Any,
-    adapter: Any, callbacks: Sequence[Any],
-) -> Any:  # fmt: skip
+    config: HealConfig,
+    model: Any,
+    reference: Any,
+    tokenizer: Any,
+    pairs: Sequence[Pair],
+    arguments: Any,
+    adapter: Any,
+    callbacks: Sequence[Any],
+) -> Any:
     """The trainer of the objective; `adapter` is PEFT's configuration, or None for all weights."""
     shared: dict[str, Any] = {
         "model": model,
@@ -77,7 +84,11 @@ def trainer_of(
     if config.objective == "orpo":
         return _Odds(train_dataset=Dataset.from_list([_both(pair) for pair in pairs]), **shared)
     rows = [
-        {"prompt_ids": list(pair.prompt), "chosen_ids": list(pair.chosen), "rejected_ids": list(pair.rejected)}
+        {
+            "prompt_ids": list(pair.prompt),
+            "chosen_ids": list(pair.chosen),
+            "rejected_ids": list(pair.rejected),
+        }
         for pair in pairs
     ]
     return _Preferring(train_dataset=Dataset.from_list(rows), ref_model=reference, **shared)
@@ -85,8 +96,10 @@ def trainer_of(
 
 @contextmanager
 def labelled_alone() -> Iterator[None]:
-    """Score the positions of answers alone on a CPU too, as TRL does where it has Triton; elsewhere it scores prompts and padding as
-    well, and leaves them out of the sum: the same loss, at more than twice the time of the head."""
+    """Score the positions of answers alone on a CPU too, as TRL does where it has Triton; elsewhere
+    it scores prompts and padding as well, and leaves them out of the sum: the same loss, at more
+    than twice the time of the head.
+    """
     known = getattr(trl_utils, "_use_triton", None)
     if known is None:
         yield
@@ -120,9 +133,12 @@ def _answer(pair: Pair) -> dict[str, list[int]]:
 def _both(pair: Pair) -> dict[str, Any]:
     """Texts are there for what TRL does to rows before it tokenises them; nothing reads them."""
     row: dict[str, Any] = {
-        "prompt": "", "chosen": "", "rejected": "",
-        "prompt_input_ids": list(pair.prompt), "prompt_attention_mask": [1] * len(pair.prompt),
-    }  # fmt: skip
+        "prompt": "",
+        "chosen": "",
+        "rejected": "",
+        "prompt_input_ids": list(pair.prompt),
+        "prompt_attention_mask": [1] * len(pair.prompt),
+    }
     for name, answer in (("chosen", pair.chosen), ("rejected", pair.rejected)):
         row[f"{name}_input_ids"] = [*pair.prompt, *answer]
         row[f"{name}_attention_mask"] = [1] * (len(pair.prompt) + len(answer))

@@ -1,7 +1,9 @@
-"""Rows that the models make themselves: the base's own answers to harmless prompts, and the edited model's beside them.
+"""Rows that the models make themselves: the base's own answers to harmless prompts, and the edited
+model's beside them.
 
-Learning them brings the edited model back to what the base says, and nothing else: no other model's style, no new data. The
-answers are the very tokens that the base chose, ended where it ended them and cut where it was cut.
+Learning them brings the edited model back to what the base says, and nothing else: no other model's
+style, no new data. The answers are the very tokens that the base chose, ended where it ended them
+and cut where it was cut.
 """
 
 from __future__ import annotations
@@ -20,9 +22,13 @@ EQUAL = "an edited model's answer equal to the base's"
 
 
 def own_pairs(
-    chat: ChatModel, prompts: Sequence[Prompt], base: Sequence[Sequence[int]], edited: Sequence[Sequence[int]] | None
+    chat: ChatModel,
+    prompts: Sequence[Prompt],
+    base: Sequence[Sequence[int]],
+    edited: Sequence[Sequence[int]] | None,
 ) -> tuple[list[Pair], Preferences]:
-    """Pairs from answers as token ids, chosen the base's and rejected the edited model's; and the same as text.
+    """Pairs from answers as token ids, chosen the base's and rejected the edited model's; and the
+    same as text.
 
     Args:
         edited: None where only the chosen answers are learned.

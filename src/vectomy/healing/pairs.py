@@ -1,4 +1,6 @@
-"""Preference rows as token ids, exactly as the model reads a prompt and writes an answer; kept as a file that training reads."""
+"""Preference rows as token ids, exactly as the model reads a prompt and writes an answer; kept as a
+file that training reads.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,8 @@ SENTINEL = "vectomyanswer"
 
 @dataclass(frozen=True)
 class Pair:
-    """Token ids of a prompt (with what the template puts in front of an answer), and of its answers with their end of turn.
+    """Token ids of a prompt (with what the template puts in front of an answer), and of its answers
+    with their end of turn.
 
     `rejected` is empty where only the chosen answer is learned.
     """
@@ -35,7 +38,8 @@ class Pair:
 
 
 def encode(chat: ChatModel, rows: Sequence[Preference], max_length: int) -> tuple[list[Pair], dict[str, int]]:
-    """Rows as token ids, answers cut at `max_length` tokens in all; and how many were left out, by reason.
+    """Rows as token ids, answers cut at `max_length` tokens in all; and how many were left out, by
+    reason.
 
     Raises:
         PromptError: none is left.
@@ -63,7 +67,9 @@ def encode(chat: ChatModel, rows: Sequence[Preference], max_length: int) -> tupl
 
 
 def closing(chat: ChatModel) -> str:
-    """What the template writes behind an answer: its end of turn, without the space up to the next one."""
+    """What the template writes behind an answer: its end of turn, without the space up to the next
+    one.
+    """
     turns = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": SENTINEL}]
     text = str(chat.tokenizer.apply_chat_template(turns, tokenize=False))
     behind = text.rpartition(SENTINEL)[2].strip() if SENTINEL in text else ""

@@ -1,14 +1,16 @@
 """Keep what is learned out of directions that an Edit removed, whatever the loss asks for.
 
-`rows` are, by module, the orthonormal directions R (k x d_model) that the module's learned part must not write along: those the
-Edit removes, folded through any norm behind the writer. An adapter s B A on a writer W adds s B A x to its output; with
+`rows` are, by module, the orthonormal directions R (k x d_model) that the module's learned part
+must not write along: those the Edit removes, folded through any norm behind the writer. An adapter
+s B A on a writer W adds s B A x to its output; with
 
-    B <- (I - R^T R) B                                                                                       [D]
+    B <- (I - R^T R) B
+    [D]
 
-r . (s B A x) = 0 for every input x. In training this is done to the output of B, so that it is a part of the function and of its
-gradient, and holds for sharded parameters too; when the adapter is saved it is done to B itself, which is the same function.
-In full training the writer's output keeps what it was along R: y <- (I - R^T R) y + R^T (C x + c), with C = R W, c = R b of the
-edited model.
+r . (s B A x) = 0 for every input x. In training this is done to the output of B, so that it is a
+part of the function and of its gradient, and holds for sharded parameters too; when the adapter is
+saved it is done to B itself, which is the same function. In full training the writer's output keeps
+what it was along R: y <- (I - R^T R) y + R^T (C x + c), with C = R W, c = R b of the edited model.
 """
 
 from __future__ import annotations
@@ -41,7 +43,9 @@ ADAPTER_PREFIX = "base_model.model."
 UP = ".lora_B.weight"
 
 
-def project_out(matrix: Float[Tensor, "d_model n"], rows: Float[Tensor, "k d_model"]) -> Float[Tensor, "d_model n"]:
+def project_out(
+    matrix: Float[Tensor, "d_model n"], rows: Float[Tensor, "k d_model"]
+) -> Float[Tensor, "d_model n"]:
     """(I - R^T R) M in float64; rounding of the result's dtype is all that stays."""
     r, m = rows.double(), matrix.double()
     return (m - r.T @ (r @ m)).to(matrix.dtype)
@@ -55,7 +59,9 @@ def along(change: Float[Tensor, "d_model n"], rows: Float[Tensor, "k d_model"]) 
 
 @contextmanager
 def keep_adapter_out(model: nn.Module, rows: Rows) -> Iterator[list[str]]:
-    """A PEFT model whose adapter writes nothing along the rows, for the length of the block. Gives the modules it holds for."""
+    """A PEFT model whose adapter writes nothing along the rows, for the length of the block. Gives
+    the modules it holds for.
+    """
     held: list[str] = []
     with ExitStack() as hooks:
         for name, basis in rows.items():
@@ -99,18 +105,23 @@ def _writer(name: str) -> str:
 
 
 def frozen_writers(model: nn.Module, rows: Rows) -> list[str]:
-    """Modules whose learned part cannot be kept out by their output: they hold more than one matrix (fused experts)."""
+    """Modules whose learned part cannot be kept out by their output: they hold more than one matrix
+    (fused experts).
+    """
     return [name for name in rows if not _is_plain(model.get_submodule(name))]
 
 
 def _is_plain(module: nn.Module) -> bool:
-    """One matrix that is all the module does; a subclass may do more (Gemma's embedding scales what it gives)."""
+    """One matrix that is all the module does; a subclass may do more (Gemma's embedding scales what
+    it gives).
+    """
     return type(module) in (nn.Linear, nn.Embedding) or type(module).__name__ == "Conv1D"
 
 
 @contextmanager
 def keep_weights_out(model: nn.Module, rows: Rows) -> Iterator[dict[str, tuple[Tensor, Tensor | None]]]:
-    """A model whose writers write along the rows what they do now, however their weights change in the block.
+    """A model whose writers write along the rows what they do now, however their weights change in
+    the block.
 
     Gives C and c by module, with which `restore_weights` makes the weights that compute the same.
     """
@@ -132,7 +143,9 @@ def _held(module: Any, basis: Tensor) -> tuple[Float[Tensor, "k d_in"], Tensor |
 
 
 def _axis(module: nn.Module) -> int:
-    """The stream's axis of the weight: the first of nn.Linear, the last of an embedding and of transformers' Conv1D."""
+    """The stream's axis of the weight: the first of nn.Linear, the last of an embedding and of
+    transformers' Conv1D.
+    """
     return 0 if isinstance(module, nn.Linear) else 1
 
 

@@ -21,9 +21,15 @@ def named_memory(config: HealConfig, machine: Machine) -> Iterator[None]:
         yield
     except (RuntimeError, MemoryError) as error:
         text = str(error).lower()
-        if not isinstance(error, MemoryError) and "out of memory" not in text and "not enough memory" not in text:
+        if (
+            not isinstance(error, MemoryError)
+            and "out of memory" not in text
+            and "not enough memory" not in text
+        ):
             raise
-        raise ModelError(f"out of memory while training on {machine.device}; {remedy(config, machine)}") from error
+        raise ModelError(
+            f"out of memory while training on {machine.device}; {remedy(config, machine)}"
+        ) from error
 
 
 def remedy(config: HealConfig, machine: Machine) -> str:

@@ -1,7 +1,9 @@
-"""Train a job to its end: load, wrap, keep out, step, save. One process of it, alone or beside others under `accelerate launch`.
+"""Train a job to its end: load, wrap, keep out, step, save. One process of it, alone or beside
+others under `accelerate launch`.
 
-A job is a folder: job.json (model, configuration), pairs.jsonl, kept_out.safetensors, and what training makes of it:
-checkpoints/, losses.json, and adapter/ or weights/. A killed job goes on from its last whole checkpoint.
+A job is a folder: job.json (model, configuration), pairs.jsonl, kept_out.safetensors, and what
+training makes of it: checkpoints/, losses.json, and adapter/ or weights/. A killed job goes on from
+its last whole checkpoint.
 """
 
 from __future__ import annotations
@@ -48,8 +50,17 @@ __all__ = ["ADAPTER", "RECORD", "WEIGHTS", "Job", "train", "trained_by"]
 
 ADAPTER, WEIGHTS, RECORD = "adapter", "weights", "vectomy.json"
 MEASURED_BY = (
-    "merge", "positive_test", "negative_test", "test_limit", "judge", "answer_tokens", "tasks", "task_limit", "batch_tokens", "report_to",
-)  # fmt: skip
+    "merge",
+    "positive_test",
+    "negative_test",
+    "test_limit",
+    "judge",
+    "answer_tokens",
+    "tasks",
+    "task_limit",
+    "batch_tokens",
+    "report_to",
+)
 TENSORS, STATE = "adapter_model.safetensors", "trainer_state.json"
 
 
@@ -69,7 +80,9 @@ class Job:
         kept_out: Mapping[str, Tensor],
         standing: Sequence[str] = (),
     ) -> Job:
-        """`kept_out` are rows by module (projection.py), `standing` modules that full training leaves as they are."""
+        """`kept_out` are rows by module (projection.py), `standing` modules that full training
+        leaves as they are.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         write_pairs(folder / "pairs.jsonl", pairs)
         with write_whole(folder / "kept_out.safetensors") as path:
@@ -127,7 +140,9 @@ class Job:
 
 
 def trained_by(config: HealConfig) -> dict[str, Any]:
-    """The settings that training depends on; the others say how its result is measured and where it goes."""
+    """The settings that training depends on; the others say how its result is measured and where it
+    goes.
+    """
     return config.model_dump(mode="json", exclude=set(MEASURED_BY))
 
 
@@ -135,7 +150,8 @@ def train(job: Job, progress: Progress = silent) -> dict[str, Any]:
     """Train to the end, or go on where a killed run was; give the losses and what was trained.
 
     Raises:
-        ModelError: the model does not load, memory runs out (the message names the setting to change), or the loss is not finite.
+        ModelError: the model does not load, memory runs out (the message names the setting to
+            change), or the loss is not finite.
         ArtifactError: the folder holds checkpoints of another job.
     """
     config = job.config
@@ -162,7 +178,9 @@ def train(job: Job, progress: Progress = silent) -> dict[str, Any]:
             adapter = None if machine.method == "full" else _lora(config)
             told = _Told(progress)
             trainer = trainer_of(config, model, reference, tokenizer, job.pairs, arguments, adapter, [told])
-            out_of = held.enter_context(keep_adapter_out(trainer.model, job.kept_out)) if adapter else list(kept)
+            out_of = (
+                held.enter_context(keep_adapter_out(trainer.model, job.kept_out)) if adapter else list(kept)
+            )
             trainer.remove_callback(PrinterCallback)
             last = last_checkpoint(checkpoints)
             with told.shown(trainer):
@@ -173,7 +191,9 @@ def train(job: Job, progress: Progress = silent) -> dict[str, Any]:
 
 @contextmanager
 def _still() -> Iterator[None]:
-    """No bars of datasets, and no warnings of names that transformers and TRL still use among themselves."""
+    """No bars of datasets, and no warnings of names that transformers and TRL still use among
+    themselves.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         bars = datasets.are_progress_bars_disabled()
@@ -192,17 +212,23 @@ def _loaded(path: Path, config: HealConfig, machine: Machine) -> tuple[Any, Any]
         from transformers import BitsAndBytesConfig
 
         more["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=getattr(torch, machine.dtype),
-        )  # fmt: skip
+        )
         more["device_map"] = {"": int(os.environ.get("LOCAL_RANK", "0"))}
     with loading(str(path)):
         trust = config.trust_remote_code
         known = AutoConfig.from_pretrained(path, trust_remote_code=trust, local_files_only=True)
         model = auto_class(known).from_pretrained(
-            path, dtype=getattr(torch, machine.dtype), attn_implementation=machine.attention, trust_remote_code=trust,
-            local_files_only=True, **more,
-        )  # fmt: skip
+            path,
+            dtype=getattr(torch, machine.dtype),
+            attn_implementation=machine.attention,
+            trust_remote_code=trust,
+            local_files_only=True,
+            **more,
+        )
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust, local_files_only=True)
     model.config.use_cache = False
     return model, tokenizer
@@ -211,13 +237,18 @@ def _loaded(path: Path, config: HealConfig, machine: Machine) -> tuple[Any, Any]
 def _lora(config: HealConfig) -> LoraConfig:
     modules = config.target_modules
     return LoraConfig(
-        r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, task_type="CAUSAL_LM",
+        r=config.rank,
+        lora_alpha=config.alpha,
+        lora_dropout=config.dropout,
+        task_type="CAUSAL_LM",
         target_modules=modules[0] if len(modules) == 1 and modules[0] == "all-linear" else list(modules),
-    )  # fmt: skip
+    )
 
 
 def _trainable(held: ExitStack, model: Any, job: Job, machine: Machine) -> dict[str, Any]:
-    """Full training: which weights stand still, and what the writers go on to write along the removed directions."""
+    """Full training: which weights stand still, and what the writers go on to write along the
+    removed directions.
+    """
     if machine.method != "full":
         return {}
     model.requires_grad_(True)
@@ -227,8 +258,12 @@ def _trainable(held: ExitStack, model: Any, job: Job, machine: Machine) -> dict[
     return held.enter_context(keep_weights_out(model, rows))
 
 
-def _saved(trainer: Any, job: Job, machine: Machine, kept: dict[str, Any], out_of: list[str]) -> dict[str, Any]:
-    """What was trained, with nothing along the directions in it, and the curve; written by one process."""
+def _saved(
+    trainer: Any, job: Job, machine: Machine, kept: dict[str, Any], out_of: list[str]
+) -> dict[str, Any]:
+    """What was trained, with nothing along the directions in it, and the curve; written by one
+    process.
+    """
     folder = job.folder / (WEIGHTS if machine.method == "full" else ADAPTER)
     if machine.method == "full":
         restore_weights(trainer.accelerator.unwrap_model(trainer.model), job.kept_out, kept)
@@ -314,6 +349,8 @@ def steps_of(trainer: Any) -> int:
     if trainer.args.max_steps > 0:
         return int(trainer.args.max_steps)
     batch = (
-        trainer.args.per_device_train_batch_size * trainer.args.gradient_accumulation_steps * trainer.args.world_size
+        trainer.args.per_device_train_batch_size
+        * trainer.args.gradient_accumulation_steps
+        * trainer.args.world_size
     )
     return max(1, math.ceil(len(trainer.train_dataset) / batch * trainer.args.num_train_epochs))

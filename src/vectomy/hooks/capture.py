@@ -4,8 +4,8 @@
         model(input_ids)
     stream["resid_pre", 7]        # batch x position x d_model
 
-Works on any transformers model whose architecture is known. Inside `intervene` or `edit.hooks`, what is captured is
-the changed stream (enter `capture` last).
+Works on any transformers model whose architecture is known. Inside `intervene` or `edit.hooks`,
+what is captured is the changed stream (enter `capture` last).
 """
 
 from __future__ import annotations
@@ -33,10 +33,12 @@ def capture(
     positions: Sequence[int] | None = None,
     consume: Callable[[Point, Float[Tensor, "batch position d_model"]], None] | None = None,
 ) -> Iterator[dict[Point, Float[Tensor, "batch position d_model"]]]:
-    """Keep the stream at `sites` of `layers` (all), at token `positions` (all; negative ones count from the end).
+    """Keep the stream at `sites` of `layers` (all), at token `positions` (all; negative ones count
+    from the end).
 
-    The dict that is yielded holds the values of the latest forward pass. With `consume`, each value is handed over as
-    it passes and nothing is kept. All hooks are gone when the block is left, also by an error.
+    The dict that is yielded holds the values of the latest forward pass. With `consume`, each value
+    is handed over as it passes and nothing is kept. All hooks are gone when the block is left, also
+    by an error.
 
     Raises:
         ArchitectureError: a model type, site or layer that is not known.
@@ -61,7 +63,9 @@ def capture(
         yield kept
 
 
-def _watch(model: nn.Module, architecture: Architecture, point: Point, take: Callable[[Point, Tensor], None]) -> Any:
+def _watch(
+    model: nn.Module, architecture: Architecture, point: Point, take: Callable[[Point, Tensor], None]
+) -> Any:
     site, layer = point
     block = model.get_submodule(architecture.block(layer))
     if site == "resid_post":

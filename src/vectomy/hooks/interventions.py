@@ -1,10 +1,12 @@
-"""Change the residual stream of a live model: at a point of the stream, or on what a writer adds to it.
+"""Change the residual stream of a live model: at a point of the stream, or on what a writer adds to
+it.
 
     with intervene(model, {("resid_pre", 7): add(vector)}):
         model(input_ids)
 
-An intervention is a function of the stream; `ablate`, `scale`, `add` and `affine` make the usual ones. `edit_writers`
-is an Edit at run time. Both leave the model clean when the block is left, also by an error.
+An intervention is a function of the stream; `ablate`, `scale`, `add` and `affine` make the usual
+ones. `edit_writers` is an Edit at run time. Both leave the model clean when the block is left, also
+by an error.
 """
 
 from __future__ import annotations
@@ -46,7 +48,9 @@ Intervention = Callable[[Stream], Stream]
 
 
 def ablate(basis: Float[Tensor, "*k d_model"], strength: float = 1.0) -> Intervention:
-    """x' = x - strength * (projection of x on the span of `basis`): a unit vector, or k orthonormal rows."""
+    """x' = x - strength * (projection of x on the span of `basis`): a unit vector, or k orthonormal
+    rows.
+    """
     rows = torch.atleast_2d(basis)
     return lambda stream: linalg.remove(
         stream, rows.to(stream), torch.full((len(rows),), strength, dtype=stream.dtype, device=stream.device)
@@ -54,7 +58,9 @@ def ablate(basis: Float[Tensor, "*k d_model"], strength: float = 1.0) -> Interve
 
 
 def scale(direction: Vector, factor: float) -> Intervention:
-    """Multiply the component along the unit vector `direction`: 0 ablates, 1 does nothing, 2 doubles."""
+    """Multiply the component along the unit vector `direction`: 0 ablates, 1 does nothing, 2
+    doubles.
+    """
     return ablate(direction, 1.0 - factor)
 
 
@@ -64,7 +70,9 @@ def add(vector: Vector, coefficient: float = 1.0) -> Intervention:
 
 
 def affine(direction: Vector, reference: Vector, coefficient: float = 0.0) -> Intervention:
-    """Affine concept editing (arXiv 2411.09003): x' = x - proj_r(x) + proj_r(reference) + c r, `direction` a unit r."""
+    """Affine concept editing (arXiv 2411.09003): x' = x - proj_r(x) + proj_r(reference) + c r,
+    `direction` a unit r.
+    """
 
     def apply(stream: Stream) -> Stream:
         r = direction.to(stream)
@@ -89,8 +97,9 @@ def at(positions: Sequence[int], intervention: Intervention) -> Intervention:
 def intervene(model: nn.Module, interventions: Mapping[Point, Intervention]) -> Iterator[None]:
     """Apply interventions at points (site, layer) of the stream.
 
-    resid_mid goes into the norm that reads it and around it, as one tensor; it is changed in place, before the norm runs. What
-    makes it up is no module's output in every family (Granite scales what its attention writes).
+    resid_mid goes into the norm that reads it and around it, as one tensor; it is changed in place,
+    before the norm runs. What makes it up is no module's output in every family (Granite scales
+    what its attention writes).
 
     Raises:
         ArchitectureError: a model type, site or layer that is not known.
@@ -106,12 +115,16 @@ def intervene(model: nn.Module, interventions: Mapping[Point, Intervention]) -> 
         ):
             block = model.get_submodule(architecture.block(layer))
             if site == "resid_pre":
-                hooks.callback(block.register_forward_pre_hook(_change_input(change), with_kwargs=True).remove)
+                hooks.callback(
+                    block.register_forward_pre_hook(_change_input(change), with_kwargs=True).remove
+                )
             elif site == "resid_post":
                 hooks.callback(block.register_forward_hook(_change_output(change)).remove)
             else:
                 reader = block.get_submodule(_reader_of_mid(architecture))
-                hooks.callback(reader.register_forward_pre_hook(_change_in_place(change), with_kwargs=True).remove)
+                hooks.callback(
+                    reader.register_forward_pre_hook(_change_in_place(change), with_kwargs=True).remove
+                )
         yield
 
 
@@ -165,8 +178,11 @@ class WriterEdit(Protocol):
 
 
 @contextmanager
-def change_outputs(model: nn.Module, changes: Sequence[tuple[Writer, Callable[[Tensor], Tensor]]]) -> Iterator[None]:
-    """Each writer's output through a function, in float32 and given back in its dtype; gradients flow through.
+def change_outputs(
+    model: nn.Module, changes: Sequence[tuple[Writer, Callable[[Tensor], Tensor]]]
+) -> Iterator[None]:
+    """Each writer's output through a function, in float32 and given back in its dtype; gradients
+    flow through.
 
     For writers whose module is called (`hookable`), and at their module: before any norm behind it.
     """
@@ -183,7 +199,9 @@ def hookable(writer: Writer) -> bool:
 
 
 def fold(model: nn.Module, writer: Writer, rows: Float[Tensor, "k d_model"]) -> Float[Tensor, "k d_model"]:
-    """What directions of the stream are in front of the norms behind a writer, as unit vectors; gradients flow through."""
+    """What directions of the stream are in front of the norms behind a writer, as unit vectors;
+    gradients flow through.
+    """
     for passed in reversed(writer.norms):
         norm = model.get_submodule(passed.module)
         gain = norm.weight.detach().float().cpu() if passed.norm.learned else torch.ones(rows.shape[-1])
@@ -193,11 +211,12 @@ def fold(model: nn.Module, writer: Writer, rows: Float[Tensor, "k d_model"]) -> 
 
 @contextmanager
 def edit_writers(model: nn.Module, edits: Sequence[tuple[Writer, WriterEdit]]) -> Iterator[None]:
-    """Make each writer's output what it would be with edited weights; computed in float32, given back in its dtype.
+    """Make each writer's output what it would be with edited weights; computed in float32, given
+    back in its dtype.
 
-    What no hook on a module's output can do has its parameters changed in place for the length of the block: single experts,
-    kept lengths inside of fused experts, biases that are added behind the module, and weights that fast kernels take
-    without calling the module.
+    What no hook on a module's output can do has its parameters changed in place for the length of
+    the block: single experts, kept lengths inside of fused experts, biases that are added behind
+    the module, and weights that fast kernels take without calling the module.
     """
     with ExitStack() as changes:
         for writer, edit in edits:
@@ -214,7 +233,8 @@ def edit_writers(model: nn.Module, edits: Sequence[tuple[Writer, WriterEdit]]) -
             if made.columns is not None:
                 changes.callback(module.register_forward_pre_hook(_scaled_input(made.columns)).remove)
             for name in _swapped_biases(model, writer):
-                # What the last norm adds comes to the stream as it is: there the basis is not folded.
+                # What the last norm adds comes to the stream as it is: there the basis is not
+                # folded.
                 loose = name == writer.bias
                 rows = (basis, strengths) if loose else (edit.basis.to(basis), edit.strengths.to(strengths))
                 _swap(changes, model.get_parameter(name), _edited_output(*rows))
@@ -226,7 +246,9 @@ def edit_writers(model: nn.Module, edits: Sequence[tuple[Writer, WriterEdit]]) -
 
 @dataclass(frozen=True)
 class OutputChange:
-    """What an edit of a writer does where its module is called: to its output, and (norm mode column) to its input."""
+    """What an edit of a writer does where its module is called: to its output, and (norm mode
+    column) to its input.
+    """
 
     change: Callable[[Tensor], Tensor] | None
     columns: Float[Tensor, " d_in"] | None
@@ -234,7 +256,9 @@ class OutputChange:
 
 
 def output_change(model: nn.Module, writer: Writer, edit: WriterEdit) -> OutputChange | None:
-    """The edit as a function of what its module takes and gives, in float32; None where parameters have to be changed instead."""
+    """The edit as a function of what its module takes and gives, in float32; None where parameters
+    have to be changed instead.
+    """
     module = model.get_submodule(writer.module)
     if _needs_swap(module, writer, edit) or (bool(edit.strengths.any()) and _swapped_biases(model, writer)):
         return None
@@ -260,7 +284,9 @@ def _output_change(
 
 
 def _swapped_biases(model: nn.Module, writer: Writer) -> list[str]:
-    """Biases that reach the stream behind the writer's module: one that is added loose, and that of the last norm."""
+    """Biases that reach the stream behind the writer's module: one that is added loose, and that of
+    the last norm.
+    """
     found = [writer.bias] if writer.slot.loose_bias and writer.bias is not None else []
     for passed in writer.norms[-1:]:
         if passed.norm.centred and getattr(model.get_submodule(passed.module), "bias", None) is not None:
@@ -271,7 +297,9 @@ def _swapped_biases(model: nn.Module, writer: Writer) -> list[str]:
 def folded(
     model: nn.Module, writer: Writer, basis: Float[Tensor, "k d_model"], strengths: Float[Tensor, " k"]
 ) -> tuple[Float[Tensor, "n d_model"], Float[Tensor, " n"]]:
-    """What to remove from a writer's output so that the basis is removed from what reaches the stream."""
+    """What to remove from a writer's output so that the basis is removed from what reaches the
+    stream.
+    """
     if not writer.norms:
         return basis, strengths
     return linalg.folded_removal(basis, strengths, fold(model, writer, basis))
@@ -298,9 +326,9 @@ def _swap_writer(
         if edit.expert is None:
             return linalg.edit_stored(old.clone(), axis, basis, strengths, edit.norm)
         new = old.clone()
-        new[edit.expert] = linalg.edit_along(old[edit.expert].float(), axis - 1, basis, strengths, edit.norm).to(
-            old.dtype
-        )
+        new[edit.expert] = linalg.edit_along(
+            old[edit.expert].float(), axis - 1, basis, strengths, edit.norm
+        ).to(old.dtype)
         return new
 
     def bias(old: Tensor) -> Tensor:

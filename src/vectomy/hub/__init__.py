@@ -1,6 +1,8 @@
-"""The Hugging Face Hub as a place to publish to and to compare with: client.py has the token and says what went wrong, leaks.py
-looks for what must not leave this machine, upload.py sends files, download.py fetches a published repository, licence.py reads
-the licence of a base, frontmatter.py what a card says of itself."""
+"""The Hugging Face Hub as a place to publish to and to compare with: client.py has the token and
+says what went wrong, leaks.py looks for what must not leave this machine, upload.py sends files,
+download.py fetches a published repository, licence.py reads the licence of a base, frontmatter.py
+what a card says of itself.
+"""
 
 from vectomy.hub.client import is_repo_id
 from vectomy.hub.download import download

@@ -1,4 +1,6 @@
-"""Lines of a card that depend on what is published: how to load it, and the warning where no run wrote one."""
+"""Lines of a card that depend on what is published: how to load it, and the warning where no run
+wrote one.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""Access to the Hub: the token from its usual places, never held or shown by us, and clear words for what went wrong.
+"""Access to the Hub: the token from its usual places, never held or shown by us, and clear words
+for what went wrong.
 
-huggingface_hub finds the token (HF_TOKEN, or what `hf auth login` stored) and puts it into the requests. Nothing here takes one as
-an argument, and every message passes `redacted`.
+huggingface_hub finds the token (HF_TOKEN, or what `hf auth login` stored) and puts it into the
+requests. Nothing here takes one as an argument, and every message passes `redacted`.
 """
 
 from __future__ import annotations
@@ -47,7 +48,9 @@ def client(write: bool = False) -> Any:
 
 
 def secrets() -> tuple[str, ...]:
-    """The values that must not be shown or published: the Hub's token and the keys of this environment. Not for output."""
+    """The values that must not be shown or published: the Hub's token and the keys of this
+    environment. Not for output.
+    """
     from huggingface_hub import get_token
 
     found = [get_token() or "", *(os.environ.get(name, "") for name in SECRET_VARIABLES)]
@@ -63,9 +66,11 @@ def redact(text: str) -> str:
 
 @contextmanager
 def hub_errors(doing: str, repo_id: str) -> Iterator[None]:
-    """Turn what the Hub's library raises into a HubError that says what to do; mistakes in this program pass.
+    """Turn what the Hub's library raises into a HubError that says what to do; mistakes in this
+    program pass.
 
-    The error shows no cause: what the library raises holds the request, and the request holds the token.
+    The error shows no cause: what the library raises holds the request, and the request holds the
+    token.
     """
     try:
         yield
@@ -99,7 +104,8 @@ def _said(error: Exception, repo_id: str) -> str | None:
             f"the Hub cannot be reached, or the connection broke ({type(reason).__name__}: {_clipped(str(reason))}); run the same "
             "command again, what has arrived is not transferred again"
         )
-    # What the library says of an answer that it cannot use (a card that is refused, say), and hf_xet of anything.
+    # What the library says of an answer that it cannot use (a card that is refused, say), and
+    # hf_xet of anything.
     if type(last) in (ValueError, RuntimeError):
         return _clipped(str(last))
     return None
@@ -127,7 +133,9 @@ def _of_status(status: int, error: BaseException, repo_id: str) -> str:
         413: "the Hub takes no request of that size; push fewer files at a time",
         429: f"the Hub asks for fewer requests; wait {f'{wait} seconds' if wait else 'some minutes'}, then {again}",
     }
-    remedy = remedies.get(status, f"the Hub has trouble; wait a little, then {again}" if status >= 500 else again)
+    remedy = remedies.get(
+        status, f"the Hub has trouble; wait a little, then {again}" if status >= 500 else again
+    )
     message = str(getattr(error, "server_message", None) or "")
     return f"{remedy} (status {status}{f', {_clipped(message)}' if message else ''})"
 

@@ -10,7 +10,8 @@ __all__ = ["download"]
 
 
 def download(repo_id: str, revision: str | None = None) -> Path:
-    """The folder of a whole repository in the Hub's cache; files that are there already are not fetched again.
+    """The folder of a whole repository in the Hub's cache; files that are there already are not
+    fetched again.
 
     Raises:
         HubError: the Hub does not give it.

@@ -1,8 +1,10 @@
-"""What must not be published: access tokens, and the paths of this machine. Values that are found are never repeated.
+"""What must not be published: access tokens, and the paths of this machine. Values that are found
+are never repeated.
 
-Looked for in every byte of every file: tokens by their shape and by the very values of this environment, and the folders of this
-machine. In texts and the headers of safetensors files also other keys, and home folders of any machine; among the bytes of weights
-patterns as short as these come up by chance.
+Looked for in every byte of every file: tokens by their shape and by the very values of this
+environment, and the folders of this machine. In texts and the headers of safetensors files also
+other keys, and home folders of any machine; among the bytes of weights patterns as short as these
+come up by chance.
 """
 
 from __future__ import annotations
@@ -35,7 +37,9 @@ TEXT_SHAPES = {
     "an API key": re.compile(rb"(?<![A-Za-z0-9_-])sk-(?=[A-Za-z0-9_-]*[0-9])[A-Za-z0-9_-]{20,}"),
     "an AWS key": re.compile(rb"\bAKIA[0-9A-Z]{16}\b"),
     "a private key": re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----"),
-    "an authorization header": re.compile(rb"(?i)\bauthorization['\"]?\s*[:=]\s*['\"]?bearer\s+[\w.~+/-]{12,}"),
+    "an authorization header": re.compile(
+        rb"(?i)\bauthorization['\"]?\s*[:=]\s*['\"]?bearer\s+[\w.~+/-]{12,}"
+    ),
 }
 # Home folders wherever they are; written with / or with \ (doubled in JSON).
 HOMES = re.compile(rb"(?<![\w./~-])(?:/home/[\w.-]+/|/Users/[\w.-]+/|/root/|[A-Za-z]:\\{1,2}Users\\{1,2})")
@@ -46,7 +50,9 @@ PACKED = {".safetensors", ".gguf"}
 
 @dataclass(frozen=True)
 class Leak:
-    """Where something was found: the file as it would be called in the repository, its line (texts), and what it is."""
+    """Where something was found: the file as it would be called in the repository, its line
+    (texts), and what it is.
+    """
 
     file: str
     line: int | None
@@ -62,7 +68,8 @@ def find_leaks(name: str, source: Path | bytes, own: Sequence[Path] = ()) -> lis
 
     Args:
         name: the file's name in the repository; it is looked at as well.
-        own: further folders of this machine, whose paths are looked for beside the home and the working folder.
+        own: further folders of this machine, whose paths are looked for beside the home and the
+            working folder.
     """
     values = [value.encode() for value in secrets()]
     named = {what for what, _ in _tokens(name.encode(), True, values)}
@@ -116,7 +123,9 @@ def _paths(block: bytes, own: Sequence[Path], homes: bool) -> Iterator[tuple[str
 
 
 def _own(more: Sequence[Path]) -> list[bytes]:
-    """Folders of this machine, as a text would hold them; not `/` nor what has one part, which are no secret."""
+    """Folders of this machine, as a text would hold them; not `/` nor what has one part, which are
+    no secret.
+    """
     folders = {Path.home(), Path.cwd(), Path(tempfile.gettempdir()).resolve(), *more}
     return sorted(os.fsencode(f"{folder}/") for folder in folders if len(folder.parts) > 2)
 
@@ -150,7 +159,9 @@ def _read(source: Path | bytes) -> Iterator[bytes]:
 
 
 def _header(source: Path | bytes) -> bytes:
-    """The header of a safetensors file with its texts unescaped, so that paths and keys look as they are meant."""
+    """The header of a safetensors file with its texts unescaped, so that paths and keys look as
+    they are meant.
+    """
     if isinstance(source, bytes):
         start = source[:8]
     else:

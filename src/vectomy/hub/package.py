@@ -1,4 +1,6 @@
-"""The files that are published: what makes the model, the card, the Edit, and what reproducing it needs. Nothing else goes along."""
+"""The files that are published: what makes the model, the card, the Edit, and what reproducing it
+needs. Nothing else goes along.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ ADAPTER_SUFFIXES = {".json", ".safetensors", ".jinja", ".model", ".txt"}
 
 @dataclass(frozen=True)
 class Upload:
-    """What a push sends. `left` are files that stay here, each with the reason; `notes` what a person should know."""
+    """What a push sends. `left` are files that stay here, each with the reason; `notes` what a
+    person should know.
+    """
 
     origin: PublishedSource
     base_model: str
@@ -73,7 +77,8 @@ def pack(
         card: a file to publish as the card, instead of the one that is written here.
 
     Raises:
-        UsageError, EditError, ArtifactError, CheckpointError: see published_source.py and checkpoint/.
+        UsageError, EditError, ArtifactError, CheckpointError: see published_source.py and
+        checkpoint/.
     """
     origin = published_source_of(Path(path), None if source is None else Path(source), form)
     base = base_model or origin.base_model
@@ -99,7 +104,9 @@ def _card(
     """The card; what a person should know of it is added to `notes`."""
     licence = origin.summary.get("license") or licence_of(base)
     if not licence:
-        notes.append("the base's licence is not known, so the card names none; its card on the Hub may say it")
+        notes.append(
+            "the base's licence is not known, so the card names none; its card on the Hub may say it"
+        )
     summary = {**origin.summary, "base_model": base, "license": licence}
     summary["safety"] = summary.get("safety") or safety_of(summary)
     record = {
@@ -131,9 +138,15 @@ def _files(origin: PublishedSource, base: str | None) -> tuple[list[Item], tuple
     path = origin.path
     if origin.kind == "checkpoint":
         opened = Checkpoint.open(path)
-        own = ["config.json", *([INDEX] if opened.index is not None else []), *(shard.name for shard in opened.shards)]
+        own = [
+            "config.json",
+            *([INDEX] if opened.index is not None else []),
+            *(shard.name for shard in opened.shards),
+        ]
         records = [
-            f"{RECORDS}/{name}" for name in ("edit.safetensors", "record.json") if (path / RECORDS / name).is_file()
+            f"{RECORDS}/{name}"
+            for name in ("edit.safetensors", "record.json")
+            if (path / RECORDS / name).is_file()
         ]
         kept = [*own, *(name for name in opened.sidecars if name != "README.md"), *records]
         why = {True: "pickle, which can run code", False: "other weights than the edited ones"}
@@ -149,7 +162,9 @@ def _files(origin: PublishedSource, base: str | None) -> tuple[list[Item], tuple
         return [Item("edit.safetensors", path)], ()
     names = sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
     visible = [
-        name for name in names if not any(part.startswith(".") for part in Path(name).parts) and name != "README.md"
+        name
+        for name in names
+        if not any(part.startswith(".") for part in Path(name).parts) and name != "README.md"
     ]
     kept = [name for name in visible if Path(name).suffix in ADAPTER_SUFFIXES]
     left = [(name, "no part of an adapter") for name in visible if name not in kept]
@@ -157,7 +172,9 @@ def _files(origin: PublishedSource, base: str | None) -> tuple[list[Item], tuple
 
 
 def _adapter_item(folder: Path, name: str, base: str | None) -> Item:
-    """PEFT looks for the base where the configuration names it: on the Hub that is a repository, not a folder of this machine."""
+    """PEFT looks for the base where the configuration names it: on the Hub that is a repository,
+    not a folder of this machine.
+    """
     if name != "adapter_config.json" or base is None:
         return Item(name, folder / name)
     config = {**read_json(folder / name), "base_model_name_or_path": base}

@@ -1,6 +1,8 @@
-"""The record beside what was made of an Edit: which base, which Edit, by which versions, and the hash of every tensor.
+"""The record beside what was made of an Edit: which base, which Edit, by which versions, and the
+hash of every tensor.
 
-It lies in a folder of its own, since loaders take any .safetensors file beside the weights for more of them:
+It lies in a folder of its own, since loaders take any .safetensors file beside the weights for more
+of them:
 
     checkpoint/vectomy/record.json, checkpoint/vectomy/edit.safetensors
     adapter/vectomy/record.json     (with the Edit in adapter/edit.safetensors)
@@ -45,8 +47,9 @@ class Record:
 
     form: Form
     base: Mapping[str, Any]
-    """`model` (a Hub id, `demo`, or the name of a folder), `revision` (the Hub's commit, or None), `fingerprint`, and the
-    shape as the Edit has it."""
+    """`model` (a Hub id, `demo`, or the name of a folder), `revision` (the Hub's commit, or None),
+    `fingerprint`, and the shape as the Edit has it.
+    """
     edit_sha256: str
     versions: Mapping[str, str]
     tensors: Mapping[str, str] = field(default_factory=dict)
@@ -82,10 +85,12 @@ def write_record(
     hashed: bool = True,
     progress: Progress = silent,
 ) -> Record:
-    """Write the record of a folder that `bake` or `write_lora` made, and the Edit where the folder does not hold it.
+    """Write the record of a folder that `bake` or `write_lora` made, and the Edit where the folder
+    does not hold it.
 
     Args:
-        model: the base as it was given: a Hub id, `demo`, or a folder, of which the last part is kept.
+        model: the base as it was given: a Hub id, `demo`, or a folder, of which the last part is
+            kept.
         source: the base's folder; in the Hub's cache its name is the commit.
         hashed: hash every tensor, which reads the folder once.
     """
@@ -109,7 +114,9 @@ def record_in(folder: Path) -> Record | None:
 
 
 def edit_in(folder: Path) -> Edit | None:
-    """The Edit that a folder holds: its own of a checkpoint or a published repository, or the one beside an adapter."""
+    """The Edit that a folder holds: its own of a checkpoint or a published repository, or the one
+    beside an adapter.
+    """
     for path in (folder / RECORDS / "edit.safetensors", folder / "edit.safetensors"):
         if path.is_file():
             return Edit.load(path)
@@ -124,13 +131,17 @@ def hashes_in(folder: Path, form: Form, progress: Progress = silent) -> dict[str
 
 
 def adapter_weights(folder: Path) -> Checkpoint:
-    """An adapter's tensors, to be read as a checkpoint's are. Raises CheckpointError for a file that is not whole."""
+    """An adapter's tensors, to be read as a checkpoint's are. Raises CheckpointError for a file
+    that is not whole.
+    """
     shard = read_shard(folder, "adapter_model.safetensors")
     return Checkpoint(folder, {}, (shard,), None, (), (), {entry.name: entry for entry in shard.tensors})
 
 
 def base_name(model: str) -> str:
-    """A base without the folders of this machine: a Hub id or `demo` as it is, of a folder its last part."""
+    """A base without the folders of this machine: a Hub id or `demo` as it is, of a folder its last
+    part.
+    """
     if model == "demo" or not is_local(model):
         return model
     folder = Path(model).expanduser().resolve()

@@ -1,4 +1,6 @@
-"""What a card, an Edit, a folder or a repository says of itself: which Edit of which base it is, and what there is to compare with."""
+"""What a card, an Edit, a folder or a repository says of itself: which Edit of which base it is,
+and what there is to compare with.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +20,10 @@ __all__ = ["PublishedEdit", "published_edit_of"]
 
 @dataclass(frozen=True)
 class PublishedEdit:
-    """`published` is the checkpoint or adapter folder to compare with, None where only hashes were recorded; `run` what the
-    search can be done again by (`config`, and the hashes of its `prompts`); `contradictions` are places where it
-    contradicts itself."""
+    """`published` is the checkpoint or adapter folder to compare with, None where only hashes were
+    recorded; `run` what the search can be done again by (`config`, and the hashes of its
+    `prompts`); `contradictions` are places where it contradicts itself.
+    """
 
     what: str
     edit: Edit
@@ -47,7 +50,8 @@ def published_edit_of(what: str, revision: str | None = None) -> PublishedEdit:
     """Read what is recorded.
 
     Args:
-        what: a card (.md), an Edit file, a folder (a run, a checkpoint, an adapter, a published repository) or OWNER/NAME.
+        what: a card (.md), an Edit file, a folder (a run, a checkpoint, an adapter, a published
+            repository) or OWNER/NAME.
         revision: of a repository, the branch or commit.
 
     Raises:
@@ -80,7 +84,9 @@ def _of_folder(folder: Path, what: str) -> PublishedEdit:
             f"'{what}' does not say which Edit it carries (no {RECORDS}/edit.safetensors and no edit.safetensors); give the Edit itself"
         )
     weights = [name for name in ("adapter_config.json", "config.json") if (folder / name).is_file()]
-    form: Form = "adapter" if weights[:1] == ["adapter_config.json"] else record.form if record else "checkpoint"
+    form: Form = (
+        "adapter" if weights[:1] == ["adapter_config.json"] else record.form if record else "checkpoint"
+    )
     file = folder / RECORDS / "run.json"
     run = read_json(file) if file.is_file() else None
     if run is None and (folder.absolute().parent / MARK).exists():
@@ -144,7 +150,9 @@ def _head(card: Path) -> dict[str, Any]:
 def _against_record(edit: Edit, record: Record | None) -> list[str]:
     if record is None or record.edit_sha256 == edit.sha256:
         return []
-    return [f"the record is of the Edit {record.edit_sha256[:12]}, the Edit that is there is {edit.sha256[:12]}"]
+    return [
+        f"the record is of the Edit {record.edit_sha256[:12]}, the Edit that is there is {edit.sha256[:12]}"
+    ]
 
 
 def _against_card(edit: Edit, head: dict[str, Any]) -> list[str]:

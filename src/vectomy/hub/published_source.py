@@ -1,4 +1,6 @@
-"""Where what is to be published comes from: its kind, the Edit in it, the run that made it, and what was measured."""
+"""Where what is to be published comes from: its kind, the Edit in it, the run that made it, and
+what was measured.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ EDIT = "edit.safetensors"
 
 @dataclass(frozen=True)
 class PublishedSource:
-    """`path` is the very file or folder that is published; `run` the folder of the run that made it, if one is known."""
+    """`path` is the very file or folder that is published; `run` the folder of the run that made
+    it, if one is known.
+    """
 
     kind: Kind
     path: Path
@@ -39,16 +43,24 @@ class PublishedSource:
         named = self.record.base.get("model") if self.record else None
         if self.is_demo:
             return DEMO_BASE
-        return str(self.summary.get("base_model") or named or self.edit.base.name or self.edit.base.model_type)
+        return str(
+            self.summary.get("base_model") or named or self.edit.base.name or self.edit.base.model_type
+        )
 
     @property
     def is_demo(self) -> bool:
         """The base is the demo model, which is nowhere on the Hub as it is."""
-        names = {self.summary.get("model"), self.edit.base.name, self.record.base.get("model") if self.record else None}
+        names = {
+            self.summary.get("model"),
+            self.edit.base.name,
+            self.record.base.get("model") if self.record else None,
+        }
         return "demo" in names
 
     def run_json(self) -> dict[str, Any] | None:
-        """What a search can be done again by, without the folders of this machine; None where no run is known."""
+        """What a search can be done again by, without the folders of this machine; None where no
+        run is known.
+        """
         if self.run is None or not (self.run / "config.json").is_file():
             return None
         config, prompts = read_json(self.run / "config.json"), read_json(self.run / "prompts.json")
@@ -67,12 +79,13 @@ def published_source_of(path: Path, source: Path | None = None, form: Kind | Non
     """Find out what `path` is.
 
     Args:
-        source: the run folder or Edit that it was made of, where it does not say so itself (a GGUF file).
+        source: the run folder or Edit that it was made of, where it does not say so itself (a GGUF
+            file).
         form: of a run folder, what of it: the checkpoint if there is one, else the Edit.
 
     Raises:
-        UsageError: it is none of the things that can be published, or does not say which Edit it carries.
-        EditError, ArtifactError: an Edit, a record or a run that is damaged.
+        UsageError: it is none of the things that can be published, or does not say which Edit it
+            carries. EditError, ArtifactError: an Edit, a record or a run that is damaged.
     """
     path = path.expanduser()
     kind, place = _kind_of(path, form)
@@ -95,18 +108,24 @@ def published_source_of(path: Path, source: Path | None = None, form: Kind | Non
         )
     summary = _summary_of(run, edit)
     if run is not None and not summary.get("base"):
-        notes.append("the run has not come to its report, so nothing measured goes into the card; finish it first")
+        notes.append(
+            "the run has not come to its report, so nothing measured goes into the card; finish it first"
+        )
     return PublishedSource(kind, place, edit, run, record, summary, tuple(notes))
 
 
 def _kind_of(path: Path, form: Kind | None) -> tuple[Kind, Path]:
     if not path.exists():
-        raise UsageError(f"{path} does not exist; give a checkpoint, adapter or run folder, an Edit or a GGUF file")
+        raise UsageError(
+            f"{path} does not exist; give a checkpoint, adapter or run folder, an Edit or a GGUF file"
+        )
     if path.is_dir() and (path / MARK).exists():
         return _of_run(path, form)
     if form is not None:
         raise UsageError(f"{path} is no run folder, so there is nothing to choose with --as {form}")
-    if path.suffix == ".gguf" or (path.is_dir() and not (path / "config.json").exists() and any(path.glob("*.gguf"))):
+    if path.suffix == ".gguf" or (
+        path.is_dir() and not (path / "config.json").exists() and any(path.glob("*.gguf"))
+    ):
         return "gguf", path
     if path.is_file():
         return "edit", path
@@ -122,7 +141,11 @@ def _kind_of(path: Path, form: Kind | None) -> tuple[Kind, Path]:
 
 
 def _of_run(run: Path, form: Kind | None) -> tuple[Kind, Path]:
-    places: dict[Kind, Path] = {"checkpoint": run / "checkpoint", "adapter": run / "adapter", "edit": run / EDIT}
+    places: dict[Kind, Path] = {
+        "checkpoint": run / "checkpoint",
+        "adapter": run / "adapter",
+        "edit": run / EDIT,
+    }
     if form == "gguf":
         return "gguf", run
     wanted: tuple[Kind, ...] = ("checkpoint", "edit") if form is None else (form,)

@@ -1,4 +1,6 @@
-"""Publish an edit: everything is gathered, looked through for what must stay here, and shown, before a byte is sent."""
+"""Publish an edit: everything is gathered, looked through for what must stay here, and shown,
+before a byte is sent.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,8 @@ def prepare(
     progress: Progress = silent,
     **options: Any,
 ) -> Push:
-    """Gather what `path` is (parcel.pack takes the options), look it through, and look at the repository.
+    """Gather what `path` is (parcel.pack takes the options), look it through, and look at the
+    repository.
 
     Raises:
         LeakError: a token, or a path of this machine, in a file that would be sent.
@@ -50,7 +53,9 @@ def prepare(
     """
     parcel = pack(path, repo_id, **options)
     _check_recorded(parcel.origin, progress)
-    own = [folder for folder in (parcel.origin.path.resolve().parent, parcel.origin.run) if folder is not None]
+    own = [
+        folder for folder in (parcel.origin.path.resolve().parent, parcel.origin.run) if folder is not None
+    ]
     found = []
     with progress("looking for tokens", parcel.bytes, "bytes") as update:
         for item in parcel.items:
@@ -61,7 +66,9 @@ def prepare(
 
 
 def _check_recorded(origin: PublishedSource, progress: Progress) -> None:
-    """Raises ArtifactError where the weights are not those that were recorded when the Edit was applied."""
+    """Raises ArtifactError where the weights are not those that were recorded when the Edit was
+    applied.
+    """
     if origin.record is None or not origin.record.tensors or origin.kind not in ("checkpoint", "adapter"):
         return
     found, recorded = hashes_in(origin.path, origin.record.form, progress), origin.record.tensors
@@ -87,10 +94,14 @@ def send(
     """
     about = push.parcel.origin.summary.get("behaviour") or "an edit"
     message = f"Upload {push.parcel.kind} ({about}) with vectomy"
-    return upload(push.destination, push.parcel.items, public=public, replace=replace, message=message, tell=tell)
+    return upload(
+        push.destination, push.parcel.items, public=public, replace=replace, message=message, tell=tell
+    )
 
 
-def push(path: str | Path, repo_id: str, *, public: bool = False, replace: bool = False, **options: Any) -> Sent:
+def push(
+    path: str | Path, repo_id: str, *, public: bool = False, replace: bool = False, **options: Any
+) -> Sent:
     """Publish at once what `prepare` gathers; private unless `public`.
 
     Raises:

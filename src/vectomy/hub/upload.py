@@ -1,7 +1,8 @@
 """Send files to one repository, so that it holds them whole or is left as it was.
 
-Large files go first, one by one; the Hub keeps them by their sha256, so a push that was cut off finds them there and sends the
-rest. What a reader sees changes by one commit at the end. Afterwards the Hub is asked what it holds.
+Large files go first, one by one; the Hub keeps them by their sha256, so a push that was cut off
+finds them there and sends the rest. What a reader sees changes by one commit at the end. Afterwards
+the Hub is asked what it holds.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ class Item:
 
 @dataclass(frozen=True)
 class Destination:
-    """A repository as it was found. `private` is None where it does not exist; `held` are the names of its files."""
+    """A repository as it was found. `private` is None where it does not exist; `held` are the names
+    of its files.
+    """
 
     repo_id: str
     revision: str
@@ -52,7 +55,9 @@ class Destination:
 
 @dataclass(frozen=True)
 class Sent:
-    """What a push did: the address of its commit, how many files were checked there, and the names that stay beside them."""
+    """What a push did: the address of its commit, how many files were checked there, and the names
+    that stay beside them.
+    """
 
     url: str
     commit: str
@@ -71,7 +76,9 @@ def look(repo_id: str, revision: str = "main") -> Destination:
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
     if not is_repo_id(repo_id):
-        raise UsageError(f"'{repo_id}' is no repository name; give OWNER/NAME, where OWNER is you or an organisation")
+        raise UsageError(
+            f"'{repo_id}' is no repository name; give OWNER/NAME, where OWNER is you or an organisation"
+        )
     api = client(write=True)
     with hub_errors(f"looking at '{repo_id}'", repo_id):
         try:
@@ -96,7 +103,8 @@ def upload(
     message: str = "Upload with vectomy",
     tell: Callable[[str], None] = lambda line: None,
 ) -> Sent:
-    """Send `items` in one commit; the repository is made if it does not exist, private unless `public`.
+    """Send `items` in one commit; the repository is made if it does not exist, private unless
+    `public`.
 
     Args:
         public: make a new repository public, or write to one that is.
@@ -104,8 +112,8 @@ def upload(
         tell: takes a line for each large file that is there.
 
     Raises:
-        HubError: the Hub refuses, the connection breaks, a public repository without `public`, or what the Hub holds
-            afterwards is not what was sent. The same call again goes on.
+        HubError: the Hub refuses, the connection breaks, a public repository without `public`, or
+            what the Hub holds afterwards is not what was sent. The same call again goes on.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
@@ -115,7 +123,8 @@ def upload(
         if not destination.exists:
             api.create_repo(repo, private=not public, exist_ok=True)
         private = bool(api.model_info(repo).private)
-        # Asked again, not taken from before: between looking and sending someone may have changed it.
+        # Asked again, not taken from before: between looking and sending someone may have changed
+        # it.
         if not private and not public:
             raise HubError(
                 f"'{repo}' is public; nothing was sent. Say --public to publish there, make it private in its settings, or choose another name"
@@ -126,13 +135,19 @@ def upload(
             CommitOperationAdd(item.name, item.source if isinstance(item.source, bytes) else str(item.source))
             for item in items
         ]
-        large = [(item, addition) for item, addition in zip(items, additions, strict=True) if item.size >= LARGE]
+        large = [
+            (item, addition) for item, addition in zip(items, additions, strict=True) if item.size >= LARGE
+        ]
         for number, (item, addition) in enumerate(large, 1):
             began = time.monotonic()
             api.preupload_lfs_files(repo, [addition], revision=revision, free_memory=False)
-            tell(f"{number} of {len(large)} large files: {item.name} is there ({time.monotonic() - began:.1f} s)")
+            tell(
+                f"{number} of {len(large)} large files: {item.name} is there ({time.monotonic() - began:.1f} s)"
+            )
         others = [
-            name for name in destination.held if name not in {item.name for item in items} and name not in OF_THE_HUB
+            name
+            for name in destination.held
+            if name not in {item.name for item in items} and name not in OF_THE_HUB
         ]
         deletions = [CommitOperationDelete(name) for name in others] if replace else []
         commit = api.create_commit(repo, [*additions, *deletions], commit_message=message, revision=revision)
@@ -143,7 +158,9 @@ def upload(
 def _held(api: Any, repo_id: str, revision: str) -> dict[str, Any]:
     """The files of a repository by name, with the hashes that the Hub has of them."""
     return {
-        file.path: file for file in api.list_repo_tree(repo_id, recursive=True, revision=revision) if _is_file(file)
+        file.path: file
+        for file in api.list_repo_tree(repo_id, recursive=True, revision=revision)
+        if _is_file(file)
     }
 
 

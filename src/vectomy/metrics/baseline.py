@@ -1,7 +1,7 @@
 """Baseline: what the base model does before anything is changed, on the search split.
 
-Says whether the base shows the behaviour at all, which first tokens give it away, and which prompts it treats as the
-contrast says.
+Says whether the base shows the behaviour at all, which first tokens give it away, and which prompts
+it treats as the contrast says.
 """
 
 from __future__ import annotations
@@ -28,11 +28,12 @@ LEAST_RATE = 0.05
 
 @dataclass(frozen=True)
 class Baseline:
-    """`positive_rate` and `negative_rate`: share of search prompts whose answer the judge calls a refusal.
+    """`positive_rate` and `negative_rate`: share of search prompts whose answer the judge calls a
+    refusal.
 
-    `tokens` are the first tokens of the behaviour; `positive_kept` and `negative_kept` say, by split, which prompts
-    the base treats as the contrast says (log-odds of the tokens above 0, below 0). `answers` are its greedy tokens on the search
-    prompts, by side.
+    `tokens` are the first tokens of the behaviour; `positive_kept` and `negative_kept` say, by
+    split, which prompts the base treats as the contrast says (log-odds of the tokens above 0, below
+    0). `answers` are its greedy tokens on the search prompts, by side.
     """
 
     positive_rate: float
@@ -58,16 +59,22 @@ def measure_baseline(
     """Answer the search prompts and score the first token of fit and search.
 
     Raises:
-        BehaviourAbsentError: under 5% of the positive search prompts show the behaviour (unless `config.force`).
-        SelectionError: the recipe needs behaviour tokens and none tell the sides apart, or one that is given is not a
-            single token.
+        BehaviourAbsentError: under 5% of the positive search prompts show the behaviour (unless
+            `config.force`).
+        SelectionError: the recipe needs behaviour tokens and none tell the sides apart, or one that
+            is given is not a single token.
     """
     sides = {"positive": positive, "negative": negative}
-    # Damaged weights are said to be that, before their answers are taken for a behaviour that is absent.
+    # Damaged weights are said to be that, before their answers are taken for a behaviour that is
+    # absent.
     chat.next_token_log_probs(chat.tokens(positive.search[:1]), config.batch_tokens)
     answers = {
         side: chat.answer(
-            chat.tokens(splits.search), config.answer_tokens, config.batch_tokens, progress, f"base answers ({side})"
+            chat.tokens(splits.search),
+            config.answer_tokens,
+            config.batch_tokens,
+            progress,
+            f"base answers ({side})",
         )
         for side, splits in sides.items()
     }
@@ -114,7 +121,9 @@ def _scored(chat: ChatModel, sides: dict[str, Splits], budget: int) -> dict[tupl
     }
 
 
-def _refused(chat: ChatModel, prompts: Sequence[Prompt], answers: Sequence[Sequence[int]], judge: Judge) -> list[bool]:
+def _refused(
+    chat: ChatModel, prompts: Sequence[Prompt], answers: Sequence[Sequence[int]], judge: Judge
+) -> list[bool]:
     return [
         judge.verdict(prompt.text, chat.text(answer)) in REFUSALS
         for prompt, answer in zip(prompts, answers, strict=True)

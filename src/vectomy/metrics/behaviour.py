@@ -1,4 +1,6 @@
-"""What a model did on a set of prompts, counted from verdicts: rates in all, by type, by label and by token budget."""
+"""What a model did on a set of prompts, counted from verdicts: rates in all, by type, by label and
+by token budget.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,11 @@ from vectomy.metrics.verdicts import JudgedAnswers
 __all__ = ["behaviour_of", "lengths", "refusal_and_degenerate", "types_of"]
 
 
-def behaviour_of(rows: Sequence[Labelled], by_budget: Mapping[int, Sequence[JudgedAnswers]]) -> dict[str, Any]:
-    """Counts and rates of one set. The longest budget counts; the shorter ones are its answers cut off.
+def behaviour_of(
+    rows: Sequence[Labelled], by_budget: Mapping[int, Sequence[JudgedAnswers]]
+) -> dict[str, Any]:
+    """Counts and rates of one set. The longest budget counts; the shorter ones are its answers cut
+    off.
 
     Rows without a type or label are in no group of that kind.
     """
@@ -29,8 +34,12 @@ def behaviour_of(rows: Sequence[Labelled], by_budget: Mapping[int, Sequence[Judg
         "verdicts": {verdict: counts[verdict] for verdict in get_args(Verdict)},
         **refusal_and_degenerate(judged),
         "by_label": {name: {"refusal": rate_of(flags)} for name, flags in groups["label"].items()},
-        "by_type": {name: {"label": labels[name], "refusal": rate_of(flags)} for name, flags in groups["type"].items()},
-        "by_budget": {str(budget): refusal_and_degenerate(by_budget[budget]) for budget in [*shorter, longest]},
+        "by_type": {
+            name: {"label": labels[name], "refusal": rate_of(flags)} for name, flags in groups["type"].items()
+        },
+        "by_budget": {
+            str(budget): refusal_and_degenerate(by_budget[budget]) for budget in [*shorter, longest]
+        },
     }
 
 
@@ -58,7 +67,9 @@ def types_of(rows: Sequence[Labelled]) -> list[dict[str, Any]]:
 
 
 def lengths(answers: Sequence[Sequence[int]], texts: Sequence[str]) -> dict[str, float]:
-    """Mean tokens of an answer, and the mean share of its runs of four words that stood in it before."""
+    """Mean tokens of an answer, and the mean share of its runs of four words that stood in it
+    before.
+    """
     return {
         "length_mean": sum(map(len, answers)) / len(answers),
         "repeated_share": sum(map(repeated_share, texts)) / len(texts),

@@ -1,7 +1,8 @@
-"""What an edit costs where it should change nothing: KL and cross-entropy over the base's own answers, teacher-forced.
+"""What an edit costs where it should change nothing: KL and cross-entropy over the base's own
+answers, teacher-forced.
 
-KL needs the base's distribution at each token. Kept are the last hidden states, from which the base's head gives it back:
-d_model numbers a token instead of a vocabulary's worth.
+KL needs the base's distribution at each token. Kept are the last hidden states, from which the
+base's head gives it back: d_model numbers a token instead of a vocabulary's worth.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ CHUNK = 256
 def answer_hidden(
     chat: ChatModel, prompts: Sequence[Prompt], answers: Sequence[Sequence[int]], batch_tokens: int
 ) -> list[Float[Tensor, "_ d_model"]]:
-    """Last hidden states at the positions that predict each answer token, teacher-forced, on the CPU."""
+    """Last hidden states at the positions that predict each answer token, teacher-forced, on the
+    CPU.
+    """
     tokens = [ids + list(answer) for ids, answer in zip(chat.tokens(prompts), answers, strict=True)]
     kept: list[Tensor] = [torch.empty(0)] * len(tokens)
     for batch in chat.batches(tokens, batch_tokens):
@@ -45,10 +48,11 @@ def divergence(
     after: Sequence[Float[Tensor, "_ d_model"]],
     answers: Sequence[Sequence[int]],
 ) -> dict[str, float]:
-    """KL(base || now) of the first token and per token, and cross-entropy of the base's answers under `now`, in nats.
+    """KL(base || now) of the first token and per token, and cross-entropy of the base's answers
+    under `now`, in nats.
 
-    `before` and `after` are the hidden states of the two models on these answers; each model's own head reads them. Per-token
-    figures weigh every token alike; the first-token one every prompt.
+    `before` and `after` are the hidden states of the two models on these answers; each model's own
+    head reads them. Per-token figures weigh every token alike; the first-token one every prompt.
     """
     first = torch.cat([rows[:1] for rows in before]), torch.cat([rows[:1] for rows in after])
     labels = torch.tensor([token for answer in answers for token in answer])

@@ -10,7 +10,9 @@ __all__ = ["rate_of", "wilson_interval"]
 
 
 def rate_of(flags: Iterable[bool]) -> dict[str, Any]:
-    """How many of some things are so: `count`, `total`, `rate` (None of nothing) and Wilson's 95% interval `ci`."""
+    """How many of some things are so: `count`, `total`, `rate` (None of nothing) and Wilson's 95%
+    interval `ci`.
+    """
     found = list(flags)
     count, total = sum(found), len(found)
     return {

@@ -10,10 +10,12 @@ __all__ = ["mcnemar"]
 
 
 def mcnemar(before: Sequence[bool], after: Sequence[bool]) -> dict[str, Any]:
-    """McNemar's exact test: how many prompts lost and gained a property, and the two-sided p-value of that.
+    """McNemar's exact test: how many prompts lost and gained a property, and the two-sided p-value
+    of that.
 
-    Under the null hypothesis each prompt that changed went either way with probability 1/2, so that of n = lost + gained
-    the smaller count k has p = min(1, 2 sum_{i <= k} C(n, i) / 2^n) (McNemar 1947, with the binomial in place of chi squared).
+    Under the null hypothesis each prompt that changed went either way with probability 1/2, so that
+    of n = lost + gained the smaller count k has p = min(1, 2 sum_{i <= k} C(n, i) / 2^n) (McNemar
+    1947, with the binomial in place of chi squared).
     """
     lost = sum(was and not now for was, now in zip(before, after, strict=True))
     gained = sum(now and not was for was, now in zip(before, after, strict=True))

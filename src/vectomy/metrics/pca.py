@@ -1,4 +1,6 @@
-"""The plane in which two sets of activations are spread most: principal component analysis of both together."""
+"""The plane in which two sets of activations are spread most: principal component analysis of both
+together.
+"""
 
 from __future__ import annotations
 
@@ -22,12 +24,13 @@ def principal_components(
 ) -> dict[str, Any] | None:
     """Coordinates of every activation on the first two principal components, about the mean of all.
 
-    A component has no sign of its own. It is turned so that the positive set's mean lies on the side of larger numbers;
-    where the two means are level, so that its largest loading is positive.
+    A component has no sign of its own. It is turned so that the positive set's mean lies on the
+    side of larger numbers; where the two means are level, so that its largest loading is positive.
 
     Returns:
-        `positive` and `negative` as (x, y) in the activations' own units; `explained`, the share of all variance along
-        each axis; `direction`, the cosine of the direction with each axis. None where an activation is not finite.
+        `positive` and `negative` as (x, y) in the activations' own units; `explained`, the share of
+        all variance along each axis; `direction`, the cosine of the direction with each axis. None
+        where an activation is not finite.
     """
     together = torch.cat([positive, negative]).double()
     if not bool(torch.isfinite(together).all()):

@@ -18,8 +18,10 @@ CHUNK = 256
 
 
 def windows(count: int, width: int) -> list[tuple[int, int, int]]:
-    """(start, end, first) over `count` tokens: each token but the very first is predicted once, in the window where it is one
-    of `first` to `end`, from at least half a window of context where the text has that much."""
+    """(start, end, first) over `count` tokens: each token but the very first is predicted once, in
+    the window where it is one of `first` to `end`, from at least half a window of context where the
+    text has that much.
+    """
     found = [(0, min(width, count), 1)]
     while found[-1][1] < count:
         end = min(found[-1][1] + width // 2, count)
@@ -28,11 +30,14 @@ def windows(count: int, width: int) -> list[tuple[int, int, int]]:
 
 
 @torch.inference_mode()
-def perplexity(chat: ChatModel, text: str, limit: int, batch_tokens: int, width: int = WINDOW) -> dict[str, Any]:
-    """Mean nats per predicted token over the first `limit` tokens of a text, its exponential, and how many were predicted.
+def perplexity(
+    chat: ChatModel, text: str, limit: int, batch_tokens: int, width: int = WINDOW
+) -> dict[str, Any]:
+    """Mean nats per predicted token over the first `limit` tokens of a text, its exponential, and
+    how many were predicted.
 
-    The text is tokenised as the model's tokenizer does it by default (with a beginning token where it has one), without the chat
-    template.
+    The text is tokenised as the model's tokenizer does it by default (with a beginning token where
+    it has one), without the chat template.
 
     Raises:
         PromptError: a text of fewer than two tokens.
@@ -46,7 +51,8 @@ def perplexity(chat: ChatModel, text: str, limit: int, batch_tokens: int, width:
         hidden = chat.hidden(batch)
         for row, states in zip(batch.rows, hidden, strict=True):
             _, end, first = spans[row]
-            # Padded on the left: the last place holds token `end` - 1, which predicts what is asked of no one.
+            # Padded on the left: the last place holds token `end` - 1, which predicts what is asked
+            # of no one.
             predicting, labels = states[first - end - 1 : -1], torch.tensor(ids[first:end])
             for at in range(0, len(labels), CHUNK):
                 log_probs = chat.log_probs(predicting[at : at + CHUNK])

@@ -46,7 +46,8 @@ class PromptSet:
 
 
 def read_sets(specs: Sequence[str], limit: int | None, seed: int) -> list[PromptSet]:
-    """Sets from `[NAME=]SOURCE`; with `limit` a seeded sample of that many prompts of each, in their own order.
+    """Sets from `[NAME=]SOURCE`; with `limit` a seeded sample of that many prompts of each, in
+    their own order.
 
     Raises:
         PromptError: a source that cannot be read, or two sets of one name.
@@ -55,7 +56,9 @@ def read_sets(specs: Sequence[str], limit: int | None, seed: int) -> list[Prompt
     for spec in specs:
         name, source = _named(spec)
         if any(other.name == name for other in found):
-            raise PromptError(f"two prompt sets are called '{name}'; give one another name: --prompts NAME={source}")
+            raise PromptError(
+                f"two prompt sets are called '{name}'; give one another name: --prompts NAME={source}"
+            )
         rows = read_labelled(Source(prompts=source))
         kept = [rows[at] for at in sample(len(rows), limit, seed)]
         found.append(PromptSet(name, Path(source).name if _is_path(source) else source, tuple(kept)))
@@ -81,4 +84,6 @@ def _named(spec: str) -> tuple[str, str]:
 
 
 def _is_path(source: str) -> bool:
-    return os.path.exists(os.path.expanduser(source)) or os.path.exists(os.path.expanduser(source.partition("#")[0]))
+    return os.path.exists(os.path.expanduser(source)) or os.path.exists(
+        os.path.expanduser(source.partition("#")[0])
+    )

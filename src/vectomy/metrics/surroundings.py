@@ -1,4 +1,6 @@
-"""The same prompts in other surroundings: after an earlier exchange, and behind a long text that has nothing to do with them."""
+"""The same prompts in other surroundings: after an earlier exchange, and behind a long text that
+has nothing to do with them.
+"""
 
 from __future__ import annotations
 
@@ -34,9 +36,17 @@ WHAT = (
 )
 WHERE = ("north", "south", "east", "west", "middle", "lower", "upper", "old", "new")
 DONE = (
-    "was painted green", "was measured again", "was cleaned by two people", "stayed as it was", "was shown to visitors",
-    "got a new sign", "was drawn for the archive", "was closed for an hour", "was repaired with local stone", "was counted twice",
-)  # fmt: skip
+    "was painted green",
+    "was measured again",
+    "was cleaned by two people",
+    "stayed as it was",
+    "was shown to visitors",
+    "got a new sign",
+    "was drawn for the archive",
+    "was closed for an hour",
+    "was repaired with local stone",
+    "was counted twice",
+)
 WHEN = (
     "in spring",
     "on a Monday",
@@ -46,7 +56,9 @@ WHEN = (
     "late in the year",
     "at low tide",
 )
-INTRODUCED = "Here are the caretaker's notes on the park.\n\n{filler}\n\nThat was the last of the notes. {request}"
+INTRODUCED = (
+    "Here are the caretaker's notes on the park.\n\n{filler}\n\nThat was the last of the notes. {request}"
+)
 
 
 def after_an_exchange(prompt: Prompt) -> Prompt:
@@ -55,7 +67,9 @@ def after_an_exchange(prompt: Prompt) -> Prompt:
 
 
 def filler() -> Iterator[str]:
-    """Neutral sentences, some thousands before one comes again (the lengths of the lists have no common divisor but 1)."""
+    """Neutral sentences, some thousands before one comes again (the lengths of the lists have no
+    common divisor but 1).
+    """
     number = 0
     while True:
         what, where = WHAT[number % len(WHAT)], WHERE[number % len(WHERE)]
@@ -65,7 +79,8 @@ def filler() -> Iterator[str]:
 
 
 def behind_text(chat: ChatModel, prompts: Sequence[Prompt], tokens: int, room: int) -> list[Prompt]:
-    """Each prompt behind some `tokens` tokens of filler (to a sentence), the same for all, in its own turn.
+    """Each prompt behind some `tokens` tokens of filler (to a sentence), the same for all, in its
+    own turn.
 
     Raises:
         PromptError: the model has no positions for that, a prompt, and `room` tokens of an answer.

@@ -1,7 +1,8 @@
-"""Tool calls: does a model that is told how to call a function answer with a call that parses and fits?
+"""Tool calls: does a model that is told how to call a function answer with a call that parses and
+fits?
 
-The function is described in the system prompt, so that every chat template takes it; what is measured is whether the
-answer is valid, not whether a maker's own format for calls is met.
+The function is described in the system prompt, so that every chat template takes it; what is
+measured is whether the answer is valid, not whether a maker's own format for calls is met.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ TYPES: dict[str, tuple[type, ...]] = {
 
 @dataclass(frozen=True)
 class ToolPrompt:
-    """A request, and the function that answers it: `name`, `description` and `parameters` (a JSON schema)."""
+    """A request, and the function that answers it: `name`, `description` and `parameters` (a JSON
+    schema).
+    """
 
     prompt: Prompt
     tool: dict[str, Any]
@@ -49,11 +52,14 @@ def tool_prompts() -> list[ToolPrompt]:
 
 
 def valid_call(text: str, tool: dict[str, Any]) -> bool:
-    """Whether the first JSON object of an answer calls this function with arguments that fit; what stands around it (a code
-    fence, tags, words) is allowed."""
+    """Whether the first JSON object of an answer calls this function with arguments that fit; what
+    stands around it (a code fence, tags, words) is allowed.
+    """
     call = _first_object(text)
     return (
-        call is not None and call.get("name") == tool["name"] and fits(call.get("arguments"), tool["parameters"], True)
+        call is not None
+        and call.get("name") == tool["name"]
+        and fits(call.get("arguments"), tool["parameters"], True)
     )
 
 
@@ -69,7 +75,8 @@ def _first_object(text: str) -> dict[str, Any] | None:
 
 
 def fits(value: object, schema: dict[str, Any], closed: bool = False) -> bool:
-    """The part of JSON schema that the bundled functions use: type, enum, properties, required, items.
+    """The part of JSON schema that the bundled functions use: type, enum, properties, required,
+    items.
 
     `closed`: properties that the schema does not name are wrong.
     """

@@ -1,4 +1,6 @@
-"""Whether an answer shows a trait. Each scorer says in a sentence what it goes by; every report repeats it."""
+"""Whether an answer shows a trait. Each scorer says in a sentence what it goes by; every report
+repeats it.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +26,12 @@ class Scorer(Protocol):
     name: str
     note: str
 
-    def shown(self, texts: Sequence[str], prompts: Sequence[str], answers: Sequence[Sequence[int]]) -> list[bool]:
-        """By answer (as text, with the plain text of its prompt, and as tokens): does it show the trait?"""
+    def shown(
+        self, texts: Sequence[str], prompts: Sequence[str], answers: Sequence[Sequence[int]]
+    ) -> list[bool]:
+        """By answer (as text, with the plain text of its prompt, and as tokens): does it show the
+        trait?
+        """
         ...
 
 
@@ -36,12 +42,16 @@ class LexiconScorer:
 
     def __init__(self, spec: ScorerSpec) -> None:
         joined = "|".join(spec.patterns)
-        self.pattern = re.compile(rf"\b(?:{joined})" + r"(?!\w)" if spec.whole_words else joined, re.IGNORECASE)
+        self.pattern = re.compile(
+            rf"\b(?:{joined})" + r"(?!\w)" if spec.whole_words else joined, re.IGNORECASE
+        )
         self.at_least = spec.at_least
         words = f"{spec.at_least} different ones" if spec.at_least > 1 else "one"
         self.note = f"answers that hold at least {words} of {len(spec.patterns)} patterns"
 
-    def shown(self, texts: Sequence[str], prompts: Sequence[str], answers: Sequence[Sequence[int]]) -> list[bool]:
+    def shown(
+        self, texts: Sequence[str], prompts: Sequence[str], answers: Sequence[Sequence[int]]
+    ) -> list[bool]:
         return [self.count(text) >= self.at_least for text in texts]
 
     def count(self, text: str) -> int:
@@ -58,12 +68,15 @@ class LengthScorer:
         self.at_least = spec.at_least
         self.note = f"answers of at least {spec.at_least} tokens"
 
-    def shown(self, texts: Sequence[str], prompts: Sequence[str], answers: Sequence[Sequence[int]]) -> list[bool]:
+    def shown(
+        self, texts: Sequence[str], prompts: Sequence[str], answers: Sequence[Sequence[int]]
+    ) -> list[bool]:
         return [len(answer) >= self.at_least for answer in answers]
 
 
 class LogOddsScorer:
-    """The base finds the answer likelier in the positive context than in the negative one, by more than a threshold.
+    """The base finds the answer likelier in the positive context than in the negative one, by more
+    than a threshold.
 
     It asks the base as it is: not to be used within an edit's hooks.
     """
@@ -72,9 +85,13 @@ class LogOddsScorer:
 
     def __init__(self, chat: ChatModel, trait: Trait, threshold: float, batch_tokens: int) -> None:
         self.chat, self.trait, self.threshold, self.batch_tokens = chat, trait, threshold, batch_tokens
-        self.note = f"answers whose mean log-odds under the two contexts are above {threshold:.3g} nats a token"
+        self.note = (
+            f"answers whose mean log-odds under the two contexts are above {threshold:.3g} nats a token"
+        )
 
-    def shown(self, texts: Sequence[str], prompts: Sequence[str], answers: Sequence[Sequence[int]]) -> list[bool]:
+    def shown(
+        self, texts: Sequence[str], prompts: Sequence[str], answers: Sequence[Sequence[int]]
+    ) -> list[bool]:
         sides = [in_context(prompts, context) for context in (self.trait.positive, self.trait.negative)]
         return [odds > self.threshold for odds in log_odds(self.chat, *sides, answers, self.batch_tokens)]
 
@@ -113,10 +130,12 @@ def scorer_of(
     plain: Sequence[Sequence[int]],
     batch_tokens: int,
 ) -> Scorer:
-    """The trait's scorer. That of log-odds takes for its threshold the middle between the base's own answers in both contexts.
+    """The trait's scorer. That of log-odds takes for its threshold the middle between the base's
+    own answers in both contexts.
 
     Args:
-        styled: fit prompts and the base's answers in the positive context; `plain` those in the negative one.
+        styled: fit prompts and the base's answers in the positive context; `plain` those in the
+            negative one.
     """
     if trait.scorer.kind == "lexicon":
         return LexiconScorer(trait.scorer)

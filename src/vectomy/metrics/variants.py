@@ -1,4 +1,5 @@
-"""Evaluate: what the base does and what each form of the edit does, on prompts that nothing was fitted or chosen on.
+"""Evaluate: what the base does and what each form of the edit does, on prompts that nothing was
+fitted or chosen on.
 
 The base answers first (`reference`); every form is then measured against those answers (`measure`).
 """
@@ -34,8 +35,9 @@ RECEIPT_PROMPTS = 8
 class BaseAnswers:
     """The base on the test prompts.
 
-    `keep` are prompts that are to show the behaviour still. `answers` are its greedy tokens per prompt; `hidden` its last hidden states where each answer token is predicted,
-    for the negative prompts alone; `ce` the mean cross-entropy of those answers under the base, in nats a token.
+    `keep` are prompts that are to show the behaviour still. `answers` are its greedy tokens per
+    prompt; `hidden` its last hidden states where each answer token is predicted, for the negative
+    prompts alone; `ce` the mean cross-entropy of those answers under the base, in nats a token.
     """
 
     positive: tuple[Prompt, ...]
@@ -47,7 +49,9 @@ class BaseAnswers:
     @property
     def sides(self) -> dict[str, tuple[Prompt, ...]]:
         """The prompt sets by name; `keep` where there is one."""
-        return {"positive": self.positive, "negative": self.negative} | ({"keep": self.keep} if self.keep else {})
+        return {"positive": self.positive, "negative": self.negative} | (
+            {"keep": self.keep} if self.keep else {}
+        )
 
 
 @dataclass(frozen=True)
@@ -68,10 +72,16 @@ def answer_base(
     answers: dict[str, list[list[int]]] | None = None,
     keep: Sequence[Prompt] = (),
 ) -> BaseAnswers:
-    """Let the base answer, and keep what `measure` compares with; `answers` that are known already are not made again."""
-    sides = {"positive": tuple(positive), "negative": tuple(negative)} | ({"keep": tuple(keep)} if keep else {})
+    """Let the base answer, and keep what `measure` compares with; `answers` that are known already
+    are not made again.
+    """
+    sides = {"positive": tuple(positive), "negative": tuple(negative)} | (
+        {"keep": tuple(keep)} if keep else {}
+    )
     answers = answers or {
-        side: chat.answer(chat.tokens(prompts), answer_tokens, batch_tokens, progress, f"base answers ({side})")
+        side: chat.answer(
+            chat.tokens(prompts), answer_tokens, batch_tokens, progress, f"base answers ({side})"
+        )
         for side, prompts in sides.items()
     }
     hidden = answer_hidden(chat, sides["negative"], answers["negative"], batch_tokens)
@@ -89,10 +99,12 @@ def evaluate_variant(
     form: str,
     direction: Vector | None = None,
 ) -> VariantResult:
-    """Measure the model as it is now (inside `edit.hooks`, or a baked one) on the reference's prompts.
+    """Measure the model as it is now (inside `edit.hooks`, or a baked one) on the reference's
+    prompts.
 
-    `form` "base" takes the answers that are there; its KL is 0 by definition and measured all the same, which shows
-    the noise floor. With `direction`, also the largest part of the stream along it, at any site, layer and token.
+    `form` "base" takes the answers that are there; its KL is 0 by definition and measured all the
+    same, which shows the noise floor. With `direction`, also the largest part of the stream along
+    it, at any site, layer and token.
     """
     judged: dict[str, list[dict[str, str]]] = {}
     verdicts: dict[str, list[Verdict]] = {}
@@ -104,15 +116,23 @@ def evaluate_variant(
             else chat.answer(chat.tokens(prompts), answer_tokens, batch_tokens, progress, what)
         )
         texts = [chat.text(answer) for answer in tokens]
-        verdicts[side] = [judge.verdict(prompt.text, text) for prompt, text in zip(prompts, texts, strict=True)]
-        judged[side] = [{"text": text, "verdict": verdict} for text, verdict in zip(texts, verdicts[side], strict=True)]
+        verdicts[side] = [
+            judge.verdict(prompt.text, text) for prompt, text in zip(prompts, texts, strict=True)
+        ]
+        judged[side] = [
+            {"text": text, "verdict": verdict} for text, verdict in zip(texts, verdicts[side], strict=True)
+        ]
     metrics = {
         **_rate("refusal", verdicts["positive"]),
         **_rate("harmless_refusal", verdicts["negative"]),
         **(_rate("keep_refusal", verdicts["keep"]) if base.keep else {}),
-        "degenerate_rate": _share([verdict == "degenerate" for side in verdicts.values() for verdict in side]),
+        "degenerate_rate": _share(
+            [verdict == "degenerate" for side in verdicts.values() for verdict in side]
+        ),
         **_damage(chat, base, batch_tokens),
-        "max_projection": None if direction is None else _largest_projection(chat, direction, base, batch_tokens),
+        "max_projection": None
+        if direction is None
+        else _largest_projection(chat, direction, base, batch_tokens),
     }
     return VariantResult(metrics, judged)
 
@@ -133,7 +153,9 @@ def _share(flags: Sequence[bool]) -> float:
 
 @torch.inference_mode()
 def _largest_projection(chat: ChatModel, direction: Vector, base: BaseAnswers, batch_tokens: int) -> float:
-    """Largest |x . r| / |x| over the stream of some test prompts: what an edit left of a direction, by measurement."""
+    """Largest |x . r| / |x| over the stream of some test prompts: what an edit left of a direction,
+    by measurement.
+    """
     unit = normalise(direction.float())
     largest = 0.0
     prompts = [*base.positive[:RECEIPT_PROMPTS], *base.negative[:RECEIPT_PROMPTS]]
@@ -148,7 +170,9 @@ def _largest_projection(chat: ChatModel, direction: Vector, base: BaseAnswers, b
 
 
 def _damage(chat: ChatModel, base: BaseAnswers, batch_tokens: int) -> dict[str, float]:
-    """Over the base's answers to the negatives; no edit touches the head, so the model's own is the base's too."""
+    """Over the base's answers to the negatives; no edit touches the head, so the model's own is the
+    base's too.
+    """
     answers = base.answers["negative"]
     now = answer_hidden(chat, base.negative, answers, batch_tokens)
     return divergence(chat, chat, base.hidden, now, answers)
@@ -165,8 +189,9 @@ def separation(
     negative: Sequence[Prompt],
     batch_tokens: int,
 ) -> dict[str, Any]:
-    """How far apart the two sets are: means, spreads and AUROC of their projections on the direction at every layer, and
-    their principal plane at `layer`."""
+    """How far apart the two sets are: means, spreads and AUROC of their projections on the
+    direction at every layer, and their principal plane at `layer`.
+    """
     unit = normalise(direction.float())
     sides, states = [], []
     for prompts in (positive, negative):

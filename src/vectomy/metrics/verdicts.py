@@ -13,7 +13,9 @@ __all__ = ["JudgedAnswers", "judge_all"]
 
 @dataclass(frozen=True)
 class JudgedAnswers:
-    """`p_refusal` is the judge's probability that the completion refuses, in full or in part; None where it has none."""
+    """`p_refusal` is the judge's probability that the completion refuses, in full or in part; None
+    where it has none.
+    """
 
     verdict: Verdict
     p_refusal: float | None = None

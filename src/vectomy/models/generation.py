@@ -1,7 +1,9 @@
-"""Greedy answers in fewer tokens: what all prompts begin with is run once, and rows leave the batch when they have ended.
+"""Greedy answers in fewer tokens: what all prompts begin with is run once, and rows leave the batch
+when they have ended.
 
-For models whose whole memory of a row is keys and values of attention, which can be repeated and picked by row. Others
-(recurrent states, convolutions, windows) are left to `generate` of transformers.
+For models whose whole memory of a row is keys and values of attention, which can be repeated and
+picked by row. Others (recurrent states, convolutions, windows) are left to `generate` of
+transformers.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ from vectomy.models.batch import Batch
 
 __all__ = ["Greedy", "has_plain_kv_cache", "shared_beginning"]
 
-# Rows that have ended are taken out when they are this share of the batch; each time costs a copy of the cache.
+# Rows that have ended are taken out when they are this share of the batch; each time costs a copy
+# of the cache.
 ENDED = 0.25
 
 
@@ -41,7 +44,9 @@ def has_plain_kv_cache(model: Any) -> bool:
 
 
 class Greedy:
-    """Decodes batches of prompts that share `beginning`; runs the beginning itself when it is first needed."""
+    """Decodes batches of prompts that share `beginning`; runs the beginning itself when it is first
+    needed.
+    """
 
     def __init__(
         self,
@@ -57,7 +62,9 @@ class Greedy:
         self._cache: Any = None
 
     def answers(self, batch: Batch, limit: int) -> list[list[int]]:
-        """At most `limit` tokens for each row of a batch whose prompts are without the beginning; the end of turn included."""
+        """At most `limit` tokens for each row of a batch whose prompts are without the beginning;
+        the end of turn included.
+        """
         n, length = len(batch.rows), len(self.beginning)
         cache = self._start(n)
         mask = torch.cat([batch.attention_mask.new_ones(n, length), batch.attention_mask], dim=1)
@@ -90,12 +97,16 @@ class Greedy:
         if self._cache is None:
             ids = torch.tensor([self.beginning], device=self.device)
             self._cache = DynamicCache(config=self.model.config)
-            self._forward(ids, torch.ones_like(ids), torch.arange(ids.shape[1], device=self.device)[None], self._cache)
+            self._forward(
+                ids, torch.ones_like(ids), torch.arange(ids.shape[1], device=self.device)[None], self._cache
+            )
         cache = copy.deepcopy(self._cache)
         cache.batch_repeat_interleave(rows)
         return cache
 
-    def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> Float[Tensor, "row seq d_model"]:
+    def _forward(
+        self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Any
+    ) -> Float[Tensor, "row seq d_model"]:
         hidden: Tensor = self.model.base_model(
             input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
         ).last_hidden_state

@@ -1,5 +1,6 @@
-"""From last hidden states to logits, as the model itself does it: the head, and what scales or caps its logits (Gemma 2,
-Granite, Cohere, Falcon H1, ...)."""
+"""From last hidden states to logits, as the model itself does it: the head, and what scales or caps
+its logits (Gemma 2, Granite, Cohere, Falcon H1, ...).
+"""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ from vectomy.core.errors import ModelError
 
 __all__ = ["logits_of"]
 
-# States on which the two ways are compared: large, so that a cap shows. They may part by rounding, relative to the largest logit.
+# States on which the two ways are compared: large, so that a cap shows. They may part by rounding,
+# relative to the largest logit.
 TRIED, LARGE = 8, 100.0
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}
 NARROW = 0.02
@@ -28,8 +30,8 @@ _PLAIN: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 def logits_of(model: Any, hidden: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch vocab"]:
     """Logits from what `model.base_model` ends with. Gradients pass through.
 
-    They come from the model's own forward pass with the hidden states put in the place of the base model's, or, where that was
-    tried and is the same, from its head alone.
+    They come from the model's own forward pass with the hidden states put in the place of the base
+    model's, or, where that was tried and is the same, from its head alone.
 
     Raises:
         ModelError: the model's forward pass does not go on from there.
@@ -50,7 +52,9 @@ def _by_forward(model: Any, hidden: Tensor) -> Tensor:
     ids = torch.zeros(rows.shape[:2], dtype=torch.long, device=rows.device)
     base: nn.Module = model.base_model
     given = _given(rows)
-    base._compiled_call_impl = lambda *args, **kwargs: given  # where torch.nn.Module puts what stands in for a call
+    base._compiled_call_impl = lambda *args, **kwargs: (
+        given
+    )  # where torch.nn.Module puts what stands in for a call
     try:
         logits: Tensor = model(input_ids=ids, use_cache=False).logits
     finally:
@@ -59,7 +63,9 @@ def _by_forward(model: Any, hidden: Tensor) -> Tensor:
 
 
 def _given(hidden: Tensor) -> Any:
-    """What a base model returns, with nothing but last hidden states: whatever else a model's forward asks of it is None."""
+    """What a base model returns, with nothing but last hidden states: whatever else a model's
+    forward asks of it is None.
+    """
     from transformers.modeling_outputs import BaseModelOutputWithPast
 
     class Given(BaseModelOutputWithPast):
@@ -77,7 +83,9 @@ def _calls_base(model: Any) -> bool:
 
 @torch.no_grad()
 def _is_plain(model: Any) -> bool:
-    """Whether the head alone gives the same. Runs no block: a pass of the caller's may stand in the middle of them."""
+    """Whether the head alone gives the same. Runs no block: a pass of the caller's may stand in the
+    middle of them.
+    """
     if not _calls_base(model):
         return True
     weight = model.get_output_embeddings().weight

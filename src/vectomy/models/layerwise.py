@@ -1,9 +1,10 @@
 """Run a model that is larger than memory: all batches through one block, then all through the next.
 
-Each batch is a forward pass of the model itself, paused in front of the block that is not there yet. So whatever the
-model does around its blocks (masks, rotary tables, per-layer embeddings, several streams, keys that later layers use
-again) is done by its own code, and nothing of it is written again here. A pass is a greenlet: a stack that can be left
-and entered again, in the same thread; threads would each bring their own pool of OpenMP workers.
+Each batch is a forward pass of the model itself, paused in front of the block that is not there
+yet. So whatever the model does around its blocks (masks, rotary tables, per-layer embeddings,
+several streams, keys that later layers use again) is done by its own code, and nothing of it is
+written again here. A pass is a greenlet: a stack that can be left and entered again, in the same
+thread; threads would each bring their own pool of OpenMP workers.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ __all__ = ["LayerwiseModel", "Sweep"]
 Sweep = tuple[range, Iterator[Batch]]
 """Layers, and the batches as they have just gone through them."""
 
-# An embedding with more rows than this is a table of tokens, of which few occur; positions are fewer.
+# An embedding with more rows than this is a table of tokens, of which few occur; positions are
+# fewer.
 TOKEN_TABLE = 1 << 16
 
 
@@ -51,11 +53,13 @@ class LayerwiseModel:
             raise self._refused("uses one block at several layers")
 
     def iter_layers(self, batches: Sequence[Batch], budget: int | None = None) -> Generator[Sweep]:
-        """One sweep a layer, in order. Batches whose states are more than `budget` bytes go in groups, each with a walk of
-        its own over all layers. Close it (contextlib.closing): left in the middle, it holds weights and hooks.
+        """One sweep a layer, in order. Batches whose states are more than `budget` bytes go in
+        groups, each with a walk of its own over all layers. Close it (contextlib.closing): left in
+        the middle, it holds weights and hooks.
 
         Raises:
-            ModelError, CheckpointError: weights that are missing, or blocks that are not run one after the other.
+            ModelError, CheckpointError: weights that are missing, or blocks that are not run one
+                after the other.
         """
         block = max(map(self.weights.bytes, self.paths))
         room = available_memory(self.device) - 2 * block
@@ -85,8 +89,9 @@ class LayerwiseModel:
             passes: list[Any] = []
             stack.callback(_abandon, passes)
             for batch in batches:
-                # Nothing of ours on a stack that pauses: jaxtyping's bindings are a stack of the thread's, which has to be
-                # left in the order it was entered. Hence `partial` here, and a lambda in `_pausing`.
+                # Nothing of ours on a stack that pauses: jaxtyping's bindings are a stack of the
+                # thread's, which has to be left in the order it was entered. Hence `partial` here,
+                # and a lambda in `_pausing`.
                 passes.append(greenlet(partial(self.model.base_model, **batch.inputs())))
                 self._resume(passes[-1], 0)
             coming = self._read(reader, 0)
@@ -124,7 +129,9 @@ class LayerwiseModel:
             ) from error
         if run.dead != (layer == len(self.blocks)) or (not run.dead and arrived != layer):
             where = "ended" if run.dead else f"came to block {arrived}"
-            raise self._refused(f"does not run its blocks one after the other ({where} where {layer} comes next)")
+            raise self._refused(
+                f"does not run its blocks one after the other ({where} where {layer} comes next)"
+            )
 
     def _refused(self, reason: str) -> ModelError:
         return ModelError(
@@ -134,12 +141,15 @@ class LayerwiseModel:
 
     def _pause_before_blocks(self, stack: ExitStack) -> None:
         for layer, block in enumerate(self.blocks):
-            # Where torch.nn.Module puts what stands in for a call, hooks included: they may be registered during the pause.
+            # Where torch.nn.Module puts what stands in for a call, hooks included: they may be
+            # registered during the pause.
             block._compiled_call_impl = _pausing(layer, block)
             stack.callback(block.__dict__.pop, "_compiled_call_impl", None)
 
     def _load_others_when_called(self, stack: ExitStack) -> None:
-        """Embeddings, norms, projections outside of the blocks: read when the pass comes to them. Token tables by row."""
+        """Embeddings, norms, projections outside of the blocks: read when the pass comes to them.
+        Token tables by row.
+        """
         inside = tuple(path + "." for path in self.paths)
         for name, module in self.model.named_modules():
             if f"{name}.".startswith(inside) or not is_empty(module):
@@ -150,7 +160,8 @@ class LayerwiseModel:
                 stack.callback(module.register_forward_pre_hook(load).remove)
             else:
                 stack.callback(setattr, module, "weight", module.weight)
-                # One NaN in the shape of the table: models ask it for its device, and what else reads it is found out.
+                # One NaN in the shape of the table: models ask it for its device, and what else
+                # reads it is found out.
                 blank = torch.full((), torch.nan, dtype=module.weight.dtype, device=self.device)
                 module.weight = nn.Parameter(blank.expand(module.weight.shape), requires_grad=False)
                 stack.callback(module.register_forward_pre_hook(partial(self._load_rows, table)).remove)
@@ -162,7 +173,9 @@ class LayerwiseModel:
             stack.enter_context(self.weights.loaded(name, tensors, below=False))
 
     def _load_rows(self, table: str, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Give an embedding the rows of this batch's tokens alone, and the tokens as places among them."""
+        """Give an embedding the rows of this batch's tokens alone, and the tokens as places among
+        them.
+        """
         ids, places = args[0].unique(return_inverse=True)
         rows = self.weights.rows(table, ids.cpu()).to(self.device, module.weight.dtype)
         module.weight = nn.Parameter(rows, requires_grad=False)
@@ -185,6 +198,8 @@ def _is_token_table(model: Any, module: nn.Module) -> bool:
 
 @torch.inference_mode()
 def _abandon(passes: list[Any]) -> None:
-    """End paused passes, in the mode they run in: one paused within `no_grad` restores what it found when it entered."""
+    """End paused passes, in the mode they run in: one paused within `no_grad` restores what it
+    found when it entered.
+    """
     for run in passes:
         run.throw()  # GreenletExit: its stack unwinds, and what it holds goes

@@ -1,4 +1,6 @@
-"""Find, fetch and load models. Everything offline works offline: a folder is never looked up elsewhere."""
+"""Find, fetch and load models. Everything offline works offline: a folder is never looked up
+elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -77,8 +79,8 @@ def _not_given(model: str, error: Exception) -> CheckpointError:
 
 
 def fetch(model: str, revision: str | None = None) -> Path:
-    """The local folder of a model: itself, a GGUF file dequantised, or a download from the Hub of its safetensors and sidecars
-    (at a commit, if one is given).
+    """The local folder of a model: itself, a GGUF file dequantised, or a download from the Hub of
+    its safetensors and sidecars (at a commit, if one is given).
 
     Raises:
         CheckpointError: it is neither a folder nor something the Hub gives.
@@ -92,7 +94,9 @@ def fetch(model: str, revision: str | None = None) -> Path:
 
     try:
         return Path(
-            snapshot_download(model, revision=revision, allow_patterns=WANTED_FILES, ignore_patterns=OTHER_WEIGHTS)
+            snapshot_download(
+                model, revision=revision, allow_patterns=WANTED_FILES, ignore_patterns=OTHER_WEIGHTS
+            )
         )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise _not_given(model, error) from None
@@ -114,8 +118,9 @@ def load_model(
 ) -> ChatModel:
     """Load a checked folder for inference; without `template` it needs no chat template.
 
-    `device` is auto (CUDA, spread over all cards; else MPS; else CPU), cpu, cuda, cuda:N or mps; `dtype` auto is the
-    checkpoint's own, or float32 where the processor has no arithmetic for that (precision.py).
+    `device` is auto (CUDA, spread over all cards; else MPS; else CPU), cpu, cuda, cuda:N or mps;
+    `dtype` auto is the checkpoint's own, or float32 where the processor has no arithmetic for that
+    (precision.py).
 
     Raises:
         CheckpointError, ArchitectureError: the folder is not whole, or the model is not known.
@@ -128,7 +133,9 @@ def load_model(
     target = _device(device)
     with loading(label):
         words = _tokenizer(checkpoint, trust_remote_code) if tokenizer else None
-        config = AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=trust_remote_code, local_files_only=True)
+        config = AutoConfig.from_pretrained(
+            checkpoint.path, trust_remote_code=trust_remote_code, local_files_only=True
+        )
         model, info = auto_class(config).from_pretrained(
             checkpoint.path,
             output_loading_info=True,
@@ -149,7 +156,8 @@ def load_model(
         raise ModelError(
             f"{label} does not fit on the device '{device}' and was put off to memory or disk, which hooks cannot follow; use --device cpu or a larger device"
         )
-    # Greedy means greedy: what the folder says of sampling, penalties and lengths goes, its ends of turn stay.
+    # Greedy means greedy: what the folder says of sampling, penalties and lengths goes, its ends of
+    # turn stay.
     ends = model.generation_config.eos_token_id
     model.generation_config = GenerationConfig(eos_token_id=ends)
     return ChatModel(label, checkpoint, architecture, model.eval().requires_grad_(False), words, thinking)
@@ -165,13 +173,16 @@ def load_layerwise(
     name: str | None = None,
     tokenizer: bool = True,
 ) -> ChatModel:
-    """Open a checked folder to be read block by block: for `ChatModel.walk` alone, however large it is (layerwise.py).
+    """Open a checked folder to be read block by block: for `ChatModel.walk` alone, however large it
+    is (layerwise.py).
 
-    `device` auto is one card where there is one; without `tokenizer` the folder needs none, and no chat template.
+    `device` auto is one card where there is one; without `tokenizer` the folder needs none, and no
+    chat template.
 
     Raises:
         CheckpointError, ArchitectureError: the folder is not whole, or the model is not known.
-        ModelError: transformers does not know it, its weights are packed, or it has no chat template.
+        ModelError: transformers does not know it, its weights are packed, or it has no chat
+            template.
     """
     checkpoint, architecture = _checked(path)
     label = name or str(path)
@@ -190,7 +201,8 @@ def load_layerwise(
 
 
 def with_adapter(chat: ChatModel, folder: str | Path) -> ChatModel:
-    """The same model with a PEFT adapter put into it; the model that it was is changed, so load it again to go without.
+    """The same model with a PEFT adapter put into it; the model that it was is changed, so load it
+    again to go without.
 
     Raises:
         ModelError: peft is not installed, or does not take the adapter.
@@ -220,18 +232,24 @@ def loading(label: str) -> Iterator[None]:
     except VectomyError:
         raise
     except Exception as error:
-        raise ModelError(f"transformers does not load {label}: {type(error).__name__}: {str(error)[:400]}") from error
+        raise ModelError(
+            f"transformers does not load {label}: {type(error).__name__}: {str(error)[:400]}"
+        ) from error
 
 
 def _tokenizer(checkpoint: Checkpoint, trust_remote_code: bool) -> Any:
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(checkpoint.path, trust_remote_code=trust_remote_code, local_files_only=True)
+    return AutoTokenizer.from_pretrained(
+        checkpoint.path, trust_remote_code=trust_remote_code, local_files_only=True
+    )
 
 
 def _check_template(tokenizer: Any, label: str) -> None:
     if getattr(tokenizer, "chat_template", None) is None:
-        raise ModelError(f"{label} has no chat template, so it is no chat model; add chat_template.jinja to its folder")
+        raise ModelError(
+            f"{label} has no chat template, so it is no chat model; add chat_template.jinja to its folder"
+        )
 
 
 def _device(device: str) -> str:
@@ -274,7 +292,8 @@ def load_dequantized(file: Path) -> Path:
 def convert_gguf(file: Path, out: Path) -> None:
     """Write a GGUF model as a bfloat16 Hugging Face folder, its weights dequantised.
 
-    transformers keeps a GGUF model marked as quantised, which cannot be saved; the mark goes with the packing.
+    transformers keeps a GGUF model marked as quantised, which cannot be saved; the mark goes with
+    the packing.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -1,4 +1,6 @@
-"""The dtype a model computes in: the checkpoint's own, unless the processor has no arithmetic for it."""
+"""The dtype a model computes in: the checkpoint's own, unless the processor has no arithmetic for
+it.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +15,8 @@ from vectomy.models.memory import fits
 __all__ = ["FLOATS", "computes", "stored_dtype", "working_dtype"]
 
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-# What the x86 processors that multiply matrices in a 16-bit dtype say of themselves; on the others torch converts every
-# element to float32 and back, eight times slower than float32 itself.
+# What the x86 processors that multiply matrices in a 16-bit dtype say of themselves; on the others
+# torch converts every element to float32 and back, eight times slower than float32 itself.
 INSTRUCTIONS = {torch.bfloat16: ("avx512_bf16", "amx_bf16"), torch.float16: ("avx512_fp16", "amx_fp16")}
 
 
@@ -28,10 +30,11 @@ def stored_dtype(config: Any, checkpoint: Checkpoint) -> torch.dtype | None:
 def working_dtype(
     asked: str, config: Any, checkpoint: Checkpoint, device: str, whole: bool = True
 ) -> torch.dtype | None:
-    """The dtype to load in; None for the checkpoint's own, which transformers finds (in parts, where they differ).
+    """The dtype to load in; None for the checkpoint's own, which transformers finds (in parts,
+    where they differ).
 
-    `asked` is a name, or auto: the checkpoint's own, but float32 for a 16-bit one on a CPU without instructions for it, where
-    twice the memory is there (`whole`: all of it at once).
+    `asked` is a name, or auto: the checkpoint's own, but float32 for a 16-bit one on a CPU without
+    instructions for it, where twice the memory is there (`whole`: all of it at once).
     """
     if asked != "auto":
         named: torch.dtype = getattr(torch, asked)
@@ -50,7 +53,9 @@ def capabilities() -> Mapping[str, Any]:
 
 
 def computes(dtype: torch.dtype, capabilities: Mapping[str, Any]) -> bool:
-    """Whether a processor multiplies matrices in a 16-bit dtype; taken as yes where it is not known."""
+    """Whether a processor multiplies matrices in a 16-bit dtype; taken as yes where it is not
+    known.
+    """
     if capabilities.get("architecture") != "x86_64":
         return True
     return any(capabilities.get(name, False) for name in INSTRUCTIONS[dtype])

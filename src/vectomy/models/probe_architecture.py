@@ -1,7 +1,8 @@
-"""Learn a model type that the table lacks: build it with random weights, probe it, and write down what writes.
+"""Learn a model type that the table lacks: build it with random weights, probe it, and write down
+what writes.
 
-What the probe finds becomes a row like those of architecture/families.py, for this process. It is held to the checkpoint: a
-tensor that the model does not know by the same name stops it.
+What the probe finds becomes a row like those of architecture/families.py, for this process. It is
+held to the checkpoint: a tensor that the model does not know by the same name stops it.
 """
 
 from __future__ import annotations
@@ -43,13 +44,15 @@ KINDS: tuple[tuple[str, Component], ...] = (
 def probe_architecture(
     path: str | Path, *, trust_remote_code: bool = False, progress: Progress = silent
 ) -> Family | None:
-    """Make a model type known to this process, if it is not; needs memory for the model in float32, but no weights.
+    """Make a model type known to this process, if it is not; needs memory for the model in float32,
+    but no weights.
 
     Returns:
         The family that was found, or None for a type that was known already.
 
     Raises:
-        ArchitectureError: the probe cannot place everything that writes, or the checkpoint names its tensors differently.
+        ArchitectureError: the probe cannot place everything that writes, or the checkpoint names
+            its tensors differently.
         ModelError: transformers does not know the type, or it is too large to be built here.
     """
     checkpoint = Checkpoint.open(path)
@@ -81,10 +84,14 @@ def _random(checkpoint: Checkpoint, trust_remote_code: bool) -> Any:
                 f"which takes {size / 2**30:.0f} GiB; use a larger machine, or a smaller model of this type to add it to "
                 "architecture/families.py"
             )
-        config = AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=trust_remote_code, local_files_only=True)
+        config = AutoConfig.from_pretrained(
+            checkpoint.path, trust_remote_code=trust_remote_code, local_files_only=True
+        )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            model = auto_class(config).from_config(config, dtype=torch.float32, trust_remote_code=trust_remote_code)
+            model = auto_class(config).from_config(
+                config, dtype=torch.float32, trust_remote_code=trust_remote_code
+            )
         return model.eval().requires_grad_(False)
 
 
@@ -113,14 +120,18 @@ def _family(model: Any, found: list[ProbedWriter]) -> Family:
             _slot(model, r, r.module, list(r.norms), kind) for r, kind in zip(outside, kinds, strict=False)
         ),
         head=next(
-            (name for name, module in model.named_modules() if module is model.get_output_embeddings()), "lm_head"
+            (name for name, module in model.named_modules() if module is model.get_output_embeddings()),
+            "lm_head",
         ),
         mid=None,
         single=True,
         reads=("*",),
         outside=("*",),
         nested="text_config" if text is not model.config else None,
-        names={key: text.attribute_map.get(key, key) for key in ("hidden_size", "num_hidden_layers", "vocab_size")},
+        names={
+            key: text.attribute_map.get(key, key)
+            for key in ("hidden_size", "num_hidden_layers", "vocab_size")
+        },
         tied_by_default=bool(getattr(type(text)(), "tie_word_embeddings", False)),
     )
 
@@ -160,7 +171,9 @@ def _is_vector(model: Any, row: ProbedWriter) -> bool:
     return row.parameter.endswith("bias") or model.get_parameter(f"{row.module}.{row.parameter}").ndim == 1
 
 
-def _check_kinds(blocks: str, found: Iterable[ProbedWriter], slots: dict[tuple[str, str], WriterSpec]) -> None:
+def _check_kinds(
+    blocks: str, found: Iterable[ProbedWriter], slots: dict[tuple[str, str], WriterSpec]
+) -> None:
     seen: dict[tuple[int, Component], str] = {}
     for row in found:
         if row.layer is None:

@@ -1,9 +1,10 @@
 """Teacher forcing: prompts with answers that are given, run in as few tokens as the model allows.
 
-All prompts of a chat template begin alike, and one prompt may have several answers. A pack holds many of them in one
-row: the shared beginning once, then each prompt, then its answers, and a mask that lets every token see its own past
-alone. Models whose layers carry a state along the row (recurrent, convolutional), or that make their mask themselves,
-would mix what lies side by side: `force` compares one pack with ordinary rows, and takes those where they differ.
+All prompts of a chat template begin alike, and one prompt may have several answers. A pack holds
+many of them in one row: the shared beginning once, then each prompt, then its answers, and a mask
+that lets every token see its own past alone. Models whose layers carry a state along the row
+(recurrent, convolutional), or that make their mask themselves, would mix what lies side by side:
+`force` compares one pack with ordinary rows, and takes those where they differ.
 """
 
 from __future__ import annotations
@@ -38,8 +39,10 @@ class Example:
 
 @dataclass(frozen=True, eq=False)
 class TeacherForcedBatch:
-    """One forward pass. Label j is predicted at (`batch_row`[j], `column`[j]); it is of answer `answer`[j] of this pass,
-    and `first` marks the first token of each. `rows` and `which` say, by answer, the example's row and which of its answers."""
+    """One forward pass. Label j is predicted at (`batch_row`[j], `column`[j]); it is of answer
+    `answer`[j] of this pass, and `first` marks the first token of each. `rows` and `which` say, by
+    answer, the example's row and which of its answers.
+    """
 
     input_ids: TokenIds
     position_ids: TokenIds
@@ -65,7 +68,9 @@ class TeacherForcedBatch:
         return self.input_ids.numel()
 
     def ending(self, hidden: Stream, positions: Sequence[int]) -> Float[Tensor, "answer position d_model"]:
-        """The states at token positions of each answer's prompt, counted from its end, as far as they are its own."""
+        """The states at token positions of each answer's prompt, counted from its end, as far as
+        they are its own.
+        """
         back = torch.tensor(positions, device=self.column.device) + 1
         columns = self.column[self.first][:, None] + back
         return hidden[self.batch_row[self.first][:, None].to(hidden.device), columns.to(hidden.device)]
@@ -78,7 +83,9 @@ class TeacherForcedBatch:
 def pack_examples(
     chat: ChatModel, examples: Sequence[Example], budget: int, count: int | None = None, packed: bool = True
 ) -> list[TeacherForcedBatch]:
-    """Passes over examples in the given order, each of at most `budget` tokens (or of one example), and at most `count` of them."""
+    """Passes over examples in the given order, each of at most `budget` tokens (or of one example),
+    and at most `count` of them.
+    """
     prefix = shared_beginning([example.prompt for example in examples]) if packed else 0
     groups: list[list[Example]] = []
     for example in examples:
@@ -93,8 +100,12 @@ def pack_examples(
 def _size(group: Sequence[Example], prefix: int, packed: bool) -> int:
     """Tokens of one pass, padding included."""
     if packed:
-        return prefix + sum(len(e.prompt) - prefix + sum(len(answer) - 1 for answer in e.answers) for e in group)
-    return sum(len(e.answers) for e in group) * max(len(e.prompt) - 1 + max(map(len, e.answers)) for e in group)
+        return prefix + sum(
+            len(e.prompt) - prefix + sum(len(answer) - 1 for answer in e.answers) for e in group
+        )
+    return sum(len(e.answers) for e in group) * max(
+        len(e.prompt) - 1 + max(map(len, e.answers)) for e in group
+    )
 
 
 class _Labels:
@@ -147,7 +158,9 @@ def _packed(chat: ChatModel, examples: Sequence[Example], prefix: int) -> Teache
             branch += [which + 1] * len(body)
     device = chat.device
     mask = _own_past(torch.tensor(owner), torch.tensor(branch))
-    additive = torch.zeros(mask.shape, dtype=chat.model.dtype).masked_fill_(~mask, torch.finfo(chat.model.dtype).min)
+    additive = torch.zeros(mask.shape, dtype=chat.model.dtype).masked_fill_(
+        ~mask, torch.finfo(chat.model.dtype).min
+    )
     return TeacherForcedBatch(
         torch.tensor([ids], device=device),
         torch.tensor([positions], device=device),
@@ -157,7 +170,9 @@ def _packed(chat: ChatModel, examples: Sequence[Example], prefix: int) -> Teache
 
 
 def _own_past(owner: Int[Tensor, " token"], branch: Int[Tensor, " token"]) -> Tensor:
-    """Who sees whom: the shared beginning (owner 0), the own prompt (branch 0) and the own answer, so far as they come before."""
+    """Who sees whom: the shared beginning (owner 0), the own prompt (branch 0) and the own answer,
+    so far as they come before.
+    """
     before = torch.ones(len(owner), len(owner), dtype=torch.bool).tril()
     same = owner[:, None] == owner[None]
     own = same & ((branch[None] == 0) | (branch[:, None] == branch[None]))
@@ -166,7 +181,9 @@ def _own_past(owner: Int[Tensor, " token"], branch: Int[Tensor, " token"]) -> Te
 
 def _padded(chat: ChatModel, examples: Sequence[Example]) -> TeacherForcedBatch:
     """A row for each answer, padded on the left."""
-    texts = [([*e.prompt, *answer[:-1]], e, which) for e in examples for which, answer in enumerate(e.answers)]
+    texts = [
+        ([*e.prompt, *answer[:-1]], e, which) for e in examples for which, answer in enumerate(e.answers)
+    ]
     width = max(len(text) for text, _, _ in texts)
     ids = torch.full((len(texts), width), chat.pad_token, dtype=torch.long)
     mask = torch.zeros_like(ids)
@@ -186,7 +203,10 @@ def packs_exactly(chat: ChatModel, examples: Sequence[Example]) -> bool:
     found: list[Tensor] = []
     for packed in (True, False):
         try:
-            parts = [one.predicting(chat.hidden(one)) for one in pack_examples(chat, examples, 1 << 30, packed=packed)]
+            parts = [
+                one.predicting(chat.hidden(one))
+                for one in pack_examples(chat, examples, 1 << 30, packed=packed)
+            ]
         except (ValueError, RuntimeError, TypeError, IndexError):
             # A model that takes no mask of its own.
             return False
@@ -201,10 +221,11 @@ def _equal(one: Tensor, other: Tensor) -> bool:
 
 @contextmanager
 def resume_at(chat: ChatModel, layer: int) -> Iterator[list[Stream]]:
-    """Inside, a forward pass goes on at `layer` with the stream that is put into the yielded list (its one entry).
+    """Inside, a forward pass goes on at `layer` with the stream that is put into the yielded list
+    (its one entry).
 
-    The blocks below hand on what they get; the last of them hands over the given stream. Everything else that the model
-    does (masks, rotary tables) it does itself.
+    The blocks below hand on what they get; the last of them hands over the given stream. Everything
+    else that the model does (masks, rotary tables) it does itself.
     """
     given: list[Stream] = []
     blocks = [chat.model.get_submodule(chat.architecture.block(at)) for at in range(layer)]
@@ -225,7 +246,9 @@ def _passing(hidden_states: Any, *args: Any, **kwargs: Any) -> Any:
 
 @torch.inference_mode()
 def resumes_exactly(chat: ChatModel, layer: int, one: TeacherForcedBatch) -> bool:
-    """Whether passes of this model may go on at `layer`: blocks give their stream alone, and nothing of a lower block is used above."""
+    """Whether passes of this model may go on at `layer`: blocks give their stream alone, and
+    nothing of a lower block is used above.
+    """
     block = chat.model.get_submodule(chat.architecture.block(layer - 1))
     outputs: list[Any] = []
     handle = block.register_forward_hook(lambda _m, _a, output: outputs.append(output))

@@ -1,7 +1,9 @@
-"""A model without weights, and the weights of its checkpoint: put in module by module, and taken out again.
+"""A model without weights, and the weights of its checkpoint: put in module by module, and taken
+out again.
 
-Names and shapes on disk are not always those of the live model (experts lie apart and live fused, prefixes change), so
-tensors go in through the loader of transformers itself (core_model_loading), fed with those of one module.
+Names and shapes on disk are not always those of the live model (experts lie apart and live fused,
+prefixes change), so tensors go in through the loader of transformers itself (core_model_loading),
+fed with those of one module.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ from vectomy.models.quiet import quiet
 
 __all__ = ["Weights", "auto_class", "is_empty", "skeleton"]
 
-# Packed weights mean something only together with their scales, which the loader would have to be told about.
+# Packed weights mean something only together with their scales, which the loader would have to be
+# told about.
 UNPACKED = {*FLOATS, "BOOL", "I16", "I32", "I64"}
 
 
@@ -36,11 +39,15 @@ def auto_class(config: Any) -> Any:
 
 
 def skeleton(checkpoint: Checkpoint, dtype: str, trust_remote_code: bool, device: str = "cpu") -> Any:
-    """The model that config.json describes: parameters on the meta device, buffers (rotary tables) with their values."""
+    """The model that config.json describes: parameters on the meta device, buffers (rotary tables)
+    with their values.
+    """
     from accelerate import init_empty_weights
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(checkpoint.path, trust_remote_code=trust_remote_code, local_files_only=True)
+    config = AutoConfig.from_pretrained(
+        checkpoint.path, trust_remote_code=trust_remote_code, local_files_only=True
+    )
     wanted = working_dtype(dtype, config, checkpoint, device, whole=False) or stored_dtype(config, checkpoint)
     with init_empty_weights(include_buffers=False):
         model = auto_class(config).from_config(config, dtype=wanted, trust_remote_code=trust_remote_code)
@@ -60,7 +67,9 @@ class Weights:
         self.device = device
         self._transforms, self._sources = _plan(model, checkpoint.tensors)
         for buffer_of in model.modules():
-            buffer_of._buffers.update({n: b.to(device) for n, b in buffer_of._buffers.items() if b is not None})
+            buffer_of._buffers.update(
+                {n: b.to(device) for n, b in buffer_of._buffers.items() if b is not None}
+            )
         for name in chain.from_iterable(self._sources.values()):
             if checkpoint.tensors[name].dtype not in UNPACKED:
                 raise ModelError(
@@ -87,7 +96,9 @@ class Weights:
         return {name: read_stored(self.checkpoint, name) for name in names}
 
     def table(self, module: str) -> str | None:
-        """The tensor on disk that is the weight of an embedding, row for row; None where it is made of others."""
+        """The tensor on disk that is the weight of an embedding, row for row; None where it is made
+        of others.
+        """
         names = self._sources.get(f"{module}.weight", [])
         shape = tuple(self.model.get_submodule(module).weight.shape)
         return names[0] if len(names) == 1 and self.checkpoint.tensors[names[0]].shape == shape else None
@@ -104,7 +115,8 @@ class Weights:
 
     @contextmanager
     def loaded(self, module: str, tensors: dict[str, Tensor], below: bool = True) -> Iterator[None]:
-        """Inside, a module has its weights; afterwards it is empty again. `tensors` (of `read`) is used up.
+        """Inside, a module has its weights; afterwards it is empty again. `tensors` (of `read`) is
+        used up.
 
         Raises:
             ModelError: the checkpoint lacks a tensor of the module, or has it in another shape.
@@ -149,9 +161,11 @@ class Weights:
 
 
 def _plan(model: Any, tensors: Iterable[str]) -> tuple[list[Any], dict[str, list[str]]]:
-    """The conversions of transformers for this model, and for each live tensor those on disk that it is made of.
+    """The conversions of transformers for this model, and for each live tensor those on disk that
+    it is made of.
 
-    Where one tensor on disk becomes several, the first of them stands for all: they are of one block.
+    Where one tensor on disk becomes several, the first of them stands for all: they are of one
+    block.
     """
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key

@@ -1,7 +1,8 @@
-"""What readers get: one self-contained HTML page of a run, of an evaluation or of a healing, and the model card of an edited checkpoint.
+"""What readers get: one self-contained HTML page of a run, of an evaluation or of a healing, and
+the model card of an edited checkpoint.
 
-All are pure functions of the JSON that the other stages wrote. Prompts, completions and tokens are untrusted text:
-every value is escaped unless this package made it.
+All are pure functions of the JSON that the other stages wrote. Prompts, completions and tokens are
+untrusted text: every value is escaped unless this package made it.
 """
 
 from vectomy.report.pages.evaluation_page import render_evaluation

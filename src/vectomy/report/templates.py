@@ -1,7 +1,7 @@
 """Where templates become text: HTML pages that hold all they need, and Markdown.
 
-Values are untrusted: an HTML page escapes them all, and its content security policy lets it load nothing and run one
-script, named by its hash.
+Values are untrusted: an HTML page escapes them all, and its content security policy lets it load
+nothing and run one script, named by its hash.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ def environment(**options: Any) -> Environment:
 
 
 def html_page(template: str, **values: Any) -> str:
-    """A self-contained page; `template` extends frame.html.jinja, which takes the style, the script and the policy."""
+    """A self-contained page; `template` extends frame.html.jinja, which takes the style, the script
+    and the policy.
+    """
     script = _asset("page.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return (

@@ -1,6 +1,8 @@
-"""Statistics of the residual stream over a prompt set: what `collect` writes and the estimators read.
+"""Statistics of the residual stream over a prompt set: what `collect` writes and the estimators
+read.
 
-A fitter that streams (`Moments.update`) and a frozen result (`Activations`), after EleutherAI/concept-erasure.
+A fitter that streams (`Moments.update`) and a frozen result (`Activations`), after
+EleutherAI/concept-erasure.
 """
 
 from __future__ import annotations
@@ -26,8 +28,8 @@ __all__ = ["ActivationStats", "RunningStats"]
 class ActivationStats:
     """What one prompt set does to the stream: moments per site, layer and position.
 
-    `covariance` divides by the count; `samples` are the activations themselves, in the order of the prompts. Both are
-    there only if they were asked for.
+    `covariance` divides by the count; `samples` are the activations themselves, in the order of the
+    prompts. Both are there only if they were asked for.
     """
 
     sites: tuple[Site, ...]
@@ -53,11 +55,15 @@ class ActivationStats:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
             return cls(tuple(header["sites"]), tuple(header["positions"]), header["count"], **tensors)
         except (OSError, safetensors.SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
-            raise ArtifactError(f"{path} holds no activation statistics ({error}); delete it and run again") from None
+            raise ArtifactError(
+                f"{path} holds no activation statistics ({error}); delete it and run again"
+            ) from None
 
 
 class RunningStats:
-    """Count, mean and optionally covariance of vectors that come in batches, in float64 (Chan, Golub, LeVeque 1979)."""
+    """Count, mean and optionally covariance of vectors that come in batches, in float64 (Chan,
+    Golub, LeVeque 1979).
+    """
 
     def __init__(self, *shape: int, covariance: bool = False) -> None:
         self.count = 0

@@ -1,11 +1,12 @@
-"""Recipe `arditi`: every position of the template at every layer, three scores, the paper's rule (arditi_rule.py).
+"""Recipe `arditi`: every position of the template at every layer, three scores, the paper's rule
+(arditi_rule.py).
 
-    refusal_score   mean log-odds of the behaviour tokens on positive prompts, the direction ablated everywhere
-    steering_score  the same on negative prompts, the direction added at its own layer
+    refusal_score   mean log-odds of the behaviour tokens on positive prompts, the direction ablated
+    everywhere steering_score  the same on negative prompts, the direction added at its own layer
     kl_div_score    mean KL(base || ablated) of the first token on negative prompts, in nats
 
-Source: Arditi et al., arXiv 2406.11717. The scores come cheapest filter first, and a candidate that is out is not
-scored further, which leaves the choice as it is; `limits.complete` scores everything.
+Source: Arditi et al., arXiv 2406.11717. The scores come cheapest filter first, and a candidate that
+is out is not scored further, which leaves the choice as it is; `limits.complete` scores everything.
 """
 
 from __future__ import annotations
@@ -56,8 +57,8 @@ def select_arditi(
 ) -> tuple[dict[str, Any], Vector]:
     """Score the directions at resid_pre on the search prompts and choose one.
 
-    `judge` says whether an answer shows the behaviour; None where there is no judge of it. Directions are ablated on
-    `writers`, on all of them unless given.
+    `judge` says whether an answer shows the behaviour; None where there is no judge of it.
+    Directions are ablated on `writers`, on all of them unless given.
 
     Returns:
         (scores as scores.json has them, the chosen vector with its own length).
@@ -112,7 +113,9 @@ def select_arditi(
 
 
 def _candidates(chat: ChatModel, directions: Directions) -> list[dict[str, Any]]:
-    """A row per layer and position; out at once where the two sets have the same mean (template tokens at layer 0)."""
+    """A row per layer and position; out at once where the two sets have the same mean (template
+    tokens at layer 0).
+    """
     ending = chat.post_instruction()
     rows = []
     for layer in range(chat.architecture.n_layers):
@@ -162,15 +165,20 @@ class _ArditiScorer:
             return float(log_odds(self._log_probs(self.positive), self.tokens).mean())
 
     def _ablated(self, vector: Vector) -> AbstractContextManager[None]:
-        """Ablated on the writers: on every one that is the same function as at every point of the stream (a test holds them together)."""
+        """Ablated on the writers: on every one that is the same function as at every point of the
+        stream (a test holds them together).
+        """
         return Edit.from_directions(vector, self.model_base, self.writers).hooks(self.chat.model)
 
     def still_shown(self, vector: Vector) -> float:
-        """Share of the positive prompts that show the behaviour with the direction ablated: by generating where there is
-        a judge of it, else by the first token."""
+        """Share of the positive prompts that show the behaviour with the direction ablated: by
+        generating where there is a judge of it, else by the first token.
+        """
         with self._ablated(vector):
             if self.judge is None:
                 return float((log_odds(self._log_probs(self.positive), self.tokens) > 0).double().mean())
             answers = self.chat.answer(self.positive, self.answer_tokens, self.batch_tokens)
-        verdicts = [self.judge.verdict(p.text, self.chat.text(a)) for p, a in zip(self.prompts, answers, strict=True)]
+        verdicts = [
+            self.judge.verdict(p.text, self.chat.text(a)) for p, a in zip(self.prompts, answers, strict=True)
+        ]
         return sum(verdict in REFUSALS for verdict in verdicts) / len(verdicts)

@@ -1,8 +1,9 @@
 """The paper's rule for choosing a direction from scores. Loads no torch.
 
-Minimise the refusal score under ablation, subject to: adding the direction induces refusal (steering score above 0),
-ablating it changes harmless answers little (KL below 0.1), and it lies below 0.8 of the depth. Source: Arditi et al.,
-arXiv 2406.11717, appendix C. The filters carry weight: without them the minimum is often layer 1, with a KL of 7 to 13.
+Minimise the refusal score under ablation, subject to: adding the direction induces refusal
+(steering score above 0), ablating it changes harmless answers little (KL below 0.1), and it lies
+below 0.8 of the depth. Source: Arditi et al., arXiv 2406.11717, appendix C. The filters carry
+weight: without them the minimum is often layer 1, with a KL of 7 to 13.
 """
 
 from __future__ import annotations
@@ -73,9 +74,10 @@ def choose_beyond_kl(
 ) -> tuple[Mapping[str, Any], str]:
     """Where the KL filter leaves nothing, as in narrow models: KL is minimised instead.
 
-    The candidates that pass the other filters and make the behaviour the less likely first token are taken in order of
-    KL, until one brings the share of positive prompts that still show it (`shown`, measured by generating) down to 5%;
-    if none does, the lowest refusal score. This is ours, not the paper's.
+    The candidates that pass the other filters and make the behaviour the less likely first token
+    are taken in order of KL, until one brings the share of positive prompts that still show it
+    (`shown`, measured by generating) down to 5%; if none does, the lowest refusal score. This is
+    ours, not the paper's.
 
     Returns:
         (the candidate, a sentence that says how it was chosen).

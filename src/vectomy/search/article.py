@@ -1,9 +1,11 @@
-"""Recipe `article`: mlabonne, "Uncensor any LLM with abliteration" (2024-06-04), the pipeline most people know.
+"""Recipe `article`: mlabonne, "Uncensor any LLM with abliteration" (2024-06-04), the pipeline most
+people know.
 
-Differences of means at the last token, normalised; resid_pre of layers 1 to L-1, ranked by |mean of the direction's
-components|, descending; the best 20 answer a few positive search prompts with the direction ablated at resid_pre,
-resid_mid and resid_post of every layer; answers with a blacklisted phrase are dropped; a person reads the rest and
-picks. That score has no principle behind it: this is the reference, not the recommendation.
+Differences of means at the last token, normalised; resid_pre of layers 1 to L-1, ranked by |mean of
+the direction's components|, descending; the best 20 answer a few positive search prompts with the
+direction ablated at resid_pre, resid_mid and resid_post of every layer; answers with a blacklisted
+phrase are dropped; a person reads the rest and picks. That score has no principle behind it: this
+is the reference, not the recommendation.
 """
 
 from __future__ import annotations
@@ -57,8 +59,9 @@ def select_article(
     ask: Ask | None = None,
     progress: Progress = silent,
 ) -> tuple[dict[str, Any], Vector]:
-    """Rank the directions, try the best, and pick: by `limits.pick`, by asking a person, or headless the candidate
-    with the fewest dropped answers (a loop or an empty one counts as dropped), of equal ones the better ranked.
+    """Rank the directions, try the best, and pick: by `limits.pick`, by asking a person, or
+    headless the candidate with the fewest dropped answers (a loop or an empty one counts as
+    dropped), of equal ones the better ranked.
 
     Returns:
         (scores as scores.json has them, the chosen vector with its own length).

@@ -1,4 +1,5 @@
-"""Collect: one streaming pass over prompts, keeping moments of the residual stream instead of the stream.
+"""Collect: one streaming pass over prompts, keeping moments of the residual stream instead of the
+stream.
 
 statistics = collect(chat, prompts, sites=["resid_pre"], positions=[-1])
 statistics.mean        # site x layer x position x d_model, float64
@@ -18,13 +19,21 @@ from vectomy.core.progress import Progress, silent
 from vectomy.core.types import SITES, Site
 from vectomy.data.prompts import Prompt
 from vectomy.hooks.capture import capture
-from vectomy.models import ChatModel, Example, TeacherForcedBatch, pack_examples, packs_exactly, shared_beginning
+from vectomy.models import (
+    ChatModel,
+    Example,
+    TeacherForcedBatch,
+    pack_examples,
+    packs_exactly,
+    shared_beginning,
+)
 from vectomy.search.activation_stats import ActivationStats, RunningStats
 
 __all__ = ["collect"]
 
 
-# Tokens of a pack: in longer ones attention, over all of a row, costs more than what is shared saves.
+# Tokens of a pack: in longer ones attention, over all of a row, costs more than what is shared
+# saves.
 PACK = 640
 
 
@@ -41,14 +50,17 @@ def collect(
     packed: bool = False,
     progress: Progress = silent,
 ) -> ActivationStats:
-    """Statistics of the stream at all layers over `prompts`; no logits, and no activations kept unless asked.
+    """Statistics of the stream at all layers over `prompts`; no logits, and no activations kept
+    unless asked.
 
-    The same for a model that is read block by block (`stream_model`); batches and kernels are the same ones.
+    The same for a model that is read block by block (`stream_model`); batches and kernels are the
+    same ones.
 
     Args:
         positions: token positions counted from the end (-1 is the last token of the template).
         covariance: also the d_model x d_model covariance per site, layer and position.
-        packed: let prompts share what they begin with (models/teacher_forcing.py), where the model allows it: the same up to rounding.
+        packed: let prompts share what they begin with (models/teacher_forcing.py), where the model
+            allows it: the same up to rounding.
         samples: also every activation, float32 (prompt x site x layer x position x d_model).
 
     Raises:
@@ -81,7 +93,9 @@ def collect(
                 for batch in passed:
                     held = torch.empty(len(batch.rows), len(sites), len(layers), *shape[2:])
                     for (site, layer), value in stream.items():
-                        wanted = batch.ending(value, positions) if isinstance(batch, TeacherForcedBatch) else value
+                        wanted = (
+                            batch.ending(value, positions) if isinstance(batch, TeacherForcedBatch) else value
+                        )
                         held[:, sites.index(site), layer - layers.start] = wanted.float().cpu()
                     stream.clear()
                     _check_finite(held, sites, layers)
@@ -102,15 +116,19 @@ def collect(
     )
 
 
-def _packs(chat: ChatModel, tokens: Sequence[Sequence[int]], last: int, budget: int) -> list[TeacherForcedBatch]:
-    """The prompts in packs, where the model allows it and the `last` tokens are each prompt's own; else none.
+def _packs(
+    chat: ChatModel, tokens: Sequence[Sequence[int]], last: int, budget: int
+) -> list[TeacherForcedBatch]:
+    """The prompts in packs, where the model allows it and the `last` tokens are each prompt's own;
+    else none.
 
     The order is that of `ChatModel.batches`: prompts alike in length beside each other.
     """
     if chat.stream is not None or shared_beginning(tokens) + last > min(map(len, tokens)):
         return []
     order = sorted(range(len(tokens)), key=lambda row: (-len(tokens[row]), row))
-    # An answer of one token, which is not run: where it would be predicted is the prompt's last token.
+    # An answer of one token, which is not run: where it would be predicted is the prompt's last
+    # token.
     examples = [Example(row, tokens[row], [[0]]) for row in order]
     if len(examples) < 2 or not packs_exactly(chat, examples[:2]):
         return []

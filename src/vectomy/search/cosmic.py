@@ -1,15 +1,17 @@
-"""Recipe `cosmic`: choose a direction by what it does to activations; no token and no answer is looked at.
+"""Recipe `cosmic`: choose a direction by what it does to activations; no token and no answer is
+looked at.
 
     induced   cos(negative prompts with the direction added at its own layer, positive prompts)
     removed   cos(positive prompts with the direction ablated everywhere, negative prompts)
 
-score = induced + removed, at most 2. A set is its mean activation behind the compared layers (resid_post) at the
-template's tokens, laid end to end as one vector; the compared layers are the tenth at which the two sets are least
-alike. The best score is taken whose KL(base || ablated) on negative prompts is below `limits.kl_threshold`.
+score = induced + removed, at most 2. A set is its mean activation behind the compared layers
+(resid_post) at the template's tokens, laid end to end as one vector; the compared layers are the
+tenth at which the two sets are least alike. The best score is taken whose KL(base || ablated) on
+negative prompts is below `limits.kl_threshold`.
 
-Source: Siu et al., "COSMIC: Generalized Refusal Direction Identification in LLM Activations", arXiv 2506.00085. The
-authors' code compares the last token alone and averages over the layers too, where layers with long activations
-outweigh the others.
+Source: Siu et al., "COSMIC: Generalized Refusal Direction Identification in LLM Activations", arXiv
+2506.00085. The authors' code compares the last token alone and averages over the layers too, where
+layers with long activations outweigh the others.
 """
 
 from __future__ import annotations
@@ -59,16 +61,19 @@ def select_cosmic(
     batch_tokens: int = 4096,
     progress: Progress = silent,
 ) -> tuple[dict[str, Any], Vector]:
-    """Score the directions at resid_pre below `limits.layer_fraction` of the depth on the search prompts, choose one.
+    """Score the directions at resid_pre below `limits.layer_fraction` of the depth on the search
+    prompts, choose one.
 
-    KL is measured in the order of the score until one passes; with `limits.complete` for all. Where none passes, the
-    best score is taken with a note. Directions are ablated on `writers`, on all of them unless given.
+    KL is measured in the order of the score until one passes; with `limits.complete` for all. Where
+    none passes, the best score is taken with a note. Directions are ablated on `writers`, on all of
+    them unless given.
 
     Returns:
         (scores as scores.json has them, the chosen vector with its own length).
 
     Raises:
-        SelectionError: no direction can be scored, or with `limits.strict` none passes the KL filter.
+        SelectionError: no direction can be scored, or with `limits.strict` none passes the KL
+            filter.
     """
     scorer = _CosmicScorer(chat, directions.positions, positive, negative, writers, batch_tokens)
     rows = _candidates(chat, directions, limits)
@@ -91,7 +96,9 @@ def select_cosmic(
         )
     for row in scored:
         vector = directions.at("resid_pre", row["layer"], row["position"])
-        row["kl_div_score"] = journal.get_or_compute(f"{row['layer']} {row['position']} kl", partial(scorer.kl, vector))
+        row["kl_div_score"] = journal.get_or_compute(
+            f"{row['layer']} {row['position']} kl", partial(scorer.kl, vector)
+        )
         row["rejected"] = rejection(row, chat.architecture.n_layers, limits)
         if row["rejected"] is None and not limits.complete:
             break
@@ -108,7 +115,9 @@ def select_cosmic(
 
 
 def _choose(scored: Sequence[dict[str, Any]], limits: Selection) -> tuple[dict[str, Any], str | None]:
-    """The best that passes, of candidates in the order of their scores; else the best, and a sentence that says so."""
+    """The best that passes, of candidates in the order of their scores; else the best, and a
+    sentence that says so.
+    """
     passing = next((row for row in scored if row["rejected"] is None), None)
     if passing is not None:
         return passing, None
@@ -127,14 +136,18 @@ def _choose(scored: Sequence[dict[str, Any]], limits: Selection) -> tuple[dict[s
 def least_alike(
     one: Float[Tensor, "layer position d_model"], other: Float[Tensor, "layer position d_model"]
 ) -> list[int]:
-    """The tenth of the layers, at least one, at which the two means have the lowest cosine; in the order of the layers."""
+    """The tenth of the layers, at least one, at which the two means have the lowest cosine; in the
+    order of the layers.
+    """
     alike = cosine(one.flatten(1), other.flatten(1))
     count = max(1, round(COMPARED * len(alike)))
     return sorted(alike.argsort(stable=True)[:count].tolist())
 
 
 def _candidates(chat: ChatModel, directions: Directions, limits: Selection) -> list[dict[str, Any]]:
-    """A row per layer and position; out at once where it lies too deep, or where the two sets have the same mean."""
+    """A row per layer and position; out at once where it lies too deep, or where the two sets have
+    the same mean.
+    """
     ending, n_layers = chat.post_instruction(), chat.architecture.n_layers
     rows = []
     for layer in range(n_layers):

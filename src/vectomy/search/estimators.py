@@ -1,7 +1,9 @@
-"""Directions from activation statistics. An estimator is one function of the two sides; `ESTIMATORS` lists them.
+"""Directions from activation statistics. An estimator is one function of the two sides;
+`ESTIMATORS` lists them.
 
-Each gives a vector per site, layer and position, pointing from the negative to the positive set and as long as the
-difference of the two means along it, so that adding it moves the one set onto the other.
+Each gives a vector per site, layer and position, pointing from the negative to the positive set and
+as long as the difference of the two means along it, so that adding it moves the one set onto the
+other.
 """
 
 from __future__ import annotations
@@ -45,7 +47,8 @@ Estimator = Callable[[ActivationStats, ActivationStats], Field]
 WINSORISED_TAIL = 0.025
 # L2 penalty of the probe, on features scaled to unit mean length.
 PROBE_PENALTY = 1e-3
-# A difference this much shorter than the activations is rounding noise (template tokens before any attention).
+# A difference this much shorter than the activations is rounding noise (template tokens before any
+# attention).
 NOISE = 1e-7
 
 
@@ -55,15 +58,19 @@ def difference_of_means(positive: ActivationStats, negative: ActivationStats) ->
 
 
 def projected(positive: ActivationStats, negative: ActivationStats) -> Field:
-    """The difference of means less its part along the negative mean: r - (r . n) n, n = normalise(mean(negative)).
+    """The difference of means less its part along the negative mean: r - (r . n) n, n =
+    normalise(mean(negative)).
 
-    Removing it leaves what all answers share alone. Source: grimjim, "Projected Abliteration", Hugging Face blog, 2025.
+    Removing it leaves what all answers share alone. Source: grimjim, "Projected Abliteration",
+    Hugging Face blog, 2025.
     """
     return project_out(difference_of_means(positive, negative), normalise(negative.mean))
 
 
 def winsorised_mean(positive: ActivationStats, negative: ActivationStats) -> Field:
-    """Difference of means after pulling each coordinate's outer 2.5% at either end in to the quantile (Dixon 1960)."""
+    """Difference of means after pulling each coordinate's outer 2.5% at either end in to the
+    quantile (Dixon 1960).
+    """
 
     def mean(side: ActivationStats) -> Field:
         values = _samples(side).double()
@@ -75,7 +82,9 @@ def winsorised_mean(positive: ActivationStats, negative: ActivationStats) -> Fie
 
 
 def pca_of_differences(positive: ActivationStats, negative: ActivationStats) -> Field:
-    """First principal axis of the paired differences, not centred. Source: Zou et al., arXiv 2310.01405 (RepE)."""
+    """First principal axis of the paired differences, not centred. Source: Zou et al., arXiv
+    2310.01405 (RepE).
+    """
     pairs = min(positive.count, negative.count)
     difference = _samples(positive)[:pairs].double() - _samples(negative)[:pairs].double()
     by_point = difference.permute(1, 2, 3, 0, 4)
@@ -84,7 +93,9 @@ def pca_of_differences(positive: ActivationStats, negative: ActivationStats) -> 
 
 
 def logistic_probe(positive: ActivationStats, negative: ActivationStats) -> Field:
-    """The normal of the boundary that a logistic regression (L2) draws between the two sets, at each point."""
+    """The normal of the boundary that a logistic regression (L2) draws between the two sets, at
+    each point.
+    """
     sides = [_samples(side).double() for side in (positive, negative)]
     both = torch.cat(sides).permute(1, 2, 3, 0, 4)
     centred = both - both.mean(-2, keepdim=True)
@@ -107,7 +118,9 @@ def _probe(
     def loss() -> Tensor:
         solver.zero_grad()
         logits = features @ normal + intercept
-        fit = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels, weight=weights, reduction="sum")
+        fit = torch.nn.functional.binary_cross_entropy_with_logits(
+            logits, labels, weight=weights, reduction="sum"
+        )
         value = fit + PROBE_PENALTY * normal.square().sum()
         value.backward()
         return value
@@ -143,7 +156,9 @@ NEEDS_SAMPLES = {"winsorised_mean", "pca_of_differences", "logistic_probe"}
 
 @dataclass(frozen=True, eq=False)
 class Directions:
-    """What an estimator found: float32 vectors with their own lengths; a point where the sets do not differ holds 0."""
+    """What an estimator found: float32 vectors with their own lengths; a point where the sets do
+    not differ holds 0.
+    """
 
     estimator: str
     sites: tuple[Site, ...]
@@ -154,9 +169,13 @@ class Directions:
         return self.vectors[self.sites.index(site), layer, self.positions.index(position)]
 
     def save(self, path: Path) -> None:
-        header = canonical_json({"estimator": self.estimator, "sites": self.sites, "positions": self.positions})
+        header = canonical_json(
+            {"estimator": self.estimator, "sites": self.sites, "positions": self.positions}
+        )
         with write_whole(path) as beside:
-            safetensors.torch.save_file({"vectors": self.vectors.contiguous()}, beside, metadata={"vectomy": header})
+            safetensors.torch.save_file(
+                {"vectors": self.vectors.contiguous()}, beside, metadata={"vectomy": header}
+            )
 
     @classmethod
     def load(cls, path: Path) -> Directions:
@@ -187,10 +206,12 @@ LARGEST_DIRECTION = 1 << 28
 
 
 def direction_from(source: str, d_model: int) -> Float[Tensor, "*k d_model"]:
-    """A direction from a .npy file, from the tensor `direction` of a .safetensors file, or `random:SEED`.
+    """A direction from a .npy file, from the tensor `direction` of a .safetensors file, or
+    `random:SEED`.
 
     Raises:
-        EditError: no such file, or one that holds no floating-point vector (d_model) or matrix (k x d_model).
+        EditError: no such file, or one that holds no floating-point vector (d_model) or matrix (k x
+            d_model).
     """
     kind, _, seed = source.partition(":")
     if kind == "random":
@@ -201,7 +222,9 @@ def direction_from(source: str, d_model: int) -> Float[Tensor, "*k d_model"]:
         return torch.randn(d_model, generator=torch.Generator().manual_seed(int(seed)), dtype=torch.float64)
     path = Path(source)
     if not path.is_file():
-        raise EditError(f"the direction file {path} does not exist; give a .npy or .safetensors file, or random:SEED")
+        raise EditError(
+            f"the direction file {path} does not exist; give a .npy or .safetensors file, or random:SEED"
+        )
     if path.stat().st_size > LARGEST_DIRECTION:
         raise EditError(
             f"{path} has {path.stat().st_size >> 20} MiB, too much for a direction; give a vector of {d_model} numbers"

@@ -22,7 +22,9 @@ __all__ = ["RecipeInput", "RecipeResult"]
 
 
 class RecipeResult(NamedTuple):
-    """scores.json, whose `chosen` names a place of the stream; the Edit; other Edits that `frontier` in the scores names, by file."""
+    """scores.json, whose `chosen` names a place of the stream; the Edit; other Edits that
+    `frontier` in the scores names, by file.
+    """
 
     scores: dict[str, Any]
     edit: Edit
@@ -33,9 +35,10 @@ class RecipeResult(NamedTuple):
 class RecipeInput:
     """All that a recipe may use.
 
-    Prompts are those that the base treats as the contrast says, fit and search apart; `keep` are prompts that must go on to
-    show the behaviour. `answers` are the base's greedy tokens on the search prompts, by side. `tokens` are its first tokens, where they were looked for. `judge` is None where there is no judge
-    of the behaviour. `writers` are those that may be edited.
+    Prompts are those that the base treats as the contrast says, fit and search apart; `keep` are
+    prompts that must go on to show the behaviour. `answers` are the base's greedy tokens on the
+    search prompts, by side. `tokens` are its first tokens, where they were looked for. `judge` is
+    None where there is no judge of the behaviour. `writers` are those that may be edited.
     """
 
     config: RunConfig

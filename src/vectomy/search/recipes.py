@@ -1,4 +1,5 @@
-"""The recipes by name, behind one signature: what a run knows by the time it selects -> scores.json and an Edit.
+"""The recipes by name, behind one signature: what a run knows by the time it selects -> scores.json
+and an Edit.
 
 A new recipe is a module of its own with a function that takes what it needs, and a line here.
 """
@@ -21,31 +22,53 @@ def _article(task: RecipeInput) -> RecipeResult:
     c = task.config
     return task.from_directions(
         *select_article(
-            task.chat, task.directions, task.positive["search"], c.selection,
-            journal=task.journal, batch_tokens=c.batch_tokens, ask=task.ask, progress=task.progress,
+            task.chat,
+            task.directions,
+            task.positive["search"],
+            c.selection,
+            journal=task.journal,
+            batch_tokens=c.batch_tokens,
+            ask=task.ask,
+            progress=task.progress,
         )
-    )  # fmt: skip
+    )
 
 
 def _arditi(task: RecipeInput) -> RecipeResult:
     c = task.config
     return task.from_directions(
         *select_arditi(
-            task.chat, task.directions, task.positive["search"], task.negative["search"], task.tokens, c.selection, task.judge,
-            writers=task.writers, answer_tokens=c.answer_tokens, journal=task.journal, batch_tokens=c.batch_tokens,
+            task.chat,
+            task.directions,
+            task.positive["search"],
+            task.negative["search"],
+            task.tokens,
+            c.selection,
+            task.judge,
+            writers=task.writers,
+            answer_tokens=c.answer_tokens,
+            journal=task.journal,
+            batch_tokens=c.batch_tokens,
             progress=task.progress,
         )
-    )  # fmt: skip
+    )
 
 
 def _cosmic(task: RecipeInput) -> RecipeResult:
     c = task.config
     return task.from_directions(
         *select_cosmic(
-            task.chat, task.directions, task.positive["search"], task.negative["search"], c.selection,
-            writers=task.writers, journal=task.journal, batch_tokens=c.batch_tokens, progress=task.progress,
+            task.chat,
+            task.directions,
+            task.positive["search"],
+            task.negative["search"],
+            c.selection,
+            writers=task.writers,
+            journal=task.journal,
+            batch_tokens=c.batch_tokens,
+            progress=task.progress,
         )
-    )  # fmt: skip
+    )
 
 
 RECIPES: dict[str, Callable[[RecipeInput], RecipeResult]] = {

@@ -19,7 +19,8 @@ from vectomy.search.recipe import RecipeInput
 
 __all__ = ["SearchSplitEvaluator"]
 
-# Tokens of each of the base's answers over which KL is measured here, and distributions held at once.
+# Tokens of each of the base's answers over which KL is measured here, and distributions held at
+# once.
 MEASURED = 32
 CHUNK = 256
 # Without a judge: an answer that opens like the base's shows the behaviour still.
@@ -27,7 +28,9 @@ SAME_OPENING = 4
 
 
 class SearchSplitEvaluator:
-    """Measures Edits on the search split of a task. They may touch nothing below `layer`: passes go on there."""
+    """Measures Edits on the search split of a task. They may touch nothing below `layer`: passes go
+    on there.
+    """
 
     def __init__(self, task: RecipeInput, packed: bool, layer: int) -> None:
         self.task, self.layer, chat = task, layer, task.chat
@@ -39,7 +42,10 @@ class SearchSplitEvaluator:
         order = sorted(examples, key=lambda example: len(example.prompt) + len(example.answers[0]))
         # Rows see each other's tokens in the mask: short packs are cheaper than long ones.
         self.passes = pack_examples(
-            chat, order, min(task.config.batch_tokens, 512) if packed else task.config.batch_tokens, packed=packed
+            chat,
+            order,
+            min(task.config.batch_tokens, 512) if packed else task.config.batch_tokens,
+            packed=packed,
         )
         self.base: list[Tensor] = []
         self.streams: list[Any] = []
@@ -54,9 +60,11 @@ class SearchSplitEvaluator:
 
     @torch.inference_mode()
     def damage(self, edits: Sequence[Edit]) -> list[dict[str, float]]:
-        """KL(base || edited) in nats on the base's own answers: per token, and of the first one (as evaluate.py has it).
+        """KL(base || edited) in nats on the base's own answers: per token, and of the first one (as
+        evaluate.py has it).
 
-        All edits take turns on each pass, so that the base's distributions are computed once for all of them.
+        All edits take turns on each pass, so that the base's distributions are computed once for
+        all of them.
         """
         chat = self.task.chat
         every, first = [0.0] * len(edits), [0.0] * len(edits)
@@ -89,20 +97,28 @@ class SearchSplitEvaluator:
 
     def rate(self, edit: Edit) -> float:
         """Share of the positive search prompts whose answer shows the behaviour still."""
-        return self._share(edit, self.task.positive["search"], self.task.answers["positive"], "trying an edit")
+        return self._share(
+            edit, self.task.positive["search"], self.task.answers["positive"], "trying an edit"
+        )
 
     def held(self, edit: Edit | None, answers: Sequence[Sequence[int]]) -> float:
-        """Share of the search prompts of `keep` whose answer shows it; of the base (`answers`) without an edit."""
+        """Share of the search prompts of `keep` whose answer shows it; of the base (`answers`)
+        without an edit.
+        """
         assert self.task.keep is not None
         prompts = self.task.keep.search
         if edit is None:
             return _mean([self._shows(p, a, a) for p, a in zip(prompts, answers, strict=True)])
         return self._share(edit, prompts, answers, "trying an edit on prompts to keep")
 
-    def _share(self, edit: Edit, prompts: Sequence[Prompt], base: Sequence[Sequence[int]], what: str) -> float:
+    def _share(
+        self, edit: Edit, prompts: Sequence[Prompt], base: Sequence[Sequence[int]], what: str
+    ) -> float:
         chat, c = self.task.chat, self.task.config
         with edit.hooks(chat.model):
-            answers = chat.answer(chat.tokens(prompts), c.answer_tokens, c.batch_tokens, self.task.progress, what)
+            answers = chat.answer(
+                chat.tokens(prompts), c.answer_tokens, c.batch_tokens, self.task.progress, what
+            )
         return _mean([self._shows(*row) for row in zip(prompts, answers, base, strict=True)])
 
     def _shows(self, prompt: Prompt, answer: Sequence[int], base: Sequence[int]) -> bool:

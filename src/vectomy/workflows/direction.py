@@ -1,7 +1,8 @@
-"""From a contrast to one direction and no further: the part of a run that a model larger than memory can do.
+"""From a contrast to one direction and no further: the part of a run that a model larger than
+memory can do.
 
-Both prompt sets go through the blocks one after the other (models/layerwise.py); what comes out is a direction for
-`vectomy edit new`, whose bake and verification are streamed too.
+Both prompt sets go through the blocks one after the other (models/layerwise.py); what comes out is
+a direction for `vectomy edit new`, whose bake and verification are streamed too.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from vectomy.search.estimators import NEEDS_SAMPLES, fit_directions
 
 __all__ = ["fit_direction"]
 
-# Where the reference experiments begin to look (methods of the gradient search; Arditi et al. take up to 0.8).
+# Where the reference experiments begin to look (methods of the gradient search; Arditi et al. take
+# up to 0.8).
 DEPTH = 0.6
 
 Stream = Literal["auto", "yes", "no"]
@@ -41,10 +43,12 @@ def fit_direction(
     progress: Progress = silent,
     tell: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
-    """Collect both sides of the contrast at resid_pre, fit directions, and write the one of `layer` to a file.
+    """Collect both sides of the contrast at resid_pre, fit directions, and write the one of `layer`
+    to a file.
 
     Args:
-        out: a .safetensors file with the unit vector `direction`; beside it, `out`.json says how it was found.
+        out: a .safetensors file with the unit vector `direction`; beside it, `out`.json says how it
+            was found.
         layer: 0.6 of the depth unless given.
         stream: read the model block by block; auto does so where it does not fit into memory.
 
@@ -59,28 +63,42 @@ def fit_direction(
     positive, negative = split_contrast(config.contrast, config.seed)
     opening = load_layerwise if blockwise else load_model
     chat = opening(
-        source, device=config.device, dtype=config.dtype, thinking=config.thinking,
-        trust_remote_code=config.trust_remote_code, name=config.model,
-    )  # fmt: skip
+        source,
+        device=config.device,
+        dtype=config.dtype,
+        thinking=config.thinking,
+        trust_remote_code=config.trust_remote_code,
+        name=config.model,
+    )
     arch = chat.architecture
     chosen = round(DEPTH * arch.n_layers) if layer is None else layer
     if not 0 <= chosen < arch.n_layers:
         raise ConfigError(f"--layer {chosen}: {config.model} has layers 0 to {arch.n_layers - 1}")
     sides = [side.fit for side in (positive, negative)]
     tokens = sum(len(row) for prompts in sides for row in chat.tokens(prompts))
-    needed = layerwise_memory(checkpoint, arch, tokens, config.batch_tokens) if blockwise else checkpoint.bytes
+    needed = (
+        layerwise_memory(checkpoint, arch, tokens, config.batch_tokens) if blockwise else checkpoint.bytes
+    )
     tell(
         f"{len(sides[0])} and {len(sides[1])} prompts, {tokens:,} tokens; the model has {checkpoint.bytes / 2**30:.1f} GiB and is "
         f"{'read block by block' if blockwise else 'loaded whole'}, which takes some {needed / 2**30:.1f} GiB of memory"
     )
     statistics = [
         collect(
-            chat, prompts, sites=["resid_pre"], positions=[position], samples=config.direction_estimator in NEEDS_SAMPLES,
-            covariance=config.covariance, batch_tokens=config.batch_tokens, progress=progress,
+            chat,
+            prompts,
+            sites=["resid_pre"],
+            positions=[position],
+            samples=config.direction_estimator in NEEDS_SAMPLES,
+            covariance=config.covariance,
+            batch_tokens=config.batch_tokens,
+            progress=progress,
         )
         for prompts in sides
-    ]  # fmt: skip
-    vector = fit_directions(statistics[0], statistics[1], config.direction_estimator).at("resid_pre", chosen, position)
+    ]
+    vector = fit_directions(statistics[0], statistics[1], config.direction_estimator).at(
+        "resid_pre", chosen, position
+    )
     length = float(vector.norm())
     if not length:
         raise ConfigError(

@@ -1,4 +1,6 @@
-"""Say before any weight is read what an edit of a model would touch, and what memory, disk and time it takes."""
+"""Say before any weight is read what an edit of a model would touch, and what memory, disk and time
+it takes.
+"""
 
 from __future__ import annotations
 
@@ -30,9 +32,10 @@ TOKENS = 512 * 64
 class Plan:
     """What an edit of every writer of a model takes.
 
-    `writers` have name (the tensor in the checkpoint, {expert} for several), component, layer, axis (of the stream, in that
-    tensor), through_norm (the norms between it and the stream) and parameters; `left` are tensors that no edit touches,
-    with the reason. `memory_bytes` is the peak of a bake, `disk_bytes` what it writes.
+    `writers` have name (the tensor in the checkpoint, {expert} for several), component, layer, axis
+    (of the stream, in that tensor), through_norm (the norms between it and the stream) and
+    parameters; `left` are tensors that no edit touches, with the reason. `memory_bytes` is the peak
+    of a bake, `disk_bytes` what it writes.
     """
 
     model_type: str
@@ -49,7 +52,9 @@ class Plan:
     seconds: dict[str, float]
     """Estimates for this machine: bake, collect (512 prompts of 64 tokens)."""
     fits: bool
-    """The whole model goes into this machine's free memory; if not, collect reads it block by block."""
+    """The whole model goes into this machine's free memory; if not, collect reads it block by
+    block.
+    """
 
     def to_json(self) -> dict[str, Any]:
         return {**vars(self), "left": [{"name": name, "reason": reason} for name, reason in self.left]}
@@ -82,7 +87,11 @@ def plan(
     disk = opened.bytes + (copied.end - copied.start if copied else 0)
     disk += sum((opened.path / name).stat().st_size for name in opened.sidecars)
     streamed = layerwise_memory(opened, arch, TOKENS)
-    memory = {"bake": _bake_memory(opened, arch), "collect_whole": opened.bytes + PROGRAM, "collect_streamed": streamed}
+    memory = {
+        "bake": _bake_memory(opened, arch),
+        "collect_whole": opened.bytes + PROGRAM,
+        "collect_streamed": streamed,
+    }
     return Plan(
         model_type=arch.model_type,
         layers=arch.n_layers,
@@ -113,7 +122,9 @@ def _row(arch: Architecture, writer: Writer) -> dict[str, Any]:
         "through_norm": [passed.stored for passed in writer.norms],
         "bias": [stored.name for stored in writer.biases],
         "experts": len(writer.weights) if first.expert is not None else None,
-        "parameters": sum(math.prod(arch.shapes[tensor]) for tensor in writer.tensors if tensor in arch.shapes),
+        "parameters": sum(
+            math.prod(arch.shapes[tensor]) for tensor in writer.tensors if tensor in arch.shapes
+        ),
     }
 
 
@@ -124,7 +135,9 @@ def _notes(arch: Architecture, untied: bool, edits_embedding: bool) -> list[str]
             "the embedding is tied to the head and cannot be untied in this type: bake without it (--no-embeddings)"
         )
     elif untied:
-        notes.append(f"the head is tied to the embedding; a bake unties it ('{arch.head}' keeps the unedited values)")
+        notes.append(
+            f"the head is tied to the embedding; a bake unties it ('{arch.head}' keeps the unedited values)"
+        )
     elif arch.tied and not edits_embedding:
         notes.append("the head is tied to the embedding; both stay as they are")
     return notes
@@ -132,13 +145,17 @@ def _notes(arch: Architecture, untied: bool, edits_embedding: bool) -> list[str]
 
 def _bake_memory(checkpoint: Checkpoint, arch: Architecture) -> int:
     """The largest writer as it is stored, its new values, and what is decoded at a time."""
-    written = {stored.name for writer in arch.writers if writer.component not in OUTSIDE for stored in writer.weights}
+    written = {
+        stored.name for writer in arch.writers if writer.component not in OUTSIDE for stored in writer.weights
+    }
     largest = max((e.end - e.start for name, e in checkpoint.tensors.items() if name in written), default=0)
     return PROGRAM + 3 * largest
 
 
 def _collect_seconds(checkpoint: Checkpoint) -> float:
-    """Two operations a weight and token, at the speed that this processor (or card) multiplies matrices right now."""
+    """Two operations a weight and token, at the speed that this processor (or card) multiplies
+    matrices right now.
+    """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     a = torch.ones(512, 512, device=device)
     start = time.perf_counter()

@@ -1,4 +1,6 @@
-"""Do the search again that found an Edit, from the recorded configuration, and compare the Edit that comes out."""
+"""Do the search again that found an Edit, from the recorded configuration, and compare the Edit
+that comes out.
+"""
 
 from __future__ import annotations
 
@@ -49,14 +51,17 @@ def search_again(
     config = _config(recorded.get("config"), base, prompts or Path())
     run(config, folder, until="select", progress=progress)
     found = Edit.load(folder / "edit.safetensors")
-    # The name of the base is what it was called when it was given, and no part of what the edit does.
+    # The name of the base is what it was called when it was given, and no part of what the edit
+    # does.
     found = replace(found, base=replace(found.base, name=published.base.name))
     differences = []
     now = {side: hash_of(held) for side, held in read_json(folder / "prompts.json").items()}
     for side, digest in (recorded.get("prompts") or {}).items():
         if now.get(side) != digest:
             differences.append(
-                FileDifference("prompts", side, "other prompts than the search had (another file, seed or version)")
+                FileDifference(
+                    "prompts", side, "other prompts than the search had (another file, seed or version)"
+                )
             )
     if found.sha256 != published.sha256:
         differences.append(FileDifference("edit", "", _how_far(found, published)))

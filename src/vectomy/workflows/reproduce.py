@@ -27,7 +27,9 @@ __all__ = ["Reproduction", "reproduce"]
 
 @dataclass(frozen=True)
 class Reproduction:
-    """What came out. `compared` counts tensors; `against` says with what; `versions` are those that differ, (recorded, here)."""
+    """What came out. `compared` counts tensors; `against` says with what; `versions` are those that
+    differ, (recorded, here).
+    """
 
     what: str
     form: Form
@@ -59,7 +61,8 @@ def reproduce(
     out: str | Path | None = None,
     progress: Progress = silent,
 ) -> Reproduction:
-    """Rebuild an edited checkpoint or adapter from its base, and compare it with what was published or recorded.
+    """Rebuild an edited checkpoint or adapter from its base, and compare it with what was published
+    or recorded.
 
     Args:
         what: a card, an Edit, a folder or OWNER/NAME (claim.claim_of).
@@ -92,11 +95,11 @@ def reproduce(
     )
     weights = fingerprint(opened)
     if weights != claim.edit.base.fingerprint:
-        text = (
-            f"has weights {weights[:12]}, the Edit was made for {claim.edit.base.fingerprint[:12]}; nothing was rebuilt"
-        )
+        text = f"has weights {weights[:12]}, the Edit was made for {claim.edit.base.fingerprint[:12]}; nothing was rebuilt"
         return replace(
-            found, against="nothing", differences=(*found.differences, FileDifference("base", found.base, text))
+            found,
+            against="nothing",
+            differences=(*found.differences, FileDifference("base", found.base, text)),
         )
     if claim.published is None and not (claim.record and claim.record.tensors):
         raise UsageError(
@@ -133,7 +136,11 @@ def _base_of(claim: PublishedEdit, given: str | None, progress: Progress) -> Pat
 def _versions(claim: PublishedEdit) -> dict[str, tuple[str, str]]:
     """Versions that differ from the recorded ones."""
     here, recorded = versions(), dict(claim.record.versions) if claim.record else {}
-    return {name: (str(then), here[name]) for name, then in recorded.items() if name in here and here[name] != then}
+    return {
+        name: (str(then), here[name])
+        for name, then in recorded.items()
+        if name in here and here[name] != then
+    }
 
 
 @contextmanager
@@ -160,9 +167,13 @@ def _compared(found: Reproduction, claim: PublishedEdit, rebuilt: Path, progress
             )
     if recorded:
         named = {difference.name for difference in differences}
-        differences += [d for d in against_hashes(rebuilt, claim.form, recorded, progress) if d.name not in named]
+        differences += [
+            d for d in against_hashes(rebuilt, claim.form, recorded, progress) if d.name not in named
+        ]
         against += "" if claim.published is None else " and the recorded hashes"
-    return replace(found, against=against, compared=compared, differences=tuple(differences), notes=tuple(notes))
+    return replace(
+        found, against=against, compared=compared, differences=tuple(differences), notes=tuple(notes)
+    )
 
 
 def _searched(
@@ -171,6 +182,11 @@ def _searched(
     base = "demo" if found.base == "demo" else str(source)
     with tempfile.TemporaryDirectory(prefix="vectomy-search-") as folder:
         again = search_again(
-            claim.run or {}, claim.edit, base, Path(folder) / "run", prompts=None if prompts is None else Path(prompts), progress=progress,
-        )  # fmt: skip
+            claim.run or {},
+            claim.edit,
+            base,
+            Path(folder) / "run",
+            prompts=None if prompts is None else Path(prompts),
+            progress=progress,
+        )
     return replace(found, searched=True, differences=(*found.differences, *again.differences))

@@ -1,6 +1,7 @@
 """The stages in their order, meeting in the run folder. The only module that knows two stages.
 
-`run` does all of it; with `until` it stops behind a stage. A stage whose inputs have not changed is not run again.
+`run` does all of it; with `until` it stops behind a stage. A stage whose inputs have not changed is
+not run again.
 """
 
 from __future__ import annotations
@@ -33,7 +34,15 @@ from vectomy.metrics.baseline import measure_baseline
 from vectomy.metrics.judges import DEFAULT_JUDGE, JUDGES, Judge
 from vectomy.metrics.variants import BaseAnswers, VariantResult, answer_base, evaluate_variant, separation
 from vectomy.metrics.verify import with_measurement
-from vectomy.models import ChatModel, check_known, fetch, is_local, load_model, probe_architecture, with_adapter
+from vectomy.models import (
+    ChatModel,
+    check_known,
+    fetch,
+    is_local,
+    load_model,
+    probe_architecture,
+    with_adapter,
+)
 from vectomy.models.demo import DEMO_LICENCE, demo_folder
 from vectomy.report import render_card, render_page
 from vectomy.search.activation_stats import ActivationStats
@@ -61,21 +70,28 @@ def run(
     tell: Callable[[str], None] = lambda line: None,
     **options: Any,
 ) -> dict[str, Any]:
-    """Run the stages into the folder `out` and return the summary (`{}` when stopped before the report).
+    """Run the stages into the folder `out` and return the summary (`{}` when stopped before the
+    report).
 
     Args:
         model: a folder, a Hub id or `demo`; or a whole configuration.
-        ask: shows candidates to a person and returns the picked rank (recipe `article`); None is headless.
+        ask: shows candidates to a person and returns the picked rank (recipe `article`); None is
+            headless.
         command: the command line, for the report.
         tell: takes lines for a person: what the run will take, which stages need not run again.
-        options: short names of configuration keys (config.FLAT): positive, negative, recipe, seed, ...
+        options: short names of configuration keys (config.FLAT): positive, negative, recipe, seed,
+            ...
 
     Raises:
         VectomyError: see errors.py; what was finished stays and is not done again.
     """
     config = model if isinstance(model, RunConfig) else make_config(model, options)
     source = Path(config.model).expanduser().resolve()
-    if config.model != "demo" and source.is_dir() and source in (Path(out).resolve(), *Path(out).resolve().parents):
+    if (
+        config.model != "demo"
+        and source.is_dir()
+        and source in (Path(out).resolve(), *Path(out).resolve().parents)
+    ):
         raise ArtifactError(
             f"the run folder {out} is the model folder or lies in it; the input is never touched, choose another --out"
         )
@@ -136,7 +152,12 @@ class _Run:
     def _load(self, path: Path, name: str) -> ChatModel:
         c = self.config
         return load_model(
-            path, device=c.device, dtype=c.dtype, thinking=c.thinking, trust_remote_code=c.trust_remote_code, name=name
+            path,
+            device=c.device,
+            dtype=c.dtype,
+            thinking=c.thinking,
+            trust_remote_code=c.trust_remote_code,
+            name=name,
         )
 
     def free(self) -> None:
@@ -144,9 +165,12 @@ class _Run:
         gc.collect()
 
     def prepare(self) -> str:
-        """Check the prompts and the model folder before anything heavy; give the hash that all stages depend on."""
+        """Check the prompts and the model folder before anything heavy; give the hash that all
+        stages depend on.
+        """
         if self.config.model != "demo" and is_local(self.config.model):
-            # A wrong folder is said before prompts are fetched; a download or the demo comes after they are known good.
+            # A wrong folder is said before prompts are fetched; a download or the demo comes after
+            # they are known good.
             _ = self.checkpoint
         elif self.config.model != "demo":
             check_known(self.config.model)
@@ -155,7 +179,9 @@ class _Run:
             raise PromptError(
                 "the recipe selective needs a third set, of prompts that must go on to show the behaviour: give it with --keep SRC"
             )
-        probe_architecture(self.source, trust_remote_code=self.config.trust_remote_code, progress=self.progress)
+        probe_architecture(
+            self.source, trust_remote_code=self.config.trust_remote_code, progress=self.progress
+        )
         architecture_in(self.checkpoint).check_covered()
         sides = {"positive": positive, "negative": negative} | ({"keep": self.keep} if self.keep else {})
         write_json(self.folder.file("prompts.json"), {name: side.to_json() for name, side in sides.items()})
@@ -225,17 +251,28 @@ class _Run:
                 ],
             ),
             "evaluate": (
-                {"prompts": [side.to_json()["test"] for side in (*self.splits, self.keep) if side is not None]},
+                {
+                    "prompts": [
+                        side.to_json()["test"] for side in (*self.splits, self.keep) if side is not None
+                    ]
+                },
                 ["evaluation.json", "completions.jsonl", "separation.json"],
             ),
             "report": (
                 {"command": self.command, "config": c.model_dump(mode="json")},
-                ["summary.json", "report.html", "MODEL_CARD.md", *(["checkpoint/README.md"] if c.bake else [])],
+                [
+                    "summary.json",
+                    "report.html",
+                    "MODEL_CARD.md",
+                    *(["checkpoint/README.md"] if c.bake else []),
+                ],
             ),
         }
 
     def _given_direction(self) -> str | None:
-        """What the file of a given direction holds: its name alone does not say whether it has changed."""
+        """What the file of a given direction holds: its name alone does not say whether it has
+        changed.
+        """
         given = self.config.selection.direction
         return sha256_file(Path(given)) if given is not None and Path(given).is_file() else None
 
@@ -243,7 +280,10 @@ class _Run:
 
     def _baseline(self) -> None:
         found = measure_baseline(self.chat, *self.splits, self.judge, self.config, self.progress)
-        measured_with = {"dtype": str(self.chat.model.dtype).removeprefix("torch."), "device": str(self.chat.device)}
+        measured_with = {
+            "dtype": str(self.chat.model.dtype).removeprefix("torch."),
+            "device": str(self.chat.device),
+        }
         write_json(self.folder.file("baseline.json"), {**found.to_json(), "measured_with": measured_with})
 
     @property
@@ -251,8 +291,8 @@ class _Run:
         return self.config.keep_activations or self.config.direction_estimator in NEEDS_SAMPLES
 
     def _collect(self) -> None:
-        # The article looks at all sites of the last token, arditi and cosmic at the stream before each block on all of the
-        # template's tokens; the others start from the last one.
+        # The article looks at all sites of the last token, arditi and cosmic at the stream before
+        # each block on all of the template's tokens; the others start from the last one.
         recipe = self.config.recipe
         sites: tuple[Site, ...] = SITES if recipe == "article" else ("resid_pre",)
         whole = recipe in ("arditi", "cosmic")
@@ -299,7 +339,9 @@ class _Run:
             negative={split: self._kept("negative", split) for split in ("fit", "search")},
             keep=self.keep,
             answers={
-                side: [ids for ids, keep in zip(ids_of, before[f"{side}_kept"]["search"], strict=True) if keep]
+                side: [
+                    ids for ids, keep in zip(ids_of, before[f"{side}_kept"]["search"], strict=True) if keep
+                ]
                 for side, ids_of in before["answers"].items()
             },
             tokens=before["tokens"],
@@ -315,7 +357,10 @@ class _Run:
             "estimator": c.direction_estimator,
             "seed": c.seed,
             "direction": scores["chosen"],
-            "contrast": [plain_source(c.contrast.positive.prompts), plain_source(c.contrast.negative.prompts)],
+            "contrast": [
+                plain_source(c.contrast.positive.prompts),
+                plain_source(c.contrast.negative.prompts),
+            ],
             **gguf_mark(c.model),
         }
         replace(edit, about=about).save(self.folder.file("edit.safetensors"))
@@ -354,12 +399,20 @@ class _Run:
         self._record(out, "checkpoint", edit)
         write_json(self.folder.file("receipt.json"), receipt.to_json())
         if is_gguf(self.config.model):
-            receipt = edit_gguf(edit, self.config.model, self.folder.file("edited.gguf"), progress=self.progress)
+            receipt = edit_gguf(
+                edit, self.config.model, self.folder.file("edited.gguf"), progress=self.progress
+            )
             write_json(self.folder.file("receipt-gguf.json"), receipt.to_json())
 
     def _record(self, folder: Path, form: Form, edit: Edit) -> None:
         write_record(
-            folder, form, edit, model=self.config.model, source=self.source, versions=versions(), progress=self.progress
+            folder,
+            form,
+            edit,
+            model=self.config.model,
+            source=self.source,
+            versions=versions(),
+            progress=self.progress,
         )
 
     def _evaluate(self) -> None:
@@ -390,7 +443,10 @@ class _Run:
         self.free()
         if c.bake:
             forms["baked"] = once(
-                "baked", lambda: evaluated(self._load(self.folder.file("checkpoint"), "the baked checkpoint"), "baked")
+                "baked",
+                lambda: evaluated(
+                    self._load(self.folder.file("checkpoint"), "the baked checkpoint"), "baked"
+                ),
             )
         write_json(self.folder.file("separation.json"), apart)
         write_jsonl(self.folder.file("completions.jsonl"), _side_by_side(base, forms))
@@ -420,7 +476,8 @@ class _Run:
         for name, text in targets.items():
             with write_whole(file(name)) as path:
                 path.write_text(text, encoding="utf-8")
-        # Scripts open these from wherever they run; the page and the card name no folder of this machine.
+        # Scripts open these from wherever they run; the page and the card name no folder of this
+        # machine.
         here = self.folder.path.resolve()
         summary["edit"]["path"] = str(here / summary["edit"]["path"])
         summary["checkpoint"] = summary["checkpoint"] and str(here / summary["checkpoint"])

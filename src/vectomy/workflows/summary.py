@@ -1,4 +1,6 @@
-"""summary.json: what a finished run folder says in one object; scripts, the report and the card read it."""
+"""summary.json: what a finished run folder says in one object; scripts, the report and the card
+read it.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,8 @@ def build_summary(
     stages: Sequence[str],
     licence: dict[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Read what the stages wrote. `edited` is the baked form where there is one, else the hooks. `licence` is the base's.
+    """Read what the stages wrote. `edited` is the baked form where there is one, else the hooks.
+    `licence` is the base's.
 
     Raises:
         ArtifactError: a stage has not been run.
@@ -59,13 +62,17 @@ def build_summary(
     seconds = folder.seconds()
     missing = [stage for stage in stages if stage not in seconds]
     if missing:
-        raise ArtifactError(f"{folder.path} lacks the stages {', '.join(missing)}; run the whole command again")
+        raise ArtifactError(
+            f"{folder.path} lacks the stages {', '.join(missing)}; run the whole command again"
+        )
     forms = read_json(folder.file("evaluation.json"))
     base = forms.pop("base")
     scores = read_json(folder.file("scores.json"))
     measured_with = read_json(folder.file("baseline.json"))["measured_with"]
     behaviour = config.contrast.behaviour
-    chosen_by = config.selection.model_dump(mode="json", include=RULES.get(config.recipe, set()), exclude_none=True)
+    chosen_by = config.selection.model_dump(
+        mode="json", include=RULES.get(config.recipe, set()), exclude_none=True
+    )
     kept = read_json(folder.file("prompts.json")).get("keep")
     return {
         "format": "vectomy-summary",
@@ -109,15 +116,23 @@ def _safety(behaviour: str, selective: bool) -> str:
     )
 
 
-def _contrast(config: RunConfig, splits: tuple[Splits, Splits], kept: dict[str, list[Any]] | None) -> dict[str, Any]:
-    sources = {name: held for name, held in config.contrast.model_dump(mode="json").items() if isinstance(held, dict)}
+def _contrast(
+    config: RunConfig, splits: tuple[Splits, Splits], kept: dict[str, list[Any]] | None
+) -> dict[str, Any]:
+    sources = {
+        name: held for name, held in config.contrast.model_dump(mode="json").items() if isinstance(held, dict)
+    }
     counts = {
         side: {split: len(getattr(held, split)) for split in ("fit", "search", "test")}
         for side, held in zip(("positive", "negative"), splits, strict=True)
     }
     if kept:
         counts["keep"] = {split: len(kept[split]) for split in ("fit", "search", "test")}
-    return {**{name: source["prompts"] for name, source in sources.items()}, "sources": sources, "counts": counts}
+    return {
+        **{name: source["prompts"] for name, source in sources.items()},
+        "sources": sources,
+        "counts": counts,
+    }
 
 
 def _notes(

@@ -1,4 +1,5 @@
-"""A trait from its two contexts to an edited checkpoint and the numbers, stage by stage in a run folder.
+"""A trait from its two contexts to an edited checkpoint and the numbers, stage by stage in a run
+folder.
 
     answers     the base's own answers in both contexts (fit and search)
     edit        the edit, learned or in closed form, and its strength, chosen on the search split
@@ -54,7 +55,8 @@ from vectomy.workflows.trait_config import TraitRun
 __all__ = ["run_trait"]
 
 STAGES = ("answers", "edit", "apply", "evaluate", "report")
-# Layers at which a closed form is tried, as shares of the depth; those that the base's own distance likes best are generated with.
+# Layers at which a closed form is tried, as shares of the depth; those that the base's own distance
+# likes best are generated with.
 TRIED_DEPTHS = (0.3, 0.4, 0.5, 0.6, 0.7)
 GENERATED = 2
 # Lessons by which they are screened.
@@ -112,7 +114,12 @@ class _TraitRun:
     def _load(self, path: Path, name: str) -> ChatModel:
         c = self.config
         return load_model(
-            path, device=c.device, dtype=c.dtype, thinking=c.thinking, trust_remote_code=c.trust_remote_code, name=name
+            path,
+            device=c.device,
+            dtype=c.dtype,
+            thinking=c.thinking,
+            trust_remote_code=c.trust_remote_code,
+            name=name,
         )
 
     def free(self) -> None:
@@ -149,12 +156,16 @@ class _TraitRun:
         return sides if trait.operation == "induce" else sides[::-1]
 
     def prepare(self) -> str:
-        probe_architecture(self.source, trust_remote_code=self.config.trust_remote_code, progress=self.progress)
+        probe_architecture(
+            self.source, trust_remote_code=self.config.trust_remote_code, progress=self.progress
+        )
         architecture_in(self.checkpoint).check_covered()
         c = self.config
         write_json(self.folder.file("prompts.json"), self.splits.to_json())
         write_json(self.folder.file("config.json"), c.model_dump(mode="json"))
-        settings = c.model_dump(mode="json", include={"trait", "answer_tokens", "seed", "device", "dtype", "thinking"})
+        settings = c.model_dump(
+            mode="json", include={"trait", "answer_tokens", "seed", "device", "dtype", "thinking"}
+        )
         prompts = {name: rows for name, rows in self.splits.to_json().items() if name != "test"}
         model = [fingerprint(self.checkpoint), sidecar_digest(self.checkpoint)]
         return hash_of([versions()["vectomy"], model, prompts, settings])
@@ -184,7 +195,9 @@ class _TraitRun:
 
     def _answered(self, prompts: list[Prompt], what: str) -> list[list[int]]:
         c = self.config
-        return self.chat.answer(self.chat.tokens(prompts), c.answer_tokens, c.batch_tokens, self.progress, what)
+        return self.chat.answer(
+            self.chat.tokens(prompts), c.answer_tokens, c.batch_tokens, self.progress, what
+        )
 
     def _own(self, side: str, split: str) -> tuple[list[str], list[list[int]], list[str]]:
         """Prompts, answers and their texts, as the base gave them."""
@@ -224,16 +237,26 @@ class _TraitRun:
         }
         Edit(self.base, tried[at][1].operations, about).save(self.folder.file("edit.safetensors"))
         scores = {"points": points, "chosen": at, "note": note, "history": history}
-        write_json(self.folder.file("scores.json"), {**scores, "scorer": self.scorer.note, "lessons": len(lessons)})
+        write_json(
+            self.folder.file("scores.json"), {**scores, "scorer": self.scorer.note, "lessons": len(lessons)}
+        )
 
     def _bench(self, split: str, chat: ChatModel | None = None) -> TraitBench:
         c = self.config
         return TraitBench(
-            chat or self.chat, c.trait, self.scorer, self.texts(split), c.answer_tokens, c.batch_tokens, self.progress
+            chat or self.chat,
+            c.trait,
+            self.scorer,
+            self.texts(split),
+            c.answer_tokens,
+            c.batch_tokens,
+            self.progress,
         )
 
     def _learned_from(self) -> tuple[list[DistillExample], Means]:
-        """Lessons, and the mean streams of the two contexts over the tokens of the same answers: nothing else differs."""
+        """Lessons, and the mean streams of the two contexts over the tokens of the same answers:
+        nothing else differs.
+        """
         trait, budget = self.config.trait, self.config.batch_tokens
         texts, styled, styled_said = self._own("positive", "fit")
         _, plain, plain_said = self._own("negative", "fit")
@@ -247,7 +270,9 @@ class _TraitRun:
         asked, answers = [texts[at] for at in rows], [styled[at] for at in rows]
         sides = (in_context(asked, context) for context in (trait.positive, trait.negative))
         positive, negative = (mean_streams(self.chat, side, answers, budget) for side in sides)
-        lessons = distill_examples(self.chat, trait, texts, {"positive": styled, "negative": plain}, good, self.scorer)
+        lessons = distill_examples(
+            self.chat, trait, texts, {"positive": styled, "negative": plain}, good, self.scorer
+        )
         return lessons, (positive, negative)
 
     def _learn(self, lessons: list[DistillExample], means: Means) -> tuple[Edit, list[dict[str, float]]]:
@@ -262,8 +287,12 @@ class _TraitRun:
             self.chat, self.base, learned, change, keep, steps=c.steps, seed=c.seed, progress=self.progress
         )
 
-    def _closed_forms(self, means: Means, distance: Callable[[Edit], float]) -> list[tuple[dict[str, Any], Edit]]:
-        """The layers whose edit at full strength comes nearest to the target context, at every strength."""
+    def _closed_forms(
+        self, means: Means, distance: Callable[[Edit], float]
+    ) -> list[tuple[dict[str, Any], Edit]]:
+        """The layers whose edit at full strength comes nearest to the target context, at every
+        strength.
+        """
         c, trait, n = self.config, self.config.trait, self.chat.architecture.n_layers
 
         def edit(layer: int, strength: float) -> Edit:
@@ -293,13 +322,17 @@ class _TraitRun:
         ]
         if trait.operation == "remove":
             forms.append(AskedModel("edited in the negative context", trait.negative, edit))
-        answers = {form.name: journal.get_or_compute(form.name, partial(bench.answers, form)) for form in forms}
+        answers = {
+            form.name: journal.get_or_compute(form.name, partial(bench.answers, form)) for form in forms
+        }
         known = bench.reference(answers["base"])
         damage = journal.get_or_compute("damage", lambda: bench.damage(edit, known))
         if c.bake:
             baked = self._load(self.folder.file("checkpoint"), "the baked checkpoint")
             there = self._bench("test", baked)
-            answers["baked"] = journal.get_or_compute("baked", lambda: there.answers(AskedModel("baked", source)))
+            answers["baked"] = journal.get_or_compute(
+                "baked", lambda: there.answers(AskedModel("baked", source))
+            )
             del baked, there
         found = {name: bench.counted(given) for name, given in answers.items()}
         if c.bake:

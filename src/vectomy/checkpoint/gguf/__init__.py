@@ -1,5 +1,7 @@
-"""GGUF files: container.py reads the head of one, rewrite.py writes it again with some tensors changed, block_rounding.py in
-their own types (blocks.py takes those apart), names.py says what transformers calls them."""
+"""GGUF files: container.py reads the head of one, rewrite.py writes it again with some tensors
+changed, block_rounding.py in their own types (blocks.py takes those apart), names.py says what
+transformers calls them.
+"""
 
 from vectomy.checkpoint.gguf.block_rounding import store_as
 from vectomy.checkpoint.gguf.container import GgufFile, GgufTensor, check_installed, gguf_mark, is_gguf

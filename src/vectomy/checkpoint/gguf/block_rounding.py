@@ -1,9 +1,11 @@
-"""Store an edited weight in the type that it had, so that the edit survives the rounding (quantization/rounding.py).
+"""Store an edited weight in the type that it had, so that the edit survives the rounding
+(quantization/rounding.py).
 
-A rank-1 edit moves most weights by less than half a step of a 4-bit grid; rounding each to the nearest would put much of
-the direction back. Scales stay; the whole numbers are chosen so that every vector of the stream keeps its change. A block
-whose new values leave the range of its scale gets new scales where the gguf library can make them. A type that is not
-whole numbers times scales (IQ, ternary), or one in which a strong edit no longer fits, gives way to a better one.
+A rank-1 edit moves most weights by less than half a step of a 4-bit grid; rounding each to the
+nearest would put much of the direction back. Scales stay; the whole numbers are chosen so that
+every vector of the stream keeps its change. A block whose new values leave the range of its scale
+gets new scales where the gguf library can make them. A type that is not whole numbers times scales
+(IQ, ternary), or one in which a strong edit no longer fits, gives way to a better one.
 """
 
 from __future__ import annotations
@@ -34,7 +36,8 @@ __all__ = ["BETTER", "StoredBlocks", "requantize_blocks", "rounding_of", "store_
 
 # What takes the place of a type that cannot hold an edit. It is finer than any of those.
 BETTER = "Q8_0"
-# How much more of an error than the type's own rounding an edited weight may have before a better type takes it.
+# How much more of an error than the type's own rounding an edited weight may have before a better
+# type takes it.
 WORSE = 2.0
 # By how many steps a value may leave its block's range before the block gets new scales.
 OUTSIDE = 0.75
@@ -69,7 +72,8 @@ def requantize_blocks(
     """`new` in the type `kind` of the bytes `raw`, of which `old` are the values.
 
     Args:
-        vectors: "output" where columns are vectors of the stream (a matrix), "input" where rows are (an embedding).
+        vectors: "output" where columns are vectors of the stream (a matrix), "input" where rows are
+            (an embedding).
     """
     if kind in PLAIN:
         made = quantize_blocks(new, kind)
@@ -94,8 +98,9 @@ def store_as(kind: str) -> Callable[..., StoredBlocks]:
 
 
 def rounding_of(raw: Any, kind: str) -> float:
-    """What rounding to the type, with the scales at hand, does to a weight, relative to its length; a bound where it is
-    not known better."""
+    """What rounding to the type, with the scales at hand, does to a weight, relative to its length;
+    a bound where it is not known better.
+    """
     if kind in PLAIN:
         return {"F32": 1e-6, "F16": 2.0**-10, "BF16": 2.0**-8}[kind]
     if kind not in LAYOUTS:
@@ -118,7 +123,8 @@ def _rounded(raw: Any, kind: str, old: Tensor, new: Tensor, vectors: str) -> tup
             q = round_keeping_change(goal.T, start.T, scale.T, grid).T
         else:
             q = round_keeping_change(goal, start, scale, grid)
-        # Numbers that still mean what they did stay; a block of scale 0 holds one value whatever they are.
+        # Numbers that still mean what they did stay; a block of scale 0 holds one value whatever
+        # they are.
         still = (want == was) & (dequantize_blocks(held, kind) == was)
         q = torch.where(still | (blocks.scale == 0), blocks.q, q)
         made[rows, part] = replace_values(held, kind, q)
@@ -135,9 +141,13 @@ def _chunks(raw: Any, new: Tensor, vectors: str) -> list[tuple[slice, slice, sli
     step = max(1, CHUNK // (height * COLUMNS)) * COLUMNS
     bytes_of = raw.shape[1] / width
     return [
-        (slice(None), slice(at, min(at + step, width)), slice(round(at * bytes_of), round(min(at + step, width) * bytes_of)))
+        (
+            slice(None),
+            slice(at, min(at + step, width)),
+            slice(round(at * bytes_of), round(min(at + step, width) * bytes_of)),
+        )
         for at in range(0, width, step)
-    ]  # fmt: skip
+    ]
 
 
 def _with_room(raw: Any, kind: str, layout: Layout, want: Tensor) -> Any:

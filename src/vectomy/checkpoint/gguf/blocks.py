@@ -1,9 +1,11 @@
-"""Quantised blocks taken apart and put together: value = scale * q + offset, with whole numbers q in a fixed range.
+"""Quantised blocks taken apart and put together: value = scale * q + offset, with whole numbers q
+in a fixed range.
 
-In every type here a block of a row (32 values, or 256 in k-quants) holds its scales, and of each value one small number.
-An edit that keeps the scales has to choose new numbers alone: nothing of how they were found (importance matrices,
-llama.cpp's own search) is lost, and k-quants can be written although the gguf library cannot make any. Where the bits
-lie is data, held to the library's own readers by tests/checkpoint/test_gguf_blocks.py.
+In every type here a block of a row (32 values, or 256 in k-quants) holds its scales, and of each
+value one small number. An edit that keeps the scales has to choose new numbers alone: nothing of
+how they were found (importance matrices, llama.cpp's own search) is lost, and k-quants can be
+written although the gguf library cannot make any. Where the bits lie is data, held to the library's
+own readers by tests/checkpoint/test_gguf_blocks.py.
 """
 
 from __future__ import annotations
@@ -36,7 +38,9 @@ Bytes = Any
 
 @dataclass(frozen=True)
 class Plane:
-    """Some bits of every value: groups of `width` bytes hold value n of a group in byte n % width, at bit `bits` (n // width)."""
+    """Some bits of every value: groups of `width` bytes hold value n of a group in byte n % width,
+    at bit `bits` (n // width).
+    """
 
     start: int
     end: int
@@ -67,7 +71,8 @@ class Layout:
     planes: tuple[Plane, ...]
     """Low bits first."""
     head: int = 0
-    """Bytes in front that hold scale and offset, where they can be made anew for a block by itself."""
+    """Bytes in front that hold scale and offset, where they can be made anew for a block by itself.
+    """
     signed: bool = False
     """Stored in two's complement."""
 
@@ -111,7 +116,9 @@ def unpack_blocks(raw: Bytes, kind: str) -> Blocks:
     layout = LAYOUTS[kind]
     blocks = raw.reshape(-1, block_bytes(kind))
     q = torch.from_numpy(layout.read(blocks).astype(np.float32)).reshape(len(raw), -1) - layout.zero
-    offset, one = (dequantize_blocks(replace_values(raw, kind, torch.full_like(q, number)), kind) for number in (0, 1))
+    offset, one = (
+        dequantize_blocks(replace_values(raw, kind, torch.full_like(q, number)), kind) for number in (0, 1)
+    )
     return Blocks(q, one - offset, offset)
 
 

@@ -1,9 +1,11 @@
-"""A GGUF file as it lies on disk: its metadata, and where each tensor is. Reads the head of the file, never weights.
+"""A GGUF file as it lies on disk: its metadata, and where each tensor is. Reads the head of the
+file, never weights.
 
-The layout (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md), all of it little-endian: magic, version, how many
-tensors and how many keys; the keys with their values; of each tensor name, axes (fastest first), type and offset; then,
-from the next multiple of the alignment on, the tensors' data, each at a multiple of it. The head is parsed here because
-an edit keeps every other byte.
+The layout (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md), all of it little-endian:
+magic, version, how many tensors and how many keys; the keys with their values; of each tensor name,
+axes (fastest first), type and offset; then, from the next multiple of the alignment on, the
+tensors' data, each at a multiple of it. The head is parsed here because an edit keeps every other
+byte.
 """
 
 from __future__ import annotations
@@ -25,7 +27,19 @@ __all__ = ["MAGIC", "GgufFile", "GgufTensor", "bytes_of", "check_installed", "gg
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 ALIGNMENT = 32
-SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
+SCALARS = {
+    0: "<B",
+    1: "<b",
+    2: "<H",
+    3: "<h",
+    4: "<I",
+    5: "<i",
+    6: "<f",
+    7: "<?",
+    10: "<Q",
+    11: "<q",
+    12: "<d",
+}
 TEXT, ARRAY = 8, 9
 # Of an array as long as a vocabulary nothing but its place is of use here.
 KEPT_ITEMS = 64
@@ -36,22 +50,30 @@ AXES = 4
 def check_installed() -> None:
     """Raises CheckpointError without the library that knows GGUF's types and names."""
     if importlib.util.find_spec("gguf") is None:
-        raise CheckpointError("reading and writing GGUF files takes the package gguf: pip install 'vectomy[gguf]'")
+        raise CheckpointError(
+            "reading and writing GGUF files takes the package gguf: pip install 'vectomy[gguf]'"
+        )
 
 
 def is_gguf(path: str | Path) -> bool:
-    """Whether `path` is meant as one: by its name, since a file that is not there is named by its error."""
+    """Whether `path` is meant as one: by its name, since a file that is not there is named by its
+    error.
+    """
     return str(path).endswith(".gguf") and not Path(path).expanduser().is_dir()
 
 
 def gguf_mark(path: str | Path) -> dict[str, str]:
-    """What an Edit of a model that stands in a GGUF file says of that file, to know it again; nothing for another model."""
+    """What an Edit of a model that stands in a GGUF file says of that file, to know it again;
+    nothing for another model.
+    """
     return {"gguf_sha256": sha256_file(Path(path).expanduser())} if is_gguf(path) else {}
 
 
 @dataclass(frozen=True)
 class GgufTensor:
-    """Where one tensor lies: bytes start to end of the file. `shape` is the usual one, slowest axis first."""
+    """Where one tensor lies: bytes start to end of the file. `shape` is the usual one, slowest axis
+    first.
+    """
 
     name: str
     type: str
@@ -85,7 +107,9 @@ class GgufFile:
         """A size that the architecture's metadata holds. Raises CheckpointError without it."""
         value = self.metadata.get(f"{self.architecture}.{key}")
         if type(value) is not int:
-            raise CheckpointError(f"{self.path} does not say '{self.architecture}.{key}'; it is no whole model")
+            raise CheckpointError(
+                f"{self.path} does not say '{self.architecture}.{key}'; it is no whole model"
+            )
         return value
 
     @classmethod
@@ -93,8 +117,8 @@ class GgufFile:
         """Check a file and list it.
 
         Raises:
-            CheckpointError: no file, no GGUF, another byte order, a part of a split model, or a head that contradicts
-                the file.
+            CheckpointError: no file, no GGUF, another byte order, a part of a split model, or a
+                head that contradicts the file.
         """
         check_installed()
         path = Path(path).expanduser()
@@ -104,9 +128,13 @@ class GgufFile:
             with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 found = _Head(path, data).read()
         except (OSError, ValueError) as error:
-            raise CheckpointError(f"{path} cannot be read as a GGUF file ({error}); download it again") from None
+            raise CheckpointError(
+                f"{path} cannot be read as a GGUF file ({error}); download it again"
+            ) from None
         if found.metadata.get("split.count", 1) > 1:
-            raise CheckpointError(f"{path} is one of several parts of a model; join them with llama-gguf-split --merge")
+            raise CheckpointError(
+                f"{path} is one of several parts of a model; join them with llama-gguf-split --merge"
+            )
         return found
 
 
@@ -172,7 +200,9 @@ class _Head:
         for name, kind, shape, offset in rows:
             size = bytes_of(name, kind, shape)
             if name in tensors or offset % alignment or start + offset + size > len(self.data):
-                raise ValueError(f"tensor '{name}' is there twice, out of line, or behind the end of the file")
+                raise ValueError(
+                    f"tensor '{name}' is there twice, out of line, or behind the end of the file"
+                )
             tensors[name] = GgufTensor(name, kind, shape, start + offset, start + offset + size)
         return GgufFile(self.path, version, keys, metadata, places, keys_end, alignment, tensors)
 

@@ -1,8 +1,10 @@
-"""What GGUF calls the tensors of a model, by the gguf library's own map; and a GGUF file seen as a model folder.
+"""What GGUF calls the tensors of a model, by the gguf library's own map; and a GGUF file seen as a
+model folder.
 
-Seen so, its tensors have the names that transformers gives them, and everything that is known of architectures (writers,
-norms, what only reads) holds for it as well. In the architectures listed here writers are stored as transformers has
-them; queries and keys, whose rows the converter puts in another order, are no writers.
+Seen so, its tensors have the names that transformers gives them, and everything that is known of
+architectures (writers, norms, what only reads) holds for it as well. In the architectures listed
+here writers are stored as transformers has them; queries and keys, whose rows the converter puts in
+another order, are no writers.
 """
 
 from __future__ import annotations
@@ -37,8 +39,9 @@ COMPUTED = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short
 
 @dataclass(frozen=True)
 class GgufView:
-    """A file as a folder: names and shapes. Matrices are entered as float32, whatever they are stored as, and must be
-    read from the file; vectors can be read as from any checkpoint."""
+    """A file as a folder: names and shapes. Matrices are entered as float32, whatever they are
+    stored as, and must be read from the file; vectors can be read as from any checkpoint.
+    """
 
     checkpoint: Checkpoint
     names: Mapping[str, str]
@@ -65,7 +68,9 @@ def gguf_name(model_type: str, layers: int, name: str) -> str:
     arch = next(arch for arch, text in MODEL_ARCH_NAMES.items() if text == wanted)
     found = get_tensor_name_map(arch, layers).get_name(name, try_suffixes=(".weight", ".bias"))
     if found is None:
-        raise ArchitectureError(f"GGUF has no name for '{name}' of a {model_type} model; bake the edit instead")
+        raise ArchitectureError(
+            f"GGUF has no name for '{name}' of a {model_type} model; bake the edit instead"
+        )
     return str(found)
 
 
@@ -106,8 +111,9 @@ def _entry(file: GgufFile, name: str, stored: str) -> TensorEntry:
 
 
 def _named_by_transformers(stored: str, architecture: str, family: Family) -> str:
-    """Of the names that the library takes for the stored one, that of the family; without one, the stored name, which
-    then counts as unknown."""
+    """Of the names that the library takes for the stored one, that of the family; without one, the
+    stored name, which then counts as unknown.
+    """
     slots = [slot.live_weight for slot in family.slots]
     outside = [f"{family.head}.weight", *(slot.live_weight for slot in family.embeddings)]
     base, _, leaf = stored.rpartition(".")
@@ -127,7 +133,9 @@ def _named_by_transformers(stored: str, architecture: str, family: Family) -> st
 
 
 def _patterns(base: str, architecture: str) -> Iterator[tuple[str, str | None]]:
-    """Names that mean the same as `base` elsewhere, with the layer that takes the place of {bid} in them."""
+    """Names that mean the same as `base` elsewhere, with the layer that takes the place of {bid} in
+    them.
+    """
     from gguf import MODEL_ARCH_NAMES, MODEL_TENSORS, TENSOR_NAMES, TensorNameMap
 
     block = re.fullmatch(r"blk\.(\d{1,6})\.(.+)", base)

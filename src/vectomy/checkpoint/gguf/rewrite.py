@@ -1,8 +1,9 @@
-"""Write a GGUF file again with some tensors changed; metadata and all other tensors keep their bytes.
+"""Write a GGUF file again with some tensors changed; metadata and all other tensors keep their
+bytes.
 
-One stretch of one tensor is in memory at a time. The new file is written beside its place and renamed when it is whole.
-Its head is written last: it is as long whatever the types are, and which type holds an edited tensor shows only when it
-is made.
+One stretch of one tensor is in memory at a time. The new file is written beside its place and
+renamed when it is whole. Its head is written last: it is as long whatever the types are, and which
+type holds an edited tensor shows only when it is made.
 """
 
 from __future__ import annotations
@@ -19,7 +20,13 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from vectomy.checkpoint.gguf.block_rounding import BETTER, StoredBlocks, requantize_blocks, rounding_of, store_as
+from vectomy.checkpoint.gguf.block_rounding import (
+    BETTER,
+    StoredBlocks,
+    requantize_blocks,
+    rounding_of,
+    store_as,
+)
 from vectomy.checkpoint.gguf.blocks import dequantize_blocks
 from vectomy.checkpoint.gguf.container import MAGIC, GgufFile, GgufTensor, bytes_of
 from vectomy.checkpoint.ranges import Range, copy_range
@@ -37,8 +44,8 @@ VALUES = 1 << 24
 class GgufChange:
     """New values of one tensor, a matrix or (as its only row) a vector.
 
-    `vectors`: "output" where its columns are vectors of the stream, "input" where its rows are; those are made in
-    stretches, so that what comes of a row must not depend on the others.
+    `vectors`: "output" where its columns are vectors of the stream, "input" where its rows are;
+    those are made in stretches, so that what comes of a row must not depend on the others.
     """
 
     make: Callable[[Float[Tensor, "rows columns"]], Float[Tensor, "rows columns"]]
@@ -63,8 +70,9 @@ class Cost:
     error: float
     """|stored - wanted| / |wanted|, Frobenius norms."""
     lost: float
-    """Share of the change that is not stored, along the change of each vector: 1 where rounding undoes the edit. For the
-    removal of one direction r it is |r W'| / |r W|."""
+    """Share of the change that is not stored, along the change of each vector: 1 where rounding
+    undoes the edit. For the removal of one direction r it is |r W'| / |r W|.
+    """
 
 
 def rewrite_gguf(
@@ -104,7 +112,9 @@ def rewrite_gguf(
 
 
 def check_new(out: Path, file: GgufFile | None = None) -> None:
-    """Raises ArtifactError where something is already, DiskFullError without room for a file as large as `file`."""
+    """Raises ArtifactError where something is already, DiskFullError without room for a file as
+    large as `file`.
+    """
     if out.exists():
         raise ArtifactError(f"the output file {out} exists; choose another or delete it")
     there = next(folder for folder in out.parents if folder.exists())
@@ -116,7 +126,9 @@ def check_new(out: Path, file: GgufFile | None = None) -> None:
 
 
 def distance(file: GgufFile, name: str, wanted: Float[Tensor, "rows columns"]) -> tuple[float, float]:
-    """|stored - wanted| / |wanted| over the first rows of a tensor, and what rounding to its type explains of that."""
+    """|stored - wanted| / |wanted| over the first rows of a tensor, and what rounding to its type
+    explains of that.
+    """
     tensor = file.tensors[name]
     with file.path.open("rb") as source:
         raw = read_raw(source, tensor, 0, len(wanted))
@@ -125,14 +137,18 @@ def distance(file: GgufFile, name: str, wanted: Float[Tensor, "rows columns"]) -
 
 
 def read_raw(source: BinaryIO, tensor: GgufTensor, first: int = 0, last: int | None = None) -> Any:
-    """Rows of a tensor as uint8 [rows, bytes of a row]; a vector is one row, a stack of matrices one below the other."""
+    """Rows of a tensor as uint8 [rows, bytes of a row]; a vector is one row, a stack of matrices
+    one below the other.
+    """
     count = math.prod(tensor.shape[:-1])
     width = (tensor.end - tensor.start) // count
     last = count if last is None else min(last, count)
     source.seek(tensor.start + first * width)
     raw = source.read((last - first) * width)
     if len(raw) != (last - first) * width:
-        raise CheckpointError(f"'{tensor.name}' ended early while it was read; is something else writing to the file?")
+        raise CheckpointError(
+            f"'{tensor.name}' ended early while it was read; is something else writing to the file?"
+        )
     return np.frombuffer(raw, np.uint8).reshape(last - first, width)
 
 
@@ -178,8 +194,12 @@ class _Writing:
         assert new.values is not None
         return GgufTensor(new.name, "F32", tuple(new.values.shape), 0, 0)
 
-    def _make(self, source: BinaryIO, target: BinaryIO, at: int, tensor: GgufTensor, change: GgufChange) -> str:
-        """Write the changed tensor; if one stretch of it needs another type than the first, all get the better one."""
+    def _make(
+        self, source: BinaryIO, target: BinaryIO, at: int, tensor: GgufTensor, change: GgufChange
+    ) -> str:
+        """Write the changed tensor; if one stretch of it needs another type than the first, all get
+        the better one.
+        """
         store = change.store
         while True:
             sums, chosen = [0.0] * 4, ""

@@ -1,6 +1,8 @@
-"""How one logical weight is stored: scheme.py reads config.json, layout.py finds a weight's tensors, requantize.py edits it.
+"""How one logical weight is stored: scheme.py reads config.json, layout.py finds a weight's
+tensors, requantize.py edits it.
 
-Formats are described by fp8.py and mxfp4.py; rounding.py puts edited values back on their grids without losing the edit.
+Formats are described by fp8.py and mxfp4.py; rounding.py puts edited values back on their grids
+without losing the edit.
 """
 
 from vectomy.checkpoint.quantization.layout import PackedWeight, companions, locate

@@ -1,4 +1,6 @@
-"""Which tensors of a checkpoint hold one logical weight, and which tensors are only parts of another."""
+"""Which tensors of a checkpoint hold one logical weight, and which tensors are only parts of
+another.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,8 @@ Encoding = Literal["plain", "fp8-tensor", "fp8-channel", "fp8-block", "mxfp4"]
 FP8 = ("F8_E4M3", "F8_E5M2")
 EXPONENTS = ("F8_E8M0", "U8")
 SCALES = (*TORCH_DTYPES, *EXPONENTS)
-# By method, a tensor beside X.weight that gives it away (X.weight itself is packed, or has another name).
+# By method, a tensor beside X.weight that gives it away (X.weight itself is packed, or has another
+# name).
 SIGNS = (
     ("weight.absmax", "bitsandbytes"),
     ("weight.quant_map", "bitsandbytes"),
@@ -36,8 +39,11 @@ SIGNS = (
     ("W_q", "HQQ"),
     ("codebooks", "AQLM"),
 )
-# Scales of activations and of the key/value cache: they calibrate kernels and are no factor of the weight.
-ACTIVATION = re.compile(r"(.+)\.(?:input_scale|activation_scale|output_scale|qscale_act)|(.+)_activation_scale")
+# Scales of activations and of the key/value cache: they calibrate kernels and are no factor of the
+# weight.
+ACTIVATION = re.compile(
+    r"(.+)\.(?:input_scale|activation_scale|output_scale|qscale_act)|(.+)_activation_scale"
+)
 CACHE = re.compile(r"(.+?)(?:\.([qkv])_proj)?\.([qkv])_scale")
 
 
@@ -45,14 +51,17 @@ CACHE = re.compile(r"(.+?)(?:\.([qkv])_proj)?\.([qkv])_scale")
 class PackedWeight:
     """One logical weight as it is stored.
 
-    The last two axes of `shape` are (output, input), as in y = W x, for every module of transformers that is a
-    linear layer; axes before them count experts. MXFP4 is the one that transformers transposes after it has decoded
-    (`convert_moe_packed_tensors` gives [experts, input, output]); here it stays as stored, [experts, output, input].
-    An embedding is (vocabulary, d_model).
+    The last two axes of `shape` are (output, input), as in y = W x, for every module of
+    transformers that is a linear layer; axes before them count experts. MXFP4 is the one that
+    transformers transposes after it has decoded (`convert_moe_packed_tensors` gives [experts,
+    input, output]); here it stays as stored, [experts, output, input]. An embedding is (vocabulary,
+    d_model).
     """
 
     name: str
-    """Logical name, e.g. "model.layers.0.mlp.down_proj.weight" or "model.layers.0.mlp.experts.down_proj"."""
+    """Logical name, e.g. "model.layers.0.mlp.down_proj.weight" or
+    "model.layers.0.mlp.experts.down_proj".
+    """
     parts: tuple[str, ...]
     """Names of its tensors: the values first, then the scales."""
     encoding: Encoding
@@ -67,7 +76,9 @@ class PackedWeight:
         return -(-self.shape[-2] // self.block[0]), -(-self.shape[-1] // self.block[1])
 
     def experts(self, count: int) -> PackedWeight:
-        """The same for `count` consecutive experts of it, whose parts are the same slices of axis 0."""
+        """The same for `count` consecutive experts of it, whose parts are the same slices of axis
+        0.
+        """
         return replace(self, shape=(count, *self.shape[1:]))
 
 
@@ -85,7 +96,8 @@ def locate(checkpoint: Checkpoint, name: str) -> PackedWeight:
     """Where and how the logical weight `name` is stored; reads config.json and headers, no weights.
 
     Raises:
-        CheckpointError: no such weight, an encoding that cannot be edited, or scales that do not fit the values.
+        CheckpointError: no such weight, an encoding that cannot be edited, or scales that do not
+            fit the values.
         ArchitectureError: config.json names a method that cannot be edited.
     """
     scheme = check_supported(checkpoint.config)
@@ -94,7 +106,9 @@ def locate(checkpoint: Checkpoint, name: str) -> PackedWeight:
         return _mxfp4(checkpoint, name)
     module = name.removesuffix(".weight")
     for sign, method in SIGNS:
-        if f"{module}.{sign}" in tensors and (entry is not None or sign in ("qweight", "weight_packed", "W_q")):
+        if f"{module}.{sign}" in tensors and (
+            entry is not None or sign in ("qweight", "weight_packed", "W_q")
+        ):
             raise CheckpointError(
                 f"weight '{name}' is stored with method {method} (tensor '{module}.{sign}' of {checkpoint.path}), which cannot "
                 f"be edited; {REMEDY}"
@@ -178,10 +192,12 @@ def _mxfp4(checkpoint: Checkpoint, name: str) -> PackedWeight:
 
 
 def companions(checkpoint: Checkpoint) -> dict[str, str]:
-    """Tensors that are only parts of a logical weight, or calibrate its kernel, by the logical name each belongs to.
+    """Tensors that are only parts of a logical weight, or calibrate its kernel, by the logical name
+    each belongs to.
 
-    A tensor whose weight is missing or in no known encoding is not listed. Static scales of activations stay as they
-    are in an edit: they describe a layer's input, which an edit upstream moves little.
+    A tensor whose weight is missing or in no known encoding is not listed. Static scales of
+    activations stay as they are in an edit: they describe a layer's input, which an edit upstream
+    moves little.
     """
     tensors = checkpoint.tensors
     found: dict[str, str] = {}

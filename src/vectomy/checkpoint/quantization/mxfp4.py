@@ -1,7 +1,9 @@
-"""MXFP4 weights as gpt-oss stores them: bytes X_blocks [experts, rows, groups, 16] and X_scales [experts, rows, groups].
+"""MXFP4 weights as gpt-oss stores them: bytes X_blocks [experts, rows, groups, 16] and X_scales
+[experts, rows, groups].
 
-Each group is 32 values along the input axis, two E2M1 numbers a byte, the earlier one in the low nibble; the scale is
-an E8M0 exponent, 2^(byte - 127). OCP Microscaling Formats 1.0, https://www.opencompute.org/documents.
+Each group is 32 values along the input axis, two E2M1 numbers a byte, the earlier one in the low
+nibble; the scale is an E8M0 exponent, 2^(byte - 127). OCP Microscaling Formats 1.0,
+https://www.opencompute.org/documents.
 """
 
 from __future__ import annotations
@@ -42,8 +44,9 @@ def new_scales(
 ) -> tuple[Float[Tensor, "rows groups"], Bool[Tensor, "rows groups"]]:
     """For each changed group the power of two that rounds it best, and which of them are new.
 
-    Tried are the kept scale, its two neighbours, and the specification's choice, floor(log2(largest)) - 2, with the
-    one above. The kept one wins ties, and so a group of zeros keeps it.
+    Tried are the kept scale, its two neighbours, and the specification's choice,
+    floor(log2(largest)) - 2, with the one above. The kept one wins ties, and so a group of zeros
+    keeps it.
     """
     held = torch.frexp(scales).exponent - 1
     ideal = torch.frexp(peaks).exponent - 3

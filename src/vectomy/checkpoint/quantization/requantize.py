@@ -32,18 +32,20 @@ class Requantized:
     error: float
     """|stored - wanted| / |wanted|, Frobenius norms; 0 where nothing is wanted."""
     lost: float
-    """Share of the change that is not stored, along the change of each vector: 1 where rounding undoes the edit.
+    """Share of the change that is not stored, along the change of each vector: 1 where rounding
+    undoes the edit.
 
     For the removal of one direction r it is |r W'| / |r W|. 0 where nothing changes.
     """
 
 
 def decode(encoded: PackedWeight, parts: Mapping[str, Tensor]) -> Float[Tensor, "*shape"]:
-    """The logical weight, of shape `encoded.shape` with last axes (output, input); float64 if stored so, else float32.
+    """The logical weight, of shape `encoded.shape` with last axes (output, input); float64 if
+    stored so, else float32.
 
     Raises:
-        CheckpointError: the parts are not what `locate` saw, or hold NaN or infinite numbers, negative scales, or
-            values whose scale is zero.
+        CheckpointError: the parts are not what `locate` saw, or hold NaN or infinite numbers,
+            negative scales, or values whose scale is zero.
     """
     values, scales = _parts(encoded, parts)
     if scales is None:
@@ -55,30 +57,43 @@ def decode(encoded: PackedWeight, parts: Mapping[str, Tensor]) -> Float[Tensor, 
 
 
 def encode(
-    encoded: PackedWeight, new: Float[Tensor, "*shape"], parts: Mapping[str, Tensor], *, vectors: Axis = "output"
+    encoded: PackedWeight,
+    new: Float[Tensor, "*shape"],
+    parts: Mapping[str, Tensor],
+    *,
+    vectors: Axis = "output",
 ) -> Requantized:
     """`recode` to values that are there as a whole."""
     if new.shape != encoded.shape:
-        raise CheckpointError(f"'{encoded.name}' has shape {list(encoded.shape)}, its edited values {list(new.shape)}")
+        raise CheckpointError(
+            f"'{encoded.name}' has shape {list(encoded.shape)}, its edited values {list(new.shape)}"
+        )
     matrices = iter(new.reshape(math.prod(encoded.shape[:-2]), *encoded.shape[-2:]))
     return requantize(encoded, parts, lambda _: next(matrices), vectors=vectors)
 
 
 def requantize(
-    encoded: PackedWeight, parts: Mapping[str, Tensor], change: Callable[[Tensor], Tensor], *, vectors: Axis = "output"
+    encoded: PackedWeight,
+    parts: Mapping[str, Tensor],
+    change: Callable[[Tensor], Tensor],
+    *,
+    vectors: Axis = "output",
 ) -> Requantized:
     """The stored form of `change(weight)`, with one matrix (one expert) decoded at a time.
 
-    Values that `change` leaves alone keep their bytes, and scales stay where they still fit. The rest is rounded so
-    that the change as a whole survives (rounding.py); plain weights are rounded to the nearest, their grid is fine.
+    Values that `change` leaves alone keep their bytes, and scales stay where they still fit. The
+    rest is rounded so that the change as a whole survives (rounding.py); plain weights are rounded
+    to the nearest, their grid is fine.
 
     Args:
-        change: from a matrix (output, input) to its new values; experts come one after the other, and a plain vector
-            (a bias) as it is. It may write into what it gets.
-        vectors: "output" for W in y = W x, whose columns write to the stream; "input" for an embedding's rows.
+        change: from a matrix (output, input) to its new values; experts come one after the other,
+            and a plain vector (a bias) as it is. It may write into what it gets.
+        vectors: "output" for W in y = W x, whose columns write to the stream; "input" for an
+            embedding's rows.
 
     Raises:
-        CheckpointError: see `decode`; or the new values are NaN, infinite, or too large for the stored dtype.
+        CheckpointError: see `decode`; or the new values are NaN, infinite, or too large for the
+            stored dtype.
     """
     values, scales = _parts(encoded, parts)
     cost = _Cost(-2 if vectors == "output" and len(encoded.shape) > 1 else -1)
@@ -103,7 +118,9 @@ def requantize(
     return cost.of({first: new_values.view(parts[first].shape), second: new_scales.view(parts[second].shape)})
 
 
-def _recode_plain(encoded: PackedWeight, matrix: Tensor, change: Callable[[Tensor], Tensor], cost: _Cost) -> Tensor:
+def _recode_plain(
+    encoded: PackedWeight, matrix: Tensor, change: Callable[[Tensor], Tensor], cost: _Cost
+) -> Tensor:
     old = matrix.double() if matrix.dtype == torch.float64 else matrix.float()
     new = _checked(encoded, change(old.clone()), old)
     # NaN and negative zeros too keep their bits.
@@ -120,7 +137,9 @@ def _recode_plain(encoded: PackedWeight, matrix: Tensor, change: Callable[[Tenso
 
 
 def _parts(encoded: PackedWeight, parts: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
-    """Values (matrix, ...) and scales (matrix, down, across) as stored, held against the description."""
+    """Values (matrix, ...) and scales (matrix, down, across) as stored, held against the
+    description.
+    """
     missing = [name for name in encoded.parts if name not in parts]
     if missing:
         raise CheckpointError(f"weight '{encoded.name}' is stored in '{missing[0]}' too, which was not given")
@@ -133,7 +152,10 @@ def _parts(encoded: PackedWeight, parts: Mapping[str, Tensor]) -> tuple[Tensor, 
     scales = parts[encoded.parts[1]]
     kinds: tuple[torch.dtype, ...] = (torch.float8_e4m3fn, torch.float8_e5m2)
     if encoded.encoding == "mxfp4":
-        rest, kinds = (encoded.shape[-2], encoded.shape[-1] // encoded.block[1], encoded.block[1] // 2), (torch.uint8,)
+        rest, kinds = (
+            (encoded.shape[-2], encoded.shape[-1] // encoded.block[1], encoded.block[1] // 2),
+            (torch.uint8,),
+        )
     shape = (*encoded.shape[:-2], *rest)
     count = math.prod(encoded.shape[:-2]) * math.prod(encoded.grid)
     if values.shape != shape or values.dtype not in kinds or scales.numel() != count:
@@ -145,7 +167,9 @@ def _parts(encoded: PackedWeight, parts: Mapping[str, Tensor]) -> tuple[Tensor, 
 
 
 def _open(encoded: PackedWeight, values: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:
-    """One matrix: its values in units of their scale (rows, columns), and the scales (down, across), in float32."""
+    """One matrix: its values in units of their scale (rows, columns), and the scales (down,
+    across), in float32.
+    """
     number = mxfp4.unpack(values) if encoded.encoding == "mxfp4" else fp8.unpack(values)
     scale = fp8.read_scales(scales)
     if not bool((scale.isfinite() & (scale >= 0)).all() & number.isfinite().all()):
@@ -160,7 +184,9 @@ def _weight(encoded: PackedWeight, number: Tensor, scale: Tensor) -> Tensor:
 
 
 def _spread(encoded: PackedWeight, scale: Tensor) -> Tensor:
-    """Scales (down, across) as one a weight (rows, columns), as a view where a row or a matrix shares one."""
+    """Scales (down, across) as one a weight (rows, columns), as a view where a row or a matrix
+    shares one.
+    """
     rows, columns = encoded.shape[-2:]
     for axis, size in ((0, rows), (1, columns)):
         if scale.shape[axis] == 1:
@@ -192,7 +218,13 @@ def _grid(values: Tensor) -> Grid:
 
 
 def _fit(
-    encoded: PackedWeight, new: Tensor, old: Tensor, scale: Tensor, changed: Tensor, values: Tensor, scales: Tensor
+    encoded: PackedWeight,
+    new: Tensor,
+    old: Tensor,
+    scale: Tensor,
+    changed: Tensor,
+    values: Tensor,
+    scales: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Scales for the new values, and which of them are new ones."""
     peaks = _peaks(encoded, new)
@@ -216,7 +248,9 @@ def _round(
     moved = _spread(encoded, renewed)
     out = torch.empty_like(new)
     flip = vectors == "input"
-    new, old, number, spread, moved, out = (t.T if flip else t for t in (new, old, number, spread, moved, out))
+    new, old, number, spread, moved, out = (
+        t.T if flip else t for t in (new, old, number, spread, moved, out)
+    )
     step = max(1, CHUNK // len(new))
     for start in range(0, new.shape[1], step):
         want, was, before, by, again, into = (
@@ -230,7 +264,9 @@ def _round(
 
 def _checked(encoded: PackedWeight, new: Tensor, old: Tensor) -> Tensor:
     if new.shape != old.shape:
-        raise CheckpointError(f"the edit turns '{encoded.name}' of shape {list(old.shape)} into {list(new.shape)}")
+        raise CheckpointError(
+            f"the edit turns '{encoded.name}' of shape {list(old.shape)} into {list(new.shape)}"
+        )
     new = new.to(old.dtype)
     if bool((~new.isfinite() & old.isfinite()).any()):
         raise CheckpointError(f"the edit gives '{encoded.name}' NaN or infinite values; weaken it")
@@ -244,7 +280,9 @@ def _stored(encoded: PackedWeight, weight: Tensor) -> Tensor:
 
 
 def _damaged(encoded: PackedWeight, what: str) -> CheckpointError:
-    return CheckpointError(f"weight '{encoded.name}' ({encoded.encoding}) is damaged: {what}; download it again")
+    return CheckpointError(
+        f"weight '{encoded.name}' ({encoded.encoding}) is damaged: {what}; download it again"
+    )
 
 
 @dataclass

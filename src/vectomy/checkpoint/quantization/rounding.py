@@ -1,10 +1,11 @@
 """Rounding to coarse grids without losing the change that is to be stored.
 
-An edit moves most weights by less than half a step of an 8 or 4 bit grid. Rounding to the nearest value then puts them
-back where they were: of a direction removed from a random 2880 x 2880 matrix, 95 % returns in MXFP4 and 32 % in FP8.
-So each vector w of the stream that a matrix writes (a column of it) is rounded to the values q that are nearest to
-the edited w' among those that keep the whole change: minimise |q - w'|^2 where (q - w') . (w' - w) = 0. The Lagrangian
-is solved by rounding w' + m (w' - w) to the nearest for one number m a column, and (q - w') . (w' - w) grows with m, so
+An edit moves most weights by less than half a step of an 8 or 4 bit grid. Rounding to the nearest
+value then puts them back where they were: of a direction removed from a random 2880 x 2880 matrix,
+95 % returns in MXFP4 and 32 % in FP8. So each vector w of the stream that a matrix writes (a column
+of it) is rounded to the values q that are nearest to the edited w' among those that keep the whole
+change: minimise |q - w'|^2 where (q - w') . (w' - w) = 0. The Lagrangian is solved by rounding w' +
+m (w' - w) to the nearest for one number m a column, and (q - w') . (w' - w) grows with m, so
 bisection finds it, up to one step of one weight. Less than 0.3 % of the direction returns.
 """
 
@@ -22,7 +23,9 @@ __all__ = ["E2M1", "E4M3", "E5M2", "Grid", "Steps", "nearest", "power_of_two", "
 
 @dataclass(frozen=True)
 class Grid:
-    """The values of a small float format (OCP 8-bit and MX specifications, https://www.opencompute.org/documents)."""
+    """The values of a small float format (OCP 8-bit and MX specifications,
+    https://www.opencompute.org/documents).
+    """
 
     mantissa: int
     """Stored bits after the leading one."""
@@ -75,7 +78,9 @@ def nearest(values: Float[Tensor, "*shape"], grid: Grid | Steps) -> Float[Tensor
 
 
 def power_of_two(exponents: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """2^n for n from -127 to 127, and infinity for 128; made of bits, for a power function need not be exact."""
+    """2^n for n from -127 to 127, and infinity for 128; made of bits, for a power function need not
+    be exact.
+    """
     biased = exponents.int() + 127
     # The smallest is subnormal in float32.
     return torch.where(biased > 0, biased << 23, 1 << 22).int().view(torch.float32)
@@ -87,17 +92,20 @@ def round_keeping_change(
     scale: Float[Tensor, "rows columns"],
     grid: Grid | Steps,
 ) -> Float[Tensor, "rows columns"]:
-    """`new` / `scale` on the grid, so that no column loses its change `new` - `old`; each column is one vector.
+    """`new` / `scale` on the grid, so that no column loses its change `new` - `old`; each column is
+    one vector.
 
-    Where that cannot be (a column whose whole change is less than a step, values that saturate), the nearest.
+    Where that cannot be (a column whose whole change is less than a step, values that saturate),
+    the nearest.
     """
     # A block that all but vanishes has a tiny new scale; its push must stay a number.
     target, push = new / scale, ((new - old) / scale).clamp_(-HUGE, HUGE)
     worth = push * scale.square()
     whole = (push * worth).sum(0)
     rounded, missed, jumped = _search(target, push, worth, torch.zeros_like(whole), ENOUGH * whole, grid)
-    # A column may miss its change by one step of a weight that makes up much of it. Such weights then stay where they
-    # are, and the others make up for it, unless that costs more than the format costs anyway.
+    # A column may miss its change by one step of a weight that makes up much of it. Such weights
+    # then stay where they are, and the others make up for it, unless that costs more than the
+    # format costs anyway.
     at = (missed.abs() > ENOUGH * whole).nonzero()[:, 0]
     if len(at):
         held, fixed, goal, worth = rounded[:, at], jumped[:, at], target[:, at], worth[:, at]
@@ -119,9 +127,11 @@ def _search(
     enough: Float[Tensor, " columns"],
     grid: Grid | Steps,
 ) -> tuple[Float[Tensor, "rows columns"], Float[Tensor, " columns"], Bool[Tensor, "rows columns"]]:
-    """Round `target` + m `push` with the m a column at which (rounded - `target`) . `worth` + `offset` is nearest to 0.
+    """Round `target` + m `push` with the m a column at which (rounded - `target`) . `worth` +
+    `offset` is nearest to 0.
 
-    Returns the rounded values, what is left of that sum, and which values jump where it changes sign.
+    Returns the rounded values, what is left of that sum, and which values jump where it changes
+    sign.
     """
 
     def missed(pushes: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """What config.json says about quantisation: a method that can be edited, or a refusal by name.
 
-Sources: transformers' quantization_config (https://huggingface.co/docs/transformers/main_classes/quantization),
-compressed-tensors' config_groups (https://github.com/vllm-project/compressed-tensors), ModelOpt's quant_algo
+Sources: transformers' quantization_config
+(https://huggingface.co/docs/transformers/main_classes/quantization), compressed-tensors'
+config_groups (https://github.com/vllm-project/compressed-tensors), ModelOpt's quant_algo
 (https://nvidia.github.io/Model-Optimizer/).
 """
 
@@ -16,7 +17,8 @@ from vectomy.core.errors import ArchitectureError
 __all__ = ["REMEDY", "Scheme", "check_supported"]
 
 REMEDY = "use the model's bfloat16 release, or load it with transformers, call model.dequantize(), save it and edit that copy"
-# What transformers takes for an fp8 configuration that does not say (an explicit null means one scale a tensor).
+# What transformers takes for an fp8 configuration that does not say (an explicit null means one
+# scale a tensor).
 BLOCK = (128, 128)
 MX_BLOCK = (1, 32)
 # Tuples: what a file holds in their place may have no hash.
@@ -28,7 +30,9 @@ FORMATS = (None, "float-quantized", "naive-quantized")
 
 @dataclass(frozen=True)
 class Scheme:
-    """How the quantised weights of a model are stored; those it leaves alone are stored plainly beside them."""
+    """How the quantised weights of a model are stored; those it leaves alone are stored plainly
+    beside them.
+    """
 
     method: str
     """quant_method of config.json; empty for a model that is not quantised."""
@@ -40,7 +44,8 @@ def check_supported(config: Mapping[str, Any]) -> Scheme:
     """The scheme that a config.json describes.
 
     Raises:
-        ArchitectureError: a method, or a form of it, that cannot be edited; it names both and the remedy.
+        ArchitectureError: a method, or a form of it, that cannot be edited; it names both and the
+            remedy.
     """
     quantization = next(_configs(config), None)
     if quantization is None:
@@ -72,7 +77,9 @@ def _said(value: Any) -> str:
 
 
 def _configs(config: Mapping[str, Any]) -> Iterator[Any]:
-    """Where releases keep it: at the top, under the older name of compressed-tensors, in the language model's part."""
+    """Where releases keep it: at the top, under the older name of compressed-tensors, in the
+    language model's part.
+    """
     text = config.get("text_config")
     for part in (config, text if isinstance(text, Mapping) else {}):
         for key in ("quantization_config", "compression_config"):
@@ -99,7 +106,9 @@ def _compressed_tensors(quantization: Mapping[str, Any]) -> tuple[int, int]:
     method = "compressed-tensors"
     # Rotated weights live in another basis than the residual stream's directions.
     if quantization.get("transform_config"):
-        raise ArchitectureError(f"the model is quantised with method '{method}' and a transform_config; {REMEDY}")
+        raise ArchitectureError(
+            f"the model is quantised with method '{method}' and a transform_config; {REMEDY}"
+        )
     sparsity = quantization.get("sparsity_config")
     if isinstance(sparsity, Mapping) and sparsity.get("format", "dense") != "dense":
         raise ArchitectureError(
@@ -118,7 +127,9 @@ def _compressed_tensors(quantization: Mapping[str, Any]) -> tuple[int, int]:
         weights = weights if isinstance(weights, Mapping) else {}
         kind, bits, strategy = weights.get("type"), weights.get("num_bits"), weights.get("strategy")
         form = group.get("format") or quantization.get("format")
-        supported = kind == "float" and bits == 8 and strategy in STRATEGIES and weights.get("symmetric", True)
+        supported = (
+            kind == "float" and bits == 8 and strategy in STRATEGIES and weights.get("symmetric", True)
+        )
         if not supported or weights.get("actorder") or form not in FORMATS:
             raise ArchitectureError(
                 f"the model is quantised with method '{method}', and its group {name!r:.80} holds {_said(kind)} weights of {_said(bits)} bits "

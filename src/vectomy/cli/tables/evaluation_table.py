@@ -1,4 +1,6 @@
-"""An evaluation as tables in the terminal, narrow enough for 80 columns; evaluation.json has the rest."""
+"""An evaluation as tables in the terminal, narrow enough for 80 columns; evaluation.json has the
+rest.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +15,9 @@ __all__ = ["print_comparison"]
 
 
 def print_comparison(found: dict[str, Any], folder: str) -> None:
-    """A table for each set with a row for each subject, one for what is measured beside the sets, one for the tasks, and how to
-    read them."""
+    """A table for each set with a row for each subject, one for what is measured beside the sets,
+    one for the tasks, and how to read them.
+    """
     console = Console()
     for one in found["sets"]:
         console.print(_on_set(found, one))
@@ -32,7 +35,11 @@ def print_comparison(found: dict[str, Any], folder: str) -> None:
             for version in [found["versions"].get("lm_eval")]
             if version
         ),
-        *(f"note     {subject['name']}: {subject['note']}" for subject in found["subjects"] if subject["note"]),
+        *(
+            f"note     {subject['name']}: {subject['note']}"
+            for subject in found["subjects"]
+            if subject["note"]
+        ),
         f"written  {folder}: evaluation.json, completions.jsonl",
     ]
     console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
@@ -51,7 +58,11 @@ def _on_set(found: dict[str, Any], one: dict[str, Any]) -> Table:
             _rate(numbers["refusal"]),
             *(_share(numbers["by_label"].get(label, {}).get("refusal")) for label in labels),
             _share(numbers["degenerate"]),
-            *(("", "", "") if paired is None else (str(paired["lost"]), str(paired["gained"]), f"{paired['p']:.1g}")),
+            *(
+                ("", "", "")
+                if paired is None
+                else (str(paired["lost"]), str(paired["gained"]), f"{paired['p']:.1g}")
+            ),
             *(_decimal(numbers.get(key)) for key in ("kl_per_token", "ce_own_answers")),
         )
     return table
@@ -66,7 +77,9 @@ def _beside(found: dict[str, Any]) -> Table | None:
         if "multi_turn" in results:
             columns.setdefault("2nd turns refused", {})[name] = _rate(results["multi_turn"]["refusal"])
         if "long_context" in results:
-            columns.setdefault("long contexts answered", {})[name] = _rate(results["long_context"]["answered"])
+            columns.setdefault("long contexts answered", {})[name] = _rate(
+                results["long_context"]["answered"]
+            )
         if "tool_calls" in results:
             columns.setdefault("valid tool calls", {})[name] = _rate(results["tool_calls"]["valid"])
     if not columns:
@@ -82,7 +95,9 @@ def _beside(found: dict[str, Any]) -> Table | None:
 
 
 def _tasks(found: dict[str, Any]) -> Table | None:
-    """A row for each task and subject, the subjects of a task below each other; None where no task was run."""
+    """A row for each task and subject, the subjects of a task below each other; None where no task
+    was run.
+    """
     results = {name: held["capability"] for name, held in found["results"].items() if held.get("capability")}
     if not results:
         return None
@@ -97,14 +112,18 @@ def _tasks(found: dict[str, Any]) -> Table | None:
                 one = results[subject["name"]][task]
                 score = f"{one['value']:.3f} ± {one['stderr']:.3f}"
                 apart = (
-                    "" if one["difference"] is None else f"{one['difference']:+.3f} ± {one['difference_stderr']:.3f}"
+                    ""
+                    if one["difference"] is None
+                    else f"{one['difference']:+.3f} ± {one['difference_stderr']:.3f}"
                 )
                 table.add_row(escape(subject["name"]), one["metric"], score, apart, f"{one['n']:,}")
     return table
 
 
 def _table(title: str) -> Table:
-    table = Table(title=title, title_justify="left", box=SIMPLE, padding=(0, 0), pad_edge=False, show_edge=False)
+    table = Table(
+        title=title, title_justify="left", box=SIMPLE, padding=(0, 0), pad_edge=False, show_edge=False
+    )
     table.add_column("subject", overflow="fold")
     return table
 

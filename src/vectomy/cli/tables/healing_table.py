@@ -13,7 +13,9 @@ __all__ = ["print_healing"]
 
 
 def print_healing(summary: dict[str, Any], folder: str) -> None:
-    """Every number for the model before the edit, after it and after healing; then what they come to, in words."""
+    """Every number for the model before the edit, after it and after healing; then what they come
+    to, in words.
+    """
     console = Console()
     table = Table(title=f"{summary['behaviour']} in {summary['model']}: healing", title_justify="left")
     table.add_column("held-out prompts")

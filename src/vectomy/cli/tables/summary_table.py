@@ -27,7 +27,9 @@ def print_summary(summary: dict[str, Any], folder: str) -> None:
     console = Console()
     counts = summary["contrast"]["counts"]
     tested = [counts[side]["test"] for side in ("positive", "negative", "keep") if side in counts]
-    table = Table(title=f"{summary['behaviour']} in {summary['model']}: before and after", title_justify="left")
+    table = Table(
+        title=f"{summary['behaviour']} in {summary['model']}: before and after", title_justify="left"
+    )
     table.add_column("held-out prompts")
     forms = {
         "base": summary["base"],
@@ -35,7 +37,8 @@ def print_summary(summary: dict[str, Any], folder: str) -> None:
     }
     for form in forms:
         table.add_column(
-            {"hooks": "edit as hooks", "lora": "edit as LoRA", "baked": "edit baked"}.get(form, form), justify="right"
+            {"hooks": "edit as hooks", "lora": "edit as LoRA", "baked": "edit baked"}.get(form, form),
+            justify="right",
         )
     for label, key in ROWS:
         if key == "keep_refusal" and not any(f"{key}_rate" in metrics for metrics in forms.values()):
@@ -56,7 +59,9 @@ def print_summary(summary: dict[str, Any], folder: str) -> None:
 
 
 def _direction(summary: dict[str, Any]) -> str:
-    """Where the direction was read; of an edit with a strength for each writer, from where it came and how far it reaches."""
+    """Where the direction was read; of an edit with a strength for each writer, from where it came
+    and how far it reaches.
+    """
     chosen, spread = summary["direction"], summary["strength"]
     place = f"{chosen['site']} of layer {chosen['layer']}"
     if not isinstance(spread, dict):

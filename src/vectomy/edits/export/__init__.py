@@ -1,6 +1,8 @@
-"""Write an Edit into files; no live model. bake.py makes a checkpoint, peft_adapter.py an adapter (peft_targets.py what
-PEFT can hold, low_rank.py the matrices), gguf_in_place.py edits a GGUF file, gguf_convert.py makes one, gguf_adapter.py an adapter for
-llama.cpp; receipt.py says what was and was not edited."""
+"""Write an Edit into files; no live model. bake.py makes a checkpoint, peft_adapter.py an adapter
+(peft_targets.py what PEFT can hold, low_rank.py the matrices), gguf_in_place.py edits a GGUF file,
+gguf_convert.py makes one, gguf_adapter.py an adapter for llama.cpp; receipt.py says what was and
+was not edited.
+"""
 
 from vectomy.edits.export.bake import bake
 from vectomy.edits.export.gguf_adapter import write_gguf_lora

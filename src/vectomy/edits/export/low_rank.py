@@ -1,8 +1,10 @@
-"""What an edit does to one writer as a product of two thin matrices: W' = W + L R, from a checkpoint alone.
+"""What an edit does to one writer as a product of two thin matrices: W' = W + L R, from a
+checkpoint alone.
 
-W' = W - B^T diag(a) (B W), so L = -B^T diag(a) (d_model x k) and R = B W (k x d_in). Norm mode row, with n the lengths of
-W's rows: W' = n normalise(V) row by row, where V = W + L R with L = -n B^T diag(a) and R = B (W / n). That is DoRA's form
-(arXiv 2402.09353, equation 5), with n for its magnitude.
+W' = W - B^T diag(a) (B W), so L = -B^T diag(a) (d_model x k) and R = B W (k x d_in). Norm mode row,
+with n the lengths of W's rows: W' = n normalise(V) row by row, where V = W + L R with L = -n B^T
+diag(a) and R = B (W / n). That is DoRA's form (arXiv 2402.09353, equation 5), with n for its
+magnitude.
 """
 
 from __future__ import annotations
@@ -37,7 +39,8 @@ class Factors:
 
 
 def removal_of(checkpoint: Checkpoint, writer: Writer, operation: Operation) -> Removal:
-    """What is removed from the writer's own output, norms behind it folded in; directions of strength 0 left out.
+    """What is removed from the writer's own output, norms behind it folded in; directions of
+    strength 0 left out.
 
     One direction of strength 0 stays where there is no other: an adapter has at least rank 1.
     """
@@ -59,7 +62,13 @@ def read_weight(checkpoint: Checkpoint, name: str, axis: int) -> tuple[Tensor, i
 
 
 def factors_of(
-    weight: Float[Tensor, "rows columns"], axis: int, removal: Removal, norm: NormMode, *, lengths: bool, name: str
+    weight: Float[Tensor, "rows columns"],
+    axis: int,
+    removal: Removal,
+    norm: NormMode,
+    *,
+    lengths: bool,
+    name: str,
 ) -> Factors:
     """The factors of one matrix whose `axis` is the stream's, in float32.
 

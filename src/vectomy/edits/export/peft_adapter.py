@@ -1,9 +1,11 @@
-"""Write an Edit as a PEFT adapter of its exact rank, from a checkpoint alone; one writer's weights in memory at a time.
+"""Write an Edit as a PEFT adapter of its exact rank, from a checkpoint alone; one writer's weights
+in memory at a time.
 
-    write_lora(edit, folder, "adapter")
-    PeftModel.from_pretrained(base, "adapter")  # computes what edit.hooks(base) does; merge_and_unload() what a bake gives
+    write_lora(edit, folder, "adapter") PeftModel.from_pretrained(base, "adapter")  # computes what
+    edit.hooks(base) does; merge_and_unload() what a bake gives
 
-What PEFT wraps how, and what it cannot hold, is in peft_targets.py; the thin matrices come from low_rank.py.
+What PEFT wraps how, and what it cannot hold, is in peft_targets.py; the thin matrices come from
+low_rank.py.
 """
 
 from __future__ import annotations
@@ -47,13 +49,15 @@ def write_lora(
     dtype: Literal["float32", "checkpoint"] = "float32",
     progress: Progress = silent,
 ) -> Receipt:
-    """Write the adapter folder `out`: adapter_config.json, adapter_model.safetensors, and the Edit itself beside them.
+    """Write the adapter folder `out`: adapter_config.json, adapter_model.safetensors, and the Edit
+    itself beside them.
 
-    Every writer gets the rank that its operation has after norms are folded in, at scaling 1; norm mode row makes the
-    adapter DoRA. The same edit of the same checkpoint gives the same bytes.
+    Every writer gets the rank that its operation has after norms are folded in, at scaling 1; norm
+    mode row makes the adapter DoRA. The same edit of the same checkpoint gives the same bytes.
 
     Args:
-        dtype: of the adapter's tensors; `checkpoint` stores each as its writer is stored (bfloat16 if quantised).
+        dtype: of the adapter's tensors; `checkpoint` stores each as its writer is stored (bfloat16
+            if quantised).
 
     Raises:
         FingerprintError: the folder is not the edit's base.
@@ -120,7 +124,8 @@ class _Adapter:
     def __post_init__(self) -> None:
         every = [operation for target in self.targets for operation in target.operations]
         self.dora = any(operation.norm == "row" for operation in every)
-        # Kept as a change, a bias comes and goes with the adapter; but PEFT then wants one of every module.
+        # Kept as a change, a bias comes and goes with the adapter; but PEFT then wants one of every
+        # module.
         self.lora_bias = not self.dora and all(target.has_bias for target in self.targets)
 
     def add(self, target: PeftTarget) -> None:
@@ -153,13 +158,17 @@ class _Adapter:
             pair["lora_magnitude_vector"] = factors.magnitude
         for key, value in pair.items():
             self._put(f"{target.owner}.{key}", value, stored.name)
-        held, name = (self.parameters, writer.weight) if target.form == "parameter" else (self.modules, writer.module)
+        held, name = (
+            (self.parameters, writer.weight) if target.form == "parameter" else (self.modules, writer.module)
+        )
         held[name] = len(removal[1])
         if operation.strengths.any():
             self.edited.append(stored.name)
 
     def _experts(self, target: PeftTarget) -> None:
-        """One parameter [expert, ...]: as many ranks for each expert as the largest has, zeros where one has fewer."""
+        """One parameter [expert, ...]: as many ranks for each expert as the largest has, zeros
+        where one has fewer.
+        """
         writer = target.writer
         removals = {op.expert: removal_of(self.checkpoint, writer, op) for op in target.operations}
         rank = max(len(strengths) for _, strengths in removals.values())
@@ -169,16 +178,20 @@ class _Adapter:
                 continue
             self.edited.append(stored.name)
             weight, axis = read_weight(self.checkpoint, stored.name, stored.axis)
-            each = [(stored.expert, weight, axis)] if stored.expert is not None else [
-                (number, matrix, axis - 1) for number, matrix in enumerate(weight)
-            ]  # fmt: skip
+            each = (
+                [(stored.expert, weight, axis)]
+                if stored.expert is not None
+                else [(number, matrix, axis - 1) for number, matrix in enumerate(weight)]
+            )
             for number, matrix, at in each:
                 removal = removals.get(None, removals.get(number))
                 if removal is not None:
                     factors = factors_of(matrix, at, removal, "none", lengths=False, name=writer.weight)
                     found[number] = (factors.left, factors.right)
         count = (
-            len(writer.weights) if writer.weights[0].expert is not None else self.arch.shapes[writer.weights[0].name][0]
+            len(writer.weights)
+            if writer.weights[0].expert is not None
+            else self.arch.shapes[writer.weights[0].name][0]
         )
         left, right = next(iter(found.values()))
         lefts, rights = torch.zeros(count, len(left), rank), torch.zeros(count, rank, right.shape[1])
@@ -186,14 +199,17 @@ class _Adapter:
             lefts[number, :, : left.shape[1]], rights[number, : len(right)] = left, right
         if writer.slot.axis == 2 and self.arch.model_type in NOT_TRANSPOSED:
             lefts, rights = rights.mT, lefts.mT
-        # Rows of A run through the ranks of one expert, columns of B through the experts of one rank.
+        # Rows of A run through the ranks of one expert, columns of B through the experts of one
+        # rank.
         base = target.owner + (".base_layer" if self._bias_wraps(target) else "")
         self._put(f"{base}.lora_A.weight", rights.flatten(0, 1), writer.weights[0].name)
         self._put(f"{base}.lora_B.weight", lefts.permute(1, 2, 0).flatten(1), writer.weights[0].name)
         self.parameters[writer.weight] = rank
 
     def _bias_wraps(self, target: PeftTarget) -> bool:
-        """Experts' biases are one more parameter of the same module, and PEFT wraps what it finds later around the first."""
+        """Experts' biases are one more parameter of the same module, and PEFT wraps what it finds
+        later around the first.
+        """
         biases = target.writer.biases
         return bool(biases) and len(self.arch.shapes[biases[0].name]) == 2
 
@@ -216,7 +232,9 @@ class _Adapter:
         self.parameters[live] = sum(len(strengths) for _, strengths in removals.values())
         self.edited.append(stored.name)
 
-    def _vector(self, live: str, stored: str, basis: Tensor, strengths: Tensor, addition: Tensor | None) -> None:
+    def _vector(
+        self, live: str, stored: str, basis: Tensor, strengths: Tensor, addition: Tensor | None
+    ) -> None:
         """A bias: its change beside the module's adapter, or its new values whole."""
         old = read_tensor(self.checkpoint, stored).float()
         held = self.vectors.get(live, old)
@@ -262,8 +280,11 @@ class _Adapter:
         return tuple(said)
 
     def config(self, base: str) -> dict[str, object]:
-        """adapter_config.json. Names are whole, so that no other tower's module of the same last name is meant."""
-        # PEFT says of each parameter with a rank of its own that it ignores the rank, which it does not.
+        """adapter_config.json. Names are whole, so that no other tower's module of the same last
+        name is meant.
+        """
+        # PEFT says of each parameter with a rank of its own that it ignores the rank, which it does
+        # not.
         counted = Counter((self.parameters or self.modules).values())
         usual = max(sorted(counted), key=lambda rank: counted[rank])
         other = {name: rank for name, rank in {**self.modules, **self.parameters}.items() if rank != usual}

@@ -1,8 +1,9 @@
 """How PEFT wraps each writer of an Edit, and what of an Edit it cannot hold.
 
-Read off PEFT's code, 0.21 (https://github.com/huggingface/peft), and held to it by tests/edits/test_peft_adapter.py. Three things
-decide: all modules of an adapter share one configuration; a parameter that is no module's `weight` (fused experts) goes
-by `target_parameters`, which take neither DoRA nor biases; and what is tied stays tied when an adapter is merged.
+Read off PEFT's code, 0.21 (https://github.com/huggingface/peft), and held to it by
+tests/edits/test_peft_adapter.py. Three things decide: all modules of an adapter share one
+configuration; a parameter that is no module's `weight` (fused experts) goes by `target_parameters`,
+which take neither DoRA nor biases; and what is tied stays tied when an adapter is merged.
 """
 
 from __future__ import annotations
@@ -19,13 +20,17 @@ __all__ = ["NOT_TRANSPOSED", "Form", "PeftTarget", "targets_of"]
 
 # PEFT's own refusal (peft/tuners/tuners_utils.py, _check_lora_target_modules_mamba).
 NO_OUT_PROJ = frozenset({"mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h"})
-# When it loads an adapter, PEFT renames its tensors as transformers does a checkpoint's, those with their new names too.
+# When it loads an adapter, PEFT renames its tensors as transformers does a checkpoint's, those with
+# their new names too.
 RENAMED = {("laguna", "shared_experts")}
-# Experts stored [expert, d_ff, d_model] that do not say so (`is_transposed`): PEFT takes the middle axis for the output.
+# Experts stored [expert, d_ff, d_model] that do not say so (`is_transposed`): PEFT takes the middle
+# axis for the output.
 NOT_TRANSPOSED = frozenset({"llama4", "llama4_text"})
 
 Form = Literal["linear", "conv1d", "embedding", "parameter", "experts"]
-"""How PEFT wraps a writer: a module of one of three kinds, a matrix that is not a module of its own, a stack of them."""
+"""How PEFT wraps a writer: a module of one of three kinds, a matrix that is not a module of its
+own, a stack of them.
+"""
 
 
 @dataclass(frozen=True)
@@ -73,14 +78,16 @@ def _form(writer: Writer, arch: Architecture) -> Form:
     if writer.component == "embedding":
         return "embedding"
     if writer.component == "position":
-        # Modules of this name (OPT's) look rows up at an offset, which LoRA on an embedding does not.
+        # Modules of this name (OPT's) look rows up at an offset, which LoRA on an embedding does
+        # not.
         return "parameter" if writer.module.endswith("embed_positions") else "embedding"
     if writer.weight != f"{writer.module}.weight":
         return "parameter"
     if writer.slot.axis == 1:
         return "conv1d"
-    # Of models with experts PEFT takes a module named down_proj for one of them, as transformers 4 had them, and would
-    # change all experts instead (peft/utils/transformers_weight_conversion.py). By its weight it is only itself.
+    # Of models with experts PEFT takes a module named down_proj for one of them, as transformers 4
+    # had them, and would change all experts instead (peft/utils/transformers_weight_conversion.py).
+    # By its weight it is only itself.
     fused = any(slot.module == "mlp.experts" for slot in arch.family.slots)
     return "parameter" if fused and writer.module.endswith(".down_proj") else "linear"
 
@@ -117,4 +124,6 @@ def _check(target: PeftTarget, operation: Operation, arch: Architecture, dora: b
             f"the edit adds a vector to {name}, where a bias counts as much as its expert does, token by token; use it as hooks"
         )
     if operation.addition is not None and not target.writer.biases:
-        raise EditError(f"the edit adds a vector to {name}, but '{module}' has no bias to hold it; use it as hooks")
+        raise EditError(
+            f"the edit adds a vector to {name}, but '{module}' has no bias to hold it; use it as hooks"
+        )

@@ -1,4 +1,6 @@
-"""The coverage receipt: every residual writer of the model, edited or left with the reason, and what was measured."""
+"""The coverage receipt: every residual writer of the model, edited or left with the reason, and
+what was measured.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +19,11 @@ __all__ = ["Receipt"]
 class Receipt:
     """What an edit did to a checkpoint.
 
-    `edited` and `left` together name every tensor that writes to the stream; `parameters` counts the numbers in the
-    edited ones; `notes` are the decisions a reader must know (an untied head, files left behind). What is measured on
-    the edited model is None until verify.py has run it: `projection` is, for the stream that enters the first block and
-    leaves each one, the largest |r . x| / |x| over directions and tokens.
+    `edited` and `left` together name every tensor that writes to the stream; `parameters` counts
+    the numbers in the edited ones; `notes` are the decisions a reader must know (an untied head,
+    files left behind). What is measured on the edited model is None until verify.py has run it:
+    `projection` is, for the stream that enters the first block and leaves each one, the largest |r
+    . x| / |x| over directions and tokens.
     """
 
     edited: tuple[str, ...]
@@ -30,7 +33,9 @@ class Receipt:
     rounding: Mapping[str, float] = field(default_factory=dict)
     """By quantised weight, |stored - wanted| / |wanted|."""
     residue: Mapping[str, float] = field(default_factory=dict)
-    """By weight of a GGUF file, the share of the change that rounding did not keep, along each vector's change."""
+    """By weight of a GGUF file, the share of the change that rounding did not keep, along each
+    vector's change.
+    """
     projection: tuple[float, ...] | None = None
     how: str = ""
     """On what the projection was measured."""

@@ -1,4 +1,6 @@
-"""How far each judge agrees with people, as measured by scripts/train_judge.py and kept in agreement.json."""
+"""How far each judge agrees with people, as measured by scripts/train_judge.py and kept in
+agreement.json.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ __all__ = ["measured_agreement", "measured_share"]
 @cache
 def _measured() -> dict[str, Any]:
     return dict(
-        json.loads(resources.files("vectomy").joinpath("metrics/judges/agreement.json").read_text(encoding="utf-8"))
+        json.loads(
+            resources.files("vectomy").joinpath("metrics/judges/agreement.json").read_text(encoding="utf-8")
+        )
     )
 
 

@@ -1,8 +1,10 @@
-"""Judges that are models of their own, by Hub id or folder: HarmBench's, WildGuard, Llama Guard, StrongREJECT's, or one you describe.
+"""Judges that are models of their own, by Hub id or folder: HarmBench's, WildGuard, Llama Guard,
+StrongREJECT's, or one you describe.
 
-A classifier is asked with its template and answers with its first token: p(refusal) is the mass of its refusal labels over
-that of all its labels. What each is asked and what its labels mean is data (classifiers.json). The wording there is ours, not
-that of the authors, which the models were trained on: for published numbers give theirs in a file of the same form.
+A classifier is asked with its template and answers with its first token: p(refusal) is the mass of
+its refusal labels over that of all its labels. What each is asked and what its labels mean is data
+(classifiers.json). The wording there is ours, not that of the authors, which the models were
+trained on: for published numbers give theirs in a file of the same form.
 """
 
 from __future__ import annotations
@@ -35,8 +37,9 @@ LEAST_MASS = 0.1
 class Classifier:
     """How a kind of classifier is asked.
 
-    `template` holds {prompt} and {completion}; None renders a user's and an assistant's turn with the model's own chat
-    template. `then` is written behind it. `refusal` and `compliance` are labels, of which the first token counts.
+    `template` holds {prompt} and {completion}; None renders a user's and an assistant's turn with
+    the model's own chat template. `then` is written behind it. `refusal` and `compliance` are
+    labels, of which the first token counts.
     """
 
     name: str
@@ -60,7 +63,9 @@ class Classifier:
             )
         template = held["template"]
         if template is not None and not ("{prompt}" in template and "{completion}" in template):
-            raise JudgeError(f"the template of the classifier {name} does not hold {{prompt}} and {{completion}}")
+            raise JudgeError(
+                f"the template of the classifier {name} does not hold {{prompt}} and {{completion}}"
+            )
         lists = {key: tuple(held[key]) for key in ("ids", "refusal", "compliance")}
         return cls(
             name,
@@ -83,7 +88,8 @@ class Classifier:
 
 
 def describe_classifier(model: str) -> Classifier:
-    """The description of a known classifier, by its Hub id or by the name of a folder that it lies in.
+    """The description of a known classifier, by its Hub id or by the name of a folder that it lies
+    in.
 
     Raises:
         JudgeError: it is not known.
@@ -110,7 +116,9 @@ class ClassifierJudge:
     def __init__(self, chat: ChatModel, classifier: Classifier, label: str) -> None:
         self.chat, self.classifier = chat, classifier
         self.name = f"hf:{label}"
-        self.labels = {side: self._first_tokens(getattr(classifier, side)) for side in ("refusal", "compliance")}
+        self.labels = {
+            side: self._first_tokens(getattr(classifier, side)) for side in ("refusal", "compliance")
+        }
         if shared := self.labels["refusal"] & self.labels["compliance"]:
             raise JudgeError(
                 f"labels of both sides begin with the same token {chat.tokenizer.decode(sorted(shared))!r} in {label}; give others"
@@ -147,7 +155,11 @@ class ClassifierJudge:
 
     def _batch(self, rows: Sequence[tuple[str, str]]) -> list[Judgement]:
         wrong = [what_is_wrong(completion, prompt) for prompt, completion in rows]
-        asked = [self.classifier.ask(self.chat, *row) for row, fault in zip(rows, wrong, strict=True) if fault is None]
+        asked = [
+            self.classifier.ask(self.chat, *row)
+            for row, fault in zip(rows, wrong, strict=True)
+            if fault is None
+        ]
         answers = iter(self._answers(asked) if asked else ())
         return [Judgement("degenerate", None, fault) if fault else next(answers) for fault in wrong]
 
@@ -174,10 +186,14 @@ class ClassifierJudge:
 
     def _first_tokens(self, labels: Sequence[str]) -> set[int]:
         found = {
-            ids[0] for label in labels if (ids := self.chat.tokenizer(label, add_special_tokens=False)["input_ids"])
+            ids[0]
+            for label in labels
+            if (ids := self.chat.tokenizer(label, add_special_tokens=False)["input_ids"])
         }
         if not found:
-            raise JudgeError(f"the tokenizer of {self.chat.name} knows none of the labels {', '.join(labels)}")
+            raise JudgeError(
+                f"the tokenizer of {self.chat.name} knows none of the labels {', '.join(labels)}"
+            )
         return found
 
 
@@ -185,4 +201,6 @@ def _from_file(file: Path) -> Classifier:
     try:
         return Classifier.of(file.stem, json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError, RecursionError) as error:
-        raise JudgeError(f"the description of a classifier {file} is not there or is not JSON: {error}") from None
+        raise JudgeError(
+            f"the description of a classifier {file} is not there or is not JSON: {error}"
+        ) from None

@@ -1,7 +1,9 @@
-"""A judge behind an OpenAI-compatible chat endpoint: a local llama.cpp, vLLM or Ollama server, or one far away that you name.
+"""A judge behind an OpenAI-compatible chat endpoint: a local llama.cpp, vLLM or Ollama server, or
+one far away that you name.
 
-What is sent goes to the given URL and nowhere else: redirects are not followed, and a loopback address is never asked through a proxy.
-The key comes from $VECTOMY_JUDGE_KEY alone and is neither printed nor written.
+What is sent goes to the given URL and nowhere else: redirects are not followed, and a loopback
+address is never asked through a proxy. The key comes from $VECTOMY_JUDGE_KEY alone and is neither
+printed nor written.
 """
 
 from __future__ import annotations
@@ -34,7 +36,8 @@ LONGEST_REPLY = 1 << 22
 
 @dataclass(frozen=True)
 class Patience:
-    """How long to wait for one reply, in seconds, how often to ask, and how long to wait before asking again: first, then doubled.
+    """How long to wait for one reply, in seconds, how often to ask, and how long to wait before
+    asking again: first, then doubled.
 
     `readings` is how often an unreadable reply is asked for anew.
     """
@@ -47,10 +50,11 @@ class Patience:
 
 
 class EndpointJudge:
-    """Asks a model for the three grades of StrongREJECT. Degenerate completions are found without asking.
+    """Asks a model for the three grades of StrongREJECT. Degenerate completions are found without
+    asking.
 
-    `url` is the server (http://127.0.0.1:8080), its /v1, or the whole path; `model` None takes the first that the server
-    lists.
+    `url` is the server (http://127.0.0.1:8080), its /v1, or the whole path; `model` None takes the
+    first that the server lists.
 
     Raises (from `judged` and `verdict`):
         JudgeError: the server does not answer, or refuses the request.
@@ -89,7 +93,9 @@ class EndpointJudge:
         try:
             return str(listed["data"][0]["id"])
         except (KeyError, IndexError, TypeError):
-            raise JudgeError(f"the judge at {self.base} lists no model; name one: openai:{self.base}#MODEL") from None
+            raise JudgeError(
+                f"the judge at {self.base} lists no model; name one: openai:{self.base}#MODEL"
+            ) from None
 
     def verdict(self, prompt: str, completion: str) -> Verdict:
         return self.judge(prompt, completion).verdict
@@ -102,13 +108,20 @@ class EndpointJudge:
         wrong = what_is_wrong(completion, prompt)
         if wrong:
             return Judgement("degenerate", None, wrong)
-        messages = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": question(prompt, completion)}]
+        messages = [
+            {"role": "system", "content": SYSTEM},
+            {"role": "user", "content": question(prompt, completion)},
+        ]
         for reading in range(self.patience.readings):
             body = {
-                "model": self.model, "messages": messages, "max_tokens": self.reply_tokens, "stream": False,
+                "model": self.model,
+                "messages": messages,
+                "max_tokens": self.reply_tokens,
+                "stream": False,
                 # Asked for anew, a greedy reply would be the same again.
-                "temperature": 0.0 if reading == 0 else 0.7, "seed": reading,
-            }  # fmt: skip
+                "temperature": 0.0 if reading == 0 else 0.7,
+                "seed": reading,
+            }
             try:
                 return read(_content(self._asked("/chat/completions", body))).judgement()
             except UnreadableReplyError:
@@ -158,7 +171,9 @@ def _fetched(url: str, body: dict[str, Any] | None, timeout: float) -> Any:
     except urllib.error.HTTPError as error:
         said = " ".join(error.read(2000).decode("utf-8", "replace").split())[:200]
         if error.code in BUSY:
-            raise _BusyError(f"status {error.code} {said}", _seconds(error.headers.get("Retry-After"))) from None
+            raise _BusyError(
+                f"status {error.code} {said}", _seconds(error.headers.get("Retry-After"))
+            ) from None
         raise JudgeError(
             f"the judge at {url} refuses the request: status {error.code} {_without_key(said)}{_remedy(error.code)}"
         ) from None
@@ -167,7 +182,9 @@ def _fetched(url: str, body: dict[str, Any] | None, timeout: float) -> Any:
     except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
         reason = getattr(error, "reason", None) or error
         raise _BusyError(
-            f"no reply in {timeout:g} s" if isinstance(reason, TimeoutError) else f"{type(reason).__name__}: {reason}"
+            f"no reply in {timeout:g} s"
+            if isinstance(reason, TimeoutError)
+            else f"{type(reason).__name__}: {reason}"
         ) from None
     try:
         return json.loads(text)
@@ -195,8 +212,11 @@ def _seconds(retry_after: str | None) -> float:
 
 def _remedy(status: int) -> str:
     return {
-        401: f"; set ${KEY}", 403: f"; set ${KEY}", 404: "; name the model (openai:URL#MODEL), or mend the path", 400: "; is the completion longer than its context?",
-    }.get(status, "")  # fmt: skip
+        401: f"; set ${KEY}",
+        403: f"; set ${KEY}",
+        404: "; name the model (openai:URL#MODEL), or mend the path",
+        400: "; is the completion longer than its context?",
+    }.get(status, "")
 
 
 def _without_key(text: str) -> str:
@@ -228,7 +248,9 @@ def _checked(url: str) -> str:
             f"the judge openai:{url} needs an address like openai:http://127.0.0.1:8080 or openai:https://HOST/v1#MODEL"
         )
     if user:
-        raise UsageError(f"the address of the judge at {host} holds a user or password; give a key in ${KEY} instead")
+        raise UsageError(
+            f"the address of the judge at {host} holds a user or password; give a key in ${KEY} instead"
+        )
     if parts.scheme == "http" and os.environ.get(KEY) and not _loopback(host):
         raise UsageError(
             f"the judge at {host} would get the key of ${KEY} unencrypted; give an https address, or unset it"

@@ -1,8 +1,10 @@
-"""Words that are none: what a model says whose stream is damaged ("no-meal neveruptimeuptc c.c.d.c thisThis").
+"""Words that are none: what a model says whose stream is damaged ("no-meal neveruptimeuptc c.c.d.c
+thisThis").
 
-A token is odd when it holds a character that could not be decoded, letters in an order that English words do not have (three
-letters that trigrams.json lacks), words run together, or many marks. A text is garbled when odd tokens make up a third of its letters, when
-one word is a third of its words, or when there is something of both.
+A token is odd when it holds a character that could not be decoded, letters in an order that English
+words do not have (three letters that trigrams.json lacks), words run together, or many marks. A
+text is garbled when odd tokens make up a third of its letters, when one word is a third of its
+words, or when there is something of both.
 """
 
 from __future__ import annotations
@@ -32,13 +34,14 @@ AROUND = ".,;:!?\"'()[]{}*_`#-\u2013\u2014\u2026\u201c\u201d\u2018\u2019<>"
 LETTERS = re.compile(r"[A-Za-z]+")
 MARK = re.compile(r"[^\w\s]")
 WORDS = re.compile(r"[^\W\d_]{2,}")
-# Where words run together: "thisThe", "den,to", "cage3cape", "c.c.c." ("iPhone", "JavaScript" and "H2O" are words).
+# Where words run together: "thisThe", "den,to", "cage3cape", "c.c.c." ("iPhone", "JavaScript" and
+# "H2O" are words).
 RUN_TOGETHER = re.compile(
     r"(?<=[a-z]{2})[A-Z](?=[a-z])|(?<=[a-z])[,;:!?)(]+(?=[a-z])|(?<=[A-Za-z]{2})\d+(?=[A-Za-z]{2})|(?<=[A-Za-z])/{2,}|[\"'_\]\[)(]{2,}"
 )
 BRAND = re.compile(r"[A-Z][a-z]+[A-Z][a-z]+")
-# Points of a token, the more the less it is a word: for so many marks in it, so many letters, so many unknown rows of three letters. One
-# point is a foreign word or a technical one.
+# Points of a token, the more the less it is a word: for so many marks in it, so many letters, so
+# many unknown rows of three letters. One point is a foreign word or a technical one.
 MARKS, LONG, UNKNOWN = 3, 17, 2
 # Odd tokens: so great a part of all letters, so many letters, so many points.
 PART, FEWEST_LETTERS, POINTS = 0.35, 16, 4
@@ -82,7 +85,9 @@ def _sameness(prose: str) -> float:
 
 @cache
 def _known() -> frozenset[str]:
-    held = json.loads(resources.files("vectomy").joinpath("metrics/judges/trigrams.json").read_text(encoding="utf-8"))
+    held = json.loads(
+        resources.files("vectomy").joinpath("metrics/judges/trigrams.json").read_text(encoding="utf-8")
+    )
     return frozenset(held["trigrams"].split("|"))
 
 
@@ -96,9 +101,19 @@ def trigrams_of(word: str) -> list[str]:
 def _oddness(token: str) -> int:
     """Points: 0 for a word, more the less it is one. Names and brands are spelled as they like."""
     core = token.strip(AROUND)
-    if not core.isascii() or not any(map(str.isalpha, core)) or BRAND.fullmatch(core) or ADDRESS.fullmatch(core):
+    if (
+        not core.isascii()
+        or not any(map(str.isalpha, core))
+        or BRAND.fullmatch(core)
+        or ADDRESS.fullmatch(core)
+    ):
         return 0
     parts = [part for part in LETTERS.findall(core) if part.islower()]
     unknown = max((sum(three not in _known() for three in trigrams_of(part)) for part in parts), default=0)
     longest = max(map(len, parts), default=0)
-    return len(MARK.findall(core)) // MARKS + len(RUN_TOGETHER.findall(core)) + unknown // UNKNOWN + longest // LONG
+    return (
+        len(MARK.findall(core)) // MARKS
+        + len(RUN_TOGETHER.findall(core))
+        + unknown // UNKNOWN
+        + longest // LONG
+    )

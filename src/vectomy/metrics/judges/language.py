@@ -1,4 +1,6 @@
-"""Which language a text is in, as far as a judge has to know: its script, and among Latin ones a few by their commonest words."""
+"""Which language a text is in, as far as a judge has to know: its script, and among Latin ones a
+few by their commonest words.
+"""
 
 from __future__ import annotations
 
@@ -23,12 +25,19 @@ VOCABULARIES = {name: frozenset(listed.split()) for name, listed in COMMONEST.it
 # Letters of a long text that are read to see whether there are any.
 READ = 200
 LATIN_WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?")
-# A language is named when so many different words are its own: of all, and more than any other's by a factor.
+# A language is named when so many different words are its own: of all, and more than any other's by
+# a factor.
 SHARE, FACTOR, FEWEST = 0.15, 1.5, 2
 # A script is what a text is in when it has most letters; below so few letters nothing is said.
 MOST, FEW_LETTERS = 0.6, 5
 # Scripts that are written together are one: Japanese has three.
-TOGETHER = {"HIRAGANA": "CJK", "KATAKANA": "CJK", "KATAKANA-HIRAGANA": "CJK", "BOPOMOFO": "CJK", "IDEOGRAPHIC": "CJK"}
+TOGETHER = {
+    "HIRAGANA": "CJK",
+    "KATAKANA": "CJK",
+    "KATAKANA-HIRAGANA": "CJK",
+    "BOPOMOFO": "CJK",
+    "IDEOGRAPHIC": "CJK",
+}
 
 
 @lru_cache(maxsize=1 << 14)
@@ -57,7 +66,9 @@ def mixed_scripts(text: str, part: float = 0.15) -> bool:
 
 @lru_cache(maxsize=1 << 10)
 def language(text: str) -> str | None:
-    """A two-letter code of `COMMONEST`, the name of a script that is not Latin, or None where a text is too short to tell."""
+    """A two-letter code of `COMMONEST`, the name of a script that is not Latin, or None where a
+    text is too short to tell.
+    """
     shares = scripts(text)
     if not shares or sum(map(str.isalpha, text[:READ])) < FEW_LETTERS:
         return None

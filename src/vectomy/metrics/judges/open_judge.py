@@ -1,4 +1,6 @@
-"""A judge by what a person writes: `refusal`, `keywords`, `heretic`, `arditi`, `xstest`, `openai:URL[#MODEL]` or `hf:ID`."""
+"""A judge by what a person writes: `refusal`, `keywords`, `heretic`, `arditi`, `xstest`,
+`openai:URL[#MODEL]` or `hf:ID`.
+"""
 
 from __future__ import annotations
 
@@ -33,4 +35,6 @@ def open_judge(spec: str) -> Judge:
         from vectomy.metrics.judges.classifier_judge import ClassifierJudge
 
         return ClassifierJudge.open(rest)
-    raise UsageError(f"no judge is called '{spec}'; there are {', '.join(JUDGES)}, openai:URL[#MODEL] and hf:ID")
+    raise UsageError(
+        f"no judge is called '{spec}'; there are {', '.join(JUDGES)}, openai:URL[#MODEL] and hf:ID"
+    )

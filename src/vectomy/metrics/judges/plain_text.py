@@ -1,4 +1,6 @@
-"""A completion as the rules read it: plain quotes, lower case, contractions written out, cut into sentences."""
+"""A completion as the rules read it: plain quotes, lower case, contractions written out, cut into
+sentences.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +11,21 @@ __all__ = ["plain", "sentences", "spell_out", "stem", "words"]
 
 QUOTES = str.maketrans({"\u2019": "'", "\u2018": "'", "\u201c": '"', "\u201d": '"', "\u00a0": " "})
 CONTRACTIONS = (
-    ("can't", "cannot"), ("can not", "cannot"), ("won't", "will not"), ("shan't", "shall not"), ("n't", " not"), ("'m", " am"),
-    ("'re", " are"), ("it's", "it is"), ("that's", "that is"), ("there's", "there is"), ("let's", "let us"), ("'ve", " have"),
-    ("'ll", " will"), ("'d", " would"),
-)  # fmt: skip
+    ("can't", "cannot"),
+    ("can not", "cannot"),
+    ("won't", "will not"),
+    ("shan't", "shall not"),
+    ("n't", " not"),
+    ("'m", " am"),
+    ("'re", " are"),
+    ("it's", "it is"),
+    ("that's", "that is"),
+    ("there's", "there is"),
+    ("let's", "let us"),
+    ("'ve", " have"),
+    ("'ll", " will"),
+    ("'d", " would"),
+)
 # What people leave out when they type: "i cant" is a refusal too.
 TYPED = re.compile(r"\b(?:cant|wont|dont|im)\b")
 TYPED_OUT = {"cant": "cannot", "wont": "will not", "dont": "do not", "im": "i am"}
@@ -30,7 +43,9 @@ def plain(text: str) -> str:
 
 
 def spell_out(text: str) -> str:
-    """`plain`, lower case, with "can't" as "cannot" and so on, and without direct speech: one form of each phrase is left to look for."""
+    """`plain`, lower case, with "can't" as "cannot" and so on, and without direct speech: one form
+    of each phrase is left to look for.
+    """
     text = SPEECH.sub(" ", plain(text).lower())
     for short, long in CONTRACTIONS:
         text = text.replace(short, long)
@@ -38,7 +53,9 @@ def spell_out(text: str) -> str:
 
 
 def sentences(text: str) -> list[str]:
-    """Sentences and lines of a text that is spelled out; a list's marker stays with what it marks. At least one."""
+    """Sentences and lines of a text that is spelled out; a list's marker stays with what it marks.
+    At least one.
+    """
     found: list[str] = []
     for part in END.split(text):
         part = part.strip()

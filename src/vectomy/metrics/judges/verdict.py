@@ -14,10 +14,12 @@ REFUSALS: frozenset[Verdict] = frozenset({"partial_refusal", "full_refusal"})
 
 @dataclass(frozen=True)
 class Judgement:
-    """A verdict, the probability that people would call the completion a refusal (full or partial), and what to know of both.
+    """A verdict, the probability that people would call the completion a refusal (full or partial),
+    and what to know of both.
 
-    `p_refusal` is None where a judge gives no probability. `note` says why a verdict should be doubted ("not English") or
-    what is wrong with a degenerate completion; `scores` are what else the judge says, by name.
+    `p_refusal` is None where a judge gives no probability. `note` says why a verdict should be
+    doubted ("not English") or what is wrong with a degenerate completion; `scores` are what else
+    the judge says, by name.
     """
 
     verdict: Verdict
@@ -28,7 +30,9 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Agreement:
-    """With people: share `rate` of `total` rows of `data` that the judge and the human label both call a refusal, or both not."""
+    """With people: share `rate` of `total` rows of `data` that the judge and the human label both
+    call a refusal, or both not.
+    """
 
     data: str
     rate: float
@@ -55,7 +59,9 @@ class Judge(Protocol):
     def verdict(self, prompt: str, completion: str) -> Verdict: ...
 
     def judged(self, prompts: Sequence[str], completions: Sequence[str]) -> Iterable[Judgement]:
-        """One judgement a row, in order, as they come: a slow judge's caller can keep each before the next."""
+        """One judgement a row, in order, as they come: a slow judge's caller can keep each before
+        the next.
+        """
         ...
 
 

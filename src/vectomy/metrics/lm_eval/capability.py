@@ -1,7 +1,9 @@
-"""What a model can do, before and after: tasks of the lm-evaluation-harness (harness.py) on the same requests.
+"""What a model can do, before and after: tasks of the lm-evaluation-harness (harness.py) on the
+same requests.
 
-The requests of each task are made once and given to every subject in the same order and batches, so that the base against itself is
-the same to the last digit and what differs is the edit. Differences are paired by document.
+The requests of each task are made once and given to every subject in the same order and batches, so
+that the base against itself is the same to the last digit and what differs is the edit. Differences
+are paired by document.
 """
 
 from __future__ import annotations
@@ -50,10 +52,12 @@ def measure_capability(
     chat_template: bool = False,
     progress: Progress = silent,
 ) -> dict[str, dict[str, Capability]]:
-    """Run tasks on each subject: a model, or a model under an Edit's hooks. Results by subject and task.
+    """Run tasks on each subject: a model, or a model under an Edit's hooks. Results by subject and
+    task.
 
     Args:
-        tasks: suites (open-llm-leaderboard, nous, quick, example), task names, task files and folders of them; by commas.
+        tasks: suites (open-llm-leaderboard, nous, quick, example), task names, task files and
+            folders of them; by commas.
         base: the subject that differences are taken from; the first one if it is not given.
         limit: documents a task at most.
         chat_template: ask through the base's chat template; leaderboards do not.
@@ -64,7 +68,9 @@ def measure_capability(
     """
     first = base if base is not None else next(iter(subjects))
     order = [first, *(name for name in subjects if name != first)]
-    models = {name: subject if isinstance(subject, tuple) else (subject, None) for name, subject in subjects.items()}
+    models = {
+        name: subject if isinstance(subject, tuple) else (subject, None) for name, subject in subjects.items()
+    }
     loaded = load_tasks(tasks, limit, models[first][0] if chat_template else None, progress)
     scores: dict[str, dict[str, TaskScores]] = {}
     count = sum(task.requests for task in loaded)
@@ -73,7 +79,9 @@ def measure_capability(
             chat, edit = models[name]
             with nullcontext() if edit is None else edit.hooks(chat.model):
                 scores[name] = {task.name: task.run(chat, batch_size, update) for task in loaded}
-    return {name: in_rows(loaded, scores[name], None if name == first else scores[first]) for name in subjects}
+    return {
+        name: in_rows(loaded, scores[name], None if name == first else scores[first]) for name in subjects
+    }
 
 
 def in_rows(
@@ -87,7 +95,9 @@ def in_rows(
         mean, stderr = _mean(values)
         pairs = None if of is None else [b - a for a, b in zip(_joined(of, names), values, strict=True)]
         difference, spread = (None, None) if pairs is None else _mean(pairs)
-        rows[row] = Capability(scores[names[0]].metric, mean, stderr, len(values), difference, spread, tuple(values))
+        rows[row] = Capability(
+            scores[names[0]].metric, mean, stderr, len(values), difference, spread, tuple(values)
+        )
     return rows
 
 

@@ -1,4 +1,6 @@
-"""Tasks of the lm-evaluation-harness, in this process: loaded with their requests once, then asked of any number of models."""
+"""Tasks of the lm-evaluation-harness, in this process: loaded with their requests once, then asked
+of any number of models.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,9 @@ class TaskScores:
 
 @dataclass(frozen=True, eq=False)
 class HarnessTask:
-    """One task of the harness and what it asks; a group has several of them in one row of the results."""
+    """One task of the harness and what it asks; a group has several of them in one row of the
+    results.
+    """
 
     row: str
     """SUITE/NAME, or NAME of one that was named alone."""
@@ -65,7 +69,9 @@ class HarnessTask:
 
     @cached_property
     def sha256(self) -> str:
-        """Of all that scores depend on besides the model and the harness: the requests, the documents, how answers are scored."""
+        """Of all that scores depend on besides the model and the harness: the requests, the
+        documents, how answers are scored.
+        """
         config = self.own.dump_config()
         digest = hashlib.sha256()
         for part in (
@@ -76,7 +82,9 @@ class HarnessTask:
         return digest.hexdigest()
 
     def run(self, chat: ChatModel, batch_size: int, update: Callable[[int], None]) -> TaskScores:
-        """Ask the model all of it, in batches that depend on the requests alone. `update` comes to the number of requests."""
+        """Ask the model all of it, in batches that depend on the requests alone. `update` comes to
+        the number of requests.
+        """
         with _quiet(), _counted(chat, self.requests, update):
             _ask(self.own, _model(chat, batch_size))
             return self._scores()
@@ -91,7 +99,9 @@ class HarnessTask:
         found: list[Mapping[str, Any]] = []
         for number, document in self.own.doc_iterator(rank=0, limit=self.limit, world_size=1):
             asked = sorted(instances[number], key=lambda instance: instance.idx)
-            found.append(self.own.process_results(document, [instance.filtered_resps[way] for instance in asked]))
+            found.append(
+                self.own.process_results(document, [instance.filtered_resps[way] for instance in asked])
+            )
         metric = self._metric(found[0])
         return TaskScores(metric, tuple(float(row[metric]) for row in found))
 
@@ -107,7 +117,9 @@ class HarnessTask:
 
 
 def known_tasks() -> frozenset[str]:
-    """The names of tasks, groups and tags that the installed harness has; reading them takes seconds, once a process."""
+    """The names of tasks, groups and tags that the installed harness has; reading them takes
+    seconds, once a process.
+    """
     return frozenset(_manager(True).all_tasks)
 
 
@@ -170,7 +182,9 @@ def _check(manager: Any, wanted: Wanted) -> None:
     elif wanted.name not in manager.all_tasks:
         near = difflib.get_close_matches(wanted.name, [*SUITES, *manager.all_tasks], 3)
         hint = f"near: {', '.join(near)}; " if near else ""
-        raise UsageError(f"'{wanted.name}' is no task of lm-eval, no suite and no task file; {hint}{_what_there_is()}")
+        raise UsageError(
+            f"'{wanted.name}' is no task of lm-eval, no suite and no task file; {hint}{_what_there_is()}"
+        )
 
 
 @contextmanager
@@ -235,13 +249,17 @@ def _ask(own: Any, model: Any) -> None:
 
 
 def _said(value: Any) -> str:
-    """What JSON has no word for: functions and classes by their name, never by where they lie in memory."""
+    """What JSON has no word for: functions and classes by their name, never by where they lie in
+    memory.
+    """
     return str(getattr(value, "__qualname__", value))
 
 
 @contextmanager
 def _counted(chat: ChatModel, count: int, update: Callable[[int], None]) -> Iterator[None]:
-    """Advance by the rows of each forward pass, `count` in all: some rows serve several requests, an answer takes many passes."""
+    """Advance by the rows of each forward pass, `count` in all: some rows serve several requests,
+    an answer takes many passes.
+    """
     left = count
 
     def passed(_module: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
@@ -284,7 +302,9 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def _no_bars() -> Iterator[None]:
-    """The bars of reading data and of making requests, which are drawn unasked: ours says what matters."""
+    """The bars of reading data and of making requests, which are drawn unasked: ours says what
+    matters.
+    """
     import datasets
     from lm_eval.api import task as module
 

@@ -35,10 +35,21 @@ def _suite(name: str, tasks: dict[str, int | None], limit: int | None = None) ->
 
 
 BIGBENCH = (
-    "causal_judgment", "date_understanding", "disambiguation_qa", "geometric_shapes", "logical_deduction", "movie_recommendation",
-    "navigate", "reasoning_about_colored_objects", "ruin_names", "salient_translation_error_detection", "snarks",
-    "sports_understanding", "temporal_sequences", "tracking_shuffled_objects",
-)  # fmt: skip
+    "causal_judgment",
+    "date_understanding",
+    "disambiguation_qa",
+    "geometric_shapes",
+    "logical_deduction",
+    "movie_recommendation",
+    "navigate",
+    "reasoning_about_colored_objects",
+    "ruin_names",
+    "salient_translation_error_detection",
+    "snarks",
+    "sports_understanding",
+    "temporal_sequences",
+    "tracking_shuffled_objects",
+)
 SUITES: dict[str, tuple[Wanted, ...]] = {
     # The Hub's first leaderboard (2023).
     "open-llm-leaderboard": _suite(
@@ -50,7 +61,9 @@ SUITES: dict[str, tuple[Wanted, ...]] = {
         "nous",
         {
             "agieval_nous": 0,
-            **dict.fromkeys(("arc_challenge", "arc_easy", "boolq", "hellaswag", "openbookqa", "piqa", "winogrande"), 0),
+            **dict.fromkeys(
+                ("arc_challenge", "arc_easy", "boolq", "hellaswag", "openbookqa", "piqa", "winogrande"), 0
+            ),
             "truthfulqa_mc1": 0,
             "truthfulqa_mc2": 0,
             **{f"bigbench_{name}_multiple_choice": 0 for name in BIGBENCH},
@@ -67,7 +80,8 @@ SUITES: dict[str, tuple[Wanted, ...]] = {
 
 
 def wanted_tasks(text: str) -> list[Wanted]:
-    """What a comma list of suites, task names, task files (.yaml) and folders of such files asks for.
+    """What a comma list of suites, task names, task files (.yaml) and folders of such files asks
+    for.
 
     Raises:
         UsageError: two different task files have one name.

@@ -1,7 +1,9 @@
-"""Edits that were tried: behaviour that is left against damage, the frontier between them, and the one that was taken.
+"""Edits that were tried: behaviour that is left against damage, the frontier between them, and the
+one that was taken.
 
-An edit whose behaviour was not measured to the end has no height; a tick below the axis marks its KL. Where there are
-prompts to keep, what is held on them is drawn on the same scale, each as a diamond.
+An edit whose behaviour was not measured to the end has no height; a tick below the axis marks its
+KL. Where there are prompts to keep, what is held on them is drawn on the same scale, each as a
+diamond.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ WIDE = 30.0
 
 @dataclass(frozen=True)
 class Point:
-    """An edit that was measured; `rate` is None where that was not done to the end, `rejected` then says why."""
+    """An edit that was measured; `rate` is None where that was not done to the end, `rejected` then
+    says why.
+    """
 
     name: str
     kl: float | None
@@ -39,7 +43,11 @@ class Point:
 
     @property
     def told(self) -> str:
-        left = f"{percent(self.rate)} left" if self.rate is not None else self.rejected or "behaviour not measured"
+        left = (
+            f"{percent(self.rate)} left"
+            if self.rate is not None
+            else self.rejected or "behaviour not measured"
+        )
         held = "" if self.held is None else f"; {percent(self.held)} on the prompts to keep"
         return f"{self.name}: {left}{held}; KL {decimal(self.kl)}"
 
@@ -76,7 +84,9 @@ def frontier_chart(scores: dict[str, Any], settings: dict[str, Any]) -> Markup:
     budget, target = finite(settings.get("kl_budget")), finite(settings.get("target_rate"))
     if budget is not None:
         target = None
-    base = next((value for row in (p.row for p in found) if (value := finite(row.get("held_base"))) is not None), None)
+    base = next(
+        (value for row in (p.row for p in found) if (value := finite(row.get("held_base"))) is not None), None
+    )
     shares = [*(p.rate for p in tried), *(p.held for p in found), target, base]
     most = min(1.0, 1.05 * max(share for share in (*shares, 0.1) if share is not None))
     x, marks = _damage_scale([float(p.kl or 0.0) for p in found], budget)
@@ -119,7 +129,9 @@ def _frame(x: Scale, y: Scale, marks: list[float], most: float, kl: str) -> list
     return parts
 
 
-def _limits(x: Scale, y: Scale, target: float | None, budget: float | None, base: float | None) -> list[Markup]:
+def _limits(
+    x: Scale, y: Scale, target: float | None, budget: float | None, base: float | None
+) -> list[Markup]:
     """Lines at what was asked for, and at what the base holds of what is to be kept."""
     parts = []
     if target is not None:
@@ -130,7 +142,9 @@ def _limits(x: Scale, y: Scale, target: float | None, budget: float | None, base
         parts.append(element("path", tip, d=f"M{x(budget):.2f} {TOP}V{BOTTOM}", class_="here"))
     if base is not None:
         tip = element("title", f"the base on the prompts to keep: {percent(base)}")
-        parts.append(element("path", tip, d=f"M{LEFT} {y(base):.2f}H{WIDTH - RIGHT}", class_="line keep thin"))
+        parts.append(
+            element("path", tip, d=f"M{LEFT} {y(base):.2f}H{WIDTH - RIGHT}", class_="line keep thin")
+        )
     return parts
 
 

@@ -1,7 +1,8 @@
 """Candidate directions by layer (across) and site or position (down), one colour per score.
 
-A full cell passed the recipe's filters, a small one did not, a dot was filtered out before this score was measured; a
-ring marks the chosen one. Stronger colour is always better, whichever way the score runs.
+A full cell passed the recipe's filters, a small one did not, a dot was filtered out before this
+score was measured; a ring marks the chosen one. Stronger colour is always better, whichever way the
+score runs.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ def same_candidate(one: dict[str, Any], other: dict[str, Any] | None) -> bool:
 def heat_map(
     score: Score, candidates: list[dict[str, Any]], chosen: dict[str, Any] | None, passed: list[bool]
 ) -> Markup:
-    """One map. `passed` says for each candidate whether it is drawn as a full cell; those without a score are dots.
+    """One map. `passed` says for each candidate whether it is drawn as a full cell; those without a
+    score are dots.
 
     Returns:
         The svg element, or an empty string when no candidate has this score.
@@ -67,7 +69,9 @@ def heat_map(
     parts = _legend(known, score, left, width)
     for key, label in labels.items():
         mark = chosen is not None and key == _row(chosen)
-        parts.append(text(left - 6, heights[key] + row / 2 + 3.5, label, "row strong" if mark else "row", "end"))
+        parts.append(
+            text(left - 6, heights[key] + row / 2 + 3.5, label, "row strong" if mark else "row", "end")
+        )
     ring = Markup("")
     for candidate, value, step, full in zip(candidates, values, steps, passed, strict=True):
         place = left + cell * int(candidate["layer"]), heights[_row(candidate)]
@@ -87,7 +91,9 @@ def heat_map(
         f"{decimal(max(known))}, best {decimal(best)}. "
         + (f"Chosen: {candidate_name(chosen)}." if chosen else "None chosen.")
     )
-    return figure(f"map-{score.key}", f"{score.name} by layer and position", description, (width, bottom + 32), parts)
+    return figure(
+        f"map-{score.key}", f"{score.name} by layer and position", description, (width, bottom + 32), parts
+    )
 
 
 def _steps(values: list[float | None], score: Score) -> list[int]:
@@ -159,13 +165,20 @@ def _legend(known: list[float], score: Score, left: float, width: float) -> list
     swatch, end = 9.0, width - 4
     name = decimal(best)
     start = end - CHARACTER * len(name) - 5 - swatch * STEPS
-    parts = [element("rect", x=start + swatch * i, y=4, width=swatch, height=8, class_=f"q{i}") for i in range(STEPS)]
-    parts.append(text(start - 5, 11.5, decimal(worst) + (" (log)" if score.logarithmic else ""), "tick", "end"))
+    parts = [
+        element("rect", x=start + swatch * i, y=4, width=swatch, height=8, class_=f"q{i}")
+        for i in range(STEPS)
+    ]
+    parts.append(
+        text(start - 5, 11.5, decimal(worst) + (" (log)" if score.logarithmic else ""), "tick", "end")
+    )
     parts.append(text(start + swatch * STEPS + 5, 11.5, name, "tick"))
     return parts
 
 
-def _layer_axis(last: int, left: float, cell: float, bottom: float, chosen: dict[str, Any] | None) -> list[Markup]:
+def _layer_axis(
+    last: int, left: float, cell: float, bottom: float, chosen: dict[str, Any] | None
+) -> list[Markup]:
     """Every fifth or tenth layer, and the chosen one in place of those too near to it."""
     here = None if chosen is None else int(chosen["layer"])
     step = 5 if last <= MANY_LAYERS else 10

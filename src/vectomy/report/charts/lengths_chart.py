@@ -31,12 +31,16 @@ def budgets_of(compared: Sequence[SubjectResult], name: str) -> list[int]:
 
 
 def budgets_chart(compared: Sequence[SubjectResult], name: str) -> Markup:
-    """A line for each subject over the budgets of the set `name`; empty where there are fewer than two, or where hardly anything is refused."""
+    """A line for each subject over the budgets of the set `name`; empty where there are fewer than
+    two, or where hardly anything is refused.
+    """
     budgets = budgets_of(compared, name)
     lines = []
     for subject in compared:
         judged = subject.on(name).get("by_budget") or {}
-        rates = [(at, finite(((judged.get(str(at)) or {}).get("refusal") or {}).get("rate"))) for at in budgets]
+        rates = [
+            (at, finite(((judged.get(str(at)) or {}).get("refusal") or {}).get("rate"))) for at in budgets
+        ]
         known = [(at, rate) for at, rate in rates if rate is not None]
         if len(known) > 1:
             lines.append((subject, known))
@@ -50,7 +54,9 @@ def budgets_chart(compared: Sequence[SubjectResult], name: str) -> Markup:
         parts.append(text(LEFT - 5, y(share / 4) + 3.5, f"{25 * share}%", "tick", "end"))
     parts += [text(x(at), BOTTOM + 16, plain(at), "tick", "middle") for at in budgets]
     parts.append(
-        text((LEFT + WIDTH - right) / 2, BOTTOM + 32, "tokens of the answer that are judged", "axis", "middle")
+        text(
+            (LEFT + WIDTH - right) / 2, BOTTOM + 32, "tokens of the answer that are judged", "axis", "middle"
+        )
     )
     parts.append(text(4, 12, f"refusals, {name}"[:50], "label strong"))
     heights = _spread([y(known[-1][1]) for _, known in lines])
@@ -58,11 +64,16 @@ def budgets_chart(compared: Sequence[SubjectResult], name: str) -> Markup:
         told = f"{subject.name}: " + ", ".join(f"{percent(rate)} at {at}" for at, rate in known)
         path = "M" + "L".join(f"{x(at):.2f} {y(rate):.2f}" for at, rate in known)
         parts.append(element("path", element("title", told), d=path, class_=f"line subject {subject.class_}"))
-        parts += [element("circle", cx=x(at), cy=y(rate), r=2.4, class_=f"sign {subject.class_}") for at, rate in known]
+        parts += [
+            element("circle", cx=x(at), cy=y(rate), r=2.4, class_=f"sign {subject.class_}")
+            for at, rate in known
+        ]
         end = x(known[-1][0])
         parts.append(
             element(
-                "path", d=f"M{end + 4:.2f} {y(known[-1][1]):.2f}L{WIDTH - right + 8:.2f} {height:.2f}", class_="leader"
+                "path",
+                d=f"M{end + 4:.2f} {y(known[-1][1]):.2f}L{WIDTH - right + 8:.2f} {height:.2f}",
+                class_="leader",
             )
         )
         parts.append(text(WIDTH - right + 10, height + 3.5, subject.label, f"label name {subject.class_}"))
@@ -71,7 +82,11 @@ def budgets_chart(compared: Sequence[SubjectResult], name: str) -> Markup:
         for subject, known in lines
     )
     return figure(
-        f"budgets-{slug(name)}", f"Refusals on {name} by token budget", f"{name}: {told}.", (WIDTH, BOTTOM + 40), parts
+        f"budgets-{slug(name)}",
+        f"Refusals on {name} by token budget",
+        f"{name}: {told}.",
+        (WIDTH, BOTTOM + 40),
+        parts,
     )
 
 

@@ -24,11 +24,15 @@ PARTS = (
 
 
 def losses_chart(scores: dict[str, Any], shown: Sequence[tuple[str, str, str]] = PARTS) -> Markup:
-    """The chart of `history`, or an empty string without one; `shown` are keys of its rows, with their names and classes."""
+    """The chart of `history`, or an empty string without one; `shown` are keys of its rows, with
+    their names and classes.
+    """
     history = [row for row in scores.get("history") or [] if finite(row.get("step")) is not None]
     lines: dict[str, list[tuple[float, float]]] = {}
     for key, _, _ in shown:
-        known = [(float(row["step"]), value) for row in history if (value := finite(row.get(key))) is not None]
+        known = [
+            (float(row["step"]), value) for row in history if (value := finite(row.get(key))) is not None
+        ]
         if known:
             lines[key] = known
     values = [value for line in lines.values() for _, value in line if value > 0]
@@ -53,7 +57,9 @@ def losses_chart(scores: dict[str, Any], shown: Sequence[tuple[str, str, str]] =
     for key, name, class_ in shown:
         if key in lines:
             line = lines[key]
-            parts.append(element("path", d="M" + "L".join(f"{x(a):.2f} {y(b):.2f}" for a, b in line), class_=class_))
+            parts.append(
+                element("path", d="M" + "L".join(f"{x(a):.2f} {y(b):.2f}" for a, b in line), class_=class_)
+            )
             parts.append(element("path", d=f"M{at:.2f} 11h14", class_=class_))
             parts.append(text(at + 19, 14.5, name, "label strong"))
             at += 34 + 6.0 * len(name)

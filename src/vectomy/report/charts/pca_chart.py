@@ -1,4 +1,6 @@
-"""The two prompt sets on their first two principal components, and where the direction points among them."""
+"""The two prompt sets on their first two principal components, and where the direction points among
+them.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +17,16 @@ __all__ = ["pca_chart"]
 
 WIDTH, LEFT, RIGHT = 340.0, 40.0, 10.0
 TOP, BOTTOM = 26.0, 180.0
-# Below this cosine with the plane the direction stands upright on it, and an arrow would say nothing.
+# Below this cosine with the plane the direction stands upright on it, and an arrow would say
+# nothing.
 FLAT = 0.05
 ARROW = 52.0
 
 
 def pca_chart(separation: Mapping[str, Any]) -> Markup:
-    """The chart, or an empty string where no plane was recorded. Both axes have one scale, so that angles are true."""
+    """The chart, or an empty string where no plane was recorded. Both axes have one scale, so that
+    angles are true.
+    """
     plane = separation.get("pca") or {}
     sets = {side: _placed(plane.get(side)) for side in ("positive", "negative")}
     every = [place for places in sets.values() for place in places]
@@ -30,7 +35,9 @@ def pca_chart(separation: Mapping[str, Any]) -> Markup:
     middle, half = zip(*(_extent([place[axis] for place in every]) for axis in range(2)), strict=True)
     wide, high = (WIDTH - RIGHT - LEFT) / 2 - 6, (BOTTOM - TOP) / 2 - 6
     unit = max(half[0] / wide, half[1] / high) or 1.0
-    edges = [(middle[axis] - unit * reach, middle[axis] + unit * reach) for axis, reach in enumerate((wide, high))]
+    edges = [
+        (middle[axis] - unit * reach, middle[axis] + unit * reach) for axis, reach in enumerate((wide, high))
+    ]
     x, y = linear(edges[0], (LEFT + 6, WIDTH - RIGHT - 6)), linear(edges[1], (BOTTOM - 6, TOP + 6))
     parts = []
     for mark in ticks(*edges[1], 4):
@@ -40,7 +47,11 @@ def pca_chart(separation: Mapping[str, Any]) -> Markup:
     shares = [percent(share) for share in [*(plane.get("explained") or []), None, None][:2]]
     parts.append(
         text(
-            (LEFT + WIDTH - RIGHT) / 2, BOTTOM + 30, f"first component ({shares[0]} of the variance)", "axis", "middle"
+            (LEFT + WIDTH - RIGHT) / 2,
+            BOTTOM + 30,
+            f"first component ({shares[0]} of the variance)",
+            "axis",
+            "middle",
         )
     )
     at = LEFT
@@ -61,7 +72,9 @@ def pca_chart(separation: Mapping[str, Any]) -> Markup:
 
 
 def _arrow(direction: Any, origin: tuple[float, float]) -> list[Markup]:
-    """From the middle of all, the part of the direction that lies in the plane, by its cosine with it."""
+    """From the middle of all, the part of the direction that lies in the plane, by its cosine with
+    it.
+    """
     found = [finite(part) for part in direction or []]
     if len(found) != 2 or found[0] is None or found[1] is None or math.hypot(found[0], found[1]) < FLAT:
         return []
@@ -69,7 +82,9 @@ def _arrow(direction: Any, origin: tuple[float, float]) -> list[Markup]:
     length = math.hypot(across, up)
     back = (-5 * across / length, -5 * up / length)
     tip = f"M{origin[0]:.2f} {origin[1]:.2f}l{across:.2f} {up:.2f}m{back[0] - back[1] * 0.7:.2f} {back[1] + back[0] * 0.7:.2f}l{-back[0] + back[1] * 0.7:.2f} {-back[1] - back[0] * 0.7:.2f}l{back[0] + back[1] * 0.7:.2f} {back[1] - back[0] * 0.7:.2f}"
-    said = element("title", f"the direction; its cosine with the plane is {decimal(math.hypot(found[0], found[1]))}")
+    said = element(
+        "title", f"the direction; its cosine with the plane is {decimal(math.hypot(found[0], found[1]))}"
+    )
     return [element("path", d=tip, class_="pointer behind"), element("path", said, d=tip, class_="pointer")]
 
 

@@ -1,4 +1,6 @@
-"""The page's charts: rates with their intervals, the two sets' projections, and how well each layer tells them apart."""
+"""The page's charts: rates with their intervals, the two sets' projections, and how well each layer
+tells them apart.
+"""
 
 from __future__ import annotations
 
@@ -38,13 +40,19 @@ def intervals(summary: dict[str, Any]) -> Markup:
             parts.append(element("path", d=f"M{x(0):.2f} {y}H{x(1):.2f}", class_="guide"))
             if rate is not None:
                 parts += _whisker(x, y, rate, metrics.get(f"{key}_ci"), f"{side} {form}")
-                told.append(f"{name}, {form}: {percent(rate)} ({interval(metrics.get(f'{key}_ci')) or 'no interval'})")
+                told.append(
+                    f"{name}, {form}: {percent(rate)} ({interval(metrics.get(f'{key}_ci')) or 'no interval'})"
+                )
             y += 17
         y += 4
     for share in (0, 0.25, 0.5, 0.75, 1):
         parts.append(text(x(share), y + 8, f"{share:.0%}", "tick", "middle"))
-    parts.append(text((x(0) + x(1)) / 2, y + 22, "answers that refuse, 95% Wilson interval", "axis", "middle"))
-    return figure("intervals", "Refusal rates with 95% intervals", "; ".join(told) + ".", (WIDTH, y + 28), parts)
+    parts.append(
+        text((x(0) + x(1)) / 2, y + 22, "answers that refuse, 95% Wilson interval", "axis", "middle")
+    )
+    return figure(
+        "intervals", "Refusal rates with 95% intervals", "; ".join(told) + ".", (WIDTH, y + 28), parts
+    )
 
 
 def _whisker(x: Scale, y: float, rate: float, bounds: Any, class_: str) -> list[Markup]:
@@ -57,7 +65,9 @@ def _whisker(x: Scale, y: float, rate: float, bounds: Any, class_: str) -> list[
 
 
 def histogram(separation: dict[str, Any]) -> Markup:
-    """Projections on the direction at the chosen layer: positive prompts above the line, negative ones below."""
+    """Projections on the direction at the chosen layer: positive prompts above the line, negative
+    ones below.
+    """
     sets = {
         side: [value for value in map(finite, separation.get(side) or []) if value is not None]
         for side in ("positive", "negative")
@@ -74,14 +84,18 @@ def histogram(separation: dict[str, Any]) -> Markup:
     most = max(max(bins) for bins in counts.values())
     middle, reach = 100.0, 76.0
     x, bin_width = linear((low, low + BINS * width), (LEFT, WIDTH - RIGHT)), (WIDTH - LEFT - RIGHT) / BINS
-    parts = [text(LEFT, 13, "positive", "label positive strong"), text(LEFT, 192, "negative", "label negative strong")]
+    parts = [
+        text(LEFT, 13, "positive", "label positive strong"),
+        text(LEFT, 192, "negative", "label negative strong"),
+    ]
     for side, bins in counts.items():
         for i, count in enumerate(bins):
             if count:
                 height = reach * count / most
                 top = middle - height - 0.5 if side == "positive" else middle + 0.5
                 tip = element(
-                    "title", f"{side}: {count} between {decimal(low + i * width)} and {decimal(low + (i + 1) * width)}"
+                    "title",
+                    f"{side}: {count} between {decimal(low + i * width)} and {decimal(low + (i + 1) * width)}",
                 )
                 box = {"x": LEFT + i * bin_width + 0.5, "y": top, "width": bin_width - 1, "height": height}
                 parts.append(element("rect", tip, class_=f"bar {side}", **box))
@@ -116,7 +130,9 @@ def means_by_layer(separation: dict[str, Any]) -> Markup:
         text(131, 14.5, "negative", "label negative strong"),
         text(196, 14.5, "band: ± 1 s.d.", "label"),
     ]
-    told = "Mean projection of the positive and the negative set by layer; the numbers stand in the table below."
+    told = (
+        "Mean projection of the positive and the negative set by layer; the numbers stand in the table below."
+    )
     return figure("means", "Mean projection by layer", told, (WIDTH, 228), parts)
 
 
@@ -149,7 +165,9 @@ def auroc_by_layer(separation: dict[str, Any]) -> Markup:
 
 
 def timings(seconds: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The time that each piece took as (name, seconds, bar), the longest having the whole bar; and their sum."""
+    """The time that each piece took as (name, seconds, bar), the longest having the whole bar; and
+    their sum.
+    """
     spent = {str(name): finite(value) or 0.0 for name, value in (seconds or {}).items()}
     longest = max(spent.values(), default=0.0) or 1.0
     rows = [(name, value, _bar(value / longest)) for name, value in spent.items()]
@@ -159,7 +177,9 @@ def timings(seconds: Mapping[str, Any] | None) -> dict[str, Any]:
 def _bar(share: float) -> Markup:
     """A plain bar for a table cell that states the same number beside it."""
     inside = element("rect", x=0, y=1, width=max(100 * share, 0.5), height=6, class_="bar ink")
-    return element("svg", inside, viewBox="0 0 100 8", preserveAspectRatio="none", aria_hidden="true", class_="meter")
+    return element(
+        "svg", inside, viewBox="0 0 100 8", preserveAspectRatio="none", aria_hidden="true", class_="meter"
+    )
 
 
 def _points(rows: list[dict[str, Any]], value: str, spread: str | None) -> list[tuple[int, float, float]]:
@@ -191,7 +211,9 @@ def _frame(
     parts.append(text((LEFT + WIDTH - RIGHT) / 2, 212, "layer", "axis", "middle"))
     chosen = separation.get("layer")
     if chosen in layers:
-        line = element("path", element("title", f"chosen: layer {chosen}"), d=f"M{x(chosen):.2f} 22V180", class_="here")
+        line = element(
+            "path", element("title", f"chosen: layer {chosen}"), d=f"M{x(chosen):.2f} 22V180", class_="here"
+        )
         parts.append(line)
     return parts
 

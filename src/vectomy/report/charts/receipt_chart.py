@@ -1,4 +1,6 @@
-"""What the receipt measured: the part of the stream that still lies along the removed directions, layer by layer."""
+"""What the receipt measured: the part of the stream that still lies along the removed directions,
+layer by layer.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +22,17 @@ LEAST = 1e-9
 
 
 def left_by_layer(receipt: Mapping[str, Any] | None) -> Markup:
-    """A dot for the stream that enters the first block and for what leaves each one; empty where it was not measured."""
+    """A dot for the stream that enters the first block and for what leaves each one; empty where it
+    was not measured.
+    """
     shares = [finite(value) for value in (receipt or {}).get("projection") or []]
     known = [(at, value) for at, value in enumerate(shares) if value is not None]
     if not known:
         return Markup("")
     high = 10.0 ** math.ceil(math.log10(max(max(value for _, value in known), 10 * LEAST)))
-    low = 10.0 ** min(math.floor(math.log10(max(min(value for _, value in known), LEAST))), math.log10(high) - 1)
+    low = 10.0 ** min(
+        math.floor(math.log10(max(min(value for _, value in known), LEAST))), math.log10(high) - 1
+    )
     x, y = linear((-0.5, len(shares) - 0.5), (LEFT, WIDTH - RIGHT)), logarithmic((low, high), (BOTTOM, TOP))
     parts = [text(LEFT, 12, "largest share of the stream along the directions", "label strong")]
     for mark in decades(low, high):
@@ -37,11 +43,17 @@ def left_by_layer(receipt: Mapping[str, Any] | None) -> Markup:
         parts.append(element("circle", tip, cx=x(at), cy=y(value), r=2.6, class_="dot"))
     step = 5 if len(shares) <= 49 else 10
     parts.append(text(x(0), BOTTOM + 14, "in", "tick", "middle"))
-    parts += [text(x(at + 1), BOTTOM + 14, at, "tick", "middle") for at in range(0, len(shares) - 1, step) if at]
-    parts.append(text((LEFT + WIDTH - RIGHT) / 2, BOTTOM + 30, "layer (logarithmic upward)", "axis", "middle"))
+    parts += [
+        text(x(at + 1), BOTTOM + 14, at, "tick", "middle") for at in range(0, len(shares) - 1, step) if at
+    ]
+    parts.append(
+        text((LEFT + WIDTH - RIGHT) / 2, BOTTOM + 30, "layer (logarithmic upward)", "axis", "middle")
+    )
     worst = max(known, key=lambda one: one[1])
     told = f"Largest |r . x| / |x| by layer; the most is {decimal(worst[1])}, {_place(worst[0])}."
-    return figure("left-by-layer", "What is left of the direction, by layer", told, (WIDTH, BOTTOM + 38), parts)
+    return figure(
+        "left-by-layer", "What is left of the direction, by layer", told, (WIDTH, BOTTOM + 38), parts
+    )
 
 
 def _place(at: int) -> str:

@@ -1,4 +1,6 @@
-"""Two measured quantities of each subject against one another, with intervals, dials as lines, and a name at every mark."""
+"""Two measured quantities of each subject against one another, with intervals, dials as lines, and
+a name at every mark.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ __all__ = ["Axis", "Mark", "scatter"]
 WIDTH, LEFT, RIGHT = 340.0, 40.0, 12.0
 TOP, BOTTOM = 26.0, 232.0
 CHARACTER, LINE = 6.3, 11.0
-# Where a name may stand beside its mark: shift to its anchor, and which end of it is there. The first is preferred.
+# Where a name may stand beside its mark: shift to its anchor, and which end of it is there. The
+# first is preferred.
 PLACES = [
     place
     for far in (0.0, 9.0, 20.0, 32.0)
@@ -55,7 +58,9 @@ class Mark:
 
 @dataclass(frozen=True)
 class Axis:
-    """`scale` takes a value to its place, `marks` are the places with a number; `breaks` is where the axis is broken."""
+    """`scale` takes a value to its place, `marks` are the places with a number; `breaks` is where
+    the axis is broken.
+    """
 
     title: str
     scale: Scale
@@ -76,12 +81,14 @@ def scatter(
     """The picture.
 
     Args:
-        lines: names of marks that are connected, in their order; those that are not drawn are passed over.
+        lines: names of marks that are connected, in their order; those that are not drawn are
+            passed over.
         band: a value of x up to which a difference is noise.
     """
     by_name = {mark.name: mark for mark in marks}
     drawn = [
-        [(x.scale(by_name[each].x), y.scale(by_name[each].y)) for each in line if each in by_name] for line in lines
+        [(x.scale(by_name[each].x), y.scale(by_name[each].y)) for each in line if each in by_name]
+        for line in lines
     ]
     parts = _frame(x, y)
     if band is not None and x.scale(band) > LEFT:
@@ -107,7 +114,9 @@ def _frame(x: Axis, y: Axis) -> list[Markup]:
         parts.append(text(x.scale(at), BOTTOM + 16, words, "tick", "middle"))
     parts.append(element("path", d=f"M{LEFT} {BOTTOM}H{WIDTH - RIGHT}", class_="axis-line"))
     if x.breaks is not None:
-        parts.append(element("path", d=f"M{x.breaks - 4:.2f} {BOTTOM + 5}l4 -10m2 10l4 -10", class_="axis-line"))
+        parts.append(
+            element("path", d=f"M{x.breaks - 4:.2f} {BOTTOM + 5}l4 -10m2 10l4 -10", class_="axis-line")
+        )
     parts.append(text((LEFT + WIDTH - RIGHT) / 2, BOTTOM + 34, x.title, "axis", "middle"))
     parts.append(text(4, 12, y.title, "label strong"))
     return parts
@@ -123,8 +132,9 @@ def _whiskers(mark: Mark, x: Scale, y: Scale) -> Markup:
 
 
 def _sign(mark: Mark, x: float, y: float) -> Markup:
-    """A disc for an edit, a ring for the base, a square for a checkpoint, a triangle for an adapter, a diamond for the
-    control, a cross for the noise floor."""
+    """A disc for an edit, a ring for the base, a square for a checkpoint, a triangle for an
+    adapter, a diamond for the control, a cross for the noise floor.
+    """
     tip, class_ = element("title", mark.told), f"sign {mark.kind}"
     if mark.kind in ("edit", "base"):
         return element("circle", tip, cx=x, cy=y, r=4.5, class_=class_)
@@ -133,11 +143,17 @@ def _sign(mark: Mark, x: float, y: float) -> Markup:
         "noise": f"M{x - 4.5:.2f} {y - 4.5:.2f}l9 9m0 -9l-9 9",
         "adapter": f"M{x:.2f} {y - 5.5:.2f}l5.5 9.5h-11z",
     }
-    return element("path", tip, d=shapes.get(mark.kind, f"M{x - 4.5:.2f} {y - 4.5:.2f}h9v9h-9z"), class_=class_)
+    return element(
+        "path", tip, d=shapes.get(mark.kind, f"M{x - 4.5:.2f} {y - 4.5:.2f}h9v9h-9z"), class_=class_
+    )
 
 
-def _labels(marks: Sequence[Mark], lines: Sequence[Sequence[tuple[float, float]]], x: Scale, y: Scale) -> list[Markup]:
-    """A name beside each mark, where it covers least of what is drawn already; the crowded ones come last."""
+def _labels(
+    marks: Sequence[Mark], lines: Sequence[Sequence[tuple[float, float]]], x: Scale, y: Scale
+) -> list[Markup]:
+    """A name beside each mark, where it covers least of what is drawn already; the crowded ones
+    come last.
+    """
     taken = [_around(x(mark.x), y(mark.y)) for mark in marks]
     for mark in marks:
         if mark.y_interval is not None:
@@ -151,11 +167,15 @@ def _labels(marks: Sequence[Mark], lines: Sequence[Sequence[tuple[float, float]]
     for mark in sorted(marks, key=lambda mark: mark.kind in ("noise", "base")):
         at = x(mark.x), y(mark.y)
         boxes = [(_box(at, mark.label, place), place) for place in PLACES]
-        box, (dx, dy, anchor) = min(boxes, key=lambda found: _cost(found[0], taken) + 4 * PLACES.index(found[1]))
+        box, (dx, dy, anchor) = min(
+            boxes, key=lambda found: _cost(found[0], taken) + 4 * PLACES.index(found[1])
+        )
         taken += [_wider(box)] * 3
         if math.hypot(dx, dy) > NEAR:
             end = min(max(at[0], box[0]), box[2]), min(max(at[1], box[1]), box[3])
-            drawn.append(element("path", d=f"M{at[0]:.2f} {at[1]:.2f}L{end[0]:.2f} {end[1]:.2f}", class_="leader"))
+            drawn.append(
+                element("path", d=f"M{at[0]:.2f} {at[1]:.2f}L{end[0]:.2f} {end[1]:.2f}", class_="leader")
+            )
         drawn.append(text(at[0] + dx, at[1] + dy, mark.label, f"label name {mark.kind}", anchor))
     return drawn
 
@@ -187,7 +207,12 @@ def _wider(box: Box) -> Box:
 
 def _cost(box: Box, taken: Sequence[Box]) -> float:
     """Area that is covered twice, and what reaches over the frame ten times."""
-    over = max(0.0, LEFT - box[0]) + max(0.0, box[2] - WIDTH) + max(0.0, TOP - 12 - box[1]) + max(0.0, box[3] - BOTTOM)
+    over = (
+        max(0.0, LEFT - box[0])
+        + max(0.0, box[2] - WIDTH)
+        + max(0.0, TOP - 12 - box[1])
+        + max(0.0, box[3] - BOTTOM)
+    )
     covered = sum(
         (min(box[2], other[2]) - max(box[0], other[0])) * (min(box[3], other[3]) - max(box[1], other[1]))
         for other in taken

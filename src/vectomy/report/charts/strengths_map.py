@@ -1,6 +1,8 @@
-"""How strongly each writer is edited: layers across, components down. Empty where a writer stays exactly as it is.
+"""How strongly each writer is edited: layers across, components down. Empty where a writer stays
+exactly as it is.
 
-Colour is the size of the strength; one below 0, which amplifies, has the other colour and a minus sign.
+Colour is the size of the strength; one below 0, which amplifies, has the other colour and a minus
+sign.
 """
 
 from __future__ import annotations
@@ -16,13 +18,26 @@ from vectomy.report.tables.numbers import decimal, finite, plain
 
 __all__ = ["Strength", "strengths_map", "strengths_of"]
 
-ORDER = ("embedding", "position", "attention", "linear_attention", "ssm", "conv", "mlp", "experts", "shared_experts", "per_layer")  # fmt: skip
+ORDER = (
+    "embedding",
+    "position",
+    "attention",
+    "linear_attention",
+    "ssm",
+    "conv",
+    "mlp",
+    "experts",
+    "shared_experts",
+    "per_layer",
+)
 ROW, HEAD = 22.0, 24.0
 
 
 @dataclass(frozen=True)
 class Strength:
-    """The strengths of one writer, one for each of its directions; the layer is None in front of the first block."""
+    """The strengths of one writer, one for each of its directions; the layer is None in front of
+    the first block.
+    """
 
     component: str
     layer: int | None
@@ -89,9 +104,13 @@ def strengths_map(scores: dict[str, Any], layers: int = 0) -> Markup:
             elif (layer is None) == (component in ORDER[:2]):
                 parts.append(element("rect", class_="empty", **box))
     step = 5 if last <= MANY_LAYERS else 10
-    parts += [text(start + cell * (at + 0.5), bottom + 14, at, "tick", "middle") for at in range(0, last + 1, step)]
+    parts += [
+        text(start + cell * (at + 0.5), bottom + 14, at, "tick", "middle") for at in range(0, last + 1, step)
+    ]
     parts.append(text(start + cell * (last + 1) / 2, bottom + 28, "layer", "axis", "middle"))
-    return figure("strengths", "Strength of each writer", _told(found, components), (width, bottom + 32), parts)
+    return figure(
+        "strengths", "Strength of each writer", _told(found, components), (width, bottom + 32), parts
+    )
 
 
 def _cell(one: Strength, most: float, box: dict[str, float]) -> Markup:
@@ -116,7 +135,10 @@ def _opacity(step: int) -> float:
 def _legend(most: float, negative: bool, width: float) -> list[Markup]:
     swatch, name = 9.0, decimal(most, 2)
     start = width - 4 - CHARACTER * len(name) - 5 - swatch * STEPS
-    parts = [element("rect", x=start + swatch * i, y=4, width=swatch, height=8, class_=f"q{i}") for i in range(STEPS)]
+    parts = [
+        element("rect", x=start + swatch * i, y=4, width=swatch, height=8, class_=f"q{i}")
+        for i in range(STEPS)
+    ]
     parts.append(text(start + swatch * STEPS + 5, 11.5, name, "tick"))
     parts.append(text(start - 5, 11.5, "0", "tick", "end"))
     if negative:

@@ -1,4 +1,5 @@
-"""Inline SVG, escaped: elements, number axes, and the frame that gives every figure its title and description.
+"""Inline SVG, escaped: elements, number axes, and the frame that gives every figure its title and
+description.
 
 Colours are classes (see page.css), so that one figure serves light, dark and print.
 """
@@ -16,7 +17,9 @@ Scale = Callable[[float], float]
 
 
 def element(name: str, *children: object, **attributes: object) -> Markup:
-    """`<name ...>children</name>`; `class_` is class and `stroke_width` is stroke-width. Everything is escaped."""
+    """`<name ...>children</name>`; `class_` is class and `stroke_width` is stroke-width. Everything
+    is escaped.
+    """
     spelled = Markup("").join(
         Markup(' {}="{}"').format(key.rstrip("_").replace("_", "-"), _short(value))
         for key, value in attributes.items()
@@ -30,7 +33,9 @@ def text(x: float, y: float, content: object, class_: str = "label", anchor: str
     return element("text", content, x=x, y=y, class_=class_, text_anchor=anchor)
 
 
-def figure(name: str, title: str, description: str, size: tuple[float, float], parts: Iterable[Markup]) -> Markup:
+def figure(
+    name: str, title: str, description: str, size: tuple[float, float], parts: Iterable[Markup]
+) -> Markup:
     """The svg element; `name` makes its ids unique in the page."""
     return element(
         "svg",
@@ -46,7 +51,9 @@ def figure(name: str, title: str, description: str, size: tuple[float, float], p
 
 def slug(words: str) -> str:
     """`words` as part of an id: what is no letter or digit becomes its number."""
-    return "".join(letter if letter.isascii() and letter.isalnum() else f"-{ord(letter):x}" for letter in words)
+    return "".join(
+        letter if letter.isascii() and letter.isalnum() else f"-{ord(letter):x}" for letter in words
+    )
 
 
 def linear(domain: tuple[float, float], span: tuple[float, float]) -> Scale:
@@ -65,7 +72,9 @@ def logarithmic(domain: tuple[float, float], span: tuple[float, float]) -> Scale
 
 
 def decades(low: float, high: float) -> list[float]:
-    """Powers of ten within [low, high]; of a range with hardly any, threes as well, or twos and fives."""
+    """Powers of ten within [low, high]; of a range with hardly any, threes as well, or twos and
+    fives.
+    """
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     width = math.log10(high / low)
     factors = (1, 2, 5) if width < 1.7 else (1, 3) if width < 2.7 else (1,)
@@ -81,7 +90,9 @@ def ticks(low: float, high: float, wanted: int = 4) -> list[float]:
     rough = (high - low) / wanted
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
-    return [round(i * step, 10) for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
+    return [
+        round(i * step, 10) for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)
+    ]
 
 
 def _short(value: object) -> object:

@@ -1,8 +1,10 @@
-"""What an evaluation shows at a glance: refusals against damage, and over-refusal against true refusal.
+"""What an evaluation shows at a glance: refusals against damage, and over-refusal against true
+refusal.
 
-Damage is KL(base || subject) per token. A small change of the weights costs KL in its square, so the axis is a square
-root, on which the points of a dial stand about as far apart as their strengths; where they are more than a hundredfold
-apart it is logarithmic, with a place for 0 in front.
+Damage is KL(base || subject) per token. A small change of the weights costs KL in its square, so
+the axis is a square root, on which the points of a dial stand about as far apart as their
+strengths; where they are more than a hundredfold apart it is logarithmic, with a place for 0 in
+front.
 """
 
 from __future__ import annotations
@@ -26,14 +28,18 @@ SHARES = [(share / 4, f"{25 * share}%") for share in range(5)]
 
 
 def tradeoff_chart(compared: Sequence[SubjectResult], main: Part, damage: str) -> Markup:
-    """Refusal rate on `main` with its interval, against KL per token on the set `damage`; empty without either."""
+    """Refusal rate on `main` with its interval, against KL per token on the set `damage`; empty
+    without either.
+    """
     marks = []
     for subject in compared:
         rate, kl = main.rate(subject), _kl(subject, damage)
         if rate is not None and kl is not None:
             ci = _interval(main.refusal(subject))
             told = f"{subject.name}: {percent(rate)} refused ({_spelled(ci)}), KL {decimal(kl)}"
-            marks.append(Mark(subject.name, subject.label, subject.class_, max(kl, 0.0), rate, None, ci, told))
+            marks.append(
+                Mark(subject.name, subject.label, subject.class_, max(kl, 0.0), rate, None, ci, told)
+            )
     if not marks:
         return Markup("")
     x, marked, breaks, named = _damage_scale(marks)

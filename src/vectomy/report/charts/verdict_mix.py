@@ -1,4 +1,6 @@
-"""The verdicts of each subject on one set as shares of a bar: full refusal, partial refusal, compliance, degenerate."""
+"""The verdicts of each subject on one set as shares of a bar: full refusal, partial refusal,
+compliance, degenerate.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ SHORT = {
 
 def verdict_mix(compared: Sequence[SubjectResult], name: str) -> Markup:
     """The chart of the set `name`, or an empty string where nobody was measured on it."""
-    known = [(subject, counts) for subject in compared if (counts := _counts(subject.on(name).get("verdicts")))]
+    known = [
+        (subject, counts) for subject in compared if (counts := _counts(subject.on(name).get("verdicts")))
+    ]
     if not known:
         return Markup("")
     left = CHARACTER * max(len(subject.label) for subject, _ in known) + 10
@@ -43,10 +47,16 @@ def verdict_mix(compared: Sequence[SubjectResult], name: str) -> Markup:
         for verdict in VERDICTS:
             width = (WIDTH - RIGHT - left) * counts[verdict] / total
             if width:
-                tip = element("title", f"{subject.name}: {counts[verdict]:g} of {total:g} {VERDICTS[verdict]}")
-                parts.append(element("rect", tip, x=x, y=y, width=width, height=ROW - 5, class_=f"share {verdict}"))
+                tip = element(
+                    "title", f"{subject.name}: {counts[verdict]:g} of {total:g} {VERDICTS[verdict]}"
+                )
+                parts.append(
+                    element("rect", tip, x=x, y=y, width=width, height=ROW - 5, class_=f"share {verdict}")
+                )
             x += width
-        shares = ", ".join(f"{percent(counts[verdict] / total)} {words}" for verdict, words in VERDICTS.items())
+        shares = ", ".join(
+            f"{percent(counts[verdict] / total)} {words}" for verdict, words in VERDICTS.items()
+        )
         told.append(f"{subject.name}: {shares}")
     bottom = HEAD - 14 + ROW * len(known)
     for share in (0.0, 0.5, 1.0):

@@ -1,1 +1,3 @@
-"""Whole documents: the pages of a run, an evaluation and a healing, the model card, and their templates."""
+"""Whole documents: the pages of a run, an evaluation and a healing, the model card, and their
+templates.
+"""

@@ -42,7 +42,9 @@ def render_evaluation(evaluation: dict[str, Any], completions: list[dict[str, An
     # Null and absent say the same: not measured.
     evaluation = {key: value if key == "settings" else _measured(value) for key, value in evaluation.items()}
     found = subjects(evaluation)
-    base = next((subject for subject in found if subject.name == evaluation.get("base")), found[0] if found else None)
+    base = next(
+        (subject for subject in found if subject.name == evaluation.get("base")), found[0] if found else None
+    )
     return html_page(
         "evaluation.html.jinja",
         evaluation=evaluation,
@@ -121,7 +123,12 @@ def _moved(part: Part | None, base: SubjectResult | None, shown: SubjectResult |
 
 def _falls(main: Part, base: SubjectResult, subject: SubjectResult) -> bool:
     before, after = main.rate(base), main.rate(subject)
-    return before is not None and after is not None and after < before and subject.kind not in ("random", "noise")
+    return (
+        before is not None
+        and after is not None
+        and after < before
+        and subject.kind not in ("random", "noise")
+    )
 
 
 def _p(shown: SubjectResult | None, main: Part | None) -> str:

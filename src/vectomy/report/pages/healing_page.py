@@ -1,4 +1,6 @@
-"""The page of a healing: the model before the edit, after it and after healing, and the curve of the training."""
+"""The page of a healing: the model before the edit, after it and after healing, and the curve of
+the training.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,11 @@ from vectomy.report.templates import html_page
 __all__ = ["healing_rows", "render_healing", "render_healing_card"]
 
 CURVES = (("loss", "loss", "line positive"),)
-RATES = (("refusals", "refusal"), ("harmless refusals", "harmless_refusal"), ("degenerate answers", "degenerate"))
+RATES = (
+    ("refusals", "refusal"),
+    ("harmless refusals", "harmless_refusal"),
+    ("degenerate answers", "degenerate"),
+)
 NUMBERS = (
     ("KL of the first token, nats", "kl_first_token"),
     ("KL per token, nats", "kl_per_token"),
@@ -52,7 +58,11 @@ def render_healing(summary: dict[str, Any], completions: list[dict[str, Any]]) -
         left=1 if len(models) > 1 else 0,
         right=len(models) - 1,
         pairs=[
-            {"set": row.get("set"), "prompt": row.get("prompt"), "answers": answers(row.get("answers") or {}, models)}
+            {
+                "set": row.get("set"),
+                "prompt": row.get("prompt"),
+                "answers": answers(row.get("answers") or {}, models),
+            }
             for row in completions
         ],
         sets_of_answers=list(dict.fromkeys(str(row.get("set")) for row in completions)),
@@ -64,7 +74,9 @@ def render_healing(summary: dict[str, Any], completions: list[dict[str, Any]]) -
 
 
 def render_healing_card(summary: dict[str, Any]) -> str:
-    """README.md of the healed checkpoint: what was changed and healed, how it was measured, and what it means for safety."""
+    """README.md of the healed checkpoint: what was changed and healed, how it was measured, and
+    what it means for safety.
+    """
     judge, config = summary["judge"], summary["config"]
     models = list(_models(summary))
     cells = [["held-out prompts", *models], ["---"] * (len(models) + 1)]
@@ -105,7 +117,9 @@ def healing_rows(summary: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
 
 
 def _models(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """What was measured, by model in the order of `models`; JSON of a file is in the order of its names."""
+    """What was measured, by model in the order of `models`; JSON of a file is in the order of its
+    names.
+    """
     measures = summary.get("measures") or {}
     return {name: measures[name] for name in summary.get("models") or measures if name in measures}
 

@@ -1,7 +1,8 @@
 """The model card of an edited checkpoint: Markdown with YAML front matter.
 
-Escaping is the default: every value that the template writes goes through `_markdown`, unless a filter here made it.
-Absolute paths are cut to their last part, for a card is published and a home folder is nobody's business.
+Escaping is the default: every value that the template writes goes through `_markdown`, unless a
+filter here made it. Absolute paths are cut to their last part, for a card is published and a home
+folder is nobody's business.
 """
 
 from __future__ import annotations
@@ -23,10 +24,26 @@ __all__ = ["Kind", "render_card", "without_folders"]
 Kind = Literal["checkpoint", "adapter", "edit", "gguf"]
 """What the card describes."""
 
-# What the Hub calls these (https://huggingface.co/docs/hub/model-cards): how it relates to its base, and what loads it.
-RELATIONS: dict[Kind, str] = {"checkpoint": "finetune", "adapter": "adapter", "edit": "adapter", "gguf": "quantized"}
-LIBRARIES: dict[Kind, str] = {"checkpoint": "transformers", "adapter": "peft", "edit": "vectomy", "gguf": "gguf"}
-KIND_TAGS: dict[Kind, tuple[str, ...]] = {"checkpoint": (), "adapter": ("lora",), "edit": (), "gguf": ("gguf",)}
+# What the Hub calls these (https://huggingface.co/docs/hub/model-cards): how it relates to its
+# base, and what loads it.
+RELATIONS: dict[Kind, str] = {
+    "checkpoint": "finetune",
+    "adapter": "adapter",
+    "edit": "adapter",
+    "gguf": "quantized",
+}
+LIBRARIES: dict[Kind, str] = {
+    "checkpoint": "transformers",
+    "adapter": "peft",
+    "edit": "vectomy",
+    "gguf": "gguf",
+}
+KIND_TAGS: dict[Kind, tuple[str, ...]] = {
+    "checkpoint": (),
+    "adapter": ("lora",),
+    "edit": (),
+    "gguf": ("gguf",),
+}
 LICENCE = ("license", "license_name", "license_link")
 
 # What Markdown or inline HTML could read as markup, wherever in a line it stands.
@@ -51,8 +68,9 @@ def render_card(
     """README.md of an edited checkpoint, or of an adapter, an Edit or a GGUF file.
 
     Args:
-        summary: what the run wrote (see render_page); of an Edit made by hand, as much of it as is known. `license` (a text, or
-            the front matter's keys) is passed on if it is there, never guessed.
+        summary: what the run wrote (see render_page); of an Edit made by hand, as much of it as is
+            known. `license` (a text, or the front matter's keys) is passed on if it is there, never
+            guessed.
         repository: OWNER/NAME where it will be published.
         linked: `base_model` is the name of a repository on the Hub, and not of a folder.
         record: what `vectomy reproduce` finds its way by, for the front matter.
@@ -60,7 +78,8 @@ def render_card(
         evaluations: further measurements (docs/evaluation-json.md).
 
     Returns:
-        Markdown that says what was changed, how it was measured, what it costs and what it means for safety.
+        Markdown that says what was changed, how it was measured, what it costs and what it means
+        for safety.
     """
     templates = environment(autoescape=False, finalize=_markdown, keep_trailing_newline=True)
     templates.filters.update(yaml=_yaml, code=_code, fence=_fence)
@@ -80,7 +99,11 @@ def render_card(
         record=dict(record or {}),
         use=use,
         language="sh" if kind == "gguf" else "python",
-        tags=["vectomy", "abliterated" if behaviour == "refusal" else "activation-steering", *KIND_TAGS[kind]],
+        tags=[
+            "vectomy",
+            "abliterated" if behaviour == "refusal" else "activation-steering",
+            *KIND_TAGS[kind],
+        ],
         measured=any(summary.get(key) for key in ("base", "edited", "forms")),
         elsewhere=_elsewhere(summary, kind),
         evaluations=[evaluation_rows(without_folders(evaluation)) for evaluation in evaluations],

@@ -14,7 +14,16 @@ from vectomy.report.charts.receipt_chart import left_by_layer
 from vectomy.report.charts.strengths_map import strengths_map, strengths_of
 from vectomy.report.tables.completions import answers, verdict_name
 from vectomy.report.tables.numbers import finite
-from vectomy.report.tables.recipe_terms import is_search, kl_name, origin, rule, scores_of, several, strength, what
+from vectomy.report.tables.recipe_terms import (
+    is_search,
+    kl_name,
+    origin,
+    rule,
+    scores_of,
+    several,
+    strength,
+    what,
+)
 from vectomy.report.tables.statement import KEEP, change, forms, keeps, rows, sources
 from vectomy.report.templates import html_page
 
@@ -24,7 +33,10 @@ FORMS = ("base", "hooks", "lora", "baked")
 
 
 def render_page(
-    summary: dict[str, Any], scores: dict[str, Any], separation: dict[str, Any], completions: list[dict[str, Any]]
+    summary: dict[str, Any],
+    scores: dict[str, Any],
+    separation: dict[str, Any],
+    completions: list[dict[str, Any]],
 ) -> str:
     """The whole report of a run.
 
@@ -111,19 +123,27 @@ def _searched(summary: dict[str, Any], scores: dict[str, Any], separation: dict[
 
 
 def _tried(candidate: dict[str, Any]) -> bool:
-    """Whether a candidate stayed in: arditi's filters let it through, or the article's recipe let it answer."""
+    """Whether a candidate stayed in: arditi's filters let it through, or the article's recipe let
+    it answer.
+    """
     return not candidate.get("rejected") if "rejected" in candidate else bool(candidate.get("answers"))
 
 
 def _separation(separation: dict[str, Any]) -> dict[str, Any]:
-    here = next((row for row in separation.get("layers") or [] if row.get("layer") == separation.get("layer")), None)
+    here = next(
+        (row for row in separation.get("layers") or [] if row.get("layer") == separation.get("layer")), None
+    )
     drawn = (
         ("Projections at the chosen layer", figures.histogram(separation)),
         ("Both sets in their principal plane", pca_chart(separation)),
         ("Mean projection by layer", figures.means_by_layer(separation)),
         ("AUROC by layer", figures.auroc_by_layer(separation)),
     )
-    return {"separation": separation, "here": here, "charts": [(name, chart) for name, chart in drawn if chart]}
+    return {
+        "separation": separation,
+        "here": here,
+        "charts": [(name, chart) for name, chart in drawn if chart],
+    }
 
 
 def _completions(completions: list[dict[str, Any]]) -> dict[str, Any]:
@@ -134,7 +154,12 @@ def _completions(completions: list[dict[str, Any]]) -> dict[str, Any]:
         before, after = ((answer or {}).get("verdict") for answer in (row.get("base"), edited))
         moved = edited is not None and before != after
         pairs.append(
-            {"set": row.get("set"), "prompt": row.get("prompt"), "changed": moved, "answers": answers(row, FORMS)}
+            {
+                "set": row.get("set"),
+                "prompt": row.get("prompt"),
+                "changed": moved,
+                "answers": answers(row, FORMS),
+            }
         )
         if edited is not None:
             moves[str(row.get("set")), verdict_name(before), verdict_name(after)] += 1

@@ -1,4 +1,6 @@
-"""Answers side by side, each with its verdict; those that say the same share one column, and long ones are folded."""
+"""Answers side by side, each with its verdict; those that say the same share one column, and long
+ones are folded.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,9 @@ def answers(row: Mapping[str, Any], names: tuple[str, ...]) -> list[Answer]:
     shared: dict[tuple[str, str], list[str]] = {}
     for name in names:
         if answer := row.get(name):
-            shared.setdefault((str(answer.get("text") or ""), str(answer.get("verdict") or "")), []).append(name)
+            shared.setdefault((str(answer.get("text") or ""), str(answer.get("verdict") or "")), []).append(
+                name
+            )
     return [
         Answer(
             tuple(given),

@@ -1,4 +1,6 @@
-"""The measurements of `vectomy evaluate` as the rows of a card: one for each subject and prompt set, rates with intervals."""
+"""The measurements of `vectomy evaluate` as the rows of a card: one for each subject and prompt
+set, rates with intervals.
+"""
 
 from __future__ import annotations
 
@@ -14,18 +16,25 @@ CONTROLS = ("random", "noise")
 
 
 def evaluation_rows(evaluation: dict[str, Any]) -> dict[str, Any]:
-    """`judge`, `answer_tokens`, `columns`, `rows` of (label, cells) and lines of `capability`, from evaluation.json
-    (docs/evaluation-json.md). Controls are left out."""
+    """`judge`, `answer_tokens`, `columns`, `rows` of (label, cells) and lines of `capability`, from
+    evaluation.json (docs/evaluation-json.md). Controls are left out.
+    """
     kinds = {str(s.get("name")): s.get("kind") for s in evaluation.get("subjects") or []}
     results = {
-        name: held for name, held in (evaluation.get("results") or {}).items() if kinds.get(name) not in CONTROLS
+        name: held
+        for name, held in (evaluation.get("results") or {}).items()
+        if kinds.get(name) not in CONTROLS
     }
     rows: list[tuple[str, list[Cell]]] = []
     for name, held in results.items():
         for of, measured in (held.get("sets") or {}).items():
             rows.append((f"{name}, {of}", _cells(measured)))
             labelled = (measured.get("by_label") or {}).items()
-            rows += [(f"{name}, {of}, {label} prompts", _cells(part)) for label, part in labelled if len(labelled) > 1]
+            rows += [
+                (f"{name}, {of}, {label} prompts", _cells(part))
+                for label, part in labelled
+                if len(labelled) > 1
+            ]
     tasks = [(name, held.get("capability") or {}) for name, held in results.items()]
     settings = evaluation.get("settings") or {}
     return {
@@ -33,7 +42,9 @@ def evaluation_rows(evaluation: dict[str, Any]) -> dict[str, Any]:
         "answer_tokens": settings.get("answer_tokens", "an unrecorded number of"),
         "columns": COLUMNS,
         "rows": rows,
-        "capability": [f"{name}, {task}: {_task(found)}" for name, held in tasks for task, found in held.items()],
+        "capability": [
+            f"{name}, {task}: {_task(found)}" for name, held in tasks for task, found in held.items()
+        ],
     }
 
 

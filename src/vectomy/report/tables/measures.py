@@ -1,4 +1,6 @@
-"""The tables of an evaluation: who against what was measured. A column or table in which nobody was measured is left out."""
+"""The tables of an evaluation: who against what was measured. A column or table in which nobody was
+measured is left out.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +15,17 @@ from vectomy.report.tables.numbers import decimal, finite, percent, plain, thous
 from vectomy.report.tables.statement import Cell, rate_cell
 from vectomy.report.tables.subject_parts import Part, SubjectResult
 
-__all__ = ["Table", "budget_table", "capability_table", "chance", "conditions_table", "paired_table",
-           "set_table", "summary_table", "types_table"]  # fmt: skip
+__all__ = [
+    "Table",
+    "budget_table",
+    "capability_table",
+    "chance",
+    "conditions_table",
+    "paired_table",
+    "set_table",
+    "summary_table",
+    "types_table",
+]
 
 NONE = Cell(None, "")
 # Both sides of a normal distribution outside this many standard errors hold 5%.
@@ -48,14 +59,22 @@ class Table:
     class_: str = ""
 
 
-def summary_table(compared: Sequence[SubjectResult], parts: Sequence[Part], damage: str | None) -> Table | None:
+def summary_table(
+    compared: Sequence[SubjectResult], parts: Sequence[Part], damage: str | None
+) -> Table | None:
     """Refusals of every part, answers that are no answers, and damage."""
-    asked = [(Column("Refusals", part.name), lambda s, part=part: rate_cell(part.refusal(s))) for part in parts]
-    costs = () if damage is None else (
-        ("kl_first_token", "KL, first token", f"nats, {damage}"),
-        ("kl_per_token", "KL per token", f"nats, {damage}"),
-        ("ce_own_answers", "CE of base's answers", f"nats a token, {damage}"),
-    )  # fmt: skip
+    asked = [
+        (Column("Refusals", part.name), lambda s, part=part: rate_cell(part.refusal(s))) for part in parts
+    ]
+    costs = (
+        ()
+        if damage is None
+        else (
+            ("kl_first_token", "KL, first token", f"nats, {damage}"),
+            ("kl_per_token", "KL per token", f"nats, {damage}"),
+            ("ce_own_answers", "CE of base's answers", f"nats a token, {damage}"),
+        )
+    )
     return _of_subjects(
         "result",
         "Refusal rates with 95% Wilson intervals, answers that are no answers on all sets together, and distance from the base.",
@@ -98,7 +117,9 @@ def set_table(compared: Sequence[SubjectResult], name: str) -> Table | None:
 
 
 def types_table(compared: Sequence[SubjectResult], name: str) -> Table | None:
-    """Refusals by type of prompt, safe types first: a heat map that is a table. Darker refuses more."""
+    """Refusals by type of prompt, safe types first: a heat map that is a table. Darker refuses
+    more.
+    """
     columns = [subject for subject in compared if subject.on(name).get("by_type")]
     known = {
         str(kind): (str(found.get("label") or ""), (found.get("refusal") or {}).get("total"))
@@ -137,7 +158,9 @@ def budget_table(compared: Sequence[SubjectResult], names: Sequence[str]) -> Tab
         for name in names
         for at in budgets_of(compared, name)
     ]
-    return _of_subjects("budgets", "Refusals when the same answers are judged after fewer tokens.", compared, columns)
+    return _of_subjects(
+        "budgets", "Refusals when the same answers are judged after fewer tokens.", compared, columns
+    )
 
 
 def paired_table(compared: Sequence[SubjectResult], names: Sequence[str]) -> Table | None:
@@ -149,7 +172,9 @@ def paired_table(compared: Sequence[SubjectResult], names: Sequence[str]) -> Tab
         if lost is None or gained is None:
             return NONE
         mark = "apart" if p is not None and p < 0.05 else ""
-        return Cell(finite(gained - lost), f"−{lost} +{gained}", (f"p {chance(p)}",) if p is not None else (), mark)
+        return Cell(
+            finite(gained - lost), f"−{lost} +{gained}", (f"p {chance(p)}",) if p is not None else (), mark
+        )
 
     others = [subject for subject in compared if subject.kind != "base"]
     return _of_subjects(
@@ -163,7 +188,9 @@ def paired_table(compared: Sequence[SubjectResult], names: Sequence[str]) -> Tab
 
 def conditions_table(compared: Sequence[SubjectResult]) -> Table | None:
     """Perplexity on texts, and multi-turn, long-context and tool-call prompts."""
-    files = list(dict.fromkeys(name for subject in compared for name in subject.results.get("perplexity") or {}))
+    files = list(
+        dict.fromkeys(name for subject in compared for name in subject.results.get("perplexity") or {})
+    )
 
     def perplexity(name: str, subject: SubjectResult) -> Cell:
         found = (subject.results.get("perplexity") or {}).get(name) or {}
@@ -203,7 +230,9 @@ def conditions_table(compared: Sequence[SubjectResult]) -> Table | None:
 
 
 def capability_table(compared: Sequence[SubjectResult]) -> Table | None:
-    """Benchmarks down, subjects across: the value, and the paired difference from what it is compared with, with standard errors."""
+    """Benchmarks down, subjects across: the value, and the paired difference from what it is
+    compared with, with standard errors.
+    """
     columns = [subject for subject in compared if subject.results.get("capability")]
     tasks = list(dict.fromkeys(task for subject in columns for task in subject.results["capability"]))
     lines = []
@@ -230,7 +259,9 @@ def _capability(found: Mapping[str, Any]) -> Cell:
     difference, spread = finite(found.get("difference")), finite(found.get("difference_stderr"))
     detail = [] if error is None else [f"± {_thousandths(error)}"]
     if difference is not None:
-        detail.append(_thousandths(difference, "+") + ("" if spread is None else f" ± {_thousandths(spread)}"))
+        detail.append(
+            _thousandths(difference, "+") + ("" if spread is None else f" ± {_thousandths(spread)}")
+        )
     apart = difference is not None and spread is not None and abs(difference) > APART * spread
     return Cell(value, decimal(value), tuple(detail), "apart" if apart else "")
 
@@ -295,6 +326,8 @@ def _table(
     kept = [at for at in range(len(columns)) if any(line.cells[at].value is not None for line in full)]
     if not kept:
         return None
-    left = [replace(line, cells=tuple(line.cells[at] for at in kept)) if line.cells else line for line in lines]
+    left = [
+        replace(line, cells=tuple(line.cells[at] for at in kept)) if line.cells else line for line in lines
+    ]
     filled = [line for line in left if not line.cells or any(cell.value is not None for cell in line.cells)]
     return Table(name, caption, corner, tuple(columns[at] for at in kept), tuple(filled), class_)

@@ -1,4 +1,6 @@
-"""Numbers as a reader meets them: the same value always in the same words, and absent ones marked as absent."""
+"""Numbers as a reader meets them: the same value always in the same words, and absent ones marked
+as absent.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ def finite(value: object) -> float | None:
 
 
 def decimal(value: object, digits: int = 3) -> str:
-    """`digits` significant digits, without an exponent between 0.0001 and a million, with a true minus sign."""
+    """`digits` significant digits, without an exponent between 0.0001 and a million, with a true
+    minus sign.
+    """
     number = finite(value)
     if number is None:
         return ABSENT

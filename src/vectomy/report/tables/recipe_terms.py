@@ -1,4 +1,6 @@
-"""What differs from recipe to recipe: the scores of its candidates, what its edit does in words, and the rule it chose by."""
+"""What differs from recipe to recipe: the scores of its candidates, what its edit does in words,
+and the rule it chose by.
+"""
 
 from __future__ import annotations
 
@@ -10,21 +12,31 @@ from vectomy.report.tables.statement import verb
 
 __all__ = ["SCORES", "is_search", "kl_name", "origin", "rule", "scores_of", "several", "strength", "what"]
 
-KL = Score("kl_div_score", "KL divergence", "direction ablated, negative prompts, nats; lower is better", True, True)
+KL = Score(
+    "kl_div_score", "KL divergence", "direction ablated, negative prompts, nats; lower is better", True, True
+)
 SCORES = {
     "arditi": (
         Score("refusal_score", "refusal score", "direction ablated, positive prompts; lower is better", True),
-        Score("steering_score", "steering score", "direction added, negative prompts; higher is better", False),
+        Score(
+            "steering_score", "steering score", "direction added, negative prompts; higher is better", False
+        ),
         KL,
     ),
-    "article": (Score("score", "score", "absolute mean of the direction's components; higher ranks first", False),),
-    "cosmic": (Score("score", "score", "cosines of the activations, added and ablated; higher is better", False),),
+    "article": (
+        Score("score", "score", "absolute mean of the direction's components; higher ranks first", False),
+    ),
+    "cosmic": (
+        Score("score", "score", "cosines of the activations, added and ablated; higher is better", False),
+    ),
 }
 # Shown in the table of candidates alone.
 MORE = {
     "cosmic": (
         Score("induced", "induced", "direction added to negative prompts, cosine with positive ones", False),
-        Score("removed", "removed", "direction ablated on positive prompts, cosine with negative ones", False),
+        Score(
+            "removed", "removed", "direction ablated on positive prompts, cosine with negative ones", False
+        ),
         KL,
     )
 }
@@ -112,5 +124,7 @@ def rule(scores: dict[str, Any], settings: dict[str, Any]) -> str:
         most = "few enough" if target is None else f"at most {100 * target:.3g}%"
         text = f"Of the edits that leave the behaviour on {most} of the positive search prompts, the one of least {kl} is taken"
     if any("held" in candidate for candidate in scores.get("candidates") or []):
-        text += "; those that lose too much of it on the prompts to keep are passed over while there are others"
+        text += (
+            "; those that lose too much of it on the prompts to keep are passed over while there are others"
+        )
     return text + "."

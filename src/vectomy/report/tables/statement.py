@@ -1,4 +1,6 @@
-"""What page and card both say: the measured rows, what went up or down, and where each prompt set came from."""
+"""What page and card both say: the measured rows, what went up or down, and where each prompt set
+came from.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,21 @@ from typing import Any
 
 from vectomy.report.tables.numbers import decimal, finite, interval, percent
 
-__all__ = ["KEEP", "Cell", "RateChange", "Row", "change", "compare_rates", "forms", "keeps", "rate_cell", "rows", "sources", "token_text", "verb"]  # fmt: skip
+__all__ = [
+    "KEEP",
+    "Cell",
+    "RateChange",
+    "Row",
+    "change",
+    "compare_rates",
+    "forms",
+    "keeps",
+    "rate_cell",
+    "rows",
+    "sources",
+    "token_text",
+    "verb",
+]
 
 SPLITS = ("fit", "search", "test")
 KEEP = "keep_refusal"
@@ -17,7 +33,9 @@ KEEP = "keep_refusal"
 
 @dataclass(frozen=True)
 class Cell:
-    """One measured value: `value` as the JSON has it, `text` as shown, `detail` its count and interval, `mark` its class."""
+    """One measured value: `value` as the JSON has it, `text` as shown, `detail` its count and
+    interval, `mark` its class.
+    """
 
     value: float | None
     text: str
@@ -50,7 +68,11 @@ def forms(summary: dict[str, Any]) -> dict[str, dict[str, Any]]:
         measured = {"edited": summary["edited"]}
     order = ("hooks", "lora", "baked")
     known = {name: measured[name] for name in order if name in measured}
-    return {"base": summary.get("base") or {}, **known, **{k: v for k, v in measured.items() if k not in order}}
+    return {
+        "base": summary.get("base") or {},
+        **known,
+        **{k: v for k, v in measured.items() if k not in order},
+    }
 
 
 def rows(summary: dict[str, Any]) -> list[Row]:
@@ -58,7 +80,12 @@ def rows(summary: dict[str, Any]) -> list[Row]:
     measured = forms(summary).values()
     test = {side: _source(summary, side, "test") for side in ("positive", "negative")}
     return [
-        Row("refusal", "Refusals, positive prompts", test["positive"], tuple(_rate(m, "refusal") for m in measured)),
+        Row(
+            "refusal",
+            "Refusals, positive prompts",
+            test["positive"],
+            tuple(_rate(m, "refusal") for m in measured),
+        ),
         Row(
             "harmless_refusal",
             "Refusals, negative prompts",
@@ -70,7 +97,9 @@ def rows(summary: dict[str, Any]) -> list[Row]:
             "degenerate_rate",
             "Degenerate answers",
             "repeating, stalled or empty",
-            tuple(Cell(finite(m.get("degenerate_rate")), percent(m.get("degenerate_rate"))) for m in measured),
+            tuple(
+                Cell(finite(m.get("degenerate_rate")), percent(m.get("degenerate_rate"))) for m in measured
+            ),
         ),
         *(
             Row(key, label, hint, tuple(Cell(finite(m.get(key)), decimal(m.get(key))) for m in measured))
@@ -109,15 +138,22 @@ def _parts(metrics: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def rate_cell(measured: Mapping[str, Any] | None) -> Cell:
-    """A rate (`rate`, `count`, `total`, `ci`; any may be absent) with its count and interval below it."""
+    """A rate (`rate`, `count`, `total`, `ci`; any may be absent) with its count and interval below
+    it.
+    """
     measured = measured or {}
     rate, count, total = finite(measured.get("rate")), measured.get("count"), measured.get("total")
-    detail = (f"{count} of {total}" if count is not None and total is not None else "", interval(measured.get("ci")))
+    detail = (
+        f"{count} of {total}" if count is not None and total is not None else "",
+        interval(measured.get("ci")),
+    )
     return Cell(rate, percent(rate), tuple(text for text in detail if text))
 
 
 def change(summary: dict[str, Any], name: str) -> RateChange:
-    """How the rate `name` (refusal, harmless_refusal, keep_refusal) moved from the base to the edited model."""
+    """How the rate `name` (refusal, harmless_refusal, keep_refusal) moved from the base to the
+    edited model.
+    """
     return compare_rates(_parts(summary.get("base") or {}, name), _parts(summary.get("edited") or {}, name))
 
 
@@ -135,7 +171,9 @@ def compare_rates(base: Mapping[str, Any] | None, other: Mapping[str, Any] | Non
 
 
 def verb(strength: object) -> str:
-    """What an edit of this strength does to a direction: 1 removes it, between 0 and 1 weakens it, and so on."""
+    """What an edit of this strength does to a direction: 1 removes it, between 0 and 1 weakens it,
+    and so on.
+    """
     value = finite(strength)
     if value is None:
         return "edits"

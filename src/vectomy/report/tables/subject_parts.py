@@ -1,4 +1,6 @@
-"""What an evaluation compares, and on what: subjects (the base, edits along their dial, controls) and parts of prompt sets."""
+"""What an evaluation compares, and on what: subjects (the base, edits along their dial, controls)
+and parts of prompt sets.
+"""
 
 from __future__ import annotations
 
@@ -81,7 +83,9 @@ class Part:
 
 
 def subjects(evaluation: Mapping[str, Any]) -> list[SubjectResult]:
-    """All of them in their order. The edits of a single dial are called by their strengths in pictures."""
+    """All of them in their order. The edits of a single dial are called by their strengths in
+    pictures.
+    """
     rows = evaluation.get("subjects") or []
     results = evaluation.get("results") or {}
     one_dial = len({(row.get("source"), row.get("of")) for row in rows if row.get("kind") == "edit"}) == 1
@@ -95,8 +99,10 @@ def subjects(evaluation: Mapping[str, Any]) -> list[SubjectResult]:
 
 
 def dials(compared: Sequence[SubjectResult]) -> list[list[SubjectResult]]:
-    """Each edit along its strength. That of the base begins with the base, which is the same edit at strength 0; damage of
-    an edit of another model is measured from that one, so that its dial does not begin where the model stands."""
+    """Each edit along its strength. That of the base begins with the base, which is the same edit
+    at strength 0; damage of an edit of another model is measured from that one, so that its dial
+    does not begin where the model stands.
+    """
     found: dict[tuple[str, str], list[SubjectResult]] = {}
     for subject in compared:
         if subject.kind == "edit" and subject.strength is not None:
@@ -110,7 +116,9 @@ def dials(compared: Sequence[SubjectResult]) -> list[list[SubjectResult]]:
 
 
 def focus(compared: Sequence[SubjectResult]) -> SubjectResult | None:
-    """Whom the page speaks of first: the edit whose strength is nearest to 1, else another checkpoint."""
+    """Whom the page speaks of first: the edit whose strength is nearest to 1, else another
+    checkpoint.
+    """
     changed = [subject for subject in compared if subject.kind in ("edit", "adapter", "model")]
     order = {"edit": 0, "adapter": 1}
     return min(
@@ -129,14 +137,18 @@ def parts(evaluation: Mapping[str, Any]) -> list[Part]:
     found = []
     for row in evaluation.get("sets") or []:
         name = str(row.get("name"))
-        labels = list(dict.fromkeys(label for subject in compared for label in subject.on(name).get("by_label") or {}))
+        labels = list(
+            dict.fromkeys(label for subject in compared for label in subject.on(name).get("by_label") or {})
+        )
         found += [Part(name, str(label)) for label in labels] or [Part(name)]
     return found
 
 
 def main_part(evaluation: Mapping[str, Any]) -> Part | None:
-    """The prompts that bring the behaviour out: those that the base refuses most. A whole set is taken before the labelled
-    parts of another where the base refuses half of it, since paired tests are over whole sets."""
+    """The prompts that bring the behaviour out: those that the base refuses most. A whole set is
+    taken before the labelled parts of another where the base refuses half of it, since paired tests
+    are over whole sets.
+    """
     found, base = parts(evaluation), _base(evaluation)
     if base is None:
         return next(iter(found), None)
@@ -145,12 +157,16 @@ def main_part(evaluation: Mapping[str, Any]) -> Part | None:
 
 
 def damage_set(evaluation: Mapping[str, Any]) -> str | None:
-    """The set that damage is read on: of those with a KL per token, the one that the base refuses least."""
+    """The set that damage is read on: of those with a KL per token, the one that the base refuses
+    least.
+    """
     base = _base(evaluation)
     known = [
         Part(str(row.get("name")))
         for row in evaluation.get("sets") or []
-        if any(finite(s.on(str(row.get("name"))).get("kl_per_token")) is not None for s in subjects(evaluation))
+        if any(
+            finite(s.on(str(row.get("name"))).get("kl_per_token")) is not None for s in subjects(evaluation)
+        )
     ]
     chosen = min(known, key=lambda part: (part.rate(base) if base else None) or 0.0, default=None)
     return chosen.set if chosen else None

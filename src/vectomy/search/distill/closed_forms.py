@@ -1,10 +1,12 @@
-"""What an edit that induces or removes a trait may look like, in closed form or as what is to be learned.
+"""What an edit that induces or removes a trait may look like, in closed form or as what is to be
+learned.
 
-v is the difference of the two contexts' mean streams at a layer (positive - negative, after the block, over the answers' tokens), r its unit
-vector, and c the strength:
+v is the difference of the two contexts' mean streams at a layer (positive - negative, after the
+block, over the answers' tokens), r its unit vector, and c the strength:
 
     bias        + c v (induced) or - c v (removed) at the layer's MLP: a bias of its down projection
-    set-point   r taken out of every writer, and the wanted r . x added once, at the layer: behind it the stream has that value at every
+    set-point   r taken out of every writer, and the wanted r . x added once, at the layer: behind
+    it the stream has that value at every
                 layer and token (affine concept editing, arXiv 2411.09003, as weights)
     amplify     every writer's part along r times 1 + c (induced) or 1 - c (removed)
 """
@@ -33,10 +35,12 @@ __all__ = ["Means", "closed_form", "learnables", "taking_additions"]
 Means = tuple[Float[Tensor, "layer d_model"], Float[Tensor, "layer d_model"]]
 """The mean streams of the positive context and of the negative one, after each block."""
 
-# Share of the depth between which vectors are learned: below it hardly anything is said yet, the last blocks choose words.
+# Share of the depth between which vectors are learned: below it hardly anything is said yet, the
+# last blocks choose words.
 START, END = 0.17, 0.9
 FIRST_STRENGTH = 0.1
-# Who takes an added vector, the first of them that a layer has: what bakes into a bias, or into none (then hooks alone).
+# Who takes an added vector, the first of them that a layer has: what bakes into a bias, or into
+# none (then hooks alone).
 TAKERS = ("mlp", "shared_experts", "attention", "linear_attention", "ssm", "conv")
 
 
@@ -49,7 +53,12 @@ def taking_additions(writers: Sequence[Writer]) -> dict[int, Writer]:
     found: dict[int, Writer] = {}
     for component in TAKERS:
         for writer in writers:
-            if writer.component == component and writer.layer is not None and not writer.norms and hookable(writer):
+            if (
+                writer.component == component
+                and writer.layer is not None
+                and not writer.norms
+                and hookable(writer)
+            ):
                 found.setdefault(writer.layer, writer)
     if not found:
         raise SelectionError(
@@ -94,15 +103,23 @@ def closed_form(
 
 
 def _adding(writer: Writer, vector: Float[Tensor, " d_model"]) -> Operation:
-    return Operation(writer.component, writer.layer, torch.eye(1, len(vector)), torch.zeros(1), addition=vector)
+    return Operation(
+        writer.component, writer.layer, torch.eye(1, len(vector)), torch.zeros(1), addition=vector
+    )
 
 
 def learnables(what: What, writers: Sequence[Writer], means: Means) -> list[Learnable]:
-    """What is learned: a vector for one writer a layer; to remove, also a direction of each layer, taken out of its writers."""
+    """What is learned: a vector for one writer a layer; to remove, also a direction of each layer,
+    taken out of its writers.
+    """
     layers, width = means[0].shape
-    inside = [w for w in writers if w.layer is not None and START * layers <= w.layer < END * layers and hookable(w)]
+    inside = [
+        w for w in writers if w.layer is not None and START * layers <= w.layer < END * layers and hookable(w)
+    ]
     takers = {id(writer) for writer in taking_additions(inside).values()}
-    directions = {layer: normalise(means[0][layer] - means[1][layer]).requires_grad_() for layer in range(layers)}
+    directions = {
+        layer: normalise(means[0][layer] - means[1][layer]).requires_grad_() for layer in range(layers)
+    }
     found = []
     for writer in inside:
         assert writer.layer is not None
@@ -112,7 +129,8 @@ def learnables(what: What, writers: Sequence[Writer], means: Means) -> list[Lear
         found.append(
             Learnable(
                 writer,
-                # Of a coordinate of the stream there, so that a rate means the same at every layer and model.
+                # Of a coordinate of the stream there, so that a rate means the same at every layer
+                # and model.
                 scale=float(means[1][writer.layer].norm()) / width**0.5,
                 addition=torch.zeros(width, requires_grad=True) if id(writer) in takers else None,
                 strength=torch.full((1,), FIRST_STRENGTH, requires_grad=True) if taking_out else None,

@@ -1,12 +1,15 @@
-"""What a trait is learned from: the model's own answers to the same prompts in both contexts, and its states while it gives them.
+"""What a trait is learned from: the model's own answers to the same prompts in both contexts, and
+its states while it gives them.
 
-An edit is to make the model in the context `source` answer as it does in the context `target`: to induce a trait, the plain model
-as the styled one; to remove it, the other way round. The answers are teacher-forced in the source context, and each token has the
-base's state in the context that it was given in beside it.
+An edit is to make the model in the context `source` answer as it does in the context `target`: to
+induce a trait, the plain model as the styled one; to remove it, the other way round. The answers
+are teacher-forced in the source context, and each token has the base's state in the context that it
+was given in beside it.
 
-Small models lose the thread in a style: their styled answers go round in circles. With `lead`, a styled answer is cut behind
-its first sentences, and the plain answer to the same prompt follows on, with its own teacher. The lead is learned as it stands: its teacher would rather say it
-once more, and what learns from that says nothing else (docs/log.md).
+Small models lose the thread in a style: their styled answers go round in circles. With `lead`, a
+styled answer is cut behind its first sentences, and the plain answer to the same prompt follows on,
+with its own teacher. The lead is learned as it stands: its teacher would rather say it once more,
+and what learns from that says nothing else (docs/log.md).
 """
 
 from __future__ import annotations
@@ -48,16 +51,18 @@ SENTENCE_END = re.compile(r"[.!?][\"')]?\s*$")
 SHORTEST_SENTENCE, LONGEST_LEAD = 4, 24
 # Tokens of a plain answer that follow on a lead.
 FOLLOWING = 40
-# What the first token behind a lead counts for: there the model goes on with its answer, or says the lead once more, and then goes on
-# saying it (docs/log.md).
+# What the first token behind a lead counts for: there the model goes on with its answer, or says
+# the lead once more, and then goes on saying it (docs/log.md).
 TURN = 4.0
 
 
 @dataclass(frozen=True)
 class DistillExample:
-    """A prompt as tokens in the source context, an answer to it, and where each part of the answer comes from.
+    """A prompt as tokens in the source context, an answer to it, and where each part of the answer
+    comes from.
 
-    `parts` are (prompt in its context, tokens, how many of these have no teacher, for they were not given like this).
+    `parts` are (prompt in its context, tokens, how many of these have no teacher, for they were not
+    given like this).
     """
 
     source: list[int]
@@ -70,8 +75,9 @@ class DistillExample:
 
 @dataclass(frozen=True, eq=False)
 class DistillBatch:
-    """A pass over answers in the source context; the base's states in the contexts that they come from; which labels have one; and
-    what each label counts for."""
+    """A pass over answers in the source context; the base's states in the contexts that they come
+    from; which labels have one; and what each label counts for.
+    """
 
     forced: TeacherForcedBatch
     base: Float[Tensor, "label d_model"]
@@ -82,10 +88,14 @@ class DistillBatch:
 def good_answers(
     texts: Sequence[str], answers: Sequence[list[int]], decoded: Sequence[str], scorer: Scorer, shows: bool
 ) -> list[bool]:
-    """Which answers are good examples: they show the trait (or do not, as `shows` says) and say something."""
+    """Which answers are good examples: they show the trait (or do not, as `shows` says) and say
+    something.
+    """
     return [
         bool(answer) and flag == shows and not degenerate(said, text)
-        for text, answer, said, flag in zip(texts, answers, decoded, scorer.shown(decoded, texts, answers), strict=True)
+        for text, answer, said, flag in zip(
+            texts, answers, decoded, scorer.shown(decoded, texts, answers), strict=True
+        )
     ]
 
 
@@ -106,7 +116,8 @@ def distill_examples(
     good: dict[str, list[bool]],
     scorer: Scorer,
 ) -> list[DistillExample]:
-    """What is learned from: answers of the target context, by side as `answers` and `good` have them.
+    """What is learned from: answers of the target context, by side as `answers` and `good` have
+    them.
 
     Raises:
         BehaviourAbsentError: hardly any.
@@ -114,11 +125,18 @@ def distill_examples(
     styled, plain = (chat.tokens(in_context(texts, context)) for context in (trait.positive, trait.negative))
     if trait.operation == "remove":
         rows = zip(styled, plain, answers["negative"], good["negative"], strict=True)
-        return [DistillExample(source, [(target, answer, 0)]) for source, target, answer, fine in rows if fine]
+        return [
+            DistillExample(source, [(target, answer, 0)]) for source, target, answer, fine in rows if fine
+        ]
     if not trait.lead:
         rows = zip(plain, styled, answers["positive"], good["positive"], strict=True)
-        return [DistillExample(source, [(target, answer, 0)]) for source, target, answer, fine in rows if fine]
-    sides = [list(zip(styled, answers["positive"], strict=True)), list(zip(plain, answers["negative"], strict=True))]
+        return [
+            DistillExample(source, [(target, answer, 0)]) for source, target, answer, fine in rows if fine
+        ]
+    sides = [
+        list(zip(styled, answers["positive"], strict=True)),
+        list(zip(plain, answers["negative"], strict=True)),
+    ]
     made = [
         lead_and_answer(chat, source, one, other, trait.lead) if fine else None
         for source, one, other, fine in zip(plain, *sides, good["negative"], strict=True)
@@ -130,7 +148,9 @@ def distill_examples(
         for lesson, text, prompt, shows in zip(made, said, texts, shown, strict=True)
         if lesson is not None and shows and not degenerate(text, prompt)
     ]
-    check_enough([lesson in found for lesson in made], f"show the trait in their first {trait.lead} sentences", scorer)
+    check_enough(
+        [lesson in found for lesson in made], f"show the trait in their first {trait.lead} sentences", scorer
+    )
     return found
 
 
@@ -141,13 +161,17 @@ def lead_and_answer(
     plain: tuple[list[int], list[int]],
     sentences: int,
 ) -> DistillExample | None:
-    """The first sentences of a styled answer, then the plain one; each as (prompt, answer). None where there is no such sentence."""
+    """The first sentences of a styled answer, then the plain one; each as (prompt, answer). None
+    where there is no such sentence.
+    """
     lead = _first_sentences(chat, styled[1], sentences)
     own = plain[1][:FOLLOWING]
     said = chat.tokenizer.decode(own, skip_special_tokens=True)
-    # Behind the lead the answer's first word has a blank before it; all other tokens are to be the same ones.
+    # Behind the lead the answer's first word has a blank before it; all other tokens are to be the
+    # same ones.
     after = list(chat.tokenizer(" " + said, add_special_tokens=False)["input_ids"])
-    # A token that the cut has parted from its word may come back as another one; less the end of turn, the rest is the same.
+    # A token that the cut has parted from its word may come back as another one; less the end of
+    # turn, the rest is the same.
     after = after[:-1]
     if lead is None or not after or after[1:] != own[1 : len(after)]:
         return None
@@ -169,7 +193,9 @@ def _first_sentences(chat: ChatModel, answer: list[int], count: int) -> list[int
 def pair_examples(
     chat: ChatModel, lessons: Sequence[DistillExample], batch_tokens: int, progress: Progress
 ) -> list[DistillBatch]:
-    """The lessons as passes in the source context, with what the base does where each token comes from."""
+    """The lessons as passes in the source context, with what the base does where each token comes
+    from.
+    """
     source = [Example(row, lesson.source, [lesson.answer]) for row, lesson in enumerate(lessons)]
     packed = packs_exactly(chat, source[:2])
     found = []
@@ -183,7 +209,9 @@ def pair_examples(
                 for number, (_, part, begin) in enumerate(lessons[row].parts)
                 for at in range(len(part))
             ]
-            taught, weight = (torch.tensor(column, device=base.device) for column in zip(*labels, strict=True))
+            taught, weight = (
+                torch.tensor(column, device=base.device) for column in zip(*labels, strict=True)
+            )
             found.append(DistillBatch(one, base, taught, weight))
             update(len(one.rows))
     return found
@@ -192,8 +220,9 @@ def pair_examples(
 def _states(
     chat: ChatModel, lessons: Sequence[DistillExample], batch_tokens: int
 ) -> list[Float[Tensor, "label d_model"]]:
-    """By lesson, the states that predict its answer's tokens, each part in its own context. Parts are run by kind: contexts differ
-    in length, and prompts that begin alike share a pass."""
+    """By lesson, the states that predict its answer's tokens, each part in its own context. Parts
+    are run by kind: contexts differ in length, and prompts that begin alike share a pass.
+    """
     found: list[list[Tensor]] = [[] for _ in lessons]
     for place in range(max(len(lesson.parts) for lesson in lessons)):
         examples = [
@@ -211,11 +240,18 @@ def _states(
 
 @torch.inference_mode()
 def mean_streams(
-    chat: ChatModel, prompts: Sequence[Prompt], answers: Sequence[Sequence[int]], batch_tokens: int, last: bool = False
+    chat: ChatModel,
+    prompts: Sequence[Prompt],
+    answers: Sequence[Sequence[int]],
+    batch_tokens: int,
+    last: bool = False,
 ) -> Float[Tensor, "layer d_model"]:
-    """The mean of resid_post at every layer where the answers' tokens are predicted; with `last`, at the prompt's last token alone."""
+    """The mean of resid_post at every layer where the answers' tokens are predicted; with `last`,
+    at the prompt's last token alone.
+    """
     examples = [
-        Example(row, ids, [answer]) for row, (ids, answer) in enumerate(zip(chat.tokens(prompts), answers, strict=True))
+        Example(row, ids, [answer])
+        for row, (ids, answer) in enumerate(zip(chat.tokens(prompts), answers, strict=True))
     ]
     packed = packs_exactly(chat, examples[:2])
     arch = chat.architecture

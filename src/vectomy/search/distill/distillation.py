@@ -1,13 +1,15 @@
 """Form `learned`: one context distilled into the other, by hooks on the writers' outputs.
 
-The output y of a writer becomes y - B^T diag(a) B y + c, with a vector c of its own, strengths a of its own and one direction B per
-layer. Minimised, with Adam, over the fit prompts, is
+The output y of a writer becomes y - B^T diag(a) B y + c, with a vector c of its own, strengths a of
+its own and one direction B per layer. Minimised, with Adam, over the fit prompts, is
 
-    KL(base in the target context || edited in the source context)     per token of the target's own answers
-    + w KL(base || edited)                                             the same in the target context, where nothing is to change
+    KL(base in the target context || edited in the source context)     per token of the target's own
+    answers + w KL(base || edited)                                             the same in the
+    target context, where nothing is to change
 
-the second for a removal alone: a model without the trait is to stay as it is. No gradient of a weight is taken. Context
-distillation is Snell et al., arXiv 2209.15189; that it is a vector per layer that learns it is as in bias tuning (BitFit, arXiv 2106.10199).
+the second for a removal alone: a model without the trait is to stay as it is. No gradient of a
+weight is taken. Context distillation is Snell et al., arXiv 2209.15189; that it is a vector per
+layer that learns it is as in bias tuning (BitFit, arXiv 2106.10199).
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ from vectomy.search.distill.distill_examples import DistillBatch
 
 __all__ = ["Learnable", "distance", "learn_edit"]
 
-# Learning rates: of additions as a share of the mean length of what their writer writes, of strengths, of directions.
+# Learning rates: of additions as a share of the mean length of what their writer writes, of
+# strengths, of directions.
 ADDITION, STRENGTH, DIRECTION = 0.02, 0.03, 0.01
 # Weight of what is to stay as it is.
 KEEP = 1.0
@@ -39,7 +42,9 @@ KEEP = 1.0
 
 @dataclass
 class Learnable:
-    """What is learned of one writer. `direction` is shared by the writers of a layer; None where nothing is taken out."""
+    """What is learned of one writer. `direction` is shared by the writers of a layer; None where
+    nothing is taken out.
+    """
 
     writer: Writer
     scale: float
@@ -55,11 +60,15 @@ class Learnable:
 
     def operation(self) -> Operation:
         direction = (
-            torch.eye(1, _width(self)) if self.direction is None else linalg.normalise(self.direction.detach())[None]
+            torch.eye(1, _width(self))
+            if self.direction is None
+            else linalg.normalise(self.direction.detach())[None]
         )
         strength = torch.zeros(1) if self.strength is None else self.strength.detach()
         addition = None if self.addition is None else (self.scale * self.addition.detach()).cpu()
-        return Operation(self.writer.component, self.writer.layer, direction.cpu(), strength.cpu(), addition=addition)
+        return Operation(
+            self.writer.component, self.writer.layer, direction.cpu(), strength.cpu(), addition=addition
+        )
 
 
 def _width(one: Learnable) -> int:
@@ -105,7 +114,9 @@ def learn_edit(
 
 
 def distance(chat: ChatModel, target: DistillBatch) -> Tensor:
-    """KL(base || edited) per token; of tokens that no teacher has given like this, minus their log-probability."""
+    """KL(base || edited) per token; of tokens that no teacher has given like this, minus their
+    log-probability.
+    """
     one = target.forced
     hidden = chat.model.base_model(**one.inputs()).last_hidden_state
     now = chat.log_probs(one.predicting(hidden))

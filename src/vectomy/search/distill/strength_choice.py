@@ -1,4 +1,6 @@
-"""Which strength of an edit is taken: a stated rule over what was measured on the search split. Loads no torch."""
+"""Which strength of an edit is taken: a stated rule over what was measured on the search split.
+Loads no torch.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +19,12 @@ def choose_strength(points: Sequence[Mapping[str, Any]], trait: Trait) -> tuple[
     """The place of the chosen point, and a sentence where it misses what was asked for.
 
     Args:
-        points: mappings with `shown` (share of search answers that show the trait), `degenerate` and `kl` (nats per token).
+        points: mappings with `shown` (share of search answers that show the trait), `degenerate`
+            and `kl` (nats per token).
 
-    Of the points within the KL budget and with few degenerate answers, the one of least KL that reaches the target rate is taken;
-    where none reaches it, the one that comes nearest; where none is within, the one with fewest degenerate answers, then of least KL.
+    Of the points within the KL budget and with few degenerate answers, the one of least KL that
+    reaches the target rate is taken; where none reaches it, the one that comes nearest; where none
+    is within, the one with fewest degenerate answers, then of least KL.
     """
     induced = trait.operation == "induce"
 
@@ -29,10 +33,15 @@ def choose_strength(points: Sequence[Mapping[str, Any]], trait: Trait) -> tuple[
         return max(0.0, trait.target - point["shown"] if induced else point["shown"] - trait.target)
 
     budget = float("inf") if trait.kl_budget is None else trait.kl_budget
-    within = [at for at, point in enumerate(points) if point["kl"] <= budget and point["degenerate"] <= MOST_DEGENERATE]
+    within = [
+        at
+        for at, point in enumerate(points)
+        if point["kl"] <= budget and point["degenerate"] <= MOST_DEGENERATE
+    ]
     if not within:
         best = min(
-            range(len(points)), key=lambda at: (points[at]["kl"] > budget, points[at]["degenerate"], points[at]["kl"])
+            range(len(points)),
+            key=lambda at: (points[at]["kl"] > budget, points[at]["degenerate"], points[at]["kl"]),
         )
         limits = f"degenerate answers within {MOST_DEGENERATE:.0%}"
         if trait.kl_budget is not None:

@@ -62,22 +62,29 @@ class TraitBench:
             )
 
     def counted(self, answers: Sequence[Sequence[int]]) -> dict[str, Any]:
-        """How many show the trait, how many say nothing, and their length. Asks the scorer: not within an edit's hooks."""
+        """How many show the trait, how many say nothing, and their length. Asks the scorer: not
+        within an edit's hooks.
+        """
         said = [self.chat.text(answer) for answer in answers]
         return {
             "shown": rate_of(self.scorer.shown(said, self.texts, answers)),
-            "degenerate": rate_of(degenerate(text, prompt) for text, prompt in zip(said, self.texts, strict=True)),
+            "degenerate": rate_of(
+                degenerate(text, prompt) for text, prompt in zip(said, self.texts, strict=True)
+            ),
             "length_mean": sum(map(len, answers)) / len(answers),
         }
 
     def reference(self, answers: Sequence[Sequence[int]]) -> Known:
         prompts = in_context(self.texts, self.trait.negative)
         return Known(
-            [list(answer) for answer in answers], answer_hidden(self.chat, prompts, answers, self.batch_tokens)
+            [list(answer) for answer in answers],
+            answer_hidden(self.chat, prompts, answers, self.batch_tokens),
         )
 
     def damage(self, edit: Edit, known: Known) -> dict[str, float]:
-        """KL(base || edited) of the first token and per token over the base's own answers without the trait, in nats."""
+        """KL(base || edited) of the first token and per token over the base's own answers without
+        the trait, in nats.
+        """
         prompts = in_context(self.texts, self.trait.negative)
         with edit.hooks(self.chat.model):
             now = answer_hidden(self.chat, prompts, known.answers, self.batch_tokens)
@@ -95,7 +102,9 @@ class TraitBench:
         }
 
     def distances(self, passes: Sequence[DistillBatch]) -> Callable[[Edit], float]:
-        """How far an edit is from making the source context the target context, in nats a token; no answer is generated."""
+        """How far an edit is from making the source context the target context, in nats a token; no
+        answer is generated.
+        """
 
         @torch.no_grad()
         def measure(edit: Edit) -> float:

@@ -1,17 +1,20 @@
-"""Recipe `gradient`: learn the strengths of all writers and the direction itself, by hooks on the writers' outputs.
+"""Recipe `gradient`: learn the strengths of all writers and the direction itself, by hooks on the
+writers' outputs.
 
-A writer's output y becomes y - B^T diag(a) B y, with strengths a of its own and orthonormal directions B shared by all
-writers (or by those of a layer). Minimised, with Adam, is
+A writer's output y becomes y - B^T diag(a) B y, with strengths a of its own and orthonormal
+directions B shared by all writers (or by those of a layer). Minimised, with Adam, is
 
-    mean softplus(log p(opening) + 6) / 6     openings of the base's own answers that show the behaviour
-    + w KL(base || edited)                    per token, and of the first token, on the base's own other answers
+    mean softplus(log p(opening) + 6) / 6     openings of the base's own answers that show the
+    behaviour + w KL(base || edited)                    per token, and of the first token, on the
+    base's own other answers
 
-with a soft threshold on a, so that writers that do not matter end at exactly 0. No gradient of a weight is taken.
-The weight w rises while the search goes on: the points on the way are a frontier of behaviour against damage, and
-pareto.py says which of them is taken, after each was measured on the search split.
+with a soft threshold on a, so that writers that do not matter end at exactly 0. No gradient of a
+weight is taken. The weight w rises while the search goes on: the points on the way are a frontier
+of behaviour against damage, and pareto.py says which of them is taken, after each was measured on
+the search split.
 
-Sources: the loss and its constants were measured for this project (docs/log.md); RDO (arXiv 2502.17420) learns a
-direction by a similar one.
+Sources: the loss and its constants were measured for this project (docs/log.md); RDO (arXiv
+2502.17420) learns a direction by a similar one.
 """
 
 from __future__ import annotations
@@ -52,24 +55,27 @@ from vectomy.search.search_split import SearchSplitEvaluator
 
 __all__ = ["select_gradient"]
 
-# Writers below this share of the depth stay as they are: what they write is hardly the behaviour yet, and all below is
-# computed once.
+# Writers below this share of the depth stay as they are: what they write is hardly the behaviour
+# yet, and all below is computed once.
 START = 0.4
 # Log-probability of an opening below which pushing it down is worth little; in nats.
 MARGIN = 6.0
 # Strengths begin here.
 FIRST_STRENGTH = 0.3
-# Steps between points of the frontier, which are also the points that an interrupted search goes on from.
+# Steps between points of the frontier, which are also the points that an interrupted search goes on
+# from.
 STRIDE = 4
 # Rounds of half the steps that follow where the target rate is missed.
 MORE_ROUNDS = 2
 # Starting directions are screened at every so manyeth layer of this part of the depth.
 SCREENED = (0.45, 0.7)
 SCREENED_LAYERS = 6
-# A direction that is given is said to be read at this share of the depth, where the report measures along it.
+# A direction that is given is said to be read at this share of the depth, where the report measures
+# along it.
 GIVEN = 0.6
-# Of the behaviour that the base shows on so many fit prompts, a direction that is taken out wholly may leave this share to be
-# a good start. What leaves more than REACHED anywhere makes the search turn to all layers.
+# Of the behaviour that the base shows on so many fit prompts, a direction that is taken out wholly
+# may leave this share to be a good start. What leaves more than REACHED anywhere makes the search
+# turn to all layers.
 SCREENED_PROMPTS = 16
 LEFT = 0.125
 REACHED = 0.5
@@ -83,7 +89,8 @@ def select_gradient(task: RecipeInput) -> RecipeResult:
     """Learn an Edit for the task; see the module.
 
     Raises:
-        SelectionError: no writer can be learned, or more directions are asked for than the model allows.
+        SelectionError: no writer can be learned, or more directions are asked for than the model
+            allows.
         BehaviourAbsentError: the base does not show the behaviour on the fit prompts.
     """
     search = _Search(task)
@@ -104,7 +111,8 @@ def select_gradient(task: RecipeInput) -> RecipeResult:
         "frontier": rows,
         "chosen": {**search.place, "token": token, "norm": 1.0, "step": points[tried[chosen]]["step"]},
         "strengths": [
-            {"layer": op.layer, "component": op.component, "strengths": op.strengths.tolist()} for op in edit.operations
+            {"layer": op.layer, "component": op.component, "strengths": op.strengths.tolist()}
+            for op in edit.operations
         ],
         "history": search.history,
         "note": "; ".join(said for said in (*search.notes, note) if said) or None,
@@ -113,13 +121,19 @@ def select_gradient(task: RecipeInput) -> RecipeResult:
 
 
 def _choose(points: Sequence[dict[str, Any]], task: RecipeInput) -> tuple[int, str | None]:
-    """The rule of pareto.py; of a selective search among the points that leave enough of what is to be kept."""
+    """The rule of pareto.py; of a selective search among the points that leave enough of what is to
+    be kept.
+    """
     limits = task.config.selection
     held = [at for at, point in enumerate(points) if _holds(point)]
-    at, note = choose_point([points[at] for at in held] if held else points, limits.target_rate, limits.kl_budget)
+    at, note = choose_point(
+        [points[at] for at in held] if held else points, limits.target_rate, limits.kl_budget
+    )
     if held:
         return held[at], note
-    return at, f"no edit leaves {HELD:.0%} of the behaviour on the prompts to keep" + (f"; {note}" if note else "")
+    return at, f"no edit leaves {HELD:.0%} of the behaviour on the prompts to keep" + (
+        f"; {note}" if note else ""
+    )
 
 
 def _holds(point: dict[str, Any]) -> bool:
@@ -144,7 +158,8 @@ class _Search:
             if not start or screened["reached"]:
                 break
             turned = f"taking directions out from layer {start} on leaves the behaviour as it is; all layers and the embeddings are searched"
-        # Setting up anew says anew which writers are out of reach; why it was set up anew is said beside it.
+        # Setting up anew says anew which writers are out of reach; why it was set up anew is said
+        # beside it.
         self.notes = [said for said in (turned, self.out_of_reach) if said]
         self.layer = int(screened["layer"])
         self.place = {"site": "resid_pre", "layer": self.layer, "position": -1}
@@ -157,7 +172,9 @@ class _Search:
         self.writers = [writer for writer in inside if hookable(writer)]
         self._check()
         left = sorted({writer.component for writer in inside} - {writer.component for writer in self.writers})
-        self.out_of_reach = f"writers that no hook reaches stay as they are: {', '.join(left)}" if left else None
+        self.out_of_reach = (
+            f"writers that no hook reaches stay as they are: {', '.join(left)}" if left else None
+        )
         self.targets = measure_targets(task, start)
         # Where a writer's directions stand among the groups.
         per_layer = task.config.per_layer
@@ -193,8 +210,10 @@ class _Search:
     # Where it starts
 
     def run(self) -> tuple[list[dict[str, Any]], list[Edit]]:
-        """Points and their edits. While the target rate is missed, further rounds go on from the nearest point, with the openings
-        that it has left among those to change; a KL budget is met by choosing, not by more rounds."""
+        """Points and their edits. While the target rate is missed, further rounds go on from the
+        nearest point, with the openings that it has left among those to change; a KL budget is met
+        by choosing, not by more rounds.
+        """
         task, limits = self.task, self.task.config.selection
         search = SearchSplitEvaluator(task, self.targets.packed, self.targets.layer)
         first = {"tensors": write_state(self._first(self.layer)), "step": 0}
@@ -206,7 +225,9 @@ class _Search:
             tried = [at for at, point in enumerate(points) if point["rejected"] is None]
             if limits.kl_budget is not None or any(self._enough(points[at]) for at in tried):
                 break
-            nearest = min(tried, key=lambda at: (not _holds(points[at]), points[at]["rate"], points[at]["kl"]))
+            nearest = min(
+                tried, key=lambda at: (not _holds(points[at]), points[at]["rate"], points[at]["kl"])
+            )
             self.targets = with_openings_left(task, self.targets, edits[nearest], f"openings left {number}")
             begin = {**states[nearest], "step": states[-1]["step"]}
             more = self._round(begin, Phase(states[-1]["step"], max(STRIDE, task.config.steps // 2), GENTLE))
@@ -220,7 +241,10 @@ class _Search:
     def _round(self, state: dict[str, Any], now: Phase) -> list[dict[str, Any]]:
         """The states at every STRIDE of a round, those behind its settling; journalled."""
         sizes = {kind: len(getattr(self.targets, kind)) for kind in ("change", "keep", "hold")}
-        orders = {kind: PassOrder(size, f"{kind} {now.first}", self.task.config.seed) for kind, size in sizes.items()}
+        orders = {
+            kind: PassOrder(size, f"{kind} {now.first}", self.task.config.seed)
+            for kind, size in sizes.items()
+        }
         states: list[dict[str, Any]] = []
         with self.targets.running() as run, self.task.progress("learning", now.steps, "steps") as update:
             for step in range(0, now.steps, STRIDE):
@@ -235,7 +259,9 @@ class _Search:
     def _candidates(self) -> dict[int, Float[Tensor, " d_model"]]:
         n = self.chat.architecture.n_layers
         low, high = (round(share * n) for share in SCREENED)
-        layers = sorted({round(low + (high - low) * at / (SCREENED_LAYERS - 1)) for at in range(SCREENED_LAYERS)})
+        layers = sorted(
+            {round(low + (high - low) * at / (SCREENED_LAYERS - 1)) for at in range(SCREENED_LAYERS)}
+        )
         found = {layer: self._direction(layer) for layer in layers}
         return {layer: vector for layer, vector in found.items() if bool(vector.any())}
 
@@ -243,9 +269,11 @@ class _Search:
         return linalg.normalise(self.task.directions.at("resid_pre", layer, -1).float())
 
     def _screened(self) -> dict[str, Any]:
-        """Tries closed-form directions by taking them out wholly: first by loss, then, in that order, by what the model says.
+        """Tries closed-form directions by taking them out wholly: first by loss, then, in that
+        order, by what the model says.
 
-        An opening may be gone and the behaviour still be there, in other words, so the losses do not decide alone.
+        An opening may be gone and the behaviour still be there, in other words, so the losses do
+        not decide alone.
         """
         found = self._candidates()
         if not found:
@@ -264,12 +292,20 @@ class _Search:
                 break
         least = min(left.values()) if left else min(losses["change"]) / base
         best = min(left, key=lambda layer: left[layer]) if left else list(found)[order[0]]
-        return {"layer": best, "layers": list(found), "left": left, "reached": least <= REACHED, "base": base, **losses}
+        return {
+            "layer": best,
+            "layers": list(found),
+            "left": left,
+            "reached": least <= REACHED,
+            "base": base,
+            **losses,
+        }
 
     @torch.no_grad()
     def _losses(self, vectors: Float[Tensor, "copy d_model"]) -> tuple[float, dict[str, list[float]]]:
-        """The behaviour's loss as it is, and both losses with each direction taken out wholly: all in one batch, an edit of its
-        own per row."""
+        """The behaviour's loss as it is, and both losses with each direction taken out wholly: all
+        in one batch, an edit of its own per row.
+        """
         with self.targets.running() as run:
             base = float(self._behaviour(self.targets.change[0], run(self.targets.change[0])[0]))
             changes = [(w, taking_out_by_row(fold(self.chat.model, w, vectors))) for w in self.writers]
@@ -287,11 +323,17 @@ class _Search:
         limits, n = self.task.config.selection, self.chat.architecture.n_layers
         strengths = torch.full((len(self.writers), limits.rank), FIRST_STRENGTH)
         if self.given is not None:
-            return {"strengths": strengths, "vectors": self.given.expand(max(self.groups) + 1, -1, -1).clone()}
+            return {
+                "strengths": strengths,
+                "vectors": self.given.expand(max(self.groups) + 1, -1, -1).clone(),
+            }
         starts = range(self.start, n) if self.task.config.per_layer else [layer]
         # At the first layer the two sets may still be the same.
-        own = torch.stack([found if (found := self._direction(at)).any() else self._direction(layer) for at in starts])
-        # Further directions are the closed-form ones of the layers next to it, as far as they differ.
+        own = torch.stack(
+            [found if (found := self._direction(at)).any() else self._direction(layer) for at in starts]
+        )
+        # Further directions are the closed-form ones of the layers next to it, as far as they
+        # differ.
         near = [self._direction(min(n - 1, layer + 2 * more)) for more in range(1, limits.rank)]
         vectors = torch.stack([own, *(row.expand_as(own) for row in near)], dim=1)
         return {"strengths": strengths, "vectors": vectors}
@@ -299,7 +341,12 @@ class _Search:
     # Steps
 
     def _advance(
-        self, state: dict[str, Any], now: Phase, end: int, orders: Mapping[str, PassOrder], run: Callable[..., Tensor]
+        self,
+        state: dict[str, Any],
+        now: Phase,
+        end: int,
+        orders: Mapping[str, PassOrder],
+        run: Callable[..., Tensor],
     ) -> dict[str, Any]:
         """Steps from a state to `end`, as another state."""
         stepper = Optimizer(state["tensors"], state["step"], self.task.config.selection.learn_direction)
@@ -310,7 +357,12 @@ class _Search:
         return {"tensors": stepper.stored(), "history": history, "step": end}
 
     def _step(
-        self, stepper: Optimizer, now: Phase, step: int, orders: Mapping[str, PassOrder], run: Callable[..., Tensor]
+        self,
+        stepper: Optimizer,
+        now: Phase,
+        step: int,
+        orders: Mapping[str, PassOrder],
+        run: Callable[..., Tensor],
     ) -> dict[str, float]:
         ease, weight = now.at(step)
 
@@ -339,7 +391,9 @@ class _Search:
         ]
 
     def _behaviour(self, target: TrainPass, now: Float[Tensor, "label d_model"]) -> Tensor:
-        """softplus(log p + margin) / margin, p the probability of an opening as a whole; mean over openings."""
+        """softplus(log p + margin) / margin, p the probability of an opening as a whole; mean over
+        openings.
+        """
         one = target.forced
         each = self.chat.log_probs(now).gather(-1, one.labels[:, None])[:, 0]
         whole = torch.zeros(len(one.first), device=each.device).index_add(0, one.answer, each)
@@ -365,14 +419,23 @@ class _Search:
     def measured(
         self, search: SearchSplitEvaluator, states: Sequence[dict[str, Any]]
     ) -> tuple[list[dict[str, Any]], list[Edit]]:
-        """The states as points, measured on the search split: KL of all; the behaviour of those within the budget or, without
-        one, of as many as it takes to find the least KL at which it is gone. What is not tried then is out already.
+        """The states as points, measured on the search split: KL of all; the behaviour of those
+        within the budget or, without one, of as many as it takes to find the least KL at which it
+        is gone. What is not tried then is out already.
         """
         task, budget = self.task, self.task.config.selection.kl_budget
         edits = [self.edit(state) for state in states]
-        damages = task.journal.get_or_compute(f"damage up to {states[-1]['step']}", partial(search.damage, edits))
+        damages = task.journal.get_or_compute(
+            f"damage up to {states[-1]['step']}", partial(search.damage, edits)
+        )
         points: list[dict[str, Any]] = [
-            {"step": state["step"], **damage, "rate": None, "writers": len(edit.operations), "rejected": UNTRIED}
+            {
+                "step": state["step"],
+                **damage,
+                "rate": None,
+                "writers": len(edit.operations),
+                "rejected": UNTRIED,
+            }
             for state, edit, damage in zip(states, edits, damages, strict=True)
         ]
         order = sorted(range(len(points)), key=lambda at: points[at]["kl"])

@@ -1,4 +1,6 @@
-"""What a search by gradients learns, how it is stored to the bit, and how far each of its steps goes."""
+"""What a search by gradients learns, how it is stored to the bit, and how far each of its steps
+goes.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,15 @@ from torch import Tensor
 
 from vectomy.core import linalg
 
-__all__ = ["EditParameters", "Optimizer", "Phase", "read_state", "taking_out", "taking_out_by_row", "write_state"]
+__all__ = [
+    "EditParameters",
+    "Optimizer",
+    "Phase",
+    "read_state",
+    "taking_out",
+    "taking_out_by_row",
+    "write_state",
+]
 
 # Learning rates of strengths and directions, and the share of them that is left at the end.
 RATES = (0.05, 0.004)
@@ -24,21 +34,26 @@ THRESHOLD = 0.02
 
 @dataclass(frozen=True)
 class KLWeightSchedule:
-    """How what is to be kept presses: with weight 1 for a share `settle` of the steps, then more and more, up to `last`."""
+    """How what is to be kept presses: with weight 1 for a share `settle` of the steps, then more
+    and more, up to `last`.
+    """
 
     settle: float
     last: float
 
 
-# A steep rise finds the least damage, where the behaviour stays away by itself. Where it comes back in other words, these are
-# added to what is to be changed, and a gentle rise leaves room for them (docs/log.md).
+# A steep rise finds the least damage, where the behaviour stays away by itself. Where it comes back
+# in other words, these are added to what is to be changed, and a gentle rise leaves room for them
+# (docs/log.md).
 STEEP = KLWeightSchedule(0.4, 32.0)
 GENTLE = KLWeightSchedule(0.4, 8.0)
 
 
 @dataclass(frozen=True)
 class Phase:
-    """Some steps in a row: first the behaviour is taken away, then what is to be kept presses more and more."""
+    """Some steps in a row: first the behaviour is taken away, then what is to be kept presses more
+    and more.
+    """
 
     first: int
     steps: int
@@ -58,7 +73,9 @@ class Phase:
 
 @dataclass
 class EditParameters:
-    """`strengths` (writer, k) and `vectors` (group, k, d_model), which are made orthonormal where they are used."""
+    """`strengths` (writer, k) and `vectors` (group, k, d_model), which are made orthonormal where
+    they are used.
+    """
 
     strengths: Float[Tensor, "writer k"]
     vectors: Float[Tensor, "group k d_model"]
@@ -88,7 +105,9 @@ class Optimizer:
                 self.adam.state[group["params"][0]] = {"step": torch.tensor(float(step)), **moments}
 
     def step(self, ease: float, backward: Callable[[], dict[str, float]]) -> dict[str, float]:
-        """One step at a share of the learning rates, then the threshold on the strengths; gives what `backward` gave."""
+        """One step at a share of the learning rates, then the threshold on the strengths; gives
+        what `backward` gave.
+        """
         for group, rate in zip(self.adam.param_groups, self.rates, strict=True):
             group["lr"] = rate * ease
         self.adam.zero_grad()
@@ -102,13 +121,17 @@ class Optimizer:
     def stored(self) -> str:
         found = {"strengths": self.learned.strengths, "vectors": self.learned.vectors}
         for name, parameter in list(found.items()):
-            found |= {f"{name}.{moment}": self.adam.state[parameter][moment] for moment in ("exp_avg", "exp_avg_sq")}
+            found |= {
+                f"{name}.{moment}": self.adam.state[parameter][moment] for moment in ("exp_avg", "exp_avg_sq")
+            }
         return write_state(found)
 
 
 def write_state(tensors: dict[str, Tensor]) -> str:
     """Tensors as text, to the bit."""
-    return base64.b64encode(safetensors.torch.save({k: v.detach().contiguous() for k, v in tensors.items()})).decode()
+    return base64.b64encode(
+        safetensors.torch.save({k: v.detach().contiguous() for k, v in tensors.items()})
+    ).decode()
 
 
 def read_state(text: str) -> dict[str, Tensor]:
@@ -116,12 +139,16 @@ def read_state(text: str) -> dict[str, Tensor]:
     return safetensors.torch.load(base64.b64decode(text))
 
 
-def taking_out(basis: Float[Tensor, "k d_model"], strengths: Float[Tensor, " k"]) -> Callable[[Tensor], Tensor]:
+def taking_out(
+    basis: Float[Tensor, "k d_model"], strengths: Float[Tensor, " k"]
+) -> Callable[[Tensor], Tensor]:
     return lambda output: linalg.remove(output, basis.to(output.device), strengths.to(output.device))
 
 
 def taking_out_by_row(vectors: Float[Tensor, "copy d_model"]) -> Callable[[Tensor], Tensor]:
-    """Each copy of a batch without its own direction; a writer that sees all tokens in one list (experts) has copies in it too."""
+    """Each copy of a batch without its own direction; a writer that sees all tokens in one list
+    (experts) has copies in it too.
+    """
 
     def change(output: Tensor) -> Tensor:
         rows = vectors.to(output)

@@ -1,4 +1,6 @@
-"""In what order passes are gone through: every epoch shuffled anew, the same for the same seed, from any step on."""
+"""In what order passes are gone through: every epoch shuffled anew, the same for the same seed,
+from any step on.
+"""
 
 from __future__ import annotations
 

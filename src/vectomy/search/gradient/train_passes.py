@@ -1,9 +1,11 @@
-"""What a search by gradients is to change and what it is to keep, as teacher-forced passes over the fit prompts.
+"""What a search by gradients is to change and what it is to keep, as teacher-forced passes over the
+fit prompts.
 
-To change: the base's own openings of answers that show the behaviour, each with another opening beside it, so that
-the phrase cannot merely be switched; in a selective search the prompts that do not bring it out have openings of others, for such
-a search has few that do. To keep: the base's own answers to the other prompts. Passes go on at the first
-layer that may be edited, where the model allows it: what lies below is computed once.
+To change: the base's own openings of answers that show the behaviour, each with another opening
+beside it, so that the phrase cannot merely be switched; in a selective search the prompts that do
+not bring it out have openings of others, for such a search has few that do. To keep: the base's own
+answers to the other prompts. Passes go on at the first layer that may be edited, where the model
+allows it: what lies below is computed once.
 """
 
 from __future__ import annotations
@@ -45,8 +47,9 @@ __all__ = [
     "with_prompts_not_shown",
 ]
 
-# Prompts that answers are taken from. What is learned from few of them does not hold on prompts that the search has not seen: of the
-# behaviour more is left there, and what is to stay as it is changes twice as much (docs/log.md).
+# Prompts that answers are taken from. What is learned from few of them does not hold on prompts
+# that the search has not seen: of the behaviour more is left there, and what is to stay as it is
+# changes twice as much (docs/log.md).
 MOST_PROMPTS = 256
 # Tokens of an answer that show the behaviour, and of one that is to stay as it is.
 OPENING = 8
@@ -79,7 +82,9 @@ class TrainExamples:
 
 @dataclass(frozen=True, eq=False)
 class CachedPasses:
-    """`change`, `keep` and `hold` (of prompts that must go on to show the behaviour) as passes that go on at `layer`."""
+    """`change`, `keep` and `hold` (of prompts that must go on to show the behaviour) as passes that
+    go on at `layer`.
+    """
 
     chat: ChatModel
     layer: int
@@ -90,7 +95,9 @@ class CachedPasses:
 
     @contextmanager
     def running(self) -> Iterator[Callable[[TrainPass, int], Float[Tensor, "copy label d_model"]]]:
-        """Gives a function that runs a target, several copies of it side by side, under the hooks that are set meanwhile."""
+        """Gives a function that runs a target, several copies of it side by side, under the hooks
+        that are set meanwhile.
+        """
         with ExitStack() as stack:
             given = stack.enter_context(resume_at(self.chat, self.layer)) if self.layer else None
 
@@ -101,14 +108,18 @@ class CachedPasses:
                 inputs = one.inputs() if copies == 1 else _repeated(one, copies)
                 hidden: Tensor = self.chat.model.base_model(**inputs).last_hidden_state
                 rows = one.input_ids.shape[0]
-                return torch.stack([one.predicting(hidden[at * rows : (at + 1) * rows]) for at in range(copies)])
+                return torch.stack(
+                    [one.predicting(hidden[at * rows : (at + 1) * rows]) for at in range(copies)]
+                )
 
             yield run
 
 
 def _repeated(one: TeacherForcedBatch, copies: int) -> dict[str, Any]:
     values = one.inputs()
-    return {k: v.repeat(copies, *[1] * (v.ndim - 1)) if isinstance(v, Tensor) else v for k, v in values.items()}
+    return {
+        k: v.repeat(copies, *[1] * (v.ndim - 1)) if isinstance(v, Tensor) else v for k, v in values.items()
+    }
 
 
 def collect_examples(task: RecipeInput) -> TrainExamples:
@@ -147,22 +158,30 @@ def base_answers(task: RecipeInput, name: str) -> tuple[list[Prompt], list[list[
     return prompts, task.journal.get_or_compute(f"answers {name}", _answering(task, prompts, tokens, name))
 
 
-def _answering(task: RecipeInput, prompts: Sequence[Prompt], tokens: int, name: str) -> Callable[[], list[list[int]]]:
+def _answering(
+    task: RecipeInput, prompts: Sequence[Prompt], tokens: int, name: str
+) -> Callable[[], list[list[int]]]:
     what = {"change": "openings of the base", "keep": "answers to keep", "hold": "refusals to keep"}[name]
-    return lambda: task.chat.answer(task.chat.tokens(prompts), tokens, task.config.batch_tokens, task.progress, what)
+    return lambda: task.chat.answer(
+        task.chat.tokens(prompts), tokens, task.config.batch_tokens, task.progress, what
+    )
 
 
 def _showing(task: RecipeInput, prompts: Sequence[Prompt], answers: Sequence[list[int]]) -> list[Example]:
     """Prompts whose answer shows the behaviour, as far as there is a judge of it, with its opening."""
     found = []
-    for row, (prompt, ids, answer) in enumerate(zip(prompts, task.chat.tokens(prompts), answers, strict=True)):
+    for row, (prompt, ids, answer) in enumerate(
+        zip(prompts, task.chat.tokens(prompts), answers, strict=True)
+    ):
         if task.judge is None or task.judge.verdict(prompt.text, task.chat.text(answer)) in REFUSALS:
             found.append(Example(row, ids, [answer[:OPENING]]))
     return found
 
 
 def _with_others(examples: list[Example], seed: int) -> list[Example]:
-    """Each with the opening of another prompt too, where there is one that parts from its own early on."""
+    """Each with the opening of another prompt too, where there is one that parts from its own early
+    on.
+    """
     chance = random.Random(seed)
     openings = sorted({tuple(example.answers[0]) for example in examples})
     found = []
@@ -175,8 +194,9 @@ def _with_others(examples: list[Example], seed: int) -> list[Example]:
 
 
 def with_prompts_not_shown(tokens: Sequence[list[int]], change: list[Example], seed: int) -> list[Example]:
-    """Beside the examples the prompts that have none, with openings of others: where the behaviour comes and goes with the wording,
-    what sets off a prompt that shows it from one that hardly does not is no more than chance.
+    """Beside the examples the prompts that have none, with openings of others: where the behaviour
+    comes and goes with the wording, what sets off a prompt that shows it from one that hardly does
+    not is no more than chance.
 
     Args:
         tokens: all prompts, by row.
@@ -184,19 +204,27 @@ def with_prompts_not_shown(tokens: Sequence[list[int]], change: list[Example], s
     chance = random.Random(seed)
     openings = sorted({tuple(example.answers[0]) for example in change})
     shown = {example.row for example in change}
-    others = [Example(row, ids, [list(chance.choice(openings))]) for row, ids in enumerate(tokens) if row not in shown]
+    others = [
+        Example(row, ids, [list(chance.choice(openings))])
+        for row, ids in enumerate(tokens)
+        if row not in shown
+    ]
     return [*change, *others]
 
 
 # Not inference_mode: what is kept here takes part in backward passes later.
 @torch.no_grad()
 def measure_targets(task: RecipeInput, start: int) -> CachedPasses:
-    """The passes, with what the base does in them. They go on at `start` and are packed where that changes nothing."""
+    """The passes, with what the base does in them. They go on at `start` and are packed where that
+    changes nothing.
+    """
     chat, found = task.chat, collect_examples(task)
     sample = [*found.change[:2], *found.keep[:2]]
     packed = packs_exactly(chat, sample)
     layer = (
-        start if start and resumes_exactly(chat, start, pack_examples(chat, sample, 1 << 30, packed=packed)[0]) else 0
+        start
+        if start and resumes_exactly(chat, start, pack_examples(chat, sample, 1 << 30, packed=packed)[0])
+        else 0
     )
     with task.progress("what the base does", 1) as update:
         sets = (_passes(task, part, layer, packed) for part in (found.change, found.keep, found.hold))
@@ -207,8 +235,9 @@ def measure_targets(task: RecipeInput, start: int) -> CachedPasses:
 
 @torch.no_grad()
 def with_openings_left(task: RecipeInput, targets: CachedPasses, edit: Edit, name: str) -> CachedPasses:
-    """The targets with the openings that an edit has left or brought about: what it answers to positive fit prompts and still
-    shows the behaviour. Journalled under `name`; nothing is added where there is no judge to tell.
+    """The targets with the openings that an edit has left or brought about: what it answers to
+    positive fit prompts and still shows the behaviour. Journalled under `name`; nothing is added
+    where there is no judge to tell.
     """
     prompts = task.positive["fit"][:MOST_PROMPTS]
 
@@ -226,7 +255,9 @@ def with_openings_left(task: RecipeInput, targets: CachedPasses, edit: Edit, nam
 
 
 def share_left(task: RecipeInput, edit: Edit, count: int) -> float:
-    """Of the first `count` fit prompts on which the base shows the behaviour, the share on which it shows under an edit."""
+    """Of the first `count` fit prompts on which the base shows the behaviour, the share on which it
+    shows under an edit.
+    """
     asked, answered = base_answers(task, "change")
     prompts = [asked[example.row] for example in _showing(task, asked, answered)[:count]]
     with edit.hooks(task.chat.model):

@@ -1,10 +1,12 @@
-"""An Edit from a dozen numbers: for each component a tent of strengths over the layers, and one rule for directions.
+"""An Edit from a dozen numbers: for each component a tent of strengths over the layers, and one
+rule for directions.
 
     strength at layer l = maximum (1 - (1 - minimum) d / distance),  d = |l - position| <= distance
 
-and none beyond. `minimum` is a share of `maximum`. The direction is the same everywhere (global: interpolated between
-two layers) or each layer's own. This is the parametrisation of Heretic (github.com/p-e-w/heretic), written anew from
-its description. Norm mode none, exactly: Heretic's own default gives rows their lengths back, by an approximation of rank 3.
+and none beyond. `minimum` is a share of `maximum`. The direction is the same everywhere (global:
+interpolated between two layers) or each layer's own. This is the parametrisation of Heretic
+(github.com/p-e-w/heretic), written anew from its description. Norm mode none, exactly: Heretic's
+own default gives rows their lengths back, by an approximation of rank 3.
 """
 
 from __future__ import annotations
@@ -52,7 +54,9 @@ class LayerWeightSchedule:
     def at(self, layer: int) -> float | None:
         """The strength at a layer, None outside."""
         away = abs(layer - self.position)
-        return None if away > self.distance else self.maximum * (1 - (1 - self.minimum) * away / self.distance)
+        return (
+            None if away > self.distance else self.maximum * (1 - (1 - self.minimum) * away / self.distance)
+        )
 
 
 def ranges(places: Sequence[Place], n_layers: int) -> dict[str, tuple[float, float]]:
@@ -68,8 +72,10 @@ def ranges(places: Sequence[Place], n_layers: int) -> dict[str, tuple[float, flo
 
 
 def directions_behind(directions: Directions) -> Float[Tensor, "layer d_model"]:
-    """The unit direction behind each layer at the last token: resid_pre of the next layer. Behind the last one nothing is
-    collected; it takes its own resid_pre. Zero where the two sets do not differ."""
+    """The unit direction behind each layer at the last token: resid_pre of the next layer. Behind
+    the last one nothing is collected; it takes its own resid_pre. Zero where the two sets do not
+    differ.
+    """
     found = directions.vectors[directions.sites.index("resid_pre"), :, directions.positions.index(-1)]
     return normalise(torch.cat([found[1:], found[-1:]]))
 
@@ -80,7 +86,8 @@ def build_edit(
     """One operation for each writer under its component's tent.
 
     Args:
-        units: directions as `directions_behind` gives them; a writer whose direction is zero is left alone.
+        units: directions as `directions_behind` gives them; a writer whose direction is zero is
+            left alone.
     """
     shared = _between(units, _number(parameters, "direction")) if parameters["scope"] == "global" else None
     operations = []
@@ -92,8 +99,9 @@ def build_edit(
 
 
 def heaviest_layer(parameters: Parameters, places: Sequence[Place], n_layers: int) -> int:
-    """The layer at whose resid_pre the direction lies that weighs most: that of the layer with the largest sum of
-    strengths, or the nearest to the interpolated one."""
+    """The layer at whose resid_pre the direction lies that weighs most: that of the layer with the
+    largest sum of strengths, or the nearest to the interpolated one.
+    """
     if parameters["scope"] == "global":
         behind = round(_number(parameters, "direction"))
     else:
@@ -107,7 +115,9 @@ def heaviest_layer(parameters: Parameters, places: Sequence[Place], n_layers: in
 def _strengths(parameters: Parameters, places: Sequence[Place]) -> list[tuple[Component, int, float]]:
     found = []
     for component, layer in places:
-        numbers = (_number(parameters, f"{component} {n}") for n in ("maximum", "position", "minimum", "distance"))
+        numbers = (
+            _number(parameters, f"{component} {n}") for n in ("maximum", "position", "minimum", "distance")
+        )
         strength = LayerWeightSchedule(*numbers).at(layer)
         if strength is not None:
             found.append((component, layer, strength))

@@ -1,15 +1,18 @@
-"""Recipe `tpe`: try edits drawn by a tree-structured Parzen estimator and take one off the frontier (pareto.py).
+"""Recipe `tpe`: try edits drawn by a tree-structured Parzen estimator and take one off the frontier
+(pareto.py).
 
-Each trial is a handful of numbers (layer_weights.py) with two objectives: the KL of the first token on the negative search
-prompts, in nats (`kl_budget` means this one here), and the share of positive search prompts that still show the
-behaviour, found by generating. KL is cheap and comes first; answers are generated a few prompts at a time, and a trial
-is stopped as soon as a finished one beats it whatever the rest would bring: KL no higher, and no more prompts that
-show the behaviour than were counted so far. Optuna is told the counted share then, an exact lower bound, with which
-the trial is still beaten; the choice among given trials stays the same, while draws after it may differ.
+Each trial is a handful of numbers (layer_weights.py) with two objectives: the KL of the first token
+on the negative search prompts, in nats (`kl_budget` means this one here), and the share of positive
+search prompts that still show the behaviour, found by generating. KL is cheap and comes first;
+answers are generated a few prompts at a time, and a trial is stopped as soon as a finished one
+beats it whatever the rest would bring: KL no higher, and no more prompts that show the behaviour
+than were counted so far. Optuna is told the counted share then, an exact lower bound, with which
+the trial is still beaten; the choice among given trials stays the same, while draws after it may
+differ.
 
-Every finished trial goes to the journal at once. What Optuna draws depends on the seed, the trial's number and the
-trials it knows, so that with one process an interrupted run that goes on tries the very same edits. Side by side the
-order in which trials end decides too.
+Every finished trial goes to the journal at once. What Optuna draws depends on the seed, the trial's
+number and the trials it knows, so that with one process an interrupted run that goes on tries the
+very same edits. Side by side the order in which trials end decides too.
 
 Source: Ozaki et al., "Multiobjective Tree-Structured Parzen Estimator", 2022, as Optuna has it.
 """
@@ -35,13 +38,16 @@ __all__ = ["select_tpe"]
 def select_tpe(task: RecipeInput, *, racing: bool = True) -> RecipeResult:
     """Try `limits.trials` edits and choose one.
 
-    With `limits.processes` above 1, as many processes try edits, each with its own copy of the model beside this one.
+    With `limits.processes` above 1, as many processes try edits, each with its own copy of the
+    model beside this one.
 
     Args:
-        racing: stop trials that cannot matter any more; without it every prompt is answered in every trial.
+        racing: stop trials that cannot matter any more; without it every prompt is answered in
+            every trial.
 
     Raises:
-        SelectionError: nothing says which answers show the behaviour, no trial has finite numbers, or a process died.
+        SelectionError: nothing says which answers show the behaviour, no trial has finite numbers,
+            or a process died.
     """
     c, limits = task.config, task.config.selection
     if task.judge is None and not task.tokens:
@@ -78,7 +84,9 @@ def select_tpe(task: RecipeInput, *, racing: bool = True) -> RecipeResult:
     return RecipeResult(scores, bench.edit(parameters), edits)
 
 
-def _search(task: RecipeInput, bench: TrialBench, space: dict[str, tuple[float, float]], racing: bool) -> list[Row]:
+def _search(
+    task: RecipeInput, bench: TrialBench, space: dict[str, tuple[float, float]], racing: bool
+) -> list[Row]:
     """All trials in the order of their numbers: those in the journal, then the others."""
     limits = task.config.selection
     study = _Study(space, limits, task.config.seed)
@@ -129,7 +137,9 @@ class _Study:
 
         # A sampler's random state is stored nowhere: made anew for each trial, it needs none.
         seed = int(hash_of([self.seed, number])[:8], 16)
-        self.study.sampler = optuna.samplers.TPESampler(multivariate=True, n_startup_trials=self.startup, seed=seed)
+        self.study.sampler = optuna.samplers.TPESampler(
+            multivariate=True, n_startup_trials=self.startup, seed=seed
+        )
         trial = self.study.ask(self.space)
         return trial, dict(trial.params)
 

@@ -1,7 +1,7 @@
 """One trial: an edit measured on the search prompts, in this process or in others beside it.
 
-KL comes first, for it is cheap; then answers are generated a few prompts at a time, until a finished trial beats this
-one whatever the rest would bring.
+KL comes first, for it is cheap; then answers are generated a few prompts at a time, until a
+finished trial beats this one whatever the rest would bring.
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ Job = tuple[int, Parameters, Finished]
 
 @dataclass(frozen=True)
 class TrialBench:
-    """What edits are built of and measured on. It goes to other processes, so it holds no model and no tensor."""
+    """What edits are built of and measured on. It goes to other processes, so it holds no model and
+    no tensor.
+    """
 
     config: RunConfig
     folder: Path
@@ -89,7 +91,9 @@ class TrialBench:
                     kl = float(kl_divergence(base, chat.next_token_log_probs(negative, budget)).mean())
                 except ActivationError:
                     return _row(None, 0, 0, len(positive))
-                while seen < len(positive) and not any(kl >= other and shown >= count for other, count in beaten_by):
+                while seen < len(positive) and not any(
+                    kl >= other and shown >= count for other, count in beaten_by
+                ):
                     here = slice(seen, seen + AT_ONCE)
                     shown += self._shown(chat, self.positive[here], positive[here])
                     seen += len(positive[here])
@@ -112,7 +116,9 @@ def _row(kl: float | None, shown: int, seen: int, count: int) -> Row:
         return {**nothing, "seen": 0, "rejected": "gives NaN or infinite log-probabilities"}
     rejected = None
     if seen < count:
-        rejected = f"stopped after {seen} of {count} prompts: another edit is no worse in KL and in the behaviour"
+        rejected = (
+            f"stopped after {seen} of {count} prompts: another edit is no worse in KL and in the behaviour"
+        )
     return {"kl": kl, "rate": shown / count, "shown": shown, "seen": seen, "rejected": rejected}
 
 
@@ -125,8 +131,11 @@ def one_by_one(measure: Measure, jobs: Iterator[Job]) -> Generator[tuple[int, Ro
         yield number, measure(parameters, beaten_by)
 
 
-def side_by_side(bench: TrialBench, count: int, jobs: Iterator[Job]) -> Generator[tuple[int, Row], None, None]:
-    """Results as they come; a job is drawn when a process is free for it. The processes end with the generator.
+def side_by_side(
+    bench: TrialBench, count: int, jobs: Iterator[Job]
+) -> Generator[tuple[int, Row], None, None]:
+    """Results as they come; a job is drawn when a process is free for it. The processes end with
+    the generator.
 
     Raises:
         SelectionError: a process died. Also what went wrong in one of them.
@@ -180,8 +189,13 @@ def _work(connection: Connection, bench: TrialBench, threads: int) -> None:
     try:
         probe_architecture(bench.folder, trust_remote_code=c.trust_remote_code)
         chat = load_model(
-            bench.folder, device=c.device, dtype=c.dtype, thinking=c.thinking, trust_remote_code=c.trust_remote_code, name=bench.name
-        )  # fmt: skip
+            bench.folder,
+            device=c.device,
+            dtype=c.dtype,
+            thinking=c.thinking,
+            trust_remote_code=c.trust_remote_code,
+            name=bench.name,
+        )
         measure = bench.on(chat)
         while (job := _received(connection)) is not None:
             connection.send(measure(*job))

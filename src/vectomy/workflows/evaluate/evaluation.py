@@ -24,14 +24,21 @@ from vectomy.metrics.prompt_set import PromptSet, read_sets, sample
 from vectomy.metrics.surroundings import after_an_exchange
 from vectomy.metrics.tool_calls import tool_prompts
 from vectomy.report import render_evaluation
-from vectomy.workflows.evaluate.evaluation_results import SetResult, completions, in_context, on_set, tool_calls
+from vectomy.workflows.evaluate.evaluation_results import (
+    SetResult,
+    completions,
+    in_context,
+    on_set,
+    tool_calls,
+)
 from vectomy.workflows.evaluate.measurements import Measuring
 from vectomy.workflows.evaluate.model_cache import ModelCache, slot
 from vectomy.workflows.evaluate.subjects import Subject, open_subjects, with_controls
 
 __all__ = ["evaluate_models"]
 
-# Prompts that are asked again after an earlier exchange, and behind a long text; the latter take the time of all its tokens.
+# Prompts that are asked again after an earlier exchange, and behind a long text; the latter take
+# the time of all its tokens.
 MULTI_TURN_PROMPTS, CONTEXT_PROMPTS = 50, 16
 # A call is a JSON object of some length; one that is cut off is not valid.
 TOOL_TOKENS = 96
@@ -46,16 +53,19 @@ def evaluate_models(
     tell: Callable[[str], None] = lambda line: None,
     **options: Any,
 ) -> dict[str, Any]:
-    """Measure all subjects on all prompt sets into the folder `out`, and return what evaluation.json says.
+    """Measure all subjects on all prompt sets into the folder `out`, and return what
+    evaluation.json says.
 
-    What was measured before, in this folder and with the same inputs, is not measured again: a killed evaluation goes on, and a
-    subject more costs only itself.
+    What was measured before, in this folder and with the same inputs, is not measured again: a
+    killed evaluation goes on, and a subject more costs only itself.
 
     Args:
-        subjects: models, Edits and adapters as on the command line (subjects.py); or a whole configuration.
+        subjects: models, Edits and adapters as on the command line (subjects.py); or a whole
+            configuration.
         command: the command line, for the record.
         tell: takes lines for a person: what it will take, which subject is at work.
-        options: other keys of the configuration (config.EvaluationConfig): prompts, answer_tokens, limit, ...
+        options: other keys of the configuration (config.EvaluationConfig): prompts, answer_tokens,
+            limit, ...
 
     Raises:
         VectomyError: see errors.py; what was finished stays.
@@ -74,7 +84,9 @@ def evaluate_models(
     sets = read_sets(config.prompts, config.limit, config.seed)
     texts = _read_texts(config.texts)
     tasks = load_tasks(",".join(config.tasks), config.task_limit, progress=progress) if config.tasks else []
-    opened = open_subjects(config.subjects, config.base, trust_remote_code=config.trust_remote_code, progress=progress)
+    opened = open_subjects(
+        config.subjects, config.base, trust_remote_code=config.trust_remote_code, progress=progress
+    )
     if config.controls:
         opened = with_controls(opened, config.seed)
     with _folder(out) as folder:
@@ -91,7 +103,9 @@ def _read_texts(files: Sequence[str]) -> dict[str, str]:
             texts[path.name] = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             reason = (
-                "is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else f"cannot be read: {error.strerror}"
+                "is not UTF-8 text"
+                if isinstance(error, UnicodeDecodeError)
+                else f"cannot be read: {error.strerror}"
             )
             raise PromptError(f"the text {file} {reason}") from None
     return texts
@@ -102,7 +116,9 @@ def _folder(out: Path) -> Iterator[RunFolder]:
     try:
         folder = RunFolder(out).__enter__()
     except OSError as error:
-        raise ArtifactError(f"--out {out} cannot be written to: {error.strerror}; choose another folder") from None
+        raise ArtifactError(
+            f"--out {out} cannot be written to: {error.strerror}; choose another folder"
+        ) from None
     try:
         yield folder
     finally:
@@ -113,9 +129,17 @@ class _Comparison:
     """One evaluation at work."""
 
     def __init__(
-        self, config: EvaluationConfig, folder: RunFolder, judge: Judge, sets: Sequence[PromptSet], texts: dict[str, str],
-        tasks: Sequence[HarnessTask], subjects: Sequence[Subject], progress: Progress, tell: Callable[[str], None],
-    ) -> None:  # fmt: skip
+        self,
+        config: EvaluationConfig,
+        folder: RunFolder,
+        judge: Judge,
+        sets: Sequence[PromptSet],
+        texts: dict[str, str],
+        tasks: Sequence[HarnessTask],
+        subjects: Sequence[Subject],
+        progress: Progress,
+        tell: Callable[[str], None],
+    ) -> None:
         self.config, self.folder, self.judge, self.sets, self.texts = config, folder, judge, sets, texts
         self.tasks, self.subjects, self.tell = tasks, list(subjects), tell
         self.by_name = {subject.name: subject for subject in subjects}
@@ -150,9 +174,13 @@ class _Comparison:
         return evaluation
 
     def _in_order(self) -> list[Subject]:
-        """Whatever is hooks on the same weights after each other, behind the model that it is compared with."""
+        """Whatever is hooks on the same weights after each other, behind the model that it is
+        compared with.
+        """
         slots = list(dict.fromkeys(slot(subject) for subject in self.subjects))
-        return sorted(self.subjects, key=lambda one: (slots.index(slot(one)), one.kind not in ("base", "model")))
+        return sorted(
+            self.subjects, key=lambda one: (slots.index(slot(one)), one.kind not in ("base", "model"))
+        )
 
     def _write(self, name: str, text: str) -> None:
         with write_whole(self.folder.file(name)) as path:
@@ -179,7 +207,9 @@ class _Comparison:
         rows = self._rows(subject, one)
         c = self.config
         prompts = [one.rows[row].prompt for row in rows]
-        answered = self.measuring.answered(subject, prompts, one.name, tokens=c.answer_tokens, budgets=c.all_budgets)
+        answered = self.measuring.answered(
+            subject, prompts, one.name, tokens=c.answer_tokens, budgets=c.all_budgets
+        )
         return SetResult(rows, answered)
 
     def _rows(self, subject: Subject, one: PromptSet) -> list[int]:
@@ -190,7 +220,9 @@ class _Comparison:
         c, ask = self.config, self.measuring.answered
         found: dict[str, Any] = {}
         if self.texts:
-            found["perplexity"] = {name: self.measuring.perplexity(subject, text) for name, text in self.texts.items()}
+            found["perplexity"] = {
+                name: self.measuring.perplexity(subject, text) for name, text in self.texts.items()
+            }
         if c.multi_turn:
             prompts = [after_an_exchange(prompt) for prompt in self._sample(MULTI_TURN_PROMPTS)]
             found["multi_turn"] = in_context(ask(subject, prompts, "second turns", tokens=c.answer_tokens))
@@ -215,7 +247,9 @@ class _Comparison:
 
     def _say_what_it_takes(self) -> None:
         counts = {
-            (subject.name, one.name): len(self._rows(subject, one)) for subject in self.subjects for one in self.sets
+            (subject.name, one.name): len(self._rows(subject, one))
+            for subject in self.subjects
+            for one in self.sets
         }
         missing = sum(
             counts[subject.name, one.name]
@@ -282,7 +316,9 @@ class _Pace:
                 update(count)
                 if self.left > count and unit == "prompts":
                     seconds = (time.monotonic() - began) / count * self.left
-                    self._tell(f"some {duration(seconds)} for {self.left:,} answers, going by the first {count}")
+                    self._tell(
+                        f"some {duration(seconds)} for {self.left:,} answers, going by the first {count}"
+                    )
                     self.left = 0
 
             yield step

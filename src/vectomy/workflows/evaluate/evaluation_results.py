@@ -27,8 +27,9 @@ class SetResult:
 def on_set(
     one: PromptSet, subject: SetResult, of: SetResult | None, damaged: Mapping[str, float] | None
 ) -> dict[str, Any]:
-    """A subject's numbers on a set. `of` is what it is compared with, on all of the set; `damaged` None where the two have no
-    tokenizer in common, so that neither KL nor lengths compare."""
+    """A subject's numbers on a set. `of` is what it is compared with, on all of the set; `damaged`
+    None where the two have no tokenizer in common, so that neither KL nor lengths compare.
+    """
     said = lengths(subject.answered.tokens, subject.answered.whole[0])
     found = {**behaviour_of([one.rows[row] for row in subject.rows], subject.answered.judged), **said}
     if damaged is not None:
@@ -54,7 +55,9 @@ def tool_calls(asked: Sequence[ToolPrompt], answered: Completions) -> dict[str, 
     return {"valid": rate_of(valid_call(text, one.tool) for text, one in zip(texts, asked, strict=True))}
 
 
-def completions(sets: Sequence[PromptSet], answers: Mapping[str, Mapping[str, SetResult]]) -> list[dict[str, Any]]:
+def completions(
+    sets: Sequence[PromptSet], answers: Mapping[str, Mapping[str, SetResult]]
+) -> list[dict[str, Any]]:
     """A row a prompt with what each subject said to it; `answers` by subject and set."""
     found = []
     for one in sets:

@@ -1,4 +1,6 @@
-"""The measurements of an evaluation, each kept by what it depends on and made only where it is not there."""
+"""The measurements of an evaluation, each kept by what it depends on and made only where it is not
+there.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ __all__ = ["Completions", "Measuring"]
 
 @dataclass(frozen=True)
 class Completions:
-    """What a subject said to some prompts: token ids, and text with verdict for each budget (the longest is the whole answer)."""
+    """What a subject said to some prompts: token ids, and text with verdict for each budget (the
+    longest is the whole answer).
+    """
 
     tokens: list[list[int]]
     texts: dict[int, list[str]]
@@ -56,7 +60,13 @@ class Measuring:
         sets: Sequence[PromptSet],
         progress: Progress,
     ) -> None:
-        self._config, self._live, self._cache, self._judge, self._progress = config, live, cache, judge, progress
+        self._config, self._live, self._cache, self._judge, self._progress = (
+            config,
+            live,
+            cache,
+            judge,
+            progress,
+        )
         self._sets = {one.name: one for one in sets}
         self._hidden: dict[tuple[str, str], list[Float[Tensor, "_ d_model"]]] = {}
         # Not batch_tokens: lowering it when memory is short must not throw away what is done.
@@ -67,7 +77,9 @@ class Measuring:
         }
 
     def setup(self, subject: Subject) -> dict[str, Any]:
-        """What a model is run in, found out when it is loaded: dtype, device, and the hash of its chat template."""
+        """What a model is run in, found out when it is loaded: dtype, device, and the hash of its
+        chat template.
+        """
 
         def work() -> dict[str, Any]:
             with self._live.model(subject) as chat:
@@ -90,26 +102,39 @@ class Measuring:
         budgets: Sequence[int] = (),
         context: int = 0,
     ) -> Completions:
-        """Greedy answers of `tokens` tokens, judged whole and cut off at each budget; with `context` behind that much text."""
+        """Greedy answers of `tokens` tokens, judged whole and cut off at each budget; with
+        `context` behind that much text.
+        """
         inputs = self._answers_inputs(subject, prompts, tokens, context)
-        ids = self._cache.get_or_compute(inputs, lambda: self._answers(subject, prompts, what, tokens, context))
+        ids = self._cache.get_or_compute(
+            inputs, lambda: self._answers(subject, prompts, what, tokens, context)
+        )
         lengths = sorted({*budgets, tokens})
         texts = self._cache.get_or_compute(
             {"kind": "texts", "subject": subject.identity, "answers": hash_of(ids), "budgets": lengths},
             lambda: self._texts(subject, ids, lengths),
         )
         by_budget = {budget: texts[str(budget)] for budget in lengths}
-        return Completions(ids, by_budget, {budget: self._judged(prompts, said) for budget, said in by_budget.items()})
+        return Completions(
+            ids, by_budget, {budget: self._judged(prompts, said) for budget, said in by_budget.items()}
+        )
 
     def missing(self, subject: Subject, prompts: Sequence[Prompt]) -> bool:
         """Whether its answers to a set's prompts are still to be made."""
         return self._answers_inputs(subject, prompts, self._config.answer_tokens, 0) not in self._cache
 
-    def _answers_inputs(self, subject: Subject, prompts: Sequence[Prompt], tokens: int, context: int) -> dict[str, Any]:
+    def _answers_inputs(
+        self, subject: Subject, prompts: Sequence[Prompt], tokens: int, context: int
+    ) -> dict[str, Any]:
         asked = hash_of([prompt.to_json() for prompt in prompts])
         return {
-            "kind": "answers", "subject": subject.identity, "prompts": asked, "tokens": tokens, "context": context, **self._made_with,
-        }  # fmt: skip
+            "kind": "answers",
+            "subject": subject.identity,
+            "prompts": asked,
+            "tokens": tokens,
+            "context": context,
+            **self._made_with,
+        }
 
     def _answers(
         self, subject: Subject, prompts: Sequence[Prompt], what: str, tokens: int, context: int
@@ -131,9 +156,15 @@ class Measuring:
         return answers
 
     def _portions(self, subject: Subject, count: int) -> list[range]:
-        """The base is measured against itself in other batches than before: the odd rows, then the even ones."""
+        """The base is measured against itself in other batches than before: the odd rows, then the
+        even ones.
+        """
         whole = [range(count)]
-        return [rows for rows in (range(1, count, 2), range(0, count, 2)) if rows] if subject.kind == "noise" else whole
+        return (
+            [rows for rows in (range(1, count, 2), range(0, count, 2)) if rows]
+            if subject.kind == "noise"
+            else whole
+        )
 
     def _texts(
         self, subject: Subject, answers: Sequence[Sequence[int]], budgets: Sequence[int]
@@ -144,8 +175,10 @@ class Measuring:
     def _judged(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[JudgedAnswers]:
         judge = self._judge
         inputs = {
-            "kind": "verdicts", "judge": [judge.name, judge.version], "texts": hash_of([[p.text, t] for p, t in zip(prompts, texts, strict=True)]),
-        }  # fmt: skip
+            "kind": "verdicts",
+            "judge": [judge.name, judge.version],
+            "texts": hash_of([[p.text, t] for p, t in zip(prompts, texts, strict=True)]),
+        }
         rows = self._cache.get_or_compute(
             inputs, lambda: [[j.verdict, j.p_refusal] for j in judge_all(judge, prompts, texts)]
         )
@@ -160,7 +193,9 @@ class Measuring:
     def damage(
         self, subject: Subject, of: Subject, one: PromptSet, answers: Sequence[Sequence[int]]
     ) -> dict[str, float] | None:
-        """KL and cross-entropy over the sampled answers of `of`; None where the two do not share a tokenizer."""
+        """KL and cross-entropy over the sampled answers of `of`; None where the two do not share a
+        tokenizer.
+        """
         inputs = self._damage_inputs(subject, of, one, answers)
         found: dict[str, float] | None = self._cache.get_or_compute(
             inputs, lambda: self._damage(subject, of, one, answers)
@@ -168,7 +203,9 @@ class Measuring:
         return found
 
     def prepare(self, subject: Subject, of: Subject, answers: dict[str, list[list[int]]]) -> None:
-        """Run `of` on its answers where damage is still to be measured: it makes room for `subject` when that is loaded."""
+        """Run `of` on its answers where damage is still to be measured: it makes room for `subject`
+        when that is loaded.
+        """
         if slot(subject) == slot(of):
             return
         for name, said in answers.items():
@@ -180,7 +217,13 @@ class Measuring:
     ) -> dict[str, Any]:
         rows = self.sampled(one)
         asked = hash_of([[one.rows[row].prompt.to_json(), answers[row]] for row in rows])
-        return {"kind": "damage", "subject": subject.identity, "of": of.identity, "asked": asked, **self._made_with}
+        return {
+            "kind": "damage",
+            "subject": subject.identity,
+            "of": of.identity,
+            "asked": asked,
+            **self._made_with,
+        }
 
     def _damage(
         self, subject: Subject, of: Subject, one: PromptSet, answers: Sequence[Sequence[int]]
@@ -193,7 +236,9 @@ class Measuring:
             self._progress(f"{subject.name}: damage on {one.name}", len(rows)) as update,
         ):
             head = self._live.head(of)
-            if chat.architecture.vocab != head.architecture.vocab or chat.tokens(prompts) != head.tokens(prompts):
+            if chat.architecture.vocab != head.architecture.vocab or chat.tokens(prompts) != head.tokens(
+                prompts
+            ):
                 return None
             after = self._forced(chat, subject, prompts, said)
             found = divergence(head, chat, before, after, said)
@@ -217,7 +262,10 @@ class Measuring:
         hidden: dict[int, Tensor] = {}
         for rows in self._portions(subject, len(prompts)):
             found = answer_hidden(
-                chat, [prompts[row] for row in rows], [answers[row] for row in rows], self._config.batch_tokens
+                chat,
+                [prompts[row] for row in rows],
+                [answers[row] for row in rows],
+                self._config.batch_tokens,
             )
             hidden |= dict(zip(rows, found, strict=True))
         return [hidden[row] for row in range(len(prompts))]
@@ -261,8 +309,14 @@ class Measuring:
         return self._scores_inputs(subject, task) not in self._cache
 
     def _scores_inputs(self, subject: Subject, task: HarnessTask) -> dict[str, Any]:
-        # With the size of batches: scores of two subjects are compared, and other batches round otherwise.
+        # With the size of batches: scores of two subjects are compared, and other batches round
+        # otherwise.
         return {
-            "kind": "capability", "subject": subject.identity, "task": task.name, "asked": task.sha256, "batch": self._config.task_batch,
-            "lm_eval": version("lm_eval"), **self._made_with,
-        }  # fmt: skip
+            "kind": "capability",
+            "subject": subject.identity,
+            "task": task.name,
+            "asked": task.sha256,
+            "batch": self._config.task_batch,
+            "lm_eval": version("lm_eval"),
+            **self._made_with,
+        }

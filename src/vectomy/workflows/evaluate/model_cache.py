@@ -14,9 +14,11 @@ __all__ = ["ModelCache", "slot"]
 
 
 class ModelCache:
-    """Subjects ready to be run. Edits are hooks on their base, which stays loaded from one to the next.
+    """Subjects ready to be run. Edits are hooks on their base, which stays loaded from one to the
+    next.
 
-    Another checkpoint is compared with the base by the base's own head, so when the base has to make room its head stays.
+    Another checkpoint is compared with the base by the base's own head, so when the base has to
+    make room its head stays.
     """
 
     def __init__(self, config: EvaluationConfig, subjects: Sequence[Subject]) -> None:
@@ -57,9 +59,13 @@ class ModelCache:
             return with_adapter(self._load(self._base), subject.path)
         c = self._config
         return load_model(
-            subject.path, device=c.device, dtype=c.dtype, thinking=c.thinking, trust_remote_code=c.trust_remote_code,
+            subject.path,
+            device=c.device,
+            dtype=c.dtype,
+            thinking=c.thinking,
+            trust_remote_code=c.trust_remote_code,
             name=subject.name if subject.edit is None else subject.of,
-        )  # fmt: skip
+        )
 
 
 def slot(subject: Subject) -> str:

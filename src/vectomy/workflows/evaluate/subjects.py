@@ -1,12 +1,14 @@
-"""What `vectomy evaluate` is given to measure: models, Edits at some strengths, adapters, and the controls beside them.
+"""What `vectomy evaluate` is given to measure: models, Edits at some strengths, adapters, and the
+controls beside them.
 
 A subject is written as
 
-    FOLDER, OWNER/NAME, demo       a model
-    EDIT[@STRENGTHS]               an Edit file, or a run folder that holds one; strengths such as 0.5 or 0.25,0.5,1
-    ADAPTER                        a folder that PEFT wrote, for the base
+    FOLDER, OWNER/NAME, demo       a model EDIT[@STRENGTHS]               an Edit file, or a run
+    folder that holds one; strengths such as 0.5 or 0.25,0.5,1 ADAPTER                        a
+    folder that PEFT wrote, for the base
 
-Every subject knows its identity, a hash of all that makes it answer as it does, and the model that it is compared with.
+Every subject knows its identity, a hash of all that makes it answer as it does, and the model that
+it is compared with.
 """
 
 from __future__ import annotations
@@ -33,15 +35,21 @@ from vectomy.models.demo import demo_folder
 __all__ = ["Kind", "Subject", "open_subjects", "with_controls"]
 
 Kind = Literal["base", "model", "edit", "adapter", "random", "noise"]
-EDIT_FILE, ADAPTER_FILE, ADAPTER_CONFIG = "edit.safetensors", "adapter_model.safetensors", "adapter_config.json"
+EDIT_FILE, ADAPTER_FILE, ADAPTER_CONFIG = (
+    "edit.safetensors",
+    "adapter_model.safetensors",
+    "adapter_config.json",
+)
 
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """One thing that is measured. `of` is the name of the model it is compared with (None for the base).
+    """One thing that is measured. `of` is the name of the model it is compared with (None for the
+    base).
 
-    `sha256` is the Edit's own hash, or one of weights and sidecars; `identity` says all: two subjects of one identity give the same
-    answers. `edit` and `strength` are those of Edits and random controls.
+    `sha256` is the Edit's own hash, or one of weights and sidecars; `identity` says all: two
+    subjects of one identity give the same answers. `edit` and `strength` are those of Edits and
+    random controls.
     """
 
     name: str
@@ -62,12 +70,17 @@ class Subject:
 
 
 def open_subjects(
-    specs: Sequence[str], base: str | None = None, *, trust_remote_code: bool = False, progress: Progress = silent
+    specs: Sequence[str],
+    base: str | None = None,
+    *,
+    trust_remote_code: bool = False,
+    progress: Progress = silent,
 ) -> list[Subject]:
     """The subjects in the given order, the base in front: `base`, or the first model among them.
 
     Raises:
-        UsageError: a subject that is none of these, strengths that are no numbers, or no model at all.
+        UsageError: a subject that is none of these, strengths that are no numbers, or no model at
+            all.
         FingerprintError: an Edit whose base is not among the models.
         CheckpointError, EditError: a folder or file that is not whole.
     """
@@ -136,7 +149,9 @@ def _strengths(spec: str) -> tuple[str, tuple[float, ...] | None]:
     except ValueError:
         strengths = (math.nan,)
     if not all(math.isfinite(value) for value in strengths):
-        raise UsageError(f"'{spec}': behind the @ stand strengths, numbers such as 0.5 or 0.25,0.5,1, not '{found[2]}'")
+        raise UsageError(
+            f"'{spec}': behind the @ stand strengths, numbers such as 0.5 or 0.25,0.5,1, not '{found[2]}'"
+        )
     return found[1], tuple(dict.fromkeys(strengths))
 
 
@@ -146,12 +161,18 @@ def _open_model(one: _Parsed, trust_remote_code: bool, progress: Progress) -> Su
     checkpoint = Checkpoint.open(path)
     weights = fingerprint(checkpoint)
     identity = hash_of([weights, sidecar_digest(checkpoint)])
-    return Subject(one.name, "model", plain_source(one.spec), None, identity, identity, path, fingerprint=weights)
+    return Subject(
+        one.name, "model", plain_source(one.spec), None, identity, identity, path, fingerprint=weights
+    )
 
 
 def _adapter(one: _Parsed, base: Subject) -> Subject:
     digest = hash_of(
-        [sha256_file(one.path / name) for name in (ADAPTER_FILE, ADAPTER_CONFIG) if (one.path / name).is_file()]
+        [
+            sha256_file(one.path / name)
+            for name in (ADAPTER_FILE, ADAPTER_CONFIG)
+            if (one.path / name).is_file()
+        ]
     )
     identity = hash_of([base.identity, digest])
     return Subject(one.name, "adapter", one.path.name, base.name, digest, identity, one.path)
@@ -188,7 +209,9 @@ def _seen(edit: Edit) -> str | None:
 
 
 def _with_folders(models: Sequence[Subject]) -> list[Subject]:
-    """Names of models that are there once: of two that are called alike with the folder they lie in, else with a number."""
+    """Names of models that are there once: of two that are called alike with the folder they lie
+    in, else with a number.
+    """
     names = [model.name for model in models]
     longer = [
         replace(model, name=f"{model.path.resolve().parent.name}/{model.name}")
@@ -200,7 +223,9 @@ def _with_folders(models: Sequence[Subject]) -> list[Subject]:
 
 
 def _numbered(subjects: Sequence[Subject], fixed: Collection[Kind] = ("base", "model")) -> list[Subject]:
-    """Names that are there once, by a number behind the later ones; those of `fixed` kinds stay, for others refer to them."""
+    """Names that are there once, by a number behind the later ones; those of `fixed` kinds stay,
+    for others refer to them.
+    """
     taken = {subject.name for subject in subjects if subject.kind in fixed}
     found = []
     for subject in subjects:
@@ -229,9 +254,7 @@ def with_controls(subjects: Sequence[Subject], seed: int) -> list[Subject]:
         drawn = random_control(full.edit, seed)
         made = _edit_subject("random direction", "random", full.path, base, drawn, full.strength, note)
         found.append(replace(made, source=full.source))
-    again = (
-        f"the noise floor: {base.name} once more, in other batches, on the sample of prompts that damage is measured on"
-    )
+    again = f"the noise floor: {base.name} once more, in other batches, on the sample of prompts that damage is measured on"
     name, identity = f"{base.name} again", hash_of([base.identity, "again"])
     found.append(replace(base, name=name, kind="noise", of=base.name, identity=identity, note=again))
     return found

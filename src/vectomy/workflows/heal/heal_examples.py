@@ -1,4 +1,6 @@
-"""What is learned: preference rows of a source, or the models' own answers, as pairs of token ids, none of them tested on."""
+"""What is learned: preference rows of a source, or the models' own answers, as pairs of token ids,
+none of them tested on.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,8 @@ def load_for(config: HealConfig, path: Path, name: str) -> ChatModel:
 def learned_rows(
     config: HealConfig, base: Path, edited: Path, measured: Sequence[Prompt], progress: Progress
 ) -> tuple[list[Pair], Preferences, float]:
-    """Pairs, the same as text with what was left out, and the seconds that a forward pass of the edited model takes a token.
+    """Pairs, the same as text with what was left out, and the seconds that a forward pass of the
+    edited model takes a token.
 
     Raises:
         PromptError: the source cannot be read, or no row is left.
@@ -42,7 +45,9 @@ def learned_rows(
     if config.preferences == OWN:
         pairs, told, chat = _own(config, base, edited, measured, progress)
     else:
-        read = read_preferences(config.preferences, paired=config.paired, limit=config.limit, seed=config.seed)
+        read = read_preferences(
+            config.preferences, paired=config.paired, limit=config.limit, seed=config.seed
+        )
         told = read.without(measured, HELD_OUT)
         if not told.rows:
             raise PromptError(
@@ -71,7 +76,9 @@ def _own(
     chat = load_for(config, edited, "edited model")
     theirs = None
     if config.paired:
-        theirs = chat.answer(tokens, config.own_tokens, config.batch_tokens, progress, "edited model's answers")
+        theirs = chat.answer(
+            tokens, config.own_tokens, config.batch_tokens, progress, "edited model's answers"
+        )
     pairs, told = own_pairs(chat, kept, ours, theirs)
     gone = len(prompts) - len(kept) if config.limit is None else 0
     return pairs, Preferences(told.rows, {**told.left_out, **({HELD_OUT: gone} if gone else {})}), chat

@@ -1,4 +1,6 @@
-"""What is healed: a base, an Edit of it, and the edited checkpoint, which is made here unless it is given."""
+"""What is healed: a base, an Edit of it, and the edited checkpoint, which is made here unless it is
+given.
+"""
 
 from __future__ import annotations
 
@@ -42,14 +44,22 @@ class Inputs:
 
 
 def open_inputs(
-    model: str, base: str | None, edit: Edit | None, *, project: bool, trust_remote_code: bool, progress: Progress
+    model: str,
+    base: str | None,
+    edit: Edit | None,
+    *,
+    project: bool,
+    trust_remote_code: bool,
+    progress: Progress,
 ) -> Inputs:
     """MODEL is the base of the Edit, or, with `base`, an edited checkpoint.
 
     Raises:
-        UsageError: neither an Edit nor a base is given, or the directions to keep out are not known.
+        UsageError: neither an Edit nor a base is given, or the directions to keep out are not
+            known.
         FingerprintError: the Edit is of another base, or the checkpoint has another shape.
-        CheckpointError, ArchitectureError: a folder that is not whole, or a model that is not known.
+            CheckpointError, ArchitectureError: a folder that is not whole, or a model that is not
+            known.
     """
     if edit is None and base is None:
         raise UsageError(
@@ -72,8 +82,11 @@ def open_inputs(
     if base is not None:
         other = architecture_in(Checkpoint.open(first))
         if (arch.model_type, arch.d_model, arch.n_layers, arch.vocab) != (
-            other.model_type, other.d_model, other.n_layers, other.vocab,
-        ):  # fmt: skip
+            other.model_type,
+            other.d_model,
+            other.n_layers,
+            other.vocab,
+        ):
             raise FingerprintError(
                 f"{model} is {shape_of(other)}; its base {base} is {shape_of(arch)}. Give the model it was made from"
             )
@@ -85,7 +98,9 @@ def _folder(model: str, progress: Progress) -> Path:
 
 
 def rows_kept_out(edit: Edit, base: Path) -> dict[str, Tensor]:
-    """By live module, orthonormal rows that span what the Edit takes something of there, in front of any norm behind the writer."""
+    """By live module, orthonormal rows that span what the Edit takes something of there, in front
+    of any norm behind the writer.
+    """
     opened = Checkpoint.open(base)
     arch = architecture_in(opened)
     found: dict[str, list[Tensor]] = {}
@@ -97,7 +112,9 @@ def rows_kept_out(edit: Edit, base: Path) -> dict[str, Tensor]:
 
 
 def norms_behind(edit: Edit, base: Path) -> list[str]:
-    """Live norms between a writer that the Edit names and the stream: with another gain, other rows would be right."""
+    """Live norms between a writer that the Edit names and the stream: with another gain, other rows
+    would be right.
+    """
     arch = architecture_in(Checkpoint.open(base))
     return sorted({passed.module for writer, _ in edit.writers(arch) for passed in writer.norms})
 

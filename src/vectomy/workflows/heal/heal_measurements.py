@@ -1,4 +1,6 @@
-"""The base, the edited model and the healed one on the same held-out prompts, one model in memory at a time."""
+"""The base, the edited model and the healed one on the same held-out prompts, one model in memory
+at a time.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ MODELS = ("before edit", "after edit", "after healing")
 
 @dataclass(frozen=True)
 class TestSets:
-    """Prompts that show the behaviour in the base, and harmless ones; nothing was learned on either."""
+    """Prompts that show the behaviour in the base, and harmless ones; nothing was learned on
+    either.
+    """
 
     positive: tuple[Prompt, ...]
     negative: tuple[Prompt, ...]
@@ -51,12 +55,16 @@ class _AnswersOfModel:
 
 
 def measure_all(
-    folders: Mapping[str, Path], sets: TestSets, judge: Judge, config: HealConfig, progress: Progress,
-) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]:  # fmt: skip
+    folders: Mapping[str, Path],
+    sets: TestSets,
+    judge: Judge,
+    config: HealConfig,
+    progress: Progress,
+) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]:
     """Numbers by model (MODELS), and the answers of all of them prompt by prompt.
 
-    KL runs from the base to each, teacher-forced over the base's own answers to the harmless prompts; cross-entropy is of the same
-    answers.
+    KL runs from the base to each, teacher-forced over the base's own answers to the harmless
+    prompts; cross-entropy is of the same answers.
     """
     found: dict[str, dict[str, Any]] = {}
     seen: dict[str, _AnswersOfModel] = {}
@@ -81,7 +89,9 @@ def measure_all(
     return found, _rows(sets, seen)
 
 
-def _asked(chat: ChatModel, sets: TestSets, judge: Judge, config: HealConfig, progress: Progress, name: str) -> _AnswersOfModel:
+def _asked(
+    chat: ChatModel, sets: TestSets, judge: Judge, config: HealConfig, progress: Progress, name: str
+) -> _AnswersOfModel:
     seen = _AnswersOfModel({}, {}, {})
     for side, prompts in sets.sides.items():
         what = f"{name}, {side} prompts"
@@ -103,11 +113,15 @@ def _counted(seen: _AnswersOfModel) -> dict[str, Any]:
     }
 
 
-def _capability(folders: Mapping[str, Path], config: HealConfig, progress: Progress) -> dict[str, dict[str, Any]]:
+def _capability(
+    folders: Mapping[str, Path], config: HealConfig, progress: Progress
+) -> dict[str, dict[str, Any]]:
     """All three models are in memory here: the harness's requests are made once for all of them."""
     assert config.tasks is not None
     chats = {name: load_for(config, folders[name], name) for name in MODELS}
-    measured = measure_capability(chats, config.tasks, base=MODELS[0], limit=config.task_limit, progress=progress)
+    measured = measure_capability(
+        chats, config.tasks, base=MODELS[0], limit=config.task_limit, progress=progress
+    )
     return {name: {task: one.to_json() for task, one in tasks.items()} for name, tasks in measured.items()}
 
 

@@ -1,6 +1,8 @@
-"""`vectomy heal`: bake the Edit, make the rows, train, merge, and measure before the edit, after it and after healing.
+"""`vectomy heal`: bake the Edit, make the rows, train, merge, and measure before the edit, after it
+and after healing.
 
-Each step is kept in the folder by its inputs; a killed one goes on, training within itself from its last checkpoint.
+Each step is kept in the folder by its inputs; a killed one goes on, training within itself from its
+last checkpoint.
 """
 
 from __future__ import annotations
@@ -64,12 +66,16 @@ def heal_model(
     tell: Callable[[str], None] = lambda line: None,
     **options: Any,
 ) -> dict[str, Any]:
-    """Heal into the folder `out`, and return what summary.json says (`{}` when stopped before the report).
+    """Heal into the folder `out`, and return what summary.json says (`{}` when stopped before the
+    report).
 
     Args:
-        model: the base of the Edit (a folder, a Hub id or `demo`), or with `base` an edited checkpoint.
-        trained: an adapter that was trained elsewhere (Axolotl, say), to be merged and measured in the place of one trained here.
-        launcher: train in several processes (healing/launching.py): ddp, cpu, zero2, zero3, fsdp, or a file of accelerate's.
+        model: the base of the Edit (a folder, a Hub id or `demo`), or with `base` an edited
+            checkpoint.
+        trained: an adapter that was trained elsewhere (Axolotl, say), to be merged and measured in
+            the place of one trained here.
+        launcher: train in several processes (healing/launching.py): ddp, cpu, zero2, zero3, fsdp,
+            or a file of accelerate's.
         options: keys of HealConfig, where no whole configuration is given.
 
     Raises:
@@ -80,7 +86,12 @@ def heal_model(
     if launcher is not None:
         launch_file(launcher)
     inputs = open_inputs(
-        model, base, edit, project=config.project, trust_remote_code=config.trust_remote_code, progress=progress
+        model,
+        base,
+        edit,
+        project=config.project,
+        trust_remote_code=config.trust_remote_code,
+        progress=progress,
     )
     resolved = Path(out).resolve()
     if any(
@@ -129,7 +140,8 @@ class _Healing:
             "held_out": [prompt.to_json() for prompt in self.sets.prompts],
         }
         measured = {
-            name: getattr(c, name) for name in ("judge", "answer_tokens", "tasks", "task_limit", "device", "dtype")
+            name: getattr(c, name)
+            for name in ("judge", "answer_tokens", "tasks", "task_limit", "device", "dtype")
         }
         return {
             "edited": ({}, [] if self.inputs.edited is not None else ["edited"]),
@@ -137,7 +149,10 @@ class _Healing:
                 {**rows, "trained": given},
                 ["preferences.jsonl", "rows.json", "training/pairs.jsonl", "training/kept_out.safetensors"],
             ),
-            "train": ({"trained": given}, [] if self.trained is not None else ["training/losses.json", learned]),
+            "train": (
+                {"trained": given},
+                [] if self.trained is not None else ["training/losses.json", learned],
+            ),
             "merge": (
                 {"merge": c.merge, "trained": given},
                 ["receipt.json", *(["checkpoint"] if c.merge else ["healed"])],
@@ -216,7 +231,9 @@ class _Healing:
         standing = [] if edit is None else norms_behind(edit, self.inputs.base)
         Job.write(self.job.folder, self.edited, c, pairs, kept, standing)
         write_jsonl(self.folder.file("preferences.jsonl"), (row.to_json() for row in told.rows))
-        write_json(self.folder.file("rows.json"), {**told.to_json(), "pairs": len(pairs), "seconds_per_token": pace})
+        write_json(
+            self.folder.file("rows.json"), {**told.to_json(), "pairs": len(pairs), "seconds_per_token": pace}
+        )
 
     def _train(self) -> None:
         if self.trained is not None:
@@ -240,9 +257,14 @@ class _Healing:
     def _say_estimate(self, pace: float) -> None:
         count = self.processes or 1
         found = estimate(
-            self.config, machine_of(self.config), architecture_in(Checkpoint.open(self.edited)), self.job.pairs,
-            seconds_per_token=pace, processes=count, shards=count if self.launcher in SHARDED else 1,
-        )  # fmt: skip
+            self.config,
+            machine_of(self.config),
+            architecture_in(Checkpoint.open(self.edited)),
+            self.job.pairs,
+            seconds_per_token=pace,
+            processes=count,
+            shards=count if self.launcher in SHARDED else 1,
+        )
         write_json(self.folder.file("estimate.json"), found.to_json())
         self.tell(str(found))
         if self.config.warmup_steps >= found.steps:

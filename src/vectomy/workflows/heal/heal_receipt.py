@@ -1,4 +1,6 @@
-"""What healing left of the removed directions, by measurement: on what was learned, and on the checkpoint it came into."""
+"""What healing left of the removed directions, by measurement: on what was learned, and on the
+checkpoint it came into.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +23,18 @@ __all__ = ["receipt_of", "wholly"]
 
 
 def receipt_of(
-    inputs: Inputs, learned: Path, edited: Path, healed: Path, kept_out: Mapping[str, Tensor], progress: Progress
+    inputs: Inputs,
+    learned: Path,
+    edited: Path,
+    healed: Path,
+    kept_out: Mapping[str, Tensor],
+    progress: Progress,
 ) -> dict[str, Any]:
-    """`learned_along` is the largest share, over the writers that the Edit names, of what was learned that lies along the removed
-    directions (a random change has sqrt(k / d_model)); of an Edit that removes them wholly also `verify`'s receipt of the healed
-    checkpoint, weights and running stream."""
+    """`learned_along` is the largest share, over the writers that the Edit names, of what was
+    learned that lies along the removed directions (a random change has sqrt(k / d_model)); of an
+    Edit that removes them wholly also `verify`'s receipt of the healed checkpoint, weights and
+    running stream.
+    """
     edit = inputs.edit
     rows = {} if edit is None else rows_kept_out(edit, inputs.base)
     shares = _shares(learned, edited, healed, rows, kept_out)
@@ -48,7 +57,9 @@ def receipt_of(
 
 
 def wholly(edit: Edit) -> bool:
-    """Whether the Edit takes all of its directions out, so that a checkpoint can be judged without the base."""
+    """Whether the Edit takes all of its directions out, so that a checkpoint can be judged without
+    the base.
+    """
     return all(
         op.norm != "row" and op.addition is None and bool((op.strengths == 1).all())
         for op in edit.operations
@@ -61,7 +72,9 @@ def _shares(
 ) -> dict[str, float]:
     if learned.name != WEIGHTS:
         updates = updates_of(learned, kept_out)
-        return {module: along(updates[module][1](), basis) for module, basis in rows.items() if module in updates}
+        return {
+            module: along(updates[module][1](), basis) for module, basis in rows.items() if module in updates
+        }
     before, after = Checkpoint.open(edited), Checkpoint.open(healed)
     arch = architecture_in(before)
     found: dict[str, float] = {}

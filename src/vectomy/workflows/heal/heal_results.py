@@ -1,4 +1,6 @@
-"""What the numbers of the three models say: how much of the damage is healed, and whether the behaviour came back."""
+"""What the numbers of the three models say: how much of the damage is healed, and whether the
+behaviour came back.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +16,11 @@ HEALED = ("kl_first_token", "kl_per_token", "ce_own_answers")
 
 
 def outcome_of(measures: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """`recovered` is, by measure, the share of the edit's damage that is gone (1: as the base; None where there was none).
+    """`recovered` is, by measure, the share of the edit's damage that is gone (1: as the base; None
+    where there was none).
 
-    The behaviour came back if the healed model shows it more often than the interval of the edited one allows.
+    The behaviour came back if the healed model shows it more often than the interval of the edited
+    one allows.
     """
     base, edited, healed = (measures[name] for name in MODELS)
     allowed = edited["refusal"]["ci"][1]
@@ -41,7 +45,10 @@ def sentence_of(behaviour: str, measures: Mapping[str, Mapping[str, Any]], outco
     shares = outcome["recovered"]
     parts = [
         f"{shares[name]:.0%} of the {label}"
-        for name, label in (("kl_per_token", "KL per token"), ("ce_own_answers", "cross-entropy of the base's answers"))
+        for name, label in (
+            ("kl_per_token", "KL per token"),
+            ("ce_own_answers", "cross-entropy of the base's answers"),
+        )
         if shares[name] is not None
     ]
     healing = (
