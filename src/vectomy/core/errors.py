@@ -1,24 +1,24 @@
 """Every error that vectomy raises on purpose.
 
     VectomyError
-    ├── UsageError              the command or call itself is wrong (exit status 2)
-    ├── ConfigError             an unknown key, or a value out of range (exit status 2)
-    ├── PromptError             a prompt source missing, empty, identical, overlapping
-    ├── CheckpointError         a model folder missing, incomplete or contradictory
-    │   └── UnsafeCheckpointErrorpickle weights, or a path out of the folder
-    ├── ArchitectureError       a model type or tensor of unknown place in the stream
-    ├── ModelError              a model that does not load, or lacks a chat template, say
-    ├── ActivationError         NaN or infinite activations
-    ├── BehaviourAbsentError    the base does not show the behaviour
-    ├── SelectionError          no candidate passes the recipe's filters
-    ├── EditError               an Edit that is malformed, or cannot take the asked form
-    │   └── FingerprintError    an Edit for another base model
-    ├── JudgeError              a judge that is absent, silent, or whose rows it cannot read
-    │   └── UnreadableReplyErrora reply that holds no judgement
-    ├── HubError                the Hub refuses or cannot be reached
-    │   └── LeakError           a token or a local path in what was to be published
-    ├── ArtifactError           a run folder in use, or changed by hand
-    └── DiskFullError           no space left; what was written before stays usable
+    ├── UsageError                  the command or call itself is wrong (exit status 2)
+    ├── ConfigError                 an unknown key, or a value out of range (exit status 2)
+    ├── PromptError                 a prompt source missing, empty, identical, overlapping
+    ├── CheckpointError             a model folder missing, incomplete or contradictory
+    │   └── UnsafeCheckpointError   pickle weights, or a path out of the folder
+    ├── ArchitectureError           a model type or tensor of unknown place in the stream
+    ├── ModelError                  a model that does not load, or lacks a chat template, say
+    ├── ActivationError             NaN or infinite activations
+    ├── BehaviourAbsentError        the base does not show the behaviour
+    ├── SelectionError              no candidate passes the recipe's filters
+    ├── EditError                   an Edit that is malformed, or cannot take the asked form
+    │   └── FingerprintError        an Edit for another base model
+    ├── JudgeError                  a judge that is absent, silent, or whose rows it cannot read
+    │   └── UnreadableReplyError    a reply that holds no judgement
+    ├── HubError                    the Hub refuses or cannot be reached
+    │   └── LeakError               a token or a local path in what was to be published
+    ├── ArtifactError               a run folder in use, or changed by hand
+    └── DiskFullError               no space left; what was written before stays usable
 
 A message names the thing, its value and the remedy. `exit_status` is what the command line returns.
 """
