@@ -10,10 +10,12 @@ from vectomy.cli.options import Options
 from vectomy.core.config import (
     FLAT,
     RunConfig,
+    Runtime,
     Selection,
     load_config,
     make_config,
     parse_config,
+    parse_evaluation,
     parse_selection,
 )
 from vectomy.core.errors import ConfigError
@@ -141,8 +143,8 @@ def test_every_field_has_a_short_name() -> None:
     """`vectomy.run(...)` reaches all of the configuration; only source folders and the model have
     no name of their own.
     """
-    nested = {"contrast", "selection", "model"}
-    flat = {*FLAT, *(set(RunConfig.model_fields) - nested)}
+    nested = {"contrast", "selection", "model", "runtime"}
+    flat = {*FLAT, *RunConfig.RUNTIME_KEYS, *(set(RunConfig.model_fields) - nested)}
     assert options() <= flat
     assert set(Selection.model_fields) <= flat
     assert {f"{side}{part}" for side in SIDES for part in ("", "_search", "_test", "_system")} <= flat
@@ -249,3 +251,32 @@ def test_a_contrast_of_the_wrong_shape_is_a_config_error(contrast: Any) -> None:
     for given in ({}, {"positive_system": "x"}):
         with pytest.raises(ConfigError, match="contrast"):
             make_config("m", given, {"contrast": contrast})
+
+
+# Runtime
+
+
+def test_runtime_is_one_value_with_flat_keys_on_disk() -> None:
+    given = {"device": "cpu", "dtype": "float32", "batch_tokens": 128, "thinking": True}
+    config = make_config("m", {**SIDES, **given})
+    assert config.runtime == Runtime(**given)
+    stored = config.model_dump(mode="json")
+    assert "runtime" not in stored
+    assert {name: stored[name] for name in Runtime.model_fields} == config.runtime.model_dump()
+    assert parse_config(stored) == config
+    assert set(config.model_dump(include={"device", "seed"})) == {"device", "seed"}
+    assert not {"device", "dtype"} & set(config.model_dump(exclude={"device", "dtype"}))
+
+
+def test_runtime_keys_not_given_keep_the_default_of_the_job() -> None:
+    values = {"subjects": ["a"], "prompts": ["b"], "device": "cpu"}
+    assert parse_evaluation(values).runtime == Runtime(device="cpu", batch_tokens=16384)
+
+
+def test_an_error_names_the_option_that_was_typed() -> None:
+    with pytest.raises(ConfigError, match=r"^--n-fit is 1: input should be greater than or equal to 2$"):
+        make_config("m", {**SIDES, "n_fit": 1}, flags=True)
+    with pytest.raises(ConfigError, match=r"^configuration key 'contrast.n_fit' is 1"):
+        make_config("m", SIDES, {"contrast": {"n_fit": 1}}, flags=True)
+    with pytest.raises(ConfigError, match=r"^configuration key 'batch_tokens' is 1"):
+        make_config("m", {**SIDES, "batch_tokens": 1})

@@ -75,9 +75,7 @@ class _Talk:
             raise ArtifactError(f"{run} holds no Edit; finish `vectomy run` into that folder first")
         config = parse_config(read_json(run / "config.json"))
         source = demo_folder(bars) if config.model == "demo" else fetch(config.model)
-        chat = load_model(
-            source, device=config.device, dtype=config.dtype, thinking=config.thinking, name=config.model
-        )
+        chat = load_model(source, runtime=config.runtime, trust_remote_code=False, name=config.model)
         edit = Edit.load(run / "edit.safetensors")
         edit.check_base(chat.checkpoint)
         return cls(chat, edit, console, strength, tokens)

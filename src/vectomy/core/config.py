@@ -1,22 +1,33 @@
-"""The one configuration of a run; the command line and a TOML or JSON file both fill it in. Loads
-no torch.
+"""Configurations of a run and of an evaluation, and the `Runtime` that every job has. Loads no torch.
+
+The command line, Python and a TOML or JSON file all fill them in.
 """
 
 from __future__ import annotations
 
 import json
 import tomllib
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from vectomy.core.errors import ConfigError
 
 __all__ = [
     "Contrast",
     "EvaluationConfig",
+    "JobConfig",
     "RunConfig",
+    "Runtime",
     "Selection",
     "Source",
     "load_config",
@@ -24,6 +35,7 @@ __all__ = [
     "parse_config",
     "parse_evaluation",
     "parse_selection",
+    "validate_config",
 ]
 
 HUB_PROMPTS = {"positive": "mlabonne/harmful_behaviors", "negative": "mlabonne/harmless_alpaca"}
@@ -37,6 +49,58 @@ Estimator = Literal[
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Runtime(_Strict):
+    """How a model is loaded and run: the settings that depend on the machine, not on the job."""
+
+    device: str = "auto"
+    """auto (CUDA, else MPS, else CPU), cpu, cuda, cuda:N or mps."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """auto: the checkpoint's own; float32 on a processor without 16-bit arithmetic."""
+    batch_tokens: int = Field(4096, ge=64)
+    """Tokens in one forward pass, padding included; lower it when memory is short."""
+    thinking: bool = False
+    """Let models with a thinking block think before they answer."""
+    trust_remote_code: bool = False
+    """Run Python code that the model's folder contains."""
+
+
+class JobConfig(_Strict):
+    """A configuration with a `Runtime`, whose keys are written and read flat: `device`, not
+    `runtime.device`.
+    """
+
+    RUNTIME_KEYS: ClassVar[tuple[str, ...]] = tuple(Runtime.model_fields)
+    """The keys of `Runtime` that the job takes and writes."""
+
+    runtime: Runtime = Runtime()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _nest_runtime(cls, values: Any) -> Any:
+        """Collect the flat keys into `runtime`, over the defaults of this class."""
+        if not isinstance(values, dict) or isinstance(values.get("runtime"), Runtime):
+            return values
+        flat = {name: value for name, value in values.items() if name in cls.RUNTIME_KEYS}
+        others = {name: value for name, value in values.items() if name not in flat}
+        nested = others.get("runtime", {})
+        if not isinstance(nested, dict):
+            return values
+        usual: Runtime = cls.model_fields["runtime"].default
+        return {**others, "runtime": {**usual.model_dump(), **nested, **flat}}
+
+    @model_serializer(mode="wrap")
+    def _flatten_runtime(self, handler: Callable[[Any], dict[str, Any]], info: Any) -> dict[str, Any]:
+        result = handler(self)
+        result.pop("runtime", None)
+        include, exclude = info.include, info.exclude
+        wanted = [
+            name
+            for name in self.RUNTIME_KEYS
+            if (include is None or name in include) and (exclude is None or name not in exclude)
+        ]
+        return result | {name: getattr(self.runtime, name) for name in wanted}
 
 
 class Source(_Strict):
@@ -135,7 +199,9 @@ class Selection(_Strict):
     """tpe: processes that try edits side by side, each with a copy of the model."""
 
 
-class RunConfig(_Strict):
+class RunConfig(JobConfig):
+    """What `vectomy run` does, and with which model."""
+
     model: str
     """A folder, a Hub id, or `demo`."""
     contrast: Contrast
@@ -146,14 +212,8 @@ class RunConfig(_Strict):
     """
     selection: Selection = Selection()
     seed: int = Field(0, ge=0)
-    device: str = "auto"
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    batch_tokens: int = Field(4096, ge=64)
-    """Tokens, padding included, in one forward pass."""
     answer_tokens: int = Field(64, ge=1)
     """Greedy tokens per answer wherever answers are judged, and the length of teacher-forced KL."""
-    thinking: bool = False
-    """Let models with a thinking block think before they answer."""
     keep_activations: bool = False
     """Store every activation as well as its moments."""
     covariance: bool = False
@@ -168,7 +228,6 @@ class RunConfig(_Strict):
     """
     force: bool = False
     """Go on although the base model does not show the behaviour."""
-    trust_remote_code: bool = False
 
     @property
     def steps(self) -> int:
@@ -183,7 +242,7 @@ class RunConfig(_Strict):
         return self.estimator or ("difference_of_means" if self.recipe == "article" else "projected")
 
 
-class EvaluationConfig(_Strict):
+class EvaluationConfig(JobConfig):
     """What `vectomy evaluate` measures, and how."""
 
     subjects: tuple[str, ...] = Field(min_length=1)
@@ -224,12 +283,7 @@ class EvaluationConfig(_Strict):
     limit: int | None = Field(None, ge=1)
     """At most so many prompts of each set: a seeded sample, the same for all subjects."""
     seed: int = Field(0, ge=0)
-    device: str = "auto"
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    batch_tokens: int = Field(16384, ge=64)
-    """Tokens, padding included, in one forward pass."""
-    thinking: bool = False
-    trust_remote_code: bool = False
+    runtime: Runtime = Runtime(batch_tokens=16384)
 
     @property
     def all_budgets(self) -> list[int]:
@@ -254,18 +308,22 @@ configuration.
 """
 
 
-def make_config(model: str, options: dict[str, Any], file: dict[str, Any] | None = None) -> RunConfig:
+def make_config(
+    model: str, options: dict[str, Any], file: dict[str, Any] | None = None, *, flags: bool = False
+) -> RunConfig:
     """A configuration from short names (`positive`, `kl_threshold`, ...) over the values of a
     configuration file.
 
     Options that are None count as not given. Without prompts the demo model takes the bundled sets
-    and any other model the usual ones on the Hub.
+    and any other model the usual ones on the Hub. With `flags`, errors name an option as the
+    command line does (`--n-fit`).
 
     Raises:
-        ConfigError: see `parse_config`.
+        ConfigError: see `validate_config`.
     """
     values: dict[str, Any] = json.loads(json.dumps(file or {}))
     values["model"] = model
+    typed: dict[str, str] = {}
     for name, value in options.items():
         if value is not None:
             *folders, last = FLAT.get(name, (name,))
@@ -276,61 +334,85 @@ def make_config(model: str, options: dict[str, Any], file: dict[str, Any] | None
                     key = ".".join(folders[:depth])
                     raise ConfigError(f"configuration key '{key}' is {place!r}; it takes keys of its own")
             place[last] = value
+            typed[".".join((*folders, last))] = _flag(name)
     contrast = values.setdefault("contrast", {})
     for side, default in (DEMO_PROMPTS if model == "demo" else HUB_PROMPTS).items():
         source = contrast.setdefault(side, {}) if isinstance(contrast, dict) else None
         if isinstance(source, dict):
             source.setdefault("prompts", default)
-    return parse_config(values)
+    return validate_config(RunConfig, values, typed if flags else None)
 
 
 def parse_config(values: dict[str, Any]) -> RunConfig:
-    """Check values from any source.
+    """Check the values of a run. Raises ConfigError as `validate_config` does."""
+    return validate_config(RunConfig, values)
+
+
+def parse_selection(values: dict[str, Any], *, flags: bool = False) -> Selection:
+    """Check thresholds alone. Raises ConfigError as `validate_config` does."""
+    return validate_config(Selection, values, {name: _flag(name) for name in values} if flags else None)
+
+
+def parse_evaluation(values: dict[str, Any], *, flags: bool = False) -> EvaluationConfig:
+    """Check the values of an evaluation; None counts as not given. Raises ConfigError as
+    `validate_config` does.
+    """
+    given = {name: value for name, value in values.items() if value is not None}
+    return validate_config(EvaluationConfig, given, {name: _flag(name) for name in given} if flags else None)
+
+
+Config = TypeVar("Config", bound=BaseModel)
+
+
+def validate_config(
+    kind: type[Config], values: Mapping[str, Any], typed: Mapping[str, str] | None = None
+) -> Config:
+    """Check values from any source against a configuration class.
+
+    Args:
+        typed: what a person typed for a key (`contrast.n_fit`: `--n-fit`), for the error.
 
     Raises:
         ConfigError: names each offending key, its value and what it should be.
     """
     try:
-        return RunConfig.model_validate(values)
+        return kind.model_validate(dict(values))
     except ValidationError as error:
-        raise ConfigError("; ".join(_explain(problem) for problem in error.errors())) from None
+        problems = [_explain(problem, kind, typed or {}) for problem in error.errors()]
+        raise ConfigError("; ".join(problems)) from None
 
 
-def parse_selection(values: dict[str, Any]) -> Selection:
-    """Check thresholds alone. Raises ConfigError as `parse_config` does."""
-    try:
-        return Selection.model_validate(values)
-    except ValidationError as error:
-        raise ConfigError("; ".join(_explain(problem, Selection) for problem in error.errors())) from None
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
-def parse_evaluation(values: dict[str, Any]) -> EvaluationConfig:
-    """Check the values of an evaluation; None counts as not given. Raises ConfigError as
-    `parse_config` does.
-    """
-    try:
-        return EvaluationConfig.model_validate(
-            {name: value for name, value in values.items() if value is not None}
-        )
-    except ValidationError as error:
-        raise ConfigError(
-            "; ".join(_explain(problem, EvaluationConfig) for problem in error.errors())
-        ) from None
-
-
-def _explain(problem: Any, fields: Any = RunConfig) -> str:
-    key = ".".join(str(part) for part in problem["loc"])
+def _explain(problem: Any, kind: type[BaseModel], typed: Mapping[str, str]) -> str:
+    place = [part for part in problem["loc"] if part != "runtime"]
+    key = ".".join(str(part) for part in place)
     if problem["type"] == "extra_forbidden":
-        for part in problem["loc"][:-1]:
-            annotation = fields.model_fields[part].annotation
+        for part in place[:-1]:
+            annotation = kind.model_fields[str(part)].annotation
             options = getattr(annotation, "__args__", (annotation,))
-            fields = next(
-                option for option in options if isinstance(option, type) and issubclass(option, BaseModel)
-            )
-        return f"unknown configuration key '{key}'; known here: {', '.join(sorted(fields.model_fields))}"
+            kind = next(item for item in options if isinstance(item, type) and issubclass(item, BaseModel))
+        return f"unknown configuration key '{key}'; known here: {', '.join(_keys(kind))}"
     if problem["type"] == "missing":
         return f"configuration key '{key}' is missing"
-    return f"configuration key '{key}' is {problem['input']!r}: {problem['msg'].lower()}"
+    # A value of a list (`budgets.0`) was typed as one option.
+    name = next((typed[start] for start in _beginnings(place) if start in typed), None)
+    subject = f"configuration key '{key}'" if name is None else name
+    return f"{subject} is {problem['input']!r:.200}: {problem['msg'].lower()}"
+
+
+def _beginnings(place: list[Any]) -> list[str]:
+    """`a.b.c`, `a.b`, `a`."""
+    return [".".join(str(part) for part in place[:end]) for end in range(len(place), 0, -1)]
+
+
+def _keys(kind: type[BaseModel]) -> list[str]:
+    names = set(kind.model_fields)
+    if issubclass(kind, JobConfig):
+        names = names - {"runtime"} | set(kind.RUNTIME_KEYS)
+    return sorted(names)
 
 
 def load_config(path: Path) -> dict[str, Any]:

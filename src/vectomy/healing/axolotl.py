@@ -101,14 +101,14 @@ def to_axolotl(
     optimizer = "paged_adamw_8bit" if config.optimizer == "auto" else config.optimizer
     made: dict[str, Any] = {
         "base_model": model,
-        "trust_remote_code": config.trust_remote_code,
+        "trust_remote_code": config.runtime.trust_remote_code,
         "load_in_4bit": method == "qlora",
         "adapter": ADAPTERS[method],
         "datasets": [_dataset(config, data)],
         "val_set_size": 0.0,
         "optimizer": optimizer,
-        "bf16": config.dtype in ("auto", "bfloat16"),
-        "fp16": config.dtype == "float16",
+        "bf16": config.runtime.dtype in ("auto", "bfloat16"),
+        "fp16": config.runtime.dtype == "float16",
         "flash_attention": config.attention in ("auto", "flash_attention_2"),
         **{theirs: getattr(config, ours) for ours, theirs in SAME.items()},
     }

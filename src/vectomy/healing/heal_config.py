@@ -8,11 +8,12 @@ bitsandbytes, as in the article; LoRA and plain AdamW elsewhere.
 from __future__ import annotations
 
 import json
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from vectomy.core.errors import ConfigError
+from vectomy.core.config import JobConfig, validate_config
 
 __all__ = ["OWN", "PAIRED", "HealConfig", "Method", "Objective", "parse_heal"]
 
@@ -26,10 +27,11 @@ ARTICLE_PREFERENCES = "mlabonne/orpo-dpo-mix-40k"
 ARTICLE_PROMPTS = "mlabonne/harmless_alpaca"
 
 
-class HealConfig(BaseModel):
+class HealConfig(JobConfig):
     """How an edited model is trained, and how it is measured before and after."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # Training renders the chat template itself, so thinking is not an option here.
+    RUNTIME_KEYS: ClassVar[tuple[str, ...]] = ("device", "dtype", "batch_tokens", "trust_remote_code")
 
     objective: Objective = "dpo"
     """sft: the base's own answers; dpo: sigmoid (arXiv 2305.18290); ipo (2310.12036); orpo
@@ -93,13 +95,10 @@ class HealConfig(BaseModel):
     report_to: Literal["none", "tensorboard", "wandb", "trackio"] = "none"
 
     seed: int = Field(0, ge=0)
-    device: str = "auto"
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     merge: bool = True
     """Merge what was learned into the checkpoint; without it the adapter lies beside the edited
     checkpoint.
     """
-    trust_remote_code: bool = False
 
     positive_test: str | None = None
     """Prompts that show the behaviour in the base, to see whether it comes back; absent: those of
@@ -114,8 +113,6 @@ class HealConfig(BaseModel):
     tasks: str | None = None
     """Capability tasks to run on all three models, as `measure_capability` takes them."""
     task_limit: int | None = Field(None, ge=1)
-    batch_tokens: int = Field(4096, ge=64)
-    """Tokens in one forward pass while measuring."""
 
     @model_validator(mode="before")
     @classmethod
@@ -137,21 +134,11 @@ class HealConfig(BaseModel):
         return self.objective in PAIRED
 
 
-def parse_heal(values: dict[str, Any]) -> HealConfig:
+def parse_heal(values: dict[str, Any], typed: Mapping[str, str] | None = None) -> HealConfig:
     """Check values from any source; None counts as not given.
 
     Raises:
-        ConfigError: names each offending key, its value and what it should be.
+        ConfigError: as `validate_config`, which explains `typed`.
     """
     given = {name: value for name, value in json.loads(json.dumps(values)).items() if value is not None}
-    try:
-        return HealConfig.model_validate(given)
-    except ValidationError as error:
-        raise ConfigError("; ".join(_explain(problem) for problem in error.errors())) from None
-
-
-def _explain(problem: Any) -> str:
-    key = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "extra_forbidden":
-        return f"unknown configuration key '{key}'; known here: {', '.join(sorted(HealConfig.model_fields))}"
-    return f"configuration key '{key}' is {problem['input']!r:.200}: {problem['msg'].lower()}"
+    return validate_config(HealConfig, given, typed)

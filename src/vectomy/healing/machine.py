@@ -53,7 +53,7 @@ def machine_of(config: HealConfig) -> Machine:
             message names the remedy.
         ConfigError: settings that exclude each other.
     """
-    device = _device(config.device)
+    device = _device(config.runtime.device)
     cuda = device.startswith("cuda")
     bits = cuda and importlib.util.find_spec("bitsandbytes") is not None
     method = config.method
@@ -73,7 +73,11 @@ def machine_of(config: HealConfig) -> Machine:
         raise ModelError(
             f"the optimiser {optimizer} takes a CUDA card and the package bitsandbytes; here use --optimizer adamw_torch"
         )
-    dtype = "float32" if config.dtype == "auto" and method == "full" and not cuda else config.dtype
+    dtype = (
+        "float32"
+        if config.runtime.dtype == "auto" and method == "full" and not cuda
+        else config.runtime.dtype
+    )
     if dtype == "auto":
         dtype = "bfloat16" if not cuda or torch.cuda.is_bf16_supported() else "float16"
     if dtype == "float16" and not cuda:
@@ -85,7 +89,7 @@ def machine_of(config: HealConfig) -> Machine:
             f"--report-to {config.report_to} takes the package {config.report_to}: pip install {config.report_to}"
         )
     processes = int(os.environ.get("WORLD_SIZE", "1"))
-    if cuda and processes == 1 and ":" not in config.device and torch.cuda.device_count() > 1:
+    if cuda and processes == 1 and ":" not in config.runtime.device and torch.cuda.device_count() > 1:
         raise ModelError(
             f"{torch.cuda.device_count()} cards are visible to one process; use all of them with --launch ddp (or zero2, zero3, fsdp), or "
             "one with CUDA_VISIBLE_DEVICES=0"

@@ -219,7 +219,7 @@ def _loaded(path: Path, config: HealConfig, machine: Machine) -> tuple[Any, Any]
         )
         more["device_map"] = {"": int(os.environ.get("LOCAL_RANK", "0"))}
     with loading(str(path)):
-        trust = config.trust_remote_code
+        trust = config.runtime.trust_remote_code
         known = AutoConfig.from_pretrained(path, trust_remote_code=trust, local_files_only=True)
         model = auto_class(known).from_pretrained(
             path,

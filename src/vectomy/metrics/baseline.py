@@ -67,12 +67,12 @@ def measure_baseline(
     sides = {"positive": positive, "negative": negative}
     # Damaged weights are said to be that, before their answers are taken for a behaviour that is
     # absent.
-    chat.next_token_log_probs(chat.tokens(positive.search[:1]), config.batch_tokens)
+    chat.next_token_log_probs(chat.tokens(positive.search[:1]), config.runtime.batch_tokens)
     answers = {
         side: chat.answer(
             chat.tokens(splits.search),
             config.answer_tokens,
-            config.batch_tokens,
+            config.runtime.batch_tokens,
             progress,
             f"base answers ({side})",
         )
@@ -82,7 +82,7 @@ def measure_baseline(
     rates = {side: sum(flags) / len(flags) for side, flags in refused.items()}
     _check_present(rates["positive"], len(positive.search), config)
     tokens = _given_tokens(chat, config) if config.selection.behaviour_tokens else None
-    scored = _scored(chat, sides, config.batch_tokens) if config.recipe == "arditi" else {}
+    scored = _scored(chat, sides, config.runtime.batch_tokens) if config.recipe == "arditi" else {}
     if tokens is None and config.recipe == "arditi":
         shows, other = refused["positive"], [not flag for flag in refused["negative"]]
         if config.contrast.behaviour != "refusal" or not any(shows) or not any(other):

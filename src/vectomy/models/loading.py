@@ -20,6 +20,7 @@ from vectomy.architecture import FAMILIES, REFUSED, Architecture, resolve
 from vectomy.checkpoint import Checkpoint, architecture_in
 from vectomy.checkpoint.gguf import GgufFile, is_gguf
 from vectomy.checkpoint.quantization import check_supported
+from vectomy.core.config import Runtime, validate_config
 from vectomy.core.errors import CheckpointError, ModelError, VectomyError
 from vectomy.core.run_folder import cache_folder, disk_full_named, sha256_file
 from vectomy.models.chat import ChatModel
@@ -108,16 +109,18 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 def load_model(
     path: str | Path,
     *,
-    device: str = "auto",
-    dtype: Dtype = "auto",
-    thinking: bool = False,
-    trust_remote_code: bool = False,
+    runtime: Runtime | None = None,
+    device: str | None = None,
+    dtype: Dtype | None = None,
+    thinking: bool | None = None,
+    trust_remote_code: bool | None = None,
     name: str | None = None,
     tokenizer: bool = True,
     template: bool = True,
 ) -> ChatModel:
     """Load a checked folder for inference; without `template` it needs no chat template.
 
+    `device`, `dtype`, `thinking` and `trust_remote_code` override those of `runtime`.
     `device` is auto (CUDA, spread over all cards; else MPS; else CPU), cpu, cuda, cuda:N or mps;
     `dtype` auto is the checkpoint's own, or float32 where the processor has no arithmetic for that
     (precision.py).
@@ -130,18 +133,19 @@ def load_model(
     from transformers import AutoConfig, GenerationConfig
 
     label = name or str(path)
-    target = _device(device)
+    chosen = _override(runtime, device, dtype, thinking, trust_remote_code)
+    target = _device(chosen.device)
     with loading(label):
-        words = _tokenizer(checkpoint, trust_remote_code) if tokenizer else None
+        words = _tokenizer(checkpoint, chosen.trust_remote_code) if tokenizer else None
         config = AutoConfig.from_pretrained(
-            checkpoint.path, trust_remote_code=trust_remote_code, local_files_only=True
+            checkpoint.path, trust_remote_code=chosen.trust_remote_code, local_files_only=True
         )
         model, info = auto_class(config).from_pretrained(
             checkpoint.path,
             output_loading_info=True,
-            dtype=working_dtype(dtype, config, checkpoint, target) or "auto",
+            dtype=working_dtype(chosen.dtype, config, checkpoint, target) or "auto",
             device_map=target,
-            trust_remote_code=trust_remote_code,
+            trust_remote_code=chosen.trust_remote_code,
             local_files_only=True,
         )
     missing = sorted(info["missing_keys"])
@@ -154,29 +158,32 @@ def load_model(
         _check_template(words, label)
     if any(parameter.is_meta for parameter in model.parameters()):
         raise ModelError(
-            f"{label} does not fit on the device '{device}' and was put off to memory or disk, which hooks cannot follow; use --device cpu or a larger device"
+            f"{label} does not fit on the device '{chosen.device}' and was put off to memory or disk, which hooks cannot follow; use --device cpu or a larger device"
         )
     # Greedy means greedy: what the folder says of sampling, penalties and lengths goes, its ends of
     # turn stay.
     ends = model.generation_config.eos_token_id
     model.generation_config = GenerationConfig(eos_token_id=ends)
-    return ChatModel(label, checkpoint, architecture, model.eval().requires_grad_(False), words, thinking)
+    return ChatModel(
+        label, checkpoint, architecture, model.eval().requires_grad_(False), words, chosen.thinking
+    )
 
 
 def load_layerwise(
     path: str | Path,
     *,
-    device: str = "auto",
-    dtype: Dtype = "auto",
-    thinking: bool = False,
-    trust_remote_code: bool = False,
+    runtime: Runtime | None = None,
+    device: str | None = None,
+    dtype: Dtype | None = None,
+    thinking: bool | None = None,
+    trust_remote_code: bool | None = None,
     name: str | None = None,
     tokenizer: bool = True,
 ) -> ChatModel:
     """Open a checked folder to be read block by block: for `ChatModel.walk` alone, however large it
     is (layerwise.py).
 
-    `device` auto is one card where there is one; without `tokenizer` the folder needs none, and no
+    Settings are those of `load_model`; `device` auto is one card where there is one. Without `tokenizer` the folder needs none, and no
     chat template.
 
     Raises:
@@ -186,18 +193,37 @@ def load_layerwise(
     """
     checkpoint, architecture = _checked(path)
     label = name or str(path)
-    target = _device(device)
+    chosen = _override(runtime, device, dtype, thinking, trust_remote_code)
+    target = _device(chosen.device)
     if target == "auto":
         target = "cuda:0"
     with loading(label):
-        words = _tokenizer(checkpoint, trust_remote_code) if tokenizer else None
-        model = skeleton(checkpoint, dtype, trust_remote_code, target)
+        words = _tokenizer(checkpoint, chosen.trust_remote_code) if tokenizer else None
+        model = skeleton(checkpoint, chosen.dtype, chosen.trust_remote_code, target)
         weights = Weights(model, checkpoint, torch.device(target))
     if tokenizer:
         _check_template(words, label)
     blocks = [architecture.block(layer) for layer in range(architecture.n_layers)]
     stream = LayerwiseModel(model, weights, blocks, architecture.d_model)
-    return ChatModel(label, checkpoint, architecture, model, words, thinking, stream)
+    return ChatModel(label, checkpoint, architecture, model, words, chosen.thinking, stream)
+
+
+def _override(
+    runtime: Runtime | None,
+    device: str | None,
+    dtype: str | None,
+    thinking: bool | None,
+    trust_remote_code: bool | None,
+) -> Runtime:
+    """`runtime` with the settings that are not None in place of its own."""
+    given = {
+        "device": device,
+        "dtype": dtype,
+        "thinking": thinking,
+        "trust_remote_code": trust_remote_code,
+    }
+    changed = {name: value for name, value in given.items() if value is not None}
+    return validate_config(Runtime, {**(runtime or Runtime()).model_dump(), **changed})
 
 
 def with_adapter(chat: ChatModel, folder: str | Path) -> ChatModel:

@@ -27,7 +27,7 @@ def _article(task: RecipeInput) -> RecipeResult:
             task.positive["search"],
             c.selection,
             journal=task.journal,
-            batch_tokens=c.batch_tokens,
+            batch_tokens=c.runtime.batch_tokens,
             ask=task.ask,
             progress=task.progress,
         )
@@ -48,7 +48,7 @@ def _arditi(task: RecipeInput) -> RecipeResult:
             writers=task.writers,
             answer_tokens=c.answer_tokens,
             journal=task.journal,
-            batch_tokens=c.batch_tokens,
+            batch_tokens=c.runtime.batch_tokens,
             progress=task.progress,
         )
     )
@@ -65,7 +65,7 @@ def _cosmic(task: RecipeInput) -> RecipeResult:
             c.selection,
             writers=task.writers,
             journal=task.journal,
-            batch_tokens=c.batch_tokens,
+            batch_tokens=c.runtime.batch_tokens,
             progress=task.progress,
         )
     )

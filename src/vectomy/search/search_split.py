@@ -44,7 +44,7 @@ class SearchSplitEvaluator:
         self.passes = pack_examples(
             chat,
             order,
-            min(task.config.batch_tokens, 512) if packed else task.config.batch_tokens,
+            min(task.config.runtime.batch_tokens, 512) if packed else task.config.runtime.batch_tokens,
             packed=packed,
         )
         self.base: list[Tensor] = []
@@ -117,7 +117,7 @@ class SearchSplitEvaluator:
         chat, c = self.task.chat, self.task.config
         with edit.hooks(chat.model):
             answers = chat.answer(
-                chat.tokens(prompts), c.answer_tokens, c.batch_tokens, self.task.progress, what
+                chat.tokens(prompts), c.answer_tokens, c.runtime.batch_tokens, self.task.progress, what
             )
         return _mean([self._shows(*row) for row in zip(prompts, answers, base, strict=True)])
 

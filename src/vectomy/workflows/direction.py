@@ -57,17 +57,14 @@ def fit_direction(
     """
     out = Path(out)
     source = demo_folder(progress) if config.model == "demo" else fetch(config.model)
-    probe_architecture(source, trust_remote_code=config.trust_remote_code, progress=progress)
+    probe_architecture(source, trust_remote_code=config.runtime.trust_remote_code, progress=progress)
     checkpoint = Checkpoint.open(source)
     blockwise = stream == "yes" or (stream == "auto" and not fits(checkpoint))
     positive, negative = split_contrast(config.contrast, config.seed)
     opening = load_layerwise if blockwise else load_model
     chat = opening(
         source,
-        device=config.device,
-        dtype=config.dtype,
-        thinking=config.thinking,
-        trust_remote_code=config.trust_remote_code,
+        runtime=config.runtime,
         name=config.model,
     )
     arch = chat.architecture
@@ -77,7 +74,9 @@ def fit_direction(
     sides = [side.fit for side in (positive, negative)]
     tokens = sum(len(row) for prompts in sides for row in chat.tokens(prompts))
     needed = (
-        layerwise_memory(checkpoint, arch, tokens, config.batch_tokens) if blockwise else checkpoint.bytes
+        layerwise_memory(checkpoint, arch, tokens, config.runtime.batch_tokens)
+        if blockwise
+        else checkpoint.bytes
     )
     tell(
         f"{len(sides[0])} and {len(sides[1])} prompts, {tokens:,} tokens; the model has {checkpoint.bytes / 2**30:.1f} GiB and is "
@@ -91,7 +90,7 @@ def fit_direction(
             positions=[position],
             samples=config.direction_estimator in NEEDS_SAMPLES,
             covariance=config.covariance,
-            batch_tokens=config.batch_tokens,
+            batch_tokens=config.runtime.batch_tokens,
             progress=progress,
         )
         for prompts in sides

@@ -153,10 +153,7 @@ class _Run:
         c = self.config
         return load_model(
             path,
-            device=c.device,
-            dtype=c.dtype,
-            thinking=c.thinking,
-            trust_remote_code=c.trust_remote_code,
+            runtime=c.runtime,
             name=name,
         )
 
@@ -180,7 +177,7 @@ class _Run:
                 "the recipe selective needs a third set, of prompts that must go on to show the behaviour: give it with --keep SRC"
             )
         probe_architecture(
-            self.source, trust_remote_code=self.config.trust_remote_code, progress=self.progress
+            self.source, trust_remote_code=self.config.runtime.trust_remote_code, progress=self.progress
         )
         architecture_in(self.checkpoint).check_covered()
         sides = {"positive": positive, "negative": negative} | ({"keep": self.keep} if self.keep else {})
@@ -198,7 +195,7 @@ class _Run:
                 if side is not None
             ],
             # Not batch_tokens: lowering it when memory is short must not throw away what is done.
-            "settings": [c.recipe, c.seed, c.device, c.dtype, c.thinking],
+            "settings": [c.recipe, c.seed, c.runtime.device, c.runtime.dtype, c.runtime.thinking],
         }
         return hash_of(shared)
 
@@ -305,7 +302,7 @@ class _Run:
                 positions=list(range(-ending, 0)),
                 covariance=self.config.covariance,
                 samples=self._samples,
-                batch_tokens=self.config.batch_tokens,
+                batch_tokens=self.config.runtime.batch_tokens,
                 packed=not (whole or recipe == "article"),
                 progress=self.progress,
             )
@@ -419,7 +416,7 @@ class _Run:
         c = self.config
         journal = self.folder.journal("evaluate")
         positive, negative = (side.test for side in self.splits)
-        budget = (c.answer_tokens, c.batch_tokens, self.progress)
+        budget = (c.answer_tokens, c.runtime.batch_tokens, self.progress)
         keep = self.keep.test if self.keep else ()
         answers = journal.get_or_compute(
             "answers", lambda: answer_base(self.chat, positive, negative, *budget, keep=keep).answers
@@ -436,7 +433,7 @@ class _Run:
         forms = {"base": once("base", lambda: evaluated(self.chat, "base"))}
         with self._edit.hooks(self.chat.model):
             forms["hooks"] = once("hooks", lambda: evaluated(self.chat, "hooks"))
-        apart = separation(self.chat, direction, *place, positive, negative, c.batch_tokens)
+        apart = separation(self.chat, direction, *place, positive, negative, c.runtime.batch_tokens)
         if c.lora:
             adapted = partial(with_adapter, self.chat, self.folder.file("adapter"))
             forms["lora"] = once("lora", lambda: evaluated(adapted(), "lora"))

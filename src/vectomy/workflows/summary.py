@@ -90,7 +90,7 @@ def build_summary(
         "settings": {
             **measured_with,
             "answer_tokens": config.answer_tokens,
-            "thinking": config.thinking,
+            "thinking": config.runtime.thinking,
             **chosen_by,
         },
         "judge": describe(judge),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Iterable
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
+from vectomy.core.config import JobConfig, validate_config
 from vectomy.core.errors import ConfigError
 from vectomy.data.trait_file import Trait
 
@@ -21,8 +23,8 @@ DIALS = {
 }
 
 
-class TraitRun(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class TraitRun(JobConfig):
+    """What `vectomy run --trait` does, and with which model."""
 
     model: str
     """A folder, a Hub id, `demo`, or `demo-base` (the demo model without its refusals)."""
@@ -37,12 +39,7 @@ class TraitRun(BaseModel):
     strengths: tuple[float, ...] | None = None
     """Points of the dial that are tried on the search split; absent: the form's own."""
     seed: int = Field(0, ge=0)
-    device: str = "auto"
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    batch_tokens: int = Field(4096, ge=64)
     bake: bool = True
-    thinking: bool = False
-    trust_remote_code: bool = False
 
     @property
     def dial(self) -> tuple[float, ...]:
@@ -56,15 +53,17 @@ def make_trait_run(model: str, trait: Trait, options: dict[str, Any]) -> TraitRu
         ConfigError: one that a trait by two contexts does not take, or a value out of range.
     """
     given = {name: value for name, value in options.items() if value is not None}
-    unknown = sorted(set(given) - set(TraitRun.model_fields))
+    known = [name for name in TraitRun.model_fields if name not in ("model", "trait", "runtime")]
+    known += TraitRun.RUNTIME_KEYS
+    unknown = sorted(set(given) - set(known))
     if unknown:
         raise ConfigError(
-            f"{', '.join('--' + name.replace('_', '-') for name in unknown)} mean nothing to the trait '{trait.name}', which is told apart by two "
-            f"contexts; it takes {', '.join('--' + name.replace('_', '-') for name in TraitRun.model_fields if name not in ('model', 'trait'))}"
+            f"{_flags(unknown)} mean nothing to the trait '{trait.name}', which is told apart by two "
+            f"contexts; it takes {_flags(known)}"
         )
-    try:
-        return TraitRun(model=model, trait=trait, **given)
-    except ValidationError as error:
-        raise ConfigError(
-            "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
-        ) from None
+    typed = {name: _flags([name]) for name in given}
+    return validate_config(TraitRun, {"model": model, "trait": trait, **given}, typed)
+
+
+def _flags(names: Iterable[str]) -> str:
+    return ", ".join("--" + name.replace("_", "-") for name in names)

@@ -115,10 +115,7 @@ class _TraitRun:
         c = self.config
         return load_model(
             path,
-            device=c.device,
-            dtype=c.dtype,
-            thinking=c.thinking,
-            trust_remote_code=c.trust_remote_code,
+            runtime=c.runtime,
             name=name,
         )
 
@@ -157,7 +154,7 @@ class _TraitRun:
 
     def prepare(self) -> str:
         probe_architecture(
-            self.source, trust_remote_code=self.config.trust_remote_code, progress=self.progress
+            self.source, trust_remote_code=self.config.runtime.trust_remote_code, progress=self.progress
         )
         architecture_in(self.checkpoint).check_covered()
         c = self.config
@@ -196,7 +193,7 @@ class _TraitRun:
     def _answered(self, prompts: list[Prompt], what: str) -> list[list[int]]:
         c = self.config
         return self.chat.answer(
-            self.chat.tokens(prompts), c.answer_tokens, c.batch_tokens, self.progress, what
+            self.chat.tokens(prompts), c.answer_tokens, c.runtime.batch_tokens, self.progress, what
         )
 
     def _own(self, side: str, split: str) -> tuple[list[str], list[list[int]], list[str]]:
@@ -211,7 +208,7 @@ class _TraitRun:
             self.config.trait,
             self._own("positive", "fit")[:2],
             self._own("negative", "fit")[1],
-            self.config.batch_tokens,
+            self.config.runtime.batch_tokens,
         )
 
     def _edit(self) -> None:
@@ -222,7 +219,7 @@ class _TraitRun:
             edit, history = self._learn(lessons, means)
             tried = [({"layer": None, "strength": strength}, edit * strength) for strength in c.dial]
         else:
-            few = pair_examples(self.chat, lessons[:SCREENED], c.batch_tokens, self.progress)
+            few = pair_examples(self.chat, lessons[:SCREENED], c.runtime.batch_tokens, self.progress)
             tried = self._closed_forms(means, search.distances(few))
         known = search.reference(self._own("negative", "search")[1])
         points = [{**place, **search.point(candidate, self.contexts[0], known)} for place, candidate in tried]
@@ -249,7 +246,7 @@ class _TraitRun:
             self.scorer,
             self.texts(split),
             c.answer_tokens,
-            c.batch_tokens,
+            c.runtime.batch_tokens,
             self.progress,
         )
 
@@ -257,7 +254,7 @@ class _TraitRun:
         """Lessons, and the mean streams of the two contexts over the tokens of the same answers:
         nothing else differs.
         """
-        trait, budget = self.config.trait, self.config.batch_tokens
+        trait, budget = self.config.trait, self.config.runtime.batch_tokens
         texts, styled, styled_said = self._own("positive", "fit")
         _, plain, plain_said = self._own("negative", "fit")
         good = {
@@ -276,7 +273,7 @@ class _TraitRun:
         return lessons, (positive, negative)
 
     def _learn(self, lessons: list[DistillExample], means: Means) -> tuple[Edit, list[dict[str, float]]]:
-        c, budget = self.config, self.config.batch_tokens
+        c, budget = self.config, self.config.runtime.batch_tokens
         change = pair_examples(self.chat, lessons, budget, self.progress)
         keep: list[DistillBatch] = []
         if c.trait.operation == "remove":

@@ -463,6 +463,6 @@ class _Search:
         chat, c = self.task.chat, self.task.config
         base = self.task.journal.get_or_compute(
             "answers held",
-            lambda: chat.answer(chat.tokens(self.task.keep.search), c.answer_tokens, c.batch_tokens),  # type: ignore[union-attr]
+            lambda: chat.answer(chat.tokens(self.task.keep.search), c.answer_tokens, c.runtime.batch_tokens),  # type: ignore[union-attr]
         )
         return {"held": search.held(edit, base), "held_base": search.held(None, base)}

@@ -163,7 +163,7 @@ def _answering(
 ) -> Callable[[], list[list[int]]]:
     what = {"change": "openings of the base", "keep": "answers to keep", "hold": "refusals to keep"}[name]
     return lambda: task.chat.answer(
-        task.chat.tokens(prompts), tokens, task.config.batch_tokens, task.progress, what
+        task.chat.tokens(prompts), tokens, task.config.runtime.batch_tokens, task.progress, what
     )
 
 
@@ -261,13 +261,13 @@ def share_left(task: RecipeInput, edit: Edit, count: int) -> float:
     asked, answered = base_answers(task, "change")
     prompts = [asked[example.row] for example in _showing(task, asked, answered)[:count]]
     with edit.hooks(task.chat.model):
-        answers = task.chat.answer(task.chat.tokens(prompts), JUDGED, task.config.batch_tokens)
+        answers = task.chat.answer(task.chat.tokens(prompts), JUDGED, task.config.runtime.batch_tokens)
     return len(_showing(task, prompts, answers)) / len(prompts)
 
 
 def _passes(task: RecipeInput, examples: list[Example], layer: int, packed: bool) -> list[TrainPass]:
     mixed = random.Random(task.config.seed).sample(examples, len(examples))
-    passes = pack_examples(task.chat, mixed, task.config.batch_tokens, count=PER_PASS, packed=packed)
+    passes = pack_examples(task.chat, mixed, task.config.runtime.batch_tokens, count=PER_PASS, packed=packed)
     return [_seen(task.chat, one, layer) for one in passes]
 
 

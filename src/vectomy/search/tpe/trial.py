@@ -80,7 +80,7 @@ class TrialBench:
 
     def on(self, chat: ChatModel) -> Measure:
         """Measures edits on a loaded model: KL first, then the behaviour until the trial is beaten."""
-        budget = self.config.batch_tokens
+        budget = self.config.runtime.batch_tokens
         positive, negative = chat.tokens(self.positive), chat.tokens(self.negative)
         base = chat.next_token_log_probs(negative, budget)
 
@@ -102,7 +102,7 @@ class TrialBench:
         return measure
 
     def _shown(self, chat: ChatModel, prompts: Sequence[Prompt], tokens: list[list[int]]) -> int:
-        budget = self.config.batch_tokens
+        budget = self.config.runtime.batch_tokens
         if self.judge is None:
             return int((log_odds(chat.next_token_log_probs(tokens, budget), self.tokens) > 0).sum())
         answers = chat.answer(tokens, self.config.answer_tokens, budget)
@@ -187,13 +187,10 @@ def _work(connection: Connection, bench: TrialBench, threads: int) -> None:
     torch.set_num_threads(threads)
     c = bench.config
     try:
-        probe_architecture(bench.folder, trust_remote_code=c.trust_remote_code)
+        probe_architecture(bench.folder, trust_remote_code=c.runtime.trust_remote_code)
         chat = load_model(
             bench.folder,
-            device=c.device,
-            dtype=c.dtype,
-            thinking=c.thinking,
-            trust_remote_code=c.trust_remote_code,
+            runtime=c.runtime,
             name=bench.name,
         )
         measure = bench.on(chat)

@@ -85,7 +85,7 @@ def evaluate_models(
     texts = _read_texts(config.texts)
     tasks = load_tasks(",".join(config.tasks), config.task_limit, progress=progress) if config.tasks else []
     opened = open_subjects(
-        config.subjects, config.base, trust_remote_code=config.trust_remote_code, progress=progress
+        config.subjects, config.base, trust_remote_code=config.runtime.trust_remote_code, progress=progress
     )
     if config.controls:
         opened = with_controls(opened, config.seed)

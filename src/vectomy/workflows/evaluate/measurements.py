@@ -73,7 +73,7 @@ class Measuring:
         held = versions()
         self._made_with = {
             "versions": {name: held[name] for name in ("vectomy", "torch", "transformers")},
-            "settings": [config.device, config.dtype, config.thinking],
+            "settings": [config.runtime.device, config.runtime.dtype, config.runtime.thinking],
         }
 
     def setup(self, subject: Subject) -> dict[str, Any]:
@@ -147,7 +147,7 @@ class Measuring:
                 said = chat.answer(
                     [ids[row] for row in rows],
                     tokens,
-                    self._config.batch_tokens,
+                    self._config.runtime.batch_tokens,
                     self._progress,
                     f"{subject.name}: {what}",
                 )
@@ -265,7 +265,7 @@ class Measuring:
                 chat,
                 [prompts[row] for row in rows],
                 [answers[row] for row in rows],
-                self._config.batch_tokens,
+                self._config.runtime.batch_tokens,
             )
             hidden |= dict(zip(rows, found, strict=True))
         return [hidden[row] for row in range(len(prompts))]
@@ -284,7 +284,7 @@ class Measuring:
 
         def work() -> dict[str, Any]:
             with self._live.model(subject) as chat:
-                return perplexity(chat, text, c.text_tokens, c.batch_tokens)
+                return perplexity(chat, text, c.text_tokens, c.runtime.batch_tokens)
 
         found: dict[str, Any] = self._cache.get_or_compute(inputs, work)
         return found

@@ -60,10 +60,7 @@ class ModelCache:
         c = self._config
         return load_model(
             subject.path,
-            device=c.device,
-            dtype=c.dtype,
-            thinking=c.thinking,
-            trust_remote_code=c.trust_remote_code,
+            runtime=c.runtime,
             name=subject.name if subject.edit is None else subject.of,
         )
 

@@ -28,9 +28,7 @@ TIMED_TOKENS = 512
 
 
 def load_for(config: HealConfig, path: Path, name: str) -> ChatModel:
-    return load_model(
-        path, device=config.device, dtype=config.dtype, trust_remote_code=config.trust_remote_code, name=name
-    )
+    return load_model(path, runtime=config.runtime, name=name)
 
 
 def learned_rows(
@@ -72,12 +70,12 @@ def _own(
         )
     chat = load_for(config, base, "base")
     tokens = chat.tokens(kept)
-    ours = chat.answer(tokens, config.own_tokens, config.batch_tokens, progress, "base's own answers")
+    ours = chat.answer(tokens, config.own_tokens, config.runtime.batch_tokens, progress, "base's own answers")
     chat = load_for(config, edited, "edited model")
     theirs = None
     if config.paired:
         theirs = chat.answer(
-            tokens, config.own_tokens, config.batch_tokens, progress, "edited model's answers"
+            tokens, config.own_tokens, config.runtime.batch_tokens, progress, "edited model's answers"
         )
     pairs, told = own_pairs(chat, kept, ours, theirs)
     gone = len(prompts) - len(kept) if config.limit is None else 0

@@ -74,7 +74,7 @@ def measure_all(
         chat = load_for(config, folders[name], name)
         seen[name] = _asked(chat, sets, judge, config, progress, name)
         answers = seen[MODELS[0]].tokens["negative"]
-        now = answer_hidden(chat, sets.negative, answers, config.batch_tokens)
+        now = answer_hidden(chat, sets.negative, answers, config.runtime.batch_tokens)
         if base is None:
             base, hidden = chat, now
         found[name] = {**_counted(seen[name]), **divergence(base, chat, hidden, now, answers)}
@@ -95,7 +95,9 @@ def _asked(
     seen = _AnswersOfModel({}, {}, {})
     for side, prompts in sets.sides.items():
         what = f"{name}, {side} prompts"
-        tokens = chat.answer(chat.tokens(prompts), config.answer_tokens, config.batch_tokens, progress, what)
+        tokens = chat.answer(
+            chat.tokens(prompts), config.answer_tokens, config.runtime.batch_tokens, progress, what
+        )
         seen.tokens[side] = tokens
         seen.texts[side] = [chat.text(answer) for answer in tokens]
         seen.judged[side] = judge_all(judge, prompts, seen.texts[side])

@@ -90,7 +90,7 @@ def heal_model(
         base,
         edit,
         project=config.project,
-        trust_remote_code=config.trust_remote_code,
+        trust_remote_code=config.runtime.trust_remote_code,
         progress=progress,
     )
     resolved = Path(out).resolve()
