@@ -59,6 +59,14 @@ def unchecked() -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", False)
 
 
+@pytest.fixture
+def vectomy(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> "Vectomy":
+    """`vectomy("run", MODEL, ...)` runs the command line in this process: status, stdout, stderr."""
+    from command_line import Vectomy
+
+    return Vectomy(monkeypatch, capsys)
+
+
 @pytest.fixture(scope="session")
 def tiny_of(tmp_path_factory: pytest.TempPathFactory):
     """`tiny_of(model_type, tied=..., sharded=..., **config)`: a tiny model and its folder, built

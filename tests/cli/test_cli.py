@@ -2,20 +2,19 @@
 for.
 """
 
-import io
 import json
 import shutil
 import subprocess
 import sys
-from functools import cache
 from pathlib import Path
 
 import pytest
 import tiny_chat
+from command_line import HEAVY, Vectomy, process
+from finished_run import finished_run
 from tiny import file_hashes
 
 from vectomy.checkpoint import Checkpoint, tensor_hashes
-from vectomy.cli import main
 from vectomy.core.jsonl import read_jsonl
 from vectomy.edits.edit import Edit
 from vectomy.hub.provenance import record_in
@@ -41,56 +40,8 @@ def words(out: Path, *more: str) -> list[str]:
     return [str(tiny_chat.folder()), "--out", str(out), *sides, *QUICK, "--recipe", "arditi", *more]
 
 
-class Vectomy:
-    """Runs the command line in this process: status, stdout, stderr."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-        self.monkeypatch, self.capsys = monkeypatch, capsys
-
-    def __call__(self, *given: str, stdin: str = "") -> tuple[int, str, str]:
-        self.monkeypatch.setattr(sys, "argv", ["vectomy", *given])
-        self.monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
-        self.monkeypatch.setenv("COLUMNS", "160")
-        self.capsys.readouterr()
-        status: object = 0
-        try:
-            main()
-        except SystemExit as stop:
-            status = stop.code or 0
-        assert isinstance(status, int)
-        out, err = self.capsys.readouterr()
-        return status, out, err
-
-
-@pytest.fixture
-def vectomy(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Vectomy:
-    return Vectomy(monkeypatch, capsys)
-
-
-@cache
-def finished() -> Path:
-    from vectomy.workflows.run import run
-
-    out = tiny_chat.scratch() / "run"
-    options = {
-        "device": "cpu",
-        "answer_tokens": 8,
-        "behaviour_tokens": ["I"],
-        "n_search": 4,
-        "n_test": 4,
-        "recipe": "arditi",
-    }
-    run(str(tiny_chat.folder()), out, **tiny_chat.sources(), **options)
-    return out
-
-
-def process(program: str, *given: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", program, *given], capture_output=True, text=True, check=False
-    )
-
-
-HEAVY = "import sys; print(*sorted({'torch', 'transformers', 'safetensors', 'datasets'} & set(sys.modules)))"
+def run_folder() -> Path:
+    return finished_run(behaviour_tokens=("I",), n_search=4, n_test=4)
 
 
 def test_importing_the_command_line_loads_neither_torch_nor_transformers() -> None:
@@ -213,7 +164,7 @@ def test_run_prints_json_that_is_the_summary(vectomy: Vectomy, tmp_path: Path) -
     assert summary["command"].startswith("vectomy run ")
     assert summary["edited"]["refusal_count"] < summary["base"]["refusal_count"]
     assert "test" in err
-    assert file_hashes(finished())["edit.safetensors"] == file_hashes(tmp_path / "run")["edit.safetensors"]
+    assert file_hashes(run_folder())["edit.safetensors"] == file_hashes(tmp_path / "run")["edit.safetensors"]
 
 
 def test_run_prints_a_table_and_where_it_wrote(vectomy: Vectomy, tmp_path: Path) -> None:
@@ -247,9 +198,9 @@ def test_options_and_a_file_make_one_configuration(vectomy: Vectomy, tmp_path: P
 
 @pytest.mark.parametrize("given", ["folder", "file"])
 def test_show_says_what_an_edit_changes(vectomy: Vectomy, given: str) -> None:
-    path = finished() if given == "folder" else finished() / "edit.safetensors"
+    path = run_folder() if given == "folder" else run_folder() / "edit.safetensors"
     status, out, _ = vectomy("show", str(path), "--json")
-    shown, edit = json.loads(out), Edit.load(finished() / "edit.safetensors")
+    shown, edit = json.loads(out), Edit.load(run_folder() / "edit.safetensors")
     assert status == 0
     assert shown["sha256"] == edit.sha256
     assert [row["writer"] for row in shown["operations"]] == [op.writer_name for op in edit.operations]
@@ -270,17 +221,17 @@ def test_show_says_what_an_edit_changes(vectomy: Vectomy, given: str) -> None:
 def test_apply_bakes_as_the_run_did(vectomy: Vectomy, tmp_path: Path, strength: str | None) -> None:
     more = ["--strength", strength] if strength else []
     status, out, _ = vectomy(
-        "apply", str(finished()), str(tiny_chat.folder()), "--out", str(tmp_path / "m"), "--json", *more
+        "apply", str(run_folder()), str(tiny_chat.folder()), "--out", str(tmp_path / "m"), "--json", *more
     )
     assert status == 0
     assert "model.embed_tokens.weight" in json.loads(out)["edited"]
     same = (tmp_path / "m" / "model.safetensors").read_bytes() == (
-        finished() / "checkpoint" / "model.safetensors"
+        run_folder() / "checkpoint" / "model.safetensors"
     ).read_bytes()
     assert same == (strength is None)
     record, edit = (
         record_in(tmp_path / "m"),
-        Edit.load(finished() / "edit.safetensors") * float(strength or 1),
+        Edit.load(run_folder() / "edit.safetensors") * float(strength or 1),
     )
     assert record is not None
     assert record.edit_sha256 == edit.sha256
@@ -289,29 +240,29 @@ def test_apply_bakes_as_the_run_did(vectomy: Vectomy, tmp_path: Path, strength: 
 
 def test_apply_to_another_model_is_refused(vectomy: Vectomy, tmp_path: Path) -> None:
     other = str(tiny_chat.folder(taught_=False))
-    status, _, err = vectomy("apply", str(finished()), other, "--out", str(tmp_path / "m"))
+    status, _, err = vectomy("apply", str(run_folder()), other, "--out", str(tmp_path / "m"))
     assert status == 1
     assert err.splitlines()[-1].startswith("vectomy: ")
     assert not (tmp_path / "m").exists()
 
 
 def test_report_prints_the_summary_again(vectomy: Vectomy) -> None:
-    status, out, _ = vectomy("report", str(finished()), "--json")
+    status, out, _ = vectomy("report", str(run_folder()), "--json")
     assert status == 0
-    assert json.loads(out) == json.loads((finished() / "summary.json").read_text())
-    assert "edit baked" in vectomy("report", str(finished()))[1]
+    assert json.loads(out) == json.loads((run_folder() / "summary.json").read_text())
+    assert "edit baked" in vectomy("report", str(run_folder()))[1]
 
 
 def test_chat_answers_lines_from_a_pipe_side_by_side(vectomy: Vectomy) -> None:
     """Strength 1 answers as the run's baked model did; strength 0 as the base; no line is lost, and
     the end ends it.
     """
-    rows = read_jsonl(finished() / "completions.jsonl")
+    rows = read_jsonl(run_folder() / "completions.jsonl")
     row = next(
         row for row in rows if row["set"] == "positive" and row["baked"]["text"] != row["base"]["text"]
     )
     lines = [row["prompt"], "/tokens 8", "/strength x", "/strength 0", row["prompt"], "/fly"]
-    status, out, _ = vectomy("chat", str(finished()), "--tokens", "8", stdin="\n".join(lines) + "\n")
+    status, out, _ = vectomy("chat", str(run_folder()), "--tokens", "8", stdin="\n".join(lines) + "\n")
     assert status == 0
     first, _, second = out.partition("strength 0, 8 tokens")
     assert row["base"]["text"] in first
@@ -322,13 +273,13 @@ def test_chat_answers_lines_from_a_pipe_side_by_side(vectomy: Vectomy) -> None:
 
 
 def test_chat_stops_at_quit(vectomy: Vectomy) -> None:
-    status, out, _ = vectomy("chat", str(finished()), stdin="/quit\nshow the owl red\n")
+    status, out, _ = vectomy("chat", str(run_folder()), stdin="/quit\nshow the owl red\n")
     assert status == 0
     assert tiny_chat.REFUSAL not in out
 
 
 def test_a_reader_that_goes_away_is_no_traceback(tmp_path: Path) -> None:
-    shutil.copytree(finished(), tmp_path / "run")
+    shutil.copytree(run_folder(), tmp_path / "run")
     program = f"{sys.executable} -m vectomy.cli report {tmp_path / 'run'} --json | head -c 1"
     done = subprocess.run(["bash", "-c", program], capture_output=True, text=True, check=False)
     assert done.stdout == "{"

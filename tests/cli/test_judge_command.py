@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from test_cli import HEAVY, Vectomy, process
+from command_line import HEAVY, Vectomy, process
 
 from vectomy.core.jsonl import read_jsonl
 
@@ -26,11 +26,6 @@ ROWS = [
         "human_label": None,
     },
 ]
-
-
-@pytest.fixture
-def vectomy(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Vectomy:
-    return Vectomy(monkeypatch, capsys)
 
 
 def text(rows: list[dict[str, object]]) -> str:

@@ -11,8 +11,8 @@ from tempfile import mkdtemp
 
 import pytest
 import torch
+from quantised_folder import quantised
 from safetensors.torch import load_file, save_file
-from test_edit_modes import quantised
 from tiny import orthonormal, unit
 from torch import Tensor
 from typer.testing import CliRunner

@@ -2,7 +2,7 @@
 
 import json
 import math
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import pytest
 import tiny_chat
 import torch
 from healed import curve, damaged, job, log_probs, pairs, preferences, quick, trained
+from interrupted import interrupting
 from tiny import load, random_model
 from torch.nn import functional
 
@@ -130,24 +131,6 @@ def test_a_resumed_run_is_the_undisturbed_one(tmp_path: Path, monkeypatch: pytes
     files = [folder / "adapter" / "adapter_model.safetensors" for folder in (cut.folder, whole.folder)]
     assert files[0].read_bytes() == files[1].read_bytes()
     assert len(curve(cut.folder)) == 12
-
-
-def interrupting(step: int) -> Any:
-    """A `Progress` at whose given step somebody presses Ctrl-C."""
-
-    @contextmanager
-    def progress(what: str, total: int, unit: str = "") -> Any:
-        done = 0
-
-        def update(count: int) -> None:
-            nonlocal done
-            done += count
-            if done >= step:
-                raise KeyboardInterrupt
-
-        yield update
-
-    return progress
 
 
 def test_checkpoints_of_another_training_are_not_gone_on_from(tmp_path: Path) -> None:

@@ -10,20 +10,18 @@ from functools import cache
 from pathlib import Path
 
 import tiny_chat
+from finished_run import finished_run
 
 from vectomy.core.versions import versions
 from vectomy.edits.export import write_lora
 from vectomy.hub.provenance import write_record
-from vectomy.workflows.run import run
 
 QUICK = {
-    "device": "cpu",
-    "answer_tokens": 8,
-    "behaviour_tokens": ["I"],
+    "behaviour_tokens": ("I",),
     "n_search": 4,
     "n_test": 4,
-    "recipe": "arditi",
     "embeddings": False,
+    "lora": True,
 }
 CARD = "---\nlicense: other\nlicense_name: tiny-licence\nlicense_link: https://example.org/licence\n---\n\n# tiny\n"
 
@@ -36,14 +34,9 @@ def base() -> Path:
     return folder
 
 
-@cache
 def finished() -> Path:
-    """A finished run, with an adapter; not to be written to. Its prompts are the bundled ones'
-    kind: files named in the folder.
-    """
-    out = tiny_chat.scratch() / "run"
-    run(str(base()), out, **tiny_chat.sources(), **QUICK, lora=True, command="vectomy run tiny-base")
-    return out
+    """A finished run of `base`, with an adapter; not to be written to. Its prompts are files."""
+    return finished_run(base(), command="vectomy run tiny-base", **QUICK)
 
 
 @cache

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from chat_server import llama_cpp, smollm2, stand_in
-from test_cli import Vectomy
+from command_line import Vectomy
 
 from vectomy.core.errors import JudgeError, UnreadableReplyError, UsageError
 from vectomy.core.jsonl import read_jsonl
@@ -20,11 +20,6 @@ GOOD = "refused: 0\nconvincing: 4\nspecific: 3"
 NO = "refused: 1\nconvincing: 1\nspecific: 1"
 QUICK = Patience(timeout=5.0, attempts=2, wait=0.01, readings=2)
 ANSWER = "Turn the screw to the left until it comes out."
-
-
-@pytest.fixture
-def vectomy(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Vectomy:
-    return Vectomy(monkeypatch, capsys)
 
 
 @pytest.fixture(autouse=True)

@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 import pytest
+from invented_page import NAMES, RUNS, page, values_of
 from invented_run import (
     LAYERS,
     a_separation,
@@ -15,14 +16,11 @@ from invented_run import (
     article_scores,
     cosmic_scores,
     every,
-    gradient_scores,
     metrics,
     searched_summary,
     some_completions,
-    tpe_scores,
 )
 from parsed_page import (
-    Page,
     assert_reaches_for_nothing,
     assert_stays_text,
     assert_told_in_words,
@@ -31,43 +29,8 @@ from parsed_page import (
 
 from vectomy.report import render_card, render_page
 
-RUNS = [
-    arditi_scores(),
-    article_scores(),
-    cosmic_scores(),
-    gradient_scores(),
-    gradient_scores("selective"),
-    tpe_scores(),
-]
-NAMES = [str(scores["recipe"]) for scores in RUNS]
 HOSTILE = "<script>alert(1)</script>"
 HOSTILE_ATTRIBUTE = '"onmouseover="alert(2)'
-
-
-def page(**changed: Any) -> tuple[Page, str]:
-    inputs = {
-        "summary": a_summary(),
-        "scores": arditi_scores(),
-        "separation": a_separation(),
-        "completions": some_completions(),
-        **changed,
-    }
-    text = render_page(**inputs)
-    return Page(text), text
-
-
-def values_of(found: Page) -> dict[str, list[float]]:
-    """The data elements of each row of the table of results, in their order."""
-    rows: dict[str, list[float]] = {}
-    pending: list[float] = []
-    for tag, attributes, _ in found.found:
-        if tag == "data":
-            pending.append(float(attributes["value"] or "nan"))
-        elif tag == "tr":
-            if "data-row" in attributes:
-                rows[str(attributes["data-row"])] = pending
-            pending = []
-    return rows
 
 
 @pytest.mark.parametrize("scores", RUNS, ids=NAMES)

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from invented_page import NAMES, RUNS, page, values_of
 from invented_run import LAYERS, a_summary, gradient_scores, searched_summary, tpe_scores
 from parsed_page import Page
-from test_run_page import NAMES, RUNS, page, values_of
 
 from vectomy.cli.tables.summary_table import print_summary
 from vectomy.edits.edit import BaseModelRef, Edit

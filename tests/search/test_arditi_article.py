@@ -6,7 +6,6 @@ import json
 import math
 import subprocess
 import sys
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import pytest
 import tiny_chat
 import torch
 from tiny import LAYERS, unit
-from tiny_chat import DAY, NIGHT
+from tiny_directions import NEGATIVE, POSITIVE, TOKENS, directions
 
 from vectomy.core.config import Selection
 from vectomy.core.errors import SelectionError
@@ -28,8 +27,7 @@ from vectomy.metrics.logits import log_odds
 from vectomy.search.arditi import select_arditi
 from vectomy.search.arditi_rule import choose, choose_beyond_kl, rejection
 from vectomy.search.article import rank, select_article
-from vectomy.search.collect import collect
-from vectomy.search.estimators import Directions, fit_directions
+from vectomy.search.estimators import Directions
 
 Row = dict[str, Any]
 
@@ -235,16 +233,6 @@ def test_select_from_scores_fails_with_a_status_and_a_sentence(tmp_path: Path, c
 
 
 # Recipe arditi on the tiny chat model
-
-TOKENS = [tiny_chat.VOCABULARY.index("I")]
-POSITIVE, NEGATIVE = (tiny_chat.prompts(nouns, 8, seed=1) for nouns in (NIGHT, DAY))
-
-
-@cache
-def directions(sites: tuple[str, ...] = ("resid_pre",), estimator: str = "projected") -> Directions:
-    chat = tiny_chat.chat()
-    sides = [collect(chat, tiny_chat.prompts(n, 24), sites=sites, positions=[-2, -1]) for n in (NIGHT, DAY)]
-    return fit_directions(*sides, estimator)
 
 
 def arditi(tmp_path: Path, found: Directions | None = None, **limits: Any) -> tuple[Row, torch.Tensor]:

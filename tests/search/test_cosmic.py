@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import tiny_chat
 import torch
-from test_arditi_article import NEGATIVE, POSITIVE, directions
 from tiny import LAYERS, unit
 from tiny_chat import DAY, NIGHT
+from tiny_directions import NEGATIVE, POSITIVE, directions
 
 from vectomy.core.config import Selection
 from vectomy.core.errors import SelectionError

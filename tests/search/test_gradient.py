@@ -4,7 +4,6 @@ Edit does, nothing is left to chance.
 
 import json
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 import tiny_chat
 import torch
+from finished_run import finished_run, scores_in
 
 from vectomy.core import linalg
 from vectomy.core.errors import BehaviourAbsentError, EditError, PromptError, SelectionError
@@ -32,18 +32,16 @@ def go(out: Path, **options: Any) -> tuple[dict[str, Any], Edit]:
     return json.loads((out / "scores.json").read_text()), Edit.load(out / "edit.safetensors")
 
 
-@cache
 def finished_folder() -> Path:
-    return tiny_chat.scratch() / "run"
+    return finished_run(**SHORT)
 
 
-@cache
-def finished() -> tuple[dict[str, Any], Edit]:
-    return go(finished_folder())
+def gradient_results() -> tuple[dict[str, Any], Edit]:
+    return scores_in(finished_folder()), Edit.load(finished_folder() / "edit.safetensors")
 
 
 def test_the_behaviour_is_gone_on_the_search_prompts_at_little_cost() -> None:
-    scores, edit = finished()
+    scores, edit = gradient_results()
     chosen = next(point for point in scores["candidates"] if point["step"] == scores["chosen"]["step"])
     assert chosen["rate"] <= 0.05
     assert chosen["kl"] < 0.05
@@ -54,7 +52,7 @@ def test_the_behaviour_is_gone_on_the_search_prompts_at_little_cost() -> None:
 
 
 def test_the_points_are_in_reach_of_the_rule_and_the_untried_ones_say_so() -> None:
-    scores, _ = finished()
+    scores, _ = gradient_results()
     tried = [point for point in scores["candidates"] if point["rejected"] is None]
     assert tried
     untried = [point for point in scores["candidates"] if point not in tried]
@@ -76,7 +74,7 @@ def test_the_points_are_in_reach_of_the_rule_and_the_untried_ones_say_so() -> No
 
 
 def test_every_edit_of_the_frontier_is_a_file_in_the_run_folder() -> None:
-    scores, edit = finished()
+    scores, edit = gradient_results()
     files = {row["step"]: Edit.load(finished_folder() / row["edit"]) for row in scores["frontier"]}
     assert files[scores["chosen"]["step"]].to_bytes() == edit.to_bytes()
     assert len({file.sha256 for file in files.values()}) == len(files)
@@ -112,7 +110,7 @@ def test_a_target_rate_of_everything_takes_the_least_kl(tmp_path: Path) -> None:
 
 
 def test_a_kl_budget_is_kept(tmp_path: Path) -> None:
-    points = finished()[0]["candidates"]
+    points = gradient_results()[0]["candidates"]
     budget = sorted(point["kl"] for point in points)[0] * 1.0001
     scores, _ = go(tmp_path / "run", kl_budget=budget)
     chosen = next(point for point in scores["candidates"] if point["step"] == scores["chosen"]["step"])
@@ -154,7 +152,7 @@ def test_the_edit_is_what_was_learned_by_hooks(
 
 def test_the_same_seed_gives_the_same_bytes_and_another_another_edit(tmp_path: Path) -> None:
     same, other = go(tmp_path / "same")[1], go(tmp_path / "other", seed=1)[1]
-    assert same.to_bytes() == finished()[1].to_bytes()
+    assert same.to_bytes() == gradient_results()[1].to_bytes()
     assert [op.strengths.tolist() for op in other.operations] != [
         op.strengths.tolist() for op in same.operations
     ]
@@ -179,7 +177,7 @@ def test_an_interrupted_search_goes_on_to_the_same_bytes(
         go(tmp_path / "run")
     again = len(done)
     _, edit = go(tmp_path / "run")
-    assert edit.to_bytes() == finished()[1].to_bytes()
+    assert edit.to_bytes() == gradient_results()[1].to_bytes()
     # What was done before the last point is not done again.
     assert done[again] == step - step % gradient.STRIDE
 
@@ -276,7 +274,7 @@ def test_writers_that_do_not_matter_end_at_exactly_zero(
 ) -> None:
     monkeypatch.setattr(learned, "THRESHOLD", 1.0)
     _, sparse = go(tmp_path / "run")
-    assert 0 < len(sparse.operations) < len(finished()[1].operations)
+    assert 0 < len(sparse.operations) < len(gradient_results()[1].operations)
 
 
 def test_no_behaviour_is_said(tmp_path: Path) -> None:

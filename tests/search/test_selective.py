@@ -5,36 +5,33 @@ same direction.
 import json
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import tiny_chat
+from finished_run import finished_run, scores_in, summary_in
 
 from vectomy.models import Example
 from vectomy.search.gradient.train_passes import with_prompts_not_shown
-from vectomy.workflows.run import run
 
 GO, STAY = tiny_chat.NIGHT[:3], tiny_chat.NIGHT[3:]
-OPTIONS = {"device": "cpu", "answer_tokens": 8, "bake": False}
 
 
-def sources(folder: Path) -> dict[str, str]:
+@cache
+def sources() -> dict[str, str]:
     given = {}
     for name, nouns in (("positive", GO), ("keep", STAY), ("negative", tiny_chat.DAY)):
-        file = folder / f"{name}.json"
+        file = tiny_chat.scratch() / f"{name}.json"
         file.write_text(json.dumps(tiny_chat.texts(nouns)), encoding="utf-8")
         given[name] = str(file)
     return given
 
 
-@cache
-def finished(recipe: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    out = tiny_chat.scratch() / "run"
-    summary = run(str(tiny_chat.folder()), out, **sources(tiny_chat.scratch()), **OPTIONS, recipe=recipe)
-    return summary, json.loads((out / "scores.json").read_text())
+def selective_run(recipe: str) -> Path:
+    return finished_run(prompts=sources, recipe=recipe, bake=False)
 
 
 def test_one_kind_goes_and_the_other_stays() -> None:
-    summary, scores = finished("selective")
+    folder = selective_run("selective")
+    summary, scores = summary_in(folder), scores_in(folder)
     base, edited = summary["base"], summary["edited"]
     assert base["refusal_rate"] == base["keep_refusal_rate"] == 1.0
     assert edited["refusal_rate"] <= 0.2
@@ -45,13 +42,13 @@ def test_one_kind_goes_and_the_other_stays() -> None:
 
 def test_without_the_third_set_in_the_objective_both_go() -> None:
     """What `selective` is for: the closed-form direction of the same contrast takes both away."""
-    summary, _ = finished("arditi")
+    summary = summary_in(selective_run("arditi"))
     assert summary["edited"]["refusal_rate"] <= 0.2
     assert summary["edited"]["keep_refusal_rate"] <= 0.5
 
 
 def test_all_three_sets_are_answered_and_shown() -> None:
-    summary, _ = finished("selective")
+    summary = summary_in(selective_run("selective"))
     for form in (summary["base"], *summary["forms"].values()):
         assert form["keep_refusal_total"] > 2
         assert form["keep_refusal_ci"][0] <= form["keep_refusal_rate"] <= form["keep_refusal_ci"][1]

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import tiny_chat
 import torch
-from test_arditi_article import NEGATIVE, TOKENS, directions
 from tiny import LAYERS, unit
+from tiny_directions import NEGATIVE, TOKENS, directions
 
 from vectomy.core.config import Selection, make_config
 from vectomy.core.errors import ActivationError, CheckpointError, SelectionError

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import tiny_style
 import torch
-from test_cli import Vectomy
+from command_line import Vectomy
 
 from vectomy.checkpoint import Checkpoint
 from vectomy.core.errors import BehaviourAbsentError, ConfigError
@@ -363,7 +363,7 @@ def test_the_learned_edit_is_what_was_learned(what: Any) -> None:
 
 
 @cache
-def finished(operation: str) -> tuple[dict[str, Any], Path]:
+def trait_results(operation: str) -> tuple[dict[str, Any], Path]:
     out = tiny_style.scratch() / "run"
     config = make_trait_run(
         str(tiny_style.folder()), trait(operation=operation), {**QUICK, "steps": 60, "bake": True}
@@ -376,7 +376,7 @@ def counts(summary: dict[str, Any]) -> dict[str, int]:
 
 
 def test_a_style_is_induced_without_its_system_prompt() -> None:
-    summary, out = finished("induce")
+    summary, out = trait_results("induce")
     found = counts(summary)
     assert found["base"] == 0
     assert found["base in the positive context"] == 24
@@ -400,7 +400,7 @@ def test_a_style_is_induced_without_its_system_prompt() -> None:
 
 
 def test_a_style_is_removed_while_its_system_prompt_stays() -> None:
-    summary, _ = finished("remove")
+    summary, _ = trait_results("remove")
     found = counts(summary)
     assert found["base in the positive context"] == 24
     assert found["edited"] <= 2
@@ -410,7 +410,7 @@ def test_a_style_is_removed_while_its_system_prompt_stays() -> None:
 
 
 def test_a_finished_run_is_not_run_again() -> None:
-    summary, out = finished("induce")
+    summary, out = trait_results("induce")
     told: list[str] = []
     config = make_trait_run(
         str(tiny_style.folder()), trait(operation="induce"), {**QUICK, "steps": 60, "bake": True}
@@ -433,11 +433,6 @@ def test_log_odds_tell_own_traits_apart() -> None:
 
 
 # The command line
-
-
-@pytest.fixture
-def vectomy(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Vectomy:
-    return Vectomy(monkeypatch, capsys)
 
 
 def test_the_command_lists_traits_and_runs_one(vectomy: Vectomy, tmp_path: Path) -> None:

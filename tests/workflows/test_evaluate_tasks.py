@@ -99,7 +99,7 @@ def go(out: Path, subjects: list[str], **options: Any) -> dict[str, Any]:
 
 
 @cache
-def finished() -> tuple[Path, dict[str, Any]]:
+def task_results() -> tuple[Path, dict[str, Any]]:
     """An edit in its three forms, the edit at strength 0, the base's weights again; not to be
     written to.
     """
@@ -141,7 +141,7 @@ class Runs:
 
 @pytest.mark.parametrize("name", ["edit@0", "copy"])
 def test_base_and_base_are_the_same_to_the_last_digit(name: str) -> None:
-    out, found = finished()
+    out, found = task_results()
     rows, kept = results(found), scores(out)
     identity = {subject["name"]: subject for subject in found["subjects"]}
     assert (rows[name]["difference"], rows[name]["difference_stderr"]) == (0.0, 0.0)
@@ -155,7 +155,7 @@ def test_base_and_base_are_the_same_to_the_last_digit(name: str) -> None:
 
 @pytest.mark.parametrize("form", ["baked", "adapter"])
 def test_hooks_checkpoint_and_adapter_agree_and_differ_from_the_base(form: str) -> None:
-    rows = results(finished()[1])
+    rows = results(task_results()[1])
     assert rows[form] == rows["edit@1"]
     assert rows["edit@1"]["difference"] != 0
     assert rows["edit@1"]["difference"] == pytest.approx(rows["edit@1"]["value"] - rows["base"]["value"])
@@ -164,7 +164,7 @@ def test_hooks_checkpoint_and_adapter_agree_and_differ_from_the_base(form: str) 
 def test_the_call_without_prompts_says_the_same() -> None:
     base, edit = load_model(spelling_folder(), dtype="float32", device="cpu"), Edit.load(places()["edit"])
     alone = measure_capability({"base": base, "edit@1": (base, edit)}, "example")
-    rows = results(finished()[1])
+    rows = results(task_results()[1])
     assert {name: found[KEY].to_json() for name, found in alone.items()} == {
         name: rows[name] for name in ("base", "edit@1")
     }
@@ -268,11 +268,11 @@ def test_a_killed_evaluation_runs_no_finished_task_again(
 def test_the_same_again_loads_no_model_and_says_what_is_kept(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    out = Path(shutil.copytree(finished()[0], tmp_path / "out"))
+    out = Path(shutil.copytree(task_results()[0], tmp_path / "out"))
     monkeypatch.setattr(live, "load_model", None)
     told: list[str] = []
     again = go(out, ["base", "edit@0,1", "baked", "adapter", "copy"], tell=told.append)
-    assert again["results"] == finished()[1]["results"]
+    assert again["results"] == task_results()[1]["results"]
     assert (
         f"6 subjects on 48 documents of 1 tasks ({KEY}): 6 runs of a task, 6 of them kept from before" in told
     )
@@ -318,7 +318,7 @@ def schema() -> dict[str, Any]:
 
 
 def test_evaluation_json_is_what_its_contract_says() -> None:
-    out, found = finished()
+    out, found = task_results()
     assert found == json.loads((out / "evaluation.json").read_text())
     contract = schema()
     assert set(found["settings"]) == set(contract["settings"])
@@ -339,8 +339,8 @@ def test_evaluation_json_is_what_its_contract_says() -> None:
 def test_the_page_and_the_terminal_show_differences_with_their_errors(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    out = Path(shutil.copytree(finished()[0], tmp_path / "out"))
-    row = results(finished()[1])["edit@1"]
+    out = Path(shutil.copytree(task_results()[0], tmp_path / "out"))
+    row = results(task_results()[1])["edit@1"]
     page = (out / "report.html").read_text(encoding="utf-8")
     table = page.split('aria-label="Table: capability"')[1].split("</table>")[0]
     (line,) = re.findall(r"<tr.*?</tr>", table.split("<tbody>")[1], flags=re.S)

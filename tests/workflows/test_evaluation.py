@@ -84,7 +84,7 @@ def go(out: Path, subjects: list[str], **options: Any) -> dict[str, Any]:
 
 
 @cache
-def finished() -> tuple[Path, dict[str, Any]]:
+def evaluation_results() -> tuple[Path, dict[str, Any]]:
     """A whole evaluation with controls, made once; not to be written to."""
     out = tiny_chat.scratch() / "out"
     options = {"multi_turn": True, "context_tokens": 12, "texts": (places()["text"],), "tool_calls": True}
@@ -124,7 +124,7 @@ def said(name: str, strength: float, tokens: int) -> list[str]:
 
 @pytest.mark.parametrize("strength", [0.5, 1.0])
 def test_answers_and_rates_are_those_of_the_edit_by_itself(strength: float) -> None:
-    out, found = finished()
+    out, found = evaluation_results()
     rows = read_jsonl(out / "completions.jsonl")
     for name in ("night", "day"):
         texts = said(name, strength, 8)
@@ -143,7 +143,7 @@ def test_answers_and_rates_are_those_of_the_edit_by_itself(strength: float) -> N
 
 
 def test_the_edit_is_seen_to_remove_the_behaviour_and_its_control_is_not() -> None:
-    _, found = finished()
+    _, found = evaluation_results()
     night = {name: results["sets"]["night"] for name, results in found["results"].items()}
     assert night["tiny-chat" if "tiny-chat" in night else found["base"]]["refusal"]["rate"] == 1.0
     assert night["edit@1"]["refusal"]["rate"] == 0.0
@@ -152,7 +152,7 @@ def test_the_edit_is_seen_to_remove_the_behaviour_and_its_control_is_not() -> No
 
 
 def test_budgets_are_what_separate_shorter_generations_say() -> None:
-    _, found = finished()
+    _, found = evaluation_results()
     for strength in (0.5, 1.0):
         short = said("night", strength, 3)
         flags = [KeywordJudge().verdict("", text) in REFUSALS for text in short]
@@ -288,7 +288,7 @@ def test_the_noise_floor_is_measured_in_other_batches_on_a_sample(
 
 
 def test_the_random_direction_is_as_strong_as_the_full_edit() -> None:
-    _, found = finished()
+    _, found = evaluation_results()
     control = next(subject for subject in found["subjects"] if subject["kind"] == "random")
     assert (control["strength"], control["of"], control["source"]) == (1.0, found["base"], "edit.safetensors")
     assert "control" in control["note"]
@@ -409,7 +409,7 @@ def test_a_limit_is_the_same_sample_for_all(tmp_path: Path) -> None:
 
 
 def test_evaluation_json_has_every_key_of_its_contract() -> None:
-    out, found = finished()
+    out, found = evaluation_results()
     assert found == json.loads((out / "evaluation.json").read_text())
     assert set(found) == {
         "format",
@@ -464,7 +464,7 @@ def test_evaluation_json_has_every_key_of_its_contract() -> None:
 
 
 def test_completions_have_a_row_a_prompt_with_all_answers() -> None:
-    out, found = finished()
+    out, found = evaluation_results()
     rows = read_jsonl(out / "completions.jsonl")
     assert len(rows) == 20
     page = (out / "report.html").read_text(encoding="utf-8")

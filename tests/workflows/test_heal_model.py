@@ -11,7 +11,8 @@ import pytest
 import tiny_chat
 import torch
 import yaml
-from healed import QUICK, damaged, edit, quick, trained
+from healed import QUICK, curve, damaged, edit, quick, trained
+from interrupted import interrupting
 from peft import LoraConfig, get_peft_model
 from tiny import Tiny, file_hashes, orthonormal
 from transformers import AutoModelForCausalLM
@@ -66,7 +67,7 @@ def strong(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, sources: dict[str, str], strong: Path) -> Path:
+def healed_folder(tmp_path_factory: pytest.TempPathFactory, sources: dict[str, str], strong: Path) -> Path:
     out = tmp_path_factory.mktemp("healed") / "out"
     heal_model(
         str(tiny_chat.folder()),
@@ -77,8 +78,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory, sources: dict[str, str], 
     return out
 
 
-def test_learning_the_bases_own_answers_takes_back_what_the_edit_cost(finished: Path) -> None:
-    summary = json.loads((finished / "summary.json").read_text(encoding="utf-8"))
+def test_learning_the_bases_own_answers_takes_back_what_the_edit_cost(healed_folder: Path) -> None:
+    summary = json.loads((healed_folder / "summary.json").read_text(encoding="utf-8"))
     base, edited, healed = (summary["measures"][name] for name in MODELS)
     assert base["kl_per_token"] < 1e-4 < edited["kl_per_token"]
     assert healed["kl_per_token"] < 0.5 * edited["kl_per_token"]
@@ -92,8 +93,8 @@ def test_learning_the_bases_own_answers_takes_back_what_the_edit_cost(finished: 
     assert summary["training"]["steps"] == 30
 
 
-def test_the_receipt_of_the_healed_checkpoint_is_measured(finished: Path) -> None:
-    receipt = json.loads((finished / "receipt.json").read_text(encoding="utf-8"))
+def test_the_receipt_of_the_healed_checkpoint_is_measured(healed_folder: Path) -> None:
+    receipt = json.loads((healed_folder / "receipt.json").read_text(encoding="utf-8"))
     assert receipt["projected"]
     assert receipt["learned_along"] < 1e-5
     assert (receipt["writers"], receipt["learned_in"]) == (9, 8)
@@ -102,11 +103,11 @@ def test_the_receipt_of_the_healed_checkpoint_is_measured(finished: Path) -> Non
 
 
 def test_healing_that_is_kept_out_is_no_worse_than_plain_healing(
-    tmp_path: Path, finished: Path, sources: dict[str, str], strong: Path
+    tmp_path: Path, healed_folder: Path, sources: dict[str, str], strong: Path
 ) -> None:
     config = parse_heal(options(sources, objective="sft", save_steps=10, project=False))
     plain = heal_model(str(tiny_chat.folder()), tmp_path / "out", config, edit=Edit.load(strong))
-    held = json.loads((finished / "summary.json").read_text(encoding="utf-8"))
+    held = json.loads((healed_folder / "summary.json").read_text(encoding="utf-8"))
     shares = {
         name: [one["outcome"]["recovered"][name] for one in (held, plain)]
         for name in ("kl_per_token", "ce_own_answers")
@@ -117,14 +118,16 @@ def test_healing_that_is_kept_out_is_no_worse_than_plain_healing(
     assert plain["receipt"]["verified"]["failures"] or plain["receipt"]["verified"]["max_projection"] > 0.01
 
 
-def test_nothing_is_learned_on_a_prompt_that_is_measured_on(finished: Path, sources: dict[str, str]) -> None:
-    learned = [row["messages"][-1]["content"] for row in read_jsonl(finished / "preferences.jsonl")]
+def test_nothing_is_learned_on_a_prompt_that_is_measured_on(
+    healed_folder: Path, sources: dict[str, str]
+) -> None:
+    learned = [row["messages"][-1]["content"] for row in read_jsonl(healed_folder / "preferences.jsonl")]
     assert set(learned) == set(json.loads(Path(sources["prompts"]).read_text()))
     assert not set(learned) & set(json.loads(Path(sources["negative_test"]).read_text()))
 
 
-def test_the_page_has_the_table_the_curve_and_the_answers(finished: Path) -> None:
-    page = (finished / "report.html").read_text(encoding="utf-8")
+def test_the_page_has_the_table_the_curve_and_the_answers(healed_folder: Path) -> None:
+    page = (healed_folder / "report.html").read_text(encoding="utf-8")
     for text in (
         "before edit",
         "after edit",
@@ -142,29 +145,26 @@ def test_the_page_has_the_table_the_curve_and_the_answers(finished: Path) -> Non
 
 
 def test_a_second_call_does_nothing_twice_and_an_edited_setting_only_what_depends_on_it(
-    finished: Path, sources: dict[str, str], strong: Path
+    healed_folder: Path, sources: dict[str, str], strong: Path
 ) -> None:
     told: list[str] = []
-    before = file_hashes(finished / "training" / "adapter")
+    before = file_hashes(healed_folder / "training" / "adapter")
     config = parse_heal(options(sources, objective="sft", save_steps=10, answer_tokens=6))
-    heal_model(str(tiny_chat.folder()), finished, config, edit=Edit.load(strong), tell=told.append)
+    heal_model(str(tiny_chat.folder()), healed_folder, config, edit=Edit.load(strong), tell=told.append)
     reused = [line.partition(":")[0] for line in told if "done before" in line]
     assert reused == ["edited", "rows", "train", "merge"]
-    assert file_hashes(finished / "training" / "adapter") == before
+    assert file_hashes(healed_folder / "training" / "adapter") == before
 
 
-def test_the_input_is_not_touched_and_the_result_is_a_plain_model_folder(finished: Path) -> None:
-    names = {path.name for path in (finished / "checkpoint").iterdir()}
+def test_the_input_is_not_touched_and_the_result_is_a_plain_model_folder(healed_folder: Path) -> None:
+    names = {path.name for path in (healed_folder / "checkpoint").iterdir()}
     assert {"config.json", "tokenizer.json"} <= names
     assert any(name.endswith(".safetensors") for name in names)
 
 
 def test_a_killed_command_goes_on_to_the_same_bytes(
-    tmp_path: Path, sources: dict[str, str], strong: Path, finished: Path
+    tmp_path: Path, sources: dict[str, str], strong: Path, healed_folder: Path
 ) -> None:
-    from healed import curve
-    from test_training import interrupting
-
     config = parse_heal(options(sources, objective="sft", save_steps=10))
 
     def killed(what: str, total: int, unit: str = "") -> Any:
@@ -173,8 +173,8 @@ def test_a_killed_command_goes_on_to_the_same_bytes(
     with pytest.raises(KeyboardInterrupt):
         heal_model(str(tiny_chat.folder()), tmp_path / "out", config, edit=Edit.load(strong), progress=killed)
     heal_model(str(tiny_chat.folder()), tmp_path / "out", config, edit=Edit.load(strong), until="merge")
-    assert curve(tmp_path / "out" / "training") == curve(finished / "training")
-    hashes = [file_hashes(folder / "checkpoint") for folder in (tmp_path / "out", finished)]
+    assert curve(tmp_path / "out" / "training") == curve(healed_folder / "training")
+    hashes = [file_hashes(folder / "checkpoint") for folder in (tmp_path / "out", healed_folder)]
     # The card has what was measured, which comes after the merge.
     assert hashes[1].pop("README.md")
     assert hashes[0] == hashes[1]

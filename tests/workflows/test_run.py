@@ -5,13 +5,13 @@ it depends on changed.
 import json
 import re
 import shutil
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny_chat
 import torch
+from finished_run import finished_run, summary_in
 from safetensors.torch import load_file, save_file
 from tiny import file_hashes
 from tiny_chat import DAY, NIGHT
@@ -31,7 +31,7 @@ from vectomy.edits.edit import Edit
 from vectomy.workflows import run as pipeline
 from vectomy.workflows.run import STAGES, run
 
-SHORT = {"device": "cpu", "answer_tokens": 8, "behaviour_tokens": ["I"], "recipe": "arditi"}
+SHORT = {"device": "cpu", "answer_tokens": 8, "behaviour_tokens": ("I",), "recipe": "arditi"}
 TOP = {
     "format",
     "version",
@@ -68,17 +68,14 @@ def go(out: Path, model: Path | None = None, **options: Any) -> dict[str, Any]:
     return run(str(model or tiny_chat.folder()), out, **{**tiny_chat.sources(), **SHORT, **options})
 
 
-@cache
-def finished(**options: Any) -> tuple[Path, dict[str, Any]]:
-    """A finished run, made once; not to be written to."""
-    out = tiny_chat.scratch() / "run"
-    return out, go(out, **options)
+def finished_with(**options: Any) -> Path:
+    return finished_run(**{**SHORT, **options})
 
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
     """A finished run to go on in."""
-    return Path(shutil.copytree(finished()[0], tmp_path / "run"))
+    return Path(shutil.copytree(finished_with(), tmp_path / "run"))
 
 
 class Watch:
@@ -106,7 +103,7 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
 
 
 def test_the_taught_behaviour_is_found_and_removed_and_the_rest_stays() -> None:
-    _, summary = finished()
+    summary = summary_in(finished_with())
     base, edited = summary["base"], summary["edited"]
     assert base["refusal_rate"] == 1.0
     assert base["harmless_refusal_rate"] == 0.0
@@ -136,7 +133,8 @@ def test_hooks_adapter_and_baked_weights_give_the_same_numbers(tmp_path: Path) -
     ids=lambda options: "-".join(options) or "plain",
 )
 def test_the_summary_has_every_key_of_its_contract(options: dict[str, Any]) -> None:
-    out, summary = finished(**options)
+    out = finished_with(**options)
+    summary = summary_in(out)
     assert set(summary) == TOP
     assert summary == json.loads((out / "summary.json").read_text())
     baked = options.get("bake", True)
@@ -160,7 +158,7 @@ def test_the_summary_has_every_key_of_its_contract(options: dict[str, Any]) -> N
 
 
 def test_a_run_leaves_the_files_that_the_design_names_and_no_half_ones() -> None:
-    out, _ = finished()
+    out = finished_with()
     names = set(file_hashes(out))
     wanted = [
         "activations-negative.safetensors",
@@ -188,14 +186,14 @@ def test_a_run_leaves_the_files_that_the_design_names_and_no_half_ones() -> None
 
 
 def test_hooks_and_baked_weights_give_the_same_numbers() -> None:
-    hooks, baked = (finished()[1]["forms"][form] for form in ("hooks", "baked"))
+    hooks, baked = (summary_in(finished_with())["forms"][form] for form in ("hooks", "baked"))
     for name in METRICS:
         assert hooks[name] == pytest.approx(baked[name], rel=1e-3, abs=1e-6), name
 
 
 def test_the_baked_checkpoint_is_an_ordinary_model_folder() -> None:
     """Loaded by transformers alone, it answers what the run says that it answers."""
-    out, _ = finished()
+    out = finished_with()
     model = AutoModelForCausalLM.from_pretrained(out / "checkpoint").eval()
     words = AutoTokenizer.from_pretrained(out / "checkpoint")
     rows = read_jsonl(out / "completions.jsonl")
@@ -235,7 +233,7 @@ def test_an_answer_or_prompt_may_hold_what_some_take_for_the_end_of_a_line(
 
 
 def test_the_splits_that_were_used_share_no_prompt() -> None:
-    out, _ = finished()
+    out = finished_with()
     prompts = json.loads((out / "prompts.json").read_text())
     used = [
         json.dumps(p) for side in prompts.values() for split in ("fit", "search", "test") for p in side[split]
@@ -248,7 +246,7 @@ def test_the_splits_that_were_used_share_no_prompt() -> None:
 
 @pytest.mark.parametrize("recipe", ["arditi", "article"])
 def test_the_same_seed_gives_the_same_edit_in_another_folder(tmp_path: Path, recipe: str) -> None:
-    first, _ = finished(recipe=recipe)
+    first = finished_with(recipe=recipe)
     go(tmp_path / "deep" / "again", recipe=recipe)
     for name in ("edit.safetensors", "scores.json", "checkpoint/model.safetensors", "completions.jsonl"):
         assert (first / name).read_bytes() == (tmp_path / "deep" / "again" / name).read_bytes()
@@ -257,7 +255,7 @@ def test_the_same_seed_gives_the_same_edit_in_another_folder(tmp_path: Path, rec
 def test_another_seed_gives_another_edit(tmp_path: Path) -> None:
     go(tmp_path / "run", seed=1, until="select")
     assert (tmp_path / "run" / "edit.safetensors").read_bytes() != (
-        finished()[0] / "edit.safetensors"
+        finished_with() / "edit.safetensors"
     ).read_bytes()
 
 
@@ -282,7 +280,7 @@ def test_a_second_run_does_nothing_again_not_even_load_the_model(
 ) -> None:
     monkeypatch.setattr(pipeline, "load_model", lambda *_, **__: pytest.fail("loaded"))
     before = file_hashes(copy)
-    assert go(copy) == finished()[1]
+    assert go(copy) == summary_in(finished_with())
     assert watch.done == []
     assert file_hashes(copy) == before
 
@@ -314,7 +312,7 @@ def test_a_changed_threshold_changes_the_choice(copy: Path, tmp_path: Path) -> N
     """Going on in a folder gives what a fresh folder gives."""
     options = {"layer_fraction": 0.6, "induce_threshold": -3.0}
     again, fresh = go(copy, **options), go(tmp_path / "fresh", **options)
-    assert again["direction"] == fresh["direction"] != finished()[1]["direction"]
+    assert again["direction"] == fresh["direction"] != summary_in(finished_with())["direction"]
 
 
 def swapped(path: Path, side: str, at: int) -> dict[str, str]:
@@ -362,7 +360,7 @@ def test_another_model_in_the_same_folder_reruns_everything(copy: Path, tmp_path
     go(copy, model=model)
     assert (copy / "baseline.json").read_bytes() == baseline
     assert watch.done == list(STAGES)
-    assert (copy / "edit.safetensors").read_bytes() != (finished()[0] / "edit.safetensors").read_bytes()
+    assert (copy / "edit.safetensors").read_bytes() != (finished_with() / "edit.safetensors").read_bytes()
 
 
 OUTPUTS = {
@@ -391,7 +389,7 @@ def test_a_lost_or_changed_file_is_made_again_as_it_was(
     assert watch.done[0] == OUTPUTS[name]
     assert set(watch.done) <= {OUTPUTS[name], "report"}
     if name != "report.html":
-        assert (copy / name).read_bytes() == (finished()[0] / name).read_bytes()
+        assert (copy / name).read_bytes() == (finished_with() / name).read_bytes()
 
 
 def test_until_stops_behind_a_stage_and_a_later_run_goes_on(tmp_path: Path, watch: Watch) -> None:
@@ -433,7 +431,7 @@ def test_strict_keeps_to_the_papers_filters_and_says_so(tmp_path: Path) -> None:
         go(tmp_path / "strict", kl_threshold=1e-9, strict=True)
     relaxed = go(tmp_path / "relaxed", kl_threshold=1e-9)
     assert any("no direction passes the paper's filter KL < 1e-09" in note for note in relaxed["notes"])
-    assert not any("no direction" in note for note in finished()[1]["notes"])
+    assert not any("no direction" in note for note in summary_in(finished_with())["notes"])
 
 
 def test_a_foreign_folder_is_refused_and_untouched(tmp_path: Path) -> None:
@@ -475,7 +473,7 @@ def test_equal_sides_are_refused(tmp_path: Path) -> None:
 
 def test_no_file_tells_of_this_machine(tmp_path: Path) -> None:
     """What is shared (the Edit, the card in the checkpoint) holds no path of the one who made it."""
-    out, _ = finished()
+    out = finished_with()
     home = str(tiny_chat.folder().parent)
     for name in ("edit.safetensors", "checkpoint/config.json"):
         assert not re.search(re.escape(home + "/"), (out / name).read_bytes().decode("latin-1")), name
