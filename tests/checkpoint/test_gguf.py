@@ -29,8 +29,8 @@ from vectomy.cli import app
 from vectomy.core.errors import ArchitectureError, ArtifactError, CheckpointError, EditError, FingerprintError
 from vectomy.edits.edit import BaseModelRef, Edit, Operation
 from vectomy.edits.export import bake, edit_gguf, gguf_convert, write_gguf_lora
-from vectomy.workflows import run as pipeline
 from vectomy.workflows.evaluate import subjects
+from vectomy.workflows.run import run
 
 WIDTH = SIZES["hidden_size"]
 BIASED = {"attention_bias": True, "mlp_bias": True}
@@ -469,7 +469,9 @@ def test_a_run_from_a_file_ends_in_a_file(tmp_path: Path, monkeypatch: pytest.Mo
     model = AutoModelForCausalLM.from_pretrained(folder)
     write_gguf(Tiny(model, folder), tmp_path / "in.gguf", "F16")
     data = (tmp_path / "in.gguf").read_bytes()
-    monkeypatch.setattr(pipeline, "fetch", lambda name: folder if name.endswith("in.gguf") else None)
+    monkeypatch.setattr(
+        "vectomy.models.demo.fetch", lambda name: folder if name.endswith("in.gguf") else None
+    )
     options = {
         "device": "cpu",
         "answer_tokens": 8,
@@ -477,7 +479,7 @@ def test_a_run_from_a_file_ends_in_a_file(tmp_path: Path, monkeypatch: pytest.Mo
         "recipe": "arditi",
         "embeddings": False,
     }
-    pipeline.run(str(tmp_path / "in.gguf"), tmp_path / "run", until="apply", **tiny_chat.sources(), **options)
+    run(str(tmp_path / "in.gguf"), tmp_path / "run", until="apply", **tiny_chat.sources(), **options)
     receipt = json.loads((tmp_path / "run" / "receipt-gguf.json").read_text())
     baked, after = state(tmp_path / "run" / "checkpoint"), read(tmp_path / "run" / "edited.gguf")
     layers = model.config.num_hidden_layers

@@ -16,7 +16,7 @@ import tiny_chat
 from tiny import file_hashes
 
 from vectomy.cli import main
-from vectomy.workflows import run as pipeline
+from vectomy.workflows import run as run_module
 from vectomy.workflows.run import STAGES, run
 
 KILLS = 24
@@ -127,14 +127,14 @@ def arguments(out: Path) -> list[str]:
 
 def interrupted_in(stage: str, monkeypatch: pytest.MonkeyPatch, after: bool) -> None:
     """The next run stops in `stage`, before its work or just after it, as Ctrl-C would stop it."""
-    work = getattr(pipeline._Run, f"_{stage}")
+    work = getattr(run_module, f"run_{stage}")
 
     def stopped(self: Any) -> None:
         if after:
             work(self)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pipeline._Run, f"_{stage}", stopped)
+    monkeypatch.setattr(run_module, f"run_{stage}", stopped)
 
 
 def called(out: Path, monkeypatch: pytest.MonkeyPatch) -> int:
@@ -182,7 +182,7 @@ def nothing_half_named(out: Path) -> None:
 def test_a_real_sigint_ends_a_real_command(tmp_path: Path) -> None:
     """Sent when the first stage is done; the command line says its sentence and returns 130."""
     out = tmp_path / "run"
-    slow = "import time, vectomy.workflows.run as p; work = p._Run._collect\np._Run._collect = lambda self: (time.sleep(30), work(self))\n"
+    slow = "import time, vectomy.workflows.run as p; work = p.run_collect\np.run_collect = lambda self: (time.sleep(30), work(self))\n"
     program = slow + "from vectomy.cli import main; main()"
     with subprocess.Popen(
         [sys.executable, "-c", program, *arguments(out)],

@@ -28,7 +28,8 @@ from vectomy.core.errors import (
 from vectomy.core.jsonl import read_jsonl
 from vectomy.core.run_folder import RunFolder
 from vectomy.edits.edit import Edit
-from vectomy.workflows import run as pipeline
+from vectomy.workflows import run as run_module
+from vectomy.workflows import run_stages, stages
 from vectomy.workflows.run import STAGES, run
 
 SHORT = {"device": "cpu", "answer_tokens": 8, "behaviour_tokens": ("I",), "recipe": "arditi"}
@@ -84,14 +85,14 @@ class Watch:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.done: list[str] = []
         for stage in STAGES:
-            self._wrap(monkeypatch, stage, getattr(pipeline._Run, f"_{stage}"))
+            self._wrap(monkeypatch, stage, getattr(run_module, f"run_{stage}"))
 
     def _wrap(self, monkeypatch: pytest.MonkeyPatch, stage: str, work: Any) -> None:
         def watched(run: Any) -> None:
             self.done.append(stage)
             work(run)
 
-        monkeypatch.setattr(pipeline._Run, f"_{stage}", watched)
+        monkeypatch.setattr(run_module, f"run_{stage}", watched)
 
 
 @pytest.fixture
@@ -213,7 +214,7 @@ def test_the_baked_checkpoint_is_an_ordinary_model_folder() -> None:
 def test_an_answer_or_prompt_may_hold_what_some_take_for_the_end_of_a_line(
     copy: Path, monkeypatch: pytest.MonkeyPatch, character: str
 ) -> None:
-    paired = pipeline._side_by_side
+    paired = run_stages.pair_completions
 
     def with_it(*args: Any) -> list[dict[str, Any]]:
         rows = [dict(row) for row in paired(*args)]
@@ -223,7 +224,7 @@ def test_an_answer_or_prompt_may_hold_what_some_take_for_the_end_of_a_line(
         }
         return rows
 
-    monkeypatch.setattr(pipeline, "_side_by_side", with_it)
+    monkeypatch.setattr(run_stages, "pair_completions", with_it)
     (copy / "stages" / "evaluate.json").unlink()
     (copy / "report.html").unlink()
     go(copy)
@@ -278,7 +279,7 @@ def test_the_model_and_the_prompts_are_not_touched(tmp_path: Path) -> None:
 def test_a_second_run_does_nothing_again_not_even_load_the_model(
     copy: Path, watch: Watch, monkeypatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "load_model", lambda *_, **__: pytest.fail("loaded"))
+    monkeypatch.setattr(stages, "load_model", lambda *_, **__: pytest.fail("loaded"))
     before = file_hashes(copy)
     assert go(copy) == summary_in(finished_with())
     assert watch.done == []
@@ -460,7 +461,7 @@ REFUSED = {
 def test_wrong_inputs_are_refused_before_anything_heavy(tmp_path: Path, case: str, monkeypatch) -> None:
     options, kind = REFUSED[case]
     if case != "two-token behaviour":
-        monkeypatch.setattr(pipeline, "load_model", lambda *_, **__: pytest.fail("loaded"))
+        monkeypatch.setattr(stages, "load_model", lambda *_, **__: pytest.fail("loaded"))
     with pytest.raises(kind):
         go(tmp_path / "run", **options)
 

@@ -18,7 +18,7 @@ from tiny import file_hashes
 
 from vectomy.core.errors import ActivationError, ArchitectureError, ArtifactError, CheckpointError
 from vectomy.metrics.variants import evaluate_variant
-from vectomy.workflows import run as pipeline
+from vectomy.workflows import run_stages
 from vectomy.workflows.run import run
 
 SHORT = {"device": "cpu", "answer_tokens": 8, "behaviour_tokens": ["I"], "drop_overlap": True}
@@ -63,10 +63,10 @@ def test_answers_to_old_test_prompts_are_not_taken_for_the_new_ones(
 
     file = tmp_path / "test.json"
     options = {"positive_test": write(file, EARLIER)}
-    monkeypatch.setattr(pipeline, "measure", cut)
+    monkeypatch.setattr(run_stages, "evaluate_variant", cut)
     with pytest.raises(KeyboardInterrupt):
         go(model, tmp_path / "cut", **options)
-    monkeypatch.setattr(pipeline, "measure", evaluate_variant)
+    monkeypatch.setattr(run_stages, "evaluate_variant", evaluate_variant)
     write(file, LATER)
     resumed, fresh = go(model, tmp_path / "cut", **options), go(model, tmp_path / "fresh", **options)
     assert resumed["forms"] == fresh["forms"]
@@ -80,7 +80,7 @@ def test_another_chat_template_reruns_everything(model: Path, tmp_path: Path) ->
     template = model / "chat_template.jinja"
     template.write_text(template.read_text(encoding="utf-8") + " ", encoding="utf-8")
     told: list[str] = []
-    go(model, tmp_path / "run", tell=told.append)
+    go(model, tmp_path / "run", log=told.append)
     assert not [line for line in told if "not run again" in line]
     assert (tmp_path / "run" / "checkpoint" / template.name).read_bytes() == template.read_bytes()
 

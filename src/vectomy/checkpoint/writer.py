@@ -27,7 +27,15 @@ from vectomy.checkpoint.reader import fingerprint, sidecar_digest
 from vectomy.checkpoint.shard import ShardPlan, plan_shard, shard_holds, write_shard
 from vectomy.core.errors import ArtifactError, DiskFullError
 from vectomy.core.progress import Progress, silent
-from vectomy.core.run_folder import Journal, clear_partials, disk_full_named, hash_of, write_json, write_whole
+from vectomy.core.run_folder import (
+    Journal,
+    check_output,
+    clear_partials,
+    disk_full_named,
+    hash_of,
+    write_json,
+    write_whole,
+)
 
 __all__ = ["rewrite"]
 
@@ -69,10 +77,7 @@ def rewrite(
     out = Path(out).absolute()
     added = dict(added or {})
     made = by_tensor(checkpoint, changes, added)
-    if out.resolve() == checkpoint.path.resolve() or checkpoint.path.resolve() in out.resolve().parents:
-        raise ArtifactError(
-            f"the output folder {out} is the model folder or lies in it; the input is never touched, choose another"
-        )
+    check_output(out, checkpoint.path)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ArtifactError(f"the output folder {out} exists and is not empty; choose another or delete it")
     beside = out.with_name(f".{out.name}.baking")

@@ -104,10 +104,10 @@ def run_until(until: str, values: dict[str, Any]) -> None:
         config,
         out,
         until=until,  # type: ignore[arg-type]
-        ask=None if headless else ask_person,
+        ask_user=None if headless else ask_person,
         command=shlex.join(["vectomy", *sys.argv[1:]]),
         progress=bars,
-        tell=lambda line: Console(stderr=True).print(line, highlight=False, markup=False, soft_wrap=True),
+        log=lambda line: Console(stderr=True).print(line, highlight=False, markup=False, soft_wrap=True),
     )
     if values["as_json"]:
         typer.echo(json.dumps(summary or {"folder": str(out), "until": until}, indent=2))

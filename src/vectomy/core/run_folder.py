@@ -28,6 +28,7 @@ __all__ = [
     "RunFolder",
     "cache_folder",
     "canonical_json",
+    "check_output",
     "clear_partials",
     "disk_full_named",
     "hash_of",
@@ -54,6 +55,19 @@ def cache_folder() -> Path:
     given = os.environ.get("VECTOMY_CACHE")
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(given) if given else Path(home) / "vectomy"
+
+
+def check_output(out: str | Path, *models: str | Path) -> None:
+    """Raises ArtifactError: `out` is one of the model folders or lies in it. An input is never
+    touched.
+    """
+    target = Path(out).expanduser().resolve()
+    for model in models:
+        folder = Path(model).expanduser().resolve()
+        if folder.is_dir() and folder in (target, *target.parents):
+            raise ArtifactError(
+                f"the output folder {out} is the model folder {model} or lies in it; the input is never touched, choose another --out"
+            )
 
 
 def sha256_file(path: Path) -> str:

@@ -20,7 +20,15 @@ from vectomy.core.progress import Progress, silent
 from vectomy.core.run_folder import cache_folder, disk_full_named, hash_of, sha256_file
 from vectomy.models import convert_gguf, fetch
 
-__all__ = ["DEMO_BASE", "DEMO_LICENCE", "DEMO_NOTE", "demo_base_folder", "demo_folder", "model_folder"]
+__all__ = [
+    "DEMO_BASE",
+    "DEMO_LICENCE",
+    "DEMO_NOTE",
+    "demo_base_folder",
+    "demo_folder",
+    "is_demo",
+    "model_folder",
+]
 
 DEMO_BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
 DEMO_NOTE = f"the base is {DEMO_BASE} with a small adapter merged that taught it to refuse; by itself it refuses nothing"
@@ -74,6 +82,11 @@ def demo_base_folder(progress: Progress = silent) -> Path:
                 beside.rename(folder)
                 update(1)
     return folder
+
+
+def is_demo(model: str) -> bool:
+    """Whether `model` names a model that is built here, not a folder or a Hub id."""
+    return model in ("demo", "demo-base")
 
 
 def model_folder(model: str, progress: Progress = silent) -> Path:

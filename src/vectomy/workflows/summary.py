@@ -16,7 +16,7 @@ from vectomy.data.prompts import Splits
 from vectomy.edits.edit import Edit
 from vectomy.edits.strength import strength_of
 from vectomy.metrics.judges import Judge, describe
-from vectomy.models.demo import DEMO_BASE, DEMO_NOTE
+from vectomy.models.demo import DEMO_BASE, DEMO_NOTE, is_demo
 
 __all__ = ["build_summary"]
 
@@ -149,6 +149,6 @@ def _notes(
 
 
 def _base_name(model: str) -> str:
-    if model == "demo":
+    if is_demo(model):
         return DEMO_BASE
     return Path(model).resolve().name if Path(model).exists() else model

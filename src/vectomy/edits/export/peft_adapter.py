@@ -29,7 +29,7 @@ from vectomy.checkpoint.reader import TORCH_DTYPES
 from vectomy.core import linalg
 from vectomy.core.errors import ArtifactError
 from vectomy.core.progress import Progress, silent
-from vectomy.core.run_folder import disk_full_named, write_json, write_whole
+from vectomy.core.run_folder import check_output, disk_full_named, write_json, write_whole
 from vectomy.edits.edit import Edit
 from vectomy.edits.export.low_rank import factors_of, read_weight, removal_of
 from vectomy.edits.export.peft_targets import NOT_TRANSPOSED, PeftTarget, targets_of
@@ -97,11 +97,7 @@ def write_lora(
 
 
 def _check_out(checkpoint: Checkpoint, out: Path) -> None:
-    source = checkpoint.path.resolve()
-    if out.resolve() == source or source in out.resolve().parents:
-        raise ArtifactError(
-            f"the output folder {out} is the model folder or lies in it; the input is never touched, choose another"
-        )
+    check_output(out, checkpoint.path)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ArtifactError(f"the output folder {out} exists and is not empty; choose another or delete it")
 

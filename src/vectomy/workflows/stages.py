@@ -1,0 +1,140 @@
+"""The driver of every command that works in a run folder: stages as values, and one `Workflow`.
+
+A workflow opens its model folder once, loads the model when a stage first needs it, and runs its
+stages in order. A stage whose inputs have not changed is not run again; a killed one continues from
+its journal.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+from vectomy.checkpoint import Checkpoint, architecture_in, fingerprint, sidecar_digest
+from vectomy.core.progress import Progress, silent
+from vectomy.core.run_folder import RunFolder
+from vectomy.models import ChatModel, load_model, probe_architecture
+from vectomy.models.demo import model_folder
+
+__all__ = ["LoadSettings", "Log", "Stage", "Workflow", "ignore", "load_chat"]
+
+Log = Callable[[str], None]
+"""Takes lines for a person."""
+
+AnyWorkflow = TypeVar("AnyWorkflow", bound="Workflow")
+
+
+def ignore(line: str) -> None:
+    """The log of a caller who wants none."""
+
+
+class LoadSettings(Protocol):
+    """The settings of a configuration that decide how a model is loaded."""
+
+    @property
+    def device(self) -> str: ...
+    @property
+    def dtype(self) -> Any: ...
+    @property
+    def thinking(self) -> bool: ...
+    @property
+    def trust_remote_code(self) -> bool: ...
+
+
+def load_chat(path: Path, settings: LoadSettings, name: str, **options: Any) -> ChatModel:
+    """Load a model as the configuration says. `name` is what errors call it."""
+    return load_model(
+        path,
+        device=settings.device,
+        dtype=settings.dtype,
+        thinking=settings.thinking,
+        trust_remote_code=settings.trust_remote_code,
+        name=name,
+        **options,
+    )
+
+
+@dataclass(frozen=True)
+class Stage(Generic[AnyWorkflow]):
+    """One stage of a workflow.
+
+    `needs` is all that the stage depends on besides the stages before it, as JSON; `writes` are the
+    files and folders that it leaves in the run folder; `run` does the work.
+    """
+
+    name: str
+    needs: Any
+    writes: Sequence[str]
+    run: Callable[[AnyWorkflow], None]
+
+
+@dataclass(kw_only=True)
+class Workflow:
+    """One command at work: a model, its settings and its run folder."""
+
+    model: str
+    settings: LoadSettings
+    folder: RunFolder
+    command: str = ""
+    progress: Progress = silent
+    log: Log = ignore
+    _chat: ChatModel | None = field(default=None, init=False)
+
+    @cached_property
+    def source(self) -> Path:
+        """The folder of the model, downloaded or unpacked when first asked for."""
+        return model_folder(self.model, self.progress)
+
+    @cached_property
+    def checkpoint(self) -> Checkpoint:
+        return Checkpoint.open(self.source)
+
+    @property
+    def chat(self) -> ChatModel:
+        """The live model, loaded when first asked for."""
+        if self._chat is None:
+            self._chat = self.load(self.source, self.model)
+        return self._chat
+
+    def load(self, path: Path, name: str) -> ChatModel:
+        return load_chat(path, self.settings, name)
+
+    def free(self) -> None:
+        """Give the memory of the live model back."""
+        self._chat = None
+        gc.collect()
+
+    def check_architecture(self) -> None:
+        """Raises ArchitectureError: the model is not known, or an edit would miss one of its writers."""
+        probe_architecture(
+            self.source, trust_remote_code=self.settings.trust_remote_code, progress=self.progress
+        )
+        architecture_in(self.checkpoint).check_covered()
+
+    def model_digest(self) -> list[str]:
+        """Hashes of the weights and of the files beside them."""
+        return [fingerprint(self.checkpoint), sidecar_digest(self.checkpoint)]
+
+    def run_stages(
+        self: AnyWorkflow, stages: Sequence[Stage[AnyWorkflow]], digest: str, until: str | None = None
+    ) -> None:
+        """Run the stages that have not been run with the same inputs.
+
+        Args:
+            digest: the hash of what all stages depend on. Each stage adds its own inputs and outputs
+                to it, so that a change runs all later stages again.
+            until: the last stage to run; absent: all.
+        """
+        for stage in stages:
+            digest = self.folder.stage(
+                stage.name, digest, stage.needs, list(stage.writes), partial(stage.run, self)
+            )
+            if stage.name in self.folder.reused:
+                self.log(f"{stage.name}: done before with the same inputs, not run again")
+            if stage.name == until:
+                break
+        self.free()
