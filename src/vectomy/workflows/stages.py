@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from vectomy.checkpoint import Checkpoint, architecture_in, fingerprint, sidecar_digest
 from vectomy.core.progress import Progress, silent
@@ -32,6 +32,7 @@ def ignore(line: str) -> None:
     """The log of a caller who wants none."""
 
 
+@runtime_checkable
 class LoadSettings(Protocol):
     """The settings of a configuration that decide how a model is loaded."""
 
