@@ -68,7 +68,7 @@ def run(
     with RunFolder(Path(out)) as folder:
         work = RunWorkflow(
             model=config.model,
-            settings=config,
+            runtime=config.runtime,
             config=config,
             folder=folder,
             ask_user=ask_user,

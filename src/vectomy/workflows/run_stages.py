@@ -138,7 +138,7 @@ class RunWorkflow(Workflow):
                 for side in sets.values()
             ],
             # Not batch_tokens: lowering it when memory is short must not throw away what is done.
-            "settings": [c.recipe, c.seed, c.device, c.dtype, c.thinking],
+            "settings": [c.recipe, c.seed, c.runtime.device, c.runtime.dtype, c.runtime.thinking],
         }
         return hash_of(shared)
 
@@ -187,7 +187,7 @@ def run_collect(work: RunWorkflow) -> None:
             positions=list(range(-ending, 0)),
             covariance=work.config.covariance,
             samples=work.samples,
-            batch_tokens=work.config.batch_tokens,
+            batch_tokens=work.runtime.batch_tokens,
             packed=recipe not in (*WHOLE_ENDING, "article"),
             progress=work.progress,
         )
@@ -292,7 +292,7 @@ def run_evaluate(work: RunWorkflow) -> None:
     """Measure the base and every form of the Edit on the test prompts."""
     c, journal = work.config, work.folder.journal("evaluate")
     positive, negative = (side.test for side in work.splits)
-    limits = (c.answer_tokens, c.batch_tokens, work.progress)
+    limits = (c.answer_tokens, c.runtime.batch_tokens, work.progress)
     keep = work.keep.test if work.keep else ()
     answers = journal.get_or_compute(
         "answers", lambda: answer_base(work.chat, positive, negative, *limits, keep=keep).answers
@@ -312,7 +312,7 @@ def run_evaluate(work: RunWorkflow) -> None:
     forms = {"base": evaluate("base")}
     with work.edit.hooks(work.chat.model):
         forms["hooks"] = evaluate("hooks")
-    apart = separation(work.chat, direction, *place, positive, negative, c.batch_tokens)
+    apart = separation(work.chat, direction, *place, positive, negative, c.runtime.batch_tokens)
     if c.lora:
         forms["lora"] = evaluate("lora", partial(with_adapter, work.chat, work.folder.file("adapter")))
     work.free()

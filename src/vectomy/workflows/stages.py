@@ -12,15 +12,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, TypeVar
 
 from vectomy.checkpoint import Checkpoint, architecture_in, fingerprint, sidecar_digest
+from vectomy.core.config import Runtime
 from vectomy.core.progress import Progress, silent
 from vectomy.core.run_folder import RunFolder
 from vectomy.models import ChatModel, load_model, probe_architecture
 from vectomy.models.demo import model_folder
 
-__all__ = ["LoadSettings", "Log", "Stage", "Workflow", "ignore", "load_chat"]
+__all__ = ["Log", "Stage", "Workflow", "ignore"]
 
 Log = Callable[[str], None]
 """Takes lines for a person."""
@@ -30,33 +31,6 @@ AnyWorkflow = TypeVar("AnyWorkflow", bound="Workflow")
 
 def ignore(line: str) -> None:
     """The log of a caller who wants none."""
-
-
-@runtime_checkable
-class LoadSettings(Protocol):
-    """The settings of a configuration that decide how a model is loaded."""
-
-    @property
-    def device(self) -> str: ...
-    @property
-    def dtype(self) -> Any: ...
-    @property
-    def thinking(self) -> bool: ...
-    @property
-    def trust_remote_code(self) -> bool: ...
-
-
-def load_chat(path: Path, settings: LoadSettings, name: str, **options: Any) -> ChatModel:
-    """Load a model as the configuration says. `name` is what errors call it."""
-    return load_model(
-        path,
-        device=settings.device,
-        dtype=settings.dtype,
-        thinking=settings.thinking,
-        trust_remote_code=settings.trust_remote_code,
-        name=name,
-        **options,
-    )
 
 
 @dataclass(frozen=True)
@@ -75,10 +49,10 @@ class Stage(Generic[AnyWorkflow]):
 
 @dataclass(kw_only=True)
 class Workflow:
-    """One command at work: a model, its settings and its run folder."""
+    """One command at work: a model, how it is run, and its run folder."""
 
     model: str
-    settings: LoadSettings
+    runtime: Runtime
     folder: RunFolder
     command: str = ""
     progress: Progress = silent
@@ -102,7 +76,7 @@ class Workflow:
         return self._chat
 
     def load(self, path: Path, name: str) -> ChatModel:
-        return load_chat(path, self.settings, name)
+        return load_model(path, runtime=self.runtime, name=name)
 
     def free(self) -> None:
         """Give the memory of the live model back."""
@@ -112,7 +86,7 @@ class Workflow:
     def check_architecture(self) -> None:
         """Raises ArchitectureError: the model is not known, or an edit would miss one of its writers."""
         probe_architecture(
-            self.source, trust_remote_code=self.settings.trust_remote_code, progress=self.progress
+            self.source, trust_remote_code=self.runtime.trust_remote_code, progress=self.progress
         )
         architecture_in(self.checkpoint).check_covered()
 
