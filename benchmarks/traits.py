@@ -18,8 +18,8 @@ from pathlib import Path
 import torch
 
 from vectomy.data.trait_file import load_trait
+from vectomy.workflows.run import run
 from vectomy.workflows.trait_config import make_trait_run
-from vectomy.workflows.trait_run import run_trait
 
 CASES = ("melancholy:induce", "melancholy:remove", "disclaimers:remove", "emoji:induce", "hedging:remove")
 RESULT = Path(__file__).with_name("traits.json")
@@ -56,12 +56,12 @@ def main() -> None:
         }
         config = make_trait_run(given.model, trait, options)
         began = time.monotonic()
-        summary = run_trait(
+        summary = run(
             config, given.out / case.replace(":", "-"), command=f"python benchmarks/traits.py {case}"
         )
-        said(case, summary, time.monotonic() - began)
+        print_result(case, summary, time.monotonic() - began)
     new = [
-        kept(json.loads(path.read_text(encoding="utf-8")))
+        portable(json.loads(path.read_text(encoding="utf-8")))
         for path in sorted(given.out.glob("*/summary.json"))
     ]
     old = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else []
@@ -70,41 +70,37 @@ def main() -> None:
     RESULT.write_text(json.dumps(list(rows.values()), indent=1) + "\n", encoding="utf-8")
 
 
-def said(case: str, summary: dict, seconds: float) -> None:
-    for form in summary["forms"]:
-        shown, degenerate = form["shown"], form["degenerate"]
-        print(
-            f"{case:22} {form['name']:30} shows it {shown['count']:3}/{shown['total']} ({shown['ci'][0]:.0%}-{shown['ci'][1]:.0%})  "
-            f"degenerate {degenerate['count']:2}  tokens {form['length_mean']:.0f}"
-        )
-    damage = summary["damage"]
+SIDES = {"positive": "refusal", "negative": "harmless_refusal"}
+
+
+def print_result(case: str, summary: dict, seconds: float) -> None:
+    for form, metrics in {"base": summary["base"], **summary["forms"]}.items():
+        for side, rate in SIDES.items():
+            low, high = metrics[f"{rate}_ci"]
+            print(
+                f"{case:22} {form + ', ' + side + ' context':30} shows it {metrics[f'{rate}_count']:3}/{metrics[f'{rate}_total']} "
+                f"({low:.0%}-{high:.0%})  degenerate {metrics[f'{side}_degenerate_count']:2}  tokens {metrics[f'{side}_length_mean']:.0f}"
+            )
+    cost = summary["edited"]
+    notes = "".join(f"; {note}" for note in summary["notes"])
     print(
-        f"{case:22} KL per token {damage['kl_per_token']:.3f}, first token {damage['kl_first_token']:.3f}; strength {summary['chosen']['strength']:g}; "
-        f"{seconds:.0f} s{'; ' + summary['note'] if summary['note'] else ''}",
+        f"{case:22} KL per token {cost['kl_per_token']:.3f}, first token {cost['kl_first_token']:.3f}; "
+        f"strength {summary['strength']:g}; {seconds:.0f} s{notes}",
         flush=True,
     )
 
 
-def kept(summary: dict) -> dict:
-    """Without what differs from machine to machine."""
-    names = (
-        "model",
-        "behaviour",
-        "safety",
-        "scorer",
-        "chosen",
-        "note",
-        "forms",
-        "damage",
-        "prompts",
-        "settings",
-        "versions",
-        "seconds",
-    )
+def portable(summary: dict) -> dict:
+    """The summary without what differs from machine to machine."""
+    names = ("behaviour", "safety", "judge", "direction", "strength", "notes", "base", "forms", "settings")
     return {
         "trait": summary["trait"]["name"],
         "form": summary["trait"]["form"],
+        "model": summary["model"],
         **{name: summary[name] for name in names},
+        "prompts": summary["contrast"]["counts"],
+        "versions": summary["versions"],
+        "seconds": summary["stages"],
     }
 
 

@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from vectomy.workflows.reproduce import reproduce as reproduce
     from vectomy.workflows.run import run as run
     from vectomy.workflows.trait_config import TraitRun as TraitRun
-    from vectomy.workflows.trait_run import run_trait as run_trait
 
 __all__ = [
     "Comparison",
@@ -63,7 +62,6 @@ __all__ = [
     "push",
     "reproduce",
     "run",
-    "run_trait",
     "verify",
 ]
 
@@ -90,7 +88,6 @@ _HOMES = {
     "push": "hub.push",
     "reproduce": "workflows.reproduce",
     "run": "workflows.run",
-    "run_trait": "workflows.trait_run",
     "verify": "metrics.verify",
 }
 

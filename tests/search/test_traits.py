@@ -35,8 +35,8 @@ from vectomy.search.distill.distill_examples import (
 )
 from vectomy.search.distill.distillation import learn_edit
 from vectomy.search.distill.strength_choice import choose_strength
-from vectomy.workflows.trait_config import make_trait_run
-from vectomy.workflows.trait_run import run_trait
+from vectomy.workflows.run import STAGES, run
+from vectomy.workflows.trait_config import make_trait_run, read_run_config
 
 QUICK = {"n_fit": 48, "n_search": 12, "n_test": 24, "answer_tokens": 8, "device": "cpu", "dtype": "float32"}
 
@@ -364,60 +364,63 @@ def test_the_learned_edit_is_what_was_learned(what: Any) -> None:
 
 @cache
 def trait_results(operation: str) -> tuple[dict[str, Any], Path]:
-    out = tiny_style.scratch() / "run"
+    out = tiny_style.scratch() / operation
     config = make_trait_run(
         str(tiny_style.folder()), trait(operation=operation), {**QUICK, "steps": 60, "bake": True}
     )
-    return run_trait(config, out, command="vectomy run"), out
+    return run(config, out, command="vectomy run"), out
 
 
-def counts(summary: dict[str, Any]) -> dict[str, int]:
-    return {form["name"]: form["shown"]["count"] for form in summary["forms"]}
+def counts(summary: dict[str, Any], form: str) -> tuple[int, int]:
+    """Answers that show the trait in its context, and without it."""
+    metrics = {"base": summary["base"], **summary["forms"]}[form]
+    return metrics["refusal_count"], metrics["harmless_refusal_count"]
 
 
 def test_a_style_is_induced_without_its_system_prompt() -> None:
     summary, out = trait_results("induce")
-    found = counts(summary)
-    assert found["base"] == 0
-    assert found["base in the positive context"] == 24
-    assert found["edited"] >= 12
-    baked = next(form for form in summary["forms"] if form["name"] == "baked")
-    assert (baked["same_as_edited"], baked["shown"]["count"]) == (24, found["edited"])
-    assert summary["damage"]["kl_per_token"] > 0
-    assert summary["behaviour"] == "pointing induced"
+    assert counts(summary, "base") == (24, 0)
+    assert counts(summary, "hooks")[1] >= 12
+    assert counts(summary, "baked") == counts(summary, "hooks")
+    assert summary["edited"] == summary["forms"]["baked"]
+    assert summary["edited"]["kl_per_token"] > 0
+    assert summary["base"]["kl_per_token"] < 1e-6
+    assert (summary["recipe"], summary["behaviour"]) == ("distill", "pointing induced")
     edit = Edit.load(out / "edit.safetensors")
     assert edit.about["behaviour"] == "pointing induced"
     assert edit.about["safety"] == "None: it is a test."
-    page = (out / "TRAIT.md").read_text("utf-8")
-    assert "None: it is a test." in page
-    assert "pointing was induced" in page
-    rows = read_jsonl(out / "completions.jsonl")
-    assert sum("that" in row["edited"] for row in rows) == found["edited"]
-    seen = json.loads((out / "prompts.json").read_text("utf-8"))
-    assert not {row["text"] for row in seen["test"]} & {
-        row["text"] for part in ("fit", "search") for row in seen[part]
+    for page in ("report.html", "MODEL_CARD.md", "checkpoint/README.md"):
+        text = (out / page).read_text("utf-8")
+        assert "None: it is a test." in text, page
+        assert "induces pointing by learned vectors" in text, page
+        assert "Refusals" not in text, page
+    rows = [row for row in read_jsonl(out / "completions.jsonl") if row["set"] == "negative"]
+    assert sum("that" in row["hooks"]["text"] for row in rows) == counts(summary, "hooks")[1]
+    assert [row["hooks"]["text"] for row in rows] == [row["baked"]["text"] for row in rows]
+    prompts = json.loads((out / "prompts.json").read_text("utf-8"))["negative"]
+    assert not {row["text"] for row in prompts["test"]} & {
+        row["text"] for part in ("fit", "search") for row in prompts[part]
     }
 
 
 def test_a_style_is_removed_while_its_system_prompt_stays() -> None:
     summary, _ = trait_results("remove")
-    found = counts(summary)
-    assert found["base in the positive context"] == 24
-    assert found["edited"] <= 2
-    assert found["edited in the negative context"] == 0
+    assert counts(summary, "base")[0] == 24
+    assert counts(summary, "hooks")[0] <= 2
+    assert counts(summary, "hooks")[1] == 0
     # A model without the trait is left as it is.
-    assert summary["damage"]["kl_per_token"] < 0.05
+    assert summary["edited"]["kl_per_token"] < 0.05
 
 
 def test_a_finished_run_is_not_run_again() -> None:
     summary, out = trait_results("induce")
-    told: list[str] = []
+    lines: list[str] = []
     config = make_trait_run(
         str(tiny_style.folder()), trait(operation="induce"), {**QUICK, "steps": 60, "bake": True}
     )
-    again = run_trait(config, out, command="vectomy run", tell=told.append)
+    again = run(config, out, command="vectomy run", log=lines.append)
     assert again == summary
-    assert sum("not run again" in line for line in told) == 5
+    assert sum("not run again" in line for line in lines) == len(STAGES)
 
 
 def test_log_odds_tell_own_traits_apart() -> None:
@@ -426,10 +429,39 @@ def test_log_odds_tell_own_traits_apart() -> None:
         own_trait(tiny_style.SYSTEM, prompts=trait().prompts.model_dump()),
         {**QUICK, "steps": 4, "strengths": (1.0,), "bake": False},
     )
-    summary = run_trait(config, tiny_style.scratch() / "own")
-    found = counts(summary)
-    assert (found["base"], found["base in the positive context"]) == (0, 24)
-    assert "log-odds" in summary["scorer"]["note"]
+    summary = run(config, tiny_style.scratch() / "own")
+    assert counts(summary, "base") == (24, 0)
+    assert "log-odds" in summary["judge"]["note"]
+
+
+def test_a_closed_form_names_its_layer() -> None:
+    config = make_trait_run(
+        str(tiny_style.folder()), trait(form="amplify"), {**QUICK, "n_test": 12, "bake": False}
+    )
+    out = tiny_style.scratch() / "amplify"
+    summary = run(config, out)
+    scores = json.loads((out / "scores.json").read_text("utf-8"))
+    assert summary["direction"]["layer"] == scores["candidates"][scores["trial"]]["read_at"]
+    assert "a direction that is scaled" in (out / "MODEL_CARD.md").read_text("utf-8")
+
+
+def test_the_recipe_distill_asks_for_a_trait(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--trait NAME"):
+        run(str(tiny_style.folder()), tmp_path / "run", recipe="distill", device="cpu")
+
+
+def test_a_run_folder_of_an_earlier_version_has_a_configuration(tmp_path: Path) -> None:
+    """Before, a run of a trait had a configuration of its own, without a contrast."""
+    made = trait()
+    values = {"model": "demo", "trait": made.model_dump(mode="json"), "n_fit": 48, "steps": 7}
+    earlier = {**values, "strengths": None, "device": "cpu", "dtype": "float32", "bake": True}
+    (tmp_path / "config.json").write_text(json.dumps(earlier), encoding="utf-8")
+    config = read_run_config(tmp_path)
+    assert config == make_trait_run(
+        "demo", made, {"n_fit": 48, "steps": 7, "device": "cpu", "dtype": "float32"}
+    )
+    (tmp_path / "config.json").write_text(json.dumps(config.model_dump(mode="json")), encoding="utf-8")
+    assert read_run_config(tmp_path) == config
 
 
 # The command line
@@ -464,7 +496,37 @@ def test_the_command_lists_traits_and_runs_one(vectomy: Vectomy, tmp_path: Path)
     status, out, err = vectomy("run", *given, *quick, "--device", "cpu")
     assert status == 0, err
     assert "pointing induced" in out
-    assert "what it does to safety: None: it is a test." in err
+    assert "None: it is a test." in out
+
+
+def test_report_prints_a_trait_run(vectomy: Vectomy) -> None:
+    summary, out = trait_results("induce")
+    status, printed, err = vectomy("report", str(out))
+    assert status == 0, err
+    assert "trait shown" in printed
+    assert "learned at strength" in printed
+    status, printed, _ = vectomy("report", str(out), "--json")
+    assert json.loads(printed) == summary
+
+
+def test_chat_talks_to_a_trait_run(vectomy: Vectomy) -> None:
+    _, out = trait_results("induce")
+    rows = [row for row in read_jsonl(out / "completions.jsonl") if row["set"] == "negative"]
+    prompt = next(row["prompt"] for row in rows if row["hooks"]["verdict"] == "shows_the_trait")
+    status, printed, err = vectomy("chat", str(out), stdin=prompt + "\n")
+    assert status == 0, err
+    assert "edited, strength 1" in printed
+    assert "that" in printed
+
+
+def test_report_on_a_folder_of_an_earlier_version_says_how_to_renew_it(
+    vectomy: Vectomy, tmp_path: Path
+) -> None:
+    earlier = {"format": "vectomy-trait-summary", "version": 1, "command": "vectomy run M --trait emoji"}
+    (tmp_path / "summary.json").write_text(json.dumps(earlier), encoding="utf-8")
+    status, _, err = vectomy("report", str(tmp_path))
+    assert status != 0
+    assert "vectomy run M --trait emoji" in err
 
 
 @pytest.mark.parametrize(

@@ -65,16 +65,15 @@ class _Talk:
     @classmethod
     def open(cls, run: Path, console: Console, strength: float, tokens: int) -> _Talk:
         from vectomy.cli.progress_bars import bars
-        from vectomy.core.config import parse_config
-        from vectomy.core.run_folder import read_json
         from vectomy.edits.edit import Edit
-        from vectomy.models import fetch, load_model
-        from vectomy.models.demo import demo_folder
+        from vectomy.models import load_model
+        from vectomy.models.demo import model_folder
+        from vectomy.workflows.trait_config import read_run_config
 
         if not (run / "edit.safetensors").exists():
             raise ArtifactError(f"{run} holds no Edit; finish `vectomy run` into that folder first")
-        config = parse_config(read_json(run / "config.json"))
-        source = demo_folder(bars) if config.model == "demo" else fetch(config.model)
+        config = read_run_config(run)
+        source = model_folder(config.model, bars)
         chat = load_model(source, runtime=config.runtime, trust_remote_code=False, name=config.model)
         edit = Edit.load(run / "edit.safetensors")
         edit.check_base(chat.checkpoint)

@@ -15,8 +15,9 @@ from rich.console import Console
 
 from vectomy.cli.options import Model, Options, default_folder
 from vectomy.cli.progress_bars import bars
-from vectomy.cli.trait_command import TRAIT_OPTIONS, asks_for_trait, run_trait_command, trait_options
+from vectomy.cli.trait_command import TRAIT_OPTIONS, asks_for_trait, trait_options, trait_run
 from vectomy.core.config import RunConfig, load_config, make_config
+from vectomy.core.errors import ArtifactError
 
 __all__ = ["ALL_OPTIONS", "register", "run_until", "signature"]
 
@@ -87,14 +88,8 @@ def run_until(until: str, values: dict[str, Any]) -> None:
     """Build the configuration, run the stages, print what came out."""
     model = values["model"]
     options = {name: values[name] for name in ALL_OPTIONS if values.get(name) is not None}
-    if asks_for_trait(values):
-        found = trait_options(values, options)
-        if found is None:
-            return run_trait_command(model, values, options)
-        options = found
-    file = load_config(values["config"]) if values["config"] else None
-    config = make_config(model, options, file)
-    out: Path = values["out"] or default_folder(model, config.recipe)
+    config, name = _configure(model, values, options)
+    out: Path = values["out"] or default_folder(model, name)
     from vectomy.cli.picking import ask_person
     from vectomy.workflows.run import run
 
@@ -117,14 +112,29 @@ def run_until(until: str, values: dict[str, Any]) -> None:
         print_summary(summary, str(out))
     else:
         typer.echo(f"done up to {until}; see {out}")
-    return None
+
+
+def _configure(model: str, values: dict[str, Any], options: dict[str, Any]) -> tuple[RunConfig, str]:
+    """The configuration, and what the run folder is named after."""
+    if asks_for_trait(values):
+        recipe_options = trait_options(values, options)
+        if recipe_options is None:
+            config = trait_run(model, values, options)
+            return config, config.trait.name
+        options = recipe_options
+    file = load_config(values["config"]) if values["config"] else None
+    made = make_config(model, options, file)
+    return made, made.recipe
 
 
 def _announce(config: RunConfig, out: Path) -> None:
     """What is about to be done and what it will take, before anything is loaded."""
     contrast = config.contrast
+    sets = f"{contrast.positive.prompts} against {contrast.negative.prompts}"
+    if config.recipe == "distill":
+        sets = f"{contrast.positive.prompts} in two contexts"
     lines = [
-        f"{config.model}: {contrast.behaviour}, {contrast.positive.prompts} against {contrast.negative.prompts}",
+        f"{config.model}: {contrast.behaviour}, {sets}",
         f"recipe {config.recipe} on {config.direction_estimator}, seed {config.seed}; into {out}",
     ]
     Console(stderr=True).print("\n".join(lines), highlight=False, markup=False)
@@ -139,6 +149,11 @@ def _report(
     from vectomy.core.run_folder import read_json
 
     summary = read_json(folder / "summary.json")
+    if isinstance(summary, dict) and summary.get("format") == "vectomy-trait-summary":
+        raise ArtifactError(
+            f"{folder} was written by an earlier version; bring it up to date with the same command again: "
+            f"{summary.get('command') or 'vectomy run MODEL --trait NAME --out DIR'}"
+        )
     if as_json:
         typer.echo(json.dumps(summary, indent=2))
     else:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-import shlex
-import sys
-from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from vectomy.cli.progress_bars import bars
 from vectomy.core.errors import UsageError
 from vectomy.data.trait_file import Trait, bundled_traits, load_trait, own_trait
 
-__all__ = ["TRAIT_OPTIONS", "asks_for_trait", "register", "run_trait_command", "trait_options"]
+if TYPE_CHECKING:
+    from vectomy.workflows.trait_config import TraitRun
+
+__all__ = ["TRAIT_OPTIONS", "asks_for_trait", "register", "trait_options", "trait_run"]
 
 
 def _option(name: str, help: str, metavar: str) -> Any:
@@ -117,53 +116,11 @@ def trait_options(values: dict[str, Any], options: dict[str, Any]) -> dict[str, 
     return found
 
 
-def run_trait_command(model: str, values: dict[str, Any], options: dict[str, Any]) -> None:
-    """Run a trait by two contexts, and print what came out."""
-    trait = _trait(values, options)
+def trait_run(model: str, values: dict[str, Any], options: dict[str, Any]) -> TraitRun:
+    """The configuration of a trait by two contexts."""
     from vectomy.workflows.trait_config import make_trait_run
 
-    config = make_trait_run(
-        model, trait, {name: value for name, value in options.items() if name not in INTO_TRAIT}
-    )
     if values.get("config"):
         raise UsageError("--config is a run's by a recipe; a trait is a file of its own: --trait FILE")
-    out: Path = values["out"] or Path("runs") / f"{Path(model).resolve().name}-{trait.name}"
-    from vectomy.workflows.trait_run import run_trait
-
-    summary = run_trait(
-        config,
-        out,
-        command=shlex.join(["vectomy", *sys.argv[1:]]),
-        progress=bars,
-        tell=lambda line: Console(stderr=True).print(line, highlight=False, markup=False, soft_wrap=True),
-    )
-    if values["as_json"]:
-        typer.echo(json.dumps(summary, indent=2))
-    else:
-        _print(summary, out)
-
-
-def _print(summary: dict[str, Any], out: Path) -> None:
-    from vectomy.report.pages.trait_page import trait_rows
-
-    table = Table(
-        "model",
-        "shows the trait",
-        "degenerate",
-        "mean tokens",
-        title=f"{summary['behaviour']} in {summary['model']}",
-    )
-    for row in trait_rows(summary):
-        table.add_row(*row)
-    console = Console()
-    console.print(table)
-    damage = summary["damage"]
-    lines = [
-        f"KL per token {damage['kl_per_token']:.3f}, of the first token {damage['kl_first_token']:.3f} nats on the base's own plain answers",
-        f"shown by: {summary['scorer']['note']}",
-        f"what it does to safety: {summary['safety']}",
-        *([summary["note"]] if summary["note"] else []),
-        f"everything is in {out}",
-    ]
-    for line in lines:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    own = {name: value for name, value in options.items() if name not in INTO_TRAIT}
+    return make_trait_run(model, _trait(values, options), own)

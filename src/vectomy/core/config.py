@@ -41,7 +41,7 @@ __all__ = [
 HUB_PROMPTS = {"positive": "mlabonne/harmful_behaviors", "negative": "mlabonne/harmless_alpaca"}
 DEMO_PROMPTS = {"positive": "bundled:refused", "negative": "bundled:harmless"}
 
-Recipe = Literal["article", "arditi", "cosmic", "gradient", "selective", "tpe"]
+Recipe = Literal["article", "arditi", "cosmic", "distill", "gradient", "selective", "tpe"]
 Estimator = Literal[
     "difference_of_means", "projected", "winsorised_mean", "pca_of_differences", "logistic_probe"
 ]

@@ -9,13 +9,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vectomy.checkpoint.gguf import is_gguf
 from vectomy.core.config import RunConfig, make_config
+from vectomy.core.errors import ConfigError
 from vectomy.core.progress import Progress, silent
 from vectomy.core.run_folder import RunFolder, check_output, read_json
 from vectomy.models.demo import is_demo
 from vectomy.search.article import Ask
 from vectomy.search.recipes import SEARCHES
+from vectomy.workflows.distill_stages import (
+    DistillWorkflow,
+    run_distill_baseline,
+    run_distill_collect,
+    run_distill_directions,
+    run_distill_evaluate,
+    run_distill_select,
+)
 from vectomy.workflows.run_stages import (
     STAGES,
     RunWorkflow,
@@ -30,8 +38,9 @@ from vectomy.workflows.run_stages import (
     run_select,
 )
 from vectomy.workflows.stages import Log, Stage, ignore
+from vectomy.workflows.trait_config import TraitRun
 
-__all__ = ["STAGES", "StageName", "list_stages", "run"]
+__all__ = ["STAGES", "StageName", "list_distill_stages", "list_stages", "run"]
 
 
 def run(
@@ -66,20 +75,23 @@ def run(
     config = model if isinstance(model, RunConfig) else make_config(model, options)
     check_output(out, *(() if is_demo(config.model) else (config.model,)))
     with RunFolder(Path(out)) as folder:
-        work = RunWorkflow(
-            model=config.model,
-            runtime=config.runtime,
-            config=config,
-            folder=folder,
-            ask_user=ask_user,
-            command=command,
-            progress=progress,
-            log=log,
-        )
+        work = _open_workflow(config, folder, ask_user=ask_user, command=command, progress=progress, log=log)
         digest = work.prepare()
         log(work.describe())
-        work.run_stages(list_stages(work), digest, until)
+        if isinstance(work, DistillWorkflow):
+            work.run_stages(list_distill_stages(work), digest, until)
+        else:
+            work.run_stages(list_stages(work), digest, until)
         return dict(read_json(folder.file("summary.json"))) if until == "report" else {}
+
+
+def _open_workflow(config: RunConfig, folder: RunFolder, **options: Any) -> RunWorkflow:
+    shared = {"model": config.model, "runtime": config.runtime, "folder": folder, **options}
+    if isinstance(config, TraitRun):
+        return DistillWorkflow(config=config, **shared)
+    if config.recipe == "distill":
+        raise ConfigError("the recipe distill learns a trait; name it with --trait NAME|FILE")
+    return RunWorkflow(config=config, **shared)
 
 
 def list_stages(work: RunWorkflow) -> Sequence[Stage[RunWorkflow]]:
@@ -98,7 +110,6 @@ def list_stages(work: RunWorkflow) -> Sequence[Stage[RunWorkflow]]:
         "embeddings": config.embeddings,
         "direction": digest_given_direction(config),
     }
-    gguf = config.bake and is_gguf(config.model)
     return (
         Stage("baseline", baseline, ["baseline.json"], run_baseline),
         Stage(
@@ -119,31 +130,64 @@ def list_stages(work: RunWorkflow) -> Sequence[Stage[RunWorkflow]]:
             ["scores.json", "edit.safetensors", *(["frontier"] if config.recipe in SEARCHES else [])],
             run_select,
         ),
-        Stage(
-            "apply",
-            {"bake": config.bake, "lora": config.lora},
-            [
-                *(["checkpoint", "receipt.json"] if config.bake else []),
-                *(["edited.gguf", "receipt-gguf.json"] if gguf else []),
-                *(["adapter"] if config.lora else []),
-            ],
-            run_apply,
-        ),
+        _apply_stage(work),
         Stage(
             "evaluate",
             {"prompts": [side.to_json()["test"] for side in work.prompt_sets.values()]},
             ["evaluation.json", "completions.jsonl", "separation.json"],
             run_evaluate,
         ),
-        Stage(
-            "report",
-            {"command": work.command, "config": config.model_dump(mode="json")},
-            [
-                "summary.json",
-                "report.html",
-                "MODEL_CARD.md",
-                *(["checkpoint/README.md"] if config.bake else []),
-            ],
-            run_report,
-        ),
+        _report_stage(work),
     )
+
+
+def list_distill_stages(work: DistillWorkflow) -> Sequence[Stage[DistillWorkflow]]:
+    """The same stages for a trait: the model's own answers in two contexts, distilled into an Edit."""
+    config = work.config
+    trait = config.trait.model_dump(mode="json")
+    return (
+        Stage(
+            "baseline",
+            {"answer_tokens": config.answer_tokens, "trait": trait},
+            ["baseline.json", "answers.json"],
+            run_distill_baseline,
+        ),
+        Stage(
+            "collect",
+            {},
+            ["activations-positive.safetensors", "activations-negative.safetensors"],
+            run_distill_collect,
+        ),
+        Stage("directions", {}, ["directions.safetensors"], run_distill_directions),
+        Stage(
+            "select",
+            {"steps": config.steps, "strengths": config.dial, "embeddings": config.embeddings},
+            ["scores.json", "edit.safetensors"],
+            run_distill_select,
+        ),
+        _apply_stage(work),
+        Stage(
+            "evaluate",
+            {"prompts": work.texts("test")},
+            ["evaluation.json", "completions.jsonl", "separation.json"],
+            run_distill_evaluate,
+        ),
+        _report_stage(work),
+    )
+
+
+def _apply_stage(work: RunWorkflow) -> Stage[RunWorkflow]:
+    config = work.config
+    writes = [
+        *(["checkpoint", "receipt.json"] if config.bake else []),
+        *(["edited.gguf", "receipt-gguf.json"] if work.writes_gguf else []),
+        *(["adapter"] if config.lora else []),
+    ]
+    return Stage("apply", {"bake": config.bake, "lora": config.lora}, writes, run_apply)
+
+
+def _report_stage(work: RunWorkflow) -> Stage[RunWorkflow]:
+    config = work.config
+    pages = ["report.html", "MODEL_CARD.md", *(["checkpoint/README.md"] if config.bake else [])]
+    needs = {"command": work.command, "config": config.model_dump(mode="json")}
+    return Stage("report", needs, ["summary.json", *pages], run_report)

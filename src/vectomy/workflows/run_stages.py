@@ -20,12 +20,13 @@ from vectomy.core.types import OUTSIDE, SITES, Site
 from vectomy.core.versions import versions
 from vectomy.data.prompts import Prompt, Splits, split_contrast, split_kept
 from vectomy.data.sources import plain_source
+from vectomy.data.trait_file import Trait
 from vectomy.edits.edit import BaseModelRef, Edit
 from vectomy.edits.export import bake, edit_gguf, write_lora
 from vectomy.hub import licence_in
 from vectomy.hub.provenance import Form, write_record
 from vectomy.metrics.baseline import measure_baseline
-from vectomy.metrics.judges import DEFAULT_JUDGE, JUDGES, Judge
+from vectomy.metrics.judges import DEFAULT_JUDGE, JUDGES, Judge, describe
 from vectomy.metrics.variants import BaseAnswers, VariantResult, answer_base, evaluate_variant, separation
 from vectomy.metrics.verify import with_measurement
 from vectomy.models import ChatModel, check_known, is_local, with_adapter
@@ -98,6 +99,21 @@ class RunWorkflow(Workflow):
         return [w for w in self.chat.architecture.writers if embeddings or w.component not in OUTSIDE]
 
     @property
+    def writes_gguf(self) -> bool:
+        """Whether a model that is a GGUF file is edited in its own types as well."""
+        return self.config.bake and is_gguf(self.model)
+
+    @property
+    def trait(self) -> Trait | None:
+        """What recipe `distill` is run for."""
+        return None
+
+    @property
+    def described_judge(self) -> dict[str, Any]:
+        """What results say of their judge."""
+        return describe(self.judge)
+
+    @property
     def edit(self) -> Edit:
         return Edit.load(self.folder.file("edit.safetensors"))
 
@@ -148,7 +164,7 @@ class RunWorkflow(Workflow):
         counts = [f"{len(side.fit)} + {len(side.search)} + {len(side.test)}" for side in self.splits]
         size = self.checkpoint.bytes / 2**20
         disk = f"; the edited checkpoint takes {size:.0f} MiB of disk" if self.config.bake else ""
-        if disk and is_gguf(self.model):
+        if self.writes_gguf:
             disk += ", and the file itself is edited to edited.gguf, in its own types"
         return (
             f"{arch.model_type} of {arch.n_layers} layers and width {arch.d_model}, {size:.0f} MiB; prompts to fit + choose + test on: "
@@ -271,7 +287,7 @@ def run_apply(work: RunWorkflow) -> None:
     receipt = with_measurement(baked, out, edit, progress=progress)
     _record(work, out, "checkpoint", edit)
     write_json(work.folder.file("receipt.json"), receipt.to_json())
-    if is_gguf(work.model):
+    if work.writes_gguf:
         receipt = edit_gguf(edit, work.model, work.folder.file("edited.gguf"), progress=progress)
         write_json(work.folder.file("receipt-gguf.json"), receipt.to_json())
 
@@ -347,11 +363,11 @@ def run_report(work: RunWorkflow, stages: Sequence[str] = STAGES[:-1]) -> None:
     summary = build_summary(
         work.config,
         work.splits,
-        work.judge,
+        work.described_judge,
         work.folder,
-        edit_sha256=work.edit.sha256,
         command=work.command,
         stages=stages,
+        trait=work.trait,
         licence=DEMO_LICENCE if is_demo(work.model) else licence_in(work.source),
     )
     file = work.folder.file

@@ -27,6 +27,8 @@ Log = Callable[[str], None]
 """Takes lines for a person."""
 
 AnyWorkflow = TypeVar("AnyWorkflow", bound="Workflow")
+# A stage of every run is a stage of each special run, too.
+StagedWorkflow = TypeVar("StagedWorkflow", bound="Workflow", contravariant=True)
 
 
 def ignore(line: str) -> None:
@@ -34,7 +36,7 @@ def ignore(line: str) -> None:
 
 
 @dataclass(frozen=True)
-class Stage(Generic[AnyWorkflow]):
+class Stage(Generic[StagedWorkflow]):
     """One stage of a workflow.
 
     `needs` is all that the stage depends on besides the stages before it, as JSON; `writes` are the
@@ -44,7 +46,7 @@ class Stage(Generic[AnyWorkflow]):
     name: str
     needs: Any
     writes: Sequence[str]
-    run: Callable[[AnyWorkflow], None]
+    run: Callable[[StagedWorkflow], None]
 
 
 @dataclass(kw_only=True)

@@ -13,9 +13,9 @@ from vectomy.core.errors import ArtifactError
 from vectomy.core.run_folder import RunFolder, read_json
 from vectomy.core.versions import versions
 from vectomy.data.prompts import Splits
+from vectomy.data.trait_file import Trait
 from vectomy.edits.edit import Edit
 from vectomy.edits.strength import strength_of
-from vectomy.metrics.judges import Judge, describe
 from vectomy.models.demo import DEMO_BASE, DEMO_NOTE, is_demo
 
 __all__ = ["build_summary"]
@@ -35,6 +35,7 @@ SELECTIVE = (
     "deploy it where its base's refusals were relied on."
 )
 # What recipes that choose a whole edit chose it by.
+LEARNED = ("gradient", "selective")
 RULES = {
     "gradient": {"target_rate", "kl_budget", "steps", "rank", "per_layer"},
     "selective": {"target_rate", "kl_budget", "steps", "rank", "per_layer"},
@@ -45,16 +46,16 @@ RULES = {
 def build_summary(
     config: RunConfig,
     splits: tuple[Splits, Splits],
-    judge: Judge,
+    judge: dict[str, Any],
     folder: RunFolder,
     *,
-    edit_sha256: str,
     command: str,
     stages: Sequence[str],
     licence: dict[str, str] | None = None,
+    trait: Trait | None = None,
 ) -> dict[str, Any]:
     """Read what the stages wrote. `edited` is the baked form where there is one, else the hooks.
-    `licence` is the base's.
+    `licence` is the base's; `trait` what a recipe `distill` was run for.
 
     Raises:
         ArtifactError: a stage has not been run.
@@ -70,9 +71,13 @@ def build_summary(
     scores = read_json(folder.file("scores.json"))
     measured_with = read_json(folder.file("baseline.json"))["measured_with"]
     behaviour = config.contrast.behaviour
+    edit = Edit.load(folder.file("edit.safetensors"))
     chosen_by = config.selection.model_dump(
         mode="json", include=RULES.get(config.recipe, set()), exclude_none=True
     )
+    if trait is not None:
+        chosen_by |= {"target_rate": trait.target}
+        chosen_by |= {} if trait.kl_budget is None else {"kl_budget": trait.kl_budget}
     kept = read_json(folder.file("prompts.json")).get("keep")
     return {
         "format": "vectomy-summary",
@@ -93,18 +98,21 @@ def build_summary(
             "thinking": config.runtime.thinking,
             **chosen_by,
         },
-        "judge": describe(judge),
+        "judge": judge,
         "base": base,
         "edited": forms.get("baked", forms["hooks"]),
         "forms": forms,
         "direction": scores["chosen"],
-        "strength": strength_of(Edit.load(folder.file("edit.safetensors"))),
+        "strength": scores["chosen"]["strength"] if trait else strength_of(edit),
         "notes": _notes(config, splits, kept, scores.get("note")),
         "receipt": read_json(folder.file("receipt.json")) if config.bake else None,
         "stages": {stage: seconds[stage] for stage in stages},
-        "edit": {"path": "edit.safetensors", "sha256": edit_sha256},
+        "edit": {"path": "edit.safetensors", "sha256": edit.sha256},
         "checkpoint": "checkpoint" if config.bake else None,
-        "safety": _safety(behaviour, kept is not None and config.recipe in ("gradient", "selective")),
+        "safety": trait.safety
+        if trait
+        else _safety(behaviour, kept is not None and config.recipe in LEARNED),
+        **({"trait": {**trait.model_dump(mode="json"), "writers": len(edit.operations)}} if trait else {}),
     }
 
 

@@ -1,69 +1,106 @@
-"""What a run of a trait is told. Loads no torch."""
+"""The configuration of a run of a trait: that of every run, with recipe `distill`. Loads no torch."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
-from pydantic import Field
-
-from vectomy.core.config import JobConfig, validate_config
+from vectomy.core.config import Estimator, RunConfig, parse_config, validate_config
 from vectomy.core.errors import ConfigError
+from vectomy.core.run_folder import read_json
 from vectomy.data.trait_file import Trait
 
-__all__ = ["TraitRun", "make_trait_run"]
+__all__ = ["TraitRun", "make_trait_run", "read_run_config"]
 
 
-# What is learned is right at 1, or a little beside it; a closed form knows the direction alone.
+# A learned edit is right at 1 or near it; a closed form knows only the direction.
 DIALS = {
     "learned": (0.7, 0.85, 1.0, 1.15),
     "bias": (0.5, 1.0, 2.0, 4.0),
     "set-point": (0.5, 1.0, 2.0, 4.0),
     "amplify": (0.5, 1.0, 2.0, 4.0),
 }
+STEPS = 40
+# Prompts of each split.
+SIZES = {"n_fit": 120, "n_search": 24, "n_test": 100}
+# The options of a run that a trait takes.
+OPTIONS = (
+    *SIZES,
+    *("answer_tokens", "steps", "strengths", "seed", "bake"),
+    *RunConfig.RUNTIME_KEYS,
+)
 
 
-class TraitRun(JobConfig):
-    """What `vectomy run --trait` does, and with which model."""
+class TraitRun(RunConfig):
+    """A run with recipe `distill`: one prompt set in two contexts, which `make_trait_run` fills in."""
 
-    model: str
-    """A folder, a Hub id, `demo`, or `demo-base` (the demo model without its refusals)."""
+    recipe: Literal["distill"] = "distill"
     trait: Trait
-    n_fit: int = Field(120, ge=8)
-    n_search: int = Field(24, ge=2)
-    n_test: int = Field(100, ge=2)
-    answer_tokens: int = Field(64, ge=4)
-    """Greedy tokens per answer, learned from and judged."""
-    steps: int = Field(40, ge=1)
-    """learned: steps of the optimiser."""
     strengths: tuple[float, ...] | None = None
-    """Points of the dial that are tried on the search split; absent: the form's own."""
-    seed: int = Field(0, ge=0)
-    bake: bool = True
+    """Strengths that are tried on the search prompts; absent: the form's own."""
 
     @property
     def dial(self) -> tuple[float, ...]:
         return self.strengths or DIALS[self.trait.form]
 
+    @property
+    def direction_estimator(self) -> Estimator:
+        return "difference_of_means"
+
+    @property
+    def steps(self) -> int:
+        return self.selection.steps or STEPS
+
 
 def make_trait_run(model: str, trait: Trait, options: dict[str, Any]) -> TraitRun:
     """Options that are None count as not given.
 
+    Args:
+        model: a folder, a Hub id, `demo`, or `demo-base` (the demo model without its refusals).
+
     Raises:
-        ConfigError: one that a trait by two contexts does not take, or a value out of range.
+        ConfigError: an option that a trait by two contexts does not take, or a value out of range.
     """
     given = {name: value for name, value in options.items() if value is not None}
-    known = [name for name in TraitRun.model_fields if name not in ("model", "trait", "runtime")]
-    known += TraitRun.RUNTIME_KEYS
-    unknown = sorted(set(given) - set(known))
+    unknown = sorted(set(given) - set(OPTIONS))
     if unknown:
         raise ConfigError(
-            f"{_flags(unknown)} mean nothing to the trait '{trait.name}', which is told apart by two "
-            f"contexts; it takes {_flags(known)}"
+            f"{_flags(unknown)} mean nothing to the trait '{trait.name}', which is told apart by two contexts; "
+            f"it takes {_flags(OPTIONS)}"
         )
-    typed = {name: _flags([name]) for name in given}
-    return validate_config(TraitRun, {"model": model, "trait": trait, **given}, typed)
+    typed = {
+        **{name: _flags([name]) for name in given},
+        **{f"contrast.{name}": _flags([name]) for name in SIZES},
+        "selection.steps": "--steps",
+    }
+    source = trait.prompts.source
+    contrast = {
+        "behaviour": trait.label,
+        "positive": {"prompts": source, "system": trait.positive.system},
+        "negative": {"prompts": source, "system": trait.negative.system},
+        **{name: given.pop(name, size) for name, size in SIZES.items()},
+    }
+    selection = {"steps": given.pop("steps")} if "steps" in given else {}
+    values = {"model": model, "trait": trait, "contrast": contrast, "selection": selection, **given}
+    return validate_config(TraitRun, values, typed)
 
 
 def _flags(names: Iterable[str]) -> str:
     return ", ".join("--" + name.replace("_", "-") for name in names)
+
+
+def read_run_config(folder: Path) -> RunConfig:
+    """The configuration of a run folder, of a trait too, also where an earlier version wrote it.
+
+    Raises:
+        ArtifactError: there is none, or it does not parse.
+        ConfigError: a key or value is not known.
+    """
+    values = read_json(folder / "config.json")
+    if not isinstance(values, dict) or "trait" not in values:
+        return parse_config(values)
+    if "contrast" in values:
+        return validate_config(TraitRun, values)
+    trait = Trait.model_validate(values["trait"])
+    return make_trait_run(values["model"], trait, {name: values.get(name) for name in OPTIONS})

@@ -21,6 +21,9 @@ ROWS = (
     ("most of direction left", "max_projection"),
 )
 
+# A trait is shown by answers, whatever they refuse.
+TRAIT_ROWS = {"refusal": "trait shown, in its context", "harmless_refusal": "trait shown, without it"}
+
 
 def print_summary(summary: dict[str, Any], folder: str) -> None:
     """What was changed, by which direction, and every number for base, hooks and baked weights."""
@@ -40,16 +43,17 @@ def print_summary(summary: dict[str, Any], folder: str) -> None:
             {"hooks": "edit as hooks", "lora": "edit as LoRA", "baked": "edit baked"}.get(form, form),
             justify="right",
         )
+    named = TRAIT_ROWS if summary.get("trait") else {}
     for label, key in ROWS:
         if key == "keep_refusal" and not any(f"{key}_rate" in metrics for metrics in forms.values()):
             continue
-        table.add_row(label, *(_cell(metrics, key) for metrics in forms.values()))
+        table.add_row(named.get(key, label), *(_cell(metrics, key) for metrics in forms.values()))
     console.print(table)
     lines = [
         f"direction  {_direction(summary)}, recipe {summary['recipe']} on {summary['estimator']}",
         (
             f"prompts    test {' + '.join(str(count) for count in tested)}, none of them fitted or chosen on; "
-            f"{summary['settings']['answer_tokens']} greedy tokens, judge {summary['judge']['name']} {summary['judge']['version']}"
+            f"{summary['settings']['answer_tokens']} greedy tokens, judge {summary['judge']['name']} {summary['judge']['version'] or ''}".rstrip()
         ),
         *(f"note       {note}" for note in summary["notes"]),
         f"safety     {summary['safety']}",
@@ -64,6 +68,8 @@ def _direction(summary: dict[str, Any]) -> str:
     """
     chosen, spread = summary["direction"], summary["strength"]
     place = f"{chosen['site']} of layer {chosen['layer']}"
+    if trait := summary.get("trait"):
+        return f"{trait['form']} at strength {spread:g} in {trait['writers']} writers, contexts compared at {place}"
     if not isinstance(spread, dict):
         return f"{place}, token {chosen['token']!r} (position {chosen['position']})"
     came = f"mainly {place}, strengths by trials," if summary["recipe"] == "tpe" else f"learned from {place},"

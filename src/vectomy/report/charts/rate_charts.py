@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from vectomy.report.charts.svg import Scale, element, figure, linear, text, ticks
 from vectomy.report.tables.numbers import decimal, finite, interval, percent, plain
-from vectomy.report.tables.statement import KEEP, forms, keeps
+from vectomy.report.tables.statement import KEEP, forms, keeps, rate_names
 
 __all__ = ["auroc_by_layer", "histogram", "intervals", "means_by_layer", "timings"]
 
@@ -23,13 +23,14 @@ def intervals(summary: dict[str, Any]) -> Markup:
     """The refusal rates of each form: a dot with its 95% interval, on one scale from 0 to 100%."""
     measured = forms(summary)
     x = linear((0, 1), (58, WIDTH - 14))
+    trait = summary.get("trait")
     parts: list[Markup] = []
     told: list[str] = []
     y = 4.0
     kept = [(KEEP, "prompts to keep", "keep")] if keeps(summary) else []
     for key, name, side in (
-        ("refusal", "positive prompts", "positive"),
-        ("harmless_refusal", "negative prompts", "negative"),
+        ("refusal", "in its context" if trait else "positive prompts", "positive"),
+        ("harmless_refusal", "without its context" if trait else "negative prompts", "negative"),
         *kept,
     ):
         parts.append(text(x(0), y + 9, name, "label strong"))
@@ -48,10 +49,14 @@ def intervals(summary: dict[str, Any]) -> Markup:
     for share in (0, 0.25, 0.5, 0.75, 1):
         parts.append(text(x(share), y + 8, f"{share:.0%}", "tick", "middle"))
     parts.append(
-        text((x(0) + x(1)) / 2, y + 22, "answers that refuse, 95% Wilson interval", "axis", "middle")
+        text((x(0) + x(1)) / 2, y + 22, f"{rate_names(summary).noun}, 95% Wilson interval", "axis", "middle")
     )
     return figure(
-        "intervals", "Refusal rates with 95% intervals", "; ".join(told) + ".", (WIDTH, y + 28), parts
+        "intervals",
+        f"{'Rates of the trait' if trait else 'Refusal rates'} with 95% intervals",
+        "; ".join(told) + ".",
+        (WIDTH, y + 28),
+        parts,
     )
 
 

@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from vectomy.report.tables.evaluation_rows import evaluation_rows
 from vectomy.report.tables.recipe_terms import origin, several, strength, what
-from vectomy.report.tables.statement import KEEP, change, forms, keeps, rows, sources
+from vectomy.report.tables.statement import KEEP, change, forms, keeps, rate_names, rows, sources
 from vectomy.report.templates import environment
 
 __all__ = ["Kind", "render_card", "without_folders"]
@@ -113,6 +113,7 @@ def render_card(
         strength=strength(summary),
         forms=list(forms(summary)),
         rows=rows(summary),
+        names=rate_names(summary),
         refusals=change(summary, "refusal"),
         harmless=change(summary, "harmless_refusal"),
         kept=change(summary, KEEP) if keeps(summary) else None,

@@ -24,7 +24,7 @@ from vectomy.report.tables.recipe_terms import (
     strength,
     what,
 )
-from vectomy.report.tables.statement import KEEP, change, forms, keeps, rows, sources
+from vectomy.report.tables.statement import KEEP, change, forms, keeps, rate_names, rows, sources
 from vectomy.report.templates import html_page
 
 __all__ = ["render_page"]
@@ -71,6 +71,7 @@ def _result(summary: dict[str, Any]) -> dict[str, Any]:
         "strength": strength(summary),
         "forms": list(forms(summary)),
         "rows": rows(summary),
+        "names": rate_names(summary),
         "refusals": change(summary, "refusal"),
         "harmless": change(summary, "harmless_refusal"),
         "kept": change(summary, KEEP) if keeps(summary) else None,

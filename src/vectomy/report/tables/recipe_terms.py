@@ -57,11 +57,15 @@ def is_search(scores: dict[str, Any]) -> bool:
 
 def several(summary: dict[str, Any]) -> bool:
     """Whether the edit is of a recipe that gives each writer a strength of its own."""
+    if summary.get("trait"):
+        return True
     return isinstance(summary.get("strength"), dict) or summary.get("recipe") in (*LEARNED, "tpe")
 
 
 def what(summary: dict[str, Any]) -> str:
     """What the edit does to the stream: `removes one direction of the residual stream`."""
+    if trait := summary.get("trait"):
+        return _trait_edit(trait, summary.get("strength"))
     if not several(summary):
         return f"{verb(summary.get('strength'))} one direction of the residual stream"
     found = _spread(summary)
@@ -86,6 +90,21 @@ def what(summary: dict[str, Any]) -> str:
     return f"{text}, each by a strength of its own from {decimal(low, 2)} to {decimal(high, 2)} ({', '.join(s for s in scale if s)})"
 
 
+def _trait_edit(trait: dict[str, Any], strength: object) -> str:
+    """What an edit of recipe `distill` does: `induces melancholy by learned vectors in 12 writers`."""
+    does = "induces" if trait.get("operation") == "induce" else "removes"
+    means = {
+        "learned": "learned vectors" if does == "induces" else "learned directions and vectors",
+        "bias": "a vector that is added",
+        "set-point": "a direction that is set to one value",
+        "amplify": "a direction that is scaled",
+    }
+    writers = trait.get("writers")
+    where = f" in {writers} writer{'' if writers == 1 else 's'}" if writers else ""
+    how = means.get(str(trait.get("form")), "an edit")
+    return f"{does} {trait.get('name')} by {how}{where}, at strength {plain(strength)}"
+
+
 def strength(summary: dict[str, Any]) -> str:
     """The strength as a fact: one number, or the range over the writers."""
     found = _spread(summary)
@@ -102,6 +121,8 @@ def _spread(summary: dict[str, Any]) -> dict[str, Any]:
 
 def origin(summary: dict[str, Any]) -> str:
     """How the direction came to be, in front of the place in the stream that it is named by."""
+    if summary.get("trait"):
+        return "The two contexts are compared at"
     if not several(summary):
         return "The direction was read at"
     if summary.get("recipe") == "tpe":
@@ -118,6 +139,8 @@ def rule(scores: dict[str, Any], settings: dict[str, Any]) -> str:
     """How an edit was taken off the frontier."""
     budget, target = finite(settings.get("kl_budget")), finite(settings.get("target_rate"))
     kl = kl_name(scores.get("recipe"))
+    if scores.get("recipe") == "distill":
+        return _strength_rule(scores, budget, target)
     if budget is not None:
         text = f"Of the edits whose {kl} is at most {plain(budget)} nats, the one that leaves least of the behaviour is taken"
     else:
@@ -128,3 +151,14 @@ def rule(scores: dict[str, Any], settings: dict[str, Any]) -> str:
             "; those that lose too much of it on the prompts to keep are passed over while there are others"
         )
     return text + "."
+
+
+def _strength_rule(scores: dict[str, Any], budget: float | None, target: float | None) -> str:
+    """How the strength of a trait's edit was chosen."""
+    side = "at least" if scores.get("operation") == "induce" else "at most"
+    share = "enough" if target is None else f"{side} {100 * target:.3g}%"
+    limit = "" if budget is None else f" and a KL per token of at most {plain(budget)} nats"
+    return (
+        f"Of the edits with few degenerate answers{limit}, the one of least KL is taken that shows the trait in {share} "
+        "of the search answers."
+    )

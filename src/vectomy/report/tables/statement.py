@@ -15,12 +15,14 @@ __all__ = [
     "KEEP",
     "Cell",
     "RateChange",
+    "RateNames",
     "Row",
     "change",
     "compare_rates",
     "forms",
     "keeps",
     "rate_cell",
+    "rate_names",
     "rows",
     "sources",
     "token_text",
@@ -61,6 +63,25 @@ class RateChange:
     apart: bool | None
 
 
+@dataclass(frozen=True)
+class RateNames:
+    """What the rates of a summary count, by set, in the plural."""
+
+    noun: str
+    positive: str
+    negative: str
+
+
+def rate_names(summary: Mapping[str, Any]) -> RateNames:
+    """Refusals, or of a trait the answers that show it in the context of each side."""
+    if summary.get("trait"):
+        shown = "Answers that show the trait"
+        return RateNames(
+            "answers that show the trait", f"{shown} in its context", f"{shown} without its context"
+        )
+    return RateNames("answers that refuse", "Refusals of positive prompts", "Refusals of negative prompts")
+
+
 def forms(summary: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The metrics by form, the base first; `edited` stands in where a summary has no forms."""
     measured = {name: values for name, values in (summary.get("forms") or {}).items() if values}
@@ -77,18 +98,19 @@ def forms(summary: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 def rows(summary: dict[str, Any]) -> list[Row]:
     """The summary table: one row per metric, one cell per form."""
-    measured = forms(summary).values()
+    measured, trait = forms(summary).values(), summary.get("trait")
+    names = rate_names(summary)
     test = {side: _source(summary, side, "test") for side in ("positive", "negative")}
     return [
         Row(
             "refusal",
-            "Refusals, positive prompts",
+            names.positive if trait else "Refusals, positive prompts",
             test["positive"],
             tuple(_rate(m, "refusal") for m in measured),
         ),
         Row(
             "harmless_refusal",
-            "Refusals, negative prompts",
+            names.negative if trait else "Refusals, negative prompts",
             test["negative"],
             tuple(_rate(m, "harmless_refusal") for m in measured),
         ),

@@ -81,14 +81,18 @@ class TraitBench:
             answer_hidden(self.chat, prompts, answers, self.batch_tokens),
         )
 
-    def damage(self, edit: Edit, known: Known) -> dict[str, float]:
+    def damage(self, edit: Edit | None, known: Known, base: ChatModel | None = None) -> dict[str, float]:
         """KL(base || edited) of the first token and per token over the base's own answers without
-        the trait, in nats.
+        the trait, and their cross-entropy, in nats.
+
+        Args:
+            edit: at work by hooks; None: the model as it is.
+            base: the model that `known` is of, where it is not the one that is asked.
         """
         prompts = in_context(self.texts, self.trait.negative)
-        with edit.hooks(self.chat.model):
+        with nullcontext() if edit is None else edit.hooks(self.chat.model):
             now = answer_hidden(self.chat, prompts, known.answers, self.batch_tokens)
-        return divergence(self.chat, self.chat, known.hidden, now, known.answers)
+        return divergence(base or self.chat, self.chat, known.hidden, now, known.answers)
 
     def point(self, edit: Edit, context: TraitContext, known: Known) -> dict[str, Any]:
         """An edit on these prompts, as rates."""
