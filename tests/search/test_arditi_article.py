@@ -13,7 +13,7 @@ import pytest
 import tiny_chat
 import torch
 from tiny import LAYERS, unit
-from tiny_directions import NEGATIVE, POSITIVE, TOKENS, directions
+from tiny_directions import NEGATIVE, POSITIVE, TOKENS, directions, recipe_input
 
 from vectomy.core.config import Selection
 from vectomy.core.errors import SelectionError
@@ -236,17 +236,9 @@ def test_select_from_scores_fails_with_a_status_and_a_sentence(tmp_path: Path, c
 
 
 def arditi(tmp_path: Path, found: Directions | None = None, **limits: Any) -> tuple[Row, torch.Tensor]:
-    return select_arditi(
-        tiny_chat.chat(),
-        found or directions(),
-        POSITIVE,
-        NEGATIVE,
-        TOKENS,
-        Selection(**limits),
-        judge=KeywordJudge(),
-        journal=Journal(tmp_path / "journal", limits),
-        answer_tokens=8,
-    )
+    task = recipe_input(tmp_path, "arditi", vectors=found, **limits)
+    scores = select_arditi(task).scores
+    return scores, task.directions.at("resid_pre", scores["chosen"]["layer"], scores["chosen"]["position"])
 
 
 def by_place(scores: Row) -> dict[tuple[int, int], Row]:
@@ -322,7 +314,8 @@ def test_the_choice_is_the_rules_and_what_is_returned_is_its_direction(tmp_path:
     scores, vector = arditi(tmp_path, complete=True)
     scored = [entry for entry in scores["candidates"] if entry["refusal_score"] is not None]
     wanted = choose(scored, LAYERS)
-    assert scores["chosen"] == {key: wanted[key] for key in ("site", "layer", "position", "token")}
+    place = {key: wanted[key] for key in ("site", "layer", "position", "token")}
+    assert scores["chosen"] == {**place, "norm": float(vector.norm())}
     assert torch.equal(vector, directions().at("resid_pre", wanted["layer"], wanted["position"]))
     assert scores["chosen"]["token"] == ("<|assistant|>" if wanted["position"] == -1 else "<|end|>")
     assert scores["note"] is None
@@ -384,15 +377,9 @@ def test_the_article_ranks_the_last_position() -> None:
 
 
 def article(tmp_path: Path, ask: Any = None, **limits: Any) -> tuple[Row, torch.Tensor]:
-    found = directions()
-    return select_article(
-        tiny_chat.chat(),
-        found,
-        POSITIVE,
-        Selection(**limits),
-        journal=Journal(tmp_path / "j", limits),
-        ask=ask,
-    )
+    task = recipe_input(tmp_path, "article", ask=ask, **limits)
+    scores = select_article(task).scores
+    return scores, task.directions.at("resid_pre", scores["chosen"]["layer"], -1)
 
 
 def test_the_article_answers_with_the_direction_ablated_at_every_point(tmp_path: Path) -> None:

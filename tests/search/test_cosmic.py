@@ -11,7 +11,7 @@ import tiny_chat
 import torch
 from tiny import LAYERS, unit
 from tiny_chat import DAY, NIGHT
-from tiny_directions import NEGATIVE, POSITIVE, directions
+from tiny_directions import NEGATIVE, POSITIVE, directions, recipe_input
 
 from vectomy.core.config import Selection
 from vectomy.core.errors import SelectionError
@@ -28,14 +28,9 @@ Row = dict[str, Any]
 
 
 def cosmic(tmp_path: Path, found: Directions | None = None, **limits: Any) -> tuple[Row, torch.Tensor]:
-    return select_cosmic(
-        tiny_chat.chat(),
-        found or directions(),
-        POSITIVE,
-        NEGATIVE,
-        Selection(**limits),
-        journal=Journal(tmp_path / "journal", limits),
-    )
+    task = recipe_input(tmp_path, "cosmic", vectors=found, **limits)
+    scores = select_cosmic(task).scores
+    return scores, task.directions.at("resid_pre", scores["chosen"]["layer"], scores["chosen"]["position"])
 
 
 def by_place(scores: Row) -> dict[tuple[int, int], Row]:

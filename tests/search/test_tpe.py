@@ -12,7 +12,7 @@ import pytest
 import tiny_chat
 import torch
 from tiny import LAYERS, unit
-from tiny_directions import NEGATIVE, TOKENS, directions
+from tiny_directions import NEGATIVE, TOKENS, directions, recipe_input
 
 from vectomy.core.config import Selection, make_config
 from vectomy.core.errors import ActivationError, CheckpointError, SelectionError
@@ -40,30 +40,8 @@ MANY = tiny_chat.prompts(tiny_chat.NIGHT, 20, seed=2)
 
 
 def task(path: Path, judged: bool = True, tokens: tuple[int, ...] = (), **options: Any) -> RecipeInput:
-    chat = tiny_chat.chat()
-    given = {
-        "recipe": "tpe",
-        "device": "cpu",
-        "answer_tokens": 8,
-        "trials": 8,
-        "startup_trials": 4,
-        **options,
-    }
-    config = make_config(str(tiny_chat.folder()), given)
-    return RecipeInput(
-        config=config,
-        chat=chat,
-        base=BaseModelRef.of(chat.checkpoint),
-        writers=chat.architecture.writers,
-        directions=directions(),
-        positive={"fit": [], "search": MANY},
-        negative={"fit": [], "search": NEGATIVE},
-        keep=None,
-        answers={},
-        tokens=tokens,
-        judge=KeywordJudge() if judged else None,
-        journal=Journal(path / "journal", given),
-    )
+    given = {"trials": 8, "startup_trials": 4, **options}
+    return recipe_input(path, "tpe", positive=MANY, tokens=tokens, judged=judged, **given)
 
 
 # The tent

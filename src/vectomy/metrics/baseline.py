@@ -6,7 +6,6 @@ it treats as the contrast says.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,8 +14,9 @@ from torch import Tensor
 from vectomy.core.config import Contrast, RunConfig
 from vectomy.core.errors import BehaviourAbsentError, SelectionError
 from vectomy.core.progress import Progress, silent
-from vectomy.data.prompts import Prompt, Splits
-from vectomy.metrics.judges import REFUSALS, Judge
+from vectomy.data.prompts import Splits
+from vectomy.metrics.intervals import share_of
+from vectomy.metrics.judges import Judge, find_refusals
 from vectomy.metrics.logits import behaviour_tokens, log_odds
 from vectomy.models import ChatModel
 
@@ -78,8 +78,11 @@ def measure_baseline(
         )
         for side, splits in sides.items()
     }
-    refused = {side: _refused(chat, splits.search, answers[side], judge) for side, splits in sides.items()}
-    rates = {side: sum(flags) / len(flags) for side, flags in refused.items()}
+    refused = {
+        side: find_refusals(judge, [p.text for p in splits.search], [chat.text(a) for a in answers[side]])
+        for side, splits in sides.items()
+    }
+    rates = {side: share_of(flags) for side, flags in refused.items()}
     _check_present(rates["positive"], len(positive.search), config)
     tokens = _given_tokens(chat, config) if config.selection.behaviour_tokens else None
     scored = _scored(chat, sides, config.runtime.batch_tokens) if config.recipe == "arditi" else {}
@@ -119,15 +122,6 @@ def _scored(chat: ChatModel, sides: dict[str, Splits], budget: int) -> dict[tupl
         for side, splits in sides.items()
         for split in ("fit", "search")
     }
-
-
-def _refused(
-    chat: ChatModel, prompts: Sequence[Prompt], answers: Sequence[Sequence[int]], judge: Judge
-) -> list[bool]:
-    return [
-        judge.verdict(prompt.text, chat.text(answer)) in REFUSALS
-        for prompt, answer in zip(prompts, answers, strict=True)
-    ]
 
 
 def _check_present(rate: float, count: int, config: RunConfig) -> None:

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-__all__ = ["rate_of", "wilson_interval"]
+__all__ = ["rate_of", "share_of", "wilson_interval"]
 
 
 def rate_of(flags: Iterable[bool]) -> dict[str, Any]:
-    """How many of some things are so: `count`, `total`, `rate` (None of nothing) and Wilson's 95%
-    interval `ci`.
+    """A rate as results store it: `count` of true flags, `total`, `rate` (None if there are no
+    flags) and `ci`, Wilson's 95% interval.
     """
-    found = list(flags)
-    count, total = sum(found), len(found)
+    values = list(flags)
+    count, total = sum(values), len(values)
     return {
         "count": count,
         "total": total,
         "rate": count / total if total else None,
         "ci": list(wilson_interval(count, total)),
     }
+
+
+def share_of(flags: Sequence[bool]) -> float:
+    """Share of the flags that are true; there must be at least one flag."""
+    return sum(flags) / len(flags)
 
 
 def wilson_interval(count: int, total: int, z: float = 1.959964) -> tuple[float, float]:

@@ -20,7 +20,7 @@ from vectomy.core.types import Site, Vector
 from vectomy.data.prompts import Prompt
 from vectomy.hooks.capture import capture
 from vectomy.metrics.divergence import answer_hidden, divergence
-from vectomy.metrics.intervals import wilson_interval
+from vectomy.metrics.intervals import rate_of, share_of
 from vectomy.metrics.judges import REFUSALS, Judge, Verdict
 from vectomy.metrics.pca import principal_components
 from vectomy.models import ChatModel
@@ -126,7 +126,7 @@ def evaluate_variant(
         **_rate("refusal", verdicts["positive"]),
         **_rate("harmless_refusal", verdicts["negative"]),
         **(_rate("keep_refusal", verdicts["keep"]) if base.keep else {}),
-        "degenerate_rate": _share(
+        "degenerate_rate": share_of(
             [verdict == "degenerate" for side in verdicts.values() for verdict in side]
         ),
         **_damage(chat, base, batch_tokens),
@@ -138,17 +138,8 @@ def evaluate_variant(
 
 
 def _rate(name: str, verdicts: Sequence[Verdict]) -> dict[str, Any]:
-    count = sum(verdict in REFUSALS for verdict in verdicts)
-    return {
-        f"{name}_rate": count / len(verdicts),
-        f"{name}_count": count,
-        f"{name}_total": len(verdicts),
-        f"{name}_ci": list(wilson_interval(count, len(verdicts))),
-    }
-
-
-def _share(flags: Sequence[bool]) -> float:
-    return sum(flags) / len(flags)
+    rate = rate_of(verdict in REFUSALS for verdict in verdicts)
+    return {f"{name}_{key}": rate[key] for key in ("rate", "count", "total", "ci")}
 
 
 @torch.inference_mode()

@@ -1,8 +1,11 @@
-"""What a recipe is given, and what it gives back."""
+"""The input and the result of every recipe.
+
+A recipe is one function, `RecipeInput -> RecipeResult`; recipes.py lists them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -15,15 +18,19 @@ from vectomy.data.prompts import Prompt, Splits
 from vectomy.edits.edit import BaseModelRef, Edit
 from vectomy.metrics.judges import Judge
 from vectomy.models import ChatModel
-from vectomy.search.article import Ask
 from vectomy.search.estimators import Directions
 
-__all__ = ["RecipeInput", "RecipeResult"]
+__all__ = ["Ask", "Recipe", "RecipeInput", "RecipeResult"]
+
+Ask = Callable[[list[dict[str, Any]]], int]
+"""Shows the candidates to a person and returns the rank that the person picks."""
 
 
 class RecipeResult(NamedTuple):
-    """scores.json, whose `chosen` names a place of the stream; the Edit; other Edits that
-    `frontier` in the scores names, by file.
+    """What a recipe found.
+
+    `scores` is the content of scores.json; its key `chosen` names a point of the residual stream.
+    `frontier` holds the other Edits of a search by the file names that `scores` uses.
     """
 
     scores: dict[str, Any]
@@ -33,12 +40,20 @@ class RecipeResult(NamedTuple):
 
 @dataclass(frozen=True)
 class RecipeInput:
-    """All that a recipe may use.
+    """Everything that a recipe may use.
 
-    Prompts are those that the base treats as the contrast says, fit and search apart; `keep` are
-    prompts that must go on to show the behaviour. `answers` are the base's greedy tokens on the
-    search prompts, by side. `tokens` are its first tokens, where they were looked for. `judge` is
-    None where there is no judge of the behaviour. `writers` are those that may be edited.
+    Attributes:
+        base: the model that the Edit names as its base.
+        writers: the writers that may be edited.
+        directions: closed-form directions, at the sites and positions that the recipe needs.
+        positive: prompts by split (`fit`, `search`) on which the base shows the behaviour.
+        negative: prompts by split on which it does not.
+        preserve: a third set, on which the behaviour must stay. Only selective recipes use it.
+        answers: the base's greedy tokens on the search prompts, by side.
+        tokens: first tokens of answers that show the behaviour; empty if they were not looked for.
+        judge: None if no judge knows the behaviour.
+        journal: stores each intermediate result, so that an interrupted search resumes.
+        ask: asks a person to pick a candidate; None when nobody is there.
     """
 
     config: RunConfig
@@ -48,7 +63,7 @@ class RecipeInput:
     directions: Directions
     positive: dict[str, list[Prompt]]
     negative: dict[str, list[Prompt]]
-    keep: Splits | None
+    preserve: Splits | None
     answers: dict[str, list[list[int]]]
     tokens: Sequence[int]
     judge: Judge | None
@@ -56,7 +71,10 @@ class RecipeInput:
     ask: Ask | None = None
     progress: Progress = silent
 
-    def from_directions(self, scores: dict[str, Any], vector: Vector) -> RecipeResult:
-        """One direction, taken out of every writer."""
+    def ablate_everywhere(self, scores: dict[str, Any], vector: Vector) -> RecipeResult:
+        """The result that ablates one direction at every writer."""
         scores["chosen"]["norm"] = float(vector.norm())
         return RecipeResult(scores, Edit.from_directions(vector, self.base, self.writers))
+
+
+Recipe = Callable[[RecipeInput], RecipeResult]

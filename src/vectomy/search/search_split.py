@@ -12,6 +12,7 @@ from torch import Tensor
 from vectomy.data.prompts import Prompt
 from vectomy.edits.edit import Edit
 from vectomy.hooks.capture import capture
+from vectomy.metrics.intervals import share_of
 from vectomy.metrics.judges import REFUSALS
 from vectomy.metrics.logits import kl_divergence
 from vectomy.models import Example, TeacherForcedBatch, pack_examples, resume_at
@@ -105,10 +106,10 @@ class SearchSplitEvaluator:
         """Share of the search prompts of `keep` whose answer shows it; of the base (`answers`)
         without an edit.
         """
-        assert self.task.keep is not None
-        prompts = self.task.keep.search
+        assert self.task.preserve is not None
+        prompts = self.task.preserve.search
         if edit is None:
-            return _mean([self._shows(p, a, a) for p, a in zip(prompts, answers, strict=True)])
+            return share_of([self._shows(p, a, a) for p, a in zip(prompts, answers, strict=True)])
         return self._share(edit, prompts, answers, "trying an edit on prompts to keep")
 
     def _share(
@@ -119,14 +120,10 @@ class SearchSplitEvaluator:
             answers = chat.answer(
                 chat.tokens(prompts), c.answer_tokens, c.runtime.batch_tokens, self.task.progress, what
             )
-        return _mean([self._shows(*row) for row in zip(prompts, answers, base, strict=True)])
+        return share_of([self._shows(*row) for row in zip(prompts, answers, base, strict=True)])
 
     def _shows(self, prompt: Prompt, answer: Sequence[int], base: Sequence[int]) -> bool:
         judge: Any = self.task.judge
         if judge is None:
             return list(answer[:SAME_OPENING]) == list(base[:SAME_OPENING])
         return judge.verdict(prompt.text, self.task.chat.text(answer)) in REFUSALS
-
-
-def _mean(flags: Sequence[bool]) -> float:
-    return sum(flags) / len(flags)

@@ -14,7 +14,7 @@ from vectomy.core.errors import ConfigError
 from vectomy.core.progress import Progress, silent
 from vectomy.core.run_folder import RunFolder, check_output, read_json
 from vectomy.models.demo import is_demo
-from vectomy.search.article import Ask
+from vectomy.search.recipe import Ask
 from vectomy.search.recipes import SEARCHES
 from vectomy.workflows.distill_stages import (
     DistillWorkflow,

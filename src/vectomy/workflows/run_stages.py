@@ -33,7 +33,7 @@ from vectomy.models import ChatModel, check_known, is_local, with_adapter
 from vectomy.models.demo import DEMO_LICENCE, is_demo
 from vectomy.report import render_card, render_page
 from vectomy.search.activation_stats import ActivationStats
-from vectomy.search.article import Ask
+from vectomy.search.recipe import Ask
 from vectomy.search.collect import collect
 from vectomy.search.estimators import NEEDS_SAMPLES, Directions, fit_directions
 from vectomy.search.recipe import RecipeInput
@@ -259,7 +259,7 @@ def _recipe_input(work: RunWorkflow) -> RecipeInput:
         directions=Directions.load(work.folder.file("directions.safetensors")),
         positive=prompts["positive"],
         negative=prompts["negative"],
-        keep=work.keep,
+        preserve=work.keep,
         answers=answers,
         tokens=baseline["tokens"],
         judge=work.judge if c.contrast.behaviour == "refusal" else None,

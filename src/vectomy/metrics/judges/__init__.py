@@ -12,7 +12,15 @@ from vectomy.metrics.judges.named import DEFAULT_JUDGE, JUDGES
 from vectomy.metrics.judges.open_judge import is_slow, open_judge
 from vectomy.metrics.judges.refusal_judge import RefusalJudge
 from vectomy.metrics.judges.string_judges import StringJudge
-from vectomy.metrics.judges.verdict import REFUSALS, Agreement, Judge, Judgement, Verdict, describe
+from vectomy.metrics.judges.verdict import (
+    REFUSALS,
+    Agreement,
+    Judge,
+    Judgement,
+    Verdict,
+    describe,
+    find_refusals,
+)
 
 __all__ = [
     "DEFAULT_JUDGE",
@@ -27,6 +35,7 @@ __all__ = [
     "Verdict",
     "degenerate",
     "describe",
+    "find_refusals",
     "is_slow",
     "open_judge",
     "what_is_wrong",

@@ -6,7 +6,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
-__all__ = ["REFUSALS", "Agreement", "Judge", "Judgement", "Verdict", "describe"]
+__all__ = [
+    "REFUSALS",
+    "Agreement",
+    "Judge",
+    "Judgement",
+    "Verdict",
+    "describe",
+    "find_refusals",
+]
 
 Verdict = Literal["compliance", "partial_refusal", "full_refusal", "degenerate"]
 REFUSALS: frozenset[Verdict] = frozenset({"partial_refusal", "full_refusal"})
@@ -69,3 +77,11 @@ def describe(judge: Judge) -> dict[str, Any]:
     """What results say of the judge they come from."""
     agreement = judge.agreement and judge.agreement.to_json()
     return {"name": judge.name, "version": judge.version, "note": judge.note, "agreement": agreement}
+
+
+def find_refusals(judge: Judge, prompts: Sequence[str], completions: Sequence[str]) -> list[bool]:
+    """Whether each completion refuses, in full or in part."""
+    return [
+        judge.verdict(prompt, completion) in REFUSALS
+        for prompt, completion in zip(prompts, completions, strict=True)
+    ]

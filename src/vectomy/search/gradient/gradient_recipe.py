@@ -218,7 +218,7 @@ class _Search:
         search = SearchSplitEvaluator(task, self.targets.packed, self.targets.layer)
         first = {"tensors": write_state(self._first(self.layer)), "step": 0}
         # Two sets that the same layers tell apart take room (docs/log.md).
-        press = STEEP if task.keep is None else GENTLE
+        press = STEEP if task.preserve is None else GENTLE
         states = self._round(first, Phase(0, task.config.steps, press))
         points, edits = self.measured(search, states)
         for number in range(1, MORE_ROUNDS + 1):
@@ -444,7 +444,7 @@ class _Search:
             at = order[place]
             rate = task.journal.get_or_compute(f"rate {points[at]['step']}", partial(search.rate, edits[at]))
             points[at] |= {"rejected": None, "rate": rate}
-            if task.keep is not None:
+            if task.preserve is not None:
                 held = partial(self._held, search, edits[at])
                 points[at] |= task.journal.get_or_compute(f"held {points[at]['step']}", held)
             return self._enough(points[at])
@@ -459,10 +459,10 @@ class _Search:
         return points, edits
 
     def _held(self, search: SearchSplitEvaluator, edit: Edit) -> dict[str, float]:
-        assert self.task.keep is not None
+        assert self.task.preserve is not None
         chat, c = self.task.chat, self.task.config
         base = self.task.journal.get_or_compute(
             "answers held",
-            lambda: chat.answer(chat.tokens(self.task.keep.search), c.answer_tokens, c.runtime.batch_tokens),  # type: ignore[union-attr]
+            lambda: chat.answer(chat.tokens(self.task.preserve.search), c.answer_tokens, c.runtime.batch_tokens),  # type: ignore[union-attr]
         )
         return {"held": search.held(edit, base), "held_base": search.held(None, base)}

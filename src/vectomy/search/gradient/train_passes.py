@@ -128,7 +128,7 @@ def collect_examples(task: RecipeInput) -> TrainExamples:
     Raises:
         BehaviourAbsentError: hardly any positive fit prompt shows the behaviour.
     """
-    names = ("change", "keep", "hold") if task.keep is not None else ("change", "keep")
+    names = ("change", "keep", "hold") if task.preserve is not None else ("change", "keep")
     found = {name: base_answers(task, name) for name in names}
     sets = {name: prompts for name, (prompts, _) in found.items()}
     answers = {name: answered for name, (_, answered) in found.items()}
@@ -144,14 +144,14 @@ def collect_examples(task: RecipeInput) -> TrainExamples:
         for row, (ids, answer) in enumerate(zip(task.chat.tokens(sets["keep"]), answers["keep"], strict=True))
     ]
     change = _with_others(change, task.config.seed)
-    if task.keep is not None:
+    if task.preserve is not None:
         change = with_prompts_not_shown(task.chat.tokens(sets["change"]), change, task.config.seed)
     return TrainExamples(change, keep, hold)
 
 
 def base_answers(task: RecipeInput, name: str) -> tuple[list[Prompt], list[list[int]]]:
     """Fit prompts of a kind and what the base says to them (journalled)."""
-    kept = task.keep.fit if task.keep is not None else ()
+    kept = task.preserve.fit if task.preserve is not None else ()
     sets = {"change": task.positive["fit"], "keep": task.negative["fit"], "hold": kept}
     prompts = list(sets[name])[:MOST_PROMPTS]
     tokens = KEPT if name == "keep" else JUDGED

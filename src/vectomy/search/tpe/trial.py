@@ -23,7 +23,7 @@ from vectomy.core.config import RunConfig
 from vectomy.core.errors import ActivationError, SelectionError, VectomyError
 from vectomy.data.prompts import Prompt
 from vectomy.edits.edit import BaseModelRef, Edit
-from vectomy.metrics.judges import REFUSALS, Judge
+from vectomy.metrics.judges import Judge, find_refusals
 from vectomy.metrics.logits import kl_divergence, log_odds
 from vectomy.models import ChatModel, load_model, probe_architecture
 from vectomy.search.recipe import RecipeInput
@@ -106,8 +106,8 @@ class TrialBench:
         if self.judge is None:
             return int((log_odds(chat.next_token_log_probs(tokens, budget), self.tokens) > 0).sum())
         answers = chat.answer(tokens, self.config.answer_tokens, budget)
-        verdicts = [self.judge.verdict(p.text, chat.text(a)) for p, a in zip(prompts, answers, strict=True)]
-        return sum(verdict in REFUSALS for verdict in verdicts)
+        texts = [chat.text(answer) for answer in answers]
+        return sum(find_refusals(self.judge, [prompt.text for prompt in prompts], texts))
 
 
 def _row(kl: float | None, shown: int, seen: int, count: int) -> Row:
