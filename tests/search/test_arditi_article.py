@@ -18,11 +18,9 @@ from tiny_directions import NEGATIVE, POSITIVE, TOKENS, directions, recipe_input
 from vectomy.core.config import Selection
 from vectomy.core.errors import SelectionError
 from vectomy.core.linalg import normalise
-from vectomy.core.run_folder import Journal
 from vectomy.core.types import SITES
 from vectomy.edits.edit import BaseModelRef, Edit
 from vectomy.hooks.interventions import ablate, add, intervene
-from vectomy.metrics.judges import KeywordJudge
 from vectomy.metrics.logits import log_odds
 from vectomy.search.arditi import select_arditi
 from vectomy.search.arditi_rule import choose, choose_beyond_kl, rejection
@@ -341,7 +339,9 @@ def test_strict_stops_where_the_default_goes_beyond(tmp_path: Path) -> None:
 def test_scores_in_the_journal_are_not_computed_again(tmp_path: Path, monkeypatch) -> None:
     first = arditi(tmp_path)[0]
     monkeypatch.setattr("vectomy.search.arditi.intervene", lambda *_: pytest.fail("steered again"))
-    monkeypatch.setattr("vectomy.search.arditi.Edit.from_directions", lambda *_: pytest.fail("ablated again"))
+    monkeypatch.setattr(
+        "vectomy.search.arditi._ArditiScorer._ablate", lambda *_: pytest.fail("ablated again")
+    )
     assert arditi(tmp_path)[0] == first
 
 

@@ -13,10 +13,8 @@ from tiny import LAYERS, unit
 from tiny_chat import DAY, NIGHT
 from tiny_directions import NEGATIVE, POSITIVE, directions, recipe_input
 
-from vectomy.core.config import Selection
 from vectomy.core.errors import SelectionError
 from vectomy.core.linalg import normalise
-from vectomy.core.run_folder import Journal
 from vectomy.core.types import SITES
 from vectomy.edits.edit import Edit
 from vectomy.hooks.interventions import ablate, add, intervene
@@ -183,7 +181,9 @@ def test_scores_in_the_journal_are_not_computed_again(
 ) -> None:
     first = cosmic(tmp_path)[0]
     monkeypatch.setattr("vectomy.search.cosmic.intervene", lambda *_: pytest.fail("steered again"))
-    monkeypatch.setattr("vectomy.search.cosmic.Edit.from_directions", lambda *_: pytest.fail("ablated again"))
+    monkeypatch.setattr(
+        "vectomy.search.cosmic._CosmicScorer._ablate", lambda *_: pytest.fail("ablated again")
+    )
     assert cosmic(tmp_path)[0] == first
 
 

@@ -14,12 +14,11 @@ import torch
 from tiny import LAYERS, unit
 from tiny_directions import NEGATIVE, TOKENS, directions, recipe_input
 
-from vectomy.core.config import Selection, make_config
+from vectomy.core.config import Selection
 from vectomy.core.errors import ActivationError, CheckpointError, SelectionError
 from vectomy.core.linalg import normalise
-from vectomy.core.run_folder import Journal, canonical_json
+from vectomy.core.run_folder import canonical_json
 from vectomy.edits.edit import BaseModelRef, Edit
-from vectomy.metrics.judges import KeywordJudge
 from vectomy.models import ChatModel
 from vectomy.search.pareto import choose_point, frontier
 from vectomy.search.recipe import RecipeInput

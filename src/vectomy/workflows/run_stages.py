@@ -33,10 +33,9 @@ from vectomy.models import ChatModel, check_known, is_local, with_adapter
 from vectomy.models.demo import DEMO_LICENCE, is_demo
 from vectomy.report import render_card, render_page
 from vectomy.search.activation_stats import ActivationStats
-from vectomy.search.recipe import Ask
 from vectomy.search.collect import collect
 from vectomy.search.estimators import NEEDS_SAMPLES, Directions, fit_directions
-from vectomy.search.recipe import RecipeInput
+from vectomy.search.recipe import Ask, RecipeInput
 from vectomy.search.recipes import RECIPES
 from vectomy.workflows.stages import Workflow
 from vectomy.workflows.summary import build_summary

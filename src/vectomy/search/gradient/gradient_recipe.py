@@ -459,10 +459,11 @@ class _Search:
         return points, edits
 
     def _held(self, search: SearchSplitEvaluator, edit: Edit) -> dict[str, float]:
-        assert self.task.preserve is not None
+        preserve = self.task.preserve
+        assert preserve is not None
         chat, c = self.task.chat, self.task.config
         base = self.task.journal.get_or_compute(
             "answers held",
-            lambda: chat.answer(chat.tokens(self.task.preserve.search), c.answer_tokens, c.runtime.batch_tokens),  # type: ignore[union-attr]
+            lambda: chat.answer(chat.tokens(preserve.search), c.answer_tokens, c.runtime.batch_tokens),
         )
         return {"held": search.held(edit, base), "held_base": search.held(None, base)}
