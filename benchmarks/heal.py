@@ -120,7 +120,7 @@ def heal(name: str, args: argparse.Namespace) -> None:
         {**SHARED, **RUNS[name], "prompts": str(prompts(args.out)), "project": not args.plain}
     )
     edit = damage(args.out, args.strength)
-    heal_model("demo", folder(name, args), config, edit=edit, tell=lambda line: print(line, flush=True))
+    heal_model("demo", folder(name, args), config, edit=edit, log=lambda line: print(line, flush=True))
 
 
 def folder(name: str, args: argparse.Namespace) -> Path:

@@ -455,7 +455,7 @@ def test_apply_edits_a_file_as_it_is(of: Of, tmp_path: Path) -> None:
 def test_evaluate_takes_a_file_for_a_model(of: Of, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny = of("llama")
     write_gguf(tiny, tmp_path / "in.gguf")
-    monkeypatch.setattr(subjects, "fetch", {str(tmp_path / "in.gguf"): tiny.folder}.__getitem__)
+    monkeypatch.setattr("vectomy.models.demo.fetch", {str(tmp_path / "in.gguf"): tiny.folder}.__getitem__)
     (found,) = subjects.open_subjects([str(tmp_path / "in.gguf")])
     assert (found.kind, found.name) == ("base", "in.gguf")
 

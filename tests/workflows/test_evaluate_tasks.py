@@ -271,7 +271,7 @@ def test_the_same_again_loads_no_model_and_says_what_is_kept(
     out = Path(shutil.copytree(task_results()[0], tmp_path / "out"))
     monkeypatch.setattr(live, "load_model", None)
     told: list[str] = []
-    again = go(out, ["base", "edit@0,1", "baked", "adapter", "copy"], tell=told.append)
+    again = go(out, ["base", "edit@0,1", "baked", "adapter", "copy"], log=told.append)
     assert again["results"] == task_results()[1]["results"]
     assert (
         f"6 subjects on 48 documents of 1 tasks ({KEY}): 6 runs of a task, 6 of them kept from before" in told

@@ -373,7 +373,7 @@ def test_the_same_again_loads_no_model(monkeypatch: pytest.MonkeyPatch, tmp_path
         "prompts": [places()["night"], places()["day"]],
     }
     evaluate_models(
-        parse_evaluation({**config, **QUICK, "batch_tokens": 128}), out, command="c", tell=told.append
+        parse_evaluation({**config, **QUICK, "batch_tokens": 128}), out, command="c", log=told.append
     )
     again = without_seconds(out)
     assert again["settings"].pop("batch_tokens") == 128
@@ -490,7 +490,7 @@ def test_it_says_what_it_will_take_and_how_long_once_it_knows(tmp_path: Path) ->
         "batch_tokens": 64,
         "controls": False,
     }
-    evaluate_models(parse_evaluation(config), tmp_path / "out", tell=told.append)
+    evaluate_models(parse_evaluation(config), tmp_path / "out", log=told.append)
     assert "1 subjects" in told[0]
     assert "10 answers of up to 8 tokens; judge refusal 1" in told[0]
     assert any(line.startswith("some ") and "for 10 answers" in line for line in told)

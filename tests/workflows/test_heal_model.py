@@ -150,7 +150,7 @@ def test_a_second_call_does_nothing_twice_and_an_edited_setting_only_what_depend
     told: list[str] = []
     before = file_hashes(healed_folder / "training" / "adapter")
     config = parse_heal(options(sources, objective="sft", save_steps=10, answer_tokens=6))
-    heal_model(str(tiny_chat.folder()), healed_folder, config, edit=Edit.load(strong), tell=told.append)
+    heal_model(str(tiny_chat.folder()), healed_folder, config, edit=Edit.load(strong), log=told.append)
     reused = [line.partition(":")[0] for line in told if "done before" in line]
     assert reused == ["edited", "rows", "train", "merge"]
     assert file_hashes(healed_folder / "training" / "adapter") == before

@@ -34,10 +34,10 @@ def source_of(model: str) -> Path:
     """The folder of a model that is named on the command line; a type that the table lacks is
     probed.
     """
-    from vectomy.models import fetch, probe_architecture
-    from vectomy.models.demo import demo_folder
+    from vectomy.models import probe_architecture
+    from vectomy.models.demo import model_folder
 
-    folder = demo_folder(bars) if model == "demo" else fetch(model)
+    folder = model_folder(model, bars)
     probe_architecture(folder, progress=bars)
     return folder
 

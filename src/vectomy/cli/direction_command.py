@@ -77,7 +77,7 @@ def _direction(
         position=position,
         stream=stream.value,
         progress=bars,
-        tell=lambda line: Console(stderr=True).print(line, highlight=False, markup=False, soft_wrap=True),
+        log=lambda line: Console(stderr=True).print(line, highlight=False, markup=False, soft_wrap=True),
     )
     if as_json:
         typer.echo(json.dumps(found, indent=2))

@@ -142,7 +142,7 @@ def _evaluate(
         out,
         command=shlex.join(["vectomy", *sys.argv[1:]]),
         progress=bars,
-        tell=lambda line: Console(stderr=True).print(line, highlight=False, markup=False, soft_wrap=True),
+        log=lambda line: Console(stderr=True).print(line, highlight=False, markup=False, soft_wrap=True),
     )
     if as_json:
         typer.echo(json.dumps(found, indent=2))

@@ -205,7 +205,7 @@ def _heal(
         until=until or "report",
         command=shlex.join(["vectomy", *sys.argv[1:]]),
         progress=bars,
-        tell=lambda line: say.print(line, highlight=False, markup=False, soft_wrap=True),
+        log=lambda line: say.print(line, highlight=False, markup=False, soft_wrap=True),
     )
     if as_json:
         typer.echo(json.dumps(summary or {"folder": str(out), "until": until}, indent=2))

@@ -192,6 +192,17 @@ class RunFolder:
         self._at_work: dict[str, str] = {}
 
     def __enter__(self) -> RunFolder:
+        """Raises ArtifactError: the folder holds something else, cannot be written to, or another run
+        is at work in it.
+        """
+        try:
+            return self._lock_folder()
+        except OSError as error:
+            raise ArtifactError(
+                f"--out {self.path} cannot be written to: {error.strerror}; choose another folder"
+            ) from None
+
+    def _lock_folder(self) -> RunFolder:
         if self.path.exists() and not self.path.is_dir():
             raise ArtifactError(f"{self.path} is a file; --out takes a folder")
         if self.path.is_dir() and any(self.path.iterdir()) and not (self.path / MARK).exists():

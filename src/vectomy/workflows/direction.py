@@ -7,7 +7,6 @@ a direction for `vectomy edit new`, whose bake and verification are streamed too
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,10 +18,11 @@ from vectomy.core.errors import ConfigError
 from vectomy.core.progress import Progress, silent
 from vectomy.core.run_folder import write_json, write_whole
 from vectomy.data.prompts import split_contrast
-from vectomy.models import fetch, fits, layerwise_memory, load_layerwise, load_model, probe_architecture
-from vectomy.models.demo import demo_folder
+from vectomy.models import fits, layerwise_memory, load_layerwise, load_model, probe_architecture
+from vectomy.models.demo import model_folder
 from vectomy.search.collect import collect
 from vectomy.search.estimators import NEEDS_SAMPLES, fit_directions
+from vectomy.workflows.stages import Log, ignore
 
 __all__ = ["fit_direction"]
 
@@ -41,7 +41,7 @@ def fit_direction(
     position: int = -1,
     stream: Stream = "auto",
     progress: Progress = silent,
-    tell: Callable[[str], None] = lambda line: None,
+    log: Log = ignore,
 ) -> dict[str, Any]:
     """Collect both sides of the contrast at resid_pre, fit directions, and write the one of `layer`
     to a file.
@@ -56,7 +56,7 @@ def fit_direction(
         ConfigError: a layer that the model lacks. Others as for `collect`.
     """
     out = Path(out)
-    source = demo_folder(progress) if config.model == "demo" else fetch(config.model)
+    source = model_folder(config.model, progress)
     probe_architecture(source, trust_remote_code=config.runtime.trust_remote_code, progress=progress)
     checkpoint = Checkpoint.open(source)
     blockwise = stream == "yes" or (stream == "auto" and not fits(checkpoint))
@@ -78,7 +78,7 @@ def fit_direction(
         if blockwise
         else checkpoint.bytes
     )
-    tell(
+    log(
         f"{len(sides[0])} and {len(sides[1])} prompts, {tokens:,} tokens; the model has {checkpoint.bytes / 2**30:.1f} GiB and is "
         f"{'read block by block' if blockwise else 'loaded whole'}, which takes some {needed / 2**30:.1f} GiB of memory"
     )

@@ -19,7 +19,7 @@ from vectomy.hub import is_repo_id
 from vectomy.hub.provenance import Form, record_in
 from vectomy.hub.published_edit import PublishedEdit, published_edit_of
 from vectomy.models import fetch, probe_architecture
-from vectomy.models.demo import demo_folder
+from vectomy.models.demo import is_demo, model_folder
 from vectomy.workflows.repeat_search import search_again
 
 __all__ = ["Reproduction", "reproduce"]
@@ -123,8 +123,8 @@ def _against(claim: PublishedEdit, folder: Path) -> PublishedEdit:
 
 def _base_of(claim: PublishedEdit, given: str | None, progress: Progress) -> Path:
     named = given or claim.base
-    if named == "demo":
-        return demo_folder(progress)
+    if named is not None and is_demo(named):
+        return model_folder(named, progress)
     if named is not None and (given is not None or is_repo_id(named)):
         return fetch(named, revision=claim.revision if given is None else None)
     known = f"'{named}'" if named else str(claim.edit.base)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,7 @@ from vectomy.workflows.evaluate.evaluation_results import (
 from vectomy.workflows.evaluate.measurements import Measuring
 from vectomy.workflows.evaluate.model_cache import ModelCache, slot
 from vectomy.workflows.evaluate.subjects import Subject, open_subjects, with_controls
+from vectomy.workflows.stages import Log, Workflow, ignore
 
 __all__ = ["evaluate_models"]
 
@@ -50,7 +53,7 @@ def evaluate_models(
     *,
     command: str = "",
     progress: Progress = silent,
-    tell: Callable[[str], None] = lambda line: None,
+    log: Log = ignore,
     **options: Any,
 ) -> dict[str, Any]:
     """Measure all subjects on all prompt sets into the folder `out`, and return what
@@ -63,7 +66,7 @@ def evaluate_models(
         subjects: models, Edits and adapters as on the command line (subjects.py); or a whole
             configuration.
         command: the command line, for the record.
-        tell: takes lines for a person: what it will take, which subject is at work.
+        log: takes lines for a person: what it will take, which subject is at work.
         options: other keys of the configuration (config.EvaluationConfig): prompts, answer_tokens,
             limit, ...
 
@@ -89,8 +92,22 @@ def evaluate_models(
     )
     if config.controls:
         opened = with_controls(opened, config.seed)
-    with _folder(out) as folder:
-        return _Comparison(config, folder, judge, sets, texts, tasks, opened, progress, tell).run(command)
+    with RunFolder(out) as folder:
+        work = EvaluationWorkflow(
+            model=opened[0].name,
+            runtime=config.runtime,
+            folder=folder,
+            command=command,
+            progress=progress,
+            log=log,
+            config=config,
+            judge=judge,
+            sets=sets,
+            texts=texts,
+            tasks=tasks,
+            subjects=opened,
+        )
+        return work.evaluate()
 
 
 def _read_texts(files: Sequence[str]) -> dict[str, str]:
@@ -111,66 +128,68 @@ def _read_texts(files: Sequence[str]) -> dict[str, str]:
     return texts
 
 
-@contextmanager
-def _folder(out: Path) -> Iterator[RunFolder]:
-    try:
-        folder = RunFolder(out).__enter__()
-    except OSError as error:
-        raise ArtifactError(
-            f"--out {out} cannot be written to: {error.strerror}; choose another folder"
-        ) from None
-    try:
-        yield folder
-    finally:
-        folder.__exit__()
+@dataclass(kw_only=True)
+class EvaluationWorkflow(Workflow):
+    """One evaluation at work. It keeps every measurement in a cache instead of whole stages, so that
+    one more subject costs only itself.
+    """
 
+    config: EvaluationConfig
+    judge: Judge
+    sets: Sequence[PromptSet]
+    texts: Mapping[str, str]
+    tasks: Sequence[HarnessTask]
+    subjects: Sequence[Subject]
+    answers: dict[str, dict[str, SetResult]] = field(default_factory=dict)
+    scores: dict[str, dict[str, TaskScores]] = field(default_factory=dict)
 
-class _Comparison:
-    """One evaluation at work."""
+    @cached_property
+    def source(self) -> Path:
+        return self.subjects[0].path
 
-    def __init__(
-        self,
-        config: EvaluationConfig,
-        folder: RunFolder,
-        judge: Judge,
-        sets: Sequence[PromptSet],
-        texts: dict[str, str],
-        tasks: Sequence[HarnessTask],
-        subjects: Sequence[Subject],
-        progress: Progress,
-        tell: Callable[[str], None],
-    ) -> None:
-        self.config, self.folder, self.judge, self.sets, self.texts = config, folder, judge, sets, texts
-        self.tasks, self.subjects, self.tell = tasks, list(subjects), tell
-        self.by_name = {subject.name: subject for subject in subjects}
-        self.live = ModelCache(config, subjects)
-        self.cache = Cache(folder.file("cache"))
-        self.pace = _Pace(progress, tell)
-        self.measuring = Measuring(config, self.live, self.cache, judge, sets, self.pace)
-        self.answers: dict[str, dict[str, SetResult]] = {}
-        self.scores: dict[str, dict[str, TaskScores]] = {}
+    @cached_property
+    def by_name(self) -> dict[str, Subject]:
+        return {subject.name: subject for subject in self.subjects}
 
-    def run(self, command: str) -> dict[str, Any]:
-        self._say_what_it_takes()
+    @cached_property
+    def models(self) -> ModelCache:
+        return ModelCache(self.runtime, self.subjects)
+
+    @cached_property
+    def cache(self) -> Cache:
+        return Cache(self.folder.file("cache"))
+
+    @cached_property
+    def pace(self) -> _Pace:
+        return _Pace(self.progress, self.log)
+
+    @cached_property
+    def measuring(self) -> Measuring:
+        return Measuring(self.config, self.models, self.cache, self.judge, self.sets, self.pace)
+
+    def evaluate(self) -> dict[str, Any]:
+        """Measure every subject and write what came out."""
+        self._log_work()
         # Now, while it is the base that is loaded.
         self.measuring.setup(self.subjects[0])
         results, seconds = {}, {}
         for number, subject in enumerate(self._in_order(), 1):
-            self.tell(f"{number} of {len(self.subjects)}: {subject.name}")
+            self.log(f"{number} of {len(self.subjects)}: {subject.name}")
             before = self.cache.seconds
-            results[subject.name] = self._measured(subject)
+            results[subject.name] = self._measure(subject)
             seconds[subject.name] = round(self.cache.seconds - before, 1)
-        self.live.free()
+        self.models.free()
         names = [subject.name for subject in self.subjects]
         evaluation = {
-            **self._about(command),
+            **self._about(),
             "seconds": {name: seconds[name] for name in names},
             "results": {name: results[name] for name in names},
         }
         rows = completions(self.sets, {name: self.answers[name] for name in names})
         write_jsonl(self.folder.file("completions.jsonl"), rows)
         write_json(self.folder.file("evaluation.json"), evaluation)
-        self._write("report.html", render_evaluation(evaluation, rows))
+        with write_whole(self.folder.file("report.html")) as path:
+            path.write_text(render_evaluation(evaluation, rows), encoding="utf-8")
         return evaluation
 
     def _in_order(self) -> list[Subject]:
@@ -182,11 +201,7 @@ class _Comparison:
             self.subjects, key=lambda one: (slots.index(slot(one)), one.kind not in ("base", "model"))
         )
 
-    def _write(self, name: str, text: str) -> None:
-        with write_whole(self.folder.file(name)) as path:
-            path.write_text(text, encoding="utf-8")
-
-    def _measured(self, subject: Subject) -> dict[str, Any]:
+    def _measure(self, subject: Subject) -> dict[str, Any]:
         of = self.by_name[subject.of] if subject.of is not None else subject
         compared = self.answers.get(of.name)
         if compared is not None:
@@ -245,7 +260,7 @@ class _Comparison:
         prompts = [prompt for one in self.sets for prompt in one.prompts]
         return [prompts[at] for at in sample(len(prompts), count, self.config.seed)]
 
-    def _say_what_it_takes(self) -> None:
+    def _log_work(self) -> None:
         counts = {
             (subject.name, one.name): len(self._rows(subject, one))
             for subject in self.subjects
@@ -259,31 +274,31 @@ class _Comparison:
         )
         total = sum(counts.values())
         kept = f", {total - missing:,} of them kept from before" if missing < total else ""
-        self.tell(
+        self.log(
             f"{len(self.subjects)} subjects ({', '.join(subject.name for subject in self.subjects)}) on "
             f"{sum(len(one.rows) for one in self.sets):,} prompts of {len(self.sets)} sets: {total:,} answers of up to "
             f"{self.config.answer_tokens} tokens{kept}; judge {self.judge.name} {self.judge.version}"
         )
         self.pace.left = missing
         if self.tasks:
-            self._say_what_tasks_take()
+            self._log_tasks()
 
-    def _say_what_tasks_take(self) -> None:
+    def _log_tasks(self) -> None:
         subjects = [subject for subject in self.subjects if subject.kind != "noise"]
         runs = [self.measuring.unscored(subject, task) for subject in subjects for task in self.tasks]
         kept = f", {len(runs) - sum(runs):,} of them kept from before" if not all(runs) else ""
-        self.tell(
+        self.log(
             f"{len(subjects)} subjects on {sum(task.documents for task in self.tasks):,} documents of {len(self.tasks)} tasks "
             f"({', '.join(dict.fromkeys(task.row for task in self.tasks))}): {len(runs):,} runs of a task{kept}"
         )
 
-    def _about(self, command: str) -> dict[str, Any]:
+    def _about(self) -> dict[str, Any]:
         c = self.config
         return {
             "format": "vectomy-evaluation",
             "version": 1,
             "behaviour": "refusal",
-            "command": command,
+            "command": self.command,
             "base": self.subjects[0].name,
             "judge": describe(self.judge),
             "settings": {
@@ -303,8 +318,8 @@ class _Comparison:
 class _Pace:
     """A `Progress` that says after the first batch of answers how long all of them will take."""
 
-    def __init__(self, progress: Progress, tell: Callable[[str], None]) -> None:
-        self._progress, self._tell = progress, tell
+    def __init__(self, progress: Progress, log: Log) -> None:
+        self._progress, self._log = progress, log
         self.left = 0
 
     @contextmanager
@@ -316,7 +331,7 @@ class _Pace:
                 update(count)
                 if self.left > count and unit == "prompts":
                     seconds = (time.monotonic() - began) / count * self.left
-                    self._tell(
+                    self._log(
                         f"some {duration(seconds)} for {self.left:,} answers, going by the first {count}"
                     )
                     self.left = 0

@@ -6,7 +6,7 @@ import gc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from vectomy.core.config import EvaluationConfig
+from vectomy.core.config import Runtime
 from vectomy.models import ChatModel, load_model, with_adapter
 from vectomy.workflows.evaluate.subjects import Subject
 
@@ -21,8 +21,8 @@ class ModelCache:
     make room its head stays.
     """
 
-    def __init__(self, config: EvaluationConfig, subjects: Sequence[Subject]) -> None:
-        self._config = config
+    def __init__(self, runtime: Runtime, subjects: Sequence[Subject]) -> None:
+        self._runtime = runtime
         self._base = subjects[0]
         self._others = any(slot(subject) != slot(self._base) for subject in subjects)
         self._slot: str | None = None
@@ -57,12 +57,8 @@ class ModelCache:
     def _load(self, subject: Subject) -> ChatModel:
         if subject.kind == "adapter":
             return with_adapter(self._load(self._base), subject.path)
-        c = self._config
-        return load_model(
-            subject.path,
-            runtime=c.runtime,
-            name=subject.name if subject.edit is None else subject.of,
-        )
+        name = subject.name if subject.edit is None else subject.of
+        return load_model(subject.path, runtime=self._runtime, name=name)
 
 
 def slot(subject: Subject) -> str:

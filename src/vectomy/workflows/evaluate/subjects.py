@@ -29,8 +29,8 @@ from vectomy.core.run_folder import hash_of, sha256_file
 from vectomy.data.sources import plain_source
 from vectomy.edits.controls import random_control
 from vectomy.edits.edit import Edit
-from vectomy.models import fetch, is_local, probe_architecture
-from vectomy.models.demo import demo_folder
+from vectomy.models import is_local, probe_architecture
+from vectomy.models.demo import model_folder
 
 __all__ = ["Kind", "Subject", "open_subjects", "with_controls"]
 
@@ -156,7 +156,7 @@ def _strengths(spec: str) -> tuple[str, tuple[float, ...] | None]:
 
 
 def _open_model(one: _Parsed, trust_remote_code: bool, progress: Progress) -> Subject:
-    path = demo_folder(progress) if one.spec == "demo" else fetch(one.spec)
+    path = model_folder(one.spec, progress)
     probe_architecture(path, trust_remote_code=trust_remote_code, progress=progress)
     checkpoint = Checkpoint.open(path)
     weights = fingerprint(checkpoint)

@@ -16,8 +16,8 @@ from vectomy.core.progress import Progress
 from vectomy.edits.edit import Edit
 from vectomy.edits.export.bake import folded_in
 from vectomy.edits.operation import shape_of
-from vectomy.models import fetch, probe_architecture
-from vectomy.models.demo import demo_folder
+from vectomy.models import probe_architecture
+from vectomy.models.demo import model_folder
 
 __all__ = ["Inputs", "norms_behind", "open_inputs", "rows_kept_out"]
 
@@ -70,8 +70,8 @@ def open_inputs(
         raise UsageError(
             "which directions to keep out of what is learned stands in the Edit: give it with --edit FILE, or train without that (--no-project)"
         )
-    first = _folder(model, progress)
-    source = first if base is None else _folder(base, progress)
+    first = model_folder(model, progress)
+    source = first if base is None else model_folder(base, progress)
     for folder in dict.fromkeys((first, source)):
         probe_architecture(folder, trust_remote_code=trust_remote_code, progress=progress)
     opened = Checkpoint.open(source)
@@ -91,10 +91,6 @@ def open_inputs(
                 f"{model} is {shape_of(other)}; its base {base} is {shape_of(arch)}. Give the model it was made from"
             )
     return Inputs(source, None if base is None else first, edit, model)
-
-
-def _folder(model: str, progress: Progress) -> Path:
-    return demo_folder(progress) if model == "demo" else fetch(model)
 
 
 def rows_kept_out(edit: Edit, base: Path) -> dict[str, Tensor]:
