@@ -9,7 +9,7 @@ was given in beside it.
 Small models lose the thread in a style: their styled answers go round in circles. With `lead`, a
 styled answer is cut behind its first sentences, and the plain answer to the same prompt follows on,
 with its own teacher. The lead is learned as it stands: its teacher would rather say it once more,
-and what learns from that says nothing else (docs/log.md).
+and what learns from that says nothing else (docs/log/traits.md).
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ SHORTEST_SENTENCE, LONGEST_LEAD = 4, 24
 # Tokens of a plain answer that follow on a lead.
 FOLLOWING = 40
 # What the first token behind a lead counts for: there the model goes on with its answer, or says
-# the lead once more, and then goes on saying it (docs/log.md).
+# the lead once more, and then goes on saying it (docs/log/traits.md).
 TURN = 4.0
 
 

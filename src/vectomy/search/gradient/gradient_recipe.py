@@ -13,8 +13,8 @@ weight is taken. The weight w rises while the search goes on: the points on the 
 of behaviour against damage, and pareto.py says which of them is taken, after each was measured on
 the search split.
 
-Sources: the loss and its constants were measured for this project (docs/log.md); RDO (arXiv
-2502.17420) learns a direction by a similar one.
+Sources: the loss and its constants were measured for this project (docs/log/gradient-search.md);
+RDO (arXiv 2502.17420) learns a direction by a similar one.
 """
 
 from __future__ import annotations
@@ -217,7 +217,7 @@ class _Search:
         task, limits = self.task, self.task.config.selection
         search = SearchSplitEvaluator(task, self.targets.packed, self.targets.layer)
         first = {"tensors": write_state(self._first(self.layer)), "step": 0}
-        # Two sets that the same layers tell apart take room (docs/log.md).
+        # Two sets that the same layers tell apart take room (docs/log/selective.md).
         press = STEEP if task.preserve is None else GENTLE
         states = self._round(first, Phase(0, task.config.steps, press))
         points, edits = self.measured(search, states)

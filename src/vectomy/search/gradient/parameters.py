@@ -44,7 +44,7 @@ class KLWeightSchedule:
 
 # A steep rise finds the least damage, where the behaviour stays away by itself. Where it comes back
 # in other words, these are added to what is to be changed, and a gentle rise leaves room for them
-# (docs/log.md).
+# (docs/log/gradient-search.md).
 STEEP = KLWeightSchedule(0.4, 32.0)
 GENTLE = KLWeightSchedule(0.4, 8.0)
 

@@ -49,7 +49,7 @@ __all__ = [
 
 # Prompts that answers are taken from. What is learned from few of them does not hold on prompts
 # that the search has not seen: of the behaviour more is left there, and what is to stay as it is
-# changes twice as much (docs/log.md).
+# changes twice as much (docs/log/gradient-search.md).
 MOST_PROMPTS = 256
 # Tokens of an answer that show the behaviour, and of one that is to stay as it is.
 OPENING = 8
