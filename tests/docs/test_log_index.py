@@ -18,12 +18,15 @@ def test_the_index_is_current() -> None:
     )
 
 
-@pytest.mark.parametrize("path", sorted(set(LOG.glob("*.md")) - {LOG / "README.md"}), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted(set(LOG.glob("*.md")) - {LOG / "README.md"}), ids=lambda path: path.stem
+)
 def test_entries_have_a_date_a_question_and_a_verdict(path: Path) -> None:
     headings = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("## ")]
     dates = [SCRIPT["HEADING"].match(line)[1] for line in headings]
     verdicts = [SCRIPT["HEADING"].match(line)[3] for line in headings]
-    assert dates and dates == sorted(dates)
+    assert dates
+    assert dates == sorted(dates)
     assert all("?" in line for line in headings)
     assert all(any(w in v for w in ("kept", "dropped")) for v in verdicts), verdicts
 
