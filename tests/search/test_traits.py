@@ -35,6 +35,7 @@ from vectomy.search.distill.distill_examples import (
 )
 from vectomy.search.distill.distillation import learn_edit
 from vectomy.search.distill.strength_choice import choose_strength
+from vectomy.workflows.repeat_search import search_again
 from vectomy.workflows.run import STAGES, run
 from vectomy.workflows.trait_config import make_trait_run, read_run_config
 
@@ -443,6 +444,15 @@ def test_a_closed_form_names_its_layer() -> None:
     scores = json.loads((out / "scores.json").read_text("utf-8"))
     assert summary["direction"]["layer"] == scores["candidates"][scores["trial"]]["read_at"]
     assert "a direction that is scaled" in (out / "MODEL_CARD.md").read_text("utf-8")
+
+
+def test_the_search_for_a_trait_can_be_repeated(tmp_path: Path) -> None:
+    _, out = trait_results("induce")
+    recorded = {"config": json.loads((out / "config.json").read_text("utf-8"))}
+    published = Edit.load(out / "edit.safetensors")
+    again = search_again(recorded, published, str(tiny_style.folder()), tmp_path / "run")
+    assert again.differences == ()
+    assert again.edit.sha256 == published.sha256
 
 
 def test_the_recipe_distill_asks_for_a_trait(tmp_path: Path) -> None:

@@ -1,5 +1,5 @@
-"""Measurements kept by what they were made of, so that none is made twice: not after a kill, not
-for a new subject.
+"""Measurements kept by the hash of their inputs, so that none is made twice: not after a kill, and
+not for a new subject.
 """
 
 from __future__ import annotations
@@ -15,20 +15,18 @@ __all__ = ["Cache"]
 
 
 class Cache:
-    """A folder with one JSON file for each measurement, named by the hash of all that it depends
-    on.
-    """
+    """A folder with one JSON file per measurement, named by the hash of its inputs."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.seconds = 0.0
-        """What the values that were asked for took to make, now or in an earlier run."""
+        """Seconds that the requested values took to measure, now or in an earlier run."""
 
     def __contains__(self, inputs: dict[str, Any]) -> bool:
         return self._file(inputs).exists()
 
     def get_or_compute(self, inputs: dict[str, Any], work: Callable[[], Any]) -> Any:
-        """The value kept for `inputs`, or that of `work()`, kept from now on. Values must survive
+        """The value stored for `inputs`, else that of `work()`, stored now. Values must survive
         JSON.
 
         Raises:
@@ -41,11 +39,11 @@ class Cache:
             write_json(
                 file, {"inputs": inputs, "seconds": round(time.monotonic() - began, 3), "value": value}
             )
-        # Read back also what was just made: a run that was killed and one that was not see the same
+        # A new value is read back too: a run that was killed and one that was not see the same
         # values.
-        held = read_json(file)
-        self.seconds += held["seconds"]
-        return held["value"]
+        stored = read_json(file)
+        self.seconds += stored["seconds"]
+        return stored["value"]
 
     def _file(self, inputs: dict[str, Any]) -> Path:
         return self._folder / f"{inputs['kind']}-{hash_of(inputs)[:32]}.json"

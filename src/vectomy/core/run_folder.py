@@ -2,8 +2,8 @@
 no torch.
 
 A stage's record (stages/NAME.json) holds the hash of what it read and the hashes of what it wrote.
-It is valid while both still hold; that is all that resuming means. Stages that take long also keep
-a journal, so that a killed run goes on within the stage.
+It is valid while both hashes still match; resuming is nothing more than that. Long stages also keep
+a journal, so that a killed run continues within the stage.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def hash_of(value: Any) -> str:
 
 
 def cache_folder() -> Path:
-    """Where things that can be made again are kept: $VECTOMY_CACHE, else the user's cache folder."""
+    """The folder of things that can be remade: $VECTOMY_CACHE, else the user's cache folder."""
     given = os.environ.get("VECTOMY_CACHE")
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(given) if given else Path(home) / "vectomy"
@@ -66,7 +66,8 @@ def check_output(out: str | Path, *models: str | Path) -> None:
         folder = Path(model).expanduser().resolve()
         if folder.is_dir() and folder in (target, *target.parents):
             raise ArtifactError(
-                f"the output folder {out} is the model folder {model} or lies in it; the input is never touched, choose another --out"
+                f"the output folder {out} is the model folder {model} or lies in it; the input is never "
+                "touched, choose another --out"
             )
 
 
@@ -91,8 +92,8 @@ def disk_full_named(path: Path) -> Iterator[None]:
         existing = next(folder for folder in (path, *path.parents) if folder.exists())
         free = shutil.disk_usage(existing).free
         raise DiskFullError(
-            f"the disk is full while writing {path} ({free / 2**20:.0f} MiB left); free some space and run the same "
-            "command again, it goes on where it stopped"
+            f"the disk is full while writing {path} ({free / 2**20:.0f} MiB left); free some space and run "
+            "the same command again, it goes on where it stopped"
         ) from None
 
 
@@ -100,9 +101,9 @@ def disk_full_named(path: Path) -> Iterator[None]:
 def write_whole(path: Path) -> Iterator[Path]:
     """Give a path to write to; the file takes its name only when the block ends well.
 
-    The path lies in a folder of its own beside `path`: libraries write beside what they are asked
-    for and rename (safetensors 0.8 does), and what a kill makes them leave there has to be known
-    for what it is.
+    The path lies in a folder of its own next to `path`. Some libraries (safetensors 0.8) write a
+    temporary file next to their target and rename it; a kill leaves it in that folder, where it is
+    recognised and removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     folder = path.with_name(f".{path.name}.{os.getpid()}.partial")
@@ -119,7 +120,7 @@ def write_whole(path: Path) -> Iterator[Path]:
 
 
 def clear_partials(folder: Path) -> None:
-    """Remove what killed processes left half-written in `folder`; nobody else may be writing there."""
+    """Remove half-written files of killed processes; nobody else may be writing in `folder`."""
     for partial in list(folder.rglob(".*.partial")):
         if partial.is_dir() and not partial.is_symlink():
             shutil.rmtree(partial)
@@ -144,7 +145,7 @@ def read_json(path: Path) -> Any:
 
 
 class Journal:
-    """Finished pieces of a long stage, one JSON line each, kept until the stage is done.
+    """The finished pieces of a long stage, one JSON line each, kept until the stage is done.
 
     A journal written for other inputs is dropped; a last line cut off by a kill is dropped too.
     """
@@ -166,7 +167,9 @@ class Journal:
             beside.write_text("\n".join(rows) + "\n", encoding="utf-8")
 
     def get_or_compute(self, key: str, work: Callable[[], Any]) -> Any:
-        """The recorded value of `key`, or that of `work()`, recorded now. Values must survive JSON."""
+        """The recorded value of `key`, else that of `work()`, recorded now. Values must survive
+        JSON.
+        """
         if key not in self._done:
             value = json.loads(canonical_json(work()))
             with disk_full_named(self._path), self._path.open("a", encoding="utf-8") as file:
@@ -181,9 +184,7 @@ class Journal:
 
 
 class RunFolder:
-    """A folder that holds one run. `with RunFolder(path) as run:` keeps other runs out of it
-    meanwhile.
-    """
+    """A folder that holds one run. Within `with RunFolder(path)` no other run can use it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -192,8 +193,8 @@ class RunFolder:
         self._at_work: dict[str, str] = {}
 
     def __enter__(self) -> RunFolder:
-        """Raises ArtifactError: the folder holds something else, cannot be written to, or another run
-        is at work in it.
+        """Raises ArtifactError: the folder holds something else, cannot be written to, or another
+        run is at work in it.
         """
         try:
             return self._lock_folder()
@@ -232,7 +233,7 @@ class RunFolder:
         return self.path / name
 
     def journal(self, stage: str) -> Journal:
-        """The journal of the stage that is at work, good for the very inputs that the stage has."""
+        """The journal of the running stage; it is valid for exactly the inputs of that stage."""
         return Journal(self.path / "stages" / f"{stage}.journal", self._at_work[stage])
 
     def stage(self, name: str, before: str, inputs: Any, outputs: list[str], work: Callable[[], None]) -> str:
@@ -240,21 +241,24 @@ class RunFolder:
         inputs.
 
         Args:
-            before: what the stage before returned (of the first, what the run starts from).
-            inputs: whatever else the stage reads, as JSON.
+            before: the return value of the previous stage; for the first, the hash that the run
+                starts from.
+            inputs: everything else that the stage reads, as JSON.
 
         Returns:
-            `before` of the next stage: a hash of all that was read up to here and of what the stage
-            wrote. Not of what it wrote alone: a later stage depends on what the earlier ones read,
-            also where that changed no byte of theirs.
+            `before` of the next stage: a hash of everything read so far and of what this stage
+            wrote. The inputs count even where they changed no byte of the outputs: later stages
+            depend on them too.
         """
         path = self.path / "stages" / f"{name}.json"
         wanted = hash_of([before, inputs])
         if path.exists():
             record = read_json(path)
-            # A record that holds anything else was changed by hand: the stage runs again.
-            held = (record.get("inputs_sha256"), record.get("outputs")) if isinstance(record, dict) else None
-            if held == (wanted, self._digests(outputs)):
+            # A record of another shape was changed by hand: the stage runs again.
+            stored = (
+                (record.get("inputs_sha256"), record.get("outputs")) if isinstance(record, dict) else None
+            )
+            if stored == (wanted, self._digests(outputs)):
                 self.reused.append(name)
                 return hash_of([before, inputs, record["outputs"]])
             path.unlink()
@@ -274,16 +278,16 @@ class RunFolder:
         return {path.stem: read_json(path)["seconds"] for path in records}
 
     def _digests(self, outputs: list[str]) -> dict[str, str | None]:
-        """Content hash per output; a folder (a checkpoint may be many GB) counts by its names and
-        sizes, less its README.md, which the report puts there later.
+        """Content hash per output. A folder (a checkpoint may be many GB) counts by the names and
+        sizes of its files, without README.md, which the report writes later.
         """
-        found: dict[str, str | None] = {}
+        result: dict[str, str | None] = {}
         for output in outputs:
             path = self.path / output
             if path.is_dir():
-                found[output] = hash_of(
-                    # A folder's own size says nothing of what is in it, and differs from file
-                    # system to file system.
+                result[output] = hash_of(
+                    # The size of a folder itself says nothing of its content, and differs between
+                    # file systems.
                     sorted(
                         (f.name, f.stat().st_size if f.is_file() else 0)
                         for f in path.iterdir()
@@ -291,5 +295,5 @@ class RunFolder:
                     )
                 )
             else:
-                found[output] = sha256_file(path) if path.exists() else None
-        return found
+                result[output] = sha256_file(path) if path.exists() else None
+        return result

@@ -130,6 +130,8 @@ class Trait(_TraitModel):
 
     @model_validator(mode="after")
     def _contrasts(self) -> Trait:
+        if self.recipe == "distill":
+            raise ValueError("a trait by two contexts names no recipe; leave it out")
         if self.recipe is None and self.positive == self.negative:
             raise ValueError("the positive and the negative context are the same; there is no contrast")
         return self

@@ -79,8 +79,10 @@ def fit_direction(
         else checkpoint.bytes
     )
     log(
-        f"{len(sides[0])} and {len(sides[1])} prompts, {tokens:,} tokens; the model has {checkpoint.bytes / 2**30:.1f} GiB and is "
-        f"{'read block by block' if blockwise else 'loaded whole'}, which takes some {needed / 2**30:.1f} GiB of memory"
+        f"{len(sides[0])} and {len(sides[1])} prompts, {tokens:,} tokens; the model has "
+        f"{checkpoint.bytes / 2**30:.1f} GiB and is "
+        f"{'read block by block' if blockwise else 'loaded whole'}, which takes some {needed / 2**30:.1f} "
+        "GiB of memory"
     )
     statistics = [
         collect(

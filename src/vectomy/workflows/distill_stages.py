@@ -1,4 +1,5 @@
-"""The stages of a run with recipe `distill`: a trait, told apart by two contexts of the same prompts.
+"""The stages of a run with recipe `distill`: a trait, learned from the same prompts in two
+contexts.
 
 Stage names, files and summary are those of every other run (run_stages.py). Positive prompts are
 asked in the context that shows the trait, negative ones in the context that does not.
@@ -9,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any
 
 import safetensors.torch
@@ -23,12 +23,11 @@ from vectomy.core.types import Vector
 from vectomy.data.prompts import Prompt, Splits, split_kept
 from vectomy.data.trait_context import in_context
 from vectomy.data.trait_file import Trait, TraitContext
-from vectomy.edits.edit import BaseModelRef, Edit
+from vectomy.edits.edit import Edit
 from vectomy.metrics.judges.degeneration import degenerate
 from vectomy.metrics.trait_scorers import Scorer, scorer_of
 from vectomy.metrics.variants import separation
 from vectomy.models import ChatModel
-from vectomy.models.demo import is_demo
 from vectomy.search.distill.closed_forms import Means, closed_form, learnables
 from vectomy.search.distill.distill_examples import (
     DistillBatch,
@@ -101,14 +100,9 @@ class DistillWorkflow(RunWorkflow):
         return [prompt.text for prompt in getattr(self.plain_splits, split)]
 
     @property
-    def base(self) -> BaseModelRef:
-        name = self.model if is_demo(self.model) else Path(self.model).name
-        return BaseModelRef.of(self.checkpoint, name)
-
-    @property
     def contexts(self) -> tuple[TraitContext, TraitContext]:
-        """(source, target): the edit is at work in the source context, and is to make the model answer
-        as in the target context.
+        """(source, target): in the source context, the edited model is to answer as the base does
+        in the target context.
         """
         trait = self.config.trait
         sides = (trait.negative, trait.positive)
@@ -187,14 +181,11 @@ def run_distill_baseline(work: DistillWorkflow) -> None:
             answers.setdefault(side, {})[split] = journal.get_or_compute(f"{side} {split}", ask)
     write_json(work.folder.file("answers.json"), answers)
     rates = {side: work.bench("search").counted(answers[side]["search"])["shown"]["rate"] for side in SIDES}
-    measured_with = {
-        "dtype": str(work.chat.model.dtype).removeprefix("torch."),
-        "device": str(work.chat.device),
-    }
     baseline = {f"{side}_rate": rate for side, rate in rates.items()}
     scorer = {"name": work.scorer.name, "note": work.scorer.note}
     write_json(
-        work.folder.file("baseline.json"), {**baseline, "scorer": scorer, "measured_with": measured_with}
+        work.folder.file("baseline.json"),
+        {**baseline, "scorer": scorer, "measured_with": work.measured_with()},
     )
 
 
@@ -278,7 +269,7 @@ def run_distill_select(work: DistillWorkflow) -> None:
 
 
 def _place(work: DistillWorkflow, layer: int | None) -> dict[str, Any]:
-    """Where the two contexts are compared: at the layer of a closed form, else at a middle layer."""
+    """Where the contexts are compared: the layer of a closed form, else a middle layer."""
     positive, negative = work.means()
     at = round(SHOWN_DEPTH * (len(positive) - 1)) if layer is None else layer
     last = work.chat.tokens(work.splits[1].search[:1])[0][-1]
@@ -404,8 +395,10 @@ def _judge(
 def _metrics(
     bench: TraitBench, answers: Mapping[str, Sequence[Sequence[int]]], cost: Mapping[str, float]
 ) -> dict[str, Any]:
-    """The numbers of one form under the names of every run: `refusal_*` counts answers that show the
-    trait in the positive context, `harmless_refusal_*` those in the negative one.
+    """The numbers of one form under the names of every run.
+
+    `refusal_*` counts answers that show the trait in the positive context, `harmless_refusal_*`
+    those in the negative one.
     """
     counted = {side: bench.counted(answers[side]) for side in SIDES}
     names = {"refusal": "positive", "harmless_refusal": "negative"}

@@ -132,7 +132,8 @@ def _notes(arch: Architecture, untied: bool, edits_embedding: bool) -> list[str]
     notes = []
     if untied and arch.family.ties_more:
         notes.append(
-            "the embedding is tied to the head and cannot be untied in this type: bake without it (--no-embeddings)"
+            "the embedding is tied to the head and cannot be untied in this type: bake without it "
+            "(--no-embeddings)"
         )
     elif untied:
         notes.append(

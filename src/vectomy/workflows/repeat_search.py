@@ -1,6 +1,4 @@
-"""Do the search again that found an Edit, from the recorded configuration, and compare the Edit
-that comes out.
-"""
+"""Repeat the search that found an Edit, from the recorded configuration, and compare the result."""
 
 from __future__ import annotations
 
@@ -10,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from vectomy.comparison.folders import FileDifference
-from vectomy.core.config import RunConfig, parse_config
+from vectomy.core.config import RunConfig
 from vectomy.core.errors import EditError, UsageError
 from vectomy.core.progress import Progress, silent
 from vectomy.core.run_folder import hash_of, read_json
 from vectomy.edits.edit import Edit
 from vectomy.workflows.run import run
+from vectomy.workflows.trait_config import parse_run_config
 
 __all__ = ["RepeatedSearch", "search_again"]
 
@@ -42,17 +41,16 @@ def search_again(
     Args:
         recorded: `config` of the run, and the hashes of its `prompts`.
         base: the base to search on, a folder or `demo`.
-        prompts: where prompt files lie that the record has the names of alone.
+        prompts: the folder of prompt files, of which the record has only the names.
 
     Raises:
         UsageError: a prompt file is not there.
-        VectomyError: see pipeline.run.
+        VectomyError: see run.run.
     """
     config = _config(recorded.get("config"), base, prompts or Path())
     run(config, folder, until="select", progress=progress)
     found = Edit.load(folder / "edit.safetensors")
-    # The name of the base is what it was called when it was given, and no part of what the edit
-    # does.
+    # The base's name depends on how it was given, and is no part of what the edit does.
     found = replace(found, base=replace(found.base, name=published.base.name))
     differences = []
     now = {side: hash_of(held) for side, held in read_json(folder / "prompts.json").items()}
@@ -71,18 +69,23 @@ def search_again(
 def _config(recorded: Any, base: str, prompts: Path) -> RunConfig:
     if not isinstance(recorded, dict):
         raise UsageError(
-            "the search was not recorded, so it cannot be done again; leave out --from-scratch to rebuild from the Edit"
+            "the search was not recorded, so it cannot be done again; leave out --from-scratch to rebuild "
+            "from the Edit"
         )
     values = {**recorded, "model": base, "bake": False, "lora": False}
     contrast = dict(values.get("contrast") or {})
     for side, source in contrast.items():
         if isinstance(source, dict) and isinstance(source.get("prompts"), str):
             contrast[side] = {**source, "prompts": _here(source["prompts"], prompts)}
-    return parse_config({**values, "contrast": contrast})
+    values["contrast"] = contrast
+    if isinstance(trait := values.get("trait"), dict) and isinstance(sets := trait.get("prompts"), dict):
+        source = _here(str(sets.get("source")), prompts)
+        values["trait"] = {**trait, "prompts": {**sets, "source": source}}
+    return parse_run_config(values)
 
 
 def _here(spec: str, folder: Path) -> str:
-    """A prompt source that can be read: as recorded, or of a file its name in `folder`."""
+    """A prompt source that can be read: as recorded, or the file of that name in `folder`."""
     name, mark, column = spec.partition("#")
     if name.startswith("bundled:") or os.path.exists(os.path.expanduser(name)):
         return spec
@@ -90,7 +93,8 @@ def _here(spec: str, folder: Path) -> str:
         return f"{folder / name}{mark}{column}"
     if Path(name.partition(":")[0]).suffix in (".jsonl", ".json", ".csv", ".parquet", ".txt"):
         raise UsageError(
-            f"the search had prompts from a file '{name}', which is not here; name the folder that holds it: --prompts DIR"
+            f"the search had prompts from a file '{name}', which is not here; name the folder that holds it: "
+            "--prompts DIR"
         )
     return spec
 
@@ -98,7 +102,11 @@ def _here(spec: str, folder: Path) -> str:
 def _how_far(found: Edit, published: Edit) -> str:
     mine, theirs = {op.place: op for op in found.operations}, {op.place: op for op in published.operations}
     if mine.keys() != theirs.keys():
-        return f"another one: the search edits {len(mine)} writers, the published Edit {len(theirs)}, {len(mine.keys() & theirs.keys())} of them the same"
+        same = len(mine.keys() & theirs.keys())
+        return (
+            f"another one: the search edits {len(mine)} writers, the published Edit {len(theirs)}, {same} of "
+            "them the same"
+        )
     try:
         cosine = float(found.main_direction @ published.main_direction)
     except EditError:

@@ -95,7 +95,8 @@ def reproduce(
     )
     weights = fingerprint(opened)
     if weights != claim.edit.base.fingerprint:
-        text = f"has weights {weights[:12]}, the Edit was made for {claim.edit.base.fingerprint[:12]}; nothing was rebuilt"
+        made_for = claim.edit.base.fingerprint[:12]
+        text = f"has weights {weights[:12]}, the Edit was made for {made_for}; nothing was rebuilt"
         return replace(
             found,
             against="nothing",
@@ -103,7 +104,8 @@ def reproduce(
         )
     if claim.published is None and not (claim.record and claim.record.tensors):
         raise UsageError(
-            f"'{what}' records no weights to compare with; name a checkpoint or adapter folder that is said to carry the Edit: --against DIR"
+            f"'{what}' records no weights to compare with; name a checkpoint or adapter folder that is said "
+            "to carry the Edit: --against DIR"
         )
     with _place(out) as folder:
         if claim.form == "adapter":
@@ -129,7 +131,8 @@ def _base_of(claim: PublishedEdit, given: str | None, progress: Progress) -> Pat
         return fetch(named, revision=claim.revision if given is None else None)
     known = f"'{named}'" if named else str(claim.edit.base)
     raise UsageError(
-        f"the base was {known}, a folder on the machine that made the edit; say where it is here: --base MODEL"
+        f"the base was {known}, a folder on the machine that made the edit; say where it is here: --base "
+        "MODEL"
     )
 
 
@@ -163,7 +166,8 @@ def _compared(found: Reproduction, claim: PublishedEdit, rebuilt: Path, progress
         differences += [*tensors, *files]
         if more:
             notes.append(
-                f"published beside it, and no part of the edit: {', '.join(more[:6])}{' …' if len(more) > 6 else ''}"
+                "published beside it, and no part of the edit: "
+                f"{', '.join(more[:6])}{' …' if len(more) > 6 else ''}"
             )
     if recorded:
         named = {difference.name for difference in differences}

@@ -59,8 +59,8 @@ def run(
     Args:
         model: a folder, a Hub id or `demo`; or a whole configuration.
         until: the last stage to run.
-        ask_user: shows candidates to a person and returns the picked rank (recipe `article`); absent:
-            nobody is asked.
+        ask_user: shows candidates to a person and returns the picked rank (recipe `article`);
+            absent: nobody is asked.
         command: the command line, for the report.
         log: takes lines for a person: what the run will take, which stages are not run again.
         options: short names of configuration keys (config.FLAT): positive, negative, recipe, seed,
@@ -142,7 +142,7 @@ def list_stages(work: RunWorkflow) -> Sequence[Stage[RunWorkflow]]:
 
 
 def list_distill_stages(work: DistillWorkflow) -> Sequence[Stage[DistillWorkflow]]:
-    """The same stages for a trait: the model's own answers in two contexts, distilled into an Edit."""
+    """The same stages for a trait: the base's answers in two contexts, distilled into an Edit."""
     config = work.config
     trait = config.trait.model_dump(mode="json")
     return (

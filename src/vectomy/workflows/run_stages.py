@@ -113,6 +113,17 @@ class RunWorkflow(Workflow):
         return describe(self.judge)
 
     @property
+    def base(self) -> BaseModelRef:
+        """What an Edit records of its base."""
+        name = self.model if is_demo(self.model) else Path(self.model).name
+        return BaseModelRef.of(self.checkpoint, name)
+
+    def measured_with(self) -> dict[str, str]:
+        """The dtype and device of the live model."""
+        dtype = str(self.chat.model.dtype).removeprefix("torch.")
+        return {"dtype": dtype, "device": str(self.chat.device)}
+
+    @property
     def edit(self) -> Edit:
         return Edit.load(self.folder.file("edit.safetensors"))
 
@@ -129,15 +140,16 @@ class RunWorkflow(Workflow):
             The hash that all stages depend on.
         """
         if is_local(self.model) and not is_demo(self.model):
-            # A wrong folder is reported before prompts are fetched. A download, or unpacking the demo
-            # model, comes after the prompts are known to be good.
+            # A wrong folder is reported before prompts are fetched. A download, or unpacking the
+            # demo model, comes after the prompts are known to be good.
             _ = self.checkpoint
         elif not is_demo(self.model):
             check_known(self.model)
         sets = self.prompt_sets
         if self.config.recipe == "selective" and self.keep is None:
             raise PromptError(
-                "the recipe selective needs a third set: prompts whose behaviour the edit must preserve; give it with --keep SRC"
+                "the recipe selective needs a third set: prompts whose behaviour the edit must preserve; "
+                "give it with --keep SRC"
             )
         self.check_architecture()
         write_json(self.folder.file("prompts.json"), {name: side.to_json() for name, side in sets.items()})
@@ -166,13 +178,14 @@ class RunWorkflow(Workflow):
         if self.writes_gguf:
             disk += ", and the file itself is edited to edited.gguf, in its own types"
         return (
-            f"{arch.model_type} of {arch.n_layers} layers and width {arch.d_model}, {size:.0f} MiB; prompts to fit + choose + test on: "
-            f"{counts[0]} positive, {counts[1]} negative, up to {self.config.answer_tokens} tokens an answer{disk}"
+            f"{arch.model_type} of {arch.n_layers} layers and width {arch.d_model}, {size:.0f} MiB; prompts "
+            f"to fit + choose + test on: {counts[0]} positive, {counts[1]} negative, up to "
+            f"{self.config.answer_tokens} tokens an answer{disk}"
         )
 
 
 def digest_given_direction(config: RunConfig) -> str | None:
-    """The hash of a direction file that was given: its name alone does not say whether it changed."""
+    """The hash of a given direction file: its name alone does not say whether it changed."""
     given = config.selection.direction
     return sha256_file(Path(given)) if given is not None and Path(given).is_file() else None
 
@@ -180,11 +193,8 @@ def digest_given_direction(config: RunConfig) -> str | None:
 def run_baseline(work: RunWorkflow) -> None:
     """Measure what the base does."""
     result = measure_baseline(work.chat, *work.splits, work.judge, work.config, work.progress)
-    measured_with = {
-        "dtype": str(work.chat.model.dtype).removeprefix("torch."),
-        "device": str(work.chat.device),
-    }
-    write_json(work.folder.file("baseline.json"), {**result.to_json(), "measured_with": measured_with})
+    baseline = {**result.to_json(), "measured_with": work.measured_with()}
+    write_json(work.folder.file("baseline.json"), baseline)
 
 
 def run_collect(work: RunWorkflow) -> None:
@@ -253,7 +263,7 @@ def _recipe_input(work: RunWorkflow) -> RecipeInput:
     return RecipeInput(
         config=c,
         chat=work.chat,
-        base=BaseModelRef.of(work.checkpoint, c.model if is_demo(c.model) else Path(c.model).name),
+        base=work.base,
         writers=work.writers,
         directions=Directions.load(work.folder.file("directions.safetensors")),
         positive=prompts["positive"],

@@ -86,7 +86,7 @@ class Workflow:
         gc.collect()
 
     def check_architecture(self) -> None:
-        """Raises ArchitectureError: the model is not known, or an edit would miss one of its writers."""
+        """Raises ArchitectureError: the model is not known, or an edit would miss a writer."""
         probe_architecture(
             self.source, trust_remote_code=self.runtime.trust_remote_code, progress=self.progress
         )
@@ -102,8 +102,8 @@ class Workflow:
         """Run the stages that have not been run with the same inputs.
 
         Args:
-            digest: the hash of what all stages depend on. Each stage adds its own inputs and outputs
-                to it, so that a change runs all later stages again.
+            digest: the hash of what all stages depend on. Each stage adds its own inputs and
+                outputs to it, so that a change runs all later stages again.
             until: the last stage to run; absent: all.
         """
         for stage in stages:

@@ -24,15 +24,16 @@ __all__ = ["build_summary"]
 FEW = 30
 SAFETY = {
     "refusal": (
-        "This edit removes refusal. The edited model answers requests that its base declines, harmful ones included; it has no "
-        "other safeguard than the ones around it. Do not deploy it where its base's refusals were relied on."
+        "This edit removes refusal. The edited model answers requests that its base declines, harmful ones "
+        "included; it has no other safeguard than the ones around it. Do not deploy it where its base's "
+        "refusals were relied on."
     )
 }
 # With prompts to keep the behaviour is meant to go in part.
 SELECTIVE = (
-    "This edit removes refusal of prompts like the positive ones and is meant to leave it on prompts like those to keep; how far "
-    "it does is measured here. Beyond that the edited model answers requests that its base declines, harmful ones included. Do not "
-    "deploy it where its base's refusals were relied on."
+    "This edit removes refusal of prompts like the positive ones and is meant to leave it on prompts like "
+    "those to keep; how far it does is measured here. Beyond that the edited model answers requests that its "
+    "base declines, harmful ones included. Do not deploy it where its base's refusals were relied on."
 )
 # What recipes that choose a whole edit chose it by.
 LEARNED = ("gradient", "selective")

@@ -1,4 +1,4 @@
-"""The configuration of a run of a trait: that of every run, with recipe `distill`. Loads no torch."""
+"""The configuration of a run of a trait: a `RunConfig` with recipe `distill`. Loads no torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vectomy.core.errors import ConfigError
 from vectomy.core.run_folder import read_json
 from vectomy.data.trait_file import Trait
 
-__all__ = ["TraitRun", "make_trait_run", "read_run_config"]
+__all__ = ["TraitRun", "make_trait_run", "parse_run_config", "read_run_config"]
 
 
 # A learned edit is right at 1 or near it; a closed form knows only the direction.
@@ -33,7 +33,9 @@ OPTIONS = (
 
 
 class TraitRun(RunConfig):
-    """A run with recipe `distill`: one prompt set in two contexts, which `make_trait_run` fills in."""
+    """A run with recipe `distill`. `make_trait_run` fills in its contrast: one prompt set, two
+    contexts.
+    """
 
     recipe: Literal["distill"] = "distill"
     trait: Trait
@@ -66,8 +68,8 @@ def make_trait_run(model: str, trait: Trait, options: dict[str, Any]) -> TraitRu
     unknown = sorted(set(given) - set(OPTIONS))
     if unknown:
         raise ConfigError(
-            f"{_flags(unknown)} mean nothing to the trait '{trait.name}', which is told apart by two contexts; "
-            f"it takes {_flags(OPTIONS)}"
+            f"{_flags(unknown)} mean nothing to the trait '{trait.name}', which is told apart by two "
+            f"contexts; it takes {_flags(OPTIONS)}"
         )
     typed = {
         **{name: _flags([name]) for name in given},
@@ -97,7 +99,13 @@ def read_run_config(folder: Path) -> RunConfig:
         ArtifactError: there is none, or it does not parse.
         ConfigError: a key or value is not known.
     """
-    values = read_json(folder / "config.json")
+    return parse_run_config(read_json(folder / "config.json"))
+
+
+def parse_run_config(values: Any) -> RunConfig:
+    """The configuration that `config.json` of a run holds. Raises ConfigError as `parse_config`
+    does.
+    """
     if not isinstance(values, dict) or "trait" not in values:
         return parse_config(values)
     if "contrast" in values:

@@ -62,7 +62,8 @@ def taking_additions(writers: Sequence[Writer]) -> dict[int, Writer]:
                 found.setdefault(writer.layer, writer)
     if not found:
         raise SelectionError(
-            "no writer of this model takes an added vector, for norms stand between all of them and the stream; use --form amplify"
+            "no writer of this model takes an added vector, for norms stand between all of them and the "
+            "stream; use --form amplify"
         )
     return found
 

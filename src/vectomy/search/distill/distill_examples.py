@@ -103,8 +103,8 @@ def check_enough(good: Sequence[bool], what: str, scorer: Scorer) -> None:
     """Raises BehaviourAbsentError where there is hardly anything to learn from."""
     if sum(good) < FEWEST:
         raise BehaviourAbsentError(
-            f"of {len(good)} answers {sum(good)} {what} ({scorer.note}); at least {FEWEST} are needed: make the system prompt plainer, or "
-            "give example turns in the trait's file"
+            f"of {len(good)} answers {sum(good)} {what} ({scorer.note}); at least {FEWEST} are needed: make "
+            "the system prompt plainer, or give example turns in the trait's file"
         )
 
 

@@ -53,7 +53,7 @@ def choose_strength(points: Sequence[Mapping[str, Any]], trait: Trait) -> tuple[
     best = min(within, key=lambda at: (short(points[at]), points[at]["kl"]))
     if short(points[best]):
         return best, (
-            f"no strength within the limits brings the trait to {trait.target:.0%} of the search answers; taken is the nearest "
-            f"({points[best]['shown']:.0%})"
+            f"no strength within the limits brings the trait to {trait.target:.0%} of the search answers; "
+            f"taken is the nearest ({points[best]['shown']:.0%})"
         )
     return best, None

@@ -1,4 +1,4 @@
-"""`vectomy evaluate`: any number of models, Edits and adapters on the same prompts, side by side."""
+"""`vectomy evaluate`: any number of models, Edits and adapters, measured on the same prompts."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ from vectomy.workflows.stages import Log, Workflow, ignore
 
 __all__ = ["evaluate_models"]
 
-# Prompts that are asked again after an earlier exchange, and behind a long text; the latter take
-# the time of all its tokens.
+# Prompts that are asked again after an earlier exchange, and after a long text. The latter take the
+# time of all its tokens.
 MULTI_TURN_PROMPTS, CONTEXT_PROMPTS = 50, 16
-# A call is a JSON object of some length; one that is cut off is not valid.
+# A tool call is a JSON object, which is not valid when it is cut off.
 TOOL_TOKENS = 96
 
 
@@ -59,14 +59,14 @@ def evaluate_models(
     """Measure all subjects on all prompt sets into the folder `out`, and return what
     evaluation.json says.
 
-    What was measured before, in this folder and with the same inputs, is not measured again: a
-    killed evaluation goes on, and a subject more costs only itself.
+    Measurements that this folder holds for the same inputs are not repeated: a killed evaluation
+    continues, and one more subject costs only itself.
 
     Args:
         subjects: models, Edits and adapters as on the command line (subjects.py); or a whole
             configuration.
         command: the command line, for the record.
-        log: takes lines for a person: what it will take, which subject is at work.
+        log: takes lines for a person: what will be measured, and which subject is being measured.
         options: other keys of the configuration (config.EvaluationConfig): prompts, answer_tokens,
             limit, ...
 
@@ -81,7 +81,8 @@ def evaluate_models(
     out = Path(out)
     if (out / "stages").exists():
         raise ArtifactError(
-            f"{out} is the folder of a `vectomy run`, which has an evaluation of its own; choose another --out"
+            f"{out} is the folder of a `vectomy run`, which has an evaluation of its own; choose another "
+            "--out"
         )
     judge = open_judge(config.judge)
     sets = read_sets(config.prompts, config.limit, config.seed)
@@ -130,8 +131,8 @@ def _read_texts(files: Sequence[str]) -> dict[str, str]:
 
 @dataclass(kw_only=True)
 class EvaluationWorkflow(Workflow):
-    """One evaluation at work. It keeps every measurement in a cache instead of whole stages, so that
-    one more subject costs only itself.
+    """One evaluation at work. A cache keeps single measurements, where a run keeps stages: one more
+    subject costs only itself.
     """
 
     config: EvaluationConfig
@@ -168,9 +169,9 @@ class EvaluationWorkflow(Workflow):
         return Measuring(self.config, self.models, self.cache, self.judge, self.sets, self.pace)
 
     def evaluate(self) -> dict[str, Any]:
-        """Measure every subject and write what came out."""
+        """Measure every subject and write the results."""
         self._log_work()
-        # Now, while it is the base that is loaded.
+        # Now, while the base is loaded.
         self.measuring.setup(self.subjects[0])
         results, seconds = {}, {}
         for number, subject in enumerate(self._in_order(), 1):
@@ -193,8 +194,8 @@ class EvaluationWorkflow(Workflow):
         return evaluation
 
     def _in_order(self) -> list[Subject]:
-        """Whatever is hooks on the same weights after each other, behind the model that it is
-        compared with.
+        """Subjects that share weights follow one another, after the model that they are compared
+        with.
         """
         slots = list(dict.fromkeys(slot(subject) for subject in self.subjects))
         return sorted(
@@ -228,7 +229,7 @@ class EvaluationWorkflow(Workflow):
         return SetResult(rows, answered)
 
     def _rows(self, subject: Subject, one: PromptSet) -> list[int]:
-        """All of a set; to see how far answers waver from batch to batch, a sample is enough."""
+        """All prompts of a set; a sample where only the noise between batches is measured."""
         return self.measuring.sampled(one) if subject.kind == "noise" else list(range(len(one.rows)))
 
     def _beside_the_sets(self, subject: Subject) -> dict[str, Any]:
@@ -276,8 +277,9 @@ class EvaluationWorkflow(Workflow):
         kept = f", {total - missing:,} of them kept from before" if missing < total else ""
         self.log(
             f"{len(self.subjects)} subjects ({', '.join(subject.name for subject in self.subjects)}) on "
-            f"{sum(len(one.rows) for one in self.sets):,} prompts of {len(self.sets)} sets: {total:,} answers of up to "
-            f"{self.config.answer_tokens} tokens{kept}; judge {self.judge.name} {self.judge.version}"
+            f"{sum(len(one.rows) for one in self.sets):,} prompts of {len(self.sets)} sets: {total:,} "
+            f"answers of up to {self.config.answer_tokens} tokens{kept}; judge {self.judge.name} "
+            f"{self.judge.version}"
         )
         self.pace.left = missing
         if self.tasks:
@@ -288,8 +290,9 @@ class EvaluationWorkflow(Workflow):
         runs = [self.measuring.unscored(subject, task) for subject in subjects for task in self.tasks]
         kept = f", {len(runs) - sum(runs):,} of them kept from before" if not all(runs) else ""
         self.log(
-            f"{len(subjects)} subjects on {sum(task.documents for task in self.tasks):,} documents of {len(self.tasks)} tasks "
-            f"({', '.join(dict.fromkeys(task.row for task in self.tasks))}): {len(runs):,} runs of a task{kept}"
+            f"{len(subjects)} subjects on {sum(task.documents for task in self.tasks):,} documents of "
+            f"{len(self.tasks)} tasks ({', '.join(dict.fromkeys(task.row for task in self.tasks))}): "
+            f"{len(runs):,} runs of a task{kept}"
         )
 
     def _about(self) -> dict[str, Any]:
@@ -316,7 +319,7 @@ class EvaluationWorkflow(Workflow):
 
 
 class _Pace:
-    """A `Progress` that says after the first batch of answers how long all of them will take."""
+    """A `Progress` that logs after the first batch of answers how long all of them will take."""
 
     def __init__(self, progress: Progress, log: Log) -> None:
         self._progress, self._log = progress, log

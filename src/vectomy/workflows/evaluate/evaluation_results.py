@@ -1,4 +1,4 @@
-"""From measurements to what evaluation.json and completions.jsonl say (docs/evaluation-json.md)."""
+"""From measurements to evaluation.json and completions.jsonl (docs/evaluation-json.md)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["SetResult", "completions", "in_context", "on_set", "tool_calls"]
 
 @dataclass(frozen=True)
 class SetResult:
-    """A subject on a set: the places of the prompts it was asked, and what it said."""
+    """A subject on a set: the rows of the prompts that it was asked, and its answers."""
 
     rows: list[int]
     answered: Completions
@@ -27,8 +27,12 @@ class SetResult:
 def on_set(
     one: PromptSet, subject: SetResult, of: SetResult | None, damaged: Mapping[str, float] | None
 ) -> dict[str, Any]:
-    """A subject's numbers on a set. `of` is what it is compared with, on all of the set; `damaged`
-    None where the two have no tokenizer in common, so that neither KL nor lengths compare.
+    """A subject's numbers on a set.
+
+    Args:
+        of: the model that it is compared with, on the whole set.
+        damaged: KL and cross-entropy; None where the two share no tokenizer, so that neither KL nor
+            lengths can be compared.
     """
     said = lengths(subject.answered.tokens, subject.answered.whole[0])
     found = {**behaviour_of([one.rows[row] for row in subject.rows], subject.answered.judged), **said}
@@ -58,7 +62,7 @@ def tool_calls(asked: Sequence[ToolPrompt], answered: Completions) -> dict[str, 
 def completions(
     sets: Sequence[PromptSet], answers: Mapping[str, Mapping[str, SetResult]]
 ) -> list[dict[str, Any]]:
-    """A row a prompt with what each subject said to it; `answers` by subject and set."""
+    """One row per prompt with the answer of each subject; `answers` by subject and set."""
     found = []
     for one in sets:
         said: list[dict[str, Any]] = [{} for _ in one.rows]

@@ -34,8 +34,8 @@ __all__ = ["Completions", "Measuring"]
 
 @dataclass(frozen=True)
 class Completions:
-    """What a subject said to some prompts: token ids, and text with verdict for each budget (the
-    longest is the whole answer).
+    """A subject's answers to some prompts: token ids, and for each answer length the text with its
+    verdict (the longest is the whole answer).
     """
 
     tokens: list[list[int]]
@@ -49,7 +49,7 @@ class Completions:
 
 
 class Measuring:
-    """Measures subjects; `cache` says what was measured before."""
+    """Measures subjects; measurements in `cache` are not repeated."""
 
     def __init__(
         self,
@@ -77,9 +77,7 @@ class Measuring:
         }
 
     def setup(self, subject: Subject) -> dict[str, Any]:
-        """What a model is run in, found out when it is loaded: dtype, device, and the hash of its
-        chat template.
-        """
+        """The dtype, device and hash of the chat template of a model, read when it is loaded."""
 
         def work() -> dict[str, Any]:
             with self._live.model(subject) as chat:
@@ -120,7 +118,7 @@ class Measuring:
         )
 
     def missing(self, subject: Subject, prompts: Sequence[Prompt]) -> bool:
-        """Whether its answers to a set's prompts are still to be made."""
+        """Whether the subject has yet to answer these prompts."""
         return self._answers_inputs(subject, prompts, self._config.answer_tokens, 0) not in self._cache
 
     def _answers_inputs(
@@ -203,8 +201,8 @@ class Measuring:
         return found
 
     def prepare(self, subject: Subject, of: Subject, answers: dict[str, list[list[int]]]) -> None:
-        """Run `of` on its answers where damage is still to be measured: it makes room for `subject`
-        when that is loaded.
+        """Run `of` on its answers where damage has yet to be measured: it leaves memory when
+        `subject` is loaded.
         """
         if slot(subject) == slot(of):
             return
@@ -292,7 +290,7 @@ class Measuring:
     # Tasks
 
     def scores(self, subject: Subject, task: HarnessTask) -> TaskScores:
-        """What it reaches on each document of a task of the lm-evaluation-harness."""
+        """The subject's score on each document of a task of the lm-evaluation-harness."""
 
         def work() -> dict[str, Any]:
             with (
@@ -305,12 +303,12 @@ class Measuring:
         return TaskScores(found["metric"], tuple(found["values"]))
 
     def unscored(self, subject: Subject, task: HarnessTask) -> bool:
-        """Whether a task is still to be run on it."""
+        """Whether the task has yet to be run on the subject."""
         return self._scores_inputs(subject, task) not in self._cache
 
     def _scores_inputs(self, subject: Subject, task: HarnessTask) -> dict[str, Any]:
-        # With the size of batches: scores of two subjects are compared, and other batches round
-        # otherwise.
+        # The batch size counts: scores of two subjects are compared, and other batches round
+        # differently.
         return {
             "kind": "capability",
             "subject": subject.identity,

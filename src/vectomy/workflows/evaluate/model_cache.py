@@ -14,11 +14,10 @@ __all__ = ["ModelCache", "slot"]
 
 
 class ModelCache:
-    """Subjects ready to be run. Edits are hooks on their base, which stays loaded from one to the
-    next.
+    """Loads subjects one at a time. Edits are hooks on their base, which stays loaded between them.
 
-    Another checkpoint is compared with the base by the base's own head, so when the base has to
-    make room its head stays.
+    Another checkpoint is compared with the base through the base's own head, so the head stays in
+    memory when the rest of the base leaves it.
     """
 
     def __init__(self, runtime: Runtime, subjects: Sequence[Subject]) -> None:
@@ -42,7 +41,7 @@ class ModelCache:
                 yield self._chat
 
     def head(self, of: Subject) -> ChatModel:
-        """What gives the distributions of `of` from its hidden states; it has been loaded before."""
+        """The head that turns hidden states of `of` into distributions. `of` was loaded before."""
         chat = self._chat if self._slot == slot(of) else self._head
         assert chat is not None
         return chat
@@ -62,5 +61,5 @@ class ModelCache:
 
 
 def slot(subject: Subject) -> str:
-    """Equal for subjects that are the same weights in memory."""
+    """Equal for subjects that use the same weights in memory."""
     return f"{subject.kind}:{subject.path}" if subject.kind == "adapter" else str(subject.path)

@@ -1,13 +1,13 @@
-"""What `vectomy evaluate` is given to measure: models, Edits at some strengths, adapters, and the
-controls beside them.
+"""The subjects of `vectomy evaluate`: models, Edits at some strengths, adapters, and controls.
 
 A subject is written as
 
-    FOLDER, OWNER/NAME, demo       a model EDIT[@STRENGTHS]               an Edit file, or a run
-    folder that holds one; strengths such as 0.5 or 0.25,0.5,1 ADAPTER                        a
-    folder that PEFT wrote, for the base
+    FOLDER, OWNER/NAME, demo    a model
+    EDIT[@STRENGTHS]            an Edit file, or a run folder that holds one;
+                                strengths such as 0.5 or 0.25,0.5,1
+    ADAPTER                     a folder that PEFT wrote, for the base
 
-Every subject knows its identity, a hash of all that makes it answer as it does, and the model that
+Every subject has an identity, the hash of everything that decides its answers, and the model that
 it is compared with.
 """
 
@@ -47,9 +47,8 @@ class Subject:
     """One thing that is measured. `of` is the name of the model it is compared with (None for the
     base).
 
-    `sha256` is the Edit's own hash, or one of weights and sidecars; `identity` says all: two
-    subjects of one identity give the same answers. `edit` and `strength` are those of Edits and
-    random controls.
+    `sha256` is the Edit's own hash, or that of weights and sidecars. Two subjects with the same
+    `identity` give the same answers. Only Edits and random controls have `edit` and `strength`.
     """
 
     name: str
@@ -76,11 +75,10 @@ def open_subjects(
     trust_remote_code: bool = False,
     progress: Progress = silent,
 ) -> list[Subject]:
-    """The subjects in the given order, the base in front: `base`, or the first model among them.
+    """The subjects in the given order, the base first: `base`, or the first model among them.
 
     Raises:
-        UsageError: a subject that is none of these, strengths that are no numbers, or no model at
-            all.
+        UsageError: a subject of no known kind, strengths that are not numbers, or no model at all.
         FingerprintError: an Edit whose base is not among the models.
         CheckpointError, EditError: a folder or file that is not whole.
     """
@@ -90,7 +88,8 @@ def open_subjects(
     if not models or (base and parsed[0].kind != "model"):
         what = f"--base {base} is" if base else f"{', '.join(one.spec for one in parsed)}: there is"
         raise UsageError(
-            f"{what} no model to compare with; give one first, or with --base MODEL (a folder, a Hub id or demo)"
+            f"{what} no model to compare with; give one first, or with --base MODEL (a folder, a Hub id or "
+            "demo)"
         )
     opened = _with_folders([_open_model(one, trust_remote_code, progress) for one in models])
     first = replace(opened[0], kind="base")
@@ -122,21 +121,21 @@ def _parse(spec: str) -> _Parsed:
     if plain == "demo" or is_gguf(plain):
         kind: Literal["model", "edit", "adapter"] = "model"
     elif os.path.isfile(path / ADAPTER_CONFIG):
-        # Also one of ours, in whose folder the Edit lies that it was made of.
+        # Our own adapter folders hold the Edit as well.
         kind = "adapter"
     elif os.path.isfile(path) or os.path.isfile(path / EDIT_FILE):
         file = path if os.path.isfile(path) else path / EDIT_FILE
-        # A run folder gives its Edit a name; edit.safetensors is what all of them are called.
+        # An Edit in a run folder is named after the folder: its file is always edit.safetensors.
         return _Parsed(spec, "edit", file, path.stem if file is path else path.resolve().name, strengths)
     elif os.path.isdir(path) or not is_local(plain):
         kind = "model"
     else:
         raise UsageError(
-            f"'{spec}' is nothing to evaluate: it is no model (a folder, a Hub id or demo), no Edit file, no run folder with an Edit "
-            "and no folder of a PEFT adapter"
+            f"'{spec}' is nothing to evaluate: it is no model (a folder, a Hub id or demo), no Edit file, no "
+            "run folder with an Edit and no folder of a PEFT adapter"
         )
     if strengths is not None:
-        raise UsageError(f"'{spec}' is a {kind}; strengths behind an @ are for Edits")
+        raise UsageError(f"'{spec}' is a {kind}; only Edits take strengths after an @")
     return _Parsed(spec, kind, path, plain if plain == "demo" or not is_local(plain) else path.resolve().name)
 
 
@@ -150,7 +149,7 @@ def _strengths(spec: str) -> tuple[str, tuple[float, ...] | None]:
         strengths = (math.nan,)
     if not all(math.isfinite(value) for value in strengths):
         raise UsageError(
-            f"'{spec}': behind the @ stand strengths, numbers such as 0.5 or 0.25,0.5,1, not '{found[2]}'"
+            f"'{spec}': after the @ come strengths, numbers such as 0.5 or 0.25,0.5,1, not '{found[2]}'"
         )
     return found[1], tuple(dict.fromkeys(strengths))
 
@@ -184,8 +183,8 @@ def _edits(one: _Parsed, models: Sequence[Subject]) -> list[Subject]:
     if base is None:
         held = ", ".join(f"{model.name} has {model.fingerprint[:12]}" for model in models)
         raise FingerprintError(
-            f"the edit {one.spec} is for {edit.base} with weights {edit.base.fingerprint[:12]}, which are those of no model here "
-            f"({held}); add the model that it was made for, or name it with --base"
+            f"the edit {one.spec} is for {edit.base} with weights {edit.base.fingerprint[:12]}, which are "
+            f"those of no model here ({held}); add the model that it was made for, or name it with --base"
         )
     found = []
     for strength in one.strengths or (1.0,):
@@ -203,14 +202,14 @@ def _edit_subject(
 
 
 def _seen(edit: Edit) -> str | None:
-    """What the edit was found on, for a reader who looks for those prompts among the sets."""
+    """The prompts of the search, for a reader who looks for them among the measured sets."""
     contrast = edit.about.get("contrast")
     return f"found on {' and '.join(map(str, contrast))}" if isinstance(contrast, list) and contrast else None
 
 
 def _with_folders(models: Sequence[Subject]) -> list[Subject]:
-    """Names of models that are there once: of two that are called alike with the folder they lie
-    in, else with a number.
+    """The models with unique names: those that share one get their parent folder before it, then a
+    number after it.
     """
     names = [model.name for model in models]
     longer = [
@@ -223,8 +222,8 @@ def _with_folders(models: Sequence[Subject]) -> list[Subject]:
 
 
 def _numbered(subjects: Sequence[Subject], fixed: Collection[Kind] = ("base", "model")) -> list[Subject]:
-    """Names that are there once, by a number behind the later ones; those of `fixed` kinds stay,
-    for others refer to them.
+    """The subjects with unique names: a later one gets a number. Those of `fixed` kinds keep
+    theirs, because others refer to them.
     """
     taken = {subject.name for subject in subjects if subject.kind in fixed}
     found = []
@@ -240,7 +239,7 @@ def _numbered(subjects: Sequence[Subject], fixed: Collection[Kind] = ("base", "m
 def with_controls(subjects: Sequence[Subject], seed: int) -> list[Subject]:
     """The subjects, a random direction for the first Edit of the base, and the base against itself.
 
-    The Edit is taken at its full strength where that was asked for, else at the largest that was.
+    The control has the Edit's strength 1 if that was asked for, else the largest that was.
     """
     base = subjects[0]
     edits = [subject for subject in subjects if subject.kind == "edit" and subject.of == base.name]
@@ -250,11 +249,17 @@ def with_controls(subjects: Sequence[Subject], seed: int) -> list[Subject]:
         full = max(first, key=lambda subject: (subject.strength == 1.0, abs(subject.strength or 0.0)))
         assert full.edit is not None
         assert full.strength is not None
-        note = f"control: random directions of the same number, lengths and strengths in the same writers as {full.name}, seed {seed}"
+        note = (
+            "control: random directions of the same number, lengths and strengths in the same writers as "
+            f"{full.name}, seed {seed}"
+        )
         drawn = random_control(full.edit, seed)
         made = _edit_subject("random direction", "random", full.path, base, drawn, full.strength, note)
         found.append(replace(made, source=full.source))
-    again = f"the noise floor: {base.name} once more, in other batches, on the sample of prompts that damage is measured on"
+    again = (
+        f"the noise floor: {base.name} once more, in other batches, on the sample of prompts that damage is "
+        "measured on"
+    )
     name, identity = f"{base.name} again", hash_of([base.identity, "again"])
     found.append(replace(base, name=name, kind="noise", of=base.name, identity=identity, note=again))
     return found

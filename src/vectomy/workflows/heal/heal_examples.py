@@ -1,5 +1,5 @@
-"""What is learned: preference rows of a source, or the models' own answers, as pairs of token ids,
-none of them tested on.
+"""The training pairs of healing: preference rows of a source, or the models' own answers, as token
+ids. No prompt that is measured on is among them.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def load_for(config: HealConfig, path: Path, name: str) -> ChatModel:
 def learned_rows(
     config: HealConfig, base: Path, edited: Path, measured: Sequence[Prompt], progress: Progress
 ) -> tuple[list[Pair], Preferences, float]:
-    """Pairs, the same as text with what was left out, and the seconds that a forward pass of the
-    edited model takes a token.
+    """The pairs, the same as text with the count of rows left out, and the seconds per token of a
+    forward pass of the edited model.
 
     Raises:
         PromptError: the source cannot be read, or no row is left.
@@ -49,7 +49,8 @@ def learned_rows(
         told = read.without(measured, HELD_OUT)
         if not told.rows:
             raise PromptError(
-                f"all {len(read.rows)} rows of {config.preferences} are prompts that are measured on; use other --positive-test and --negative-test"
+                f"all {len(read.rows)} rows of {config.preferences} are prompts that are measured on; use "
+                "other --positive-test and --negative-test"
             )
         chat = load_for(config, edited, "edited model")
         pairs, left_out = encode(chat, told.rows, config.max_length)
@@ -84,7 +85,7 @@ def _own(
 
 @torch.inference_mode()
 def _seconds_per_token(chat: ChatModel, pairs: Sequence[Pair]) -> float:
-    """Of a batch as training will see some; the second of two passes."""
+    """Timed on a batch like those of training; the second of two passes."""
     rows: list[list[int]] = []
     for pair in pairs:
         rows.append([*pair.prompt, *pair.chosen][:TIMED_TOKENS])

@@ -1,5 +1,5 @@
-"""What is healed: a base, an Edit of it, and the edited checkpoint, which is made here unless it is
-given.
+"""The inputs of healing: a base, an Edit of it, and the edited checkpoint, which is baked here
+unless it is given.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from vectomy.models.demo import model_folder
 
 __all__ = ["Inputs", "norms_behind", "open_inputs", "rows_kept_out"]
 
-# Directions that are this much of one another are one.
+# Singular values below this share of the largest count as zero.
 SAME = 1e-4
 
 
@@ -55,20 +55,18 @@ def open_inputs(
     """MODEL is the base of the Edit, or, with `base`, an edited checkpoint.
 
     Raises:
-        UsageError: neither an Edit nor a base is given, or the directions to keep out are not
-            known.
+        UsageError: neither an Edit nor a base is given, or the directions to protect are not known.
         FingerprintError: the Edit is of another base, or the checkpoint has another shape.
-            CheckpointError, ArchitectureError: a folder that is not whole, or a model that is not
-            known.
+        CheckpointError, ArchitectureError: a folder is not whole, or a model is not known.
     """
     if edit is None and base is None:
         raise UsageError(
-            "healing takes the edit whose damage is to be healed: --edit FILE beside its base as MODEL, or an edited checkpoint as MODEL and its "
-            "base as --base"
+            "healing needs the edit: its base as MODEL with --edit FILE, or an edited checkpoint as MODEL "
+            "with its base as --base"
         )
     if edit is None and project:
         raise UsageError(
-            "which directions to keep out of what is learned stands in the Edit: give it with --edit FILE, or train without that (--no-project)"
+            "--project needs the Edit to know which directions to protect: pass --edit FILE, or --no-project"
         )
     first = model_folder(model, progress)
     source = first if base is None else model_folder(base, progress)
@@ -88,14 +86,15 @@ def open_inputs(
             other.vocab,
         ):
             raise FingerprintError(
-                f"{model} is {shape_of(other)}; its base {base} is {shape_of(arch)}. Give the model it was made from"
+                f"{model} is {shape_of(other)}; its base {base} is {shape_of(arch)}. Give the model it was "
+                "made from"
             )
     return Inputs(source, None if base is None else first, edit, model)
 
 
 def rows_kept_out(edit: Edit, base: Path) -> dict[str, Tensor]:
-    """By live module, orthonormal rows that span what the Edit takes something of there, in front
-    of any norm behind the writer.
+    """By live module, orthonormal rows that span the directions that the Edit changes there, before
+    any norm that follows the writer.
     """
     opened = Checkpoint.open(base)
     arch = architecture_in(opened)
@@ -108,8 +107,8 @@ def rows_kept_out(edit: Edit, base: Path) -> dict[str, Tensor]:
 
 
 def norms_behind(edit: Edit, base: Path) -> list[str]:
-    """Live norms between a writer that the Edit names and the stream: with another gain, other rows
-    would be right.
+    """Live norms between a writer that the Edit names and the stream. They are frozen: with another
+    gain, the protected rows would be others.
     """
     arch = architecture_in(Checkpoint.open(base))
     return sorted({passed.module for writer, _ in edit.writers(arch) for passed in writer.norms})

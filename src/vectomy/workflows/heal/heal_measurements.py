@@ -29,9 +29,7 @@ MODELS = ("before edit", "after edit", "after healing")
 
 @dataclass(frozen=True)
 class TestSets:
-    """Prompts that show the behaviour in the base, and harmless ones; nothing was learned on
-    either.
-    """
+    """Prompts on which the base shows the behaviour, and harmless ones. Neither was trained on."""
 
     positive: tuple[Prompt, ...]
     negative: tuple[Prompt, ...]
@@ -61,7 +59,7 @@ def measure_all(
     config: HealConfig,
     progress: Progress,
 ) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]:
-    """Numbers by model (MODELS), and the answers of all of them prompt by prompt.
+    """The numbers by model (MODELS), and every model's answers by prompt.
 
     KL runs from the base to each, teacher-forced over the base's own answers to the harmless
     prompts; cross-entropy is of the same answers.
@@ -79,7 +77,7 @@ def measure_all(
             base, hidden = chat, now
         found[name] = {**_counted(seen[name]), **divergence(base, chat, hidden, now, answers)}
         if chat is base:
-            # Its head is all that is read of it from here on.
+            # From here on only its head is read.
             chat.drop_blocks()
         del chat
         gc.collect()

@@ -1,5 +1,5 @@
-"""What healing left of the removed directions, by measurement: on what was learned, and on the
-checkpoint it came into.
+"""What healing left of the removed directions, measured on the learned change and on the healed
+checkpoint.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ def receipt_of(
     kept_out: Mapping[str, Tensor],
     progress: Progress,
 ) -> dict[str, Any]:
-    """`learned_along` is the largest share, over the writers that the Edit names, of what was
-    learned that lies along the removed directions (a random change has sqrt(k / d_model)); of an
-    Edit that removes them wholly also `verify`'s receipt of the healed checkpoint, weights and
-    running stream.
+    """`learned_along` is the share of the learned change that lies along the removed directions,
+    the largest over the writers that the Edit names (a random change has sqrt(k / d_model)). For an
+    Edit that removes its directions wholly, `verified` is the receipt of `verify` for the healed
+    checkpoint, weights and running stream.
     """
     edit = inputs.edit
     rows = {} if edit is None else rows_kept_out(edit, inputs.base)
@@ -57,8 +57,8 @@ def receipt_of(
 
 
 def wholly(edit: Edit) -> bool:
-    """Whether the Edit takes all of its directions out, so that a checkpoint can be judged without
-    the base.
+    """Whether the Edit removes all of its directions wholly, so that a checkpoint can be verified
+    without the base.
     """
     return all(
         op.norm != "row" and op.addition is None and bool((op.strengths == 1).all())

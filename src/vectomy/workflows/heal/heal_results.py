@@ -57,6 +57,7 @@ def sentence_of(behaviour: str, measures: Mapping[str, Mapping[str, Any]], outco
         else "The edit had added no damage that was measured."
     )
     return (
-        f"The edit changed {behaviour}: shown on {base['count']} of {base['total']} prompts before it, {edited['count']} after it "
-        f"({low:.0%} to {high:.0%}). After healing {healed['count']}: {verdict}. {healing}"
+        f"The edit changed {behaviour}: shown on {base['count']} of {base['total']} prompts before it, "
+        f"{edited['count']} after it ({low:.0%} to {high:.0%}). After healing {healed['count']}: {verdict}. "
+        f"{healing}"
     )

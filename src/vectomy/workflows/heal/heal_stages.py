@@ -218,8 +218,8 @@ def _log_estimate(work: HealWorkflow, pace: float) -> None:
     work.log(str(found))
     if work.config.warmup_steps >= found.steps:
         work.log(
-            f"the warm-up takes {work.config.warmup_steps} steps and there are {found.steps}: the learning rate never comes to "
-            f"{work.config.learning_rate:g}; lower --warmup-steps"
+            f"the warm-up takes {work.config.warmup_steps} steps and there are {found.steps}: the learning "
+            f"rate never comes to {work.config.learning_rate:g}; lower --warmup-steps"
         )
 
 
