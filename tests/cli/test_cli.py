@@ -61,7 +61,7 @@ def test_help_loads_nothing_heavy(command: str) -> None:
 
 @pytest.mark.parametrize("command", ["baseline", "collect", "directions", "select", "run"])
 def test_every_stage_is_a_command_with_all_options(vectomy: Vectomy, command: str) -> None:
-    status, out, _ = vectomy(command, "--help")
+    status, out, _ = vectomy(command, "--help-all")
     assert status == 0
     for option in ("--positive", "--kl-threshold", "--out", "--config", "--seed"):
         assert option in out

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from vectomy.cli.options import Options
+from vectomy.cli.options import run_options
 from vectomy.core.config import (
     FLAT,
     RunConfig,
@@ -89,7 +89,7 @@ def test_all_wrong_keys_are_named_at_once_and_a_missing_one_too() -> None:
 
 
 def options() -> set[str]:
-    return {name for name in vars(Options) if not name.startswith("_")}
+    return set(run_options())
 
 
 def dumped(config: RunConfig, place: tuple[str, ...]) -> Any:

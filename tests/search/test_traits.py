@@ -543,8 +543,8 @@ def test_report_on_a_folder_of_an_earlier_version_says_how_to_renew_it(
     ("given", "said"),
     [
         (["--trait", "joy"], "no trait 'joy'"),
-        (["--trait", "melancholy", "--system-positive", "x"], "name two traits"),
-        (["--system-negative", "x"], "--system-positive"),
+        (["--trait", "melancholy", "--positive-system", "x"], "name two traits"),
+        (["--negative-system", "x"], "--positive-system"),
         (["--trait", "over_refusal"], "--positive SRC"),
         (["--trait", "refusal", "--operation", "induce"], "mean nothing to it"),
         (["--trait", "melancholy", "--recipe", "tpe"], "--recipe mean nothing"),

@@ -21,6 +21,7 @@ from vectomy.cli import (
     heal_command,
     judge_command,
     publish_commands,
+    report_command,
     run_command,
     select_command,
     trait_command,
@@ -34,6 +35,7 @@ INTERRUPTED = 130
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     help="Find the direction behind a behaviour of an open-weight language model and edit it, exactly, in the weights.",
@@ -59,6 +61,7 @@ def _options(
 
 
 run_command.register(app)
+report_command.register(app)
 select_command.register(app)
 edit_commands.register(app)
 coverage.register(app)

@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from vectomy.cli.coverage import source_of
+from vectomy.cli.options import AsJson
 from vectomy.cli.progress_bars import bars
-from vectomy.cli.run_command import AsJson
 
 if TYPE_CHECKING:
     from vectomy.comparison import Comparison, WriterDifference

@@ -13,9 +13,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from vectomy.cli.options import Model
+from vectomy.cli.options import AsJson, Model
 from vectomy.cli.progress_bars import bars
-from vectomy.cli.run_command import AsJson
 from vectomy.core.progress import duration
 
 if TYPE_CHECKING:

@@ -12,9 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from vectomy.cli.coverage import print_receipt, source_of
-from vectomy.cli.options import Model
+from vectomy.cli.options import AsJson, Model
 from vectomy.cli.progress_bars import bars
-from vectomy.cli.run_command import AsJson
 
 if TYPE_CHECKING:
     from vectomy.edits.edit import Edit

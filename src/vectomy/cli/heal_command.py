@@ -4,217 +4,179 @@ before and after.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shlex
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
 from rich.console import Console
 
-from vectomy.cli.options import Options
+from vectomy.cli.help import SectionedCommand
+from vectomy.cli.options import (
+    SOURCE_HELP,
+    AsJson,
+    ConfigFile,
+    command_of,
+    config_options,
+    given_options,
+)
 from vectomy.cli.progress_bars import bars
-from vectomy.cli.run_command import AsJson, Config
 from vectomy.core.config import load_config
-from vectomy.core.errors import ConfigError
+from vectomy.healing.heal_config import HealConfig
 
 __all__ = ["register"]
 
 
+def _option(*names: str, help: str, panel: str | None = None, **more: Any) -> Any:
+    return typer.Option(*names, help=help, show_default=False, rich_help_panel=panel, **more)
+
+
 def register(app: typer.Typer) -> None:
-    app.command("heal")(_heal)
+    parameters = {**get_type_hints(Job, include_extras=True), **OPTIONS}
+    usual = {"model": ..., "resume": True, "as_json": False}
+    app.command("heal", cls=SectionedCommand, epilog=SOURCE_HELP)(command_of(_heal, parameters, usual))
 
 
-def _option(*names: str, help: str, **more: Any) -> Any:
-    return typer.Option(*names, help=help, show_default=False, **more)
+@dataclass(frozen=True)
+class Job:
+    """The options of `vectomy heal` that are not in its configuration."""
 
-
-def _heal(
     model: Annotated[
         str,
         typer.Argument(
             metavar="MODEL",
-            help="The base of the Edit (a folder, a Hub id or `demo`); with --base an edited checkpoint of any maker.",
+            help="The unedited model of the Edit: a folder, a Hub id or `demo`. With --base, an edited checkpoint "
+            "of any maker.",
         ),
-    ],
+    ]
     out: Annotated[
-        Path | None, _option(help="Folder for the result; an interrupted run goes on there.", metavar="DIR")
-    ] = None,
-    edit: Annotated[
-        Path | None, _option(help="The Edit: a file, or the folder of a run that holds one.", metavar="FILE")
-    ] = None,
-    strength: Annotated[float | None, _option(help="Times this (1): the dial of the Edit.")] = None,
-    base: Annotated[
-        str | None,
-        _option(help="MODEL is an edited checkpoint, and this what it was made from.", metavar="MODEL"),
-    ] = None,
-    objective: Annotated[
-        str | None, _option(help="sft (the base's own answers), dpo, ipo or orpo (dpo).")
-    ] = None,
-    preferences: Annotated[
-        str | None,
+        Path | None,
         _option(
-            help="Rows to learn from: FILE.jsonl, OWNER/NAME[:SPLIT] on the Hub (mlabonne/orpo-dpo-mix-40k), or `own`: the base's own answers "
-            "against the edited model's.",
-            metavar="SRC",
+            help="Folder of the result; an interrupted run resumes there. [default: runs/NAME-healed]",
+            metavar="DIR",
+            panel="Output",
         ),
-    ] = None,
-    prompts: Annotated[
-        str | None, _option(help="own: harmless prompts to answer (mlabonne/harmless_alpaca).", metavar="SRC")
-    ] = None,
-    limit: Annotated[int | None, _option(help="At most so many rows: a seeded sample.")] = None,
-    own_tokens: Annotated[int | None, _option(help="own: greedy tokens per answer (48).")] = None,
-    method: Annotated[
-        str | None, _option(help="auto (qlora on CUDA with bitsandbytes, else lora), lora, qlora or full.")
-    ] = None,
-    project: Annotated[
-        bool | None,
-        _option("--project/--no-project", help="Keep what is learned out of the removed directions (yes)."),
-    ] = None,
-    rank: Annotated[int | None, _option(help="Rank of the adapter (64).")] = None,
-    alpha: Annotated[float | None, _option(help="Its alpha (32).")] = None,
-    dropout: Annotated[float | None, _option(help="Its dropout (0.05).")] = None,
-    target_modules: Annotated[
-        str | None, _option(help="Modules to adapt, by commas (all-linear).", metavar="NAME,...")
-    ] = None,
-    learning_rate: Annotated[
-        float | None, _option("--learning-rate", "--lr", help="Highest learning rate (5e-6).")
-    ] = None,
-    schedule: Annotated[
-        str | None, _option(help="cosine, linear, constant or constant_with_warmup (cosine).")
-    ] = None,
-    warmup_steps: Annotated[int | None, _option(help="Steps up to the learning rate (100).")] = None,
-    epochs: Annotated[float | None, _option(help="Passes over the rows (1).")] = None,
-    max_steps: Annotated[int | None, _option(help="Stop after so many steps.")] = None,
-    micro_batch: Annotated[int | None, _option(help="Rows in one forward pass of one process (1).")] = None,
-    accumulation: Annotated[int | None, _option(help="Forward passes to a step (8).")] = None,
-    max_length: Annotated[int | None, _option(help="Most tokens of prompt and answer (2048).")] = None,
-    optimizer: Annotated[
-        str | None,
-        _option(help="auto (paged_adamw_8bit on CUDA with bitsandbytes, else adamw_torch), or one by name."),
-    ] = None,
-    weight_decay: Annotated[float | None, _option(help="Weight decay (0).")] = None,
-    max_grad_norm: Annotated[float | None, _option(help="Gradients are cut at this norm (1).")] = None,
-    beta: Annotated[
-        float | None, _option(help="dpo: how much the reference holds; ipo: tau; orpo: lambda (0.1).")
-    ] = None,
-    sft_weight: Annotated[
-        float | None,
-        _option(help="dpo, ipo: add the chosen answers' cross-entropy with this weight (0; own answers 1)."),
-    ] = None,
-    gradient_checkpointing: Annotated[
-        bool | None, _option(help="Compute activations again instead of keeping them (yes).")
-    ] = None,
-    attention: Annotated[str | None, _option(help="auto, eager, sdpa or flash_attention_2.")] = None,
-    save_steps: Annotated[int | None, _option(help="Steps between checkpoints (50).")] = None,
-    logging_steps: Annotated[int | None, _option(help="Steps between points of the curve (1).")] = None,
-    report_to: Annotated[str | None, _option(help="none, tensorboard, wandb or trackio (none).")] = None,
+    ] = None
+    edit: Annotated[Path | None, _option(help="The Edit: a file, or a folder with one.", metavar="EDIT")] = (
+        None
+    )
+    strength: Annotated[float | None, _option(help="Multiplies the strengths of the Edit.")] = None
+    base: Annotated[
+        str | None, _option(help="The unedited model, if MODEL is an edited checkpoint.", metavar="MODEL")
+    ] = None
     launch: Annotated[
         str | None,
         _option(
-            help="Train in several processes by accelerate: ddp, zero2, zero3, fsdp, cpu, or a configuration file of its own.",
+            help="Train in several processes by accelerate: ddp, zero2, zero3, fsdp, cpu, or a configuration file.",
             metavar="NAME|FILE",
+            panel="Expert",
         ),
-    ] = None,
-    processes: Annotated[int | None, _option(help="How many (one a card).")] = None,
+    ] = None
+    processes: Annotated[
+        int | None, _option(help="Number of processes; one for each card if not given.", panel="Expert")
+    ] = None
     trained: Annotated[
         Path | None,
         _option(
-            help="Train nothing: merge and measure this adapter, trained elsewhere on the edited model.",
+            help="Do not train: merge and measure this adapter, trained elsewhere on the edited model.",
             metavar="DIR",
+            panel="Expert",
         ),
-    ] = None,
-    merge: Annotated[
-        bool | None,
-        _option(
-            "--merge/--adapter",
-            help="Merge into the checkpoint (yes), or leave the adapter over the edited one.",
-        ),
-    ] = None,
+    ] = None
     resume: Annotated[
-        bool, _option("--resume/--restart", help="Go on where an interrupted run was (yes), or begin anew.")
-    ] = True,
-    positive_test: Annotated[
-        str | None,
-        _option(help="Prompts that show the behaviour, to see whether it comes back.", metavar="SRC"),
-    ] = None,
-    negative_test: Annotated[
-        str | None, _option(help="Harmless prompts on whose answers damage is measured.", metavar="SRC")
-    ] = None,
-    test_limit: Annotated[int | None, _option(help="At most so many of each (100).")] = None,
-    judge: Annotated[str | None, _option(help="Who says what a refusal is (refusal).")] = None,
-    answer_tokens: Options.answer_tokens = None,
-    tasks: Annotated[
-        str | None, _option(help="Capability tasks for all three models: suites, tasks or files, by commas.")
-    ] = None,
-    task_limit: Annotated[int | None, _option(help="At most so many documents a task.")] = None,
-    seed: Annotated[
-        int | None, _option(help="Seed of samples, of the adapter and of the order of rows (0).")
-    ] = None,
-    device: Options.device = None,
-    dtype: Options.dtype = None,
-    batch_tokens: Options.batch_tokens = None,
-    trust_remote_code: Options.trust_remote_code = None,
-    config: Config = None,
+        bool,
+        _option(
+            "--resume/--restart",
+            help="Resume an interrupted run, or start again. [default: resume]",
+            panel="Output",
+        ),
+    ] = True
+    config: ConfigFile = None
     export_axolotl: Annotated[
         Path | None,
-        _option(help="Write the same training as an Axolotl configuration, and stop.", metavar="FILE"),
-    ] = None,
+        _option(
+            help="Write the same training as an Axolotl configuration, and stop.",
+            metavar="FILE",
+            panel="Expert",
+        ),
+    ] = None
     from_axolotl: Annotated[
         Path | None,
-        _option(help="Take the training from an Axolotl configuration; options override it.", metavar="FILE"),
-    ] = None,
-    until: Annotated[str | None, _option(help="Stop behind edited, rows, train, merge or measure.")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Train an edited model by DPO, IPO, ORPO or on the base's own answers, so that what the edit
-    cost comes back and what it removed does not; with a table before the edit, after it and after
-    healing.
+        _option(
+            help="Read the training from an Axolotl configuration; options override it.",
+            metavar="FILE",
+            panel="Expert",
+        ),
+    ] = None
+    until: Annotated[
+        Literal["edited", "rows", "train", "merge", "measure"] | None,
+        _option(help="Stop after this stage.", panel="Expert"),
+    ] = None
+    as_json: AsJson = False
+
+
+OPTIONS = config_options(
+    HealConfig,
+    flags={"learning_rate": ("--learning-rate", "--lr"), "merge": ("--merge/--adapter",)},
+    metavars={
+        "preferences": "SRC",
+        "prompts": "SRC",
+        "positive_test": "SRC",
+        "negative_test": "SRC",
+        "target_modules": "NAME,...",
+        "tasks": "SUITE|TASK|FILE.yaml,...",
+    },
+)
+
+
+def _heal(values: dict[str, Any]) -> None:
+    """Train an edited model with preferences or with the base's own answers, to recover what the
+    edit damaged and not what it removed. A table compares the base, the edited and the healed model.
     """
-    given = dict(locals())
-    from vectomy.healing.heal_config import HealConfig, parse_heal
-
-    options = {name: given[name] for name in HealConfig.model_fields if given.get(name) is not None}
+    job = Job(**{field.name: values[field.name] for field in dataclasses.fields(Job)})
+    options = given_options(values, OPTIONS)
     say = Console(stderr=True)
-    values, notes = _files(config, from_axolotl)
+    file, notes = _files(job.config, job.from_axolotl)
     for note in notes:
-        say.print(f"not taken from {from_axolotl}: {note}", highlight=False, markup=False)
-    if model == "demo":
-        values = {"prompts": "bundled:harmless", "preferences": "own", **values}
-    parsed = parse_heal({**values, **options})
-    out = out or Path("runs") / f"{Path(model).resolve().name}-healed"
-    if export_axolotl is not None:
-        _export(export_axolotl, parsed, out, launch)
+        say.print(f"not taken from {job.from_axolotl}: {note}", highlight=False, markup=False)
+    if job.model == "demo":
+        file = {"prompts": "bundled:harmless", "preferences": "own", **file}
+    typed = {name: "--" + name.replace("_", "-") for name in options}
+    parsed = parse_heal({**file, **options}, typed)
+    out = job.out or Path("runs") / f"{Path(job.model).resolve().name}-healed"
+    if job.export_axolotl is not None:
+        _export(job.export_axolotl, parsed, out, job.launch)
         return
-    if not resume:
+    if not job.resume:
         _restart(out)
-    from vectomy.workflows.heal.heal_model import STAGES, heal_model
+    from vectomy.workflows.heal.heal_model import heal_model
 
-    if until is not None and until not in STAGES:
-        raise ConfigError(f"--until is '{until}'; it is one of {', '.join(STAGES)}")
     summary = heal_model(
-        model,
+        job.model,
         out,
         parsed,
-        edit=_edit(edit, strength),
-        base=base,
-        trained=trained,
-        launcher=launch,
-        processes=processes,
-        until=until or "report",
+        edit=_edit(job.edit, job.strength),
+        base=job.base,
+        trained=job.trained,
+        launcher=job.launch,
+        processes=job.processes,
+        until=job.until or "report",
         command=shlex.join(["vectomy", *sys.argv[1:]]),
         progress=bars,
         log=lambda line: say.print(line, highlight=False, markup=False, soft_wrap=True),
     )
-    if as_json:
-        typer.echo(json.dumps(summary or {"folder": str(out), "until": until}, indent=2))
+    if job.as_json:
+        typer.echo(json.dumps(summary or {"folder": str(out), "until": job.until}, indent=2))
     elif summary:
         from vectomy.cli.tables.healing_table import print_healing
 
         print_healing(summary, str(out))
     else:
-        typer.echo(f"done up to {until}; see {out}")
+        typer.echo(f"done up to {job.until}; see {out}")
 
 
 def _files(config: Path | None, axolotl: Path | None) -> tuple[dict[str, Any], list[str]]:

@@ -14,8 +14,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from vectomy.cli.options import AsJson
 from vectomy.cli.progress_bars import bars
-from vectomy.cli.run_command import AsJson
 from vectomy.core.errors import JudgeError, UnreadableReplyError, UsageError
 from vectomy.core.jsonl import iter_jsonl, json_line, write_jsonl
 from vectomy.core.run_folder import Journal, hash_of

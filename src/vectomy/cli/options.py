@@ -1,124 +1,282 @@
-"""Options that several commands share, written once. None means: not given, the configuration's own
-value holds.
+"""Options of the commands, made from the configuration classes.
+
+A field gives the name, the type, the choices, the default and the help of its option. The option
+itself defaults to None, which means "not given": the configuration's own value applies then.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
+import types
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import typer
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
-__all__ = ["Model", "Options", "default_folder"]
+from vectomy.cli.help import HelpAll
+from vectomy.core.config import (
+    DEMO_PROMPTS,
+    EXPERT,
+    FLAT,
+    HUB_PROMPTS,
+    Contrast,
+    JobConfig,
+    Panel,
+    RunConfig,
+    Source,
+)
 
-Model = Annotated[
-    str, typer.Argument(metavar="MODEL", help="A model folder, a Hub id, a GGUF file, or `demo`.")
+__all__ = [
+    "SOURCE_HELP",
+    "AsJson",
+    "ConfigFile",
+    "Device",
+    "Edit",
+    "Model",
+    "Out",
+    "Parameters",
+    "Yes",
+    "command_of",
+    "config_options",
+    "default_folder",
+    "given_options",
+    "run_options",
+    "unpack",
 ]
 
+SOURCE_HELP = (
+    "SRC is a file (.jsonl, .json, .csv, .parquet, .txt), OWNER/NAME[:SPLIT] on the Hub, or a bundled set "
+    "(bundled:refused, bundled:harmless); #COLUMN at the end picks a column."
+)
 
-def _option(help: str, **more: Any) -> Any:
-    return typer.Option(help=help, show_default=False, **more)
+Parameters = Mapping[str, Any]
+"""Annotated types by parameter name; the ones of a command."""
+
+Model = Annotated[
+    str,
+    typer.Argument(metavar="MODEL", help="The unedited model: a folder, a Hub id, a GGUF file, or `demo`."),
+]
+Edit = Annotated[
+    Path,
+    typer.Argument(metavar="EDIT", help="An Edit: a file, or the folder of a run, adapter or checkpoint."),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="Run folder; an interrupted run resumes there. [default: runs/NAME-RECIPE]",
+        show_default=False,
+        rich_help_panel="Output",
+    ),
+]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        metavar="FILE",
+        help="A .toml or .json configuration; options override it.",
+        show_default=False,
+        rich_help_panel="Expert",
+    ),
+]
+Yes = Annotated[
+    bool, typer.Option("--yes", help="Ask nothing.", show_default=False, rich_help_panel="Output")
+]
+AsJson = Annotated[
+    bool,
+    typer.Option("--json", help="Print JSON instead of text.", show_default=False, rich_help_panel="Output"),
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.", rich_help_panel="Machine")]
+
+METAVARS = {"behaviour_tokens": "TOKEN", "direction": "FILE|random:SEED", "judge": "NAME"}
 
 
-_SOURCE = "FILE (.jsonl .json .csv .parquet .txt), OWNER/NAME[:SPLIT] on the Hub, or bundled:refused|harmless; #COLUMN picks a column."
+def run_options() -> dict[str, Any]:
+    """All options of a run: the short names of its configuration."""
+    sets = [name for name in Contrast.model_fields if name in FLAT]
+    systems = [name for name in FLAT if name.endswith("_system")]
+    names = list(dict.fromkeys([*sets, *systems, *FLAT]))
+    own = [
+        name for name in RunConfig.model_fields if name not in ("model", "contrast", "selection", "runtime")
+    ]
+    result = {name: _option(name, *_field(FLAT[name])) for name in names}
+    result |= {name: _option(name, RunConfig.model_fields[name], RunConfig) for name in own}
+    return result | _runtime_options(RunConfig)
 
 
-class Options:
-    """The options of a run, as annotated types; their names are the configuration's short names
-    (config.FLAT).
+def config_options(
+    kind: type[JobConfig],
+    flags: Mapping[str, tuple[str, ...]] | None = None,
+    metavars: Mapping[str, str] | None = None,
+    without: Iterable[str] = (),
+) -> dict[str, Any]:
+    """The options of a flat configuration class, by field name.
+
+    Args:
+        flags: what a person types, where it is not the name of the field.
+        metavars: the placeholder of a value.
+        without: fields that are no options of the command.
+    """
+    skipped = {"runtime", *without}
+    result = {
+        name: _option(name, field, kind, (flags or {}).get(name, ()), (metavars or {}).get(name))
+        for name, field in kind.model_fields.items()
+        if name not in skipped
+    }
+    return result | _runtime_options(kind)
+
+
+def _runtime_options(kind: type[JobConfig]) -> dict[str, Any]:
+    usual = kind.model_fields["runtime"].default
+    fields = type(usual).model_fields
+    return {
+        name: _option(name, fields[name], type(usual), default=getattr(usual, name))
+        for name in kind.RUNTIME_KEYS
+    }
+
+
+def _field(place: tuple[str, ...]) -> tuple[FieldInfo, type[BaseModel]]:
+    """The field at a place of a run's configuration, and its class."""
+    kind: type[BaseModel] = RunConfig
+    for part in place[:-1]:
+        field, holder = kind.model_fields[part], kind
+        inner = next(item for item in _members(field.annotation) if issubclass(item, BaseModel))
+        if inner is Source:
+            if place[-1] == "prompts":
+                return field, holder
+            side = "preserve" if place[1] == "keep" else place[1]
+            text = f"System prompt before each {side} prompt."
+            system = Source.model_fields["system"]
+            return FieldInfo(annotation=system.annotation, default=None, description=text), holder
+        kind = inner
+    return kind.model_fields[place[-1]], kind
+
+
+def _members(annotation: Any) -> list[Any]:
+    """The types of a union, without None."""
+    parts = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+    return [part for part in parts if part is not type(None)]
+
+
+def _option(
+    name: str,
+    field: FieldInfo,
+    kind: type[BaseModel],
+    flags: tuple[str, ...] = (),
+    metavar: str | None = None,
+    default: Any = None,
+) -> Any:
+    annotation = _members(field.annotation)[0]
+    panel = next((item for item in field.metadata if isinstance(item, Panel)), kind.PANEL)  # type: ignore[attr-defined]
+    metavar = metavar or METAVARS.get(name)
+    shown = field.default if default is None else default
+    if annotation is Source:
+        annotation, metavar = str, "SRC"
+        shown = f"{HUB_PROMPTS[name]}; {DEMO_PROMPTS[name]} for demo" if name in HUB_PROMPTS else None
+    elif name.endswith("_system"):
+        metavar = "TEXT"
+    elif get_origin(annotation) is tuple:
+        item = get_args(annotation)[0]
+        annotation = list[str] if item is str and metavar != "NAME,..." else str
+        shown = ",".join(str(value) for value in shown) if isinstance(shown, tuple) else None
+    if name == "recipe":
+        # A trait (`--trait`) is what selects recipe distill.
+        annotation = Literal[tuple(item for item in get_args(annotation) if item != "distill")]
+    text = " ".join((field.description or "").split())
+    if usual := _shown(name, shown, flags):
+        text += f" [default: {usual}]"
+    option = typer.Option(
+        *(flags or _flags(name, annotation)),
+        help=text.strip(),
+        metavar=metavar,
+        show_default=False,
+        rich_help_panel=panel.name,
+    )
+    return Annotated[annotation | None, option]
+
+
+def _flags(name: str, annotation: Any) -> tuple[str, ...]:
+    dashed = name.replace("_", "-")
+    return (f"--{dashed}/--no-{dashed}",) if annotation is bool else (f"--{dashed}",)
+
+
+def _shown(name: str, value: Any, flags: tuple[str, ...]) -> str:
+    """A default as it would be typed; nothing for none."""
+    if isinstance(value, bool):
+        dashed = name.replace("_", "-")
+        yes, _, no = (flags[0] if flags else f"--{dashed}/--no-{dashed}").partition("/")
+        return (yes if value else no).removeprefix("--")
+    if isinstance(value, int | float):
+        return f"{value:g}" if isinstance(value, float) else str(value)
+    return value if isinstance(value, str) else ""
+
+
+def given_options(values: Mapping[str, Any], options: Iterable[str]) -> dict[str, Any]:
+    """The options that were typed."""
+    return {name: values[name] for name in options if values.get(name) is not None}
+
+
+def command_of(
+    function: Callable[[dict[str, Any]], None],
+    parameters: Parameters,
+    defaults: Mapping[str, Any] | None = None,
+) -> Callable[..., None]:
+    """A function that typer reads as a command with these parameters; it passes their values on.
+
+    Args:
+        defaults: the values of flags and of parameters that are not given; None for the others. A
+            parameter with the default `...` has to be given.
     """
 
-    positive = Annotated[str | None, _option(f"Prompts that show the behaviour: {_SOURCE}", metavar="SRC")]
-    negative = Annotated[str | None, _option("Prompts that do not.", metavar="SRC")]
-    positive_search = Annotated[str | None, _option("Own prompts to choose the edit on.", metavar="SRC")]
-    negative_search = Annotated[str | None, _option("Likewise.", metavar="SRC")]
-    positive_test = Annotated[str | None, _option("Own prompts to report on.", metavar="SRC")]
-    negative_test = Annotated[str | None, _option("Likewise.", metavar="SRC")]
-    keep = Annotated[
-        str | None, _option("selective: prompts that must go on to show the behaviour.", metavar="SRC")
+    def command(**values: Any) -> None:
+        values.pop("help_all", None)
+        function(values)
+
+    usual = {"help_all": False, **(defaults or {})}
+    if any(_is_expert(annotation) for annotation in parameters.values()):
+        parameters = {**parameters, "help_all": HelpAll}
+    keyword, empty = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.empty
+    signature = [
+        inspect.Parameter(
+            name,
+            keyword,
+            default=empty if usual.get(name) is ... else usual.get(name),
+            annotation=annotation,
+        )
+        for name, annotation in parameters.items()
     ]
-    keep_search = Annotated[str | None, _option("Own prompts of that kind to choose on.", metavar="SRC")]
-    keep_test = Annotated[str | None, _option("Own prompts of that kind to report on.", metavar="SRC")]
-    positive_system = Annotated[str | None, _option("System prompt of the positive side.", metavar="TEXT")]
-    negative_system = Annotated[str | None, _option("System prompt of the negative side.", metavar="TEXT")]
-    drop_overlap = Annotated[
-        bool | None, _option("Drop prompts that a later split shares with an earlier one.")
-    ]
-    n_fit = Annotated[int | None, _option("Most prompts a side to fit on (256).")]
-    n_search = Annotated[int | None, _option("Most prompts a side to choose on (32).")]
-    n_test = Annotated[int | None, _option("Most prompts a side to report on (100).")]
-    behaviour = Annotated[str | None, _option("What the behaviour is called (refusal).")]
-    recipe = Annotated[
-        str | None, _option("How the edit is found: gradient, selective, tpe, arditi, cosmic or article.")
-    ]
-    estimator = Annotated[
-        str | None,
-        _option("difference_of_means, projected, winsorised_mean, pca_of_differences or logistic_probe."),
-    ]
-    pick = Annotated[int | None, _option("article: take the candidate of this rank.")]
-    kl_threshold = Annotated[float | None, _option("arditi, cosmic: largest KL in nats (0.1).")]
-    induce_threshold = Annotated[float | None, _option("arditi: smallest steering score (0).")]
-    strict = Annotated[bool | None, _option("arditi, cosmic: stop when no direction passes the filters.")]
-    complete = Annotated[
-        bool | None, _option("arditi, cosmic: score every direction in full, for the picture.")
-    ]
-    filter_prompts = Annotated[
-        bool | None, _option("arditi: keep only prompts that the base treats as the contrast says (yes).")
-    ]
-    behaviour_tokens = Annotated[
-        list[str] | None,
-        _option("A first token of answers with the behaviour; may be repeated.", metavar="TOKEN"),
-    ]
-    target_rate = Annotated[
-        float | None,
-        _option(
-            "gradient, selective, tpe: share of positive search prompts that may still show the behaviour (0.05)."
-        ),
-    ]
-    kl_budget = Annotated[
-        float | None,
-        _option("gradient, selective, tpe: most KL per token; then the strongest edit within it is chosen."),
-    ]
-    steps = Annotated[int | None, _option("gradient, selective: optimiser steps (36; selective 96).")]
-    rank = Annotated[int | None, _option("gradient, selective: orthonormal directions to learn (1).")]
-    per_layer = Annotated[
-        bool | None, _option("gradient, selective: directions of its own for each layer (selective: yes).")
-    ]
-    direction = Annotated[
-        str | None,
-        _option(
-            "gradient, selective: begin with this direction (.npy, .safetensors) instead of the best of a screening.",
-            metavar="FILE|random:SEED",
-        ),
-    ]
-    learn_direction = Annotated[
-        bool | None, _option("gradient, selective: learn the direction as well as the strengths (yes).")
-    ]
-    trials = Annotated[int | None, _option("tpe: edits to try (200).")]
-    startup_trials = Annotated[int | None, _option("tpe: random ones at first (60).")]
-    processes = Annotated[int | None, _option("tpe: processes at work side by side (1).")]
-    seed = Annotated[int | None, _option("Seed of the splits (0).")]
-    device = Annotated[str | None, _option("auto, cpu, cuda, cuda:N or mps.")]
-    dtype = Annotated[
-        str | None,
-        _option(
-            "auto (the checkpoint's own; float32 on a processor without 16-bit arithmetic), bfloat16, float16 or float32."
-        ),
-    ]
-    batch_tokens = Annotated[
-        int | None, _option("Tokens in one forward pass (4096); lower it when memory is short.")
-    ]
-    answer_tokens = Annotated[int | None, _option("Greedy tokens per judged answer (64).")]
-    thinking = Annotated[bool | None, _option("Let models with a thinking block think first.")]
-    keep_activations = Annotated[bool | None, _option("Store every activation.")]
-    covariance = Annotated[bool | None, _option("Store covariances.")]
-    bake = Annotated[bool | None, _option("Write the edited checkpoint (yes).")]
-    lora = Annotated[bool | None, _option("Write and evaluate a PEFT adapter too (no).")]
-    embeddings = Annotated[bool | None, _option("Edit token and position embeddings too (yes).")]
-    force = Annotated[bool | None, _option("Go on although the base does not show the behaviour.")]
-    trust_remote_code = Annotated[bool | None, _option("Run code that comes with the model.")]
+    command.__dict__["__signature__"] = inspect.Signature(signature)
+    command.__doc__ = function.__doc__
+    return command
+
+
+def _is_expert(annotation: Any) -> bool:
+    return any(getattr(item, "rich_help_panel", None) == EXPERT.name for item in annotation.__metadata__)
+
+
+Fields = TypeVar("Fields")
+
+
+def unpack(kind: type[Fields]) -> Callable[[Callable[[Fields], None]], Callable[..., None]]:
+    """Decorator: the fields of a dataclass are the parameters of the command that takes it."""
+
+    def decorate(function: Callable[[Fields], None]) -> Callable[..., None]:
+        hints = get_type_hints(kind, include_extras=True)
+        usual = {
+            field.name: ... if field.default is dataclasses.MISSING else field.default
+            for field in dataclasses.fields(kind)  # type: ignore[arg-type]
+        }
+        command = command_of(lambda values: function(kind(**values)), hints, usual)
+        command.__doc__ = function.__doc__
+        return command
+
+    return decorate
 
 
 def default_folder(model: str, recipe: str | None) -> Path:
-    """runs/NAME-RECIPE, where nothing else is asked for."""
+    """runs/NAME-RECIPE, the run folder if no other is given."""
     return Path("runs") / f"{Path(model).resolve().name}-{recipe or 'gradient'}"

@@ -14,8 +14,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from vectomy.cli.options import AsJson, Yes
 from vectomy.cli.progress_bars import bars
-from vectomy.cli.run_command import AsJson, Yes
 from vectomy.core.errors import HubError
 
 if TYPE_CHECKING:

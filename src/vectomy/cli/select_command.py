@@ -1,17 +1,16 @@
-"""`vectomy select`: run up to the choice of a direction, or apply the paper's rule to a table of
-scores.
-"""
+"""`vectomy select`: run until a direction is chosen, or apply the paper's rule to a table of scores."""
 
 from __future__ import annotations
 
-import inspect
 import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from vectomy.cli.run_command import run_until, signature
+from vectomy.cli.help import SectionedCommand
+from vectomy.cli.options import SOURCE_HELP, command_of
+from vectomy.cli.run_command import FLAGS, RUN_OPTIONS, SHARED, run_until
 from vectomy.core.config import Selection, parse_selection
 from vectomy.core.errors import ConfigError, SelectionError, UsageError
 
@@ -19,7 +18,11 @@ __all__ = ["register"]
 
 Model = Annotated[
     str | None,
-    typer.Argument(metavar="[MODEL]", help="A model folder, a Hub id, or `demo`.", show_default=False),
+    typer.Argument(
+        metavar="[MODEL]",
+        help="The unedited model: a folder, a Hub id, a GGUF file, or `demo`.",
+        show_default=False,
+    ),
 ]
 FromScores = Annotated[
     Path | None,
@@ -30,28 +33,26 @@ FromScores = Annotated[
     ),
 ]
 Layers = Annotated[
-    int | None, typer.Option(metavar="N", help="With --from-scores: layers of the model.", show_default=False)
+    int | None,
+    typer.Option(metavar="N", help="With --from-scores: number of layers of the model.", show_default=False),
 ]
 
 
 def register(app: typer.Typer) -> None:
-    def select(**values: Any) -> None:
-        """Choose a direction: up to that stage of a run, or from a table of scores
-        (`--from-scores`).
-        """
-        if values["from_scores"] is not None:
-            _from_scores(values)
-        elif values["model"] is None:
-            raise UsageError("select needs a MODEL, or --from-scores FILE.json with --layers N")
-        else:
-            run_until("select", values)
+    parameters = {"model": Model, "from_scores": FromScores, "layers": Layers, **RUN_OPTIONS, **SHARED}
+    app.command("select", cls=SectionedCommand, epilog=SOURCE_HELP)(command_of(_select, parameters, FLAGS))
 
-    kinds = {"model": Model, "from_scores": FromScores, "layers": Layers}
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    select.__dict__["__signature__"] = signature(
-        *(inspect.Parameter(n, keyword, default=None, annotation=k) for n, k in kinds.items())
-    )
-    app.command("select")(select)
+
+def _select(values: dict[str, Any]) -> None:
+    """Choose a direction: the stage of a run, or by the paper's rule from a table of scores
+    (`--from-scores`).
+    """
+    if values["from_scores"] is not None:
+        _from_scores(values)
+    elif values["model"] is None:
+        raise UsageError("select needs a MODEL, or --from-scores FILE.json with --layers N")
+    else:
+        run_until("select", values)
 
 
 def _from_scores(values: dict[str, Any]) -> None:
@@ -63,7 +64,7 @@ def _from_scores(values: dict[str, Any]) -> None:
             f"--from-scores needs --layers N, the number of layers of the model (given: {layers})"
         )
     given = {name: values[name] for name in Selection.model_fields if values.get(name) is not None}
-    chosen = choose(_read_scores(values["from_scores"]), layers, parse_selection(given))
+    chosen = choose(_read_scores(values["from_scores"]), layers, parse_selection(given, flags=True))
     typer.echo(json.dumps(dict(chosen), indent=2))
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from vectomy.cli.options import AsJson
 from vectomy.core.errors import UsageError
 from vectomy.data.trait_file import Trait, bundled_traits, load_trait, own_trait
 
@@ -18,33 +19,21 @@ if TYPE_CHECKING:
 __all__ = ["TRAIT_OPTIONS", "asks_for_trait", "register", "trait_options", "trait_run"]
 
 
-def _option(name: str, help: str, metavar: str) -> Any:
-    return typer.Option(name, help=help, metavar=metavar, show_default=False)
+def _option(help: str, metavar: str | None = None) -> Any:
+    return typer.Option(help=help, metavar=metavar, show_default=False, rich_help_panel="Trait")
 
 
 TRAIT_OPTIONS: dict[str, Any] = {
     "trait": Annotated[
-        str | None,
-        _option(
-            "--trait",
-            "Induce or remove a trait: a name (`vectomy traits`) or a file of your own.",
-            "NAME|FILE",
-        ),
+        str | None, _option("Induce or remove a trait: a name (`vectomy traits`) or a file.", "NAME|FILE")
     ],
-    "system_positive": Annotated[
-        str | None,
-        _option("--system-positive", "A trait of your own: the system prompt that shows it.", "TEXT"),
+    "operation": Annotated[Literal["induce", "remove"] | None, _option("Operation, if not the trait's own.")],
+    "form": Annotated[
+        Literal["learned", "bias", "set-point", "amplify"] | None, _option("Form of the edit of a trait.")
     ],
-    "system_negative": Annotated[
-        str | None, _option("--system-negative", "The system prompt that does not (absent: none).", "TEXT")
-    ],
-    "operation": Annotated[
-        str | None,
-        _option("--operation", "Traits: induce or remove, other than the trait's own.", "induce|remove"),
-    ],
-    "form": Annotated[str | None, _option("--form", "Traits: learned, bias, set-point or amplify.", "FORM")],
-    "prompts": Annotated[str | None, _option("--prompts", "Traits: neutral prompts of your own.", "SRC")],
+    "prompts": Annotated[str | None, _option("Neutral prompts, if not the trait's own.", "SRC")],
 }
+SYSTEM = ("positive_system", "negative_system")
 INTO_TRAIT = ("target_rate", "kl_budget")
 
 
@@ -53,11 +42,9 @@ def register(app: typer.Typer) -> None:
 
 
 def _traits(
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print JSON instead of a table.", show_default=False)
-    ] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """The traits that come along: what each is, and what changing it does to safety."""
+    """List the bundled traits: what each is, and what changing it does to safety."""
     traits = [load_trait(name) for name in bundled_traits()]
     if as_json:
         typer.echo(
@@ -72,7 +59,14 @@ def _traits(
 
 
 def asks_for_trait(values: dict[str, Any]) -> bool:
-    return any(values.get(name) is not None for name in TRAIT_OPTIONS)
+    """Whether a trait is named: by its options, or by a system prompt alone.
+
+    With prompts or a configuration file, the system prompts belong to the two prompt sets.
+    """
+    if any(values.get(name) is not None for name in TRAIT_OPTIONS):
+        return True
+    sets = any(values.get(name) is not None for name in ("positive", "negative", "config"))
+    return not sets and any(values.get(name) is not None for name in SYSTEM)
 
 
 def _trait(values: dict[str, Any], options: dict[str, Any]) -> Trait:
@@ -82,14 +76,15 @@ def _trait(values: dict[str, Any], options: dict[str, Any]) -> Trait:
     if values.get("prompts") is not None:
         changed["prompts"] = {"source": values["prompts"]}
     if values.get("trait") is not None:
-        if values.get("system_positive") is not None or values.get("system_negative") is not None:
-            raise UsageError("--trait and --system-positive/--system-negative name two traits; give one")
-        return load_trait(values["trait"], **changed)
-    if values.get("system_positive") is None:
+        trait = load_trait(values["trait"], **changed)
+        if trait.recipe is None and any(options.get(name) is not None for name in SYSTEM):
+            raise UsageError("--trait and --positive-system/--negative-system name two traits; give one")
+        return trait
+    if options.get("positive_system") is None:
         raise UsageError(
-            "a trait is named by --trait NAME|FILE, or by --system-positive TEXT (and --system-negative TEXT)"
+            "a trait is named by --trait NAME|FILE, or by --positive-system TEXT (and --negative-system TEXT)"
         )
-    return own_trait(values["system_positive"], values.get("system_negative"), **changed)
+    return own_trait(options["positive_system"], options.get("negative_system"), **changed)
 
 
 def trait_options(values: dict[str, Any], options: dict[str, Any]) -> dict[str, Any] | None:
@@ -122,5 +117,5 @@ def trait_run(model: str, values: dict[str, Any], options: dict[str, Any]) -> Tr
 
     if values.get("config"):
         raise UsageError("--config is a run's by a recipe; a trait is a file of its own: --trait FILE")
-    own = {name: value for name, value in options.items() if name not in INTO_TRAIT}
+    own = {name: value for name, value in options.items() if name not in (*INTO_TRAIT, *SYSTEM)}
     return make_trait_run(model, _trait(values, options), own)

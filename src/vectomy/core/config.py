@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -47,22 +48,42 @@ Estimator = Literal[
 ]
 
 
+@dataclass(frozen=True)
+class Panel:
+    """The section of a command's help that shows a field."""
+
+    name: str
+
+
+PROMPTS, SEARCH, OUTPUT, MACHINE = Panel("Prompts"), Panel("Search"), Panel("Output"), Panel("Machine")
+EXPERT = Panel("Expert")
+"""Fields that only `--help-all` shows."""
+
+
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # The docstring of a field is its description on the command line.
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    PANEL: ClassVar[Panel] = EXPERT
+    """The panel of the fields that name none."""
 
 
 class Runtime(_Strict):
     """How a model is loaded and run: the settings that depend on the machine, not on the job."""
 
+    PANEL: ClassVar[Panel] = MACHINE
+
     device: str = "auto"
     """auto (CUDA, else MPS, else CPU), cpu, cuda, cuda:N or mps."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """auto: the checkpoint's own; float32 on a processor without 16-bit arithmetic."""
+    """Data type of the weights; auto is the checkpoint's own, or float32 on a processor without
+    16-bit arithmetic.
+    """
     batch_tokens: int = Field(4096, ge=64)
     """Tokens in one forward pass, padding included; lower it when memory is short."""
-    thinking: bool = False
+    thinking: Annotated[bool, EXPERT] = False
     """Let models with a thinking block think before they answer."""
-    trust_remote_code: bool = False
+    trust_remote_code: Annotated[bool, EXPERT] = False
     """Run Python code that the model's folder contains."""
 
 
@@ -105,129 +126,147 @@ class JobConfig(_Strict):
 
 class Source(_Strict):
     """One prompt set: a file, a Hub data set or a bundled set, as written on the command line (see
-    prompts.py).
+    data/prompts.py).
     """
 
     prompts: str
     system: str | None = None
-    """System prompt put before each of them."""
+    """System prompt before each prompt."""
 
 
 class Contrast(_Strict):
-    """What the behaviour is told apart by. Without files of their own, search and test are cut from
-    the fit source.
+    """The prompt sets that tell a behaviour apart. Search and test prompts are cut from the fit
+    source where they have no source of their own.
     """
 
-    behaviour: str = "refusal"
+    PANEL: ClassVar[Panel] = PROMPTS
+
+    behaviour: Annotated[str, EXPERT] = "refusal"
+    """Name of the behaviour, for tables and the model card."""
     positive: Source
+    """Prompts that show the behaviour (harmful)."""
     negative: Source
-    positive_search: Source | None = None
-    negative_search: Source | None = None
+    """Prompts that do not (harmless)."""
+    positive_search: Annotated[Source | None, EXPERT] = None
+    """Positive prompts on which the edit is chosen."""
+    negative_search: Annotated[Source | None, EXPERT] = None
+    """Negative prompts on which the edit is chosen."""
     positive_test: Source | None = None
+    """Positive prompts on which the result is reported."""
     negative_test: Source | None = None
+    """Negative prompts on which the result is reported."""
     keep: Source | None = None
-    """selective: prompts that must go on to show the behaviour."""
-    keep_search: Source | None = None
-    keep_test: Source | None = None
+    """selective: prompts on which the behaviour is preserved."""
+    keep_search: Annotated[Source | None, EXPERT] = None
+    """selective: preserve prompts on which the edit is chosen."""
+    keep_test: Annotated[Source | None, EXPERT] = None
+    """selective: preserve prompts on which the result is reported."""
     n_fit: int = Field(256, ge=2)
+    """Maximum of fit prompts on each side."""
     n_search: int = Field(32, ge=2)
+    """Maximum of search prompts on each side."""
     n_test: int = Field(100, ge=2)
+    """Maximum of test prompts on each side."""
     drop_overlap: bool = False
-    """Leave prompts out of a later split that an earlier one holds, instead of stopping."""
+    """Drop prompts that a later split shares with an earlier one, instead of stopping."""
 
 
 class Selection(_Strict):
     """Thresholds of the recipes; the defaults are the papers'."""
 
     kl_threshold: float = Field(0.1, gt=0)
-    """arditi, cosmic: largest KL(base || ablated) in nats at the last position of harmless prompts.
+    """arditi, cosmic: largest KL(base || ablated) in nats, at the last position of harmless
+    prompts.
     """
     induce_threshold: float = 0.0
     """arditi: smallest mean log-odds of the behaviour tokens after adding the direction."""
     layer_fraction: float = Field(0.8, gt=0, le=1)
-    """arditi, cosmic: only directions from layers below this share of the depth."""
+    """arditi, cosmic: only directions from layers below this fraction of the depth."""
     strict: bool = False
     """arditi, cosmic: stop when no direction passes the filters, as the paper's code does, instead
-    of minimising KL then.
+    of minimising KL.
     """
     filter_prompts: bool = True
-    """arditi: drop positive prompts the base does not refuse, and negative ones it does."""
+    """arditi: drop positive prompts that the base does not refuse and negative prompts that it
+    does.
+    """
     complete: bool = False
-    """arditi, cosmic: score every direction in full, also those that are out already; the choice is
-    the same.
+    """arditi, cosmic: score rejected directions in full too, for the chart; the choice is the same.
     """
     candidates: int = Field(20, ge=1)
     """article: how many of the best-scored directions are tried."""
     shown_prompts: int = Field(4, ge=1)
     """article: positive search prompts that each candidate answers."""
     shown_tokens: int = Field(64, ge=1)
+    """article: greedy tokens of each answer shown."""
     pick: int | None = Field(None, ge=0)
-    """article: rank of the candidate to take, instead of reading them."""
+    """article: rank of the candidate to take, without asking."""
     behaviour_tokens: tuple[str, ...] | None = None
-    """First tokens of an answer that shows the behaviour; found from the model's own answers if
-    absent.
+    """First token of an answer that shows the behaviour; may be repeated. Without it, tokens are
+    found from the model's own answers.
     """
-    target_rate: float = Field(0.05, ge=0, le=1)
-    """gradient, selective, tpe: largest share of the positive search prompts that may still show
+    target_rate: Annotated[float, SEARCH] = Field(0.05, ge=0, le=1)
+    """gradient, selective, tpe: largest fraction of positive search prompts that may still show
     the behaviour.
     """
-    kl_budget: float | None = Field(None, gt=0)
-    """gradient, selective, tpe: largest KL on the negative search prompts, in nats (per token; tpe:
-    of the first one). With it, the edit that takes away most of the behaviour within the budget is
-    chosen; without, the one of least KL that reaches the target rate.
+    kl_budget: Annotated[float | None, SEARCH] = Field(None, gt=0)
+    """gradient, selective, tpe: largest KL on the negative search prompts in nats (per token; tpe:
+    of the first token). With it, the edit that removes most of the behaviour within it is chosen;
+    without it, the edit of least KL that reaches the target rate.
     """
-    steps: int | None = Field(None, ge=1)
-    """gradient, selective: steps of the optimiser; absent: 36, and 96 where a third set has to be
-    told apart.
-    """
+    steps: Annotated[int | None, SEARCH] = Field(None, ge=1)
+    """gradient, selective: steps of the optimiser; 36, or 96 for selective, if not given."""
     rank: int = Field(1, ge=1)
-    """gradient, selective: how many orthonormal directions are learned."""
+    """gradient, selective: number of orthonormal directions to learn."""
     per_layer: bool | None = None
-    """gradient, selective: learn directions of its own for each layer; absent: only for selective.
+    """gradient, selective: learn separate directions for each layer; only selective does so if not
+    given.
     """
     direction: str | None = None
-    """gradient, selective: begin with this direction (`.npy`, `.safetensors`, `random:SEED`)
-    instead of the best of a screening.
+    """gradient, selective: start from this direction (.npy, .safetensors or random:SEED) instead of
+    screening for one.
     """
     learn_direction: bool = True
-    """gradient, selective: learn the direction as well; without, the strengths alone."""
-    trials: int = Field(200, ge=1)
-    """tpe: edits that are tried."""
+    """gradient, selective: learn the direction as well as the strengths."""
+    trials: Annotated[int, SEARCH] = Field(200, ge=1)
+    """tpe: number of edits to try."""
     startup_trials: int = Field(60, ge=1)
-    """tpe: the first of them, drawn at random."""
+    """tpe: number of random edits to try first."""
     processes: int = Field(1, ge=1)
-    """tpe: processes that try edits side by side, each with a copy of the model."""
+    """tpe: number of parallel processes, each with a copy of the model."""
 
 
 class RunConfig(JobConfig):
     """What `vectomy run` does, and with which model."""
 
     model: str
-    """A folder, a Hub id, or `demo`."""
+    """A folder, a Hub id, a GGUF file, or `demo`."""
     contrast: Contrast
-    recipe: Recipe = "gradient"
+    recipe: Annotated[Recipe, SEARCH] = "gradient"
+    """How the edit is found."""
     estimator: Estimator | None = None
-    """How a direction is made from activations; absent: the recipe's own (article: difference of
-    means, arditi: projected).
+    """How a direction is computed from activations; difference_of_means for article, projected for
+    the others, if not given.
     """
     selection: Selection = Selection()
-    seed: int = Field(0, ge=0)
-    answer_tokens: int = Field(64, ge=1)
-    """Greedy tokens per answer wherever answers are judged, and the length of teacher-forced KL."""
+    seed: Annotated[int, SEARCH] = Field(0, ge=0)
+    """Seed of the splits and of the search."""
+    answer_tokens: Annotated[int, SEARCH] = Field(64, ge=1)
+    """Greedy tokens in each judged answer, and the length of teacher-forced KL."""
     keep_activations: bool = False
-    """Store every activation as well as its moments."""
+    """Store every activation, not only its moments."""
     covariance: bool = False
-    """Store the covariance per site and position (d_model x d_model each)."""
-    bake: bool = True
-    """Write the edited checkpoint; without it the Edit file is the result."""
-    lora: bool = False
+    """Store the covariance of each site and position (d_model x d_model)."""
+    bake: Annotated[bool, OUTPUT] = True
+    """Write the edited checkpoint; otherwise the Edit file is the result."""
+    lora: Annotated[bool, OUTPUT] = False
     """Write the Edit as a PEFT adapter too, and evaluate the base with it."""
-    embeddings: bool = True
-    """Edit token and position embeddings as well. Without, an adapter can hold the edit of a model
-    whose head is tied.
+    embeddings: Annotated[bool, OUTPUT] = True
+    """Edit token and position embeddings too. Without them, an adapter can express the edit of a
+    model with a tied head.
     """
     force: bool = False
-    """Go on although the base model does not show the behaviour."""
+    """Continue even if the base model does not show the behaviour."""
 
     @property
     def steps(self) -> int:
@@ -245,44 +284,50 @@ class RunConfig(JobConfig):
 class EvaluationConfig(JobConfig):
     """What `vectomy evaluate` measures, and how."""
 
+    PANEL: ClassVar[Panel] = Panel("Measures")
+
     subjects: tuple[str, ...] = Field(min_length=1)
-    """Models (a folder, a Hub id, `demo`), Edits (a file, or a run folder that holds one; `@0.5,1`
-    for strengths) and PEFT adapter folders. The first model is what the others are compared with.
+    """Models (a folder, a Hub id, `demo`), Edits (a file or a run folder; `@0.25,0.5,1` for
+    strengths) and PEFT adapter folders. The others are compared with the first model.
     """
-    prompts: tuple[str, ...] = Field(min_length=1)
-    """Prompt sets, as `[NAME=]SOURCE` (see prompts.py)."""
-    base: str | None = None
-    """The model to compare with, where it is not the first of the subjects."""
-    texts: tuple[str, ...] = ()
-    """Plain text files for perplexity."""
-    text_tokens: int = Field(8192, ge=2)
+    prompts: Annotated[tuple[str, ...], PROMPTS] = Field(min_length=1)
+    """Prompts to measure on, as [NAME=]SRC; may be repeated. Rows with `type` and `label` are
+    counted by them; rows with `messages` are conversations.
+    """
+    base: Annotated[str | None, PROMPTS] = None
+    """The unedited model, if it is not the first of the subjects."""
+    texts: Annotated[tuple[str, ...], PROMPTS] = ()
+    """Plain text file on which perplexity is measured; may be repeated."""
+    text_tokens: Annotated[int, EXPERT] = Field(8192, ge=2)
     """Tokens of each text that are read."""
     judge: str = "refusal"
     """A judge as `vectomy judge --judge` takes it."""
     answer_tokens: int = Field(64, ge=1)
-    """Greedy tokens per answer."""
-    budgets: tuple[int, ...] = (32,)
-    """Shorter answers, judged as well: the same ones cut off there."""
-    damage_prompts: int = Field(100, ge=1)
-    """Prompts of each set on whose answers KL and cross-entropy are measured: a seeded sample."""
+    """Greedy tokens in each answer."""
+    budgets: Annotated[tuple[int, ...], EXPERT] = (32,)
+    """Shorter lengths at which the same answers are cut and judged too."""
+    damage_prompts: Annotated[int, EXPERT] = Field(100, ge=1)
+    """Prompts of each set for KL, cross-entropy and the noise floor: a seeded sample."""
     multi_turn: bool = False
     """Ask a sample of the prompts again after an earlier exchange."""
     context_tokens: int = Field(0, ge=0)
-    """Ask it again behind that many tokens of neutral text; 0 does not."""
+    """Ask a sample again after this many tokens of neutral text; 0 is off."""
     tool_calls: bool = True
+    """Ask for tool calls and check their JSON."""
     tasks: tuple[str, ...] = ()
-    """Suites and tasks of the lm-evaluation-harness, and task files, by commas
-    (metrics/lm_eval/harness.py).
+    """Tasks of lm-evaluation-harness: suites (open-llm-leaderboard, nous, quick, example), task
+    names or task files, separated by commas; may be repeated. `example` needs no network.
     """
     task_limit: int | None = Field(None, ge=1)
-    """At most so many documents of each task, the first ones."""
-    task_batch: int = Field(8, ge=1)
-    """Requests of a task in one forward pass, the same for all subjects."""
+    """Maximum of documents of each task: the first ones."""
+    task_batch: Annotated[int, EXPERT] = Field(8, ge=1)
+    """Requests of a task in one forward pass; lower it when memory is short."""
     controls: bool = True
-    """A random direction of equal norm, and the base against itself."""
-    limit: int | None = Field(None, ge=1)
-    """At most so many prompts of each set: a seeded sample, the same for all subjects."""
+    """Add a random direction of equal norm, and the base against itself."""
+    limit: Annotated[int | None, PROMPTS] = Field(None, ge=1)
+    """Maximum of prompts of each set: a seeded sample, the same for all subjects."""
     seed: int = Field(0, ge=0)
+    """Seed of the samples and of the random direction."""
     runtime: Runtime = Runtime(batch_tokens=16384)
 
     @property
@@ -303,9 +348,7 @@ FLAT: dict[str, tuple[str, ...]] = {
     **{f"{side}_system": ("contrast", side, "system") for side in ("positive", "negative", "keep")},
     **{name: ("selection", name) for name in Selection.model_fields},
 }
-"""Short names that the command line and `vectomy.run` take, and where they stand in the
-configuration.
-"""
+"""Short names of the command line and of `vectomy.run`, and their places in the configuration."""
 
 
 def make_config(

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from vectomy.core.config import JobConfig, validate_config
+from vectomy.core.config import EXPERT, MACHINE, OUTPUT, PROMPTS, JobConfig, Panel, validate_config
 
 __all__ = ["OWN", "PAIRED", "HealConfig", "Method", "Objective", "parse_heal"]
 
@@ -23,6 +23,7 @@ OWN = "own"
 """The preference source that the models make themselves (own_answers.py)."""
 PAIRED: tuple[Objective, ...] = ("dpo", "ipo", "orpo")
 """Objectives that need a rejected answer beside the chosen one."""
+TRAINING = Panel("Training")
 ARTICLE_PREFERENCES = "mlabonne/orpo-dpo-mix-40k"
 ARTICLE_PROMPTS = "mlabonne/harmless_alpaca"
 
@@ -30,89 +31,109 @@ ARTICLE_PROMPTS = "mlabonne/harmless_alpaca"
 class HealConfig(JobConfig):
     """How an edited model is trained, and how it is measured before and after."""
 
+    PANEL: ClassVar[Panel] = EXPERT
     # Training renders the chat template itself, so thinking is not an option here.
     RUNTIME_KEYS: ClassVar[tuple[str, ...]] = ("device", "dtype", "batch_tokens", "trust_remote_code")
 
-    objective: Objective = "dpo"
-    """sft: the base's own answers; dpo: sigmoid (arXiv 2305.18290); ipo (2310.12036); orpo
-    (2403.07691).
+    objective: Annotated[Objective, TRAINING] = "dpo"
+    """sft: the base's own answers; dpo: sigmoid (arXiv 2305.18290); ipo (arXiv 2310.12036); orpo
+    (arXiv 2403.07691).
     """
-    preferences: str = ARTICLE_PREFERENCES
-    """FILE.jsonl, OWNER/NAME[:SPLIT] on the Hub, or `own`: the base's own answers against the
-    edited model's.
+    preferences: Annotated[str, PROMPTS] = ARTICLE_PREFERENCES
+    """Preference rows: FILE.jsonl, OWNER/NAME[:SPLIT] on the Hub, or `own`: the base's own answers
+    against the edited model's.
     """
-    prompts: str = ARTICLE_PROMPTS
-    """own: the harmless prompts that are answered (see prompts.py); of a set with splits the test
-    split is left out.
-    """
-    limit: int | None = Field(None, ge=1)
-    """At most so many rows: a seeded sample."""
+    prompts: Annotated[str, PROMPTS] = ARTICLE_PROMPTS
+    """own: harmless prompts to answer. The test split of a set with splits is left out."""
+    limit: Annotated[int | None, PROMPTS] = Field(None, ge=1)
+    """Maximum of preference rows: a seeded sample."""
     own_tokens: int = Field(48, ge=1)
-    """own: greedy tokens per answer."""
+    """own: greedy tokens in each answer."""
 
-    method: Method = "auto"
-    project: bool = True
-    """Keep what is learned out of the removed directions, in the writers that the Edit names
-    (projection.py).
-    """
-    rank: int = Field(64, ge=1)
+    method: Annotated[Method, TRAINING] = "auto"
+    """Weights that are trained; auto is qlora on CUDA with bitsandbytes, lora elsewhere."""
+    project: Annotated[bool, TRAINING] = True
+    """Project the training out of the removed directions, in the writers of the Edit."""
+    rank: Annotated[int, TRAINING] = Field(64, ge=1)
+    """Rank of the adapter."""
     alpha: float = Field(32.0, gt=0)
+    """Alpha of the adapter."""
     dropout: float = Field(0.05, ge=0, lt=1)
+    """Dropout of the adapter."""
     target_modules: tuple[str, ...] = ("all-linear",)
+    """Modules to adapt, separated by commas."""
 
-    learning_rate: float = Field(5e-6, gt=0)
+    learning_rate: Annotated[float, TRAINING] = Field(5e-6, gt=0)
+    """Highest learning rate."""
     schedule: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "cosine"
+    """Schedule of the learning rate."""
     warmup_steps: int = Field(100, ge=0)
-    epochs: float = Field(1.0, gt=0)
-    max_steps: int | None = Field(None, ge=1)
-    """Stop after so many steps, however many epochs that is."""
-    micro_batch: int = Field(1, ge=1)
+    """Steps until the highest learning rate."""
+    epochs: Annotated[float, TRAINING] = Field(1.0, gt=0)
+    """Passes over the rows."""
+    max_steps: Annotated[int | None, TRAINING] = Field(None, ge=1)
+    """Stop after this many steps, whatever the number of epochs."""
+    micro_batch: Annotated[int, MACHINE] = Field(1, ge=1)
     """Rows in one forward pass of one process."""
     accumulation: int = Field(8, ge=1)
-    """Forward passes to a step."""
+    """Forward passes in one step."""
     max_length: int = Field(2048, ge=8)
-    """Tokens of prompt and answer together; longer answers are cut, rows with a longer prompt are
+    """Maximum of tokens of prompt and answer; longer answers are cut, rows with a longer prompt are
     left out.
     """
     optimizer: Literal[
         "auto", "adamw_torch", "adamw_torch_fused", "paged_adamw_8bit", "paged_adamw_32bit", "adamw_bnb_8bit"
     ] = "auto"
+    """auto is paged_adamw_8bit on CUDA with bitsandbytes, adamw_torch elsewhere."""
     weight_decay: float = Field(0.0, ge=0)
+    """Weight decay of the optimiser."""
     max_grad_norm: float = Field(1.0, gt=0)
-    beta: float = Field(0.1, gt=0)
-    """dpo: how much the reference holds; ipo: tau; orpo: weight of the odds ratio (lambda)."""
+    """Norm at which gradients are clipped."""
+    beta: Annotated[float, TRAINING] = Field(0.1, gt=0)
+    """dpo: strength of the KL constraint to the reference; ipo: tau; orpo: weight of the odds ratio
+    (lambda).
+    """
     sft_weight: float | None = Field(None, ge=0)
-    """dpo, ipo: the cross-entropy of the chosen answers is added with this weight (RPO, arXiv
-    2404.19733). Absent: 0, and 1 for own answers, where the margin alone is soonest had by making
-    both answers less likely.
+    """dpo, ipo: weight of the cross-entropy of the chosen answers (RPO, arXiv 2404.19733); 0, or 1
+    for `own`, if not given. With `own`, the margin alone is cheapest to raise by making both
+    answers less likely.
     """
     gradient_checkpointing: bool = True
+    """Compute activations again in the backward pass instead of keeping them."""
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
-    """auto: flash attention where the package is and the card can, else PyTorch's own."""
+    """auto is flash_attention_2 where the package and the card support it, else sdpa."""
     save_steps: int = Field(50, ge=1)
-    """Steps between checkpoints, from which a killed run goes on."""
+    """Steps between checkpoints, from which an interrupted run resumes."""
     logging_steps: int = Field(1, ge=1)
-    report_to: Literal["none", "tensorboard", "wandb", "trackio"] = "none"
+    """Steps between points of the training curve."""
+    report_to: Annotated[Literal["none", "tensorboard", "wandb", "trackio"], OUTPUT] = "none"
+    """Tracker of the training curve."""
 
-    seed: int = Field(0, ge=0)
-    merge: bool = True
-    """Merge what was learned into the checkpoint; without it the adapter lies beside the edited
+    seed: Annotated[int, TRAINING] = Field(0, ge=0)
+    """Seed of samples, of the adapter and of the order of rows."""
+    merge: Annotated[bool, OUTPUT] = True
+    """Merge the training into the checkpoint; otherwise the adapter is written next to the edited
     checkpoint.
     """
 
-    positive_test: str | None = None
-    """Prompts that show the behaviour in the base, to see whether it comes back; absent: those of
-    the demo model or of the article.
+    positive_test: Annotated[str | None, PROMPTS] = None
+    """Harmful prompts, to measure whether the behaviour returns; the demo model's or the article's
+    if not given.
     """
-    negative_test: str | None = None
-    """Harmless prompts on whose answers damage is measured."""
-    test_limit: int | None = Field(100, ge=2)
+    negative_test: Annotated[str | None, PROMPTS] = None
+    """Harmless prompts on which damage is measured; the demo model's or the article's if not given.
+    """
+    test_limit: Annotated[int | None, PROMPTS] = Field(100, ge=2)
+    """Maximum of prompts of each test set."""
     judge: str = "refusal"
+    """A judge as `vectomy judge --judge` takes it."""
     answer_tokens: int = Field(64, ge=1)
-    """Greedy tokens per judged answer."""
+    """Greedy tokens in each judged answer."""
     tasks: str | None = None
-    """Capability tasks to run on all three models, as `measure_capability` takes them."""
+    """Capability tasks for all three models: suites, task names or task files, separated by commas.
+    """
     task_limit: int | None = Field(None, ge=1)
+    """Maximum of documents of each task: the first ones."""
 
     @model_validator(mode="before")
     @classmethod
