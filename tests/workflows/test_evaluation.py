@@ -650,7 +650,7 @@ def test_subjects_of_one_name_are_told_apart(tmp_path: Path) -> None:
         "baked (2)",
         "baked",
     ]
-    assert {one.of for one in found[1:]} == {"a/checkpoint"}
+    assert {one.baseline for one in found[1:]} == {"a/checkpoint"}
 
 
 def test_a_base_of_its_own_comes_first_and_once() -> None:

@@ -28,12 +28,12 @@ from vectomy.metrics.tool_calls import tool_prompts
 from vectomy.report import render_evaluation
 from vectomy.workflows.evaluate.evaluation_results import (
     SetResult,
-    completions,
-    in_context,
-    on_set,
-    tool_calls,
+    list_completions,
+    summarise_context,
+    summarise_set,
+    summarise_tool_calls,
 )
-from vectomy.workflows.evaluate.measurements import Measuring
+from vectomy.workflows.evaluate.measurements import SubjectMeasurer
 from vectomy.workflows.evaluate.model_cache import ModelCache, slot
 from vectomy.workflows.evaluate.subjects import Subject, open_subjects, with_controls
 from vectomy.workflows.stages import Log, Workflow, ignore
@@ -165,14 +165,14 @@ class EvaluationWorkflow(Workflow):
         return _Pace(self.progress, self.log)
 
     @cached_property
-    def measuring(self) -> Measuring:
-        return Measuring(self.config, self.models, self.cache, self.judge, self.sets, self.pace)
+    def measurer(self) -> SubjectMeasurer:
+        return SubjectMeasurer(self.config, self.models, self.cache, self.judge, self.sets, self.pace)
 
     def evaluate(self) -> dict[str, Any]:
         """Measure every subject and write the results."""
         self._log_work()
         # Now, while the base is loaded.
-        self.measuring.setup(self.subjects[0])
+        self.measurer.describe_setup(self.subjects[0])
         results, seconds = {}, {}
         for number, subject in enumerate(self._in_order(), 1):
             self.log(f"{number} of {len(self.subjects)}: {subject.name}")
@@ -186,7 +186,7 @@ class EvaluationWorkflow(Workflow):
             "seconds": {name: seconds[name] for name in names},
             "results": {name: results[name] for name in names},
         }
-        rows = completions(self.sets, {name: self.answers[name] for name in names})
+        rows = list_completions(self.sets, {name: self.answers[name] for name in names})
         write_jsonl(self.folder.file("completions.jsonl"), rows)
         write_json(self.folder.file("evaluation.json"), evaluation)
         with write_whole(self.folder.file("report.html")) as path:
@@ -199,86 +199,102 @@ class EvaluationWorkflow(Workflow):
         """
         slots = list(dict.fromkeys(slot(subject) for subject in self.subjects))
         return sorted(
-            self.subjects, key=lambda one: (slots.index(slot(one)), one.kind not in ("base", "model"))
+            self.subjects, key=lambda item: (slots.index(slot(item)), item.kind not in ("base", "model"))
         )
 
     def _measure(self, subject: Subject) -> dict[str, Any]:
-        of = self.by_name[subject.of] if subject.of is not None else subject
-        compared = self.answers.get(of.name)
-        if compared is not None:
-            said = {name: held.answered.tokens for name, held in compared.items()}
-            self.measuring.prepare(subject, of, said)
-        mine = self.answers[subject.name] = {one.name: self._on(subject, one) for one in self.sets}
-        found: dict[str, Any] = {"sets": {}}
-        for one in self.sets:
-            against = compared[one.name] if compared is not None else None
-            asked = (against or mine[one.name]).answered.tokens
-            damaged = self.measuring.damage(subject, of, one, asked)
-            found["sets"][one.name] = on_set(one, mine[one.name], against, damaged)
+        baseline = self.by_name[subject.baseline] if subject.baseline is not None else subject
+        baseline_results = self.answers.get(baseline.name)
+        if baseline_results is not None:
+            answered = {name: stored.answered.tokens for name, stored in baseline_results.items()}
+            self.measurer.run_baseline_first(subject, baseline, answered)
+        results = self.answers[subject.name] = {
+            prompt_set.name: self._answer_set(subject, prompt_set) for prompt_set in self.sets
+        }
+        result: dict[str, Any] = {"sets": {}}
+        for prompt_set in self.sets:
+            baseline_result = baseline_results[prompt_set.name] if baseline_results is not None else None
+            asked = (baseline_result or results[prompt_set.name]).answered.tokens
+            damaged = self.measurer.measure_divergence(subject, baseline, prompt_set, asked)
+            result["sets"][prompt_set.name] = summarise_set(
+                prompt_set, results[prompt_set.name], baseline_result, damaged
+            )
         if subject.kind != "noise":
-            found |= self._beside_the_sets(subject)
-        return found
+            result |= self._measure_beyond_sets(subject)
+        return result
 
-    def _on(self, subject: Subject, one: PromptSet) -> SetResult:
-        rows = self._rows(subject, one)
+    def _answer_set(self, subject: Subject, prompt_set: PromptSet) -> SetResult:
+        rows = self._rows(subject, prompt_set)
         c = self.config
-        prompts = [one.rows[row].prompt for row in rows]
-        answered = self.measuring.answered(
-            subject, prompts, one.name, tokens=c.answer_tokens, budgets=c.all_budgets
+        prompts = [prompt_set.rows[row].prompt for row in rows]
+        answered = self.measurer.answer(
+            subject, prompts, prompt_set.name, tokens=c.answer_tokens, budgets=c.all_budgets
         )
         return SetResult(rows, answered)
 
-    def _rows(self, subject: Subject, one: PromptSet) -> list[int]:
+    def _rows(self, subject: Subject, prompt_set: PromptSet) -> list[int]:
         """All prompts of a set; a sample where only the noise between batches is measured."""
-        return self.measuring.sampled(one) if subject.kind == "noise" else list(range(len(one.rows)))
+        return (
+            self.measurer.sample_rows(prompt_set)
+            if subject.kind == "noise"
+            else list(range(len(prompt_set.rows)))
+        )
 
-    def _beside_the_sets(self, subject: Subject) -> dict[str, Any]:
-        c, ask = self.config, self.measuring.answered
-        found: dict[str, Any] = {}
+    def _measure_beyond_sets(self, subject: Subject) -> dict[str, Any]:
+        c, ask = self.config, self.measurer.answer
+        result: dict[str, Any] = {}
         if self.texts:
-            found["perplexity"] = {
-                name: self.measuring.perplexity(subject, text) for name, text in self.texts.items()
+            result["perplexity"] = {
+                name: self.measurer.measure_perplexity(subject, text) for name, text in self.texts.items()
             }
         if c.multi_turn:
             prompts = [after_an_exchange(prompt) for prompt in self._sample(MULTI_TURN_PROMPTS)]
-            found["multi_turn"] = in_context(ask(subject, prompts, "second turns", tokens=c.answer_tokens))
+            result["multi_turn"] = summarise_context(
+                ask(subject, prompts, "second turns", tokens=c.answer_tokens)
+            )
         if c.context_tokens:
             prompts = self._sample(CONTEXT_PROMPTS)
-            said = ask(subject, prompts, "long contexts", tokens=c.answer_tokens, context=c.context_tokens)
-            found["long_context"] = {**in_context(said), "tokens": c.context_tokens}
+            answered = ask(
+                subject, prompts, "long contexts", tokens=c.answer_tokens, context=c.context_tokens
+            )
+            result["long_context"] = {**summarise_context(answered), "tokens": c.context_tokens}
         if c.tool_calls:
             tools = tool_prompts()
-            said = ask(subject, [one.prompt for one in tools], "tool calls", tokens=TOOL_TOKENS)
-            found["tool_calls"] = tool_calls(tools, said)
+            answered = ask(subject, [item.prompt for item in tools], "tool calls", tokens=TOOL_TOKENS)
+            result["tool_calls"] = summarise_tool_calls(tools, answered)
         if self.tasks:
-            mine = {task.name: self.measuring.scores(subject, task) for task in self.tasks}
-            self.scores[subject.name] = mine
-            rows = in_rows(self.tasks, mine, None if subject.of is None else self.scores[subject.of])
-            found["capability"] = {row: one.to_json() for row, one in rows.items()}
-        return found
+            results = {task.name: self.measurer.score_task(subject, task) for task in self.tasks}
+            self.scores[subject.name] = results
+            rows = in_rows(
+                self.tasks, results, None if subject.baseline is None else self.scores[subject.baseline]
+            )
+            result["capability"] = {row: item.to_json() for row, item in rows.items()}
+        return result
 
     def _sample(self, count: int) -> list[Prompt]:
-        prompts = [prompt for one in self.sets for prompt in one.prompts]
+        prompts = [prompt for prompt_set in self.sets for prompt in prompt_set.prompts]
         return [prompts[at] for at in sample(len(prompts), count, self.config.seed)]
 
     def _log_work(self) -> None:
         counts = {
-            (subject.name, one.name): len(self._rows(subject, one))
+            (subject.name, prompt_set.name): len(self._rows(subject, prompt_set))
             for subject in self.subjects
-            for one in self.sets
+            for prompt_set in self.sets
         }
         missing = sum(
-            counts[subject.name, one.name]
+            counts[subject.name, prompt_set.name]
             for subject in self.subjects
-            for one in self.sets
-            if self.measuring.missing(subject, [one.rows[row].prompt for row in self._rows(subject, one)])
+            for prompt_set in self.sets
+            if self.measurer.needs_answers(
+                subject, [prompt_set.rows[row].prompt for row in self._rows(subject, prompt_set)]
+            )
         )
         total = sum(counts.values())
         kept = f", {total - missing:,} of them kept from before" if missing < total else ""
         self.log(
             f"{len(self.subjects)} subjects ({', '.join(subject.name for subject in self.subjects)}) on "
-            f"{sum(len(one.rows) for one in self.sets):,} prompts of {len(self.sets)} sets: {total:,} "
-            f"answers of up to {self.config.answer_tokens} tokens{kept}; judge {self.judge.name} "
+            f"{sum(len(prompt_set.rows) for prompt_set in self.sets):,} prompts of {len(self.sets)} sets: "
+            f"{total:,} answers of up to {self.config.answer_tokens} tokens{kept}; judge {self.judge.name} "
             f"{self.judge.version}"
         )
         self.pace.left = missing
@@ -287,7 +303,7 @@ class EvaluationWorkflow(Workflow):
 
     def _log_tasks(self) -> None:
         subjects = [subject for subject in self.subjects if subject.kind != "noise"]
-        runs = [self.measuring.unscored(subject, task) for subject in subjects for task in self.tasks]
+        runs = [self.measurer.needs_scores(subject, task) for subject in subjects for task in self.tasks]
         kept = f", {len(runs) - sum(runs):,} of them kept from before" if not all(runs) else ""
         self.log(
             f"{len(subjects)} subjects on {sum(task.documents for task in self.tasks):,} documents of "
@@ -310,11 +326,11 @@ class EvaluationWorkflow(Workflow):
                 ),
                 "budgets": c.all_budgets,
                 "tasks": list(dict.fromkeys(task.row for task in self.tasks)),
-                **self.measuring.setup(self.subjects[0]),
+                **self.measurer.describe_setup(self.subjects[0]),
             },
             "versions": {**versions(), **({"lm_eval": version("lm_eval")} if self.tasks else {})},
             "subjects": [subject.to_json() for subject in self.subjects],
-            "sets": [one.to_json() for one in self.sets],
+            "sets": [prompt_set.to_json() for prompt_set in self.sets],
         }
 
 

@@ -13,7 +13,7 @@ from vectomy.metrics.prompt_set import PromptSet
 from vectomy.metrics.tool_calls import ToolPrompt, valid_call
 from vectomy.workflows.evaluate.measurements import Completions
 
-__all__ = ["SetResult", "completions", "in_context", "on_set", "tool_calls"]
+__all__ = ["SetResult", "list_completions", "summarise_context", "summarise_set", "summarise_tool_calls"]
 
 
 @dataclass(frozen=True)
@@ -24,55 +24,64 @@ class SetResult:
     answered: Completions
 
 
-def on_set(
-    one: PromptSet, subject: SetResult, of: SetResult | None, damaged: Mapping[str, float] | None
+def summarise_set(
+    prompt_set: PromptSet, subject: SetResult, baseline: SetResult | None, damaged: Mapping[str, float] | None
 ) -> dict[str, Any]:
     """A subject's numbers on a set.
 
     Args:
-        of: the model that it is compared with, on the whole set.
+        baseline: the model that it is compared with, on the whole set.
         damaged: KL and cross-entropy; None where the two share no tokenizer, so that neither KL nor
             lengths can be compared.
     """
-    said = lengths(subject.answered.tokens, subject.answered.whole[0])
-    found = {**behaviour_of([one.rows[row] for row in subject.rows], subject.answered.judged), **said}
+    answer_lengths = lengths(subject.answered.tokens, subject.answered.whole[0])
+    result = {
+        **behaviour_of([prompt_set.rows[row] for row in subject.rows], subject.answered.judged),
+        **answer_lengths,
+    }
     if damaged is not None:
-        found |= damaged
-    if of is not None:
-        judged = of.answered.whole[1]
+        result |= damaged
+    if baseline is not None:
+        judged = baseline.answered.whole[1]
         before = [judged[row].refuses for row in subject.rows]
-        found["against_base"] = mcnemar(before, [one.refuses for one in subject.answered.whole[1]])
-        theirs = [of.answered.tokens[row] for row in subject.rows]
-        ratio = said["length_mean"] / (sum(map(len, theirs)) / len(theirs))
-        found["length_ratio"] = ratio if damaged is not None else None
-    return found
+        result["against_base"] = mcnemar(before, [row.refuses for row in subject.answered.whole[1]])
+        theirs = [baseline.answered.tokens[row] for row in subject.rows]
+        ratio = answer_lengths["length_mean"] / (sum(map(len, theirs)) / len(theirs))
+        result["length_ratio"] = ratio if damaged is not None else None
+    return result
 
 
-def in_context(answered: Completions) -> dict[str, Any]:
+def summarise_context(answered: Completions) -> dict[str, Any]:
     judged = answered.whole[1]
-    complied = rate_of(not one.refuses and not one.degenerate for one in judged)
+    complied = rate_of(not row.refuses and not row.degenerate for row in judged)
     return {**refusal_and_degenerate(judged), "answered": complied}
 
 
-def tool_calls(asked: Sequence[ToolPrompt], answered: Completions) -> dict[str, Any]:
+def summarise_tool_calls(asked: Sequence[ToolPrompt], answered: Completions) -> dict[str, Any]:
     texts = answered.whole[0]
-    return {"valid": rate_of(valid_call(text, one.tool) for text, one in zip(texts, asked, strict=True))}
+    return {
+        "valid": rate_of(valid_call(text, prompt.tool) for text, prompt in zip(texts, asked, strict=True))
+    }
 
 
-def completions(
+def list_completions(
     sets: Sequence[PromptSet], answers: Mapping[str, Mapping[str, SetResult]]
 ) -> list[dict[str, Any]]:
     """One row per prompt with the answer of each subject; `answers` by subject and set."""
-    found = []
-    for one in sets:
-        said: list[dict[str, Any]] = [{} for _ in one.rows]
+    result = []
+    for prompt_set in sets:
+        by_row: list[dict[str, Any]] = [{} for _ in prompt_set.rows]
         for subject, by_set in answers.items():
-            held = by_set[one.name]
-            for at, text, judged in zip(held.rows, *held.answered.whole, strict=True):
-                said[at][subject] = {"text": text, "verdict": judged.verdict, "p_refusal": judged.p_refusal}
-        for row, by_subject in zip(one.rows, said, strict=True):
+            set_result = by_set[prompt_set.name]
+            for index, text, judged in zip(set_result.rows, *set_result.answered.whole, strict=True):
+                by_row[index][subject] = {
+                    "text": text,
+                    "verdict": judged.verdict,
+                    "p_refusal": judged.p_refusal,
+                }
+        for row, by_subject in zip(prompt_set.rows, by_row, strict=True):
             prompt = row.prompt.to_json()
-            about = {"set": one.name, "type": row.type, "label": row.label, "prompt": prompt["text"]}
+            about = {"set": prompt_set.name, "type": row.type, "label": row.label, "prompt": prompt["text"]}
             history = {"history": prompt["history"]} if "history" in prompt else {}
-            found.append({**about, **history, "answers": by_subject})
-    return found
+            result.append({**about, **history, "answers": by_subject})
+    return result

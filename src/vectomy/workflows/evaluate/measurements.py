@@ -29,7 +29,7 @@ from vectomy.models import ChatModel
 from vectomy.workflows.evaluate.model_cache import ModelCache, slot
 from vectomy.workflows.evaluate.subjects import Subject
 
-__all__ = ["Completions", "Measuring"]
+__all__ = ["Completions", "SubjectMeasurer"]
 
 
 @dataclass(frozen=True)
@@ -48,49 +48,49 @@ class Completions:
         return self.texts[longest], self.judged[longest]
 
 
-class Measuring:
+class SubjectMeasurer:
     """Measures subjects; measurements in `cache` are not repeated."""
 
     def __init__(
         self,
         config: EvaluationConfig,
-        live: ModelCache,
+        models: ModelCache,
         cache: Cache,
         judge: Judge,
         sets: Sequence[PromptSet],
         progress: Progress,
     ) -> None:
-        self._config, self._live, self._cache, self._judge, self._progress = (
+        self._config, self._models, self._cache, self._judge, self._progress = (
             config,
-            live,
+            models,
             cache,
             judge,
             progress,
         )
-        self._sets = {one.name: one for one in sets}
+        self._sets = {prompt_set.name: prompt_set for prompt_set in sets}
         self._hidden: dict[tuple[str, str], list[Float[Tensor, "_ d_model"]]] = {}
         # Not batch_tokens: lowering it when memory is short must not throw away what is done.
-        held = versions()
+        recorded = versions()
         self._made_with = {
-            "versions": {name: held[name] for name in ("vectomy", "torch", "transformers")},
+            "versions": {name: recorded[name] for name in ("vectomy", "torch", "transformers")},
             "settings": [config.runtime.device, config.runtime.dtype, config.runtime.thinking],
         }
 
-    def setup(self, subject: Subject) -> dict[str, Any]:
+    def describe_setup(self, subject: Subject) -> dict[str, Any]:
         """The dtype, device and hash of the chat template of a model, read when it is loaded."""
 
         def work() -> dict[str, Any]:
-            with self._live.model(subject) as chat:
+            with self._models.model(subject) as chat:
                 dtype, template = str(chat.model.dtype).removeprefix("torch."), chat.tokenizer.chat_template
                 return {"dtype": dtype, "device": str(chat.device), "template_sha256": hash_of(template)}
 
         inputs = {"kind": "setup", "subject": subject.identity, **self._made_with}
-        found: dict[str, Any] = self._cache.get_or_compute(inputs, work)
-        return found
+        result: dict[str, Any] = self._cache.get_or_compute(inputs, work)
+        return result
 
     # Answers
 
-    def answered(
+    def answer(
         self,
         subject: Subject,
         prompts: Sequence[Prompt],
@@ -105,19 +105,21 @@ class Measuring:
         """
         inputs = self._answers_inputs(subject, prompts, tokens, context)
         ids = self._cache.get_or_compute(
-            inputs, lambda: self._answers(subject, prompts, what, tokens, context)
+            inputs, lambda: self._answer_prompts(subject, prompts, what, tokens, context)
         )
         lengths = sorted({*budgets, tokens})
         texts = self._cache.get_or_compute(
             {"kind": "texts", "subject": subject.identity, "answers": hash_of(ids), "budgets": lengths},
-            lambda: self._texts(subject, ids, lengths),
+            lambda: self._decode_answers(subject, ids, lengths),
         )
         by_budget = {budget: texts[str(budget)] for budget in lengths}
         return Completions(
-            ids, by_budget, {budget: self._judged(prompts, said) for budget, said in by_budget.items()}
+            ids,
+            by_budget,
+            {budget: self._judge_texts(prompts, answered) for budget, answered in by_budget.items()},
         )
 
-    def missing(self, subject: Subject, prompts: Sequence[Prompt]) -> bool:
+    def needs_answers(self, subject: Subject, prompts: Sequence[Prompt]) -> bool:
         """Whether the subject has yet to answer these prompts."""
         return self._answers_inputs(subject, prompts, self._config.answer_tokens, 0) not in self._cache
 
@@ -134,22 +136,22 @@ class Measuring:
             **self._made_with,
         }
 
-    def _answers(
+    def _answer_prompts(
         self, subject: Subject, prompts: Sequence[Prompt], what: str, tokens: int, context: int
     ) -> list[list[int]]:
-        with self._live.model(subject) as chat:
+        with self._models.model(subject) as chat:
             asked = behind_text(chat, prompts, context, tokens) if context else list(prompts)
             ids = chat.tokens(asked)
             answers: list[list[int]] = [[] for _ in ids]
             for rows in self._portions(subject, len(ids)):
-                said = chat.answer(
+                answered = chat.answer(
                     [ids[row] for row in rows],
                     tokens,
                     self._config.runtime.batch_tokens,
                     self._progress,
                     f"{subject.name}: {what}",
                 )
-                for row, answer in zip(rows, said, strict=True):
+                for row, answer in zip(rows, answered, strict=True):
                     answers[row] = answer
         return answers
 
@@ -164,13 +166,13 @@ class Measuring:
             else whole
         )
 
-    def _texts(
+    def _decode_answers(
         self, subject: Subject, answers: Sequence[Sequence[int]], budgets: Sequence[int]
     ) -> dict[str, list[str]]:
-        with self._live.model(subject) as chat:
+        with self._models.model(subject) as chat:
             return {str(budget): [chat.text(answer[:budget]) for answer in answers] for budget in budgets}
 
-    def _judged(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[JudgedAnswers]:
+    def _judge_texts(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[JudgedAnswers]:
         judge = self._judge
         inputs = {
             "kind": "verdicts",
@@ -184,93 +186,98 @@ class Measuring:
 
     # Damage
 
-    def sampled(self, one: PromptSet) -> list[int]:
+    def sample_rows(self, prompt_set: PromptSet) -> list[int]:
         """The rows of a set that damage is measured on."""
-        return sample(len(one.rows), self._config.damage_prompts, self._config.seed)
+        return sample(len(prompt_set.rows), self._config.damage_prompts, self._config.seed)
 
-    def damage(
-        self, subject: Subject, of: Subject, one: PromptSet, answers: Sequence[Sequence[int]]
+    def measure_divergence(
+        self, subject: Subject, baseline: Subject, prompt_set: PromptSet, answers: Sequence[Sequence[int]]
     ) -> dict[str, float] | None:
-        """KL and cross-entropy over the sampled answers of `of`; None where the two do not share a
-        tokenizer.
+        """KL and cross-entropy over the sampled answers of `baseline`; None where the two do not
+        share a tokenizer.
         """
-        inputs = self._damage_inputs(subject, of, one, answers)
-        found: dict[str, float] | None = self._cache.get_or_compute(
-            inputs, lambda: self._damage(subject, of, one, answers)
+        inputs = self._divergence_inputs(subject, baseline, prompt_set, answers)
+        result: dict[str, float] | None = self._cache.get_or_compute(
+            inputs, lambda: self._measure_divergence(subject, baseline, prompt_set, answers)
         )
-        return found
+        return result
 
-    def prepare(self, subject: Subject, of: Subject, answers: dict[str, list[list[int]]]) -> None:
-        """Run `of` on its answers where damage has yet to be measured: it leaves memory when
+    def run_baseline_first(
+        self, subject: Subject, baseline: Subject, answers: dict[str, list[list[int]]]
+    ) -> None:
+        """Run `baseline` on its answers where damage has yet to be measured: it leaves memory when
         `subject` is loaded.
         """
-        if slot(subject) == slot(of):
+        if slot(subject) == slot(baseline):
             return
-        for name, said in answers.items():
-            if self._damage_inputs(subject, of, self._sets[name], said) not in self._cache:
-                self._hidden_of(of, self._sets[name], said)
+        for name, answered in answers.items():
+            if self._divergence_inputs(subject, baseline, self._sets[name], answered) not in self._cache:
+                self._get_hidden(baseline, self._sets[name], answered)
 
-    def _damage_inputs(
-        self, subject: Subject, of: Subject, one: PromptSet, answers: Sequence[Sequence[int]]
+    def _divergence_inputs(
+        self, subject: Subject, baseline: Subject, prompt_set: PromptSet, answers: Sequence[Sequence[int]]
     ) -> dict[str, Any]:
-        rows = self.sampled(one)
-        asked = hash_of([[one.rows[row].prompt.to_json(), answers[row]] for row in rows])
+        rows = self.sample_rows(prompt_set)
+        asked = hash_of([[prompt_set.rows[row].prompt.to_json(), answers[row]] for row in rows])
         return {
             "kind": "damage",
             "subject": subject.identity,
-            "of": of.identity,
+            "of": baseline.identity,
             "asked": asked,
             **self._made_with,
         }
 
-    def _damage(
-        self, subject: Subject, of: Subject, one: PromptSet, answers: Sequence[Sequence[int]]
+    def _measure_divergence(
+        self, subject: Subject, baseline: Subject, prompt_set: PromptSet, answers: Sequence[Sequence[int]]
     ) -> dict[str, float] | None:
-        rows = self.sampled(one)
-        said, prompts = [answers[row] for row in rows], [one.rows[row].prompt for row in rows]
-        before = self._hidden_of(of, one, answers)
+        rows = self.sample_rows(prompt_set)
+        answered, prompts = [answers[row] for row in rows], [prompt_set.rows[row].prompt for row in rows]
+        before = self._get_hidden(baseline, prompt_set, answers)
         with (
-            self._live.model(subject) as chat,
-            self._progress(f"{subject.name}: damage on {one.name}", len(rows)) as update,
+            self._models.model(subject) as chat,
+            self._progress(f"{subject.name}: damage on {prompt_set.name}", len(rows)) as update,
         ):
-            head = self._live.head(of)
+            head = self._models.head(baseline)
             if chat.architecture.vocab != head.architecture.vocab or chat.tokens(prompts) != head.tokens(
                 prompts
             ):
                 return None
-            after = self._forced(chat, subject, prompts, said)
-            found = divergence(head, chat, before, after, said)
+            after = self._compute_hidden(chat, subject, prompts, answered)
+            result = divergence(head, chat, before, after, answered)
             update(len(rows))
-        return found
+        return result
 
-    def _hidden_of(
-        self, of: Subject, one: PromptSet, answers: Sequence[Sequence[int]]
+    def _get_hidden(
+        self, baseline: Subject, prompt_set: PromptSet, answers: Sequence[Sequence[int]]
     ) -> list[Float[Tensor, "_ d_model"]]:
-        key = of.name, one.name
+        key = baseline.name, prompt_set.name
         if key not in self._hidden:
-            rows = self.sampled(one)
-            with self._live.model(of) as chat:
-                prompts, said = [one.rows[row].prompt for row in rows], [answers[row] for row in rows]
-                self._hidden[key] = self._forced(chat, of, prompts, said)
+            rows = self.sample_rows(prompt_set)
+            with self._models.model(baseline) as chat:
+                prompts, answered = (
+                    [prompt_set.rows[row].prompt for row in rows],
+                    [answers[row] for row in rows],
+                )
+                self._hidden[key] = self._compute_hidden(chat, baseline, prompts, answered)
         return self._hidden[key]
 
-    def _forced(
+    def _compute_hidden(
         self, chat: ChatModel, subject: Subject, prompts: Sequence[Prompt], answers: Sequence[Sequence[int]]
     ) -> list[Float[Tensor, "_ d_model"]]:
         hidden: dict[int, Tensor] = {}
         for rows in self._portions(subject, len(prompts)):
-            found = answer_hidden(
+            result = answer_hidden(
                 chat,
                 [prompts[row] for row in rows],
                 [answers[row] for row in rows],
                 self._config.runtime.batch_tokens,
             )
-            hidden |= dict(zip(rows, found, strict=True))
+            hidden |= dict(zip(rows, result, strict=True))
         return [hidden[row] for row in range(len(prompts))]
 
     # Text
 
-    def perplexity(self, subject: Subject, text: str) -> dict[str, Any]:
+    def measure_perplexity(self, subject: Subject, text: str) -> dict[str, Any]:
         c = self._config
         inputs = {
             "kind": "perplexity",
@@ -281,28 +288,28 @@ class Measuring:
         }
 
         def work() -> dict[str, Any]:
-            with self._live.model(subject) as chat:
+            with self._models.model(subject) as chat:
                 return perplexity(chat, text, c.text_tokens, c.runtime.batch_tokens)
 
-        found: dict[str, Any] = self._cache.get_or_compute(inputs, work)
-        return found
+        result: dict[str, Any] = self._cache.get_or_compute(inputs, work)
+        return result
 
     # Tasks
 
-    def scores(self, subject: Subject, task: HarnessTask) -> TaskScores:
+    def score_task(self, subject: Subject, task: HarnessTask) -> TaskScores:
         """The subject's score on each document of a task of the lm-evaluation-harness."""
 
         def work() -> dict[str, Any]:
             with (
-                self._live.model(subject) as chat,
+                self._models.model(subject) as chat,
                 self._progress(f"{subject.name}: {task.row}", task.requests, "requests") as update,
             ):
                 return asdict(task.run(chat, self._config.task_batch, update))
 
-        found = self._cache.get_or_compute(self._scores_inputs(subject, task), work)
-        return TaskScores(found["metric"], tuple(found["values"]))
+        result = self._cache.get_or_compute(self._scores_inputs(subject, task), work)
+        return TaskScores(result["metric"], tuple(result["values"]))
 
-    def unscored(self, subject: Subject, task: HarnessTask) -> bool:
+    def needs_scores(self, subject: Subject, task: HarnessTask) -> bool:
         """Whether the task has yet to be run on the subject."""
         return self._scores_inputs(subject, task) not in self._cache
 

@@ -40,9 +40,9 @@ class ModelCache:
             with subject.edit.hooks(self._chat.model, subject.strength):
                 yield self._chat
 
-    def head(self, of: Subject) -> ChatModel:
-        """The head that turns hidden states of `of` into distributions. `of` was loaded before."""
-        chat = self._chat if self._slot == slot(of) else self._head
+    def head(self, baseline: Subject) -> ChatModel:
+        """The head of `baseline`, which was loaded before."""
+        chat = self._chat if self._slot == slot(baseline) else self._head
         assert chat is not None
         return chat
 
@@ -56,7 +56,7 @@ class ModelCache:
     def _load(self, subject: Subject) -> ChatModel:
         if subject.kind == "adapter":
             return with_adapter(self._load(self._base), subject.path)
-        name = subject.name if subject.edit is None else subject.of
+        name = subject.name if subject.edit is None else subject.baseline
         return load_model(subject.path, runtime=self._runtime, name=name)
 
 

@@ -44,8 +44,8 @@ EDIT_FILE, ADAPTER_FILE, ADAPTER_CONFIG = (
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """One thing that is measured. `of` is the name of the model it is compared with (None for the
-    base).
+    """One thing that is measured. `baseline` is the name of the model it is compared with (None for
+    the base).
 
     `sha256` is the Edit's own hash, or that of weights and sidecars. Two subjects with the same
     `identity` give the same answers. Only Edits and random controls have `edit` and `strength`.
@@ -54,7 +54,7 @@ class Subject:
     name: str
     kind: Kind
     source: str
-    of: str | None
+    baseline: str | None
     sha256: str
     identity: str
     path: Path
@@ -64,8 +64,8 @@ class Subject:
     fingerprint: str = field(default="", repr=False)
 
     def to_json(self) -> dict[str, Any]:
-        keys = ("name", "kind", "source", "of", "strength", "sha256", "note")
-        return {key: getattr(self, key) for key in keys}
+        keys = ("name", "kind", "source", "strength", "sha256", "note")
+        return {**{key: getattr(self, key) for key in keys}, "of": self.baseline}
 
 
 def open_subjects(
@@ -83,31 +83,31 @@ def open_subjects(
         CheckpointError, EditError: a folder or file that is not whole.
     """
     # A base that is also written among the subjects is measured once.
-    parsed = [_parse(spec) for spec in dict.fromkeys([*([base] if base else []), *specs])]
-    models = [one for one in parsed if one.kind == "model"]
+    parsed = [_parse_spec(spec) for spec in dict.fromkeys([*([base] if base else []), *specs])]
+    models = [item for item in parsed if item.kind == "model"]
     if not models or (base and parsed[0].kind != "model"):
-        what = f"--base {base} is" if base else f"{', '.join(one.spec for one in parsed)}: there is"
+        what = f"--base {base} is" if base else f"{', '.join(item.spec for item in parsed)}: there is"
         raise UsageError(
             f"{what} no model to compare with; give one first, or with --base MODEL (a folder, a Hub id or "
             "demo)"
         )
-    opened = _with_folders([_open_model(one, trust_remote_code, progress) for one in models])
+    opened = _add_folders([_open_model(item, trust_remote_code, progress) for item in models])
     first = replace(opened[0], kind="base")
-    known = [first, *(replace(model, of=first.name) for model in opened[1:])]
-    by_spec = {one.spec: subject for one, subject in zip(models, known, strict=True)}
-    found = [first]
-    for one in parsed:
-        if one.kind == "adapter":
-            found.append(_adapter(one, first))
-        elif one.kind == "edit":
-            found += _edits(one, known)
-        elif by_spec[one.spec] is not first:
-            found.append(by_spec[one.spec])
-    return _numbered(found)
+    known = [first, *(replace(model, baseline=first.name) for model in opened[1:])]
+    by_spec = {item.spec: subject for item, subject in zip(models, known, strict=True)}
+    result = [first]
+    for item in parsed:
+        if item.kind == "adapter":
+            result.append(_adapter(item, first))
+        elif item.kind == "edit":
+            result += _edits(item, known)
+        elif by_spec[item.spec] is not first:
+            result.append(by_spec[item.spec])
+    return _number_names(result)
 
 
 @dataclass(frozen=True)
-class _Parsed:
+class _ParsedSpec:
     spec: str
     kind: Literal["model", "edit", "adapter"]
     path: Path
@@ -115,7 +115,7 @@ class _Parsed:
     strengths: tuple[float, ...] | None = None
 
 
-def _parse(spec: str) -> _Parsed:
+def _parse_spec(spec: str) -> _ParsedSpec:
     plain, strengths = _strengths(spec)
     path = Path(plain).expanduser()
     if plain == "demo" or is_gguf(plain):
@@ -126,7 +126,7 @@ def _parse(spec: str) -> _Parsed:
     elif os.path.isfile(path) or os.path.isfile(path / EDIT_FILE):
         file = path if os.path.isfile(path) else path / EDIT_FILE
         # An Edit in a run folder is named after the folder: its file is always edit.safetensors.
-        return _Parsed(spec, "edit", file, path.stem if file is path else path.resolve().name, strengths)
+        return _ParsedSpec(spec, "edit", file, path.stem if file is path else path.resolve().name, strengths)
     elif os.path.isdir(path) or not is_local(plain):
         kind = "model"
     else:
@@ -136,61 +136,64 @@ def _parse(spec: str) -> _Parsed:
         )
     if strengths is not None:
         raise UsageError(f"'{spec}' is a {kind}; only Edits take strengths after an @")
-    return _Parsed(spec, kind, path, plain if plain == "demo" or not is_local(plain) else path.resolve().name)
+    return _ParsedSpec(
+        spec, kind, path, plain if plain == "demo" or not is_local(plain) else path.resolve().name
+    )
 
 
 def _strengths(spec: str) -> tuple[str, tuple[float, ...] | None]:
-    found = re.fullmatch(r"(.+)@([^@/]*)", spec)
-    if found is None or os.path.exists(os.path.expanduser(spec)):
+    result = re.fullmatch(r"(.+)@([^@/]*)", spec)
+    if result is None or os.path.exists(os.path.expanduser(spec)):
         return spec, None
     try:
-        strengths = tuple(float(part) for part in found[2].split(","))
+        strengths = tuple(float(part) for part in result[2].split(","))
     except ValueError:
         strengths = (math.nan,)
     if not all(math.isfinite(value) for value in strengths):
         raise UsageError(
-            f"'{spec}': after the @ come strengths, numbers such as 0.5 or 0.25,0.5,1, not '{found[2]}'"
+            f"'{spec}': after the @ come strengths, numbers such as 0.5 or 0.25,0.5,1, not '{result[2]}'"
         )
-    return found[1], tuple(dict.fromkeys(strengths))
+    return result[1], tuple(dict.fromkeys(strengths))
 
 
-def _open_model(one: _Parsed, trust_remote_code: bool, progress: Progress) -> Subject:
-    path = model_folder(one.spec, progress)
+def _open_model(item: _ParsedSpec, trust_remote_code: bool, progress: Progress) -> Subject:
+    path = model_folder(item.spec, progress)
     probe_architecture(path, trust_remote_code=trust_remote_code, progress=progress)
     checkpoint = Checkpoint.open(path)
     weights = fingerprint(checkpoint)
     identity = hash_of([weights, sidecar_digest(checkpoint)])
     return Subject(
-        one.name, "model", plain_source(one.spec), None, identity, identity, path, fingerprint=weights
+        item.name, "model", plain_source(item.spec), None, identity, identity, path, fingerprint=weights
     )
 
 
-def _adapter(one: _Parsed, base: Subject) -> Subject:
+def _adapter(item: _ParsedSpec, base: Subject) -> Subject:
     digest = hash_of(
         [
-            sha256_file(one.path / name)
+            sha256_file(item.path / name)
             for name in (ADAPTER_FILE, ADAPTER_CONFIG)
-            if (one.path / name).is_file()
+            if (item.path / name).is_file()
         ]
     )
     identity = hash_of([base.identity, digest])
-    return Subject(one.name, "adapter", one.path.name, base.name, digest, identity, one.path)
+    return Subject(item.name, "adapter", item.path.name, base.name, digest, identity, item.path)
 
 
-def _edits(one: _Parsed, models: Sequence[Subject]) -> list[Subject]:
-    edit = Edit.load(one.path)
+def _edits(item: _ParsedSpec, models: Sequence[Subject]) -> list[Subject]:
+    edit = Edit.load(item.path)
     base = next((model for model in models if model.fingerprint == edit.base.fingerprint), None)
     if base is None:
-        held = ", ".join(f"{model.name} has {model.fingerprint[:12]}" for model in models)
+        known_models = ", ".join(f"{model.name} has {model.fingerprint[:12]}" for model in models)
         raise FingerprintError(
-            f"the edit {one.spec} is for {edit.base} with weights {edit.base.fingerprint[:12]}, which are "
-            f"those of no model here ({held}); add the model that it was made for, or name it with --base"
+            f"the edit {item.spec} is for {edit.base} with weights {edit.base.fingerprint[:12]}, which are "
+            f"those of no model here ({known_models}); add the model that it was made for, or name it with "
+            "--base"
         )
-    found = []
-    for strength in one.strengths or (1.0,):
-        name = one.name if one.strengths is None else f"{one.name}@{strength:g}"
-        found.append(_edit_subject(name, "edit", one.path, base, edit, strength, _seen(edit)))
-    return found
+    result = []
+    for strength in item.strengths or (1.0,):
+        name = item.name if item.strengths is None else f"{item.name}@{strength:g}"
+        result.append(_edit_subject(name, "edit", item.path, base, edit, strength, _describe_search(edit)))
+    return result
 
 
 def _edit_subject(
@@ -201,13 +204,13 @@ def _edit_subject(
     return Subject(name, kind, path.name, base.name, digest, identity, base.path, edit, strength, note)
 
 
-def _seen(edit: Edit) -> str | None:
+def _describe_search(edit: Edit) -> str | None:
     """The prompts of the search, for a reader who looks for them among the measured sets."""
     contrast = edit.about.get("contrast")
     return f"found on {' and '.join(map(str, contrast))}" if isinstance(contrast, list) and contrast else None
 
 
-def _with_folders(models: Sequence[Subject]) -> list[Subject]:
+def _add_folders(models: Sequence[Subject]) -> list[Subject]:
     """The models with unique names: those that share one get their parent folder before it, then a
     number after it.
     """
@@ -218,22 +221,22 @@ def _with_folders(models: Sequence[Subject]) -> list[Subject]:
         else model
         for model in models
     ]
-    return _numbered(longer, fixed=())
+    return _number_names(longer, fixed=())
 
 
-def _numbered(subjects: Sequence[Subject], fixed: Collection[Kind] = ("base", "model")) -> list[Subject]:
+def _number_names(subjects: Sequence[Subject], fixed: Collection[Kind] = ("base", "model")) -> list[Subject]:
     """The subjects with unique names: a later one gets a number. Those of `fixed` kinds keep
     theirs, because others refer to them.
     """
     taken = {subject.name for subject in subjects if subject.kind in fixed}
-    found = []
+    result = []
     for subject in subjects:
         name, number = subject.name, 2
         while subject.kind not in fixed and name in taken:
             name, number = f"{subject.name} ({number})", number + 1
         taken.add(name)
-        found.append(replace(subject, name=name))
-    return found
+        result.append(replace(subject, name=name))
+    return result
 
 
 def with_controls(subjects: Sequence[Subject], seed: int) -> list[Subject]:
@@ -242,8 +245,8 @@ def with_controls(subjects: Sequence[Subject], seed: int) -> list[Subject]:
     The control has the Edit's strength 1 if that was asked for, else the largest that was.
     """
     base = subjects[0]
-    edits = [subject for subject in subjects if subject.kind == "edit" and subject.of == base.name]
-    found = list(subjects)
+    edits = [subject for subject in subjects if subject.kind == "edit" and subject.baseline == base.name]
+    result = list(subjects)
     if edits and edits[0].edit is not None and edits[0].edit.operations:
         first = [subject for subject in edits if subject.sha256 == edits[0].sha256]
         full = max(first, key=lambda subject: (subject.strength == 1.0, abs(subject.strength or 0.0)))
@@ -255,11 +258,11 @@ def with_controls(subjects: Sequence[Subject], seed: int) -> list[Subject]:
         )
         drawn = random_control(full.edit, seed)
         made = _edit_subject("random direction", "random", full.path, base, drawn, full.strength, note)
-        found.append(replace(made, source=full.source))
+        result.append(replace(made, source=full.source))
     again = (
         f"the noise floor: {base.name} once more, in other batches, on the sample of prompts that damage is "
         "measured on"
     )
     name, identity = f"{base.name} again", hash_of([base.identity, "again"])
-    found.append(replace(base, name=name, kind="noise", of=base.name, identity=identity, note=again))
-    return found
+    result.append(replace(base, name=name, kind="noise", baseline=base.name, identity=identity, note=again))
+    return result
