@@ -272,7 +272,7 @@ def test_each_token_has_the_state_of_the_context_it_comes_from() -> None:
     assert [token for one in found for token in one.forced.labels.tolist()] == [
         t for one in lessons for t in one.answer
     ]
-    assert torch.cat([one.taught for one in found]).tolist() == [
+    assert torch.cat([one.has_teacher for one in found]).tolist() == [
         at >= begin for lesson in lessons for _, part, begin in lesson.parts for at in range(len(part))
     ]
     # Only the token at which the plain answer takes over from the lead counts for more.

@@ -180,7 +180,7 @@ def run_distill_baseline(work: DistillWorkflow) -> None:
             ask = partial(_answer, work, prompts, f"base answers ({side}, {split})")
             answers.setdefault(side, {})[split] = journal.get_or_compute(f"{side} {split}", ask)
     write_json(work.folder.file("answers.json"), answers)
-    rates = {side: work.bench("search").counted(answers[side]["search"])["shown"]["rate"] for side in SIDES}
+    rates = {side: work.bench("search").count(answers[side]["search"])["shown"]["rate"] for side in SIDES}
     baseline = {f"{side}_rate": rate for side, rate in rates.items()}
     scorer = {"name": work.scorer.name, "note": work.scorer.note}
     write_json(
@@ -400,7 +400,7 @@ def _metrics(
     `refusal_*` counts answers that show the trait in the positive context, `harmless_refusal_*`
     those in the negative one.
     """
-    counted = {side: bench.counted(answers[side]) for side in SIDES}
+    counted = {side: bench.count(answers[side]) for side in SIDES}
     names = {"refusal": "positive", "harmless_refusal": "negative"}
     rates = {
         f"{name}_{part}": value

@@ -1,1 +1,1 @@
-"""What traits are learned by: one context distilled into the other."""
+"""Learning of traits: one context is distilled into the other."""

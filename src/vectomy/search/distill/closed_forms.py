@@ -1,14 +1,13 @@
-"""What an edit that induces or removes a trait may look like, in closed form or as what is to be
-learned.
+"""The forms of an edit that induces or removes a trait: in closed form, or as parameters to learn.
 
-v is the difference of the two contexts' mean streams at a layer (positive - negative, after the
-block, over the answers' tokens), r its unit vector, and c the strength:
+v is the difference of the mean streams of the two contexts at a layer (positive - negative, after
+the block, over the answers' tokens), r its unit vector, and c the strength:
 
-    bias        + c v (induced) or - c v (removed) at the layer's MLP: a bias of its down projection
-    set-point   r taken out of every writer, and the wanted r . x added once, at the layer: behind
-    it the stream has that value at every
-                layer and token (affine concept editing, arXiv 2411.09003, as weights)
-    amplify     every writer's part along r times 1 + c (induced) or 1 - c (removed)
+    bias        + c v (induce) or - c v (remove) at the layer's MLP: a bias of its down projection
+    set-point   r is removed from every writer, and the wanted r . x is added once, at the layer.
+                From there on the stream has that value at every layer and token (affine concept
+                editing, arXiv 2411.09003, as weights)
+    amplify     every writer's part along r times 1 + c (induce) or 1 - c (remove)
 """
 
 from __future__ import annotations
@@ -30,25 +29,25 @@ from vectomy.edits.operation import Operation
 from vectomy.hooks.interventions import hookable
 from vectomy.search.distill.distillation import Learnable
 
-__all__ = ["Means", "closed_form", "learnables", "taking_additions"]
+__all__ = ["Means", "closed_form", "learnables", "writers_for_additions"]
 
 Means = tuple[Float[Tensor, "layer d_model"], Float[Tensor, "layer d_model"]]
 """The mean streams of the positive context and of the negative one, after each block."""
 
-# Share of the depth between which vectors are learned: below it hardly anything is said yet, the
-# last blocks choose words.
+# Vectors are learned between these shares of the depth: earlier blocks carry little of the meaning,
+# the last ones choose words.
 START, END = 0.17, 0.9
 FIRST_STRENGTH = 0.1
-# Who takes an added vector, the first of them that a layer has: what bakes into a bias, or into
-# none (then hooks alone).
+# The writer that takes an added vector is the first of these that a layer has. It bakes into a bias
+# where the architecture can have one, else the edit acts by hooks alone.
 TAKERS = ("mlp", "shared_experts", "attention", "linear_attention", "ssm", "conv")
 
 
-def taking_additions(writers: Sequence[Writer]) -> dict[int, Writer]:
+def writers_for_additions(writers: Sequence[Writer]) -> dict[int, Writer]:
     """By layer, the writer to which a vector is added.
 
     Raises:
-        SelectionError: norms stand behind all writers of the model, so that none takes one.
+        SelectionError: norms follow all writers of the model, so that none takes one.
     """
     found: dict[int, Writer] = {}
     for component in TAKERS:
@@ -62,7 +61,7 @@ def taking_additions(writers: Sequence[Writer]) -> dict[int, Writer]:
                 found.setdefault(writer.layer, writer)
     if not found:
         raise SelectionError(
-            "no writer of this model takes an added vector, for norms stand between all of them and the "
+            "no writer of this model takes an added vector, because norms lie between all of them and the "
             "stream; use --form amplify"
         )
     return found
@@ -87,7 +86,7 @@ def closed_form(
     sign = 1.0 if what == "induce" else -1.0
     if form == "amplify":
         return Edit.from_directions(vector, base, writers, -sign * strength)
-    taker = taking_additions(writers).get(layer)
+    taker = writers_for_additions(writers).get(layer)
     if taker is None:
         raise SelectionError(f"layer {layer} has no writer that takes an added vector")
     if form == "bias":
@@ -110,32 +109,32 @@ def _adding(writer: Writer, vector: Float[Tensor, " d_model"]) -> Operation:
 
 
 def learnables(what: What, writers: Sequence[Writer], means: Means) -> list[Learnable]:
-    """What is learned: a vector for one writer a layer; to remove, also a direction of each layer,
-    taken out of its writers.
+    """The parameters to learn: a vector for one writer per layer; to remove a trait, also a
+    direction per layer, which is removed from its writers.
     """
     layers, width = means[0].shape
     inside = [
         w for w in writers if w.layer is not None and START * layers <= w.layer < END * layers and hookable(w)
     ]
-    takers = {id(writer) for writer in taking_additions(inside).values()}
+    takers = {id(writer) for writer in writers_for_additions(inside).values()}
     directions = {
         layer: normalise(means[0][layer] - means[1][layer]).requires_grad_() for layer in range(layers)
     }
     found = []
     for writer in inside:
         assert writer.layer is not None
-        taking_out = what == "remove" and not writer.norms
-        if not taking_out and id(writer) not in takers:
+        removes = what == "remove" and not writer.norms
+        if not removes and id(writer) not in takers:
             continue
         found.append(
             Learnable(
                 writer,
-                # Of a coordinate of the stream there, so that a rate means the same at every layer
-                # and model.
+                # The size of a coordinate of the stream there: a learning rate then means the same at
+                # every layer and in every model.
                 scale=float(means[1][writer.layer].norm()) / width**0.5,
                 addition=torch.zeros(width, requires_grad=True) if id(writer) in takers else None,
-                strength=torch.full((1,), FIRST_STRENGTH, requires_grad=True) if taking_out else None,
-                direction=directions[writer.layer] if taking_out else None,
+                strength=torch.full((1,), FIRST_STRENGTH, requires_grad=True) if removes else None,
+                direction=directions[writer.layer] if removes else None,
             )
         )
     return found

@@ -1,15 +1,15 @@
-"""What a trait is learned from: the model's own answers to the same prompts in both contexts, and
-its states while it gives them.
+"""The examples for a trait: the model's own answers to the same prompts in both contexts, and its
+hidden states while it gives them.
 
-An edit is to make the model in the context `source` answer as it does in the context `target`: to
-induce a trait, the plain model as the styled one; to remove it, the other way round. The answers
-are teacher-forced in the source context, and each token has the base's state in the context that it
-was given in beside it.
+The edited model in the context `source` is to answer as the base does in the context `target`: to
+induce a trait, the plain model as the styled one; to remove it, the reverse. The answers are
+teacher-forced in the source context, and each token is paired with the base's state in the context
+that the token comes from.
 
-Small models lose the thread in a style: their styled answers go round in circles. With `lead`, a
-styled answer is cut behind its first sentences, and the plain answer to the same prompt follows on,
-with its own teacher. The lead is learned as it stands: its teacher would rather say it once more,
-and what learns from that says nothing else (docs/log/traits.md).
+Small models repeat themselves in a style. With `lead`, a styled answer is cut after its first
+sentences, and the plain answer to the same prompt follows, with its own teacher. The lead itself
+has no teacher: the teacher would repeat the lead, and a model that learns from it says nothing else
+(docs/log/traits.md).
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ FEWEST = 8
 SENTENCE_END = re.compile(r"[.!?][\"')]?\s*$")
 # Sentences of fewer tokens are interjections; leads of more are no sentence.
 SHORTEST_SENTENCE, LONGEST_LEAD = 4, 24
-# Tokens of a plain answer that follow on a lead.
+# Tokens of a plain answer that follow a lead.
 FOLLOWING = 40
 # What the first token behind a lead counts for: there the model goes on with its answer, or says
 # the lead once more, and then goes on saying it (docs/log/traits.md).
@@ -61,8 +61,8 @@ class DistillExample:
     """A prompt as tokens in the source context, an answer to it, and where each part of the answer
     comes from.
 
-    `parts` are (prompt in its context, tokens, how many of these have no teacher, for they were not
-    given like this).
+    `parts` are (prompt in its context, tokens, how many of the first tokens have no teacher because
+    the base did not generate them after that prompt).
     """
 
     source: list[int]
@@ -75,21 +75,21 @@ class DistillExample:
 
 @dataclass(frozen=True, eq=False)
 class DistillBatch:
-    """A pass over answers in the source context; the base's states in the contexts that they come
-    from; which labels have one; and what each label counts for.
+    """One pass over answers in the source context, with the base's states in the contexts that the
+    tokens come from, which labels have such a teacher, and the weight of each label.
     """
 
     forced: TeacherForcedBatch
     base: Float[Tensor, "label d_model"]
-    taught: Bool[Tensor, " label"]
+    has_teacher: Bool[Tensor, " label"]
     weight: Float[Tensor, " label"]
 
 
 def good_answers(
     texts: Sequence[str], answers: Sequence[list[int]], decoded: Sequence[str], scorer: Scorer, shows: bool
 ) -> list[bool]:
-    """Which answers are good examples: they show the trait (or do not, as `shows` says) and say
-    something.
+    """Which answers are good examples: they show the trait (with `shows`) or lack it, and are not
+    degenerate.
     """
     return [
         bool(answer) and flag == shows and not degenerate(said, text)
@@ -100,7 +100,7 @@ def good_answers(
 
 
 def check_enough(good: Sequence[bool], what: str, scorer: Scorer) -> None:
-    """Raises BehaviourAbsentError where there is hardly anything to learn from."""
+    """Raises BehaviourAbsentError: fewer than FEWEST good answers."""
     if sum(good) < FEWEST:
         raise BehaviourAbsentError(
             f"of {len(good)} answers {sum(good)} {what} ({scorer.note}); at least {FEWEST} are needed: make "
@@ -116,11 +116,10 @@ def distill_examples(
     good: dict[str, list[bool]],
     scorer: Scorer,
 ) -> list[DistillExample]:
-    """What is learned from: answers of the target context, by side as `answers` and `good` have
-    them.
+    """The examples: answers of the target context. `answers` and `good` are by side.
 
     Raises:
-        BehaviourAbsentError: hardly any.
+        BehaviourAbsentError: fewer than FEWEST.
     """
     styled, plain = (chat.tokens(in_context(texts, context)) for context in (trait.positive, trait.negative))
     if trait.operation == "remove":
@@ -141,15 +140,17 @@ def distill_examples(
         lead_and_answer(chat, source, one, other, trait.lead) if fine else None
         for source, one, other, fine in zip(plain, *sides, good["negative"], strict=True)
     ]
-    said = ["" if lesson is None else chat.text(lesson.answer) for lesson in made]
-    shown = scorer.shown(said, texts, [[0] if lesson is None else lesson.answer for lesson in made])
+    said = ["" if example is None else chat.text(example.answer) for example in made]
+    shown = scorer.shown(said, texts, [[0] if example is None else example.answer for example in made])
     found = [
-        lesson
-        for lesson, text, prompt, shows in zip(made, said, texts, shown, strict=True)
-        if lesson is not None and shows and not degenerate(text, prompt)
+        example
+        for example, text, prompt, shows in zip(made, said, texts, shown, strict=True)
+        if example is not None and shows and not degenerate(text, prompt)
     ]
     check_enough(
-        [lesson in found for lesson in made], f"show the trait in their first {trait.lead} sentences", scorer
+        [example in found for example in made],
+        f"show the trait in their first {trait.lead} sentences",
+        scorer,
     )
     return found
 
@@ -161,17 +162,16 @@ def lead_and_answer(
     plain: tuple[list[int], list[int]],
     sentences: int,
 ) -> DistillExample | None:
-    """The first sentences of a styled answer, then the plain one; each as (prompt, answer). None
-    where there is no such sentence.
+    """The first sentences of a styled answer, then the plain answer; `styled` and `plain` are
+    (prompt, answer). None where the styled answer has no such sentence.
     """
     lead = _first_sentences(chat, styled[1], sentences)
     own = plain[1][:FOLLOWING]
     said = chat.tokenizer.decode(own, skip_special_tokens=True)
-    # Behind the lead the answer's first word has a blank before it; all other tokens are to be the
-    # same ones.
+    # After the lead the first word of the answer has a blank before it; all other tokens must stay
+    # the same.
     after = list(chat.tokenizer(" " + said, add_special_tokens=False)["input_ids"])
-    # A token that the cut has parted from its word may come back as another one; less the end of
-    # turn, the rest is the same.
+    # The last token may change where the cut has split a word, so it is left out.
     after = after[:-1]
     if lead is None or not after or after[1:] != own[1 : len(after)]:
         return None
@@ -191,47 +191,47 @@ def _first_sentences(chat: ChatModel, answer: list[int], count: int) -> list[int
 
 @torch.no_grad()
 def pair_examples(
-    chat: ChatModel, lessons: Sequence[DistillExample], batch_tokens: int, progress: Progress
+    chat: ChatModel, examples: Sequence[DistillExample], batch_tokens: int, progress: Progress
 ) -> list[DistillBatch]:
-    """The lessons as passes in the source context, with what the base does where each token comes
-    from.
+    """The examples as passes in the source context, each with the base's states in the contexts
+    that the tokens come from.
     """
-    source = [Example(row, lesson.source, [lesson.answer]) for row, lesson in enumerate(lessons)]
+    source = [Example(row, example.source, [example.answer]) for row, example in enumerate(examples)]
     packed = packs_exactly(chat, source[:2])
     found = []
-    with progress("what the base does", len(lessons), "answers") as update:
-        by_row = _states(chat, lessons, batch_tokens)
+    with progress("what the base does", len(examples), "answers") as update:
+        by_row = _states(chat, examples, batch_tokens)
         for one in pack_examples(chat, source, batch_tokens, count=PER_PASS, packed=packed):
             base = torch.cat([by_row[row] for row in one.rows])
             labels = [
                 (at >= begin, TURN if number and not at else 1.0)
                 for row in one.rows
-                for number, (_, part, begin) in enumerate(lessons[row].parts)
+                for number, (_, part, begin) in enumerate(examples[row].parts)
                 for at in range(len(part))
             ]
-            taught, weight = (
+            has_teacher, weight = (
                 torch.tensor(column, device=base.device) for column in zip(*labels, strict=True)
             )
-            found.append(DistillBatch(one, base, taught, weight))
+            found.append(DistillBatch(one, base, has_teacher, weight))
             update(len(one.rows))
     return found
 
 
 def _states(
-    chat: ChatModel, lessons: Sequence[DistillExample], batch_tokens: int
+    chat: ChatModel, examples: Sequence[DistillExample], batch_tokens: int
 ) -> list[Float[Tensor, "label d_model"]]:
-    """By lesson, the states that predict its answer's tokens, each part in its own context. Parts
-    are run by kind: contexts differ in length, and prompts that begin alike share a pass.
+    """By example, the states that predict the tokens of its answer, each part in its own context.
+    First parts run together, then second ones: prompts that begin alike share a pass.
     """
-    found: list[list[Tensor]] = [[] for _ in lessons]
-    for place in range(max(len(lesson.parts) for lesson in lessons)):
-        examples = [
-            Example(row, lesson.parts[place][0], [lesson.parts[place][1]])
-            for row, lesson in enumerate(lessons)
-            if place < len(lesson.parts)
+    found: list[list[Tensor]] = [[] for _ in examples]
+    for place in range(max(len(example.parts) for example in examples)):
+        teacher_examples = [
+            Example(row, example.parts[place][0], [example.parts[place][1]])
+            for row, example in enumerate(examples)
+            if place < len(example.parts)
         ]
-        packed = len(examples) > 1 and packs_exactly(chat, examples[:2])
-        for one in pack_examples(chat, examples, batch_tokens, count=PER_PASS, packed=packed):
+        packed = len(teacher_examples) > 1 and packs_exactly(chat, teacher_examples[:2])
+        for one in pack_examples(chat, teacher_examples, batch_tokens, count=PER_PASS, packed=packed):
             states = one.predicting(chat.hidden(one))
             for number, row in enumerate(one.rows):
                 found[row].append(states[one.answer == number])

@@ -1,15 +1,16 @@
 """Form `learned`: one context distilled into the other, by hooks on the writers' outputs.
 
-The output y of a writer becomes y - B^T diag(a) B y + c, with a vector c of its own, strengths a of
-its own and one direction B per layer. Minimised, with Adam, over the fit prompts, is
+The output y of a writer becomes y - B^T diag(a) B y + c, with a vector c and strengths a of its
+own and one direction B per layer. Adam minimises over the fit prompts
 
-    KL(base in the target context || edited in the source context)     per token of the target's own
-    answers + w KL(base || edited)                                             the same in the
-    target context, where nothing is to change
+    KL(base in the target context || edited in the source context)
+        per token of the target's own answers
+    + w KL(base || edited)
+        the same in the target context, where nothing is to change
 
-the second for a removal alone: a model without the trait is to stay as it is. No gradient of a
-weight is taken. Context distillation is Snell et al., arXiv 2209.15189; that it is a vector per
-layer that learns it is as in bias tuning (BitFit, arXiv 2106.10199).
+The second term is for removal alone: a model without the trait is to stay as it is. No weight gets
+a gradient. Context distillation is Snell et al., arXiv 2209.15189; one learned vector per layer is
+bias tuning (BitFit, arXiv 2106.10199).
 """
 
 from __future__ import annotations
@@ -33,17 +34,17 @@ from vectomy.search.distill.distill_examples import DistillBatch
 
 __all__ = ["Learnable", "distance", "learn_edit"]
 
-# Learning rates: of additions as a share of the mean length of what their writer writes, of
-# strengths, of directions.
+# Learning rates of additions (as a share of the mean length of the writer's output), strengths and
+# directions.
 ADDITION, STRENGTH, DIRECTION = 0.02, 0.03, 0.01
-# Weight of what is to stay as it is.
-KEEP = 1.0
+# Weight of the term that preserves the model without the trait.
+PRESERVE = 1.0
 
 
 @dataclass
 class Learnable:
-    """What is learned of one writer. `direction` is shared by the writers of a layer; None where
-    nothing is taken out.
+    """The parameters of one writer. `direction` is shared by the writers of a layer; None where
+    nothing is removed.
     """
 
     writer: Writer
@@ -53,7 +54,7 @@ class Learnable:
     direction: Tensor | None
 
     def change(self, output: Tensor) -> Tensor:
-        """As the Edit will have it."""
+        """The output as the Edit will change it."""
         if self.direction is not None and self.strength is not None:
             output = linalg.remove(output, linalg.normalise(self.direction)[None], self.strength)
         return output if self.addition is None else output + self.scale * self.addition
@@ -94,13 +95,13 @@ def learn_edit(
     history: list[dict[str, float]] = []
     with torch.enable_grad(), progress("learning", steps, "steps") as update:
         for step in range(steps):
-            # A short rise, and a fall to a tenth over the second half.
+            # The learning rate rises over 4 steps and falls to a tenth over the second half.
             ease = min(1.0, (step + 1) / 4, max(0.1, 2 * (1 - step / steps)))
             for group, rate in zip(adam.param_groups, rates, strict=True):
                 group["lr"] = rate * ease
             adam.zero_grad()
             losses = {}
-            for name, order, weight in (("change", orders[0], 1.0), ("keep", orders[1], KEEP)):
+            for name, order, weight in (("change", orders[0], 1.0), ("keep", orders[1], PRESERVE)):
                 target = next(order, None)
                 if target is not None:
                     with change_outputs(chat.model, [(one.writer, one.change) for one in learnables]):
@@ -114,15 +115,13 @@ def learn_edit(
 
 
 def distance(chat: ChatModel, target: DistillBatch) -> Tensor:
-    """KL(base || edited) per token; of tokens that no teacher has given like this, minus their
-    log-probability.
-    """
+    """KL(base || edited) per token; for tokens without a teacher, minus their log-probability."""
     one = target.forced
     hidden = chat.model.base_model(**one.inputs()).last_hidden_state
     now = chat.log_probs(one.predicting(hidden))
     each = kl_divergence(chat.log_probs(target.base), now)
-    if not bool(target.taught.all()):
-        each = torch.where(target.taught, each, -now.gather(-1, one.labels[:, None])[:, 0])
+    if not bool(target.has_teacher.all()):
+        each = torch.where(target.has_teacher, each, -now.gather(-1, one.labels[:, None])[:, 0])
     return (each * target.weight).sum() / target.weight.sum()
 
 

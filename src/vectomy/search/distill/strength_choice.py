@@ -1,5 +1,5 @@
-"""Which strength of an edit is taken: a stated rule over what was measured on the search split.
-Loads no torch.
+"""The choice of an edit's strength: a fixed rule over the measurements on the search split. Loads
+no torch.
 """
 
 from __future__ import annotations
@@ -11,25 +11,25 @@ from vectomy.data.trait_file import Trait
 
 __all__ = ["MOST_DEGENERATE", "choose_strength"]
 
-# Share of search answers that may say nothing: about one of 24.
+# Largest share of degenerate search answers: about one of 24.
 MOST_DEGENERATE = 0.05
 
 
 def choose_strength(points: Sequence[Mapping[str, Any]], trait: Trait) -> tuple[int, str | None]:
-    """The place of the chosen point, and a sentence where it misses what was asked for.
+    """The index of the chosen point, and a note where it misses the target or a limit.
 
     Args:
         points: mappings with `shown` (share of search answers that show the trait), `degenerate`
             and `kl` (nats per token).
 
-    Of the points within the KL budget and with few degenerate answers, the one of least KL that
-    reaches the target rate is taken; where none reaches it, the one that comes nearest; where none
-    is within, the one with fewest degenerate answers, then of least KL.
+    The rule: of the points within the KL budget and with few degenerate answers, take the one with
+    least KL that reaches the target rate. If none reaches it, take the nearest. If none is within
+    the limits, take the one with fewest degenerate answers, then least KL.
     """
     induced = trait.operation == "induce"
 
     def short(point: Mapping[str, Any]) -> float:
-        """How much of the target rate is missing."""
+        """The distance to the target rate; 0 where it is reached."""
         return max(0.0, trait.target - point["shown"] if induced else point["shown"] - trait.target)
 
     budget = float("inf") if trait.kl_budget is None else trait.kl_budget

@@ -1,4 +1,4 @@
-"""What an edit does to a trait on a set of prompts, and what it costs."""
+"""The effect of an edit on a trait on a set of prompts, and its cost."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = ["AskedModel", "Known", "TraitBench"]
 
 @dataclass(frozen=True)
 class AskedModel:
-    """A model to be asked: the base or an edit of it, in a context."""
+    """A model to ask: the base or an edit of it, in a context."""
 
     name: str
     context: TraitContext
@@ -44,7 +44,7 @@ class Known:
 
 @dataclass(frozen=True)
 class TraitBench:
-    """Prompts to ask, and how answers are judged."""
+    """Prompts to ask, and the judge of the answers."""
 
     chat: ChatModel
     trait: Trait
@@ -61,9 +61,9 @@ class TraitBench:
                 prompts, self.answer_tokens, self.batch_tokens, self.progress, f"answers ({form.name})"
             )
 
-    def counted(self, answers: Sequence[Sequence[int]]) -> dict[str, Any]:
-        """How many show the trait, how many say nothing, and their length. Asks the scorer: not
-        within an edit's hooks.
+    def count(self, answers: Sequence[Sequence[int]]) -> dict[str, Any]:
+        """How many answers show the trait, how many are degenerate, and their mean length. It may
+        run the base, so call it outside of an edit's hooks.
         """
         said = [self.chat.text(answer) for answer in answers]
         return {
@@ -95,8 +95,8 @@ class TraitBench:
         return divergence(base or self.chat, self.chat, known.hidden, now, known.answers)
 
     def point(self, edit: Edit, context: TraitContext, known: Known) -> dict[str, Any]:
-        """An edit on these prompts, as rates."""
-        found = self.counted(self.answers(AskedModel("trying an edit", context, edit)))
+        """The rates and KL of an edit on these prompts."""
+        found = self.count(self.answers(AskedModel("trying an edit", context, edit)))
         cost = self.damage(edit, known)
         return {
             "shown": found["shown"]["rate"],
@@ -106,8 +106,8 @@ class TraitBench:
         }
 
     def distances(self, passes: Sequence[DistillBatch]) -> Callable[[Edit], float]:
-        """How far an edit is from making the source context the target context, in nats a token; no
-        answer is generated.
+        """A function that measures how far an edited model in the source context is from the base
+        in the target context, in nats per token, by teacher forcing alone.
         """
 
         @torch.no_grad()
