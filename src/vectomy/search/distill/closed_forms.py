@@ -129,8 +129,8 @@ def learnables(what: What, writers: Sequence[Writer], means: Means) -> list[Lear
         found.append(
             Learnable(
                 writer,
-                # The size of a coordinate of the stream there: a learning rate then means the same at
-                # every layer and in every model.
+                # The size of a coordinate of the stream there: a rate then means the same at every
+                # layer and in every model.
                 scale=float(means[1][writer.layer].norm()) / width**0.5,
                 addition=torch.zeros(width, requires_grad=True) if id(writer) in takers else None,
                 strength=torch.full((1,), FIRST_STRENGTH, requires_grad=True) if removes else None,
