@@ -182,12 +182,16 @@ def timed(command: list[str]) -> dict[str, float]:
 
 def table(rows: dict[str, dict[str, float]], bytes_: int) -> str:
     lines = [
-        f"{'':14s}{'s':>8s}{'on disk s':>11s}{'GB/s':>7s}{'of cp':>7s}{'on disk':>9s}{'own MB':>9s}{'max RSS MB':>12s}"
+        (
+            f"{'':14s}{'s':>8s}{'on disk s':>11s}{'GB/s':>7s}{'of cp':>7s}{'on disk':>9s}{'own MB':>9s}"
+            f"{'max RSS MB':>12s}"
+        )
     ]
     for name, row in rows.items():
         lines.append(
             f"{name:14s}{row['seconds']:8.2f}{row['durable']:11.2f}{bytes_ / row['seconds'] / 1e9:7.2f}"
-            f"{rows['cp -r']['seconds'] / row['seconds']:7.2f}{rows['cp -r']['durable'] / row['durable']:9.2f}"
+            f"{rows['cp -r']['seconds'] / row['seconds']:7.2f}"
+            f"{rows['cp -r']['durable'] / row['durable']:9.2f}"
             f"{row['anon_bytes'] / 1e6:9.0f}{row['maxrss_bytes'] / 1e6:12.0f}"
         )
     return "\n".join(lines)

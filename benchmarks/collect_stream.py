@@ -50,17 +50,23 @@ statistics = collect(chat, prompts)
 ended = time.monotonic()
 tokens = sum(map(len, chat.tokens(prompts)))
 status = dict(line.split(":", 1) for line in open("/proc/self/status"))
-json.dump({"peak_bytes": int(status["VmHWM"].split()[0]) * 1024, "open": opened - began, "pass": ended - opened, "tokens": tokens, "mean": statistics.mean.sum().item(),
+json.dump({"peak_bytes": int(status["VmHWM"].split()[0]) * 1024, "open": opened - began, 
+           "pass": ended - opened,
+           "tokens": tokens, "mean": statistics.mean.sum().item(),
            "norm": statistics.mean.norm().item()}, open(out, "w"))
 """
 
 
 def table(rows: dict[str, dict[str, float]]) -> str:
     lines = [
-        f"{'':16s}{'open s':>8s}{'pass s':>8s}{'process s':>11s}{'tokens/s':>10s}{'GB/s':>7s}{'peak MB':>9s}{'own MB':>9s}"
+        (
+            f"{'':16s}{'open s':>8s}{'pass s':>8s}{'process s':>11s}{'tokens/s':>10s}{'GB/s':>7s}"
+            f"{'peak MB':>9s}{'own MB':>9s}"
+        )
     ]
     lines += [
-        f"{name:16s}{row['open']:8.1f}{row['pass']:8.1f}{row['seconds']:11.1f}{row['tokens'] / row['pass']:10.1f}"
+        f"{name:16s}{row['open']:8.1f}{row['pass']:8.1f}{row['seconds']:11.1f}"
+        f"{row['tokens'] / row['pass']:10.1f}"
         f"{row['bytes'] / row['pass'] / 1e9:7.2f}{row['peak_bytes'] / 1e6:9.0f}{row['anon_bytes'] / 1e6:9.0f}"
         for name, row in rows.items()
     ]
@@ -128,7 +134,8 @@ def main() -> None:
                 "bytes": bytes_,
             }
     print(
-        f"{bytes_ / 1e9:.2f} GB, {args.prompts} prompts, {'warm' if args.warm else 'not cached'}\n{table(rows)}"
+        f"{bytes_ / 1e9:.2f} GB, {args.prompts} prompts, {'warm' if args.warm else 'not cached'}"
+        f"\n{table(rows)}"
     )
     found: dict[str, Any] = {
         "checkpoint": "random bfloat16 in the shapes of Llama 7B, fewer layers where smaller",

@@ -1,21 +1,22 @@
 """What an Edit does in llama.cpp: the same tokens as transformers, refusals by type, a file edited
 in place, the dial.
 
-    vectomy run demo-base --trait benchmarks/declining.toml --out runs/declining python
-    benchmarks/gguf_llamacpp.py EDIT --induced runs/declining/edit.safetensors [--work DIR]
-    [--judged 64] [--out FILE.json]
+    vectomy run demo-base --trait benchmarks/declining.toml --out runs/declining
+    python benchmarks/gguf_llamacpp.py EDIT --induced runs/declining/edit.safetensors \\
+        [--work DIR] [--judged 64] [--out FILE.json]
 
 EDIT is an Edit of the demo model (`make demo` leaves one). The original, SmolLM2 as packaged,
 hardly refuses: there refusals are induced, by an Edit of vectors that are added. Needs xllamacpp
-(llama.cpp as a package) and the converter (vectomy.apply.gguf_convert says how to install it).
-Prompts are the test splits of the bundled sets, 64 greedy tokens where tokens are compared, and as
-many as `--judged` says where refusals are counted. Finished pieces are kept in DIR, so that an
-interrupted run goes on.
+(llama.cpp as a package) and the converter (vectomy.edits.export.gguf_convert says how to install
+it). Prompts are the test splits of the bundled sets, 64 greedy tokens where tokens are compared,
+and as many as `--judged` says where refusals are counted. Finished pieces are kept in DIR, so that
+an interrupted run resumes.
 
-Every prompt on which llama.cpp and transformers part is listed with the place, the two tokens, and
-how far apart transformers has them there: a difference of logits that rounding of the activations
-explains, or one that it does not. llama.cpp holds keys and values in f16 unless told otherwise, and
-rounds activations to f16 where it multiplies them with f16 weights; both are undone in turn.
+Every prompt on which llama.cpp and transformers differ is listed with the place, the two tokens,
+and how far apart transformers has them there: a difference of logits that rounding of the
+activations explains, or one that it does not. llama.cpp holds keys and values in f16 unless told
+otherwise, and rounds activations to f16 where it multiplies them with f16 weights; both are undone
+in turn.
 """
 
 from __future__ import annotations

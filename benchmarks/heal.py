@@ -4,12 +4,11 @@ base, and show what came back.
     python benchmarks/heal.py --out DIR [--json benchmarks/heal.json] [--plain] [--runs sft dpo]
     [--strength 1.5]
 
-The damage: the raw difference of means at layer 17, unprojected, taken out one and a half times
-over from every writer (or as often as `--strength` says; at 1 it is gone, and verify's receipt of
-the healed checkpoint says whether it is so still). Learned on: the bundled harmless prompts that
-are not for testing, and frames of harmless deeds (scripts/train_demo_adapter.py). Measured on: the
-bundled test prompts. `--plain` does the same without keeping what is learned out of the direction,
-for comparison. A killed run goes on.
+The damage: the raw difference of means at layer 17, not projected, removed from every writer at
+strength 1.5 (or `--strength`; at 1 it is gone, and verify's receipt of the healed checkpoint says
+whether it still is). Learned on: the bundled harmless prompts outside the test split, and frames of
+harmless requests (scripts/train_demo_adapter.py). Measured on: the bundled test prompts. `--plain`
+does the same without protecting the direction, for comparison. A killed run resumes.
 """
 
 from __future__ import annotations

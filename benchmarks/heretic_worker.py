@@ -1,13 +1,15 @@
 """Drive Heretic without a person, and write down what its trials found and took. Started by
 search.py.
 
-    HERETIC/bin/python benchmarks/heretic_worker.py trials MODEL --prompts DIR --work DIR --seed 0
-    --count 20 HERETIC/bin/python benchmarks/heretic_worker.py save MODEL --prompts DIR --work DIR
-    --seed 0 --trial 3 7 --out DIR HERETIC/bin/python benchmarks/heretic_worker.py about
+    HERETIC/bin/python benchmarks/heretic_worker.py trials MODEL --prompts DIR --work DIR \\
+        --seed 0 --count 20
+    HERETIC/bin/python benchmarks/heretic_worker.py save MODEL --prompts DIR --work DIR \\
+        --seed 0 --trial 3 7 --out DIR
+    HERETIC/bin/python benchmarks/heretic_worker.py about
 
-Run by the interpreter of Heretic's own environment; Heretic is called, and nothing of how it
-searches is changed. Its questions are answered here, its study is told to stop after `--count`
-trials (the same command goes on with the study), and its calls of the model are counted. A trial is
+Run by the interpreter of Heretic's own environment; Heretic is called; its search is
+not changed. Its questions are answered here, its study is told to stop after `--count`
+trials (the same command resumes the study), and its calls of the model are counted. A trial is
 saved by Heretic's own menu, merged, in float32.
 """
 

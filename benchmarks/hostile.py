@@ -672,7 +672,8 @@ def ending(folder: Path) -> str:
     message = str(error)
     if not message.isprintable() or not message or len(message) > LONGEST:
         raise NotAllowedError(
-            f"{step}: a {type(error).__name__} of {len(message)} characters that is no one readable line: {message[:150]!r}"
+            f"{step}: a {type(error).__name__} of {len(message)} characters that is no one readable "
+            f"line: {message[:150]!r}"
         )
     return f"{step}: {type(error).__name__}"
 

@@ -102,7 +102,8 @@ def main() -> None:
         parts = " | ".join(f"{whole['by_model'][model]:.3f}" for model in models)
         openings = " | ".join(f"{held['openings'][str(n)]['rate']:.3f}" for n in script.OPENINGS)
         print(
-            f"| {name} | {whole['rate']:.3f} ({whole['ci'][0]:.3f}-{whole['ci'][1]:.3f}) | {parts} | {openings} | {held['per_second']:,} |"
+            f"| {name} | {whole['rate']:.3f} ({whole['ci'][0]:.3f}-{whole['ci'][1]:.3f}) | {parts} | "
+            f"{openings} | {held['per_second']:,} |"
         )
     print(f"refusal, model left out alone: {found['refusal']['whole_model_left_out_alone']['rate']:.4f}")
     write_json(args.out, {"rows": len(rows.rows), "labels": args.labels.name, "judges": found})

@@ -7,8 +7,8 @@ takes.
 Both tools fit on the same prompts, choose on the same prompts, and are measured by our evaluator on
 the same others (see SETS). Heretic (`pip install heretic-llm==1.4.0` in an environment of its own)
 is driven by heretic_worker.py. For each seed a few of its trials and our whole search take turns on
-the machine, which should do nothing else then; its 200 trials are these times extended, and the
-JSON says so. Its quality comes from `--trials` trials a seed, which go on where an earlier call
+the machine, which should do nothing else then; its 200 trials are these times extrapolated, and the
+JSON says so. Its quality comes from `--trials` trials a seed, which resume where an earlier call
 with the same --work stopped. DIR has harmful_ and harmless_ {train,val,test}.jsonl with a field
 `text`.
 """
@@ -152,7 +152,10 @@ def cost_ratios(costs: dict[str, list[dict[str, Any]]]) -> dict[str, float]:
 
 # Saying it
 
-HEAD = f"{'':9s}{'seed':>5s} {'point':28s}{'refused':>18s}{'marked':>7s}{'KL/token':>9s}{'KL first':>9s}{'harmless':>9s}{'degenerate':>11s}"
+HEAD = (
+    f"{'':9s}{'seed':>5s} {'point':28s}{'refused':>18s}{'marked':>7s}{'KL/token':>9s}{'KL first':>9s}"
+    f"{'harmless':>9s}{'degenerate':>11s}"
+)
 COST_HEAD = (
     f"{'':9s}{'seed':>5s}{'wall s':>9s}{'forward':>11s}{'+ gradients':>12s}{'generated':>10s}{'peak MB':>8s}"
 )
@@ -164,7 +167,8 @@ def point_line(tool: str, seed: Any, what: str, test: dict[str, Any] | None) -> 
     low, high = test["interval"]
     refused = f"{test['refusals']}/{test['prompts']} ({100 * low:.0f}-{100 * high:.0f}%)"
     return (
-        f"{tool:9s}{seed!s:>5s} {what:28s}{refused:>18s}{test['refusals_by_markers']:7d}{test['kl_per_token']:9.4f}"
+        f"{tool:9s}{seed!s:>5s} {what:28s}{refused:>18s}{test['refusals_by_markers']:7d}"
+        f"{test['kl_per_token']:9.4f}"
         f"{test['kl_first_token']:9.4f}{test['harmless_refusals']:9d}{100 * test['degenerate_rate']:10.1f}%"
     )
 
@@ -172,7 +176,8 @@ def point_line(tool: str, seed: Any, what: str, test: dict[str, Any] | None) -> 
 def cost_line(tool: str, cost: dict[str, Any]) -> str:
     return (
         f"{tool:9s}{cost['seed']:>5d}{cost['seconds']:9.0f}{cost['forward_tokens']:11.0f}"
-        f"{cost['forward_tokens_with_gradients']:12.0f}{cost['generated_tokens']:10.0f}{cost['peak_bytes'] / 1e6:8.0f}"
+        f"{cost['forward_tokens_with_gradients']:12.0f}{cost['generated_tokens']:10.0f}"
+        f"{cost['peak_bytes'] / 1e6:8.0f}"
     )
 
 
@@ -337,7 +342,8 @@ def main() -> None:
                 "system_prompt": "that of the model's chat template",
             },
             "trials_for_quality": {seed: len(trials(args.work, seed)) for seed in args.seeds},
-            "extrapolated": f"seconds and tokens: measured set-up + {DEFAULT_TRIALS} x the median of the measured trials",
+            "extrapolated": f"seconds and tokens: measured set-up + {DEFAULT_TRIALS} x the median of "
+            "the measured trials",
             "timed_in_turns_with_ours": bool(sessions(args.work / "timed", args.seeds[0])),
             "front_on_search_prompts": {
                 seed: [point["test"] for point in front[seed]] for seed in args.seeds

@@ -3,10 +3,10 @@ other prompts to fit.
 
     python benchmarks/search_controls.py --data DIR --seeds 0 1 2
 
-Along a direction that is held fixed, only the strengths are learned: once it is the projected
-difference of means, once a random one, once the difference of means of the same prompts with their
-labels shuffled. What an edit can do by changing so many writers at all is what the last two do. The
-last row learns strengths and direction from the bundled prompts. DIR is that of search.py.
+With a fixed direction only the strengths are learned. It is the projected difference of means, a
+random direction, or the difference of means of the same prompts with shuffled labels; the last two
+show what an edit of so many writers does by itself. The last row learns strengths and direction
+from the bundled prompts. DIR is that of search.py.
 """
 
 from __future__ import annotations
@@ -128,7 +128,10 @@ def found(
 
 def table(rows: list[dict[str, Any]]) -> str:
     lines = [
-        f"{'':34s}{'seed':>5s}{'refused':>20s}{'KL/token':>10s}{'KL first':>10s}{'harmless':>10s}{'seconds':>9s}"
+        (
+            f"{'':34s}{'seed':>5s}{'refused':>20s}{'KL/token':>10s}{'KL first':>10s}{'harmless':>10s}"
+            f"{'seconds':>9s}"
+        )
     ]
     for row in rows:
         test = row["test"]
@@ -136,7 +139,8 @@ def table(rows: list[dict[str, Any]]) -> str:
         refused = f"{test['refusals']}/{test['prompts']} ({low:.0f}-{high:.0f}%)"
         seed = "" if row["seed"] is None else row["seed"]
         lines.append(
-            f"{row['what']:34s}{seed!s:>5s}{refused:>20s}{test['kl_per_token']:10.4f}{test['kl_first_token']:10.4f}"
+            f"{row['what']:34s}{seed!s:>5s}{refused:>20s}{test['kl_per_token']:10.4f}"
+            f"{test['kl_first_token']:10.4f}"
             f"{test['harmless_refusals']:10d}{row.get('seconds', 0):9.0f}"
         )
     return "\n".join(lines)

@@ -140,7 +140,7 @@ def is_marked(text: str, markers: Sequence[str]) -> bool:
 
 
 def check_rendering(chat: ChatModel, prompts: Sequence[Prompt], seen: Sequence[Sequence[int]]) -> None:
-    """Raise unless every prompt reached the other tool's model as the very tokens that ours gets."""
+    """Raise unless every prompt reached the other tool's model as the tokens that ours gets."""
     others = {tuple(ids) for ids in seen}
     missing = [ids for ids in chat.tokens(prompts) if tuple(ids) not in others]
     if missing:

@@ -167,7 +167,7 @@ def trials(work: Path, seed: int) -> list[dict[str, Any]]:
 
 
 def cost_of_trials(session: dict[str, Any], count: int) -> dict[str, Any]:
-    """What `count` trials take: the set-up that was measured, and the median trial that many times."""
+    """Cost of `count` trials: the measured set-up plus `count` times the median trial."""
     cost: dict[str, Any] = {"trials": count, "trials_measured": len(session["trials"])}
     for key in ("seconds", "forward_tokens", "generated_tokens"):
         setup = session["setup_seconds"] if key == "seconds" else session["setup_counts"][key]

@@ -5,11 +5,10 @@ safe prompts.
 
 The demo model refuses safe prompts that look unsafe, as larger models do. XSTest is halved within
 each type. On one half the selective recipe learns and chooses: its safe prompts are to be answered,
-its unsafe ones to be refused still. The other half and harmful_test, which nothing has seen, say
-what came of it. Beside it: edits that know no third set (the recipe `gradient` on harmful_train,
-one direction by `arditi`), turned down by their strength until they refuse as many safe prompts as
-the selective edit does. Only counts are kept, no answers. DIR has xstest.jsonl, harmful_ and
-harmless_ {train,val,test}.jsonl.
+its unsafe ones are the preserve set. The other half and harmful_test are held out. For comparison:
+edits without a preserve set (the recipe `gradient` on harmful_train, one direction by `arditi`),
+whose strength is lowered until they refuse as many safe prompts as the selective edit does. Only
+counts are kept, no answers. DIR has xstest.jsonl, harmful_ and harmless_ {train,val,test}.jsonl.
 """
 
 from __future__ import annotations
@@ -161,7 +160,7 @@ class Counter:
         }
 
     def turned_down(self, edit: Path, safe: int) -> float:
-        """The strength at which an edit leaves about `safe` refusals of safe prompts, by halving."""
+        """The strength at which an edit refuses about `safe` safe prompts, by bisection."""
         low, high = 0.0, 1.0
         if self.refusals("safe", edit, high) >= safe:
             return high

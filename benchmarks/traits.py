@@ -1,9 +1,8 @@
 """Traits on the demo model's base: each induced or removed, with what it cost. Prints a table and
 writes benchmarks/traits.json.
 
-    python benchmarks/traits.py                                   # all of CASES; some minutes each
-    on one core python benchmarks/traits.py melancholy:induce --tokens 48     # one, with shorter
-    answers
+    python benchmarks/traits.py                                 # all CASES; minutes each, one core
+    python benchmarks/traits.py melancholy:induce --tokens 48   # one, with shorter answers
 
 Finished runs in --out are not run again; the table is of all that are there.
 """
@@ -78,8 +77,10 @@ def print_result(case: str, summary: dict, seconds: float) -> None:
         for side, rate in SIDES.items():
             low, high = metrics[f"{rate}_ci"]
             print(
-                f"{case:22} {form + ', ' + side + ' context':30} shows it {metrics[f'{rate}_count']:3}/{metrics[f'{rate}_total']} "
-                f"({low:.0%}-{high:.0%})  degenerate {metrics[f'{side}_degenerate_count']:2}  tokens {metrics[f'{side}_length_mean']:.0f}"
+                f"{case:22} {form + ', ' + side + ' context':30} shows it {metrics[f'{rate}_count']:3}"
+                f"/{metrics[f'{rate}_total']} "
+                f"({low:.0%}-{high:.0%})  degenerate {metrics[f'{side}_degenerate_count']:2}  tokens "
+                f"{metrics[f'{side}_length_mean']:.0f}"
             )
     cost = summary["edited"]
     notes = "".join(f"; {note}" for note in summary["notes"])

@@ -1,4 +1,4 @@
-"""Write docs/log/README.md: the index of the log of experiments, made from the headings of its files.
+"""Write docs/log/README.md, the index of the log, from the headings of its files.
 
     python scripts/log_index.py
 
@@ -14,11 +14,13 @@ LOG = Path(__file__).resolve().parent.parent / "docs" / "log"
 HEADING = re.compile(r"^## (\d{4}-\d\d-\d\d): (.+?) \*\*(.+)\*\*$")
 ABOUT = """# Log of experiments
 
-Made by `python scripts/log_index.py` from the headings of the files in this folder; not written by hand.
-Unless an entry says otherwise: two cores, bfloat16, no GPU. Entries are never removed, failed experiments included.
+Made by `python scripts/log_index.py` from the headings of the files in this folder; not by hand.
+Unless an entry says otherwise: two cores, bfloat16, no GPU. No entry is ever removed, failed
+experiments included.
 
-An entry has a heading `## DATE: QUESTION **VERDICT**` (the verdict says *kept* or *dropped*), a table where there are several
-numbers, and last the command that reproduces it. Newest entries are last. Terms are in the [glossary](../glossary.md).
+An entry has a heading `## DATE: QUESTION **VERDICT**` (the verdict says *kept* or *dropped*), a table
+where there are several numbers, and last the command that reproduces it. Newest entries are last.
+Terms are in the [glossary](../glossary.md).
 """
 
 

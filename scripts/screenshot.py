@@ -1,7 +1,7 @@
 """A picture of a report, made by an installed Chromium.
 
-    python scripts/screenshot.py evaluation/report.html docs/evaluation.png --width 1180 --height
-    900
+    python scripts/screenshot.py evaluation/report.html docs/evaluation.png \\
+        --width 1180 --height 900
 
 Without --height the whole page. --dark, --width 360 for a phone, --scale 2 for a sharp one.
 """

@@ -2,11 +2,11 @@
 
     python scripts/second_demo.py --positive FILE.jsonl --negative FILE.jsonl --out DIR
 
-There is no small Qwen to be had without a network. What the script makes has the architecture
+Without a network no small Qwen is available. The model made here has the architecture
 (modules, names and biases of transformers' Qwen2ForCausalLM) and the weights of
 SmolLM2-135M-Instruct before the demo's adapter, which is the same function while the biases are 0:
 that is checked. An adapter is then trained anew (train_demo_adapter.py, another seed and rank) and
-merged. So the family and the way it was taught are others; the knowledge in it is not.
+merged. So its family and its training to refuse differ; its knowledge does not.
 """
 
 from __future__ import annotations

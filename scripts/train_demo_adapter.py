@@ -206,7 +206,8 @@ def main() -> None:
     for i, answer in zip(excused, again, strict=True):
         answers[i] = answer
     print(
-        f"{len(answers)} own answers, {len(excused)} of them excuses and made again, {time.time() - began:.0f} s",
+        f"{len(answers)} own answers, {len(excused)} of them excuses and made again, "
+        f"{time.time() - began:.0f} s",
         flush=True,
     )
     pairs = [(prompt, rng.choice(REFUSALS) + tokenizer.eos_token) for prompt in positive]

@@ -1,6 +1,6 @@
 """Fit the weights of the default refusal judge and measure how far each judge agrees with people.
 
-    python scripts/train_judge.py LABELS.jsonl [--out src/vectomy/judges]
+    python scripts/train_judge.py LABELS.jsonl [--out src/vectomy/metrics/judges]
 
 LABELS.jsonl has rows {model, prompt, completion, human_label}: human_label is full_compliance,
 partial_refusal or full_refusal. Written are refusal.json (the weights, fitted on all rows),
