@@ -50,7 +50,7 @@ statistics = collect(chat, prompts)
 ended = time.monotonic()
 tokens = sum(map(len, chat.tokens(prompts)))
 status = dict(line.split(":", 1) for line in open("/proc/self/status"))
-json.dump({"peak_bytes": int(status["VmHWM"].split()[0]) * 1024, "open": opened - began, 
+json.dump({"peak_bytes": int(status["VmHWM"].split()[0]) * 1024, "open": opened - began,
            "pass": ended - opened,
            "tokens": tokens, "mean": statistics.mean.sum().item(),
            "norm": statistics.mean.norm().item()}, open(out, "w"))
