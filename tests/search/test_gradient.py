@@ -18,9 +18,10 @@ from vectomy.core.errors import BehaviourAbsentError, EditError, PromptError, Se
 from vectomy.edits.edit import Edit
 from vectomy.hooks.interventions import change_outputs
 from vectomy.search.estimators import direction_from
+from vectomy.search.gradient import edit_objective, start_directions
 from vectomy.search.gradient import gradient_recipe as gradient
 from vectomy.search.gradient import parameters as learned
-from vectomy.search.gradient.parameters import EditParameters, read_state, taking_out_by_row
+from vectomy.search.gradient.parameters import EditParameters, ablate_by_row, read_state
 from vectomy.search.gradient.pass_order import PassOrder
 from vectomy.workflows.run import run
 
@@ -126,22 +127,27 @@ def test_the_edit_is_what_was_learned_by_hooks(
 ) -> None:
     """Loss under the search's own hooks, and under the hooks of the Edit made from the same state."""
     compared: list[tuple[float, float]] = []
-    original = gradient._Search.measured
+    original = gradient.measure_points
 
-    def compare(search: Any, split: Any, states: Any) -> Any:
-        state, chat = states[-1], search.chat
+    def compare(objective: Any, evaluator: Any, states: Any) -> Any:
+        state, chat = states[-1], objective.chat
         held = read_state(state["tensors"])
         parameters = EditParameters(held["strengths"], held["vectors"])
-        target = search.targets.keep[0]
+        target = objective.targets.negative[0]
         with torch.no_grad():
-            with change_outputs(chat.model, search._changes(parameters)), search.targets.running() as run_:
-                inside = float(search._damage(target, run_(target)[0]))
-            with search.edit(state).hooks(chat.model):
-                outside = float(search._damage(target, target.forced.predicting(chat.hidden(target.forced))))
+            with (
+                change_outputs(chat.model, objective.list_changes(parameters)),
+                objective.targets.running() as run_,
+            ):
+                inside = float(objective.kl_loss(target, run_(target)[0]))
+            with objective.build_edit(state).hooks(chat.model):
+                outside = float(
+                    objective.kl_loss(target, target.forced.predicting(chat.hidden(target.forced)))
+                )
         compared.append((inside, outside))
-        return original(search, split, states)
+        return original(objective, evaluator, states)
 
-    monkeypatch.setattr(gradient._Search, "measured", compare)
+    monkeypatch.setattr(gradient, "measure_points", compare)
     _, edit = go(tmp_path / "run", steps=8, **options)
     inside, outside = compared[-1]
     assert inside > 1e-5
@@ -236,8 +242,8 @@ def test_the_start_is_a_direction_that_silences_the_behaviour_and_not_its_openin
     layers = {}
     for name, shares in (("first", [0.0]), ("second", [0.9, 0.1]), ("none", [0.4, 0.3, 0.45])):
         asked.clear()
-        monkeypatch.setattr(gradient, "share_left", left([*shares, *[0.5] * 8]))
-        monkeypatch.setattr(gradient, "SCREENED", (0.25, 0.75))
+        monkeypatch.setattr(start_directions, "share_left", left([*shares, *[0.5] * 8]))
+        monkeypatch.setattr(start_directions, "SCREENED", (0.25, 0.75))
         layers[name] = go(tmp_path / name, steps=2, target_rate=1.0)[0]["chosen"]["layer"]
         assert asked[: len(shares)] == shares
         assert len(asked) == len(shares) or name == "none"
@@ -250,13 +256,13 @@ def test_the_turn_to_all_layers_is_said_beside_other_notes(
     """Screening in the upper layers finds nothing the first time; one kind of writer is out of the
     hooks' reach, and the target rate is missed.
     """
-    screened = gradient._Search._screened
+    screen = gradient.screen_directions
 
-    def unreached(search: Any) -> dict[str, Any]:
-        return {**screened(search), "reached": not search.start}
+    def unreached(objective: Any) -> dict[str, Any]:
+        return {**screen(objective), "reached": not objective.start}
 
-    monkeypatch.setattr(gradient._Search, "_screened", unreached)
-    monkeypatch.setattr(gradient, "hookable", lambda writer: writer.component != "embedding")
+    monkeypatch.setattr(gradient, "screen_directions", unreached)
+    monkeypatch.setattr(edit_objective, "hookable", lambda writer: writer.component != "embedding")
     run(
         str(tiny_chat.folder()),
         tmp_path,
@@ -307,7 +313,7 @@ def test_epochs_are_shuffled_and_complete_from_any_step() -> None:
 def test_one_row_a_direction_is_each_direction_alone() -> None:
     vectors = linalg.normalise(torch.randn(3, 8))
     output = torch.randn(3, 5, 8)
-    by_row = taking_out_by_row(vectors)
+    by_row = ablate_by_row(vectors)
     expected = torch.stack(
         [linalg.remove(o, v[None], torch.ones(1)) for o, v in zip(output, vectors, strict=True)]
     )

@@ -10,7 +10,7 @@ import tiny_chat
 from finished_run import finished_run, scores_in, summary_in
 
 from vectomy.models import Example
-from vectomy.search.gradient.train_passes import with_prompts_not_shown
+from vectomy.search.gradient.train_passes import add_prompts_not_shown
 
 GO, STAY = tiny_chat.NIGHT[:3], tiny_chat.NIGHT[3:]
 
@@ -57,8 +57,8 @@ def test_all_three_sets_are_answered_and_shown() -> None:
 def test_prompts_that_do_not_show_it_are_learned_from_with_openings_of_others() -> None:
     tokens = [[row, row] for row in range(4)]
     shown = [Example(1, tokens[1], [[7, 8], [9]]), Example(3, tokens[3], [[9]])]
-    found = with_prompts_not_shown(tokens, shown, seed=0)
+    found = add_prompts_not_shown(tokens, shown, seed=0)
     assert found[:2] == shown
     assert [(one.row, one.prompt) for one in found[2:]] == [(0, tokens[0]), (2, tokens[2])]
     assert all(one.answers in ([[7, 8]], [[9]]) for one in found[2:])
-    assert found == with_prompts_not_shown(tokens, shown, seed=0)
+    assert found == add_prompts_not_shown(tokens, shown, seed=0)

@@ -1,1 +1,1 @@
-"""Recipe `gradient`: strengths and directions learned by hooks on the writers' outputs."""
+"""Recipe `gradient`: learns strengths and directions with hooks on the writers' outputs."""

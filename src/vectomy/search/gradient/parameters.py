@@ -1,5 +1,5 @@
-"""What a search by gradients learns, how it is stored to the bit, and how far each of its steps
-goes.
+"""The parameters of the gradient search: how they are stored bit by bit, and the schedule and step
+of the optimiser.
 """
 
 from __future__ import annotations
@@ -17,64 +17,65 @@ from vectomy.core import linalg
 
 __all__ = [
     "EditParameters",
+    "KLWeightSchedule",
     "Optimizer",
     "Phase",
+    "ablate_by_row",
+    "ablate_with_strengths",
     "read_state",
-    "taking_out",
-    "taking_out_by_row",
     "write_state",
 ]
 
-# Learning rates of strengths and directions, and the share of them that is left at the end.
+# Learning rates of strengths and directions, and the fraction of them that remains at the end.
 RATES = (0.05, 0.004)
 LAST_RATE = 0.3
-# What every step takes off each strength, as a share of its learning rate.
+# Each step shrinks every strength by this fraction of its learning rate.
 THRESHOLD = 0.02
 
 
 @dataclass(frozen=True)
 class KLWeightSchedule:
-    """How what is to be kept presses: with weight 1 for a share `settle` of the steps, then more
-    and more, up to `last`.
+    """KL weight schedule: 1 for the first `settle` fraction of steps, then exponential growth to
+    `last`.
+
+    The steep default finds the least KL where the behaviour stays away by itself.
     """
 
-    settle: float
-    last: float
+    settle: float = 0.4
+    last: float = 32.0
 
-
-# A steep rise finds the least damage, where the behaviour stays away by itself. Where it comes back
-# in other words, these are added to what is to be changed, and a gentle rise leaves room for them
-# (docs/log/gradient-search.md).
-STEEP = KLWeightSchedule(0.4, 32.0)
-GENTLE = KLWeightSchedule(0.4, 8.0)
+    @classmethod
+    def gentle(cls) -> KLWeightSchedule:
+        """Slower growth. If the behaviour returns in other words, those openings are added to the
+        targets, and a gentle schedule leaves room to remove them (docs/log/gradient-search.md).
+        """
+        return cls(last=8.0)
 
 
 @dataclass(frozen=True)
 class Phase:
-    """Some steps in a row: first the behaviour is taken away, then what is to be kept presses more
-    and more.
-    """
+    """Consecutive steps: first the behaviour is removed, then the KL weight rises."""
 
     first: int
     steps: int
-    press: KLWeightSchedule = STEEP
+    weight: KLWeightSchedule = KLWeightSchedule()
 
     @property
     def settled(self) -> float:
-        """The step from which on the weight rises."""
-        return self.first + self.press.settle * self.steps
+        """The step at which the KL weight starts to rise."""
+        return self.first + self.weight.settle * self.steps
 
     def at(self, step: int) -> tuple[float, float]:
-        """(share of the learning rates, weight of what is kept) at a step."""
-        part, settle = (step - self.first) / self.steps, self.press.settle
-        ease = 1.0 if part < 0.5 else 1.0 - (1.0 - LAST_RATE) * 2 * (part - 0.5)
-        return ease, 1.0 if part < settle else self.press.last ** ((part - settle) / (1 - settle))
+        """(fraction of the learning rates, KL weight) at a step."""
+        part, settle = (step - self.first) / self.steps, self.weight.settle
+        rate_scale = 1.0 if part < 0.5 else 1.0 - (1.0 - LAST_RATE) * 2 * (part - 0.5)
+        return rate_scale, 1.0 if part < settle else self.weight.last ** ((part - settle) / (1 - settle))
 
 
 @dataclass
 class EditParameters:
-    """`strengths` (writer, k) and `vectors` (group, k, d_model), which are made orthonormal where
-    they are used.
+    """`strengths` (writer, k) and `vectors` (group, k, d_model). `basis` makes the vectors
+    orthonormal.
     """
 
     strengths: Float[Tensor, "writer k"]
@@ -87,67 +88,77 @@ class EditParameters:
 
 
 class Optimizer:
-    """Adam over what is learned, from a stored state to a stored state.
+    """Adam over the parameters, from one stored state to the next.
 
     Args:
-        directions: learn the directions too; otherwise the strengths alone.
+        text: a state of `write`, or parameters alone (`write_state`) at the first step.
+        step: the number of steps so far.
+        directions: learn the directions too; otherwise only the strengths.
     """
 
     def __init__(self, text: str, step: int, directions: bool) -> None:
-        held = read_state(text)
-        self.learned = EditParameters(held["strengths"].requires_grad_(), held["vectors"].requires_grad_())
+        stored = read_state(text)
+        self.parameters = EditParameters(
+            stored["strengths"].requires_grad_(), stored["vectors"].requires_grad_()
+        )
         self.rates = (RATES[0], RATES[1] if directions else 0.0)
-        groups = [{"params": [self.learned.strengths]}, {"params": [self.learned.vectors]}]
+        groups = [{"params": [self.parameters.strengths]}, {"params": [self.parameters.vectors]}]
         self.adam = torch.optim.Adam(groups, betas=(0.9, 0.99))
         for group, name in zip(self.adam.param_groups, ("strengths", "vectors"), strict=True):
-            if f"{name}.exp_avg" in held:
-                moments = {moment: held[f"{name}.{moment}"] for moment in ("exp_avg", "exp_avg_sq")}
+            if f"{name}.exp_avg" in stored:
+                moments = {moment: stored[f"{name}.{moment}"] for moment in ("exp_avg", "exp_avg_sq")}
                 self.adam.state[group["params"][0]] = {"step": torch.tensor(float(step)), **moments}
 
-    def step(self, ease: float, backward: Callable[[], dict[str, float]]) -> dict[str, float]:
-        """One step at a share of the learning rates, then the threshold on the strengths; gives
-        what `backward` gave.
+    def step(self, rate_scale: float, backward: Callable[[], dict[str, float]]) -> dict[str, float]:
+        """One step at a fraction of the learning rates, then the soft threshold on the strengths.
+
+        Returns:
+            The result of `backward`, which computes the gradients.
         """
         for group, rate in zip(self.adam.param_groups, self.rates, strict=True):
-            group["lr"] = rate * ease
+            group["lr"] = rate * rate_scale
         self.adam.zero_grad()
         losses = backward()
         self.adam.step()
         with torch.no_grad():
-            a = self.learned.strengths
-            a.copy_(a.sign() * (a.abs() - THRESHOLD * RATES[0] * ease).clamp_min(0))
+            a = self.parameters.strengths
+            a.copy_(a.sign() * (a.abs() - THRESHOLD * RATES[0] * rate_scale).clamp_min(0))
         return losses
 
-    def stored(self) -> str:
-        found = {"strengths": self.learned.strengths, "vectors": self.learned.vectors}
-        for name, parameter in list(found.items()):
-            found |= {
+    def write(self) -> str:
+        """The parameters and the moments of Adam, as `write_state` stores them."""
+        tensors = {"strengths": self.parameters.strengths, "vectors": self.parameters.vectors}
+        for name, parameter in list(tensors.items()):
+            tensors |= {
                 f"{name}.{moment}": self.adam.state[parameter][moment] for moment in ("exp_avg", "exp_avg_sq")
             }
-        return write_state(found)
+        return write_state(tensors)
 
 
 def write_state(tensors: dict[str, Tensor]) -> str:
-    """Tensors as text, to the bit."""
+    """Tensors as text; every bit is kept."""
     return base64.b64encode(
         safetensors.torch.save({k: v.detach().contiguous() for k, v in tensors.items()})
     ).decode()
 
 
 def read_state(text: str) -> dict[str, Tensor]:
-    """The tensors of `stored`."""
+    """The tensors that `write_state` stored."""
     return safetensors.torch.load(base64.b64decode(text))
 
 
-def taking_out(
+def ablate_with_strengths(
     basis: Float[Tensor, "k d_model"], strengths: Float[Tensor, " k"]
 ) -> Callable[[Tensor], Tensor]:
+    """A change of a writer's output: each direction is removed by its strength."""
     return lambda output: linalg.remove(output, basis.to(output.device), strengths.to(output.device))
 
 
-def taking_out_by_row(vectors: Float[Tensor, "copy d_model"]) -> Callable[[Tensor], Tensor]:
-    """Each copy of a batch without its own direction; a writer that sees all tokens in one list
-    (experts) has copies in it too.
+def ablate_by_row(vectors: Float[Tensor, "copy d_model"]) -> Callable[[Tensor], Tensor]:
+    """A change of a writer's output that removes a different direction from each copy of the batch.
+
+    Experts receive all tokens of the batch as one list, which is divided into copies in the same
+    way.
     """
 
     def change(output: Tensor) -> Tensor:

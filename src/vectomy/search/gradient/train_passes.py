@@ -1,11 +1,14 @@
-"""What a search by gradients is to change and what it is to keep, as teacher-forced passes over the
-fit prompts.
+"""The targets of the gradient search: teacher-forced passes over the base's answers to the fit
+prompts.
 
-To change: the base's own openings of answers that show the behaviour, each with another opening
-beside it, so that the phrase cannot merely be switched; in a selective search the prompts that do
-not bring it out have openings of others, for such a search has few that do. To keep: the base's own
-answers to the other prompts. Passes go on at the first layer that may be edited, where the model
-allows it: what lies below is computed once.
+- `change`: the first tokens (openings) of the base's answers that show the behaviour. Each example
+  also has an opening of another prompt, so that the edit cannot merely switch phrases. In a
+  selective search few prompts show the behaviour, so the others get openings as well.
+- `negative`: the base's answers to the negative prompts, which must stay as they are.
+- `preserve`: the base's answers to the preserve set that show the behaviour.
+
+Where the model allows it, passes resume at the first layer that may be edited: the layers below are
+computed once.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -38,33 +41,39 @@ from vectomy.models import (
 from vectomy.search.recipe import RecipeInput
 
 __all__ = [
+    "STORED_NAMES",
     "CachedPasses",
+    "TargetName",
     "TrainExamples",
     "TrainPass",
+    "add_prompts_not_shown",
     "measure_targets",
     "share_left",
     "with_openings_left",
-    "with_prompts_not_shown",
 ]
 
-# Prompts that answers are taken from. What is learned from few of them does not hold on prompts
-# that the search has not seen: of the behaviour more is left there, and what is to stay as it is
-# changes twice as much (docs/log/gradient-search.md).
+TargetName = Literal["change", "negative", "preserve"]
+# The names of the targets in scores.json, in the journal, and in the seeds of the pass order.
+STORED_NAMES: dict[TargetName, str] = {"change": "change", "negative": "keep", "preserve": "hold"}
+# Most prompts per set. With few prompts, the edit leaves more of the behaviour on unseen prompts, and
+# changes other answers twice as much (docs/log/gradient-search.md).
 MOST_PROMPTS = 256
-# Tokens of an answer that show the behaviour, and of one that is to stay as it is.
+# Tokens of an opening that shows the behaviour, and of an answer that must stay as it is.
 OPENING = 8
-KEPT = 16
-# Tokens that are generated to tell whether an opening shows the behaviour.
+NEGATIVE_TOKENS = 16
+# Generated tokens from which the judge tells whether an opening shows the behaviour.
 JUDGED = 16
-# Prompts in one step's pass.
+# Prompts in the pass of one step.
 PER_PASS = 16
-# Openings count as different if they part within so many tokens.
+# Two openings differ if their first PARTED tokens do.
 PARTED = 4
 
 
 @dataclass(frozen=True, eq=False)
 class TrainPass:
-    """A pass, the base's stream where it goes on, and the base's states that predict its labels."""
+    """A teacher-forced batch, the base's residual stream at the layer where the pass resumes (None if
+    it does not resume), and the base's hidden states that predict the labels.
+    """
 
     forced: TeacherForcedBatch
     stream: Stream | None
@@ -73,130 +82,144 @@ class TrainPass:
 
 @dataclass(frozen=True)
 class TrainExamples:
-    """The base's own answers to fit prompts, as tokens."""
+    """The base's own answers to the fit prompts, as tokens."""
 
     change: list[Example]
-    keep: list[Example]
-    hold: list[Example]
+    negative: list[Example]
+    preserve: list[Example]
 
 
 @dataclass(frozen=True, eq=False)
 class CachedPasses:
-    """`change`, `keep` and `hold` (of prompts that must go on to show the behaviour) as passes that
-    go on at `layer`.
-    """
+    """The targets as passes that resume at `layer` (0: they start at the embeddings)."""
 
     chat: ChatModel
     layer: int
     change: list[TrainPass]
-    keep: list[TrainPass]
-    hold: list[TrainPass]
+    negative: list[TrainPass]
+    preserve: list[TrainPass]
     packed: bool
+
+    def of(self, name: TargetName) -> list[TrainPass]:
+        return {"change": self.change, "negative": self.negative, "preserve": self.preserve}[name]
 
     @contextmanager
     def running(self) -> Iterator[Callable[[TrainPass, int], Float[Tensor, "copy label d_model"]]]:
-        """Gives a function that runs a target, several copies of it side by side, under the hooks
-        that are set meanwhile.
+        """Yields a function that runs a pass, optionally as several copies in one batch, under the
+        hooks that are active at the time.
         """
         with ExitStack() as stack:
-            given = stack.enter_context(resume_at(self.chat, self.layer)) if self.layer else None
+            resumed = stack.enter_context(resume_at(self.chat, self.layer)) if self.layer else None
 
             def run(target: TrainPass, copies: int = 1) -> Float[Tensor, "copy label d_model"]:
-                one = target.forced
-                if given is not None and target.stream is not None:
-                    given[:] = [target.stream.repeat(copies, 1, 1)]
-                inputs = one.inputs() if copies == 1 else _repeated(one, copies)
+                batch = target.forced
+                if resumed is not None and target.stream is not None:
+                    resumed[:] = [target.stream.repeat(copies, 1, 1)]
+                inputs = batch.inputs() if copies == 1 else _repeat_inputs(batch, copies)
                 hidden: Tensor = self.chat.model.base_model(**inputs).last_hidden_state
-                rows = one.input_ids.shape[0]
+                rows = batch.input_ids.shape[0]
                 return torch.stack(
-                    [one.predicting(hidden[at * rows : (at + 1) * rows]) for at in range(copies)]
+                    [batch.predicting(hidden[copy * rows : (copy + 1) * rows]) for copy in range(copies)]
                 )
 
             yield run
 
 
-def _repeated(one: TeacherForcedBatch, copies: int) -> dict[str, Any]:
-    values = one.inputs()
+def _repeat_inputs(batch: TeacherForcedBatch, copies: int) -> dict[str, Any]:
     return {
-        k: v.repeat(copies, *[1] * (v.ndim - 1)) if isinstance(v, Tensor) else v for k, v in values.items()
+        name: value.repeat(copies, *[1] * (value.ndim - 1)) if isinstance(value, Tensor) else value
+        for name, value in batch.inputs().items()
     }
 
 
 def collect_examples(task: RecipeInput) -> TrainExamples:
-    """Let the base answer the fit prompts (journalled).
+    """Let the base answer the fit prompts; its answers are stored in the journal.
 
     Raises:
         BehaviourAbsentError: hardly any positive fit prompt shows the behaviour.
     """
-    names = ("change", "keep", "hold") if task.preserve is not None else ("change", "keep")
-    found = {name: base_answers(task, name) for name in names}
-    sets = {name: prompts for name, (prompts, _) in found.items()}
-    answers = {name: answered for name, (_, answered) in found.items()}
-    change = _showing(task, sets["change"], answers["change"])
+    prompts, answers = base_answers(task, "change")
+    change = _list_openings(task, prompts, answers)
     if len(change) < 2:
         raise BehaviourAbsentError(
-            f"the base shows the behaviour on {len(change)} of {len(sets['change'])} positive fit prompts; a search by gradients "
+            f"the base shows the behaviour on {len(change)} of {len(prompts)} positive fit prompts; a search by gradients "
             "needs answers that show it: give clearer prompts, or --recipe arditi"
         )
-    hold = _showing(task, sets["hold"], answers["hold"]) if "hold" in sets else []
-    keep = [
+    negative_prompts, negative_answers = base_answers(task, "negative")
+    negative = [
         Example(row, ids, [answer])
-        for row, (ids, answer) in enumerate(zip(task.chat.tokens(sets["keep"]), answers["keep"], strict=True))
+        for row, (ids, answer) in enumerate(
+            zip(task.chat.tokens(negative_prompts), negative_answers, strict=True)
+        )
     ]
-    change = _with_others(change, task.config.seed)
+    preserve = []
     if task.preserve is not None:
-        change = with_prompts_not_shown(task.chat.tokens(sets["change"]), change, task.config.seed)
-    return TrainExamples(change, keep, hold)
+        preserve = _list_openings(task, *base_answers(task, "preserve"))
+    change = _add_other_openings(change, task.config.seed)
+    if task.preserve is not None:
+        change = add_prompts_not_shown(task.chat.tokens(prompts), change, task.config.seed)
+    return TrainExamples(change, negative, preserve)
 
 
-def base_answers(task: RecipeInput, name: str) -> tuple[list[Prompt], list[list[int]]]:
-    """Fit prompts of a kind and what the base says to them (journalled)."""
-    kept = task.preserve.fit if task.preserve is not None else ()
-    sets = {"change": task.positive["fit"], "keep": task.negative["fit"], "hold": kept}
+def base_answers(task: RecipeInput, name: TargetName) -> tuple[list[Prompt], list[list[int]]]:
+    """The fit prompts of a target and the base's answers to them (stored in the journal)."""
+    sets = {
+        "change": task.positive["fit"],
+        "negative": task.negative["fit"],
+        "preserve": task.preserve.fit if task.preserve is not None else (),
+    }
     prompts = list(sets[name])[:MOST_PROMPTS]
-    tokens = KEPT if name == "keep" else JUDGED
-    return prompts, task.journal.get_or_compute(f"answers {name}", _answering(task, prompts, tokens, name))
+    tokens = NEGATIVE_TOKENS if name == "negative" else JUDGED
+    answer = _answerer(task, prompts, tokens, name)
+    return prompts, task.journal.get_or_compute(f"answers {STORED_NAMES[name]}", answer)
 
 
-def _answering(
-    task: RecipeInput, prompts: Sequence[Prompt], tokens: int, name: str
+def _answerer(
+    task: RecipeInput, prompts: Sequence[Prompt], tokens: int, name: TargetName
 ) -> Callable[[], list[list[int]]]:
-    what = {"change": "openings of the base", "keep": "answers to keep", "hold": "refusals to keep"}[name]
+    title = {
+        "change": "openings of the base",
+        "negative": "answers of the base to negative prompts",
+        "preserve": "refusals to preserve",
+    }[name]
     return lambda: task.chat.answer(
-        task.chat.tokens(prompts), tokens, task.config.runtime.batch_tokens, task.progress, what
+        task.chat.tokens(prompts), tokens, task.config.runtime.batch_tokens, task.progress, title
     )
 
 
-def _showing(task: RecipeInput, prompts: Sequence[Prompt], answers: Sequence[list[int]]) -> list[Example]:
-    """Prompts whose answer shows the behaviour, as far as there is a judge of it, with its opening."""
-    found = []
-    for row, (prompt, ids, answer) in enumerate(
-        zip(prompts, task.chat.tokens(prompts), answers, strict=True)
-    ):
-        if task.judge is None or task.judge.verdict(prompt.text, task.chat.text(answer)) in REFUSALS:
-            found.append(Example(row, ids, [answer[:OPENING]]))
-    return found
-
-
-def _with_others(examples: list[Example], seed: int) -> list[Example]:
-    """Each with the opening of another prompt too, where there is one that parts from its own early
-    on.
+def _list_openings(
+    task: RecipeInput, prompts: Sequence[Prompt], answers: Sequence[list[int]]
+) -> list[Example]:
+    """The prompts whose answer shows the behaviour, each with its opening. Without a judge, every
+    prompt counts.
     """
+    return [
+        Example(row, ids, [answer[:OPENING]])
+        for row, (prompt, ids, answer) in enumerate(
+            zip(prompts, task.chat.tokens(prompts), answers, strict=True)
+        )
+        if task.judge is None or task.judge.verdict(prompt.text, task.chat.text(answer)) in REFUSALS
+    ]
+
+
+def _add_other_openings(examples: list[Example], seed: int) -> list[Example]:
+    """Add to each example an opening of another prompt, if there is one that differs early."""
     chance = random.Random(seed)
     openings = sorted({tuple(example.answers[0]) for example in examples})
-    found = []
+    result = []
     for example in examples:
         own = tuple(example.answers[0])
         others = [other for other in openings if other[:PARTED] != own[:PARTED]]
         more = [list(chance.choice(others))] if others else []
-        found.append(Example(example.row, example.prompt, [example.answers[0], *more]))
-    return found
+        result.append(Example(example.row, example.prompt, [example.answers[0], *more]))
+    return result
 
 
-def with_prompts_not_shown(tokens: Sequence[list[int]], change: list[Example], seed: int) -> list[Example]:
-    """Beside the examples the prompts that have none, with openings of others: where the behaviour
-    comes and goes with the wording, what sets off a prompt that shows it from one that hardly does
-    not is no more than chance.
+def add_prompts_not_shown(tokens: Sequence[list[int]], change: list[Example], seed: int) -> list[Example]:
+    """Add the prompts that do not show the behaviour, with openings of others.
+
+    Where the behaviour depends on the wording, only chance separates a prompt that shows it from one
+    that nearly does.
 
     Args:
         tokens: all prompts, by row.
@@ -212,66 +235,68 @@ def with_prompts_not_shown(tokens: Sequence[list[int]], change: list[Example], s
     return [*change, *others]
 
 
-# Not inference_mode: what is kept here takes part in backward passes later.
+# Not inference_mode: these tensors take part in later backward passes.
 @torch.no_grad()
 def measure_targets(task: RecipeInput, start: int) -> CachedPasses:
-    """The passes, with what the base does in them. They go on at `start` and are packed where that
-    changes nothing.
+    """The targets, with the base's states. Passes resume at layer `start` and are packed if that does
+    not change the results.
     """
-    chat, found = task.chat, collect_examples(task)
-    sample = [*found.change[:2], *found.keep[:2]]
+    chat, examples = task.chat, collect_examples(task)
+    sample = [*examples.change[:2], *examples.negative[:2]]
     packed = packs_exactly(chat, sample)
-    layer = (
-        start
-        if start and resumes_exactly(chat, start, pack_examples(chat, sample, 1 << 30, packed=packed)[0])
-        else 0
-    )
+    first = pack_examples(chat, sample, 1 << 30, packed=packed)[0] if start else None
+    layer = start if first is not None and resumes_exactly(chat, start, first) else 0
     with task.progress("what the base does", 1) as update:
-        sets = (_passes(task, part, layer, packed) for part in (found.change, found.keep, found.hold))
-        change, keep, hold = sets
+        change, negative, preserve = (
+            _build_passes(task, part, layer, packed)
+            for part in (examples.change, examples.negative, examples.preserve)
+        )
         update(1)
-    return CachedPasses(chat, layer, change, keep, hold, packed)
+    return CachedPasses(chat, layer, change, negative, preserve, packed)
 
 
 @torch.no_grad()
 def with_openings_left(task: RecipeInput, targets: CachedPasses, edit: Edit, name: str) -> CachedPasses:
-    """The targets with the openings that an edit has left or brought about: what it answers to
-    positive fit prompts and still shows the behaviour. Journalled under `name`; nothing is added
-    where there is no judge to tell.
+    """The targets, plus the openings under an edit that still show the behaviour on positive fit
+    prompts.
+
+    The answers are stored in the journal under `name`. Without a judge nothing is added.
     """
     prompts = task.positive["fit"][:MOST_PROMPTS]
 
     def answers() -> list[list[int]]:
         with edit.hooks(task.chat.model):
-            return _answering(task, prompts, JUDGED, "change")()
+            return _answerer(task, prompts, JUDGED, "change")()
 
-    found = _showing(task, prompts, task.journal.get_or_compute(name, answers)) if task.judge else []
-    if not found:
+    examples = _list_openings(task, prompts, task.journal.get_or_compute(name, answers)) if task.judge else []
+    if not examples:
         return targets
-    more = _passes(task, found, targets.layer, targets.packed)
-    # What is left is little and what matters now: it comes up in a third of the steps at least.
+    more = _build_passes(task, examples, targets.layer, targets.packed)
+    # The remaining openings are few but decide the result: they take at least a third of the steps.
     often = max(1, len(targets.change) // (2 * len(more)))
     return replace(targets, change=[*targets.change, *more * often])
 
 
 def share_left(task: RecipeInput, edit: Edit, count: int) -> float:
-    """Of the first `count` fit prompts on which the base shows the behaviour, the share on which it
-    shows under an edit.
+    """The share of the behaviour that an edit leaves, on the first `count` fit prompts where the base
+    shows it.
     """
-    asked, answered = base_answers(task, "change")
-    prompts = [asked[example.row] for example in _showing(task, asked, answered)[:count]]
+    all_prompts, base = base_answers(task, "change")
+    prompts = [all_prompts[example.row] for example in _list_openings(task, all_prompts, base)[:count]]
     with edit.hooks(task.chat.model):
         answers = task.chat.answer(task.chat.tokens(prompts), JUDGED, task.config.runtime.batch_tokens)
-    return len(_showing(task, prompts, answers)) / len(prompts)
+    return len(_list_openings(task, prompts, answers)) / len(prompts)
 
 
-def _passes(task: RecipeInput, examples: list[Example], layer: int, packed: bool) -> list[TrainPass]:
-    mixed = random.Random(task.config.seed).sample(examples, len(examples))
-    passes = pack_examples(task.chat, mixed, task.config.runtime.batch_tokens, count=PER_PASS, packed=packed)
-    return [_seen(task.chat, one, layer) for one in passes]
+def _build_passes(task: RecipeInput, examples: list[Example], layer: int, packed: bool) -> list[TrainPass]:
+    shuffled = random.Random(task.config.seed).sample(examples, len(examples))
+    batches = pack_examples(
+        task.chat, shuffled, task.config.runtime.batch_tokens, count=PER_PASS, packed=packed
+    )
+    return [_run_base(task.chat, batch, layer) for batch in batches]
 
 
-def _seen(chat: ChatModel, one: TeacherForcedBatch, layer: int) -> TrainPass:
+def _run_base(chat: ChatModel, batch: TeacherForcedBatch, layer: int) -> TrainPass:
     with capture(chat.model, ["resid_pre"], layers=[layer] if layer else []) as stream:
-        base = one.predicting(chat.hidden(one))
-    return TrainPass(one, stream["resid_pre", layer] if layer else None, base)
+        base = batch.predicting(chat.hidden(batch))
+    return TrainPass(batch, stream["resid_pre", layer] if layer else None, base)

@@ -1,0 +1,106 @@
+"""The points of the gradient search's frontier: stored states, measured on the search split."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from vectomy.edits.edit import Edit
+from vectomy.search.gradient.edit_objective import EditObjective
+from vectomy.search.pareto import choose_point, try_in_halves
+from vectomy.search.recipe import RecipeInput
+from vectomy.search.search_split import SearchSplitEvaluator
+
+__all__ = ["choose", "is_enough", "is_preserved", "measure_points"]
+
+# The reason in scores.json of points that were not generated with.
+UNTRIED = "not tried: one of less KL is enough, or one of more KL leaves too much"
+# A selective edit has to leave this share of the behaviour that the base shows on the preserve set.
+PRESERVED = 0.95
+
+
+def is_preserved(point: dict[str, Any]) -> bool:
+    """Whether the behaviour stays on the preserve set; True without one."""
+    return bool(point.get("held", 1.0) >= PRESERVED * point.get("held_base", 1.0))
+
+
+def is_enough(point: dict[str, Any], task: RecipeInput) -> bool:
+    return bool(point["rate"] <= task.config.selection.target_rate and is_preserved(point))
+
+
+def choose(points: Sequence[dict[str, Any]], task: RecipeInput) -> tuple[int, str | None]:
+    """The index that the rule of pareto.py chooses, and a note. A selective search chooses among the
+    points that leave enough of the behaviour on the preserve set.
+    """
+    limits = task.config.selection
+    allowed = [index for index, point in enumerate(points) if is_preserved(point)]
+    chosen, note = choose_point(
+        [points[index] for index in allowed] if allowed else points, limits.target_rate, limits.kl_budget
+    )
+    if allowed:
+        return allowed[chosen], note
+    return chosen, f"no edit leaves {PRESERVED:.0%} of the behaviour on the prompts to keep" + (
+        f"; {note}" if note else ""
+    )
+
+
+def measure_points(
+    objective: EditObjective, evaluator: SearchSplitEvaluator, states: Sequence[dict[str, Any]]
+) -> tuple[list[dict[str, Any]], list[Edit]]:
+    """Measure states on the search split, as points and Edits in the same order.
+
+    KL is measured for all. The behaviour is measured by generating: with a KL budget for the points
+    within it; otherwise by bisection, until the least KL at which the behaviour is gone is known.
+    Points that were not tried are marked as rejected.
+    """
+    task, budget = objective.task, objective.task.config.selection.kl_budget
+    edits = [objective.build_edit(state) for state in states]
+    divergences = task.journal.get_or_compute(
+        f"damage up to {states[-1]['step']}", partial(evaluator.divergence, edits)
+    )
+    points: list[dict[str, Any]] = [
+        {
+            "step": state["step"],
+            **divergence,
+            "rate": None,
+            "writers": len(edit.operations),
+            "rejected": UNTRIED,
+        }
+        for state, edit, divergence in zip(states, edits, divergences, strict=True)
+    ]
+    order = sorted(range(len(points)), key=lambda index: points[index]["kl"])
+
+    def try_edit(place: int) -> bool:
+        index = order[place]
+        point, edit = points[index], edits[index]
+        rate = task.journal.get_or_compute(f"rate {point['step']}", partial(evaluator.rate, edit))
+        point |= {"rejected": None, "rate": rate}
+        if task.preserve is not None:
+            preserved = partial(_measure_preserved, evaluator, edit)
+            point |= task.journal.get_or_compute(f"held {point['step']}", preserved)
+        return is_enough(point, task)
+
+    if budget is None:
+        try_in_halves(len(order), try_edit)
+    for place, index in enumerate(order):
+        if budget is not None and place and points[index]["kl"] > budget:
+            points[index]["rejected"] = f"KL is above {budget:g}"
+        elif budget is not None:
+            try_edit(place)
+    return points, edits
+
+
+def _measure_preserved(evaluator: SearchSplitEvaluator, edit: Edit) -> dict[str, float]:
+    """Share of the preserve set's search prompts that show the behaviour: edited, and in the base."""
+    task, c = evaluator.task, evaluator.task.config
+    preserve = task.preserve
+    assert preserve is not None
+    base = task.journal.get_or_compute(
+        "answers held",
+        lambda: task.chat.answer(task.chat.tokens(preserve.search), c.answer_tokens, c.runtime.batch_tokens),
+    )
+    return {
+        "held": evaluator.preserved_rate(edit, base),
+        "held_base": evaluator.preserved_rate(None, base),
+    }
