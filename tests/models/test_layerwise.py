@@ -55,7 +55,7 @@ def random_batches(chat: ChatModel, count: int = 3) -> list[Batch]:
     generator = torch.Generator().manual_seed(3)
     lengths = range(3, 13, 1)
     ids = [torch.randint(3, VOCAB, (n,), generator=generator).tolist() for n in lengths]
-    return list(chat.batches(ids, budget=120 // count))
+    return list(chat.batches(ids, batch_tokens=120 // count))
 
 
 def stream_of(chat: ChatModel, batches: Sequence[Batch]) -> dict[object, Tensor]:

@@ -1,8 +1,11 @@
-"""Live models, and all that knows transformers: chat.py runs one, loading.py finds and loads it.
+"""Live models: everything here may import transformers.
 
-probe_architecture.py finds out what writes in a type that the table lacks. layerwise.py runs one
-that is larger than memory, on weights.py; memory.py says which is larger. teacher_forcing.py runs
-answers that are given.
+- chat.py: a chat model on a device. generation.py: its greedy decoding. head.py: its logits.
+- loading.py: finds, fetches and loads models. precision.py: the dtype they compute in.
+- layerwise.py: runs a model that is larger than memory, with weights.py; memory.py: what fits.
+- teacher_forcing.py: runs given answers.
+- probe_architecture.py: finds the writers of a model type that the table lacks.
+- demo.py: builds the demo model.
 """
 
 from vectomy.models.batch import Batch

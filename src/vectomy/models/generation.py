@@ -1,8 +1,8 @@
-"""Greedy answers in fewer tokens: what all prompts begin with is run once, and rows leave the batch
-when they have ended.
+"""Greedy decoding with fewer computed tokens: the shared beginning of all prompts runs once, and
+rows leave the batch when their answer has ended.
 
-For models whose whole memory of a row is keys and values of attention, which can be repeated and
-picked by row. Others (recurrent states, convolutions, windows) are left to `generate` of
+Only for models whose cache holds nothing but attention keys and values, which can be repeated and
+selected by row. Other models (recurrent states, convolutions, windows) use `generate` of
 transformers.
 """
 
@@ -20,13 +20,12 @@ from vectomy.models.batch import Batch
 
 __all__ = ["Greedy", "has_plain_kv_cache", "shared_beginning"]
 
-# Rows that have ended are taken out when they are this share of the batch; each time costs a copy
-# of the cache.
+# Ended rows leave the batch once they are this share of it; each removal costs a copy of the cache.
 ENDED = 0.25
 
 
 def shared_beginning(prompts: Sequence[Sequence[int]]) -> int:
-    """Tokens that all prompts begin with; each keeps at least one of its own."""
+    """The number of tokens that all prompts begin with, leaving each at least one token of its own."""
     shared = 0
     for column in zip(*prompts, strict=False):
         if len(set(column)) > 1:
@@ -36,7 +35,7 @@ def shared_beginning(prompts: Sequence[Sequence[int]]) -> int:
 
 
 def has_plain_kv_cache(model: Any) -> bool:
-    """Whether the model keeps nothing but keys and values of full attention."""
+    """Whether the model caches nothing but keys and values of full attention."""
     from transformers import DynamicCache
     from transformers.cache_utils import DynamicLayer
 
@@ -44,9 +43,7 @@ def has_plain_kv_cache(model: Any) -> bool:
 
 
 class Greedy:
-    """Decodes batches of prompts that share `beginning`; runs the beginning itself when it is first
-    needed.
-    """
+    """Decodes batches of prompts that share `beginning`, which runs once, at the first batch."""
 
     def __init__(
         self,
@@ -56,14 +53,14 @@ class Greedy:
         ends: Collection[int],
         device: torch.device,
     ) -> None:
-        """`pick` gives the next token for each row's last hidden state."""
+        """`pick` maps each row's last hidden state to its next token."""
         self.model, self.pick, self.ends, self.device = model, pick, frozenset(ends), device
         self.beginning = list(beginning)
         self._cache: Any = None
 
     def answers(self, batch: Batch, limit: int) -> list[list[int]]:
-        """At most `limit` tokens for each row of a batch whose prompts are without the beginning;
-        the end of turn included.
+        """At most `limit` tokens per row, including the end of turn. The prompts in the batch must not
+        contain the beginning.
         """
         n, length = len(batch.rows), len(self.beginning)
         cache = self._start(n)
@@ -79,14 +76,14 @@ class Greedy:
                     answers[row].append(token)
             ids, positions = torch.tensor(picked, device=self.device)[:, None], positions[:, -1:] + 1
             mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
-            open_ = [at for at, row in enumerate(rows) if answers[row][-1] not in self.ends]
+            open_ = [index for index, row in enumerate(rows) if answers[row][-1] not in self.ends]
             if not open_:
                 break
             if len(rows) - len(open_) >= ENDED * len(rows):
                 keep = torch.tensor(open_, device=self.device)
                 cache.batch_select_indices(keep)
                 ids, positions, mask = ids[keep], positions[keep], mask[keep]
-                rows = [rows[at] for at in open_]
+                rows = [rows[index] for index in open_]
         return answers
 
     def _start(self, rows: int) -> Any:

@@ -1,5 +1,5 @@
-"""From last hidden states to logits, as the model itself does it: the head, and what scales or caps
-its logits (Gemma 2, Granite, Cohere, Falcon H1, ...).
+"""Logits from last hidden states, as the model itself computes them: the head, and the scaling or
+capping of its logits (Gemma 2, Granite, Cohere, Falcon H1, ...).
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ from vectomy.core.errors import ModelError
 
 __all__ = ["logits_of"]
 
-# States on which the two ways are compared: large, so that a cap shows. They may part by rounding,
-# relative to the largest logit.
+# The number and size of the states on which the two ways are compared; they are large, so that a
+# cap shows. The tolerance is relative to the largest logit.
 TRIED, LARGE = 8, 100.0
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}
 NARROW = 0.02
 
-# They call the decoder inside of their base model, and put their head behind it as it is.
+# These models call the decoder inside their base model and apply the head without scaling.
 AROUND_THE_BASE = ("OPTForCausalLM",)
 
 _PLAIN: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 
 def logits_of(model: Any, hidden: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch vocab"]:
-    """Logits from what `model.base_model` ends with. Gradients pass through.
+    """Logits from the output of `model.base_model`, differentiable.
 
-    They come from the model's own forward pass with the hidden states put in the place of the base
-    model's, or, where that was tried and is the same, from its head alone.
+    They come from the head alone if that was found to give the same logits as the model's forward
+    pass. Otherwise the forward pass runs with these hidden states as the base model's output.
 
     Raises:
-        ModelError: the model's forward pass does not go on from there.
+        ModelError: the model's forward pass does not accept hidden states in that place.
     """
     plain = _PLAIN.get(model)
     if plain is None:
@@ -51,10 +51,9 @@ def _by_forward(model: Any, hidden: Tensor) -> Tensor:
     rows = hidden.reshape(1, -1, hidden.shape[-1])
     ids = torch.zeros(rows.shape[:2], dtype=torch.long, device=rows.device)
     base: nn.Module = model.base_model
-    given = _given(rows)
-    base._compiled_call_impl = lambda *args, **kwargs: (
-        given
-    )  # where torch.nn.Module puts what stands in for a call
+    output = _base_output(rows)
+    # torch.nn.Module calls this attribute, if set, instead of the module.
+    base._compiled_call_impl = lambda *args, **kwargs: output
     try:
         logits: Tensor = model(input_ids=ids, use_cache=False).logits
     finally:
@@ -62,29 +61,29 @@ def _by_forward(model: Any, hidden: Tensor) -> Tensor:
     return logits.reshape(*hidden.shape[:-1], logits.shape[-1])
 
 
-def _given(hidden: Tensor) -> Any:
-    """What a base model returns, with nothing but last hidden states: whatever else a model's
-    forward asks of it is None.
+def _base_output(hidden: Tensor) -> Any:
+    """An output of a base model that contains only last hidden states; every other attribute is
+    None.
     """
     from transformers.modeling_outputs import BaseModelOutputWithPast
 
-    class Given(BaseModelOutputWithPast):
+    class OnlyHidden(BaseModelOutputWithPast):
         def __getattr__(self, name: str) -> None:
             if name.startswith("__"):
                 raise AttributeError(name)
 
-    return Given(last_hidden_state=hidden)
+    return OnlyHidden(last_hidden_state=hidden)
 
 
 def _calls_base(model: Any) -> bool:
-    """Whether the model's forward goes through `base_model` as a whole."""
+    """Whether the model's forward calls `base_model` as a whole."""
     return model.base_model is not model and type(model).__name__ not in AROUND_THE_BASE
 
 
 @torch.no_grad()
 def _is_plain(model: Any) -> bool:
-    """Whether the head alone gives the same. Runs no block: a pass of the caller's may stand in the
-    middle of them.
+    """Whether the head alone gives the same logits. Runs no block, because the caller's own forward
+    pass may be in the middle of one.
     """
     if not _calls_base(model):
         return True

@@ -1,10 +1,9 @@
-"""Run a model that is larger than memory: all batches through one block, then all through the next.
+"""Runs a model that is larger than memory: all batches through one block, then all through the next.
 
-Each batch is a forward pass of the model itself, paused in front of the block that is not there
-yet. So whatever the model does around its blocks (masks, rotary tables, per-layer embeddings,
-several streams, keys that later layers use again) is done by its own code, and nothing of it is
-written again here. A pass is a greenlet: a stack that can be left and entered again, in the same
-thread; threads would each bring their own pool of OpenMP workers.
+Each batch is a forward pass of the model itself, paused before a block that is not loaded yet. So
+the model's own code does everything around its blocks: masks, rotary tables, per-layer embeddings,
+several streams, keys that later layers reuse. A pass is a greenlet: a stack that can be left and
+re-entered in the same thread. Threads would each start a pool of OpenMP workers.
 """
 
 from __future__ import annotations
@@ -24,18 +23,18 @@ from vectomy.models.batch import Batch
 from vectomy.models.memory import available_memory
 from vectomy.models.weights import Weights, is_empty
 
-__all__ = ["LayerwiseModel", "Sweep"]
+__all__ = ["LayerBatches", "LayerwiseModel"]
 
-Sweep = tuple[range, Iterator[Batch]]
-"""Layers, and the batches as they have just gone through them."""
+LayerBatches = tuple[range, Iterator[Batch]]
+"""Layers, and an iterator that runs the batches through them and yields each one afterwards."""
 
-# An embedding with more rows than this is a table of tokens, of which few occur; positions are
-# fewer.
+# An embedding with more rows than this is a token table, of which few rows are read; tables of
+# positions have fewer.
 TOKEN_TABLE = 1 << 16
 
 
 class LayerwiseModel:
-    """A skeleton, its weights on disk, and the walk over its blocks.
+    """A model without weights, its weights on disk, and the loop over its blocks.
 
     Raises:
         ModelError: one block serves several layers.
@@ -50,30 +49,34 @@ class LayerwiseModel:
         self.blocks = [model.get_submodule(path) for path in paths]
         self.d_model = d_model
         if len(set(map(id, self.blocks))) < len(self.blocks):
-            raise self._refused("uses one block at several layers")
+            raise self._error("uses one block at several layers")
 
-    def iter_layers(self, batches: Sequence[Batch], budget: int | None = None) -> Generator[Sweep]:
-        """One sweep a layer, in order. Batches whose states are more than `budget` bytes go in
-        groups, each with a walk of its own over all layers. Close it (contextlib.closing): left in
-        the middle, it holds weights and hooks.
+    def iter_layers(
+        self, batches: Sequence[Batch], state_bytes: int | None = None
+    ) -> Generator[LayerBatches]:
+        """Yields once per layer, in order.
+
+        Batches whose states need more than `state_bytes` are divided into groups, and each group
+        runs through all layers. Close the generator (contextlib.closing): one that is left early
+        holds weights and hooks.
 
         Raises:
-            ModelError, CheckpointError: weights that are missing, or blocks that are not run one
-                after the other.
+            ModelError: the model does not run its blocks one after the other.
+            CheckpointError: weights are missing.
         """
         block = max(map(self.weights.bytes, self.paths))
         room = available_memory(self.device) - 2 * block
-        budget = max(room // 2, 0) if budget is None else budget
-        for group in self._groups(batches, budget):
-            yield from self._walk(group, ahead=room > 0)
+        state_bytes = max(room // 2, 0) if state_bytes is None else state_bytes
+        for group in self._groups(batches, state_bytes):
+            yield from self._iter_group(group, ahead=room > 0)
 
-    def _groups(self, batches: Sequence[Batch], budget: int) -> Iterator[list[Batch]]:
+    def _groups(self, batches: Sequence[Batch], state_bytes: int) -> Iterator[list[Batch]]:
         group: list[Batch] = []
         size = 0
         for batch in batches:
-            # The stream, and the embeddings, which the model's own forward holds on to.
+            # The stream, and the embeddings, which the model's own forward keeps.
             more = 2 * batch.input_ids.numel() * self.d_model * self.model.dtype.itemsize
-            if group and size + more > budget:
+            if group and size + more > state_bytes:
                 yield group
                 group, size = [], 0
             group.append(batch)
@@ -81,7 +84,7 @@ class LayerwiseModel:
         if group:
             yield group
 
-    def _walk(self, batches: list[Batch], ahead: bool) -> Iterator[Sweep]:
+    def _iter_group(self, batches: list[Batch], ahead: bool) -> Iterator[LayerBatches]:
         with ExitStack() as stack:
             reader = stack.enter_context(ThreadPoolExecutor(1))
             self._load_others_when_called(stack)
@@ -89,9 +92,9 @@ class LayerwiseModel:
             passes: list[Any] = []
             stack.callback(_abandon, passes)
             for batch in batches:
-                # Nothing of ours on a stack that pauses: jaxtyping's bindings are a stack of the
-                # thread's, which has to be left in the order it was entered. Hence `partial` here,
-                # and a lambda in `_pausing`.
+                # No function of ours may be on a stack that pauses: jaxtyping keeps its bindings on
+                # a stack per thread, which must be left in the order it was entered. Hence
+                # `partial` here, and a lambda in `_pause_before`.
                 passes.append(greenlet(partial(self.model.base_model, **batch.inputs())))
                 self._resume(passes[-1], 0)
             coming = self._read(reader, 0)
@@ -100,9 +103,9 @@ class LayerwiseModel:
                 if ahead:
                     coming = self._read(reader, layer + 1)
                 with self.weights.loaded(path, tensors):
-                    passed = self._through(layer, passes, batches)
-                    yield range(layer, layer + 1), passed
-                    for _ in passed:  # a caller that left early still gets the next layer's input
+                    finished = self._run_layer(layer, passes, batches)
+                    yield range(layer, layer + 1), finished
+                    for _ in finished:  # a caller that left early still gets the next layer's input
                         pass
                 if not ahead:
                     coming = self._read(reader, layer + 1)
@@ -111,44 +114,44 @@ class LayerwiseModel:
         names = self.weights.names(self.paths[layer]) if layer < len(self.paths) else []
         return reader.submit(self.weights.read, names)
 
-    def _through(self, layer: int, passes: list[Any], batches: list[Batch]) -> Iterator[Batch]:
+    def _run_layer(self, layer: int, passes: list[Any], batches: list[Batch]) -> Iterator[Batch]:
         for run, batch in zip(passes, batches, strict=True):
             self._resume(run, layer + 1)
             yield batch
 
     def _resume(self, run: Any, layer: int) -> None:
-        """Let a pass go on until it stands before block `layer`, or behind the last one to its end."""
+        """Continue a pass up to block `layer`, or to its end if `layer` is after the last block."""
         try:
             with torch.inference_mode():
                 arrived = run.switch()
         except (RuntimeError, NotImplementedError) as error:
             if "meta" not in str(error):
                 raise
-            raise self._refused(
-                f"uses weights outside of its blocks that are not there ({str(error)[:200]})"
+            raise self._error(
+                f"uses weights outside its blocks that are not loaded ({str(error)[:200]})"
             ) from error
         if run.dead != (layer == len(self.blocks)) or (not run.dead and arrived != layer):
             where = "ended" if run.dead else f"came to block {arrived}"
-            raise self._refused(
+            raise self._error(
                 f"does not run its blocks one after the other ({where} where {layer} comes next)"
             )
 
-    def _refused(self, reason: str) -> ModelError:
+    def _error(self, reason: str) -> ModelError:
         return ModelError(
             f"the forward pass of model type '{self.model.config.model_type}' {reason}, so it cannot be read block by block; "
-            "load the model whole"
+            "load the model whole on a machine with more memory"
         )
 
     def _pause_before_blocks(self, stack: ExitStack) -> None:
         for layer, block in enumerate(self.blocks):
-            # Where torch.nn.Module puts what stands in for a call, hooks included: they may be
-            # registered during the pause.
-            block._compiled_call_impl = _pausing(layer, block)
+            # torch.nn.Module calls this attribute, if set, instead of the module and its hooks, which
+            # may be registered during the pause.
+            block._compiled_call_impl = _pause_before(layer, block)
             stack.callback(block.__dict__.pop, "_compiled_call_impl", None)
 
     def _load_others_when_called(self, stack: ExitStack) -> None:
-        """Embeddings, norms, projections outside of the blocks: read when the pass comes to them.
-        Token tables by row.
+        """Read the modules outside the blocks (embeddings, norms, projections) when the pass reaches
+        them. Of token tables, only the rows that occur are read.
         """
         inside = tuple(path + "." for path in self.paths)
         for name, module in self.model.named_modules():
@@ -160,8 +163,8 @@ class LayerwiseModel:
                 stack.callback(module.register_forward_pre_hook(load).remove)
             else:
                 stack.callback(setattr, module, "weight", module.weight)
-                # One NaN in the shape of the table: models ask it for its device, and what else
-                # reads it is found out.
+                # One NaN in the shape of the table: models read its device, and any other read shows
+                # up as NaN.
                 blank = torch.full((), torch.nan, dtype=module.weight.dtype, device=self.device)
                 module.weight = nn.Parameter(blank.expand(module.weight.shape), requires_grad=False)
                 stack.callback(module.register_forward_pre_hook(partial(self._load_rows, table)).remove)
@@ -173,8 +176,8 @@ class LayerwiseModel:
             stack.enter_context(self.weights.loaded(name, tensors, below=False))
 
     def _load_rows(self, table: str, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Give an embedding the rows of this batch's tokens alone, and the tokens as places among
-        them.
+        """Give an embedding only the rows of this batch's tokens, and replace the tokens by indices
+        into them.
         """
         ids, places = args[0].unique(return_inverse=True)
         rows = self.weights.rows(table, ids.cpu()).to(self.device, module.weight.dtype)
@@ -182,7 +185,7 @@ class LayerwiseModel:
         return (places, *args[1:])
 
 
-def _pausing(layer: int, block: nn.Module) -> Callable[..., Any]:
+def _pause_before(layer: int, block: nn.Module) -> Callable[..., Any]:
     return lambda *args, **kwargs: (getcurrent().parent.switch(layer), block._call_impl(*args, **kwargs))[1]
 
 
@@ -198,8 +201,8 @@ def _is_token_table(model: Any, module: nn.Module) -> bool:
 
 @torch.inference_mode()
 def _abandon(passes: list[Any]) -> None:
-    """End paused passes, in the mode they run in: one paused within `no_grad` restores what it
-    found when it entered.
+    """End paused passes, in the mode they run in: a pass paused within `no_grad` restores the mode
+    that it entered with.
     """
     for run in passes:
-        run.throw()  # GreenletExit: its stack unwinds, and what it holds goes
+        run.throw()  # GreenletExit: the stack unwinds and frees its tensors

@@ -1,6 +1,4 @@
-"""Find, fetch and load models. Everything offline works offline: a folder is never looked up
-elsewhere.
-"""
+"""Finds, fetches and loads models. A local folder is never looked up online."""
 
 from __future__ import annotations
 
@@ -41,25 +39,25 @@ __all__ = [
     "with_adapter",
 ]
 
-# What of a Hub repository is a model: safetensors and what goes with them, no other weights.
+# The files of a Hub repository that make up a model: safetensors and sidecars, no other weights.
 WANTED_FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.py", "*.md"]
-# The same weights again in a maker's own layout.
+# Duplicates of the weights in the maker's own layout.
 OTHER_WEIGHTS = ["consolidated*", "original/*"]
-# Counted up when GGUF files come to be dequantised in another way.
+# Raised whenever GGUF files are dequantised in another way.
 GGUF_RECIPE = 1
 
 
 def is_local(model: str) -> bool:
-    """Whether `model` means a folder: it is one, or is not written as OWNER/NAME."""
+    """Whether `model` names a local folder: it exists, or it is not written as OWNER/NAME."""
     return Path(model).expanduser().exists() or model.count("/") != 1 or model.startswith((".", "/", "~"))
 
 
 def check_known(model: str) -> None:
-    """Look at a Hub model's config.json alone, before prompts and weights are fetched.
+    """Check a Hub model's config.json before prompts and weights are fetched.
 
     Raises:
-        CheckpointError: the Hub does not give it.
-        ArchitectureError: its model type is not known, or it is quantised.
+        CheckpointError: the Hub does not serve it.
+        ArchitectureError: its model type is refused, or its quantisation is not supported.
     """
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
@@ -67,24 +65,27 @@ def check_known(model: str) -> None:
     try:
         config = json.loads(Path(hf_hub_download(model, "config.json")).read_text(encoding="utf-8"))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        raise _not_given(model, error) from None
+        raise _not_found(model, error) from None
     check_supported(config)
     if config.get("model_type") in FAMILIES | REFUSED:
-        # Another type may be learnt from the probe, once it is here.
+        # Any other type may be probed once it is downloaded.
         resolve(config)
 
 
-def _not_given(model: str, error: Exception) -> CheckpointError:
+def _not_found(model: str, error: Exception) -> CheckpointError:
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return CheckpointError(f"'{model}' is no folder here, and the Hub does not give it: {reason[:200]}")
+    return CheckpointError(f"'{model}' is not a local folder, and the Hub does not serve it: {reason[:200]}")
 
 
 def fetch(model: str, revision: str | None = None) -> Path:
-    """The local folder of a model: itself, a GGUF file dequantised, or a download from the Hub of
-    its safetensors and sidecars (at a commit, if one is given).
+    """The local folder of a model: the folder itself, a dequantised GGUF file, or a download of its
+    safetensors and sidecars from the Hub.
+
+    Args:
+        revision: a commit on the Hub; the newest one unless given.
 
     Raises:
-        CheckpointError: it is neither a folder nor something the Hub gives.
+        CheckpointError: it is neither a local folder nor a model on the Hub.
     """
     if is_gguf(model):
         return load_dequantized(Path(model).expanduser())
@@ -100,7 +101,7 @@ def fetch(model: str, revision: str | None = None) -> Path:
             )
         )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        raise _not_given(model, error) from None
+        raise _not_found(model, error) from None
 
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -118,25 +119,29 @@ def load_model(
     tokenizer: bool = True,
     template: bool = True,
 ) -> ChatModel:
-    """Load a checked folder for inference; without `template` it needs no chat template.
+    """Load a model folder for inference.
 
-    `device`, `dtype`, `thinking` and `trust_remote_code` override those of `runtime`.
-    `device` is auto (CUDA, spread over all cards; else MPS; else CPU), cpu, cuda, cuda:N or mps;
-    `dtype` auto is the checkpoint's own, or float32 where the processor has no arithmetic for that
-    (precision.py).
+    Args:
+        device: overrides `runtime.device`, as the next three do. `auto` means CUDA, spread over all
+            cards, else MPS, else CPU; otherwise cpu, cuda, cuda:N or mps.
+        dtype: `auto` is the checkpoint's own, or float32 if the processor cannot compute in it
+            (precision.py).
+        name: the name in messages; the path unless given.
+        template: False for a model without a chat template.
 
     Raises:
-        CheckpointError, ArchitectureError: the folder is not whole, or the model is not known.
-        ModelError: transformers does not load it, or it has no chat template.
+        CheckpointError: the folder is incomplete.
+        ArchitectureError: the model type is not known.
+        ModelError: transformers cannot load it, or it has no chat template.
     """
-    checkpoint, architecture = _checked(path)
+    checkpoint, architecture = _open_checked(path)
     from transformers import AutoConfig, GenerationConfig
 
     label = name or str(path)
     chosen = _override(runtime, device, dtype, thinking, trust_remote_code)
     target = _device(chosen.device)
     with loading(label):
-        words = _tokenizer(checkpoint, chosen.trust_remote_code) if tokenizer else None
+        text_tokenizer = _load_tokenizer(checkpoint, chosen.trust_remote_code) if tokenizer else None
         config = AutoConfig.from_pretrained(
             checkpoint.path, trust_remote_code=chosen.trust_remote_code, local_files_only=True
         )
@@ -152,20 +157,21 @@ def load_model(
     if missing:
         raise CheckpointError(
             f"the checkpoint lacks '{missing[0]}', which a {architecture.model_type} model has, and {len(missing) - 1} more; transformers "
-            "would fill them with random numbers. Was the download complete?"
+            "would fill them with random numbers; download the checkpoint again"
         )
     if tokenizer and template:
-        _check_template(words, label)
+        _check_template(text_tokenizer, label)
     if any(parameter.is_meta for parameter in model.parameters()):
         raise ModelError(
-            f"{label} does not fit on the device '{chosen.device}' and was put off to memory or disk, which hooks cannot follow; use --device cpu or a larger device"
+            f"{label} does not fit on the device '{chosen.device}'; transformers moved a part to memory or disk, where hooks "
+            "do not work: use --device cpu or a larger device"
         )
-    # Greedy means greedy: what the folder says of sampling, penalties and lengths goes, its ends of
-    # turn stay.
+    # Decoding is greedy: only the end-of-turn tokens of the folder's generation config are kept, not
+    # its sampling, penalties and lengths.
     ends = model.generation_config.eos_token_id
     model.generation_config = GenerationConfig(eos_token_id=ends)
     return ChatModel(
-        label, checkpoint, architecture, model.eval().requires_grad_(False), words, chosen.thinking
+        label, checkpoint, architecture, model.eval().requires_grad_(False), text_tokenizer, chosen.thinking
     )
 
 
@@ -180,32 +186,33 @@ def load_layerwise(
     name: str | None = None,
     tokenizer: bool = True,
 ) -> ChatModel:
-    """Open a checked folder to be read block by block: for `ChatModel.walk` alone, however large it
-    is (layerwise.py).
+    """Open a model folder of any size for `ChatModel.iter_layers`, which reads it block by block
+    (layerwise.py).
 
-    Settings are those of `load_model`; `device` auto is one card where there is one. Without `tokenizer` the folder needs none, and no
-    chat template.
+    Args: as `load_model`; `device` auto is one card, if there is one. With `tokenizer` False the
+        folder needs neither a tokenizer nor a chat template.
 
     Raises:
-        CheckpointError, ArchitectureError: the folder is not whole, or the model is not known.
+        CheckpointError: the folder is incomplete.
+        ArchitectureError: the model type is not known.
         ModelError: transformers does not know it, its weights are packed, or it has no chat
             template.
     """
-    checkpoint, architecture = _checked(path)
+    checkpoint, architecture = _open_checked(path)
     label = name or str(path)
     chosen = _override(runtime, device, dtype, thinking, trust_remote_code)
     target = _device(chosen.device)
     if target == "auto":
         target = "cuda:0"
     with loading(label):
-        words = _tokenizer(checkpoint, chosen.trust_remote_code) if tokenizer else None
+        text_tokenizer = _load_tokenizer(checkpoint, chosen.trust_remote_code) if tokenizer else None
         model = skeleton(checkpoint, chosen.dtype, chosen.trust_remote_code, target)
         weights = Weights(model, checkpoint, torch.device(target))
     if tokenizer:
-        _check_template(words, label)
+        _check_template(text_tokenizer, label)
     blocks = [architecture.block(layer) for layer in range(architecture.n_layers)]
     stream = LayerwiseModel(model, weights, blocks, architecture.d_model)
-    return ChatModel(label, checkpoint, architecture, model, words, chosen.thinking, stream)
+    return ChatModel(label, checkpoint, architecture, model, text_tokenizer, chosen.thinking, stream)
 
 
 def _override(
@@ -215,7 +222,7 @@ def _override(
     thinking: bool | None,
     trust_remote_code: bool | None,
 ) -> Runtime:
-    """`runtime` with the settings that are not None in place of its own."""
+    """`runtime`, with every setting that is not None replaced."""
     given = {
         "device": device,
         "dtype": dtype,
@@ -227,11 +234,11 @@ def _override(
 
 
 def with_adapter(chat: ChatModel, folder: str | Path) -> ChatModel:
-    """The same model with a PEFT adapter put into it; the model that it was is changed, so load it
-    again to go without.
+    """The model with a PEFT adapter. This changes `chat` in place: load the model again to use it
+    without the adapter.
 
     Raises:
-        ModelError: peft is not installed, or does not take the adapter.
+        ModelError: peft is not installed, or cannot load the adapter.
     """
     if importlib.util.find_spec("peft") is None:
         raise ModelError("loading an adapter takes the package peft: pip install 'vectomy[lora]'")
@@ -239,11 +246,11 @@ def with_adapter(chat: ChatModel, folder: str | Path) -> ChatModel:
 
     with loading(f"the adapter {folder}"):
         adapted = PeftModel.from_pretrained(chat.model, str(folder))
-    # The inner model, whose modules keep their names; its linear layers are PEFT's now.
+    # The inner model: its modules keep their names, its linear layers are now those of PEFT.
     return replace(chat, model=adapted.base_model.model.eval(), name=f"{chat.name} with an adapter")
 
 
-def _checked(path: str | Path) -> tuple[Checkpoint, Architecture]:
+def _open_checked(path: str | Path) -> tuple[Checkpoint, Architecture]:
     checkpoint = Checkpoint.open(path)
     architecture = architecture_in(checkpoint)
     architecture.check_covered()
@@ -259,11 +266,11 @@ def loading(label: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise ModelError(
-            f"transformers does not load {label}: {type(error).__name__}: {str(error)[:400]}"
+            f"transformers cannot load {label}: {type(error).__name__}: {str(error)[:400]}"
         ) from error
 
 
-def _tokenizer(checkpoint: Checkpoint, trust_remote_code: bool) -> Any:
+def _load_tokenizer(checkpoint: Checkpoint, trust_remote_code: bool) -> Any:
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(
@@ -274,7 +281,7 @@ def _tokenizer(checkpoint: Checkpoint, trust_remote_code: bool) -> Any:
 def _check_template(tokenizer: Any, label: str) -> None:
     if getattr(tokenizer, "chat_template", None) is None:
         raise ModelError(
-            f"{label} has no chat template, so it is no chat model; add chat_template.jinja to its folder"
+            f"{label} has no chat template, so it is not a chat model; add chat_template.jinja to its folder"
         )
 
 
@@ -286,20 +293,20 @@ def _device(device: str) -> str:
 
 
 def check_device(device: str) -> None:
-    """Raise a ModelError unless `device` (cpu, cuda, cuda:N, mps) is here."""
+    """Raise a ModelError unless this machine has `device` (cpu, cuda, cuda:N, mps)."""
     kind = device.partition(":")[0]
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not there.get(kind, False):
         usable = ", ".join(name for name, yes in there.items() if yes)
-        raise ModelError(f"the device '{device}' is not here; usable: auto, {usable}")
+        raise ModelError(f"this machine has no device '{device}'; usable: auto, {usable}")
 
 
 def load_dequantized(file: Path) -> Path:
-    """A GGUF file as a folder of bfloat16 weights, kept in the cache by the file's content.
+    """The folder of bfloat16 weights made from a GGUF file; cached by the hash of the file.
 
     Raises:
-        CheckpointError: there is no such file, or it is no GGUF file.
-        ModelError: transformers does not read it.
+        CheckpointError: the file does not exist, or is not a GGUF file.
+        ModelError: transformers cannot read it.
     """
     GgufFile.open(file)
     folder = cache_folder() / f"gguf-{sha256_file(file)[:16]}-{GGUF_RECIPE}"
@@ -318,8 +325,8 @@ def load_dequantized(file: Path) -> Path:
 def convert_gguf(file: Path, out: Path) -> None:
     """Write a GGUF model as a bfloat16 Hugging Face folder, its weights dequantised.
 
-    transformers keeps a GGUF model marked as quantised, which cannot be saved; the mark goes with
-    the packing.
+    transformers marks a loaded GGUF model as quantised and then refuses to save it, so the mark is
+    removed.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -1,4 +1,4 @@
-"""What memory there is, and what a model takes of it: whole, or block by block."""
+"""The available memory, and what a model needs of it, whole or block by block."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from vectomy.checkpoint import Checkpoint
 
 __all__ = ["available_memory", "fits", "layerwise_memory"]
 
-# Of the memory that is there, this much may be weights: activations, the interpreter and other
-# programs take the rest.
+# Weights may take this share of the available memory; activations, the interpreter and other
+# programs need the rest.
 SHARE = 0.8
 # Interpreter, torch and transformers.
 PROGRAM = 600 << 20
@@ -23,9 +23,7 @@ BLOCK = re.compile(r"(.*?\.\d+)\.")
 
 
 def available_memory(device: torch.device | None = None) -> int:
-    """Bytes that can still be taken: of a card, or of this machine, or of the container that this
-    is.
-    """
+    """Free bytes on a card; without one, on this machine or in its container."""
     if device is not None and device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     free = int(psutil.virtual_memory().available)
@@ -37,33 +35,33 @@ def available_memory(device: torch.device | None = None) -> int:
 
 
 def fits(checkpoint: Checkpoint, device: torch.device | None = None, times: int = 1) -> bool:
-    """Whether the model can be loaded whole, in the dtype it is stored in, or in one that is
-    `times` as wide.
-    """
+    """Whether the model can be loaded whole, in its stored dtype or in one `times` as wide."""
     return times * checkpoint.bytes <= SHARE * available_memory(device)
 
 
 def largest_block(checkpoint: Checkpoint) -> int:
-    """Bytes on disk of the largest block: of what shares a name up to its first number
-    ("model.layers.3").
+    """Bytes on disk of the largest block, which is all tensors that share a name up to its first
+    number ("model.layers.3").
     """
     sizes: dict[str, int] = {}
     for name, entry in checkpoint.tensors.items():
-        found = BLOCK.match(name)
-        if found is not None:
-            sizes[found[1]] = sizes.get(found[1], 0) + entry.end - entry.start
+        match = BLOCK.match(name)
+        if match is not None:
+            sizes[match[1]] = sizes.get(match[1], 0) + entry.end - entry.start
     return max(sizes.values(), default=0)
 
 
 def layerwise_memory(
     checkpoint: Checkpoint, architecture: Architecture, tokens: int, batch_tokens: int = 4096
 ) -> int:
-    """Bytes that a pass block by block takes at its peak, for prompts of `tokens` tokens in all,
-    padding included.
+    """Peak bytes of a pass block by block.
 
-    Two blocks (one at work, one being read), the stream and the embeddings of all prompts, and for
-    one batch what a block makes of it, taken to be 16 times the stream (gate, up and their product
-    in an MLP four times as wide, and attention).
+    This counts two blocks (one running, one being read), the stream and the embeddings of all
+    prompts, and a block's activations for one batch. These are estimated as 16 times the stream
+    (attention, and an MLP four times as wide with gate, up and their product).
+
+    Args:
+        tokens: tokens of all prompts, including padding.
     """
     stream = architecture.d_model * 2
     return PROGRAM + 2 * largest_block(checkpoint) + 2 * tokens * stream + 16 * batch_tokens * stream

@@ -1,4 +1,4 @@
-"""The dtype a model computes in: the checkpoint's own, unless the processor has no arithmetic for
+"""The dtype that a model computes in: the checkpoint's own, unless the processor cannot compute in
 it.
 """
 
@@ -15,13 +15,13 @@ from vectomy.models.memory import fits
 __all__ = ["FLOATS", "computes", "stored_dtype", "working_dtype"]
 
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-# What the x86 processors that multiply matrices in a 16-bit dtype say of themselves; on the others
-# torch converts every element to float32 and back, eight times slower than float32 itself.
+# Instruction sets of x86 processors that multiply matrices in a 16-bit dtype. On other processors
+# torch converts every element to float32 and back, which is eight times slower than float32 itself.
 INSTRUCTIONS = {torch.bfloat16: ("avx512_bf16", "amx_bf16"), torch.float16: ("avx512_fp16", "amx_fp16")}
 
 
 def stored_dtype(config: Any, checkpoint: Checkpoint) -> torch.dtype | None:
-    """What config.json says, else the dtype of the first tensor that is stored in a plain one."""
+    """The dtype in config.json, else that of the first tensor that is stored unpacked."""
     stored = (FLOATS[entry.dtype] for entry in checkpoint.tensors.values() if entry.dtype in FLOATS)
     dtype: torch.dtype | None = config.dtype or next(stored, None)
     return dtype
@@ -30,11 +30,13 @@ def stored_dtype(config: Any, checkpoint: Checkpoint) -> torch.dtype | None:
 def working_dtype(
     asked: str, config: Any, checkpoint: Checkpoint, device: str, whole: bool = True
 ) -> torch.dtype | None:
-    """The dtype to load in; None for the checkpoint's own, which transformers finds (in parts,
-    where they differ).
+    """The dtype to load in. None means the checkpoint's own, which transformers finds, tensor by
+    tensor where they differ.
 
-    `asked` is a name, or auto: the checkpoint's own, but float32 for a 16-bit one on a CPU without
-    instructions for it, where twice the memory is there (`whole`: all of it at once).
+    Args:
+        asked: the name of a dtype, or `auto`: the checkpoint's own, but float32 for a 16-bit
+            checkpoint on a CPU without instructions for it, if that fits in memory.
+        whole: whether the whole model is in memory at once.
     """
     if asked != "auto":
         named: torch.dtype = getattr(torch, asked)
@@ -47,15 +49,13 @@ def working_dtype(
 
 
 def capabilities() -> Mapping[str, Any]:
-    """What this processor can do, as torch names it."""
+    """The instruction sets of this processor, as torch names them."""
     known: Mapping[str, Any] = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return known
 
 
 def computes(dtype: torch.dtype, capabilities: Mapping[str, Any]) -> bool:
-    """Whether a processor multiplies matrices in a 16-bit dtype; taken as yes where it is not
-    known.
-    """
+    """Whether a processor multiplies matrices in a 16-bit dtype; True where that is not known."""
     if capabilities.get("architecture") != "x86_64":
         return True
     return any(capabilities.get(name, False) for name in INSTRUCTIONS[dtype])

@@ -1,8 +1,8 @@
-"""Learn a model type that the table lacks: build it with random weights, probe it, and write down
-what writes.
+"""Finds the writers of a model type that the table of families lacks: builds the model with random
+weights and probes it.
 
-What the probe finds becomes a row like those of architecture/families.py, for this process. It is
-held to the checkpoint: a tensor that the model does not know by the same name stops it.
+The result is a family like those in architecture/families.py, for this process only. It is checked
+against the checkpoint: a tensor whose name the model does not know is an error.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from vectomy.models.weights import auto_class, skeleton
 
 __all__ = ["probe_architecture"]
 
-# What a writer is called, by what its name holds; the first that fits.
+# The component of a writer, by a pattern in its name; the first match counts.
 KINDS: tuple[tuple[str, Component], ...] = (
     (r"shared", "shared_experts"),
     (r"expert|moe", "experts"),
@@ -44,23 +44,23 @@ KINDS: tuple[tuple[str, Component], ...] = (
 def probe_architecture(
     path: str | Path, *, trust_remote_code: bool = False, progress: Progress = silent
 ) -> Family | None:
-    """Make a model type known to this process, if it is not; needs memory for the model in float32,
-    but no weights.
+    """Add an unknown model type to the families of this process. Needs memory for the model in
+    float32, but no weights.
 
     Returns:
-        The family that was found, or None for a type that was known already.
+        The new family, or None if the type is already known.
 
     Raises:
-        ArchitectureError: the probe cannot place everything that writes, or the checkpoint names
-            its tensors differently.
-        ModelError: transformers does not know the type, or it is too large to be built here.
+        ArchitectureError: the probe cannot identify every writer, or the checkpoint names its
+            tensors differently.
+        ModelError: transformers does not know the type, or the model is too large for this machine.
     """
     checkpoint = Checkpoint.open(path)
     model_type = checkpoint.config.get("model_type")
     if not isinstance(model_type, str) or model_type in FAMILIES or model_type in REFUSED:
         return None
     with progress(f"probing the unknown type {model_type}", 3, "steps") as update:
-        model = _random(checkpoint, trust_remote_code)
+        model = _build_random(checkpoint, trust_remote_code)
         update(1)
         found = probe(model)
         update(1)
@@ -71,7 +71,7 @@ def probe_architecture(
     return family
 
 
-def _random(checkpoint: Checkpoint, trust_remote_code: bool) -> Any:
+def _build_random(checkpoint: Checkpoint, trust_remote_code: bool) -> Any:
     from transformers import AutoConfig
 
     with loading(str(checkpoint.path)):
@@ -80,7 +80,7 @@ def _random(checkpoint: Checkpoint, trust_remote_code: bool) -> Any:
         )
         if size > SHARE * available_memory():
             raise ModelError(
-                f"the type '{checkpoint.config['model_type']}' is not known, and to find out what writes in it the model has to be built, "
+                f"the type '{checkpoint.config['model_type']}' is not known, and finding its writers needs the whole model in memory, "
                 f"which takes {size / 2**30:.0f} GiB; use a larger machine, or a smaller model of this type to add it to "
                 "architecture/families.py"
             )
@@ -109,7 +109,7 @@ def _family(model: Any, found: list[ProbedWriter]) -> Family:
     outside.sort(key=lambda row: model.get_submodule(row.module) is not model.get_input_embeddings())
     if len(outside) > 2:
         raise ArchitectureError(
-            f"three tensors and more start the stream ({', '.join(r.module for r in outside)}); this is not known"
+            f"more than two tensors start the residual stream ({', '.join(r.module for r in outside)}), which is not supported; add the type to architecture/families.py"
         )
     kinds: tuple[Component, ...] = ("embedding", "position")
     text = model.config.get_text_config()
@@ -167,7 +167,7 @@ def _kind(module: str) -> Component:
 
 
 def _is_vector(model: Any, row: ProbedWriter) -> bool:
-    """A bias: one of a writer that is found by its matrix."""
+    """Whether the row is a bias; its writer is found by the matrix."""
     return row.parameter.endswith("bias") or model.get_parameter(f"{row.module}.{row.parameter}").ndim == 1
 
 
@@ -190,13 +190,13 @@ def _check_kinds(
 
 
 def _check_names(checkpoint: Checkpoint, model: Any, family: Family, found: Iterable[ProbedWriter]) -> None:
-    """Every tensor is the model's by name, and every bias that writes belongs to a writer."""
+    """Check that the model knows every tensor by name, and that every bias belongs to a writer."""
     known = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers())
     for name in checkpoint.tensors:
         if name not in known:
             raise ArchitectureError(
-                f"tensor '{name}' has no namesake in the model that transformers builds for '{checkpoint.config['model_type']}', so what it "
-                "writes is not known; add the type to architecture/families.py"
+                f"tensor '{name}' does not exist in the model that transformers builds for '{checkpoint.config['model_type']}', so its "
+                "role is not known; add the type to architecture/families.py"
             )
     spoken = {slot.live_bias for slot in (*family.slots, *family.embeddings)}
     for row in found:
@@ -209,5 +209,5 @@ def _check_names(checkpoint: Checkpoint, model: Any, family: Family, found: Iter
         )
         if _is_vector(model, row) and inside not in spoken and not behind_norm:
             raise ArchitectureError(
-                f"'{name}' writes to the stream, and belongs to no known writer; add the type to architecture/families.py"
+                f"'{name}' writes to the residual stream but belongs to no known writer; add the type to architecture/families.py"
             )

@@ -1,4 +1,4 @@
-"""Keep transformers from talking."""
+"""Silences transformers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["quiet"]
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No progress bars and warnings of transformers: ours say what matters."""
+    """Without progress bars and warnings of transformers; ours replace them."""
     from transformers.utils import logging
 
     before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

@@ -1,10 +1,10 @@
-"""Teacher forcing: prompts with answers that are given, run in as few tokens as the model allows.
+"""Teacher forcing: runs prompts with given answers, in as few tokens as the model allows.
 
 All prompts of a chat template begin alike, and one prompt may have several answers. A pack holds
-many of them in one row: the shared beginning once, then each prompt, then its answers, and a mask
-that lets every token see its own past alone. Models whose layers carry a state along the row
-(recurrent, convolutional), or that make their mask themselves, would mix what lies side by side:
-`force` compares one pack with ordinary rows, and takes those where they differ.
+many of them in one row: the shared beginning once, then each prompt, then its answers. A mask lets
+every token see only its own past. Models whose layers carry a state along the row (recurrent,
+convolutional), or that build their own mask, would mix neighbours: `packs_exactly` compares a pack
+with ordinary rows, which such models use instead.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from vectomy.models.generation import shared_beginning
 
 __all__ = ["Example", "TeacherForcedBatch", "pack_examples", "packs_exactly", "resume_at", "resumes_exactly"]
 
-# Largest difference of hidden states, as a share of their size, that counts as rounding.
+# Largest difference of hidden states, relative to their size, that counts as rounding.
 ROUNDING = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}
 
 
 @dataclass(frozen=True)
 class Example:
-    """A prompt's tokens, and one or more answers to it; `row` is the caller's number for it."""
+    """A prompt's tokens and one or more answers; `row` is the caller's index of the prompt."""
 
     row: int
     prompt: Sequence[int]
@@ -39,9 +39,15 @@ class Example:
 
 @dataclass(frozen=True, eq=False)
 class TeacherForcedBatch:
-    """One forward pass. Label j is predicted at (`batch_row`[j], `column`[j]); it is of answer
-    `answer`[j] of this pass, and `first` marks the first token of each. `rows` and `which` say, by
-    answer, the example's row and which of its answers.
+    """One forward pass over given answers.
+
+    Attributes:
+        labels: the tokens of the answers, which the model predicts.
+        batch_row: with `column`, the place that predicts each label.
+        answer: for each label, the index of its answer in this pass.
+        first: for each answer, the index of its first label.
+        rows: for each answer, the `row` of its example.
+        which: for each answer, its index among the answers of its example.
     """
 
     input_ids: TokenIds
@@ -68,8 +74,8 @@ class TeacherForcedBatch:
         return self.input_ids.numel()
 
     def ending(self, hidden: Stream, positions: Sequence[int]) -> Float[Tensor, "answer position d_model"]:
-        """The states at token positions of each answer's prompt, counted from its end, as far as
-        they are its own.
+        """The states at positions of each answer's prompt, counted from its end. The positions must
+        not reach into the shared beginning.
         """
         back = torch.tensor(positions, device=self.column.device) + 1
         columns = self.column[self.first][:, None] + back
@@ -81,24 +87,28 @@ class TeacherForcedBatch:
 
 
 def pack_examples(
-    chat: ChatModel, examples: Sequence[Example], budget: int, count: int | None = None, packed: bool = True
+    chat: ChatModel,
+    examples: Sequence[Example],
+    batch_tokens: int,
+    count: int | None = None,
+    packed: bool = True,
 ) -> list[TeacherForcedBatch]:
-    """Passes over examples in the given order, each of at most `budget` tokens (or of one example),
-    and at most `count` of them.
+    """Passes over the examples in the given order. A pass has at most `batch_tokens` tokens (or one
+    example) and at most `count` examples.
     """
     prefix = shared_beginning([example.prompt for example in examples]) if packed else 0
     groups: list[list[Example]] = []
     for example in examples:
         grown = [*groups[-1], example] if groups else [example]
-        if not groups or len(groups[-1]) == count or _size(grown, prefix, packed) > budget:
+        if not groups or len(groups[-1]) == count or _size(grown, prefix, packed) > batch_tokens:
             groups.append([example])
         else:
             groups[-1] = grown
-    return [_packed(chat, group, prefix) if packed else _padded(chat, group) for group in groups]
+    return [_pack(chat, group, prefix) if packed else _pad(chat, group) for group in groups]
 
 
 def _size(group: Sequence[Example], prefix: int, packed: bool) -> int:
-    """Tokens of one pass, padding included."""
+    """Tokens of one pass, including padding."""
     if packed:
         return prefix + sum(
             len(e.prompt) - prefix + sum(len(answer) - 1 for answer in e.answers) for e in group
@@ -109,7 +119,7 @@ def _size(group: Sequence[Example], prefix: int, packed: bool) -> int:
 
 
 class _Labels:
-    """Gathers where each label is predicted."""
+    """Collects the place that predicts each label."""
 
     def __init__(self) -> None:
         self.rows: list[int] = []
@@ -137,7 +147,7 @@ class _Labels:
         }
 
 
-def _packed(chat: ChatModel, examples: Sequence[Example], prefix: int) -> TeacherForcedBatch:
+def _pack(chat: ChatModel, examples: Sequence[Example], prefix: int) -> TeacherForcedBatch:
     ids = list(examples[0].prompt[:prefix])
     positions, owner, branch = list(range(prefix)), [0] * prefix, [0] * prefix
     labels = _Labels()
@@ -149,7 +159,7 @@ def _packed(chat: ChatModel, examples: Sequence[Example], prefix: int) -> Teache
         branch += [0] * len(own)
         last = len(ids) - 1
         for which, answer in enumerate(example.answers):
-            # The last token of an answer predicts nothing that is asked for.
+            # The last token of an answer predicts no label.
             body = answer[:-1]
             labels.add(example, which, 0, [last, *range(len(ids), len(ids) + len(body))])
             ids += body
@@ -157,7 +167,7 @@ def _packed(chat: ChatModel, examples: Sequence[Example], prefix: int) -> Teache
             owner += [number] * len(body)
             branch += [which + 1] * len(body)
     device = chat.device
-    mask = _own_past(torch.tensor(owner), torch.tensor(branch))
+    mask = _build_mask(torch.tensor(owner), torch.tensor(branch))
     additive = torch.zeros(mask.shape, dtype=chat.model.dtype).masked_fill_(
         ~mask, torch.finfo(chat.model.dtype).min
     )
@@ -169,9 +179,9 @@ def _packed(chat: ChatModel, examples: Sequence[Example], prefix: int) -> Teache
     )
 
 
-def _own_past(owner: Int[Tensor, " token"], branch: Int[Tensor, " token"]) -> Tensor:
-    """Who sees whom: the shared beginning (owner 0), the own prompt (branch 0) and the own answer,
-    so far as they come before.
+def _build_mask(owner: Int[Tensor, " token"], branch: Int[Tensor, " token"]) -> Tensor:
+    """The mask: each token sees what comes before it in the shared beginning (owner 0), in its own
+    prompt (branch 0) and in its own answer.
     """
     before = torch.ones(len(owner), len(owner), dtype=torch.bool).tril()
     same = owner[:, None] == owner[None]
@@ -179,8 +189,8 @@ def _own_past(owner: Int[Tensor, " token"], branch: Int[Tensor, " token"]) -> Te
     return before & ((owner[None] == 0) | own)
 
 
-def _padded(chat: ChatModel, examples: Sequence[Example]) -> TeacherForcedBatch:
-    """A row for each answer, padded on the left."""
+def _pad(chat: ChatModel, examples: Sequence[Example]) -> TeacherForcedBatch:
+    """One row per answer, padded on the left."""
     texts = [
         ([*e.prompt, *answer[:-1]], e, which) for e in examples for which, answer in enumerate(e.answers)
     ]
@@ -199,8 +209,8 @@ def _padded(chat: ChatModel, examples: Sequence[Example]) -> TeacherForcedBatch:
 
 @torch.inference_mode()
 def packs_exactly(chat: ChatModel, examples: Sequence[Example]) -> bool:
-    """Whether a pack of the examples gives what ordinary rows of them give."""
-    found: list[Tensor] = []
+    """Whether a pack of the examples gives the same states as ordinary rows."""
+    states: list[Tensor] = []
     for packed in (True, False):
         try:
             parts = [
@@ -208,10 +218,10 @@ def packs_exactly(chat: ChatModel, examples: Sequence[Example]) -> bool:
                 for one in pack_examples(chat, examples, 1 << 30, packed=packed)
             ]
         except (ValueError, RuntimeError, TypeError, IndexError):
-            # A model that takes no mask of its own.
+            # The model does not accept a custom mask.
             return False
-        found.append(torch.cat(parts))
-    return _equal(*found)
+        states.append(torch.cat(parts))
+    return _equal(*states)
 
 
 def _equal(one: Tensor, other: Tensor) -> bool:
@@ -221,17 +231,17 @@ def _equal(one: Tensor, other: Tensor) -> bool:
 
 @contextmanager
 def resume_at(chat: ChatModel, layer: int) -> Iterator[list[Stream]]:
-    """Inside, a forward pass goes on at `layer` with the stream that is put into the yielded list
-    (its one entry).
+    """A context in which forward passes resume at `layer`, with the stream that the caller puts into
+    the yielded list (its one entry).
 
-    The blocks below hand on what they get; the last of them hands over the given stream. Everything
-    else that the model does (masks, rotary tables) it does itself.
+    The blocks below return their input; the last of them returns the given stream. The model still
+    computes everything else, such as masks and rotary tables.
     """
     given: list[Stream] = []
     blocks = [chat.model.get_submodule(chat.architecture.block(at)) for at in range(layer)]
     try:
         for block in blocks:
-            block.forward = _passing
+            block.forward = _return_input
         if blocks:
             blocks[-1].forward = lambda *args, **kwargs: given[0]
         yield given
@@ -240,14 +250,14 @@ def resume_at(chat: ChatModel, layer: int) -> Iterator[list[Stream]]:
             block.__dict__.pop("forward", None)
 
 
-def _passing(hidden_states: Any, *args: Any, **kwargs: Any) -> Any:
+def _return_input(hidden_states: Any, *args: Any, **kwargs: Any) -> Any:
     return hidden_states
 
 
 @torch.inference_mode()
 def resumes_exactly(chat: ChatModel, layer: int, one: TeacherForcedBatch) -> bool:
-    """Whether passes of this model may go on at `layer`: blocks give their stream alone, and
-    nothing of a lower block is used above.
+    """Whether passes of this model can resume at `layer`: blocks return only their stream, and no
+    higher block uses anything else of a lower one.
     """
     block = chat.model.get_submodule(chat.architecture.block(layer - 1))
     outputs: list[Any] = []

@@ -1,9 +1,8 @@
-"""A model without weights, and the weights of its checkpoint: put in module by module, and taken
-out again.
+"""A model without weights, and its checkpoint's weights, loaded and unloaded module by module.
 
-Names and shapes on disk are not always those of the live model (experts lie apart and live fused,
-prefixes change), so tensors go in through the loader of transformers itself (core_model_loading),
-fed with those of one module.
+Names and shapes on disk can differ from the live model (experts are stored apart and fused when
+loaded, prefixes change). So the loader of transformers itself (core_model_loading) loads the
+tensors, one module at a time.
 """
 
 from __future__ import annotations
@@ -24,13 +23,12 @@ from vectomy.models.quiet import quiet
 
 __all__ = ["Weights", "auto_class", "is_empty", "skeleton"]
 
-# Packed weights mean something only together with their scales, which the loader would have to be
-# told about.
+# Packed weights are useless without their scales, which this loader does not handle.
 UNPACKED = {*FLOATS, "BOOL", "I16", "I32", "I64"}
 
 
 def auto_class(config: Any) -> Any:
-    """What of transformers loads a model that answers in text, of text alone or beside images."""
+    """The auto class of transformers that loads a model: for text, or for text with images."""
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -39,8 +37,8 @@ def auto_class(config: Any) -> Any:
 
 
 def skeleton(checkpoint: Checkpoint, dtype: str, trust_remote_code: bool, device: str = "cpu") -> Any:
-    """The model that config.json describes: parameters on the meta device, buffers (rotary tables)
-    with their values.
+    """The model of config.json without weights: parameters on the meta device, buffers (rotary
+    tables) with values.
     """
     from accelerate import init_empty_weights
     from transformers import AutoConfig
@@ -55,7 +53,7 @@ def skeleton(checkpoint: Checkpoint, dtype: str, trust_remote_code: bool, device
 
 
 class Weights:
-    """Where the weights of each module of a skeleton lie on disk, and the way there and back.
+    """Finds the weights of each module of a skeleton on disk, loads them and unloads them.
 
     Raises:
         ModelError: a tensor of the model is stored packed or quantised.
@@ -65,7 +63,7 @@ class Weights:
         self.model = model
         self.checkpoint = checkpoint
         self.device = device
-        self._transforms, self._sources = _plan(model, checkpoint.tensors)
+        self._transforms, self._sources = _plan_loading(model, checkpoint.tensors)
         for buffer_of in model.modules():
             buffer_of._buffers.update(
                 {n: b.to(device) for n, b in buffer_of._buffers.items() if b is not None}
@@ -73,12 +71,12 @@ class Weights:
         for name in chain.from_iterable(self._sources.values()):
             if checkpoint.tensors[name].dtype not in UNPACKED:
                 raise ModelError(
-                    f"tensor '{name}' is stored as {checkpoint.tensors[name].dtype}, and packed weights are not read block by "
+                    f"tensor '{name}' is stored as {checkpoint.tensors[name].dtype}, and packed weights cannot be read block by "
                     "block; use the bfloat16, float16 or float32 version, or load the model whole"
                 )
 
     def names(self, module: str, below: bool = True) -> list[str]:
-        """Tensors on disk that make up a module: all of it, or without its submodules."""
+        """The tensors on disk that make up a module, with or without (`below`) its submodules."""
         own = module + "."
         return [
             name
@@ -92,19 +90,19 @@ class Weights:
         return sum(entry.end - entry.start for entry in entries)
 
     def read(self, names: Iterable[str]) -> dict[str, Tensor]:
-        """Tensors as stored. Touches no module, so that it can run beside a forward pass."""
+        """Tensors as stored. Touches no module, so it can run during a forward pass."""
         return {name: read_stored(self.checkpoint, name) for name in names}
 
     def table(self, module: str) -> str | None:
-        """The tensor on disk that is the weight of an embedding, row for row; None where it is made
-        of others.
+        """The tensor on disk that equals the weight of an embedding, row by row; None if there is no
+        such tensor.
         """
         names = self._sources.get(f"{module}.weight", [])
         shape = tuple(self.model.get_submodule(module).weight.shape)
         return names[0] if len(names) == 1 and self.checkpoint.tensors[names[0]].shape == shape else None
 
     def rows(self, table: str, ids: Int[Tensor, " row"]) -> Shaped[Tensor, "row d_model"]:
-        """Rows of a tensor on disk, in its stored dtype; `ids` ascend."""
+        """Rows of a tensor on disk, in its stored dtype; `ids` must ascend."""
         runs: list[list[int]] = []
         for row in ids.tolist():
             if runs and row == runs[-1][1]:
@@ -115,23 +113,23 @@ class Weights:
 
     @contextmanager
     def loaded(self, module: str, tensors: dict[str, Tensor], below: bool = True) -> Iterator[None]:
-        """Inside, a module has its weights; afterwards it is empty again. `tensors` (of `read`) is
-        used up.
+        """A context in which a module has its weights; afterwards it is empty again. `tensors`, the
+        result of `read`, is emptied.
 
         Raises:
-            ModelError: the checkpoint lacks a tensor of the module, or has it in another shape.
+            ModelError: the checkpoint lacks a tensor of the module, or its shape differs.
         """
         root = self.model.get_submodule(module)
-        held = list(root.modules()) if below else [root]
-        before = [(m, m._parameters.copy(), m._buffers.copy()) for m in held]
+        modules = list(root.modules()) if below else [root]
+        before = [(m, m._parameters.copy(), m._buffers.copy()) for m in modules]
         try:
-            self._put(tensors)
+            self._load(tensors)
             tensors.clear()
             for name, value in chain(root.named_parameters(recurse=below), root.named_buffers(recurse=below)):
                 if value.is_meta:
                     raise ModelError(
-                        f"the checkpoint in {self.checkpoint.path} has nothing that becomes '{module}.{name}'; was the download "
-                        "complete? A weight that several blocks share cannot be read block by block: load the model whole"
+                        f"the checkpoint in {self.checkpoint.path} has no tensor for '{module}.{name}'; download it again if it is "
+                        "incomplete. A weight that several blocks share cannot be read block by block: load the model whole"
                     )
             yield
         finally:
@@ -139,7 +137,7 @@ class Weights:
                 owner._parameters.update(parameters)
                 owner._buffers.update(buffers)
 
-    def _put(self, tensors: Mapping[str, Tensor]) -> None:
+    def _load(self, tensors: Mapping[str, Tensor]) -> None:
         from transformers.core_model_loading import convert_and_load_state_dict_in_model
         from transformers.modeling_utils import LoadStateDictConfig
 
@@ -147,24 +145,24 @@ class Weights:
         settings = LoadStateDictConfig(
             device_map={"": str(self.device)},
             dtype=dtype,
-            dtype_plan=self.model._get_dtype_plan(dtype),
+            dtype_plan=self.model._get_dtype_plan_loading(dtype),
             weight_mapping=self._transforms,
         )
         with quiet():
             info, _ = convert_and_load_state_dict_in_model(self.model, dict(tensors), settings)
-        for name, found, expected in info.mismatched_keys:
+        for name, actual, expected in info.mismatched_keys:
             raise CheckpointError(
-                f"'{name}' has the shape {list(found)} in {self.checkpoint.path}, but config.json says {list(expected)}"
+                f"'{name}' has the shape {list(actual)} in {self.checkpoint.path}, but config.json says {list(expected)}"
             )
         for name, reason in info.conversion_errors.items():
-            raise ModelError(f"transformers does not convert '{name}': {str(reason)[:400]}")
+            raise ModelError(f"transformers cannot convert '{name}': {str(reason)[:400]}")
 
 
-def _plan(model: Any, tensors: Iterable[str]) -> tuple[list[Any], dict[str, list[str]]]:
-    """The conversions of transformers for this model, and for each live tensor those on disk that
-    it is made of.
+def _plan_loading(model: Any, tensors: Iterable[str]) -> tuple[list[Any], dict[str, list[str]]]:
+    """The conversions of transformers for this model, and for each live tensor the names of its
+    tensors on disk.
 
-    Where one tensor on disk becomes several, the first of them stands for all: they are of one
+    If one tensor on disk becomes several live ones, it is listed under the first: all belong to one
     block.
     """
     from transformers.conversion_mapping import get_model_conversion_mapping
@@ -185,5 +183,5 @@ def _plan(model: Any, tensors: Iterable[str]) -> tuple[list[Any], dict[str, list
 
 
 def is_empty(module: nn.Module) -> bool:
-    """Whether parameters of its own, not of submodules, are without values."""
+    """Whether any of its own parameters (not of submodules) has no value."""
     return any(value is not None and value.is_meta for value in module._parameters.values())
