@@ -92,7 +92,7 @@ def test_the_tokens_behind_the_instruction_are_found_from_the_template(template:
 
 def test_a_template_with_nothing_behind_the_instruction_is_refused() -> None:
     bare = "{{ messages[-1]['content'] }}"
-    with pytest.raises(ModelError, match="the chat template of tiny puts no token behind the instruction"):
+    with pytest.raises(ModelError, match="the chat template of tiny puts no token after the instruction"):
         tiny_chat.chat(template=bare).post_instruction()
 
 
@@ -223,7 +223,7 @@ FAILS = {
     "template": (ModelError, "has no chat template"),
     "architecture": (ArchitectureError, "made_up"),
     "pickle": (UnsafeCheckpointError, "pytorch_model.bin"),
-    "tokenizer": (ModelError, "transformers does not load"),
+    "tokenizer": (ModelError, "transformers cannot load"),
     "missing": (CheckpointError, "m "),
 }
 
@@ -240,14 +240,14 @@ def test_what_does_not_load_is_named(tmp_path: Path, case: str) -> None:
 
 @pytest.mark.parametrize("device", ["tpu", "cuda:99" if not torch.cuda.is_available() else "npu", ""])
 def test_a_device_that_is_not_here_is_named_with_those_that_are(device: str) -> None:
-    with pytest.raises(ModelError, match=rf"the device '{device}' is not here; usable: auto, cpu"):
+    with pytest.raises(ModelError, match=rf"this machine has no device '{device}'; usable: auto, cpu"):
         load_model(tiny_chat.folder(), device=device)
 
 
 def test_a_base_model_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
     tiny = build(tmp_path / "m", "llama")
     assert VOCAB
-    with pytest.raises(ModelError, match="transformers does not load"):
+    with pytest.raises(ModelError, match="transformers cannot load"):
         load_model(tiny.folder, device="cpu")
 
 
@@ -265,7 +265,7 @@ def test_a_folder_is_never_looked_up_elsewhere(tmp_path: Path, monkeypatch: pyte
 def test_a_model_that_the_hub_does_not_give_is_named() -> None:
     """Offline, as the whole suite is."""
     with pytest.raises(
-        CheckpointError, match="'owner/name-of-none' is no folder here, and the Hub does not give it"
+        CheckpointError, match="'owner/name-of-none' is not a local folder, and the Hub does not serve it"
     ):
         fetch("owner/name-of-none")
 

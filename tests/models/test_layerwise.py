@@ -326,7 +326,7 @@ def test_a_block_that_is_not_whole_is_named(tiny_of, tmp_path: Path, case: str) 
         tensors[name] = tensors[name].to(torch.float8_e4m3fn)
     safetensors.torch.save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     kind, said = {
-        "missing": (ModelError, f"nothing that becomes '{name}'; was the download complete"),
+        "missing": (ModelError, f"has no tensor for '{name}'; download it again"),
         "shape": (CheckpointError, f"'{name}' has the shape"),
         "packed": (ModelError, f"'{name}' is stored as F8_E4M3"),
     }[case]

@@ -139,7 +139,7 @@ class LayerwiseModel:
     def _error(self, reason: str) -> ModelError:
         return ModelError(
             f"the forward pass of model type '{self.model.config.model_type}' {reason}, so it cannot be read block by block; "
-            "load the model whole on a machine with more memory"
+            "load the model whole"
         )
 
     def _pause_before_blocks(self, stack: ExitStack) -> None:

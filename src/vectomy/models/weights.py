@@ -145,7 +145,7 @@ class Weights:
         settings = LoadStateDictConfig(
             device_map={"": str(self.device)},
             dtype=dtype,
-            dtype_plan=self.model._get_dtype_plan_loading(dtype),
+            dtype_plan=self.model._get_dtype_plan(dtype),
             weight_mapping=self._transforms,
         )
         with quiet():
