@@ -1,1 +1,1 @@
-"""One command, one module: stages meet in artifacts, and only here are two of them known."""
+"""One command, one module, on one driver (stages.py). Stages meet in the files that they write."""

@@ -1,8 +1,7 @@
-"""From a contrast to one direction and no further: the part of a run that a model larger than
-memory can do.
+"""`vectomy direction`: from a contrast to one direction, also with a model larger than memory.
 
-Both prompt sets go through the blocks one after the other (models/layerwise.py); what comes out is
-a direction for `vectomy edit new`, whose bake and verification are streamed too.
+Both prompt sets go through the blocks one after the other (models/layerwise.py). The direction is
+for `vectomy edit new`; the bake and the verification of that Edit are streamed too.
 """
 
 from __future__ import annotations
@@ -26,8 +25,8 @@ from vectomy.workflows.stages import Log, ignore
 
 __all__ = ["fit_direction"]
 
-# Where the reference experiments begin to look (methods of the gradient search; Arditi et al. take
-# up to 0.8).
+# The layer that the gradient search of the experiments starts from, as a share of the depth (Arditi
+# et al. search up to 0.8).
 DEPTH = 0.6
 
 Stream = Literal["auto", "yes", "no"]
@@ -43,13 +42,12 @@ def fit_direction(
     progress: Progress = silent,
     log: Log = ignore,
 ) -> dict[str, Any]:
-    """Collect both sides of the contrast at resid_pre, fit directions, and write the one of `layer`
-    to a file.
+    """Collect both sides of the contrast at resid_pre, fit directions, and write that of `layer`.
 
     Args:
-        out: a .safetensors file with the unit vector `direction`; beside it, `out`.json says how it
-            was found.
-        layer: 0.6 of the depth unless given.
+        out: a .safetensors file for the unit vector `direction`; a .json file of the same name
+            records how it was found.
+        layer: absent: 0.6 of the depth.
         stream: read the model block by block; auto does so where it does not fit into memory.
 
     Raises:
@@ -105,7 +103,7 @@ def fit_direction(
         raise ConfigError(
             f"the two prompt sets do not differ at layer {chosen}, position {position}; choose a later layer"
         )
-    said = {
+    record = {
         "model": config.model,
         "behaviour": config.contrast.behaviour,
         "contrast": [config.contrast.positive.prompts, config.contrast.negative.prompts],
@@ -119,5 +117,5 @@ def fit_direction(
     }
     with write_whole(out) as beside:
         safetensors.torch.save_file({"direction": (vector / length).contiguous()}, beside)
-    write_json(out.with_suffix(".json"), said)
-    return {"direction": str(out), **said}
+    write_json(out.with_suffix(".json"), record)
+    return {"direction": str(out), **record}

@@ -1,6 +1,4 @@
-"""Say before any weight is read what an edit of a model would touch, and what memory, disk and time
-it takes.
-"""
+"""Plan an edit before any weight is read: the tensors it changes, its memory, disk and time."""
 
 from __future__ import annotations
 
@@ -20,17 +18,17 @@ from vectomy.models.memory import fits, layerwise_memory
 
 __all__ = ["Plan", "plan"]
 
-# Interpreter and torch, as a bake has them.
+# Memory of the interpreter and torch in a bake.
 PROGRAM = 350 << 20
-# Bytes a second that a plain disk reads or writes; said as an estimate.
+# Bytes per second of a plain disk; an estimate.
 DISK = 400e6
-# Tokens of an ordinary contrast: 512 prompts of 64 tokens with their templates.
+# Tokens of a usual contrast: 512 prompts of 64 tokens, templates included.
 TOKENS = 512 * 64
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What an edit of every writer of a model takes.
+    """What an edit of every writer of a model changes and costs.
 
     `writers` have name (the tensor in the checkpoint, {expert} for several), component, layer, axis
     (of the stream, in that tensor), through_norm (the norms between it and the stream) and
@@ -48,13 +46,11 @@ class Plan:
     memory_bytes: int
     disk_bytes: int
     memory: dict[str, int]
-    """By job: bake; collect_whole (the model in memory); collect_streamed (block by block)."""
+    """Bytes by job: bake, collect_whole (model in memory), collect_streamed (block by block)."""
     seconds: dict[str, float]
     """Estimates for this machine: bake, collect (512 prompts of 64 tokens)."""
     fits: bool
-    """The whole model goes into this machine's free memory; if not, collect reads it block by
-    block.
-    """
+    """Whether the model fits into the free memory; if not, collect reads it block by block."""
 
     def to_json(self) -> dict[str, Any]:
         return {**vars(self), "left": [{"name": name, "reason": reason} for name, reason in self.left]}
@@ -63,11 +59,11 @@ class Plan:
 def plan(
     checkpoint: str | Path | Checkpoint, *, embeddings: bool = True, components: Collection[str] | None = None
 ) -> Plan:
-    """Reads config.json and the headers of the weights alone.
+    """Plan an edit from config.json and the headers of the weights alone.
 
     Raises:
         CheckpointError, UnsafeCheckpointError: the folder is not whole.
-        ArchitectureError: the model, or one of its tensors, is not known.
+        ArchitectureError: the model or one of its tensors is not known.
     """
     opened = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint.open(checkpoint)
     arch = architecture_in(opened)
@@ -145,7 +141,7 @@ def _notes(arch: Architecture, untied: bool, edits_embedding: bool) -> list[str]
 
 
 def _bake_memory(checkpoint: Checkpoint, arch: Architecture) -> int:
-    """The largest writer as it is stored, its new values, and what is decoded at a time."""
+    """The program, and three times the largest writer: stored, decoded and new values."""
     written = {
         stored.name for writer in arch.writers if writer.component not in OUTSIDE for stored in writer.weights
     }
@@ -154,8 +150,8 @@ def _bake_memory(checkpoint: Checkpoint, arch: Architecture) -> int:
 
 
 def _collect_seconds(checkpoint: Checkpoint) -> float:
-    """Two operations a weight and token, at the speed that this processor (or card) multiplies
-    matrices right now.
+    """Two operations per weight and token, at the speed at which this processor or card multiplies
+    matrices now.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     a = torch.ones(512, 512, device=device)

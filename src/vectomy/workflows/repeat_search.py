@@ -49,11 +49,11 @@ def search_again(
     """
     config = _config(recorded.get("config"), base, prompts or Path())
     run(config, folder, until="select", progress=progress)
-    found = Edit.load(folder / "edit.safetensors")
+    result = Edit.load(folder / "edit.safetensors")
     # The base's name depends on how it was given, and is no part of what the edit does.
-    found = replace(found, base=replace(found.base, name=published.base.name))
+    result = replace(result, base=replace(result.base, name=published.base.name))
     differences = []
-    now = {side: hash_of(held) for side, held in read_json(folder / "prompts.json").items()}
+    now = {side: hash_of(rows) for side, rows in read_json(folder / "prompts.json").items()}
     for side, digest in (recorded.get("prompts") or {}).items():
         if now.get(side) != digest:
             differences.append(
@@ -61,9 +61,9 @@ def search_again(
                     "prompts", side, "other prompts than the search had (another file, seed or version)"
                 )
             )
-    if found.sha256 != published.sha256:
-        differences.append(FileDifference("edit", "", _how_far(found, published)))
-    return RepeatedSearch(found, tuple(differences))
+    if result.sha256 != published.sha256:
+        differences.append(FileDifference("edit", "", _describe_difference(result, published)))
+    return RepeatedSearch(result, tuple(differences))
 
 
 def _config(recorded: Any, base: str, prompts: Path) -> RunConfig:
@@ -76,15 +76,15 @@ def _config(recorded: Any, base: str, prompts: Path) -> RunConfig:
     contrast = dict(values.get("contrast") or {})
     for side, source in contrast.items():
         if isinstance(source, dict) and isinstance(source.get("prompts"), str):
-            contrast[side] = {**source, "prompts": _here(source["prompts"], prompts)}
+            contrast[side] = {**source, "prompts": _find_source(source["prompts"], prompts)}
     values["contrast"] = contrast
     if isinstance(trait := values.get("trait"), dict) and isinstance(sets := trait.get("prompts"), dict):
-        source = _here(str(sets.get("source")), prompts)
+        source = _find_source(str(sets.get("source")), prompts)
         values["trait"] = {**trait, "prompts": {**sets, "source": source}}
     return parse_run_config(values)
 
 
-def _here(spec: str, folder: Path) -> str:
+def _find_source(spec: str, folder: Path) -> str:
     """A prompt source that can be read: as recorded, or the file of that name in `folder`."""
     name, mark, column = spec.partition("#")
     if name.startswith("bundled:") or os.path.exists(os.path.expanduser(name)):
@@ -99,8 +99,8 @@ def _here(spec: str, folder: Path) -> str:
     return spec
 
 
-def _how_far(found: Edit, published: Edit) -> str:
-    mine, theirs = {op.place: op for op in found.operations}, {op.place: op for op in published.operations}
+def _describe_difference(result: Edit, published: Edit) -> str:
+    mine, theirs = {op.place: op for op in result.operations}, {op.place: op for op in published.operations}
     if mine.keys() != theirs.keys():
         same = len(mine.keys() & theirs.keys())
         return (
@@ -108,7 +108,7 @@ def _how_far(found: Edit, published: Edit) -> str:
             "them the same"
         )
     try:
-        cosine = float(found.main_direction @ published.main_direction)
+        cosine = float(result.main_direction @ published.main_direction)
     except EditError:
         return "another one, and one of the two removes nothing"
     shared = [

@@ -1,4 +1,4 @@
-"""Rebuild what was published from its base, and say whether it is the same."""
+"""`vectomy reproduce`: rebuild a published edit from its base, and compare the two."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ __all__ = ["Reproduction", "reproduce"]
 
 @dataclass(frozen=True)
 class Reproduction:
-    """What came out. `compared` counts tensors; `against` says with what; `versions` are those that
-    differ, (recorded, here).
+    """The result. `compared` counts tensors, `against` says with what they were compared;
+    `versions` are those that differ, as (recorded, here).
     """
 
     what: str
@@ -65,25 +65,25 @@ def reproduce(
     or recorded.
 
     Args:
-        what: a card, an Edit, a folder or OWNER/NAME (claim.claim_of).
-        base: the base, where it is not to be had under its recorded name.
+        what: a card, an Edit, a folder or OWNER/NAME (hub/published_edit.py).
+        base: the base, where its recorded name is not available.
         against: a checkpoint or adapter folder to compare with, instead of what `what` holds.
         revision: of a repository.
-        from_scratch: do the search again as well, and compare the Edit it finds.
+        from_scratch: repeat the search as well, and compare the Edit that it finds.
         prompts: a folder with the prompt files of the search, for `from_scratch`.
-        out: a new folder to keep the rebuilt model in; else it is deleted.
+        out: a new folder for the rebuilt model; absent: it is deleted.
 
     Raises:
         UsageError: nothing to compare with, or no base.
-        HubError, CheckpointError, EditError, ...: what is named cannot be read.
+        HubError, CheckpointError, EditError, ...: an input cannot be read.
     """
     claim = published_edit_of(str(what), revision)
     if against is not None:
-        claim = _against(claim, Path(against))
+        claim = _compare_with(claim, Path(against))
     source = _base_of(claim, base, progress)
     probe_architecture(source, progress=progress)
     opened = Checkpoint.open(source)
-    found = Reproduction(
+    result = Reproduction(
         what=claim.what,
         form=claim.form,
         base=base or claim.base or str(claim.edit.base),
@@ -91,32 +91,32 @@ def reproduce(
         against="",
         compared=0,
         differences=tuple(FileDifference("record", "", text) for text in claim.contradictions),
-        versions=_versions(claim),
+        versions=_list_version_changes(claim),
     )
     weights = fingerprint(opened)
     if weights != claim.edit.base.fingerprint:
         made_for = claim.edit.base.fingerprint[:12]
         text = f"has weights {weights[:12]}, the Edit was made for {made_for}; nothing was rebuilt"
         return replace(
-            found,
+            result,
             against="nothing",
-            differences=(*found.differences, FileDifference("base", found.base, text)),
+            differences=(*result.differences, FileDifference("base", result.base, text)),
         )
     if claim.published is None and not (claim.record and claim.record.tensors):
         raise UsageError(
             f"'{what}' records no weights to compare with; name a checkpoint or adapter folder that is said "
             "to carry the Edit: --against DIR"
         )
-    with _place(out) as folder:
+    with _open_place(out) as folder:
         if claim.form == "adapter":
             write_lora(claim.edit, opened, folder, progress=progress)
         else:
             bake(claim.edit, opened, folder, progress=progress)
-        found = _compared(found, claim, folder, progress)
-    return _searched(found, claim, source, prompts, progress) if from_scratch else found
+        result = _compare_rebuilt(result, claim, folder, progress)
+    return _repeat_search(result, claim, source, prompts, progress) if from_scratch else result
 
 
-def _against(claim: PublishedEdit, folder: Path) -> PublishedEdit:
+def _compare_with(claim: PublishedEdit, folder: Path) -> PublishedEdit:
     if not folder.is_dir():
         raise UsageError(f"--against takes a checkpoint or adapter folder; {folder} is none")
     form: Form = "adapter" if (folder / "adapter_config.json").exists() else "checkpoint"
@@ -136,7 +136,7 @@ def _base_of(claim: PublishedEdit, given: str | None, progress: Progress) -> Pat
     )
 
 
-def _versions(claim: PublishedEdit) -> dict[str, tuple[str, str]]:
+def _list_version_changes(claim: PublishedEdit) -> dict[str, tuple[str, str]]:
     """Versions that differ from the recorded ones."""
     here, recorded = versions(), dict(claim.record.versions) if claim.record else {}
     return {
@@ -147,7 +147,7 @@ def _versions(claim: PublishedEdit) -> dict[str, tuple[str, str]]:
 
 
 @contextmanager
-def _place(out: str | Path | None) -> Iterator[Path]:
+def _open_place(out: str | Path | None) -> Iterator[Path]:
     if out is not None:
         yield Path(out)
         return
@@ -155,8 +155,10 @@ def _place(out: str | Path | None) -> Iterator[Path]:
         yield Path(folder) / "rebuilt"
 
 
-def _compared(found: Reproduction, claim: PublishedEdit, rebuilt: Path, progress: Progress) -> Reproduction:
-    differences, notes = list(found.differences), list(found.notes)
+def _compare_rebuilt(
+    result: Reproduction, claim: PublishedEdit, rebuilt: Path, progress: Progress
+) -> Reproduction:
+    differences, notes = list(result.differences), list(result.notes)
     recorded = claim.record.tensors if claim.record and claim.record.form == claim.form else {}
     against, compared = "the recorded hashes", len(recorded)
     if claim.published is not None:
@@ -176,14 +178,14 @@ def _compared(found: Reproduction, claim: PublishedEdit, rebuilt: Path, progress
         ]
         against += "" if claim.published is None else " and the recorded hashes"
     return replace(
-        found, against=against, compared=compared, differences=tuple(differences), notes=tuple(notes)
+        result, against=against, compared=compared, differences=tuple(differences), notes=tuple(notes)
     )
 
 
-def _searched(
-    found: Reproduction, claim: PublishedEdit, source: Path, prompts: str | Path | None, progress: Progress
+def _repeat_search(
+    result: Reproduction, claim: PublishedEdit, source: Path, prompts: str | Path | None, progress: Progress
 ) -> Reproduction:
-    base = "demo" if found.base == "demo" else str(source)
+    base = "demo" if result.base == "demo" else str(source)
     with tempfile.TemporaryDirectory(prefix="vectomy-search-") as folder:
         again = search_again(
             claim.run or {},
@@ -193,4 +195,4 @@ def _searched(
             prompts=None if prompts is None else Path(prompts),
             progress=progress,
         )
-    return replace(found, searched=True, differences=(*found.differences, *again.differences))
+    return replace(result, searched=True, differences=(*result.differences, *again.differences))

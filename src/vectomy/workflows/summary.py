@@ -1,6 +1,4 @@
-"""summary.json: what a finished run folder says in one object; scripts, the report and the card
-read it.
-"""
+"""summary.json: the results of a run in one object, for scripts, the report and the card."""
 
 from __future__ import annotations
 
@@ -20,7 +18,7 @@ from vectomy.models.demo import DEMO_BASE, DEMO_NOTE, is_demo
 
 __all__ = ["build_summary"]
 
-# Below this many test prompts on a side the intervals say little.
+# With fewer test prompts on a side, a note says that the intervals are wide.
 FEW = 30
 SAFETY = {
     "refusal": (
@@ -29,13 +27,13 @@ SAFETY = {
         "refusals were relied on."
     )
 }
-# With prompts to keep the behaviour is meant to go in part.
+# With a third set, the behaviour is to be removed only in part.
 SELECTIVE = (
     "This edit removes refusal of prompts like the positive ones and is meant to leave it on prompts like "
     "those to keep; how far it does is measured here. Beyond that the edited model answers requests that its "
     "base declines, harmful ones included. Do not deploy it where its base's refusals were relied on."
 )
-# What recipes that choose a whole edit chose it by.
+# The settings by which a recipe that chooses among whole edits chose.
 LEARNED = ("gradient", "selective")
 RULES = {
     "gradient": {"target_rate", "kl_budget", "steps", "rank", "per_layer"},
@@ -129,11 +127,13 @@ def _contrast(
     config: RunConfig, splits: tuple[Splits, Splits], kept: dict[str, list[Any]] | None
 ) -> dict[str, Any]:
     sources = {
-        name: held for name, held in config.contrast.model_dump(mode="json").items() if isinstance(held, dict)
+        name: source
+        for name, source in config.contrast.model_dump(mode="json").items()
+        if isinstance(source, dict)
     }
     counts = {
-        side: {split: len(getattr(held, split)) for split in ("fit", "search", "test")}
-        for side, held in zip(("positive", "negative"), splits, strict=True)
+        side: {split: len(getattr(prompts, split)) for split in ("fit", "search", "test")}
+        for side, prompts in zip(("positive", "negative"), splits, strict=True)
     }
     if kept:
         counts["keep"] = {split: len(kept[split]) for split in ("fit", "search", "test")}
@@ -147,7 +147,7 @@ def _contrast(
 def _notes(
     config: RunConfig, splits: tuple[Splits, Splits], kept: dict[str, list[Any]] | None, chosen: str | None
 ) -> list[str]:
-    """What a reader of the numbers must know besides them."""
+    """Notes that a reader of the numbers must know."""
     notes = [chosen] if chosen else []
     if config.model == "demo":
         notes.append(DEMO_NOTE)

@@ -1,6 +1,6 @@
-"""The command `vectomy evaluate`: subjects.py finds what is measured, model_cache.py loads it,
-measurements.py measures and keeps, evaluation_results.py counts, evaluation.py goes through all of
-them. The measures themselves are in evaluate/.
+"""The command `vectomy evaluate`: subjects.py opens the subjects, model_cache.py loads them,
+measurements.py measures and caches, evaluation_results.py counts, evaluation.py calls all of these.
+The measures themselves are in metrics/.
 """
 
 from vectomy.workflows.evaluate.evaluation import evaluate_models
