@@ -116,7 +116,8 @@ def _searched(summary: dict[str, Any], scores: dict[str, Any], separation: dict[
         "points": points(scores),
         "kl_name": kl_name(scores.get("recipe")),
         "rule": rule(scores, settings),
-        "frontier": frontier_chart(scores, settings),
+        # The chart shows behaviour that is left; a trait may be induced. The table has its strengths.
+        "frontier": "" if summary.get("trait") else frontier_chart(scores, settings),
         "strengths": strengths_of(scores),
         "strengths_map": strengths_map(scores, len(separation.get("layers") or [])),
         "losses": losses_chart(scores),
