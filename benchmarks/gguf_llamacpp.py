@@ -225,7 +225,7 @@ def main() -> None:
 
 
 def measured(work: Work, original: Path) -> dict[str, Any]:
-    once, folder, judge = work.journal.once, work.folder, JUDGES[DEFAULT_JUDGE]()
+    once, folder, judge = work.journal.get_or_compute, work.folder, JUDGES[DEFAULT_JUDGE]()
     tokenizer = AutoTokenizer.from_pretrained(work.base)
     reference = once("transformers", lambda: transformers_answers(work))
     prompts, end = reference["prompts"], reference["end"]
