@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
@@ -116,19 +116,24 @@ class Meter:
                 chat, base, RefusalJudge(), self.judged_tokens, BATCH_TOKENS, form="measured"
             )
         metrics = found.metrics
-        marked = sum(is_marked(answer["text"], self.markers) for answer in found.answers["positive"])
         return {
             "refusals": metrics["refusal_count"],
-            "refusals_by_markers": marked,
             "prompts": metrics["refusal_total"],
             "interval": metrics["refusal_ci"],
-            "interval_by_markers": list(wilson_interval(marked, metrics["refusal_total"])),
             "harmless_refusals": metrics["harmless_refusal_count"],
             "degenerate_rate": metrics["degenerate_rate"],
             "kl_first_token": metrics["kl_first_token"],
             "kl_per_token": metrics["kl_per_token"],
             "ce_own_answers": metrics["ce_own_answers"],
+            **self._count_marked(found.answers["positive"], metrics["refusal_total"]),
         }
+
+    def _count_marked(self, answers: Sequence[Mapping[str, Any]], total: int) -> dict[str, Any]:
+        """Refusals by Heretic's markers; empty where no markers are given, since 0 would be a count."""
+        if not self.markers:
+            return {}
+        marked = sum(is_marked(answer["text"], self.markers) for answer in answers)
+        return {"refusals_by_markers": marked, "interval_by_markers": list(wilson_interval(marked, total))}
 
 
 def is_marked(text: str, markers: Sequence[str]) -> bool:
