@@ -26,7 +26,7 @@ from vectomy.cli.options import (
     run_options,
 )
 from vectomy.cli.progress_bars import bars
-from vectomy.cli.trait_command import TRAIT_OPTIONS, asks_for_trait, trait_options, trait_run
+from vectomy.cli.trait_command import TRAIT_OPTIONS, asks_for_trait, configure_trait, trait_options
 from vectomy.core.config import RunConfig, load_config, make_config
 
 __all__ = ["FLAGS", "RUN_OPTIONS", "SHARED", "register", "run_until"]
@@ -103,7 +103,7 @@ def _configure(model: str, values: dict[str, Any], options: dict[str, Any]) -> t
     if asks_for_trait(values):
         recipe_options = trait_options(values, options)
         if recipe_options is None:
-            config = trait_run(model, values, options)
+            config = configure_trait(model, values, options)
             return config, config.trait.name
         options = recipe_options
     file = load_config(values["config"]) if values["config"] else None

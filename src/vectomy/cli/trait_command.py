@@ -16,7 +16,7 @@ from vectomy.data.trait_file import Trait, bundled_traits, load_trait, own_trait
 if TYPE_CHECKING:
     from vectomy.workflows.trait_config import TraitRun
 
-__all__ = ["TRAIT_OPTIONS", "asks_for_trait", "register", "trait_options", "trait_run"]
+__all__ = ["TRAIT_OPTIONS", "asks_for_trait", "configure_trait", "register", "trait_options"]
 
 
 def _option(help: str, metavar: str | None = None) -> Any:
@@ -111,7 +111,7 @@ def trait_options(values: dict[str, Any], options: dict[str, Any]) -> dict[str, 
     return found
 
 
-def trait_run(model: str, values: dict[str, Any], options: dict[str, Any]) -> TraitRun:
+def configure_trait(model: str, values: dict[str, Any], options: dict[str, Any]) -> TraitRun:
     """The configuration of a trait by two contexts."""
     from vectomy.workflows.trait_config import make_trait_run
 
