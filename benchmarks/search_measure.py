@@ -129,7 +129,7 @@ class Meter:
         }
 
     def _count_marked(self, answers: Sequence[Mapping[str, Any]], total: int) -> dict[str, Any]:
-        """Refusals by Heretic's markers; empty where no markers are given, since 0 would be a count."""
+        """Refusals by Heretic's markers; empty without markers, since 0 would be a count."""
         if not self.markers:
             return {}
         marked = sum(is_marked(answer["text"], self.markers) for answer in answers)
