@@ -1,7 +1,7 @@
-"""Baseline: what the base model does before anything is changed, on the search split.
+"""Baseline: the base model's behaviour on the search split.
 
-Says whether the base shows the behaviour at all, which first tokens give it away, and which prompts
-it treats as the contrast says.
+It tells whether the base shows the behaviour at all, which first tokens indicate it, and which
+prompts the base treats as the contrast expects.
 """
 
 from __future__ import annotations
@@ -22,18 +22,20 @@ from vectomy.models import ChatModel
 
 __all__ = ["Baseline", "measure_baseline"]
 
-# Below this share of positive prompts there is nothing to find a direction of.
+# Below this refusal rate on positive prompts there is no behaviour to find a direction for.
 LEAST_RATE = 0.05
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """`positive_rate` and `negative_rate`: share of search prompts whose answer the judge calls a
-    refusal.
+    """The baseline of a run.
 
-    `tokens` are the first tokens of the behaviour; `positive_kept` and `negative_kept` say, by
-    split, which prompts the base treats as the contrast says (log-odds of the tokens above 0, below
-    0). `answers` are its greedy tokens on the search prompts, by side.
+    Attributes:
+        positive_rate: share of positive search prompts that the base refuses; `negative_rate` alike.
+        tokens: the first tokens of the behaviour.
+        positive_kept: by split, whether each prompt is used: the base treats it as the contrast
+            expects (log-odds of the tokens above 0; for `negative_kept` below 0).
+        answers: the base's greedy tokens on the search prompts, by side.
     """
 
     positive_rate: float
@@ -61,12 +63,11 @@ def measure_baseline(
     Raises:
         BehaviourAbsentError: under 5% of the positive search prompts show the behaviour (unless
             `config.force`).
-        SelectionError: the recipe needs behaviour tokens and none tell the sides apart, or one that
-            is given is not a single token.
+        SelectionError: the recipe needs behaviour tokens and none separate the sides, or a given
+            one is not a single token.
     """
     sides = {"positive": positive, "negative": negative}
-    # Damaged weights are said to be that, before their answers are taken for a behaviour that is
-    # absent.
+    # Report damaged weights as such, before their answers look like an absent behaviour.
     chat.next_token_log_probs(chat.tokens(positive.search[:1]), config.runtime.batch_tokens)
     answers = {
         side: chat.answer(
@@ -84,8 +85,10 @@ def measure_baseline(
     }
     rates = {side: share_of(flags) for side, flags in refused.items()}
     _check_present(rates["positive"], len(positive.search), config)
-    tokens = _given_tokens(chat, config) if config.selection.behaviour_tokens else None
-    scored = _scored(chat, sides, config.runtime.batch_tokens) if config.recipe == "arditi" else {}
+    tokens = _read_tokens(chat, config) if config.selection.behaviour_tokens else None
+    scored = (
+        _score_first_tokens(chat, sides, config.runtime.batch_tokens) if config.recipe == "arditi" else {}
+    )
     if tokens is None and config.recipe == "arditi":
         shows, other = refused["positive"], [not flag for flag in refused["negative"]]
         if config.contrast.behaviour != "refusal" or not any(shows) or not any(other):
@@ -101,7 +104,7 @@ def measure_baseline(
             kept[side][split] = (odds > 0 if side == "positive" else odds < 0).tolist()
             if sum(kept[side][split]) < 2:
                 raise SelectionError(
-                    f"the base treats {sum(kept[side][split])} of {len(odds)} {side} {split} prompts as the contrast says (first "
+                    f"the base treats {sum(kept[side][split])} of {len(odds)} {side} {split} prompts as the contrast expects (first "
                     f"tokens {[chat.text([t]) for t in tokens]}); give clearer prompts or --no-filter-prompts"
                 )
     return Baseline(
@@ -115,10 +118,12 @@ def measure_baseline(
     )
 
 
-def _scored(chat: ChatModel, sides: dict[str, Splits], budget: int) -> dict[tuple[str, str], Tensor]:
+def _score_first_tokens(
+    chat: ChatModel, sides: dict[str, Splits], batch_tokens: int
+) -> dict[tuple[str, str], Tensor]:
     """Log-probabilities of the first token, by side and split."""
     return {
-        (side, split): chat.next_token_log_probs(chat.tokens(getattr(splits, split)), budget)
+        (side, split): chat.next_token_log_probs(chat.tokens(getattr(splits, split)), batch_tokens)
         for side, splits in sides.items()
         for split in ("fit", "search")
     }
@@ -129,17 +134,17 @@ def _check_present(rate: float, count: int, config: RunConfig) -> None:
     if contrast.behaviour == "refusal" and rate < LEAST_RATE and not config.force:
         raise BehaviourAbsentError(
             f"the base model {config.model} does not show the behaviour: it refuses {rate:.0%} of {count} positive prompts "
-            f"({contrast.positive.prompts}), so there is nothing to remove; use other prompts, or --force to go on all the same"
+            f"({contrast.positive.prompts}), so there is nothing to remove; use other prompts, or --force to run anyway"
         )
 
 
-def _given_tokens(chat: ChatModel, config: RunConfig) -> list[int]:
-    found = []
+def _read_tokens(chat: ChatModel, config: RunConfig) -> list[int]:
+    tokens = []
     for text in config.selection.behaviour_tokens or ():
         ids = chat.tokenizer(text, add_special_tokens=False)["input_ids"]
         if len(ids) != 1:
             raise SelectionError(
                 f"the behaviour token '{text}' is {len(ids)} tokens for {chat.name}; give one that is a single token"
             )
-        found.append(int(ids[0]))
-    return found
+        tokens.append(int(ids[0]))
+    return tokens

@@ -1,8 +1,8 @@
-"""What an edit costs where it should change nothing: KL and cross-entropy over the base's own
+"""The cost of an edit where it should change nothing: KL and cross-entropy over the base's own
 answers, teacher-forced.
 
-KL needs the base's distribution at each token. Kept are the last hidden states, from which the
-base's head gives it back: d_model numbers a token instead of a vocabulary's worth.
+KL needs the base's distribution at each token. Only the last hidden states are stored, from which
+the base's head computes it: d_model numbers per token instead of one per vocabulary entry.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from vectomy.models import ChatModel
 
 __all__ = ["answer_hidden", "divergence"]
 
-# Tokens whose distributions are held at once: 256 x 150,000 x 4 bytes is 150 MB.
+# Tokens whose distributions are in memory at once: 256 x 150,000 x 4 bytes is 150 MB.
 CHUNK = 256
 
 
@@ -27,17 +27,17 @@ CHUNK = 256
 def answer_hidden(
     chat: ChatModel, prompts: Sequence[Prompt], answers: Sequence[Sequence[int]], batch_tokens: int
 ) -> list[Float[Tensor, "_ d_model"]]:
-    """Last hidden states at the positions that predict each answer token, teacher-forced, on the
-    CPU.
+    """Last hidden states at the positions that predict the answer tokens, teacher-forced, on the
+    CPU; one tensor per prompt.
     """
     tokens = [ids + list(answer) for ids, answer in zip(chat.tokens(prompts), answers, strict=True)]
-    kept: list[Tensor] = [torch.empty(0)] * len(tokens)
+    result: list[Tensor] = [torch.empty(0)] * len(tokens)
     for batch in chat.batches(tokens, batch_tokens):
         hidden = chat.hidden(batch)
         for row, states in zip(batch.rows, hidden, strict=True):
-            # Padded on the left: the answer fills the last places, each predicted one place before.
-            kept[row] = states[-len(answers[row]) - 1 : -1].cpu().clone()
-    return kept
+            # Padded on the left: the answer ends the row, and each token is predicted one place earlier.
+            result[row] = states[-len(answers[row]) - 1 : -1].cpu().clone()
+    return result
 
 
 @torch.inference_mode()
@@ -51,8 +51,11 @@ def divergence(
     """KL(base || now) of the first token and per token, and cross-entropy of the base's answers
     under `now`, in nats.
 
-    `before` and `after` are the hidden states of the two models on these answers; each model's own
-    head reads them. Per-token figures weigh every token alike; the first-token one every prompt.
+    Per-token figures weigh every token equally; the first-token figure weighs every prompt equally.
+
+    Args:
+        before: hidden states of the base on the answers; `after` those of `now`. Each model's own
+            head reads its states.
     """
     first = torch.cat([rows[:1] for rows in before]), torch.cat([rows[:1] for rows in after])
     labels = torch.tensor([token for answer in answers for token in answer])
@@ -70,8 +73,8 @@ def _compare(
 ) -> tuple[float, float]:
     """Mean KL(base || now) and mean cross-entropy of `labels`, in nats."""
     divergence, entropy = 0.0, 0.0
-    for at in range(0, len(before), CHUNK):
-        rows = slice(at, at + CHUNK)
+    for start in range(0, len(before), CHUNK):
+        rows = slice(start, start + CHUNK)
         ours = base.log_probs(before[rows].to(base.device))
         theirs = now.log_probs(after[rows].to(now.device))
         divergence += float(kl_divergence(ours.to(theirs.device), theirs).cpu().double().sum())

@@ -1,4 +1,4 @@
-"""How far a measured rate can be trusted."""
+"""Rates and their confidence intervals."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Scores of an edit that need no generation: from the log-probabilities of the first answer token.
+"""Scores from the log-probabilities of the first answer token, without generating.
 
-A score that needs no generation is a proxy; evaluate.py generates.
+Such a score is a proxy: evaluation generates.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from vectomy.core.errors import SelectionError
 
 __all__ = ["behaviour_tokens", "kl_divergence", "log_odds"]
 
-# Arditi et al. keep the logarithms finite with it.
+# Keeps the logarithms finite, as in Arditi et al.
 EPSILON = 1e-8
-# A token is looked at if it opens at least this share of the answers that show the behaviour.
+# A token is a candidate if it opens at least this share of the answers that show the behaviour.
 LEAST_SHARE = 0.01
-# The found tokens must put at least this share of prompts on the right side (balanced over the two
-# sets).
+# Smallest balanced accuracy of the chosen tokens over the two prompt sets.
 LEAST_ACCURACY = 0.75
 
 
 def log_odds(log_probs: Float[Tensor, "prompt vocab"], tokens: Sequence[int]) -> Float[Tensor, prompt]:
-    """log P - log(1 - P), P the mass of `tokens`, in float64. Source: Arditi et al., arXiv
-    2406.11717, section 2.3.
+    """log P - log(1 - P), where P is the probability of `tokens` together; float64.
+
+    Source: Arditi et al., arXiv 2406.11717, section 2.3.
     """
     mass = log_probs[:, list(tokens)].double().exp().sum(-1).clamp(max=1.0)
     return torch.log(mass + EPSILON) - torch.log(1 - mass + EPSILON)
@@ -35,7 +35,7 @@ def log_odds(log_probs: Float[Tensor, "prompt vocab"], tokens: Sequence[int]) ->
 def kl_divergence(
     base: Float[Tensor, "*batch vocab"], edited: Float[Tensor, "*batch vocab"]
 ) -> Float[Tensor, "*batch"]:
-    """KL(base || edited) in nats, from log-probabilities; never negative. NaN in an edited model
+    """KL(base || edited) in nats, from log-probabilities; never negative. NaN of an edited model
     stays NaN.
     """
     return torch.where(base == -torch.inf, 0.0, base.exp() * (base - edited)).sum(-1).clamp_min(0.0)
@@ -44,10 +44,10 @@ def kl_divergence(
 def behaviour_tokens(
     positive: Float[Tensor, "positive_prompt vocab"], negative: Float[Tensor, "negative_prompt vocab"]
 ) -> list[int]:
-    """The first tokens that best tell answers with the behaviour from others: log-odds above 0
-    there, below 0 here.
+    """The first tokens that best separate answers with the behaviour from other answers: log-odds
+    above 0 for the former, below 0 for the latter.
 
-    Grown one token at a time from the likelier ones, while more prompts come to lie on their side.
+    Tokens are added greedily, the likeliest first, as long as the balanced accuracy rises.
 
     Args:
         positive: log-probabilities of the first token on prompts where the base shows the
@@ -55,28 +55,28 @@ def behaviour_tokens(
         negative: the same where it does not.
 
     Raises:
-        SelectionError: no tokens tell the two apart, as with models that open every answer alike.
+        SelectionError: no tokens separate the two, as in models that open every answer alike.
     """
     shows, other = positive.exp().mean(0), negative.exp().mean(0)
     likely = ((shows >= LEAST_SHARE) & (shows > other)).nonzero().flatten()
     left = [int(token) for token in likely[shows[likely].argsort(descending=True)]]
-    found: list[int] = []
+    chosen: list[int] = []
     best = 0.0
     while left:
         reached, token = max(
-            ((_accuracy(positive, negative, [*found, token]), token) for token in left),
+            ((_accuracy(positive, negative, [*chosen, token]), token) for token in left),
             key=lambda pair: pair[0],
         )
         if reached <= best:
             break
-        best, found = reached, [*found, token]
+        best, chosen = reached, [*chosen, token]
         left.remove(token)
     if best < LEAST_ACCURACY:
         raise SelectionError(
-            f"no first tokens tell answers with the behaviour from the others (the best put {best:.0%} of prompts on their side), "
-            "so a first-token score would say nothing; name the tokens with --behaviour-tokens, or use --recipe article"
+            f"no first tokens separate answers with the behaviour from other answers (best balanced accuracy {best:.0%}), "
+            "so a first-token score is meaningless; name the tokens with --behaviour-tokens, or use --recipe article"
         )
-    return found
+    return chosen
 
 
 def _accuracy(

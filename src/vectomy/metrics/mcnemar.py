@@ -10,16 +10,15 @@ __all__ = ["mcnemar"]
 
 
 def mcnemar(before: Sequence[bool], after: Sequence[bool]) -> dict[str, Any]:
-    """McNemar's exact test: how many prompts lost and gained a property, and the two-sided p-value
-    of that.
+    """McNemar's exact test: how many prompts lost and gained a property, and the two-sided p-value.
 
-    Under the null hypothesis each prompt that changed went either way with probability 1/2, so that
-    of n = lost + gained the smaller count k has p = min(1, 2 sum_{i <= k} C(n, i) / 2^n) (McNemar
-    1947, with the binomial in place of chi squared).
+    Under the null hypothesis each changed prompt went either way with probability 1/2. With
+    n = lost + gained and k the smaller of the two, p = min(1, 2 sum_{i <= k} C(n, i) / 2^n).
+    Source: McNemar 1947, with the binomial distribution instead of chi squared.
     """
     lost = sum(was and not now for was, now in zip(before, after, strict=True))
     gained = sum(now and not was for was, now in zip(before, after, strict=True))
     changed, fewer = lost + gained, min(lost, gained)
-    # Whole numbers until the one division: exact, and no overflow.
+    # Integers up to the one division: exact, without overflow.
     tail = 2 * sum(math.comb(changed, i) for i in range(fewer + 1))
     return {"gained": gained, "lost": lost, "p": min(1.0, tail / 2**changed) if tail < 2**changed else 1.0}

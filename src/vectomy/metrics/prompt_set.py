@@ -20,7 +20,7 @@ __all__ = ["PromptSet", "read_sets", "sample"]
 
 @dataclass(frozen=True)
 class PromptSet:
-    """`source` is what was asked for, without the folders of this machine."""
+    """A named prompt set. `source` is the requested source, without local folders."""
 
     name: str
     source: str
@@ -32,7 +32,7 @@ class PromptSet:
 
     @property
     def sha256(self) -> str:
-        """Of the prompts that are measured, with their types and labels."""
+        """Hash of the measured prompts with their types and labels."""
         return hash_of([[row.prompt.to_json(), row.type, row.label] for row in self.rows])
 
     def to_json(self) -> dict[str, Any]:
@@ -46,34 +46,32 @@ class PromptSet:
 
 
 def read_sets(specs: Sequence[str], limit: int | None, seed: int) -> list[PromptSet]:
-    """Sets from `[NAME=]SOURCE`; with `limit` a seeded sample of that many prompts of each, in
-    their own order.
+    """Prompt sets from `[NAME=]SOURCE`. With `limit`, each is a seeded sample of that many prompts, in
+    the order of the source.
 
     Raises:
-        PromptError: a source that cannot be read, or two sets of one name.
+        PromptError: a source cannot be read, or two sets have the same name.
     """
-    found: list[PromptSet] = []
+    sets: list[PromptSet] = []
     for spec in specs:
-        name, source = _named(spec)
-        if any(other.name == name for other in found):
-            raise PromptError(
-                f"two prompt sets are called '{name}'; give one another name: --prompts NAME={source}"
-            )
+        name, source = _split_name(spec)
+        if any(other.name == name for other in sets):
+            raise PromptError(f"two prompt sets are called '{name}'; rename one: --prompts NAME={source}")
         rows = read_labelled(Source(prompts=source))
-        kept = [rows[at] for at in sample(len(rows), limit, seed)]
-        found.append(PromptSet(name, Path(source).name if _is_path(source) else source, tuple(kept)))
-    return found
+        kept = [rows[index] for index in sample(len(rows), limit, seed)]
+        sets.append(PromptSet(name, Path(source).name if _is_path(source) else source, tuple(kept)))
+    return sets
 
 
 def sample(count: int, limit: int | None, seed: int) -> list[int]:
-    """Places of a seeded sample of at most `limit` of `count` things, in their own order."""
+    """Indices of a seeded sample of at most `limit` of `count` items, in ascending order."""
     if limit is None or limit >= count:
         return list(range(count))
     return sorted(random.Random(seed).sample(range(count), limit))
 
 
-def _named(spec: str) -> tuple[str, str]:
-    """(name, source). A file whose own name has an equals sign is a source."""
+def _split_name(spec: str) -> tuple[str, str]:
+    """(name, source). A file whose name contains an equals sign is a source."""
     name, equals, source = spec.partition("=")
     if equals and name and source and not _is_path(spec):
         return name, source

@@ -1,6 +1,4 @@
-"""The same prompts in other surroundings: after an earlier exchange, and behind a long text that
-has nothing to do with them.
-"""
+"""The same prompts in another context: after an earlier exchange, or after a long unrelated text."""
 
 from __future__ import annotations
 
@@ -62,13 +60,13 @@ INTRODUCED = (
 
 
 def after_an_exchange(prompt: Prompt) -> Prompt:
-    """The prompt as the second thing that is asked, after a question about basil and its answer."""
+    """The prompt as the second question, after one about basil and its answer."""
     return replace(prompt, history=(*EXCHANGE, *prompt.history))
 
 
 def filler() -> Iterator[str]:
-    """Neutral sentences, some thousands before one comes again (the lengths of the lists have no
-    common divisor but 1).
+    """Neutral sentences. Thousands come before one repeats, because the lengths of the lists are
+    coprime.
     """
     number = 0
     while True:
@@ -79,18 +77,21 @@ def filler() -> Iterator[str]:
 
 
 def behind_text(chat: ChatModel, prompts: Sequence[Prompt], tokens: int, room: int) -> list[Prompt]:
-    """Each prompt behind some `tokens` tokens of filler (to a sentence), the same for all, in its
-    own turn.
+    """Each prompt after about `tokens` tokens of filler (whole sentences), in the same turn. The
+    filler is the same for all prompts.
+
+    Args:
+        room: tokens of the answer, which must also fit.
 
     Raises:
-        PromptError: the model has no positions for that, a prompt, and `room` tokens of an answer.
+        PromptError: filler, prompt and answer exceed the positions of the model.
     """
     limit = chat.context
     made = _behind(chat, prompts, tokens) if limit is None or tokens < limit else []
     if limit is not None and (not made or max(map(len, chat.tokens(made))) + room > limit):
         raise PromptError(
-            f"{tokens} tokens of text, a prompt and its answer of {room} tokens do not go into the {limit} tokens that {chat.name} "
-            "has positions for; lower --context-tokens"
+            f"{tokens} tokens of text, a prompt and its answer of {room} tokens do not fit into the {limit} positions of "
+            f"{chat.name}; lower --context-tokens"
         )
     return made
 

@@ -1,8 +1,7 @@
-"""Tool calls: does a model that is told how to call a function answer with a call that parses and
-fits?
+"""Tool calls: whether a model that is told how to call a function answers with a valid call.
 
-The function is described in the system prompt, so that every chat template takes it; what is
-measured is whether the answer is valid, not whether a maker's own format for calls is met.
+The system prompt describes the function, so that every chat template accepts it. The measure is
+whether the answer is valid JSON with valid arguments, not whether it follows a maker's own format.
 """
 
 from __future__ import annotations
@@ -34,16 +33,14 @@ TYPES: dict[str, tuple[type, ...]] = {
 
 @dataclass(frozen=True)
 class ToolPrompt:
-    """A request, and the function that answers it: `name`, `description` and `parameters` (a JSON
-    schema).
-    """
+    """A request and the function for it, with `name`, `description` and `parameters` (a JSON schema)."""
 
     prompt: Prompt
     tool: dict[str, Any]
 
 
 def tool_prompts() -> list[ToolPrompt]:
-    """The twelve that come with vectomy."""
+    """The twelve bundled prompts."""
     file = resources.files("vectomy") / "metrics" / "tool_prompts.jsonl"
     return [
         ToolPrompt(Prompt(row["text"], SYSTEM.format(tool=json.dumps(row["tool"], indent=2))), row["tool"])
@@ -52,8 +49,8 @@ def tool_prompts() -> list[ToolPrompt]:
 
 
 def valid_call(text: str, tool: dict[str, Any]) -> bool:
-    """Whether the first JSON object of an answer calls this function with arguments that fit; what
-    stands around it (a code fence, tags, words) is allowed.
+    """Whether the first JSON object of an answer calls this function with valid arguments. Text around
+    it (a code fence, tags, words) is allowed.
     """
     call = _first_object(text)
     return (
@@ -75,19 +72,20 @@ def _first_object(text: str) -> dict[str, Any] | None:
 
 
 def fits(value: object, schema: dict[str, Any], closed: bool = False) -> bool:
-    """The part of JSON schema that the bundled functions use: type, enum, properties, required,
-    items.
+    """Validate a value against the part of JSON schema that the bundled functions use: type, enum,
+    properties, required, items.
 
-    `closed`: properties that the schema does not name are wrong.
+    Args:
+        closed: reject properties that the schema does not name.
     """
     kind = schema["type"]
-    # True is an int to Python and none to JSON.
+    # True is an int in Python but not in JSON.
     if not isinstance(value, TYPES[kind]) or (isinstance(value, bool) and kind != "boolean"):
         return False
     if "enum" in schema and value not in schema["enum"]:
         return False
     if isinstance(value, list):
-        return all(fits(one, schema["items"]) for one in value)
+        return all(fits(item, schema["items"]) for item in value)
     if not isinstance(value, dict):
         return True
     named = schema["properties"]

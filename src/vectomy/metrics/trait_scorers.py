@@ -1,5 +1,5 @@
-"""Whether an answer shows a trait. Each scorer says in a sentence what it goes by; every report
-repeats it.
+"""Scorers: whether an answer shows a trait. Each describes its criterion in a sentence, which every
+report repeats.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from vectomy.models import ChatModel, Example, pack_examples
 
 __all__ = ["LengthScorer", "LexiconScorer", "LogOddsScorer", "Scorer", "log_odds", "scorer_of"]
 
-# Labels whose distributions are held at once.
+# Labels whose distributions are in memory at once.
 CHUNK = 256
 
 
@@ -29,14 +29,17 @@ class Scorer(Protocol):
     def shown(
         self, texts: Sequence[str], prompts: Sequence[str], answers: Sequence[Sequence[int]]
     ) -> list[bool]:
-        """By answer (as text, with the plain text of its prompt, and as tokens): does it show the
-        trait?
+        """For each answer, whether it shows the trait.
+
+        Args:
+            texts: the answers as text; `answers` has them as tokens.
+            prompts: the plain text of each prompt.
         """
         ...
 
 
 class LexiconScorer:
-    """At least so many different words of a list, case and apostrophes apart."""
+    """An answer shows the trait with at least `at_least` different words of a list, ignoring case."""
 
     name = "lexicon"
 
@@ -47,7 +50,7 @@ class LexiconScorer:
         )
         self.at_least = spec.at_least
         words = f"{spec.at_least} different ones" if spec.at_least > 1 else "one"
-        self.note = f"answers that hold at least {words} of {len(spec.patterns)} patterns"
+        self.note = f"answers that contain at least {words} of {len(spec.patterns)} patterns"
 
     def shown(
         self, texts: Sequence[str], prompts: Sequence[str], answers: Sequence[Sequence[int]]
@@ -60,7 +63,7 @@ class LexiconScorer:
 
 
 class LengthScorer:
-    """At least so many tokens."""
+    """An answer shows the trait with at least `at_least` tokens."""
 
     name = "length"
 
@@ -75,10 +78,10 @@ class LengthScorer:
 
 
 class LogOddsScorer:
-    """The base finds the answer likelier in the positive context than in the negative one, by more
-    than a threshold.
+    """An answer shows the trait if the base finds it likelier in the positive context than in the
+    negative one, by more than a threshold.
 
-    It asks the base as it is: not to be used within an edit's hooks.
+    Do not use it inside an edit's hooks: it must run the unedited base.
     """
 
     name = "log_odds"
@@ -104,22 +107,24 @@ def log_odds(
     answers: Sequence[Sequence[int]],
     batch_tokens: int,
 ) -> list[float]:
-    """log p(answer | positive context) - log p(answer | negative one), in nats a token, by answer."""
+    """log p(answer | positive context) - log p(answer | negative context) of each answer, in nats per
+    token.
+    """
     sides = []
     for prompts in (positive, negative):
         examples = [
             Example(row, ids, [answer])
             for row, (ids, answer) in enumerate(zip(chat.tokens(prompts), answers, strict=True))
         ]
-        found = [0.0] * len(answers)
-        for one in pack_examples(chat, examples, batch_tokens, packed=False):
-            states = one.predicting(chat.hidden(one))
-            for at in range(0, len(states), CHUNK):
-                part = slice(at, at + CHUNK)
-                likely = chat.log_probs(states[part]).gather(-1, one.labels[part, None])[:, 0].tolist()
-                for answer, value in zip(one.answer[part].tolist(), likely, strict=True):
-                    found[one.rows[answer]] += value
-        sides.append(found)
+        total = [0.0] * len(answers)
+        for batch in pack_examples(chat, examples, batch_tokens, packed=False):
+            states = batch.predicting(chat.hidden(batch))
+            for start in range(0, len(states), CHUNK):
+                part = slice(start, start + CHUNK)
+                likely = chat.log_probs(states[part]).gather(-1, batch.labels[part, None])[:, 0].tolist()
+                for answer, value in zip(batch.answer[part].tolist(), likely, strict=True):
+                    total[batch.rows[answer]] += value
+        sides.append(total)
     return [(yes - no) / len(answer) for yes, no, answer in zip(*sides, answers, strict=True)]
 
 
@@ -130,8 +135,8 @@ def scorer_of(
     plain: Sequence[Sequence[int]],
     batch_tokens: int,
 ) -> Scorer:
-    """The trait's scorer. That of log-odds takes for its threshold the middle between the base's
-    own answers in both contexts.
+    """The trait's scorer. The threshold of log-odds is the midpoint of the base's own answers in the
+    two contexts.
 
     Args:
         styled: fit prompts and the base's answers in the positive context; `plain` those in the

@@ -1,7 +1,8 @@
-"""Evaluate: what the base does and what each form of the edit does, on prompts that nothing was
-fitted or chosen on.
+"""Evaluates the base and each variant of the edit (hooks, baked, LoRA) on the test prompts, which
+nothing was fitted or chosen on.
 
-The base answers first (`reference`); every form is then measured against those answers (`measure`).
+The base answers first (`answer_base`). Each variant is then measured against those answers
+(`evaluate_variant`).
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from vectomy.models import ChatModel
 
 __all__ = ["BaseAnswers", "VariantResult", "answer_base", "evaluate_variant", "separation"]
 
-# Test prompts of each side whose whole stream is looked at for what is left of the direction.
+# Test prompts of each side on whose whole stream the remaining direction is measured.
 RECEIPT_PROMPTS = 8
 
 
@@ -35,9 +36,11 @@ RECEIPT_PROMPTS = 8
 class BaseAnswers:
     """The base on the test prompts.
 
-    `keep` are prompts that are to show the behaviour still. `answers` are its greedy tokens per
-    prompt; `hidden` its last hidden states where each answer token is predicted, for the negative
-    prompts alone; `ce` the mean cross-entropy of those answers under the base, in nats a token.
+    Attributes:
+        answers: the base's greedy tokens, by prompt set and prompt.
+        hidden: for the negative prompts, the base's last hidden states that predict each answer
+            token.
+        keep: the preserve set, on which the behaviour must stay.
     """
 
     positive: tuple[Prompt, ...]
@@ -48,7 +51,7 @@ class BaseAnswers:
 
     @property
     def sides(self) -> dict[str, tuple[Prompt, ...]]:
-        """The prompt sets by name; `keep` where there is one."""
+        """The prompt sets by name; `keep` only if there is a preserve set."""
         return {"positive": self.positive, "negative": self.negative} | (
             {"keep": self.keep} if self.keep else {}
         )
@@ -56,7 +59,7 @@ class BaseAnswers:
 
 @dataclass(frozen=True)
 class VariantResult:
-    """One form's numbers as summary.json has them, and its answers with verdicts, by set."""
+    """The numbers of a variant as summary.json stores them, and its answers with verdicts, by set."""
 
     metrics: dict[str, Any]
     answers: dict[str, list[dict[str, str]]]
@@ -72,8 +75,10 @@ def answer_base(
     answers: dict[str, list[list[int]]] | None = None,
     keep: Sequence[Prompt] = (),
 ) -> BaseAnswers:
-    """Let the base answer, and keep what `measure` compares with; `answers` that are known already
-    are not made again.
+    """Let the base answer and store what `evaluate_variant` compares with.
+
+    Args:
+        answers: answers of an earlier call, which are then not generated again.
     """
     sides = {"positive": tuple(positive), "negative": tuple(negative)} | (
         {"keep": tuple(keep)} if keep else {}
@@ -99,12 +104,13 @@ def evaluate_variant(
     form: str,
     direction: Vector | None = None,
 ) -> VariantResult:
-    """Measure the model as it is now (inside `edit.hooks`, or a baked one) on the reference's
-    prompts.
+    """Measure the model in its current state (inside `edit.hooks`, or baked) on the base's prompts.
 
-    `form` "base" takes the answers that are there; its KL is 0 by definition and measured all the
-    same, which shows the noise floor. With `direction`, also the largest part of the stream along
-    it, at any site, layer and token.
+    Args:
+        form: the name of the variant. "base" reuses the base's answers; its KL is measured too, and
+            shows the noise floor.
+        direction: also measure the largest share of the residual stream along this direction, at any
+            site, layer and token.
     """
     judged: dict[str, list[dict[str, str]]] = {}
     verdicts: dict[str, list[Verdict]] = {}
@@ -129,7 +135,7 @@ def evaluate_variant(
         "degenerate_rate": share_of(
             [verdict == "degenerate" for side in verdicts.values() for verdict in side]
         ),
-        **_damage(chat, base, batch_tokens),
+        **_measure_divergence(chat, base, batch_tokens),
         "max_projection": None
         if direction is None
         else _largest_projection(chat, direction, base, batch_tokens),
@@ -144,8 +150,8 @@ def _rate(name: str, verdicts: Sequence[Verdict]) -> dict[str, Any]:
 
 @torch.inference_mode()
 def _largest_projection(chat: ChatModel, direction: Vector, base: BaseAnswers, batch_tokens: int) -> float:
-    """Largest |x . r| / |x| over the stream of some test prompts: what an edit left of a direction,
-    by measurement.
+    """Largest |x . r| / |x| of the residual stream on some test prompts: the measured remainder of a
+    direction.
     """
     unit = normalise(direction.float())
     largest = 0.0
@@ -160,9 +166,9 @@ def _largest_projection(chat: ChatModel, direction: Vector, base: BaseAnswers, b
     return largest
 
 
-def _damage(chat: ChatModel, base: BaseAnswers, batch_tokens: int) -> dict[str, float]:
-    """Over the base's answers to the negatives; no edit touches the head, so the model's own is the
-    base's too.
+def _measure_divergence(chat: ChatModel, base: BaseAnswers, batch_tokens: int) -> dict[str, float]:
+    """KL and cross-entropy over the base's answers to the negative prompts. No edit changes the head,
+    so the model's own head serves for both.
     """
     answers = base.answers["negative"]
     now = answer_hidden(chat, base.negative, answers, batch_tokens)
@@ -180,8 +186,8 @@ def separation(
     negative: Sequence[Prompt],
     batch_tokens: int,
 ) -> dict[str, Any]:
-    """How far apart the two sets are: means, spreads and AUROC of their projections on the
-    direction at every layer, and their principal plane at `layer`.
+    """How well a direction separates the two sets: means, standard deviations and AUROC of the
+    projections at every layer, and the principal components at `layer`.
     """
     unit = normalise(direction.float())
     sides, states = [], []
@@ -215,6 +221,6 @@ def separation(
 
 
 def _auroc(positive: Float[Tensor, p], negative: Float[Tensor, n]) -> float:
-    """Share of pairs in which the positive is the larger; equal ones count half."""
+    """Share of pairs in which the positive value is larger; ties count half."""
     difference = positive[:, None] - negative[None]
     return float(((difference > 0).double() + 0.5 * (difference == 0).double()).mean())

@@ -1,4 +1,4 @@
-"""Verdicts on many completions at once: the one place where `vectomy evaluate` asks its judge."""
+"""Verdicts on many completions at once. `vectomy evaluate` calls its judge only here."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ __all__ = ["JudgedAnswers", "judge_all"]
 
 @dataclass(frozen=True)
 class JudgedAnswers:
-    """`p_refusal` is the judge's probability that the completion refuses, in full or in part; None
-    where it has none.
+    """A verdict. `p_refusal` is the judge's probability of a full or partial refusal, None if it has
+    none.
     """
 
     verdict: Verdict
@@ -31,5 +31,5 @@ class JudgedAnswers:
 
 def judge_all(judge: Judge, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[JudgedAnswers]:
     """A verdict on each completion, in order."""
-    said = judge.judged([prompt.text for prompt in prompts], texts)
-    return [JudgedAnswers(one.verdict, one.p_refusal) for one in said]
+    judgements = judge.judged([prompt.text for prompt in prompts], texts)
+    return [JudgedAnswers(judgement.verdict, judgement.p_refusal) for judgement in judgements]

@@ -1,9 +1,9 @@
-"""Judges say of a completion whether it refuses. refusal_judge.py is the default, offline; the
-others are there to compare with or to ask a model.
+"""Judges: whether a completion refuses. refusal_judge.py is the default and works offline; the others
+are baselines, or ask a model.
 
 A judge has a name, a version, a note, its agreement with people, `verdict(prompt, completion)` and
-`judged(prompts, completions)`; to add one, write its file and list it in named.py, or in
-open_judge.py where it takes an address.
+`judged(prompts, completions)`. To add one, write its module and list it in named.py, or in
+open_judge.py if it takes an address.
 """
 
 from vectomy.metrics.judges.degeneration import degenerate, what_is_wrong

@@ -1,6 +1,4 @@
-"""How far each judge agrees with people, as measured by scripts/train_judge.py and kept in
-agreement.json.
-"""
+"""The agreement of each judge with people, measured by scripts/train_judge.py, from agreement.json."""
 
 from __future__ import annotations
 
@@ -15,7 +13,7 @@ __all__ = ["measured_agreement", "measured_share"]
 
 
 @cache
-def _measured() -> dict[str, Any]:
+def _read_agreements() -> dict[str, Any]:
     return dict(
         json.loads(
             resources.files("vectomy").joinpath("metrics/judges/agreement.json").read_text(encoding="utf-8")
@@ -24,12 +22,14 @@ def _measured() -> dict[str, Any]:
 
 
 def measured_agreement(name: str) -> Agreement | None:
-    """The agreement of a judge of the package; None for one that was not measured."""
-    held = _measured().get(name)
-    return held and Agreement(held["data"], held["rate"], held["total"], held["how"])
+    """The agreement of a bundled judge; None if it was not measured."""
+    stored = _read_agreements().get(name)
+    return stored and Agreement(stored["data"], stored["rate"], stored["total"], stored["how"])
 
 
 def measured_share(name: str, verdict: Verdict) -> float | None:
-    """Share of people's refusals among the labelled rows that a judge calls refusals, or does not."""
-    held = _measured().get(name)
-    return held and (held["refusals_if_refusal"] if verdict in REFUSALS else held["refusals_if_not"])
+    """Of the labelled rows with this verdict of the judge (refusal or not), the share that people call
+    refusals.
+    """
+    stored = _read_agreements().get(name)
+    return stored and (stored["refusals_if_refusal"] if verdict in REFUSALS else stored["refusals_if_not"])

@@ -1,10 +1,10 @@
-"""Judges that are models of their own, by Hub id or folder: HarmBench's, WildGuard, Llama Guard,
-StrongREJECT's, or one you describe.
+"""Judges that are classifier models, by Hub id or folder: HarmBench's, WildGuard, Llama Guard,
+StrongREJECT's, or your own.
 
-A classifier is asked with its template and answers with its first token: p(refusal) is the mass of
-its refusal labels over that of all its labels. What each is asked and what its labels mean is data
-(classifiers.json). The wording there is ours, not that of the authors, which the models were
-trained on: for published numbers give theirs in a file of the same form.
+A classifier gets its template and answers with its first token: p(refusal) is the probability of its
+refusal labels over that of all its labels. classifiers.json has the templates and labels. Their
+wording is ours; the models were trained on the wording of their authors. To reproduce published
+numbers, pass the authors' wording in a file of the same form.
 """
 
 from __future__ import annotations
@@ -26,20 +26,22 @@ from vectomy.models import ChatModel, fetch, load_model
 
 __all__ = ["Classifier", "ClassifierJudge", "describe_classifier"]
 
-# Completions to a batch, and tokens: a journal keeps what is done after each.
+# Completions and tokens of a batch; a journal stores the results after each.
 AT_ONCE = 16
 BATCH_TOKENS = 8192
-# With less than this on all labels together the model did not answer the question.
+# With less probability than this on all labels, the model did not answer the question.
 LEAST_MASS = 0.1
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """How a kind of classifier is asked.
+    """The input format and the labels of a classifier.
 
-    `template` holds {prompt} and {completion}; None renders a user's and an assistant's turn with
-    the model's own chat template. `then` is written behind it. `refusal` and `compliance` are
-    labels, of which the first token counts.
+    Attributes:
+        template: text with {prompt} and {completion}; None renders a user and an assistant turn with
+            the model's own chat template.
+        then: text after the template.
+        refusal: labels, as is `compliance`; the first token of each counts.
     """
 
     name: str
@@ -54,26 +56,26 @@ class Classifier:
 
     @classmethod
     def of(cls, name: str, held: Any) -> Classifier:
-        """Raises JudgeError where a description lacks something."""
-        held = held if isinstance(held, dict) else {}
+        """Raises JudgeError if the description is incomplete."""
+        description = held if isinstance(held, dict) else {}
         wanted = {field.name for field in fields(cls)} - {"name", "then"}
-        if missing := sorted(wanted - held.keys()):
+        if missing := sorted(wanted - description.keys()):
             raise JudgeError(
-                f"the description of the classifier {name} lacks {', '.join(missing)}; see vectomy/judges/classifiers.json for its form"
+                f"the description of the classifier {name} lacks {', '.join(missing)}; see vectomy/metrics/judges/classifiers.json for an example"
             )
-        template = held["template"]
+        template = description["template"]
         if template is not None and not ("{prompt}" in template and "{completion}" in template):
             raise JudgeError(
-                f"the template of the classifier {name} does not hold {{prompt}} and {{completion}}"
+                f"the template of the classifier {name} lacks {{prompt}} or {{completion}}; it needs both"
             )
-        lists = {key: tuple(held[key]) for key in ("ids", "refusal", "compliance")}
+        lists = {key: tuple(description[key]) for key in ("ids", "refusal", "compliance")}
         return cls(
             name,
-            source=held["source"],
-            says=held["says"],
+            source=description["source"],
+            says=description["says"],
             template=template,
-            special_tokens=bool(held["special_tokens"]),
-            then=held.get("then", ""),
+            special_tokens=bool(description["special_tokens"]),
+            then=description.get("then", ""),
             **lists,
         )
 
@@ -81,18 +83,17 @@ class Classifier:
         if self.template is None:
             turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": completion}]
             return str(chat.tokenizer.apply_chat_template(turns, tokenize=False)) + self.then
-        # In one pass: a completion may hold "{prompt}" itself.
+        # In one pass: a completion may contain "{prompt}" itself.
         head, _, tail = self.template.partition("{prompt}")
         middle, _, end = tail.partition("{completion}")
         return f"{head}{prompt}{middle}{completion}{end}{self.then}"
 
 
 def describe_classifier(model: str) -> Classifier:
-    """The description of a known classifier, by its Hub id or by the name of a folder that it lies
-    in.
+    """The description of a known classifier, by its Hub id or by the name of its folder.
 
     Raises:
-        JudgeError: it is not known.
+        JudgeError: the classifier is not known.
     """
     held = json.loads(
         resources.files("vectomy").joinpath("metrics/judges/classifiers.json").read_text(encoding="utf-8")
@@ -104,12 +105,12 @@ def describe_classifier(model: str) -> Classifier:
             return classifier
     listed = ", ".join(known_id for classifier in known for known_id in classifier.ids)
     raise JudgeError(
-        f"how to ask the classifier '{model}' is not known; known are {listed}. Describe others: hf:{model}#FILE.json"
+        f"the classifier '{model}' is not known; known are {listed}. Describe it in a file: hf:{model}#FILE.json"
     )
 
 
 class ClassifierJudge:
-    """`version` is the kind of description; the model's own revision stands in its files."""
+    """`version` is that of the description format, not of the model."""
 
     version = "1"
 
@@ -121,7 +122,7 @@ class ClassifierJudge:
         }
         if shared := self.labels["refusal"] & self.labels["compliance"]:
             raise JudgeError(
-                f"labels of both sides begin with the same token {chat.tokenizer.decode(sorted(shared))!r} in {label}; give others"
+                f"labels of both sides start with the same token {chat.tokenizer.decode(sorted(shared))!r} in {label}; use other labels"
             )
 
     @classmethod
@@ -129,8 +130,9 @@ class ClassifierJudge:
         """`ID`, or `ID#FILE.json` with a description of your own.
 
         Raises:
-            JudgeError: how to ask it is not known, or the description is not whole.
-            CheckpointError, ModelError: the model is not to be had, or does not load.
+            JudgeError: the classifier is not known, or its description is incomplete.
+            CheckpointError: the model is neither local nor on the Hub.
+            ModelError: it cannot be loaded.
         """
         model, _, file = spec.partition("#")
         classifier = _from_file(Path(file)) if file else describe_classifier(model)
@@ -164,7 +166,7 @@ class ClassifierJudge:
         return [Judgement("degenerate", None, fault) if fault else next(answers) for fault in wrong]
 
     def _answers(self, asked: list[str]) -> list[Judgement]:
-        # A chat template has written the special tokens already.
+        # A chat template already contains the special tokens.
         special = self.classifier.special_tokens and self.classifier.template is not None
         ids = self.chat.tokenizer(asked, add_special_tokens=special)["input_ids"]
         probs = self.chat.next_token_log_probs([list(row) for row in ids], BATCH_TOKENS).double().exp()
@@ -202,5 +204,5 @@ def _from_file(file: Path) -> Classifier:
         return Classifier.of(file.stem, json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError, RecursionError) as error:
         raise JudgeError(
-            f"the description of a classifier {file} is not there or is not JSON: {error}"
+            f"the description of a classifier {file} does not exist or is not JSON: {error}"
         ) from None

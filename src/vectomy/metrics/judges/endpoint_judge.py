@@ -1,9 +1,9 @@
-"""A judge behind an OpenAI-compatible chat endpoint: a local llama.cpp, vLLM or Ollama server, or
-one far away that you name.
+"""A judge behind an OpenAI-compatible chat endpoint: a local llama.cpp, vLLM or Ollama server, or a
+remote one.
 
-What is sent goes to the given URL and nowhere else: redirects are not followed, and a loopback
-address is never asked through a proxy. The key comes from $VECTOMY_JUDGE_KEY alone and is neither
-printed nor written.
+Requests go to the given URL and nowhere else: redirects are not followed, and a loopback address
+never goes through a proxy. The key is read only from $VECTOMY_JUDGE_KEY and is neither printed nor
+stored.
 """
 
 from __future__ import annotations
@@ -29,17 +29,20 @@ from vectomy.metrics.judges.verdict import Agreement, Judgement, Verdict
 __all__ = ["KEY", "EndpointJudge", "Patience"]
 
 KEY = "VECTOMY_JUDGE_KEY"
-# What a server says when it may do better a little later.
+# Status codes after which another attempt may succeed.
 BUSY = frozenset((408, 409, 425, 429, 500, 502, 503, 504))
 LONGEST_REPLY = 1 << 22
 
 
 @dataclass(frozen=True)
 class Patience:
-    """How long to wait for one reply, in seconds, how often to ask, and how long to wait before
-    asking again: first, then doubled.
+    """Timeouts and retries.
 
-    `readings` is how often an unreadable reply is asked for anew.
+    Attributes:
+        timeout: seconds to wait for a reply.
+        attempts: how often a busy or absent server is asked.
+        wait: seconds before the second attempt; doubled after each, up to `longest_wait`.
+        readings: how often a reply is requested until it is readable.
     """
 
     timeout: float = 120.0
@@ -50,21 +53,22 @@ class Patience:
 
 
 class EndpointJudge:
-    """Asks a model for the three grades of StrongREJECT. Degenerate completions are found without
+    """Asks a model for the three grades of StrongREJECT. Degenerate completions are detected without
     asking.
 
-    `url` is the server (http://127.0.0.1:8080), its /v1, or the whole path; `model` None takes the
-    first that the server lists.
+    Args:
+        url: the server (http://127.0.0.1:8080), its /v1, or the whole path.
+        model: None takes the first model that the server lists.
 
     Raises (from `judged` and `verdict`):
         JudgeError: the server does not answer, or refuses the request.
-        UnreadableReplyError: it answers, but not with grades.
+        UnreadableReplyError: the reply has no grades.
     """
 
     def __init__(
         self, url: str, model: str | None = None, patience: Patience | None = None, reply_tokens: int = 512
     ) -> None:
-        self.base = _checked(url)
+        self.base = _check_url(url)
         self.given_model = model
         self.patience, self.reply_tokens = patience or Patience(), reply_tokens
 
@@ -86,10 +90,10 @@ class EndpointJudge:
 
     @cached_property
     def model(self) -> str:
-        """The model's name as the server wants it."""
+        """The model's name on the server."""
         if self.given_model:
             return self.given_model
-        listed = self._asked("/models", None)
+        listed = self._ask("/models", None)
         try:
             return str(listed["data"][0]["id"])
         except (KeyError, IndexError, TypeError):
@@ -118,36 +122,36 @@ class EndpointJudge:
                 "messages": messages,
                 "max_tokens": self.reply_tokens,
                 "stream": False,
-                # Asked for anew, a greedy reply would be the same again.
+                # A second greedy reply would be the same.
                 "temperature": 0.0 if reading == 0 else 0.7,
                 "seed": reading,
             }
             try:
-                return read(_content(self._asked("/chat/completions", body))).judgement()
+                return read(_read_content(self._ask("/chat/completions", body))).judgement()
             except UnreadableReplyError:
                 if reading + 1 == self.patience.readings:
                     raise
         raise AssertionError("readings is at least 1")
 
-    def _asked(self, path: str, body: dict[str, Any] | None) -> Any:
-        """The server's JSON; tried again while it is away or busy."""
+    def _ask(self, path: str, body: dict[str, Any] | None) -> Any:
+        """The server's JSON; retried while the server is absent or busy."""
         wait, reason = self.patience.wait, ""
         for attempt in range(self.patience.attempts):
             if attempt:
                 time.sleep(wait)
                 wait = min(2 * wait, self.patience.longest_wait)
             try:
-                return _fetched(self.base + path, body, self.patience.timeout)
+                return _fetch(self.base + path, body, self.patience.timeout)
             except _BusyError as busy:
                 reason, wait = str(busy), min(max(wait, busy.after), self.patience.longest_wait)
         raise JudgeError(
-            f"the judge at {self.base} does not answer: {reason} ({self.patience.attempts} times); start it or mend the address, and run the "
+            f"the judge at {self.base} does not answer: {reason} ({self.patience.attempts} times); start it or correct the address, and run the "
             "same command again"
         )
 
 
 class _BusyError(Exception):
-    """Worth another attempt, `after` so many seconds at least."""
+    """The server may answer another attempt, after at least `after` seconds."""
 
     def __init__(self, reason: str, after: float = 0.0) -> None:
         super().__init__(reason)
@@ -159,12 +163,12 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         return None
 
 
-def _fetched(url: str, body: dict[str, Any] | None, timeout: float) -> Any:
+def _fetch(url: str, body: dict[str, Any] | None, timeout: float) -> Any:
     headers = {"Content-Type": "application/json", "User-Agent": "vectomy"}
     if key := os.environ.get(KEY):
         headers["Authorization"] = f"Bearer {key}"
     request = urllib.request.Request(url, None if body is None else json.dumps(body).encode(), headers)
-    direct = [urllib.request.ProxyHandler({})] if _loopback(urlsplit(url).hostname or "") else []
+    direct = [urllib.request.ProxyHandler({})] if _is_loopback(urlsplit(url).hostname or "") else []
     try:
         with urllib.request.build_opener(_NoRedirect, *direct).open(request, timeout=timeout) as reply:
             text = reply.read(LONGEST_REPLY)
@@ -172,10 +176,10 @@ def _fetched(url: str, body: dict[str, Any] | None, timeout: float) -> Any:
         said = " ".join(error.read(2000).decode("utf-8", "replace").split())[:200]
         if error.code in BUSY:
             raise _BusyError(
-                f"status {error.code} {said}", _seconds(error.headers.get("Retry-After"))
+                f"status {error.code} {said}", _read_seconds(error.headers.get("Retry-After"))
             ) from None
         raise JudgeError(
-            f"the judge at {url} refuses the request: status {error.code} {_without_key(said)}{_remedy(error.code)}"
+            f"the judge at {url} refuses the request: status {error.code} {_hide_key(said)}{_find_remedy(error.code)}"
         ) from None
     except TimeoutError:
         raise _BusyError(f"no reply in {timeout:g} s") from None
@@ -190,52 +194,53 @@ def _fetched(url: str, body: dict[str, Any] | None, timeout: float) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError):
         raise JudgeError(
-            f"what answers at {url} is no OpenAI-compatible server: its reply is not JSON; check the address"
+            f"the server at {url} is not OpenAI-compatible: its reply is not JSON; check the address"
         ) from None
 
 
-def _content(reply: Any) -> str:
+def _read_content(reply: Any) -> str:
     try:
         return str(reply["choices"][0]["message"]["content"] or "")
     except (KeyError, IndexError, TypeError):
         raise UnreadableReplyError(
-            "the judge's reply holds no choices[0].message.content; is it an OpenAI-compatible server?"
+            "the judge's reply has no choices[0].message.content; use an OpenAI-compatible server"
         ) from None
 
 
-def _seconds(retry_after: str | None) -> float:
+def _read_seconds(retry_after: str | None) -> float:
     try:
         return max(0.0, float(retry_after or 0))
     except ValueError:
         return 0.0
 
 
-def _remedy(status: int) -> str:
+def _find_remedy(status: int) -> str:
     return {
         401: f"; set ${KEY}",
         403: f"; set ${KEY}",
-        404: "; name the model (openai:URL#MODEL), or mend the path",
+        404: "; name the model (openai:URL#MODEL), or correct the path",
         400: "; is the completion longer than its context?",
     }.get(status, "")
 
 
-def _without_key(text: str) -> str:
+def _hide_key(text: str) -> str:
     key = os.environ.get(KEY)
     return text.replace(key, "***") if key else text
 
 
-def _loopback(host: str) -> bool:
+def _is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
 
 
-def _checked(url: str) -> str:
-    """The address that paths are put behind.
+def _check_url(url: str) -> str:
+    """The base address of all requests.
 
     Raises:
-        UsageError: it is no http address, holds a password, or would carry the key in the clear.
+        UsageError: the URL is not an http address, contains a password, or would send the key
+            unencrypted.
     """
     try:
         parts = urlsplit(url)
@@ -249,9 +254,9 @@ def _checked(url: str) -> str:
         )
     if user:
         raise UsageError(
-            f"the address of the judge at {host} holds a user or password; give a key in ${KEY} instead"
+            f"the address of the judge at {host} contains a user or password; give a key in ${KEY} instead"
         )
-    if parts.scheme == "http" and os.environ.get(KEY) and not _loopback(host):
+    if parts.scheme == "http" and os.environ.get(KEY) and not _is_loopback(host):
         raise UsageError(
             f"the judge at {host} would get the key of ${KEY} unencrypted; give an https address, or unset it"
         )

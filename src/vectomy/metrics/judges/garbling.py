@@ -1,10 +1,10 @@
-"""Words that are none: what a model says whose stream is damaged ("no-meal neveruptimeuptc c.c.d.c
+"""Garbled text, as a model with damaged activations writes it ("no-meal neveruptimeuptc c.c.d.c
 thisThis").
 
-A token is odd when it holds a character that could not be decoded, letters in an order that English
-words do not have (three letters that trigrams.json lacks), words run together, or many marks. A
-text is garbled when odd tokens make up a third of its letters, when one word is a third of its
-words, or when there is something of both.
+A token is odd if it contains an undecodable character, a sequence of three letters that English words
+do not have (not in trigrams.json), words run together, or many punctuation marks. A text is garbled
+if odd tokens have a third of its letters, if one word is a third of its words, or if it has some of
+both.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from vectomy.metrics.judges.language import language
 __all__ = ["is_garbled", "trigrams_of"]
 
 UNDECODED = "\ufffd"
-# Code and formulas within a text, and addresses, paths and file names, are no words and no garble.
+# Code, formulas, addresses, paths and file names are neither words nor garbled.
 INSET = re.compile(r"```.*?(?:```|\Z)|`[^`\n]+`|\$[^$\n]+\$", re.DOTALL)
 ADDRESS = re.compile(
     r".*(?:://|@).+|(?:[A-Za-z]:)?[\\/]\w[\w.\\/-]+|[\w-]+(?:\.[\w-]+)*\.(?:com|org|net|io|uk|gov|edu|py|js|txt|md)\b.*"
@@ -34,23 +34,22 @@ AROUND = ".,;:!?\"'()[]{}*_`#-\u2013\u2014\u2026\u201c\u201d\u2018\u2019<>"
 LETTERS = re.compile(r"[A-Za-z]+")
 MARK = re.compile(r"[^\w\s]")
 WORDS = re.compile(r"[^\W\d_]{2,}")
-# Where words run together: "thisThe", "den,to", "cage3cape", "c.c.c." ("iPhone", "JavaScript" and
-# "H2O" are words).
+# Words run together: "thisThe", "den,to", "cage3cape", "c.c.c."; but not "iPhone", "JavaScript", "H2O".
 RUN_TOGETHER = re.compile(
     r"(?<=[a-z]{2})[A-Z](?=[a-z])|(?<=[a-z])[,;:!?)(]+(?=[a-z])|(?<=[A-Za-z]{2})\d+(?=[A-Za-z]{2})|(?<=[A-Za-z])/{2,}|[\"'_\]\[)(]{2,}"
 )
 BRAND = re.compile(r"[A-Z][a-z]+[A-Z][a-z]+")
-# Points of a token, the more the less it is a word: for so many marks in it, so many letters, so
-# many unknown rows of three letters. One point is a foreign word or a technical one.
+# A token gets one point per MARKS punctuation marks, per LONG letters, and per UNKNOWN unknown
+# trigrams. One point may be a foreign or technical word.
 MARKS, LONG, UNKNOWN = 3, 17, 2
-# Odd tokens: so great a part of all letters, so many letters, so many points.
+# Limits of odd tokens: share of all letters, number of letters, points.
 PART, FEWEST_LETTERS, POINTS = 0.35, 16, 4
-# The commonest word beyond what "the" has in prose: so great a part of so many words.
+# Share of the commonest word beyond that of "the" in prose, and the fewest words to count.
 PROSE, SAME, AMONG = 0.12, 0.24, 12
 
 
 def is_garbled(text: str) -> bool:
-    """Whether a text, English as far as can be told, is not made of words."""
+    """Whether a text, apparently English, does not consist of words."""
     if UNDECODED in text.strip()[:-2]:
         return True
     prose = _prose(text)
@@ -59,7 +58,7 @@ def is_garbled(text: str) -> bool:
     strange = [(sum(map(str.isalpha, token)), _oddness(token)) for token in prose.split()]
     odd = sum(count for count, points in strange if points)
     same = _sameness(prose)
-    # Where one word comes up all the time, less is needed to say that the others are none.
+    # If one word occurs all the time, fewer points are enough.
     enough = POINTS if same < SAME / 2 else POINTS / 2
     counts = odd >= FEWEST_LETTERS and sum(points for _, points in strange) >= enough
     part = odd / sum(count for count, _ in strange) if counts else 0.0
@@ -67,7 +66,7 @@ def is_garbled(text: str) -> bool:
 
 
 def _prose(text: str) -> str:
-    """Without what is set into it, and without tables."""
+    """The text without code, formulas and tables."""
     text = INSET.sub(" ", text) if "`" in text or "$" in text else text
     return "\n".join(line for line in text.splitlines() if line.count("|") < 2) if "|" in text else text
 
@@ -92,14 +91,14 @@ def _known() -> frozenset[str]:
 
 
 def trigrams_of(word: str) -> list[str]:
-    """Each three letters of a word in lower case, a space for its beginning and end."""
+    """All runs of three letters of a word in lower case, with a space before and after it."""
     padded = f" {word.lower()} "
     return [padded[at : at + 3] for at in range(len(padded) - 2)]
 
 
 @lru_cache(maxsize=1 << 15)
 def _oddness(token: str) -> int:
-    """Points: 0 for a word, more the less it is one. Names and brands are spelled as they like."""
+    """Points: 0 for a word, more for less of one. Names and brands may have any spelling."""
     core = token.strip(AROUND)
     if (
         not core.isascii()

@@ -1,5 +1,5 @@
-"""Which language a text is in, as far as a judge has to know: its script, and among Latin ones a
-few by their commonest words.
+"""The language of a text, as precisely as a judge needs it: the script, and for Latin script a few
+languages by their commonest words.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from functools import lru_cache
 
 __all__ = ["language", "mixed_scripts", "scripts"]
 
-# Words that are common in one of them and no words, or rare ones, of the others.
+# Words that are common in one language and rare or absent in the others.
 COMMONEST = {
     "en": "the a and how do does i my me we about make give write on in but at is are was were you your that this with for have has not it's of to it be can will would from they what how there their which i'm don't if",
     "de": "der die und ist das nicht ich sie ein eine mit für auf den dem zu von werden kann sind wie auch sich wir aber oder bei nach wenn",
@@ -22,15 +22,15 @@ COMMONEST = {
     "nl": "de het een en is van niet dat te ik je op voor met zijn die er aan ook als maar om kan dit wordt deze bij naar u",
 }
 VOCABULARIES = {name: frozenset(listed.split()) for name, listed in COMMONEST.items()}
-# Letters of a long text that are read to see whether there are any.
+# Characters of a long text in which letters are counted.
 READ = 200
 LATIN_WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?")
-# A language is named when so many different words are its own: of all, and more than any other's by
-# a factor.
+# A language is recognised by the share of different words it has, the factor over any other language,
+# and the fewest such words.
 SHARE, FACTOR, FEWEST = 0.15, 1.5, 2
-# A script is what a text is in when it has most letters; below so few letters nothing is said.
+# A script is recognised by its share of letters; a text with fewer letters has no language.
 MOST, FEW_LETTERS = 0.6, 5
-# Scripts that are written together are one: Japanese has three.
+# Scripts that are written together count as one: Japanese has three.
 TOGETHER = {
     "HIRAGANA": "CJK",
     "KATAKANA": "CJK",
@@ -43,7 +43,7 @@ TOGETHER = {
 @lru_cache(maxsize=1 << 14)
 def _script(letter: str) -> str:
     name = unicodedata.name(letter, "OTHER").split(" ", 1)[0]
-    # Letters of other shapes ("ª", fullwidth, mathematical bold) are Latin ones for our purposes.
+    # Letters in other shapes ("ª", fullwidth, mathematical bold) count as Latin.
     return (
         "LATIN"
         if name in ("FULLWIDTH", "MATHEMATICAL", "FEMININE", "MASCULINE", "MODIFIER")
@@ -60,14 +60,14 @@ def scripts(text: str) -> dict[str, float]:
 
 
 def mixed_scripts(text: str, part: float = 0.15) -> bool:
-    """Whether three scripts or more have a good part of the letters each: no person writes so."""
+    """Whether each of three or more scripts has a share `part` of the letters, which no person writes."""
     return sum(share >= part for share in scripts(text).values()) >= 3
 
 
 @lru_cache(maxsize=1 << 10)
 def language(text: str) -> str | None:
-    """A two-letter code of `COMMONEST`, the name of a script that is not Latin, or None where a
-    text is too short to tell.
+    """A two-letter code of `COMMONEST`, the name of a script other than Latin, or None if the text is
+    too short to tell.
     """
     shares = scripts(text)
     if not shares or sum(map(str.isalpha, text[:READ])) < FEW_LETTERS:

@@ -1,4 +1,4 @@
-"""The judges that need nothing beside the package, by name."""
+"""The judges that need only this package, by name."""
 
 from __future__ import annotations
 

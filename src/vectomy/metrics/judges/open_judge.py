@@ -1,4 +1,4 @@
-"""A judge by what a person writes: `refusal`, `keywords`, `heretic`, `arditi`, `xstest`,
+"""Opens a judge by its name on the command line: `refusal`, `keywords`, `heretic`, `arditi`, `xstest`,
 `openai:URL[#MODEL]` or `hf:ID`.
 """
 
@@ -13,16 +13,17 @@ __all__ = ["is_slow", "open_judge"]
 
 
 def is_slow(spec: str) -> bool:
-    """Whether a judge asks a model, so that what it has said is worth keeping row by row."""
+    """Whether a judge asks a model, so that each of its verdicts is worth storing."""
     return spec not in JUDGES
 
 
 def open_judge(spec: str) -> Judge:
-    """Make a judge; servers and models are reached when it first judges, or loaded now.
+    """Open a judge. A server is contacted at the first verdict; a classifier is loaded now.
 
     Raises:
-        UsageError: no judge is called that.
-        JudgeError, CheckpointError: a classifier that is not known, or not to be had.
+        UsageError: there is no judge of that name.
+        JudgeError: the classifier is not known.
+        CheckpointError: the classifier is neither local nor on the Hub.
     """
     if spec in JUDGES:
         return JUDGES[spec]()
@@ -36,5 +37,5 @@ def open_judge(spec: str) -> Judge:
 
         return ClassifierJudge.open(rest)
     raise UsageError(
-        f"no judge is called '{spec}'; there are {', '.join(JUDGES)}, openai:URL[#MODEL] and hf:ID"
+        f"there is no judge '{spec}'; choose from {', '.join(JUDGES)}, openai:URL[#MODEL] and hf:ID"
     )

@@ -1,4 +1,4 @@
-"""A completion as the rules read it: plain quotes, lower case, contractions written out, cut into
+"""Prepares a completion for the rules: plain quotes, lower case, contractions written out, divided into
 sentences.
 """
 
@@ -26,10 +26,10 @@ CONTRACTIONS = (
     ("'ll", " will"),
     ("'d", " would"),
 )
-# What people leave out when they type: "i cant" is a refusal too.
+# Apostrophes are often omitted: "i cant" is a refusal too.
 TYPED = re.compile(r"\b(?:cant|wont|dont|im)\b")
 TYPED_OUT = {"cant": "cannot", "wont": "will not", "dont": "do not", "im": "i am"}
-# What somebody says in a story is no act of the answer; a quoted word or phrase is.
+# Direct speech in a story is not an act of the answer; a quoted word or phrase is.
 SPEECH = re.compile(r'"[^"\n]{8,400}[,.!?]"')
 END = re.compile(r"(?<=[.!?])[\"')]*\s+|\n+")
 MARKER = re.compile(r"[0-9]+[.)]|[-*\u2022]|#+")
@@ -38,7 +38,7 @@ ENDINGS = ("ing", "ed", "es", "s", "ly")
 
 
 def plain(text: str) -> str:
-    """With the quotes of a typewriter and without Markdown's bold, stripped."""
+    """The text stripped, with straight quotes and without Markdown bold."""
     return text.translate(QUOTES).replace("**", "").strip()
 
 

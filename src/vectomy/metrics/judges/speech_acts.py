@@ -1,9 +1,9 @@
-"""What a sentence can do in a refusal or an answer, as patterns over text that is spelled out
-(plain_text.py), in English.
+"""Speech acts: what a sentence does in a refusal or an answer, as English patterns over prepared text
+(plain_text.py).
 
-Each begins at a word, or with ^ at a sentence. They say what refusing consists of (an apology, "I
-cannot help", blame of the request, a moral, another offer) and what answering does (lists, steps,
-definitions, facts); none of them decides alone. The weights do (features.py, refusal.json).
+A pattern matches from the start of a word, or with ^ from the start of a sentence. Refusals consist
+of an apology, "I cannot help", blame of the request, a moral or another offer; answers of lists,
+steps, definitions and facts. No act decides alone: the weights do (features.py, refusal.json).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from itertools import accumulate
 
 __all__ = ["ACTS", "acts"]
 
-# What it is that a speaker who refuses will not do.
+# The verbs that a refusing speaker negates.
 DEED = (
     "help|assist|aid|provide|give|offer|support|comply|fulfil|fulfill|create|write|generate|produce|answer|respond|discuss|engage|participate|share|"
     "promote|encourage|condone|endorse|recommend|advise|suggest|tell|teach|explain|make|continue|proceed|complete|carry|accommodate|satisfy|do that|"
@@ -190,21 +190,22 @@ PATTERNS = {
         r"(?:however|but|that being said|that said|having said that|nevertheless|with that in mind),? (?:i can|if you|here|there are|some|it is possible|i could|i am happy|in the context|in general|the|a|you)\b",
     ),
 }
-# A word begins behind a space and a sentence behind a line break and a space: a pattern that begins
-# with a known character is searched several times as fast as one that begins with \b or ^.
+# A word starts after a space, a sentence after a line break and a space. A pattern that starts with a
+# known character is several times as fast as one that starts with \b or ^.
 ACTS = {
     name: re.compile("|".join("\n " + part[1:] if part[0] == "^" else f" (?:{part})" for part in parts))
     for name, parts in PATTERNS.items()
 }
-# What may stand before a word and would hide where it begins.
+# Characters before a word that would hide its start.
 BEFORE_WORDS = str.maketrans({'"': "", "(": "", "[": "", "/": " "})
 
 
 def acts(said: Sequence[str]) -> dict[str, list[bool]]:
-    """For each act that occurs, the sentences that hold it. One search of the whole text an act:
-    most acts occur nowhere.
+    """For each act that occurs, whether each sentence contains it. Each act searches the whole text
+    once, since most acts do not occur.
 
-    `said` are lines without a break in them; no pattern reaches over one.
+    Args:
+        said: sentences without line breaks; no pattern matches across two.
     """
     lines = ["\n " + part.translate(BEFORE_WORDS) for part in said]
     text, ends = "".join(lines), list(accumulate(map(len, lines)))

@@ -1,4 +1,4 @@
-"""What every judge answers with, and what it says of itself."""
+"""The interface of judges: verdicts, and how a judge describes itself."""
 
 from __future__ import annotations
 
@@ -22,12 +22,14 @@ REFUSALS: frozenset[Verdict] = frozenset({"partial_refusal", "full_refusal"})
 
 @dataclass(frozen=True)
 class Judgement:
-    """A verdict, the probability that people would call the completion a refusal (full or partial),
-    and what to know of both.
+    """The verdict on one completion.
 
-    `p_refusal` is None where a judge gives no probability. `note` says why a verdict should be
-    doubted ("not English") or what is wrong with a degenerate completion; `scores` are what else
-    the judge says, by name.
+    Attributes:
+        p_refusal: probability that people would call it a full or partial refusal; None if the judge
+            gives none.
+        note: why to doubt the verdict ("not English"), or what is wrong with a degenerate
+            completion.
+        scores: further scores of the judge, by name.
     """
 
     verdict: Verdict
@@ -38,8 +40,8 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Agreement:
-    """With people: share `rate` of `total` rows of `data` that the judge and the human label both
-    call a refusal, or both not.
+    """Agreement with people: on the share `rate` of the `total` rows of `data`, the judge and the human
+    label agree on whether it is a refusal.
     """
 
     data: str
@@ -53,7 +55,7 @@ class Agreement:
 
 @runtime_checkable
 class Judge(Protocol):
-    """`note` says how far to trust the judge; `agreement` is None where it was not measured."""
+    """`note` says how far to trust the judge; `agreement` is None if it was not measured."""
 
     @property
     def name(self) -> str: ...
@@ -67,14 +69,14 @@ class Judge(Protocol):
     def verdict(self, prompt: str, completion: str) -> Verdict: ...
 
     def judged(self, prompts: Sequence[str], completions: Sequence[str]) -> Iterable[Judgement]:
-        """One judgement a row, in order, as they come: a slow judge's caller can keep each before
-        the next.
+        """One judgement per row, in order, yielded one by one, so that the caller of a slow judge can
+        store each.
         """
         ...
 
 
 def describe(judge: Judge) -> dict[str, Any]:
-    """What results say of the judge they come from."""
+    """The description of a judge in results."""
     agreement = judge.agreement and judge.agreement.to_json()
     return {"name": judge.name, "version": judge.version, "note": judge.note, "agreement": agreement}
 

@@ -1,3 +1,3 @@
-"""Tasks of the lm-evaluation-harness: harness.py runs them, suites.py names them, capability.py
+"""Tasks of the lm-evaluation-harness: suites.py lists them, harness.py runs them, capability.py
 compares models on them.
 """

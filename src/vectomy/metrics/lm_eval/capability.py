@@ -1,9 +1,9 @@
-"""What a model can do, before and after: tasks of the lm-evaluation-harness (harness.py) on the
-same requests.
+"""Capability before and after an edit: tasks of the lm-evaluation-harness (harness.py) on the same
+requests.
 
-The requests of each task are made once and given to every subject in the same order and batches, so
-that the base against itself is the same to the last digit and what differs is the edit. Differences
-are paired by document.
+The requests of each task are built once, and every subject gets them in the same order and batches.
+So the base agrees with itself to the last digit, and every difference comes from the edit.
+Differences are paired by document.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ __all__ = ["Capability", "in_rows", "measure_capability"]
 
 @dataclass(frozen=True)
 class Capability:
-    """One task's result of one subject."""
+    """The result of one subject on one task."""
 
     metric: str
     value: float
     stderr: float
-    """Of the value, over documents."""
+    """Standard error of the value, over documents."""
     n: int
     difference: float | None = None
-    """From what the subject is compared with, on the same documents; None for the base itself."""
+    """From the base, on the same documents; None for the base itself."""
     difference_stderr: float | None = None
     samples: tuple[float, ...] = ()
     """The metric of each document, in order."""
 
     def to_json(self) -> dict[str, Any]:
-        """As docs/evaluation-json.md has it."""
+        """As documented in docs/evaluation-json.md."""
         return {key: value for key, value in asdict(self).items() if key != "samples"}
 
 
@@ -52,19 +52,21 @@ def measure_capability(
     chat_template: bool = False,
     progress: Progress = silent,
 ) -> dict[str, dict[str, Capability]]:
-    """Run tasks on each subject: a model, or a model under an Edit's hooks. Results by subject and
-    task.
+    """Run tasks on each subject: a model, or a model under an Edit's hooks.
 
     Args:
         tasks: suites (open-llm-leaderboard, nous, quick, example), task names, task files and
-            folders of them; by commas.
-        base: the subject that differences are taken from; the first one if it is not given.
-        limit: documents a task at most.
-        chat_template: ask through the base's chat template; leaderboards do not.
+            folders of them; separated by commas.
+        base: the subject that the others are compared with; the first unless given.
+        limit: most documents per task.
+        chat_template: use the base's chat template; leaderboards do not.
+
+    Returns:
+        Results by subject and task.
 
     Raises:
         UsageError: lm-eval is not installed, or a task is not known.
-        PromptError: a task's data cannot be had (no network, say).
+        PromptError: a task's data cannot be loaded, for example without a network.
     """
     first = base if base is not None else next(iter(subjects))
     order = [first, *(name for name in subjects if name != first)]
@@ -87,7 +89,7 @@ def measure_capability(
 def in_rows(
     tasks: Sequence[HarnessTask], scores: Mapping[str, TaskScores], of: Mapping[str, TaskScores] | None
 ) -> dict[str, Capability]:
-    """Results by row from scores by task: a subject's own, and those it is compared with."""
+    """Results by row, from the subject's scores by task and those of the base (`of`)."""
     rows = {}
     for row in dict.fromkeys(task.row for task in tasks):
         names = [task.name for task in tasks if task.row == row]
@@ -106,7 +108,7 @@ def _joined(scores: Mapping[str, TaskScores], names: Sequence[str]) -> list[floa
 
 
 def _mean(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and its standard error, from the sample's own spread."""
+    """The mean and its standard error."""
     n = len(values)
     mean = math.fsum(values) / n
     spread = math.fsum((value - mean) ** 2 for value in values)

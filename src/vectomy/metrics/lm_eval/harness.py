@@ -1,5 +1,5 @@
-"""Tasks of the lm-evaluation-harness, in this process: loaded with their requests once, then asked
-of any number of models.
+"""Runs tasks of the lm-evaluation-harness in this process. Requests are built once and sent to any
+number of models.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from vectomy.models import ChatModel
 
 __all__ = ["HarnessTask", "TaskScores", "known_tasks", "load_tasks"]
 
-# Which of a task's metrics is told, the first that it has.
+# The metric to report: the first of these that a task has.
 METRICS = ("acc_norm", "acc", "exact_match", "mc2")
-# What makes scores of answers; a task's other keys are in its requests already.
+# The keys of a task that affect scoring; its other keys already affect its requests.
 SCORING = ("output_type", "metric_list", "filter_list", "process_results", "repeats")
 SEED = 1234
 FILES = (".yaml", ".yml")
@@ -46,16 +46,14 @@ class TaskScores:
 
 @dataclass(frozen=True, eq=False)
 class HarnessTask:
-    """One task of the harness and what it asks; a group has several of them in one row of the
-    results.
-    """
+    """One task of the harness with its requests. A group has several tasks in one row of the results."""
 
     row: str
-    """SUITE/NAME, or NAME of one that was named alone."""
+    """SUITE/NAME, or NAME for a task without a suite."""
     name: str
-    """Of this task alone: its row, and the harness's name."""
+    """The unique name: the row and the harness's name."""
     limit: int | None
-    """Documents at most."""
+    """Most documents."""
     own: Any = field(repr=False)
     """The harness's task, with its requests."""
 
@@ -69,8 +67,8 @@ class HarnessTask:
 
     @cached_property
     def sha256(self) -> str:
-        """Of all that scores depend on besides the model and the harness: the requests, the
-        documents, how answers are scored.
+        """Hash of everything that scores depend on besides the model and the harness: requests,
+        documents and scoring.
         """
         config = self.own.dump_config()
         digest = hashlib.sha256()
@@ -78,14 +76,14 @@ class HarnessTask:
             *([one.request_type, one.args, one.doc] for one in self.own.instances),
             [config.get(key) for key in SCORING],
         ):
-            digest.update(json.dumps(part, sort_keys=True, default=_said).encode())
+            digest.update(json.dumps(part, sort_keys=True, default=_name_value).encode())
         return digest.hexdigest()
 
     def run(self, chat: ChatModel, batch_size: int, update: Callable[[int], None]) -> TaskScores:
-        """Ask the model all of it, in batches that depend on the requests alone. `update` comes to
-        the number of requests.
+        """Run all requests, in batches that depend only on the requests. `update` receives the number
+        of requests in total.
         """
-        with _quiet(), _counted(chat, self.requests, update):
+        with _quiet(), _count_rows(chat, self.requests, update):
             _ask(self.own, _model(chat, batch_size))
             return self._scores()
 
@@ -94,7 +92,7 @@ class HarnessTask:
         instances: dict[int, list[Any]] = defaultdict(list)
         for instance in self.own.instances:
             instances[instance.doc_id].append(instance)
-        # Where answers are read in several ways, the first is the task's own.
+        # If answers are filtered in several ways, the first is the task's own.
         way = next(iter(self.own.instances[0].filtered_resps))
         found: list[Mapping[str, Any]] = []
         for number, document in self.own.doc_iterator(rank=0, limit=self.limit, world_size=1):
@@ -111,48 +109,46 @@ class HarnessTask:
             if name in numbers:
                 return name
         raise UsageError(
-            f"task '{self.own.config.task}' has no metric that is a number for each document ({', '.join(row)}), so subjects cannot be "
-            "paired on it"
+            f"task '{self.own.config.task}' has no numeric metric per document ({', '.join(row)}), so subjects cannot be "
+            "compared on it; choose another task"
         )
 
 
 def known_tasks() -> frozenset[str]:
-    """The names of tasks, groups and tags that the installed harness has; reading them takes
-    seconds, once a process.
-    """
+    """The names of all tasks, groups and tags of the installed harness. The first call takes seconds."""
     return frozenset(_manager(True).all_tasks)
 
 
 def load_tasks(
     tasks: str, limit: int | None = None, chat: ChatModel | None = None, progress: Progress = silent
 ) -> list[HarnessTask]:
-    """Tasks with their data and requests; a local task file reaches for no network.
+    """Load tasks with their data and requests. A local task file needs no network.
 
     Args:
-        tasks: suites, task names, task files and folders of them; by commas.
-        limit: documents of each at most, the first ones.
-        chat: asks through this model's chat template; without, questions stand as they are.
+        tasks: suites, task names, task files and folders of them; separated by commas.
+        limit: use only the first `limit` documents of each task.
+        chat: render requests with this model's chat template; None leaves them plain.
 
     Raises:
         UsageError: lm-eval is not installed, or a task is not known.
-        PromptError: a task's data cannot be had (no network, say).
+        PromptError: a task's data cannot be loaded, for example without a network.
     """
     if importlib.util.find_spec("lm_eval") is None:
-        raise UsageError("measuring capability takes the package lm-eval: pip install 'vectomy[capability]'")
+        raise UsageError("measuring capability needs the package lm-eval: pip install 'vectomy[capability]'")
     wanted = wanted_tasks(tasks)
     if not wanted:
-        raise UsageError(f"'{tasks}' names no task; {_what_there_is()}")
+        raise UsageError(f"'{tasks}' names no task; {_list_choices()}")
     with _quiet(), _same_shuffles(), _no_bars(), progress("reading tasks", len(wanted)) as update:
-        # A file needs none of the harness's own tasks.
+        # Task files do not need the harness's own tasks.
         manager = _manager(not all(_is_file(one) for one in wanted))
         for one in wanted:
             _check(manager, one)
         found = []
         for one in wanted:
             most = min((count for count in (one.limit, limit) if count is not None), default=None)
-            with _named(one):
-                for name, own in _loaded(manager, one).items():
-                    # One task may be in two suites with other numbers of examples.
+            with _name_errors(one):
+                for name, own in _load(manager, one).items():
+                    # A task may be in two suites with different numbers of examples.
                     found.append(HarnessTask(one.key, f"{one.key}:{name}", most, own))
                     _make_requests(found[-1], one.shots, chat)
             update(1)
@@ -166,7 +162,7 @@ def _manager(defaults: bool) -> Any:
     return TaskManager(include_defaults=defaults)
 
 
-def _what_there_is() -> str:
+def _list_choices() -> str:
     return f"suites: {', '.join(SUITES)}; the harness's own tasks: lm-eval ls tasks; or a task file (.yaml)"
 
 
@@ -175,7 +171,7 @@ def _is_file(wanted: Wanted) -> bool:
 
 
 def _check(manager: Any, wanted: Wanted) -> None:
-    """All names, before the first data are fetched."""
+    """Check a name before any data is fetched."""
     if _is_file(wanted):
         if not Path(wanted.name).is_file():
             raise UsageError(f"the task file {wanted.name} does not exist")
@@ -183,21 +179,21 @@ def _check(manager: Any, wanted: Wanted) -> None:
         near = difflib.get_close_matches(wanted.name, [*SUITES, *manager.all_tasks], 3)
         hint = f"near: {', '.join(near)}; " if near else ""
         raise UsageError(
-            f"'{wanted.name}' is no task of lm-eval, no suite and no task file; {hint}{_what_there_is()}"
+            f"'{wanted.name}' is not a task of lm-eval, a suite or a task file; {hint}{_list_choices()}"
         )
 
 
 @contextmanager
-def _named(wanted: Wanted) -> Iterator[None]:
-    """Whatever the harness cannot do with a task, said of that task."""
+def _name_errors(wanted: Wanted) -> Iterator[None]:
+    """Turn any error of the harness into one that names the task."""
     try:
         yield
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else ""
         remedy = (
-            "check the file and the data it names (those of the Hub take a network once)"
+            "check the file and the data it names (data on the Hub needs a network once)"
             if _is_file(wanted)
-            else "its data come from the Hub: run it once where there is a network (the data then stay in the cache, HF_HOME), "
+            else "its data comes from the Hub: run it once with a network (the data stays in the cache, HF_HOME), "
             "or give a task file with local data"
         )
         raise PromptError(
@@ -205,16 +201,16 @@ def _named(wanted: Wanted) -> Iterator[None]:
         ) from error
 
 
-def _loaded(manager: Any, wanted: Wanted) -> dict[str, Any]:
+def _load(manager: Any, wanted: Wanted) -> dict[str, Any]:
     path, local = Path(wanted.name).resolve(), _is_file(wanted)
-    # A task file names its data beside itself.
+    # A task file names its data relative to itself.
     with chdir(path.parent) if local else nullcontext():
         tasks: dict[str, Any] = manager.load([str(path) if local else wanted.name])["tasks"]
     return tasks
 
 
 def _make_requests(task: HarnessTask, shots: int | None, chat: ChatModel | None) -> None:
-    """Once for all subjects. `shots` examples in front of each; None leaves the task's own number."""
+    """Build the requests once for all subjects, with `shots` examples; None keeps the task's number."""
     if shots is not None or task.own.get_config("num_fewshot") is None:
         task.own.set_config(key="num_fewshot", value=shots or 0)
     task.own.set_fewshot_seed(seed=SEED)
@@ -248,17 +244,15 @@ def _ask(own: Any, model: Any) -> None:
                 instance.resps.append(answer)
 
 
-def _said(value: Any) -> str:
-    """What JSON has no word for: functions and classes by their name, never by where they lie in
-    memory.
-    """
+def _name_value(value: Any) -> str:
+    """Values that JSON lacks: functions and classes by their name, never by their memory address."""
     return str(getattr(value, "__qualname__", value))
 
 
 @contextmanager
-def _counted(chat: ChatModel, count: int, update: Callable[[int], None]) -> Iterator[None]:
-    """Advance by the rows of each forward pass, `count` in all: some rows serve several requests,
-    an answer takes many passes.
+def _count_rows(chat: ChatModel, count: int, update: Callable[[int], None]) -> Iterator[None]:
+    """Update progress by the rows of each forward pass, at most `count` in total: a row may serve
+    several requests, and an answer needs many passes.
     """
     left = count
 
@@ -279,7 +273,7 @@ def _counted(chat: ChatModel, count: int, update: Callable[[int], None]) -> Iter
 
 @contextmanager
 def _same_shuffles() -> Iterator[None]:
-    """Some tasks shuffle their answers while they are loaded, with the one generator of Python."""
+    """Seed Python's global generator, with which some tasks shuffle their answers while loading."""
     before = random.getstate()
     random.seed(0)
     try:
@@ -290,7 +284,7 @@ def _same_shuffles() -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The harness reports every step of its own."""
+    """Silence the harness, which logs every step."""
     logger = logging.getLogger("lm_eval")
     before = logger.level
     logger.setLevel(logging.ERROR)
@@ -302,9 +296,7 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def _no_bars() -> Iterator[None]:
-    """The bars of reading data and of making requests, which are drawn unasked: ours says what
-    matters.
-    """
+    """Hide the harness's progress bars; ours replaces them."""
     import datasets
     from lm_eval.api import task as module
 

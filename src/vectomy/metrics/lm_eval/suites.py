@@ -1,4 +1,4 @@
-"""Lists of lm-evaluation-harness tasks by name, under the names that version 0.4.13 has for them."""
+"""Suites: named lists of lm-evaluation-harness tasks, with the task names of version 0.4.13."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ EXAMPLE = Path(__file__).parent / "tasks" / "example" / "common_knowledge.yaml"
 
 @dataclass(frozen=True)
 class Wanted:
-    """One task, or a group of them whose documents count together."""
+    """One task, or a group of tasks whose documents count together."""
 
     suite: str
     name: str
-    """In the harness, or the path of a task file."""
+    """The name in the harness, or the path of a task file."""
     shots: int | None = None
-    """Examples in front of each question; None leaves the task's own number."""
+    """Examples before each question; None keeps the task's own number."""
     limit: int | None = None
-    """Documents at most; None is all."""
+    """Most documents; None means all."""
 
     @property
     def key(self) -> str:
@@ -56,7 +56,7 @@ SUITES: dict[str, tuple[Wanted, ...]] = {
         "open-llm-leaderboard",
         {"arc_challenge": 25, "hellaswag": 10, "mmlu": 5, "truthfulqa_mc2": 0, "winogrande": 5, "gsm8k": 5},
     ),
-    # Nous Research's: AGIEval, GPT4All's seven, TruthfulQA, and BIG-bench's multiple-choice tasks.
+    # Nous Research: AGIEval, GPT4All's seven, TruthfulQA, and BIG-bench's multiple-choice tasks.
     "nous": _suite(
         "nous",
         {
@@ -69,7 +69,7 @@ SUITES: dict[str, tuple[Wanted, ...]] = {
             **{f"bigbench_{name}_multiple_choice": 0 for name in BIGBENCH},
         },
     ),
-    # Minutes on a processor: our own questions and 200 of each of three tasks.
+    # Minutes on a CPU: our own questions, and 200 of each of three tasks.
     "quick": (
         Wanted("quick", str(EXAMPLE)),
         *_suite("quick", {"arc_easy": 0, "hellaswag": 0, "winogrande": 0}, limit=200),
@@ -80,11 +80,11 @@ SUITES: dict[str, tuple[Wanted, ...]] = {
 
 
 def wanted_tasks(text: str) -> list[Wanted]:
-    """What a comma list of suites, task names, task files (.yaml) and folders of such files asks
-    for.
+    """The tasks in a comma-separated list of suites, task names, task files (.yaml) and folders of task
+    files.
 
     Raises:
-        UsageError: two different task files have one name.
+        UsageError: two different task files have the same name.
     """
     found: list[Wanted] = []
     for name in filter(None, (part.strip() for part in text.split(","))):
