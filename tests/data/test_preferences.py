@@ -109,7 +109,7 @@ def test_rows_that_do_not_fit_are_counted_and_named(tmp_path: Path) -> None:
         ([{"chosen": GOOD, "rejected": BAD}], "lacks a prompt"),
         (
             [{"prompt": ASKED, "chosen": GOOD, "rejected": GOOD}],
-            "no row .* fits: 1 with chosen equal to rejected",
+            "no row .* is usable: 1 with chosen equal to rejected",
         ),
         ([{"prompt": ASKED, "chosen": "", "rejected": ""}], "1 with an empty chosen answer"),
         ([], "is empty"),

@@ -110,12 +110,12 @@ FILES: dict[str, tuple[str, bytes, str]] = {
     "half-jsonl": ("p.jsonl", b'{"text": "a"}\n{"te', "does not parse"),
     "deep": ("p.json", b"[" * 100_000, "does not parse"),
     "huge-number": ("p.json", b"[" + b"9" * 5000 + b"]", "does not parse"),
-    "object": ("p.json", b'{"text": "a"}', "holds a dict"),
+    "object": ("p.json", b'{"text": "a"}', "contains a dict"),
     "number-row": ("p.json", b"[1]", "row 1 .* is 1, neither"),
     "null-text": (
         "p.json",
         b'[{"text": "a"}, {"text": null}]',
-        "row 2 .* None in column 'text', which is no text",
+        "row 2 .* None in column 'text', which is not text",
     ),
     "number-text": ("p.jsonl", b'{"text": "a"}\n{"text": 3}', "row 2 .* 3 in column"),
     "no-text-later": ("p.json", b'[{"text": "a"}, {"goal": "b"}]', "row 2"),
@@ -127,7 +127,7 @@ FILES: dict[str, tuple[str, bytes, str]] = {
     ),
     "latin-1": ("p.txt", b"caf\xe9", "not UTF-8"),
     "no-parquet": ("p.parquet", b"PAR1 nothing PAR1", "does not parse as Parquet"),
-    "kind": ("p.xlsx", b"PK", "unknown kind"),
+    "kind": ("p.xlsx", b"PK", "unknown suffix"),
 }
 
 
@@ -149,7 +149,7 @@ def test_a_file_without_prompts_is_named_with_its_fault(tmp_path: Path, case: st
         ("bundled:nothing", "no bundled prompt set 'nothing'; there are everyday, harmless, refused"),
         ("bundled:../../config", "no bundled prompt set"),
         ("{}/p.txt#goal", "no column 'goal'; it has text"),
-        ("owner/name", "Hub gives no data set of that name with split 'train'.*Offline"),
+        ("owner/name", "Hub has no data set of that name with split 'train'.*Offline"),
         ("owner/name:test", "with split 'test'"),
         ("a/b/c", "does not exist"),
         ("x" * 5000, "does not exist"),

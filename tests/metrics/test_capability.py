@@ -137,12 +137,12 @@ def test_a_task_file_of_ones_own_and_a_folder_of_them(tmp_path: Path) -> None:
 
 
 def test_a_hub_task_without_a_network_names_the_task_and_the_remedy() -> None:
-    with pytest.raises(PromptError, match=r"task 'piqa'.*come from the Hub.*HF_HOME.*task file"):
+    with pytest.raises(PromptError, match=r"task 'piqa'.*comes from the Hub.*HF_HOME.*task file"):
         measure_capability({"base": chat()}, "piqa")
 
 
 def test_what_is_no_task_is_said(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"'hellasweg' is no task.*hellaswag"):
+    with pytest.raises(UsageError, match=r"'hellasweg' is not a task.*hellaswag"):
         measure_capability({"base": chat()}, "hellasweg")
     with pytest.raises(UsageError, match="does not exist"):
         measure_capability({"base": chat()}, str(tmp_path / "none.yaml"))

@@ -97,11 +97,11 @@ def test_what_is_wrong_is_said(tmp_path: Path) -> None:
     folder = tiny_chat.folder()
     with pytest.raises(JudgeError, match=r"lacks compliance, refusal"):
         open_judge(f"hf:{folder}#{description(tmp_path, refusal='absent', compliance='absent')}")
-    with pytest.raises(JudgeError, match=r"does not hold \{prompt\} and \{completion\}"):
+    with pytest.raises(JudgeError, match=r"lacks \{prompt\} or \{completion\}"):
         open_judge(f"hf:{folder}#{description(tmp_path, template='Yes or no?')}")
     with pytest.raises(JudgeError, match=r"same token 'I'"):
         open_judge(f"hf:{folder}#{description(tmp_path, compliance=['I'])}")
     with pytest.raises(JudgeError, match=r"is not there or is not JSON"):
         open_judge(f"hf:{folder}#{tmp_path / 'none.json'}")
-    with pytest.raises(UsageError, match=r"no judge is called 'gpt'; there are refusal, keywords"):
+    with pytest.raises(UsageError, match=r"there is no judge 'gpt'; choose from refusal, keywords"):
         open_judge("gpt")

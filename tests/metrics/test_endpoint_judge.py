@@ -122,7 +122,7 @@ def test_a_server_that_is_busy_is_asked_again() -> None:
         ((404, "no model m"), r"status 404 no model m; name the model"),
         ((302, "http://127.0.0.1:1/elsewhere"), r"status 302"),
         ((200, "<html>hello</html>"), r"its reply is not JSON"),
-        ((200, '{"error": "x"}'), r"holds no choices"),
+        ((200, '{"error": "x"}'), r"has no choices"),
     ],
 )
 def test_what_fails_is_said(reply: tuple[int, str], said: str) -> None:
@@ -162,7 +162,7 @@ def test_the_key_is_sent_and_never_shown(monkeypatch: pytest.MonkeyPatch) -> Non
     ],
 )
 def test_an_address_that_is_none(address: str) -> None:
-    with pytest.raises(UsageError, match=r"needs an address like|holds a user or password"):
+    with pytest.raises(UsageError, match=r"needs an address like|contains a user or password"):
         open_judge(f"openai:{address}")
 
 

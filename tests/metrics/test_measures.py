@@ -328,9 +328,7 @@ def test_filler_has_the_asked_length_and_does_not_repeat() -> None:
 
 def test_a_context_longer_than_the_model_is_refused() -> None:
     for tokens, room in ((64, 0), (1 << 60, 1), (20, 60)):
-        with pytest.raises(
-            PromptError, match="the 64 tokens that tiny has positions for; lower --context-tokens"
-        ):
+        with pytest.raises(PromptError, match="the 64 positions of tiny; lower --context-tokens"):
             behind_text(tiny_chat.chat(), [Prompt("x")], tokens, room)
 
 

@@ -210,7 +210,7 @@ print(len(texts) / (time.process_time() - began))
 
 
 def test_it_loads_no_torch() -> None:
-    work = "import sys, vectomy.judges as j; j.RefusalJudge().verdict('', 'Sure.'); print('torch' in sys.modules or 'transformers' in sys.modules)"
+    work = "import sys, vectomy.metrics.judges as j; j.RefusalJudge().verdict('', 'Sure.'); print('torch' in sys.modules or 'transformers' in sys.modules)"
     assert (
         subprocess.run([sys.executable, "-c", work], capture_output=True, text=True, check=True).stdout
         == "False\n"

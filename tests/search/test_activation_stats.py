@@ -91,5 +91,5 @@ def damaged(path, case: str) -> None:
 @pytest.mark.parametrize("case", ["missing", "bytes", "header", "json", "tensors"])
 def test_a_file_that_is_none_of_ours_is_named(tmp_path, case: str) -> None:
     damaged(tmp_path / "a", case)
-    with pytest.raises(ArtifactError, match=r"a holds no activation statistics .* run again"):
+    with pytest.raises(ArtifactError, match=r"a has no activation statistics .* run again"):
         ActivationStats.load(tmp_path / "a")

@@ -96,9 +96,9 @@ def test_damaged_weights_are_named_by_site_and_layer(layer: int, value: float) -
     """
     chat = load_model(tiny_chat.folder(), device="cpu", dtype="float32")
     chat.model.get_submodule(f"model.layers.{layer}.mlp.down_proj").weight.fill_(value)
-    with pytest.raises(ActivationError, match=f"resid_pre of layer {layer + 1} hold NaN"):
+    with pytest.raises(ActivationError, match=f"resid_pre of layer {layer + 1} contain NaN"):
         collect(chat, PROMPTS, sites=["resid_pre"])
-    with pytest.raises(ActivationError, match=f"resid_post of layer {layer} hold NaN"):
+    with pytest.raises(ActivationError, match=f"resid_post of layer {layer} contain NaN"):
         collect(chat, PROMPTS)
 
 

@@ -23,7 +23,7 @@ from vectomy.search.estimators import (
     fit_directions,
     logistic_probe,
     pca_of_differences,
-    projected,
+    projected_difference,
     winsorised_mean,
 )
 
@@ -212,7 +212,7 @@ def test_points_are_estimated_apart_from_each_other(name: str) -> None:
 
 
 def test_the_functions_are_listed() -> None:
-    listed = {difference_of_means, projected, winsorised_mean, pca_of_differences, logistic_probe}
+    listed = {difference_of_means, projected_difference, winsorised_mean, pca_of_differences, logistic_probe}
     assert set(ESTIMATORS.values()) == listed
     assert all(function.__name__ == name for name, function in ESTIMATORS.items())
 
@@ -225,5 +225,5 @@ def test_directions_are_loaded_as_saved_and_damaged_ones_named(tmp_path) -> None
     assert torch.equal(loaded.vectors, saved.vectors)
     assert loaded.vectors.dtype == torch.float32
     (tmp_path / "d").write_bytes(b"x")
-    with pytest.raises(ArtifactError, match=r"d holds no directions .* run again"):
+    with pytest.raises(ArtifactError, match=r"d has no directions .* run again"):
         Directions.load(tmp_path / "d")

@@ -25,7 +25,7 @@ from vectomy.search.recipe import RecipeInput
 from vectomy.search.tpe.layer_weights import (
     LayerWeightSchedule,
     build_edit,
-    directions_behind,
+    directions_after,
     heaviest_layer,
     ranges,
 )
@@ -118,7 +118,7 @@ def test_each_writer_has_its_tents_strength_and_its_own_or_the_shared_direction(
 
 def test_behind_a_layer_is_before_the_next() -> None:
     found = directions()
-    units = directions_behind(found)
+    units = directions_after(found)
     for layer in range(LAYERS):
         vector = found.at("resid_pre", min(layer + 1, LAYERS - 1), -1)
         torch.testing.assert_close(units[layer], vector / vector.norm())
@@ -344,7 +344,7 @@ def test_trials_that_give_nan_are_out_and_none_left_is_an_error(
     }
     assert scores["trial"] < 2
     after(1)
-    with pytest.raises(SelectionError, match="none of the 0 edits that were tried has finite numbers"):
+    with pytest.raises(SelectionError, match="none of the 0 edits that were tried has finite measurements"):
         select_tpe(task(tmp_path / "none", trials=2))
 
 

@@ -94,10 +94,10 @@ def test_neutral_prompts_are_apart_and_enough() -> None:
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"description": "x"}, "the same; there is no contrast"),
+        ({"description": "x"}, "are the same: no contrast"),
         (
             {"description": "x", "positive": {"system": "a"}, "scorer": {"kind": "lexicon"}},
-            "a lexicon has patterns",
+            "a lexicon scorer needs patterns",
         ),
         (
             {
@@ -123,7 +123,7 @@ def test_a_file_that_means_nothing_is_refused_by_name(
 
 
 def test_names_and_own_traits() -> None:
-    with pytest.raises(ConfigError, match="no trait 'joy'; there are disclaimers"):
+    with pytest.raises(ConfigError, match="no trait 'joy'; choose from disclaimers"):
         load_trait("joy")
     mine = own_trait("You are terse.", "You are chatty.", operation="remove")
     assert (mine.scorer.kind, mine.label) == ("log_odds", "own removed")

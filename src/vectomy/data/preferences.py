@@ -1,11 +1,9 @@
-"""Preference rows: a prompt, an answer that is chosen over it and one that is rejected, from files
-and data sets of several forms.
+"""Preference rows: a prompt with a chosen and a rejected answer, from files and data sets.
 
-Taken are rows with `chosen` and `rejected`, and a prompt: in a column of its own (`prompt`,
-`question`, `instruction`, `messages`, with `system` where there is one), or, as
-mlabonne/orpo-dpo-mix-40k has it, as the turns that both conversations begin with. Each is plain
-text, a turn, or a list of turns with `role` and `content`. What does not fit is counted by its
-reason.
+A row has `chosen`, `rejected` and a prompt. The prompt is in a column of its own (`messages`,
+`prompt`, `question`, `instruction` or `input`, and optionally `system`), or consists of the turns
+that both conversations begin with, as in mlabonne/orpo-dpo-mix-40k. Each value is plain text, a turn,
+or a list of turns with `role` and `content`. Other rows are counted by the reason.
 """
 
 from __future__ import annotations
@@ -27,26 +25,26 @@ PROMPT_COLUMNS = ("messages", "prompt", "question", "instruction", "input")
 
 @dataclass(frozen=True)
 class Preference:
-    """`rejected` is None where only the chosen answer is wanted."""
+    """A prompt with its answers; `rejected` is None if only the chosen answer is needed."""
 
     prompt: Prompt
     chosen: str
     rejected: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """As `read_preferences` and Axolotl's `chat_template.default` read it."""
+        """The row in the form that `read_preferences` and Axolotl's `chat_template.default` read."""
         system = [{"role": "system", "content": self.prompt.system}] if self.prompt.system else []
-        said = [{"role": turn.role, "content": turn.content} for turn in self.prompt.history]
+        history = [{"role": turn.role, "content": turn.content} for turn in self.prompt.history]
         answers = {"chosen": self.chosen, **({} if self.rejected is None else {"rejected": self.rejected})}
         return {
-            "messages": [*system, *said, {"role": "user", "content": self.prompt.text}],
+            "messages": [*system, *history, {"role": "user", "content": self.prompt.text}],
             **{name: {"role": "assistant", "content": text} for name, text in answers.items()},
         }
 
 
 @dataclass(frozen=True)
 class Preferences:
-    """The rows of a source that fit; `left_out` counts the others by reason."""
+    """The usable rows of a source; `left_out` counts the others by reason."""
 
     rows: tuple[Preference, ...]
     left_out: Mapping[str, int] = field(default_factory=dict)
@@ -55,7 +53,7 @@ class Preferences:
         return {"rows": len(self.rows), "left_out": dict(self.left_out)}
 
     def without(self, taken: Sequence[Prompt], reason: str) -> Preferences:
-        """Rows whose prompt, by its text, is among `taken` are left out for `reason`."""
+        """The rows without those whose prompt text is among `taken`, counted under `reason`."""
         texts = {prompt.key[0] for prompt in taken}
         kept = tuple(row for row in self.rows if row.prompt.key[0] not in texts)
         gone = len(self.rows) - len(kept)
@@ -65,31 +63,31 @@ class Preferences:
 def read_preferences(
     source: str, *, paired: bool = True, limit: int | None = None, seed: int = 0
 ) -> Preferences:
-    """The rows of a file or data set, or a seeded sample of at most `limit` of those that fit.
+    """The usable rows of a file or data set, or a seeded sample of at most `limit` of them.
 
     Raises:
-        PromptError: the source cannot be read, lacks the columns, or has no row that fits; with the
-            reasons.
+        PromptError: the source cannot be read, lacks the columns, or has no usable row; the message
+            counts the reasons.
     """
     rows = read_rows(source)
     if not rows:
         raise PromptError(f"the preference source {source} is empty")
     _check_columns(source, rows[0], paired)
-    found: list[Preference] = []
+    result: list[Preference] = []
     left_out: Counter[str] = Counter()
     for row in rows:
-        one = _preference(row, paired)
-        if isinstance(one, Preference):
-            found.append(one)
+        preference = _read_row(row, paired)
+        if isinstance(preference, Preference):
+            result.append(preference)
         else:
-            left_out[one] += 1
-    if not found:
-        raise PromptError(f"no row of the preference source {source} fits: {_counted(left_out)}")
-    if limit is not None and limit < len(found):
-        picked = sorted(random.Random(seed).sample(range(len(found)), limit))
-        left_out["not in the sample"] += len(found) - limit
-        found = [found[at] for at in picked]
-    return Preferences(tuple(found), dict(left_out))
+            left_out[preference] += 1
+    if not result:
+        raise PromptError(f"no row of the preference source {source} is usable: {_list_reasons(left_out)}")
+    if limit is not None and limit < len(result):
+        picked = sorted(random.Random(seed).sample(range(len(result)), limit))
+        left_out["not in the sample"] += len(result) - limit
+        result = [result[index] for index in picked]
+    return Preferences(tuple(result), dict(left_out))
 
 
 def _check_columns(source: str, row: Mapping[str, Any], paired: bool) -> None:
@@ -104,14 +102,14 @@ def _check_columns(source: str, row: Mapping[str, Any], paired: bool) -> None:
         )
 
 
-def _counted(left_out: Mapping[str, int]) -> str:
+def _list_reasons(left_out: Mapping[str, int]) -> str:
     return ", ".join(
-        f"{count} with {reason}" for reason, count in sorted(left_out.items(), key=lambda one: -one[1])
+        f"{count} with {reason}" for reason, count in sorted(left_out.items(), key=lambda item: -item[1])
     )
 
 
-def _preference(row: Mapping[str, Any], paired: bool) -> Preference | str:
-    """The row, or why it does not fit."""
+def _read_row(row: Mapping[str, Any], paired: bool) -> Preference | str:
+    """The preference in a row, or why the row is not usable."""
     column = next((name for name in PROMPT_COLUMNS if row.get(name)), None)
     sides = [row.get("chosen"), row.get("rejected")] if paired else [row.get("chosen")]
     before: list[list[dict[str, str]]] = []
@@ -136,7 +134,7 @@ def _preference(row: Mapping[str, Any], paired: bool) -> Preference | str:
 
 
 def _turns(value: Any, role: str) -> list[dict[str, str]] | None:
-    """As turns: text is one turn of `role`, and so is a single turn; None for anything else."""
+    """A value as turns. Text becomes one turn of `role`; None means that the value is something else."""
     if value is None:
         return []
     if isinstance(value, str):

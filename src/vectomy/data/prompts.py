@@ -1,16 +1,15 @@
-"""Prompt sets and the contrast they make: read them from anywhere, check them, cut them into three
-disjoint splits.
+"""Prompt sets and their contrast: reads them, checks them, and divides them into three disjoint splits.
 
 A source is written as
 
-    FILE                 .jsonl .json .csv .parquet (a column) or .txt (a prompt a line)
-    OWNER/NAME[:SPLIT]   a data set on the Hub (default split: train) bundled:refused      the small
-    sets that come with vectomy: refused, harmless xstest               Paul/XSTest on the Hub,
-    prompts that look harmful and are not beside ones that are
+    FILE                 .jsonl .json .csv .parquet (a column) or .txt (one prompt per line)
+    OWNER/NAME[:SPLIT]   a data set on the Hub (default split: train)
+    bundled:refused      a bundled set: refused, harmless, everyday
+    xstest               Paul/XSTest on the Hub: prompts that only look harmful, and harmful ones
 
-each with an optional #COLUMN at the end; without it the first of `text`, `prompt`, `instruction`,
-`goal`, `question`, `messages` that exists is taken. `messages` are turns with `role` and `content`,
-the last of them the user's.
+each with an optional #COLUMN at the end. Without it, the first existing column of `text`, `prompt`,
+`instruction`, `goal`, `question` and `messages` is used. `messages` are turns with `role` and
+`content`, of which the last is the user's.
 """
 
 from __future__ import annotations
@@ -36,21 +35,21 @@ __all__ = [
     "read_prompts",
     "read_unmeasured",
     "split_contrast",
-    "split_kept",
+    "split_preserve",
 ]
 
 COLUMNS = ("text", "prompt", "instruction", "goal", "question", "messages")
 ROLES = ("user", "assistant")
 SplitName = Literal["fit", "search", "test"]
 SPLITS: tuple[SplitName, ...] = ("fit", "search", "test")
-# Of a set that has no split of its own: shares of search and test, at least two prompts each.
+# Shares of search and test of a set without splits of its own; at least two prompts each.
 SEARCH_SHARE, TEST_SHARE = 0.15, 0.25
 FEWEST = 6
 
 
 @dataclass(frozen=True)
 class Turn:
-    """What was said earlier in a conversation, and by whom."""
+    """An earlier turn of a conversation."""
 
     role: Literal["user", "assistant"]
     content: str
@@ -58,9 +57,7 @@ class Turn:
 
 @dataclass(frozen=True)
 class Prompt:
-    """One request of a user, with the system prompt it is asked under and the turns that came
-    before it.
-    """
+    """A user's request, with its system prompt and the earlier turns."""
 
     text: str
     system: str | None = None
@@ -68,24 +65,24 @@ class Prompt:
 
     @property
     def key(self) -> tuple[str, str]:
-        """Equal for prompts that differ only in case, spacing or Unicode form."""
+        """A key that is equal for prompts that differ only in case, spacing or Unicode form."""
 
         def plain(text: str) -> str:
             return re.sub(r"\s+", " ", unicodedata.normalize("NFKC", text)).strip().casefold()
 
-        # No text holds the separator once it is plain.
+        # A plain text never contains the separator.
         context = [self.system or "", *(f"{turn.role}: {turn.content}" for turn in self.history)]
         return plain(self.text), "\x1f".join(plain(part) for part in context)
 
     def to_json(self) -> dict[str, Any]:
-        said = {"history": [vars(turn) for turn in self.history]} if self.history else {}
-        return {"text": self.text, "system": self.system, **said}
+        history = {"history": [vars(turn) for turn in self.history]} if self.history else {}
+        return {"text": self.text, "system": self.system, **history}
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """A prompt, and what its source says of it: XSTest's `type` (homonyms, ...) and `label` (safe,
-    unsafe).
+    """A prompt with the type and label of its source, as XSTest has them: `type` (homonyms, ...) and
+    `label` (safe, unsafe).
     """
 
     prompt: Prompt
@@ -95,8 +92,8 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Splits:
-    """The prompts of one side of a contrast: directions are fitted on fit, chosen on search,
-    reported on test.
+    """The prompts of one side of a contrast. Directions are fitted on `fit`, chosen on `search` and
+    reported on `test`.
     """
 
     fit: tuple[Prompt, ...]
@@ -109,7 +106,7 @@ class Splits:
 
 @dataclass(frozen=True)
 class _Read:
-    """A source's prompts; `split` is what the source itself assigns, as the bundled sets do."""
+    """A source's prompts; `split` is assigned by the source itself, as in the bundled sets."""
 
     source: str
     labelled: tuple[Labelled, ...]
@@ -121,19 +118,20 @@ class _Read:
 
 
 def read_prompts(source: Source) -> list[Prompt]:
-    """All prompts of a source, doubles left out.
+    """All prompts of a source, without duplicates.
 
     Raises:
-        PromptError: no such file, data set or column; a row that is no text; nothing in it.
+        PromptError: the file, data set or column does not exist, a row is not text, or the source is
+            empty.
     """
     return list(_read(source).prompts)
 
 
 def read_labelled(source: Source) -> list[Labelled]:
-    """Prompts to measure on, with the type and label that their rows carry; doubles left out.
+    """Prompts to measure on, with the type and label of their rows, without duplicates.
 
-    Of a set that assigns splits, as the bundled ones do, the test split alone: directions may have
-    been fitted on the others.
+    Of a set with splits of its own, such as the bundled ones, only the test split is read: directions
+    may have been fitted on the others.
 
     Raises:
         PromptError: as `read_prompts`.
@@ -145,7 +143,7 @@ def read_labelled(source: Source) -> list[Labelled]:
 
 
 def read_unmeasured(source: Source) -> list[Prompt]:
-    """Prompts to learn from: of a set that assigns splits all but its test split.
+    """Prompts to learn from: everything except the test split, if the set has splits of its own.
 
     Raises:
         PromptError: as `read_prompts`.
@@ -164,7 +162,7 @@ def split_contrast(contrast: Contrast, seed: int = 0) -> tuple[Splits, Splits]:
     """
     sides = []
     for side in ("positive", "negative"):
-        own = {split: _own(contrast, side, split) for split in ("search", "test")}
+        own = {split: _read_split(contrast, side, split) for split in ("search", "test")}
         sides.append(_cut(side, _read(getattr(contrast, side)), own, contrast, seed))
     positive, negative = sides
     keys = [{prompt.key for split in SPLITS for prompt in getattr(side, split)} for side in sides]
@@ -173,26 +171,26 @@ def split_contrast(contrast: Contrast, seed: int = 0) -> tuple[Splits, Splits]:
         what = "are the same set" if len(shared) == min(map(len, keys)) else f"share {len(shared)} prompts"
         raise PromptError(
             f"the positive prompts ({contrast.positive.prompts}) and the negative ones ({contrast.negative.prompts}) {what}, "
-            f"for example '{clip(min(shared)[0])}'; a contrast needs two different sets, or two different system prompts"
+            f"for example '{clip(min(shared)[0])}'; give two different sets, or two different system prompts"
         )
     return positive, negative
 
 
-def split_kept(contrast: Contrast, seed: int = 0) -> Splits | None:
-    """The prompts of `keep` in three splits, or None where there are none.
+def split_preserve(contrast: Contrast, seed: int = 0) -> Splits | None:
+    """The preserve set (`keep`) in three splits, or None if there is none.
 
     Raises:
-        PromptError: see `read_prompts`; too few prompts, or splits that overlap.
+        PromptError: see `read_prompts`; or there are too few prompts, or the splits overlap.
     """
     if contrast.keep is None:
         return None
-    own = {split: _own(contrast, "keep", split) for split in ("search", "test")}
+    own = {split: _read_split(contrast, "keep", split) for split in ("search", "test")}
     return _cut("keep", _read(contrast.keep), own, contrast, seed)
 
 
-def _own(contrast: Contrast, side: str, split: str) -> _Read | None:
-    """The source that was given for one split alone, under the side's system prompt unless it has
-    its own.
+def _read_split(contrast: Contrast, side: str, split: str) -> _Read | None:
+    """The source of one split, if it was given separately. It uses the side's system prompt unless it
+    has its own.
     """
     source: Source | None = getattr(contrast, f"{side}_{split}")
     if source is not None and source.system is None:
@@ -204,12 +202,12 @@ def _cut(side: str, fit: _Read, own: dict[str, _Read | None], contrast: Contrast
     limit = {"fit": contrast.n_fit, "search": contrast.n_search, "test": contrast.n_test}
     if len(fit.prompts) < (FEWEST if None in own.values() else 2):
         raise PromptError(
-            f"the {side} prompts ({fit.source}) are {len(fit.prompts)}; at least {FEWEST} are needed to fit, search and "
-            "test on different ones"
+            f"the {side} prompts ({fit.source}) are {len(fit.prompts)}; at least {FEWEST} are needed for "
+            "separate fit, search and test splits"
         )
-    chosen = _assigned(fit) if any(fit.split) else _shuffled(fit, own, limit, seed)
+    chosen = _use_own_splits(fit) if any(fit.split) else _shuffle_splits(fit, own, limit, seed)
     chosen |= {name: list(read.prompts) for name, read in own.items() if read is not None}
-    # By text alone: another system prompt does not make a prompt that was fitted on a fresh one.
+    # By text alone: another system prompt does not make a fitted prompt a new one.
     seen: dict[str, str] = {}
     for name in SPLITS:
         fresh = [prompt for prompt in chosen[name] if prompt.key[0] not in seen]
@@ -217,32 +215,29 @@ def _cut(side: str, fit: _Read, own: dict[str, _Read | None], contrast: Contrast
             double = next(prompt for prompt in chosen[name] if prompt.key[0] in seen)
             raise PromptError(
                 f"the {side} {name} prompts overlap the {seen[double.key[0]]} prompts in {len(chosen[name]) - len(fresh)}, "
-                f"for example '{clip(double.text)}'; what is reported must not have been fitted on. Use other files, or "
+                f"for example '{clip(double.text)}'; reported prompts must not have been fitted on. Use other files, or "
                 "--drop-overlap"
             )
         chosen[name] = fresh[: limit[name]]
         if len(chosen[name]) < 2:
-            raise PromptError(
-                f"the {side} {name} split has {len(chosen[name])} prompts; at least 2 are needed"
-            )
-        # All of a split counts as seen, also what its limit cuts off: it may have been looked at
-        # elsewhere.
+            raise PromptError(f"the {side} {name} split has {len(chosen[name])} prompts; give at least 2")
+        # A whole split counts as seen, even beyond its limit: it may have been used elsewhere.
         seen |= {prompt.key[0]: name for prompt in fresh}
     return Splits(*(tuple(chosen[name]) for name in SPLITS))
 
 
-def _assigned(fit: _Read) -> dict[str, list[Prompt]]:
+def _use_own_splits(fit: _Read) -> dict[str, list[Prompt]]:
     return {
         name: [p for p, split in zip(fit.prompts, fit.split, strict=True) if split == name] for name in SPLITS
     }
 
 
-def _shuffled(
+def _shuffle_splits(
     fit: _Read, own: dict[str, _Read | None], limit: dict[str, int], seed: int
 ) -> dict[str, list[Prompt]]:
-    """The splits that have no source of their own, cut from one shuffled set."""
+    """The splits without a source of their own, cut from one shuffled set."""
     pool = list(fit.prompts)
-    # Both sides alike: one set under two system prompts must keep each text in one split.
+    # The same seed for both sides: of one set under two system prompts, each text stays in one split.
     random.Random(seed).shuffle(pool)
     chosen = {}
     for name, share in (("test", TEST_SHARE), ("search", SEARCH_SHARE)):
@@ -271,27 +266,29 @@ def _read(source: Source) -> _Read:
         if isinstance(value, str):
             prompt = Prompt(value.strip(), source.system)
         elif column == "messages":
-            prompt = _conversation(value, source.system, f"row {number} of {spec}")
+            prompt = _read_conversation(value, source.system, f"row {number} of {spec}")
         else:
-            raise PromptError(f"row {number} of {spec} has {value!r} in column '{column}', which is no text")
+            raise PromptError(
+                f"row {number} of {spec} has {value!r} in column '{column}', which is not text; name a text column with #COLUMN"
+            )
         if prompt.text:
-            labelled = Labelled(prompt, _word(row.get("type")), _word(row.get("label")))
+            labelled = Labelled(prompt, _to_text(row.get("type")), _to_text(row.get("label")))
             prompts.setdefault(
                 prompt.key, (labelled, row.get("split") if spec.startswith("bundled:") else None)
             )
     if not prompts:
-        raise PromptError(f"the prompt source {spec} holds only empty prompts in column '{column}'")
+        raise PromptError(f"the prompt source {spec} has only empty prompts in column '{column}'")
     kept = prompts.values()
     return _Read(spec, tuple(row for row, _ in kept), tuple(split for _, split in kept))
 
 
-def _word(value: Any) -> str | None:
-    """A type or label; class numbers and the like as they are written."""
+def _to_text(value: Any) -> str | None:
+    """A type or label as text; class numbers are kept as written."""
     return None if value is None or value == "" else str(value)
 
 
-def _conversation(messages: Any, system: str | None, where: str) -> Prompt:
-    """Turns as chat files hold them; a system prompt of the caller's stands in for one of theirs."""
+def _read_conversation(messages: Any, system: str | None, where: str) -> Prompt:
+    """A prompt from the turns of a chat file; the caller's system prompt replaces that of the file."""
     turns = messages if isinstance(messages, list) else []
     whole = all(
         isinstance(turn, dict) and isinstance(turn.get("role"), str) and isinstance(turn.get("content"), str)
@@ -307,8 +304,8 @@ def _conversation(messages: Any, system: str | None, where: str) -> Prompt:
         or any(turn["role"] not in ROLES for turn in turns)
     ):
         raise PromptError(
-            f"{where} has messages that are no conversation: a list of turns with `role` (user, assistant; system for the first) and "
-            f"`content`, the last of them the user's, not {clip(repr(messages), 200)}"
+            f"{where} has messages that are not a conversation. Needed is a list of turns with `role` (user, assistant; system "
+            f"for the first) and `content`, of which the last is the user's, not {clip(repr(messages), 200)}"
         )
     *history, last = turns
     return Prompt(

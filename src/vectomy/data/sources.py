@@ -1,6 +1,4 @@
-"""Where prompts come from: rows of files, of data sets on the Hub, and of the sets that come with
-vectomy.
-"""
+"""Reads rows of prompts from files, from data sets on the Hub, and from the bundled sets."""
 
 from __future__ import annotations
 
@@ -27,14 +25,14 @@ def read_rows(spec: str) -> list[dict[str, Any]]:
     """All rows of a source, as objects.
 
     Raises:
-        PromptError: no such file or data set, or one that does not parse.
+        PromptError: the file or data set does not exist, or does not parse.
     """
     if spec.startswith("bundled:"):
         return _bundled(spec.removeprefix("bundled:"))
     path = Path(os.path.expanduser(spec))
     if spec in ALIASES and not os.path.exists(path):
         return _hub_rows(ALIASES[spec])
-    # os.path: unlike Path's, these two say no to a name that is too long for the file system.
+    # Unlike those of Path, these two functions of os.path return False for a name that is too long.
     if os.path.isfile(path):
         return _file_rows(path)
     if os.path.isdir(path):
@@ -63,7 +61,7 @@ def _file_rows(path: Path) -> list[dict[str, Any]]:
         if path.suffix == ".txt":
             return [{"text": line} for _, line in split_lines(text)]
         if path.suffix == ".csv":
-            # No splitlines: it also cuts at U+2028 and the like, which may stand within a prompt.
+            # Not splitlines, which also splits at U+2028 and similar characters within a prompt.
             return list(csv.DictReader(io.StringIO(text, newline="")))
         if path.suffix == ".jsonl":
             return _objects(path, [row for _, row in iter_jsonl(text, partial(_no_json, path))])
@@ -71,10 +69,10 @@ def _file_rows(path: Path) -> list[dict[str, Any]]:
             return _objects(path, json.loads(text))
     except UnicodeDecodeError:
         raise PromptError(f"the prompt file {path} is not UTF-8 text") from None
-    # ValueError: no JSON, or a number of more digits than Python takes.
+    # ValueError: not JSON, or a number with more digits than Python accepts.
     except (ValueError, RecursionError, csv.Error) as error:
         raise PromptError(f"the prompt file {path} does not parse: {error}") from None
-    raise PromptError(f"the prompt file {path} is of an unknown kind; use {', '.join(SUFFIXES)}")
+    raise PromptError(f"the prompt file {path} has an unknown suffix; use {', '.join(SUFFIXES)}")
 
 
 def _no_json(path: Path, number: int, why: str) -> PromptError:
@@ -82,9 +80,9 @@ def _no_json(path: Path, number: int, why: str) -> PromptError:
 
 
 def _objects(path: Path, rows: Any) -> list[dict[str, Any]]:
-    """Rows of objects, or of plain strings."""
+    """Rows that are objects or plain strings, as objects."""
     if not isinstance(rows, list):
-        raise PromptError(f"the prompt file {path} holds a {type(rows).__name__}, not a list of rows")
+        raise PromptError(f"the prompt file {path} contains a {type(rows).__name__}, not a list of rows")
     rows = [{"text": row} if isinstance(row, str) else row for row in rows]
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict):
@@ -112,11 +110,11 @@ def _hub_rows(spec: str) -> list[dict[str, Any]]:
     split = split or "train"
     try:
         return list(load_dataset(name, split=split))
-    except Exception as error:  # noqa: BLE001 (the library raises many kinds; all mean that the set is not to be had)
+    except Exception as error:  # noqa: BLE001 (the library raises many kinds; all mean that the set is not available)
         reason = clip(str(error).splitlines()[0] if str(error) else type(error).__name__, 160)
         raise PromptError(
-            f"'{name}' is no file here, and the Hub gives no data set of that name with split '{split}': {reason}. "
-            "Offline, give local files or bundled:refused and bundled:harmless"
+            f"'{name}' is not a local file, and the Hub has no data set of that name with split '{split}': {reason}. "
+            "Offline, use local files, or bundled:refused and bundled:harmless"
         ) from None
 
 
@@ -125,5 +123,5 @@ def clip(text: str, width: int = 60) -> str:
 
 
 def plain_source(spec: str) -> str:
-    """A prompt source without the folders of this machine."""
+    """A prompt source without local folders."""
     return Path(spec).name if os.path.exists(spec.partition("#")[0]) else spec

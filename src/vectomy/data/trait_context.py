@@ -1,4 +1,4 @@
-"""Prompts under a context: its system prompt, and its examples as earlier turns."""
+"""Prompts in a context: with its system prompt, and its examples as earlier turns."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["in_context"]
 
 
 def in_context(texts: Sequence[str], context: TraitContext) -> list[Prompt]:
-    """Each text as a prompt of its own under the context."""
+    """Each text as a separate prompt in the context."""
     history = tuple(
         turn
         for example in context.examples

@@ -1,20 +1,22 @@
-"""A trait: a small file that says what a behaviour is told apart by, how it is recognised, and what
-is done to it.
+"""A trait file: the two contexts that differ in a behaviour, how the behaviour is recognised, and
+whether to induce or remove it.
 
     description = "Answers are sad, weary and lonely."
-    safety = "..."                     # what changing it does to safety; every result repeats it
+    safety = "..."                     # the effect on safety; every result repeats it
     operation = "induce"               # or "remove"
 
-    [positive]                         # the context that shows the trait; [negative] the one that
-    does not (absent: no system prompt) system = "You are sad and weary." [[positive.examples]]
-    # earlier turns in that style, for small models that follow system prompts weakly user = "How do
-    I sharpen a pencil?" assistant = "Alas, ..."
+    [positive]                         # the context that shows the trait; [negative] does not
+    system = "You are sad and weary."  # absent: no system prompt
+    [[positive.examples]]              # earlier turns, for models that follow system prompts weakly
+    user = "How do I sharpen a pencil?"
+    assistant = "Alas, ..."
 
     [scorer]                           # lexicon (patterns, at_least), length (at_least, in tokens)
-    or log_odds kind = "lexicon" patterns = ["sigh\\\\w*", "alas"]
+    kind = "lexicon"                   # or log_odds
+    patterns = ["sigh\\\\w*", "alas"]
 
-A trait with `recipe` is a contrast of two prompt sets instead, and runs as `vectomy run --recipe`
-does. Loads no torch.
+A trait with `recipe` is a contrast of two prompt sets instead, and runs like `vectomy run --recipe`.
+Imports no torch.
 """
 
 from __future__ import annotations
@@ -45,11 +47,11 @@ __all__ = [
 Operation = Literal["induce", "remove"]
 Form = Literal["learned", "bias", "set-point", "amplify"]
 """`learned`: vectors at the writers of many layers, learned by distilling one context into the
-other (distillation.py). In closed form (closed_forms.py): `bias` at one layer, an affine
-`set-point`, and `amplify`, the component along a direction scaled in every writer.
+other (distillation.py). Closed forms (closed_forms.py): `bias` at one layer; `set-point`, affine;
+`amplify`, which scales the component along a direction in every writer.
 """
 
-SAFETY = "What this does to safety is not known: the trait is the user's own, and only what is measured here was looked at."
+SAFETY = "The effect on safety is unknown: the trait is the user's own, and nothing beyond these measurements was examined."
 
 
 class _TraitModel(BaseModel):
@@ -64,40 +66,36 @@ class ContextExample(_TraitModel):
 
 
 class TraitContext(_TraitModel):
-    """What a prompt is asked under. Both absent is the model as it comes, with its template's own
-    system prompt.
-    """
+    """The context of a prompt. If both are absent, the model's template supplies its own system prompt."""
 
     system: str | None = None
     examples: tuple[ContextExample, ...] = ()
 
 
 class ScorerSpec(_TraitModel):
-    """How an answer that shows the trait is recognised (trait_scorers.py)."""
+    """How an answer is recognised as showing the trait (trait_scorers.py)."""
 
     kind: Literal["lexicon", "length", "log_odds"] = "log_odds"
     patterns: tuple[str, ...] = ()
-    """lexicon: regular expressions, case apart."""
+    """lexicon: regular expressions, ignoring case."""
     at_least: int = Field(1, ge=1)
-    """lexicon: how many different ones an answer holds; length: tokens of the answer."""
+    """lexicon: the fewest different matches; length: the fewest tokens of the answer."""
     whole_words: bool = True
 
     @model_validator(mode="after")
     def _whole(self) -> ScorerSpec:
         if (self.kind == "lexicon") != bool(self.patterns):
-            raise ValueError("a lexicon has patterns, and no other scorer has")
+            raise ValueError("a lexicon scorer needs patterns, and no other scorer has them")
         for pattern in self.patterns:
             try:
                 re.compile(pattern)
             except re.error as error:
-                raise ValueError(f"the pattern '{pattern}' is no regular expression ({error})") from None
+                raise ValueError(f"the pattern '{pattern}' is not a regular expression ({error})") from None
         return self
 
 
 class Prompts(_TraitModel):
-    """Where prompts come from: one neutral `source` under two contexts, or the sets of a trait with
-    `recipe`.
-    """
+    """The prompts: one neutral `source` for both contexts, or the sets of a trait with `recipe`."""
 
     source: str = "bundled:everyday"
     positive: str | None = None
@@ -116,7 +114,7 @@ class Trait(_TraitModel):
     negative: TraitContext = TraitContext()
     scorer: ScorerSpec = ScorerSpec()
     recipe: Recipe | None = None
-    """Run as this recipe of `vectomy run` on two prompt sets, instead of by two contexts."""
+    """Run this recipe of `vectomy run` on two prompt sets, instead of contrasting two contexts."""
     lead: int = Field(0, ge=0)
     """induced, learned: let so many sentences of the styled answer lead the plain one
     (distill_examples.py); 0: the styled answer as it is.
@@ -133,7 +131,9 @@ class Trait(_TraitModel):
         if self.recipe == "distill":
             raise ValueError("a trait by two contexts names no recipe; leave it out")
         if self.recipe is None and self.positive == self.negative:
-            raise ValueError("the positive and the negative context are the same; there is no contrast")
+            raise ValueError(
+                "the positive and the negative context are the same: no contrast; make them differ"
+            )
         return self
 
     @property
@@ -144,12 +144,12 @@ class Trait(_TraitModel):
 
     @property
     def label(self) -> str:
-        """What an edit does, in two words that every result carries."""
+        """The effect of an edit in two words, which every result repeats."""
         return f"{self.name} {'induced' if self.operation == 'induce' else 'removed'}"
 
 
 def bundled_traits() -> list[str]:
-    """Names of the traits that come along."""
+    """Names of the bundled traits."""
     folder = resources.files("vectomy") / "data" / "traits"
     return sorted(
         entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml")
@@ -161,7 +161,7 @@ def load_trait(name: str, **changed: Any) -> Trait:
     not).
 
     Raises:
-        ConfigError: no such trait or file, or one that says what it cannot mean.
+        ConfigError: there is no such trait or file, or it is invalid.
     """
     path = Path(name).expanduser()
     if path.suffix in (".toml", ".json"):
@@ -171,35 +171,34 @@ def load_trait(name: str, **changed: Any) -> Trait:
             values, label = load_config(file), name
     else:
         raise ConfigError(
-            f"there is no trait '{name}'; there are {', '.join(bundled_traits())}, or a file of your own (.toml, .json)"
+            f"there is no trait '{name}'; choose from {', '.join(bundled_traits())}, or give a file (.toml, .json)"
         )
-    return _checked(
+    return _validate(
         {"name": label, **values, **{key: value for key, value in changed.items() if value is not None}}
     )
 
 
 def own_trait(positive: str, negative: str | None = None, name: str = "own", **changed: Any) -> Trait:
-    """A trait from two system prompts; it is recognised by the log-odds of answers under the one
-    and the other.
+    """A trait from two system prompts, recognised by the log-odds of answers under the two.
 
     Raises:
         ConfigError: the two are the same, or a value of `changed` is out of range.
     """
-    said = f"Answers as under the system prompt '{positive}'" + (
+    description = f"Answers as under the system prompt '{positive}'" + (
         f" and not as under '{negative}'." if negative else "."
     )
     values = {
         "name": name,
-        "description": said,
+        "description": description,
         "positive": {"system": positive},
         "negative": {"system": negative},
     }
-    return _checked({**values, **{key: value for key, value in changed.items() if value is not None}})
+    return _validate({**values, **{key: value for key, value in changed.items() if value is not None}})
 
 
-def _checked(values: dict[str, Any]) -> Trait:
+def _validate(values: dict[str, Any]) -> Trait:
     try:
         return Trait.model_validate(values)
     except ValidationError as error:
-        problems = [f"{'.'.join(map(str, one['loc'])) or 'it'}: {one['msg']}" for one in error.errors()]
-        raise ConfigError(f"the trait '{values.get('name')}' is not one: {'; '.join(problems)}") from None
+        problems = [f"{'.'.join(map(str, item['loc'])) or 'it'}: {item['msg']}" for item in error.errors()]
+        raise ConfigError(f"the trait '{values.get('name')}' is invalid: {'; '.join(problems)}") from None

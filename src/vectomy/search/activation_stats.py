@@ -1,7 +1,6 @@
-"""Statistics of the residual stream over a prompt set: what `collect` writes and the estimators
-read.
+"""Statistics of the residual stream over a prompt set: `collect` writes them, the estimators read them.
 
-A fitter that streams (`Moments.update`) and a frozen result (`Activations`), after
+`RunningStats` accumulates them batch by batch, and `ActivationStats` is the frozen result, as in
 EleutherAI/concept-erasure.
 """
 
@@ -26,10 +25,11 @@ __all__ = ["ActivationStats", "RunningStats"]
 
 @dataclass(frozen=True, eq=False)
 class ActivationStats:
-    """What one prompt set does to the stream: moments per site, layer and position.
+    """Statistics of the stream over one prompt set, per site, layer and position.
 
-    `covariance` divides by the count; `samples` are the activations themselves, in the order of the
-    prompts. Both are there only if they were asked for.
+    Attributes:
+        covariance: divided by the count; None unless requested.
+        samples: the activations themselves, in the order of the prompts; None unless requested.
     """
 
     sites: tuple[Site, ...]
@@ -40,9 +40,9 @@ class ActivationStats:
     samples: Float[Tensor, "prompt site layer position d_model"] | None = None
 
     def save(self, path: Path) -> None:
-        held = {"mean": self.mean, "covariance": self.covariance, "samples": self.samples}
+        values = {"mean": self.mean, "covariance": self.covariance, "samples": self.samples}
         header = canonical_json({"sites": self.sites, "positions": self.positions, "count": self.count})
-        tensors = {name: value.contiguous() for name, value in held.items() if value is not None}
+        tensors = {name: value.contiguous() for name, value in values.items() if value is not None}
         with write_whole(path) as beside:
             safetensors.torch.save_file(tensors, beside, metadata={"vectomy": header})
 
@@ -56,13 +56,14 @@ class ActivationStats:
             return cls(tuple(header["sites"]), tuple(header["positions"]), header["count"], **tensors)
         except (OSError, safetensors.SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
             raise ArtifactError(
-                f"{path} holds no activation statistics ({error}); delete it and run again"
+                f"{path} has no activation statistics ({error}); delete it and run again"
             ) from None
 
 
 class RunningStats:
-    """Count, mean and optionally covariance of vectors that come in batches, in float64 (Chan,
-    Golub, LeVeque 1979).
+    """Running count, mean and optionally covariance of batches of vectors, in float64.
+
+    Source: Chan, Golub and LeVeque 1979.
     """
 
     def __init__(self, *shape: int, covariance: bool = False) -> None:

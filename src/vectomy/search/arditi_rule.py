@@ -1,9 +1,11 @@
-"""The paper's rule for choosing a direction from scores. Loads no torch.
+"""The paper's rule for choosing a direction from scores. Imports no torch.
 
-Minimise the refusal score under ablation, subject to: adding the direction induces refusal
-(steering score above 0), ablating it changes harmless answers little (KL below 0.1), and it lies
-below 0.8 of the depth. Source: Arditi et al., arXiv 2406.11717, appendix C. The filters carry
-weight: without them the minimum is often layer 1, with a KL of 7 to 13.
+Minimise the refusal score under ablation, subject to three filters: adding the direction induces
+refusal (steering score above 0), ablating it changes harmless answers little (KL below 0.1), and its
+layer is below 0.8 of the depth. The filters matter: without them the minimum is often layer 1, with
+a KL of 7 to 13.
+
+Source: Arditi et al., arXiv 2406.11717, appendix C.
 """
 
 from __future__ import annotations
@@ -17,13 +19,13 @@ from vectomy.core.errors import SelectionError
 
 __all__ = ["SCORES", "choose", "choose_beyond_kl", "rejection"]
 
-# Share of positive prompts that may still show the behaviour where KL is minimised.
+# Share of positive prompts that may still show the behaviour when KL is minimised instead.
 STILL_SHOWN = 0.05
 SCORES = ("refusal_score", "steering_score", "kl_div_score")
 
 
 def rejection(candidate: Mapping[str, Any], n_layers: int, limits: Selection) -> str | None:
-    """Why a candidate is out, or None. Scores that are absent are not held against it; NaN is."""
+    """Why a candidate is rejected, or None. A missing score does not reject it; NaN does."""
     layer = candidate["layer"]
     if layer >= limits.layer_fraction * n_layers:
         return f"layer {layer} is not below {limits.layer_fraction:g} of {n_layers}"
@@ -42,13 +44,13 @@ def rejection(candidate: Mapping[str, Any], n_layers: int, limits: Selection) ->
 def choose(
     candidates: Sequence[Mapping[str, Any]], n_layers: int, limits: Selection | None = None
 ) -> Mapping[str, Any]:
-    """The candidate with the lowest refusal score that passes the filters; of equal ones the first.
+    """The first candidate with the lowest refusal score among those that pass the filters.
 
     Args:
         candidates: mappings with position, layer, refusal_score, steering_score and kl_div_score.
 
     Raises:
-        SelectionError: none passes; says how many each filter took.
+        SelectionError: none passes; the message counts the rejections by filter.
     """
     limits = limits or Selection()
     reasons = [rejection(candidate, n_layers, limits) for candidate in candidates]
@@ -58,9 +60,9 @@ def choose(
         for reason in reasons:
             kind = (reason or "").split()[0]
             counts[kind] = counts.get(kind, 0) + 1
-        took = ", ".join(f"{name} {count}" for name, count in counts.items()) or "there were none"
+        rejected = ", ".join(f"{name} {count}" for name, count in counts.items()) or "there were none"
         raise SelectionError(
-            f"none of {len(candidates)} directions passes the filters (rejected by: {took}); loosen --kl-threshold "
+            f"none of {len(candidates)} directions passes the filters (rejected by: {rejected}); loosen --kl-threshold "
             f"({limits.kl_threshold:g}) or --induce-threshold ({limits.induce_threshold:g}), use more prompts, or another --estimator"
         )
     return min(passing, key=lambda candidate: candidate["refusal_score"])
@@ -72,15 +74,15 @@ def choose_beyond_kl(
     limits: Selection,
     shown: Callable[[Mapping[str, Any]], float],
 ) -> tuple[Mapping[str, Any], str]:
-    """Where the KL filter leaves nothing, as in narrow models: KL is minimised instead.
+    """Minimise KL if no candidate passes the KL filter, as in narrow models. This rule is ours, not the
+    paper's.
 
-    The candidates that pass the other filters and make the behaviour the less likely first token
-    are taken in order of KL, until one brings the share of positive prompts that still show it
-    (`shown`, measured by generating) down to 5%; if none does, the lowest refusal score. This is
-    ours, not the paper's.
+    Candidates must pass the other filters and make the behaviour the less likely first token. In
+    order of KL, the first one is chosen after which at most 5% of the positive prompts still show the
+    behaviour (`shown`, measured by generating). If there is none, the lowest refusal score is chosen.
 
     Returns:
-        (the candidate, a sentence that says how it was chosen).
+        (the candidate, a note that says how it was chosen).
 
     Raises:
         SelectionError: none passes the other filters.
@@ -89,16 +91,16 @@ def choose_beyond_kl(
     passing = [candidate for candidate in candidates if rejection(candidate, n_layers, without) is None]
     if not passing:
         return choose(candidates, n_layers, without), ""
-    said = f"no direction passes the paper's filter KL < {limits.kl_threshold:g}; taken is "
+    note = f"no direction passes the paper's filter KL < {limits.kl_threshold:g}; chosen instead: "
     for candidate in sorted(passing, key=lambda candidate: candidate["kl_div_score"]):
         if candidate["refusal_score"] < 0 and shown(candidate) <= STILL_SHOWN:
-            return candidate, said + (
-                f"the one of least KL ({candidate['kl_div_score']:.3g}) after which at most {STILL_SHOWN:.0%} of the positive "
+            return candidate, note + (
+                f"the least KL ({candidate['kl_div_score']:.3g}) after which at most {STILL_SHOWN:.0%} of the positive "
                 "search prompts show the behaviour"
             )
     best = min(passing, key=lambda candidate: candidate["refusal_score"])
     return (
         best,
-        said
-        + f"the one of lowest refusal score (KL {best['kl_div_score']:.3g}), since none removes the behaviour wholly",
+        note
+        + f"the lowest refusal score (KL {best['kl_div_score']:.3g}), since none removes the behaviour completely",
     )

@@ -1,5 +1,4 @@
-"""Collect: one streaming pass over prompts, keeping moments of the residual stream instead of the
-stream.
+"""Collects statistics of the residual stream in one pass over prompts, without storing the stream.
 
 statistics = collect(chat, prompts, sites=["resid_pre"], positions=[-1])
 statistics.mean        # site x layer x position x d_model, float64
@@ -31,9 +30,7 @@ from vectomy.search.activation_stats import ActivationStats, RunningStats
 
 __all__ = ["collect"]
 
-
-# Tokens of a pack: in longer ones attention, over all of a row, costs more than what is shared
-# saves.
+# Most tokens of a pack: in longer packs, attention over the whole row costs more than sharing saves.
 PACK = 640
 
 
@@ -50,58 +47,57 @@ def collect(
     packed: bool = False,
     progress: Progress = silent,
 ) -> ActivationStats:
-    """Statistics of the stream at all layers over `prompts`; no logits, and no activations kept
-    unless asked.
+    """Statistics of the stream at all layers over `prompts`. Computes no logits.
 
-    The same for a model that is read block by block (`stream_model`); batches and kernels are the
-    same ones.
+    A model read block by block (`load_layerwise`) runs the same batches and kernels.
 
     Args:
         positions: token positions counted from the end (-1 is the last token of the template).
         covariance: also the d_model x d_model covariance per site, layer and position.
-        packed: let prompts share what they begin with (models/teacher_forcing.py), where the model
-            allows it: the same up to rounding.
         samples: also every activation, float32 (prompt x site x layer x position x d_model).
+        packed: let prompts share their beginning (models/teacher_forcing.py), if the model allows it;
+            results are the same up to rounding.
 
     Raises:
-        PromptError: no prompts, or one with fewer tokens than the positions ask for.
-        ActivationError: NaN or infinite activations, with the site and layer.
+        PromptError: no prompts, or one with fewer tokens than the positions need.
+        ActivationError: NaN or infinite activations; the message names the site and layer.
     """
     tokens = chat.tokens(prompts)
     shortest = min(map(len, tokens), default=0)
     if shortest < max(-position for position in positions):
         raise PromptError(
-            f"the shortest of {len(prompts)} prompts has {shortest} tokens; positions {list(positions)} need more"
+            f"the shortest of {len(prompts)} prompts has {shortest} tokens, but positions {list(positions)} need more; give longer prompts"
         )
     arch = chat.architecture
     shape = (len(sites), arch.n_layers, len(positions), arch.d_model)
-    packs = _packs(chat, tokens, max(-position for position in positions), batch_tokens) if packed else []
+    packs = (
+        _pack_prompts(chat, tokens, max(-position for position in positions), batch_tokens) if packed else []
+    )
     batches: list[Any] = [*(packs or chat.batches(tokens, batch_tokens))]
-    parts: dict[
-        int, RunningStats
-    ] = {}  # by first layer: of all layers, or of one each where the model comes block by block
+    # By first layer: one part for all layers, or one per layer if the model is read block by block.
+    parts: dict[int, RunningStats] = {}
     kept = torch.empty(len(prompts), *shape) if samples else None
     with (
         progress("collecting", len(prompts) * arch.n_layers, "layers of prompts") as update,
-        chat.iter_layers(batches) as sweeps,
+        chat.iter_layers(batches) as steps,
     ):
-        for layers, passed in sweeps:
+        for layers, finished in steps:
             part = parts.setdefault(
                 layers.start, RunningStats(len(sites), len(layers), *shape[2:], covariance=covariance)
             )
             with capture(chat.model, sites, layers=layers, positions=None if packs else positions) as stream:
-                for batch in passed:
-                    held = torch.empty(len(batch.rows), len(sites), len(layers), *shape[2:])
+                for batch in finished:
+                    values = torch.empty(len(batch.rows), len(sites), len(layers), *shape[2:])
                     for (site, layer), value in stream.items():
                         wanted = (
                             batch.ending(value, positions) if isinstance(batch, TeacherForcedBatch) else value
                         )
-                        held[:, sites.index(site), layer - layers.start] = wanted.float().cpu()
+                        values[:, sites.index(site), layer - layers.start] = wanted.float().cpu()
                     stream.clear()
-                    _check_finite(held, sites, layers)
-                    part.update(held)
+                    _check_finite(values, sites, layers)
+                    part.update(values)
                     if kept is not None:
-                        kept[batch.rows, :, layers.start : layers.stop] = held
+                        kept[batch.rows, :, layers.start : layers.stop] = values
                     update(len(batch.rows) * len(layers))
     moments = [parts[first] for first in sorted(parts)]
     return ActivationStats(
@@ -116,33 +112,32 @@ def collect(
     )
 
 
-def _packs(
-    chat: ChatModel, tokens: Sequence[Sequence[int]], last: int, budget: int
+def _pack_prompts(
+    chat: ChatModel, tokens: Sequence[Sequence[int]], last: int, batch_tokens: int
 ) -> list[TeacherForcedBatch]:
-    """The prompts in packs, where the model allows it and the `last` tokens are each prompt's own;
-    else none.
+    """The prompts in packs, longest first, as in `ChatModel.batches`.
 
-    The order is that of `ChatModel.batches`: prompts alike in length beside each other.
+    Empty if the model does not allow packs, or if the last `last` tokens of the shortest prompt
+    belong to the shared beginning.
     """
     if chat.stream is not None or shared_beginning(tokens) + last > min(map(len, tokens)):
         return []
     order = sorted(range(len(tokens)), key=lambda row: (-len(tokens[row]), row))
-    # An answer of one token, which is not run: where it would be predicted is the prompt's last
-    # token.
+    # An answer of one token is not run; the place that predicts it is the prompt's last token.
     examples = [Example(row, tokens[row], [[0]]) for row in order]
     if len(examples) < 2 or not packs_exactly(chat, examples[:2]):
         return []
-    return pack_examples(chat, examples, min(budget, PACK))
+    return pack_examples(chat, examples, min(batch_tokens, PACK))
 
 
 def _check_finite(
-    held: Float[Tensor, "batch site layer position d_model"], sites: Sequence[Site], layers: range
+    values: Float[Tensor, "batch site layer position d_model"], sites: Sequence[Site], layers: range
 ) -> None:
-    finite = held.isfinite().all(dim=-1).all(dim=-1).all(dim=0)
+    finite = values.isfinite().all(dim=-1).all(dim=-1).all(dim=0)
     if not finite.all():
         layer = int((~finite).any(dim=0).nonzero()[0])
         site = sites[int((~finite)[:, layer].nonzero()[0])]
         raise ActivationError(
-            f"activations at {site} of layer {layers[layer]} hold NaN or infinite values; the weights are damaged, or the dtype is too "
+            f"activations at {site} of layer {layers[layer]} contain NaN or infinite values; the weights are damaged, or the dtype is too "
             "narrow for this model (try --dtype float32 or bfloat16)"
         )

@@ -1,9 +1,8 @@
-"""Directions from activation statistics. An estimator is one function of the two sides;
-`ESTIMATORS` lists them.
+"""Estimators: directions from activation statistics. `ESTIMATORS` lists them.
 
-Each gives a vector per site, layer and position, pointing from the negative to the positive set and
-as long as the difference of the two means along it, so that adding it moves the one set onto the
-other.
+An estimator is one function of the two sides. Per site, layer and position it returns a vector from
+the negative to the positive set. Its length is the difference of the two means along it, so that
+adding it moves one mean onto the other.
 """
 
 from __future__ import annotations
@@ -36,19 +35,19 @@ __all__ = [
     "fit_directions",
     "logistic_probe",
     "pca_of_differences",
-    "projected",
+    "projected_difference",
     "winsorised_mean",
 ]
 
 Field = Float[Tensor, "site layer position d_model"]
 Estimator = Callable[[ActivationStats, ActivationStats], Field]
 
-# Of each coordinate, this share at either end is pulled in to the quantile.
+# Share of each coordinate's values, at either end, that is clamped to the quantile.
 WINSORISED_TAIL = 0.025
 # L2 penalty of the probe, on features scaled to unit mean length.
 PROBE_PENALTY = 1e-3
-# A difference this much shorter than the activations is rounding noise (template tokens before any
-# attention).
+# A difference smaller than this, relative to the activations, is rounding noise (template tokens
+# before any attention).
 NOISE = 1e-7
 
 
@@ -57,19 +56,22 @@ def difference_of_means(positive: ActivationStats, negative: ActivationStats) ->
     return positive.mean - negative.mean
 
 
-def projected(positive: ActivationStats, negative: ActivationStats) -> Field:
-    """The difference of means less its part along the negative mean: r - (r . n) n, n =
-    normalise(mean(negative)).
+def projected_difference(positive: ActivationStats, negative: ActivationStats) -> Field:
+    """The difference of means without its component along the negative mean: r - (r . n) n, with
+    n = normalise(mean(negative)).
 
-    Removing it leaves what all answers share alone. Source: grimjim, "Projected Abliteration",
-    Hugging Face blog, 2025.
+    Removing it does not affect what all answers have in common.
+
+    Source: grimjim, "Projected Abliteration", Hugging Face blog, 2025.
     """
     return project_out(difference_of_means(positive, negative), normalise(negative.mean))
 
 
 def winsorised_mean(positive: ActivationStats, negative: ActivationStats) -> Field:
-    """Difference of means after pulling each coordinate's outer 2.5% at either end in to the
-    quantile (Dixon 1960).
+    """Difference of winsorised means: the outer 2.5% of each coordinate, at either end, are clamped to
+    the quantile.
+
+    Source: Dixon 1960.
     """
 
     def mean(side: ActivationStats) -> Field:
@@ -82,8 +84,9 @@ def winsorised_mean(positive: ActivationStats, negative: ActivationStats) -> Fie
 
 
 def pca_of_differences(positive: ActivationStats, negative: ActivationStats) -> Field:
-    """First principal axis of the paired differences, not centred. Source: Zou et al., arXiv
-    2310.01405 (RepE).
+    """First principal axis of the paired differences, not centred.
+
+    Source: Zou et al., arXiv 2310.01405 (RepE).
     """
     pairs = min(positive.count, negative.count)
     difference = _samples(positive)[:pairs].double() - _samples(negative)[:pairs].double()
@@ -93,15 +96,15 @@ def pca_of_differences(positive: ActivationStats, negative: ActivationStats) -> 
 
 
 def logistic_probe(positive: ActivationStats, negative: ActivationStats) -> Field:
-    """The normal of the boundary that a logistic regression (L2) draws between the two sets, at
-    each point.
+    """At each point, the normal of the boundary of an L2-regularised logistic regression between the
+    two sets.
     """
     sides = [_samples(side).double() for side in (positive, negative)]
     both = torch.cat(sides).permute(1, 2, 3, 0, 4)
     centred = both - both.mean(-2, keepdim=True)
     features = centred / torch.linalg.vector_norm(centred, dim=-1).mean(-1)[..., None, None].clamp_min(1e-300)
     labels = torch.cat([torch.ones(len(sides[0])), torch.zeros(len(sides[1]))]).double()
-    # Each class counts half, whatever its size.
+    # Both classes count equally, whatever their sizes.
     weights = torch.where(labels > 0, 0.5 / len(sides[0]), 0.5 / len(sides[1]))
     axis = torch.stack([_probe(x, labels, weights) for x in features.flatten(0, 2)]).view(positive.mean.shape)
     return _as_long_as_means(axis, positive, negative)
@@ -110,7 +113,7 @@ def logistic_probe(positive: ActivationStats, negative: ActivationStats) -> Fiel
 def _probe(
     features: Float[Tensor, "prompt d_model"], labels: Float[Tensor, prompt], weights: Float[Tensor, prompt]
 ) -> Vector:
-    """Weights of one regression, with a free intercept, by L-BFGS."""
+    """Weights of one regression with a free intercept, fitted with L-BFGS."""
     normal = torch.zeros(features.shape[1], dtype=torch.float64, requires_grad=True)
     intercept = torch.zeros((), dtype=torch.float64, requires_grad=True)
     solver = torch.optim.LBFGS([normal, intercept], max_iter=100, line_search_fn="strong_wolfe")
@@ -131,7 +134,7 @@ def _probe(
 
 
 def _as_long_as_means(axis: Field, positive: ActivationStats, negative: ActivationStats) -> Field:
-    """The axis turned from negative to positive, with the length of the means' difference along it."""
+    """The axis from negative to positive, scaled to the difference of the means along it."""
     unit = normalise(axis)
     return (difference_of_means(positive, negative) * unit).sum(-1, keepdim=True) * unit
 
@@ -139,14 +142,14 @@ def _as_long_as_means(axis: Field, positive: ActivationStats, negative: Activati
 def _samples(side: ActivationStats) -> Float[Tensor, "prompt site layer position d_model"]:
     if side.samples is None:
         raise ArtifactError(
-            "this estimator needs the activations themselves; collect with samples=True (--keep-activations)"
+            "this estimator needs the activations themselves; collect them with samples=True (--keep-activations)"
         )
     return side.samples
 
 
 ESTIMATORS: dict[str, Estimator] = {
     "difference_of_means": difference_of_means,
-    "projected": projected,
+    "projected": projected_difference,
     "winsorised_mean": winsorised_mean,
     "pca_of_differences": pca_of_differences,
     "logistic_probe": logistic_probe,
@@ -156,8 +159,8 @@ NEEDS_SAMPLES = {"winsorised_mean", "pca_of_differences", "logistic_probe"}
 
 @dataclass(frozen=True, eq=False)
 class Directions:
-    """What an estimator found: float32 vectors with their own lengths; a point where the sets do
-    not differ holds 0.
+    """The directions of an estimator, float32, not normalised; 0 at points where the sets do not
+    differ.
     """
 
     estimator: str
@@ -186,14 +189,14 @@ class Directions:
                 vectors = file.get_tensor("vectors")
             return cls(header["estimator"], tuple(header["sites"]), tuple(header["positions"]), vectors)
         except (OSError, safetensors.SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
-            raise ArtifactError(f"{path} holds no directions ({error}); delete it and run again") from None
+            raise ArtifactError(f"{path} has no directions ({error}); delete it and run again") from None
 
 
 def fit_directions(positive: ActivationStats, negative: ActivationStats, estimator: str) -> Directions:
     """Run one estimator on the statistics of both sides.
 
     Raises:
-        ArtifactError: it needs activations that were not kept.
+        ArtifactError: it needs activations that were not stored.
     """
     vectors = ESTIMATORS[estimator](positive, negative)
     scale = torch.linalg.vector_norm(negative.mean, dim=-1, keepdim=True)
@@ -201,7 +204,7 @@ def fit_directions(positive: ActivationStats, negative: ActivationStats, estimat
     return Directions(estimator, positive.sites, positive.positions, torch.where(noise, 0.0, vectors).float())
 
 
-# A file of directions holds a few vectors; anything larger is something else.
+# A file of directions has a few vectors, in bytes at most this; a larger file is something else.
 LARGEST_DIRECTION = 1 << 28
 
 
@@ -210,14 +213,14 @@ def direction_from(source: str, d_model: int) -> Float[Tensor, "*k d_model"]:
     `random:SEED`.
 
     Raises:
-        EditError: no such file, or one that holds no floating-point vector (d_model) or matrix (k x
-            d_model).
+        EditError: the file does not exist, or has no floating-point vector (d_model) or matrix
+            (k x d_model).
     """
     kind, _, seed = source.partition(":")
     if kind == "random":
         if not re.fullmatch(r"\d{1,18}", seed):
             raise EditError(
-                f"'{source}' names no random direction; write random:SEED with a whole number, as in random:0"
+                f"'{source}' is not a random direction; write random:SEED with a whole number, for example random:0"
             )
         return torch.randn(d_model, generator=torch.Generator().manual_seed(int(seed)), dtype=torch.float64)
     path = Path(source)
@@ -227,7 +230,7 @@ def direction_from(source: str, d_model: int) -> Float[Tensor, "*k d_model"]:
         )
     if path.stat().st_size > LARGEST_DIRECTION:
         raise EditError(
-            f"{path} has {path.stat().st_size >> 20} MiB, too much for a direction; give a vector of {d_model} numbers"
+            f"{path} has {path.stat().st_size >> 20} MiB, too large for a direction; give a vector of {d_model} numbers"
         )
     try:
         value = _vectors(path)
@@ -241,10 +244,11 @@ def direction_from(source: str, d_model: int) -> Float[Tensor, "*k d_model"]:
         MemoryError,
         SyntaxError,
     ) as error:
-        raise EditError(f"{path} holds no direction ({type(error).__name__}: {str(error)[:200]})") from None
+        raise EditError(f"{path} has no direction ({type(error).__name__}: {str(error)[:200]})") from None
     if value.ndim not in (1, 2) or not value.is_floating_point():
         raise EditError(
-            f"{path} holds {value.dtype} of shape {list(value.shape)}; a direction is a vector, or a matrix of k of them, of floating-point numbers"
+            f"{path} contains {value.dtype} of shape {list(value.shape)}; a direction is a floating-point vector, or a matrix "
+            "of k vectors"
         )
     return value.double()
 
@@ -253,7 +257,7 @@ def _vectors(path: Path) -> Tensor:
     if path.suffix == ".npy":
         return torch.from_numpy(np.load(path, allow_pickle=False))
     if path.suffix != ".safetensors":
-        raise ValueError("its name ends neither in .npy nor in .safetensors")
+        raise ValueError("the file name must end in .npy or .safetensors")
     with safetensors.safe_open(path, framework="pt") as file:
         names = list(file.keys())
         if "direction" not in names:

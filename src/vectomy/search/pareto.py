@@ -1,5 +1,5 @@
-"""Which point of a frontier of behaviour against damage is taken. A stated rule, never a choice by
-hand. Loads no torch.
+"""The rule that chooses a point from a frontier of behaviour against KL. Nothing is chosen by hand.
+Imports no torch.
 """
 
 from __future__ import annotations
@@ -15,16 +15,15 @@ __all__ = ["choose_point", "frontier", "try_in_halves"]
 def choose_point(
     points: Sequence[Mapping[str, Any]], target_rate: float, kl_budget: float | None = None
 ) -> tuple[int, str | None]:
-    """The place of the chosen point, and a sentence where it misses what was asked for.
+    """The index of the chosen point, and a note if it misses the target or the budget.
 
     Args:
         points: mappings with `rate` (share of positive search prompts that still show the
             behaviour) and `kl` (nats).
-        target_rate: without a budget, the point of least KL among those that reach it is taken.
-        kl_budget: with it, the point of lowest rate among those whose KL is within it.
+        target_rate: without a budget, the least KL among the points that reach this rate is chosen.
+        kl_budget: with it, the lowest rate among the points within this KL is chosen.
 
-    Of points that the rule holds equal the one of least KL is taken, then the first. Where none
-    fits, the nearest is.
+    Ties go to the least KL, then to the first point. If no point qualifies, the nearest is chosen.
 
     Raises:
         SelectionError: there is no point with finite numbers.
@@ -34,7 +33,7 @@ def choose_point(
     ]
     if not known:
         raise SelectionError(
-            f"none of the {len(points)} edits that were tried has finite numbers; lower the strengths, or use --dtype float32"
+            f"none of the {len(points)} edits that were tried has finite measurements; lower the strengths, or use --dtype float32"
         )
     if kl_budget is not None:
         within = [at for at in known if points[at]["kl"] <= kl_budget]
@@ -43,33 +42,34 @@ def choose_point(
         best = min(known, key=lambda at: points[at]["kl"])
         return (
             best,
-            f"no edit keeps KL within {kl_budget:g}; taken is the one of least KL ({points[best]['kl']:.3g})",
+            f"no edit keeps KL within {kl_budget:g}; the least KL is chosen ({points[best]['kl']:.3g})",
         )
     reached = [at for at in known if points[at]["rate"] <= target_rate]
     if reached:
         return min(reached, key=lambda at: points[at]["kl"]), None
     best = min(known, key=lambda at: (points[at]["rate"], points[at]["kl"]))
     return best, (
-        f"no edit brings the behaviour down to {target_rate:.0%} of the positive search prompts; taken is the one that leaves least "
+        f"no edit brings the behaviour down to {target_rate:.0%} of the positive search prompts; the lowest rate is chosen "
         f"({points[best]['rate']:.0%})"
     )
 
 
 def frontier(points: Sequence[Mapping[str, Any]]) -> list[int]:
-    """Places of the points that no other one betters in rate and KL both, by rising KL; of equal
-    ones the first.
+    """Indices of the points that no other point beats in both rate and KL, by rising KL; of equal
+    points the first.
     """
-    kept: list[int] = []
-    for at in sorted(range(len(points)), key=lambda at: (points[at]["kl"], points[at]["rate"], at)):
-        if not kept or points[at]["rate"] < points[kept[-1]]["rate"]:
-            kept.append(at)
-    return kept
+    best: list[int] = []
+    for index in sorted(range(len(points)), key=lambda i: (points[i]["kl"], points[i]["rate"], i)):
+        if not best or points[index]["rate"] < points[best[-1]]["rate"]:
+            best.append(index)
+    return best
 
 
 def try_in_halves(count: int, enough: Callable[[int], bool]) -> None:
-    """Call `enough` for the first of `count` places, then for as few more as tell the first at
-    which it holds, if it holds at all that follow it as well: about log2(count) of them, down to
-    the last where it holds nowhere.
+    """Find the first of `count` places at which `enough` holds, by bisection from the first place.
+
+    It assumes that `enough` also holds at all later places, and calls it about log2(count) times. If
+    it holds nowhere, the last place is tried too.
     """
     low, high, place = 0, count, 0
     while low < high:

@@ -20,7 +20,7 @@ from vectomy.core.jsonl import write_jsonl
 from vectomy.core.linalg import normalise
 from vectomy.core.run_folder import read_json, write_json, write_whole
 from vectomy.core.types import Vector
-from vectomy.data.prompts import Prompt, Splits, split_kept
+from vectomy.data.prompts import Prompt, Splits, split_preserve
 from vectomy.data.trait_context import in_context
 from vectomy.data.trait_file import Trait, TraitContext
 from vectomy.edits.edit import Edit
@@ -78,7 +78,7 @@ class DistillWorkflow(RunWorkflow):
         contrast = self.config.contrast
         source = Source(prompts=self.config.trait.prompts.source)
         sizes = {name: getattr(contrast, name) for name in ("n_fit", "n_search", "n_test")}
-        result = split_kept(
+        result = split_preserve(
             Contrast(positive=source, negative=source, keep=source, **sizes), self.config.seed
         )
         assert result is not None

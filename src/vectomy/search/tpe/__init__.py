@@ -1,1 +1,1 @@
-"""Recipe `tpe`: edits drawn by a tree-structured Parzen estimator."""
+"""Recipe `tpe`: a tree-structured Parzen estimator proposes edits."""

@@ -1,12 +1,13 @@
-"""An Edit from a dozen numbers: for each component a tent of strengths over the layers, and one
+"""An Edit from a dozen numbers: for each component a schedule of strengths over the layers, and one
 rule for directions.
 
     strength at layer l = maximum (1 - (1 - minimum) d / distance),  d = |l - position| <= distance
 
-and none beyond. `minimum` is a share of `maximum`. The direction is the same everywhere (global:
-interpolated between two layers) or each layer's own. This is the parametrisation of Heretic
-(github.com/p-e-w/heretic), written anew from its description. Norm mode none, exactly: Heretic's
-own default gives rows their lengths back, by an approximation of rank 3.
+Layers further away have no strength. `minimum` is a share of `maximum`. The direction is the same
+everywhere (global: interpolated between two layers), or each layer has its own.
+
+This is the parametrisation of Heretic (github.com/p-e-w/heretic), reimplemented from its description,
+with its norm mode "none". Heretic's default restores the row norms, by a rank-3 approximation.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ __all__ = [
     "Parameters",
     "Place",
     "build_edit",
-    "directions_behind",
+    "directions_after",
     "heaviest_layer",
     "ranges",
 ]
@@ -38,7 +39,7 @@ __all__ = [
 Place = tuple[Component, int]
 """A writer of a block, by component and layer."""
 Parameters = Mapping[str, float | str]
-"""`scope`, and the numbers whose names and ranges `ranges` gives."""
+"""`scope`, and the numbers that `ranges` lists."""
 SCOPES = ("global", "per layer")
 
 
@@ -52,7 +53,7 @@ class LayerWeightSchedule:
     distance: float
 
     def at(self, layer: int) -> float | None:
-        """The strength at a layer, None outside."""
+        """The strength at a layer; None beyond `distance`."""
         away = abs(layer - self.position)
         return (
             None if away > self.distance else self.maximum * (1 - (1 - self.minimum) * away / self.distance)
@@ -60,36 +61,36 @@ class LayerWeightSchedule:
 
 
 def ranges(places: Sequence[Place], n_layers: int) -> dict[str, tuple[float, float]]:
-    """Lowest and highest value of each number, in an order that is always the same."""
+    """The lowest and highest value of each number, always in the same order."""
     last = n_layers - 1
-    found = {"direction": (0.4 * last, 0.9 * last)}
+    result = {"direction": (0.4 * last, 0.9 * last)}
     for component in sorted({component for component, _ in places}, key=COMPONENTS.index):
-        found[f"{component} maximum"] = (0.8, 1.5)
-        found[f"{component} position"] = (0.6 * last, 1.0 * last)
-        found[f"{component} minimum"] = (0.0, 1.0)
-        found[f"{component} distance"] = (1.0, max(1.0, 0.6 * last))
-    return found
+        result[f"{component} maximum"] = (0.8, 1.5)
+        result[f"{component} position"] = (0.6 * last, 1.0 * last)
+        result[f"{component} minimum"] = (0.0, 1.0)
+        result[f"{component} distance"] = (1.0, max(1.0, 0.6 * last))
+    return result
 
 
-def directions_behind(directions: Directions) -> Float[Tensor, "layer d_model"]:
-    """The unit direction behind each layer at the last token: resid_pre of the next layer. Behind
-    the last one nothing is collected; it takes its own resid_pre. Zero where the two sets do not
-    differ.
+def directions_after(directions: Directions) -> Float[Tensor, "layer d_model"]:
+    """The unit direction after each layer at the last token, which is resid_pre of the next layer. The
+    last layer has no next one and takes its own resid_pre. Zero where the two sets do not differ.
     """
-    found = directions.vectors[directions.sites.index("resid_pre"), :, directions.positions.index(-1)]
-    return normalise(torch.cat([found[1:], found[-1:]]))
+    vectors = directions.vectors[directions.sites.index("resid_pre"), :, directions.positions.index(-1)]
+    return normalise(torch.cat([vectors[1:], vectors[-1:]]))
 
 
 def build_edit(
     parameters: Parameters, base: BaseModelRef, places: Sequence[Place], units: Float[Tensor, "layer d_model"]
 ) -> Edit:
-    """One operation for each writer under its component's tent.
+    """One operation for each writer within its component's schedule.
 
     Args:
-        units: directions as `directions_behind` gives them; a writer whose direction is zero is
-            left alone.
+        units: the result of `directions_after`; a writer with a zero direction is not edited.
     """
-    shared = _between(units, _number(parameters, "direction")) if parameters["scope"] == "global" else None
+    shared = (
+        _interpolate(units, _number(parameters, "direction")) if parameters["scope"] == "global" else None
+    )
     operations = []
     for component, layer, strength in _strengths(parameters, places):
         unit = units[layer] if shared is None else shared
@@ -99,33 +100,33 @@ def build_edit(
 
 
 def heaviest_layer(parameters: Parameters, places: Sequence[Place], n_layers: int) -> int:
-    """The layer at whose resid_pre the direction lies that weighs most: that of the layer with the
-    largest sum of strengths, or the nearest to the interpolated one.
+    """The layer whose resid_pre holds the main direction: that after the layer with the largest sum of
+    strengths, or the one nearest to the interpolated direction.
     """
     if parameters["scope"] == "global":
-        behind = round(_number(parameters, "direction"))
+        after = round(_number(parameters, "direction"))
     else:
         total = dict.fromkeys(range(n_layers), 0.0)
         for _, layer, strength in _strengths(parameters, places):
             total[layer] += strength
-        behind = max(total, key=lambda layer: total[layer])
-    return min(behind + 1, n_layers - 1)
+        after = max(total, key=lambda layer: total[layer])
+    return min(after + 1, n_layers - 1)
 
 
 def _strengths(parameters: Parameters, places: Sequence[Place]) -> list[tuple[Component, int, float]]:
-    found = []
+    result = []
     for component, layer in places:
         numbers = (
             _number(parameters, f"{component} {n}") for n in ("maximum", "position", "minimum", "distance")
         )
         strength = LayerWeightSchedule(*numbers).at(layer)
         if strength is not None:
-            found.append((component, layer, strength))
-    return found
+            result.append((component, layer, strength))
+    return result
 
 
-def _between(units: Float[Tensor, "layer d_model"], index: float) -> Vector:
-    """The unit vector on the straight line between the directions of two neighbouring layers."""
+def _interpolate(units: Float[Tensor, "layer d_model"], index: float) -> Vector:
+    """The unit vector interpolated linearly between the directions of two neighbouring layers."""
     low = math.floor(index)
     return normalise(torch.lerp(units[low], units[min(low + 1, len(units) - 1)], index - low))
 

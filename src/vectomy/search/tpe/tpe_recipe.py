@@ -1,20 +1,20 @@
-"""Recipe `tpe`: try edits drawn by a tree-structured Parzen estimator and take one off the frontier
-(pareto.py).
+"""Recipe `tpe`: tries edits that a tree-structured Parzen estimator proposes, and chooses one from the
+frontier (pareto.py).
 
-Each trial is a handful of numbers (layer_weights.py) with two objectives: the KL of the first token
-on the negative search prompts, in nats (`kl_budget` means this one here), and the share of positive
-search prompts that still show the behaviour, found by generating. KL is cheap and comes first;
-answers are generated a few prompts at a time, and a trial is stopped as soon as a finished one
-beats it whatever the rest would bring: KL no higher, and no more prompts that show the behaviour
-than were counted so far. Optuna is told the counted share then, an exact lower bound, with which
-the trial is still beaten; the choice among given trials stays the same, while draws after it may
-differ.
+Each trial is a dozen numbers (layer_weights.py) with two objectives: the KL of the first token on the
+negative search prompts, in nats (which `kl_budget` limits here), and the share of positive search
+prompts that still show the behaviour, measured by generating. KL is cheap and comes first. Answers
+are generated a few prompts at a time, and a trial stops as soon as a finished trial beats it for
+certain: with no higher KL, and with no more prompts that show the behaviour than counted so far.
+Optuna then gets the counted share, an exact lower bound, with which the trial is still beaten. The
+choice among the same trials does not change, but later proposals may.
 
-Every finished trial goes to the journal at once. What Optuna draws depends on the seed, the trial's
-number and the trials it knows, so that with one process an interrupted run that goes on tries the
-very same edits. Side by side the order in which trials end decides too.
+Every finished trial is stored in the journal at once. A proposal depends only on the seed, the
+trial's number and the known trials, so a resumed run with one process tries the same edits. With
+several processes, it also depends on the order in which trials end.
 
-Source: Ozaki et al., "Multiobjective Tree-Structured Parzen Estimator", 2022, as Optuna has it.
+Source: Ozaki et al., "Multiobjective Tree-Structured Parzen Estimator", 2022, as implemented in
+Optuna.
 """
 
 from __future__ import annotations
@@ -36,24 +36,21 @@ __all__ = ["select_tpe"]
 
 
 def select_tpe(task: RecipeInput, *, racing: bool = True) -> RecipeResult:
-    """Try `limits.trials` edits and choose one.
-
-    With `limits.processes` above 1, as many processes try edits, each with its own copy of the
-    model beside this one.
+    """Try `trials` edits and choose one. With `processes` above 1, that many processes try edits, each
+    with its own copy of the model.
 
     Args:
-        racing: stop trials that cannot matter any more; without it every prompt is answered in
-            every trial.
+        racing: stop trials that are certain to be beaten; otherwise every trial answers every prompt.
 
     Raises:
-        SelectionError: nothing says which answers show the behaviour, no trial has finite numbers,
-            or a process died.
+        SelectionError: there is neither a judge nor behaviour tokens, no trial has finite
+            measurements, or a process died.
     """
     c, limits = task.config, task.config.selection
     if task.judge is None and not task.tokens:
         raise SelectionError(
-            f"there is no judge of the behaviour '{c.contrast.behaviour}', so recipe tpe cannot tell which answers show it; name the "
-            "first tokens of those that do with --behaviour-tokens, or use --recipe arditi, which finds them"
+            f"there is no judge of the behaviour '{c.contrast.behaviour}', so recipe tpe cannot recognise answers that show it; name "
+            "their first tokens with --behaviour-tokens, or use --recipe arditi, which finds them"
         )
     bench = TrialBench.of(task)
     n_layers = task.chat.architecture.n_layers
@@ -87,7 +84,7 @@ def select_tpe(task: RecipeInput, *, racing: bool = True) -> RecipeResult:
 def _search(
     task: RecipeInput, bench: TrialBench, space: dict[str, tuple[float, float]], racing: bool
 ) -> list[Row]:
-    """All trials in the order of their numbers: those in the journal, then the others."""
+    """All trials by number: those in the journal first, then new ones."""
     limits = task.config.selection
     study = _Study(space, limits, task.config.seed)
     rows: dict[int, Row] = {}
@@ -111,9 +108,9 @@ def _search(
         results = one_by_one(bench.on(task.chat), jobs())
     with closing(results), task.progress("trying edits", limits.trials, "edits") as update:
         update(len(rows))
-        for number, found in results:
+        for number, result in results:
             trial, parameters = asked.pop(number)
-            row = {"number": number, "parameters": parameters, **found}
+            row = {"number": number, "parameters": parameters, **result}
             rows[number] = task.journal.get_or_compute(f"trial {number}", partial(dict, row))
             study.tell(trial, rows[number])
             update(1)
@@ -121,7 +118,7 @@ def _search(
 
 
 class _Study:
-    """Optuna's part: numbers out, results in."""
+    """An Optuna study: proposes parameters and learns from results."""
 
     def __init__(self, space: dict[str, tuple[float, float]], limits: Selection, seed: int) -> None:
         import optuna
@@ -135,7 +132,7 @@ class _Study:
     def ask(self, number: int) -> tuple[Any, Parameters]:
         import optuna
 
-        # A sampler's random state is stored nowhere: made anew for each trial, it needs none.
+        # The sampler's random state is never stored: each trial gets a new sampler with its own seed.
         seed = int(hash_of([self.seed, number])[:8], 16)
         self.study.sampler = optuna.samplers.TPESampler(
             multivariate=True, n_startup_trials=self.startup, seed=seed

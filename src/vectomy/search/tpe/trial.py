@@ -1,7 +1,7 @@
-"""One trial: an edit measured on the search prompts, in this process or in others beside it.
+"""One trial: measures an edit on the search prompts, in this process or in others.
 
-KL comes first, for it is cheap; then answers are generated a few prompts at a time, until a
-finished trial beats this one whatever the rest would bring.
+KL is cheap and comes first. Then answers are generated a few prompts at a time, until a finished
+trial is certain to beat this one.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ from vectomy.metrics.judges import Judge, find_refusals
 from vectomy.metrics.logits import kl_divergence, log_odds
 from vectomy.models import ChatModel, load_model, probe_architecture
 from vectomy.search.recipe import RecipeInput
-from vectomy.search.tpe.layer_weights import Parameters, Place, build_edit, directions_behind
+from vectomy.search.tpe.layer_weights import Parameters, Place, build_edit, directions_after
 
 __all__ = ["Job", "Row", "TrialBench", "one_by_one", "side_by_side"]
 
-# Positive prompts that are answered before it is asked again whether the trial can still matter.
+# Positive prompts to answer before checking again whether the trial is beaten.
 AT_ONCE = 8
 
 Row = dict[str, Any]
-"""kl (nats), rate, shown and seen (prompts), and why it is `rejected`, or None."""
+"""`kl` (nats), `rate`, `shown` and `seen` (prompts), and `rejected` (the reason or None)."""
 Finished = Sequence[tuple[float, int]]
-"""Of finished trials: KL, and how many prompts show the behaviour."""
+"""For each finished trial: KL, and the number of prompts that show the behaviour."""
 Measure = Callable[[Parameters, Finished], Row]
 Job = tuple[int, Parameters, Finished]
-"""The trial's number, what it tries, and the finished ones that may beat it."""
+"""The trial's number, its parameters, and the finished trials that may beat it."""
 
 
 @dataclass(frozen=True)
 class TrialBench:
-    """What edits are built of and measured on. It goes to other processes, so it holds no model and
-    no tensor.
+    """Everything needed to build and measure edits. It is sent to other processes, so it contains no
+    model and no tensor.
     """
 
     config: RunConfig
@@ -68,7 +68,7 @@ class TrialBench:
             name=task.chat.name,
             base=task.base,
             places=[(writer.component, writer.layer) for writer in task.writers if writer.layer is not None],
-            units=directions_behind(task.directions).numpy(),
+            units=directions_after(task.directions).numpy(),
             positive=task.positive["search"],
             negative=task.negative["search"],
             tokens=list(task.tokens),
@@ -79,33 +79,33 @@ class TrialBench:
         return build_edit(parameters, self.base, self.places, torch.from_numpy(self.units))
 
     def on(self, chat: ChatModel) -> Measure:
-        """Measures edits on a loaded model: KL first, then the behaviour until the trial is beaten."""
-        budget = self.config.runtime.batch_tokens
+        """A function that measures edits on a loaded model."""
+        batch_tokens = self.config.runtime.batch_tokens
         positive, negative = chat.tokens(self.positive), chat.tokens(self.negative)
-        base = chat.next_token_log_probs(negative, budget)
+        base = chat.next_token_log_probs(negative, batch_tokens)
 
         def measure(parameters: Parameters, beaten_by: Finished) -> Row:
             shown = seen = 0
             with self.edit(parameters).hooks(chat.model):
                 try:
-                    kl = float(kl_divergence(base, chat.next_token_log_probs(negative, budget)).mean())
+                    kl = float(kl_divergence(base, chat.next_token_log_probs(negative, batch_tokens)).mean())
                 except ActivationError:
                     return _row(None, 0, 0, len(positive))
                 while seen < len(positive) and not any(
                     kl >= other and shown >= count for other, count in beaten_by
                 ):
                     here = slice(seen, seen + AT_ONCE)
-                    shown += self._shown(chat, self.positive[here], positive[here])
+                    shown += self._count_shown(chat, self.positive[here], positive[here])
                     seen += len(positive[here])
             return _row(kl, shown, seen, len(positive))
 
         return measure
 
-    def _shown(self, chat: ChatModel, prompts: Sequence[Prompt], tokens: list[list[int]]) -> int:
-        budget = self.config.runtime.batch_tokens
+    def _count_shown(self, chat: ChatModel, prompts: Sequence[Prompt], tokens: list[list[int]]) -> int:
+        batch_tokens = self.config.runtime.batch_tokens
         if self.judge is None:
-            return int((log_odds(chat.next_token_log_probs(tokens, budget), self.tokens) > 0).sum())
-        answers = chat.answer(tokens, self.config.answer_tokens, budget)
+            return int((log_odds(chat.next_token_log_probs(tokens, batch_tokens), self.tokens) > 0).sum())
+        answers = chat.answer(tokens, self.config.answer_tokens, batch_tokens)
         texts = [chat.text(answer) for answer in answers]
         return sum(find_refusals(self.judge, [prompt.text for prompt in prompts], texts))
 
@@ -126,7 +126,7 @@ def _row(kl: float | None, shown: int, seen: int, count: int) -> Row:
 
 
 def one_by_one(measure: Measure, jobs: Iterator[Job]) -> Generator[tuple[int, Row], None, None]:
-    """Results in this process; a job is drawn when the one before is done."""
+    """Run the jobs in this process; each job is taken when the previous one is done."""
     for number, parameters, beaten_by in jobs:
         yield number, measure(parameters, beaten_by)
 
@@ -134,11 +134,11 @@ def one_by_one(measure: Measure, jobs: Iterator[Job]) -> Generator[tuple[int, Ro
 def side_by_side(
     bench: TrialBench, count: int, jobs: Iterator[Job]
 ) -> Generator[tuple[int, Row], None, None]:
-    """Results as they come; a job is drawn when a process is free for it. The processes end with
-    the generator.
+    """Run the jobs in `count` processes and yield results as they arrive. A job is taken when a process
+    is free for it. The processes end with the generator.
 
     Raises:
-        SelectionError: a process died. Also what went wrong in one of them.
+        SelectionError: a process died. Errors of a process are raised as they are.
     """
     context = multiprocessing.get_context("spawn")
     threads = max(1, torch.get_num_threads() // count)
@@ -156,10 +156,10 @@ def side_by_side(
                 _exchange(partial(idle.pop().send, job[1:]))
             if not busy:
                 return
-            for one in wait(list(busy)):
-                assert isinstance(one, Connection)
-                yield busy.pop(one), _exchange(one.recv)
-                idle.append(one)
+            for ready in wait(list(busy)):
+                assert isinstance(ready, Connection)
+                yield busy.pop(ready), _exchange(ready.recv)
+                idle.append(ready)
     finally:
         for process in processes.values():
             process.terminate()
@@ -167,22 +167,22 @@ def side_by_side(
 
 
 def _exchange(step: Callable[[], Any]) -> Any:
-    """Raises what a process sent instead of a result, or that it is gone."""
+    """Run one exchange with a process; raise the error that it sent, or SelectionError if it died."""
     try:
-        found = step()
+        result = step()
     except (EOFError, OSError):
         raise SelectionError(
-            "a process that tried edits died, perhaps for want of memory; what was tried is kept: run the same command again, with "
+            "a process that tried edits died, perhaps out of memory; finished trials are stored: run the same command again, with "
             "fewer --processes or a smaller --batch-tokens"
         ) from None
-    if isinstance(found, VectomyError):
-        raise found
-    return found
+    if isinstance(result, VectomyError):
+        raise result
+    return result
 
 
 def _work(connection: Connection, bench: TrialBench, threads: int) -> None:
-    """What another process does: load the model and measure edits until there are no more."""
-    # Ctrl-C goes to all processes of a terminal; the first one ends the others.
+    """The main function of another process: load the model and measure edits until there are none left."""
+    # Ctrl-C reaches all processes of a terminal; the first one ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(threads)
     c = bench.config
@@ -194,14 +194,14 @@ def _work(connection: Connection, bench: TrialBench, threads: int) -> None:
             name=bench.name,
         )
         measure = bench.on(chat)
-        while (job := _received(connection)) is not None:
+        while (job := _receive(connection)) is not None:
             connection.send(measure(*job))
     except VectomyError as error:
         connection.send(error)
 
 
-def _received(connection: Connection) -> Any:
-    """The next job; None when the first process is gone."""
+def _receive(connection: Connection) -> Any:
+    """The next job, or None when the first process has ended."""
     try:
         return connection.recv()
     except (EOFError, OSError):
