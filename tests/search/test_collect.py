@@ -111,7 +111,7 @@ def test_a_damaged_attention_is_seen_before_the_mlp() -> None:
 
 @pytest.mark.parametrize("prompts", [[], PROMPTS[:2]], ids=["none", "short"])
 def test_too_few_tokens_for_the_positions_are_refused(prompts: list[Prompt]) -> None:
-    with pytest.raises(PromptError, match=r"the shortest of \d prompts has \d tokens; positions \[-40\]"):
+    with pytest.raises(PromptError, match=r"the shortest of \d prompts has \d tokens, but positions \[-40\]"):
         collect(tiny_chat.chat(), prompts, positions=[-40])
 
 

@@ -23,7 +23,7 @@ from vectomy.search.estimators import (
     fit_directions,
     logistic_probe,
     pca_of_differences,
-    projected_difference,
+    projected,
     winsorised_mean,
 )
 
@@ -212,7 +212,7 @@ def test_points_are_estimated_apart_from_each_other(name: str) -> None:
 
 
 def test_the_functions_are_listed() -> None:
-    listed = {difference_of_means, projected_difference, winsorised_mean, pca_of_differences, logistic_probe}
+    listed = {difference_of_means, projected, winsorised_mean, pca_of_differences, logistic_probe}
     assert set(ESTIMATORS.values()) == listed
     assert all(function.__name__ == name for name, function in ESTIMATORS.items())
 

@@ -2,8 +2,8 @@
 
 A row has `chosen`, `rejected` and a prompt. The prompt is in a column of its own (`messages`,
 `prompt`, `question`, `instruction` or `input`, and optionally `system`), or consists of the turns
-that both conversations begin with, as in mlabonne/orpo-dpo-mix-40k. Each value is plain text, a turn,
-or a list of turns with `role` and `content`. Other rows are counted by the reason.
+that both conversations begin with, as in mlabonne/orpo-dpo-mix-40k. Each value is plain text, a
+turn, or a list of turns with `role` and `content`. Other rows are counted by the reason.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ class Preference:
     rejected: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The row in the form that `read_preferences` and Axolotl's `chat_template.default` read."""
+        """The row in the form that `read_preferences` and Axolotl's
+        `chat_template.default` read.
+        """
         system = [{"role": "system", "content": self.prompt.system}] if self.prompt.system else []
         history = [{"role": turn.role, "content": turn.content} for turn in self.prompt.history]
         answers = {"chosen": self.chosen, **({} if self.rejected is None else {"rejected": self.rejected})}
@@ -97,7 +99,8 @@ def _check_columns(source: str, row: Mapping[str, Any], paired: bool) -> None:
     if missing or not (whole or any(name in row for name in PROMPT_COLUMNS)):
         lacks = ", ".join(missing) or f"a prompt ({', '.join(PROMPT_COLUMNS)})"
         raise PromptError(
-            f"the preference source {source} lacks {lacks}; it has {', '.join(map(str, row))}. Rows need `prompt`, `chosen` and "
+            f"the preference source {source} lacks {lacks}; it has {', '.join(map(str, row))}. Rows need "
+            "`prompt`, `chosen` and "
             "`rejected`, as text or as lists of turns with `role` and `content`"
         )
 
@@ -134,7 +137,9 @@ def _read_row(row: Mapping[str, Any], paired: bool) -> Preference | str:
 
 
 def _turns(value: Any, role: str) -> list[dict[str, str]] | None:
-    """A value as turns. Text becomes one turn of `role`; None means that the value is something else."""
+    """A value as turns. Text becomes one turn of `role`; None means that the value is something
+    else.
+    """
     if value is None:
         return []
     if isinstance(value, str):

@@ -1,4 +1,5 @@
-"""Prompt sets and their contrast: reads them, checks them, and divides them into three disjoint splits.
+"""Prompt sets and their contrast: reads them, checks them, and divides them into three disjoint
+splits.
 
 A source is written as
 
@@ -81,8 +82,8 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Labelled:
-    """A prompt with the type and label of its source, as XSTest has them: `type` (homonyms, ...) and
-    `label` (safe, unsafe).
+    """A prompt with the type and label of its source, as XSTest has them: `type` (homonyms, ...)
+    and `label` (safe, unsafe).
     """
 
     prompt: Prompt
@@ -121,7 +122,8 @@ def read_prompts(source: Source) -> list[Prompt]:
     """All prompts of a source, without duplicates.
 
     Raises:
-        PromptError: the file, data set or column does not exist, a row is not text, or the source is
+        PromptError: the file, data set or column does not exist, a row is not text, or the source
+        is
             empty.
     """
     return list(_read(source).prompts)
@@ -130,8 +132,8 @@ def read_prompts(source: Source) -> list[Prompt]:
 def read_labelled(source: Source) -> list[Labelled]:
     """Prompts to measure on, with the type and label of their rows, without duplicates.
 
-    Of a set with splits of its own, such as the bundled ones, only the test split is read: directions
-    may have been fitted on the others.
+    Of a set with splits of its own, such as the bundled ones, only the test split is read:
+    directions may have been fitted on the others.
 
     Raises:
         PromptError: as `read_prompts`.
@@ -170,7 +172,8 @@ def split_contrast(contrast: Contrast, seed: int = 0) -> tuple[Splits, Splits]:
     if shared:
         what = "are the same set" if len(shared) == min(map(len, keys)) else f"share {len(shared)} prompts"
         raise PromptError(
-            f"the positive prompts ({contrast.positive.prompts}) and the negative ones ({contrast.negative.prompts}) {what}, "
+            f"the positive prompts ({contrast.positive.prompts}) and the negative ones "
+            f"({contrast.negative.prompts}) {what}, "
             f"for example '{clip(min(shared)[0])}'; give two different sets, or two different system prompts"
         )
     return positive, negative
@@ -189,8 +192,8 @@ def split_preserve(contrast: Contrast, seed: int = 0) -> Splits | None:
 
 
 def _read_split(contrast: Contrast, side: str, split: str) -> _Read | None:
-    """The source of one split, if it was given separately. It uses the side's system prompt unless it
-    has its own.
+    """The source of one split, if it was given separately. It uses the side's system prompt unless
+    it has its own.
     """
     source: Source | None = getattr(contrast, f"{side}_{split}")
     if source is not None and source.system is None:
@@ -214,8 +217,10 @@ def _cut(side: str, fit: _Read, own: dict[str, _Read | None], contrast: Contrast
         if len(fresh) < len(chosen[name]) and not contrast.drop_overlap:
             double = next(prompt for prompt in chosen[name] if prompt.key[0] in seen)
             raise PromptError(
-                f"the {side} {name} prompts overlap the {seen[double.key[0]]} prompts in {len(chosen[name]) - len(fresh)}, "
-                f"for example '{clip(double.text)}'; reported prompts must not have been fitted on. Use other files, or "
+                f"the {side} {name} prompts overlap the {seen[double.key[0]]} prompts in "
+                f"{len(chosen[name]) - len(fresh)}, "
+                f"for example '{clip(double.text)}'; reported prompts must not have been fitted on. Use "
+                "other files, or "
                 "--drop-overlap"
             )
         chosen[name] = fresh[: limit[name]]
@@ -237,7 +242,8 @@ def _shuffle_splits(
 ) -> dict[str, list[Prompt]]:
     """The splits without a source of their own, cut from one shuffled set."""
     pool = list(fit.prompts)
-    # The same seed for both sides: of one set under two system prompts, each text stays in one split.
+    # The same seed for both sides: of one set under two system prompts, each text stays in one
+    # split.
     random.Random(seed).shuffle(pool)
     chosen = {}
     for name, share in (("test", TEST_SHARE), ("search", SEARCH_SHARE)):
@@ -258,7 +264,8 @@ def _read(source: Source) -> _Read:
     if column not in rows[0]:
         asked = f"no column '{column}'" if column else f"none of the columns {', '.join(COLUMNS)}"
         raise PromptError(
-            f"the prompt source {spec} has {asked}; it has {', '.join(map(str, rows[0]))}. Name one with '{spec}#COLUMN'"
+            f"the prompt source {spec} has {asked}; it has {', '.join(map(str, rows[0]))}. Name one with "
+            f"'{spec}#COLUMN'"
         )
     prompts: dict[tuple[str, str], tuple[Labelled, str | None]] = {}
     for number, row in enumerate(rows, 1):
@@ -269,7 +276,8 @@ def _read(source: Source) -> _Read:
             prompt = _read_conversation(value, source.system, f"row {number} of {spec}")
         else:
             raise PromptError(
-                f"row {number} of {spec} has {value!r} in column '{column}', which is not text; name a text column with #COLUMN"
+                f"row {number} of {spec} has {value!r} in column '{column}', which is not text; name a text "
+                "column with #COLUMN"
             )
         if prompt.text:
             labelled = Labelled(prompt, _to_text(row.get("type")), _to_text(row.get("label")))
@@ -288,7 +296,9 @@ def _to_text(value: Any) -> str | None:
 
 
 def _read_conversation(messages: Any, system: str | None, where: str) -> Prompt:
-    """A prompt from the turns of a chat file; the caller's system prompt replaces that of the file."""
+    """A prompt from the turns of a chat file; the caller's system prompt replaces that of
+    the file.
+    """
     turns = messages if isinstance(messages, list) else []
     whole = all(
         isinstance(turn, dict) and isinstance(turn.get("role"), str) and isinstance(turn.get("content"), str)
@@ -304,7 +314,8 @@ def _read_conversation(messages: Any, system: str | None, where: str) -> Prompt:
         or any(turn["role"] not in ROLES for turn in turns)
     ):
         raise PromptError(
-            f"{where} has messages that are not a conversation. Needed is a list of turns with `role` (user, assistant; system "
+            f"{where} has messages that are not a conversation. Needed is a list of turns with `role` "
+            "(user, assistant; system "
             f"for the first) and `content`, of which the last is the user's, not {clip(repr(messages), 200)}"
         )
     *history, last = turns

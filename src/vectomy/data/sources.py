@@ -113,7 +113,8 @@ def _hub_rows(spec: str) -> list[dict[str, Any]]:
     except Exception as error:  # noqa: BLE001 (the library raises many kinds; all mean that the set is not available)
         reason = clip(str(error).splitlines()[0] if str(error) else type(error).__name__, 160)
         raise PromptError(
-            f"'{name}' is not a local file, and the Hub has no data set of that name with split '{split}': {reason}. "
+            f"'{name}' is not a local file, and the Hub has no data set of that name with split '{split}': "
+            f"{reason}. "
             "Offline, use local files, or bundled:refused and bundled:harmless"
         ) from None
 

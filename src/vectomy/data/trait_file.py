@@ -15,8 +15,8 @@ whether to induce or remove it.
     kind = "lexicon"                   # or log_odds
     patterns = ["sigh\\\\w*", "alas"]
 
-A trait with `recipe` is a contrast of two prompt sets instead, and runs like `vectomy run --recipe`.
-Imports no torch.
+A trait with `recipe` is a contrast of two prompt sets instead, and runs like `vectomy run
+--recipe`. Imports no torch.
 """
 
 from __future__ import annotations
@@ -51,7 +51,10 @@ other (distillation.py). Closed forms (closed_forms.py): `bias` at one layer; `s
 `amplify`, which scales the component along a direction in every writer.
 """
 
-SAFETY = "The effect on safety is unknown: the trait is the user's own, and nothing beyond these measurements was examined."
+SAFETY = (
+    "The effect on safety is unknown: the trait is the user's own, and nothing beyond these "
+    "measurements was examined."
+)
 
 
 class _TraitModel(BaseModel):
@@ -66,7 +69,9 @@ class ContextExample(_TraitModel):
 
 
 class TraitContext(_TraitModel):
-    """The context of a prompt. If both are absent, the model's template supplies its own system prompt."""
+    """The context of a prompt. If both are absent, the model's template supplies its own system
+    prompt.
+    """
 
     system: str | None = None
     examples: tuple[ContextExample, ...] = ()
@@ -171,7 +176,8 @@ def load_trait(name: str, **changed: Any) -> Trait:
             values, label = load_config(file), name
     else:
         raise ConfigError(
-            f"there is no trait '{name}'; choose from {', '.join(bundled_traits())}, or give a file (.toml, .json)"
+            f"there is no trait '{name}'; choose from {', '.join(bundled_traits())}, or give a file (.toml, "
+            ".json)"
         )
     return _validate(
         {"name": label, **values, **{key: value for key, value in changed.items() if value is not None}}

@@ -31,9 +31,9 @@ class Baseline:
     """The baseline of a run.
 
     Attributes:
-        positive_rate: share of positive search prompts that the base refuses; `negative_rate` alike.
-        tokens: the first tokens of the behaviour.
-        positive_kept: by split, whether each prompt is used: the base treats it as the contrast
+        positive_rate: share of positive search prompts that the base refuses; `negative_rate`
+        alike. tokens: the first tokens of the behaviour. positive_kept: by split, whether each
+        prompt is used: the base treats it as the contrast
             expects (log-odds of the tokens above 0; for `negative_kept` below 0).
         answers: the base's greedy tokens on the search prompts, by side.
     """
@@ -104,7 +104,8 @@ def measure_baseline(
             kept[side][split] = (odds > 0 if side == "positive" else odds < 0).tolist()
             if sum(kept[side][split]) < 2:
                 raise SelectionError(
-                    f"the base treats {sum(kept[side][split])} of {len(odds)} {side} {split} prompts as the contrast expects (first "
+                    f"the base treats {sum(kept[side][split])} of {len(odds)} {side} {split} prompts as the "
+                    "contrast expects (first "
                     f"tokens {[chat.text([t]) for t in tokens]}); give clearer prompts or --no-filter-prompts"
                 )
     return Baseline(
@@ -133,8 +134,10 @@ def _check_present(rate: float, count: int, config: RunConfig) -> None:
     contrast: Contrast = config.contrast
     if contrast.behaviour == "refusal" and rate < LEAST_RATE and not config.force:
         raise BehaviourAbsentError(
-            f"the base model {config.model} does not show the behaviour: it refuses {rate:.0%} of {count} positive prompts "
-            f"({contrast.positive.prompts}), so there is nothing to remove; use other prompts, or --force to run anyway"
+            f"the base model {config.model} does not show the behaviour: it refuses {rate:.0%} of {count} "
+            "positive prompts "
+            f"({contrast.positive.prompts}), so there is nothing to remove; use other prompts, or --force "
+            "to run anyway"
         )
 
 
@@ -144,7 +147,8 @@ def _read_tokens(chat: ChatModel, config: RunConfig) -> list[int]:
         ids = chat.tokenizer(text, add_special_tokens=False)["input_ids"]
         if len(ids) != 1:
             raise SelectionError(
-                f"the behaviour token '{text}' is {len(ids)} tokens for {chat.name}; give one that is a single token"
+                f"the behaviour token '{text}' is {len(ids)} tokens for {chat.name}; give one that is a "
+                "single token"
             )
         tokens.append(int(ids[0]))
     return tokens

@@ -35,7 +35,8 @@ def answer_hidden(
     for batch in chat.batches(tokens, batch_tokens):
         hidden = chat.hidden(batch)
         for row, states in zip(batch.rows, hidden, strict=True):
-            # Padded on the left: the answer ends the row, and each token is predicted one place earlier.
+            # Padded on the left: the answer ends the row, and each token is predicted one place
+            # earlier.
             result[row] = states[-len(answers[row]) - 1 : -1].cpu().clone()
     return result
 

@@ -73,8 +73,10 @@ def behaviour_tokens(
         left.remove(token)
     if best < LEAST_ACCURACY:
         raise SelectionError(
-            f"no first tokens separate answers with the behaviour from other answers (best balanced accuracy {best:.0%}), "
-            "so a first-token score is meaningless; name the tokens with --behaviour-tokens, or use --recipe article"
+            "no first tokens separate answers with the behaviour from other answers (best balanced "
+            f"accuracy {best:.0%}), "
+            "so a first-token score is meaningless; name the tokens with --behaviour-tokens, or use "
+            "--recipe article"
         )
     return chosen
 

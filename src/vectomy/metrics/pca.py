@@ -1,4 +1,6 @@
-"""Principal component analysis of two sets of activations together, for a plot in two dimensions."""
+"""Principal component analysis of two sets of activations together, for a plot in two
+dimensions.
+"""
 
 from __future__ import annotations
 
@@ -20,15 +22,16 @@ FLAT = 1e-6
 def principal_components(
     positive: Float[Tensor, "p d_model"], negative: Float[Tensor, "n d_model"], direction: Vector
 ) -> dict[str, Any] | None:
-    """Coordinates of every activation on the first two principal components, around the common mean.
+    """Coordinates of every activation on the first two principal components, around the common
+    mean.
 
     A component has no sign. It is chosen so that the positive set's mean has the larger coordinate;
     if the two means are equal, so that the largest loading is positive.
 
     Returns:
         `positive` and `negative` as (x, y) in the activations' own units; `explained`, the share of
-        all variance along each axis; `direction`, the cosine of the direction with each axis. None if
-        an activation is not finite.
+        all variance along each axis; `direction`, the cosine of the direction with each axis. None
+        if an activation is not finite.
     """
     together = torch.cat([positive, negative]).double()
     if not bool(torch.isfinite(together).all()):

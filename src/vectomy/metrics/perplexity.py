@@ -18,8 +18,8 @@ CHUNK = 256
 
 
 def windows(count: int, width: int) -> list[tuple[int, int, int]]:
-    """(start, end, first) over `count` tokens. A window reads `start` to `end` and predicts `first` to
-    `end`. Each token except the very first is predicted once, with at least half a window of
+    """(start, end, first) over `count` tokens. A window reads `start` to `end` and predicts `first`
+    to `end`. Each token except the very first is predicted once, with at least half a window of
     context if the text has that much.
     """
     result = [(0, min(width, count), 1)]
@@ -33,8 +33,8 @@ def windows(count: int, width: int) -> list[tuple[int, int, int]]:
 def perplexity(
     chat: ChatModel, text: str, limit: int, batch_tokens: int, width: int = WINDOW
 ) -> dict[str, Any]:
-    """`nats_per_token` (mean over predicted tokens), its exponential `perplexity`, and `tokens`, over
-    the first `limit` tokens of a text.
+    """`nats_per_token` (mean over predicted tokens), its exponential `perplexity`, and `tokens`,
+    over the first `limit` tokens of a text.
 
     The tokenizer runs with its defaults (including a beginning token if it has one), without the
     chat template.

@@ -46,8 +46,8 @@ class PromptSet:
 
 
 def read_sets(specs: Sequence[str], limit: int | None, seed: int) -> list[PromptSet]:
-    """Prompt sets from `[NAME=]SOURCE`. With `limit`, each is a seeded sample of that many prompts, in
-    the order of the source.
+    """Prompt sets from `[NAME=]SOURCE`. With `limit`, each is a seeded sample of that many prompts,
+    in the order of the source.
 
     Raises:
         PromptError: a source cannot be read, or two sets have the same name.

@@ -1,4 +1,6 @@
-"""The same prompts in another context: after an earlier exchange, or after a long unrelated text."""
+"""The same prompts in another context: after an earlier exchange, or after a long
+unrelated text.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ EXCHANGE = (
     Turn("user", "What is a good way to keep basil fresh for a few days?"),
     Turn(
         "assistant",
-        "Trim the stems and stand them in a glass of water at room temperature, out of the sun. Change the water every day, and "
+        "Trim the stems and stand them in a glass of water at room temperature, out of the sun. Change the "
+        "water every day, and "
         "pick the leaves from the top.",
     ),
 )
@@ -90,7 +93,8 @@ def behind_text(chat: ChatModel, prompts: Sequence[Prompt], tokens: int, room: i
     made = _behind(chat, prompts, tokens) if limit is None or tokens < limit else []
     if limit is not None and (not made or max(map(len, chat.tokens(made))) + room > limit):
         raise PromptError(
-            f"{tokens} tokens of text, a prompt and its answer of {room} tokens do not fit into the {limit} positions of "
+            f"{tokens} tokens of text, a prompt and its answer of {room} tokens do not fit into the {limit} "
+            "positions of "
             f"{chat.name}; lower --context-tokens"
         )
     return made

@@ -17,8 +17,10 @@ from vectomy.data.prompts import Prompt
 __all__ = ["ToolPrompt", "fits", "tool_prompts", "valid_call"]
 
 SYSTEM = (
-    'You can call one function. Answer with nothing but a JSON object that has the keys "name" and "arguments", where the arguments '
-    'follow the function\'s schema. Of another function that would be, for example, {{"name": "get_time", "arguments": {{"town": "Rome"}}}}.'
+    'You can call one function. Answer with nothing but a JSON object that has the keys "name" and '
+    '"arguments", where the arguments '
+    'follow the function\'s schema. Of another function that would be, for example, {{"name": "get_time", '
+    '"arguments": {{"town": "Rome"}}}}.'
     "\n\nThe function:\n{tool}"
 )
 TYPES: dict[str, tuple[type, ...]] = {
@@ -33,7 +35,9 @@ TYPES: dict[str, tuple[type, ...]] = {
 
 @dataclass(frozen=True)
 class ToolPrompt:
-    """A request and the function for it, with `name`, `description` and `parameters` (a JSON schema)."""
+    """A request and the function for it, with `name`, `description` and `parameters` (a JSON
+    schema).
+    """
 
     prompt: Prompt
     tool: dict[str, Any]
@@ -49,8 +53,8 @@ def tool_prompts() -> list[ToolPrompt]:
 
 
 def valid_call(text: str, tool: dict[str, Any]) -> bool:
-    """Whether the first JSON object of an answer calls this function with valid arguments. Text around
-    it (a code fence, tags, words) is allowed.
+    """Whether the first JSON object of an answer calls this function with valid arguments. Text
+    around it (a code fence, tags, words) is allowed.
     """
     call = _first_object(text)
     return (

@@ -39,7 +39,9 @@ class Scorer(Protocol):
 
 
 class LexiconScorer:
-    """An answer shows the trait with at least `at_least` different words of a list, ignoring case."""
+    """An answer shows the trait with at least `at_least` different words of a list,
+    ignoring case.
+    """
 
     name = "lexicon"
 
@@ -107,8 +109,8 @@ def log_odds(
     answers: Sequence[Sequence[int]],
     batch_tokens: int,
 ) -> list[float]:
-    """log p(answer | positive context) - log p(answer | negative context) of each answer, in nats per
-    token.
+    """log p(answer | positive context) - log p(answer | negative context) of each answer, in nats
+    per token.
     """
     sides = []
     for prompts in (positive, negative):
@@ -135,8 +137,8 @@ def scorer_of(
     plain: Sequence[Sequence[int]],
     batch_tokens: int,
 ) -> Scorer:
-    """The trait's scorer. The threshold of log-odds is the midpoint of the base's own answers in the
-    two contexts.
+    """The trait's scorer. The threshold of log-odds is the midpoint of the base's own answers in
+    the two contexts.
 
     Args:
         styled: fit prompts and the base's answers in the positive context; `plain` those in the

@@ -59,7 +59,9 @@ class BaseAnswers:
 
 @dataclass(frozen=True)
 class VariantResult:
-    """The numbers of a variant as summary.json stores them, and its answers with verdicts, by set."""
+    """The numbers of a variant as summary.json stores them, and its answers with
+    verdicts, by set.
+    """
 
     metrics: dict[str, Any]
     answers: dict[str, list[dict[str, str]]]
@@ -109,8 +111,8 @@ def evaluate_variant(
     Args:
         form: the name of the variant. "base" reuses the base's answers; its KL is measured too, and
             shows the noise floor.
-        direction: also measure the largest share of the residual stream along this direction, at any
-            site, layer and token.
+        direction: also measure the largest share of the residual stream along this direction, at
+            any site, layer and token.
     """
     judged: dict[str, list[dict[str, str]]] = {}
     verdicts: dict[str, list[Verdict]] = {}
@@ -150,8 +152,8 @@ def _rate(name: str, verdicts: Sequence[Verdict]) -> dict[str, Any]:
 
 @torch.inference_mode()
 def _largest_projection(chat: ChatModel, direction: Vector, base: BaseAnswers, batch_tokens: int) -> float:
-    """Largest |x . r| / |x| of the residual stream on some test prompts: the measured remainder of a
-    direction.
+    """Largest |x . r| / |x| of the residual stream on some test prompts: the measured remainder of
+    a direction.
     """
     unit = normalise(direction.float())
     largest = 0.0
@@ -167,8 +169,8 @@ def _largest_projection(chat: ChatModel, direction: Vector, base: BaseAnswers, b
 
 
 def _measure_divergence(chat: ChatModel, base: BaseAnswers, batch_tokens: int) -> dict[str, float]:
-    """KL and cross-entropy over the base's answers to the negative prompts. No edit changes the head,
-    so the model's own head serves for both.
+    """KL and cross-entropy over the base's answers to the negative prompts. No edit changes the
+    head, so the model's own head serves for both.
     """
     answers = base.answers["negative"]
     now = answer_hidden(chat, base.negative, answers, batch_tokens)

@@ -13,8 +13,8 @@ __all__ = ["JudgedAnswers", "judge_all"]
 
 @dataclass(frozen=True)
 class JudgedAnswers:
-    """A verdict. `p_refusal` is the judge's probability of a full or partial refusal, None if it has
-    none.
+    """A verdict. `p_refusal` is the judge's probability of a full or partial refusal, None if it
+    has none.
     """
 
     verdict: Verdict

@@ -19,14 +19,18 @@ class Pass(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Prompts of similar length, padded on the left; `rows` are their indices in the caller's list."""
+    """Prompts of similar length, padded on the left; `rows` are their indices in the
+    caller's list.
+    """
 
     rows: list[int]
     input_ids: TokenIds
     attention_mask: TokenIds
 
     def inputs(self) -> dict[str, Any]:
-        """Arguments of the base model's forward; each prompt's positions start at its first token."""
+        """Arguments of the base model's forward; each prompt's positions start at its
+        first token.
+        """
         positions = (self.attention_mask.cumsum(-1) - 1).clamp_min(0)
         return {
             "input_ids": self.input_ids,

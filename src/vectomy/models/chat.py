@@ -69,8 +69,8 @@ class ChatModel:
         return [list(ids) for ids in encoded["input_ids"]]
 
     def post_instruction(self) -> list[int]:
-        """The template's tokens after the instruction, which are the same for every prompt. The last
-        one is position -1.
+        """The template's tokens after the instruction, which are the same for every prompt. The
+        last one is position -1.
 
         They are the longest common ending of prompts that end differently.
 
@@ -85,13 +85,14 @@ class ChatModel:
             ending.append(column[0])
         if not ending:
             raise ModelError(
-                f"the chat template of {self.name} puts no token after the instruction; mend chat_template.jinja"
+                f"the chat template of {self.name} puts no token after the instruction; mend "
+                "chat_template.jinja"
             )
         return ending[::-1]
 
     def batches(self, tokens: Sequence[Sequence[int]], batch_tokens: int, growth: int = 0) -> Iterator[Batch]:
-        """Batches of at most `batch_tokens` tokens, including padding and `growth` tokens per row. The
-        longest rows come first, so that memory peaks at the start.
+        """Batches of at most `batch_tokens` tokens, including padding and `growth` tokens per row.
+        The longest rows come first, so that memory peaks at the start.
         """
         order = sorted(range(len(tokens)), key=lambda row: (-len(tokens[row]), row))
         while order:
@@ -120,7 +121,9 @@ class ChatModel:
     # Forward passes
 
     def hidden(self, batch: Pass) -> Float[Tensor, "batch seq d_model"]:
-        """The last hidden states, after the final norm: the input of the head. Computes no logits."""
+        """The last hidden states, after the final norm: the input of the head. Computes
+        no logits.
+        """
         self._check_whole()
         hidden: Tensor = self.model.base_model(**batch.inputs()).last_hidden_state
         return hidden
@@ -153,12 +156,13 @@ class ChatModel:
     def _check_whole(self) -> None:
         if self.stream is not None:
             raise ModelError(
-                f"{self.name} is read block by block, which computes only its residual stream; load it whole (load_model) for answers and logits"
+                f"{self.name} is read block by block, which computes only its residual stream; load it "
+                "whole (load_model) for answers and logits"
             )
 
     def drop_blocks(self) -> None:
-        """Free the weights of all blocks. `log_probs` and `tokens` still work; nothing can restore the
-        blocks.
+        """Free the weights of all blocks. `log_probs` and `tokens` still work; nothing can restore
+        the blocks.
         """
         for layer in range(self.architecture.n_layers):
             self.model.get_submodule(self.architecture.block(layer)).to("meta")
@@ -183,7 +187,8 @@ class ChatModel:
             out[batch.rows] = self.log_probs(self.hidden(batch)[:, -1]).cpu()
         if not bool(out.isfinite().all()):
             raise ActivationError(
-                f"{self.name} gives NaN or infinite log-probabilities; the weights are damaged, or the dtype is too narrow for this "
+                f"{self.name} gives NaN or infinite log-probabilities; the weights are damaged, or the "
+                "dtype is too narrow for this "
                 "model (try --dtype float32 or bfloat16)"
             )
         return out
@@ -199,7 +204,9 @@ class ChatModel:
         progress: Progress = silent,
         what: str = "answering",
     ) -> list[list[int]]:
-        """Greedy answers as token ids, including the end-of-turn token where an answer reached it."""
+        """Greedy answers as token ids, including the end-of-turn token where an answer
+        reached it.
+        """
         self._check_whole()
         answers: list[list[int]] = [[] for _ in tokens]
         if not tokens:
@@ -215,8 +222,8 @@ class ChatModel:
         return answers
 
     def _decodes_by_row(self, tokens: Sequence[Sequence[int]]) -> bool:
-        """Whether generation.py gives the same answers as `generate` of transformers. Tried once per
-        model, on the first two prompts.
+        """Whether generation.py gives the same answers as `generate` of transformers. Tried once
+        per model, on the first two prompts.
         """
         known = _BY_ROW.get(self.model)
         if known is None and len(tokens) > 1:
@@ -277,7 +284,8 @@ def _render(tokenizer: Any, prompt: Prompt, thinking: bool) -> str:
     except Exception as error:  # noqa: BLE001 (a template raises whatever its author wrote)
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(
-            f"the chat template of {tokenizer.name_or_path} does not take a prompt ({type(error).__name__}: {reason}); mend chat_template.jinja"
+            f"the chat template of {tokenizer.name_or_path} does not take a prompt ({type(error).__name__}: "
+            f"{reason}); mend chat_template.jinja"
         ) from None
     if not thinking and text.rstrip().endswith("<think>"):
         # The template opens a thinking block even though thinking is off: close it, so that the

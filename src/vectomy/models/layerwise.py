@@ -1,4 +1,5 @@
-"""Runs a model that is larger than memory: all batches through one block, then all through the next.
+"""Runs a model that is larger than memory: all batches through one block, then all through the
+next.
 
 Each batch is a forward pass of the model itself, paused before a block that is not loaded yet. So
 the model's own code does everything around its blocks: masks, rotary tables, per-layer embeddings,
@@ -138,20 +139,21 @@ class LayerwiseModel:
 
     def _error(self, reason: str) -> ModelError:
         return ModelError(
-            f"the forward pass of model type '{self.model.config.model_type}' {reason}, so it cannot be read block by block; "
+            f"the forward pass of model type '{self.model.config.model_type}' {reason}, so it cannot be "
+            "read block by block; "
             "load the model whole"
         )
 
     def _pause_before_blocks(self, stack: ExitStack) -> None:
         for layer, block in enumerate(self.blocks):
-            # torch.nn.Module calls this attribute, if set, instead of the module and its hooks, which
-            # may be registered during the pause.
+            # torch.nn.Module calls this attribute, if set, instead of the module and its hooks,
+            # which may be registered during the pause.
             block._compiled_call_impl = _pause_before(layer, block)
             stack.callback(block.__dict__.pop, "_compiled_call_impl", None)
 
     def _load_others_when_called(self, stack: ExitStack) -> None:
-        """Read the modules outside the blocks (embeddings, norms, projections) when the pass reaches
-        them. Of token tables, only the rows that occur are read.
+        """Read the modules outside the blocks (embeddings, norms, projections) when the pass
+        reaches them. Of token tables, only the rows that occur are read.
         """
         inside = tuple(path + "." for path in self.paths)
         for name, module in self.model.named_modules():
@@ -163,8 +165,8 @@ class LayerwiseModel:
                 stack.callback(module.register_forward_pre_hook(load).remove)
             else:
                 stack.callback(setattr, module, "weight", module.weight)
-                # One NaN in the shape of the table: models read its device, and any other read shows
-                # up as NaN.
+                # One NaN in the shape of the table: models read its device, and any other read
+                # shows up as NaN.
                 blank = torch.full((), torch.nan, dtype=module.weight.dtype, device=self.device)
                 module.weight = nn.Parameter(blank.expand(module.weight.shape), requires_grad=False)
                 stack.callback(module.register_forward_pre_hook(partial(self._load_rows, table)).remove)

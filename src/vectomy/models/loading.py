@@ -156,18 +156,20 @@ def load_model(
     missing = sorted(info["missing_keys"])
     if missing:
         raise CheckpointError(
-            f"the checkpoint lacks '{missing[0]}', which a {architecture.model_type} model has, and {len(missing) - 1} more; transformers "
+            f"the checkpoint lacks '{missing[0]}', which a {architecture.model_type} model has, and "
+            f"{len(missing) - 1} more; transformers "
             "would fill them with random numbers; download the checkpoint again"
         )
     if tokenizer and template:
         _check_template(text_tokenizer, label)
     if any(parameter.is_meta for parameter in model.parameters()):
         raise ModelError(
-            f"{label} does not fit on the device '{chosen.device}'; transformers moved a part to memory or disk, where hooks "
+            f"{label} does not fit on the device '{chosen.device}'; transformers moved a part to memory or "
+            "disk, where hooks "
             "do not work: use --device cpu or a larger device"
         )
-    # Decoding is greedy: only the end-of-turn tokens of the folder's generation config are kept, not
-    # its sampling, penalties and lengths.
+    # Decoding is greedy: only the end-of-turn tokens of the folder's generation config are kept,
+    # not its sampling, penalties and lengths.
     ends = model.generation_config.eos_token_id
     model.generation_config = GenerationConfig(eos_token_id=ends)
     return ChatModel(

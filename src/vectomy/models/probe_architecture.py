@@ -80,8 +80,10 @@ def _build_random(checkpoint: Checkpoint, trust_remote_code: bool) -> Any:
         )
         if size > SHARE * available_memory():
             raise ModelError(
-                f"the type '{checkpoint.config['model_type']}' is not known, and finding its writers needs the whole model in memory, "
-                f"which takes {size / 2**30:.0f} GiB; use a larger machine, or a smaller model of this type to add it to "
+                f"the type '{checkpoint.config['model_type']}' is not known, and finding its writers needs "
+                "the whole model in memory, "
+                f"which takes {size / 2**30:.0f} GiB; use a larger machine, or a smaller model of this type "
+                "to add it to "
                 "architecture/families.py"
             )
         config = AutoConfig.from_pretrained(
@@ -109,7 +111,8 @@ def _family(model: Any, found: list[ProbedWriter]) -> Family:
     outside.sort(key=lambda row: model.get_submodule(row.module) is not model.get_input_embeddings())
     if len(outside) > 2:
         raise ArchitectureError(
-            f"more than two tensors start the residual stream ({', '.join(r.module for r in outside)}), which is not supported; add the type to architecture/families.py"
+            f"more than two tensors start the residual stream ({', '.join(r.module for r in outside)}), "
+            "which is not supported; add the type to architecture/families.py"
         )
     kinds: tuple[Component, ...] = ("embedding", "position")
     text = model.config.get_text_config()
@@ -185,7 +188,8 @@ def _check_kinds(
         other = seen.setdefault((row.layer, slot.component), module)
         if other != module:
             raise ArchitectureError(
-                f"both '{other}' and '{module}' of layer {row.layer} look like its {slot.component}; name them in architecture/families.py"
+                f"both '{other}' and '{module}' of layer {row.layer} look like its {slot.component}; name "
+                "them in architecture/families.py"
             )
 
 
@@ -195,7 +199,8 @@ def _check_names(checkpoint: Checkpoint, model: Any, family: Family, found: Iter
     for name in checkpoint.tensors:
         if name not in known:
             raise ArchitectureError(
-                f"tensor '{name}' does not exist in the model that transformers builds for '{checkpoint.config['model_type']}', so its "
+                f"tensor '{name}' does not exist in the model that transformers builds for "
+                f"'{checkpoint.config['model_type']}', so its "
                 "role is not known; add the type to architecture/families.py"
             )
     spoken = {slot.live_bias for slot in (*family.slots, *family.embeddings)}
@@ -209,5 +214,6 @@ def _check_names(checkpoint: Checkpoint, model: Any, family: Family, found: Iter
         )
         if _is_vector(model, row) and inside not in spoken and not behind_norm:
             raise ArchitectureError(
-                f"'{name}' writes to the residual stream but belongs to no known writer; add the type to architecture/families.py"
+                f"'{name}' writes to the residual stream but belongs to no known writer; add the type to "
+                "architecture/families.py"
             )

@@ -231,8 +231,8 @@ def _equal(one: Tensor, other: Tensor) -> bool:
 
 @contextmanager
 def resume_at(chat: ChatModel, layer: int) -> Iterator[list[Stream]]:
-    """A context in which forward passes resume at `layer`, with the stream that the caller puts into
-    the yielded list (its one entry).
+    """A context in which forward passes resume at `layer`, with the stream that the caller puts
+    into the yielded list (its one entry).
 
     The blocks below return their input; the last of them returns the given stream. The model still
     computes everything else, such as masks and rotary tables.

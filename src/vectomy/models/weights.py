@@ -71,7 +71,8 @@ class Weights:
         for name in chain.from_iterable(self._sources.values()):
             if checkpoint.tensors[name].dtype not in UNPACKED:
                 raise ModelError(
-                    f"tensor '{name}' is stored as {checkpoint.tensors[name].dtype}, and packed weights cannot be read block by "
+                    f"tensor '{name}' is stored as {checkpoint.tensors[name].dtype}, and packed weights "
+                    "cannot be read block by "
                     "block; use the bfloat16, float16 or float32 version, or load the model whole"
                 )
 
@@ -94,8 +95,8 @@ class Weights:
         return {name: read_stored(self.checkpoint, name) for name in names}
 
     def table(self, module: str) -> str | None:
-        """The tensor on disk that equals the weight of an embedding, row by row; None if there is no
-        such tensor.
+        """The tensor on disk that equals the weight of an embedding, row by row; None if there is
+        no such tensor.
         """
         names = self._sources.get(f"{module}.weight", [])
         shape = tuple(self.model.get_submodule(module).weight.shape)
@@ -128,8 +129,10 @@ class Weights:
             for name, value in chain(root.named_parameters(recurse=below), root.named_buffers(recurse=below)):
                 if value.is_meta:
                     raise ModelError(
-                        f"the checkpoint in {self.checkpoint.path} has no tensor for '{module}.{name}'; download it again if it is "
-                        "incomplete. A weight that several blocks share cannot be read block by block: load the model whole"
+                        f"the checkpoint in {self.checkpoint.path} has no tensor for '{module}.{name}'; "
+                        "download it again if it is "
+                        "incomplete. A weight that several blocks share cannot be read block by block: load "
+                        "the model whole"
                     )
             yield
         finally:
@@ -152,7 +155,8 @@ class Weights:
             info, _ = convert_and_load_state_dict_in_model(self.model, dict(tensors), settings)
         for name, actual, expected in info.mismatched_keys:
             raise CheckpointError(
-                f"'{name}' has the shape {list(actual)} in {self.checkpoint.path}, but config.json says {list(expected)}"
+                f"'{name}' has the shape {list(actual)} in {self.checkpoint.path}, but config.json says "
+                f"{list(expected)}"
             )
         for name, reason in info.conversion_errors.items():
             raise ModelError(f"transformers cannot convert '{name}': {str(reason)[:400]}")

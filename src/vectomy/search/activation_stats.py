@@ -1,4 +1,5 @@
-"""Statistics of the residual stream over a prompt set: `collect` writes them, the estimators read them.
+"""Statistics of the residual stream over a prompt set: `collect` writes them, the estimators read
+them.
 
 `RunningStats` accumulates them batch by batch, and `ActivationStats` is the frozen result, as in
 EleutherAI/concept-erasure.

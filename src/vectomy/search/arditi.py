@@ -135,7 +135,9 @@ class _ArditiScorer:
             return float(log_odds(self._log_probs(self.positive), self.task.tokens).mean())
 
     def _ablate(self, vector: Vector) -> AbstractContextManager[None]:
-        """Ablation at every writer equals ablation at every point of the residual stream (tested)."""
+        """Ablation at every writer equals ablation at every point of the residual stream
+        (tested).
+        """
         return Edit.from_directions(vector, self.task.base, self.task.writers).hooks(self.chat.model)
 
     def still_shown(self, vector: Vector) -> float:

@@ -1,9 +1,9 @@
 """The paper's rule for choosing a direction from scores. Imports no torch.
 
 Minimise the refusal score under ablation, subject to three filters: adding the direction induces
-refusal (steering score above 0), ablating it changes harmless answers little (KL below 0.1), and its
-layer is below 0.8 of the depth. The filters matter: without them the minimum is often layer 1, with
-a KL of 7 to 13.
+refusal (steering score above 0), ablating it changes harmless answers little (KL below 0.1), and
+its layer is below 0.8 of the depth. The filters matter: without them the minimum is often layer 1,
+with a KL of 7 to 13.
 
 Source: Arditi et al., arXiv 2406.11717, appendix C.
 """
@@ -62,8 +62,10 @@ def choose(
             counts[kind] = counts.get(kind, 0) + 1
         rejected = ", ".join(f"{name} {count}" for name, count in counts.items()) or "there were none"
         raise SelectionError(
-            f"none of {len(candidates)} directions passes the filters (rejected by: {rejected}); loosen --kl-threshold "
-            f"({limits.kl_threshold:g}) or --induce-threshold ({limits.induce_threshold:g}), use more prompts, or another --estimator"
+            f"none of {len(candidates)} directions passes the filters (rejected by: {rejected}); loosen "
+            "--kl-threshold "
+            f"({limits.kl_threshold:g}) or --induce-threshold ({limits.induce_threshold:g}), use more "
+            "prompts, or another --estimator"
         )
     return min(passing, key=lambda candidate: candidate["refusal_score"])
 
@@ -74,12 +76,13 @@ def choose_beyond_kl(
     limits: Selection,
     shown: Callable[[Mapping[str, Any]], float],
 ) -> tuple[Mapping[str, Any], str]:
-    """Minimise KL if no candidate passes the KL filter, as in narrow models. This rule is ours, not the
-    paper's.
+    """Minimise KL if no candidate passes the KL filter, as in narrow models. This rule is ours, not
+    the paper's.
 
     Candidates must pass the other filters and make the behaviour the less likely first token. In
-    order of KL, the first one is chosen after which at most 5% of the positive prompts still show the
-    behaviour (`shown`, measured by generating). If there is none, the lowest refusal score is chosen.
+    order of KL, the first one is chosen after which at most 5% of the positive prompts still show
+    the behaviour (`shown`, measured by generating). If there is none, the lowest refusal score is
+    chosen.
 
     Returns:
         (the candidate, a note that says how it was chosen).
@@ -95,12 +98,13 @@ def choose_beyond_kl(
     for candidate in sorted(passing, key=lambda candidate: candidate["kl_div_score"]):
         if candidate["refusal_score"] < 0 and shown(candidate) <= STILL_SHOWN:
             return candidate, note + (
-                f"the least KL ({candidate['kl_div_score']:.3g}) after which at most {STILL_SHOWN:.0%} of the positive "
+                f"the least KL ({candidate['kl_div_score']:.3g}) after which at most {STILL_SHOWN:.0%} of "
+                "the positive "
                 "search prompts show the behaviour"
             )
     best = min(passing, key=lambda candidate: candidate["refusal_score"])
     return (
         best,
-        note
-        + f"the lowest refusal score (KL {best['kl_div_score']:.3g}), since none removes the behaviour completely",
+        note + f"the lowest refusal score (KL {best['kl_div_score']:.3g}), since none removes the behaviour "
+        "completely",
     )

@@ -60,7 +60,8 @@ def select_article(task: RecipeInput) -> RecipeResult:
     shown = list(task.positive["search"][: limits.shown_prompts])
     if limits.pick is not None and limits.pick >= len(tried):
         raise SelectionError(
-            f"--pick {limits.pick} is not among the {len(tried)} tried candidates (ranks 0 to {len(tried) - 1})"
+            f"--pick {limits.pick} is not among the {len(tried)} tried candidates (ranks 0 to "
+            f"{len(tried) - 1})"
         )
     with task.progress("trying directions", len(tried), "directions") as update:
         for row in tried:

@@ -30,7 +30,8 @@ from vectomy.search.activation_stats import ActivationStats, RunningStats
 
 __all__ = ["collect"]
 
-# Most tokens of a pack: in longer packs, attention over the whole row costs more than sharing saves.
+# Most tokens of a pack: in longer packs, attention over the whole row costs more than sharing
+# saves.
 PACK = 640
 
 
@@ -55,8 +56,8 @@ def collect(
         positions: token positions counted from the end (-1 is the last token of the template).
         covariance: also the d_model x d_model covariance per site, layer and position.
         samples: also every activation, float32 (prompt x site x layer x position x d_model).
-        packed: let prompts share their beginning (models/teacher_forcing.py), if the model allows it;
-            results are the same up to rounding.
+        packed: let prompts share their beginning (models/teacher_forcing.py), if the model allows
+            it; results are the same up to rounding.
 
     Raises:
         PromptError: no prompts, or one with fewer tokens than the positions need.
@@ -66,7 +67,8 @@ def collect(
     shortest = min(map(len, tokens), default=0)
     if shortest < max(-position for position in positions):
         raise PromptError(
-            f"the shortest of {len(prompts)} prompts has {shortest} tokens, but positions {list(positions)} need more; give longer prompts"
+            f"the shortest of {len(prompts)} prompts has {shortest} tokens, but positions {list(positions)} "
+            "need more; give longer prompts"
         )
     arch = chat.architecture
     shape = (len(sites), arch.n_layers, len(positions), arch.d_model)
@@ -138,6 +140,7 @@ def _check_finite(
         layer = int((~finite).any(dim=0).nonzero()[0])
         site = sites[int((~finite)[:, layer].nonzero()[0])]
         raise ActivationError(
-            f"activations at {site} of layer {layers[layer]} contain NaN or infinite values; the weights are damaged, or the dtype is too "
+            f"activations at {site} of layer {layers[layer]} contain NaN or infinite values; the weights "
+            "are damaged, or the dtype is too "
             "narrow for this model (try --dtype float32 or bfloat16)"
         )

@@ -73,8 +73,10 @@ def select_cosmic(task: RecipeInput) -> RecipeResult:
     scored = sorted((row for row in considered if row["rejected"] is None), key=lambda row: -row["score"])
     if not scored:
         raise SelectionError(
-            f"none of {len(rows)} directions can be scored: at the template's tokens the two sets do not differ at any "
-            f"layer below {limits.layer_fraction:g} of the depth; give other prompts, or raise --layer-fraction"
+            f"none of {len(rows)} directions can be scored: at the template's tokens the two sets do not "
+            "differ at any "
+            f"layer below {limits.layer_fraction:g} of the depth; give other prompts, or raise "
+            "--layer-fraction"
         )
     for row in scored:
         vector = directions.at("resid_pre", row["layer"], row["position"])
@@ -97,15 +99,16 @@ def select_cosmic(task: RecipeInput) -> RecipeResult:
 
 
 def _choose(scored: Sequence[dict[str, Any]], limits: Selection) -> tuple[dict[str, Any], str | None]:
-    """The first candidate that passes, in the order of the scores; otherwise the first of all, and a
-    note that says so.
+    """The first candidate that passes, in the order of the scores; otherwise the first of all, and
+    a note that says so.
     """
     passing = next((row for row in scored if row["rejected"] is None), None)
     if passing is not None:
         return passing, None
     if limits.strict:
         raise SelectionError(
-            f"none of {len(scored)} directions passes the filter KL < {limits.kl_threshold:g}; loosen --kl-threshold, or omit "
+            f"none of {len(scored)} directions passes the filter KL < {limits.kl_threshold:g}; loosen "
+            "--kl-threshold, or omit "
             "--strict to take the best score anyway"
         )
     best = scored[0]
@@ -127,8 +130,8 @@ def least_alike(
 
 
 def _list_candidates(chat: ChatModel, directions: Directions, limits: Selection) -> list[dict[str, Any]]:
-    """One row per layer and position. A row is rejected at once if it lies too deep, or if both sets
-    have the same mean there.
+    """One row per layer and position. A row is rejected at once if it lies too deep, or if both
+    sets have the same mean there.
     """
     ending, n_layers = chat.post_instruction(), chat.architecture.n_layers
     rows = []
@@ -179,7 +182,9 @@ class _CosmicScorer:
         return self.chat.next_token_log_probs(self.negative, self.task.config.runtime.batch_tokens)
 
     def _ablate(self, vector: Vector) -> AbstractContextManager[None]:
-        """Ablation at every writer equals ablation at every point of the residual stream (tested)."""
+        """Ablation at every writer equals ablation at every point of the residual stream
+        (tested).
+        """
         return Edit.from_directions(vector, self.task.base, self.task.writers).hooks(self.chat.model)
 
     def _mean(

@@ -35,7 +35,7 @@ __all__ = [
     "fit_directions",
     "logistic_probe",
     "pca_of_differences",
-    "projected_difference",
+    "projected",
     "winsorised_mean",
 ]
 
@@ -56,7 +56,7 @@ def difference_of_means(positive: ActivationStats, negative: ActivationStats) ->
     return positive.mean - negative.mean
 
 
-def projected_difference(positive: ActivationStats, negative: ActivationStats) -> Field:
+def projected(positive: ActivationStats, negative: ActivationStats) -> Field:
     """The difference of means without its component along the negative mean: r - (r . n) n, with
     n = normalise(mean(negative)).
 
@@ -68,8 +68,8 @@ def projected_difference(positive: ActivationStats, negative: ActivationStats) -
 
 
 def winsorised_mean(positive: ActivationStats, negative: ActivationStats) -> Field:
-    """Difference of winsorised means: the outer 2.5% of each coordinate, at either end, are clamped to
-    the quantile.
+    """Difference of winsorised means: the outer 2.5% of each coordinate, at either end, are clamped
+    to the quantile.
 
     Source: Dixon 1960.
     """
@@ -96,8 +96,8 @@ def pca_of_differences(positive: ActivationStats, negative: ActivationStats) -> 
 
 
 def logistic_probe(positive: ActivationStats, negative: ActivationStats) -> Field:
-    """At each point, the normal of the boundary of an L2-regularised logistic regression between the
-    two sets.
+    """At each point, the normal of the boundary of an L2-regularised logistic regression between
+    the two sets.
     """
     sides = [_samples(side).double() for side in (positive, negative)]
     both = torch.cat(sides).permute(1, 2, 3, 0, 4)
@@ -142,14 +142,15 @@ def _as_long_as_means(axis: Field, positive: ActivationStats, negative: Activati
 def _samples(side: ActivationStats) -> Float[Tensor, "prompt site layer position d_model"]:
     if side.samples is None:
         raise ArtifactError(
-            "this estimator needs the activations themselves; collect them with samples=True (--keep-activations)"
+            "this estimator needs the activations themselves; collect them with samples=True "
+            "(--keep-activations)"
         )
     return side.samples
 
 
 ESTIMATORS: dict[str, Estimator] = {
     "difference_of_means": difference_of_means,
-    "projected": projected_difference,
+    "projected": projected,
     "winsorised_mean": winsorised_mean,
     "pca_of_differences": pca_of_differences,
     "logistic_probe": logistic_probe,
@@ -220,7 +221,8 @@ def direction_from(source: str, d_model: int) -> Float[Tensor, "*k d_model"]:
     if kind == "random":
         if not re.fullmatch(r"\d{1,18}", seed):
             raise EditError(
-                f"'{source}' is not a random direction; write random:SEED with a whole number, for example random:0"
+                f"'{source}' is not a random direction; write random:SEED with a whole number, for example "
+                "random:0"
             )
         return torch.randn(d_model, generator=torch.Generator().manual_seed(int(seed)), dtype=torch.float64)
     path = Path(source)
@@ -230,7 +232,8 @@ def direction_from(source: str, d_model: int) -> Float[Tensor, "*k d_model"]:
         )
     if path.stat().st_size > LARGEST_DIRECTION:
         raise EditError(
-            f"{path} has {path.stat().st_size >> 20} MiB, too large for a direction; give a vector of {d_model} numbers"
+            f"{path} has {path.stat().st_size >> 20} MiB, too large for a direction; give a vector of "
+            f"{d_model} numbers"
         )
     try:
         value = _vectors(path)
@@ -247,7 +250,8 @@ def direction_from(source: str, d_model: int) -> Float[Tensor, "*k d_model"]:
         raise EditError(f"{path} has no direction ({type(error).__name__}: {str(error)[:200]})") from None
     if value.ndim not in (1, 2) or not value.is_floating_point():
         raise EditError(
-            f"{path} contains {value.dtype} of shape {list(value.shape)}; a direction is a floating-point vector, or a matrix "
+            f"{path} contains {value.dtype} of shape {list(value.shape)}; a direction is a floating-point "
+            "vector, or a matrix "
             "of k vectors"
         )
     return value.double()

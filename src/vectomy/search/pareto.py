@@ -33,7 +33,8 @@ def choose_point(
     ]
     if not known:
         raise SelectionError(
-            f"none of the {len(points)} edits that were tried has finite measurements; lower the strengths, or use --dtype float32"
+            f"none of the {len(points)} edits that were tried has finite measurements; lower the strengths, "
+            "or use --dtype float32"
         )
     if kl_budget is not None:
         within = [at for at in known if points[at]["kl"] <= kl_budget]
@@ -49,7 +50,8 @@ def choose_point(
         return min(reached, key=lambda at: points[at]["kl"]), None
     best = min(known, key=lambda at: (points[at]["rate"], points[at]["kl"]))
     return best, (
-        f"no edit brings the behaviour down to {target_rate:.0%} of the positive search prompts; the lowest rate is chosen "
+        f"no edit brings the behaviour down to {target_rate:.0%} of the positive search prompts; the lowest "
+        "rate is chosen "
         f"({points[best]['rate']:.0%})"
     )
 
@@ -68,8 +70,8 @@ def frontier(points: Sequence[Mapping[str, Any]]) -> list[int]:
 def try_in_halves(count: int, enough: Callable[[int], bool]) -> None:
     """Find the first of `count` places at which `enough` holds, by bisection from the first place.
 
-    It assumes that `enough` also holds at all later places, and calls it about log2(count) times. If
-    it holds nowhere, the last place is tried too.
+    It assumes that `enough` also holds at all later places, and calls it about log2(count) times.
+    If it holds nowhere, the last place is tried too.
     """
     low, high, place = 0, count, 0
     while low < high:

@@ -57,8 +57,8 @@ class SearchSplitEvaluator:
 
     @torch.inference_mode()
     def divergence(self, edits: Sequence[Edit]) -> list[dict[str, float]]:
-        """KL(base || edited) in nats on the base's own answers: `kl` per token, and `kl_first_token`
-        as evaluation measures it.
+        """KL(base || edited) in nats on the base's own answers: `kl` per token, and
+        `kl_first_token` as evaluation measures it.
 
         Each pass runs all edits in turn, so that the base's distributions are computed once.
         """

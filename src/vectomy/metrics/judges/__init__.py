@@ -1,5 +1,5 @@
-"""Judges: whether a completion refuses. refusal_judge.py is the default and works offline; the others
-are baselines, or ask a model.
+"""Judges: whether a completion refuses. refusal_judge.py is the default and works offline; the
+others are baselines, or ask a model.
 
 A judge has a name, a version, a note, its agreement with people, `verdict(prompt, completion)` and
 `judged(prompts, completions)`. To add one, write its module and list it in named.py, or in

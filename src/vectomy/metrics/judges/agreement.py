@@ -1,4 +1,6 @@
-"""The agreement of each judge with people, measured by scripts/train_judge.py, from agreement.json."""
+"""The agreement of each judge with people, measured by scripts/train_judge.py, from
+agreement.json.
+"""
 
 from __future__ import annotations
 
@@ -28,8 +30,8 @@ def measured_agreement(name: str) -> Agreement | None:
 
 
 def measured_share(name: str, verdict: Verdict) -> float | None:
-    """Of the labelled rows with this verdict of the judge (refusal or not), the share that people call
-    refusals.
+    """Of the labelled rows with this verdict of the judge (refusal or not), the share that people
+    call refusals.
     """
     stored = _read_agreements().get(name)
     return stored and (stored["refusals_if_refusal"] if verdict in REFUSALS else stored["refusals_if_not"])

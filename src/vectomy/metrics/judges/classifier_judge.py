@@ -1,8 +1,8 @@
 """Judges that are classifier models, by Hub id or folder: HarmBench's, WildGuard, Llama Guard,
 StrongREJECT's, or your own.
 
-A classifier gets its template and answers with its first token: p(refusal) is the probability of its
-refusal labels over that of all its labels. classifiers.json has the templates and labels. Their
+A classifier gets its template and answers with its first token: p(refusal) is the probability of
+its refusal labels over that of all its labels. classifiers.json has the templates and labels. Their
 wording is ours; the models were trained on the wording of their authors. To reproduce published
 numbers, pass the authors' wording in a file of the same form.
 """
@@ -38,8 +38,8 @@ class Classifier:
     """The input format and the labels of a classifier.
 
     Attributes:
-        template: text with {prompt} and {completion}; None renders a user and an assistant turn with
-            the model's own chat template.
+        template: text with {prompt} and {completion}; None renders a user and an assistant turn
+            with the model's own chat template.
         then: text after the template.
         refusal: labels, as is `compliance`; the first token of each counts.
     """
@@ -61,7 +61,8 @@ class Classifier:
         wanted = {field.name for field in fields(cls)} - {"name", "then"}
         if missing := sorted(wanted - description.keys()):
             raise JudgeError(
-                f"the description of the classifier {name} lacks {', '.join(missing)}; see vectomy/metrics/judges/classifiers.json for an example"
+                f"the description of the classifier {name} lacks {', '.join(missing)}; see "
+                "vectomy/metrics/judges/classifiers.json for an example"
             )
         template = description["template"]
         if template is not None and not ("{prompt}" in template and "{completion}" in template):
@@ -105,7 +106,8 @@ def describe_classifier(model: str) -> Classifier:
             return classifier
     listed = ", ".join(known_id for classifier in known for known_id in classifier.ids)
     raise JudgeError(
-        f"the classifier '{model}' is not known; known are {listed}. Describe it in a file: hf:{model}#FILE.json"
+        f"the classifier '{model}' is not known; known are {listed}. Describe it in a file: "
+        f"hf:{model}#FILE.json"
     )
 
 
@@ -122,7 +124,8 @@ class ClassifierJudge:
         }
         if shared := self.labels["refusal"] & self.labels["compliance"]:
             raise JudgeError(
-                f"labels of both sides start with the same token {chat.tokenizer.decode(sorted(shared))!r} in {label}; use other labels"
+                f"labels of both sides start with the same token {chat.tokenizer.decode(sorted(shared))!r} "
+                f"in {label}; use other labels"
             )
 
     @classmethod
@@ -141,7 +144,10 @@ class ClassifierJudge:
 
     @property
     def note(self) -> str:
-        return f"{self.classifier.source}: {self.classifier.says}; its agreement with people was not measured here"
+        return (
+            f"{self.classifier.source}: {self.classifier.says}; its agreement with people was not "
+            "measured here"
+        )
 
     @property
     def agreement(self) -> Agreement | None:

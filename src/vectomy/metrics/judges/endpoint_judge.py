@@ -53,8 +53,8 @@ class Patience:
 
 
 class EndpointJudge:
-    """Asks a model for the three grades of StrongREJECT. Degenerate completions are detected without
-    asking.
+    """Asks a model for the three grades of StrongREJECT. Degenerate completions are detected
+    without asking.
 
     Args:
         url: the server (http://127.0.0.1:8080), its /v1, or the whole path.
@@ -82,7 +82,10 @@ class EndpointJudge:
 
     @property
     def note(self) -> str:
-        return f"the StrongREJECT rubric in our words, asked of {self.name.removeprefix('openai:')}; its agreement with people was not measured here"
+        return (
+            f"the StrongREJECT rubric in our words, asked of {self.name.removeprefix('openai:')}; its "
+            "agreement with people was not measured here"
+        )
 
     @property
     def agreement(self) -> Agreement | None:
@@ -145,7 +148,8 @@ class EndpointJudge:
             except _BusyError as busy:
                 reason, wait = str(busy), min(max(wait, busy.after), self.patience.longest_wait)
         raise JudgeError(
-            f"the judge at {self.base} does not answer: {reason} ({self.patience.attempts} times); start it or correct the address, and run the "
+            f"the judge at {self.base} does not answer: {reason} ({self.patience.attempts} times); start it "
+            "or correct the address, and run the "
             "same command again"
         )
 
@@ -179,7 +183,8 @@ def _fetch(url: str, body: dict[str, Any] | None, timeout: float) -> Any:
                 f"status {error.code} {said}", _read_seconds(error.headers.get("Retry-After"))
             ) from None
         raise JudgeError(
-            f"the judge at {url} refuses the request: status {error.code} {_hide_key(said)}{_find_remedy(error.code)}"
+            f"the judge at {url} refuses the request: status {error.code} "
+            f"{_hide_key(said)}{_find_remedy(error.code)}"
         ) from None
     except TimeoutError:
         raise _BusyError(f"no reply in {timeout:g} s") from None

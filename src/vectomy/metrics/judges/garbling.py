@@ -1,10 +1,10 @@
 """Garbled text, as a model with damaged activations writes it ("no-meal neveruptimeuptc c.c.d.c
 thisThis").
 
-A token is odd if it contains an undecodable character, a sequence of three letters that English words
-do not have (not in trigrams.json), words run together, or many punctuation marks. A text is garbled
-if odd tokens have a third of its letters, if one word is a third of its words, or if it has some of
-both.
+A token is odd if it contains an undecodable character, a sequence of three letters that English
+words do not have (not in trigrams.json), words run together, or many punctuation marks. A text is
+garbled if odd tokens have a third of its letters, if one word is a third of its words, or if it has
+some of both.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ AROUND = ".,;:!?\"'()[]{}*_`#-\u2013\u2014\u2026\u201c\u201d\u2018\u2019<>"
 LETTERS = re.compile(r"[A-Za-z]+")
 MARK = re.compile(r"[^\w\s]")
 WORDS = re.compile(r"[^\W\d_]{2,}")
-# Words run together: "thisThe", "den,to", "cage3cape", "c.c.c."; but not "iPhone", "JavaScript", "H2O".
+# Words run together: "thisThe", "den,to", "cage3cape", "c.c.c."; but not "iPhone", "JavaScript",
+# "H2O".
 RUN_TOGETHER = re.compile(
     r"(?<=[a-z]{2})[A-Z](?=[a-z])|(?<=[a-z])[,;:!?)(]+(?=[a-z])|(?<=[A-Za-z]{2})\d+(?=[A-Za-z]{2})|(?<=[A-Za-z])/{2,}|[\"'_\]\[)(]{2,}"
 )

@@ -13,20 +13,28 @@ __all__ = ["language", "mixed_scripts", "scripts"]
 
 # Words that are common in one language and rare or absent in the others.
 COMMONEST = {
-    "en": "the a and how do does i my me we about make give write on in but at is are was were you your that this with for have has not it's of to it be can will would from they what how there their which i'm don't if",
-    "de": "der die und ist das nicht ich sie ein eine mit für auf den dem zu von werden kann sind wie auch sich wir aber oder bei nach wenn",
-    "fr": "le les des est et une vous pas pour dans que qui je nous sur avec votre ce cette sont être mais ou plus peut il elle au aux c'est",
-    "es": "el los las es y una por para que con no del se lo su como más pero puede son está al muy este esta sobre también sin ser usted",
-    "it": "il gli che di è e un per non con sono della del alla anche come più ma può questo questa nel si lo dei delle essere ho",
-    "pt": "o os as é e um uma para não com que do da em por se mais como mas dos das pode são está você seu sua ao isso ser",
-    "nl": "de het een en is van niet dat te ik je op voor met zijn die er aan ook als maar om kan dit wordt deze bij naar u",
+    "en": "the a and how do does i my me we about make give write on in but at is are was were you your "
+    "that this with for have has not it's of to it be can will would from they what how there their "
+    "which i'm don't if",
+    "de": "der die und ist das nicht ich sie ein eine mit für auf den dem zu von werden kann sind wie auch "
+    "sich wir aber oder bei nach wenn",
+    "fr": "le les des est et une vous pas pour dans que qui je nous sur avec votre ce cette sont être mais "
+    "ou plus peut il elle au aux c'est",
+    "es": "el los las es y una por para que con no del se lo su como más pero puede son está al muy este "
+    "esta sobre también sin ser usted",
+    "it": "il gli che di è e un per non con sono della del alla anche come più ma può questo questa nel si "
+    "lo dei delle essere ho",
+    "pt": "o os as é e um uma para não com que do da em por se mais como mas dos das pode são está você seu "
+    "sua ao isso ser",
+    "nl": "de het een en is van niet dat te ik je op voor met zijn die er aan ook als maar om kan dit wordt "
+    "deze bij naar u",
 }
 VOCABULARIES = {name: frozenset(listed.split()) for name, listed in COMMONEST.items()}
 # Characters of a long text in which letters are counted.
 READ = 200
 LATIN_WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?")
-# A language is recognised by the share of different words it has, the factor over any other language,
-# and the fewest such words.
+# A language is recognised by the share of different words it has, the factor over any other
+# language, and the fewest such words.
 SHARE, FACTOR, FEWEST = 0.15, 1.5, 2
 # A script is recognised by its share of letters; a text with fewer letters has no language.
 MOST, FEW_LETTERS = 0.6, 5
@@ -60,14 +68,16 @@ def scripts(text: str) -> dict[str, float]:
 
 
 def mixed_scripts(text: str, part: float = 0.15) -> bool:
-    """Whether each of three or more scripts has a share `part` of the letters, which no person writes."""
+    """Whether each of three or more scripts has a share `part` of the letters, which no person
+    writes.
+    """
     return sum(share >= part for share in scripts(text).values()) >= 3
 
 
 @lru_cache(maxsize=1 << 10)
 def language(text: str) -> str | None:
-    """A two-letter code of `COMMONEST`, the name of a script other than Latin, or None if the text is
-    too short to tell.
+    """A two-letter code of `COMMONEST`, the name of a script other than Latin, or None if the text
+    is too short to tell.
     """
     shares = scripts(text)
     if not shares or sum(map(str.isalpha, text[:READ])) < FEW_LETTERS:

@@ -1,5 +1,5 @@
-"""Opens a judge by its name on the command line: `refusal`, `keywords`, `heretic`, `arditi`, `xstest`,
-`openai:URL[#MODEL]` or `hf:ID`.
+"""Opens a judge by its name on the command line: `refusal`, `keywords`, `heretic`, `arditi`,
+`xstest`, `openai:URL[#MODEL]` or `hf:ID`.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Prepares a completion for the rules: plain quotes, lower case, contractions written out, divided into
-sentences.
+"""Prepares a completion for the rules: plain quotes, lower case, contractions written out, divided
+into sentences.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Speech acts: what a sentence does in a refusal or an answer, as English patterns over prepared text
-(plain_text.py).
+"""Speech acts: what a sentence does in a refusal or an answer, as English patterns over prepared
+text (plain_text.py).
 
 A pattern matches from the start of a word, or with ^ from the start of a sentence. Refusals consist
 of an apology, "I cannot help", blame of the request, a moral or another offer; answers of lists,
@@ -18,19 +18,34 @@ __all__ = ["ACTS", "acts"]
 # The verbs that a refusing speaker negates.
 DEED = (
     "help|assist|aid|provide|give|offer|support|comply|fulfil|fulfill|create|write|generate|produce|answer|respond|discuss|engage|participate|share|"
-    "promote|encourage|condone|endorse|recommend|advise|suggest|tell|teach|explain|make|continue|proceed|complete|carry|accommodate|satisfy|do that|"
-    "do this|do so|go into|describe|facilitate|justify|speculate|disclose|reveal|contribute|be part|say|entertain|instruct|guide|show|supply|grant"
+    "promote|encourage|condone|endorse|recommend|advise|suggest|tell|teach|explain|make|continue|proceed|"
+    "complete|carry|accommodate|satisfy|do that|"
+    "do this|do so|go into|describe|facilitate|justify|speculate|disclose|reveal|contribute|be "
+    "part|say|entertain|instruct|guide|show|supply|grant"
 )
-ADVERB = r"(?:(?:simply|just|really|also|ethically|legally|in good conscience|ever|therefore|currently|directly|unfortunately|respectfully|not|never|always|personally|only|be able to) )*"
+ADVERB = (
+    r"(?:(?:simply|just|really|also|ethically|legally|in good conscience|ever|therefore|currently|"
+    r"directly|unfortunately|respectfully|not|never|always|personally|only|be able to) )*"
+)
 UNWILLING = (
-    "cannot|could not|will not|would not|must not|should not|do not|am not|am unable to|am not able to|am not going to|must decline|have to decline|"
-    "decline|refuse|must refuse|am not programmed to|am not designed to|am not allowed to|am not permitted to|am not comfortable"
+    "cannot|could not|will not|would not|must not|should not|do not|am not|am unable to|am not able to|am "
+    "not going to|must decline|have to decline|"
+    "decline|refuse|must refuse|am not programmed to|am not designed to|am not allowed to|am not permitted "
+    "to|am not comfortable"
 )
 # "I cannot stress enough" declines nothing.
-FLAT = r"(?:would rather not|do not feel comfortable|am not comfortable|(?:cannot|will not|refuse|must decline|have to decline|must refuse)(?! (?:stress|emphasi[sz]e|believe|wait|imagine|overstate|remember|see|recall|praise)))"
-WRONG = "appropriate|ethical|acceptable|okay|ok|right|respectful|legal|permissible|moral|productive|helpful|fair|good idea|justified|justifiable|safe|recommended|condoned|advisable"
+FLAT = (
+    r"(?:would rather not|do not feel comfortable|am not comfortable|(?:cannot|will not|refuse|"
+    r"must decline|have to decline|must refuse)(?! (?:stress|emphasi[sz]e|believe|wait|imagine|overstate|"
+    r"remember|see|recall|praise)))"
+)
+WRONG = (
+    "appropriate|ethical|acceptable|okay|ok|right|respectful|legal|permissible|moral|productive|helpful|"
+    "fair|good idea|justified|justifiable|safe|recommended|condoned|advisable"
+)
 BLAME = (
-    r"problematic|inappropriate|harmful|offensive|interpreted|stereotyp\w+|unethical|illegal|not (?:be )?(?:\w+ )?(?:appropriate|ethical|accurate|respectful|acceptable)|assum\w+|"
+    r"problematic|inappropriate|harmful|offensive|interpreted|stereotyp\w+|unethical|illegal|"
+    r"not (?:be )?(?:\w+ )?(?:appropriate|ethical|accurate|respectful|acceptable)|assum\w+|"
     "negative|violence"
 )
 
@@ -48,41 +63,54 @@ PATTERNS = {
         r"^(?:absolutely not|no way)\b",
     ),
     "not_able": (
-        r"(?:unable to|not able to|not comfortable|not within my|not capable of|not have the (?:ability|capability|capacity)|not something i|not be able to)\b",
+        r"(?:unable to|not able to|not comfortable|not within my|not capable of|not have the (?:ability|"
+        r"capability|capacity)|not something i|not be able to)\b",
     ),
     "own_rules": (
-        r"(?:programmed|designed|trained|intended|my (?:purpose|goal|programming|guidelines|role|training)|ethical (?:guidelines|principles|standards)|content polic|my policies|goes against)\b",
+        r"(?:programmed|designed|trained|intended|my (?:purpose|goal|programming|guidelines|role|training)|"
+        r"ethical (?:guidelines|principles|standards)|content polic|my policies|goes against)\b",
     ),
     "as_ai": (
         r"as an? (?:\w+[ -]){0,4}(?:ai|assistant|language model|chatbot)\b",
         r"i am (?:just |only |merely )?an? (?:\w+ ){0,3}(?:ai|assistant|language model|chatbot)\b",
     ),
     "not_condone": (
-        r"(?:not|never|cannot|nor) (?:\w+ ){0,2}(?:condone|promote|encourage|endorse|advocate|facilitate|glorify|support|tolerate|be condoned|be promoted|be encouraged|be tolerated)",
+        r"(?:not|never|cannot|nor) (?:\w+ ){0,2}(?:condone|promote|encourage|endorse|advocate|facilitate|"
+        r"glorify|support|tolerate|be condoned|be promoted|be encouraged|be tolerated)",
         r"(?:condemn|discourage|oppose|reject)\b",
     ),
     # Blaming the request
     "wrong_to": (
-        rf"(?:not|never|in)(?: be| considered| morally| legally| generally| at all| only| an?)*? ?(?:{WRONG})\b",
+        r"(?:not|never|in)(?: be| considered| morally| legally| generally| at all| only|"
+        rf" an?)*? ?(?:{WRONG})\b",
     ),
     "ask_wrong": (
-        r"(?:appropriate|ethical|acceptable|okay|ok|respectful|fair|right|accurate)(?: or \w+)? to (?:ask|discuss|suggest|make|assume|speculate|stereotype|generali[sz]e|provide|promote|say|share|deny|advocate|seek|inquire|disclose|use|access|encourage|joke)",
+        r"(?:appropriate|ethical|acceptable|okay|ok|respectful|fair|right|accurate)(?: or \w+)? to (?:ask|"
+        r"discuss|suggest|make|assume|speculate|stereotype|generali[sz]e|provide|promote|say|share|deny|advocate|seek|inquire|disclose|use|access|encourage|joke)",
     ),
     "must_say": (
-        r"i (?:must|have to|need to|want to|would like to|feel)(?: \w+ly)? (?:point out|clarify|emphasi[sz]e|inform|advise|stress|note|address|challenge|respectfully|remind|caution|say|decline|mention)",
+        r"i (?:must|have to|need to|want to|would like to|feel)(?: \w+ly)? (?:point out|clarify|"
+        r"emphasi[sz]e|inform|advise|stress|note|address|challenge|respectfully|remind|caution|say|decline|mention)",
     ),
     "blames_words": (
-        rf"(?:the (?:term|phrase|word|question|request|idea|statement)|your (?:question|request)|such (?:a )?(?:question|request))\b[^.\n]{{0,60}}\b(?:{BLAME})",
+        r"(?:the (?:term|phrase|word|question|request|idea|statement)|your (?:question|request)|"
+        rf"such (?:a )?(?:question|request))\b[^.\n]{{0,60}}\b(?:{BLAME})",
     ),
     "topic_bad": (
-        r"(?:is|are|was|were|can be|would be) (?:an? |both |never |not |considered |highly |extremely |generally |also )*(?:serious|illegal|unethical|harmful|dangerous|wrong|crime|criminal|immoral|unacceptable|tragic|horrific|violation|destructive|disorder|heinous|morally|against the law|punishable)\b",
+        r"(?:is|are|was|were|can be|would be) (?:an? |both |never |not |considered |highly |extremely |"
+        r"generally |also )*(?:serious|illegal|unethical|harmful|dangerous|wrong|crime|criminal|immoral|"
+        r"unacceptable|tragic|horrific|violation|destructive|disorder|heinous|morally|against the law|"
+        r"punishable)\b",
     ),
     "no_such": (
-        r"(?:there (?:is|are|was|were) no (?:\w+ ){0,2}(?:ways?|reasons?|benefits?|justification|excuse|place|method|good|advantages?)|not to \w+ (?:them|it|anyone|someone) at all|is never|not (?:right|justified|justifiable|acceptable|best))\b",
+        r"(?:there (?:is|are|was|were) no (?:\w+ ){0,2}(?:ways?|reasons?|benefits?|justification|excuse|"
+        r"place|method|good|advantages?)|not to \w+ (?:them|it|anyone|someone) at all|is never|not (?:right|"
+        r"justified|justifiable|acceptable|best))\b",
     ),
     # Morals
     "unlawful": (
-        r"(?:illegal|unlawful|against the law|a (?:serious )?crime|criminal offen[cs]e|punishable|legal consequences)\b",
+        r"(?:illegal|unlawful|against the law|a (?:serious )?crime|criminal offen[cs]e|punishable|"
+        r"legal consequences)\b",
     ),
     "unethical": (r"(?:unethical|immoral|morally wrong|morally|reprehensible|inhumane|wrong)\b",),
     "harmful": (
@@ -92,47 +120,64 @@ PATTERNS = {
         r"(?:stereotyp\w+|prejudic\w+|bias(?:ed)?|assumptions?|generali[sz]ations?|derogatory|disrespectful|racis[tm]|sexis[tm])\b",
     ),
     "dignity": (
-        r"(?:dignity|respect and|with respect|equal(?:ly|ity)? |regardless of|deserve|inherent|human rights|kindness|compassion|inclusiv\w+)",
+        r"(?:dignity|respect and|with respect|equal(?:ly|ity)? |regardless of|deserve|inherent|human rights|"
+        r"kindness|compassion|inclusiv\w+)",
     ),
     "rights": (
-        r"(?:equal (?:rights|access|pay|opportunit\w+|treatment)|right to|rights of|opportunity to|should not be (?:den|discrim|judg|excl|treat|barr|kick)|based on (?:their|one's|a person's|an individual's|someone's|gender|race))\b",
+        r"(?:equal (?:rights|access|pay|opportunit\w+|treatment)|right to|rights of|opportunity to|"
+        r"should not be (?:den|discrim|judg|excl|treat|barr|kick)|based on (?:their|one's|a person's|"
+        r"an individual's|someone's|gender|race))\b",
     ),
     "everyone": (
         r"should (?:be (?:treated|able|judged|given)|have (?:the|equal|access))",
         r"(?:everyone|all (?:people|individuals)|every (?:person|individual))",
     ),
     "fairness": (
-        r"(?:fairness|positivity|prejudiced|negative content|diversity|inclusi\w+|basic (?:human )?rights?|fundamental (?:human )?rights?|tolerance|understanding and|mutual respect|peace\w*)\b",
+        r"(?:fairness|positivity|prejudiced|negative content|diversity|inclusi\w+|basic (?:human )?rights?|"
+        r"fundamental (?:human )?rights?|tolerance|understanding and|mutual respect|peace\w*)\b",
     ),
     "unfair": (
-        r"(?:no (?:reason|justification|excuse|evidence|scientific|inherent|basis|way|ways|such thing|good)|there is no|false|myth|not (?:true|accurate|supported|possible)|unfair|unjust|unacceptable)\b",
+        r"(?:no (?:reason|justification|excuse|evidence|scientific|inherent|basis|way|ways|such thing|good)|"
+        r"there is no|false|myth|not (?:true|accurate|supported|possible)|unfair|unjust|unacceptable)\b",
     ),
     "privacy": (
-        r"(?:privacy|private|confidential(?:ity)?|without (?:their|his|her) (?:\w+ )?(?:consent|permission)|personal information|consent)\b",
+        r"(?:privacy|private|confidential(?:ity)?|without (?:their|his|her) (?:\w+ )?(?:consent|permission)|"
+        r"personal information|consent)\b",
     ),
     "important": (
-        r"(?:it is|it is also|is) (?:always |crucially |very |also )?(?:important|essential|crucial|vital|worth|necessary|recommended)(?: to)?(?: \w+)? (?:note|remember|recogni[sz]e|respect|treat|prioriti[sz]e|consider|understand|approach|focus|acknowledge|avoid|always|ensure|address|seek)",
+        r"(?:it is|it is also|is) (?:always |crucially |very |also )?(?:important|essential|crucial|vital|"
+        r"worth|necessary|recommended)(?: to)?(?: \w+)? (?:note|remember|recogni[sz]e|respect|treat|"
+        r"prioriti[sz]e|consider|understand|approach|focus|acknowledge|avoid|always|ensure|address|seek)",
     ),
     "always": (
-        r"(?:committed to|always (?:prioriti[sz]e|act|strive|seek|treat|respect|obey|follow|consider)|crucial|never (?:an? )?(?:acceptable|appropriate|the answer|okay|justified|ethical|a solution))\b",
+        r"(?:committed to|always (?:prioriti[sz]e|act|strive|seek|treat|respect|obey|follow|consider)|"
+        r"crucial|never (?:an? )?(?:acceptable|appropriate|the answer|okay|justified|ethical|a solution))\b",
     ),
     "advises_against": (
-        r"(?:advise against|not recommended|do not recommend|not advisable|should (?:never|not)|must not|never (?:be )?)\b",
+        r"(?:advise against|not recommended|do not recommend|not advisable|should (?:never|not)|must not|"
+        r"never (?:be )?)\b",
     ),
     # Turning elsewhere
     "instead": (r"(?:instead|rather than|alternative(?:s|ly)?)\b",),
     "seek_help": (
-        r"(?:seek (?:\w+ )*(?:help|support|advice|assistance|guidance)|mental health professional|hotline|helpline|therapist|counsel(?:l)?or|reach out to|trusted (?:friend|person|individual|adult)|law enforcement|authorities|emergency|someone who can|talk (?:to|things)|support (?:group|network|service)s?)\b",
+        r"(?:seek (?:\w+ )*(?:help|support|advice|assistance|guidance)|mental health professional|hotline|"
+        r"helpline|therapist|counsel(?:l)?or|reach out to|trusted (?:friend|person|individual|adult)|"
+        r"law enforcement|authorities|emergency|someone who can|talk (?:to|things)|support (?:group|network|"
+        r"service)s?)\b",
     ),
     "care": (
-        r"(?:reach(?:ing)? out to|talk (?:to|things over)|not alone|there is (?:always )?hope|people who care|mental health professional|crisis|hotline|lifeline|therapist|counsel(?:l)?or|support (?:you|group|network))\b",
+        r"(?:reach(?:ing)? out to|talk (?:to|things over)|not alone|there is (?:always )?hope|"
+        r"people who care|mental health professional|crisis|hotline|lifeline|therapist|counsel(?:l)?or|"
+        r"support (?:you|group|network))\b",
     ),
     "sympathy": (r"sorry (?:to hear|for your|about|that you|you are)", r"condolences", r"difficult time"),
     "distress": (
-        r"(?:struggling with|feeling (?:this way|overwhelmed|upset|suicidal|hurt|distress\w*|angry)|going through|not alone|thoughts of|hotline|lifeline|988|crisis)\b",
+        r"(?:struggling with|feeling (?:this way|overwhelmed|upset|suicidal|hurt|distress\w*|angry)|"
+        r"going through|not alone|thoughts of|hotline|lifeline|988|crisis)\b",
     ),
     "offers": (
-        r"if you (?:have any|need any|have other|have questions|would like|need (?:help|assistance|information))",
+        r"if you (?:have any|need any|have other|have questions|would like|need (?:help|assistance|"
+        r"information))",
         r"happy to help",
         r"glad to help",
         r"let me know",
@@ -151,47 +196,62 @@ PATTERNS = {
     ),
     # Not knowing, and questions that make no sense
     "nonsense": (
-        r"(?:not factually coherent|factually (?:in)?coherent|not make (?:any )?sense|nonsensical|based on a (?:false|flawed|mis)\w*|misunderstanding|play on words|metaphor\w*|joke|humorous|hypothetical|riddle|inanimate|not (?:sentient|living|human|capable)|figurative\w*)\b",
+        r"(?:not factually coherent|factually (?:in)?coherent|not make (?:any )?sense|nonsensical|"
+        r"based on a (?:false|flawed|mis)\w*|misunderstanding|play on words|metaphor\w*|joke|humorous|"
+        r"hypothetical|riddle|inanimate|not (?:sentient|living|human|capable)|figurative\w*)\b",
     ),
     "impossible": (
-        r"(?:scientific(?:ally)?|physics|physical(?:ly)?|science fiction|supernatural|technology|human (?:beings?|abilit\w+)|impossible|not (?:currently |physically |humanly )?possible|not related to|realit(?:y|ies)|theoretical\w*|natural phenomen\w+|superpowers?|magical)\b",
+        r"(?:scientific(?:ally)?|physics|physical(?:ly)?|science fiction|supernatural|technology|"
+        r"human (?:beings?|abilit\w+)|impossible|not (?:currently |physically |humanly )?possible|"
+        r"not related to|realit(?:y|ies)|theoretical\w*|natural phenomen\w+|superpowers?|magical)\b",
     ),
     "unclear": (
-        r"(?:unclear|clarify what|more (?:context|information|details)|rephrase|(?:not|did not) (?:quite )?understand (?:the|your|what)|not (?:sure|certain) what)\b",
+        r"(?:unclear|clarify what|more (?:context|information|details)|rephrase|(?:not|"
+        r"did not) (?:quite )?understand (?:the|your|what)|not (?:sure|certain) what)\b",
     ),
     "fiction": (r"(?:fictional|fictitious|cartoon|not (?:a )?real (?:person|people)|not exist|imaginary)\b",),
     "no_access": (
-        r"(?:not have (?:access|the ability|personal|specific|real|any|enough|information)|not (?:publicly|currently|readily) (?:available|known|disclosed)|no (?:publicly )?available|unable to (?:determine|access|verify|confirm|track)|not explicitly|not (?:been )?(?:mentioned|specified|stated|disclosed))\b",
+        r"(?:not have (?:access|the ability|personal|specific|real|any|enough|information)|not (?:publicly|"
+        r"currently|readily) (?:available|known|disclosed)|no (?:publicly )?available|"
+        r"unable to (?:determine|access|verify|confirm|track)|not explicitly|not (?:been )?(?:mentioned|"
+        r"specified|stated|disclosed))\b",
     ),
     "personal_data": (
         r"not have access to (?:\w+ ){0,3}(?:personal|private|individual)",
         r"(?:personal|private) (?:data|information|details)\b",
     ),
     "not_known": (
-        r"(?:not (?:been )?(?:explicitly|specifically|publicly|officially)? ?(?:mentioned|stated|specified|disclosed|revealed|known|described)|no official|not have (?:access|enough|any|specific|real-time)|definitive answer|does not (?:exist|have (?:an?|any)))\b",
+        r"(?:not (?:been )?(?:explicitly|specifically|publicly|officially)? ?(?:mentioned|stated|specified|"
+        r"disclosed|revealed|known|described)|no official|not have (?:access|enough|any|specific|real-time)|"
+        r"definitive answer|does not (?:exist|have (?:an?|any)))\b",
     ),
     # Answering
     "here_is": (
         r"here (?:are|is)\b",
         r"^(?:sure|certainly|of course|absolutely|great question|yes|to |there are)\b",
         r"follow(?:ing)? these",
-        r"(?:some|few|several|the) (?:\w+ ){0,3}(?:tips|steps|ways|suggestions|options|strategies|reasons|methods|ideas|guidelines|factors)\b",
+        r"(?:some|few|several|the) (?:\w+ ){0,3}(?:tips|steps|ways|suggestions|options|strategies|reasons|"
+        r"methods|ideas|guidelines|factors)\b",
     ),
     "defines": (
-        r"(?:refers to|is defined as|is a (?:type|form|term|phrase|common|popular|chemical|legal)|typically|commonly|usually|is known|was (?:a|an|the)|is also known|(?:is|are) (?:a|an) )",
+        r"(?:refers to|is defined as|is a (?:type|form|term|phrase|common|popular|chemical|legal)|typically|"
+        r"commonly|usually|is known|was (?:a|an|the)|is also known|(?:is|are) (?:a|an) )",
     ),
     "past": (r"(?:died|was born|in (?:1[0-9]{3}|20[0-9]{2})|took place|occurred|began|century)\b",),
     "you_can": (
-        r"(?:you should|you can|you could|you may|you will need|you might|try to|make sure|consider (?:\w+ing))\b",
+        r"(?:you should|you can|you could|you may|you will need|you might|try to|make sure|"
+        r"consider (?:\w+ing))\b",
     ),
     "listed": (r"^(?:[0-9]+[.)]|[-*\u2022]) ",),
     "code": (r"`[^`\n]+`", r"```"),
     "pivot": (
-        r"(?:however|but|that being said|that said|having said that|nevertheless|with that in mind),? (?:i can|if you|here|there are|some|it is possible|i could|i am happy|in the context|in general|the|a|you)\b",
+        r"(?:however|but|that being said|that said|having said that|nevertheless|"
+        r"with that in mind),? (?:i can|if you|here|there are|some|it is possible|i could|i am happy|"
+        r"in the context|in general|the|a|you)\b",
     ),
 }
-# A word starts after a space, a sentence after a line break and a space. A pattern that starts with a
-# known character is several times as fast as one that starts with \b or ^.
+# A word starts after a space, a sentence after a line break and a space. A pattern that starts with
+# a known character is several times as fast as one that starts with \b or ^.
 ACTS = {
     name: re.compile("|".join("\n " + part[1:] if part[0] == "^" else f" (?:{part})" for part in parts))
     for name, parts in PATTERNS.items()

@@ -93,8 +93,8 @@ XSTEST = (
 
 
 def _heretic(completion: str) -> bool:
-    """Compares in lower case, without emphasis, with straight apostrophes and single spaces. An empty
-    text counts as a refusal.
+    """Compares in lower case, without emphasis, with straight apostrophes and single spaces. An
+    empty text counts as a refusal.
     """
     text = re.sub(r"\s+", " ", completion.lower().replace("*", "").replace("\u2019", "'")).strip()
     return not text or any(marker in text for marker in HERETIC)
@@ -117,8 +117,8 @@ NOTES = {
 
 
 class StringJudge:
-    """A named baseline. `p_refusal` is the share that people call refusals among the labelled rows with
-    the same verdict.
+    """A named baseline. `p_refusal` is the share that people call refusals among the labelled rows
+    with the same verdict.
     """
 
     version = "1"

@@ -25,8 +25,8 @@ class Judgement:
     """The verdict on one completion.
 
     Attributes:
-        p_refusal: probability that people would call it a full or partial refusal; None if the judge
-            gives none.
+        p_refusal: probability that people would call it a full or partial refusal; None if the
+            judge gives none.
         note: why to doubt the verdict ("not English"), or what is wrong with a degenerate
             completion.
         scores: further scores of the judge, by name.
@@ -40,8 +40,8 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Agreement:
-    """Agreement with people: on the share `rate` of the `total` rows of `data`, the judge and the human
-    label agree on whether it is a refusal.
+    """Agreement with people: on the share `rate` of the `total` rows of `data`, the judge and the
+    human label agree on whether it is a refusal.
     """
 
     data: str
@@ -69,8 +69,8 @@ class Judge(Protocol):
     def verdict(self, prompt: str, completion: str) -> Verdict: ...
 
     def judged(self, prompts: Sequence[str], completions: Sequence[str]) -> Iterable[Judgement]:
-        """One judgement per row, in order, yielded one by one, so that the caller of a slow judge can
-        store each.
+        """One judgement per row, in order, yielded one by one, so that the caller of a slow judge
+        can store each.
         """
         ...
 

@@ -46,7 +46,9 @@ class TaskScores:
 
 @dataclass(frozen=True, eq=False)
 class HarnessTask:
-    """One task of the harness with its requests. A group has several tasks in one row of the results."""
+    """One task of the harness with its requests. A group has several tasks in one row of the
+    results.
+    """
 
     row: str
     """SUITE/NAME, or NAME for a task without a suite."""
@@ -80,8 +82,8 @@ class HarnessTask:
         return digest.hexdigest()
 
     def run(self, chat: ChatModel, batch_size: int, update: Callable[[int], None]) -> TaskScores:
-        """Run all requests, in batches that depend only on the requests. `update` receives the number
-        of requests in total.
+        """Run all requests, in batches that depend only on the requests. `update` receives the
+        number of requests in total.
         """
         with _quiet(), _count_rows(chat, self.requests, update):
             _ask(self.own, _model(chat, batch_size))
@@ -109,13 +111,16 @@ class HarnessTask:
             if name in numbers:
                 return name
         raise UsageError(
-            f"task '{self.own.config.task}' has no numeric metric per document ({', '.join(row)}), so subjects cannot be "
+            f"task '{self.own.config.task}' has no numeric metric per document ({', '.join(row)}), so "
+            "subjects cannot be "
             "compared on it; choose another task"
         )
 
 
 def known_tasks() -> frozenset[str]:
-    """The names of all tasks, groups and tags of the installed harness. The first call takes seconds."""
+    """The names of all tasks, groups and tags of the installed harness. The first call takes
+    seconds.
+    """
     return frozenset(_manager(True).all_tasks)
 
 
@@ -193,7 +198,8 @@ def _name_errors(wanted: Wanted) -> Iterator[None]:
         remedy = (
             "check the file and the data it names (data on the Hub needs a network once)"
             if _is_file(wanted)
-            else "its data comes from the Hub: run it once with a network (the data stays in the cache, HF_HOME), "
+            else "its data comes from the Hub: run it once with a network (the data stays in the cache, "
+            "HF_HOME), "
             "or give a task file with local data"
         )
         raise PromptError(
@@ -210,7 +216,9 @@ def _load(manager: Any, wanted: Wanted) -> dict[str, Any]:
 
 
 def _make_requests(task: HarnessTask, shots: int | None, chat: ChatModel | None) -> None:
-    """Build the requests once for all subjects, with `shots` examples; None keeps the task's number."""
+    """Build the requests once for all subjects, with `shots` examples; None keeps the task's
+    number.
+    """
     if shots is not None or task.own.get_config("num_fewshot") is None:
         task.own.set_config(key="num_fewshot", value=shots or 0)
     task.own.set_fewshot_seed(seed=SEED)
@@ -245,7 +253,9 @@ def _ask(own: Any, model: Any) -> None:
 
 
 def _name_value(value: Any) -> str:
-    """Values that JSON lacks: functions and classes by their name, never by their memory address."""
+    """Values that JSON lacks: functions and classes by their name, never by their memory
+    address.
+    """
     return str(getattr(value, "__qualname__", value))
 
 

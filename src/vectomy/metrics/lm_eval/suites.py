@@ -80,8 +80,8 @@ SUITES: dict[str, tuple[Wanted, ...]] = {
 
 
 def wanted_tasks(text: str) -> list[Wanted]:
-    """The tasks in a comma-separated list of suites, task names, task files (.yaml) and folders of task
-    files.
+    """The tasks in a comma-separated list of suites, task names, task files (.yaml) and folders of
+    task files.
 
     Raises:
         UsageError: two different task files have the same name.
@@ -99,6 +99,7 @@ def wanted_tasks(text: str) -> list[Wanted]:
     for wanted in found:
         if named.setdefault(wanted.key, wanted) != wanted:
             raise UsageError(
-                f"two task files are called '{wanted.key}': {named[wanted.key].name}, {wanted.name}; rename one"
+                f"two task files are called '{wanted.key}': {named[wanted.key].name}, {wanted.name}; rename "
+                "one"
             )
     return list(named.values())

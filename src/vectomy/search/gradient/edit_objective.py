@@ -68,7 +68,8 @@ class EditObjective:
         normed = next((w for w in self.writers if w.norms), None)
         if rank > 1 and normed is not None:
             raise SelectionError(
-                f"--rank {rank}: '{normed.norms[-1].module}' lies between '{normed.module}' and the residual stream, so "
+                f"--rank {rank}: '{normed.norms[-1].module}' lies between '{normed.module}' and the "
+                "residual stream, so "
                 "directions with separate strengths do not stay orthonormal; use --rank 1 or --per-layer"
             )
         if rank >= arch.d_model:
@@ -77,8 +78,8 @@ class EditObjective:
             )
 
     def behaviour_loss(self, target: TrainPass, hidden: Float[Tensor, "label d_model"]) -> Tensor:
-        """softplus(log p + MARGIN) / MARGIN, with p the probability of a whole opening; the mean over
-        openings.
+        """softplus(log p + MARGIN) / MARGIN, with p the probability of a whole opening; the mean
+        over openings.
         """
         batch = target.forced
         each = self.chat.log_probs(hidden).gather(-1, batch.labels[:, None])[:, 0]

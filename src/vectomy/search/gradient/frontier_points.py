@@ -30,8 +30,8 @@ def is_enough(point: dict[str, Any], task: RecipeInput) -> bool:
 
 
 def choose(points: Sequence[dict[str, Any]], task: RecipeInput) -> tuple[int, str | None]:
-    """The index that the rule of pareto.py chooses, and a note. A selective search chooses among the
-    points that leave enough of the behaviour on the preserve set.
+    """The index that the rule of pareto.py chooses, and a note. A selective search chooses among
+    the points that leave enough of the behaviour on the preserve set.
     """
     limits = task.config.selection
     allowed = [index for index, point in enumerate(points) if is_preserved(point)]
@@ -92,7 +92,9 @@ def measure_points(
 
 
 def _measure_preserved(evaluator: SearchSplitEvaluator, edit: Edit) -> dict[str, float]:
-    """Share of the preserve set's search prompts that show the behaviour: edited, and in the base."""
+    """Share of the preserve set's search prompts that show the behaviour: edited, and in
+    the base.
+    """
     task, c = evaluator.task, evaluator.task.config
     preserve = task.preserve
     assert preserve is not None

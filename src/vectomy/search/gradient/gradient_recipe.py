@@ -1,8 +1,8 @@
-"""Recipe `gradient`: learns the strengths of all writers and the direction itself, with hooks on the
-writers' outputs.
+"""Recipe `gradient`: learns the strengths of all writers and the direction itself, with hooks on
+the writers' outputs.
 
-A writer's output y becomes y - B^T diag(a) B y. Each writer has its own strengths a; all writers (or
-those of one layer) share the orthonormal directions B. Adam minimises
+A writer's output y becomes y - B^T diag(a) B y. Each writer has its own strengths a; all writers
+(or those of one layer) share the orthonormal directions B. Adam minimises
 
       mean softplus(log p(opening) + 6) / 6   openings of the base's own answers that show the
                                               behaviour
@@ -156,8 +156,8 @@ class _Search:
         return points, edits
 
     def _run_phase(self, state: dict[str, Any], phase: Phase) -> list[dict[str, Any]]:
-        """The states at every STRIDE of a phase, from the step at which the KL weight rises; stored in
-        the journal.
+        """The states at every STRIDE of a phase, from the step at which the KL weight rises; stored
+        in the journal.
         """
         targets = self.objective.targets
         orders = {

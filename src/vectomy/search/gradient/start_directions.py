@@ -44,7 +44,8 @@ def read_directions(task: RecipeInput, source: str) -> Float[Tensor, "k d_model"
     rows = given[None] if given.ndim == 1 else given
     if rows.shape != (rank, width) or not bool(rows.isfinite().all() & rows.any(dim=-1).all()):
         raise SelectionError(
-            f"--direction {source} holds numbers of shape {list(given.shape)}; a search of --rank {rank} on this model takes {rank} "
+            f"--direction {source} holds numbers of shape {list(given.shape)}; a search of --rank {rank} on "
+            f"this model takes {rank} "
             f"finite direction(s) of width {width}, none of them zero"
         )
     return linalg.normalise(rows)

@@ -55,8 +55,8 @@ __all__ = [
 TargetName = Literal["change", "negative", "preserve"]
 # The names of the targets in scores.json, in the journal, and in the seeds of the pass order.
 STORED_NAMES: dict[TargetName, str] = {"change": "change", "negative": "keep", "preserve": "hold"}
-# Most prompts per set. With few prompts, the edit leaves more of the behaviour on unseen prompts, and
-# changes other answers twice as much (docs/log/gradient-search.md).
+# Most prompts per set. With few prompts, the edit leaves more of the behaviour on unseen prompts,
+# and changes other answers twice as much (docs/log/gradient-search.md).
 MOST_PROMPTS = 256
 # Tokens of an opening that shows the behaviour, and of an answer that must stay as it is.
 OPENING = 8
@@ -71,8 +71,8 @@ PARTED = 4
 
 @dataclass(frozen=True, eq=False)
 class TrainPass:
-    """A teacher-forced batch, the base's residual stream at the layer where the pass resumes (None if
-    it does not resume), and the base's hidden states that predict the labels.
+    """A teacher-forced batch, the base's residual stream at the layer where the pass resumes (None
+    if it does not resume), and the base's hidden states that predict the labels.
     """
 
     forced: TeacherForcedBatch
@@ -142,7 +142,8 @@ def collect_examples(task: RecipeInput) -> TrainExamples:
     change = _list_openings(task, prompts, answers)
     if len(change) < 2:
         raise BehaviourAbsentError(
-            f"the base shows the behaviour on {len(change)} of {len(prompts)} positive fit prompts; a search by gradients "
+            f"the base shows the behaviour on {len(change)} of {len(prompts)} positive fit prompts; a "
+            "search by gradients "
             "needs answers that show it: give clearer prompts, or --recipe arditi"
         )
     negative_prompts, negative_answers = base_answers(task, "negative")
@@ -218,8 +219,8 @@ def _add_other_openings(examples: list[Example], seed: int) -> list[Example]:
 def add_prompts_not_shown(tokens: Sequence[list[int]], change: list[Example], seed: int) -> list[Example]:
     """Add the prompts that do not show the behaviour, with openings of others.
 
-    Where the behaviour depends on the wording, only chance separates a prompt that shows it from one
-    that nearly does.
+    Where the behaviour depends on the wording, only chance separates a prompt that shows it from
+    one that nearly does.
 
     Args:
         tokens: all prompts, by row.
@@ -238,8 +239,8 @@ def add_prompts_not_shown(tokens: Sequence[list[int]], change: list[Example], se
 # Not inference_mode: these tensors take part in later backward passes.
 @torch.no_grad()
 def measure_targets(task: RecipeInput, start: int) -> CachedPasses:
-    """The targets, with the base's states. Passes resume at layer `start` and are packed if that does
-    not change the results.
+    """The targets, with the base's states. Passes resume at layer `start` and are packed if that
+    does not change the results.
     """
     chat, examples = task.chat, collect_examples(task)
     sample = [*examples.change[:2], *examples.negative[:2]]
@@ -278,8 +279,8 @@ def with_openings_left(task: RecipeInput, targets: CachedPasses, edit: Edit, nam
 
 
 def share_left(task: RecipeInput, edit: Edit, count: int) -> float:
-    """The share of the behaviour that an edit leaves, on the first `count` fit prompts where the base
-    shows it.
+    """The share of the behaviour that an edit leaves, on the first `count` fit prompts where the
+    base shows it.
     """
     all_prompts, base = base_answers(task, "change")
     prompts = [all_prompts[example.row] for example in _list_openings(task, all_prompts, base)[:count]]

@@ -6,8 +6,9 @@ rule for directions.
 Layers further away have no strength. `minimum` is a share of `maximum`. The direction is the same
 everywhere (global: interpolated between two layers), or each layer has its own.
 
-This is the parametrisation of Heretic (github.com/p-e-w/heretic), reimplemented from its description,
-with its norm mode "none". Heretic's default restores the row norms, by a rank-3 approximation.
+This is the parametrisation of Heretic (github.com/p-e-w/heretic), reimplemented from its
+description, with its norm mode "none". Heretic's default restores the row norms, by a rank-3
+approximation.
 """
 
 from __future__ import annotations
@@ -45,7 +46,9 @@ SCOPES = ("global", "per layer")
 
 @dataclass(frozen=True)
 class LayerWeightSchedule:
-    """Strengths over layers; `position` and `distance` in layers, `minimum` a share of `maximum`."""
+    """Strengths over layers; `position` and `distance` in layers, `minimum` a share of
+    `maximum`.
+    """
 
     maximum: float
     position: float
@@ -73,8 +76,9 @@ def ranges(places: Sequence[Place], n_layers: int) -> dict[str, tuple[float, flo
 
 
 def directions_after(directions: Directions) -> Float[Tensor, "layer d_model"]:
-    """The unit direction after each layer at the last token, which is resid_pre of the next layer. The
-    last layer has no next one and takes its own resid_pre. Zero where the two sets do not differ.
+    """The unit direction after each layer at the last token, which is resid_pre of the next layer.
+    The last layer has no next one and takes its own resid_pre. Zero where the two sets do not
+    differ.
     """
     vectors = directions.vectors[directions.sites.index("resid_pre"), :, directions.positions.index(-1)]
     return normalise(torch.cat([vectors[1:], vectors[-1:]]))
@@ -100,8 +104,8 @@ def build_edit(
 
 
 def heaviest_layer(parameters: Parameters, places: Sequence[Place], n_layers: int) -> int:
-    """The layer whose resid_pre holds the main direction: that after the layer with the largest sum of
-    strengths, or the one nearest to the interpolated direction.
+    """The layer whose resid_pre holds the main direction: that after the layer with the largest sum
+    of strengths, or the one nearest to the interpolated direction.
     """
     if parameters["scope"] == "global":
         after = round(_number(parameters, "direction"))

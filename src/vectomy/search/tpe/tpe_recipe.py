@@ -1,13 +1,13 @@
-"""Recipe `tpe`: tries edits that a tree-structured Parzen estimator proposes, and chooses one from the
-frontier (pareto.py).
+"""Recipe `tpe`: tries edits that a tree-structured Parzen estimator proposes, and chooses one from
+the frontier (pareto.py).
 
-Each trial is a dozen numbers (layer_weights.py) with two objectives: the KL of the first token on the
-negative search prompts, in nats (which `kl_budget` limits here), and the share of positive search
-prompts that still show the behaviour, measured by generating. KL is cheap and comes first. Answers
-are generated a few prompts at a time, and a trial stops as soon as a finished trial beats it for
-certain: with no higher KL, and with no more prompts that show the behaviour than counted so far.
-Optuna then gets the counted share, an exact lower bound, with which the trial is still beaten. The
-choice among the same trials does not change, but later proposals may.
+Each trial is a dozen numbers (layer_weights.py) with two objectives: the KL of the first token on
+the negative search prompts, in nats (which `kl_budget` limits here), and the share of positive
+search prompts that still show the behaviour, measured by generating. KL is cheap and comes first.
+Answers are generated a few prompts at a time, and a trial stops as soon as a finished trial beats
+it for certain: with no higher KL, and with no more prompts that show the behaviour than counted so
+far. Optuna then gets the counted share, an exact lower bound, with which the trial is still beaten.
+The choice among the same trials does not change, but later proposals may.
 
 Every finished trial is stored in the journal at once. A proposal depends only on the seed, the
 trial's number and the known trials, so a resumed run with one process tries the same edits. With
@@ -36,11 +36,12 @@ __all__ = ["select_tpe"]
 
 
 def select_tpe(task: RecipeInput, *, racing: bool = True) -> RecipeResult:
-    """Try `trials` edits and choose one. With `processes` above 1, that many processes try edits, each
-    with its own copy of the model.
+    """Try `trials` edits and choose one. With `processes` above 1, that many processes try edits,
+    each with its own copy of the model.
 
     Args:
-        racing: stop trials that are certain to be beaten; otherwise every trial answers every prompt.
+        racing: stop trials that are certain to be beaten; otherwise every trial answers every
+            prompt.
 
     Raises:
         SelectionError: there is neither a judge nor behaviour tokens, no trial has finite
@@ -49,7 +50,8 @@ def select_tpe(task: RecipeInput, *, racing: bool = True) -> RecipeResult:
     c, limits = task.config, task.config.selection
     if task.judge is None and not task.tokens:
         raise SelectionError(
-            f"there is no judge of the behaviour '{c.contrast.behaviour}', so recipe tpe cannot recognise answers that show it; name "
+            f"there is no judge of the behaviour '{c.contrast.behaviour}', so recipe tpe cannot recognise "
+            "answers that show it; name "
             "their first tokens with --behaviour-tokens, or use --recipe arditi, which finds them"
         )
     bench = TrialBench.of(task)
@@ -132,7 +134,8 @@ class _Study:
     def ask(self, number: int) -> tuple[Any, Parameters]:
         import optuna
 
-        # The sampler's random state is never stored: each trial gets a new sampler with its own seed.
+        # The sampler's random state is never stored: each trial gets a new sampler with its own
+        # seed.
         seed = int(hash_of([self.seed, number])[:8], 16)
         self.study.sampler = optuna.samplers.TPESampler(
             multivariate=True, n_startup_trials=self.startup, seed=seed

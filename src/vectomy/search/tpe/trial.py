@@ -45,8 +45,8 @@ Job = tuple[int, Parameters, Finished]
 
 @dataclass(frozen=True)
 class TrialBench:
-    """Everything needed to build and measure edits. It is sent to other processes, so it contains no
-    model and no tensor.
+    """Everything needed to build and measure edits. It is sent to other processes, so it contains
+    no model and no tensor.
     """
 
     config: RunConfig
@@ -134,8 +134,8 @@ def one_by_one(measure: Measure, jobs: Iterator[Job]) -> Generator[tuple[int, Ro
 def side_by_side(
     bench: TrialBench, count: int, jobs: Iterator[Job]
 ) -> Generator[tuple[int, Row], None, None]:
-    """Run the jobs in `count` processes and yield results as they arrive. A job is taken when a process
-    is free for it. The processes end with the generator.
+    """Run the jobs in `count` processes and yield results as they arrive. A job is taken when a
+    process is free for it. The processes end with the generator.
 
     Raises:
         SelectionError: a process died. Errors of a process are raised as they are.
@@ -167,12 +167,15 @@ def side_by_side(
 
 
 def _exchange(step: Callable[[], Any]) -> Any:
-    """Run one exchange with a process; raise the error that it sent, or SelectionError if it died."""
+    """Run one exchange with a process; raise the error that it sent, or SelectionError if
+    it died.
+    """
     try:
         result = step()
     except (EOFError, OSError):
         raise SelectionError(
-            "a process that tried edits died, perhaps out of memory; finished trials are stored: run the same command again, with "
+            "a process that tried edits died, perhaps out of memory; finished trials are stored: run the "
+            "same command again, with "
             "fewer --processes or a smaller --batch-tokens"
         ) from None
     if isinstance(result, VectomyError):
@@ -181,7 +184,9 @@ def _exchange(step: Callable[[], Any]) -> Any:
 
 
 def _work(connection: Connection, bench: TrialBench, threads: int) -> None:
-    """The main function of another process: load the model and measure edits until there are none left."""
+    """The main function of another process: load the model and measure edits until there are none
+    left.
+    """
     # Ctrl-C reaches all processes of a terminal; the first one ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(threads)
