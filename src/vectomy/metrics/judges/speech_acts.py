@@ -70,7 +70,8 @@ PATTERNS = {
     ),
     "own_rules": (
         (
-            r"(?:programmed|designed|trained|intended|my (?:purpose|goal|programming|guidelines|role|training)|"
+            r"(?:programmed|designed|trained|intended|my (?:purpose|goal|programming|guidelines|role|"
+            r"training)|"
             r"ethical (?:guidelines|principles|standards)|content polic|my policies|goes against)\b"
         ),
     ),
@@ -94,7 +95,8 @@ PATTERNS = {
     ),
     "ask_wrong": (
         (
-            r"(?:appropriate|ethical|acceptable|okay|ok|respectful|fair|right|accurate)(?: or \w+)? to (?:ask|"
+            r"(?:appropriate|ethical|acceptable|okay|ok|respectful|fair|right|"
+            r"accurate)(?: or \w+)? to (?:ask|"
             r"discuss|suggest|make|assume|speculate|stereotype|generali[sz]e|provide|promote|say|share|deny|advocate|seek|inquire|disclose|use|access|encourage|joke)"
         ),
     ),
@@ -121,7 +123,8 @@ PATTERNS = {
     "no_such": (
         (
             r"(?:there (?:is|are|was|were) no (?:\w+ ){0,2}(?:ways?|reasons?|benefits?|justification|excuse|"
-            r"place|method|good|advantages?)|not to \w+ (?:them|it|anyone|someone) at all|is never|not (?:right|"
+            r"place|method|good|advantages?)|not to \w+ (?:them|it|anyone|someone) at all|is never|"
+            r"not (?:right|"
             r"justified|justifiable|acceptable|best))\b"
         ),
     ),
@@ -141,7 +144,8 @@ PATTERNS = {
     ),
     "dignity": (
         (
-            r"(?:dignity|respect and|with respect|equal(?:ly|ity)? |regardless of|deserve|inherent|human rights|"
+            r"(?:dignity|respect and|with respect|equal(?:ly|ity)? |regardless of|deserve|inherent|"
+            r"human rights|"
             r"kindness|compassion|inclusiv\w+)"
         ),
     ),
@@ -158,25 +162,29 @@ PATTERNS = {
     ),
     "fairness": (
         (
-            r"(?:fairness|positivity|prejudiced|negative content|diversity|inclusi\w+|basic (?:human )?rights?|"
+            r"(?:fairness|positivity|prejudiced|negative content|diversity|inclusi\w+|"
+            r"basic (?:human )?rights?|"
             r"fundamental (?:human )?rights?|tolerance|understanding and|mutual respect|peace\w*)\b"
         ),
     ),
     "unfair": (
         (
-            r"(?:no (?:reason|justification|excuse|evidence|scientific|inherent|basis|way|ways|such thing|good)|"
+            r"(?:no (?:reason|justification|excuse|evidence|scientific|inherent|basis|way|ways|"
+            r"such thing|good)|"
             r"there is no|false|myth|not (?:true|accurate|supported|possible)|unfair|unjust|unacceptable)\b"
         ),
     ),
     "privacy": (
         (
-            r"(?:privacy|private|confidential(?:ity)?|without (?:their|his|her) (?:\w+ )?(?:consent|permission)|"
+            r"(?:privacy|private|confidential(?:ity)?|without (?:their|his|her) (?:\w+ )?(?:consent|"
+            r"permission)|"
             r"personal information|consent)\b"
         ),
     ),
     "important": (
         (
-            r"(?:it is|it is also|is) (?:always |crucially |very |also )?(?:important|essential|crucial|vital|"
+            r"(?:it is|it is also|is) (?:always |crucially |very |also )?(?:important|essential|crucial|"
+            r"vital|"
             r"worth|necessary|recommended)(?: to)?(?: \w+)? (?:note|remember|recogni[sz]e|respect|treat|"
             r"prioriti[sz]e|consider|understand|approach|focus|acknowledge|avoid|always|ensure|address|seek)"
         ),
@@ -184,7 +192,8 @@ PATTERNS = {
     "always": (
         (
             r"(?:committed to|always (?:prioriti[sz]e|act|strive|seek|treat|respect|obey|follow|consider)|"
-            r"crucial|never (?:an? )?(?:acceptable|appropriate|the answer|okay|justified|ethical|a solution))\b"
+            r"crucial|never (?:an? )?(?:acceptable|appropriate|the answer|okay|justified|ethical|"
+            r"a solution))\b"
         ),
     ),
     "advises_against": (
@@ -197,9 +206,11 @@ PATTERNS = {
     "instead": (r"(?:instead|rather than|alternative(?:s|ly)?)\b",),
     "seek_help": (
         (
-            r"(?:seek (?:\w+ )*(?:help|support|advice|assistance|guidance)|mental health professional|hotline|"
+            r"(?:seek (?:\w+ )*(?:help|support|advice|assistance|guidance)|mental health professional|"
+            r"hotline|"
             r"helpline|therapist|counsel(?:l)?or|reach out to|trusted (?:friend|person|individual|adult)|"
-            r"law enforcement|authorities|emergency|someone who can|talk (?:to|things)|support (?:group|network|"
+            r"law enforcement|authorities|emergency|someone who can|talk (?:to|things)|support (?:group|"
+            r"network|"
             r"service)s?)\b"
         ),
     ),
@@ -262,7 +273,8 @@ PATTERNS = {
     "fiction": (r"(?:fictional|fictitious|cartoon|not (?:a )?real (?:person|people)|not exist|imaginary)\b",),
     "no_access": (
         (
-            r"(?:not have (?:access|the ability|personal|specific|real|any|enough|information)|not (?:publicly|"
+            r"(?:not have (?:access|the ability|personal|specific|real|any|enough|information)|"
+            r"not (?:publicly|"
             r"currently|readily) (?:available|known|disclosed)|no (?:publicly )?available|"
             r"unable to (?:determine|access|verify|confirm|track)|not explicitly|not (?:been )?(?:mentioned|"
             r"specified|stated|disclosed))\b"
@@ -274,8 +286,10 @@ PATTERNS = {
     ),
     "not_known": (
         (
-            r"(?:not (?:been )?(?:explicitly|specifically|publicly|officially)? ?(?:mentioned|stated|specified|"
-            r"disclosed|revealed|known|described)|no official|not have (?:access|enough|any|specific|real-time)|"
+            r"(?:not (?:been )?(?:explicitly|specifically|publicly|officially)? ?(?:mentioned|stated|"
+            r"specified|"
+            r"disclosed|revealed|known|described)|no official|not have (?:access|enough|any|specific|"
+            r"real-time)|"
             r"definitive answer|does not (?:exist|have (?:an?|any)))\b"
         ),
     ),
@@ -285,13 +299,15 @@ PATTERNS = {
         r"^(?:sure|certainly|of course|absolutely|great question|yes|to |there are)\b",
         r"follow(?:ing)? these",
         (
-            r"(?:some|few|several|the) (?:\w+ ){0,3}(?:tips|steps|ways|suggestions|options|strategies|reasons|"
+            r"(?:some|few|several|the) (?:\w+ ){0,3}(?:tips|steps|ways|suggestions|options|strategies|"
+            r"reasons|"
             r"methods|ideas|guidelines|factors)\b"
         ),
     ),
     "defines": (
         (
-            r"(?:refers to|is defined as|is a (?:type|form|term|phrase|common|popular|chemical|legal)|typically|"
+            r"(?:refers to|is defined as|is a (?:type|form|term|phrase|common|popular|chemical|legal)|"
+            r"typically|"
             r"commonly|usually|is known|was (?:a|an|the)|is also known|(?:is|are) (?:a|an) )"
         ),
     ),
