@@ -120,7 +120,7 @@ def test_what_cannot_be_is_said_before_anything_is_done(file: Path, vectomy: Vec
         ([str(file), "--out", str(file)], 2, "is the input, which is never touched"),
         ([str(file), "--out", str(file.parent)], 2, "is a folder"),
         ([str(file), "--json"], 2, "give --out FILE"),
-        ([str(file), "--judge", "me"], 2, "no judge is called 'me'"),
+        ([str(file), "--judge", "me"], 2, "there is no judge 'me'"),
         ([str(file.with_name("none.jsonl"))], 1, "does not exist"),
         ([str(file), "--judge", "hf:nobody/nothing"], 1, "is not known; known are"),
     ):

@@ -580,7 +580,7 @@ REFUSED = {
     "no subjects": (ConfigError, "'subjects'", {"subjects": []}),
     "missing prompts": (PromptError, "/none.jsonl", {"prompts": ["/none.jsonl"]}),
     "neither": (UsageError, "'/none' is nothing to evaluate", {"subjects": ["/none"]}),
-    "unknown judge": (UsageError, "no judge is called 'magic'", {"judge": "magic"}),
+    "unknown judge": (UsageError, "there is no judge 'magic'", {"judge": "magic"}),
     "missing text": (PromptError, "/none.txt cannot be read", {"texts": ["/none.txt"]}),
     "bad strength": (UsageError, "after the @ come strengths", {"subjects": ["TINY", "EDIT@much"]}),
     "strength of a model": (UsageError, "only Edits take strengths after an @", {"subjects": ["TINY@2"]}),
