@@ -10,7 +10,7 @@ import tiny_chat
 from vectomy.core.errors import PromptError
 from vectomy.data.preferences import Preference, read_preferences
 from vectomy.data.prompts import Prompt, Turn
-from vectomy.healing.own_answers import EQUAL, own_pairs
+from vectomy.healing.own_answers import EQUAL, pair_own_answers
 from vectomy.healing.pairs import encode
 
 ASKED, GOOD, BAD = "paint the sun red", "sure the sun is here now", "now"
@@ -163,11 +163,11 @@ def test_own_answers_are_the_very_tokens_and_equal_ones_are_left_out() -> None:
     prompts = tiny_chat.prompts(tiny_chat.DAY, 3)
     base = chat.answer(chat.tokens(prompts), 4, 4096)
     edited = [base[0], [9, 2], [9]]
-    pairs, told = own_pairs(chat, prompts, base, edited)
+    pairs, told = pair_own_answers(chat, prompts, base, edited)
     assert [list(pair.chosen) for pair in pairs] == base[1:]
     # Cut at four tokens: no end of turn is learned where the base made none.
     assert all(2 not in pair.chosen for pair in pairs)
     assert told.left_out == {EQUAL: 1}
     assert [row.prompt for row in told.rows] == prompts[1:]
     with pytest.raises(PromptError, match="no damage to heal"):
-        own_pairs(chat, prompts, base, base)
+        pair_own_answers(chat, prompts, base, base)

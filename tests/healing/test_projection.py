@@ -9,7 +9,7 @@ import pytest
 import safetensors.torch
 import tiny_chat
 import torch
-from healed import damaged, edit, job, kept_out, pairs, quick, trained
+from healed import damaged, edit, job, pairs, protected_directions, quick, trained
 from peft import LoraConfig, PeftModel, get_peft_model
 from tiny import Tiny, load, orthonormal, tokens, unit
 from torch import Tensor
@@ -18,21 +18,22 @@ from vectomy.checkpoint import Checkpoint
 from vectomy.core.errors import CheckpointError, FingerprintError
 from vectomy.edits.edit import Edit
 from vectomy.edits.export import bake
-from vectomy.healing.merging import adapter_changes, merge_learned
+from vectomy.healing.job import Job
+from vectomy.healing.merging import make_adapter_changes, merge_training
 from vectomy.healing.projection import (
-    along,
-    frozen_writers,
-    keep_adapter_out,
-    keep_weights_out,
+    find_composite_writers,
+    preserve_writer_outputs,
     project_adapter,
-    project_out,
+    project_adapter_outputs,
+    project_matrix,
     restore_weights,
+    share_along,
 )
-from vectomy.healing.training import Job, train
+from vectomy.healing.training import train
 from vectomy.metrics.verify import verify
 from vectomy.models import load_model, with_adapter
-from vectomy.workflows.heal.heal_inputs import norms_behind, rows_kept_out
-from vectomy.workflows.heal.heal_receipt import wholly
+from vectomy.workflows.heal.heal_inputs import compute_protected_directions, find_norms_behind
+from vectomy.workflows.heal.heal_receipt import removes_fully
 
 # float32 through a few sums.
 ROUNDING = 1e-5
@@ -40,9 +41,9 @@ ROUNDING = 1e-5
 
 def test_a_projected_matrix_writes_nothing_along_the_rows_and_keeps_the_rest() -> None:
     rows, matrix = orthonormal(3), torch.randn(32, 7)
-    kept = project_out(matrix, rows)
-    assert along(kept, rows) < 1e-6 < 0.1 < along(matrix, rows)
-    assert torch.allclose(project_out(kept, rows), kept, atol=1e-6)
+    kept = project_matrix(matrix, rows)
+    assert share_along(kept, rows) < 1e-6 < 0.1 < share_along(matrix, rows)
+    assert torch.allclose(project_matrix(kept, rows), kept, atol=1e-6)
     rest = matrix - rows.T @ (rows @ matrix)
     assert torch.allclose(kept, rest, atol=1e-6)
 
@@ -61,7 +62,7 @@ def test_verify_finds_the_edit_whole_after_healing_and_not_after_training_withou
         made = trained(tmp_path / str(project), project, objective=objective, method=method, epochs=4.0)
         learned = made.folder / ("weights" if method == "full" else "adapter")
         out = tmp_path / f"healed-{project}"
-        assert merge_learned(learned, damaged(), out)
+        assert merge_training(learned, damaged(), out)
         receipts[project] = verify(out, edit())
     assert receipts[True].failures == ()
     assert receipts[True].max_projection < ROUNDING
@@ -81,10 +82,10 @@ def test_full_training_keeps_what_a_partial_edit_leaves_along_the_direction(
     bake(dialled, tiny_chat.folder(), folder)
     made = job(tmp_path / "job", quick(method="full", epochs=3.0), model=folder)
     train(made)
-    merge_learned(made.folder / "weights", folder, tmp_path / "healed")
+    merge_training(made.folder / "weights", folder, tmp_path / "healed")
     before, after = load(folder), load(tmp_path / "healed")
     moved = 0.0
-    for name, rows in kept_out().items():
+    for name, rows in protected_directions().items():
         old, new = before.get_submodule(name).weight, after.get_submodule(name).weight
         axis = 1 if "embed" in name else 0
         change = (new - old).detach().movedim(axis, 0)
@@ -100,10 +101,10 @@ def test_in_training_the_function_is_the_one_that_is_saved(tmp_path: Path) -> No
         (made.folder / "checkpoints").glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2])
     )
     raw = PeftModel.from_pretrained(load(damaged()), str(last))
-    assert along(safetensors.torch.load_file(last / "adapter_model.safetensors")[WRITER], row()) > 1e-3
+    assert share_along(safetensors.torch.load_file(last / "adapter_model.safetensors")[WRITER], row()) > 1e-3
     saved = PeftModel.from_pretrained(load(damaged()), str(made.folder / "adapter"))
     assert (
-        along(
+        share_along(
             safetensors.torch.load_file(made.folder / "adapter" / "adapter_model.safetensors")[WRITER], row()
         )
         < 1e-6
@@ -111,7 +112,7 @@ def test_in_training_the_function_is_the_one_that_is_saved(tmp_path: Path) -> No
     ids = tokens() % len(tiny_chat.VOCABULARY)
     with torch.no_grad():
         unheld = raw(ids).logits
-        with keep_adapter_out(raw, kept_out()) as held:
+        with project_adapter_outputs(raw, protected_directions()) as held:
             trained_as = raw(ids).logits
         merged = saved(ids).logits
     assert len(held) == 2 * 4
@@ -124,7 +125,7 @@ WRITER = "base_model.model.model.layers.1.mlp.down_proj.lora_B.weight"
 
 
 def row() -> Tensor:
-    return kept_out()["model.layers.1.mlp.down_proj"]
+    return protected_directions()["model.layers.1.mlp.down_proj"]
 
 
 @pytest.mark.parametrize("norm", ["none", "column", "row"])
@@ -136,7 +137,7 @@ def test_an_adapter_on_top_of_the_edits_hooks_is_the_merged_model(tmp_path: Path
     bake(removal, tiny_chat.folder(), tmp_path / "edited")
     made = job(tmp_path / "job", quick(objective="sft", epochs=2.0), model=tmp_path / "edited")
     train(made)
-    merge_learned(made.folder / "adapter", tmp_path / "edited", tmp_path / "healed")
+    merge_training(made.folder / "adapter", tmp_path / "edited", tmp_path / "healed")
     base = load_model(tiny_chat.folder(), device="cpu", dtype="float32")
     ids = tokens() % len(tiny_chat.VOCABULARY)
     with torch.no_grad(), removal.hooks(base.model):
@@ -154,9 +155,9 @@ def test_rows_are_folded_through_the_norm_behind_a_writer_and_lie_along_its_own_
     made: Tiny = tiny_of(model_type)
     removal = Edit.ablation(made.folder, unit(5))
     bake(removal, made.folder, tmp_path / "edited")
-    rows = rows_kept_out(removal, made.folder)
+    rows = compute_protected_directions(removal, made.folder)
     model = load(tmp_path / "edited")
-    with torch.no_grad(), keep_weights_out(model, rows) as kept:
+    with torch.no_grad(), preserve_writer_outputs(model, rows) as kept:
         for name in kept:
             weight = model.get_submodule(name).weight
             weight.add_(0.1 * torch.randn(weight.shape))
@@ -170,7 +171,7 @@ def test_rows_are_folded_through_the_norm_behind_a_writer_and_lie_along_its_own_
     model.save_pretrained(tmp_path / "healed")
     assert verify(tmp_path / "healed", removal).max_projection < 1e-4
     # The embedding of Gemma scales what it gives: it stands still instead.
-    assert frozen_writers(model, rows) == (["model.embed_tokens"] if model_type == "gemma2" else [])
+    assert find_composite_writers(model, rows) == (["model.embed_tokens"] if model_type == "gemma2" else [])
 
 
 def test_full_training_leaves_the_norms_behind_edited_writers_as_they_are(
@@ -183,12 +184,15 @@ def test_full_training_leaves_the_norms_behind_edited_writers_as_they_are(
     removal = Edit.ablation(made.folder, unit(5))
     bake(removal, made.folder, tmp_path / "edited")
     tiny_chat.tokenizer().save_pretrained(tmp_path / "edited")
-    norms = norms_behind(removal, made.folder)
+    norms = find_norms_behind(removal, made.folder)
     assert len(norms) == 2 * 4
-    rows, config = rows_kept_out(removal, made.folder), quick(method="full", objective="sft", max_steps=3)
+    rows, config = (
+        compute_protected_directions(removal, made.folder),
+        quick(method="full", objective="sft", max_steps=3),
+    )
     Job.write(tmp_path / "job", tmp_path / "edited", config, pairs(), rows, norms)
     train(Job(tmp_path / "job"))
-    merge_learned(tmp_path / "job" / "weights", tmp_path / "edited", tmp_path / "healed")
+    merge_training(tmp_path / "job" / "weights", tmp_path / "edited", tmp_path / "healed")
     before, after = load(tmp_path / "edited"), load(tmp_path / "healed")
     changed = {
         name
@@ -202,7 +206,7 @@ def test_full_training_leaves_the_norms_behind_edited_writers_as_they_are(
 
 def test_merging_is_what_peft_merges(tmp_path: Path) -> None:
     made = trained(tmp_path, epochs=2.0)
-    merge_learned(made.folder / "adapter", damaged(), tmp_path / "healed")
+    merge_training(made.folder / "adapter", damaged(), tmp_path / "healed")
     peft = PeftModel.from_pretrained(load(damaged()), str(made.folder / "adapter")).merge_and_unload()
     ours = load(tmp_path / "healed")
     for (name, theirs), (_, mine) in zip(peft.named_parameters(), ours.named_parameters(), strict=True):
@@ -222,7 +226,7 @@ def test_matrices_that_are_stored_turned_are_merged_as_peft_merges_them(tiny_of:
             if "lora_B" in name:
                 value.normal_()
     live.save_pretrained(tmp_path / "adapter")
-    merge_learned(tmp_path / "adapter", made.folder, tmp_path / "healed")
+    merge_training(tmp_path / "adapter", made.folder, tmp_path / "healed")
     ids = tokens()
     with torch.no_grad():
         expected = live.merge_and_unload()(ids).logits
@@ -235,11 +239,11 @@ def test_an_adapter_of_another_base_is_refused(tmp_path: Path, tiny_of: Any) -> 
     made = trained(tmp_path / "job", max_steps=1)
     adapter = made.folder / "adapter"
     with pytest.raises(FingerprintError, match="was trained on weights"):
-        merge_learned(adapter, tiny_chat.folder(), tmp_path / "wrong")
+        merge_training(adapter, tiny_chat.folder(), tmp_path / "wrong")
     (adapter / "vectomy.json").unlink()
     other = tiny_of("llama", hidden_size=48, num_attention_heads=6).folder
     with pytest.raises(FingerprintError, match="adapter of another base"):
-        adapter_changes(adapter, Checkpoint.open(other), {})
+        make_adapter_changes(adapter, Checkpoint.open(other), {})
     assert not (tmp_path / "wrong").exists()
 
 
@@ -248,18 +252,18 @@ def test_an_adapter_that_is_more_than_a_product_is_refused(tmp_path: Path) -> No
     file = made.folder / "adapter" / "adapter_config.json"
     file.write_text(file.read_text().replace('"use_dora": false', '"use_dora": true'), encoding="utf-8")
     with pytest.raises(CheckpointError, match="use_dora"):
-        merge_learned(made.folder / "adapter", damaged(), tmp_path / "healed")
+        merge_training(made.folder / "adapter", damaged(), tmp_path / "healed")
 
 
 def test_projecting_an_adapter_leaves_modules_that_do_not_write_alone() -> None:
     other = "base_model.model.model.layers.1.mlp.up_proj.lora_B.weight"
     held = {WRITER: torch.randn(32, 4), other: torch.randn(48, 4)}
-    done = project_adapter(held, kept_out())
+    done = project_adapter(held, protected_directions())
     assert torch.equal(done[other], held[other])
-    assert along(done[WRITER], row()) < 1e-6 < along(held[WRITER], row())
+    assert share_along(done[WRITER], row()) < 1e-6 < share_along(held[WRITER], row())
 
 
 def test_only_a_whole_removal_can_be_verified_without_the_base() -> None:
-    assert wholly(edit())
-    assert not wholly(edit() * 1.5)
-    assert not wholly(Edit.ablation(tiny_chat.folder(), unit(3), norm="row"))
+    assert removes_fully(edit())
+    assert not removes_fully(edit() * 1.5)
+    assert not removes_fully(Edit.ablation(tiny_chat.folder(), unit(3), norm="row"))

@@ -15,10 +15,11 @@ from tiny import load, random_model
 from torch.nn import functional
 
 from vectomy.core.errors import ArtifactError, ModelError
+from vectomy.healing.job import Job, find_last_checkpoint
 from vectomy.healing.launching import launch
-from vectomy.healing.objectives import arguments_of, trainer_of
+from vectomy.healing.objectives import build_arguments, build_trainer
 from vectomy.healing.pairs import Pair, closing, encode
-from vectomy.healing.training import Job, last_checkpoint, train
+from vectomy.healing.training import train
 
 A, B, C, D = 10, 11, 12, 13
 PAIR = Pair((3, 4), (A, B), (C, D))
@@ -44,8 +45,8 @@ def certain(probabilities: dict[int, float]) -> Any:
 def first_loss(tmp_path: Path, policy: Any, reference: Any, **more: Any) -> float:
     """The loss of the one pair, before anything is learned of it."""
     config = quick(method="full", max_steps=1, micro_batch=1, learning_rate=1e-9, **more)
-    arguments = arguments_of(config, str(tmp_path), {"use_cpu": True, "bf16": False, "disable_tqdm": True})
-    trainer = trainer_of(config, policy, reference, tiny_chat.tokenizer(), [PAIR], arguments, None, [])
+    arguments = build_arguments(config, str(tmp_path), {"use_cpu": True, "bf16": False, "disable_tqdm": True})
+    trainer = build_trainer(config, policy, reference, tiny_chat.tokenizer(), [PAIR], arguments, None, [])
     trainer.train()
     return float(trainer.state.log_history[0]["loss"])
 
@@ -100,7 +101,7 @@ def test_the_positions_of_answers_alone_give_the_loss_and_the_gradient_of_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained(tmp_path / "answers", max_steps=3)
-    monkeypatch.setattr("vectomy.healing.training.labelled_alone", nullcontext)
+    monkeypatch.setattr("vectomy.healing.training.score_answers_only", nullcontext)
     trained(tmp_path / "everything", max_steps=3)
     assert curve(tmp_path / "answers") == pytest.approx(curve(tmp_path / "everything"), rel=1e-5)
 
@@ -122,7 +123,7 @@ def test_a_resumed_run_is_the_undisturbed_one(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(KeyboardInterrupt):
         train(cut, interrupting(5))
     assert not (cut.folder / "losses.json").exists()
-    assert last_checkpoint(cut.folder / "checkpoints").name == "checkpoint-4"
+    assert find_last_checkpoint(cut.folder / "checkpoints").name == "checkpoint-4"
     # A kill while the next one was written leaves a part of it.
     (cut.folder / "checkpoints" / "checkpoint-6").mkdir()
     (cut.folder / "checkpoints" / "checkpoint-6" / "adapter_model.safetensors").write_bytes(b"cut off")

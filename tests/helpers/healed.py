@@ -17,9 +17,10 @@ from vectomy.data.prompts import Prompt
 from vectomy.edits.edit import Edit
 from vectomy.edits.export import bake
 from vectomy.healing.heal_config import HealConfig, parse_heal
+from vectomy.healing.job import Job
 from vectomy.healing.pairs import Pair, encode
-from vectomy.healing.training import Job, train
-from vectomy.workflows.heal.heal_inputs import rows_kept_out
+from vectomy.healing.training import train
+from vectomy.workflows.heal.heal_inputs import compute_protected_directions
 
 # Small and quick: float32, no dropout, a rate at which a few steps show.
 QUICK: dict[str, Any] = {
@@ -59,8 +60,8 @@ def damaged() -> Path:
 
 
 @cache
-def kept_out() -> dict[str, Tensor]:
-    return rows_kept_out(edit(), tiny_chat.folder())
+def protected_directions() -> dict[str, Tensor]:
+    return compute_protected_directions(edit(), tiny_chat.folder())
 
 
 def preferences(count: int = 12) -> list[Preference]:
@@ -82,7 +83,9 @@ def job(
     project: bool = True,
     model: Path | None = None,
 ) -> Job:
-    return Job.write(folder, model or damaged(), config, list(rows or pairs()), kept_out() if project else {})
+    return Job.write(
+        folder, model or damaged(), config, list(rows or pairs()), protected_directions() if project else {}
+    )
 
 
 def curve(folder: Path) -> list[float]:

@@ -26,12 +26,12 @@ from vectomy.edits.edit import Edit
 from vectomy.healing.axolotl import read_axolotl, to_axolotl, write_axolotl
 from vectomy.healing.estimate import estimate
 from vectomy.healing.heal_config import HealConfig, parse_heal
-from vectomy.healing.machine import machine_of
+from vectomy.healing.machine import resolve_machine
 from vectomy.healing.pairs import Pair
 from vectomy.report import render_healing
 from vectomy.workflows.heal.heal_measurements import MODELS
 from vectomy.workflows.heal.heal_model import heal_model
-from vectomy.workflows.heal.heal_results import outcome_of, sentence_of
+from vectomy.workflows.heal.heal_results import compute_outcome, describe_outcome
 
 
 @pytest.fixture(scope="module")
@@ -323,10 +323,10 @@ def test_whether_it_came_back_is_told_from_the_interval_of_the_edited_model() ->
             "after edit": model(2, 0.8),
             "after healing": model(healed, 0.2),
         }
-        outcome = outcome_of(measures)
+        outcome = compute_outcome(measures)
         assert outcome["came_back"] is back
         assert outcome["recovered"]["kl_per_token"] == pytest.approx(0.75)
-        said = sentence_of("refusal", measures, outcome)
+        said = describe_outcome("refusal", measures, outcome)
         assert ("it came back" in said) is back
         assert "33 of 40" in said
 
@@ -337,17 +337,21 @@ def test_the_estimate_counts_what_peft_trains_and_the_steps_that_are_taken(
     made = trained(tmp_path, epochs=1.0)
     losses = json.loads((tmp_path / "losses.json").read_text())
     arch = architecture_in(Checkpoint.open(damaged()))
-    found = estimate(made.config, machine_of(made.config), arch, made.pairs, seconds_per_token=1e-3)
+    found = estimate(made.config, resolve_machine(made.config), arch, made.pairs, seconds_per_token=1e-3)
     assert (found.steps, found.trained) == (losses["steps"], losses["parameters"])
     assert found.seconds is not None
     assert found.tokens == sum(pair.tokens for pair in made.pairs)
     more = estimate(
-        quick(gradient_checkpointing=True), machine_of(made.config), arch, made.pairs, seconds_per_token=1e-3
+        quick(gradient_checkpointing=True),
+        resolve_machine(made.config),
+        arch,
+        made.pairs,
+        seconds_per_token=1e-3,
     )
     assert more.seconds is not None
     assert more.seconds > found.seconds
     assert more.memory["activations"] < found.memory["activations"]
-    full = estimate(quick(method="full"), machine_of(quick(method="full")), arch, made.pairs)
+    full = estimate(quick(method="full"), resolve_machine(quick(method="full")), arch, made.pairs)
     tiny: Tiny = tiny_of("llama")
     assert full.trained > found.trained
     assert architecture_of(tiny.model).d_model == arch.d_model
@@ -385,7 +389,7 @@ def test_the_estimate_counts_what_dropout_keeps_of_every_adapters_input() -> Non
 
     def estimated(dropout: float) -> int:
         config = quick(objective="sft", dropout=dropout, dtype="bfloat16", micro_batch=8, max_length=128)
-        return estimate(config, machine_of(config), arch, [pair]).memory["activations"]
+        return estimate(config, resolve_machine(config), arch, [pair]).memory["activations"]
 
     measured = kept_for_backward(0.1, batch) - kept_for_backward(0.0, batch)
     # The first of four blocks reads embeddings, which no gradient goes to: three of its inputs are

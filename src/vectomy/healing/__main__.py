@@ -1,5 +1,5 @@
-"""One process of a training: `accelerate launch ... -m vectomy.healing JOB`. `vectomy heal
---launch` runs it; where a cluster launches by means of its own, so can anybody.
+"""One process of a training: `accelerate launch ... -m vectomy.healing JOB`. `vectomy heal --launch`
+runs it; on a cluster with its own launcher, call it directly.
 """
 
 from __future__ import annotations
@@ -11,32 +11,34 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from vectomy.core.errors import VectomyError
-from vectomy.healing.training import Job, train
+from vectomy.healing.job import Job
+from vectomy.healing.training import train
 
 SECONDS = 30.0
 
 
 @contextmanager
-def _lines(what: str, total: int, unit: str = "") -> Iterator[Callable[[int], None]]:
-    """A line now and then: several processes share one terminal, or have none."""
-    done, said = 0, time.monotonic()
+def _report_lines(what: str, total: int, unit: str = "") -> Iterator[Callable[[int], None]]:
+    """Progress as a line every SECONDS: several processes share one terminal, or have none."""
+    done, last = 0, time.monotonic()
 
-    def advance(count: int) -> None:
-        nonlocal done, said
+    def update(count: int) -> None:
+        nonlocal done, last
         done += count
-        if time.monotonic() - said > SECONDS or done == total:
-            said = time.monotonic()
+        if time.monotonic() - last > SECONDS or done == total:
+            last = time.monotonic()
             sys.stderr.write(f"{what}: {done} of {total} {unit}\n")
 
-    yield advance
+    yield update
 
 
 if __name__ == "__main__":
     if len(sys.argv) != 2 or not Path(sys.argv[1], "job.json").is_file():
         sys.exit(
-            "usage: accelerate launch [OPTIONS] -m vectomy.healing JOB, the folder `training` that `vectomy heal` wrote"
+            "usage: accelerate launch [OPTIONS] -m vectomy.healing JOB\n"
+            "JOB is the folder `training` that `vectomy heal` wrote"
         )
     try:
-        train(Job(Path(sys.argv[1])), _lines)
+        train(Job(Path(sys.argv[1])), _report_lines)
     except VectomyError as error:
         sys.exit(f"vectomy: {error}")

@@ -19,12 +19,12 @@ from trl.trainer import utils as trl_utils
 from vectomy.healing.heal_config import HealConfig
 from vectomy.healing.pairs import Pair
 
-__all__ = ["arguments_of", "labelled_alone", "trainer_of"]
+__all__ = ["build_arguments", "build_trainer", "score_answers_only"]
 
 IGNORED = -100
 
 
-def arguments_of(config: HealConfig, out: str, more: dict[str, Any]) -> Any:
+def build_arguments(config: HealConfig, out: str, more: dict[str, Any]) -> Any:
     """TRL's arguments of the objective; `more` are those that the machine decides."""
     shared: dict[str, Any] = {
         "output_dir": out,
@@ -61,7 +61,7 @@ def arguments_of(config: HealConfig, out: str, more: dict[str, Any]) -> Any:
     return DPOConfig(**shared, beta=config.beta, loss_type=losses, loss_weights=weights)
 
 
-def trainer_of(
+def build_trainer(
     config: HealConfig,
     model: Any,
     reference: Any,
@@ -95,7 +95,7 @@ def trainer_of(
 
 
 @contextmanager
-def labelled_alone() -> Iterator[None]:
+def score_answers_only() -> Iterator[None]:
     """Score the positions of answers alone on a CPU too, as TRL does where it has Triton; elsewhere
     it scores prompts and padding as well, and leaves them out of the sum: the same loss, at more
     than twice the time of the head.

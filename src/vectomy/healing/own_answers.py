@@ -16,12 +16,12 @@ from vectomy.data.prompts import Prompt
 from vectomy.healing.pairs import Pair
 from vectomy.models import ChatModel
 
-__all__ = ["EQUAL", "own_pairs"]
+__all__ = ["EQUAL", "pair_own_answers"]
 
 EQUAL = "an edited model's answer equal to the base's"
 
 
-def own_pairs(
+def pair_own_answers(
     chat: ChatModel,
     prompts: Sequence[Prompt],
     base: Sequence[Sequence[int]],

@@ -1,87 +1,109 @@
-"""Keep what is learned out of directions that an Edit removed, whatever the loss asks for.
+"""Keep training out of the directions that an Edit removed, whatever the loss asks for.
 
-`rows` are, by module, the orthonormal directions R (k x d_model) that the module's learned part
-must not write along: those the Edit removes, folded through any norm behind the writer. An adapter
-s B A on a writer W adds s B A x to its output; with
+Protected directions are, by module, orthonormal rows R (k x d_model) that the trained part of the
+module must not write along: those that the Edit removes, folded through any norm between the writer
+and the stream. An adapter s B A on a writer W adds s B A x to its output; with
 
     B <- (I - R^T R) B
     [D]
 
-r . (s B A x) = 0 for every input x. In training this is done to the output of B, so that it is a
-part of the function and of its gradient, and holds for sharded parameters too; when the adapter is
-saved it is done to B itself, which is the same function. In full training the writer's output keeps
-what it was along R: y <- (I - R^T R) y + R^T (C x + c), with C = R W, c = R b of the edited model.
+r . (s B A x) = 0 for every input x and every row r of R. In training the output of B is projected,
+so that the projection is part of the function and of its gradient, also with sharded parameters; in
+the saved adapter B itself is projected, which is the same function.
+
+In full training the writer's output keeps its part along R:
+
+    y <- (I - R^T R) y + R^T (C x + c),  C = R W and c = R b of the edited model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vectomy.checkpoint.lora import ADAPTER_PREFIX, LORA_UP
 from vectomy.core.module_io import first_output
 
 __all__ = [
-    "ADAPTER_PREFIX",
-    "Rows",
-    "along",
-    "frozen_writers",
-    "keep_adapter_out",
-    "keep_weights_out",
+    "PreservedOutput",
+    "WriterDirections",
+    "find_composite_writers",
+    "preserve_writer_outputs",
     "project_adapter",
-    "project_out",
+    "project_adapter_outputs",
+    "project_matrix",
     "restore_weights",
+    "share_along",
 ]
 
-Rows = Mapping[str, Tensor]
-"""By live module, k x d_model orthonormal rows."""
-ADAPTER_PREFIX = "base_model.model."
-UP = ".lora_B.weight"
+WriterDirections = Mapping[str, Tensor]
+"""Protected directions by live module: k x d_model orthonormal rows."""
 
 
-def project_out(
+class PreservedOutput(NamedTuple):
+    """What the edited model writes along the protected directions of one module."""
+
+    matrix: Float[Tensor, "k d_in"]
+    """C = R W"""
+    bias: Float[Tensor, k] | None
+    """c = R b; None without bias"""
+
+
+def project_matrix(
     matrix: Float[Tensor, "d_model n"], rows: Float[Tensor, "k d_model"]
 ) -> Float[Tensor, "d_model n"]:
-    """(I - R^T R) M in float64; rounding of the result's dtype is all that stays."""
-    r, m = rows.double(), matrix.double()
-    return (m - r.T @ (r @ m)).to(matrix.dtype)
+    """(I - R^T R) M, computed in float64 on the CPU where the device has no float64; only the
+    rounding of the result's dtype remains.
+    """
+    m = _double(matrix)
+    r = rows.to(m)
+    return (m - r.T @ (r @ m)).to(matrix.dtype).to(matrix.device)
 
 
-def along(change: Float[Tensor, "d_model n"], rows: Float[Tensor, "k d_model"]) -> float:
+def _double(tensor: Tensor) -> Tensor:
+    """In float64, which MPS lacks: on the CPU there."""
+    return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()
+
+
+def share_along(change: Float[Tensor, "d_model n"], rows: Float[Tensor, "k d_model"]) -> float:
     """|R M| / |M|: the share of a change that lies along the directions."""
     whole = float(change.double().norm())
     return float((rows.double() @ change.double()).norm()) / whole if whole else 0.0
 
 
+# Adapters
+
+
 @contextmanager
-def keep_adapter_out(model: nn.Module, rows: Rows) -> Iterator[list[str]]:
-    """A PEFT model whose adapter writes nothing along the rows, for the length of the block. Gives
-    the modules it holds for.
+def project_adapter_outputs(model: nn.Module, directions: WriterDirections) -> Iterator[list[str]]:
+    """Project the outputs of a PEFT model's adapter during the block. Yields the modules that have
+    an adapter and protected directions.
     """
-    held: list[str] = []
+    modules: list[str] = []
     with ExitStack() as hooks:
-        for name, basis in rows.items():
-            ups = getattr(_submodule(model, ADAPTER_PREFIX + name), "lora_B", None)
+        for name, rows in directions.items():
+            ups = getattr(_get_submodule(model, ADAPTER_PREFIX + name), "lora_B", None)
             for up in ups.values() if ups is not None else ():
-                hooks.callback(up.register_forward_hook(_without(basis)).remove)
-                held.append(name)
-        yield held
+                hooks.callback(up.register_forward_hook(_make_projection_hook(rows)).remove)
+                modules.append(name)
+        yield modules
 
 
-def _submodule(model: nn.Module, name: str) -> nn.Module | None:
+def _get_submodule(model: nn.Module, name: str) -> nn.Module | None:
     try:
         return model.get_submodule(name)
     except AttributeError:
         return None
 
 
-def _without(basis: Tensor) -> Callable[..., Any]:
+def _make_projection_hook(rows: Tensor) -> Callable[..., Tensor]:
     def hook(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
-        r = basis.to(device=output.device, dtype=torch.float32)
+        r = rows.to(device=output.device, dtype=torch.float32)
         with torch.autocast(output.device.type, enabled=False):
             y = output.float()
             return (y - (y @ r.T) @ r).to(output.dtype)
@@ -89,88 +111,98 @@ def _without(basis: Tensor) -> Callable[..., Any]:
     return hook
 
 
-def project_adapter(tensors: Mapping[str, Tensor], rows: Rows) -> dict[str, Tensor]:
-    """The tensors of a LoRA file with every B of these modules projected."""
+def project_adapter(tensors: Mapping[str, Tensor], directions: WriterDirections) -> dict[str, Tensor]:
+    """The tensors of a LoRA file, with B projected in every module that has protected directions."""
     return {
-        name: project_out(value, rows[module]) if (module := _writer(name)) in rows else value
+        name: project_matrix(value, directions[module])
+        if (module := _writer_of(name)) in directions
+        else value
         for name, value in tensors.items()
     }
 
 
-def _writer(name: str) -> str:
-    return name.removeprefix(ADAPTER_PREFIX).removesuffix(UP) if name.endswith(UP) else ""
+def _writer_of(name: str) -> str:
+    return name.removeprefix(ADAPTER_PREFIX).removesuffix(LORA_UP) if name.endswith(LORA_UP) else ""
 
 
 # Full training
 
 
-def frozen_writers(model: nn.Module, rows: Rows) -> list[str]:
-    """Modules whose learned part cannot be kept out by their output: they hold more than one matrix
-    (fused experts).
+def find_composite_writers(model: nn.Module, directions: WriterDirections) -> list[str]:
+    """Modules that hold more than one matrix (fused experts) or do more than multiply by one. Their
+    output cannot be projected, so full training freezes them.
     """
-    return [name for name in rows if not _is_plain(model.get_submodule(name))]
+    return [name for name in directions if not _is_plain(model.get_submodule(name))]
 
 
 def _is_plain(module: nn.Module) -> bool:
-    """One matrix that is all the module does; a subclass may do more (Gemma's embedding scales what
-    it gives).
+    """Whether the module multiplies by one matrix and does nothing else. A subclass may do more:
+    Gemma's embedding scales its output.
     """
     return type(module) in (nn.Linear, nn.Embedding) or type(module).__name__ == "Conv1D"
 
 
 @contextmanager
-def keep_weights_out(model: nn.Module, rows: Rows) -> Iterator[dict[str, tuple[Tensor, Tensor | None]]]:
-    """A model whose writers write along the rows what they do now, however their weights change in
-    the block.
+def preserve_writer_outputs(
+    model: nn.Module, directions: WriterDirections
+) -> Iterator[dict[str, PreservedOutput]]:
+    """During the block the writers write along the directions what they write now, however their
+    weights change.
 
-    Gives C and c by module, with which `restore_weights` makes the weights that compute the same.
+    Yields C and c by module, for `restore_weights`.
     """
-    kept: dict[str, tuple[Tensor, Tensor | None]] = {}
+    preserved: dict[str, PreservedOutput] = {}
     with ExitStack() as hooks:
-        for name, basis in rows.items():
+        for name, rows in directions.items():
             module = model.get_submodule(name)
             if _is_plain(module):
-                kept[name] = _held(module, basis)
-                hooks.callback(module.register_forward_hook(_fixed(basis, *kept[name])).remove)
-        yield kept
+                preserved[name] = _compute_preserved(module, rows)
+                hooks.callback(
+                    module.register_forward_hook(_make_preserving_hook(rows, preserved[name])).remove
+                )
+        yield preserved
 
 
-def _held(module: Any, basis: Tensor) -> tuple[Float[Tensor, "k d_in"], Tensor | None]:
+def _compute_preserved(module: Any, basis: Tensor) -> PreservedOutput:
     weight = module.weight.detach().float()
     rows = basis.to(weight)
     bias = getattr(module, "bias", None)
-    return rows @ weight.movedim(_axis(module), 0), None if bias is None else rows @ bias.detach().float()
+    return PreservedOutput(
+        rows @ weight.movedim(_stream_axis(module), 0), None if bias is None else rows @ bias.detach().float()
+    )
 
 
-def _axis(module: nn.Module) -> int:
-    """The stream's axis of the weight: the first of nn.Linear, the last of an embedding and of
+def _stream_axis(module: nn.Module) -> int:
+    """The axis of the weight that is d_model: the first of nn.Linear, the last of an embedding and of
     transformers' Conv1D.
     """
     return 0 if isinstance(module, nn.Linear) else 1
 
 
-def _fixed(basis: Tensor, c: Tensor, bias: Tensor | None) -> Callable[..., Any]:
+def _make_preserving_hook(rows: Tensor, preserved: PreservedOutput) -> Callable[..., Any]:
     def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         y = first_output(output)
         with torch.autocast(y.device.type, enabled=False):
-            value, r, fixed = y.float(), basis.to(y.device).float(), c.to(y.device)
-            given = fixed.T[args[0]] if isinstance(module, nn.Embedding) else args[0].float() @ fixed.T
-            given = given if bias is None else given + bias.to(y.device)
-            changed = (value - (value @ r.T) @ r + given @ r).to(y.dtype)
+            value, r, c = y.float(), rows.to(y.device).float(), preserved.matrix.to(y.device)
+            along = c.T[args[0]] if isinstance(module, nn.Embedding) else args[0].float() @ c.T
+            along = along if preserved.bias is None else along + preserved.bias.to(y.device)
+            changed = (value - (value @ r.T) @ r + along @ r).to(y.dtype)
         return (changed, *output[1:]) if isinstance(output, tuple) else changed
 
     return hook
 
 
 @torch.no_grad()
-def restore_weights(model: nn.Module, rows: Rows, kept: Mapping[str, tuple[Tensor, Tensor | None]]) -> None:
-    """Write into the weights what the hooks of `keep_weights_out` made of their outputs."""
-    for name, (c, bias) in kept.items():
+def restore_weights(
+    model: nn.Module, directions: WriterDirections, preserved: Mapping[str, PreservedOutput]
+) -> None:
+    """Write into the weights what the hooks of `preserve_writer_outputs` made of their outputs."""
+    for name, (c, bias) in preserved.items():
         module: Any = model.get_submodule(name)
-        r = rows[name].to(module.weight.device)
-        matrix = module.weight.detach().movedim(_axis(module), 0)
-        new = project_out(matrix.float(), r) + r.float().T @ c.to(r.device)
-        module.weight.copy_(new.movedim(0, _axis(module)))
+        r = directions[name].to(module.weight.device)
+        matrix = module.weight.detach().movedim(_stream_axis(module), 0)
+        new = project_matrix(matrix.float(), r) + r.float().T @ c.to(r.device)
+        module.weight.copy_(new.movedim(0, _stream_axis(module)))
         if bias is not None:
             old = module.bias.detach().float()
-            module.bias.copy_(project_out(old[:, None], r)[:, 0] + bias.to(r.device) @ r.float())
+            module.bias.copy_(project_matrix(old[:, None], r)[:, 0] + bias.to(r.device) @ r.float())

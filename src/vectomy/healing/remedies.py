@@ -9,13 +9,13 @@ from vectomy.core.errors import ModelError
 from vectomy.healing.heal_config import HealConfig
 from vectomy.healing.machine import Machine
 
-__all__ = ["named_memory", "remedy"]
+__all__ = ["explain_out_of_memory", "remedy"]
 
 SHORT = 512
 
 
 @contextmanager
-def named_memory(config: HealConfig, machine: Machine) -> Iterator[None]:
+def explain_out_of_memory(config: HealConfig, machine: Machine) -> Iterator[None]:
     """Turn 'out of memory' of any device into an error that says what to change."""
     try:
         yield

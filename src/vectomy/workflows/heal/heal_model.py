@@ -16,7 +16,7 @@ from vectomy.core.versions import versions
 from vectomy.edits.edit import Edit
 from vectomy.healing.heal_config import HealConfig, parse_heal
 from vectomy.healing.launching import launch_file
-from vectomy.healing.machine import machine_of
+from vectomy.healing.machine import resolve_machine
 from vectomy.workflows.heal.heal_inputs import open_inputs
 from vectomy.workflows.heal.heal_stages import STAGES, HealWorkflow, StageName, list_heal_stages
 from vectomy.workflows.stages import Log, ignore
@@ -56,7 +56,7 @@ def heal_model(
         VectomyError: see errors.py; what was finished stays.
     """
     config = parse_heal(options) if config is None else config
-    machine_of(config)
+    resolve_machine(config)
     if launcher is not None:
         launch_file(launcher)
     inputs = open_inputs(

@@ -1,5 +1,5 @@
-"""What healing left of the removed directions, measured on the learned change and on the healed
-checkpoint.
+"""What training put back along the removed directions, measured on the trained change and on the
+healed checkpoint.
 """
 
 from __future__ import annotations
@@ -13,52 +13,54 @@ from torch import Tensor
 from vectomy.checkpoint import Checkpoint, architecture_in, read_tensor
 from vectomy.core.progress import Progress
 from vectomy.edits.edit import Edit
-from vectomy.healing.merging import updates_of
-from vectomy.healing.projection import along
-from vectomy.healing.training import WEIGHTS
+from vectomy.healing.job import WEIGHTS
+from vectomy.healing.merging import read_projected_lora
+from vectomy.healing.projection import share_along
 from vectomy.metrics.verify import verify
-from vectomy.workflows.heal.heal_inputs import Inputs, rows_kept_out
+from vectomy.workflows.heal.heal_inputs import Inputs, compute_protected_directions
 
-__all__ = ["receipt_of", "wholly"]
+__all__ = ["measure_receipt", "removes_fully"]
 
 
-def receipt_of(
+def measure_receipt(
     inputs: Inputs,
-    learned: Path,
+    trained: Path,
     edited: Path,
     healed: Path,
-    kept_out: Mapping[str, Tensor],
+    protected_directions: Mapping[str, Tensor],
     progress: Progress,
 ) -> dict[str, Any]:
-    """`learned_along` is the share of the learned change that lies along the removed directions,
-    the largest over the writers that the Edit names (a random change has sqrt(k / d_model)). For an
-    Edit that removes its directions wholly, `verified` is the receipt of `verify` for the healed
-    checkpoint, weights and running stream.
+    """The receipt of a healing, as receipt.json has it.
+
+    `learned_along` is the largest share, over the writers that the Edit names, of the trained
+    change that lies along the removed directions (a random change has sqrt(k / d_model)). For an
+    Edit that removes its directions fully, `verified` is `verify`'s receipt of the healed
+    checkpoint: weights and running stream.
     """
     edit = inputs.edit
-    rows = {} if edit is None else rows_kept_out(edit, inputs.base)
-    shares = _shares(learned, edited, healed, rows, kept_out)
-    found: dict[str, Any] = {
-        "writers": len(rows),
-        "projected": bool(kept_out),
+    directions = {} if edit is None else compute_protected_directions(edit, inputs.base)
+    shares = _measure_shares(trained, edited, healed, directions, protected_directions)
+    result: dict[str, Any] = {
+        "writers": len(directions),
+        "projected": bool(protected_directions),
         "learned_along": max(shares.values(), default=None),
         "learned_in": len(shares),
         "verified": None,
     }
-    if edit is not None and wholly(edit):
+    if edit is not None and removes_fully(edit):
         receipt = verify(healed, edit, progress=progress)
-        found["verified"] = {
+        result["verified"] = {
             "carried": len(receipt.edited),
             "failures": list(receipt.failures),
             "max_projection": receipt.max_projection,
             "how": receipt.how,
         }
-    return found
+    return result
 
 
-def wholly(edit: Edit) -> bool:
-    """Whether the Edit removes all of its directions wholly, so that a checkpoint can be verified
-    without the base.
+def removes_fully(edit: Edit) -> bool:
+    """Whether the Edit removes all of its directions with strength 1, so that a checkpoint can be
+    verified without the base.
     """
     return all(
         op.norm != "row" and op.addition is None and bool((op.strengths == 1).all())
@@ -67,21 +69,27 @@ def wholly(edit: Edit) -> bool:
     )
 
 
-def _shares(
-    learned: Path, edited: Path, healed: Path, rows: Mapping[str, Tensor], kept_out: Mapping[str, Tensor]
+def _measure_shares(
+    trained: Path,
+    edited: Path,
+    healed: Path,
+    directions: Mapping[str, Tensor],
+    protected_directions: Mapping[str, Tensor],
 ) -> dict[str, float]:
-    if learned.name != WEIGHTS:
-        updates = updates_of(learned, kept_out)
+    """By module, the share of the trained change that lies along the removed directions."""
+    if trained.name != WEIGHTS:
+        updates = read_projected_lora(trained, protected_directions)
         return {
-            module: along(updates[module][1](), basis) for module, basis in rows.items() if module in updates
+            module: share_along(updates[module].matrix(), rows)
+            for module, rows in directions.items()
+            if module in updates
         }
     before, after = Checkpoint.open(edited), Checkpoint.open(healed)
-    arch = architecture_in(before)
-    found: dict[str, float] = {}
-    for writer in arch.writers:
-        if writer.module in rows and len(writer.weights) == 1:
-            stored = writer.weights[0]
-            change = read_tensor(after, stored.name).float() - read_tensor(before, stored.name).float()
+    shares: dict[str, float] = {}
+    for writer in architecture_in(before).writers:
+        if writer.module in directions and len(writer.weights) == 1:
+            ref = writer.weights[0]
+            change = read_tensor(after, ref.name).float() - read_tensor(before, ref.name).float()
             if change.any() and change.ndim == 2:
-                found[writer.module] = along(change.movedim(stored.axis, 0), rows[writer.module])
-    return found
+                shares[writer.module] = share_along(change.movedim(ref.axis, 0), directions[writer.module])
+    return shares

@@ -10,12 +10,12 @@ from typing import Any
 from vectomy.metrics.mcnemar import mcnemar
 from vectomy.workflows.heal.heal_measurements import MODELS
 
-__all__ = ["HEALED", "outcome_of", "sentence_of"]
+__all__ = ["HEALED", "compute_outcome", "describe_outcome"]
 
 HEALED = ("kl_first_token", "kl_per_token", "ce_own_answers")
 
 
-def outcome_of(measures: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def compute_outcome(measures: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """`recovered` is, by measure, the share of the edit's damage that is gone (1: as the base; None
     where there was none).
 
@@ -37,7 +37,9 @@ def _recovered(base: float, edited: float, healed: float) -> float | None:
     return (edited - healed) / damage if damage > 0 else None
 
 
-def sentence_of(behaviour: str, measures: Mapping[str, Mapping[str, Any]], outcome: Mapping[str, Any]) -> str:
+def describe_outcome(
+    behaviour: str, measures: Mapping[str, Mapping[str, Any]], outcome: Mapping[str, Any]
+) -> str:
     """In words, for a person who reads nothing else."""
     base, edited, healed = (measures[name]["refusal"] for name in MODELS)
     low, high = edited["ci"]

@@ -24,17 +24,18 @@ from vectomy.edits.export import bake
 from vectomy.healing.estimate import estimate
 from vectomy.healing.heal_config import HealConfig
 from vectomy.healing.launching import SHARDED, launch
-from vectomy.healing.machine import machine_of
-from vectomy.healing.merging import check_adapter, merge_learned
-from vectomy.healing.training import ADAPTER, WEIGHTS, Job, train, trained_by
+from vectomy.healing.machine import resolve_machine
+from vectomy.healing.merging import check_adapter, merge_training
+from vectomy.healing.job import ADAPTER, WEIGHTS, Job, training_settings
+from vectomy.healing.training import train
 from vectomy.metrics.judges import describe, open_judge
 from vectomy.metrics.prompt_set import sample
 from vectomy.report import render_healing, render_healing_card
-from vectomy.workflows.heal.heal_examples import learned_rows
-from vectomy.workflows.heal.heal_inputs import Inputs, norms_behind, rows_kept_out
+from vectomy.workflows.heal.heal_examples import build_training_pairs
+from vectomy.workflows.heal.heal_inputs import Inputs, find_norms_behind, compute_protected_directions
 from vectomy.workflows.heal.heal_measurements import MODELS, TestSets, measure_all
-from vectomy.workflows.heal.heal_receipt import receipt_of
-from vectomy.workflows.heal.heal_results import outcome_of, sentence_of
+from vectomy.workflows.heal.heal_receipt import measure_receipt
+from vectomy.workflows.heal.heal_results import compute_outcome, describe_outcome
 from vectomy.workflows.stages import Stage, Workflow
 
 __all__ = ["STAGES", "HealWorkflow", "StageName", "list_heal_stages"]
@@ -61,7 +62,7 @@ class HealWorkflow(Workflow):
     @property
     def full(self) -> bool:
         """Whether all weights are trained here, not an adapter."""
-        return self.trained is None and machine_of(self.config).method == "full"
+        return self.trained is None and resolve_machine(self.config).method == "full"
 
     @cached_property
     def sets(self) -> TestSets:
@@ -111,7 +112,7 @@ def list_heal_stages(work: HealWorkflow) -> Sequence[Stage[HealWorkflow]]:
     learned = f"training/{WEIGHTS if work.full else ADAPTER}"
     trained = None if work.trained is None else _adapter_digest(work.trained)
     rows = {
-        "config": trained_by(c),
+        "config": training_settings(c),
         "source": _digest(c.preferences),
         "prompts": _digest(c.prompts),
         "held_out": [prompt.to_json() for prompt in work.sets.prompts],
@@ -165,7 +166,7 @@ def bake_edited(work: HealWorkflow) -> None:
 def make_rows(work: HealWorkflow) -> None:
     c = work.config
     pairs, told, pace = (
-        learned_rows(c, work.inputs.base, work.edited, work.sets.prompts, work.progress)
+        build_training_pairs(c, work.inputs.base, work.edited, work.sets.prompts, work.progress)
         if work.trained is None
         else ([], Preferences(()), None)
     )
@@ -173,9 +174,9 @@ def make_rows(work: HealWorkflow) -> None:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     edit = work.inputs.edit if c.project else None
-    kept = {} if edit is None else rows_kept_out(edit, work.inputs.base)
-    standing = [] if edit is None else norms_behind(edit, work.inputs.base)
-    Job.write(work.job.folder, work.edited, c, pairs, kept, standing)
+    directions = {} if edit is None else compute_protected_directions(edit, work.inputs.base)
+    frozen = [] if edit is None else find_norms_behind(edit, work.inputs.base)
+    Job.write(work.job.folder, work.edited, c, pairs, directions, frozen)
     write_jsonl(work.folder.file("preferences.jsonl"), (row.to_json() for row in told.rows))
     write_json(
         work.folder.file("rows.json"), {**told.to_json(), "pairs": len(pairs), "seconds_per_token": pace}
@@ -207,7 +208,7 @@ def _log_estimate(work: HealWorkflow, pace: float) -> None:
     count = work.processes or 1
     found = estimate(
         work.config,
-        machine_of(work.config),
+        resolve_machine(work.config),
         architecture_in(Checkpoint.open(work.edited)),
         work.job.pairs,
         seconds_per_token=pace,
@@ -225,9 +226,11 @@ def _log_estimate(work: HealWorkflow, pace: float) -> None:
 
 def merge_trained(work: HealWorkflow) -> None:
     work.clear(work.healed.name)
-    kept_out = work.job.kept_out
-    changed = merge_learned(work.learned, work.edited, work.healed, rows=kept_out, progress=work.progress)
-    found = receipt_of(work.inputs, work.learned, work.edited, work.healed, kept_out, work.progress)
+    directions = work.job.protected_directions
+    changed = merge_training(
+        work.learned, work.edited, work.healed, directions=directions, progress=work.progress
+    )
+    found = measure_receipt(work.inputs, work.learned, work.edited, work.healed, directions, work.progress)
     write_json(work.folder.file("receipt.json"), {"changed": len(changed), **found})
 
 
@@ -254,7 +257,7 @@ def write_report(work: HealWorkflow) -> None:
 def _summarise(work: HealWorkflow) -> dict[str, Any]:
     measured = read_json(work.folder.file("measures.json"))
     models = measured["models"]
-    outcome = outcome_of(models)
+    outcome = compute_outcome(models)
     edit = work.inputs.edit
     behaviour = str(edit.about.get("behaviour", "refusal")) if edit is not None else "refusal"
     losses = None if work.trained is not None else read_json(work.job.folder / "losses.json")
@@ -275,7 +278,7 @@ def _summarise(work: HealWorkflow) -> dict[str, Any]:
         "models": list(MODELS),
         "measures": models,
         "outcome": outcome,
-        "sentence": sentence_of(behaviour, models, outcome),
+        "sentence": describe_outcome(behaviour, models, outcome),
         "seconds": {stage: seconds[stage] for stage in STAGES if stage in seconds},
         "versions": versions(),
     }
