@@ -11,7 +11,7 @@ from vectomy.core.errors import PromptError
 from vectomy.data.preferences import Preference, read_preferences
 from vectomy.data.prompts import Prompt, Turn
 from vectomy.healing.own_answers import EQUAL, pair_own_answers
-from vectomy.healing.pairs import encode
+from vectomy.healing.pairs import encode_pairs
 
 ASKED, GOOD, BAD = "paint the sun red", "sure the sun is here now", "now"
 WANTED = Preference(Prompt(ASKED), GOOD, BAD)
@@ -148,14 +148,14 @@ def test_prompts_that_are_measured_on_are_left_out_however_they_are_written(tmp_
 
 def test_long_prompts_are_left_out_and_long_answers_cut() -> None:
     chat = tiny_chat.chat()
-    pairs, left_out = encode(chat, [WANTED, Preference(Prompt(" ".join([ASKED] * 10)), GOOD, BAD)], 12)
+    pairs, left_out = encode_pairs(chat, [WANTED, Preference(Prompt(" ".join([ASKED] * 10)), GOOD, BAD)], 12)
     assert left_out == {"a prompt of 12 tokens or more": 1}
     assert [len(pair.prompt) + len(pair.chosen) for pair in pairs] == [12]
     with pytest.raises(PromptError, match="--max-length"):
-        encode(chat, [WANTED], 8)
+        encode_pairs(chat, [WANTED], 8)
     same = Preference(Prompt(ASKED), f"{GOOD} x", f"{GOOD} Hello")
     with pytest.raises(PromptError, match="the same in the first 14 tokens"):
-        encode(chat, [same], 14)
+        encode_pairs(chat, [same], 14)
 
 
 def test_own_answers_are_the_very_tokens_and_equal_ones_are_left_out() -> None:

@@ -18,7 +18,7 @@ from vectomy.core.errors import ArtifactError, ModelError
 from vectomy.healing.job import Job, find_last_checkpoint
 from vectomy.healing.launching import launch
 from vectomy.healing.objectives import build_arguments, build_trainer
-from vectomy.healing.pairs import Pair, closing, encode
+from vectomy.healing.pairs import Pair, encode_pairs, find_end_of_turn
 from vectomy.healing.training import train
 
 A, B, C, D = 10, 11, 12, 13
@@ -109,11 +109,11 @@ def test_the_positions_of_answers_alone_give_the_loss_and_the_gradient_of_all(
 def test_pairs_are_what_the_model_reads_and_writes() -> None:
     chat = tiny_chat.chat()
     row = preferences(1)[0]
-    (pair,), _ = encode(chat, [row], 32)
+    (pair,), _ = encode_pairs(chat, [row], 32)
     assert list(pair.prompt) == chat.tokens([row.prompt])[0]
     # The model was taught this answer: it says it with its end of turn, token by token.
     assert chat.answer([list(pair.prompt)], 16, 4096)[0] == list(pair.chosen)
-    assert closing(chat) == "<|end|>"
+    assert find_end_of_turn(chat) == "<|end|>"
 
 
 def test_a_resumed_run_is_the_undisturbed_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

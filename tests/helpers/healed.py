@@ -18,7 +18,7 @@ from vectomy.edits.edit import Edit
 from vectomy.edits.export import bake
 from vectomy.healing.heal_config import HealConfig, parse_heal
 from vectomy.healing.job import Job
-from vectomy.healing.pairs import Pair, encode
+from vectomy.healing.pairs import Pair, encode_pairs
 from vectomy.healing.training import train
 from vectomy.workflows.heal.heal_inputs import compute_protected_directions
 
@@ -71,7 +71,7 @@ def preferences(count: int = 12) -> list[Preference]:
 
 @cache
 def pairs(count: int = 12) -> tuple[Pair, ...]:
-    found, left_out = encode(tiny_chat.chat(), preferences(count), 32)
+    found, left_out = encode_pairs(tiny_chat.chat(), preferences(count), 32)
     assert not left_out
     return tuple(found)
 

@@ -1,5 +1,5 @@
-"""One process of a training: `accelerate launch ... -m vectomy.healing JOB`. `vectomy heal --launch`
-runs it; on a cluster with its own launcher, call it directly.
+"""One process of a training: `accelerate launch ... -m vectomy.healing JOB`. `vectomy heal
+--launch` runs it; on a cluster with its own launcher, call it directly.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""The same training as an Axolotl configuration, written and read; what one side has and the other
-lacks is named.
+"""The same training as an Axolotl configuration, written and read. Settings without a counterpart are
+named.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ from vectomy.healing.heal_config import ARTICLE_PREFERENCES, OWN, HealConfig, pa
 
 __all__ = ["read_axolotl", "to_axolotl", "write_axolotl"]
 
+Values = dict[str, Any]
+"""Keys and values of a configuration file, ours or Axolotl's."""
 RL = {"dpo": "dpo", "ipo": "ipo", "orpo": "orpo"}
 ADAPTERS = {"lora": "lora", "qlora": "qlora", "full": None}
-# Our key: theirs, where the value is the same.
+# Our keys and Axolotl's, where the value is the same.
 SAME = {
     "rank": "lora_r",
     "alpha": "lora_alpha",
@@ -36,7 +38,7 @@ SAME = {
     "save_steps": "save_steps",
     "logging_steps": "logging_steps",
 }
-# Keys of theirs that say nothing of what is learned, or that `vectomy heal` sees to by itself.
+# Axolotl's keys that do not change the result, or that `vectomy heal` sets by itself.
 SILENT = frozenset(
     [
         "base_model",
@@ -84,27 +86,26 @@ SILENT = frozenset(
 )
 
 
-def to_axolotl(
-    config: HealConfig, model: str, data: str | None = None, launch: str | None = None
-) -> dict[str, Any]:
-    """The configuration as Axolotl's keys.
+def to_axolotl(config: HealConfig, model: str, data: str | None = None, launch: str | None = None) -> Values:
+    """The configuration in Axolotl's keys.
 
     Args:
-        model: what `base_model` is to name: the edited checkpoint.
+        model: the value of `base_model`: the edited checkpoint.
         data: a .jsonl of preference rows as `vectomy heal` writes it (preferences.jsonl); needed
-            where the rows are its own.
+            for `preferences: own`.
+        launch: zero2 or zero3 add Axolotl's DeepSpeed configuration.
 
     Raises:
-        ConfigError: the rows are made by the models themselves and have not been.
+        ConfigError: the rows are the models' own answers and do not exist yet.
     """
     method = "qlora" if config.method == "auto" else config.method
     optimizer = "paged_adamw_8bit" if config.optimizer == "auto" else config.optimizer
-    made: dict[str, Any] = {
+    values: Values = {
         "base_model": model,
         "trust_remote_code": config.runtime.trust_remote_code,
         "load_in_4bit": method == "qlora",
         "adapter": ADAPTERS[method],
-        "datasets": [_dataset(config, data)],
+        "datasets": [_make_dataset(config, data)],
         "val_set_size": 0.0,
         "optimizer": optimizer,
         "bf16": config.runtime.dtype in ("auto", "bfloat16"),
@@ -113,37 +114,37 @@ def to_axolotl(
         **{theirs: getattr(config, ours) for ours, theirs in SAME.items()},
     }
     if config.objective in RL:
-        made |= {
+        values |= {
             "rl": RL[config.objective],
             "orpo_alpha" if config.objective == "orpo" else "rl_beta": config.beta,
         }
     if config.objective in ("dpo", "ipo") and config.chosen_weight:
-        made["rpo_alpha"] = config.chosen_weight
+        values["rpo_alpha"] = config.chosen_weight
     if config.max_steps is not None:
-        made["max_steps"] = config.max_steps
+        values["max_steps"] = config.max_steps
     if method != "full":
         whole = config.target_modules == ("all-linear",)
-        made |= (
+        values |= (
             {"lora_target_linear": True} if whole else {"lora_target_modules": list(config.target_modules)}
         )
     if config.report_to == "wandb":
-        made["wandb_project"] = "vectomy"
+        values["wandb_project"] = "vectomy"
     elif config.report_to != "none":
-        made[f"use_{config.report_to}"] = True
+        values[f"use_{config.report_to}"] = True
     if launch in ("zero2", "zero3"):
-        made["deepspeed"] = f"deepspeed_configs/{launch}.json"
-    return made
+        values["deepspeed"] = f"deepspeed_configs/{launch}.json"
+    return values
 
 
-def _dataset(config: HealConfig, data: str | None) -> dict[str, Any]:
+def _make_dataset(config: HealConfig, data: str | None) -> Values:
     if data is None and config.preferences == OWN:
         raise ConfigError(
-            "the rows are the models' own answers, which have not been made yet; run `vectomy heal` as far as that (--until rows), and "
-            "export then"
+            "the rows are the models' own answers, which do not exist yet; run `vectomy heal --until rows` "
+            "first, then export"
         )
     local = data or (config.preferences if Path(config.preferences).suffix else None)
     if config.objective == "sft":
-        shape: dict[str, Any] = {"type": "chat_template", "field_messages": "messages"}
+        shape: Values = {"type": "chat_template", "field_messages": "messages"}
     elif data is None and config.preferences == f"{ARTICLE_PREFERENCES}-flat":
         shape = {"type": "chatml.intel"}
     else:
@@ -159,13 +160,13 @@ def _dataset(config: HealConfig, data: str | None) -> dict[str, Any]:
     return {"path": name, "split": split or "train", **shape}
 
 
-def write_axolotl(path: Path, values: dict[str, Any], project: bool) -> None:
-    """The configuration as YAML, with what Axolotl cannot do said at its top."""
+def write_axolotl(path: Path, values: Values, project: bool) -> None:
+    """Write the configuration as YAML; comments at its top name what Axolotl cannot do."""
     notes = ["Written by vectomy heal."]
     if project:
         notes.append(
-            "Axolotl has no setting that keeps an adapter out of the removed directions. Bring the adapter back with `vectomy heal --trained "
-            "DIR`, which projects it before it is merged and measured."
+            "Axolotl cannot keep an adapter out of the removed directions. Bring the adapter back with "
+            "`vectomy heal --trained DIR`, which projects it before it is merged and measured."
         )
     text = "".join(f"# {note}\n" for note in notes) + yaml.safe_dump(
         values, sort_keys=False, allow_unicode=True
@@ -174,12 +175,11 @@ def write_axolotl(path: Path, values: dict[str, Any], project: bool) -> None:
         beside.write_text(text, encoding="utf-8")
 
 
-def read_axolotl(path: Path) -> tuple[dict[str, Any], list[str]]:
-    """The keys of our configuration that a file of Axolotl's sets, and the keys of it that have no
-    counterpart here.
+def read_axolotl(path: Path) -> tuple[Values, list[str]]:
+    """Our keys that an Axolotl file sets, and its keys that have no counterpart here.
 
     Raises:
-        ConfigError: no such file, it does not parse, or it asks for a training that `vectomy heal`
+        ConfigError: the file is missing, does not parse, or asks for a training that `vectomy heal`
             does not do.
     """
     try:
@@ -191,67 +191,70 @@ def read_axolotl(path: Path) -> tuple[dict[str, Any], list[str]]:
     if not isinstance(values, dict):
         raise ConfigError(f"the Axolotl configuration {path} holds no keys")
     given = {key: value for key, value in values.items() if value is not None}
-    found = {ours: given.pop(theirs) for ours, theirs in SAME.items() if theirs in given}
-    found |= _objective(path, given) | _adapter(given) | _rows(given) | _rest(given)
-    parse_heal(found)
-    return found, sorted(str(key) for key in given if key not in SILENT)
+    result: Values = {ours: given.pop(theirs) for ours, theirs in SAME.items() if theirs in given}
+    result |= _read_objective(path, given) | _read_adapter(given)
+    result |= _read_rows(given) | _read_others(given)
+    parse_heal(result)
+    return result, sorted(str(key) for key in given if key not in SILENT)
 
 
-def _objective(path: Path, given: dict[str, Any]) -> dict[str, Any]:
+def _read_objective(path: Path, given: Values) -> Values:
     rl = given.pop("rl", None)
     if rl is not None and rl not in RL:
         raise ConfigError(
-            f"the Axolotl configuration {path} asks for rl: {rl}; vectomy heal does {', '.join(RL)}, and SFT without rl"
+            f"the Axolotl configuration {path} asks for rl: {rl}; vectomy heal does {', '.join(RL)}, and SFT "
+            "without rl"
         )
-    found: dict[str, Any] = {"objective": rl or "sft"}
+    result: Values = {"objective": rl or "sft"}
     betas = [given.pop(name) for name in ("rl_beta", "dpo_beta", "orpo_alpha") if name in given]
     if betas:
-        found["beta"] = betas[0]
+        result["beta"] = betas[0]
     if "rpo_alpha" in given:
-        found["sft_weight"] = given.pop("rpo_alpha")
-    return found
+        result["sft_weight"] = given.pop("rpo_alpha")
+    return result
 
 
-def _adapter(given: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {"method": given.pop("adapter", None) or "full"}
+def _read_adapter(given: Values) -> Values:
+    result: Values = {"method": given.pop("adapter", None) or "full"}
     whole, named = given.pop("lora_target_linear", False), given.pop("lora_target_modules", None)
     if named and not whole:
-        found["target_modules"] = list(named)
-    return found
+        result["target_modules"] = list(named)
+    return result
 
 
-def _rows(given: dict[str, Any]) -> dict[str, Any]:
+def _read_rows(given: Values) -> Values:
     sets = given.pop("datasets", None) or []
     if not sets:
         return {}
     if len(sets) > 1:
         raise ConfigError(
-            f"the Axolotl configuration names {len(sets)} data sets; vectomy heal reads one. Put their rows into one .jsonl"
+            f"the Axolotl configuration names {len(sets)} data sets; vectomy heal reads one. Put their rows into "
+            "one .jsonl"
         )
-    one = sets[0]
-    files = one.get("data_files")
+    dataset = sets[0]
+    files = dataset.get("data_files")
     if files:
         return {"preferences": files if isinstance(files, str) else files[0]}
-    split = one.get("split", "train")
-    return {"preferences": one["path"] if split == "train" else f"{one['path']}:{split}"}
+    split, path = dataset.get("split", "train"), dataset["path"]
+    return {"preferences": path if split == "train" else f"{path}:{split}"}
 
 
-def _rest(given: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def _read_others(given: Values) -> Values:
+    result: Values = {}
     for name in ("optimizer", "max_steps"):
         if name in given:
-            found[name] = given.pop(name)
+            result[name] = given.pop(name)
     if given.pop("flash_attention", False):
-        found["attention"] = "auto"
+        result["attention"] = "auto"
     elif given.pop("sdp_attention", False):
-        found["attention"] = "sdpa"
+        result["attention"] = "sdpa"
     if given.get("fp16"):
-        found["dtype"] = "float16"
+        result["dtype"] = "float16"
     if given.get("trust_remote_code"):
-        found["trust_remote_code"] = True
+        result["trust_remote_code"] = True
     trackers = [name for name in ("tensorboard", "trackio") if given.pop(f"use_{name}", False)]
     if given.pop("wandb_project", None):
         trackers.append("wandb")
     if trackers:
-        found["report_to"] = trackers[0]
-    return found
+        result["report_to"] = trackers[0]
+    return result

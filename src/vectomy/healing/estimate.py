@@ -1,6 +1,4 @@
-"""What a training will take, before it starts: steps, memory, and time from one forward pass that
-was measured.
-"""
+"""Steps, memory and time of a training before it starts; time from one measured forward pass."""
 
 from __future__ import annotations
 
@@ -20,21 +18,24 @@ __all__ = ["Estimate", "estimate"]
 BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
 # 4-bit values, and the quantised scales of blocks of 64 (arXiv 2305.14314).
 FOUR_BIT = 0.53
-# Numbers of the stream's width that one block keeps of a token for its backward pass: norms,
-# queries, keys, values, attention's output, the gate, up and product of an MLP some four times as
-# wide, each adapter's input.
+# Vectors of width d_model that one block keeps per token for its backward pass: norms, queries,
+# keys, values, attention output, gate, up and product of an MLP about four times as wide, and the
+# input of each adapter.
 PER_BLOCK = 34
 PROGRAM = 800 << 20
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Bytes are of one process; seconds are of all steps, None without a measured pass."""
+    """The estimate of a training. Bytes are of one process; seconds of all steps, None without a
+    measured pass.
+    """
 
     steps: int
     tokens: int
-    """Read in all, chosen and rejected, over all epochs."""
+    """Tokens of chosen and rejected answers with their prompts, over all epochs."""
     trained: int
+    """Trained parameters."""
     memory: dict[str, int]
     seconds: float | None
 
@@ -50,13 +51,11 @@ class Estimate:
             f"{name} {size / 2**30:.2g}" for name, size in self.memory.items() if size > 1 << 26
         )
         time = (
-            ""
-            if self.seconds is None
-            else f"; some {duration(self.seconds)}, from one forward pass that was timed"
+            "" if self.seconds is None else f"; about {duration(self.seconds)}, from one timed forward pass"
         )
         return (
-            f"{self.steps} steps, {self.tokens:,} tokens, {self.trained:,} trained parameters; some {self.bytes / 2**30:.1f} GiB of memory "
-            f"a process ({parts}){time}"
+            f"{self.steps} steps, {self.tokens:,} tokens, {self.trained:,} trained parameters; about "
+            f"{self.bytes / 2**30:.1f} GiB of memory a process ({parts}){time}"
         )
 
 
@@ -70,11 +69,14 @@ def estimate(
     processes: int = 1,
     shards: int = 1,
 ) -> Estimate:
-    """Of a job; `shards` is over how many processes weights, gradients and moments are divided
-    (ZeRO-3, FSDP).
+    """The estimate of a job.
+
+    Args:
+        seconds_per_token: of a forward pass of the edited model.
+        shards: processes that weights, gradients and moments are divided over (ZeRO-3, FSDP).
     """
     whole = sum(math.prod(shape) for shape in arch.shapes.values())
-    trained = whole if machine.method == "full" else adapter_parameters(config, arch)
+    trained = whole if machine.method == "full" else count_adapter_parameters(config, arch)
     batch = config.micro_batch * config.accumulation * processes
     steps = config.max_steps or max(1, math.ceil(len(pairs) / batch * config.epochs))
     mean = sum(pair.tokens for pair in pairs) / len(pairs)
@@ -82,27 +84,31 @@ def estimate(
     seconds = (
         None
         if seconds_per_token is None
-        else seconds_per_token * tokens / processes * passes(config, machine)
+        else seconds_per_token * tokens / processes * count_passes(config, machine)
     )
     return Estimate(
-        steps, tokens, trained, _memory(config, machine, arch, pairs, whole, trained, shards), seconds
+        steps,
+        tokens,
+        trained,
+        _estimate_memory(config, machine, arch, pairs, whole, trained, shards),
+        seconds,
     )
 
 
-def adapter_parameters(config: HealConfig, arch: Architecture) -> int:
-    """Of A and B on all matrices of the blocks, which is what `all-linear` means."""
-    return sum(config.rank * (rows + columns) for rows, columns in _adapted(arch))
+def count_adapter_parameters(config: HealConfig, arch: Architecture) -> int:
+    """Parameters of A and B on all matrices of the blocks, which is what `all-linear` means."""
+    return sum(config.rank * (rows + columns) for rows, columns in _adapter_shapes(arch))
 
 
-def _adapted(arch: Architecture) -> list[Sequence[int]]:
+def _adapter_shapes(arch: Architecture) -> list[Sequence[int]]:
     """Shapes of the matrices that take an adapter."""
     blocks = f"{arch.stored(arch.family.blocks)}."
     return [shape for name, shape in arch.shapes.items() if name.startswith(blocks) and len(shape) == 2]
 
 
-def passes(config: HealConfig, machine: Machine) -> float:
-    """What a step costs, in forward passes: forward, backward (twice as much where every weight has
-    a gradient), the forward pass again where activations are not kept, and the reference's.
+def count_passes(config: HealConfig, machine: Machine) -> float:
+    """The cost of a step in forward passes: forward, backward (twice that where every weight has a
+    gradient), recomputation with gradient checkpointing, and the reference model.
     """
     backward = 2.0 if machine.method == "full" else 1.3
     return (
@@ -113,7 +119,7 @@ def passes(config: HealConfig, machine: Machine) -> float:
     )
 
 
-def _memory(
+def _estimate_memory(
     config: HealConfig,
     machine: Machine,
     arch: Architecture,
@@ -125,8 +131,7 @@ def _memory(
     width = BYTES[machine.dtype]
     frozen = whole * (FOUR_BIT if machine.method == "qlora" else width)
     moments = 2 if machine.optimizer in PAGED else 8
-    # Weights that are all trained are their own copy; an adapter's are float32 beside the frozen
-    # ones.
+    # Full training needs no copy of the weights; an adapter is float32, beside the frozen weights.
     own = 0 if machine.method == "full" else 4
     reference = whole * width if machine.method == "full" and config.objective in ("dpo", "ipo") else 0
     longest = sorted(
@@ -134,16 +139,17 @@ def _memory(
     )
     rows = config.micro_batch * (2 if config.paired else 1)
     tokens = min(longest[0], config.max_length) * rows
-    # Dropout makes each adapter an input of its own, in float32 (PEFT casts to the adapter's type
-    # before it).
+    # With dropout each adapter keeps its own input, in float32: PEFT casts it first.
     dropped = (
-        0 if machine.method == "full" or not config.dropout else sum(columns for _, columns in _adapted(arch))
+        0
+        if machine.method == "full" or not config.dropout
+        else sum(columns for _, columns in _adapter_shapes(arch))
     )
     whole_blocks = 1 if config.gradient_checkpointing else arch.n_layers
     begins = arch.n_layers if config.gradient_checkpointing else 0
     stream = (begins + whole_blocks * PER_BLOCK) * arch.d_model * width
     kept = stream + whole_blocks * dropped / arch.n_layers * BYTES["float32"]
-    # ORPO holds logits whole, and what softmax makes of them; the others take tiles.
+    # ORPO keeps whole logits and their softmax; the other objectives work in tiles.
     logits = tokens * arch.vocab * 4 * (3 if config.objective == "orpo" else 1)
     return {
         "weights": int((frozen + reference) / shards),

@@ -1,6 +1,4 @@
-"""Training in several processes: `accelerate launch` with a configuration that is shipped, or one
-of the user's own.
-"""
+"""Training in several processes: `accelerate launch` with our configuration or the user's."""
 
 from __future__ import annotations
 
@@ -20,40 +18,41 @@ __all__ = ["LAUNCHES", "SHARDED", "launch", "launch_file"]
 
 LAUNCHES = ("ddp", "cpu", "zero2", "zero3", "fsdp")
 SHARDED = ("zero3", "fsdp")
-"""Those that divide the frozen weights over the processes as well."""
+"""Launches that also divide the frozen weights over the processes."""
 NEEDS_CARDS = ("ddp", "zero2", "zero3", "fsdp")
 
 
 def launch_file(name: str) -> Path:
-    """The configuration of a shipped launch, or a file.
+    """The accelerate configuration of a launch: one of LAUNCHES, or a file.
 
     Raises:
-        UsageError: neither.
-        ModelError: it takes cards or a package that are not here.
+        UsageError: the name is neither.
+        ModelError: the launch needs cards or a package that this machine lacks.
     """
     if name not in LAUNCHES:
         path = Path(name).expanduser()
         if not path.is_file():
             raise UsageError(
-                f"--launch '{name}' is no configuration file of accelerate, and none of {', '.join(LAUNCHES)}"
+                f"--launch '{name}' is neither a file (an accelerate configuration) nor one of "
+                f"{', '.join(LAUNCHES)}"
             )
         return path
     if name in NEEDS_CARDS and not torch.cuda.is_available():
         raise ModelError(
-            f"--launch {name} runs on CUDA cards, and there are none here; --launch cpu runs processes on the CPU"
+            f"--launch {name} runs on CUDA cards, and this machine has none; --launch cpu runs on the CPU"
         )
     if name in ("zero2", "zero3") and importlib.util.find_spec("deepspeed") is None:
         raise ModelError(
-            f"--launch {name} takes the package deepspeed: pip install deepspeed; --launch fsdp needs none"
+            f"--launch {name} needs the package deepspeed: pip install deepspeed; --launch fsdp does not"
         )
     return Path(str(resources.files("vectomy.healing") / "launch" / f"{name}.yaml"))
 
 
 def launch(job: Path, name: str, processes: int | None = None) -> None:
-    """Run a job under a launch, and wait for its end.
+    """Run a job under a launch and wait for its end.
 
     Raises:
-        ModelError: a process failed; what it said stands above.
+        ModelError: a process failed; it has printed its own message.
     """
     file = launch_file(name)
     count = processes or max(1, torch.cuda.device_count())
@@ -66,21 +65,21 @@ def launch(job: Path, name: str, processes: int | None = None) -> None:
         "--num_processes",
         str(count),
         "--main_process_port",
-        str(_free_port()),
+        str(_find_free_port()),
         "-m",
         "vectomy.healing",
         str(job),
     ]
-    ended = subprocess.run(command, check=False, env={**os.environ, "TOKENIZERS_PARALLELISM": "false"})
-    if ended.returncode:
+    result = subprocess.run(command, check=False, env={**os.environ, "TOKENIZERS_PARALLELISM": "false"})
+    if result.returncode:
         raise ModelError(
-            f"training in {count} processes (--launch {name}) ended with status {ended.returncode}; its own message is above. The same "
-            "command goes on from the last checkpoint"
+            f"training in {count} processes (--launch {name}) ended with status {result.returncode}; its own "
+            "message is above. The same command resumes from the last checkpoint"
         )
 
 
-def _free_port() -> int:
-    """Two trainings on one machine must not meet on accelerate's usual port."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+def _find_free_port() -> int:
+    """A free port, so that two trainings on one machine do not share accelerate's default."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])

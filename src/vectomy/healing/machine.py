@@ -92,8 +92,8 @@ def resolve_machine(config: HealConfig) -> Machine:
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     if cuda and processes == 1 and ":" not in config.runtime.device and torch.cuda.device_count() > 1:
         raise ModelError(
-            f"{torch.cuda.device_count()} cards are visible to one process; use all of them with --launch ddp "
-            "(or zero2, zero3, fsdp), or one with CUDA_VISIBLE_DEVICES=0"
+            f"{torch.cuda.device_count()} cards are visible to one process; use all of them with --launch "
+            "ddp (or zero2, zero3, fsdp), or one with CUDA_VISIBLE_DEVICES=0"
         )
     return Machine(device, method, optimizer, dtype, _resolve_attention(config, cuda, dtype), processes)
 

@@ -1,5 +1,5 @@
-"""Write the result of a training into a checkpoint: W + s B A of an adapter, or trained weights, one
-tensor at a time.
+"""Write the result of a training into a checkpoint: W + s B A of an adapter, or trained weights,
+one tensor at a time.
 
 Untrained tensors keep their bytes. An adapter of another base is refused: by the fingerprint that
 training wrote beside it or, for an adapter trained elsewhere, by its modules and shapes.
@@ -133,7 +133,8 @@ def _make_weight_changes(trained: Path, checkpoint: Checkpoint) -> dict[str, Ten
             changes[name] = _replace_by(file, live)
     if not changes:
         raise FingerprintError(
-            f"the weights in {trained} name none of the tensors of {checkpoint.path}; they are of another base"
+            f"the weights in {trained} name none of the tensors of {checkpoint.path}; they belong to another "
+            "base"
         )
     return changes
 

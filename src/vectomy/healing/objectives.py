@@ -1,8 +1,8 @@
-"""The objectives as TRL trainers over rows that are token ids already.
+"""SFT, DPO, IPO and ORPO as TRL trainers over token ids.
 
-TRL would render and tokenise rows itself. Ours are the very ids that the model reads when it is
-asked (pairs.py), so its data preparation is left out; losses, reference model, sharding and logging
-are TRL's.
+TRL would render and tokenise rows itself. Ours are the exact ids that the model reads when prompted
+(pairs.py), so TRL's data preparation is skipped; losses, reference model, sharding and logging are
+TRL's.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ __all__ = ["build_arguments", "build_trainer", "score_answers_only"]
 IGNORED = -100
 
 
-def build_arguments(config: HealConfig, out: str, more: dict[str, Any]) -> Any:
-    """TRL's arguments of the objective; `more` are those that the machine decides."""
+def build_arguments(config: HealConfig, out: str, options: Mapping[str, object]) -> Any:
+    """TRL's arguments for the objective; `options` are those that the machine decides."""
     shared: dict[str, Any] = {
         "output_dir": out,
         "learning_rate": config.learning_rate,
@@ -43,14 +43,14 @@ def build_arguments(config: HealConfig, out: str, more: dict[str, Any]) -> Any:
         "save_steps": config.save_steps,
         "save_total_limit": 2,
         "logging_steps": config.logging_steps,
-        # A loss that is no number is to be seen, not replaced by the mean of the others.
+        # A non-finite loss must be seen, not replaced by the mean of the others.
         "logging_nan_inf_filter": False,
         "report_to": config.report_to,
-        **more,
+        **options,
     }
     if config.objective == "sft":
         return SFTConfig(**shared, dataset_kwargs={"skip_prepare_dataset": True})
-    # Dropout is switched off by default, the adapter's own included, which the recipe asks for.
+    # TRL disables all dropout by default, also that of the adapter, which the recipe uses.
     shared["disable_dropout"] = config.dropout == 0
     if config.objective == "orpo":
         return ORPOConfig(**shared, beta=config.beta, remove_unused_columns=False)
@@ -71,7 +71,7 @@ def build_trainer(
     adapter: Any,
     callbacks: Sequence[Any],
 ) -> Any:
-    """The trainer of the objective; `adapter` is PEFT's configuration, or None for all weights."""
+    """The trainer of the objective; `adapter` is a LoraConfig, or None to train the weights."""
     shared: dict[str, Any] = {
         "model": model,
         "args": arguments,
@@ -80,9 +80,11 @@ def build_trainer(
         "callbacks": list(callbacks),
     }
     if config.objective == "sft":
-        return SFTTrainer(train_dataset=Dataset.from_list([_answer(pair) for pair in pairs]), **shared)
+        return SFTTrainer(train_dataset=Dataset.from_list([_make_sft_row(pair) for pair in pairs]), **shared)
     if config.objective == "orpo":
-        return _Odds(train_dataset=Dataset.from_list([_both(pair) for pair in pairs]), **shared)
+        return _TokenORPOTrainer(
+            train_dataset=Dataset.from_list([_make_orpo_row(pair) for pair in pairs]), **shared
+        )
     rows = [
         {
             "prompt_ids": list(pair.prompt),
@@ -91,48 +93,49 @@ def build_trainer(
         }
         for pair in pairs
     ]
-    return _Preferring(train_dataset=Dataset.from_list(rows), ref_model=reference, **shared)
+    return _TokenDPOTrainer(train_dataset=Dataset.from_list(rows), ref_model=reference, **shared)
 
 
 @contextmanager
 def score_answers_only() -> Iterator[None]:
-    """Score the positions of answers alone on a CPU too, as TRL does where it has Triton; elsewhere
-    it scores prompts and padding as well, and leaves them out of the sum: the same loss, at more
-    than twice the time of the head.
+    """Compute logits only at positions of the answers on a CPU too, as TRL does with Triton.
+
+    Without Triton, TRL also computes those of prompts and padding and masks them in the sum: the
+    same loss, but the head takes more than twice the time.
     """
-    known = getattr(trl_utils, "_use_triton", None)
-    if known is None:
+    original = getattr(trl_utils, "_use_triton", None)
+    if original is None:
         yield
         return
-    trl_utils._use_triton = lambda device: device.type == "cpu" or known(device)
+    trl_utils._use_triton = lambda device: device.type == "cpu" or original(device)
     try:
         yield
     finally:
-        trl_utils._use_triton = known
+        trl_utils._use_triton = original
 
 
-class _Preferring(DPOTrainer):
-    """DPO and IPO."""
+class _TokenDPOTrainer(DPOTrainer):
+    """DPO and IPO on rows of token ids."""
 
     def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
         return dataset
 
 
-class _Odds(ORPOTrainer):
-    """ORPO."""
+class _TokenORPOTrainer(ORPOTrainer):
+    """ORPO on rows of token ids."""
 
-    def tokenize_row(self, feature: Mapping[str, Any], model: Any = None) -> dict[str, Any]:
+    def tokenize_row(self, feature: Mapping[str, Any], model: Any = None) -> dict[str, list[int]]:
         return {name: value for name, value in feature.items() if isinstance(value, list)}
 
 
-def _answer(pair: Pair) -> dict[str, list[int]]:
+def _make_sft_row(pair: Pair) -> dict[str, list[int]]:
     labels = [IGNORED] * len(pair.prompt) + list(pair.chosen)
     return {"input_ids": [*pair.prompt, *pair.chosen], "labels": labels}
 
 
-def _both(pair: Pair) -> dict[str, Any]:
-    """Texts are there for what TRL does to rows before it tokenises them; nothing reads them."""
-    row: dict[str, Any] = {
+def _make_orpo_row(pair: Pair) -> dict[str, str | list[int]]:
+    """TRL expects the texts before it tokenises rows; nothing reads them."""
+    row: dict[str, str | list[int]] = {
         "prompt": "",
         "chosen": "",
         "rejected": "",

@@ -1,9 +1,8 @@
-"""Rows that the models make themselves: the base's own answers to harmless prompts, and the edited
-model's beside them.
+"""Preference pairs from the models' own answers to harmless prompts: chosen is the base's answer,
+rejected the edited model's.
 
-Learning them brings the edited model back to what the base says, and nothing else: no other model's
-style, no new data. The answers are the very tokens that the base chose, ended where it ended them
-and cut where it was cut.
+Training on them brings the edited model back to the base without another model's style or new data.
+The answers are the exact tokens of the base, with its end of turn, or cut where it was cut.
 """
 
 from __future__ import annotations
@@ -27,11 +26,11 @@ def pair_own_answers(
     base: Sequence[Sequence[int]],
     edited: Sequence[Sequence[int]] | None,
 ) -> tuple[list[Pair], Preferences]:
-    """Pairs from answers as token ids, chosen the base's and rejected the edited model's; and the
-    same as text.
+    """Pairs of token ids, and the same pairs as text. Prompts with equal answers are left out.
 
     Args:
-        edited: None where only the chosen answers are learned.
+        base: token ids of the base's answers, one a prompt.
+        edited: those of the edited model; None for objectives without a rejected answer.
 
     Raises:
         PromptError: the two models give the same answers to all prompts.
@@ -48,7 +47,7 @@ def pair_own_answers(
         rows.append(Preference(prompt, chat.text(ours), None if edited is None else chat.text(theirs)))
     if not pairs:
         raise PromptError(
-            f"the edited model answers all {len(prompts)} prompts as the base does: there is no damage to heal on them. Use other "
-            "prompts (--prompts SRC), or longer answers (--own-tokens)"
+            f"the edited model answers all {len(prompts)} prompts as the base does, so there is nothing to heal. "
+            "Use other prompts (--prompts SRC) or longer answers (--own-tokens)"
         )
     return pairs, Preferences(tuple(rows), {EQUAL: equal} if equal else {})

@@ -112,7 +112,7 @@ def _make_projection_hook(rows: Tensor) -> Callable[..., Tensor]:
 
 
 def project_adapter(tensors: Mapping[str, Tensor], directions: WriterDirections) -> dict[str, Tensor]:
-    """The tensors of a LoRA file, with B projected in every module that has protected directions."""
+    """The tensors of a LoRA file, with B projected in every module of `directions`."""
     return {
         name: project_matrix(value, directions[module])
         if (module := _writer_of(name)) in directions
@@ -173,7 +173,7 @@ def _compute_preserved(module: Any, basis: Tensor) -> PreservedOutput:
 
 
 def _stream_axis(module: nn.Module) -> int:
-    """The axis of the weight that is d_model: the first of nn.Linear, the last of an embedding and of
+    """The axis of the weight that is d_model: first in nn.Linear, last in an embedding and in
     transformers' Conv1D.
     """
     return 0 if isinstance(module, nn.Linear) else 1

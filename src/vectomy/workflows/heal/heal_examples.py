@@ -17,7 +17,7 @@ from vectomy.data.preferences import Preferences, read_preferences
 from vectomy.data.prompts import Prompt, read_unmeasured
 from vectomy.healing.heal_config import OWN, HealConfig
 from vectomy.healing.own_answers import pair_own_answers
-from vectomy.healing.pairs import Pair, encode
+from vectomy.healing.pairs import Pair, encode_pairs
 from vectomy.metrics.prompt_set import sample
 from vectomy.models import ChatModel, load_model
 
@@ -53,7 +53,7 @@ def build_training_pairs(
                 "other --positive-test and --negative-test"
             )
         chat = load_for(config, edited, "edited model")
-        pairs, left_out = encode(chat, told.rows, config.max_length)
+        pairs, left_out = encode_pairs(chat, told.rows, config.max_length)
         told = Preferences(told.rows, {**told.left_out, **left_out})
     return pairs, told, _seconds_per_token(chat, pairs)
 
