@@ -33,7 +33,7 @@ def launch_file(name: str) -> Path:
         path = Path(name).expanduser()
         if not path.is_file():
             raise UsageError(
-                f"--launch '{name}' is neither a file (an accelerate configuration) nor one of "
+                f"--launch '{name}' is no configuration file of accelerate, and none of "
                 f"{', '.join(LAUNCHES)}"
             )
         return path

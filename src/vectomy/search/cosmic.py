@@ -196,6 +196,6 @@ class _CosmicScorer:
         with change, capture(self.chat.model, ["resid_post"], layers, positions) as activations:
             for batch in self.chat.batches(tokens, self.task.config.runtime.batch_tokens):
                 self.chat.hidden(batch)
-                sums = [activations["resid_post", layer].double().sum(0).cpu() for layer in layers]
+                sums = [activations["resid_post", layer].cpu().double().sum(0) for layer in layers]
                 total = total + torch.stack(sums)
         return total / len(tokens)

@@ -90,7 +90,8 @@ class SearchSplitEvaluator:
             log_probs = chat.log_probs(base[chunk])
             for part, hidden in zip(parts, edited, strict=True):
                 part.append(kl_divergence(log_probs, chat.log_probs(hidden[chunk])))
-        return [torch.cat(part).double() for part in parts]
+        # MPS has no float64.
+        return [torch.cat(part).cpu().double() for part in parts]
 
     def rate(self, edit: Edit) -> float:
         """Share of the positive search prompts whose answer still shows the behaviour."""

@@ -262,6 +262,6 @@ def mean_streams(
         for (_, layer), value in stream.items():
             states = one.predicting(value)
             states = states[one.first] if last else states
-            total[layer] += states.double().sum(0).cpu()
+            total[layer] += states.cpu().double().sum(0)
         count += len(one.first) if last else len(one.labels)
     return (total / count).float()

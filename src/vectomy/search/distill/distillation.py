@@ -56,8 +56,11 @@ class Learnable:
     def change(self, output: Tensor) -> Tensor:
         """The output as the Edit will change it."""
         if self.direction is not None and self.strength is not None:
-            output = linalg.remove(output, linalg.normalise(self.direction)[None], self.strength)
-        return output if self.addition is None else output + self.scale * self.addition
+            basis, strength = linalg.normalise(self.direction)[None], self.strength
+            output = linalg.remove(output, basis.to(output.device), strength.to(output.device))
+        if self.addition is None:
+            return output
+        return output + (self.scale * self.addition).to(output.device)
 
     def operation(self) -> Operation:
         direction = (

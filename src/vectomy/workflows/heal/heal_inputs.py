@@ -19,7 +19,7 @@ from vectomy.edits.operation import shape_of
 from vectomy.models import probe_architecture
 from vectomy.models.demo import model_folder
 
-__all__ = ["Inputs", "find_norms_behind", "open_inputs", "compute_protected_directions"]
+__all__ = ["Inputs", "compute_protected_directions", "find_norms_behind", "open_inputs"]
 
 # Singular values below this share of the largest count as zero.
 SAME = 1e-4

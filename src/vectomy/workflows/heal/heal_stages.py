@@ -23,16 +23,16 @@ from vectomy.data.sources import plain_source
 from vectomy.edits.export import bake
 from vectomy.healing.estimate import estimate
 from vectomy.healing.heal_config import HealConfig
+from vectomy.healing.job import ADAPTER, WEIGHTS, Job, training_settings
 from vectomy.healing.launching import SHARDED, launch
 from vectomy.healing.machine import resolve_machine
 from vectomy.healing.merging import check_adapter, merge_training
-from vectomy.healing.job import ADAPTER, WEIGHTS, Job, training_settings
 from vectomy.healing.training import train
 from vectomy.metrics.judges import describe, open_judge
 from vectomy.metrics.prompt_set import sample
 from vectomy.report import render_healing, render_healing_card
 from vectomy.workflows.heal.heal_examples import build_training_pairs
-from vectomy.workflows.heal.heal_inputs import Inputs, find_norms_behind, compute_protected_directions
+from vectomy.workflows.heal.heal_inputs import Inputs, compute_protected_directions, find_norms_behind
 from vectomy.workflows.heal.heal_measurements import MODELS, TestSets, measure_all
 from vectomy.workflows.heal.heal_receipt import measure_receipt
 from vectomy.workflows.heal.heal_results import compute_outcome, describe_outcome
