@@ -33,8 +33,7 @@ def launch_file(name: str) -> Path:
         path = Path(name).expanduser()
         if not path.is_file():
             raise UsageError(
-                f"--launch '{name}' is no configuration file of accelerate, and none of "
-                f"{', '.join(LAUNCHES)}"
+                f"--launch '{name}' is no configuration file of accelerate, and none of {', '.join(LAUNCHES)}"
             )
         return path
     if name in NEEDS_CARDS and not torch.cuda.is_available():
