@@ -15,17 +15,58 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 from jaxtyping import install_import_hook
 
-install_import_hook("vectomy", "tiny.checked")
+install_import_hook("vectomy", "shape_checks.checked")
 
+import re  # noqa: E402
+import sys  # noqa: E402
 from collections.abc import Iterator  # noqa: E402
 from pathlib import Path  # noqa: E402
+from typing import TYPE_CHECKING  # noqa: E402
 
 import jaxtyping  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
-from tiny import Tiny, build  # noqa: E402
+
+if TYPE_CHECKING:
+    from command_line import Vectomy
+    from tiny import Tiny
 
 torch.set_num_threads(1)
+
+# Each test is in one tier (tests/README.md): its file's `TIER`, or a mark of its own.
+TIERS = ("unit", "tiny", "zoo", "chat", "demo")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With `-m TIER` a file without a test of that tier is not imported: that takes seconds."""
+    tier = config.option.markexpr
+    if tier not in TIERS or collection_path.suffix != ".py" or not collection_path.name.startswith("test_"):
+        return None
+    text = collection_path.read_text(encoding="utf-8")
+    return True if not re.search(rf'^TIER = "{tier}"|@pytest\.mark\.{tier}\b', text, re.M) else None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        own = [mark.name for mark in item.iter_markers() if mark.name in TIERS]
+        tiers = own or [getattr(getattr(item, "module", None), "TIER", None)]
+        if len(tiers) != 1 or tiers[0] not in TIERS:
+            raise pytest.UsageError(
+                f"{item.nodeid} has the tiers {tiers}: give its file TIER = one of {TIERS}, or the test one mark"
+            )
+        if not own:
+            item.add_marker(tiers[0])
+
+
+def _builds(self: object, *given: object, **more: object) -> None:
+    raise AssertionError("a unit test builds no model: mark it tiny, zoo or chat")
+
+
+@pytest.fixture(autouse=True)
+def _units_build_no_model(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.node.get_closest_marker("unit") and "transformers.modeling_utils" in sys.modules:
+        monkeypatch.setattr("transformers.modeling_utils.PreTrainedModel.__init__", _builds)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -72,9 +113,13 @@ def tiny_of(tmp_path_factory: pytest.TempPathFactory):
     """`tiny_of(model_type, tied=..., sharded=..., **config)`: a tiny model and its folder, built
     once a session.
     """
+    from tiny import build
+
     built: dict[str, Tiny] = {}
 
-    def of(model_type: str = "llama", *, tied: bool = False, sharded: bool = False, **config: object) -> Tiny:
+    def of(
+        model_type: str = "llama", *, tied: bool = False, sharded: bool = False, **config: object
+    ) -> "Tiny":
         key = repr((model_type, tied, sharded, sorted(config.items())))
         if key not in built:
             folder: Path = tmp_path_factory.mktemp(model_type)

@@ -32,6 +32,8 @@ from vectomy.edits.export import bake
 from vectomy.hooks.capture import capture
 from vectomy.hooks.interventions import ablate, intervene
 
+TIER = "zoo"
+
 # What cannot be edited exactly, with a word of the reason that the refusal gives. All others of the
 # zoo have to be exact.
 REFUSES = {

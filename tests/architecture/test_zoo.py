@@ -11,6 +11,8 @@ from transformers import PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from zoo import NOT_BUILT, VOCAB, ZOO, zoo_load, zoo_logits, zoo_model
 
+TIER = "zoo"
+
 LABELS = sorted(ZOO)
 
 

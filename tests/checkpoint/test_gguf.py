@@ -32,6 +32,8 @@ from vectomy.edits.export import bake, edit_gguf, gguf_convert, write_gguf_lora
 from vectomy.workflows.evaluate import subjects
 from vectomy.workflows.run import run
 
+TIER = "tiny"
+
 WIDTH = SIZES["hidden_size"]
 BIASED = {"attention_bias": True, "mlp_bias": True}
 MODELS = {
@@ -316,6 +318,7 @@ def test_a_cut_off_or_garbled_head_is_a_clear_error(of: Of, tmp_path: Path) -> N
         GgufFile.open(tmp_path / "none.gguf")
 
 
+@pytest.mark.unit
 def test_without_the_library_the_error_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -463,6 +466,7 @@ def test_evaluate_takes_a_file_for_a_model(of: Of, tmp_path: Path, monkeypatch: 
 # A whole run
 
 
+@pytest.mark.chat
 def test_a_run_from_a_file_ends_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The search is on dequantised weights, which here is the folder that the file was made of."""
     folder = tiny_chat.folder()

@@ -23,6 +23,8 @@ from vectomy.checkpoint.gguf.blocks import (
 )
 from vectomy.core import linalg
 
+TIER = "unit"
+
 ROWS, COLUMNS = 96, 512
 # By type, where a block has its float16 scales.
 SCALES = {

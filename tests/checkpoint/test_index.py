@@ -17,6 +17,8 @@ from tiny import build, file_hashes
 from vectomy.checkpoint import Checkpoint, fingerprint, read_tensor
 from vectomy.core.errors import CheckpointError, UnsafeCheckpointError
 
+TIER = "tiny"
+
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 NORM = "model.norm.weight"
 
@@ -143,6 +145,7 @@ def test_a_tensor_that_is_not_there_or_is_packed_is_named(single: Path) -> None:
 # Missing pieces
 
 
+@pytest.mark.unit
 def test_no_folder_is_named(tmp_path: Path) -> None:
     refused(tmp_path / "none", "does not exist")
     (tmp_path / "file").touch()

@@ -37,6 +37,8 @@ from vectomy.checkpoint.quantization.layout import scale_names
 from vectomy.core import linalg
 from vectomy.core.errors import ArchitectureError, CheckpointError
 
+TIER = "unit"
+
 E4M3, E5M2, E8M0 = torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e8m0fnu
 NAME, EXPERTS = "model.layers.0.mlp.down_proj.weight", "model.layers.0.mlp.experts.down_proj"
 SCALE = NAME + "_scale_inv"
@@ -591,6 +593,7 @@ def model_folder(path: Path, kind: str) -> str:
     return EXPERTS if kind == "mxfp4" else NAME
 
 
+@pytest.mark.tiny
 @pytest.mark.parametrize("kind", ["fp8", "mxfp4"])
 def test_an_edited_folder_is_what_transformers_loads(kind: str, tmp_path: Path) -> None:
     """Square writers: only the right axis and order of nibbles give the loaded model a stream

@@ -15,6 +15,8 @@ from vectomy.core.errors import ArtifactError, CheckpointError
 from vectomy.edits.edit import Edit
 from vectomy.edits.export import bake
 
+TIER = "unit"
+
 DATA = bytes(range(256)) * 40
 
 
@@ -118,6 +120,7 @@ def half(tiny_of, tmp_path: Path, monkeypatch) -> tuple[Edit, Path, Path]:
     return edit, tiny.folder, tmp_path / ".out.baking"
 
 
+@pytest.mark.tiny
 @pytest.mark.parametrize("what", ["copied", "made", "header", "shorter", "longer"])
 def test_a_damaged_finished_shard_is_written_again(
     half: tuple[Edit, Path, Path], tmp_path: Path, what: str
@@ -157,6 +160,7 @@ def test_a_damaged_finished_shard_is_written_again(
     assert {name: (tmp_path / "out" / name).stat().st_ino for name in others} == others
 
 
+@pytest.mark.tiny
 def test_links_that_cannot_be_made_become_copies_and_a_note(tiny_of, tmp_path: Path, monkeypatch) -> None:
     tiny = tiny_of("mistral", tied=True, sharded=True)
     edit = Edit.ablation(tiny.folder, unit(), embeddings=False).only(layers=[0])
@@ -174,6 +178,7 @@ def test_links_that_cannot_be_made_become_copies_and_a_note(tiny_of, tmp_path: P
     assert all(path.stat().st_nlink == 1 for path in (tmp_path / "copied").glob("*.safetensors"))
 
 
+@pytest.mark.tiny
 def test_a_shard_is_the_same_through_the_kernel_and_by_hand(tiny_of, tmp_path: Path, monkeypatch) -> None:
     tiny = tiny_of("mistral", tied=True, sharded=True)
     edit = Edit.ablation(tiny.folder, unit())
@@ -187,6 +192,7 @@ def test_a_shard_is_the_same_through_the_kernel_and_by_hand(tiny_of, tmp_path: P
     assert file_hashes(tmp_path / "kernel") == file_hashes(tmp_path / "hand")
 
 
+@pytest.mark.tiny
 def test_a_resumed_bake_still_says_which_shards_are_links(tiny_of, tmp_path: Path, monkeypatch) -> None:
     tiny = tiny_of("mistral", tied=True, sharded=True)
     edit = Edit.ablation(tiny.folder, unit(), embeddings=False).only(layers=[0])
@@ -200,6 +206,7 @@ def test_a_resumed_bake_still_says_which_shards_are_links(tiny_of, tmp_path: Pat
     assert resumed.notes == whole.notes
 
 
+@pytest.mark.tiny
 def test_two_bakes_do_not_write_the_same_folder_at_once(tiny_of, tmp_path: Path, monkeypatch) -> None:
     tiny = tiny_of("mistral", tied=True, sharded=True)
     edit, inside = Edit.ablation(tiny.folder, unit()), []

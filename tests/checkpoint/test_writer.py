@@ -15,6 +15,8 @@ from torch import Tensor
 from vectomy.checkpoint import Added, Change, Checkpoint, rewrite, shard
 from vectomy.core.errors import CheckpointError
 
+TIER = "unit"
+
 INDEX = "model.safetensors.index.json"
 A, B = "model-1.safetensors", "model-2.safetensors"
 STORED: dict[str, dict[str, Tensor]] = {

@@ -19,6 +19,8 @@ from vectomy.core.jsonl import read_jsonl
 from vectomy.edits.edit import Edit
 from vectomy.hub.provenance import record_in
 
+TIER = "chat"
+
 QUICK = [
     "--device",
     "cpu",
@@ -44,11 +46,13 @@ def run_folder() -> Path:
     return finished_run(behaviour_tokens=("I",), n_search=4, n_test=4)
 
 
+@pytest.mark.unit
 def test_importing_the_command_line_loads_neither_torch_nor_transformers() -> None:
     done = process(f"import vectomy.cli; {HEAVY}")
     assert (done.returncode, done.stdout.strip()) == (0, "")
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize("command", ["--help", "run --help", "select --help", "chat --help", "apply --help"])
 def test_help_loads_nothing_heavy(command: str) -> None:
     program = f"import vectomy.cli\ntry:\n    vectomy.cli.main()\nfinally:\n    print('LOADED'); {HEAVY}"
@@ -59,6 +63,7 @@ def test_help_loads_nothing_heavy(command: str) -> None:
     assert loaded.strip() == ""
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize("command", ["baseline", "collect", "directions", "select", "run"])
 def test_every_stage_is_a_command_with_all_options(vectomy: Vectomy, command: str) -> None:
     status, out, _ = vectomy(command, "--help-all")
@@ -80,6 +85,7 @@ USAGE = {
 }
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize("case", USAGE)
 def test_bad_usage_has_status_two(vectomy: Vectomy, tmp_path: Path, monkeypatch, case: str) -> None:
     monkeypatch.chdir(tmp_path)
@@ -91,6 +97,7 @@ def test_bad_usage_has_status_two(vectomy: Vectomy, tmp_path: Path, monkeypatch,
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.unit
 def test_an_unknown_configuration_key_has_status_two_and_is_named(vectomy: Vectomy, tmp_path: Path) -> None:
     config = tmp_path / "c.toml"
     config.write_text("colour = 1\n")
@@ -133,6 +140,7 @@ def test_what_fails_has_status_one_and_says_one_sentence(vectomy: Vectomy, tmp_p
     assert "unforeseen" not in err
 
 
+@pytest.mark.unit
 def test_what_was_not_foreseen_is_one_line_too_unless_debugging(vectomy: Vectomy, monkeypatch) -> None:
     monkeypatch.setattr("vectomy.core.run_folder.read_json", lambda _: 1 / 0)
     status, _, err = vectomy("report", "x")
@@ -143,6 +151,7 @@ def test_what_was_not_foreseen_is_one_line_too_unless_debugging(vectomy: Vectomy
         vectomy("report", "x")
 
 
+@pytest.mark.unit
 def test_running_out_of_memory_names_the_remedy(vectomy: Vectomy, monkeypatch) -> None:
     def full(_: object) -> None:
         raise MemoryError

@@ -10,6 +10,8 @@ from command_line import HEAVY, Vectomy, process
 
 from vectomy.core.jsonl import read_jsonl
 
+TIER = "unit"
+
 ROWS = [
     {
         "id": 7,

@@ -20,6 +20,8 @@ from vectomy.core.config import (
 )
 from vectomy.core.errors import ConfigError
 
+TIER = "unit"
+
 SIDES = {"positive": "a.txt", "negative": "b.txt"}
 
 

@@ -17,6 +17,8 @@ import pytest
 import vectomy
 from vectomy.core import errors
 
+TIER = "unit"
+
 OWN = ("architecture", "apply", "checkpoint")
 MODULES = sorted(
     found.name.removeprefix("vectomy.")

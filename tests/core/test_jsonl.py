@@ -10,6 +10,8 @@ import pytest
 from vectomy.core.errors import ArtifactError
 from vectomy.core.jsonl import read_jsonl, write_jsonl
 
+TIER = "unit"
+
 # All that str.splitlines cuts at.
 BREAKS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
 

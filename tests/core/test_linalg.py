@@ -11,6 +11,8 @@ from torch import Tensor
 
 from vectomy.core import linalg
 
+TIER = "unit"
+
 EXACT = {"rtol": 1e-12, "atol": 1e-12}
 
 

@@ -26,6 +26,8 @@ from vectomy.core.run_folder import (
     write_whole,
 )
 
+TIER = "unit"
+
 
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.rglob("*"))

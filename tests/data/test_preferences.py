@@ -13,6 +13,8 @@ from vectomy.data.prompts import Prompt, Turn
 from vectomy.healing.own_answers import EQUAL, pair_own_answers
 from vectomy.healing.pairs import encode_pairs
 
+TIER = "unit"
+
 ASKED, GOOD, BAD = "paint the sun red", "sure the sun is here now", "now"
 WANTED = Preference(Prompt(ASKED), GOOD, BAD)
 
@@ -146,6 +148,7 @@ def test_prompts_that_are_measured_on_are_left_out_however_they_are_written(tmp_
     assert kept.left_out == {"measured": 1}
 
 
+@pytest.mark.chat
 def test_long_prompts_are_left_out_and_long_answers_cut() -> None:
     chat = tiny_chat.chat()
     pairs, left_out = encode_pairs(chat, [WANTED, Preference(Prompt(" ".join([ASKED] * 10)), GOOD, BAD)], 12)
@@ -158,6 +161,7 @@ def test_long_prompts_are_left_out_and_long_answers_cut() -> None:
         encode_pairs(chat, [same], 14)
 
 
+@pytest.mark.chat
 def test_own_answers_are_the_very_tokens_and_equal_ones_are_left_out() -> None:
     chat = tiny_chat.chat()
     prompts = tiny_chat.prompts(tiny_chat.DAY, 3)

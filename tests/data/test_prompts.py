@@ -13,6 +13,8 @@ from vectomy.core.config import Contrast, Source
 from vectomy.core.errors import PromptError
 from vectomy.data.prompts import SPLITS, Prompt, Splits, read_prompts, split_contrast
 
+TIER = "unit"
+
 TEXTS = ["How do I bake bread?", "Ünïcode “quotes”, commas\nand a line", "a\u2028b\x85c"]
 
 

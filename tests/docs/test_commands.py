@@ -12,6 +12,8 @@ import typer
 
 from vectomy.cli import app
 
+TIER = "unit"
+
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 SHOWN = re.compile(r"(?:^|`|\$ )(?: {4})?(vectomy [a-z][^`\n]*)", re.M)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+TIER = "unit"
+
 ROOT = Path(__file__).parents[2]
 GLOSSARY = ROOT / "docs" / "glossary.md"
 

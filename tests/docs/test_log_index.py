@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+TIER = "unit"
+
 ROOT = Path(__file__).parents[2]
 LOG = ROOT / "docs" / "log"
 SCRIPT = runpy.run_path(str(ROOT / "scripts" / "log_index.py"))

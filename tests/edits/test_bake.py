@@ -36,6 +36,8 @@ from vectomy.edits.export import bake
 from vectomy.hooks.capture import capture
 from vectomy.hooks.interventions import ablate, add, intervene
 
+TIER = "tiny"
+
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 BIASED = {"attention_bias": True, "mlp_bias": True}
 

@@ -23,6 +23,8 @@ from vectomy.core.errors import DiskFullError
 from vectomy.edits.edit import Edit
 from vectomy.edits.export import bake
 
+TIER = "tiny"
+
 EMBEDDING = "model.embed_tokens.weight"
 
 

@@ -18,6 +18,8 @@ from vectomy.core.errors import ArchitectureError, ArtifactError, CheckpointErro
 from vectomy.edits.edit import BaseModelRef, Edit
 from vectomy.edits.export import bake
 
+TIER = "tiny"
+
 
 def test_an_unknown_tensor_stops_the_edit_by_name(tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file

@@ -24,7 +24,8 @@ from vectomy.metrics.variants import BaseAnswers, VariantResult, answer_base, ev
 from vectomy.models import ChatModel, load_model
 from vectomy.models.demo import demo_folder
 
-pytestmark = pytest.mark.demo
+TIER = "demo"
+
 
 PROMPTS, BUDGET = 3, (8, 4096, silent)
 

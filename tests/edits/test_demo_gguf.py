@@ -24,7 +24,8 @@ from vectomy.metrics.judges import DEFAULT_JUDGE, JUDGES, REFUSALS
 from vectomy.models import ChatModel, fetch, load_model
 from vectomy.models.demo import demo_folder
 
-pytestmark = pytest.mark.demo
+TIER = "demo"
+
 
 ASKED, TOKENS = 4, 16
 

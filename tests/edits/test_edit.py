@@ -16,6 +16,8 @@ from tiny import LAYERS, ROUNDING, VOCAB, WIDTH, hooked, logits, orthonormal, un
 from vectomy.core.errors import ArchitectureError, EditError, FingerprintError
 from vectomy.edits.edit import BaseModelRef, Edit, Operation
 
+TIER = "unit"
+
 BASE = BaseModelRef("llama", WIDTH, LAYERS, VOCAB, "0" * 64, "tiny")
 
 
@@ -37,6 +39,7 @@ def at_cosine(cosine: float) -> tuple[torch.Tensor, torch.Tensor]:
 # What an ablation is
 
 
+@pytest.mark.tiny
 def test_an_ablation_names_every_writer_once_in_stream_order(tiny_of) -> None:
     edit = Edit.ablation(tiny_of().folder, unit())
     places = [(op.component, op.layer) for op in edit.operations]
@@ -45,17 +48,20 @@ def test_an_ablation_names_every_writer_once_in_stream_order(tiny_of) -> None:
     ]
 
 
+@pytest.mark.tiny
 def test_the_length_of_a_direction_does_not_matter(tiny_of) -> None:
     folder = tiny_of().folder
     scaled = Edit.ablation(folder, 512 * unit()).operations[0].basis
     torch.testing.assert_close(scaled, Edit.ablation(folder, unit()).operations[0].basis)
 
 
+@pytest.mark.tiny
 def test_a_row_mode_ablation_leaves_the_norm_of_embedding_rows(tiny_of) -> None:
     norms = {op.component: op.norm for op in Edit.ablation(tiny_of().folder, unit(), norm="row").operations}
     assert norms == {"embedding": "none", "attention": "row", "mlp": "row"}
 
 
+@pytest.mark.tiny
 @pytest.mark.parametrize(
     ("direction", "message"),
     [
@@ -108,6 +114,7 @@ def test_two_operations_on_one_writer_are_refused() -> None:
         Edit(BASE, (operation(), operation()))
 
 
+@pytest.mark.tiny
 def test_an_expert_is_refused_where_there_are_none(tiny_of) -> None:
     with pytest.raises(EditError, match="only the component experts"):
         Edit(BASE, (operation(expert=3),))
@@ -147,6 +154,7 @@ def test_an_edit_file_holds_all_of_the_edit(tmp_path: Path) -> None:
     assert read.sha256 == edit.sha256
 
 
+@pytest.mark.tiny
 def test_equal_bases_are_stored_once(tiny_of) -> None:
     data = Edit.ablation(tiny_of().folder, unit()).to_bytes()
     assert len(safetensors.torch.load(data)) == 1
@@ -166,6 +174,7 @@ print(Edit.ablation(sys.argv[1], torch.stack([direction, direction.square()]), 0
 """
 
 
+@pytest.mark.tiny
 def test_the_bytes_are_the_same_in_every_process(tiny_of) -> None:
     hashes = {
         subprocess.run(
@@ -307,6 +316,7 @@ def test_a_truncated_file_is_an_edit_error(tmp_path: Path) -> None:
 # Another base
 
 
+@pytest.mark.tiny
 def test_another_model_is_refused_by_shape_and_by_weights(tiny_of, tmp_path: Path) -> None:
     from tiny import build
 
@@ -335,6 +345,7 @@ def under(edit: Edit, model, strength: float = 1.0) -> torch.Tensor:
         return logits(model)
 
 
+@pytest.mark.tiny
 @pytest.mark.parametrize("norm", ["none", "column", "row"])
 def test_two_halves_make_a_whole(tiny_of, norm: str) -> None:
     tiny = tiny_of()
@@ -345,6 +356,7 @@ def test_two_halves_make_a_whole(tiny_of, norm: str) -> None:
     assert (under(edit * 0.5, tiny.model) - whole).abs().max() > 0.01
 
 
+@pytest.mark.tiny
 def test_strength_zero_is_the_base_bit_for_bit(tiny_of) -> None:
     tiny = tiny_of()
     edit = Edit.ablation(tiny.folder, unit()) * 0
@@ -381,6 +393,7 @@ def test_one_after_the_other_leaves_what_methods_says() -> None:
     assert (left.square().mean() / (stream @ a).square().mean()).sqrt() == pytest.approx(0.48, abs=0.03)
 
 
+@pytest.mark.tiny
 def test_a_sum_does_the_same_in_either_order(tiny_of) -> None:
     tiny = tiny_of()
     a, b = at_cosine(0.8)
@@ -390,6 +403,7 @@ def test_a_sum_does_the_same_in_either_order(tiny_of) -> None:
     assert (forth - under(one, tiny.model)).abs().max() > 0.01
 
 
+@pytest.mark.tiny
 def test_orthogonal_edits_add_as_functions(tiny_of) -> None:
     tiny = tiny_of()
     a, b = orthonormal(2)
@@ -426,6 +440,7 @@ def test_a_sum_that_is_not_defined_is_refused() -> None:
         Edit(BASE, (operation(),)) + Edit(BASE, (operation(norm="row"),))
 
 
+@pytest.mark.tiny
 @pytest.mark.parametrize(
     ("choice", "count"),
     [
@@ -444,12 +459,14 @@ def test_only_keeps_the_named_part(tiny_of, choice: dict, count: int) -> None:
     assert len(part.operations) == count
 
 
+@pytest.mark.tiny
 def test_the_parts_add_up_to_the_whole(tiny_of) -> None:
     edit = Edit.ablation(tiny_of().folder, unit())
     parts = edit.only(components=["embedding"]) + edit.only(layers=[0, 2]) + edit.only(layers=[1, 3])
     assert same(dataclasses.replace(parts, about={}), edit)
 
 
+@pytest.mark.tiny
 def test_a_layer_that_the_model_lacks_is_named(tiny_of) -> None:
     from vectomy.architecture import architecture_of
 

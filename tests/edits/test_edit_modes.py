@@ -28,6 +28,8 @@ from vectomy.core.types import OUTSIDE, NormMode
 from vectomy.edits.edit import BaseModelRef, Edit, Operation
 from vectomy.edits.export import bake
 
+TIER = "zoo"
+
 LABELS = [
     "llama",
     "llama:bias",

@@ -28,6 +28,8 @@ from vectomy.edits.edit import BaseModelRef, Edit, Operation
 from vectomy.edits.export import bake, write_lora
 from vectomy.edits.export import peft_targets as forms
 
+TIER = "zoo"
+
 CLOSE = 1e-4
 
 

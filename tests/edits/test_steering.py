@@ -14,6 +14,8 @@ from vectomy.edits.edit import BaseModelRef, Edit
 from vectomy.edits.operation import Operation
 from vectomy.edits.steering import Condition
 
+TIER = "zoo"
+
 # Dense, norms behind the writers, positions that all rows share, experts that see tokens in one
 # list, parallel blocks.
 FAMILIES = ("llama", "gemma2", "gpt2", "qwen3_moe", "phi")

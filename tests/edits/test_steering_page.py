@@ -6,6 +6,8 @@ from pathlib import Path
 import torch
 from tiny import hooked, load, tokens
 
+TIER = "tiny"
+
 PAGE = Path(__file__).parents[2] / "docs" / "steering.md"
 
 

@@ -35,10 +35,13 @@ from vectomy.models import load_model, with_adapter
 from vectomy.workflows.heal.heal_inputs import compute_protected_directions, find_norms_behind
 from vectomy.workflows.heal.heal_receipt import removes_fully
 
+TIER = "chat"
+
 # float32 through a few sums.
 ROUNDING = 1e-5
 
 
+@pytest.mark.unit
 def test_a_projected_matrix_writes_nothing_along_the_rows_and_keeps_the_rest() -> None:
     rows, matrix = orthonormal(3), torch.randn(32, 7)
     kept = project_matrix(matrix, rows)
@@ -145,6 +148,7 @@ def test_an_adapter_on_top_of_the_edits_hooks_is_the_merged_model(tmp_path: Path
     assert torch.allclose(over, load(tmp_path / "healed")(ids).logits, atol=1e-3)
 
 
+@pytest.mark.tiny
 @pytest.mark.parametrize("model_type", ["gemma2", "gpt2"])
 def test_rows_are_folded_through_the_norm_behind_a_writer_and_lie_along_its_own_axis(
     tiny_of: Any, model_type: str, tmp_path: Path
@@ -213,6 +217,7 @@ def test_merging_is_what_peft_merges(tmp_path: Path) -> None:
         assert torch.allclose(theirs, mine, atol=1e-6), name
 
 
+@pytest.mark.tiny
 def test_matrices_that_are_stored_turned_are_merged_as_peft_merges_them(tiny_of: Any, tmp_path: Path) -> None:
     """GPT-2's, the square one of its attention among them, whose shape does not say which way round
     it is.

@@ -21,6 +21,8 @@ from vectomy.healing.objectives import build_arguments, build_trainer
 from vectomy.healing.pairs import Pair, encode_pairs, find_end_of_turn
 from vectomy.healing.training import train
 
+TIER = "chat"
+
 A, B, C, D = 10, 11, 12, 13
 PAIR = Pair((3, 4), (A, B), (C, D))
 
@@ -215,6 +217,7 @@ def test_what_takes_a_card_is_refused_by_name_without_one(
     assert said in str(caught.value)
 
 
+@pytest.mark.unit
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a card")
 @pytest.mark.parametrize("name", ["ddp", "zero2", "zero3", "fsdp"])
 def test_launches_on_cards_are_refused_by_name_without_one(tmp_path: Path, name: str) -> None:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from beartype import BeartypeConf, beartype
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
@@ -21,16 +20,6 @@ WIDTH, LAYERS, VOCAB = 32, 4, 97
 MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3", "smollm3")
 # Logits here are of order 1 to 10; float32 rounding through four blocks stays far below.
 ROUNDING = {"rtol": 1e-4, "atol": 1e-4}
-
-# An int is a float to a type checker (PEP 484), so to this one too.
-_checked = beartype(conf=BeartypeConf(is_pep484_tower=True))
-
-
-def checked(function: Any) -> Any:
-    """Functions within functions are left out: they would be looked at anew at each call of the
-    outer one, at 3 ms each.
-    """
-    return function if "<locals>" in getattr(function, "__qualname__", "") else _checked(function)
 
 
 @dataclass(frozen=True)

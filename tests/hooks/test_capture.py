@@ -12,6 +12,8 @@ from vectomy.edits.edit import Edit
 from vectomy.hooks.capture import capture
 from vectomy.hooks.interventions import add, intervene
 
+TIER = "tiny"
+
 EXACT = {"rtol": 0, "atol": 0}
 SUMS = {"rtol": 1e-5, "atol": 1e-5}
 

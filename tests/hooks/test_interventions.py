@@ -9,6 +9,8 @@ from vectomy.core.types import SITES
 from vectomy.hooks.capture import capture
 from vectomy.hooks.interventions import ablate, add, affine, at, intervene, scale
 
+TIER = "tiny"
+
 SUMS = {"rtol": 1e-5, "atol": 1e-5}
 R, REFERENCE = unit(), 2 * unit(3) + unit()
 
@@ -111,6 +113,7 @@ def test_the_identity_changes_nothing(tiny_of) -> None:
         torch.testing.assert_close(logits(model), logits(tiny_of().model), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.unit
 def test_an_affine_edit_sets_the_component_whatever_it_was() -> None:
     stream = 10 * torch.randn(2, 3, WIDTH)
     changed = affine(R, REFERENCE, -1.0)(stream)
@@ -119,6 +122,7 @@ def test_an_affine_edit_sets_the_component_whatever_it_was() -> None:
     torch.testing.assert_close(changed @ rest, stream @ rest, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize("case", CASES)
 def test_a_half_precision_stream_stays_in_its_dtype_and_is_not_written_into(case: str) -> None:
     stream = torch.randn(2, 7, WIDTH).bfloat16()

@@ -14,6 +14,8 @@ from vectomy.core.types import SITES
 from vectomy.hooks.capture import capture
 from vectomy.hooks.interventions import ablate, intervene
 
+TIER = "tiny"
+
 builder = pytest.importorskip(
     "transformer_lens.model_bridge.sources._bridge_builder",
     reason="transformer_lens is not installed (pip install 'vectomy[oracle]')",

@@ -6,6 +6,8 @@ import pytest
 
 from vectomy.hub import frontmatter, licence_in
 
+TIER = "unit"
+
 BROKEN = {
     "no yaml": "license: [",
     "an index error of PyYAML's": 'license: !!int ""',

@@ -24,6 +24,8 @@ from vectomy.hub.client import redact
 from vectomy.hub.leaks import BLOCK
 from vectomy.hub.push import prepare, send
 
+TIER = "chat"
+
 REPO = "me/tiny-edited"
 # Not the one in the environment: known by its shape alone.
 OTHER = "hf_" + "ZyXwVuTsRqPoNmLkJiHgFeDcBa98765432"

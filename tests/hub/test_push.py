@@ -25,6 +25,8 @@ from vectomy.edits.edit import Edit
 from vectomy.hub import Item, look, upload
 from vectomy.hub.push import prepare
 
+TIER = "chat"
+
 REPO = "me/tiny-edited"
 
 

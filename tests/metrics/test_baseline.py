@@ -14,6 +14,8 @@ from vectomy.data.prompts import Splits
 from vectomy.metrics.baseline import Baseline, measure_baseline
 from vectomy.metrics.judges import KeywordJudge
 
+TIER = "chat"
+
 I = VOCABULARY.index("I")  # noqa: E741 (the word)
 
 

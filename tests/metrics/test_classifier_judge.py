@@ -12,6 +12,8 @@ from vectomy.core.errors import JudgeError, UsageError
 from vectomy.metrics.judges import Judge, open_judge
 from vectomy.metrics.judges.classifier_judge import Classifier, ClassifierJudge, describe_classifier
 
+TIER = "chat"
+
 # The taught model answers prompts about the night with "I", about the day with "sure": a classifier
 # of nights.
 NIGHTS = {
@@ -77,6 +79,7 @@ def test_a_completion_with_braces_is_text() -> None:
     assert one.ask(tiny_chat.chat(), "{completion}", "{prompt}") == "A {completion} B {prompt} C"
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize(
     "name",
     [

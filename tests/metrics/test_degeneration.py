@@ -9,6 +9,8 @@ import pytest
 from vectomy.metrics.judges import RefusalJudge, degenerate, what_is_wrong
 from vectomy.metrics.judges.language import language, mixed_scripts, scripts
 
+TIER = "unit"
+
 ASKED = "How do I keep tomatoes fresh for longer?"
 SEA = "Write a short poem about the sea"
 

@@ -15,7 +15,8 @@ from vectomy.models import ChatModel, load_model
 from vectomy.models.demo import demo_folder
 from vectomy.search.estimators import direction_from, fit_directions
 
-pytestmark = pytest.mark.demo
+TIER = "demo"
+
 
 TOKENS = 40
 LAYER = 17

@@ -4,13 +4,12 @@ ruins it is seen to.
 
 from pathlib import Path
 
-import pytest
-
 import vectomy
 from vectomy.models.demo import demo_folder
 from vectomy.search.estimators import direction_from
 
-pytestmark = pytest.mark.demo
+TIER = "demo"
+
 
 KEY = "example/common_knowledge"
 

@@ -5,6 +5,8 @@ import pytest
 from vectomy.metrics.judges import JUDGES, REFUSALS, KeywordJudge, degenerate
 from vectomy.metrics.judges.degeneration import repeated_share
 
+TIER = "unit"
+
 REFUSED = [
     "I cannot help with that.",
     "I can't help with that request.",

@@ -10,6 +10,8 @@ import torch
 from vectomy.core.errors import SelectionError
 from vectomy.metrics.logits import behaviour_tokens, kl_divergence, log_odds
 
+TIER = "unit"
+
 VOCAB = 12
 
 

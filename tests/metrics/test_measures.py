@@ -26,6 +26,8 @@ from vectomy.metrics.surroundings import EXCHANGE, after_an_exchange, behind_tex
 from vectomy.metrics.tool_calls import fits, tool_prompts, valid_call
 from vectomy.metrics.verdicts import JudgedAnswers, judge_all
 
+TIER = "unit"
+
 
 def flags(*counts: int) -> tuple[list[bool], list[bool]]:
     """(before, after) of prompts in the order yes-yes, lost, gained, no-no."""
@@ -121,6 +123,7 @@ def test_verdicts_are_the_judges_own() -> None:
 # Damage between two models that are not hooks on one another
 
 
+@pytest.mark.chat
 def test_damage_of_another_checkpoint_reads_each_models_own_head() -> None:
     base, other = tiny_chat.chat(), tiny_chat.chat(taught_=False)
     prompts, answers = tiny_chat.prompts(DAY, 3), [[9, 12], [10], [11, 13, 2]]
@@ -158,6 +161,7 @@ def test_windows_predict_every_token_but_the_first_once(count: int, width: int) 
 TEXT = " ".join(tiny_chat.texts(NIGHT)[:9])
 
 
+@pytest.mark.chat
 @pytest.mark.parametrize("batch_tokens", [1, 16, 4096])
 def test_perplexity_is_that_of_the_models_own_logits(batch_tokens: int) -> None:
     chat = tiny_chat.chat()
@@ -173,6 +177,7 @@ def test_perplexity_is_that_of_the_models_own_logits(batch_tokens: int) -> None:
     assert found["perplexity"] == pytest.approx(math.exp(total / 29), rel=1e-4)
 
 
+@pytest.mark.chat
 def test_perplexity_in_one_window_is_the_plain_mean() -> None:
     chat = tiny_chat.chat()
     ids = chat.tokenizer(TEXT)["input_ids"][:20]
@@ -181,6 +186,7 @@ def test_perplexity_in_one_window_is_the_plain_mean() -> None:
     assert perplexity(chat, TEXT, 20, 4096)["nats_per_token"] == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.chat
 def test_a_text_of_one_token_is_refused() -> None:
     with pytest.raises(PromptError, match="1 tokens predicts nothing"):
         perplexity(tiny_chat.chat(), "owl", 8, 64)
@@ -193,6 +199,7 @@ def operations(edit: Edit) -> list[Operation]:
     return list(edit.operations)
 
 
+@pytest.mark.chat
 def test_a_random_control_keeps_all_but_where_the_directions_point() -> None:
     chat = tiny_chat.chat()
     base, writers = BaseModelRef.of(chat.checkpoint), list(chat.architecture.writers)
@@ -219,6 +226,7 @@ def test_a_random_control_keeps_all_but_where_the_directions_point() -> None:
     assert drawn.to_bytes() != random_control(edit, 4).to_bytes()
 
 
+@pytest.mark.chat
 def test_an_edit_of_nothing_has_no_control() -> None:
     with pytest.raises(EditError, match="changes nothing"):
         random_control(Edit(BaseModelRef.of(tiny_chat.chat().checkpoint)), 0)
@@ -253,6 +261,7 @@ def test_a_limit_takes_a_seeded_sample_in_order(tmp_path: Path) -> None:
     assert sample(3, 3, 0) == sample(3, None, 0) == [0, 1, 2]
 
 
+@pytest.mark.chat
 def test_rows_with_messages_are_conversations(tmp_path: Path) -> None:
     said = [
         {"role": "system", "content": "be brief"},
@@ -271,6 +280,7 @@ def test_rows_with_messages_are_conversations(tmp_path: Path) -> None:
     assert prompt.key != Prompt("show the owl red", "be brief").key
 
 
+@pytest.mark.chat
 def test_without_a_system_role_the_first_turn_takes_the_system_prompt() -> None:
     prompt = Prompt("show the owl red", "be brief", (Turn("user", "Hello"), Turn("assistant", "sure")))
     rendered = tiny_chat.chat(template=tiny_chat.NO_SYSTEM).render(prompt)
@@ -301,6 +311,7 @@ def test_messages_that_are_no_conversation_are_named(tmp_path: Path, messages: o
 # Other surroundings
 
 
+@pytest.mark.chat
 def test_an_earlier_exchange_stands_before_the_prompt() -> None:
     prompt = after_an_exchange(Prompt("show the owl red", None, (Turn("user", "x"), Turn("assistant", "be"))))
     assert prompt.text == "show the owl red"
@@ -309,6 +320,7 @@ def test_an_earlier_exchange_stands_before_the_prompt() -> None:
     assert rendered.index("basil") < rendered.index("<|user|> x") < rendered.index("show the owl red")
 
 
+@pytest.mark.chat
 def test_filler_has_the_asked_length_and_does_not_repeat() -> None:
     chat = tiny_chat.chat()
     short, long = (behind_text(chat, tiny_chat.prompts(NIGHT, 2), tokens, room=0) for tokens in (8, 24))
@@ -326,6 +338,7 @@ def test_filler_has_the_asked_length_and_does_not_repeat() -> None:
     assert len(set(seen)) == 3000
 
 
+@pytest.mark.chat
 def test_a_context_longer_than_the_model_is_refused() -> None:
     for tokens, room in ((64, 0), (1 << 60, 1), (20, 60)):
         with pytest.raises(PromptError, match="the 64 positions of tiny; lower --context-tokens"):

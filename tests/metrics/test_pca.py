@@ -14,6 +14,8 @@ from tiny_chat import DAY, NIGHT
 from vectomy.metrics.pca import principal_components
 from vectomy.metrics.variants import separation
 
+TIER = "unit"
+
 
 def sets(count: int = 40, width: int = 12) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     made = torch.Generator().manual_seed(3)
@@ -82,6 +84,7 @@ def test_points_without_extent_have_no_coordinates_there() -> None:
     assert principal_components(line / 0, line, direction) is None
 
 
+@pytest.mark.chat
 def test_separation_has_the_plane_of_the_hidden_states() -> None:
     chat, direction = tiny_chat.chat(), torch.linspace(-1, 2, 32)
     prompts = tiny_chat.prompts(NIGHT, 5), tiny_chat.prompts(DAY, 6)

@@ -19,6 +19,8 @@ from vectomy.metrics.judges.features import features
 from vectomy.metrics.judges.plain_text import sentences, spell_out
 from vectomy.metrics.judges.speech_acts import ACTS, PATTERNS, acts
 
+TIER = "unit"
+
 LABELS = Path(__file__).parents[3] / "shared" / "data" / "refusal_labels.jsonl"
 ROOT = Path(__file__).parents[2]
 LOCK = "How do I pick a lock?"

@@ -14,10 +14,13 @@ from vectomy.metrics.intervals import wilson_interval
 from vectomy.metrics.judges import KeywordJudge
 from vectomy.metrics.variants import BaseAnswers, answer_base, evaluate_variant, separation
 
+TIER = "chat"
+
 POSITIVE, NEGATIVE = tiny_chat.prompts(NIGHT, 5), tiny_chat.prompts(DAY, 6)
 DIRECTION = torch.linspace(-1, 2, 32)
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize(
     ("count", "total", "low", "high"),
     [
@@ -32,6 +35,7 @@ def test_wilson_intervals_against_known_values(count: int, total: int, low: floa
     assert wilson_interval(count, total) == pytest.approx((low, high), abs=2e-4)
 
 
+@pytest.mark.unit
 def test_wilson_stays_within_zero_and_one_and_mirrors() -> None:
     assert wilson_interval(0, 0) == (0.0, 1.0)
     for total in (1, 7, 250):

@@ -16,6 +16,8 @@ from vectomy import Edit, bake, verify
 from vectomy.core.errors import FingerprintError
 from vectomy.metrics.verify import projections, removed_directions
 
+TIER = "tiny"
+
 TOKENS = tokens().tolist()
 
 
@@ -91,6 +93,7 @@ def test_partial_strengths_need_the_base(tmp_path: Path, tiny_of) -> None:
     assert "0.5 of what the edit takes" in half.left[0][1]
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize(
     "label", ["gemma2", "bloom", "mixtral", "gpt_oss", "gpt2", "gemma3", "qwen3_next", "nemotron_h"]
 )

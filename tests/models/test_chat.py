@@ -22,6 +22,8 @@ from vectomy.core.errors import (
 from vectomy.data.prompts import Prompt
 from vectomy.models import ChatModel, fetch, load_model
 
+TIER = "chat"
+
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 BRIEF = Prompt("show the owl", "be brief")
 # Lengths from 6 to 20 tokens.
@@ -244,6 +246,7 @@ def test_a_device_that_is_not_here_is_named_with_those_that_are(device: str) -> 
         load_model(tiny_chat.folder(), device=device)
 
 
+@pytest.mark.tiny
 def test_a_base_model_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
     tiny = build(tmp_path / "m", "llama")
     assert VOCAB
@@ -251,6 +254,7 @@ def test_a_base_model_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
         load_model(tiny.folder, device="cpu")
 
 
+@pytest.mark.unit
 def test_a_folder_is_never_looked_up_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub
 
@@ -262,6 +266,7 @@ def test_a_folder_is_never_looked_up_elsewhere(tmp_path: Path, monkeypatch: pyte
         assert fetch(model) == Path(model).expanduser()
 
 
+@pytest.mark.unit
 def test_a_model_that_the_hub_does_not_give_is_named() -> None:
     """Offline, as the whole suite is."""
     with pytest.raises(

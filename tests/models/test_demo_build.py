@@ -13,6 +13,8 @@ from vectomy.core.run_folder import cache_folder
 from vectomy.models import demo as build
 from vectomy.models.demo import demo_folder
 
+TIER = "unit"
+
 RANK, ALPHA = 3, 12
 NAMES = ("model.layers.0.mlp.down_proj", "model.layers.1.self_attn.q_proj")
 

@@ -10,6 +10,8 @@ from vectomy.data.prompts import Prompt
 from vectomy.models import chat as chat_module
 from vectomy.models.generation import Greedy, has_plain_kv_cache, shared_beginning
 
+TIER = "chat"
+
 LONG = [Prompt("x " * count + "show the owl red") for count in (0, 3, 9)]
 PROMPTS = [*tiny_chat.prompts(NIGHT, 7), *LONG, *tiny_chat.prompts(DAY, 7)]
 

@@ -7,6 +7,8 @@ from zoo import ZOO, zoo_model, zoo_tokens
 from vectomy.core.errors import ModelError
 from vectomy.models.head import logits_of
 
+TIER = "zoo"
+
 # Of random weights, logits are too small for a cap to show: it is lowered. The others scale theirs.
 SCALED = {
     "gemma2": {"final_logit_softcapping": 0.5},

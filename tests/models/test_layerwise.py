@@ -37,6 +37,8 @@ from vectomy.models.layerwise import LayerwiseModel
 from vectomy.models.weights import Weights, skeleton
 from vectomy.search.collect import collect
 
+TIER = "chat"
+
 CPU = torch.device("cpu")
 # The same kernels on the same numbers; only where they lie in memory differs.
 EXACT = {"rtol": 1e-6, "atol": 1e-6}
@@ -87,6 +89,7 @@ VARIANTS = {
 }
 
 
+@pytest.mark.tiny
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("model_type", MODEL_TYPES)
 def test_the_stream_is_that_of_the_whole_model(tiny_of, model_type: str, variant: str) -> None:
@@ -163,6 +166,7 @@ def outputs_by_block(model: nn.Module, blocks: Sequence[nn.Module]) -> Iterator[
         handle.remove()
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize("label", PECULIAR)
 def test_whatever_a_model_does_around_its_blocks_is_done(label: str, tmp_path: Path) -> None:
     folder = zoo_folder(label, tmp_path / "m")
@@ -191,6 +195,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.zoo
 @pytest.mark.parametrize("label", REFUSED)
 def test_what_cannot_be_read_block_by_block_is_refused(label: str, tmp_path: Path) -> None:
     path, said = REFUSED[label]
@@ -203,6 +208,7 @@ def test_what_cannot_be_read_block_by_block_is_refused(label: str, tmp_path: Pat
 # Memory
 
 
+@pytest.mark.tiny
 @pytest.mark.parametrize("tied", [False, True])
 def test_never_more_than_a_block_and_the_tokens_that_occur_is_in_memory(
     tiny_of, tied: bool, monkeypatch: pytest.MonkeyPatch
@@ -313,6 +319,7 @@ def test_damaged_weights_are_named_and_leave_nothing(tmp_path: Path) -> None:
     assert not hooked(chat.model)
 
 
+@pytest.mark.tiny
 @pytest.mark.parametrize("case", ["missing", "shape", "packed"])
 def test_a_block_that_is_not_whole_is_named(tiny_of, tmp_path: Path, case: str) -> None:
     folder = Path(shutil.copytree(tiny_of("llama").folder, tmp_path / "m"))

@@ -13,6 +13,8 @@ from vectomy.checkpoint import Checkpoint
 from vectomy.models import precision
 from vectomy.models.precision import computes, working_dtype
 
+TIER = "unit"
+
 PLAIN = {"architecture": "x86_64", "avx2": True, "avx512_bf16": False, "amx_bf16": False}
 
 
@@ -34,6 +36,7 @@ def test_what_a_processor_computes_in(
     assert computes(dtype, capabilities) is expected
 
 
+@pytest.mark.chat
 @pytest.mark.parametrize(
     ("asked", "stored", "device", "packed", "room", "expected"),
     [

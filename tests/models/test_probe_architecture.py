@@ -14,6 +14,8 @@ from vectomy import Edit, bake, probe_architecture, verify
 from vectomy.architecture import FAMILIES
 from vectomy.core.errors import ArchitectureError, ModelError
 
+TIER = "zoo"
+
 # The package exports the function under the module's name.
 MODULE = importlib.import_module("vectomy.models.probe_architecture")
 
@@ -52,6 +54,7 @@ def test_what_it_learns_is_what_the_table_says(
     assert found.max_projection < 1e-5
 
 
+@pytest.mark.tiny
 def test_a_known_type_is_not_probed(tiny_of, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(MODULE, "probe", lambda model: pytest.fail("probed"))
     assert probe_architecture(tiny_of().folder) is None

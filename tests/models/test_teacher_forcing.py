@@ -12,6 +12,8 @@ from tiny_chat import DAY, NIGHT
 from vectomy.hooks.capture import capture
 from vectomy.models import Example, pack_examples, packs_exactly, resume_at, resumes_exactly
 
+TIER = "chat"
+
 PROMPTS = tiny_chat.prompts(NIGHT, 5) + tiny_chat.prompts(DAY, 4)
 
 

@@ -10,6 +10,8 @@ from importlib import resources
 
 import pytest
 
+TIER = "unit"
+
 SCHEMES = {"light": "", "dark": "(prefers-color-scheme: dark)", "print": "print"}
 TEXT = ("ink", "muted", "link", "positive", "negative", "odd")
 LOW, HIGH = range(5), range(5, 9)

@@ -25,6 +25,8 @@ from parsed_page import (
 
 from vectomy.report import render_evaluation
 
+TIER = "unit"
+
 HOSTILE = [
     "<script>alert(1)</script>",
     '"onmouseover="alert(2)',

@@ -11,6 +11,8 @@ from invented_run import a_summary, every, gradient_scores, metrics, searched_su
 
 from vectomy.report import render_card
 
+TIER = "unit"
+
 
 def front_matter(card: str) -> dict[str, Any]:
     opening, matter, _ = card.split("---\n", 2)

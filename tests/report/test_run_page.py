@@ -29,6 +29,8 @@ from parsed_page import (
 
 from vectomy.report import render_card, render_page
 
+TIER = "unit"
+
 HOSTILE = "<script>alert(1)</script>"
 HOSTILE_ATTRIBUTE = '"onmouseover="alert(2)'
 

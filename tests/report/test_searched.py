@@ -18,6 +18,8 @@ from vectomy.edits.operation import Operation
 from vectomy.edits.strength import strength_of
 from vectomy.report import render_card
 
+TIER = "unit"
+
 
 def searched_page(scores: dict[str, Any], **changed: Any) -> tuple[Page, str]:
     return page(summary={**searched_summary(scores), **changed}, scores=scores)

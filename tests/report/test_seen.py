@@ -18,6 +18,8 @@ from invented_run import a_separation, a_summary, arditi_scores, every, some_com
 
 from vectomy.report import render_evaluation, render_page
 
+TIER = "chat"
+
 LOOKS: dict[str, dict[str, Any]] = {
     "phone": {"width": 360, "height": 740},
     "phone, dark": {"width": 360, "height": 740, "dark": True},

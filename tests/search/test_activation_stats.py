@@ -10,6 +10,8 @@ import torch
 from vectomy.core.errors import ArtifactError
 from vectomy.search.activation_stats import ActivationStats, RunningStats
 
+TIER = "unit"
+
 COUNT, SHAPE = 57, (2, 3, 5)
 CUTS = {"whole": [57], "ones": [1] * 57, "uneven": [1, 30, 2, 24], "halves": [28, 29]}
 

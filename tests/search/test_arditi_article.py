@@ -27,6 +27,8 @@ from vectomy.search.arditi_rule import choose, choose_beyond_kl, rejection
 from vectomy.search.article import rank, select_article
 from vectomy.search.estimators import Directions
 
+TIER = "unit"
+
 Row = dict[str, Any]
 
 
@@ -251,6 +253,7 @@ LIMITS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.chat
 @pytest.mark.parametrize("case", LIMITS)
 def test_scores_left_out_change_no_choice(tmp_path: Path, case: str) -> None:
     """Lazily scored and in full: the same choice, and the lazy scores are among the full ones."""
@@ -266,6 +269,7 @@ def test_scores_left_out_change_no_choice(tmp_path: Path, case: str) -> None:
     assert case == "all pass" or missing > 2
 
 
+@pytest.mark.chat
 def test_scores_are_those_of_their_definition(tmp_path: Path) -> None:
     """Ablated at every point of the stream, added at its own layer; one prompt at a time, by the
     model's own logits.
@@ -294,6 +298,7 @@ def test_scores_are_those_of_their_definition(tmp_path: Path) -> None:
         assert entry["kl_div_score"] == pytest.approx(float(kl), rel=1e-2, abs=1e-5)
 
 
+@pytest.mark.chat
 def test_an_edit_on_every_writer_scores_as_ablation_at_every_point() -> None:
     """For a random direction too: the equality needs nothing of the model's training."""
     chat = tiny_chat.chat(taught_=False)
@@ -308,6 +313,7 @@ def test_an_edit_on_every_writer_scores_as_ablation_at_every_point() -> None:
     assert (edited - plain).abs().max() > 0.05
 
 
+@pytest.mark.chat
 def test_the_choice_is_the_rules_and_what_is_returned_is_its_direction(tmp_path: Path) -> None:
     scores, vector = arditi(tmp_path, complete=True)
     scored = [entry for entry in scores["candidates"] if entry["refusal_score"] is not None]
@@ -320,6 +326,7 @@ def test_the_choice_is_the_rules_and_what_is_returned_is_its_direction(tmp_path:
     assert scores["baseline"]["positive"] > 0 > scores["baseline"]["negative"]
 
 
+@pytest.mark.chat
 def test_template_tokens_before_any_attention_are_out_unscored(tmp_path: Path) -> None:
     """The last tokens are the same for every prompt, so at layer 0 both sets have the same mean
     there.
@@ -329,6 +336,7 @@ def test_template_tokens_before_any_attention_are_out_unscored(tmp_path: Path) -
         assert (entry["refusal_score"] is None) == (layer == 0)
 
 
+@pytest.mark.chat
 def test_strict_stops_where_the_default_goes_beyond(tmp_path: Path) -> None:
     with pytest.raises(SelectionError, match="KL"):
         arditi(tmp_path, kl_threshold=1e-6, strict=True)
@@ -336,6 +344,7 @@ def test_strict_stops_where_the_default_goes_beyond(tmp_path: Path) -> None:
     assert "KL < 1e-06" in scores["note"]
 
 
+@pytest.mark.chat
 def test_scores_in_the_journal_are_not_computed_again(tmp_path: Path, monkeypatch) -> None:
     first = arditi(tmp_path)[0]
     monkeypatch.setattr("vectomy.search.arditi.intervene", lambda *_: pytest.fail("steered again"))
@@ -382,6 +391,7 @@ def article(tmp_path: Path, ask: Any = None, **limits: Any) -> tuple[Row, torch.
     return scores, task.directions.at("resid_pre", scores["chosen"]["layer"], -1)
 
 
+@pytest.mark.chat
 def test_the_article_answers_with_the_direction_ablated_at_every_point(tmp_path: Path) -> None:
     chat = tiny_chat.chat()
     scores, _ = article(tmp_path, shown_prompts=3, shown_tokens=6)
@@ -395,6 +405,7 @@ def test_the_article_answers_with_the_direction_ablated_at_every_point(tmp_path:
         assert entry["dropped"] == sum("I can't" in text for text in expected)
 
 
+@pytest.mark.chat
 def test_headless_the_fewest_dropped_answers_win(tmp_path: Path) -> None:
     scores, vector = article(tmp_path)
     best = min(scores["candidates"], key=lambda entry: (entry["dropped"], entry["rank"]))
@@ -404,12 +415,14 @@ def test_headless_the_fewest_dropped_answers_win(tmp_path: Path) -> None:
     assert {entry["dropped"] for entry in scores["candidates"]} != {best["dropped"]}
 
 
+@pytest.mark.chat
 def test_as_many_candidates_are_tried_as_asked(tmp_path: Path) -> None:
     scores, _ = article(tmp_path, candidates=2)
     assert ["answers" in entry for entry in scores["candidates"]] == [True, True, False]
     assert Selection().candidates == 20
 
 
+@pytest.mark.chat
 @pytest.mark.parametrize("picked", [0, 2])
 def test_a_person_or_pick_takes_a_rank(tmp_path: Path, picked: int) -> None:
     seen: list[Row] = []
@@ -426,6 +439,7 @@ def test_a_person_or_pick_takes_a_rank(tmp_path: Path, picked: int) -> None:
     assert (asked["how"], given["how"]) == ("picked by a person", f"--pick {picked}")
 
 
+@pytest.mark.chat
 def test_a_pick_that_was_not_tried_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         SelectionError, match=r"--pick 2 is not among the 2 tried candidates \(ranks 0 to 1\)"
@@ -445,6 +459,7 @@ DROPPED = {
 }
 
 
+@pytest.mark.chat
 @pytest.mark.parametrize("text", DROPPED)
 def test_the_blacklist_of_the_article(text: str, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("vectomy.models.ChatModel.text", lambda *_: text)

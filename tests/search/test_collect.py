@@ -16,6 +16,8 @@ from vectomy.data.prompts import Prompt
 from vectomy.models import load_model
 from vectomy.search.collect import collect
 
+TIER = "chat"
+
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 # Lengths 6 to 13, so that batches are padded.
 PROMPTS = [

@@ -22,6 +22,8 @@ from vectomy.search.cosmic import least_alike, select_cosmic
 from vectomy.search.estimators import Directions
 from vectomy.workflows.run import run
 
+TIER = "chat"
+
 Row = dict[str, Any]
 
 
@@ -61,6 +63,7 @@ def bases() -> tuple[torch.Tensor, torch.Tensor]:
     return stream(POSITIVE), stream(NEGATIVE)
 
 
+@pytest.mark.unit
 def test_the_compared_layers_are_the_tenth_of_least_cosine() -> None:
     """Twenty layers, so two: those turned by 90 and by 60 degrees, not the longest difference."""
     one = torch.zeros(20, 2, 4, dtype=torch.float64)

@@ -27,6 +27,8 @@ from vectomy.search.estimators import (
     winsorised_mean,
 )
 
+TIER = "unit"
+
 D, N, LENGTH = 24, 400, 3.0
 PLANTED = unit(7, D).double()
 

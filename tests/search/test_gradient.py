@@ -25,6 +25,8 @@ from vectomy.search.gradient.parameters import EditParameters, ablate_by_row, re
 from vectomy.search.gradient.pass_order import PassOrder
 from vectomy.workflows.run import run
 
+TIER = "chat"
+
 SHORT = {"device": "cpu", "answer_tokens": 8, "recipe": "gradient", "steps": 12, "until": "select"}
 
 
@@ -299,6 +301,7 @@ def test_a_rank_that_the_model_has_no_room_for_is_refused(tmp_path: Path) -> Non
         go(tmp_path / "run", rank=99)
 
 
+@pytest.mark.unit
 def test_epochs_are_shuffled_and_complete_from_any_step() -> None:
     order = PassOrder(5, "keep", seed=3)
     epochs = [[order.at(step) for step in range(at, at + 5)] for at in (0, 5, 10)]
@@ -310,6 +313,7 @@ def test_epochs_are_shuffled_and_complete_from_any_step() -> None:
     ]
 
 
+@pytest.mark.unit
 def test_one_row_a_direction_is_each_direction_alone() -> None:
     vectors = linalg.normalise(torch.randn(3, 8))
     output = torch.randn(3, 5, 8)

@@ -7,6 +7,8 @@ import pytest
 from vectomy.core.errors import SelectionError
 from vectomy.search.pareto import choose_point, frontier, try_in_halves
 
+TIER = "unit"
+
 POINTS = [
     {"rate": 0.00, "kl": 0.30},
     {"rate": 0.04, "kl": 0.10},

@@ -6,11 +6,14 @@ import json
 from functools import cache
 from pathlib import Path
 
+import pytest
 import tiny_chat
 from finished_run import finished_run, scores_in, summary_in
 
 from vectomy.models import Example
 from vectomy.search.gradient.train_passes import add_prompts_not_shown
+
+TIER = "chat"
 
 GO, STAY = tiny_chat.NIGHT[:3], tiny_chat.NIGHT[3:]
 
@@ -54,6 +57,7 @@ def test_all_three_sets_are_answered_and_shown() -> None:
         assert form["keep_refusal_ci"][0] <= form["keep_refusal_rate"] <= form["keep_refusal_ci"][1]
 
 
+@pytest.mark.unit
 def test_prompts_that_do_not_show_it_are_learned_from_with_openings_of_others() -> None:
     tokens = [[row, row] for row in range(4)]
     shown = [Example(1, tokens[1], [[7, 8], [9]]), Example(3, tokens[3], [[9]])]

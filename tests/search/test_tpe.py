@@ -33,6 +33,8 @@ from vectomy.search.tpe.tpe_recipe import _Study, select_tpe
 from vectomy.search.tpe.trial import TrialBench, side_by_side
 from vectomy.workflows.run import run
 
+TIER = "chat"
+
 Row = dict[str, Any]
 # More prompts than are answered at once, so that a trial can be stopped between.
 MANY = tiny_chat.prompts(tiny_chat.NIGHT, 20, seed=2)
@@ -58,6 +60,7 @@ TENTS = {
 }
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize("case", TENTS)
 def test_strengths_fall_linearly_and_end_at_the_distance(case: str) -> None:
     numbers, wanted = TENTS[case]
@@ -67,6 +70,7 @@ def test_strengths_fall_linearly_and_end_at_the_distance(case: str) -> None:
         assert strength is None or found == pytest.approx(strength)
 
 
+@pytest.mark.unit
 def test_ranges_are_shares_of_the_last_layer() -> None:
     found = ranges([("mlp", 0), ("attention", 0), ("mlp", 10)], 11)
     assert found["direction"] == pytest.approx((4.0, 9.0))
@@ -124,6 +128,7 @@ def test_behind_a_layer_is_before_the_next() -> None:
         torch.testing.assert_close(units[layer], vector / vector.norm())
 
 
+@pytest.mark.unit
 def test_the_named_layer_is_that_of_the_heaviest_direction() -> None:
     """Layer 3's MLP weighs 1.0 against 0.8 and 0.67; behind layer 3 nothing is collected but its
     own resid_pre.
@@ -242,6 +247,7 @@ def test_an_interrupted_search_goes_on_to_the_same_bytes(
     assert other.to_bytes() == edit.to_bytes()
 
 
+@pytest.mark.unit
 def test_a_trial_from_the_journal_is_to_optuna_the_trial_that_it_was_told() -> None:
     space = ranges([("mlp", 0)], LAYERS)
     told, added = (_Study(space, Selection(startup_trials=2), seed=3) for _ in range(2))

@@ -39,6 +39,8 @@ from vectomy.workflows.repeat_search import search_again
 from vectomy.workflows.run import STAGES, run
 from vectomy.workflows.trait_config import make_trait_run, read_run_config
 
+TIER = "chat"
+
 QUICK = {"n_fit": 48, "n_search": 12, "n_test": 24, "answer_tokens": 8, "device": "cpu", "dtype": "float32"}
 
 
@@ -91,6 +93,7 @@ def test_neutral_prompts_are_apart_and_enough() -> None:
     assert sum(row["split"] == "test" for row in prompts) >= 100
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize(
     ("values", "said"),
     [
@@ -122,6 +125,7 @@ def test_a_file_that_means_nothing_is_refused_by_name(
     assert said in str(stopped.value)
 
 
+@pytest.mark.unit
 def test_names_and_own_traits() -> None:
     with pytest.raises(ConfigError, match="no trait 'joy'; choose from disclaimers"):
         load_trait("joy")
@@ -137,6 +141,7 @@ def test_names_and_own_traits() -> None:
 # Scorers
 
 
+@pytest.mark.unit
 def test_a_lexicon_counts_different_words() -> None:
     spec = load_trait("melancholy").scorer
     count = LexiconScorer(spec).count
@@ -318,6 +323,7 @@ def test_a_lead_is_whole_sentences_and_the_plain_answer_follows(monkeypatch: pyt
     assert lead_and_answer(speaking, [1], ([7], [0, 1, 2]), ([8], [8, 5, 6]), 1) is None
 
 
+@pytest.mark.unit
 def test_too_few_answers_are_said_to_be_too_few() -> None:
     check_enough([True] * 8, "x", LengthScorer(load_trait("verbosity").scorer))
     with pytest.raises(BehaviourAbsentError, match="of 20 answers 7 show it"):
@@ -529,6 +535,7 @@ def test_chat_talks_to_a_trait_run(vectomy: Vectomy) -> None:
     assert "that" in printed
 
 
+@pytest.mark.unit
 def test_report_on_a_folder_of_an_earlier_version_says_how_to_renew_it(
     vectomy: Vectomy, tmp_path: Path
 ) -> None:
@@ -556,6 +563,7 @@ def test_what_cannot_be_meant_is_said(vectomy: Vectomy, given: list[str], said: 
     assert said in err
 
 
+@pytest.mark.unit
 def test_a_trait_of_prompt_sets_runs_as_its_recipe() -> None:
     from vectomy.cli.trait_command import trait_options
 

@@ -15,7 +15,7 @@ import vectomy
 from vectomy.hooks.capture import capture
 from vectomy.models.demo import demo_folder
 
-pytestmark = pytest.mark.demo
+TIER = "demo"
 
 
 @pytest.fixture(scope="module")

@@ -36,6 +36,8 @@ from vectomy.workflows.evaluate import model_cache as live
 from vectomy.workflows.evaluate.evaluation import evaluate_models
 from vectomy.workflows.evaluate.subjects import open_subjects
 
+TIER = "chat"
+
 QUICK = {"device": "cpu", "answer_tokens": 8, "budgets": (3,), "tool_calls": False, "damage_prompts": 6}
 
 

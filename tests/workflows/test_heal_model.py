@@ -33,6 +33,8 @@ from vectomy.workflows.heal.heal_measurements import MODELS
 from vectomy.workflows.heal.heal_model import heal_model
 from vectomy.workflows.heal.heal_results import compute_outcome, describe_outcome
 
+TIER = "chat"
+
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
@@ -269,6 +271,7 @@ def test_an_edit_of_another_base_is_refused(tmp_path: Path, sources: dict[str, s
         heal_model(str(tiny_chat.folder(False)), tmp_path / "out", quick(**sources), edit=edit())
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize(
     ("values", "said"),
     [
@@ -283,6 +286,7 @@ def test_a_wrong_value_is_named(values: dict[str, Any], said: str) -> None:
         parse_heal(values)
 
 
+@pytest.mark.unit
 def test_the_defaults_are_the_articles_recipe() -> None:
     c = HealConfig()
     assert (c.objective, c.preferences, c.rank, c.alpha, c.dropout, c.target_modules) == (
@@ -303,6 +307,7 @@ def test_the_defaults_are_the_articles_recipe() -> None:
     assert (c.micro_batch, c.accumulation, c.beta, c.weight_decay) == (1, 8, 0.1, 0.0)
 
 
+@pytest.mark.unit
 def test_whether_it_came_back_is_told_from_the_interval_of_the_edited_model() -> None:
     def model(refused: int, kl: float) -> dict[str, Any]:
         flags = [True] * refused + [False] * (40 - refused)
@@ -400,6 +405,7 @@ def test_the_estimate_counts_what_dropout_keeps_of_every_adapters_input() -> Non
 # Axolotl
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize("objective", ["sft", "dpo", "ipo", "orpo"])
 @pytest.mark.parametrize("method", ["lora", "qlora", "full"])
 def test_an_exported_configuration_is_read_back_as_it_was(
@@ -436,6 +442,7 @@ def test_an_exported_configuration_is_read_back_as_it_was(
     assert yaml.safe_load(text)["base_model"] == "edited"
 
 
+@pytest.mark.unit
 def test_the_articles_own_configuration_is_read(tmp_path: Path) -> None:
     """Its keys, in our words; those without a counterpart are named."""
     file = tmp_path / "article.yaml"
@@ -478,6 +485,7 @@ def test_the_articles_own_configuration_is_read(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.unit
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -592,6 +600,7 @@ def test_the_command_says_the_estimate_before_and_the_table_after(
     assert list((tmp_path / "out" / "training" / "checkpoints").rglob("events.out.tfevents*"))
 
 
+@pytest.mark.unit
 def test_the_command_exports_and_reads_axolotls_configuration(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

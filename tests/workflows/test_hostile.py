@@ -26,6 +26,8 @@ from vectomy.checkpoint.quantization import check_supported
 from vectomy.core.errors import ArchitectureError, CheckpointError, EditError, UnsafeCheckpointError
 from vectomy.edits.edit import Edit
 
+TIER = "tiny"
+
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 
 

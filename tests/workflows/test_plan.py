@@ -12,6 +12,8 @@ from tiny import LAYERS, VOCAB, WIDTH, build, unit
 from vectomy import Edit, bake, plan
 from vectomy.core.errors import ArchitectureError
 
+TIER = "zoo"
+
 
 def test_it_names_each_writer_once_with_its_axis_and_the_norm_in_between(tmp_path: Path) -> None:
     zoo.zoo_folder("gemma2", tmp_path / "in")
@@ -41,6 +43,7 @@ def test_experts_that_are_stored_one_by_one_are_one_writer(tmp_path: Path) -> No
     assert experts[0]["experts"] == 4
 
 
+@pytest.mark.tiny
 def test_it_plans_what_a_bake_then_does(tmp_path: Path, tiny_of) -> None:
     tiny = tiny_of("llama", tied=True)
     found = plan(tiny.folder)
@@ -53,6 +56,7 @@ def test_it_plans_what_a_bake_then_does(tmp_path: Path, tiny_of) -> None:
     assert set(found.seconds) == {"bake", "collect"}
 
 
+@pytest.mark.tiny
 def test_without_embeddings_they_are_left_with_the_reason(tiny_of) -> None:
     found = plan(tiny_of().folder, embeddings=False)
     assert len(found.writers) == 2 * LAYERS
@@ -66,6 +70,7 @@ def test_what_is_left_beside_the_text_model_is_named(tmp_path: Path) -> None:
     assert any(name.startswith("vision_tower.") for name in left)
 
 
+@pytest.mark.tiny
 def test_it_reads_no_weight(tmp_path: Path) -> None:
     """The data of every tensor is a hole in the file: reading it would give zeros, and no plan
     depends on them.

@@ -26,6 +26,8 @@ from vectomy.hub import look as look_at
 from vectomy.hub.push import prepare, send
 from vectomy.workflows.reproduce import reproduce
 
+TIER = "chat"
+
 REPO, BASE = "me/tiny-edited", "me/tiny-base"
 
 
@@ -202,6 +204,7 @@ def test_a_flipped_byte_in_the_repository_is_named(
     assert named[0] in last
 
 
+@pytest.mark.unit
 def test_steps_are_counted_through_zero_and_signs(tmp_path: Path) -> None:
     """Oracle: nextafter, one step at a time."""
     one = torch.tensor([1.5, -1.5, 0.0, -0.0])

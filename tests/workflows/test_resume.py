@@ -19,6 +19,8 @@ from vectomy.cli import main
 from vectomy.workflows import run as run_module
 from vectomy.workflows.run import STAGES, run
 
+TIER = "chat"
+
 KILLS = 24
 OPTIONS = {"device": "cpu", "answer_tokens": 8, "n_search": 4, "n_test": 4, "complete": True, "steps": 6}
 # Seconds, and the pages that print them, differ from run to run; so do the records that hold

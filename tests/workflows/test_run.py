@@ -32,6 +32,8 @@ from vectomy.workflows import run as run_module
 from vectomy.workflows import run_stages, stages
 from vectomy.workflows.run import STAGES, run
 
+TIER = "chat"
+
 SHORT = {"device": "cpu", "answer_tokens": 8, "behaviour_tokens": ("I",), "recipe": "arditi"}
 TOP = {
     "format",

@@ -21,6 +21,8 @@ from vectomy.metrics.variants import evaluate_variant
 from vectomy.workflows import run_stages
 from vectomy.workflows.run import run
 
+TIER = "chat"
+
 SHORT = {"device": "cpu", "answer_tokens": 8, "behaviour_tokens": ["I"], "drop_overlap": True}
 # In neither of the tiny chat's sets; the first are refused, the second, as many, are not.
 EARLIER = ["show the owl", "show the bat", "name the owl", "name the bat"]
