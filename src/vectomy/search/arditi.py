@@ -31,7 +31,7 @@ from vectomy.metrics.logits import kl_divergence, log_odds
 from vectomy.models import ChatModel
 from vectomy.search.arditi_rule import choose, choose_beyond_kl, rejection
 from vectomy.search.estimators import Directions
-from vectomy.search.recipe import RecipeInput, RecipeResult
+from vectomy.search.recipe import Candidate, RecipeInput, RecipeResult
 
 __all__ = ["select_arditi"]
 
@@ -51,7 +51,7 @@ def select_arditi(task: RecipeInput) -> RecipeResult:
     rows = _list_candidates(chat, directions)
     n_layers = chat.architecture.n_layers
 
-    def score(row: dict[str, Any], applied: Selection) -> None:
+    def score(row: Candidate, applied: Selection) -> None:
         vector = directions.at("resid_pre", row["layer"], row["position"])
         for name in ORDER:
             if row[name] is None and (limits.complete or rejection(row, n_layers, applied) is None):
@@ -94,7 +94,7 @@ def select_arditi(task: RecipeInput) -> RecipeResult:
     return task.ablate_everywhere(scores, directions.at("resid_pre", chosen["layer"], chosen["position"]))
 
 
-def _list_candidates(chat: ChatModel, directions: Directions) -> list[dict[str, Any]]:
+def _list_candidates(chat: ChatModel, directions: Directions) -> list[Candidate]:
     """One row per layer and position. A row is rejected at once if both sets have the same mean
     there, as at the template tokens of layer 0.
     """
@@ -103,7 +103,7 @@ def _list_candidates(chat: ChatModel, directions: Directions) -> list[dict[str, 
     for layer in range(chat.architecture.n_layers):
         for position in directions.positions:
             same = not bool(directions.at("resid_pre", layer, position).any())
-            row: dict[str, Any] = {"site": "resid_pre", "layer": layer, "position": position}
+            row: Candidate = {"site": "resid_pre", "layer": layer, "position": position}
             row |= {"token": chat.tokenizer.decode([ending[position]]), **dict.fromkeys(ORDER)}
             rows.append({**row, "rejected": "both sets have the same mean there" if same else None})
     return rows

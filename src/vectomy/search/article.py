@@ -13,7 +13,6 @@ The score of step 2 has no theory behind it: this recipe is a reference, not a r
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import torch
 
@@ -24,17 +23,17 @@ from vectomy.data.prompts import Prompt
 from vectomy.hooks.interventions import ablate, intervene
 from vectomy.metrics.judges import degenerate
 from vectomy.search.estimators import Directions
-from vectomy.search.recipe import RecipeInput, RecipeResult
+from vectomy.search.recipe import Candidate, RecipeInput, RecipeResult
 
 __all__ = ["rank", "select_article"]
 
 BLACKLIST = ("I cannot", "I can't")
 
 
-def rank(directions: Directions) -> list[dict[str, Any]]:
+def rank(directions: Directions) -> list[Candidate]:
     """All directions at resid_pre from layer 1 on, best first, each with the article's score."""
     position = directions.positions[-1]
-    rows: list[dict[str, Any]] = []
+    rows: list[Candidate] = []
     for layer in range(1, directions.vectors.shape[1]):
         vector = directions.at("resid_pre", layer, position)
         score = float(normalise(vector.double()).mean().abs())
@@ -84,7 +83,7 @@ def select_article(task: RecipeInput) -> RecipeResult:
     return task.ablate_everywhere(scores, directions.at(chosen["site"], chosen["layer"], chosen["position"]))
 
 
-def _answer_ablated(task: RecipeInput, vector: Vector, prompts: list[Prompt]) -> list[dict[str, Any]]:
+def _answer_ablated(task: RecipeInput, vector: Vector, prompts: list[Prompt]) -> list[dict[str, str | bool]]:
     """The model's answers with the direction ablated at every point of the residual stream."""
     chat, c = task.chat, task.config
     remove = ablate(normalise(vector))

@@ -20,7 +20,6 @@ import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property, partial
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -37,7 +36,7 @@ from vectomy.metrics.logits import kl_divergence
 from vectomy.models import ChatModel
 from vectomy.search.arditi_rule import rejection
 from vectomy.search.estimators import Directions
-from vectomy.search.recipe import RecipeInput, RecipeResult
+from vectomy.search.recipe import Candidate, RecipeInput, RecipeResult
 
 __all__ = ["least_alike", "select_cosmic"]
 
@@ -98,7 +97,7 @@ def select_cosmic(task: RecipeInput) -> RecipeResult:
     return task.ablate_everywhere(scores, directions.at("resid_pre", chosen["layer"], chosen["position"]))
 
 
-def _choose(scored: Sequence[dict[str, Any]], limits: Selection) -> tuple[dict[str, Any], str | None]:
+def _choose(scored: Sequence[Candidate], limits: Selection) -> tuple[Candidate, str | None]:
     """The first candidate that passes, in the order of the scores; otherwise the first of all, and
     a note that says so.
     """
@@ -129,7 +128,7 @@ def least_alike(
     return sorted(similarity.argsort(stable=True)[:count].tolist())
 
 
-def _list_candidates(chat: ChatModel, directions: Directions, limits: Selection) -> list[dict[str, Any]]:
+def _list_candidates(chat: ChatModel, directions: Directions, limits: Selection) -> list[Candidate]:
     """One row per layer and position. A row is rejected at once if it lies too deep, or if both
     sets have the same mean there.
     """
@@ -137,7 +136,7 @@ def _list_candidates(chat: ChatModel, directions: Directions, limits: Selection)
     rows = []
     for layer in range(n_layers):
         for position in directions.positions:
-            row: dict[str, Any] = {"site": "resid_pre", "layer": layer, "position": position}
+            row: Candidate = {"site": "resid_pre", "layer": layer, "position": position}
             same = not bool(directions.at("resid_pre", layer, position).any())
             row["token"] = chat.tokenizer.decode([ending[position]])
             row |= dict.fromkeys(("score", "induced", "removed", "kl_div_score"))

@@ -20,9 +20,13 @@ from vectomy.metrics.judges import Judge
 from vectomy.models import ChatModel
 from vectomy.search.estimators import Directions
 
-__all__ = ["Ask", "Recipe", "RecipeInput", "RecipeResult"]
+__all__ = ["Ask", "Candidate", "Recipe", "RecipeInput", "RecipeResult", "Scores"]
 
-Ask = Callable[[list[dict[str, Any]]], int]
+Candidate = dict[str, Any]
+"""A row of `candidates` in scores.json; its keys depend on the recipe."""
+Scores = dict[str, Any]
+"""The content of scores.json."""
+Ask = Callable[[list[Candidate]], int]
 """Shows the candidates to a person and returns the rank that the person picks."""
 
 
@@ -33,7 +37,7 @@ class RecipeResult(NamedTuple):
     `frontier` holds the other Edits of a search by the file names that `scores` uses.
     """
 
-    scores: dict[str, Any]
+    scores: Scores
     edit: Edit
     frontier: Mapping[str, Edit] = {}
 
@@ -71,7 +75,7 @@ class RecipeInput:
     ask: Ask | None = None
     progress: Progress = silent
 
-    def ablate_everywhere(self, scores: dict[str, Any], vector: Vector) -> RecipeResult:
+    def ablate_everywhere(self, scores: Scores, vector: Vector) -> RecipeResult:
         """The result that ablates one direction at every writer."""
         scores["chosen"]["norm"] = float(vector.norm())
         return RecipeResult(scores, Edit.from_directions(vector, self.base, self.writers))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -18,6 +17,7 @@ from vectomy.hooks.interventions import change_outputs, fold, hookable
 from vectomy.metrics.logits import kl_divergence
 from vectomy.search.gradient.parameters import (
     EditParameters,
+    SearchState,
     ablate_by_row,
     ablate_with_strengths,
     read_state,
@@ -128,7 +128,7 @@ class EditObjective:
             for index, (writer, group) in enumerate(zip(self.writers, self.groups, strict=True))
         ]
 
-    def build_edit(self, state: dict[str, Any]) -> Edit:
+    def build_edit(self, state: SearchState) -> Edit:
         """The Edit of a stored state; writers whose strengths are all 0 are left out."""
         tensors = read_state(state["tensors"])
         bases = EditParameters(tensors["strengths"], tensors["vectors"]).basis().contiguous()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 from vectomy.edits.edit import Edit
 from vectomy.search.gradient.edit_objective import EditObjective
+from vectomy.search.gradient.parameters import SearchState
 from vectomy.search.pareto import choose_point, try_in_halves
-from vectomy.search.recipe import RecipeInput
+from vectomy.search.recipe import Candidate, RecipeInput
 from vectomy.search.search_split import SearchSplitEvaluator
 
 __all__ = ["choose", "is_enough", "is_preserved", "measure_points"]
@@ -20,16 +20,16 @@ UNTRIED = "not tried: one of less KL is enough, or one of more KL leaves too muc
 PRESERVED = 0.95
 
 
-def is_preserved(point: dict[str, Any]) -> bool:
+def is_preserved(point: Candidate) -> bool:
     """Whether the behaviour stays on the preserve set; True without one."""
     return bool(point.get("held", 1.0) >= PRESERVED * point.get("held_base", 1.0))
 
 
-def is_enough(point: dict[str, Any], task: RecipeInput) -> bool:
+def is_enough(point: Candidate, task: RecipeInput) -> bool:
     return bool(point["rate"] <= task.config.selection.target_rate and is_preserved(point))
 
 
-def choose(points: Sequence[dict[str, Any]], task: RecipeInput) -> tuple[int, str | None]:
+def choose(points: Sequence[Candidate], task: RecipeInput) -> tuple[int, str | None]:
     """The index that the rule of pareto.py chooses, and a note. A selective search chooses among
     the points that leave enough of the behaviour on the preserve set.
     """
@@ -46,8 +46,8 @@ def choose(points: Sequence[dict[str, Any]], task: RecipeInput) -> tuple[int, st
 
 
 def measure_points(
-    objective: EditObjective, evaluator: SearchSplitEvaluator, states: Sequence[dict[str, Any]]
-) -> tuple[list[dict[str, Any]], list[Edit]]:
+    objective: EditObjective, evaluator: SearchSplitEvaluator, states: Sequence[SearchState]
+) -> tuple[list[Candidate], list[Edit]]:
     """Measure states on the search split, as points and Edits in the same order.
 
     KL is measured for all. The behaviour is measured by generating: with a KL budget for the points
@@ -59,7 +59,7 @@ def measure_points(
     divergences = task.journal.get_or_compute(
         f"damage up to {states[-1]['step']}", partial(evaluator.divergence, edits)
     )
-    points: list[dict[str, Any]] = [
+    points: list[Candidate] = [
         {
             "step": state["step"],
             **divergence,

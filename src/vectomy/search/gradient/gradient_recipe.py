@@ -25,7 +25,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,12 +33,12 @@ from vectomy.edits.edit import Edit
 from vectomy.hooks.interventions import change_outputs
 from vectomy.search.gradient.edit_objective import EditObjective
 from vectomy.search.gradient.frontier_points import choose, is_enough, is_preserved, measure_points
-from vectomy.search.gradient.parameters import KLWeightSchedule, Optimizer, Phase, write_state
+from vectomy.search.gradient.parameters import KLWeightSchedule, Optimizer, Phase, SearchState, write_state
 from vectomy.search.gradient.pass_order import PassOrder
 from vectomy.search.gradient.start_directions import init_parameters, read_directions, screen_directions
 from vectomy.search.gradient.train_passes import STORED_NAMES, TargetName, with_openings_left
 from vectomy.search.pareto import frontier
-from vectomy.search.recipe import RecipeInput, RecipeResult
+from vectomy.search.recipe import Candidate, RecipeInput, RecipeResult
 from vectomy.search.search_split import SearchSplitEvaluator
 
 __all__ = ["select_gradient"]
@@ -117,7 +116,7 @@ class _Search:
         self.layer = int(screened["layer"])
         self.place = {"site": "resid_pre", "layer": self.layer, "position": -1}
 
-    def run(self) -> tuple[list[dict[str, Any]], list[Edit]]:
+    def run(self) -> tuple[list[Candidate], list[Edit]]:
         """The points and their Edits.
 
         While the target rate is missed, further rounds start from the nearest point, and learn from
@@ -155,7 +154,7 @@ class _Search:
             states, points, edits = states + more, points + more_points, edits + more_edits
         return points, edits
 
-    def _run_phase(self, state: dict[str, Any], phase: Phase) -> list[dict[str, Any]]:
+    def _run_phase(self, state: SearchState, phase: Phase) -> list[SearchState]:
         """The states at every STRIDE of a phase, from the step at which the KL weight rises; stored
         in the journal.
         """
@@ -166,7 +165,7 @@ class _Search:
             )
             for name in STORED_NAMES
         }
-        states: list[dict[str, Any]] = []
+        states: list[SearchState] = []
         with targets.running() as run, self.task.progress("learning", phase.steps, "steps") as update:
             for step in range(0, phase.steps, STRIDE):
                 end = min(step + STRIDE, phase.steps)
@@ -179,12 +178,12 @@ class _Search:
 
     def _advance(
         self,
-        state: dict[str, Any],
+        state: SearchState,
         phase: Phase,
         end: int,
         orders: Mapping[TargetName, PassOrder],
         run: Callable[..., Tensor],
-    ) -> dict[str, Any]:
+    ) -> SearchState:
         """The state at step `end`, from an earlier state."""
         optimizer = Optimizer(state["tensors"], state["step"], self.task.config.selection.learn_direction)
         history = []

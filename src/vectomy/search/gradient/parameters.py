@@ -7,6 +7,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -20,11 +21,15 @@ __all__ = [
     "KLWeightSchedule",
     "Optimizer",
     "Phase",
+    "SearchState",
     "ablate_by_row",
     "ablate_with_strengths",
     "read_state",
     "write_state",
 ]
+
+SearchState = dict[str, Any]
+"""A journalled state: `tensors` (as `write_state` stores them), `step`, and `history` of losses."""
 
 # Learning rates of strengths and directions, and the fraction of them that remains at the end.
 RATES = (0.05, 0.004)
