@@ -1,0 +1,157 @@
+"""evaluation.json and completions.jsonl of `vectomy evaluate` (docs/evaluation-json.md)."""
+
+from __future__ import annotations
+
+from vectomy.core.results.json_record import JsonObject, JsonRecord, Named, Number, Rows
+from vectomy.core.results.result_parts import (
+    GivenAnswer,
+    JudgeRecord,
+    PairedTest,
+    Rate,
+    TaskScore,
+    Version,
+)
+
+__all__ = [
+    "ConditionNumbers",
+    "EvaluatedSet",
+    "EvaluatedSubject",
+    "EvaluationCompletion",
+    "EvaluationResults",
+    "PartNumbers",
+    "PromptType",
+    "SetNumbers",
+    "SubjectNumbers",
+    "TextPerplexity",
+    "ToolCallNumbers",
+    "Turn",
+]
+
+
+class EvaluatedSubject(JsonRecord):
+    """What is compared: the base, another model, an edit or a control."""
+
+    name: str | None = None
+    kind: str | None = None
+    source: str | None = None
+    of: str | None = None
+    """The subject that it is compared with."""
+    strength: Number | None = None
+    sha256: str | None = None
+    note: str | None = None
+
+
+class PromptType(JsonRecord):
+    """Prompts of one type in a set."""
+
+    name: str | None = None
+    label: str | None = None
+    count: int | None = None
+
+
+class EvaluatedSet(JsonRecord):
+    """A prompt set; `sha256` is of the prompts that were measured."""
+
+    name: str | None = None
+    source: str | None = None
+    sha256: str | None = None
+    count: int | None = None
+    types: Rows[PromptType] = ()
+
+
+class PartNumbers(JsonRecord):
+    """A subject on a set, or on the prompts of one label, type or token budget in it. KL and
+    cross-entropy are in nats.
+    """
+
+    label: str | None = None
+    refusal: Rate = Rate()
+    degenerate: Rate = Rate()
+    kl_first_token: Number | None = None
+    kl_per_token: Number | None = None
+    ce_own_answers: Number | None = None
+
+
+class SetNumbers(PartNumbers):
+    """A subject on a whole set."""
+
+    verdicts: Named[Number] = {}
+    by_label: Named[PartNumbers] = {}
+    by_type: Named[PartNumbers] = {}
+    by_budget: Named[PartNumbers] = {}
+    """By the number of tokens after which the answer is cut off, as text."""
+    against_base: PairedTest | None = None
+    length_mean: Number | None = None
+    """Tokens of an answer."""
+    length_ratio: Number | None = None
+    repeated_share: Number | None = None
+
+
+class TextPerplexity(JsonRecord):
+    """Of a text, in nats a token and as perplexity."""
+
+    nats_per_token: Number | None = None
+    perplexity: Number | None = None
+    tokens: int | None = None
+
+
+class ConditionNumbers(JsonRecord):
+    """Prompts after an earlier exchange, or at the end of a long text of `tokens` tokens."""
+
+    refusal: Rate = Rate()
+    degenerate: Rate = Rate()
+    answered: Rate = Rate()
+    tokens: int | None = None
+
+
+class ToolCallNumbers(JsonRecord):
+    """Answers that call the tool with arguments that fit its schema."""
+
+    valid: Rate = Rate()
+
+
+class SubjectNumbers(JsonRecord):
+    """Everything measured of one subject."""
+
+    sets: Named[SetNumbers] = {}
+    perplexity: Named[TextPerplexity] = {}
+    multi_turn: ConditionNumbers | None = None
+    long_context: ConditionNumbers | None = None
+    tool_calls: ToolCallNumbers | None = None
+    capability: Named[TaskScore] = {}
+
+
+class EvaluationResults(JsonRecord):
+    """evaluation.json."""
+
+    format: str | None = None
+    version: int | None = None
+    behaviour: str | None = None
+    command: str | None = None
+    base: str | None = None
+    """The subject that others are compared with."""
+    judge: JudgeRecord = JudgeRecord()
+    settings: JsonObject = {}
+    versions: Named[Version] = {}
+    subjects: Rows[EvaluatedSubject] = ()
+    sets: Rows[EvaluatedSet] = ()
+    seconds: Named[Number] = {}
+    results: Named[SubjectNumbers] = {}
+
+
+class Turn(JsonRecord):
+    """An earlier turn of a conversation."""
+
+    role: str | None = None
+    content: str | None = None
+
+
+class EvaluationCompletion(JsonRecord):
+    """The answers of all subjects to one prompt."""
+
+    set: str | None = None
+    type: str | None = None
+    label: str | None = None
+    prompt: str | None = None
+    history: Rows[Turn] = ()
+    answers: Named[GivenAnswer] = {}

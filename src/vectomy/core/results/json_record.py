@@ -1,0 +1,93 @@
+"""The base of everything that is written as JSON: objects with named and typed fields.
+
+A record that was read is written back with the keys it had, those that this version does not know
+included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Self, TypeVar
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    JsonValue,
+    StrictFloat,
+    StrictInt,
+    ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+)
+
+from vectomy.core.errors import ArtifactError
+
+__all__ = ["JsonObject", "JsonRecord", "Named", "Number", "Numbers", "Rows"]
+
+JsonObject = dict[str, JsonValue]
+Number = StrictInt | StrictFloat
+"""As it was written: 1 stays 1 and does not become 1.0."""
+
+T = TypeVar("T")
+
+
+def _without_nulls(value: object) -> object:
+    """Null and absent say the same: not measured."""
+    if isinstance(value, Mapping):
+        return {key: inner for key, inner in value.items() if inner is not None}
+    return [inner for inner in value if inner is not None] if isinstance(value, list | tuple) else value
+
+
+def _numbers_alone(value: object) -> object:
+    if not isinstance(value, list | tuple):
+        return value
+    return [inner for inner in value if isinstance(inner, int | float) and not isinstance(inner, bool)]
+
+
+Named = Annotated[dict[str, T], BeforeValidator(_without_nulls)]
+"""Values by name, without those that are null."""
+Rows = Annotated[tuple[T, ...], BeforeValidator(_without_nulls)]
+"""A JSON array, without what is null."""
+Numbers = Annotated[tuple[Number, ...], BeforeValidator(_numbers_alone)]
+"""The numbers of a JSON array; NaN and infinite ones are among them."""
+
+
+class JsonRecord(BaseModel):
+    """A JSON object. Every field has a default, so that files of older versions are read too.
+
+    A value of another type than its field's counts as absent: one spoilt number does not take the
+    rest of a file away.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True, protected_namespaces=())
+
+    @field_validator("*", mode="wrap")
+    @classmethod
+    def _absent_if_of_another_type(
+        cls, value: object, handler: ValidatorFunctionWrapHandler, info: ValidationInfo
+    ) -> object:
+        try:
+            return handler(value)
+        except ValidationError:
+            field = cls.model_fields[str(info.field_name)]
+            return field.get_default(call_default_factory=True, validated_data={})
+
+    @classmethod
+    def from_json(cls, value: object) -> Self:
+        """Read a parsed JSON object; this is the one place where absent keys get their defaults.
+
+        Raises:
+            ArtifactError: `value` is no JSON object.
+        """
+        if not isinstance(value, Mapping):
+            raise ArtifactError(
+                f"{cls.__name__} is a JSON object, not {type(value).__name__}; write the file again with the "
+                "command that made it"
+            )
+        return cls.model_validate(value)
+
+    def to_json(self) -> JsonObject:
+        """The object with the fields that were read or given, in the order of the class."""
+        return self.model_dump(mode="json", exclude_unset=True)

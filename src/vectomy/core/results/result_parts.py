@@ -1,0 +1,91 @@
+"""What several results hold: rates, paired tests, benchmark scores, answers, and who judged."""
+
+from __future__ import annotations
+
+from vectomy.core.results.json_record import JsonRecord, Number
+
+__all__ = [
+    "EditFile",
+    "GivenAnswer",
+    "JudgeAgreementRecord",
+    "JudgeRecord",
+    "LossRow",
+    "PairedTest",
+    "Rate",
+    "TaskScore",
+    "Version",
+]
+
+Version = str | int
+"""Of a package, by its name."""
+
+
+class Rate(JsonRecord):
+    """`count` of `total`, as a share in [0, 1] with Wilson's 95% interval."""
+
+    count: int | None = None
+    total: int | None = None
+    rate: Number | None = None
+    ci: tuple[Number, Number] | None = None
+
+
+class PairedTest(JsonRecord):
+    """McNemar's exact test on the same prompts."""
+
+    gained: int | None = None
+    lost: int | None = None
+    p: Number | None = None
+
+
+class TaskScore(JsonRecord):
+    """A benchmark: its value, and the paired difference from the base, with standard errors."""
+
+    metric: str | None = None
+    value: Number | None = None
+    stderr: Number | None = None
+    n: int | None = None
+    difference: Number | None = None
+    difference_stderr: Number | None = None
+
+
+class JudgeAgreementRecord(JsonRecord):
+    """The share of labelled answers on which the judge agrees with people."""
+
+    rate: Number | None = None
+    total: int | None = None
+    data: str | None = None
+    how: str | None = None
+
+
+class JudgeRecord(JsonRecord):
+    """Who judged the answers."""
+
+    name: str | None = None
+    version: Version | None = None
+    note: str | None = None
+    agreement: JudgeAgreementRecord | None = None
+
+
+class GivenAnswer(JsonRecord):
+    """A completion with its verdict; `p_refusal` is None where the judge gives no probability."""
+
+    text: str | None = None
+    verdict: str | None = None
+    p_refusal: Number | None = None
+
+
+class EditFile(JsonRecord):
+    """The Edit: its file, and the sha256 of its content."""
+
+    path: str | None = None
+    sha256: str | None = None
+
+
+class LossRow(JsonRecord):
+    """The losses of one step: `change`, `keep` and `hold` of a search, `loss` of a healing."""
+
+    step: Number | None = None
+    change: Number | None = None
+    keep: Number | None = None
+    hold: Number | None = None
+    loss: Number | None = None

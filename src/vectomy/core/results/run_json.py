@@ -1,0 +1,155 @@
+"""summary.json and completions.jsonl of `vectomy run`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from vectomy.core.results.json_record import JsonObject, JsonRecord, Named, Number, Rows
+from vectomy.core.results.result_parts import EditFile, GivenAnswer, JudgeRecord, Rate, Version
+from vectomy.core.results.search_json import DirectionPlace
+
+__all__ = [
+    "ContrastRecord",
+    "FormMetrics",
+    "RateName",
+    "ReceiptRecord",
+    "RunCompletion",
+    "RunResults",
+    "StrengthRange",
+]
+
+RateName = Literal["refusal", "harmless_refusal", "keep_refusal"]
+
+
+class FormMetrics(JsonRecord):
+    """The base, or one form of the edit, on the test prompts. KL and cross-entropy are in nats."""
+
+    refusal_rate: Number | None = None
+    refusal_count: int | None = None
+    refusal_total: int | None = None
+    refusal_ci: tuple[Number, Number] | None = None
+    harmless_refusal_rate: Number | None = None
+    harmless_refusal_count: int | None = None
+    harmless_refusal_total: int | None = None
+    harmless_refusal_ci: tuple[Number, Number] | None = None
+    keep_refusal_rate: Number | None = None
+    keep_refusal_count: int | None = None
+    keep_refusal_total: int | None = None
+    keep_refusal_ci: tuple[Number, Number] | None = None
+    degenerate_rate: Number | None = None
+    kl_first_token: Number | None = None
+    kl_per_token: Number | None = None
+    ce_own_answers: Number | None = None
+    max_projection: Number | None = None
+
+    def rate(self, name: RateName) -> Rate:
+        """The rate `name` with its count and interval."""
+        return Rate(
+            rate=getattr(self, f"{name}_rate"),
+            count=getattr(self, f"{name}_count"),
+            total=getattr(self, f"{name}_total"),
+            ci=getattr(self, f"{name}_ci"),
+        )
+
+    @property
+    def has_preserve_set(self) -> bool:
+        """Whether prompts to keep were among those measured."""
+        return "keep_refusal_rate" in self.model_fields_set
+
+
+class ContrastRecord(JsonRecord):
+    """Where the prompts came from, and how many were used by side and split."""
+
+    positive: str | None = None
+    positive_search: str | None = None
+    positive_test: str | None = None
+    negative: str | None = None
+    negative_search: str | None = None
+    negative_test: str | None = None
+    keep: str | None = None
+    keep_search: str | None = None
+    keep_test: str | None = None
+    sources: Named[JsonObject] = {}
+    counts: Named[Named[int]] = {}
+
+    def source(self, side: str, split: str) -> str:
+        """The source of a split; without one of its own it was cut from the fit source."""
+        return str(getattr(self, f"{side}_{split}", None) or getattr(self, side) or "")
+
+
+class StrengthRange(JsonRecord):
+    """The strengths of an edit that has one for each writer."""
+
+    lowest: Number | None = None
+    highest: Number | None = None
+    writers: int | None = None
+    directions: int | None = None
+    shared: bool | None = True
+    """All writers are edited along the same directions."""
+
+
+class ReceiptRecord(JsonRecord):
+    """What baking changed, and what is left of the directions, measured on the checkpoint."""
+
+    edited: Rows[str] = ()
+    left: Rows[tuple[str, str]] = ()
+    """Writers that are not edited, each with the reason."""
+    parameters: int | None = None
+    notes: Rows[str] = ()
+    rounding: Named[Number] = {}
+    residue: Named[Number] = {}
+    projection: tuple[Number | None, ...] | None = None
+    """Largest |r.x| / |x| of the stream: before the first block, then behind each layer."""
+    max_projection: Number | None = None
+    how: str | None = None
+    failures: Rows[str] = ()
+
+
+class RunResults(JsonRecord):
+    """summary.json of a run. Of an Edit made by hand, as much of it as is known."""
+
+    format: str | None = None
+    version: int | None = None
+    model: str | None = None
+    base_model: str | None = None
+    license: str | dict[str, str] | None = None
+    """Of the base: its name, or the keys that a card's front matter gives it."""
+    behaviour: str | None = None
+    recipe: str | None = None
+    estimator: str | None = None
+    seed: int | None = None
+    command: str | None = None
+    versions: Named[Version] = {}
+    contrast: ContrastRecord = ContrastRecord()
+    settings: JsonObject = {}
+    judge: JudgeRecord = JudgeRecord()
+    base: FormMetrics = FormMetrics()
+    edited: FormMetrics = FormMetrics()
+    """The baked form where there is one, else the hooks."""
+    forms: Named[FormMetrics] = {}
+    direction: DirectionPlace | None = None
+    strength: Number | StrengthRange | None = None
+    notes: Rows[str] = ()
+    receipt: ReceiptRecord | None = None
+    stages: Named[Number] = {}
+    """Seconds by stage."""
+    edit: EditFile = EditFile()
+    checkpoint: str | None = None
+    safety: str | None = None
+
+
+class RunCompletion(JsonRecord):
+    """The answers of the base and of each form of the edit to a test prompt."""
+
+    set: str | None = None
+    prompt: str | None = None
+    base: GivenAnswer | None = None
+    hooks: GivenAnswer | None = None
+    lora: GivenAnswer | None = None
+    baked: GivenAnswer | None = None
+
+    @property
+    def answers(self) -> dict[str, GivenAnswer]:
+        """By form, those that answered."""
+        given = {"base": self.base, "hooks": self.hooks, "lora": self.lora, "baked": self.baked}
+        return {form: answer for form, answer in given.items() if answer is not None}

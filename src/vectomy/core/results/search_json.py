@@ -1,0 +1,157 @@
+"""scores.json and separation.json of a run: the candidates of the search, and the two prompt sets
+along the chosen direction.
+"""
+
+from __future__ import annotations
+
+from vectomy.core.results.json_record import JsonObject, JsonRecord, Named, Number, Numbers, Rows
+from vectomy.core.results.result_parts import LossRow
+
+__all__ = [
+    "Candidate",
+    "CandidateAnswer",
+    "DirectionPlace",
+    "LayerSeparation",
+    "PrincipalPlane",
+    "SearchResults",
+    "Separation",
+    "WriterStrengths",
+]
+
+
+class DirectionPlace(JsonRecord):
+    """Where in the residual stream a direction was read."""
+
+    site: str | None = None
+    layer: int | None = None
+    position: int | None = None
+    """Of the token, from the end of the prompt: -1 is the last."""
+    token: str | None = None
+    norm: Number | None = None
+    step: int | None = None
+    """Of the search that learned the edit: the step that it was taken at."""
+
+
+class CandidateAnswer(JsonRecord):
+    """An answer with a candidate direction ablated; `dropped` if it is a refusal."""
+
+    prompt: str | None = None
+    completion: str | None = None
+    dropped: bool | None = None
+
+
+class Candidate(DirectionPlace):
+    """A direction with its scores, or a whole edit (`step` or `number`) with its measures."""
+
+    rejected: str | None = None
+    """Why it is out of the choice."""
+    refusal_score: Number | None = None
+    steering_score: Number | None = None
+    kl_div_score: Number | None = None
+    score: Number | None = None
+    induced: Number | None = None
+    removed: Number | None = None
+    rank: int | None = None
+    dropped: int | None = None
+    answers: Rows[CandidateAnswer] = ()
+    number: int | None = None
+    """Of the trial."""
+    kl: Number | None = None
+    kl_first_token: Number | None = None
+    rate: Number | None = None
+    """Share of the positive search prompts on which the behaviour is left."""
+    held: Number | None = None
+    """Share of the prompts to keep on which the behaviour is left; `held_base` is the base's."""
+    held_base: Number | None = None
+    writers: int | None = None
+    edit: str | None = None
+
+    @property
+    def is_direction(self) -> bool:
+        """It lies at a layer; otherwise it is a whole edit."""
+        return "layer" in self.model_fields_set
+
+    @property
+    def is_step(self) -> bool:
+        """It is an edit that a search had learned after so many steps."""
+        return "step" in self.model_fields_set
+
+    @property
+    def passed(self) -> bool:
+        """arditi's filters let it through, or the article's recipe let it answer."""
+        return not self.rejected if "rejected" in self.model_fields_set else bool(self.answers)
+
+
+class WriterStrengths(JsonRecord):
+    """The strengths of one writer, one for each direction; the layer is None in front of the first
+    block.
+    """
+
+    layer: int | None = None
+    component: str | None = None
+    strengths: Numbers = ()
+
+
+class SearchResults(JsonRecord):
+    """scores.json: every candidate of a recipe, and the one that was chosen."""
+
+    recipe: str | None = None
+    candidates: Rows[Candidate] = ()
+    frontier: Rows[Candidate] = ()
+    """Edits of which no other is better in both behaviour and KL."""
+    chosen: DirectionPlace | None = None
+    trial: int | None = None
+    """The number of the chosen candidate of a search by trials."""
+    baseline: Named[Number] = {}
+    thresholds: JsonObject = {}
+    how: str | None = None
+    note: str | None = None
+    compared_layers: tuple[int, ...] = ()
+    strengths: Rows[WriterStrengths] = ()
+    history: Rows[LossRow] = ()
+
+    @property
+    def is_of_edits(self) -> bool:
+        """Whether the candidates are whole edits, not directions that lie at a layer."""
+        return bool(self.candidates) and not any(one.is_direction for one in self.candidates)
+
+    @property
+    def chosen_number(self) -> int | None:
+        """The step or the trial of the chosen edit."""
+        if self.chosen is not None and "step" in self.chosen.model_fields_set:
+            return self.chosen.step
+        return self.trial
+
+
+class LayerSeparation(JsonRecord):
+    """Projections of both sets on the direction at one layer."""
+
+    layer: int = 0
+    positive_mean: Number | None = None
+    positive_std: Number | None = None
+    negative_mean: Number | None = None
+    negative_std: Number | None = None
+    auroc: Number | None = None
+
+
+class PrincipalPlane(JsonRecord):
+    """Prompts on the first two principal components of both sets together."""
+
+    positive: Rows[tuple[Number | None, ...]] = ()
+    negative: Rows[tuple[Number | None, ...]] = ()
+    explained: tuple[Number | None, ...] = ()
+    """Share of the variance by component."""
+    direction: tuple[Number | None, ...] = ()
+    """The cosines of the direction with both."""
+
+
+class Separation(JsonRecord):
+    """separation.json: the two prompt sets projected on the chosen direction."""
+
+    site: str | None = None
+    layer: int | None = None
+    position: int | None = None
+    layers: Rows[LayerSeparation] = ()
+    pca: PrincipalPlane | None = None
+    positive: Numbers = ()
+    negative: Numbers = ()

@@ -1,0 +1,72 @@
+"""Results as typed records: what is read is written back key by key, and old files are read."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from invented_evaluation import an_evaluation, evaluated_completions
+from invented_run import (
+    a_separation,
+    a_summary,
+    arditi_scores,
+    article_scores,
+    cosmic_scores,
+    gradient_scores,
+    searched_summary,
+    some_completions,
+    tpe_scores,
+)
+
+from vectomy.core.errors import ArtifactError
+from vectomy.core.results import (
+    EvaluationCompletion,
+    EvaluationResults,
+    RunCompletion,
+    RunResults,
+    SearchResults,
+    Separation,
+)
+from vectomy.core.results.json_record import JsonRecord
+
+FILES: list[tuple[type[JsonRecord], dict[str, Any]]] = [
+    (RunResults, a_summary()),
+    (RunResults, searched_summary(gradient_scores("selective"))),
+    (Separation, a_separation()),
+    *((SearchResults, s) for s in (arditi_scores(), article_scores(), cosmic_scores())),
+    *((SearchResults, s) for s in (gradient_scores(), gradient_scores("selective", 3), tpe_scores())),
+    *((RunCompletion, row) for row in some_completions()[:2]),
+    (EvaluationResults, an_evaluation()),
+    *((EvaluationCompletion, row) for row in evaluated_completions()[:2]),
+]
+
+
+@pytest.mark.parametrize(("kind", "value"), FILES)
+def test_what_is_read_is_written_back(kind: type[JsonRecord], value: dict[str, Any]) -> None:
+    written = kind.from_json(value).to_json()
+    assert json.dumps(written, sort_keys=True) == json.dumps(value, sort_keys=True)
+
+
+def test_an_old_file_without_newer_keys_is_read_and_stays_as_it_was() -> None:
+    old = a_summary()
+    for key in ("judge", "receipt", "notes", "license", "contrast"):
+        old.pop(key, None)
+    results = RunResults.from_json(old)
+    assert (results.judge.name, results.receipt, results.notes, results.license) == (None, None, (), None)
+    assert results.contrast.source("positive", "test") == ""
+    assert json.dumps(results.to_json(), sort_keys=True) == json.dumps(old, sort_keys=True)
+
+
+def test_keys_of_a_newer_version_are_kept() -> None:
+    assert RunResults.from_json({"model": "demo", "later": [1]}).to_json() == {"model": "demo", "later": [1]}
+
+
+def test_one_spoilt_number_takes_nothing_else_away() -> None:
+    results = RunResults.from_json({"base": {"refusal_rate": "x", "kl_per_token": 0.5}})
+    assert (results.base.refusal_rate, results.base.kl_per_token) == (None, 0.5)
+
+
+def test_a_list_is_no_result() -> None:
+    with pytest.raises(ArtifactError, match="RunResults is a JSON object, not list"):
+        RunResults.from_json([])
