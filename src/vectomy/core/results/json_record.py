@@ -6,8 +6,8 @@ included.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Self, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -17,8 +17,6 @@ from pydantic import (
     StrictFloat,
     StrictInt,
     ValidationError,
-    ValidationInfo,
-    ValidatorFunctionWrapHandler,
     field_validator,
 )
 
@@ -31,6 +29,7 @@ Number = StrictInt | StrictFloat
 """As it was written: 1 stays 1 and does not become 1.0."""
 
 T = TypeVar("T")
+Record = TypeVar("Record", bound="JsonRecord")
 
 
 def _without_nulls(value: object) -> object:
@@ -66,7 +65,7 @@ class JsonRecord(BaseModel):
     @field_validator("*", mode="wrap")
     @classmethod
     def _absent_if_of_another_type(
-        cls, value: object, handler: ValidatorFunctionWrapHandler, info: ValidationInfo
+        cls, value: object, handler: Callable[[object], object], info: Any
     ) -> object:
         try:
             return handler(value)
@@ -75,7 +74,7 @@ class JsonRecord(BaseModel):
             return field.get_default(call_default_factory=True, validated_data={})
 
     @classmethod
-    def from_json(cls, value: object) -> Self:
+    def from_json(cls: type[Record], value: object) -> Record:
         """Read a parsed JSON object; this is the one place where absent keys get their defaults.
 
         Raises:
