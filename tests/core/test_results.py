@@ -30,6 +30,8 @@ from vectomy.core.results import (
 )
 from vectomy.core.results.json_record import JsonRecord
 
+TIER = "unit"
+
 FILES: list[tuple[type[JsonRecord], dict[str, Any]]] = [
     (RunResults, a_summary()),
     (RunResults, searched_summary(gradient_scores("selective"))),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from vectomy.core.results.json_record import JsonRecord, Named, Number, Rows
 
 __all__ = [
@@ -45,7 +47,7 @@ class ComparedEdit(JsonRecord):
 
     sha256: str | None = None
     operations: int | None = None
-    strengths: Named[tuple[Number, ...]] = {}
+    strengths: Named[tuple[Number, ...]] = Field(default_factory=dict)
 
 
 class ReproducedValues(JsonRecord):

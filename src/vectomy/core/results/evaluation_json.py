@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from vectomy.core.results.json_record import JsonObject, JsonRecord, Named, Number, Rows
 from vectomy.core.results.result_parts import (
     GivenAnswer,
@@ -75,10 +77,10 @@ class PartNumbers(JsonRecord):
 class SetNumbers(PartNumbers):
     """A subject on a whole set."""
 
-    verdicts: Named[Number] = {}
-    by_label: Named[PartNumbers] = {}
-    by_type: Named[PartNumbers] = {}
-    by_budget: Named[PartNumbers] = {}
+    verdicts: Named[Number] = Field(default_factory=dict)
+    by_label: Named[PartNumbers] = Field(default_factory=dict)
+    by_type: Named[PartNumbers] = Field(default_factory=dict)
+    by_budget: Named[PartNumbers] = Field(default_factory=dict)
     """By the number of tokens after which the answer is cut off, as text."""
     against_base: PairedTest | None = None
     length_mean: Number | None = None
@@ -113,12 +115,12 @@ class ToolCallNumbers(JsonRecord):
 class SubjectNumbers(JsonRecord):
     """Everything measured of one subject."""
 
-    sets: Named[SetNumbers] = {}
-    perplexity: Named[TextPerplexity] = {}
+    sets: Named[SetNumbers] = Field(default_factory=dict)
+    perplexity: Named[TextPerplexity] = Field(default_factory=dict)
     multi_turn: ConditionNumbers | None = None
     long_context: ConditionNumbers | None = None
     tool_calls: ToolCallNumbers | None = None
-    capability: Named[TaskScore] = {}
+    capability: Named[TaskScore] = Field(default_factory=dict)
 
 
 class EvaluationResults(JsonRecord):
@@ -131,12 +133,12 @@ class EvaluationResults(JsonRecord):
     base: str | None = None
     """The subject that others are compared with."""
     judge: JudgeRecord = JudgeRecord()
-    settings: JsonObject = {}
-    versions: Named[Version] = {}
+    settings: JsonObject = Field(default_factory=dict)
+    versions: Named[Version] = Field(default_factory=dict)
     subjects: Rows[EvaluatedSubject] = ()
     sets: Rows[EvaluatedSet] = ()
-    seconds: Named[Number] = {}
-    results: Named[SubjectNumbers] = {}
+    seconds: Named[Number] = Field(default_factory=dict)
+    results: Named[SubjectNumbers] = Field(default_factory=dict)
 
 
 class Turn(JsonRecord):
@@ -154,4 +156,4 @@ class EvaluationCompletion(JsonRecord):
     label: str | None = None
     prompt: str | None = None
     history: Rows[Turn] = ()
-    answers: Named[GivenAnswer] = {}
+    answers: Named[GivenAnswer] = Field(default_factory=dict)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from vectomy.core.results.json_record import JsonObject, JsonRecord, Named, Number, Rows
 from vectomy.core.results.result_parts import (
     GivenAnswer,
@@ -31,14 +33,14 @@ class HealedEdit(JsonRecord):
     """The Edit whose damage was healed, and what it says of itself."""
 
     sha256: str | None = None
-    about: JsonObject = {}
+    about: JsonObject = Field(default_factory=dict)
 
 
 class HealingRows(JsonRecord):
     """The rows learned on, and those left out by the reason."""
 
     pairs: int | None = None
-    left_out: Named[int] = {}
+    left_out: Named[int] = Field(default_factory=dict)
     seconds_per_token: Number | None = None
 
 
@@ -93,7 +95,7 @@ class HealedNumbers(JsonRecord):
     kl_first_token: Number | None = None
     kl_per_token: Number | None = None
     ce_own_answers: Number | None = None
-    capability: Named[TaskScore] = {}
+    capability: Named[TaskScore] = Field(default_factory=dict)
 
 
 class HealingOutcome(JsonRecord):
@@ -104,7 +106,7 @@ class HealingOutcome(JsonRecord):
     the edited model's interval.
     """
 
-    recovered: dict[str, Number | None] = {}
+    recovered: dict[str, Number | None] = Field(default_factory=dict)
     came_back: bool | None = None
     allowed: Number | None = None
     paired: PairedTest | None = None
@@ -118,7 +120,7 @@ class HealingResults(JsonRecord):
     behaviour: str | None = None
     model: str | None = None
     command: str | None = None
-    config: JsonObject = {}
+    config: JsonObject = Field(default_factory=dict)
     edit: HealedEdit | None = None
     rows: HealingRows = HealingRows()
     training: TrainingRecord | None = None
@@ -128,18 +130,16 @@ class HealingResults(JsonRecord):
     judge: JudgeRecord = JudgeRecord()
     models: Rows[str] = ()
     """Names of the models in their order: before the edit, after it, after healing."""
-    measures: Named[HealedNumbers] = {}
+    measures: Named[HealedNumbers] = Field(default_factory=dict)
     outcome: HealingOutcome = HealingOutcome()
     sentence: str | None = None
-    seconds: Named[Number] = {}
-    versions: Named[Version] = {}
+    seconds: Named[Number] = Field(default_factory=dict)
+    versions: Named[Version] = Field(default_factory=dict)
 
     @property
     def measured(self) -> dict[str, HealedNumbers]:
         """The numbers by model in the order of `models`: a file has its keys sorted."""
-        return {
-            name: self.measures[name] for name in self.models or self.measures if name in self.measures
-        }
+        return {name: self.measures[name] for name in self.models or self.measures if name in self.measures}
 
 
 class HealingCompletion(JsonRecord):
@@ -147,4 +147,4 @@ class HealingCompletion(JsonRecord):
 
     set: str | None = None
     prompt: str | None = None
-    answers: Named[GivenAnswer] = {}
+    answers: Named[GivenAnswer] = Field(default_factory=dict)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
+
 from vectomy.core.results.json_record import JsonObject, JsonRecord, Named, Number, Rows
 from vectomy.core.results.result_parts import EditFile, GivenAnswer, JudgeRecord, Rate, Version
 from vectomy.core.results.search_json import DirectionPlace
@@ -69,8 +71,8 @@ class ContrastRecord(JsonRecord):
     keep: str | None = None
     keep_search: str | None = None
     keep_test: str | None = None
-    sources: Named[JsonObject] = {}
-    counts: Named[Named[int]] = {}
+    sources: Named[JsonObject] = Field(default_factory=dict)
+    counts: Named[Named[int]] = Field(default_factory=dict)
 
     def source(self, side: str, split: str) -> str:
         """The source of a split; without one of its own it was cut from the fit source."""
@@ -96,8 +98,8 @@ class ReceiptRecord(JsonRecord):
     """Writers that are not edited, each with the reason."""
     parameters: int | None = None
     notes: Rows[str] = ()
-    rounding: Named[Number] = {}
-    residue: Named[Number] = {}
+    rounding: Named[Number] = Field(default_factory=dict)
+    residue: Named[Number] = Field(default_factory=dict)
     projection: tuple[Number | None, ...] | None = None
     """Largest |r.x| / |x| of the stream: before the first block, then behind each layer."""
     max_projection: Number | None = None
@@ -119,19 +121,19 @@ class RunResults(JsonRecord):
     estimator: str | None = None
     seed: int | None = None
     command: str | None = None
-    versions: Named[Version] = {}
+    versions: Named[Version] = Field(default_factory=dict)
     contrast: ContrastRecord = ContrastRecord()
-    settings: JsonObject = {}
+    settings: JsonObject = Field(default_factory=dict)
     judge: JudgeRecord = JudgeRecord()
     base: FormMetrics = FormMetrics()
     edited: FormMetrics = FormMetrics()
     """The baked form where there is one, else the hooks."""
-    forms: Named[FormMetrics] = {}
+    forms: Named[FormMetrics] = Field(default_factory=dict)
     direction: DirectionPlace | None = None
     strength: Number | StrengthRange | None = None
     notes: Rows[str] = ()
     receipt: ReceiptRecord | None = None
-    stages: Named[Number] = {}
+    stages: Named[Number] = Field(default_factory=dict)
     """Seconds by stage."""
     edit: EditFile = EditFile()
     checkpoint: str | None = None

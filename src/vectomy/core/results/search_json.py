@@ -4,6 +4,8 @@ along the chosen direction.
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from vectomy.core.results.json_record import JsonObject, JsonRecord, Named, Number, Numbers, Rows
 from vectomy.core.results.result_parts import LossRow
 
@@ -102,8 +104,8 @@ class SearchResults(JsonRecord):
     chosen: DirectionPlace | None = None
     trial: int | None = None
     """The number of the chosen candidate of a search by trials."""
-    baseline: Named[Number] = {}
-    thresholds: JsonObject = {}
+    baseline: Named[Number] = Field(default_factory=dict)
+    thresholds: JsonObject = Field(default_factory=dict)
     how: str | None = None
     note: str | None = None
     compared_layers: tuple[int, ...] = ()

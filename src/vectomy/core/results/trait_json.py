@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from vectomy.core.results.json_record import JsonObject, JsonRecord, Named, Number, Rows
 from vectomy.core.results.result_parts import EditFile, Rate, Version
 
@@ -76,9 +78,9 @@ class TraitResults(JsonRecord):
     model: str | None = None
     behaviour: str | None = None
     trait: TraitRecord = TraitRecord()
-    settings: JsonObject = {}
+    settings: JsonObject = Field(default_factory=dict)
     scorer: ScorerRecord = ScorerRecord()
-    prompts: Named[int] = {}
+    prompts: Named[int] = Field(default_factory=dict)
     chosen: ChosenStrength = ChosenStrength()
     forms: Rows[TraitForm] = ()
     damage: TraitDivergence = TraitDivergence()
@@ -87,5 +89,5 @@ class TraitResults(JsonRecord):
     edit: TraitEditFile = TraitEditFile()
     checkpoint: str | None = None
     command: str | None = None
-    seconds: Named[Number] = {}
-    versions: Named[Version] = {}
+    seconds: Named[Number] = Field(default_factory=dict)
+    versions: Named[Version] = Field(default_factory=dict)
