@@ -16,6 +16,7 @@ from vectomy.core.results.result_parts import (
 
 __all__ = [
     "ConditionNumbers",
+    "EarlierTurn",
     "EvaluatedSet",
     "EvaluatedSubject",
     "EvaluationCompletion",
@@ -26,7 +27,6 @@ __all__ = [
     "SubjectNumbers",
     "TextPerplexity",
     "ToolCallNumbers",
-    "Turn",
 ]
 
 
@@ -141,7 +141,7 @@ class EvaluationResults(JsonRecord):
     results: Named[SubjectNumbers] = Field(default_factory=dict)
 
 
-class Turn(JsonRecord):
+class EarlierTurn(JsonRecord):
     """An earlier turn of a conversation."""
 
     role: str | None = None
@@ -155,5 +155,5 @@ class EvaluationCompletion(JsonRecord):
     type: str | None = None
     label: str | None = None
     prompt: str | None = None
-    history: Rows[Turn] = ()
+    history: Rows[EarlierTurn] = ()
     answers: Named[GivenAnswer] = Field(default_factory=dict)
