@@ -39,12 +39,14 @@ from vectomy.core.results.run_json import (
     ReceiptRecord,
     RunCompletion,
     RunResults,
+    RunTrait,
     StrengthRange,
 )
 from vectomy.core.results.search_json import (
     Candidate,
     DirectionPlace,
     LayerSeparation,
+    PrincipalPlane,
     SearchResults,
     Separation,
 )
@@ -76,6 +78,7 @@ __all__ = [
     "LossRow",
     "PairedTest",
     "PartNumbers",
+    "PrincipalPlane",
     "PromptType",
     "Rate",
     "RateName",
@@ -83,6 +86,7 @@ __all__ = [
     "ReproducedValues",
     "RunCompletion",
     "RunResults",
+    "RunTrait",
     "SearchResults",
     "Separation",
     "SetNumbers",

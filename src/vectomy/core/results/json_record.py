@@ -13,7 +13,6 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
-    JsonValue,
     StrictFloat,
     StrictInt,
     ValidationError,
@@ -21,10 +20,10 @@ from pydantic import (
 )
 
 from vectomy.core.errors import ArtifactError
+from vectomy.core.json_value import JsonObject
 
 __all__ = ["JsonObject", "JsonRecord", "Named", "Number", "Numbers", "Rows"]
 
-JsonObject = dict[str, JsonValue]
 Number = StrictInt | StrictFloat
 """As it was written: 1 stays 1 and does not become 1.0."""
 

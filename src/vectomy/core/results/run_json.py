@@ -17,6 +17,7 @@ __all__ = [
     "ReceiptRecord",
     "RunCompletion",
     "RunResults",
+    "RunTrait",
     "StrengthRange",
 ]
 
@@ -107,6 +108,15 @@ class ReceiptRecord(JsonRecord):
     failures: Rows[str] = ()
 
 
+class RunTrait(JsonRecord):
+    """The trait that an edit of recipe `distill` induces or removes."""
+
+    name: str | None = None
+    operation: str | None = None
+    form: str | None = None
+    writers: int | None = None
+
+
 class RunResults(JsonRecord):
     """summary.json of a run. Of an Edit made by hand, as much of it as is known."""
 
@@ -131,6 +141,7 @@ class RunResults(JsonRecord):
     forms: Named[FormMetrics] = Field(default_factory=dict)
     direction: DirectionPlace | None = None
     strength: Number | StrengthRange | None = None
+    trait: RunTrait | None = None
     notes: Rows[str] = ()
     receipt: ReceiptRecord | None = None
     stages: Named[Number] = Field(default_factory=dict)

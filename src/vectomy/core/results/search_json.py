@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from vectomy.core.json_value import JsonValue
 from vectomy.core.results.json_record import JsonObject, JsonRecord, Named, Number, Numbers, Rows
 from vectomy.core.results.result_parts import LossRow
 
@@ -30,6 +31,8 @@ class DirectionPlace(JsonRecord):
     """Of the token, from the end of the prompt: -1 is the last."""
     token: str | None = None
     norm: Number | None = None
+    strength: Number | None = None
+    """Of a trait's edit: the strength that was chosen."""
     step: int | None = None
     """Of the search that learned the edit: the step that it was taken at."""
 
@@ -98,6 +101,10 @@ class SearchResults(JsonRecord):
     """scores.json: every candidate of a recipe, and the one that was chosen."""
 
     recipe: str | None = None
+    operation: str | None = None
+    """Of a trait: induce or remove."""
+    form: str | None = None
+    examples: JsonValue = None
     candidates: Rows[Candidate] = ()
     frontier: Rows[Candidate] = ()
     """Edits of which no other is better in both behaviour and KL."""

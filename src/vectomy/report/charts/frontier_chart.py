@@ -9,10 +9,10 @@ diamond.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from markupsafe import Markup
 
+from vectomy.core.results import Candidate, JsonObject, SearchResults
 from vectomy.report.charts.svg import Scale, decades, element, figure, linear, logarithmic, text, ticks
 from vectomy.report.tables.numbers import decimal, finite, percent, plain
 from vectomy.report.tables.recipe_terms import kl_name
@@ -39,7 +39,7 @@ class Point:
     chosen: bool
     best: bool
     """On the frontier: no other is better in both."""
-    row: dict[str, Any]
+    row: Candidate
 
     @property
     def told(self) -> str:
@@ -52,20 +52,20 @@ class Point:
         return f"{self.name}: {left}{held}; KL {decimal(self.kl)}"
 
 
-def points(scores: dict[str, Any]) -> list[Point]:
+def points(scores: SearchResults) -> list[Point]:
     """All candidates in their order; `step` or `number` names them."""
-    chosen = (scores.get("chosen") or {}).get("step", scores.get("trial"))
-    best = [found.get("step", found.get("number")) for found in scores.get("frontier") or []]
+    chosen = scores.chosen_number
+    best = [row.step if row.is_step else row.number for row in scores.frontier]
     made = []
-    for at, row in enumerate(scores.get("candidates") or []):
-        number = row.get("step", row.get("number"))
-        rejected = str(row.get("rejected") or "")
+    for at, row in enumerate(scores.candidates):
+        number = row.step if row.is_step else row.number
+        rejected = str(row.rejected or "")
         made.append(
             Point(
-                name=f"{'step' if 'step' in row else 'edit'} {at if number is None else number}",
-                kl=finite(row.get("kl")),
-                rate=None if rejected else finite(row.get("rate")),
-                held=None if rejected else finite(row.get("held")),
+                name=f"{'step' if row.is_step else 'edit'} {at if number is None else number}",
+                kl=finite(row.kl),
+                rate=None if rejected else finite(row.rate),
+                held=None if rejected else finite(row.held),
                 rejected=rejected,
                 chosen=number is not None and number == chosen,
                 best=number in best,
@@ -75,7 +75,7 @@ def points(scores: dict[str, Any]) -> list[Point]:
     return made
 
 
-def frontier_chart(scores: dict[str, Any], settings: dict[str, Any]) -> Markup:
+def frontier_chart(scores: SearchResults, settings: JsonObject) -> Markup:
     """The chart, or an empty string when no candidate has a KL."""
     found = [point for point in points(scores) if point.kl is not None]
     if not found:
@@ -85,13 +85,13 @@ def frontier_chart(scores: dict[str, Any], settings: dict[str, Any]) -> Markup:
     if budget is not None:
         target = None
     base = next(
-        (value for row in (p.row for p in found) if (value := finite(row.get("held_base"))) is not None), None
+        (value for row in (p.row for p in found) if (value := finite(row.held_base)) is not None), None
     )
     shares = [*(p.rate for p in tried), *(p.held for p in found), target, base]
     most = min(1.0, 1.05 * max(share for share in (*shares, 0.1) if share is not None))
     x, marks = _damage_scale([float(p.kl or 0.0) for p in found], budget)
     y = linear((0, most), (BOTTOM, TOP))
-    parts = _frame(x, y, marks, most, kl_name(scores.get("recipe")))
+    parts = _frame(x, y, marks, most, kl_name(scores.recipe))
     parts += _limits(x, y, target, budget, base)
     parts += _line(x, y, sorted((p for p in tried if p.best), key=lambda p: p.kl or 0.0))
     for point in found:
@@ -100,7 +100,7 @@ def frontier_chart(scores: dict[str, Any], settings: dict[str, Any]) -> Markup:
     kls = [point.kl or 0.0 for point in found]
     taken = next((point.told for point in found if point.chosen), "none")
     description = (
-        f"{len(found)} edits measured, the behaviour of {len(tried)} to the end; {kl_name(scores.get('recipe'))} from {decimal(min(kls))} to "
+        f"{len(found)} edits measured, the behaviour of {len(tried)} to the end; {kl_name(scores.recipe)} from {decimal(min(kls))} to "
         f"{decimal(max(kls))} nats. Chosen: {taken}."
     )
     return figure("frontier", "Behaviour left against damage", description, (WIDTH, 222), parts)

@@ -8,11 +8,12 @@ score runs.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from markupsafe import Markup
 
+from vectomy.core.results import Candidate, DirectionPlace
 from vectomy.report.charts.svg import element, figure, text
 from vectomy.report.tables.numbers import decimal, finite, plain
 from vectomy.report.tables.statement import token_text
@@ -35,17 +36,21 @@ class Score:
     logarithmic: bool = False
 
 
-def candidate_name(candidate: dict[str, Any]) -> str:
-    position = f", position {plain(candidate['position'])}" if candidate.get("position") is not None else ""
-    return f"{candidate.get('site')}, layer {candidate.get('layer')}{position}"
+def candidate_name(candidate: DirectionPlace) -> str:
+    position = f", position {plain(candidate.position)}" if candidate.position is not None else ""
+    return f"{candidate.site}, layer {candidate.layer}{position}"
 
 
-def same_candidate(one: dict[str, Any], other: dict[str, Any] | None) -> bool:
-    return other is not None and all(one.get(key) == other.get(key) for key in ("site", "layer", "position"))
+def same_candidate(one: DirectionPlace, other: DirectionPlace | None) -> bool:
+    return other is not None and (one.site, one.layer, one.position) == (
+        other.site,
+        other.layer,
+        other.position,
+    )
 
 
 def heat_map(
-    score: Score, candidates: list[dict[str, Any]], chosen: dict[str, Any] | None, passed: list[bool]
+    score: Score, candidates: Sequence[Candidate], chosen: DirectionPlace | None, passed: list[bool]
 ) -> Markup:
     """One map. `passed` says for each candidate whether it is drawn as a full cell; those without a
     score are dots.
@@ -53,13 +58,13 @@ def heat_map(
     Returns:
         The svg element, or an empty string when no candidate has this score.
     """
-    values = [finite(candidate.get(score.key)) for candidate in candidates]
+    values = [finite(getattr(candidate, score.key)) for candidate in candidates]
     known = [value for value in values if value is not None]
     if not known:
         return Markup("")
     steps = _steps(values, score)
     labels = _row_labels(candidates)
-    layers = [int(candidate["layer"]) for candidate in candidates]
+    layers = [(candidate.layer or 0) for candidate in candidates]
     last = max(layers)
     left = CHARACTER * max(len(label) for label in labels.values()) + 8
     width = 720.0 if last > MANY_LAYERS else 340.0
@@ -74,7 +79,7 @@ def heat_map(
         )
     ring = Markup("")
     for candidate, value, step, full in zip(candidates, values, steps, passed, strict=True):
-        place = left + cell * int(candidate["layer"]), heights[_row(candidate)]
+        place = left + cell * (candidate.layer or 0), heights[_row(candidate)]
         measured = "not measured" if value is None else decimal(value)
         tip = f"{candidate_name(candidate)}: {measured}{_verdict(candidate)}"
         if value is None:
@@ -111,14 +116,13 @@ def _steps(values: list[float | None], score: Score) -> list[int]:
     return steps
 
 
-def _row(candidate: dict[str, Any]) -> tuple[str, int]:
-    position = candidate.get("position")
-    return str(candidate.get("site")), int(position) if position is not None else 0
+def _row(candidate: DirectionPlace) -> tuple[str, int]:
+    return str(candidate.site), candidate.position or 0
 
 
-def _row_labels(candidates: list[dict[str, Any]]) -> dict[tuple[str, int], str]:
+def _row_labels(candidates: Sequence[Candidate]) -> dict[tuple[str, int], str]:
     """Label of each row, in the stream's order; what all rows share is left out."""
-    tokens = {_row(candidate): str(candidate.get("token") or "") for candidate in candidates}
+    tokens = {_row(candidate): str(candidate.token or "") for candidate in candidates}
     order = {"resid_pre": 0, "resid_mid": 1, "resid_post": 2}
     keys = sorted(tokens, key=lambda key: (order.get(key[0], 3), key))
     sites, positions = {key[0] for key in keys}, {key[1] for key in keys}
@@ -132,8 +136,8 @@ def _row_labels(candidates: list[dict[str, Any]]) -> dict[tuple[str, int], str]:
     return labels
 
 
-def _verdict(candidate: dict[str, Any]) -> str:
-    return f" (filtered out: {candidate['rejected']})" if candidate.get("rejected") else ""
+def _verdict(candidate: Candidate) -> str:
+    return f" (filtered out: {candidate.rejected})" if candidate.rejected else ""
 
 
 def _cell(place: tuple[float, float], size: tuple[float, float], step: int, full: bool, tip: str) -> Markup:
@@ -177,10 +181,10 @@ def _legend(known: list[float], score: Score, left: float, width: float) -> list
 
 
 def _layer_axis(
-    last: int, left: float, cell: float, bottom: float, chosen: dict[str, Any] | None
+    last: int, left: float, cell: float, bottom: float, chosen: DirectionPlace | None
 ) -> list[Markup]:
     """Every fifth or tenth layer, and the chosen one in place of those too near to it."""
-    here = None if chosen is None else int(chosen["layer"])
+    here = None if chosen is None else chosen.layer
     step = 5 if last <= MANY_LAYERS else 10
     layers = [i for i in range(0, last + 1, step) if here is None or abs(i - here) * cell >= 20]
     marks = [text(left + cell * (i + 0.5), bottom + 14, i, "tick", "middle") for i in layers]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
+from vectomy.core.results import PartNumbers
 from vectomy.report.charts.svg import element, figure, linear, slug, text
 from vectomy.report.tables.numbers import finite, percent, plain
 from vectomy.report.tables.subject_parts import SubjectResult
@@ -24,7 +25,7 @@ def budgets_of(compared: Sequence[SubjectResult], name: str) -> list[int]:
         {
             int(tokens)
             for subject in compared
-            for tokens in subject.on(name).get("by_budget") or {}
+            for tokens in subject.on(name).by_budget
             if str(tokens).isdecimal()
         }
     )
@@ -37,10 +38,8 @@ def budgets_chart(compared: Sequence[SubjectResult], name: str) -> Markup:
     budgets = budgets_of(compared, name)
     lines = []
     for subject in compared:
-        judged = subject.on(name).get("by_budget") or {}
-        rates = [
-            (at, finite(((judged.get(str(at)) or {}).get("refusal") or {}).get("rate"))) for at in budgets
-        ]
+        judged = subject.on(name).by_budget
+        rates = [(at, finite(judged.get(str(at), PartNumbers()).refusal.rate)) for at in budgets]
         known = [(at, rate) for at, rate in rates if rate is not None]
         if len(known) > 1:
             lines.append((subject, known))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from markupsafe import Markup
 
+from vectomy.core.results import LossRow
 from vectomy.report.charts.svg import decades, element, figure, linear, logarithmic, text, ticks
 from vectomy.report.tables.numbers import decimal, finite, plain
 
@@ -23,15 +23,18 @@ PARTS = (
 )
 
 
-def losses_chart(scores: dict[str, Any], shown: Sequence[tuple[str, str, str]] = PARTS) -> Markup:
-    """The chart of `history`, or an empty string without one; `shown` are keys of its rows, with
-    their names and classes.
+def losses_chart(
+    history: Sequence[LossRow], shown: Sequence[tuple[str, str, str]] = PARTS, taken: float | None = None
+) -> Markup:
+    """The chart of `history`, or an empty string without one; `shown` are fields of its rows, with
+    their names and classes, `taken` the step that was chosen.
     """
-    history = [row for row in scores.get("history") or [] if finite(row.get("step")) is not None]
     lines: dict[str, list[tuple[float, float]]] = {}
     for key, _, _ in shown:
         known = [
-            (float(row["step"]), value) for row in history if (value := finite(row.get(key))) is not None
+            (step, value)
+            for row in history
+            if (step := finite(row.step)) is not None and (value := finite(getattr(row, key))) is not None
         ]
         if known:
             lines[key] = known
@@ -49,7 +52,6 @@ def losses_chart(scores: dict[str, Any], shown: Sequence[tuple[str, str, str]] =
         parts.append(text(LEFT - 5, y(mark) + 3.5, plain(mark), "tick", "end"))
     parts += [text(x(mark), 196, plain(mark), "tick", "middle") for mark in ticks(0, max(last, 1.0), 6)]
     parts.append(text((LEFT + WIDTH - RIGHT) / 2, 212, "step", "axis", "middle"))
-    taken = finite((scores.get("chosen") or {}).get("step"))
     if taken is not None and 0 <= taken <= last + 1:
         tip = element("title", f"chosen: after {plain(taken)} steps")
         parts.append(element("path", tip, d=f"M{x(min(taken, last)):.2f} {TOP}V{BOTTOM}", class_="here"))

@@ -5,11 +5,11 @@ them.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
 
 from markupsafe import Markup
 
+from vectomy.core.results import PrincipalPlane, Separation
 from vectomy.report.charts.svg import element, figure, linear, text, ticks
 from vectomy.report.tables.numbers import decimal, finite, percent, plain
 
@@ -23,12 +23,12 @@ FLAT = 0.05
 ARROW = 52.0
 
 
-def pca_chart(separation: Mapping[str, Any]) -> Markup:
+def pca_chart(separation: Separation) -> Markup:
     """The chart, or an empty string where no plane was recorded. Both axes have one scale, so that
     angles are true.
     """
-    plane = separation.get("pca") or {}
-    sets = {side: _placed(plane.get(side)) for side in ("positive", "negative")}
+    plane = separation.pca or PrincipalPlane()
+    sets = {"positive": _placed(plane.positive), "negative": _placed(plane.negative)}
     every = [place for places in sets.values() for place in places]
     if not every:
         return Markup("")
@@ -44,7 +44,7 @@ def pca_chart(separation: Mapping[str, Any]) -> Markup:
         parts.append(element("path", d=f"M{LEFT} {y(mark):.2f}H{WIDTH - RIGHT}", class_="guide"))
         parts.append(text(LEFT - 5, y(mark) + 3.5, plain(mark), "tick", "end"))
     parts += [text(x(mark), BOTTOM + 14, plain(mark), "tick", "middle") for mark in ticks(*edges[0], 6)]
-    shares = [percent(share) for share in [*(plane.get("explained") or []), None, None][:2]]
+    shares = [percent(share) for share in [*plane.explained, None, None][:2]]
     parts.append(
         text(
             (LEFT + WIDTH - RIGHT) / 2,
@@ -61,7 +61,7 @@ def pca_chart(separation: Mapping[str, Any]) -> Markup:
         parts.append(element("circle", cx=at + 5, cy=10.5, r=3, class_=f"place {side}"))
         parts.append(text(at + 13, 14.5, side, f"label {side} strong"))
         at += 74
-    parts += _arrow(plane.get("direction"), (x(middle[0]), y(middle[1])))
+    parts += _arrow(plane.direction, (x(middle[0]), y(middle[1])))
     parts.append(text(WIDTH - RIGHT, 14.5, f"up: second ({shares[1]})", "label", "end"))
     told = "; ".join(
         f"{side}: {len(places)} prompts, centred at {decimal(_mean(places, 0))}, {decimal(_mean(places, 1))}"
@@ -71,11 +71,11 @@ def pca_chart(separation: Mapping[str, Any]) -> Markup:
     return figure("plane", "Both sets in their principal plane", f"{told}.", (WIDTH, BOTTOM + 40), parts)
 
 
-def _arrow(direction: Any, origin: tuple[float, float]) -> list[Markup]:
+def _arrow(direction: Sequence[float | None], origin: tuple[float, float]) -> list[Markup]:
     """From the middle of all, the part of the direction that lies in the plane, by its cosine with
     it.
     """
-    found = [finite(part) for part in direction or []]
+    found = [finite(part) for part in direction]
     if len(found) != 2 or found[0] is None or found[1] is None or math.hypot(found[0], found[1]) < FLAT:
         return []
     across, up = ARROW * found[0], -ARROW * found[1]
@@ -88,8 +88,8 @@ def _arrow(direction: Any, origin: tuple[float, float]) -> list[Markup]:
     return [element("path", d=tip, class_="pointer behind"), element("path", said, d=tip, class_="pointer")]
 
 
-def _placed(places: Any) -> list[tuple[float, float]]:
-    found = [tuple(finite(value) for value in place) for place in places or [] if len(place) == 2]
+def _placed(places: Sequence[Sequence[float | None]]) -> list[tuple[float, float]]:
+    found = [(finite(place[0]), finite(place[1])) for place in places if len(place) == 2]
     return [(across, up) for across, up in found if across is not None and up is not None]
 
 

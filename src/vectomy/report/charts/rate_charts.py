@@ -4,11 +4,11 @@ tells them apart.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
 
+from vectomy.core.results import LayerSeparation, RateName, RunResults, Separation
 from vectomy.report.charts.svg import Scale, element, figure, linear, text, ticks
 from vectomy.report.tables.numbers import decimal, finite, interval, percent, plain
 from vectomy.report.tables.statement import KEEP, forms, keeps, rate_names
@@ -19,31 +19,31 @@ WIDTH, LEFT, RIGHT = 340.0, 34.0, 8.0
 BINS = 24
 
 
-def intervals(summary: dict[str, Any]) -> Markup:
+def intervals(summary: RunResults) -> Markup:
     """The refusal rates of each form: a dot with its 95% interval, on one scale from 0 to 100%."""
     measured = forms(summary)
     x = linear((0, 1), (58, WIDTH - 14))
-    trait = summary.get("trait")
+    trait = summary.trait
     parts: list[Markup] = []
     told: list[str] = []
     y = 4.0
-    kept = [(KEEP, "prompts to keep", "keep")] if keeps(summary) else []
-    for key, name, side in (
+    sides: list[tuple[RateName, str, str]] = [
         ("refusal", "in its context" if trait else "positive prompts", "positive"),
         ("harmless_refusal", "without its context" if trait else "negative prompts", "negative"),
-        *kept,
-    ):
+    ]
+    if keeps(summary):
+        sides.append((KEEP, "prompts to keep", "keep"))
+    for key, name, side in sides:
         parts.append(text(x(0), y + 9, name, "label strong"))
         y += 24
         for form, metrics in measured.items():
-            rate = finite(metrics.get(f"{key}_rate"))
+            shown = metrics.rate(key)
+            rate = finite(shown.rate)
             parts.append(text(50, y + 3.5, form, "label", "end"))
             parts.append(element("path", d=f"M{x(0):.2f} {y}H{x(1):.2f}", class_="guide"))
             if rate is not None:
-                parts += _whisker(x, y, rate, metrics.get(f"{key}_ci"), f"{side} {form}")
-                told.append(
-                    f"{name}, {form}: {percent(rate)} ({interval(metrics.get(f'{key}_ci')) or 'no interval'})"
-                )
+                parts += _whisker(x, y, rate, shown.ci, f"{side} {form}")
+                told.append(f"{name}, {form}: {percent(rate)} ({interval(shown.ci) or 'no interval'})")
             y += 17
         y += 4
     for share in (0, 0.25, 0.5, 0.75, 1):
@@ -60,22 +60,24 @@ def intervals(summary: dict[str, Any]) -> Markup:
     )
 
 
-def _whisker(x: Scale, y: float, rate: float, bounds: Any, class_: str) -> list[Markup]:
+def _whisker(
+    x: Scale, y: float, rate: float, bounds: tuple[float, float] | None, class_: str
+) -> list[Markup]:
     dot = element("circle", cx=x(rate), cy=y, r=4, class_=f"dot {class_}")
-    if not interval(bounds):
+    if bounds is None or not interval(bounds):
         return [dot]
     low, high = x(bounds[0]), x(bounds[1])
     path = f"M{low:.2f} {y}H{high:.2f}M{low:.2f} {y - 4}v8M{high:.2f} {y - 4}v8"
     return [element("path", d=path, class_=f"whisker {class_}"), dot]
 
 
-def histogram(separation: dict[str, Any]) -> Markup:
+def histogram(separation: Separation) -> Markup:
     """Projections on the direction at the chosen layer: positive prompts above the line, negative
     ones below.
     """
     sets = {
-        side: [value for value in map(finite, separation.get(side) or []) if value is not None]
-        for side in ("positive", "negative")
+        side: [value for value in map(finite, projections) if value is not None]
+        for side, projections in (("positive", separation.positive), ("negative", separation.negative))
     }
     values = sets["positive"] + sets["negative"]
     if not values:
@@ -113,9 +115,9 @@ def histogram(separation: dict[str, Any]) -> Markup:
     return figure("histogram", "Projections at the chosen layer", "; ".join(told) + ".", (WIDTH, 228), parts)
 
 
-def means_by_layer(separation: dict[str, Any]) -> Markup:
+def means_by_layer(separation: Separation) -> Markup:
     """Mean projection of each set by layer, with a band of one standard deviation."""
-    rows = separation.get("layers") or []
+    rows = separation.layers
     points = {side: _points(rows, f"{side}_mean", f"{side}_std") for side in ("positive", "negative")}
     ends = [value for line in points.values() for _, mean, std in line for value in (mean - std, mean + std)]
     if not ends:
@@ -141,9 +143,9 @@ def means_by_layer(separation: dict[str, Any]) -> Markup:
     return figure("means", "Mean projection by layer", told, (WIDTH, 228), parts)
 
 
-def auroc_by_layer(separation: dict[str, Any]) -> Markup:
+def auroc_by_layer(separation: Separation) -> Markup:
     """How often a positive prompt projects higher than a negative one: 0.5 is chance, 1 is always."""
-    rows = separation.get("layers") or []
+    rows = separation.layers
     points = [(layer, value) for layer, value, _ in _points(rows, "auroc", None)]
     if not points:
         return Markup("")
@@ -169,11 +171,11 @@ def auroc_by_layer(separation: dict[str, Any]) -> Markup:
     return figure("auroc", "AUROC by layer", told, (WIDTH, 228), parts)
 
 
-def timings(seconds: Mapping[str, Any] | None) -> dict[str, Any]:
+def timings(seconds: Mapping[str, float]) -> dict[str, object]:
     """The time that each piece took as (name, seconds, bar), the longest having the whole bar; and
     their sum.
     """
-    spent = {str(name): finite(value) or 0.0 for name, value in (seconds or {}).items()}
+    spent = {str(name): finite(value) or 0.0 for name, value in seconds.items()}
     longest = max(spent.values(), default=0.0) or 1.0
     rows = [(name, value, _bar(value / longest)) for name, value in spent.items()]
     return {"timings": rows, "total_seconds": sum(spent.values())}
@@ -187,26 +189,28 @@ def _bar(share: float) -> Markup:
     )
 
 
-def _points(rows: list[dict[str, Any]], value: str, spread: str | None) -> list[tuple[int, float, float]]:
+def _points(
+    rows: Sequence[LayerSeparation], value: str, spread: str | None
+) -> list[tuple[int, float, float]]:
     """(layer, value, spread) of the layers that have the value."""
     found = []
     for row in rows:
-        number = finite(row.get(value))
+        number = finite(getattr(row, value))
         if number is not None:
-            found.append((int(row["layer"]), number, (finite(row.get(spread)) if spread else None) or 0.0))
+            found.append((row.layer, number, (finite(getattr(row, spread)) if spread else None) or 0.0))
     return found
 
 
-def _layer_scale(rows: list[dict[str, Any]]) -> Scale:
-    layers = [int(row["layer"]) for row in rows]
+def _layer_scale(rows: Sequence[LayerSeparation]) -> Scale:
+    layers = [row.layer for row in rows]
     return linear((min(layers), max(layers)), (LEFT + 4, WIDTH - RIGHT - 4))
 
 
 def _frame(
-    rows: list[dict[str, Any]], separation: dict[str, Any], x: Scale, y: Scale, marks: list[float]
+    rows: Sequence[LayerSeparation], separation: Separation, x: Scale, y: Scale, marks: list[float]
 ) -> list[Markup]:
     """Guides with their numbers, the layer axis, and a line at the chosen layer."""
-    layers = [int(row["layer"]) for row in rows]
+    layers = [row.layer for row in rows]
     parts = []
     for mark in marks:
         parts.append(element("path", d=f"M{LEFT} {y(mark):.2f}H{WIDTH - RIGHT}", class_="guide"))
@@ -214,8 +218,8 @@ def _frame(
     step = 5 if max(layers) <= 48 else 10
     parts += [text(x(layer), 196, layer, "tick", "middle") for layer in layers if layer % step == 0]
     parts.append(text((LEFT + WIDTH - RIGHT) / 2, 212, "layer", "axis", "middle"))
-    chosen = separation.get("layer")
-    if chosen in layers:
+    chosen = separation.layer
+    if chosen is not None and chosen in layers:
         line = element(
             "path", element("title", f"chosen: layer {chosen}"), d=f"M{x(chosen):.2f} 22V180", class_="here"
         )

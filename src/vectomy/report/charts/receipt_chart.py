@@ -5,11 +5,10 @@ layer by layer.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
 from markupsafe import Markup
 
+from vectomy.core.results import ReceiptRecord
 from vectomy.report.charts.svg import decades, element, figure, linear, logarithmic, text
 from vectomy.report.tables.numbers import decimal, finite, plain
 
@@ -21,11 +20,11 @@ TOP, BOTTOM = 26.0, 150.0
 LEAST = 1e-9
 
 
-def left_by_layer(receipt: Mapping[str, Any] | None) -> Markup:
+def left_by_layer(receipt: ReceiptRecord | None) -> Markup:
     """A dot for the stream that enters the first block and for what leaves each one; empty where it
     was not measured.
     """
-    shares = [finite(value) for value in (receipt or {}).get("projection") or []]
+    shares = [finite(value) for value in (receipt.projection if receipt else None) or ()]
     known = [(at, value) for at, value in enumerate(shares) if value is not None]
     if not known:
         return Markup("")

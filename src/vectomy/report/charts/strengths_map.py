@@ -8,10 +8,10 @@ sign.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from markupsafe import Markup
 
+from vectomy.core.results import SearchResults
 from vectomy.report.charts.heatmap import CHARACTER, MANY_LAYERS, STEPS
 from vectomy.report.charts.svg import element, figure, text
 from vectomy.report.tables.numbers import decimal, finite, plain
@@ -53,14 +53,13 @@ class Strength:
         return self.component.replace("_", " ") + ("" if self.layer is None else f" of layer {self.layer}")
 
 
-def strengths_of(scores: dict[str, Any]) -> list[Strength]:
+def strengths_of(scores: SearchResults) -> list[Strength]:
     """Writers that are edited, by layer; what is no number is left out."""
     found = []
-    for row in scores.get("strengths") or []:
-        values = tuple(value for value in map(finite, row.get("strengths") or []) if value is not None)
+    for row in scores.strengths:
+        values = tuple(value for value in map(finite, row.strengths) if value is not None)
         if any(values):
-            layer = row.get("layer")
-            found.append(Strength(str(row.get("component")), None if layer is None else int(layer), values))
+            found.append(Strength(str(row.component), row.layer, values))
     return sorted(found, key=lambda one: (-1 if one.layer is None else one.layer, _rank(one.component)))
 
 
@@ -68,7 +67,7 @@ def _rank(component: str) -> tuple[int, str]:
     return (ORDER.index(component) if component in ORDER else len(ORDER), component)
 
 
-def strengths_map(scores: dict[str, Any], layers: int = 0) -> Markup:
+def strengths_map(scores: SearchResults, layers: int = 0) -> Markup:
     """The picture, or an empty string without strengths.
 
     Args:

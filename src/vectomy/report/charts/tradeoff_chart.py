@@ -10,11 +10,11 @@ front.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from markupsafe import Markup
 
+from vectomy.core.results import Rate
 from vectomy.report.charts.scatter import BOTTOM, LEFT, RIGHT, TOP, WIDTH, Axis, Mark, scatter
 from vectomy.report.charts.svg import Scale, decades, linear, logarithmic, ticks
 from vectomy.report.tables.numbers import decimal, finite, interval, percent, plain
@@ -99,12 +99,12 @@ def _damage_scale(marks: Sequence[Mark]) -> tuple[Scale, list[tuple[float, str]]
 
 
 def _kl(subject: SubjectResult, damage: str) -> float | None:
-    known = finite(subject.on(damage).get("kl_per_token"))
+    known = finite(subject.on(damage).kl_per_token)
     return 0.0 if known is None and subject.kind == "base" else known
 
 
-def _interval(rate: Mapping[str, Any]) -> tuple[float, float] | None:
-    bounds = rate.get("ci")
+def _interval(rate: Rate) -> tuple[float, float] | None:
+    bounds = rate.ci
     return (float(bounds[0]), float(bounds[1])) if bounds and interval(bounds) else None
 
 

@@ -5,7 +5,6 @@ compliance, degenerate.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from markupsafe import Markup
 
@@ -28,9 +27,7 @@ SHORT = {
 
 def verdict_mix(compared: Sequence[SubjectResult], name: str) -> Markup:
     """The chart of the set `name`, or an empty string where nobody was measured on it."""
-    known = [
-        (subject, counts) for subject in compared if (counts := _counts(subject.on(name).get("verdicts")))
-    ]
+    known = [(subject, counts) for subject in compared if (counts := _counts(subject.on(name).verdicts))]
     if not known:
         return Markup("")
     left = CHARACTER * max(len(subject.label) for subject, _ in known) + 10
@@ -72,6 +69,6 @@ def verdict_mix(compared: Sequence[SubjectResult], name: str) -> Markup:
     return figure("mix", f"Verdicts on {name}", "; ".join(told) + ".", (WIDTH, bottom + 16), parts)
 
 
-def _counts(verdicts: Mapping[str, Any] | None) -> dict[str, float] | None:
-    counts = {verdict: finite((verdicts or {}).get(verdict)) or 0.0 for verdict in VERDICTS}
+def _counts(verdicts: Mapping[str, float]) -> dict[str, float] | None:
+    counts = {verdict: finite(verdicts.get(verdict)) or 0.0 for verdict in VERDICTS}
     return counts if sum(counts.values()) > 0 else None

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
+from vectomy.core.results import EvaluationCompletion, EvaluationResults, JsonObject
 from vectomy.report.charts.lengths_chart import budgets_chart
 from vectomy.report.charts.rate_charts import timings
 from vectomy.report.charts.tradeoff_chart import over_refusal_chart, tradeoff_chart
@@ -29,7 +29,7 @@ from vectomy.report.templates import html_page
 __all__ = ["render_evaluation"]
 
 
-def render_evaluation(evaluation: dict[str, Any], completions: list[dict[str, Any]]) -> str:
+def render_evaluation(evaluation: JsonObject, completions: Sequence[JsonObject]) -> str:
     """The whole report of `vectomy evaluate`.
 
     Args:
@@ -39,36 +39,27 @@ def render_evaluation(evaluation: dict[str, Any], completions: list[dict[str, An
     Returns:
         Self-contained HTML. Parts whose input is absent are left out or say so.
     """
-    # Null and absent say the same: not measured.
-    evaluation = {key: value if key == "settings" else _measured(value) for key, value in evaluation.items()}
-    found = subjects(evaluation)
-    base = next(
-        (subject for subject in found if subject.name == evaluation.get("base")), found[0] if found else None
-    )
+    results = EvaluationResults.from_json(evaluation)
+    found = subjects(results)
+    base = next((subject for subject in found if subject.name == results.base), found[0] if found else None)
     return html_page(
         "evaluation.html.jinja",
-        evaluation=evaluation,
-        behaviour=str(evaluation.get("behaviour") or "behaviour"),
+        evaluation=results,
+        behaviour=str(results.behaviour or "behaviour"),
         subjects=found,
         base=base,
-        sets=evaluation.get("sets") or [],
-        prompts=sum(finite(row.get("count")) or 0 for row in evaluation.get("sets") or []) or None,
-        **_result(evaluation, found, base),
-        **_costs(evaluation, found),
-        **_completions(found, completions),
-        **_provenance(evaluation),
+        sets=results.sets,
+        prompts=sum(finite(row.count) or 0 for row in results.sets) or None,
+        **_result(results, found, base),
+        **_costs(results, found),
+        **_completions(found, [EvaluationCompletion.from_json(row) for row in completions]),
+        **_provenance(results),
     )
-
-
-def _measured(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _measured(inner) for key, inner in value.items() if inner is not None}
-    return [_measured(inner) for inner in value if inner is not None] if isinstance(value, list) else value
 
 
 def _result(
-    evaluation: Mapping[str, Any], found: Sequence[SubjectResult], base: SubjectResult | None
-) -> dict[str, Any]:
+    evaluation: EvaluationResults, found: Sequence[SubjectResult], base: SubjectResult | None
+) -> dict[str, object]:
     main, damage, labelled = main_part(evaluation), damage_set(evaluation), over_refusal(evaluation)
     shown = focus(found)
     p = _p(shown, main)
@@ -84,9 +75,9 @@ def _result(
         "moved": replace(moved, apart=None) if moved and p else moved,
         "by_label": [(part, _moved(part, base, shown)) for part in labelled or ()],
         "p": p,
-        "kl": finite(shown.on(damage).get("kl_per_token")) if shown and damage else None,
+        "kl": finite(shown.on(damage).kl_per_token) if shown and damage else None,
         "controls": [
-            (subject, main.refusal(subject), finite(subject.on(damage or "").get("kl_per_token")))
+            (subject, main.refusal(subject), finite(subject.on(damage or "").kl_per_token))
             for subject in found
             if main is not None and subject.kind in ("random", "noise") and main.rate(subject) is not None
         ],
@@ -102,7 +93,7 @@ def _result(
     }
 
 
-def _costs(evaluation: Mapping[str, Any], found: Sequence[SubjectResult]) -> dict[str, Any]:
+def _costs(evaluation: EvaluationResults, found: Sequence[SubjectResult]) -> dict[str, object]:
     return {
         "set_tables": [made for name in _names(evaluation) if (made := measures.set_table(found, name))],
         "cost_tables": [
@@ -111,8 +102,8 @@ def _costs(evaluation: Mapping[str, Any], found: Sequence[SubjectResult]) -> dic
     }
 
 
-def _names(evaluation: Mapping[str, Any]) -> list[str]:
-    return [str(row.get("name")) for row in evaluation.get("sets") or []]
+def _names(evaluation: EvaluationResults) -> list[str]:
+    return [str(row.name) for row in evaluation.sets]
 
 
 def _moved(part: Part | None, base: SubjectResult | None, shown: SubjectResult | None) -> RateChange | None:
@@ -135,11 +126,12 @@ def _p(shown: SubjectResult | None, main: Part | None) -> str:
     """McNemar's p of the subject that is spoken of first; it is over whole sets."""
     if shown is None or main is None or main.label is not None:
         return ""
-    p = finite((shown.on(main.set).get("against_base") or {}).get("p"))
+    paired = shown.on(main.set).against_base
+    p = finite(paired.p if paired else None)
     return "" if p is None else measures.chance(p)
 
 
-def _completions(found: Sequence[SubjectResult], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _completions(found: Sequence[SubjectResult], rows: Sequence[EvaluationCompletion]) -> dict[str, object]:
     names = tuple(subject.name for subject in found)
     shown = focus(found)
     return {
@@ -148,23 +140,23 @@ def _completions(found: Sequence[SubjectResult], rows: Sequence[Mapping[str, Any
         "right": names.index(shown.name) if shown else max(len(names) - 1, 0),
         "pairs": [
             {
-                "set": row.get("set"),
-                "type": str(row.get("type") or "").replace("_", " "),
-                "label": row.get("label"),
-                "prompt": row.get("prompt"),
-                "history": row.get("history") or [],
-                "answers": answers(row.get("answers") or {}, names),
+                "set": row.set,
+                "type": str(row.type or "").replace("_", " "),
+                "label": row.label,
+                "prompt": row.prompt,
+                "history": row.history,
+                "answers": answers(row.answers, names),
             }
             for row in rows
         ],
-        "sets_of_answers": list(dict.fromkeys(str(row.get("set")) for row in rows)),
+        "sets_of_answers": list(dict.fromkeys(str(row.set) for row in rows)),
     }
 
 
-def _provenance(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+def _provenance(evaluation: EvaluationResults) -> dict[str, object]:
     return {
-        **timings(evaluation.get("seconds")),
-        "judge": evaluation.get("judge") or {},
-        "settings": evaluation.get("settings") or {},
-        "versions": evaluation.get("versions") or {},
+        **timings(evaluation.seconds),
+        "judge": evaluation.judge.to_json(),
+        "settings": evaluation.settings,
+        "versions": evaluation.versions,
     }

@@ -5,11 +5,11 @@ the training.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from markupsafe import Markup
 
+from vectomy.core.results import HealingCompletion, HealingResults, JsonObject, LossRow, Rate, TaskScore
 from vectomy.report.charts.losses_chart import losses_chart
 from vectomy.report.charts.rate_charts import timings
 from vectomy.report.tables.completions import answers
@@ -33,7 +33,7 @@ NUMBERS = (
 )
 
 
-def render_healing(summary: dict[str, Any], completions: list[dict[str, Any]]) -> str:
+def render_healing(summary: JsonObject, completions: Sequence[JsonObject]) -> str:
     """The whole report of `vectomy heal`.
 
     Args:
@@ -43,52 +43,55 @@ def render_healing(summary: dict[str, Any], completions: list[dict[str, Any]]) -
     Returns:
         Self-contained HTML. Parts whose input is absent are left out or say so.
     """
-    models = tuple(_models(summary))
-    training = summary.get("training") or {}
+    results = HealingResults.from_json(summary)
+    rows = [HealingCompletion.from_json(row) for row in completions]
+    models = tuple(results.measured)
+    training = results.training
     return html_page(
         "healing.html.jinja",
         summary=summary,
-        behaviour=str(summary.get("behaviour") or "behaviour"),
+        behaviour=str(results.behaviour or "behaviour"),
         models=models,
         rows=healing_rows(summary),
-        curve=_curve(training.get("history")),
-        training=training,
-        receipt=summary.get("receipt") or {},
+        curve=_curve(training.history if training else ()),
+        training=training.to_json() if training else {},
+        receipt=results.receipt.to_json(),
         names=models,
         left=1 if len(models) > 1 else 0,
         right=len(models) - 1,
         pairs=[
             {
-                "set": row.get("set"),
-                "prompt": row.get("prompt"),
-                "answers": answers(row.get("answers") or {}, models),
+                "set": row.set,
+                "prompt": row.prompt,
+                "answers": answers(row.answers, models),
             }
-            for row in completions
+            for row in rows
         ],
-        sets_of_answers=list(dict.fromkeys(str(row.get("set")) for row in completions)),
-        settings=summary.get("config") or {},
-        versions=summary.get("versions") or {},
-        judge=summary.get("judge") or {},
-        **timings(summary.get("seconds")),
+        sets_of_answers=list(dict.fromkeys(str(row.set) for row in rows)),
+        settings=results.config,
+        versions=results.versions,
+        judge=results.judge.to_json(),
+        **timings(results.seconds),
     )
 
 
-def render_healing_card(summary: dict[str, Any]) -> str:
+def render_healing_card(summary: JsonObject) -> str:
     """README.md of the healed checkpoint: what was changed and healed, how it was measured, and
     what it means for safety.
     """
-    judge, config = summary["judge"], summary["config"]
-    models = list(_models(summary))
+    results = HealingResults.from_json(summary)
+    judge, config = results.judge, results.config
+    models = list(results.measured)
     cells = [["held-out prompts", *models], ["---"] * (len(models) + 1)]
     cells += [[label, *row] for label, row in healing_rows(summary)]
     table = "\n".join(f"| {' | '.join(row)} |" for row in cells)
-    learned = f"{config['objective']} on {summary['rows']['pairs']} rows of {config['preferences']}"
-    name = plain_name(summary["model"])
+    learned = f"{config['objective']} on {results.rows.pairs} rows of {config['preferences']}"
+    name = plain_name(results.model or "")
     return f"""# {name}, edited and healed
 
-{summary["sentence"]}
+{results.sentence}
 
-Base: {name}. Trained after the edit: {learned if summary["training"] else "an adapter that was trained elsewhere"}. Judge: {judge["name"]} {judge["version"]};
+Base: {name}. Trained after the edit: {learned if results.training else "an adapter that was trained elsewhere"}. Judge: {judge.name} {judge.version};
 rates with Wilson's 95% interval.
 
 {table}
@@ -105,38 +108,30 @@ def plain_name(name: str) -> str:
     return re.sub(r"[^\w./ -]", "", name)
 
 
-def healing_rows(summary: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+def healing_rows(summary: JsonObject) -> list[tuple[str, list[str]]]:
     """The table before edit, after edit, after healing, as text: for the page and for the terminal."""
-    models = list(_models(summary).values())
-    rows = [(label, [_rate(model.get(key)) for model in models]) for label, key in RATES]
-    rows += [(label, [decimal(model.get(key)) for model in models]) for label, key in NUMBERS]
-    tasks = dict.fromkeys(task for model in models for task in model.get("capability") or {})
+    models = list(HealingResults.from_json(summary).measured.values())
+    rows = [(label, [_rate(getattr(model, key)) for model in models]) for label, key in RATES]
+    rows += [(label, [decimal(getattr(model, key)) for model in models]) for label, key in NUMBERS]
+    tasks = dict.fromkeys(task for model in models for task in model.capability)
     for task in tasks:
-        rows.append((task, [_task((model.get("capability") or {}).get(task)) for model in models]))
+        rows.append((task, [_task(model.capability.get(task)) for model in models]))
     return rows
 
 
-def _models(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """What was measured, by model in the order of `models`; JSON of a file is in the order of its
-    names.
-    """
-    measures = summary.get("measures") or {}
-    return {name: measures[name] for name in summary.get("models") or measures if name in measures}
-
-
-def _rate(rate: Mapping[str, Any] | None) -> str:
-    if not rate:
+def _rate(rate: Rate) -> str:
+    if not rate.model_fields_set:
         return decimal(None)
-    bounds = interval(rate.get("ci"))
-    return f"{rate.get('count')}/{rate.get('total')}{f' ({bounds})' if bounds else ''}"
+    bounds = interval(rate.ci)
+    return f"{rate.count}/{rate.total}{f' ({bounds})' if bounds else ''}"
 
 
-def _task(task: Mapping[str, Any] | None) -> str:
+def _task(task: TaskScore | None) -> str:
     if not task:
         return decimal(None)
-    return f"{percent(task.get('value'))} ± {percent(task.get('stderr'))}"
+    return f"{percent(task.value)} ± {percent(task.stderr)}"
 
 
-def _curve(history: Sequence[Mapping[str, Any]] | None) -> Markup:
-    known = [row for row in history or [] if finite(row.get("loss")) is not None]
-    return losses_chart({"history": known}, CURVES)
+def _curve(history: Sequence[LossRow]) -> Markup:
+    known = [row for row in history if finite(row.loss) is not None]
+    return losses_chart(known, CURVES)

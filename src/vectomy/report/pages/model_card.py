@@ -10,10 +10,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 from markupsafe import Markup
 
+from vectomy.core.json_value import JsonValue
+from vectomy.core.results import EvaluationResults, JsonObject, RunResults
 from vectomy.report.tables.evaluation_rows import evaluation_rows
 from vectomy.report.tables.recipe_terms import origin, several, strength, what
 from vectomy.report.tables.statement import KEEP, change, forms, keeps, rate_names, rows, sources
@@ -56,14 +58,14 @@ _ABSOLUTE = re.compile(
 
 
 def render_card(
-    summary: dict[str, Any],
+    summary: JsonObject,
     *,
     kind: Kind = "checkpoint",
     repository: str = "",
     linked: bool = True,
     record: Mapping[str, str] | None = None,
     use: str = "",
-    evaluations: Sequence[dict[str, Any]] = (),
+    evaluations: Sequence[JsonObject] = (),
 ) -> str:
     """README.md of an edited checkpoint, or of an adapter, an Edit or a GGUF file.
 
@@ -86,6 +88,7 @@ def render_card(
     behaviour = str(summary.get("behaviour") or "behaviour")
     summary = {key: without_folders(value) for key, value in summary.items()}
     summary["base_model"] = summary.get("base_model") or summary.get("model") or "unknown"
+    results = RunResults.from_json(summary)
     return templates.get_template("card.md.jinja").render(
         summary=summary,
         behaviour=behaviour,
@@ -105,27 +108,30 @@ def render_card(
             *KIND_TAGS[kind],
         ],
         measured=any(summary.get(key) for key in ("base", "edited", "forms")),
-        elsewhere=_elsewhere(summary, kind),
-        evaluations=[evaluation_rows(without_folders(evaluation)) for evaluation in evaluations],
-        what=what(summary),
-        several=several(summary),
-        origin=origin(summary),
-        strength=strength(summary),
-        forms=list(forms(summary)),
-        rows=rows(summary),
-        names=rate_names(summary),
-        refusals=change(summary, "refusal"),
-        harmless=change(summary, "harmless_refusal"),
-        kept=change(summary, KEEP) if keeps(summary) else None,
-        base=summary.get("base") or {},
-        edited=summary.get("edited") or {},
-        sources=sources(summary),
-        direction=summary.get("direction") or {},
+        elsewhere=_elsewhere(results, kind),
+        evaluations=[
+            evaluation_rows(EvaluationResults.from_json(without_folders(evaluation)))
+            for evaluation in evaluations
+        ],
+        what=what(results),
+        several=several(results),
+        origin=origin(results),
+        strength=strength(results),
+        forms=list(forms(results)),
+        rows=rows(results),
+        names=rate_names(results),
+        refusals=change(results, "refusal"),
+        harmless=change(results, "harmless_refusal"),
+        kept=change(results, KEEP) if keeps(results) else None,
+        base=results.base.to_json(),
+        edited=results.edited.to_json(),
+        sources=sources(results),
+        direction=results.direction.to_json() if results.direction else {},
         receipt=summary.get("receipt"),
-        judge=summary.get("judge") or {},
-        settings=summary.get("settings") or {},
-        versions=summary.get("versions") or {},
-        edit=summary.get("edit") or {},
+        judge=results.judge.to_json(),
+        settings=results.settings,
+        versions=results.versions,
+        edit=results.edit.to_json(),
     )
 
 
@@ -136,12 +142,11 @@ def _licence(held: object) -> dict[str, str]:
     return {key: str(held[key]) for key in LICENCE if held.get(key)} if isinstance(held, dict) else {}
 
 
-def _elsewhere(summary: dict[str, Any], kind: Kind) -> str:
+def _elsewhere(results: RunResults, kind: Kind) -> str:
     """What must be said where the numbers are not of the very thing that is published."""
-    measured = summary.get("forms") or {}
     if kind == "gguf":
         return "These numbers were measured before the conversion to GGUF; a quantised file may differ from them."
-    if kind == "adapter" and "lora" not in measured:
+    if kind == "adapter" and "lora" not in results.forms:
         return "These numbers were measured on the same edit in another form, not with this adapter loaded."
     return ""
 
@@ -173,7 +178,7 @@ def _fence(value: object, language: str = "sh") -> Markup:
     return Markup(f"{ticks}{language}\n{value}\n{ticks}")
 
 
-def without_folders(value: Any) -> Any:
+def without_folders(value: JsonValue) -> JsonValue:
     """`value` with the folders of every absolute path in it left out."""
     if isinstance(value, dict):
         return {key: without_folders(inner) for key, inner in value.items()}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from collections.abc import Sequence
 
+from vectomy.core.results import JsonObject, RunCompletion, RunResults, SearchResults, Separation
 from vectomy.report.charts import rate_charts as figures
 from vectomy.report.charts.frontier_chart import frontier_chart, points
 from vectomy.report.charts.heatmap import heat_map, same_candidate
@@ -15,7 +16,6 @@ from vectomy.report.charts.strengths_map import strengths_map, strengths_of
 from vectomy.report.tables.completions import answers, verdict_name
 from vectomy.report.tables.numbers import finite
 from vectomy.report.tables.recipe_terms import (
-    is_search,
     kl_name,
     origin,
     rule,
@@ -33,10 +33,10 @@ FORMS = ("base", "hooks", "lora", "baked")
 
 
 def render_page(
-    summary: dict[str, Any],
-    scores: dict[str, Any],
-    separation: dict[str, Any],
-    completions: list[dict[str, Any]],
+    summary: JsonObject,
+    scores: JsonObject,
+    separation: JsonObject,
+    completions: Sequence[JsonObject],
 ) -> str:
     """The whole report of a run.
 
@@ -49,22 +49,24 @@ def render_page(
     Returns:
         Self-contained HTML. Parts whose input is absent are left out or say so.
     """
+    results, search = RunResults.from_json(summary), SearchResults.from_json(scores)
+    projections = Separation.from_json(separation)
     return html_page(
         "page.html.jinja",
         summary=summary,
-        **_result(summary),
-        **_selection(scores),
-        **_searched(summary, scores, separation),
-        **_separation(separation),
-        **_completions(completions),
-        **_provenance(summary),
+        **_result(results),
+        **_selection(search),
+        **_searched(results, search, projections),
+        **_separation(projections),
+        **_completions([RunCompletion.from_json(row) for row in completions]),
+        **_provenance(results),
     )
 
 
-def _result(summary: dict[str, Any]) -> dict[str, Any]:
+def _result(summary: RunResults) -> dict[str, object]:
     return {
-        "behaviour": str(summary.get("behaviour") or "behaviour"),
-        "model": _short_name(str(summary.get("model") or summary.get("base_model") or "the model")),
+        "behaviour": str(summary.behaviour or "behaviour"),
+        "model": _short_name(str(summary.model or summary.base_model or "the model")),
         "what": what(summary),
         "several": several(summary),
         "origin": origin(summary),
@@ -76,9 +78,9 @@ def _result(summary: dict[str, Any]) -> dict[str, Any]:
         "harmless": change(summary, "harmless_refusal"),
         "kept": change(summary, KEEP) if keeps(summary) else None,
         "intervals": figures.intervals(summary),
-        "direction": summary.get("direction") or {},
-        "receipt": summary.get("receipt"),
-        "left_by_layer": left_by_layer(summary.get("receipt")),
+        "direction": summary.direction,
+        "receipt": summary.receipt,
+        "left_by_layer": left_by_layer(summary.receipt),
     }
 
 
@@ -87,11 +89,11 @@ def _short_name(model: str) -> str:
     return model.rstrip("/").rsplit("/", 1)[-1] or model if model.startswith(("/", "~", ".")) else model
 
 
-def _selection(scores: dict[str, Any]) -> dict[str, Any]:
+def _selection(scores: SearchResults) -> dict[str, object]:
     """What is shown of candidates that are directions, each of a layer and a position."""
-    candidates, chosen = [] if is_search(scores) else scores.get("candidates") or [], scores.get("chosen")
-    drawn, columns = scores_of(scores.get("recipe"))
-    tried = [_tried(candidate) for candidate in candidates]
+    candidates, chosen = () if scores.is_of_edits else scores.candidates, scores.chosen
+    drawn, columns = scores_of(scores.recipe)
+    tried = [candidate.passed for candidate in candidates]
     maps = ((score, heat_map(score, candidates, chosen, tried)) for score in drawn)
     return {
         "scores": scores,
@@ -101,40 +103,31 @@ def _selection(scores: dict[str, Any]) -> dict[str, Any]:
             for candidate, full in zip(candidates, tried, strict=True)
         ],
         "passed": sum(tried),
-        "scored": sum(finite(candidate.get(columns[0].key)) is not None for candidate in candidates),
+        "scored": sum(finite(getattr(candidate, columns[0].key)) is not None for candidate in candidates),
         "maps": [(score, picture) for score, picture in maps if picture],
-        "answered": [candidate for candidate in candidates if candidate.get("answers")],
+        "answered": [candidate for candidate in candidates if candidate.answers],
     }
 
 
-def _searched(summary: dict[str, Any], scores: dict[str, Any], separation: dict[str, Any]) -> dict[str, Any]:
+def _searched(summary: RunResults, scores: SearchResults, separation: Separation) -> dict[str, object]:
     """What is shown of candidates that are whole edits."""
-    if not is_search(scores):
+    if not scores.is_of_edits:
         return {"points": []}
-    settings = summary.get("settings") or {}
+    settings = summary.settings
     return {
         "points": points(scores),
-        "kl_name": kl_name(scores.get("recipe")),
+        "kl_name": kl_name(scores.recipe),
         "rule": rule(scores, settings),
         # The chart shows behaviour that is left; a trait may be induced. The table has its strengths.
-        "frontier": "" if summary.get("trait") else frontier_chart(scores, settings),
+        "frontier": "" if summary.trait else frontier_chart(scores, settings),
         "strengths": strengths_of(scores),
-        "strengths_map": strengths_map(scores, len(separation.get("layers") or [])),
-        "losses": losses_chart(scores),
+        "strengths_map": strengths_map(scores, len(separation.layers)),
+        "losses": losses_chart(scores.history, taken=finite(scores.chosen.step if scores.chosen else None)),
     }
 
 
-def _tried(candidate: dict[str, Any]) -> bool:
-    """Whether a candidate stayed in: arditi's filters let it through, or the article's recipe let
-    it answer.
-    """
-    return not candidate.get("rejected") if "rejected" in candidate else bool(candidate.get("answers"))
-
-
-def _separation(separation: dict[str, Any]) -> dict[str, Any]:
-    here = next(
-        (row for row in separation.get("layers") or [] if row.get("layer") == separation.get("layer")), None
-    )
+def _separation(separation: Separation) -> dict[str, object]:
+    here = next((row for row in separation.layers if row.layer == separation.layer), None)
     drawn = (
         ("Projections at the chosen layer", figures.histogram(separation)),
         ("Both sets in their principal plane", pca_chart(separation)),
@@ -148,38 +141,38 @@ def _separation(separation: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _completions(completions: list[dict[str, Any]]) -> dict[str, Any]:
+def _completions(completions: Sequence[RunCompletion]) -> dict[str, object]:
     pairs = []
     moves: Counter[tuple[str, str, str]] = Counter()
     for row in completions:
-        edited = row.get("baked") or row.get("hooks")
-        before, after = ((answer or {}).get("verdict") for answer in (row.get("base"), edited))
+        edited = row.baked or row.hooks
+        before, after = (answer.verdict if answer else None for answer in (row.base, edited))
         moved = edited is not None and before != after
         pairs.append(
             {
-                "set": row.get("set"),
-                "prompt": row.get("prompt"),
+                "set": row.set,
+                "prompt": row.prompt,
                 "changed": moved,
-                "answers": answers(row, FORMS),
+                "answers": answers(row.answers, FORMS),
             }
         )
         if edited is not None:
-            moves[str(row.get("set")), verdict_name(before), verdict_name(after)] += 1
-    both = [row for row in completions if row.get("hooks") and row.get("baked")]
+            moves[str(row.set), verdict_name(before), verdict_name(after)] += 1
+    both = [(row.hooks, row.baked) for row in completions if row.hooks and row.baked]
     return {
         "pairs": pairs,
         "moves": sorted(moves.items(), key=lambda move: (move[0][0] != "positive", -move[1])),
         "both": len(both),
-        "same": sum(row["hooks"].get("text") == row["baked"].get("text") for row in both),
+        "same": sum(hooks.text == baked.text for hooks, baked in both),
     }
 
 
-def _provenance(summary: dict[str, Any]) -> dict[str, Any]:
+def _provenance(summary: RunResults) -> dict[str, object]:
     return {
-        **figures.timings(summary.get("stages")),
+        **figures.timings(summary.stages),
         "sources": sources(summary),
-        "versions": summary.get("versions") or {},
-        "settings": summary.get("settings") or {},
-        "judge": summary.get("judge") or {},
-        "edit": summary.get("edit") or {},
+        "versions": summary.versions,
+        "settings": summary.settings,
+        "judge": summary.judge.to_json(),
+        "edit": summary.edit.to_json(),
     }

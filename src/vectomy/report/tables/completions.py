@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
+from vectomy.core.results import GivenAnswer
 from vectomy.report.tables.numbers import finite
 
 __all__ = ["VERDICTS", "Answer", "answers", "list_answers", "verdict_name"]
@@ -40,20 +40,18 @@ class Answer:
         return list_answers(self.names)
 
 
-def answers(row: Mapping[str, Any], names: tuple[str, ...]) -> list[Answer]:
+def answers(row: Mapping[str, GivenAnswer], names: tuple[str, ...]) -> list[Answer]:
     """The answers in the order of `names`; those with the same text and verdict share one."""
     shared: dict[tuple[str, str], list[str]] = {}
     for name in names:
         if answer := row.get(name):
-            shared.setdefault((str(answer.get("text") or ""), str(answer.get("verdict") or "")), []).append(
-                name
-            )
+            shared.setdefault((str(answer.text or ""), str(answer.verdict or "")), []).append(name)
     return [
         Answer(
             tuple(given),
             verdict_name(verdict),
             verdict if verdict in VERDICTS else "other",
-            finite((row[given[0]] or {}).get("p_refusal")),
+            finite(row[given[0]].p_refusal),
             text,
             _preview(text),
         )

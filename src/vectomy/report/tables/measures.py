@@ -7,8 +7,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
+from vectomy.core.results import PairedTest, PartNumbers, Rate, TaskScore, TextPerplexity
 from vectomy.report.charts.heatmap import STEPS
 from vectomy.report.charts.lengths_chart import budgets_of
 from vectomy.report.tables.numbers import decimal, finite, percent, plain, thousands
@@ -90,7 +90,7 @@ def summary_table(
 def set_table(compared: Sequence[SubjectResult], name: str) -> Table | None:
     """Everything measured on one set."""
     shares = [
-        (Column(head), lambda s, key=key: _share_of(s.on(name).get("verdicts"), key))
+        (Column(head), lambda s, key=key: _share_of(s.on(name).verdicts, key))
         for key, head in (
             ("full_refusal", "Full refusal"),
             ("partial_refusal", "Partial"),
@@ -112,7 +112,7 @@ def set_table(compared: Sequence[SubjectResult], name: str) -> Table | None:
         f"all of {name}",
         f"{name}: verdicts, distance from the base, and the shape of the answers.",
         compared,
-        [*shares, (Column("Degenerate"), lambda s: rate_cell(s.on(name).get("degenerate"))), *numbers],
+        [*shares, (Column("Degenerate"), lambda s: rate_cell(s.on(name).degenerate)), *numbers],
     )
 
 
@@ -120,11 +120,11 @@ def types_table(compared: Sequence[SubjectResult], name: str) -> Table | None:
     """Refusals by type of prompt, safe types first: a heat map that is a table. Darker refuses
     more.
     """
-    columns = [subject for subject in compared if subject.on(name).get("by_type")]
+    columns = [subject for subject in compared if subject.on(name).by_type]
     known = {
-        str(kind): (str(found.get("label") or ""), (found.get("refusal") or {}).get("total"))
+        str(kind): (str(found.label or ""), found.refusal.total)
         for subject in columns
-        for kind, found in subject.on(name)["by_type"].items()
+        for kind, found in subject.on(name).by_type.items()
     }
     lines = []
     for label in sorted({label for label, _ in known.values()}, key=lambda label: (label != "safe", label)):
@@ -134,7 +134,7 @@ def types_table(compared: Sequence[SubjectResult], name: str) -> Table | None:
         lines.append(Line(f"{label or 'without a label'}: {len(kinds)} types{each}", "", (), "group"))
         for kind in kinds:
             hint = "" if each else f"of {known[kind][1]}"
-            found = (_heat((s.on(name)["by_type"].get(kind) or {}).get("refusal") or {}) for s in columns)
+            found = (_heat(s.on(name).by_type.get(kind, PartNumbers()).refusal) for s in columns)
             lines.append(Line(kind.replace("_", " "), hint, tuple(found)))
     return _table(
         f"{name} by type",
@@ -151,9 +151,7 @@ def budget_table(compared: Sequence[SubjectResult], names: Sequence[str]) -> Tab
     columns = [
         (
             Column(name, f"{plain(at)} tokens"),
-            lambda s, name=name, at=at: rate_cell(
-                ((s.on(name).get("by_budget") or {}).get(str(at)) or {}).get("refusal")
-            ),
+            lambda s, name=name, at=at: rate_cell(s.on(name).by_budget.get(str(at), PartNumbers()).refusal),
         )
         for name in names
         for at in budgets_of(compared, name)
@@ -167,8 +165,8 @@ def paired_table(compared: Sequence[SubjectResult], names: Sequence[str]) -> Tab
     """McNemar's exact test of each subject against the base, on the same prompts."""
 
     def tested(name: str, subject: SubjectResult) -> Cell:
-        found = subject.on(name).get("against_base") or {}
-        lost, gained, p = found.get("lost"), found.get("gained"), finite(found.get("p"))
+        found = subject.on(name).against_base or PairedTest()
+        lost, gained, p = found.lost, found.gained, finite(found.p)
         if lost is None or gained is None:
             return NONE
         mark = "apart" if p is not None and p < 0.05 else ""
@@ -188,27 +186,25 @@ def paired_table(compared: Sequence[SubjectResult], names: Sequence[str]) -> Tab
 
 def conditions_table(compared: Sequence[SubjectResult]) -> Table | None:
     """Perplexity on texts, and multi-turn, long-context and tool-call prompts."""
-    files = list(
-        dict.fromkeys(name for subject in compared for name in subject.results.get("perplexity") or {})
-    )
+    files = list(dict.fromkeys(name for subject in compared for name in subject.results.perplexity))
 
     def perplexity(name: str, subject: SubjectResult) -> Cell:
-        found = (subject.results.get("perplexity") or {}).get(name) or {}
-        nats, tokens = finite(found.get("nats_per_token")), finite(found.get("tokens"))
+        found = subject.results.perplexity.get(name, TextPerplexity())
+        nats, tokens = finite(found.nats_per_token), finite(found.tokens)
         detail = (
             f"{decimal(nats)} nats a token" if nats is not None else "",
             f"{thousands(tokens)} tokens" if tokens else "",
         )
-        value = finite(found.get("perplexity"))
+        value = finite(found.perplexity)
         return Cell(value, decimal(value), tuple(words for words in detail if words))
 
     texts = [(Column("Perplexity", name), partial(perplexity, name)) for name in files]
 
     def rate(group: str, key: str) -> Reply:
-        return lambda s: rate_cell((s.results.get(group) or {}).get(key))
+        return lambda s: rate_cell(getattr(getattr(s.results, group), key, None))
 
     def tokens(subject: SubjectResult) -> Cell:
-        value = finite((subject.results.get("long_context") or {}).get("tokens"))
+        value = finite(subject.results.long_context.tokens if subject.results.long_context else None)
         return Cell(value, thousands(value))
 
     return _of_subjects(
@@ -233,13 +229,13 @@ def capability_table(compared: Sequence[SubjectResult]) -> Table | None:
     """Benchmarks down, subjects across: the value, and the paired difference from what it is
     compared with, with standard errors.
     """
-    columns = [subject for subject in compared if subject.results.get("capability")]
-    tasks = list(dict.fromkeys(task for subject in columns for task in subject.results["capability"]))
+    columns = [subject for subject in compared if subject.results.capability]
+    tasks = list(dict.fromkeys(task for subject in columns for task in subject.results.capability))
     lines = []
     for task in tasks:
-        found = [subject.results["capability"].get(task) or {} for subject in columns]
-        metric = next((str(one["metric"]) for one in found if one.get("metric")), "")
-        n = next((one["n"] for one in found if one.get("n") is not None), None)
+        found = [subject.results.capability.get(task, TaskScore()) for subject in columns]
+        metric = next((str(one.metric) for one in found if one.metric), "")
+        n = next((one.n for one in found if one.n is not None), None)
         hint = ", ".join(words for words in (metric, f"n {thousands(n)}" if n is not None else "") if words)
         lines.append(Line(task, hint, tuple(_capability(one) for one in found)))
     return _table(
@@ -252,11 +248,11 @@ def capability_table(compared: Sequence[SubjectResult]) -> Table | None:
     )
 
 
-def _capability(found: Mapping[str, Any]) -> Cell:
-    value, error = finite(found.get("value")), finite(found.get("stderr"))
+def _capability(found: TaskScore) -> Cell:
+    value, error = finite(found.value), finite(found.stderr)
     if value is None:
         return NONE
-    difference, spread = finite(found.get("difference")), finite(found.get("difference_stderr"))
+    difference, spread = finite(found.difference), finite(found.difference_stderr)
     detail = [] if error is None else [f"± {_thousandths(error)}"]
     if difference is not None:
         detail.append(
@@ -275,8 +271,8 @@ def chance(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"= {decimal(p, 2)}"
 
 
-def _heat(refusal: Mapping[str, Any]) -> Cell:
-    rate = finite(refusal.get("rate"))
+def _heat(refusal: Rate) -> Cell:
+    rate = finite(refusal.rate)
     if rate is None:
         return NONE
     return Cell(rate, f"{100 * rate:.0f}%", mark=f"q{min(int(rate * STEPS), STEPS - 1)}")
@@ -284,14 +280,14 @@ def _heat(refusal: Mapping[str, Any]) -> Cell:
 
 def _degenerate(subject: SubjectResult) -> Cell:
     """Over all sets together."""
-    counts = [found.get("verdicts") or {} for found in (subject.results.get("sets") or {}).values() if found]
+    counts = [numbers.verdicts for numbers in subject.results.sets.values()]
     total = sum(finite(count) or 0 for verdicts in counts for count in verdicts.values())
     bad = sum(finite(verdicts.get("degenerate")) or 0 for verdicts in counts)
     return Cell(bad / total, percent(bad / total), (f"{bad:g} of {total:g}",)) if total else NONE
 
 
-def _share_of(verdicts: Mapping[str, Any] | None, key: str) -> Cell:
-    count, total = finite((verdicts or {}).get(key)), sum(finite(n) or 0 for n in (verdicts or {}).values())
+def _share_of(verdicts: Mapping[str, float], key: str) -> Cell:
+    count, total = finite(verdicts.get(key)), sum(finite(n) or 0 for n in verdicts.values())
     return (
         NONE
         if count is None or not total
@@ -301,7 +297,7 @@ def _share_of(verdicts: Mapping[str, Any] | None, key: str) -> Cell:
 
 def _number(name: str, key: str) -> Reply:
     def of(subject: SubjectResult) -> Cell:
-        value = finite(subject.on(name).get(key))
+        value = finite(getattr(subject.on(name), key))
         return Cell(value, decimal(value))
 
     return of

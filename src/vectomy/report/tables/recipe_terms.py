@@ -4,13 +4,12 @@ and the rule it chose by.
 
 from __future__ import annotations
 
-from typing import Any
-
+from vectomy.core.results import JsonObject, RunResults, RunTrait, SearchResults, StrengthRange
 from vectomy.report.charts.heatmap import Score
 from vectomy.report.tables.numbers import decimal, finite, plain
 from vectomy.report.tables.statement import verb
 
-__all__ = ["SCORES", "is_search", "kl_name", "origin", "rule", "scores_of", "several", "strength", "what"]
+__all__ = ["SCORES", "kl_name", "origin", "rule", "scores_of", "several", "strength", "what"]
 
 KL = Score(
     "kl_div_score", "KL divergence", "direction ablated, negative prompts, nats; lower is better", True, True
@@ -49,33 +48,27 @@ def scores_of(recipe: object) -> tuple[tuple[Score, ...], tuple[Score, ...]]:
     return SCORES[name], SCORES[name] + MORE.get(name, ())
 
 
-def is_search(scores: dict[str, Any]) -> bool:
-    """Whether the candidates are whole edits, not directions that lie at a layer."""
-    candidates = scores.get("candidates") or []
-    return bool(candidates) and not any("layer" in candidate for candidate in candidates)
-
-
-def several(summary: dict[str, Any]) -> bool:
+def several(summary: RunResults) -> bool:
     """Whether the edit is of a recipe that gives each writer a strength of its own."""
-    if summary.get("trait"):
+    if summary.trait:
         return True
-    return isinstance(summary.get("strength"), dict) or summary.get("recipe") in (*LEARNED, "tpe")
+    return isinstance(summary.strength, StrengthRange) or summary.recipe in (*LEARNED, "tpe")
 
 
-def what(summary: dict[str, Any]) -> str:
+def what(summary: RunResults) -> str:
     """What the edit does to the stream: `removes one direction of the residual stream`."""
-    if trait := summary.get("trait"):
-        return _trait_edit(trait, summary.get("strength"))
+    if summary.trait:
+        return _trait_edit(summary.trait, summary.strength)
     if not several(summary):
-        return f"{verb(summary.get('strength'))} one direction of the residual stream"
+        return f"{verb(summary.strength)} one direction of the residual stream"
     found = _spread(summary)
-    low, high = finite(found.get("lowest")), finite(found.get("highest"))
+    low, high = finite(found.lowest), finite(found.highest)
     does = "changes" if low is None or high is None or low < 0 or high > 1 else "weakens"
-    count, writers = finite(found.get("directions")) or 1, found.get("writers")
-    learned = "" if summary.get("recipe") == "tpe" else "learned "
-    one = f"{'one' if found.get('shared', True) else 'a'} {learned}direction"
+    count, writers = finite(found.directions) or 1, found.writers
+    learned = "" if summary.recipe == "tpe" else "learned "
+    one = f"{'one' if found.shared else 'a'} {learned}direction"
     many = one if count == 1 else f"{plain(count)} {learned}directions"
-    where = "of the residual stream" if found.get("shared", True) else "of the residual stream for each layer"
+    where = "of the residual stream" if found.shared else "of the residual stream for each layer"
     place = "its writers" if writers is None else f"{writers} writer{'' if writers == 1 else 's'}"
     text = f"{does} {many} {where} in {place}"
     if low is None or high is None:
@@ -90,42 +83,44 @@ def what(summary: dict[str, Any]) -> str:
     return f"{text}, each by a strength of its own from {decimal(low, 2)} to {decimal(high, 2)} ({', '.join(s for s in scale if s)})"
 
 
-def _trait_edit(trait: dict[str, Any], strength: object) -> str:
+def _trait_edit(trait: RunTrait, strength: object) -> str:
     """What an edit of recipe `distill` does: `induces melancholy by learned vectors in 12 writers`."""
-    does = "induces" if trait.get("operation") == "induce" else "removes"
+    does = "induces" if trait.operation == "induce" else "removes"
     means = {
         "learned": "learned vectors" if does == "induces" else "learned directions and vectors",
         "bias": "a vector that is added",
         "set-point": "a direction that is set to one value",
         "amplify": "a direction that is scaled",
     }
-    writers = trait.get("writers")
+    writers = trait.writers
     where = f" in {writers} writer{'' if writers == 1 else 's'}" if writers else ""
-    how = means.get(str(trait.get("form")), "an edit")
-    return f"{does} {trait.get('name')} by {how}{where}, at strength {plain(strength)}"
+    how = means.get(str(trait.form), "an edit")
+    return f"{does} {trait.name} by {how}{where}, at strength {plain(strength)}"
 
 
-def strength(summary: dict[str, Any]) -> str:
+def strength(summary: RunResults) -> str:
     """The strength as a fact: one number, or the range over the writers."""
     found = _spread(summary)
-    low, high = finite(found.get("lowest")), finite(found.get("highest"))
-    if isinstance(summary.get("strength"), dict) and low is not None and high is not None:
+    low, high = finite(found.lowest), finite(found.highest)
+    if isinstance(summary.strength, StrengthRange) and low is not None and high is not None:
         return f"{decimal(low, 2)} to {decimal(high, 2)}, by writer"
-    return plain(summary.get("strength"))
+    return plain(summary.strength)
 
 
-def _spread(summary: dict[str, Any]) -> dict[str, Any]:
-    held = summary.get("strength")
-    return held if isinstance(held, dict) else {"lowest": held, "highest": held}
+def _spread(summary: RunResults) -> StrengthRange:
+    strength = summary.strength
+    return (
+        strength if isinstance(strength, StrengthRange) else StrengthRange(lowest=strength, highest=strength)
+    )
 
 
-def origin(summary: dict[str, Any]) -> str:
+def origin(summary: RunResults) -> str:
     """How the direction came to be, in front of the place in the stream that it is named by."""
-    if summary.get("trait"):
+    if summary.trait:
         return "The two contexts are compared at"
     if not several(summary):
         return "The direction was read at"
-    if summary.get("recipe") == "tpe":
+    if summary.recipe == "tpe":
         return "The directions are closed-form ones, the strengths were found by trials; what weighs most was read at"
     return "It was learned from the direction at"
 
@@ -135,27 +130,27 @@ def kl_name(recipe: object) -> str:
     return "KL of the first token" if recipe == "tpe" else "KL per token"
 
 
-def rule(scores: dict[str, Any], settings: dict[str, Any]) -> str:
+def rule(scores: SearchResults, settings: JsonObject) -> str:
     """How an edit was taken off the frontier."""
     budget, target = finite(settings.get("kl_budget")), finite(settings.get("target_rate"))
-    kl = kl_name(scores.get("recipe"))
-    if scores.get("recipe") == "distill":
+    kl = kl_name(scores.recipe)
+    if scores.recipe == "distill":
         return _strength_rule(scores, budget, target)
     if budget is not None:
         text = f"Of the edits whose {kl} is at most {plain(budget)} nats, the one that leaves least of the behaviour is taken"
     else:
         most = "few enough" if target is None else f"at most {100 * target:.3g}%"
         text = f"Of the edits that leave the behaviour on {most} of the positive search prompts, the one of least {kl} is taken"
-    if any("held" in candidate for candidate in scores.get("candidates") or []):
+    if any("held" in candidate.model_fields_set for candidate in scores.candidates):
         text += (
             "; those that lose too much of it on the prompts to keep are passed over while there are others"
         )
     return text + "."
 
 
-def _strength_rule(scores: dict[str, Any], budget: float | None, target: float | None) -> str:
+def _strength_rule(scores: SearchResults, budget: float | None, target: float | None) -> str:
     """How the strength of a trait's edit was chosen."""
-    side = "at least" if scores.get("operation") == "induce" else "at most"
+    side = "at least" if scores.operation == "induce" else "at most"
     share = "enough" if target is None else f"{side} {100 * target:.3g}%"
     limit = "" if budget is None else f" and a KL per token of at most {plain(budget)} nats"
     return (

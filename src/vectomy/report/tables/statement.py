@@ -5,10 +5,9 @@ came from.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
+from vectomy.core.results import FormMetrics, Rate, RateName, RunResults
 from vectomy.report.tables.numbers import decimal, finite, interval, percent
 
 __all__ = [
@@ -30,7 +29,7 @@ __all__ = [
 ]
 
 SPLITS = ("fit", "search", "test")
-KEEP = "keep_refusal"
+KEEP: RateName = "keep_refusal"
 
 
 @dataclass(frozen=True)
@@ -72,9 +71,9 @@ class RateNames:
     negative: str
 
 
-def rate_names(summary: Mapping[str, Any]) -> RateNames:
+def rate_names(summary: RunResults) -> RateNames:
     """Refusals, or of a trait the answers that show it in the context of each side."""
-    if summary.get("trait"):
+    if summary.trait:
         shown = "Answers that show the trait"
         return RateNames(
             "answers that show the trait", f"{shown} in its context", f"{shown} without its context"
@@ -82,49 +81,52 @@ def rate_names(summary: Mapping[str, Any]) -> RateNames:
     return RateNames("answers that refuse", "Refusals of positive prompts", "Refusals of negative prompts")
 
 
-def forms(summary: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def forms(summary: RunResults) -> dict[str, FormMetrics]:
     """The metrics by form, the base first; `edited` stands in where a summary has no forms."""
-    measured = {name: values for name, values in (summary.get("forms") or {}).items() if values}
-    if not measured and summary.get("edited"):
-        measured = {"edited": summary["edited"]}
+    measured = {name: values for name, values in summary.forms.items() if values.model_fields_set}
+    if not measured and summary.edited.model_fields_set:
+        measured = {"edited": summary.edited}
     order = ("hooks", "lora", "baked")
     known = {name: measured[name] for name in order if name in measured}
     return {
-        "base": summary.get("base") or {},
+        "base": summary.base,
         **known,
         **{k: v for k, v in measured.items() if k not in order},
     }
 
 
-def rows(summary: dict[str, Any]) -> list[Row]:
+def rows(summary: RunResults) -> list[Row]:
     """The summary table: one row per metric, one cell per form."""
-    measured, trait = forms(summary).values(), summary.get("trait")
+    measured, trait = forms(summary).values(), summary.trait
     names = rate_names(summary)
-    test = {side: _source(summary, side, "test") for side in ("positive", "negative")}
+    test = {side: summary.contrast.source(side, "test") for side in ("positive", "negative")}
     return [
         Row(
             "refusal",
             names.positive if trait else "Refusals, positive prompts",
             test["positive"],
-            tuple(_rate(m, "refusal") for m in measured),
+            tuple(rate_cell(m.rate("refusal")) for m in measured),
         ),
         Row(
             "harmless_refusal",
             names.negative if trait else "Refusals, negative prompts",
             test["negative"],
-            tuple(_rate(m, "harmless_refusal") for m in measured),
+            tuple(rate_cell(m.rate("harmless_refusal")) for m in measured),
         ),
         *_kept(summary),
         Row(
             "degenerate_rate",
             "Degenerate answers",
             "repeating, stalled or empty",
-            tuple(
-                Cell(finite(m.get("degenerate_rate")), percent(m.get("degenerate_rate"))) for m in measured
-            ),
+            tuple(Cell(finite(m.degenerate_rate), percent(m.degenerate_rate)) for m in measured),
         ),
         *(
-            Row(key, label, hint, tuple(Cell(finite(m.get(key)), decimal(m.get(key))) for m in measured))
+            Row(
+                key,
+                label,
+                hint,
+                tuple(Cell(finite(getattr(m, key)), decimal(getattr(m, key))) for m in measured),
+            )
             for key, label, hint in (
                 ("kl_first_token", "KL from the base, first token", "nats, negative prompts"),
                 ("kl_per_token", "KL from the base, per token", "nats per token, over the base's answers"),
@@ -139,56 +141,45 @@ def rows(summary: dict[str, Any]) -> list[Row]:
     ]
 
 
-def keeps(summary: dict[str, Any]) -> bool:
+def keeps(summary: RunResults) -> bool:
     """Whether there are prompts that are to show the behaviour still."""
-    return any(f"{KEEP}_rate" in metrics for metrics in forms(summary).values())
+    return any(metrics.has_preserve_set for metrics in forms(summary).values())
 
 
-def _kept(summary: dict[str, Any]) -> list[Row]:
+def _kept(summary: RunResults) -> list[Row]:
     if not keeps(summary):
         return []
-    cells = tuple(_rate(metrics, KEEP) for metrics in forms(summary).values())
-    return [Row(KEEP, "Refusals, prompts to keep", _source(summary, "keep", "test"), cells)]
+    cells = tuple(rate_cell(metrics.rate(KEEP)) for metrics in forms(summary).values())
+    return [Row(KEEP, "Refusals, prompts to keep", summary.contrast.source("keep", "test"), cells)]
 
 
-def _rate(metrics: dict[str, Any], name: str) -> Cell:
-    return rate_cell(_parts(metrics, name))
-
-
-def _parts(metrics: dict[str, Any], name: str) -> dict[str, Any]:
-    return {part: metrics.get(f"{name}_{part}") for part in ("rate", "count", "total", "ci")}
-
-
-def rate_cell(measured: Mapping[str, Any] | None) -> Cell:
-    """A rate (`rate`, `count`, `total`, `ci`; any may be absent) with its count and interval below
-    it.
-    """
-    measured = measured or {}
-    rate, count, total = finite(measured.get("rate")), measured.get("count"), measured.get("total")
+def rate_cell(measured: Rate | None) -> Cell:
+    """A rate with its count and interval below it, as far as they are known."""
+    measured = measured or Rate()
+    rate, count, total = finite(measured.rate), measured.count, measured.total
     detail = (
         f"{count} of {total}" if count is not None and total is not None else "",
-        interval(measured.get("ci")),
+        interval(measured.ci),
     )
     return Cell(rate, percent(rate), tuple(text for text in detail if text))
 
 
-def change(summary: dict[str, Any], name: str) -> RateChange:
+def change(summary: RunResults, name: RateName) -> RateChange:
     """How the rate `name` (refusal, harmless_refusal, keep_refusal) moved from the base to the
     edited model.
     """
-    return compare_rates(_parts(summary.get("base") or {}, name), _parts(summary.get("edited") or {}, name))
+    return compare_rates(summary.base.rate(name), summary.edited.rate(name))
 
 
-def compare_rates(base: Mapping[str, Any] | None, other: Mapping[str, Any] | None) -> RateChange:
-    """How a rate differs between two, each with `rate`, `count`, `total` and `ci`."""
+def compare_rates(base: Rate, other: Rate) -> RateChange:
+    """How a rate differs between two."""
     before, after = rate_cell(base), rate_cell(other)
     if before.value is None or after.value is None:
         return RateChange("was not measured", before, after, None)
     moved = "fell" if after.value < before.value else "rose" if after.value > before.value else "stayed"
-    bounds = [(measured or {}).get("ci") for measured in (base, other)]
-    if any(not interval(pair) for pair in bounds):
+    if not base.ci or not other.ci or not interval(base.ci) or not interval(other.ci):
         return RateChange(moved, before, after, None)
-    (low_a, high_a), (low_b, high_b) = bounds  # type: ignore[misc]
+    (low_a, high_a), (low_b, high_b) = base.ci, other.ci
     return RateChange(moved, before, after, high_a < low_b or high_b < low_a)
 
 
@@ -211,19 +202,12 @@ def token_text(token: object) -> str:
     return json.dumps(str(token), ensure_ascii=False)[1:-1].replace('\\"', '"').replace(" ", "␣")
 
 
-def sources(summary: dict[str, Any]) -> list[tuple[str, str, str, int | None]]:
+def sources(summary: RunResults) -> list[tuple[str, str, str, int | None]]:
     """Each prompt set as (side, split, source, prompts used)."""
-    contrast = summary.get("contrast") or {}
-    counts = contrast.get("counts") or {}
-    sides = ("positive", "negative", *(["keep"] if contrast.get("keep") else []))
+    contrast = summary.contrast
+    sides = ("positive", "negative", *(["keep"] if contrast.keep else []))
     return [
-        (side, split, _source(summary, side, split), (counts.get(side) or {}).get(split))
+        (side, split, contrast.source(side, split), contrast.counts.get(side, {}).get(split))
         for side in sides
         for split in SPLITS
     ]
-
-
-def _source(summary: dict[str, Any], side: str, split: str) -> str:
-    """Where a split came from; without a source of its own it was cut from the fit source."""
-    contrast = summary.get("contrast") or {}
-    return str(contrast.get(f"{side}_{split}") or contrast.get(side) or "")

@@ -4,10 +4,17 @@ and parts of prompt sets.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from vectomy.core.results import (
+    EvaluatedSubject,
+    EvaluationResults,
+    PartNumbers,
+    Rate,
+    SetNumbers,
+    SubjectNumbers,
+)
 from vectomy.report.tables.numbers import finite, plain
 
 __all__ = [
@@ -44,8 +51,8 @@ class SubjectResult:
     kind: str
     label: str
     strength: float | None
-    row: Mapping[str, Any]
-    results: Mapping[str, Any]
+    row: EvaluatedSubject
+    results: SubjectNumbers
 
     @property
     def class_(self) -> str:
@@ -56,9 +63,9 @@ class SubjectResult:
         kind = KINDS.get(self.kind, self.kind)
         return kind if self.strength is None else f"{kind}, strength {plain(self.strength)}"
 
-    def on(self, name: str) -> Mapping[str, Any]:
+    def on(self, name: str) -> SetNumbers:
         """Its results on the set `name`; empty where it was not measured there."""
-        return (self.results.get("sets") or {}).get(name) or {}
+        return self.results.sets.get(name) or SetNumbers()
 
 
 @dataclass(frozen=True)
@@ -72,29 +79,30 @@ class Part:
     def name(self) -> str:
         return self.set if self.label is None else f"{self.set}, {self.label}"
 
-    def refusal(self, subject: SubjectResult) -> Mapping[str, Any]:
-        found = subject.on(self.set)
-        if self.label is not None:
-            found = (found.get("by_label") or {}).get(self.label) or {}
-        return found.get("refusal") or {}
+    def refusal(self, subject: SubjectResult) -> Rate:
+        numbers = subject.on(self.set)
+        if self.label is None:
+            return numbers.refusal
+        return numbers.by_label.get(self.label, PartNumbers()).refusal
 
     def rate(self, subject: SubjectResult) -> float | None:
-        return finite(self.refusal(subject).get("rate"))
+        return finite(self.refusal(subject).rate)
 
 
-def subjects(evaluation: Mapping[str, Any]) -> list[SubjectResult]:
+def subjects(evaluation: EvaluationResults) -> list[SubjectResult]:
     """All of them in their order. The edits of a single dial are called by their strengths in
     pictures.
     """
-    rows = evaluation.get("subjects") or []
-    results = evaluation.get("results") or {}
-    one_dial = len({(row.get("source"), row.get("of")) for row in rows if row.get("kind") == "edit"}) == 1
+    rows = evaluation.subjects
+    one_dial = len({(row.source, row.of) for row in rows if row.kind == "edit"}) == 1
     made = []
     for row in rows:
-        name, kind, strength = str(row.get("name")), str(row.get("kind")), finite(row.get("strength"))
+        name, kind, strength = str(row.name), str(row.kind), finite(row.strength)
         label = f"×{plain(strength)}" if kind == "edit" and strength is not None and one_dial else name
         label = label if len(label) <= SHORT else label[: SHORT - 1] + "…"
-        made.append(SubjectResult(name, kind, label, strength, row, results.get(name) or {}))
+        made.append(
+            SubjectResult(name, kind, label, strength, row, evaluation.results.get(name, SubjectNumbers()))
+        )
     return made
 
 
@@ -106,7 +114,7 @@ def dials(compared: Sequence[SubjectResult]) -> list[list[SubjectResult]]:
     found: dict[tuple[str, str], list[SubjectResult]] = {}
     for subject in compared:
         if subject.kind == "edit" and subject.strength is not None:
-            found.setdefault((str(subject.row.get("source")), str(subject.row.get("of"))), []).append(subject)
+            found.setdefault((str(subject.row.source), str(subject.row.of)), []).append(subject)
     bases = {subject.name: subject for subject in compared if subject.kind == "base"}
     made = []
     for (_, of), edits in found.items():
@@ -131,20 +139,18 @@ def focus(compared: Sequence[SubjectResult]) -> SubjectResult | None:
     )
 
 
-def parts(evaluation: Mapping[str, Any]) -> list[Part]:
+def parts(evaluation: EvaluationResults) -> list[Part]:
     """Every set, those with labelled prompts label by label."""
     compared = subjects(evaluation)
     found = []
-    for row in evaluation.get("sets") or []:
-        name = str(row.get("name"))
-        labels = list(
-            dict.fromkeys(label for subject in compared for label in subject.on(name).get("by_label") or {})
-        )
+    for row in evaluation.sets:
+        name = str(row.name)
+        labels = list(dict.fromkeys(label for subject in compared for label in subject.on(name).by_label))
         found += [Part(name, str(label)) for label in labels] or [Part(name)]
     return found
 
 
-def main_part(evaluation: Mapping[str, Any]) -> Part | None:
+def main_part(evaluation: EvaluationResults) -> Part | None:
     """The prompts that bring the behaviour out: those that the base refuses most. A whole set is
     taken before the labelled parts of another where the base refuses half of it, since paired tests
     are over whole sets.
@@ -156,23 +162,21 @@ def main_part(evaluation: Mapping[str, Any]) -> Part | None:
     return max(whole or found, key=lambda part: part.rate(base) or 0.0, default=None)
 
 
-def damage_set(evaluation: Mapping[str, Any]) -> str | None:
+def damage_set(evaluation: EvaluationResults) -> str | None:
     """The set that damage is read on: of those with a KL per token, the one that the base refuses
     least.
     """
     base = _base(evaluation)
     known = [
-        Part(str(row.get("name")))
-        for row in evaluation.get("sets") or []
-        if any(
-            finite(s.on(str(row.get("name"))).get("kl_per_token")) is not None for s in subjects(evaluation)
-        )
+        Part(str(row.name))
+        for row in evaluation.sets
+        if any(finite(s.on(str(row.name)).kl_per_token) is not None for s in subjects(evaluation))
     ]
     chosen = min(known, key=lambda part: (part.rate(base) if base else None) or 0.0, default=None)
     return chosen.set if chosen else None
 
 
-def over_refusal(evaluation: Mapping[str, Any]) -> tuple[Part, Part] | None:
+def over_refusal(evaluation: EvaluationResults) -> tuple[Part, Part] | None:
     """Prompts of one set that ought to be answered (safe), and those that ought not (unsafe)."""
     found = parts(evaluation)
     for part in found:
@@ -182,7 +186,7 @@ def over_refusal(evaluation: Mapping[str, Any]) -> tuple[Part, Part] | None:
     return None
 
 
-def _base(evaluation: Mapping[str, Any]) -> SubjectResult | None:
+def _base(evaluation: EvaluationResults) -> SubjectResult | None:
     compared = subjects(evaluation)
-    named = next((subject for subject in compared if subject.name == evaluation.get("base")), None)
+    named = next((subject for subject in compared if subject.name == evaluation.base), None)
     return named or next((subject for subject in compared if subject.kind == "base"), None)
