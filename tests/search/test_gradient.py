@@ -16,7 +16,7 @@ from finished_run import finished_run, scores_in
 from vectomy.core import linalg
 from vectomy.core.errors import BehaviourAbsentError, EditError, PromptError, SelectionError
 from vectomy.edits.edit import Edit
-from vectomy.hooks.interventions import change_outputs
+from vectomy.hooks.writer_outputs import change_outputs
 from vectomy.search.estimators import direction_from
 from vectomy.search.gradient import edit_objective, start_directions
 from vectomy.search.gradient import gradient_recipe as gradient
@@ -264,7 +264,7 @@ def test_the_turn_to_all_layers_is_said_beside_other_notes(
         return {**screen(objective), "reached": not objective.start}
 
     monkeypatch.setattr(gradient, "screen_directions", unreached)
-    monkeypatch.setattr(edit_objective, "hookable", lambda writer: writer.component != "embedding")
+    monkeypatch.setattr(edit_objective, "is_hookable", lambda writer: writer.component != "embedding")
     run(
         str(tiny_chat.folder()),
         tmp_path,

@@ -357,7 +357,7 @@ def test_the_learned_edit_is_what_was_learned(what: Any) -> None:
     assert ("keep" in history[0]) == (what == "remove")
     asked_ids = torch.tensor(sides[0])
     changes = [(one.writer, one.change) for one in learned]
-    from vectomy.hooks.interventions import change_outputs
+    from vectomy.hooks.writer_outputs import change_outputs
 
     with torch.no_grad():
         with change_outputs(chat().model, changes):

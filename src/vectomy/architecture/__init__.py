@@ -6,7 +6,6 @@ and the stream.
 """
 
 from vectomy.architecture.families import FAMILIES, REFUSED, Family, Norm, WriterSpec
-from vectomy.architecture.norms import Gain
 from vectomy.architecture.resolve import MIXERS, Architecture, architecture_of, resolve
 from vectomy.architecture.writers import PostNorm, TensorRef, Writer
 
@@ -16,7 +15,6 @@ __all__ = [
     "REFUSED",
     "Architecture",
     "Family",
-    "Gain",
     "Norm",
     "PostNorm",
     "TensorRef",

@@ -1,5 +1,5 @@
-"""What stands between a writer and the stream: a norm y = g * (x - mean) / length + b, or a learned
-scale y = g * x.
+"""Folding a direction through what lies between a writer and the stream: a norm
+y = g * (x - mean) / length + b, or a learned scale y = g * x.
 
 Whatever the length, r . (y - b) = 0 exactly if the writer's output is orthogonal to the folded
 direction g * r (less its mean, for a norm that takes the mean out). So an edit of the stream along
@@ -8,46 +8,118 @@ r is an edit of the writer along that.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vectomy.architecture.writers import PostNorm, Writer
 from vectomy.core import linalg
 from vectomy.core.types import Vector
 
-__all__ = ["Gain", "MeasuredGain", "measure_gain"]
+__all__ = [
+    "MeasuredGain",
+    "WeightOf",
+    "combine_removals",
+    "fold",
+    "fold_all",
+    "fold_live",
+    "fold_live_removal",
+    "fold_removal",
+    "measure_gain",
+    "norm_gain",
+]
 
-# A folded direction shorter than this share of the gain reaches the stream by rounding alone.
-NEGLIGIBLE = 1e-7
+WeightOf = Callable[[PostNorm], Tensor]
+"""Reads the stored weight of a norm, float32: from a checkpoint or from a live model."""
+
+
+def fold(rows: Float[Tensor, "k d_model"], gain: Vector, centred: bool = False) -> Float[Tensor, "k d_model"]:
+    """The unit vectors that the input of a norm has to be orthogonal to, one for each direction of
+    its output. Gradients flow through.
+    """
+    folded = rows.double() * gain.double()
+    if centred:
+        folded = folded - folded.mean(dim=-1, keepdim=True)
+    return linalg.normalise(folded).to(rows.dtype)
+
+
+def norm_gain(norm: PostNorm, weight_of: WeightOf, width: int) -> Vector:
+    """What a norm multiplies its normalised input with."""
+    return (weight_of(norm) if norm.norm.learned else torch.ones(width)) + norm.norm.offset
+
+
+def fold_all(
+    norms: Sequence[PostNorm], rows: Float[Tensor, "k d_model"], weight_of: WeightOf
+) -> Float[Tensor, "k d_model"]:
+    """Directions of the stream in front of all norms of a writer, as unit vectors."""
+    for norm in reversed(norms):
+        rows = fold(rows, norm_gain(norm, weight_of, rows.shape[-1]), norm.norm.centred)
+    return rows
+
+
+def fold_live(
+    model: nn.Module, writer: Writer, rows: Float[Tensor, "k d_model"]
+) -> Float[Tensor, "k d_model"]:
+    """`fold_all` for a writer of a live model; gradients flow through."""
+    return fold_all(writer.norms, rows, _live_weights(model))
+
+
+def fold_removal(
+    norms: Sequence[PostNorm],
+    basis: Float[Tensor, "k d_model"],
+    strengths: Float[Tensor, " k"],
+    weight_of: WeightOf,
+) -> tuple[Float[Tensor, "n d_model"], Float[Tensor, " n"]]:
+    """What to remove from a writer's output so that the basis is removed from what reaches the
+    stream. Without norms: the basis itself.
+    """
+    return combine_removals(fold_all(norms, basis, weight_of), strengths) if norms else (basis, strengths)
+
+
+def fold_live_removal(
+    model: nn.Module, writer: Writer, basis: Float[Tensor, "k d_model"], strengths: Float[Tensor, " k"]
+) -> tuple[Float[Tensor, "n d_model"], Float[Tensor, " n"]]:
+    """`fold_removal` for a writer of a live model."""
+    return fold_removal(writer.norms, basis, strengths, _live_weights(model))
+
+
+def _live_weights(model: nn.Module) -> WeightOf:
+    return lambda norm: model.get_parameter(f"{norm.module}.weight").detach().float().cpu()
+
+
+def combine_removals(
+    folded: Float[Tensor, "k d_model"], strengths: Float[Tensor, " k"]
+) -> tuple[Float[Tensor, "n d_model"], Float[Tensor, " n"]]:
+    """One removal for folded directions, which are unit vectors but no longer orthogonal.
+
+    Equal strengths act on the span of the folded directions, so that strength 1 removes all of
+    them. Other strengths are made one operator by `linalg.joint_removal`. A direction that the norm
+    does not let through (zero) is dropped.
+
+    Raises:
+        ValueError: the folded directions are linearly dependent, as those of the basis are not.
+    """
+    kept = (folded.abs().amax(dim=-1) > 0) & (strengths != 0)
+    rows, a = folded[kept], strengths[kept]
+    if len(rows) < 2:
+        return rows, a
+    if bool((a == a[0]).all()):
+        return linalg.symmetric_basis(rows), a
+    return linalg.joint_removal(rows, a)
 
 
 @dataclass(frozen=True, eq=False)
-class Gain:
-    """Gain and bias of a norm over the stream; `centred` norms take the mean of their input out
-    (LayerNorm).
-    """
+class MeasuredGain:
+    """Gain and bias of a live norm over the stream, as measured."""
 
     gain: Vector
     bias: Vector
-    centred: bool = False
-
-    def fold(self, rows: Float[Tensor, "k d_model"]) -> Float[Tensor, "k d_model"]:
-        """The unit vectors that the writer's output has to be orthogonal to, one for each direction
-        of the stream.
-        """
-        folded = rows.double() * self.gain.double()
-        if self.centred:
-            folded = folded - folded.mean(dim=-1, keepdim=True)
-        return linalg.normalise(folded).to(rows.dtype)
-
-
-@dataclass(frozen=True, eq=False)
-class MeasuredGain(Gain):
-    """A gain as it was measured on a live module."""
-
-    normalises: bool = True
+    centred: bool
+    """It takes the mean of its input out (LayerNorm)."""
+    normalises: bool
     """The length of the input does not matter (a norm), or it does (a learned scale)."""
 
 

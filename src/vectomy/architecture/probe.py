@@ -25,7 +25,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from vectomy.architecture.norms import measure_gain
+from vectomy.architecture.norms import fold, measure_gain
 from vectomy.core.errors import ArchitectureError
 from vectomy.core.module_io import first_input, first_output
 from vectomy.core.types import TokenIds, Vector
@@ -337,7 +337,7 @@ class _Part:
         for norm in reversed(chain):
             measured = measure_gain(norm, self.dice.width)
             assert measured is not None, "a chain is made of norms alone"
-            unit = measured.fold(unit[None])[0]
+            unit = fold(unit[None], measured.gain, measured.centred)[0]
         return unit
 
     def _sleeps(self, value: Tensor) -> bool:

@@ -31,6 +31,8 @@ class PostNorm:
     module: str
     stored: str
     norm: Norm
+    has_bias: bool = False
+    """It adds a bias, and the model holds that."""
 
     @property
     def weight(self) -> str:
@@ -39,6 +41,10 @@ class PostNorm:
     @property
     def bias(self) -> str:
         return f"{self.stored}.bias"
+
+    @property
+    def live_bias(self) -> str:
+        return f"{self.module}.bias"
 
 
 @dataclass(frozen=True)
@@ -71,8 +77,16 @@ class Writer:
     @property
     def tensors(self) -> tuple[str, ...]:
         """Everything in the checkpoint that an edit of this writer touches."""
-        behind = [passed.bias for passed in self.norms[-1:] if passed.norm.centred]
-        return (*(stored.name for stored in (*self.weights, *self.biases)), *behind)
+        last = self.biased_norm
+        own = (stored.name for stored in (*self.weights, *self.biases))
+        return (*own, *([] if last is None else [last.bias]))
+
+    @property
+    def biased_norm(self) -> PostNorm | None:
+        """The last norm before the stream, if it has a bias. That bias comes to the stream as it
+        is: an edit acts on it with the basis itself, not with the folded one.
+        """
+        return next((passed for passed in self.norms[-1:] if passed.has_bias), None)
 
 
 def writers_of(
@@ -120,10 +134,10 @@ def _writer(
     biases = _found(stored, vectors, names, own)
     norms = []
     for norm in slot.norms:
-        named = [stored(name) for name in (norm.module, *norm.stored)]
-        passed = PostNorm(
-            prefix + norm.module, next((name for name in named if f"{name}.weight" in names), named[0]), norm
-        )
+        candidates = [stored(name) for name in (norm.module, *norm.stored)]
+        name = next((name for name in candidates if f"{name}.weight" in names), candidates[0])
+        has_bias = norm.centred and f"{name}.bias" in names
+        passed = PostNorm(prefix + norm.module, name, norm, has_bias)
         if not norm.optional or passed.weight in names:
             norms.append(passed)
     return Writer(

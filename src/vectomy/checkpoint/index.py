@@ -120,6 +120,11 @@ class Checkpoint:
         return sum(shard.size for shard in self.shards)
 
     @classmethod
+    def of(cls, source: str | Path | Checkpoint) -> Checkpoint:
+        """A checkpoint that is open already, or the one in this folder. Raises as `open` does."""
+        return source if isinstance(source, Checkpoint) else Checkpoint.open(source)
+
+    @classmethod
     def open(cls, path: str | Path) -> Checkpoint:
         """Check a folder and list it.
 

@@ -44,4 +44,6 @@ def compare(
 
 
 def _opened(source: str | Path | Checkpoint) -> Checkpoint:
-    return source if isinstance(source, Checkpoint) else Checkpoint.open(fetch(str(source)))
+    if isinstance(source, Checkpoint):
+        return source
+    return Checkpoint.open(fetch(str(source)))

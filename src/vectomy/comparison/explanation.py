@@ -17,7 +17,8 @@ from vectomy.comparison.removal_fit import Reproduced, reproduce_difference, wit
 from vectomy.comparison.summary_text import COARSE, summarize
 from vectomy.comparison.writer_scan import MOST_SHARED, MatrixDiff, Operations, WriterScan, span
 from vectomy.edits.edit import BaseModelRef, Edit, Operation
-from vectomy.edits.export.bake import baked, folded_in
+from vectomy.edits.export.bake import bake_writer
+from vectomy.edits.operation import fold_operation
 
 __all__ = ["DiffExplanation"]
 
@@ -52,7 +53,7 @@ class DiffExplanation:
                 made = {}
                 for at in places:
                     seen = self.looking.seen[at]
-                    rows, strengths = folded_in(self.one.checkpoint, seen.piece.writer, operation)
+                    rows, strengths = fold_operation(self.one.checkpoint, seen.piece.writer, operation)
                     with seen.piece.held():
                         made[at] = reproduce_difference(
                             seen.piece, seen.sizes, rows, strengths, operation.norm
@@ -234,7 +235,7 @@ class DiffExplanation:
     def _wanted(self, name: str, writer: Writer, operations: list[Operation]) -> Tensor | None:
         """What the operations on a writer (one, or one an expert) make of A's bias together."""
         made = [
-            baked(self.one.checkpoint, self.one.architecture, writer, op, names=(name,)).get(name)
+            bake_writer(self.one.checkpoint, self.one.architecture, writer, op, names=(name,)).get(name)
             for op in operations
         ]
         told = [value for value in made if value is not None]

@@ -17,7 +17,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vectomy.architecture import Architecture, Writer
+from vectomy.architecture import Architecture, PostNorm, Writer
+from vectomy.architecture.norms import norm_gain
 from vectomy.checkpoint import Checkpoint, architecture_in, read_stored
 from vectomy.checkpoint.quantization import PackedWeight, decode, locate
 from vectomy.checkpoint.reader import TORCH_DTYPES
@@ -40,8 +41,6 @@ TILE = 1 << 20
 # Vectors on which directions and strengths are fitted, in pieces of consecutive ones spread over
 # the matrix.
 SAMPLE, SPREAD = 4096, 32
-# Stored bits of a number's fraction, by the stored dtype or the encoding.
-FRACTION = {"F64": 52, "F32": 23, "F16": 10, "BF16": 7, "F8_E4M3": 3, "F8_E5M2": 2, "mxfp4": 1}
 # A value this much smaller than a matrix's typical one counts as if it were rounded like that, not
 # to finer steps.
 FINEST = 2.0**-6
@@ -63,14 +62,6 @@ class OpenedModel:
 
     def encoded(self, name: str) -> PackedWeight:
         return locate(self.checkpoint, name)
-
-    def fraction(self, encoded: PackedWeight) -> int:
-        """Bits behind the leading one that a stored value has."""
-        return FRACTION[
-            encoded.encoding
-            if encoded.encoding == "mxfp4"
-            else self.checkpoint.tensors[encoded.parts[0]].dtype
-        ]
 
 
 def open_pair(a: Checkpoint, b: Checkpoint) -> tuple[OpenedModel, OpenedModel]:
@@ -112,8 +103,7 @@ class StoredMatrix:
     @classmethod
     def of(cls, model: OpenedModel, name: str, axis: int, expert: int | None) -> StoredMatrix:
         encoded = model.encoded(name)
-        # MXFP4 is stored [expert, d_out, d_in], whatever the axis that it is loaded with.
-        axis = len(encoded.shape) - 2 if encoded.encoding == "mxfp4" else axis % len(encoded.shape)
+        axis = encoded.stream_axis(axis)
         return cls(model, encoded, axis if expert is None else axis - 1, expert)
 
     @property
@@ -186,7 +176,7 @@ class MatrixPair:
     @property
     def fraction(self) -> int:
         """Of the coarser of the two."""
-        return min(side.model.fraction(side.encoded) for side in (self.a, self.b))
+        return min(side.encoded.fraction_bits(side.model.checkpoint) for side in (self.a, self.b))
 
     @property
     def packed(self) -> bool:
@@ -262,10 +252,13 @@ def gain_of(model: OpenedModel, writer: Writer) -> tuple[Vector | None, bool]:
     """
     if not writer.norms:
         return None, False
+
+    def weight_of(norm: PostNorm) -> Tensor:
+        return read_stored(model.checkpoint, norm.weight).float()
+
     product = torch.ones(model.architecture.d_model)
     for passed in writer.norms:
-        if passed.norm.learned:
-            product = product * (read_stored(model.checkpoint, passed.weight).float() + passed.norm.offset)
+        product = product * norm_gain(passed, weight_of, model.architecture.d_model)
     return product, any(passed.norm.centred for passed in writer.norms)
 
 

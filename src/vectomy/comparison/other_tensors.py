@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vectomy.checkpoint import read_stored
 from vectomy.checkpoint.quantization import decode
-from vectomy.comparison.matrix_pairs import FRACTION, TILE, OpenedModel, finite, step
+from vectomy.comparison.matrix_pairs import TILE, OpenedModel, finite, step
 
 __all__ = ["Distance", "cast_alone", "distance", "distances_to", "head_of", "logical_values"]
 
@@ -54,8 +54,8 @@ def logical_values(model: OpenedModel, name: str) -> Iterator[Tensor]:
         at = (0, None) if number is None else (number, number + 1)
         parts = {part: read_stored(model.checkpoint, part, *at) for part in encoded.parts}
         value = decode(encoded if number is None else encoded.experts(1), parts)
-        # As it is loaded: transformers transposes what it decodes of MXFP4.
-        yield _wide(value.mT if experts and encoded.encoding == "mxfp4" else value)
+        # As it is loaded.
+        yield _wide(value.mT if experts and encoded.is_transposed else value)
 
 
 def _wide(value: Tensor) -> Tensor:
@@ -112,9 +112,7 @@ def distances_to(
 
 
 def _fraction(model: OpenedModel, name: str) -> int:
-    encoded = model.encoded(name)
-    dtype = model.checkpoint.tensors[encoded.parts[0]].dtype
-    return FRACTION.get("mxfp4" if encoded.encoding == "mxfp4" else dtype, 52)
+    return model.encoded(name).fraction_bits(model.checkpoint)
 
 
 def head_of(model: OpenedModel) -> str:

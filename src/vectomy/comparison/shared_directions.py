@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vectomy.architecture.norms import combine_removals
 from vectomy.comparison.matrix_pairs import MatrixPair
 from vectomy.comparison.removal_fit import Fit, NormalEquations
 from vectomy.core import linalg
@@ -241,7 +242,7 @@ def _error(front: Tensor, strengths: Tensor, fit: Fit) -> float:
     if not bool(strengths.isfinite().all()):
         return torch.inf
     try:
-        rows, values = linalg.folded_removal(front, strengths.float(), linalg.normalise(front))
+        rows, values = combine_removals(linalg.normalise(front), strengths.float())
     except ValueError:
         return torch.inf
     along = rows @ fit.basis.T

@@ -23,7 +23,6 @@ __all__ = [
     "edit_matrix",
     "edit_rows",
     "edit_stored",
-    "folded_removal",
     "joint_removal",
     "normalise",
     "project_out",
@@ -156,28 +155,6 @@ def edit_stored(
             weight[start : start + rows] = edit_along(tile, axis, b, a, norm)
         return weight
     return weight.copy_(edit_along(weight.to(work), axis, b, a, norm))
-
-
-def folded_removal(
-    basis: Float[Tensor, "k d_model"], strengths: Float[Tensor, " k"], folded: Float[Tensor, "k d_model"]
-) -> tuple[Float[Tensor, "n d_model"], Float[Tensor, " n"]]:
-    """The edit of what passes a norm, given what each basis vector becomes in front of it
-    (architecture/norms.py).
-
-    Equal strengths act on the span of the folded directions, so that strength 1 removes all of
-    them. Other strengths are made one operator by `joint_removal`. A direction that the norm does
-    not let through is dropped.
-
-    Raises:
-        ValueError: the folded directions are linearly dependent, as those of the basis are not.
-    """
-    kept = (folded.abs().amax(dim=-1) > 0) & (strengths != 0)
-    rows, a = folded[kept], strengths[kept]
-    if len(rows) < 2:
-        return rows, a
-    if bool((a == a[0]).all()):
-        return symmetric_basis(rows), a
-    return joint_removal(rows, a)
 
 
 def _ratio(before: Tensor, after: Tensor, dim: int) -> Tensor:

@@ -32,9 +32,9 @@ from vectomy.core import linalg
 from vectomy.core.errors import EditError, FingerprintError
 from vectomy.core.run_folder import canonical_json, hash_of, write_whole
 from vectomy.core.types import OUTSIDE, Component, NormMode, Vector
+from vectomy.edits.live_hooks import edit_writers
 from vectomy.edits.operation import BaseModelRef, Operation, check_fits, check_takes, combine, shape_of
 from vectomy.edits.steering import Condition, steer_rows
-from vectomy.hooks.interventions import edit_writers
 
 __all__ = ["BaseModelRef", "Edit", "Operation"]
 
@@ -86,7 +86,7 @@ class Edit:
             EditError: the direction is zero, NaN, of the wrong width, or k directions are linearly
                 dependent.
         """
-        opened = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint.open(checkpoint)
+        opened = Checkpoint.of(checkpoint)
         architecture = architecture_in(opened)
         architecture.check_covered()
         writers = [writer for writer in architecture.writers if embeddings or writer.component not in OUTSIDE]

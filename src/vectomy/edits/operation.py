@@ -9,13 +9,23 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vectomy.architecture import Architecture, Writer
-from vectomy.checkpoint import Checkpoint, architecture_in, fingerprint
+from vectomy.architecture import Architecture, PostNorm, Writer
+from vectomy.architecture.norms import fold_removal
+from vectomy.checkpoint import Checkpoint, architecture_in, fingerprint, read_tensor
 from vectomy.core import linalg
 from vectomy.core.errors import EditError
 from vectomy.core.types import COMPONENTS, OUTSIDE, Component, NormMode, Vector
 
-__all__ = ["BaseModelRef", "Operation", "check_fits", "check_takes", "combine", "experts_of", "shape_of"]
+__all__ = [
+    "BaseModelRef",
+    "Operation",
+    "check_fits",
+    "check_takes",
+    "combine",
+    "experts_of",
+    "fold_operation",
+    "shape_of",
+]
 
 # How far stored rows may be from orthonormal (float32).
 ORTHONORMAL = 1e-4
@@ -212,6 +222,19 @@ def combine(one: Operation, other: Operation) -> Operation:
             f"{one.writer_name}: the two bases overlap without being equal, so their sum is not defined"
         ) from None
     return replace(one, basis=basis, strengths=joint, addition=addition)
+
+
+def fold_operation(
+    checkpoint: Checkpoint, writer: Writer, operation: Operation
+) -> tuple[Float[Tensor, "n d_model"], Float[Tensor, " n"]]:
+    """Basis and strengths of a removal from the writer's own output that removes the operation's
+    basis from what reaches the stream (architecture/norms.py). Reads the norms' weights.
+    """
+
+    def weight_of(norm: PostNorm) -> Tensor:
+        return read_tensor(checkpoint, norm.weight).float()
+
+    return fold_removal(writer.norms, operation.basis, operation.strengths, weight_of)
 
 
 def shape_of(model: BaseModelRef | Architecture) -> str:

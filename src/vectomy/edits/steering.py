@@ -25,11 +25,13 @@ from vectomy.architecture import Writer, architecture_of
 from vectomy.core.errors import EditError
 from vectomy.core.module_io import first_output
 from vectomy.core.types import Component, Site, Stream, Vector
-from vectomy.hooks.interventions import OutputChange, WriterEdit, intervene, output_change
+from vectomy.edits.live_hooks import OutputChange, output_change
+from vectomy.edits.operation import Operation
+from vectomy.hooks.interventions import intervene
 
 __all__ = ["Condition", "Scaled", "steer_rows"]
 
-Scaled = Callable[[float], Sequence[tuple[Writer, WriterEdit]]]
+Scaled = Callable[[float], Sequence[tuple[Writer, Operation]]]
 """The edit at a strength, as pairs of a writer and what is done to it."""
 
 

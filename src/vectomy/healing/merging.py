@@ -51,7 +51,7 @@ def merge_training(
         CheckpointError: the adapter does more than W + s B A.
         ArtifactError, DiskFullError: see checkpoint/.
     """
-    opened = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint.open(checkpoint)
+    opened = Checkpoint.of(checkpoint)
     _check_record(trained, opened)
     by_name = (
         _make_weight_changes(trained, opened)

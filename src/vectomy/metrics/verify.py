@@ -23,9 +23,9 @@ from vectomy.checkpoint.reader import read_stored
 from vectomy.core.errors import FingerprintError, ModelError
 from vectomy.core.progress import Progress, silent
 from vectomy.edits.edit import Edit, Operation
-from vectomy.edits.export.bake import baked, folded_in
+from vectomy.edits.export.bake import bake_writer
 from vectomy.edits.export.receipt import Receipt
-from vectomy.edits.operation import shape_of
+from vectomy.edits.operation import fold_operation, shape_of
 from vectomy.hooks.capture import capture
 from vectomy.models import ChatModel, load_layerwise, load_model
 
@@ -65,12 +65,12 @@ def verify(
         FingerprintError: the checkpoint has another shape than the edit's base, or `base` other
             weights. CheckpointError, ArchitectureError, ModelError: as for loading a model.
     """
-    opened = _opened(checkpoint)
+    opened = Checkpoint.of(checkpoint)
     arch = architecture_in(opened)
     arch.check_covered()
     if not edit.base.same_shape(arch):
         raise FingerprintError(f"the edit is for {edit.base}; {opened.path} is {shape_of(arch)}")
-    source = None if base is None else _opened(base)
+    source = None if base is None else Checkpoint.of(base)
     if source is not None:
         edit.check_base(source)
     seen = [_judged(opened, source, arch, writer, op) for writer, op in edit.writers(arch)]
@@ -137,7 +137,7 @@ def projections(
     Raises:
         ModelError: the model cannot be run here (packed weights, say).
     """
-    opened = _opened(checkpoint)
+    opened = Checkpoint.of(checkpoint)
     chat = _chat(opened, device)
     layers = chat.architecture.n_layers
     how = (
@@ -193,10 +193,6 @@ def _chat(checkpoint: Checkpoint, device: str) -> ChatModel:
             raise error from None
 
 
-def _opened(checkpoint: str | Path | Checkpoint) -> Checkpoint:
-    return checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint.open(checkpoint)
-
-
 # Weights
 
 
@@ -231,20 +227,20 @@ def _tensors(
         for s in (*writer.weights, *writer.biases)
         if s.expert is None or operation.expert in (None, s.expert)
     ]
-    behind = [
-        TensorRef(norm.bias, 0)
-        for norm in writer.norms[-1:]
-        if norm.norm.centred and norm.bias in arch.shapes
-    ]
+    norm = writer.biased_norm
+    behind = [] if norm is None else [TensorRef(norm.bias, 0)]
     if base is not None:
-        wanted, (basis, _) = baked(base, arch, writer, operation), folded_in(base, writer, operation)
+        wanted, (basis, _) = (
+            bake_writer(base, arch, writer, operation),
+            fold_operation(base, writer, operation),
+        )
         against = [*((s, basis) for s in stored), *((s, operation.basis) for s in behind)]
         return [
             (s.name, _against_base(checkpoint, base, s, rows, wanted[s.name]))
             for s, rows in against
             if s.name in wanted
         ]
-    basis, strengths = folded_in(checkpoint, writer, operation)
+    basis, strengths = fold_operation(checkpoint, writer, operation)
     if not bool((strengths == 1).all()):
         return [(s.name, "") for s in (*stored, *behind)]
     against = [*((s, basis) for s in stored), *((s, operation.basis) for s in behind)]
@@ -266,7 +262,7 @@ def _against_base(
         return f"has shape {list(found.shape)}, the base's {list(made.shape)}"
     if torch.equal(found, before) and not torch.equal(made, before):
         return "as in the base: the edit is not in it"
-    axis = _axis(checkpoint, stored)
+    axis = locate(checkpoint, stored.name).stream_axis(stored.axis)
     wanted, missed = ((value.movedim(axis, -1) @ basis.T).norm() for value in (made - before, made - found))
     if float(missed) > GONE * float(wanted) + 1e-6 * float(made.norm()):
         return f"carries {1 - float(missed / wanted):.2g} of what the edit takes along its directions"
@@ -280,16 +276,10 @@ def _against_base(
     )
 
 
-def _axis(checkpoint: Checkpoint, stored: TensorRef) -> int:
-    """Of the decoded weight: MXFP4 is [expert, d_out, d_in] whatever axis it is loaded with."""
-    encoded = locate(checkpoint, stored.name)
-    return len(encoded.shape) - 2 if encoded.encoding == "mxfp4" else stored.axis
-
-
 def _against_random(
     checkpoint: Checkpoint, stored: TensorRef, basis: Float[Tensor, "n d_model"], expert: int | None
 ) -> str | None:
-    weight, axis = _logical(checkpoint, stored.name), _axis(checkpoint, stored)
+    weight, axis = _logical(checkpoint, stored.name), locate(checkpoint, stored.name).stream_axis(stored.axis)
     if expert is not None and stored.expert is None:
         weight, axis = weight[expert], axis - 1
     vectors = weight.movedim(axis, -1)

@@ -65,7 +65,7 @@ def plan(
         CheckpointError, UnsafeCheckpointError: the folder is not whole.
         ArchitectureError: the model or one of its tensors is not known.
     """
-    opened = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint.open(checkpoint)
+    opened = Checkpoint.of(checkpoint)
     arch = architecture_in(opened)
     arch.check_covered()
     rows, left = [], []

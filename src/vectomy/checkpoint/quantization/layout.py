@@ -20,6 +20,8 @@ Encoding = Literal["plain", "fp8-tensor", "fp8-channel", "fp8-block", "mxfp4"]
 
 FP8 = ("F8_E4M3", "F8_E5M2")
 EXPONENTS = ("F8_E8M0", "U8")
+# Stored bits of a number's fraction, by the stored dtype; packed bytes say nothing of theirs.
+FRACTION_BITS = {"F64": 52, "F32": 23, "F16": 10, "BF16": 7, "F8_E4M3": 3, "F8_E5M2": 2, "mxfp4": 1}
 SCALES = (*TORCH_DTYPES, *EXPONENTS)
 # By method, a tensor beside X.weight that gives it away (X.weight itself is packed, or has another
 # name).
@@ -69,6 +71,25 @@ class PackedWeight:
     """Of the logical weight."""
     block: tuple[int, int] = (1, 1)
     """Rows and columns of a matrix that share a scale; the last ones may be cut off."""
+
+    @property
+    def is_transposed(self) -> bool:
+        """transformers transposes the last two axes after it has decoded the weight."""
+        return self.encoding == "mxfp4"
+
+    def stream_axis(self, axis: int) -> int:
+        """Which axis of the decoded weight is the stream's, when it is `axis` of the live parameter
+        (or of the tensor as stored, if it is not quantised). Not negative.
+        """
+        depth = len(self.shape)
+        return depth - 2 if self.is_transposed else axis % depth
+
+    def fraction_bits(self, checkpoint: Checkpoint) -> int:
+        """Bits behind the leading one of a stored value; integers count as float64, which holds
+        them exactly.
+        """
+        stored = self.encoding if self.is_transposed else checkpoint.tensors[self.parts[0]].dtype
+        return FRACTION_BITS.get(stored, FRACTION_BITS["F64"])
 
     @property
     def grid(self) -> tuple[int, int]:

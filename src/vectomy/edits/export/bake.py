@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from vectomy.architecture import Architecture, Gain, TensorRef, Writer
+from vectomy.architecture import Architecture, TensorRef, Writer
 from vectomy.checkpoint import Checkpoint, architecture_in, read_stored, read_tensor, rewrite
 from vectomy.checkpoint.change import Added, Change
 from vectomy.checkpoint.quantization import PackedWeight, decode, locate, requantize
@@ -24,8 +23,9 @@ from vectomy.core.progress import Progress, silent
 from vectomy.core.types import OUTSIDE, Vector
 from vectomy.edits.edit import Edit, Operation
 from vectomy.edits.export.receipt import Receipt
+from vectomy.edits.operation import fold_operation
 
-__all__ = ["Baking", "bake", "baked", "folded_in"]
+__all__ = ["Baking", "bake", "bake_writer"]
 
 
 def bake(
@@ -52,7 +52,7 @@ def bake(
         EditError: an addition to a writer that has no bias.
         ArtifactError, CheckpointError, DiskFullError: see checkpoint/.
     """
-    opened = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint.open(checkpoint)
+    opened = Checkpoint.of(checkpoint)
     arch = architecture_in(opened)
     arch.check_covered()
     edit.check_base(opened)
@@ -100,7 +100,7 @@ class Baking:
     _experts: dict[str, dict[int | None, Edited]] = field(default_factory=dict)
 
     def add(self, writer: Writer, operation: Operation) -> None:
-        basis, strengths = folded_in(self.checkpoint, writer, operation)
+        basis, strengths = fold_operation(self.checkpoint, writer, operation)
         if operation.addition is not None and not writer.biases:
             self._give_bias(writer, operation, operation.addition)
         elif operation.addition is not None and writer.component == "experts":
@@ -114,18 +114,16 @@ class Baking:
             shared = stored.expert is None and len(self.arch.shapes[stored.name]) == 1
             if operation.expert in (None, stored.expert) or (stored.expert is None and not shared):
                 self._bias(stored, operation, basis, strengths)
-        for passed in writer.norms[-1:]:
-            if passed.norm.centred and passed.bias in self.checkpoint.tensors and operation.strengths.any():
-                # What the last norm adds comes to the stream as it is.
-                self._bias(TensorRef(passed.bias, 0), operation, operation.basis, operation.strengths)
+        norm = writer.biased_norm
+        if norm is not None and operation.strengths.any():
+            self._bias(TensorRef(norm.bias, 0), operation, operation.basis, operation.strengths)
 
     def _weight(
         self, writer: Writer, stored: TensorRef, operation: Operation, basis: Tensor, strengths: Tensor
     ) -> None:
         encoded = locate(self.checkpoint, stored.name)
         norm = operation.norm
-        # MXFP4 is stored [expert, d_out, d_in], whatever the axis that it is loaded with.
-        axis = len(encoded.shape) - 2 if encoded.encoding == "mxfp4" else stored.axis
+        axis = encoded.stream_axis(stored.axis)
 
         def edit(old: Tensor, axis: int) -> Tensor:
             return linalg.edit_stored(old, axis, basis, strengths, norm)
@@ -270,7 +268,7 @@ def _each(old: Tensor, axis: int, experts: Mapping[int | None, Edited]) -> Tenso
     return old
 
 
-def baked(
+def bake_writer(
     checkpoint: Checkpoint,
     arch: Architecture,
     writer: Writer,
@@ -289,22 +287,3 @@ def baked(
         new = change.make({part: read_stored(checkpoint, part) for part in change.tensors})
         made[name] = decode(locate(checkpoint, name), new).float()
     return made
-
-
-def folded_in(
-    checkpoint: Checkpoint, writer: Writer, operation: Operation
-) -> tuple[Float[Tensor, "n d_model"], Float[Tensor, " n"]]:
-    """What to remove from a writer's output so that the operation's basis is removed from what
-    reaches the stream.
-    """
-    if not writer.norms:
-        return operation.basis, operation.strengths
-    rows = operation.basis
-    for passed in reversed(writer.norms):
-        gain = (
-            read_tensor(checkpoint, passed.weight).float()
-            if passed.norm.learned
-            else torch.ones(rows.shape[-1])
-        )
-        rows = Gain(gain + passed.norm.offset, torch.zeros_like(gain), passed.norm.centred).fold(rows)
-    return linalg.folded_removal(operation.basis, operation.strengths, rows)

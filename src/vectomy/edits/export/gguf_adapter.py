@@ -45,7 +45,7 @@ def write_gguf_lora(
         CheckpointError, DiskFullError: see checkpoint/.
     """
     check_installed()
-    opened = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint.open(checkpoint)
+    opened = Checkpoint.of(checkpoint)
     arch = architecture_in(opened)
     arch.check_covered()
     edit.check_base(opened)

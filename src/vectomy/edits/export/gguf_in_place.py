@@ -132,7 +132,7 @@ def _check_base(
                 "(base=, --base MODEL), to which the file is held"
             )
         return
-    opened = base if isinstance(base, Checkpoint) else Checkpoint.open(base)
+    opened = Checkpoint.of(base)
     edit.check_base(opened)
     for name, stored in view.names.items():
         if len(arch.shapes[name]) == 2 and name in {w.weights[0].name for w in arch.writers}:

@@ -22,8 +22,7 @@ from vectomy.checkpoint.quantization import decode, locate
 from vectomy.core import linalg
 from vectomy.core.errors import EditError
 from vectomy.core.types import NormMode
-from vectomy.edits.export.bake import folded_in
-from vectomy.edits.operation import Operation
+from vectomy.edits.operation import Operation, fold_operation
 
 __all__ = ["Factors", "Removal", "factors_of", "read_weight", "removal_of"]
 
@@ -44,7 +43,7 @@ def removal_of(checkpoint: Checkpoint, writer: Writer, operation: Operation) -> 
 
     One direction of strength 0 stays where there is no other: an adapter has at least rank 1.
     """
-    basis, strengths = folded_in(checkpoint, writer, operation)
+    basis, strengths = fold_operation(checkpoint, writer, operation)
     kept = strengths != 0
     if kept.any():
         return basis[kept].float(), strengths[kept].float()
@@ -57,8 +56,7 @@ def read_weight(checkpoint: Checkpoint, name: str, axis: int) -> tuple[Tensor, i
     parts = {part: read_stored(checkpoint, part) for part in encoded.parts}
     if encoded.encoding == "plain":
         return parts[name], axis
-    # MXFP4 is stored [expert, d_out, d_in], whatever the axis that it is loaded with.
-    return decode(encoded, parts), len(encoded.shape) - 2 if encoded.encoding == "mxfp4" else axis
+    return decode(encoded, parts), encoded.stream_axis(axis)
 
 
 def factors_of(

@@ -66,7 +66,7 @@ def write_lora(
         ArtifactError: `out` exists and is not empty, or lies inside the checkpoint.
         CheckpointError, DiskFullError: see checkpoint/.
     """
-    opened = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint.open(checkpoint)
+    opened = Checkpoint.of(checkpoint)
     arch = architecture_in(opened)
     arch.check_covered()
     edit.check_base(opened)
@@ -132,10 +132,9 @@ class _Adapter:
         for stored in target.writer.biases:
             self._bias(target, stored)
         operation = target.operations[0]
-        for passed in target.writer.norms[-1:]:
-            if passed.norm.centred and passed.bias in self.checkpoint.tensors and operation.strengths.any():
-                # What the last norm adds comes to the stream as it is.
-                self._vector(f"{passed.module}.bias", passed.bias, operation.basis, operation.strengths, None)
+        norm = target.writer.biased_norm
+        if norm is not None and operation.strengths.any():
+            self._vector(norm.live_bias, norm.bias, operation.basis, operation.strengths, None)
 
     def _matrix(self, target: PeftTarget) -> None:
         writer, (operation,), stored = target.writer, target.operations, target.writer.weights[0]

@@ -26,7 +26,7 @@ from vectomy.data.trait_file import Form
 from vectomy.data.trait_file import Operation as What
 from vectomy.edits.edit import BaseModelRef, Edit
 from vectomy.edits.operation import Operation
-from vectomy.hooks.interventions import hookable
+from vectomy.hooks.writer_outputs import is_hookable
 from vectomy.search.distill.distillation import Learnable
 
 __all__ = ["Means", "closed_form", "learnables", "writers_for_additions"]
@@ -56,7 +56,7 @@ def writers_for_additions(writers: Sequence[Writer]) -> dict[int, Writer]:
                 writer.component == component
                 and writer.layer is not None
                 and not writer.norms
-                and hookable(writer)
+                and is_hookable(writer)
             ):
                 found.setdefault(writer.layer, writer)
     if not found:
@@ -114,7 +114,9 @@ def learnables(what: What, writers: Sequence[Writer], means: Means) -> list[Lear
     """
     layers, width = means[0].shape
     inside = [
-        w for w in writers if w.layer is not None and START * layers <= w.layer < END * layers and hookable(w)
+        w
+        for w in writers
+        if w.layer is not None and START * layers <= w.layer < END * layers and is_hookable(w)
     ]
     takers = {id(writer) for writer in writers_for_additions(inside).values()}
     directions = {

@@ -27,7 +27,7 @@ from vectomy.core import linalg
 from vectomy.core.progress import Progress
 from vectomy.edits.edit import BaseModelRef, Edit
 from vectomy.edits.operation import Operation
-from vectomy.hooks.interventions import change_outputs
+from vectomy.hooks.writer_outputs import change_outputs
 from vectomy.metrics.logits import kl_divergence
 from vectomy.models import ChatModel
 from vectomy.search.distill.distill_examples import DistillBatch

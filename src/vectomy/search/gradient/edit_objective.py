@@ -13,7 +13,8 @@ from vectomy.architecture import Writer
 from vectomy.core.errors import SelectionError
 from vectomy.edits.edit import Edit
 from vectomy.edits.operation import Operation
-from vectomy.hooks.interventions import change_outputs, fold, hookable
+from vectomy.architecture.norms import fold_live
+from vectomy.hooks.writer_outputs import change_outputs, is_hookable
 from vectomy.metrics.logits import kl_divergence
 from vectomy.search.gradient.parameters import (
     EditParameters,
@@ -48,7 +49,7 @@ class EditObjective:
     def __init__(self, task: RecipeInput, start: int) -> None:
         self.task, self.chat, self.start = task, task.chat, start
         inside = [w for w in task.writers if (not start if w.layer is None else w.layer >= start)]
-        self.writers = [writer for writer in inside if hookable(writer)]
+        self.writers = [writer for writer in inside if is_hookable(writer)]
         self._check()
         left = sorted({writer.component for writer in inside} - {writer.component for writer in self.writers})
         self.out_of_reach = (
@@ -105,7 +106,7 @@ class EditObjective:
         change, negative = self.targets.change[0], self.targets.negative[0]
         with self.targets.running() as run:
             base = float(self.behaviour_loss(change, run(change)[0]))
-            changes = [(w, ablate_by_row(fold(self.chat.model, w, vectors))) for w in self.writers]
+            changes = [(w, ablate_by_row(fold_live(self.chat.model, w, vectors))) for w in self.writers]
             with change_outputs(self.chat.model, changes):
                 return base, {
                     name: [float(loss(target, hidden)) for hidden in run(target, len(vectors))]
@@ -122,7 +123,7 @@ class EditObjective:
             (
                 writer,
                 ablate_with_strengths(
-                    fold(self.chat.model, writer, bases[group]), parameters.strengths[index]
+                    fold_live(self.chat.model, writer, bases[group]), parameters.strengths[index]
                 ),
             )
             for index, (writer, group) in enumerate(zip(self.writers, self.groups, strict=True))

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from vectomy.edits.edit import Edit
-from vectomy.hooks.interventions import change_outputs
+from vectomy.hooks.writer_outputs import change_outputs
 from vectomy.search.gradient.edit_objective import EditObjective
 from vectomy.search.gradient.frontier_points import choose, is_enough, is_preserved, measure_points
 from vectomy.search.gradient.parameters import KLWeightSchedule, Optimizer, Phase, SearchState, write_state

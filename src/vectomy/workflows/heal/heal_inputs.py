@@ -14,8 +14,7 @@ from vectomy.checkpoint import Checkpoint, architecture_in, fingerprint
 from vectomy.core.errors import FingerprintError, UsageError
 from vectomy.core.progress import Progress
 from vectomy.edits.edit import Edit
-from vectomy.edits.export.bake import folded_in
-from vectomy.edits.operation import shape_of
+from vectomy.edits.operation import fold_operation, shape_of
 from vectomy.models import probe_architecture
 from vectomy.models.demo import model_folder
 
@@ -101,7 +100,7 @@ def compute_protected_directions(edit: Edit, base: Path) -> dict[str, Tensor]:
     found: dict[str, list[Tensor]] = {}
     for writer, operation in edit.writers(arch):
         if operation.strengths.any():
-            basis, strengths = folded_in(opened, writer, operation)
+            basis, strengths = fold_operation(opened, writer, operation)
             found.setdefault(writer.module, []).append(basis[strengths != 0])
     return {module: _span(torch.cat(rows)) for module, rows in found.items()}
 

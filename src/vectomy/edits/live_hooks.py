@@ -1,0 +1,189 @@
+"""An Edit at run time: hooks that give each writer's output what edited weights would give.
+
+What no hook can do has its parameters changed in place for the length of a `with` block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vectomy.architecture import Writer
+from vectomy.architecture.norms import fold_live_removal
+from vectomy.core import linalg
+from vectomy.core.types import OUTSIDE, NormMode, Vector
+from vectomy.edits.operation import Operation
+from vectomy.hooks.writer_outputs import output_hook
+
+__all__ = ["OutputChange", "edit_writers", "output_change"]
+
+
+@contextmanager
+def edit_writers(model: nn.Module, edits: Sequence[tuple[Writer, Operation]]) -> Iterator[None]:
+    """Make each writer's output what it would be with edited weights; computed in float32, given
+    back in its dtype.
+
+    What no hook on a module's output can do has its parameters changed in place for the length of
+    the block: single experts, kept lengths inside of fused experts, biases that are added behind
+    the module, and weights that fast kernels take without calling the module.
+    """
+    with ExitStack() as changes:
+        for writer, edit in edits:
+            module = model.get_submodule(writer.module)
+            basis, strengths = fold_live_removal(model, writer, edit.basis, edit.strengths)
+            weight = model.get_parameter(writer.weight)
+            basis = basis.to(device=weight.device, dtype=torch.float32)
+            strengths = strengths.to(device=weight.device, dtype=torch.float32)
+            if _needs_swap(module, writer, edit):
+                _swap_writer(changes, model, writer, edit, basis, strengths)
+                made = OutputChange(None, None)
+            else:
+                made = _output_change(module, writer, edit, weight, basis, strengths)
+            if made.columns is not None:
+                changes.callback(module.register_forward_pre_hook(_scaled_input(made.columns)).remove)
+            for name in _swapped_biases(writer):
+                # What the last norm adds comes to the stream as it is: there the basis is not
+                # folded.
+                loose = name == writer.bias
+                rows = (basis, strengths) if loose else (edit.basis.to(basis), edit.strengths.to(strengths))
+                _swap(changes, model.get_parameter(name), _edited_output(*rows))
+            addition = None if edit.addition is None else edit.addition.to(basis)
+            if made.change is not None or addition is not None:
+                changes.callback(module.register_forward_hook(output_hook(made.change, addition)).remove)
+        yield
+
+
+@dataclass(frozen=True)
+class OutputChange:
+    """What an edit of a writer does where its module is called: to its output, and (norm mode
+    column) to its input.
+    """
+
+    change: Callable[[Tensor], Tensor] | None
+    columns: Float[Tensor, " d_in"] | None
+    addition: Vector | None = None
+
+
+def output_change(model: nn.Module, writer: Writer, edit: Operation) -> OutputChange | None:
+    """The edit as a function of what its module takes and gives, in float32; None where parameters
+    have to be changed instead.
+    """
+    module = model.get_submodule(writer.module)
+    if _needs_swap(module, writer, edit) or (bool(edit.strengths.any()) and _swapped_biases(writer)):
+        return None
+    weight = model.get_parameter(writer.weight)
+    basis, strengths = (
+        value.to(device=weight.device, dtype=torch.float32)
+        for value in fold_live_removal(model, writer, edit.basis, edit.strengths)
+    )
+    made = _output_change(module, writer, edit, weight, basis, strengths)
+    return replace(made, addition=None if edit.addition is None else edit.addition.to(basis))
+
+
+def _output_change(
+    module: nn.Module, writer: Writer, edit: Operation, weight: Tensor, basis: Tensor, strengths: Tensor
+) -> OutputChange:
+    if writer.slot.axis == 1 and writer.component in OUTSIDE:
+        return OutputChange(_edited_rows(basis, strengths, edit.norm), None)
+    if edit.norm == "row":
+        bias: Any = getattr(module, "bias", None)
+        return OutputChange(_edited_row_form(_matrix(writer, weight), bias, basis, strengths), None)
+    columns = _column_scale(_matrix(writer, weight), basis, strengths) if edit.norm == "column" else None
+    return OutputChange(_edited_output(basis, strengths), columns)
+
+
+def _swapped_biases(writer: Writer) -> list[str]:
+    """Biases that reach the stream behind the writer's module: one that is added loose, and that of
+    the last norm.
+    """
+    names = [writer.bias] if writer.slot.loose_bias and writer.bias is not None else []
+    norm = writer.biased_norm
+    return names if norm is None else [*names, norm.live_bias]
+
+
+def _matrix(writer: Writer, weight: Tensor) -> Float[Tensor, "d_model d_in"]:
+    return weight.detach().float().movedim(writer.slot.axis, 0)
+
+
+def _needs_swap(module: nn.Module, writer: Writer, edit: Operation) -> bool:
+    plain = f"{writer.module}.weight" == writer.weight and module.weight.ndim == 2
+    return bool(edit.strengths.any()) and (
+        writer.slot.functional or edit.expert is not None or (edit.norm != "none" and not plain)
+    )
+
+
+def _swap_writer(
+    changes: ExitStack, model: nn.Module, writer: Writer, edit: Operation, basis: Tensor, strengths: Tensor
+) -> None:
+    """Weight and bias changed as a bake would change them, all experts or one."""
+    axis = writer.slot.axis
+
+    def weight(old: Tensor) -> Tensor:
+        if edit.expert is None:
+            return linalg.edit_stored(old.clone(), axis, basis, strengths, edit.norm)
+        new = old.clone()
+        new[edit.expert] = linalg.edit_along(
+            old[edit.expert].float(), axis - 1, basis, strengths, edit.norm
+        ).to(old.dtype)
+        return new
+
+    def bias(old: Tensor) -> Tensor:
+        new = linalg.remove(old.float(), basis, strengths).to(old.dtype)
+        return new if edit.expert is None else torch.where(_is_row(old, edit.expert), new, old)
+
+    _swap(changes, model.get_parameter(writer.weight), weight)
+    if writer.bias is not None and not writer.slot.loose_bias:
+        if edit.expert is not None and model.get_parameter(writer.bias).ndim == 1:
+            return  # A bias that all experts share is no single one's.
+        _swap(changes, model.get_parameter(writer.bias), bias)
+
+
+def _is_row(value: Tensor, row: int) -> Tensor:
+    return (torch.arange(len(value), device=value.device) == row)[:, None]
+
+
+def _swap(changes: ExitStack, parameter: Tensor, change: Callable[[Tensor], Tensor]) -> None:
+    old = parameter.data
+    changes.callback(setattr, parameter, "data", old)
+    parameter.data = change(old.float() if old.ndim == 1 else old).to(old.dtype)
+
+
+def _edited_output(basis: Tensor, strengths: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda output: linalg.remove(output, basis, strengths)
+
+
+def _edited_rows(basis: Tensor, strengths: Tensor, norm: NormMode) -> Callable[[Tensor], Tensor]:
+    return lambda output: linalg.edit_rows(output, basis, strengths, norm)
+
+
+def _edited_row_form(
+    weight: Tensor, bias: Tensor | None, basis: Tensor, strengths: Tensor
+) -> Callable[[Tensor], Tensor]:
+    lengths, kept = linalg.row_factors(weight, basis, strengths)
+    offset = torch.zeros_like(lengths) if bias is None else bias.detach().float()
+
+    def change(output: Tensor) -> Tensor:
+        rows = linalg.remove((output - offset) / lengths, basis, strengths)
+        return kept * lengths * rows + linalg.remove(offset, basis, strengths)
+
+    return change
+
+
+def _column_scale(weight: Tensor, basis: Tensor, strengths: Tensor) -> Float[Tensor, " d_in"]:
+    """What each input is multiplied with so that the edited columns have their old length."""
+    old = torch.linalg.vector_norm(weight, dim=0)
+    new = torch.linalg.vector_norm(linalg.edit_matrix(weight, basis, strengths), dim=0)
+    return torch.where(new > linalg.NEGLIGIBLE * old, old / new.clamp_min(torch.finfo(new.dtype).tiny), 1.0)
+
+
+def _scaled_input(columns: Tensor) -> Callable[..., tuple[Tensor, ...]]:
+    def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return ((args[0].float() * columns).to(args[0].dtype), *args[1:])
+
+    return hook
