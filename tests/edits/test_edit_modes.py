@@ -280,7 +280,7 @@ def test_a_vector_is_added_where_a_bias_holds_it_and_refused_elsewhere(
                 with pytest.raises(EditError, match="stands between it and the stream"):
                     edit.hooks(zoo_load(label, folder))
             elif writer.component == "experts" or not (
-                writer.biases or writer.component in arch.family.switches
+                writer.biases or writer.component in arch.family.bias_flags
             ):
                 with pytest.raises(EditError, match="use it as hooks"):
                     bake(edit, folder, out)

@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 
 from torch import nn
 
-from vectomy.architecture.families import FAMILIES, REFUSED, Family, multimodal
+from vectomy.architecture.families import FAMILIES, REFUSED, Family, wrap_text_model
 from vectomy.architecture.readers import EXTRA_HEADS, IGNORED, OUTSIDE_BLOCKS, READERS
 from vectomy.architecture.writers import Writer, renamed, writers_of
 from vectomy.core.errors import ArchitectureError, CheckpointError
@@ -270,7 +270,7 @@ class Architecture:
                     said.append((name, "part of a head that predicts more tokens, behind the stream"))
                 elif (
                     layer is None
-                    and self.family.towers
+                    and self.family.multimodal
                     and not name.startswith(text)
                     and not name.endswith(heads)
                     and not _is_outside(name, self.head, self.family.outside)
@@ -325,10 +325,10 @@ def resolve(config: Mapping[str, Any], shapes: Shapes | None = None, *, live: bo
         )
     text = config.get(family.nested) if family.nested else config
     text = text if isinstance(text, Mapping) else config
-    if family.around:
+    if family.wraps_text_model:
         inner = FAMILIES.get(str(text.get("model_type")))
         if inner is not None:
-            family = multimodal(inner, family.around, *family.layouts[:-1])
+            family = wrap_text_model(inner, family.wraps_text_model, *family.layouts[:-1])
         elif "model_type" in text:
             raise ArchitectureError(
                 f"the text model of this {model_type} model is of type {str(text['model_type'])!r:.80}, which is not known; known: "

@@ -1,7 +1,7 @@
 """Finds the writers of a model type that the table of families lacks: builds the model with random
 weights and probes it.
 
-The result is a family like those in architecture/families.py, for this process only. It is checked
+The result is a family like those in architecture/families/, for this process only. It is checked
 against the checkpoint: a tensor whose name the model does not know is an error.
 """
 

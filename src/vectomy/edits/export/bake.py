@@ -191,7 +191,7 @@ class Baking:
         """A bias to hold an added vector, where config.json can ask for one; its siblings in all
         blocks get zeros.
         """
-        switch = self.arch.family.switches.get(writer.component)
+        switch = self.arch.family.bias_flags.get(writer.component)
         if switch is None:
             raise EditError(_no_bias(writer, operation))
         own = f"{self.arch.stored(writer.module)}.bias"
