@@ -616,7 +616,7 @@ def steps(folder: Path, out: Path) -> Iterator[str]:
     yield "open"
     opened = Checkpoint.open(folder / "in")
     yield "coverage"
-    architecture_in(opened).check_covered()
+    check_covered(architecture_in(opened))
     yield "plan"
     planning.plan(opened)
     yield "load"
@@ -636,7 +636,7 @@ def steps(folder: Path, out: Path) -> Iterator[str]:
     bake(made, folder / "in", out / "made", link_untouched=True)
     yield "reopen"
     for each in out.iterdir():
-        architecture_in(Checkpoint.open(each)).check_covered()
+        check_covered(architecture_in(Checkpoint.open(each)))
 
 
 def ending(folder: Path) -> str:

@@ -392,7 +392,7 @@ def test_a_quantised_bake_is_the_float_bake_up_to_the_rounding_it_reports(
         folder = _wide_gpt_oss(tmp_path / "wide")
     checkpoint = quantised(folder, kind, tmp_path)
     arch = architecture_in(checkpoint)
-    arch.check_covered()
+    check_covered(arch)
     r = unit()
     edit = Edit.ablation(checkpoint, r, norm=norm)
     receipt = bake(edit, checkpoint, tmp_path / "out")

@@ -1,12 +1,15 @@
-"""What of a model writes to its residual stream.
+"""The writers of a model: everything that writes to its residual stream.
 
-families.py and readers.py are the data, writers.py and resolve.py match a model to it; probe.py
-finds the same by numbers, with no table; norms.py is the algebra of what stands between a writer
-and the stream.
+families/ and readers.py are the tables; resolve.py matches a model to a family, writers.py lists its
+writers (model_architecture.py), and tensor_coverage.py checks that no tensor is unknown. probe/
+finds the writers numerically, without a table. norms.py folds directions through the norms between
+a writer and the stream.
 """
 
 from vectomy.architecture.families import FAMILIES, REFUSED, Family, Norm, WriterSpec
-from vectomy.architecture.resolve import MIXERS, Architecture, architecture_of, resolve
+from vectomy.architecture.model_architecture import MIXERS, Architecture
+from vectomy.architecture.resolve import architecture_of, resolve
+from vectomy.architecture.tensor_coverage import check_covered, excluded_tensors
 from vectomy.architecture.writers import PostNorm, TensorRef, Writer
 
 __all__ = [
@@ -21,5 +24,7 @@ __all__ = [
     "Writer",
     "WriterSpec",
     "architecture_of",
+    "check_covered",
+    "excluded_tensors",
     "resolve",
 ]

@@ -5,13 +5,13 @@ has.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from vectomy.architecture.families import Family, Norm, WriterSpec
+from vectomy.architecture.families import Family, Layout, Norm, WriterSpec
 from vectomy.core.types import Component
 
-__all__ = ["PostNorm", "TensorRef", "Writer", "renamed", "writers_of"]
+__all__ = ["PostNorm", "TensorRef", "Writer", "rename_tensor", "writers_of"]
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Writer:
 
 def writers_of(
     family: Family,
-    layout: tuple[tuple[str, str], ...],
+    layout: Layout,
     layer: int | None,
     prefix: str,
     names: Collection[str],
@@ -105,7 +105,7 @@ def writers_of(
     return [writer for writer in found if writer is not None]
 
 
-def renamed(name: str, layout: tuple[tuple[str, str], ...]) -> str:
+def rename_tensor(name: str, layout: Layout) -> str:
     """The stored name of a live one."""
     for live, stored in layout:
         if name.startswith(live):
@@ -115,23 +115,23 @@ def renamed(name: str, layout: tuple[tuple[str, str], ...]) -> str:
 
 def _writer(
     slot: WriterSpec,
-    layout: tuple[tuple[str, str], ...],
+    layout: Layout,
     layer: int | None,
     prefix: str,
     names: Collection[str],
     own: Collection[str],
 ) -> Writer | None:
     def stored(name: str) -> str:
-        return renamed(prefix + name, layout)
+        return rename_tensor(prefix + name, layout)
 
     if slot.unless and f"{stored(slot.unless)}.weight" in names:
         return None
-    weights = _found(stored, [(slot.live_weight, slot.axis), *slot.stored], names, own)
+    weights = _find_tensors(stored, [(slot.live_weight, slot.axis), *slot.stored], names, own)
     if not weights:
         return None
     # The stream's axis is a bias's last one, whether experts have one each or share it.
     vectors = [(name, -1) for name in (slot.live_bias, *slot.stored_bias)]
-    biases = _found(stored, vectors, names, own)
+    biases = _find_tensors(stored, vectors, names, own)
     norms = []
     for norm in slot.norms:
         candidates = [stored(name) for name in (norm.module, *norm.stored)]
@@ -153,14 +153,17 @@ def _writer(
     )
 
 
-def _found(
-    stored: object, patterns: Collection[tuple[str, int]], names: Collection[str], own: Collection[str]
+def _find_tensors(
+    stored: Callable[[str], str],
+    patterns: Collection[tuple[str, int]],
+    names: Collection[str],
+    own: Collection[str],
 ) -> tuple[TensorRef, ...]:
     """The tensors of the first name that the checkpoint has; an {expert} in it stands for as many
     as there are.
     """
     for pattern, axis in patterns:
-        name = stored(pattern)  # type: ignore[operator]
+        name = stored(pattern)
         if "{expert}" not in name:
             if name in names:
                 return (TensorRef(name, axis),)

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vectomy.architecture import Architecture, PostNorm, Writer
+from vectomy.architecture import Architecture, PostNorm, Writer, check_covered
 from vectomy.architecture.norms import norm_gain
 from vectomy.checkpoint import Checkpoint, architecture_in, read_stored
 from vectomy.checkpoint.quantization import PackedWeight, decode, locate
@@ -57,7 +57,7 @@ class OpenedModel:
     @classmethod
     def open(cls, source: Checkpoint, name: str) -> OpenedModel:
         architecture = architecture_in(source)
-        architecture.check_covered()
+        check_covered(architecture)
         return cls(name, source, architecture)
 
     def encoded(self, name: str) -> PackedWeight:

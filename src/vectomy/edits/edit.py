@@ -26,7 +26,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vectomy.architecture import Architecture, Writer, architecture_of
+from vectomy.architecture import Architecture, Writer, architecture_of, check_covered
 from vectomy.checkpoint import Checkpoint, architecture_in, fingerprint
 from vectomy.core import linalg
 from vectomy.core.errors import EditError, FingerprintError
@@ -88,7 +88,7 @@ class Edit:
         """
         opened = Checkpoint.of(checkpoint)
         architecture = architecture_in(opened)
-        architecture.check_covered()
+        check_covered(architecture)
         writers = [writer for writer in architecture.writers if embeddings or writer.component not in OUTSIDE]
         return cls.from_directions(direction, BaseModelRef.of(opened, name), writers, strength, norm, about)
 

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vectomy.architecture import Architecture, TensorRef, Writer
+from vectomy.architecture import Architecture, TensorRef, Writer, check_covered
 from vectomy.checkpoint import Checkpoint, architecture_in
 from vectomy.checkpoint.quantization import decode, locate
 from vectomy.checkpoint.reader import read_stored
@@ -67,7 +67,7 @@ def verify(
     """
     opened = Checkpoint.of(checkpoint)
     arch = architecture_in(opened)
-    arch.check_covered()
+    check_covered(arch)
     if not edit.base.same_shape(arch):
         raise FingerprintError(f"the edit is for {edit.base}; {opened.path} is {shape_of(arch)}")
     source = None if base is None else Checkpoint.of(base)

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import torch
 
-from vectomy.architecture import FAMILIES, REFUSED, Architecture, resolve
+from vectomy.architecture import FAMILIES, REFUSED, Architecture, check_covered, resolve
 from vectomy.checkpoint import Checkpoint, architecture_in
 from vectomy.checkpoint.gguf import GgufFile, is_gguf
 from vectomy.checkpoint.quantization import check_supported
@@ -255,7 +255,7 @@ def with_adapter(chat: ChatModel, folder: str | Path) -> ChatModel:
 def _open_checked(path: str | Path) -> tuple[Checkpoint, Architecture]:
     checkpoint = Checkpoint.open(path)
     architecture = architecture_in(checkpoint)
-    architecture.check_covered()
+    check_covered(architecture)
     return checkpoint, architecture
 
 

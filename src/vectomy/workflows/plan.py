@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from vectomy.architecture import Architecture, Writer
+from vectomy.architecture import Architecture, Writer, check_covered, excluded_tensors
 from vectomy.checkpoint import Checkpoint, architecture_in
 from vectomy.core.types import OUTSIDE
 from vectomy.models.memory import fits, layerwise_memory
@@ -67,7 +67,7 @@ def plan(
     """
     opened = Checkpoint.of(checkpoint)
     arch = architecture_in(opened)
-    arch.check_covered()
+    check_covered(arch)
     rows, left = [], []
     for writer in arch.writers:
         wanted = (embeddings or writer.component not in OUTSIDE) and (
@@ -93,7 +93,7 @@ def plan(
         layers=arch.n_layers,
         d_model=arch.d_model,
         writers=tuple(rows),
-        left=(*left, *arch.aside),
+        left=(*left, *excluded_tensors(arch)),
         notes=tuple(_notes(arch, untied, edits_embedding)),
         parameters=sum(row["parameters"] for row in rows),
         memory_bytes=memory["bake"],

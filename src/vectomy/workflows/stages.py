@@ -14,6 +14,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from vectomy.architecture import check_covered
 from vectomy.checkpoint import Checkpoint, architecture_in, fingerprint, sidecar_digest
 from vectomy.core.config import Runtime
 from vectomy.core.progress import Progress, silent
@@ -90,7 +91,7 @@ class Workflow:
         probe_architecture(
             self.source, trust_remote_code=self.runtime.trust_remote_code, progress=self.progress
         )
-        architecture_in(self.checkpoint).check_covered()
+        check_covered(architecture_in(self.checkpoint))
 
     def model_digest(self) -> list[str]:
         """Hashes of the weights and of the files beside them."""

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vectomy.architecture import Architecture, TensorRef, Writer
+from vectomy.architecture import Architecture, TensorRef, Writer, check_covered
 from vectomy.checkpoint import Checkpoint, architecture_in, read_stored, read_tensor, rewrite
 from vectomy.checkpoint.change import Added, Change
 from vectomy.checkpoint.quantization import PackedWeight, decode, locate, requantize
@@ -54,7 +54,7 @@ def bake(
     """
     opened = Checkpoint.of(checkpoint)
     arch = architecture_in(opened)
-    arch.check_covered()
+    check_covered(arch)
     edit.check_base(opened)
     baking = Baking(opened, arch)
     for writer, operation in edit.writers(arch):

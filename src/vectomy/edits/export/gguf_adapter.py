@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vectomy.architecture import Architecture, Writer
+from vectomy.architecture import Architecture, Writer, check_covered
 from vectomy.checkpoint import Checkpoint, architecture_in
 from vectomy.checkpoint.gguf import architecture_named, check_installed, check_new, gguf_name
 from vectomy.checkpoint.quantization import locate
@@ -47,7 +47,7 @@ def write_gguf_lora(
     check_installed()
     opened = Checkpoint.of(checkpoint)
     arch = architecture_in(opened)
-    arch.check_covered()
+    check_covered(arch)
     edit.check_base(opened)
     out = Path(out).expanduser().absolute()
     check_new(out)

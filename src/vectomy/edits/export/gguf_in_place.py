@@ -13,7 +13,7 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from vectomy.architecture import Architecture
+from vectomy.architecture import Architecture, check_covered
 from vectomy.checkpoint import Change, Checkpoint, architecture_in, read_stored
 from vectomy.checkpoint.gguf import (
     Cost,
@@ -69,7 +69,7 @@ def edit_gguf(
     file = path if isinstance(path, GgufFile) else GgufFile.open(path)
     view = as_checkpoint(file, edit.base.model_type)
     arch = architecture_in(view.checkpoint)
-    arch.check_covered()
+    check_covered(arch)
     _check_base(edit, file, view, arch, base)
     baking = Baking(view.checkpoint, arch)
     for writer, operation in edit.writers(arch):

@@ -22,7 +22,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from vectomy.architecture import Architecture, TensorRef
+from vectomy.architecture import Architecture, TensorRef, check_covered
 from vectomy.checkpoint import Checkpoint, architecture_in, read_tensor
 from vectomy.checkpoint.quantization import locate
 from vectomy.checkpoint.reader import TORCH_DTYPES
@@ -68,7 +68,7 @@ def write_lora(
     """
     opened = Checkpoint.of(checkpoint)
     arch = architecture_in(opened)
-    arch.check_covered()
+    check_covered(arch)
     edit.check_base(opened)
     out = Path(out).absolute()
     targets = targets_of(edit, arch)

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from vectomy.architecture import Architecture
+from vectomy.architecture import Architecture, excluded_tensors
 from vectomy.checkpoint import Checkpoint
 
 __all__ = ["Receipt"]
@@ -64,7 +64,7 @@ class Receipt:
         left = [(name, "no operation of the edit names it") for name in writers if name not in touched]
         return cls(
             edited=tuple(sorted(touched, key=lambda name: order[name])),
-            left=(*left, *architecture.aside),
+            left=(*left, *excluded_tensors(architecture)),
             parameters=sum(math.prod(architecture.shapes[name]) for name in touched),
             notes=tuple(notes),
             rounding=dict(errors or {}),

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from vectomy.architecture import check_covered
 from vectomy.checkpoint import Checkpoint, architecture_in, fingerprint
 from vectomy.core.errors import FingerprintError, UsageError
 from vectomy.core.progress import Progress
@@ -73,7 +74,7 @@ def open_inputs(
         probe_architecture(folder, trust_remote_code=trust_remote_code, progress=progress)
     opened = Checkpoint.open(source)
     arch = architecture_in(opened)
-    arch.check_covered()
+    check_covered(arch)
     if edit is not None:
         edit.check_base(opened)
     if base is not None:
