@@ -57,14 +57,14 @@ def planted(folder: Path, rows: Tensor, norm: NormMode = "none", experts: bool =
 
 def apart(found: Edit, wanted: Edit) -> float:
     """The largest |B^T diag(a) B - B'^T diag(a') B'| over writers; all are in both."""
-    places = {op.place: op for op in wanted.operations}
-    assert {op.place for op in found.operations} == set(places)
-    assert all(op.norm == places[op.place].norm for op in found.operations)
+    places = {op.sort_key: op for op in wanted.operations}
+    assert {op.sort_key for op in found.operations} == set(places)
+    assert all(op.norm == places[op.sort_key].norm for op in found.operations)
 
     def operator(op: Operation) -> Tensor:
         return op.basis.T @ torch.diag(op.strengths) @ op.basis
 
-    return max(float((operator(op) - operator(places[op.place])).norm()) for op in found.operations)
+    return max(float((operator(op) - operator(places[op.sort_key])).norm()) for op in found.operations)
 
 
 def least_cosine(found: Comparison, rows: Tensor) -> float:

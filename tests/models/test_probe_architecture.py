@@ -45,8 +45,8 @@ def test_what_it_learns_is_what_the_table_says(
     family = probe_architecture(tmp_path / "in")
     monkeypatch.setitem(FAMILIES, zoo.ZOO[label].model_type, family)
     edit = Edit.ablation(tmp_path / "in", unit())
-    assert [operation.place for operation in edit.operations] == [
-        operation.place for operation in known.operations
+    assert [operation.sort_key for operation in edit.operations] == [
+        operation.sort_key for operation in known.operations
     ]
     bake(edit, tmp_path / "in", tmp_path / "out")
     found = verify(tmp_path / "out", edit)

@@ -56,13 +56,13 @@ class Edit:
     def __post_init__(self) -> None:
         for operation in self.operations:
             check_fits(operation, self.base)
-        ordered = tuple(sorted(self.operations, key=lambda operation: operation.place))
+        ordered = tuple(sorted(self.operations, key=lambda operation: operation.sort_key))
         for one, other in itertools.pairwise(ordered):
-            if one.place == other.place:
+            if one.sort_key == other.sort_key:
                 raise EditError(
                     f"two operations name the same writer ({one.writer_name}); combine them with `+`"
                 )
-            if one.place[:2] == other.place[:2] and one.expert is None:
+            if one.sort_key[:2] == other.sort_key[:2] and one.expert is None:
                 raise EditError(
                     f"one operation names all experts of {one.writer_name}, another expert {other.expert}; name each once"
                 )
@@ -151,10 +151,10 @@ class Edit:
         """
         if self.base != other.base:
             raise FingerprintError(f"the edits are for different base models ({self.base} and {other.base})")
-        mine = {operation.place: operation for operation in self.operations}
+        mine = {operation.sort_key: operation for operation in self.operations}
         for operation in other.operations:
-            held = mine.get(operation.place)
-            mine[operation.place] = operation if held is None else combine(held, operation)
+            held = mine.get(operation.sort_key)
+            mine[operation.sort_key] = operation if held is None else combine(held, operation)
         return replace(self, operations=tuple(mine.values()), about={"sum_of": [self.about, other.about]})
 
     def only(

@@ -94,8 +94,8 @@ class Operation:
     expert: int | None = None
 
     @property
-    def place(self) -> tuple[int, int, int]:
-        """Where it stands in the model; operations are kept in this order."""
+    def sort_key(self) -> tuple[int, int, int]:
+        """Layer, component and expert: an Edit has its operations in this order."""
         return (
             -1 if self.layer is None else self.layer,
             COMPONENTS.index(self.component),
