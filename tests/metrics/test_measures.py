@@ -213,7 +213,11 @@ def test_a_random_control_keeps_all_but_where_the_directions_point() -> None:
     drawn = random_control(edit, 3)
     pairs = list(zip(edit.operations, drawn.operations, strict=True))
     for old, new in pairs:
-        assert (old.sort_key, old.norm, old.strengths.tolist()) == (new.sort_key, new.norm, new.strengths.tolist())
+        assert (old.sort_key, old.norm, old.strengths.tolist()) == (
+            new.sort_key,
+            new.norm,
+            new.strengths.tolist(),
+        )
         assert torch.allclose(new.basis @ new.basis.T, torch.eye(len(new.basis)), atol=1e-5)
     angles = [torch.cat([op.basis for op in one.operations]) for one in (edit, drawn)]
     assert torch.allclose(angles[0] @ angles[0].T, angles[1] @ angles[1].T, atol=1e-5)

@@ -1,27 +1,21 @@
-"""The Edit: a small portable file that says exactly what changes in which model.
+"""The Edit: a small portable value that says exactly what changes in which model.
 
-    edit = Edit.load("edit.safetensors")
-    with edit.hooks(model): ...            # run time
-    vectomy.bake(edit * 0.5, folder, out)  # weights
-    edit.only(layers=range(10, 20)) + other
-
-One safetensors file: the distinct bases as tensors, and one JSON text with everything else in its
-header. The same edit gives the same bytes.
+edit = Edit.load("edit.safetensors")
+with edit.hooks(model): ...            # run time
+vectomy.bake(edit * 0.5, folder, out)  # weights
+edit.only(layers=range(10, 20)) + other
 """
 
 from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -30,16 +24,14 @@ from vectomy.architecture import Architecture, Writer, architecture_of, check_co
 from vectomy.checkpoint import Checkpoint, architecture_in, fingerprint
 from vectomy.core import linalg
 from vectomy.core.errors import EditError, FingerprintError
-from vectomy.core.run_folder import canonical_json, hash_of, write_whole
+from vectomy.core.run_folder import write_whole
 from vectomy.core.types import OUTSIDE, Component, NormMode, Vector
+from vectomy.edits.edit_file import encode_edit, read_edit
 from vectomy.edits.live_hooks import edit_writers
 from vectomy.edits.operation import BaseModelRef, Operation, check_fits, check_takes, combine, shape_of
 from vectomy.edits.steering import Condition, steer_rows
 
 __all__ = ["BaseModelRef", "Edit", "Operation"]
-
-FORMAT = "vectomy-edit"
-VERSION = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -251,33 +243,11 @@ class Edit:
                 f"{found[:12]}. Use the base it was made for"
             )
 
-    # File
+    # File (edit_file.py)
 
     def to_bytes(self) -> bytes:
-        tensors: dict[str, Tensor] = {}
-        rows = []
-        for op in self.operations:
-            rows.append(
-                {
-                    "component": op.component,
-                    "layer": op.layer,
-                    "expert": op.expert,
-                    "norm": op.norm,
-                    "basis": _store(tensors, "basis", op.basis),
-                    # float32 values as floats are exact in JSON.
-                    "strengths": op.strengths.float().tolist(),
-                    "addition": None if op.addition is None else _store(tensors, "addition", op.addition),
-                }
-            )
-        header = {
-            "format": FORMAT,
-            "version": VERSION,
-            "base": self.base.__dict__,
-            "about": self.about,
-            "operations": rows,
-        }
-        # One metadata key alone: the library does not keep an order among several.
-        return safetensors.torch.save(tensors, metadata={"vectomy": canonical_json(header)})
+        """The file's content: the same edit gives the same bytes."""
+        return encode_edit(self.base, self.operations, self.about)
 
     def save(self, path: str | Path) -> None:
         with write_whole(Path(path)) as beside:
@@ -288,44 +258,11 @@ class Edit:
         """Raises EditError for a file that is missing, damaged, of another format or version, or
         not orthonormal.
         """
-        path = Path(path)
-        if not path.is_file():
-            raise EditError(f"the Edit file {path} does not exist")
-        try:
-            with safetensors.safe_open(path, framework="pt") as file:
-                header = json.loads((file.metadata() or {}).get("vectomy", "null"))
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        except (safetensors.SafetensorError, ValueError, RecursionError, OSError) as error:
-            raise EditError(f"{path} is no Edit file ({_said(error)})") from None
-        if not isinstance(header, dict) or header.get("format") != FORMAT:
-            raise EditError(
-                f"{path} is a safetensors file, but no Edit (its header has no format '{FORMAT}')"
-            )
-        if header.get("version") != VERSION:
-            raise EditError(
-                f"{path} is an Edit of version {header.get('version')!r:.80}; this vectomy reads version {VERSION}"
-            )
-        try:
-            operations = tuple(_operation(row, tensors) for row in header["operations"])
-            if not isinstance(header["about"], dict):
-                raise EditError("its `about` is no object")
-            return cls(BaseModelRef(**header["base"]), operations, header["about"])
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError) as error:
-            raise EditError(
-                f"{path} is a damaged Edit file ({type(error).__name__}: {_said(error)})"
-            ) from None
-        except EditError as error:
-            raise EditError(f"{path} is a damaged Edit file: {_said(error)}") from None
+        return read_edit(Path(path), cls)
 
     @property
     def sha256(self) -> str:
         return hashlib.sha256(self.to_bytes()).hexdigest()
-
-
-def _said(error: Exception) -> str:
-    """Its message as a part of one line: it may repeat what a file holds."""
-    text = str(error)
-    return text if text.isprintable() and len(text) <= 600 else f"{text!r:.600}"
 
 
 def _norm_of(writer: Writer, norm: NormMode) -> NormMode:
@@ -333,24 +270,3 @@ def _norm_of(writer: Writer, norm: NormMode) -> NormMode:
     `column` means elsewhere.
     """
     return "none" if writer.component in OUTSIDE and norm == "row" else norm
-
-
-def _store(tensors: dict[str, Tensor], kind: str, value: Tensor) -> str:
-    """Keep one copy of equal tensors; give the name it is stored under."""
-    # A clone, for safetensors refuses tensors that share memory (a basis cut from another one).
-    value = value.detach().float().cpu().contiguous().clone()
-    name = f"{kind}.{hash_of([list(value.shape), value.numpy().tobytes().hex()])[:16]}"
-    tensors.setdefault(name, value)
-    return name
-
-
-def _operation(row: dict[str, Any], tensors: dict[str, Tensor]) -> Operation:
-    return Operation(
-        component=row["component"],
-        layer=row["layer"],
-        expert=row["expert"],
-        norm=row["norm"],
-        basis=tensors[row["basis"]],
-        strengths=torch.tensor(row["strengths"], dtype=torch.float32),
-        addition=None if row["addition"] is None else tensors[row["addition"]],
-    )

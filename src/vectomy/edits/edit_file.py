@@ -1,0 +1,114 @@
+"""The file of an Edit: one safetensors file with the distinct bases as tensors, and everything else
+as one JSON text in its header. The same edit gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from vectomy.core.errors import EditError
+from vectomy.core.run_folder import canonical_json, hash_of
+from vectomy.edits.operation import BaseModelRef, Operation
+
+__all__ = ["encode_edit", "read_edit"]
+
+FORMAT = "vectomy-edit"
+VERSION = 1
+
+T = TypeVar("T")
+
+
+def encode_edit(base: BaseModelRef, operations: Sequence[Operation], about: dict[str, Any]) -> bytes:
+    """The content of an Edit file."""
+    tensors: dict[str, Tensor] = {}
+    rows = []
+    for op in operations:
+        rows.append(
+            {
+                "component": op.component,
+                "layer": op.layer,
+                "expert": op.expert,
+                "norm": op.norm,
+                "basis": _store(tensors, "basis", op.basis),
+                # float32 values as floats are exact in JSON.
+                "strengths": op.strengths.float().tolist(),
+                "addition": None if op.addition is None else _store(tensors, "addition", op.addition),
+            }
+        )
+    header = {
+        "format": FORMAT,
+        "version": VERSION,
+        "base": base.__dict__,
+        "about": about,
+        "operations": rows,
+    }
+    # One metadata key alone: the library does not keep an order among several.
+    return safetensors.torch.save(tensors, metadata={"vectomy": canonical_json(header)})
+
+
+def read_edit(path: Path, make: Callable[[BaseModelRef, tuple[Operation, ...], dict[str, Any]], T]) -> T:
+    """What `make` gives for the base, the operations and `about` of an Edit file.
+
+    Raises:
+        EditError: the file is missing, damaged, of another format or version, or `make` refuses it.
+    """
+    if not path.is_file():
+        raise EditError(f"the Edit file {path} does not exist")
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {}).get("vectomy", "null"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (safetensors.SafetensorError, ValueError, RecursionError, OSError) as error:
+        raise EditError(f"{path} is no Edit file ({_message_of(error)})") from None
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        raise EditError(f"{path} is a safetensors file, but no Edit (its header has no format '{FORMAT}')")
+    if header.get("version") != VERSION:
+        raise EditError(
+            f"{path} is an Edit of version {header.get('version')!r:.80}; this vectomy reads version {VERSION}"
+        )
+    try:
+        operations = tuple(_operation(row, tensors) for row in header["operations"])
+        if not isinstance(header["about"], dict):
+            raise EditError("its `about` is no object")
+        return make(BaseModelRef(**header["base"]), operations, header["about"])
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError) as error:
+        raise EditError(
+            f"{path} is a damaged Edit file ({type(error).__name__}: {_message_of(error)})"
+        ) from None
+    except EditError as error:
+        raise EditError(f"{path} is a damaged Edit file: {_message_of(error)}") from None
+
+
+def _message_of(error: Exception) -> str:
+    """The message of an error as a part of one line: it may repeat what a file holds."""
+    text = str(error)
+    return text if text.isprintable() and len(text) <= 600 else f"{text!r:.600}"
+
+
+def _store(tensors: dict[str, Tensor], kind: str, value: Tensor) -> str:
+    """Keep one copy of equal tensors; give the name it is stored under."""
+    # A clone, for safetensors refuses tensors that share memory (a basis cut from another one).
+    value = value.detach().float().cpu().contiguous().clone()
+    name = f"{kind}.{hash_of([list(value.shape), value.numpy().tobytes().hex()])[:16]}"
+    tensors.setdefault(name, value)
+    return name
+
+
+def _operation(row: dict[str, Any], tensors: dict[str, Tensor]) -> Operation:
+    return Operation(
+        component=row["component"],
+        layer=row["layer"],
+        expert=row["expert"],
+        norm=row["norm"],
+        basis=tensors[row["basis"]],
+        strengths=torch.tensor(row["strengths"], dtype=torch.float32),
+        addition=None if row["addition"] is None else tensors[row["addition"]],
+    )
