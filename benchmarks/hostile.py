@@ -36,6 +36,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "helpe
 import torch
 from safetensors.torch import load_file, save_file
 
+from vectomy.architecture import check_covered
 from vectomy.checkpoint import Checkpoint, architecture_in
 from vectomy.core.errors import VectomyError
 from vectomy.edits.edit import Edit

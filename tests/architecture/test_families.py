@@ -21,7 +21,7 @@ from tiny import orthonormal
 from torch import nn
 from zoo import NOT_BUILT, ZOO, zoo_config, zoo_folder, zoo_load, zoo_logits, zoo_model, zoo_tokens
 
-from vectomy.architecture import FAMILIES, MIXERS, REFUSED, Writer, architecture_of, resolve
+from vectomy.architecture import FAMILIES, MIXERS, REFUSED, Writer, architecture_of, check_covered, resolve
 from vectomy.architecture.norms import measure_gain
 from vectomy.architecture.probe import probe
 from vectomy.architecture.readers import IGNORED, OUTSIDE_BLOCKS, READERS

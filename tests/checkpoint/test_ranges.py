@@ -10,7 +10,7 @@ import pytest
 from tiny import file_hashes, unit
 
 from vectomy.checkpoint import Checkpoint, ranges, shard, writer
-from vectomy.checkpoint.ranges import Range, copy_range, joined
+from vectomy.checkpoint.ranges import Range, copy_range, join_ranges
 from vectomy.core.errors import ArtifactError, CheckpointError
 from vectomy.edits.edit import Edit
 from vectomy.edits.export import bake
@@ -83,16 +83,16 @@ def test_joined_ranges_cover_the_same_bytes() -> None:
     def covered(found: list[Range] | tuple[Range, ...]) -> list[tuple[str, int, int]]:
         return [(one.shard, one.start + step, one.at + step) for one in found for step in range(one.length)]
 
-    found = joined(pieces)
+    found = join_ranges(pieces)
     assert covered(found) == covered(pieces)
     assert len(found) == 4
-    assert joined([]) == ()
+    assert join_ranges([]) == ()
 
 
 @pytest.mark.parametrize("length", [0, 1, 15, 16, 17, 48])
 def test_pieces_are_the_range(monkeypatch, length: int) -> None:
     monkeypatch.setattr(ranges, "PIECE", 16)
-    assert joined(Range("a", 5, 9, length).pieces()) == ((Range("a", 5, 9, length),) if length else ())
+    assert join_ranges(Range("a", 5, 9, length).pieces()) == ((Range("a", 5, 9, length),) if length else ())
 
 
 # A finished shard that was damaged

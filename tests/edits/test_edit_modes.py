@@ -19,7 +19,7 @@ from tiny import orthonormal, unit
 from torch import Tensor
 from zoo import D_MODEL, zoo_load, zoo_logits, zoo_model
 
-from vectomy.architecture import Architecture, TensorRef, Writer, architecture_of
+from vectomy.architecture import Architecture, TensorRef, Writer, architecture_of, check_covered
 from vectomy.checkpoint import Checkpoint, architecture_in, read_tensor
 from vectomy.checkpoint.quantization import PackedWeight, decode, locate
 from vectomy.checkpoint.reader import read_stored

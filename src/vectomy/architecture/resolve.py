@@ -69,7 +69,7 @@ def resolve(config: Mapping[str, Any], shapes: Shapes | None = None, *, live: bo
         d_model=sizes.d_model,
         n_layers=sizes.n_layers,
         vocab=sizes.vocab,
-        tied=_tied(
+        tied=_is_tied(
             config,
             text,
             family,
@@ -81,7 +81,7 @@ def resolve(config: Mapping[str, Any], shapes: Shapes | None = None, *, live: bo
     )
 
 
-def _tied(config: Mapping[str, Any], text: Mapping[str, Any], family: Family, stored: bool | None) -> bool:
+def _is_tied(config: Mapping[str, Any], text: Mapping[str, Any], family: Family, stored: bool | None) -> bool:
     """Whether the head's weight is the embedding's, as transformers loads it; `stored`: the
     checkpoint holds a head.
 

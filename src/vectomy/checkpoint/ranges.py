@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from vectomy.core.errors import CheckpointError
 
-__all__ = ["Range", "copy_range", "joined", "same_range", "write_all"]
+__all__ = ["Range", "copy_range", "join_ranges", "same_range", "write_all"]
 
 # How much is copied or compared at a time: between two pieces a copy can be stopped.
 PIECE = 1 << 24
@@ -32,7 +32,7 @@ class Range:
             yield Range(self.shard, self.start + done, self.at + done, min(PIECE, self.length - done))
 
 
-def joined(ranges: Iterable[Range]) -> tuple[Range, ...]:
+def join_ranges(ranges: Iterable[Range]) -> tuple[Range, ...]:
     """The same bytes in as few ranges as there can be."""
     found: list[Range] = []
     for new in ranges:

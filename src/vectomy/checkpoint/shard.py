@@ -23,7 +23,7 @@ from torch import Tensor
 
 from vectomy.checkpoint.change import Added, Change
 from vectomy.checkpoint.index import DTYPE_BITS, Checkpoint, Shard, TensorEntry
-from vectomy.checkpoint.ranges import Range, copy_range, joined, same_range, write_all
+from vectomy.checkpoint.ranges import Range, copy_range, join_ranges, same_range, write_all
 from vectomy.checkpoint.reader import STORED_DTYPES, read_stored
 
 __all__ = ["ShardPlan", "plan_shard", "shard_holds", "write_shard"]
@@ -62,7 +62,7 @@ def plan_shard(
             copied.append(Range(old.shard, old.start, entry.start, old.end - old.start))
     made = tuple(entry for entry in entries if entry.name in changes)
     size = max((entry.end for entry in entries), default=8 + len(header))
-    return ShardPlan(shard, struct.pack("<Q", len(header)) + header, joined(copied), made, size)
+    return ShardPlan(shard, struct.pack("<Q", len(header)) + header, join_ranges(copied), made, size)
 
 
 def _layout(shard: Shard, added: Mapping[str, Added]) -> tuple[bytes, list[TensorEntry]]:

@@ -90,7 +90,7 @@ def rewrite(
         link_untouched,
     ]
     identity = hash_of([purpose, asked, _identity(checkpoint)])
-    with disk_full_named(beside), _held(beside, identity), _one_thread():
+    with disk_full_named(beside), _lock_folder(beside, identity), _one_thread():
         journal = Journal(beside / _JOURNAL, identity)
         finished = {plan.shard.name for plan in plans if _is_finished(checkpoint, plan, beside, journal)}
         _check_space(checkpoint, [plan for plan in plans if plan.shard.name not in finished], beside)
@@ -162,7 +162,7 @@ def _identity(checkpoint: Checkpoint) -> list[Any]:
 
 
 @contextmanager
-def _held(beside: Path, identity: str) -> Iterator[None]:
+def _lock_folder(beside: Path, identity: str) -> Iterator[None]:
     """The folder beside, for this process alone, with only what an interrupted rewrite of the same
     identity finished.
     """
@@ -189,11 +189,6 @@ def _held(beside: Path, identity: str) -> Iterator[None]:
             yield
         finally:
             clear_partials(beside)
-
-
-def _clear_partials(beside: Path) -> None:
-    for partial in beside.rglob(".*.partial"):
-        partial.unlink(missing_ok=True)
 
 
 def _is_finished(checkpoint: Checkpoint, plan: ShardPlan, beside: Path, journal: Journal) -> bool:

@@ -23,7 +23,7 @@ NEGLIGIBLE = 1e-5
 
 
 def random_control(edit: Edit, seed: int) -> Edit:
-    """The same edit with the span of its directions turned onto a random one of the same dimension.
+    """The same edit with the span of its directions rotated onto a random one of the same dimension.
 
     With S the orthonormal rows that span all bases and additions of the edit, and R as many random
     orthonormal rows, every vector v becomes v S^T R. So writers, strengths, ranks, lengths and the
@@ -41,11 +41,11 @@ def random_control(edit: Edit, seed: int) -> Edit:
     drawn = torch.randn(span.shape[1], span.shape[0], generator=generator, dtype=torch.float64)
     rows = torch.linalg.qr(drawn)[0].T
 
-    def turned(vector: Tensor) -> Tensor:
+    def rotate(vector: Tensor) -> Tensor:
         return (vector.double() @ span.T @ rows).float()
 
     operations = tuple(
-        replace(op, basis=turned(op.basis), addition=None if op.addition is None else turned(op.addition))
+        replace(op, basis=rotate(op.basis), addition=None if op.addition is None else rotate(op.addition))
         for op in edit.operations
     )
     return replace(

@@ -46,13 +46,13 @@ def edit_writers(model: nn.Module, edits: Sequence[tuple[Writer, Operation]]) ->
             else:
                 made = _output_change(module, writer, edit, weight, basis, strengths)
             if made.columns is not None:
-                changes.callback(module.register_forward_pre_hook(_scaled_input(made.columns)).remove)
-            for name in _swapped_biases(writer):
+                changes.callback(module.register_forward_pre_hook(_scale_input(made.columns)).remove)
+            for name in _biases_to_swap(writer):
                 # What the last norm adds comes to the stream as it is: there the basis is not
                 # folded.
                 loose = name == writer.bias
                 rows = (basis, strengths) if loose else (edit.basis.to(basis), edit.strengths.to(strengths))
-                _swap(changes, model.get_parameter(name), _edited_output(*rows))
+                _swap(changes, model.get_parameter(name), _removal(*rows))
             addition = None if edit.addition is None else edit.addition.to(basis)
             if made.change is not None or addition is not None:
                 changes.callback(module.register_forward_hook(output_hook(made.change, addition)).remove)
@@ -75,7 +75,7 @@ def output_change(model: nn.Module, writer: Writer, edit: Operation) -> OutputCh
     have to be changed instead.
     """
     module = model.get_submodule(writer.module)
-    if _needs_swap(module, writer, edit) or (bool(edit.strengths.any()) and _swapped_biases(writer)):
+    if _needs_swap(module, writer, edit) or (bool(edit.strengths.any()) and _biases_to_swap(writer)):
         return None
     weight = model.get_parameter(writer.weight)
     basis, strengths = (
@@ -90,15 +90,15 @@ def _output_change(
     module: nn.Module, writer: Writer, edit: Operation, weight: Tensor, basis: Tensor, strengths: Tensor
 ) -> OutputChange:
     if writer.slot.axis == 1 and writer.component in OUTSIDE:
-        return OutputChange(_edited_rows(basis, strengths, edit.norm), None)
+        return OutputChange(_row_removal(basis, strengths, edit.norm), None)
     if edit.norm == "row":
         bias: Any = getattr(module, "bias", None)
-        return OutputChange(_edited_row_form(_matrix(writer, weight), bias, basis, strengths), None)
+        return OutputChange(_row_norm_removal(_matrix(writer, weight), bias, basis, strengths), None)
     columns = _column_scale(_matrix(writer, weight), basis, strengths) if edit.norm == "column" else None
-    return OutputChange(_edited_output(basis, strengths), columns)
+    return OutputChange(_removal(basis, strengths), columns)
 
 
-def _swapped_biases(writer: Writer) -> list[str]:
+def _biases_to_swap(writer: Writer) -> list[str]:
     """Biases that reach the stream behind the writer's module: one that is added loose, and that of
     the last norm.
     """
@@ -154,15 +154,15 @@ def _swap(changes: ExitStack, parameter: Tensor, change: Callable[[Tensor], Tens
     parameter.data = change(old.float() if old.ndim == 1 else old).to(old.dtype)
 
 
-def _edited_output(basis: Tensor, strengths: Tensor) -> Callable[[Tensor], Tensor]:
+def _removal(basis: Tensor, strengths: Tensor) -> Callable[[Tensor], Tensor]:
     return lambda output: linalg.remove(output, basis, strengths)
 
 
-def _edited_rows(basis: Tensor, strengths: Tensor, norm: NormMode) -> Callable[[Tensor], Tensor]:
+def _row_removal(basis: Tensor, strengths: Tensor, norm: NormMode) -> Callable[[Tensor], Tensor]:
     return lambda output: linalg.edit_rows(output, basis, strengths, norm)
 
 
-def _edited_row_form(
+def _row_norm_removal(
     weight: Tensor, bias: Tensor | None, basis: Tensor, strengths: Tensor
 ) -> Callable[[Tensor], Tensor]:
     lengths, kept = linalg.row_factors(weight, basis, strengths)
@@ -182,7 +182,7 @@ def _column_scale(weight: Tensor, basis: Tensor, strengths: Tensor) -> Float[Ten
     return torch.where(new > linalg.NEGLIGIBLE * old, old / new.clamp_min(torch.finfo(new.dtype).tiny), 1.0)
 
 
-def _scaled_input(columns: Tensor) -> Callable[..., tuple[Tensor, ...]]:
+def _scale_input(columns: Tensor) -> Callable[..., tuple[Tensor, ...]]:
     def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return ((args[0].float() * columns).to(args[0].dtype), *args[1:])
 

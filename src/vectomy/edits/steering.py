@@ -94,8 +94,8 @@ def steer_rows(
         for writer, by_strength in changes:
             module = model.get_submodule(writer.module)
             if any(made.columns is not None for made in by_strength.values()):
-                hooks.callback(module.register_forward_pre_hook(_scaled_rows(gate, by_strength)).remove)
-            changed = _changed_rows(gate, by_strength, writer.component)
+                hooks.callback(module.register_forward_pre_hook(_input_hook(gate, by_strength)).remove)
+            changed = _output_hook(gate, by_strength, writer.component)
             hooks.callback(module.register_forward_hook(changed).remove)
         yield
 
@@ -191,9 +191,7 @@ class _Seen(Exception):  # noqa: N818 (no error: it ends a pass that has shown w
     """The stream at the condition's layer is known; the rest of the pass is not needed."""
 
 
-def _changed_rows(
-    gate: _Gate, changes: dict[float, OutputChange], component: Component
-) -> Callable[..., Any]:
+def _output_hook(gate: _Gate, changes: dict[float, OutputChange], component: Component) -> Callable[..., Any]:
     def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
         groups = gate.groups()
         if not groups:
@@ -211,7 +209,7 @@ def _changed_rows(
     return hook
 
 
-def _scaled_rows(gate: _Gate, changes: dict[float, OutputChange]) -> Callable[..., Any]:
+def _input_hook(gate: _Gate, changes: dict[float, OutputChange]) -> Callable[..., Any]:
     """Norm mode column: inputs times what keeps the lengths, by row."""
 
     def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:

@@ -73,7 +73,7 @@ def verify(
     source = None if base is None else Checkpoint.of(base)
     if source is not None:
         edit.check_base(source)
-    seen = [_judged(opened, source, arch, writer, op) for writer, op in edit.writers(arch)]
+    seen = [_judge_writer(opened, source, arch, writer, op) for writer, op in edit.writers(arch)]
     edited = [name for one in seen for name in one.edited]
     receipt = Receipt.of(opened, arch, edited, notes=[note for one in seen for note in one.notes])
     reasons = dict(reason for one in seen for reason in one.left)
@@ -197,15 +197,15 @@ def _chat(checkpoint: Checkpoint, device: str) -> ChatModel:
 
 
 @dataclass(frozen=True)
-class _Judged:
+class _WriterVerdict:
     edited: tuple[str, ...] = ()
     left: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
 
 
-def _judged(
+def _judge_writer(
     checkpoint: Checkpoint, base: Checkpoint | None, arch: Architecture, writer: Writer, operation: Operation
-) -> _Judged:
+) -> _WriterVerdict:
     """Which of a writer's tensors carry the edit."""
     edited, left, notes = [], [], []
     for name, reason in _tensors(checkpoint, base, arch, writer, operation):
@@ -215,7 +215,7 @@ def _judged(
             left.append((name, reason))
         else:
             notes.append(f"'{name}': a strength other than 1 cannot be told without the base (--base)")
-    return _Judged(tuple(edited), tuple(left), tuple(notes))
+    return _WriterVerdict(tuple(edited), tuple(left), tuple(notes))
 
 
 def _tensors(

@@ -5,7 +5,7 @@ transformers calls them.
 
 from vectomy.checkpoint.gguf.block_rounding import store_as
 from vectomy.checkpoint.gguf.container import GgufFile, GgufTensor, check_installed, gguf_mark, is_gguf
-from vectomy.checkpoint.gguf.names import GgufView, architecture_named, as_checkpoint, gguf_name
+from vectomy.checkpoint.gguf.names import GgufView, as_checkpoint, gguf_architecture, gguf_name
 from vectomy.checkpoint.gguf.rewrite import Cost, GgufAdded, GgufChange, check_new, distance, rewrite_gguf
 
 __all__ = [
@@ -15,11 +15,11 @@ __all__ = [
     "GgufFile",
     "GgufTensor",
     "GgufView",
-    "architecture_named",
     "as_checkpoint",
     "check_installed",
     "check_new",
     "distance",
+    "gguf_architecture",
     "gguf_mark",
     "gguf_name",
     "is_gguf",

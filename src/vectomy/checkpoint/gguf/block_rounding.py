@@ -81,7 +81,7 @@ def requantize_blocks(
         same = np.repeat((new == old).numpy(), 4 if kind == "F32" else 2, axis=1)
         return _cost(np.where(same, raw, made), kind, old, new, vectors)
     if kind in LAYOUTS:
-        made, usual = _rounded(raw, kind, old, new, vectors)
+        made, usual = _round_blocks(raw, kind, old, new, vectors)
         stored = _cost(made, kind, old, new, vectors)
         if stored.error <= WORSE**2 * usual:
             return stored
@@ -110,7 +110,7 @@ def rounding_of(raw: Any, kind: str) -> float:
     return float(blocks.scale.norm() / math.sqrt(12) / length.clamp_min(torch.finfo(torch.float32).tiny))
 
 
-def _rounded(raw: Any, kind: str, old: Tensor, new: Tensor, vectors: str) -> tuple[Any, float]:
+def _round_blocks(raw: Any, kind: str, old: Tensor, new: Tensor, vectors: str) -> tuple[Any, float]:
     """The new bytes, and the squared error that rounding by itself would cost."""
     layout, made, usual = LAYOUTS[kind], raw.copy(), 0.0
     for rows, columns, part in _chunks(raw, new, vectors):

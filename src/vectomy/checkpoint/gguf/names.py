@@ -22,7 +22,7 @@ from vectomy.checkpoint.gguf.container import GgufFile, check_installed
 from vectomy.checkpoint.index import Checkpoint, TensorEntry
 from vectomy.core.errors import ArchitectureError, CheckpointError
 
-__all__ = ["ARCHITECTURES", "GgufView", "architecture_named", "as_checkpoint", "gguf_name"]
+__all__ = ["ARCHITECTURES", "GgufView", "as_checkpoint", "gguf_architecture", "gguf_name"]
 
 ARCHITECTURES: Mapping[str, str] = {
     "llama": "llama",
@@ -48,7 +48,7 @@ class GgufView:
     """GGUF's name of each tensor, by transformers'."""
 
 
-def architecture_named(model_type: str) -> str:
+def gguf_architecture(model_type: str) -> str:
     """Raises ArchitectureError for a type whose names in GGUF are not held to anything here."""
     found = ARCHITECTURES.get(model_type)
     if found is None:
@@ -64,7 +64,7 @@ def gguf_name(model_type: str, layers: int, name: str) -> str:
     check_installed()
     from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
 
-    wanted = architecture_named(model_type)
+    wanted = gguf_architecture(model_type)
     arch = next(arch for arch, text in MODEL_ARCH_NAMES.items() if text == wanted)
     found = get_tensor_name_map(arch, layers).get_name(name, try_suffixes=(".weight", ".bias"))
     if found is None:
@@ -80,7 +80,7 @@ def as_checkpoint(file: GgufFile, model_type: str) -> GgufView:
     Raises:
         ArchitectureError: the file holds another architecture, or this one is not known here.
     """
-    wanted = architecture_named(model_type)
+    wanted = gguf_architecture(model_type)
     if file.architecture != wanted:
         raise ArchitectureError(
             f"{file.path} holds an architecture '{file.architecture}', and a {model_type} model is '{wanted}' there"
@@ -89,7 +89,7 @@ def as_checkpoint(file: GgufFile, model_type: str) -> GgufView:
     names: dict[str, str] = {}
     for stored in file.tensors:
         if stored not in COMPUTED:
-            names.setdefault(_named_by_transformers(stored, wanted, family), stored)
+            names.setdefault(_transformers_name(stored, wanted, family), stored)
     embedding = file.tensors.get("token_embd.weight")
     if embedding is None or len(embedding.shape) != 2:
         raise CheckpointError(f"{file.path} holds no 'token_embd.weight'; it is no whole model")
@@ -110,7 +110,7 @@ def _entry(file: GgufFile, name: str, stored: str) -> TensorEntry:
     return TensorEntry(name, file.path.name, dtype, tensor.shape, tensor.start, tensor.end)
 
 
-def _named_by_transformers(stored: str, architecture: str, family: Family) -> str:
+def _transformers_name(stored: str, architecture: str, family: Family) -> str:
     """Of the names that the library takes for the stored one, that of the family; without one, the
     stored name, which then counts as unknown.
     """

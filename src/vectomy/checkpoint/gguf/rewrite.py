@@ -165,7 +165,7 @@ class _Writing:
 
     def write(self, source: BinaryIO, target: BinaryIO, update: Callable[[int], None]) -> None:
         listed = [*self.file.tensors.values(), *(self._new(new) for new in self.added)]
-        at = start = self._aligned(self.file.keys_end + sum(len(_listing(tensor, 0)) for tensor in listed))
+        at = start = self._align(self.file.keys_end + sum(len(_listing(tensor, 0)) for tensor in listed))
         contents = {new.name: new for new in self.added}
         for tensor in sorted(listed, key=lambda tensor: (tensor.name in contents, tensor.start)):
             new, change = contents.get(tensor.name), self.changes.get(tensor.name)
@@ -182,7 +182,7 @@ class _Writing:
                     copy_range(source.fileno(), target.fileno(), piece)
             end = at + bytes_of(tensor.name, kind, tensor.shape)
             self.placed[tensor.name] = replace(tensor, type=kind, start=at, end=end)
-            at = self._aligned(end)
+            at = self._align(end)
             update(tensor.end - tensor.start)
         # Readers take the last tensor's padding for granted.
         target.truncate(at)
@@ -228,7 +228,7 @@ class _Writing:
         step = count if vectors == "output" else max(1, VALUES // tensor.shape[-1])
         return (read_raw(source, tensor, first, first + step) for first in range(0, count, step))
 
-    def _aligned(self, at: int) -> int:
+    def _align(self, at: int) -> int:
         return at + -at % self.file.alignment
 
     def _head(self, source: BinaryIO, target: BinaryIO, listed: list[GgufTensor], start: int) -> None:

@@ -104,7 +104,7 @@ def requantize(
     for at in range(len(values)):
         number, scale = _open(encoded, values[at], scales[at])
         old = _weight(encoded, number, scale)
-        new = _checked(encoded, change(old.clone()), old)
+        new = _check_edited(encoded, change(old.clone()), old)
         changed = _peaks(encoded, new - old) > 0
         if changed.any():
             fitted, renewed = _fit(encoded, new, old, scale, changed, values, scales)
@@ -113,7 +113,7 @@ def requantize(
             # Scales that stay are copied: bytes that name the same number need not be the same.
             _bits(new_scales)[at][renewed] = _bits(fp8.write_scales(fitted, scales))[renewed]
             scale = fitted
-        cost.add(new, _stored(encoded, _weight(encoded, number, scale)), old)
+        cost.add(new, _check_finite(encoded, _weight(encoded, number, scale)), old)
     first, second = encoded.parts
     return cost.of({first: new_values.view(parts[first].shape), second: new_scales.view(parts[second].shape)})
 
@@ -122,7 +122,7 @@ def _recode_plain(
     encoded: PackedWeight, matrix: Tensor, change: Callable[[Tensor], Tensor], cost: _Cost
 ) -> Tensor:
     old = matrix.double() if matrix.dtype == torch.float64 else matrix.float()
-    new = _checked(encoded, change(old.clone()), old)
+    new = _check_edited(encoded, change(old.clone()), old)
     # NaN and negative zeros too keep their bits.
     result = torch.where((new == old) | (new.isnan() & old.isnan()), matrix, new.to(matrix.dtype))
     if bool((result.isinf() & new.isfinite()).any()):
@@ -147,7 +147,7 @@ def _parts(encoded: PackedWeight, parts: Mapping[str, Tensor]) -> tuple[Tensor, 
     rest = encoded.shape[-2:]
     if encoded.encoding == "plain":
         if values.shape != encoded.shape or not values.is_floating_point() or values.element_size() < 2:
-            raise _damaged(encoded, f"it is {values.dtype} of shape {list(values.shape)}")
+            raise _damage_error(encoded, f"it is {values.dtype} of shape {list(values.shape)}")
         return values.reshape(math.prod(encoded.shape[:-2]), *rest), None
     scales = parts[encoded.parts[1]]
     kinds: tuple[torch.dtype, ...] = (torch.float8_e4m3fn, torch.float8_e5m2)
@@ -159,7 +159,7 @@ def _parts(encoded: PackedWeight, parts: Mapping[str, Tensor]) -> tuple[Tensor, 
     shape = (*encoded.shape[:-2], *rest)
     count = math.prod(encoded.shape[:-2]) * math.prod(encoded.grid)
     if values.shape != shape or values.dtype not in kinds or scales.numel() != count:
-        raise _damaged(
+        raise _damage_error(
             encoded,
             f"values {values.dtype} {list(values.shape)} with {scales.numel()} scales, not {list(shape)} with {count}",
         )
@@ -173,14 +173,14 @@ def _open(encoded: PackedWeight, values: Tensor, scales: Tensor) -> tuple[Tensor
     number = mxfp4.unpack(values) if encoded.encoding == "mxfp4" else fp8.unpack(values)
     scale = fp8.read_scales(scales)
     if not bool((scale.isfinite() & (scale >= 0)).all() & number.isfinite().all()):
-        raise _damaged(encoded, "NaN, infinite or negative numbers among its values or scales")
+        raise _damage_error(encoded, "NaN, infinite or negative numbers among its values or scales")
     if bool((scale == 0).any()) and bool(((scale == 0) & (_peaks(encoded, number) > 0)).any()):
-        raise _damaged(encoded, "values whose scale is zero")
+        raise _damage_error(encoded, "values whose scale is zero")
     return number, scale
 
 
 def _weight(encoded: PackedWeight, number: Tensor, scale: Tensor) -> Tensor:
-    return _stored(encoded, number * _spread(encoded, scale))
+    return _check_finite(encoded, number * _spread(encoded, scale))
 
 
 def _spread(encoded: PackedWeight, scale: Tensor) -> Tensor:
@@ -262,7 +262,7 @@ def _round(
     return out.T if flip else out
 
 
-def _checked(encoded: PackedWeight, new: Tensor, old: Tensor) -> Tensor:
+def _check_edited(encoded: PackedWeight, new: Tensor, old: Tensor) -> Tensor:
     if new.shape != old.shape:
         raise CheckpointError(
             f"the edit turns '{encoded.name}' of shape {list(old.shape)} into {list(new.shape)}"
@@ -273,13 +273,13 @@ def _checked(encoded: PackedWeight, new: Tensor, old: Tensor) -> Tensor:
     return new
 
 
-def _stored(encoded: PackedWeight, weight: Tensor) -> Tensor:
+def _check_finite(encoded: PackedWeight, weight: Tensor) -> Tensor:
     if not bool(weight.isfinite().all()):
-        raise _damaged(encoded, "values times their scale exceed float32")
+        raise _damage_error(encoded, "values times their scale exceed float32")
     return weight
 
 
-def _damaged(encoded: PackedWeight, what: str) -> CheckpointError:
+def _damage_error(encoded: PackedWeight, what: str) -> CheckpointError:
     return CheckpointError(
         f"weight '{encoded.name}' ({encoded.encoding}) is damaged: {what}; download it again"
     )

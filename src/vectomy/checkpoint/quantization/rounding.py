@@ -134,25 +134,25 @@ def _search(
     sign.
     """
 
-    def missed(pushes: Tensor) -> Tensor:
+    def shortfall(pushes: Tensor) -> Tensor:
         return nearest(torch.addcmul(target, push, pushes), grid).sub_(target).mul_(worth).sum(0) + offset
 
     low, high = torch.zeros_like(offset), torch.ones_like(offset)
-    at_low = missed(low)
+    at_low = shortfall(low)
     sign = torch.where(at_low < 0, 1.0, -1.0)
-    at_high = missed(sign * high)
+    at_high = shortfall(sign * high)
     for _ in range(WIDENINGS):
         short = at_high * sign < 0
         if not short.any():
             break
         low, at_low = torch.where(short, high, low), torch.where(short, at_high, at_low)
         high = torch.where(short, 4 * high, high)
-        at_high = missed(sign * high)
+        at_high = shortfall(sign * high)
     for _ in range(HALVINGS):
         if (torch.minimum(at_low.abs(), at_high.abs()) <= enough).all():
             break
         middle = (low + high) / 2
-        at_middle = missed(sign * middle)
+        at_middle = shortfall(sign * middle)
         short = at_middle * sign < 0
         low, at_low = torch.where(short, middle, low), torch.where(short, at_middle, at_low)
         high, at_high = torch.where(short, high, middle), torch.where(short, at_high, at_middle)

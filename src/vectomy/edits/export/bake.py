@@ -59,7 +59,7 @@ def bake(
     baking = Baking(opened, arch)
     for writer, operation in edit.writers(arch):
         baking.add(writer, operation)
-    untied, tie, notes = baking.untied()
+    untied, tie, notes = baking.untie_head()
     added, config = {**baking.added, **untied}, {**baking.config, **tie}
     notes = [*baking.notes, *notes]
     if opened.other_weights:
@@ -97,7 +97,7 @@ class Baking:
     config: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     # Changes of one fused tensor by several operations, each of another expert, become one.
-    _experts: dict[str, dict[int | None, Edited]] = field(default_factory=dict)
+    _experts: dict[str, dict[int | None, EditAlong]] = field(default_factory=dict)
 
     def add(self, writer: Writer, operation: Operation) -> None:
         basis, strengths = fold_operation(self.checkpoint, writer, operation)
@@ -137,15 +137,19 @@ class Baking:
         experts = self._experts.get(stored.name)
         self.edited.append(stored.name)
         if encoded.encoding != "plain":
-            self.changes.append(self._encoded(encoded, axis, edit, experts))
+            self.changes.append(self._packed_change(encoded, axis, edit, experts))
         elif experts is not None:
-            self.changes.append(Change.of(stored.name, lambda old: _each(old, axis, experts)))
+            self.changes.append(Change.of(stored.name, lambda old: _edit_experts(old, axis, experts)))
         else:
             rows = axis == 1 and len(encoded.shape) == 2 and writer.component in OUTSIDE
             self.changes.append(Change.of(stored.name, lambda old: edit(old, axis), rows=rows))
 
-    def _encoded(
-        self, encoded: PackedWeight, axis: int, edit: Edited, experts: Mapping[int | None, Edited] | None
+    def _packed_change(
+        self,
+        encoded: PackedWeight,
+        axis: int,
+        edit: EditAlong,
+        experts: Mapping[int | None, EditAlong] | None,
     ) -> Change:
         """The change of a quantised weight: its values and their scales."""
         depth = len(encoded.shape)
@@ -219,7 +223,7 @@ class Baking:
         self.added[name] = Added(weight.shard, weight.dtype, shape)
         self.changes.append(Change((name,), lambda _: {name: torch.zeros(shape, dtype=dtype)}))
 
-    def untied(self) -> tuple[dict[str, Added], dict[str, Any], list[str]]:
+    def untie_head(self) -> tuple[dict[str, Added], dict[str, Any], list[str]]:
         """Give the head a copy of the unedited embedding where the two are one tensor and the
         embedding is edited.
         """
@@ -257,10 +261,10 @@ def _no_bias(writer: Writer, operation: Operation) -> str:
     return f"the edit adds a vector to {operation.writer_name}, but '{writer.module}' has no bias to hold it; use it as hooks"
 
 
-Edited = Callable[[Tensor, int], Tensor]
+EditAlong = Callable[[Tensor, int], Tensor]
 
 
-def _each(old: Tensor, axis: int, experts: Mapping[int | None, Edited]) -> Tensor:
+def _edit_experts(old: Tensor, axis: int, experts: Mapping[int | None, EditAlong]) -> Tensor:
     """Single experts of a fused tensor."""
     for number, edit in experts.items():
         assert number is not None

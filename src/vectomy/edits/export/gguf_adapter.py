@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vectomy.architecture import Architecture, Writer, check_covered
 from vectomy.checkpoint import Checkpoint, architecture_in
-from vectomy.checkpoint.gguf import architecture_named, check_installed, check_new, gguf_name
+from vectomy.checkpoint.gguf import check_installed, check_new, gguf_architecture, gguf_name
 from vectomy.checkpoint.quantization import locate
 from vectomy.core.errors import EditError
 from vectomy.core.progress import Progress, silent
@@ -109,7 +109,7 @@ def _write(path: Path, made: dict[str, tuple[Tensor, Tensor]], edit: Edit, arch:
     from gguf import GGUFWriter
 
     rank = max(len(a) for a, _ in made.values())
-    writer = GGUFWriter(path, architecture_named(arch.model_type))
+    writer = GGUFWriter(path, gguf_architecture(arch.model_type))
     writer.add_string("general.type", "adapter")
     writer.add_string("general.name", f"{edit.about.get('behaviour', 'an edit')}, by vectomy")
     writer.add_string("adapter.type", "lora")

@@ -78,7 +78,7 @@ def edit_gguf(
                 f"the edit adds a vector to {operation.writer_name}, and llama.cpp takes no bias there in a {file.architecture} model; use it as hooks"
             )
         baking.add(writer, operation)
-    untied, _, notes = baking.untied()
+    untied, _, notes = baking.untie_head()
     added = [GgufAdded("output.weight", copy_of="token_embd.weight")] if untied else []
     changes: dict[str, GgufChange] = {}
     for change in baking.changes:
@@ -93,7 +93,7 @@ def edit_gguf(
     biases = [new.name for new in added if new.values is not None]
     if biases:
         notes.append(f"biases were added to hold the vectors: {', '.join(biases)}")
-    return _told(receipt, view, costs, file, [*notes, *_types(costs, file)])
+    return _complete_receipt(receipt, view, costs, file, [*notes, *_types(costs, file)])
 
 
 def _in_gguf(name: str, change: Change, arch: Architecture) -> GgufChange:
@@ -162,7 +162,7 @@ def _types(costs: Mapping[str, Cost], file: GgufFile) -> list[str]:
     ]
 
 
-def _told(
+def _complete_receipt(
     receipt: Receipt, view: GgufView, costs: Mapping[str, Cost], file: GgufFile, notes: list[str]
 ) -> Receipt:
     """The receipt in GGUF's own names, with what storing cost."""
