@@ -100,7 +100,10 @@ def _find_source(spec: str, folder: Path) -> str:
 
 
 def _describe_difference(result: Edit, published: Edit) -> str:
-    mine, theirs = {op.sort_key: op for op in result.operations}, {op.sort_key: op for op in published.operations}
+    mine, theirs = (
+        {op.sort_key: op for op in result.operations},
+        {op.sort_key: op for op in published.operations},
+    )
     if mine.keys() != theirs.keys():
         same = len(mine.keys() & theirs.keys())
         return (

@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from vectomy.architecture import Writer
+from vectomy.architecture.norms import fold_live
 from vectomy.core.errors import SelectionError
 from vectomy.edits.edit import Edit
 from vectomy.edits.operation import Operation
-from vectomy.architecture.norms import fold_live
 from vectomy.hooks.writer_outputs import change_outputs, is_hookable
 from vectomy.metrics.logits import kl_divergence
 from vectomy.search.gradient.parameters import (
