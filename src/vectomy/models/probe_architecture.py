@@ -84,7 +84,7 @@ def _build_random(checkpoint: Checkpoint, trust_remote_code: bool) -> Any:
                 "the whole model in memory, "
                 f"which takes {size / 2**30:.0f} GiB; use a larger machine, or a smaller model of this type "
                 "to add it to "
-                "architecture/families.py"
+                "architecture/families/"
             )
         config = AutoConfig.from_pretrained(
             checkpoint.path, trust_remote_code=trust_remote_code, local_files_only=True
@@ -112,7 +112,7 @@ def _family(model: Any, found: list[ProbedWriter]) -> Family:
     if len(outside) > 2:
         raise ArchitectureError(
             f"more than two tensors start the residual stream ({', '.join(r.module for r in outside)}), "
-            "which is not supported; add the type to architecture/families.py"
+            "which is not supported; add the type to architecture/families/"
         )
     kinds: tuple[Component, ...] = ("embedding", "position")
     text = model.config.get_text_config()
@@ -189,7 +189,7 @@ def _check_kinds(
         if other != module:
             raise ArchitectureError(
                 f"both '{other}' and '{module}' of layer {row.layer} look like its {slot.component}; name "
-                "them in architecture/families.py"
+                "them in architecture/families/"
             )
 
 
@@ -201,7 +201,7 @@ def _check_names(checkpoint: Checkpoint, model: Any, family: Family, found: Iter
             raise ArchitectureError(
                 f"tensor '{name}' does not exist in the model that transformers builds for "
                 f"'{checkpoint.config['model_type']}', so its "
-                "role is not known; add the type to architecture/families.py"
+                "role is not known; add the type to architecture/families/"
             )
     spoken = {slot.live_bias for slot in (*family.slots, *family.embeddings)}
     for row in found:
@@ -215,5 +215,5 @@ def _check_names(checkpoint: Checkpoint, model: Any, family: Family, found: Iter
         if _is_vector(model, row) and inside not in spoken and not behind_norm:
             raise ArchitectureError(
                 f"'{name}' writes to the residual stream but belongs to no known writer; add the type to "
-                "architecture/families.py"
+                "architecture/families/"
             )
