@@ -4,119 +4,110 @@ rest.
 
 from __future__ import annotations
 
-from typing import Any
-
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from vectomy.core.json_value import JsonObject
+from vectomy.core.results import EvaluatedSet, EvaluationResults, PartNumbers, Rate
+
 __all__ = ["print_comparison"]
 
 
-def print_comparison(found: dict[str, Any], folder: str) -> None:
+def print_comparison(evaluation: JsonObject, folder: str) -> None:
     """A table for each set with a row for each subject, one for what is measured beside the sets,
     one for the tasks, and how to read them.
     """
     console = Console()
-    for one in found["sets"]:
-        console.print(_on_set(found, one))
-    tables = [table for table in (_beside(found), _tasks(found)) if table is not None]
+    results = EvaluationResults.from_json(evaluation)
+    for measured in results.sets:
+        console.print(_on_set(results, measured))
+    tables = [table for table in (_beside(results), _tasks(results)) if table is not None]
     for table in tables:
         console.print(table)
-    settings, judge = found["settings"], found["judge"]
+    settings, judge = results.settings, results.judge
     lines = [
-        f"base     {found['base']}; lost: it refuses, the subject no longer; gained: the reverse; p: McNemar's exact test",
+        f"base     {results.base}; lost: it refuses, the subject no longer; gained: the reverse; p: McNemar's exact test",
         f"damage   KL(base || subject) and CE in nats a token, over the base's answers to {settings['damage_prompts']} prompts of a set",
-        f"judge    {judge['name']} {judge['version']}: {judge['note']}",
+        f"judge    {judge.name} {judge.version}: {judge.note}",
         f"answers  {settings['answer_tokens']} greedy tokens, {settings['dtype']} on {settings['device']}; rates with 95% intervals",
         *(
             f"tasks    lm-eval {version}; scores and paired differences from what a subject is compared with, ± standard errors"
-            for version in [found["versions"].get("lm_eval")]
+            for version in [results.versions.get("lm_eval")]
             if version
         ),
-        *(
-            f"note     {subject['name']}: {subject['note']}"
-            for subject in found["subjects"]
-            if subject["note"]
-        ),
+        *(f"note     {subject.name}: {subject.note}" for subject in results.subjects if subject.note),
         f"written  {folder}: evaluation.json, completions.jsonl",
     ]
     console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
 
 
-def _on_set(found: dict[str, Any], one: dict[str, Any]) -> Table:
-    labels = list(dict.fromkeys(kind["label"] for kind in one["types"] if kind["label"] is not None))
-    table = _table(f"{one['name']}: {one['count']} prompts")
+def _on_set(results: EvaluationResults, measured: EvaluatedSet) -> Table:
+    labels = list(dict.fromkeys(kind.label for kind in measured.types if kind.label is not None))
+    table = _table(f"{measured.name}: {measured.count} prompts")
     for head in ("refusals", *labels, "degen.", "lost", "gained", "p", "KL", "CE"):
         table.add_column(head, justify="right", no_wrap=True)
-    for subject in found["subjects"]:
-        numbers = found["results"][subject["name"]]["sets"][one["name"]]
-        paired = numbers.get("against_base")
+    for subject in results.subjects:
+        numbers = results.results[str(subject.name)].sets[str(measured.name)]
+        paired = numbers.against_base
         table.add_row(
-            subject["name"],
-            _rate(numbers["refusal"]),
-            *(_share(numbers["by_label"].get(label, {}).get("refusal")) for label in labels),
-            _share(numbers["degenerate"]),
-            *(
-                ("", "", "")
-                if paired is None
-                else (str(paired["lost"]), str(paired["gained"]), f"{paired['p']:.1g}")
-            ),
-            *(_decimal(numbers.get(key)) for key in ("kl_per_token", "ce_own_answers")),
+            subject.name,
+            _rate(numbers.refusal),
+            *(_share(numbers.by_label.get(label, PartNumbers()).refusal) for label in labels),
+            _share(numbers.degenerate),
+            *(("", "", "") if paired is None else (str(paired.lost), str(paired.gained), f"{paired.p:.1g}")),
+            _decimal(numbers.kl_per_token),
+            _decimal(numbers.ce_own_answers),
         )
     return table
 
 
-def _beside(found: dict[str, Any]) -> Table | None:
+def _beside(results: EvaluationResults) -> Table | None:
     """What is measured once a subject; None where nothing is."""
     columns: dict[str, dict[str, str]] = {}
-    for name, results in found["results"].items():
-        for text, numbers in results.get("perplexity", {}).items():
-            columns.setdefault(f"perplexity {text}", {})[name] = f"{numbers['perplexity']:.2f}"
-        if "multi_turn" in results:
-            columns.setdefault("2nd turns refused", {})[name] = _rate(results["multi_turn"]["refusal"])
-        if "long_context" in results:
-            columns.setdefault("long contexts answered", {})[name] = _rate(
-                results["long_context"]["answered"]
-            )
-        if "tool_calls" in results:
-            columns.setdefault("valid tool calls", {})[name] = _rate(results["tool_calls"]["valid"])
+    for name, subject_numbers in results.results.items():
+        for text, numbers in subject_numbers.perplexity.items():
+            columns.setdefault(f"perplexity {text}", {})[name] = f"{numbers.perplexity:.2f}"
+        if multi_turn := subject_numbers.multi_turn:
+            columns.setdefault("2nd turns refused", {})[name] = _rate(multi_turn.refusal)
+        if long_context := subject_numbers.long_context:
+            columns.setdefault("long contexts answered", {})[name] = _rate(long_context.answered)
+        if tool_calls := subject_numbers.tool_calls:
+            columns.setdefault("valid tool calls", {})[name] = _rate(tool_calls.valid)
     if not columns:
         return None
     table = _table("beside the sets")
     for head in columns:
         table.add_column(head, justify="right")
-    for subject in found["subjects"]:
-        cells = [column.get(subject["name"], "") for column in columns.values()]
+    for subject in results.subjects:
+        cells = [column.get(str(subject.name), "") for column in columns.values()]
         if any(cells):
-            table.add_row(subject["name"], *cells)
+            table.add_row(subject.name, *cells)
     return table
 
 
-def _tasks(found: dict[str, Any]) -> Table | None:
+def _tasks(results: EvaluationResults) -> Table | None:
     """A row for each task and subject, the subjects of a task below each other; None where no task
     was run.
     """
-    results = {name: held["capability"] for name, held in found["results"].items() if held.get("capability")}
-    if not results:
+    scores = {name: numbers.capability for name, numbers in results.results.items() if numbers.capability}
+    if not scores:
         return None
     table = _table("tasks")
     for head in ("metric", "score", "difference", "n"):
         table.add_column(head, justify="right", no_wrap=True)
-    for task in next(iter(results.values())):
+    for task in next(iter(scores.values())):
         table.add_section()
         table.add_row(f"[bold]{escape(task)}[/]")
-        for subject in found["subjects"]:
-            if subject["name"] in results:
-                one = results[subject["name"]][task]
-                score = f"{one['value']:.3f} ± {one['stderr']:.3f}"
+        for subject in results.subjects:
+            if str(subject.name) in scores:
+                one = scores[str(subject.name)][task]
+                score = f"{one.value:.3f} ± {one.stderr:.3f}"
                 apart = (
-                    ""
-                    if one["difference"] is None
-                    else f"{one['difference']:+.3f} ± {one['difference_stderr']:.3f}"
+                    "" if one.difference is None else f"{one.difference:+.3f} ± {one.difference_stderr:.3f}"
                 )
-                table.add_row(escape(subject["name"]), one["metric"], score, apart, f"{one['n']:,}")
+                table.add_row(escape(str(subject.name)), one.metric, score, apart, f"{one.n:,}")
     return table
 
 
@@ -128,13 +119,13 @@ def _table(title: str) -> Table:
     return table
 
 
-def _rate(rate: dict[str, Any]) -> str:
-    low, high = rate["ci"]
-    return f"{rate['count']}/{rate['total']} {low * 100:.0f}–{high:.0%}"
+def _rate(rate: Rate) -> str:
+    low, high = rate.ci or (0.0, 1.0)
+    return f"{rate.count}/{rate.total} {low * 100:.0f}–{high:.0%}"
 
 
-def _share(rate: dict[str, Any] | None) -> str:
-    return "–" if rate is None else f"{rate['rate']:.0%}"
+def _share(rate: Rate) -> str:
+    return "–" if rate.rate is None else f"{rate.rate:.0%}"
 
 
 def _decimal(value: float | None) -> str:

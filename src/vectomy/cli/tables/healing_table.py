@@ -2,53 +2,53 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from rich.console import Console
 from rich.table import Table
 
+from vectomy.core.json_value import JsonObject
+from vectomy.core.results import HealingResults
 from vectomy.report import healing_rows
 
 __all__ = ["print_healing"]
 
 
-def print_healing(summary: dict[str, Any], folder: str) -> None:
+def print_healing(summary: JsonObject, folder: str) -> None:
     """Every number for the model before the edit, after it and after healing; then what they come
     to, in words.
     """
     console = Console()
-    table = Table(title=f"{summary['behaviour']} in {summary['model']}: healing", title_justify="left")
+    results = HealingResults.from_json(summary)
+    table = Table(title=f"{results.behaviour} in {results.model}: healing", title_justify="left")
     table.add_column("held-out prompts")
-    for name in summary["models"]:
+    for name in results.models:
         table.add_column(name, justify="right")
     for label, cells in healing_rows(summary):
         table.add_row(label, *cells)
     console.print(table)
-    console.print("\n".join(_lines(summary, folder)), highlight=False, markup=False, soft_wrap=True)
+    console.print("\n".join(_lines(results, folder)), highlight=False, markup=False, soft_wrap=True)
 
 
-def _lines(summary: dict[str, Any], folder: str) -> list[str]:
-    config, judge, receipt = summary["config"], summary["judge"], summary["receipt"]
-    training = summary["training"]
+def _lines(results: HealingResults, folder: str) -> list[str]:
+    config, judge, receipt = results.config, results.judge, results.receipt
+    training = results.training
     steps = (
         "trained elsewhere"
         if training is None
-        else f"{config['objective']} on {summary['rows']['pairs']} rows, {training['steps']} steps, {training['machine']['method']}"
+        else f"{config['objective']} on {results.rows.pairs} rows, {training.steps} steps, {training.machine.method}"
     )
     lines = [
-        f"result     {summary['sentence']}",
-        f"training   {steps}; judge {judge['name']} {judge['version']}",
+        f"result     {results.sentence}",
+        f"training   {steps}; judge {judge.name} {judge.version}",
     ]
-    if receipt["learned_along"] is not None:
-        kept = "kept out of" if receipt["projected"] else "not kept out of"
+    if receipt.learned_along is not None:
+        kept = "kept out of" if receipt.projected else "not kept out of"
         lines.append(
-            f"directions {kept}: at most {receipt['learned_along']:.2g} of what was learned in {receipt['learned_in']} edited writers lies along "
+            f"directions {kept}: at most {receipt.learned_along:.2g} of what was learned in {receipt.learned_in} edited writers lies along "
             "those that the edit removed"
         )
-    if receipt["verified"]:
-        held = receipt["verified"]
+    if verified := receipt.verified:
         lines.append(
-            f"verified   {held['carried']} tensors carry the edit, {len(held['failures'])} do not; the stream has at most "
-            f"{held['max_projection']:.2g} of its length along the directions"
+            f"verified   {verified.carried} tensors carry the edit, {len(verified.failures)} do not; the stream has at most "
+            f"{verified.max_projection:.2g} of its length along the directions"
         )
-    return [*lines, f"written    {folder}: {summary['learned']}, report.html, summary.json"]
+    return [*lines, f"written    {folder}: {results.learned}, report.html, summary.json"]

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from vectomy.core.json_value import JsonObject
+from vectomy.core.results import DirectionPlace, FormMetrics, RateName, RunResults, StrengthRange
+
 __all__ = ["print_summary"]
 
-ROWS = (
+RATES: tuple[tuple[str, RateName], ...] = (
     ("refusals", "refusal"),
     ("harmless refusals", "harmless_refusal"),
     ("refusals to keep", "keep_refusal"),
+)
+NUMBERS = (
     ("degenerate answers", "degenerate_rate"),
     ("KL first token, nats", "kl_first_token"),
     ("KL per token, nats", "kl_per_token"),
@@ -25,72 +29,78 @@ ROWS = (
 TRAIT_ROWS = {"refusal": "trait shown, in its context", "harmless_refusal": "trait shown, without it"}
 
 
-def print_summary(summary: dict[str, Any], folder: str) -> None:
+def print_summary(summary: JsonObject, folder: str) -> None:
     """What was changed, by which direction, and every number for base, hooks and baked weights."""
     console = Console()
-    counts = summary["contrast"]["counts"]
+    results = RunResults.from_json(summary)
+    counts = results.contrast.counts
     tested = [counts[side]["test"] for side in ("positive", "negative", "keep") if side in counts]
-    table = Table(
-        title=f"{summary['behaviour']} in {summary['model']}: before and after", title_justify="left"
-    )
+    table = Table(title=f"{results.behaviour} in {results.model}: before and after", title_justify="left")
     table.add_column("held-out prompts")
-    forms = {
-        "base": summary["base"],
-        **{form: summary["forms"][form] for form in ("hooks", "lora", "baked") if form in summary["forms"]},
+    forms: dict[str, FormMetrics] = {
+        "base": results.base,
+        **{form: results.forms[form] for form in ("hooks", "lora", "baked") if form in results.forms},
     }
     for form in forms:
         table.add_column(
             {"hooks": "edit as hooks", "lora": "edit as LoRA", "baked": "edit baked"}.get(form, form),
             justify="right",
         )
-    named = TRAIT_ROWS if summary.get("trait") else {}
-    for label, key in ROWS:
-        if key == "keep_refusal" and not any(f"{key}_rate" in metrics for metrics in forms.values()):
+    named = TRAIT_ROWS if results.trait else {}
+    for label, name in RATES:
+        if name == "keep_refusal" and not any(metrics.has_preserve_set for metrics in forms.values()):
             continue
-        table.add_row(named.get(key, label), *(_cell(metrics, key) for metrics in forms.values()))
+        table.add_row(named.get(name, label), *(_rate(metrics, name) for metrics in forms.values()))
+    for label, key in NUMBERS:
+        table.add_row(label, *(_number(metrics, key) for metrics in forms.values()))
     console.print(table)
     lines = [
-        f"direction  {_direction(summary)}, recipe {summary['recipe']} on {summary['estimator']}",
+        f"direction  {_direction(results)}, recipe {results.recipe} on {results.estimator}",
         (
             f"prompts    test {' + '.join(str(count) for count in tested)}, none of them fitted or chosen on; "
-            f"{summary['settings']['answer_tokens']} greedy tokens, judge {summary['judge']['name']} {summary['judge']['version'] or ''}".rstrip()
+            f"{results.settings['answer_tokens']} greedy tokens, judge {results.judge.name} {results.judge.version or ''}".rstrip()
         ),
-        *(f"note       {note}" for note in summary["notes"]),
-        f"safety     {summary['safety']}",
-        f"written    {folder}: {', '.join(_written(summary))}",
+        *(f"note       {note}" for note in results.notes),
+        f"safety     {results.safety}",
+        f"written    {folder}: {', '.join(_written(results))}",
     ]
     console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
 
 
-def _direction(summary: dict[str, Any]) -> str:
+def _direction(results: RunResults) -> str:
     """Where the direction was read; of an edit with a strength for each writer, from where it came
     and how far it reaches.
     """
-    chosen, spread = summary["direction"], summary["strength"]
-    place = f"{chosen['site']} of layer {chosen['layer']}"
-    if trait := summary.get("trait"):
-        return f"{trait['form']} at strength {spread:g} in {trait['writers']} writers, contexts compared at {place}"
-    if not isinstance(spread, dict):
-        return f"{place}, token {chosen['token']!r} (position {chosen['position']})"
-    came = f"mainly {place}, strengths by trials," if summary["recipe"] == "tpe" else f"learned from {place},"
-    return f"{came} in {spread['writers']} writers with strengths of {spread['lowest']:.2g} to {spread['highest']:.2g}"
+    chosen, spread = results.direction or DirectionPlace(), results.strength
+    place = f"{chosen.site} of layer {chosen.layer}"
+    if trait := results.trait:
+        return f"{trait.form} at strength {spread:g} in {trait.writers} writers, contexts compared at {place}"
+    if not isinstance(spread, StrengthRange):
+        return f"{place}, token {chosen.token!r} (position {chosen.position})"
+    came = f"mainly {place}, strengths by trials," if results.recipe == "tpe" else f"learned from {place},"
+    return f"{came} in {spread.writers} writers with strengths of {spread.lowest:.2g} to {spread.highest:.2g}"
 
 
-def _written(summary: dict[str, Any]) -> list[str]:
+def _written(results: RunResults) -> list[str]:
     return [
-        Path(summary["edit"]["path"]).name,
-        *([Path(summary["checkpoint"]).name] if summary["checkpoint"] else []),
+        Path(results.edit.path or "").name,
+        *([Path(results.checkpoint).name] if results.checkpoint else []),
         "report.html",
         "summary.json",
         "MODEL_CARD.md",
     ]
 
 
-def _cell(metrics: dict[str, Any], key: str) -> str:
-    if f"{key}_ci" in metrics:
-        low, high = metrics[f"{key}_ci"]
-        return f"{metrics[f'{key}_count']}/{metrics[f'{key}_total']} ({low * 100:.0f}–{high:.0%})"
-    value = metrics.get(key)
+def _rate(metrics: FormMetrics, name: RateName) -> str:
+    rate = metrics.rate(name)
+    if rate.ci is None:
+        return "–"
+    low, high = rate.ci
+    return f"{rate.count}/{rate.total} ({low * 100:.0f}–{high:.0%})"
+
+
+def _number(metrics: FormMetrics, key: str) -> str:
+    value = getattr(metrics, key)
     if value is None:
         return "–"
     return f"{value:.1%}" if key.endswith("_rate") else f"{value:.3f}"
