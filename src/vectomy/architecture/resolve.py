@@ -15,6 +15,7 @@ from vectomy.architecture.families import FAMILIES, REFUSED, Family, Layout, wra
 from vectomy.architecture.model_architecture import Architecture, Shapes
 from vectomy.architecture.writers import rename_tensor
 from vectomy.core.errors import ArchitectureError
+from vectomy.core.json_value import JsonValue
 
 __all__ = ["architecture_of", "resolve"]
 
@@ -81,7 +82,9 @@ def resolve(config: Mapping[str, Any], shapes: Shapes | None = None, *, live: bo
     )
 
 
-def _is_tied(config: Mapping[str, Any], text: Mapping[str, Any], family: Family, stored: bool | None) -> bool:
+def _is_tied(
+    config: Mapping[str, JsonValue], text: Mapping[str, JsonValue], family: Family, stored: bool | None
+) -> bool:
     """Whether the head's weight is the embedding's, as transformers loads it; `stored`: the
     checkpoint holds a head.
 

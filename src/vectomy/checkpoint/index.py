@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from vectomy.core.errors import CheckpointError, UnsafeCheckpointError
+from vectomy.core.json_value import JsonObject
 
 __all__ = ["INDEX", "RECORDS", "Checkpoint", "Shard", "TensorEntry", "read_shard"]
 
@@ -211,7 +212,7 @@ def _is_name(text: str) -> bool:
     return 0 < len(text) <= NAME_LIMIT and text.isprintable()
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique(pairs: list[tuple[str, Any]]) -> JsonObject:
     """A JSON object without a key twice, of which readers take the first or the last as they
     please.
     """

@@ -17,6 +17,7 @@ from rich.table import Table
 from vectomy.cli.options import AsJson
 from vectomy.cli.progress_bars import bars
 from vectomy.core.errors import JudgeError, UnreadableReplyError, UsageError
+from vectomy.core.json_value import JsonObject
 from vectomy.core.jsonl import iter_jsonl, json_line, write_jsonl
 from vectomy.core.run_folder import Journal, hash_of
 
@@ -83,7 +84,7 @@ def _judge(
         )
 
 
-def _rows(file: str) -> Iterator[tuple[int, dict[str, Any]]]:
+def _rows(file: str) -> Iterator[tuple[int, JsonObject]]:
     """(line, row) for each line that is not blank.
 
     Raises:
@@ -128,7 +129,7 @@ def _row(where: str, row: Any) -> dict[str, Any]:
     return row
 
 
-def _to_stdout(judge: Judge, rows: list[tuple[int, dict[str, Any]]]) -> list[tuple[int, str]]:
+def _to_stdout(judge: Judge, rows: list[tuple[int, JsonObject]]) -> list[tuple[int, str]]:
     unreadable: list[tuple[int, str]] = []
     for at, said in _said(judge, rows, unreadable):
         rows[at][1].update(said)
@@ -203,7 +204,7 @@ def _fields(judgement: Judgement) -> dict[str, Any]:
     return fields | {name: value for name, value in more.items() if value}
 
 
-def _counts(rows: list[dict[str, Any]]) -> dict[str, Any]:
+def _counts(rows: list[JsonObject]) -> JsonObject:
     """Rates with 95% Wilson intervals, and the agreement where people have labelled the rows."""
     from vectomy.metrics.intervals import wilson_interval
 

@@ -13,6 +13,7 @@ from vectomy.cli.options import SOURCE_HELP, command_of
 from vectomy.cli.run_command import FLAGS, RUN_OPTIONS, SHARED, run_until
 from vectomy.core.config import Selection, parse_selection
 from vectomy.core.errors import ConfigError, SelectionError, UsageError
+from vectomy.core.json_value import JsonObject
 
 __all__ = ["register"]
 
@@ -43,7 +44,7 @@ def register(app: typer.Typer) -> None:
     app.command("select", cls=SectionedCommand, epilog=SOURCE_HELP)(command_of(_select, parameters, FLAGS))
 
 
-def _select(values: dict[str, Any]) -> None:
+def _select(values: JsonObject) -> None:
     """Choose a direction: the stage of a run, or by the paper's rule from a table of scores
     (`--from-scores`).
     """
@@ -68,7 +69,7 @@ def _from_scores(values: dict[str, Any]) -> None:
     typer.echo(json.dumps(dict(chosen), indent=2))
 
 
-def _read_scores(path: Path) -> list[dict[str, Any]]:
+def _read_scores(path: Path) -> list[JsonObject]:
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -8,7 +8,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +15,7 @@ from torch import Tensor
 from vectomy.checkpoint import Checkpoint, read_stored
 from vectomy.checkpoint.index import RECORDS
 from vectomy.checkpoint.reader import STORED_DTYPES
+from vectomy.core.json_value import JsonObject
 from vectomy.core.progress import Progress, silent
 from vectomy.core.run_folder import read_json, sha256_file
 from vectomy.hub.provenance import Form, adapter_weights, hashes_in
@@ -192,7 +192,7 @@ def _same_file(mine: Path, published: Path) -> bool:
     return sha256_file(mine) == sha256_file(published)
 
 
-def _less(path: Path, key: str) -> dict[str, Any]:
+def _less(path: Path, key: str) -> JsonObject:
     return {name: value for name, value in dict(read_json(path)).items() if name != key}
 
 

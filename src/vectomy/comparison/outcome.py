@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from jaxtyping import Float
 from torch import Tensor
 
+from vectomy.core.json_value import JsonObject
 from vectomy.core.types import Component, NormMode
 from vectomy.edits.edit import Edit
 
@@ -98,7 +99,7 @@ class Comparison:
         operations = self.edit.operations if self.edit is not None else ()
         return {op.writer_name: tuple(op.strengths.tolist()) for op in operations}
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         return {
             "a": self.a,
             "b": self.b,

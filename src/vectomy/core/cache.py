@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from vectomy.core.json_value import JsonObject
 from vectomy.core.run_folder import hash_of, read_json, write_json
 
 __all__ = ["Cache"]
@@ -22,7 +23,7 @@ class Cache:
         self.seconds = 0.0
         """Seconds that the requested values took to measure, now or in an earlier run."""
 
-    def __contains__(self, inputs: dict[str, Any]) -> bool:
+    def __contains__(self, inputs: JsonObject) -> bool:
         return self._file(inputs).exists()
 
     def get_or_compute(self, inputs: dict[str, Any], work: Callable[[], Any]) -> Any:
@@ -45,5 +46,5 @@ class Cache:
         self.seconds += stored["seconds"]
         return stored["value"]
 
-    def _file(self, inputs: dict[str, Any]) -> Path:
+    def _file(self, inputs: JsonObject) -> Path:
         return self._folder / f"{inputs['kind']}-{hash_of(inputs)[:32]}.json"

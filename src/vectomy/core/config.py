@@ -22,6 +22,7 @@ from pydantic import (
 )
 
 from vectomy.core.errors import ConfigError
+from vectomy.core.json_value import JsonObject
 
 __all__ = [
     "Contrast",
@@ -112,7 +113,7 @@ class JobConfig(_Strict):
         return {**others, "runtime": {**usual.model_dump(), **nested, **flat}}
 
     @model_serializer(mode="wrap")
-    def _flatten_runtime(self, handler: Callable[[Any], dict[str, Any]], info: Any) -> dict[str, Any]:
+    def _flatten_runtime(self, handler: Callable[[Any], JsonObject], info: Any) -> JsonObject:
         result = handler(self)
         result.pop("runtime", None)
         include, exclude = info.include, info.exclude
@@ -386,17 +387,17 @@ def make_config(
     return validate_config(RunConfig, values, typed if flags else None)
 
 
-def parse_config(values: dict[str, Any]) -> RunConfig:
+def parse_config(values: JsonObject) -> RunConfig:
     """Check the values of a run. Raises ConfigError as `validate_config` does."""
     return validate_config(RunConfig, values)
 
 
-def parse_selection(values: dict[str, Any], *, flags: bool = False) -> Selection:
+def parse_selection(values: JsonObject, *, flags: bool = False) -> Selection:
     """Check thresholds alone. Raises ConfigError as `validate_config` does."""
     return validate_config(Selection, values, {name: _flag(name) for name in values} if flags else None)
 
 
-def parse_evaluation(values: dict[str, Any], *, flags: bool = False) -> EvaluationConfig:
+def parse_evaluation(values: JsonObject, *, flags: bool = False) -> EvaluationConfig:
     """Check the values of an evaluation; None counts as not given. Raises ConfigError as
     `validate_config` does.
     """
@@ -458,7 +459,7 @@ def _keys(kind: type[BaseModel]) -> list[str]:
     return sorted(names)
 
 
-def load_config(path: Path) -> dict[str, Any]:
+def load_config(path: Path) -> JsonObject:
     """Read a .toml or .json configuration as plain values; `parse_config` checks them.
 
     Raises:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vectomy.core.errors import ArtifactError, VectomyError
+from vectomy.core.json_value import JsonValue
 from vectomy.core.run_folder import write_whole
 
 __all__ = ["iter_jsonl", "json_line", "read_jsonl", "split_lines", "write_jsonl"]
@@ -68,7 +69,7 @@ def read_jsonl(file: Path | Traversable, remedy: str = "delete it and run again"
     return rows
 
 
-def json_line(row: Mapping[str, Any]) -> str:
+def json_line(row: Mapping[str, JsonValue]) -> str:
     text = json.dumps(row, ensure_ascii=False)
     try:
         text.encode()
@@ -78,6 +79,6 @@ def json_line(row: Mapping[str, Any]) -> str:
     return text + "\n"
 
 
-def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, JsonValue]]) -> None:
     with write_whole(path) as beside:
         beside.write_text("".join(map(json_line, rows)), encoding="utf-8", newline="\n")

@@ -4,6 +4,7 @@ in a tuple.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 __all__ = ["first_input", "first_output"]
 
 
-def first_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+def first_input(args: tuple[Any, ...], kwargs: Mapping[str, object]) -> Tensor:
     """The stream that a block or norm is called with, given by place or by name."""
     value = args[0] if args else kwargs["hidden_states"]
     assert isinstance(value, torch.Tensor)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from vectomy.core.errors import ArtifactError, DiskFullError
+from vectomy.core.json_value import JsonObject
 
 __all__ = [
     "MARK",
@@ -152,7 +153,7 @@ class Journal:
 
     def __init__(self, path: Path, inputs: Any) -> None:
         self._path = path
-        self._done: dict[str, Any] = {}
+        self._done: JsonObject = {}
         header = canonical_json({"inputs": hash_of(inputs)})
         lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else []
         kept = lines[:-1] if lines and lines[0] == header else []

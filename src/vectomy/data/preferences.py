@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vectomy.core.errors import PromptError
+from vectomy.core.json_value import JsonObject, JsonValue
 from vectomy.data.prompts import Prompt, Turn
 from vectomy.data.sources import read_rows
 
@@ -31,7 +32,7 @@ class Preference:
     chosen: str
     rejected: str | None = None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """The row in the form that `read_preferences` and Axolotl's
         `chat_template.default` read.
         """
@@ -51,7 +52,7 @@ class Preferences:
     rows: tuple[Preference, ...]
     left_out: Mapping[str, int] = field(default_factory=dict)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         return {"rows": len(self.rows), "left_out": dict(self.left_out)}
 
     def without(self, taken: Sequence[Prompt], reason: str) -> Preferences:
@@ -111,7 +112,7 @@ def _list_reasons(left_out: Mapping[str, int]) -> str:
     )
 
 
-def _read_row(row: Mapping[str, Any], paired: bool) -> Preference | str:
+def _read_row(row: Mapping[str, JsonValue], paired: bool) -> Preference | str:
     """The preference in a row, or why the row is not usable."""
     column = next((name for name in PROMPT_COLUMNS if row.get(name)), None)
     sides = [row.get("chosen"), row.get("rejected")] if paired else [row.get("chosen")]

@@ -24,6 +24,7 @@ from typing import Any, Literal
 
 from vectomy.core.config import Contrast, Source
 from vectomy.core.errors import PromptError
+from vectomy.core.json_value import JsonObject
 from vectomy.data.sources import clip, read_rows
 
 __all__ = [
@@ -75,7 +76,7 @@ class Prompt:
         context = [self.system or "", *(f"{turn.role}: {turn.content}" for turn in self.history)]
         return plain(self.text), "\x1f".join(plain(part) for part in context)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         history = {"history": [vars(turn) for turn in self.history]} if self.history else {}
         return {"text": self.text, "system": self.system, **history}
 
@@ -101,7 +102,7 @@ class Splits:
     search: tuple[Prompt, ...]
     test: tuple[Prompt, ...]
 
-    def to_json(self) -> dict[str, list[dict[str, Any]]]:
+    def to_json(self) -> dict[str, list[JsonObject]]:
         return {name: [prompt.to_json() for prompt in getattr(self, name)] for name in SPLITS}
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vectomy.core.errors import PromptError
+from vectomy.core.json_value import JsonObject
 from vectomy.core.jsonl import iter_jsonl, read_jsonl, split_lines
 
 __all__ = ["clip", "plain_source", "read_rows"]
@@ -42,7 +43,7 @@ def read_rows(spec: str) -> list[dict[str, Any]]:
     raise PromptError(f"the prompt file {clip(spec, 300)} does not exist")
 
 
-def _bundled(name: str) -> list[dict[str, Any]]:
+def _bundled(name: str) -> list[JsonObject]:
     folder = resources.files("vectomy") / "data" / "bundled"
     file = folder / f"{name}.jsonl"
     if not re.fullmatch(r"\w+", name) or not file.is_file():
@@ -53,7 +54,7 @@ def _bundled(name: str) -> list[dict[str, Any]]:
     return read_jsonl(file, remedy="install vectomy again")
 
 
-def _file_rows(path: Path) -> list[dict[str, Any]]:
+def _file_rows(path: Path) -> list[JsonObject]:
     try:
         if path.suffix == ".parquet":
             return _parquet_rows(path)
@@ -79,7 +80,7 @@ def _no_json(path: Path, number: int, why: str) -> PromptError:
     return PromptError(f"the prompt file {path} does not parse: line {number} is not JSON ({why})")
 
 
-def _objects(path: Path, rows: Any) -> list[dict[str, Any]]:
+def _objects(path: Path, rows: Any) -> list[JsonObject]:
     """Rows that are objects or plain strings, as objects."""
     if not isinstance(rows, list):
         raise PromptError(f"the prompt file {path} contains a {type(rows).__name__}, not a list of rows")
@@ -92,7 +93,7 @@ def _objects(path: Path, rows: Any) -> list[dict[str, Any]]:
     return rows
 
 
-def _parquet_rows(path: Path) -> list[dict[str, Any]]:
+def _parquet_rows(path: Path) -> list[JsonObject]:
     import pyarrow
     import pyarrow.parquet
 
@@ -103,7 +104,7 @@ def _parquet_rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _hub_rows(spec: str) -> list[dict[str, Any]]:
+def _hub_rows(spec: str) -> list[JsonObject]:
     from datasets import load_dataset
 
     name, _, split = spec.partition(":")

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from vectomy.core.errors import EditError
+from vectomy.core.json_value import JsonObject
 from vectomy.core.run_folder import canonical_json, hash_of
 from vectomy.edits.operation import BaseModelRef, Operation
 
@@ -26,7 +27,7 @@ VERSION = 1
 T = TypeVar("T")
 
 
-def encode_edit(base: BaseModelRef, operations: Sequence[Operation], about: dict[str, Any]) -> bytes:
+def encode_edit(base: BaseModelRef, operations: Sequence[Operation], about: JsonObject) -> bytes:
     """The content of an Edit file."""
     tensors: dict[str, Tensor] = {}
     rows = []
@@ -54,7 +55,7 @@ def encode_edit(base: BaseModelRef, operations: Sequence[Operation], about: dict
     return safetensors.torch.save(tensors, metadata={"vectomy": canonical_json(header)})
 
 
-def read_edit(path: Path, make: Callable[[BaseModelRef, tuple[Operation, ...], dict[str, Any]], T]) -> T:
+def read_edit(path: Path, make: Callable[[BaseModelRef, tuple[Operation, ...], JsonObject], T]) -> T:
     """What `make` gives for the base, the operations and `about` of an Edit file.
 
     Raises:

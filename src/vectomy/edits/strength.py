@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
+from vectomy.core.json_value import JsonObject
 from vectomy.edits.edit import Edit
 
 __all__ = ["strength_of"]
 
 
-def strength_of(edit: Edit) -> float | dict[str, Any] | None:
+def strength_of(edit: Edit) -> float | JsonObject | None:
     """The strength of the whole edit; of one with several their range, in how many writers, and
     along how many directions each, the same in all of them or not.
     """

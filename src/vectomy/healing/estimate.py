@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from vectomy.architecture import Architecture
+from vectomy.core.json_value import JsonObject
 from vectomy.core.progress import duration
 from vectomy.healing.heal_config import HealConfig
 from vectomy.healing.machine import PAGED, Machine
@@ -43,7 +43,7 @@ class Estimate:
     def bytes(self) -> int:
         return sum(self.memory.values())
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         return {**asdict(self), "bytes": self.bytes}
 
     def __str__(self) -> str:

@@ -14,6 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from vectomy.core.config import EXPERT, MACHINE, OUTPUT, PROMPTS, JobConfig, Panel, validate_config
+from vectomy.core.json_value import JsonObject
 
 __all__ = ["OWN", "PAIRED", "HealConfig", "Method", "Objective", "parse_heal"]
 
@@ -155,7 +156,7 @@ class HealConfig(JobConfig):
         return self.objective in PAIRED
 
 
-def parse_heal(values: dict[str, Any], typed: Mapping[str, str] | None = None) -> HealConfig:
+def parse_heal(values: JsonObject, typed: Mapping[str, str] | None = None) -> HealConfig:
     """Check values from any source; None counts as not given.
 
     Raises:

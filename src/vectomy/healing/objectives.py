@@ -16,6 +16,7 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 from trl.experimental.orpo import ORPOConfig, ORPOTrainer
 from trl.trainer import utils as trl_utils
 
+from vectomy.core.json_value import JsonObject, JsonValue
 from vectomy.healing.heal_config import HealConfig
 from vectomy.healing.pairs import Pair
 
@@ -72,7 +73,7 @@ def build_trainer(
     callbacks: Sequence[Any],
 ) -> Any:
     """The trainer of the objective; `adapter` is a LoraConfig, or None to train the weights."""
-    shared: dict[str, Any] = {
+    shared: JsonObject = {
         "model": model,
         "args": arguments,
         "processing_class": tokenizer,
@@ -124,7 +125,7 @@ class _TokenDPOTrainer(DPOTrainer):
 class _TokenORPOTrainer(ORPOTrainer):
     """ORPO on rows of token ids."""
 
-    def tokenize_row(self, feature: Mapping[str, Any], model: Any = None) -> dict[str, list[int]]:
+    def tokenize_row(self, feature: Mapping[str, JsonValue], model: Any = None) -> dict[str, list[int]]:
         return {name: value for name, value in feature.items() if isinstance(value, list)}
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 import torch
 from peft import LoraConfig
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from vectomy.core.json_value import JsonObject
 from vectomy.healing.heal_config import HealConfig
 from vectomy.healing.job import Job
 from vectomy.healing.machine import Machine
@@ -28,7 +28,7 @@ def load_for_training(
     Raises:
         ModelError: the model does not load.
     """
-    options: dict[str, Any] = {}
+    options: JsonObject = {}
     if machine.method == "qlora":
         from transformers import BitsAndBytesConfig
 

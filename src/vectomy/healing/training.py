@@ -21,6 +21,7 @@ from transformers import PrinterCallback
 from vectomy.checkpoint import Checkpoint, fingerprint
 from vectomy.checkpoint.lora import LORA_TENSORS
 from vectomy.core.errors import ModelError
+from vectomy.core.json_value import JsonObject
 from vectomy.core.progress import Progress, silent
 from vectomy.core.run_folder import write_json, write_whole
 from vectomy.healing.heal_config import HealConfig
@@ -56,7 +57,7 @@ class TrainingResult:
     """Trained parameters."""
     identity: str
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         values = asdict(self)
         values["kept_out"] = values.pop("protected_modules")
         return values

@@ -120,7 +120,7 @@ def _reader_of_mid(architecture: Architecture) -> str:
 
 
 def _change_input(change: Intervention) -> Callable[..., Any]:
-    def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, object]) -> Any:
         changed = change(first_input(args, kwargs))
         return ((changed, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": changed})
 
@@ -136,7 +136,7 @@ def _change_output(change: Intervention) -> Callable[..., Any]:
 
 
 def _change_in_place(change: Intervention) -> Callable[..., None]:
-    def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, object]) -> None:
         stream = first_input(args, kwargs)
         stream.copy_(change(stream))
 

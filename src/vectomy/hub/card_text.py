@@ -4,8 +4,7 @@ wrote one.
 
 from __future__ import annotations
 
-from typing import Any
-
+from vectomy.core.json_value import JsonObject
 from vectomy.report.pages.model_card import Kind
 
 __all__ = ["safety_of", "use_of"]
@@ -36,7 +35,7 @@ def use_of(kind: Kind, repo_id: str, base: str, names: list[str]) -> str:
     return f"llama-cli --hf-repo {repo_id} --hf-file {file}"
 
 
-def safety_of(summary: dict[str, Any]) -> str:
+def safety_of(summary: JsonObject) -> str:
     """The warning on an edit that no run measured."""
     behaviour = summary.get("behaviour")
     if behaviour == "refusal":

@@ -12,6 +12,7 @@ from typing import Any
 from vectomy.checkpoint import Checkpoint
 from vectomy.checkpoint.index import INDEX, RECORDS
 from vectomy.core.errors import ArtifactError, UsageError
+from vectomy.core.json_value import JsonObject
 from vectomy.core.run_folder import read_json
 from vectomy.hub import Item, is_repo_id, licence_of
 from vectomy.hub.card_text import safety_of, use_of
@@ -199,7 +200,7 @@ def _json(value: Any) -> bytes:
     return (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
 
 
-def _evaluation(path: Path) -> dict[str, Any]:
+def _evaluation(path: Path) -> JsonObject:
     found = read_json(path / "evaluation.json" if path.is_dir() else path)
     if not isinstance(found, dict) or found.get("format") != "vectomy-evaluation":
         raise ArtifactError(f"{path} is no evaluation that `vectomy evaluate` wrote")

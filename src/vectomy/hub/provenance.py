@@ -20,6 +20,7 @@ from typing import Any, Literal
 from vectomy.checkpoint import Checkpoint, tensor_hashes
 from vectomy.checkpoint.index import RECORDS, read_shard
 from vectomy.core.errors import ArtifactError
+from vectomy.core.json_value import JsonObject
 from vectomy.core.progress import Progress, silent
 from vectomy.core.run_folder import read_json, write_json
 from vectomy.edits.edit import Edit
@@ -55,7 +56,7 @@ class Record:
     tensors: Mapping[str, str] = field(default_factory=dict)
     """sha256 of each tensor's bytes as stored, by name; empty where they were not hashed."""
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         return {"format": FORMAT, "version": VERSION, **asdict(self)}
 
     @classmethod

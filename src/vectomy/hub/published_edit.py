@@ -10,6 +10,7 @@ from typing import Any
 
 from vectomy.checkpoint.index import RECORDS
 from vectomy.core.errors import UsageError
+from vectomy.core.json_value import JsonObject
 from vectomy.core.run_folder import MARK, hash_of, read_json
 from vectomy.edits.edit import Edit
 from vectomy.hub import download, frontmatter, is_repo_id
@@ -108,7 +109,7 @@ def _of_run(folder: Path, what: str) -> PublishedEdit:
     return PublishedEdit(what, edit, form, record, place if there else None, _run_in(folder), tuple(said))
 
 
-def _run_in(folder: Path) -> dict[str, Any] | None:
+def _run_in(folder: Path) -> JsonObject | None:
     if not (folder / "config.json").is_file() or not (folder / "prompts.json").is_file():
         return None
     prompts = read_json(folder / "prompts.json")

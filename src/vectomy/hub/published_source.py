@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vectomy.core.errors import ArtifactError, UsageError
+from vectomy.core.json_value import JsonObject
 from vectomy.core.run_folder import MARK, hash_of, read_json
 from vectomy.edits.edit import Edit
 from vectomy.edits.strength import strength_of
@@ -57,7 +58,7 @@ class PublishedSource:
         }
         return "demo" in names
 
-    def run_json(self) -> dict[str, Any] | None:
+    def run_json(self) -> JsonObject | None:
         """What a search can be done again by, without the folders of this machine; None where no
         run is known.
         """

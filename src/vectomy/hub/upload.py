@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from vectomy.core.errors import HubError, UsageError
+from vectomy.core.json_value import JsonObject
 from vectomy.hub.client import client, hub_errors, is_repo_id
 
 __all__ = ["Destination", "Item", "Sent", "look", "upload"]
@@ -155,7 +156,7 @@ def upload(
     return Sent(commit.commit_url, commit.oid, len(items), private, () if replace else tuple(others))
 
 
-def _held(api: Any, repo_id: str, revision: str) -> dict[str, Any]:
+def _held(api: Any, repo_id: str, revision: str) -> JsonObject:
     """The files of a repository by name, with the hashes that the Hub has of them."""
     return {
         file.path: file

@@ -7,12 +7,12 @@ prompts the base treats as the contrast expects.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from torch import Tensor
 
 from vectomy.core.config import Contrast, RunConfig
 from vectomy.core.errors import BehaviourAbsentError, SelectionError
+from vectomy.core.json_value import JsonObject
 from vectomy.core.progress import Progress, silent
 from vectomy.data.prompts import Splits
 from vectomy.metrics.intervals import share_of
@@ -46,7 +46,7 @@ class Baseline:
     negative_kept: dict[str, list[bool]]
     answers: dict[str, list[list[int]]]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         return asdict(self)
 
 

@@ -6,8 +6,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, get_args
+from typing import get_args
 
+from vectomy.core.json_value import JsonObject
 from vectomy.data.prompts import Labelled
 from vectomy.metrics.intervals import rate_of
 from vectomy.metrics.judges import Verdict
@@ -17,9 +18,7 @@ from vectomy.metrics.verdicts import JudgedAnswers
 __all__ = ["behaviour_of", "lengths", "refusal_and_degenerate", "types_of"]
 
 
-def behaviour_of(
-    rows: Sequence[Labelled], by_length: Mapping[int, Sequence[JudgedAnswers]]
-) -> dict[str, Any]:
+def behaviour_of(rows: Sequence[Labelled], by_length: Mapping[int, Sequence[JudgedAnswers]]) -> JsonObject:
     """Counts and rates of one set. Rows without a type or label belong to no group of that kind.
 
     Args:
@@ -44,7 +43,7 @@ def behaviour_of(
     }
 
 
-def refusal_and_degenerate(judged: Sequence[JudgedAnswers]) -> dict[str, Any]:
+def refusal_and_degenerate(judged: Sequence[JudgedAnswers]) -> JsonObject:
     return {
         "refusal": rate_of(answer.refuses for answer in judged),
         "degenerate": rate_of(answer.degenerate for answer in judged),
@@ -60,7 +59,7 @@ def _groups(rows: Sequence[Labelled], judged: Sequence[JudgedAnswers], kind: str
     return groups
 
 
-def types_of(rows: Sequence[Labelled]) -> list[dict[str, Any]]:
+def types_of(rows: Sequence[Labelled]) -> list[JsonObject]:
     """The types of a set in order of appearance, with their label and number of prompts."""
     counts = Counter(row.type for row in rows if row.type is not None)
     labels = {row.type: row.label for row in rows}

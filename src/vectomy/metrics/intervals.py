@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+
+from vectomy.core.json_value import JsonObject
 
 __all__ = ["rate_of", "share_of", "wilson_interval"]
 
 
-def rate_of(flags: Iterable[bool]) -> dict[str, Any]:
+def rate_of(flags: Iterable[bool]) -> JsonObject:
     """A rate as results store it: `count` of true flags, `total`, `rate` (None if there are no
     flags) and `ci`, Wilson's 95% interval.
     """

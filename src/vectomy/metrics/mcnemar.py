@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+
+from vectomy.core.json_value import JsonObject
 
 __all__ = ["mcnemar"]
 
 
-def mcnemar(before: Sequence[bool], after: Sequence[bool]) -> dict[str, Any]:
+def mcnemar(before: Sequence[bool], after: Sequence[bool]) -> JsonObject:
     """McNemar's exact test: how many prompts lost and gained a property, and the two-sided p-value.
 
     Under the null hypothesis each changed prompt went either way with probability 1/2. With

@@ -4,12 +4,11 @@ dimensions.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vectomy.core.json_value import JsonObject
 from vectomy.core.types import Vector
 
 __all__ = ["principal_components"]
@@ -21,7 +20,7 @@ FLAT = 1e-6
 
 def principal_components(
     positive: Float[Tensor, "p d_model"], negative: Float[Tensor, "n d_model"], direction: Vector
-) -> dict[str, Any] | None:
+) -> JsonObject | None:
     """Coordinates of every activation on the first two principal components, around the common
     mean.
 

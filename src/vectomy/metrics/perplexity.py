@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 
 from vectomy.core.errors import PromptError
+from vectomy.core.json_value import JsonObject
 from vectomy.models import ChatModel
 
 __all__ = ["perplexity", "windows"]
@@ -30,9 +30,7 @@ def windows(count: int, width: int) -> list[tuple[int, int, int]]:
 
 
 @torch.inference_mode()
-def perplexity(
-    chat: ChatModel, text: str, limit: int, batch_tokens: int, width: int = WINDOW
-) -> dict[str, Any]:
+def perplexity(chat: ChatModel, text: str, limit: int, batch_tokens: int, width: int = WINDOW) -> JsonObject:
     """`nats_per_token` (mean over predicted tokens), its exponential `perplexity`, and `tokens`,
     over the first `limit` tokens of a text.
 

@@ -7,10 +7,10 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from vectomy.core.config import Source
 from vectomy.core.errors import PromptError
+from vectomy.core.json_value import JsonObject
 from vectomy.core.run_folder import hash_of
 from vectomy.data.prompts import Labelled, Prompt, read_labelled
 from vectomy.metrics.behaviour import types_of
@@ -35,7 +35,7 @@ class PromptSet:
         """Hash of the measured prompts with their types and labels."""
         return hash_of([[row.prompt.to_json(), row.type, row.label] for row in self.rows])
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         return {
             "name": self.name,
             "source": self.source,

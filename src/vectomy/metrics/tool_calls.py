@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
+from vectomy.core.json_value import JsonObject
 from vectomy.core.jsonl import read_jsonl
 from vectomy.data.prompts import Prompt
 
@@ -64,7 +65,7 @@ def valid_call(text: str, tool: dict[str, Any]) -> bool:
     )
 
 
-def _first_object(text: str) -> dict[str, Any] | None:
+def _first_object(text: str) -> JsonObject | None:
     start = text.find("{")
     if start < 0:
         return None

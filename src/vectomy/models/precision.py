@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from vectomy.checkpoint import Checkpoint
+from vectomy.core.json_value import JsonValue
 from vectomy.models.memory import fits
 
 __all__ = ["FLOATS", "computes", "stored_dtype", "working_dtype"]
@@ -48,13 +49,13 @@ def working_dtype(
     return None if whole and not fits(checkpoint, times=2) else torch.float32
 
 
-def capabilities() -> Mapping[str, Any]:
+def capabilities() -> Mapping[str, JsonValue]:
     """The instruction sets of this processor, as torch names them."""
     known: Mapping[str, Any] = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return known
 
 
-def computes(dtype: torch.dtype, capabilities: Mapping[str, Any]) -> bool:
+def computes(dtype: torch.dtype, capabilities: Mapping[str, JsonValue]) -> bool:
     """Whether a processor multiplies matrices in a 16-bit dtype; True where that is not known."""
     if capabilities.get("architecture") != "x86_64":
         return True

@@ -16,6 +16,7 @@ import safetensors.torch
 import torch
 
 from vectomy.core.config import Contrast, Source
+from vectomy.core.json_value import JsonObject
 from vectomy.core.jsonl import write_jsonl
 from vectomy.core.linalg import normalise
 from vectomy.core.run_folder import read_json, write_json, write_whole
@@ -268,7 +269,7 @@ def run_distill_select(work: DistillWorkflow) -> None:
     write_json(work.folder.file("scores.json"), scores)
 
 
-def _place(work: DistillWorkflow, layer: int | None) -> dict[str, Any]:
+def _place(work: DistillWorkflow, layer: int | None) -> JsonObject:
     """Where the contexts are compared: the layer of a closed form, else a middle layer."""
     positive, negative = work.means()
     at = round(SHOWN_DEPTH * (len(positive) - 1)) if layer is None else layer
@@ -420,7 +421,7 @@ def _metrics(
 
 def _rows(
     work: DistillWorkflow, judged: Mapping[str, Mapping[str, Sequence[Mapping[str, str]]]]
-) -> list[dict[str, Any]]:
+) -> list[JsonObject]:
     return [
         {"set": side, "prompt": text, **{form: sides[side][row] for form, sides in judged.items()}}
         for side in SIDES

@@ -13,6 +13,7 @@ import torch
 
 from vectomy.architecture import Architecture, Writer, check_covered, excluded_tensors
 from vectomy.checkpoint import Checkpoint, architecture_in
+from vectomy.core.json_value import JsonObject
 from vectomy.core.types import OUTSIDE
 from vectomy.models.memory import fits, layerwise_memory
 
@@ -52,7 +53,7 @@ class Plan:
     fits: bool
     """Whether the model fits into the free memory; if not, collect reads it block by block."""
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         return {**vars(self), "left": [{"name": name, "reason": reason} for name, reason in self.left]}
 
 

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from vectomy.checkpoint import Checkpoint, fingerprint
 from vectomy.comparison.folders import FileDifference, against_hashes, compare_files, compare_tensors
 from vectomy.core.errors import UsageError
+from vectomy.core.json_value import JsonObject
 from vectomy.core.progress import Progress, silent
 from vectomy.core.versions import versions
 from vectomy.edits.export import bake, write_lora
@@ -46,7 +46,7 @@ class Reproduction:
     def matches(self) -> bool:
         return not self.differences
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         return {**asdict(self), "matches": self.matches}
 
 

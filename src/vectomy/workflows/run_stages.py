@@ -14,6 +14,7 @@ from vectomy.checkpoint import architecture_in
 from vectomy.checkpoint.gguf import gguf_mark, is_gguf
 from vectomy.core.config import RunConfig
 from vectomy.core.errors import PromptError
+from vectomy.core.json_value import JsonObject
 from vectomy.core.jsonl import read_jsonl, write_jsonl
 from vectomy.core.run_folder import Journal, hash_of, read_json, sha256_file, write_json, write_whole
 from vectomy.core.types import OUTSIDE, SITES, Site
@@ -354,7 +355,7 @@ def _get_or_evaluate(journal: Journal, form: str, evaluate: Callable[[], Variant
     return VariantResult(value["metrics"], value["answers"])
 
 
-def pair_completions(base: BaseAnswers, forms: Mapping[str, VariantResult]) -> list[dict[str, Any]]:
+def pair_completions(base: BaseAnswers, forms: Mapping[str, VariantResult]) -> list[JsonObject]:
     """One row per test prompt, with the answer and verdict of every form."""
     return [
         {

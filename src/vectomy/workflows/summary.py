@@ -8,6 +8,7 @@ from typing import Any
 
 from vectomy.core.config import RunConfig
 from vectomy.core.errors import ArtifactError
+from vectomy.core.json_value import JsonObject
 from vectomy.core.run_folder import RunFolder, read_json
 from vectomy.core.versions import versions
 from vectomy.data.prompts import Splits
@@ -125,7 +126,7 @@ def _safety(behaviour: str, selective: bool) -> str:
 
 def _contrast(
     config: RunConfig, splits: tuple[Splits, Splits], kept: dict[str, list[Any]] | None
-) -> dict[str, Any]:
+) -> JsonObject:
     sources = {
         name: source
         for name, source in config.contrast.model_dump(mode="json").items()

@@ -14,7 +14,7 @@ from vectomy.core.types import TokenIds
 
 __all__ = ["Call", "Run", "clone_tensors", "find_blocks", "record_calls", "rerun_block", "run_until"]
 
-Call = tuple[tuple[Any, ...], dict[str, Any]]
+Call = tuple[tuple[Any, ...], dict[str, object]]
 """Positional and named arguments of a block."""
 Run = Callable[[Tensor | None], Tensor]
 """Runs a part of the model, with another incoming stream or the recorded one (None), and gives the

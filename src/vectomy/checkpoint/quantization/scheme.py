@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vectomy.core.errors import ArchitectureError
+from vectomy.core.json_value import JsonValue
 
 __all__ = ["REMEDY", "Scheme", "check_supported"]
 
@@ -40,7 +41,7 @@ class Scheme:
     """Rows and columns of a weight that share a scale, where the scales are a grid."""
 
 
-def check_supported(config: Mapping[str, Any]) -> Scheme:
+def check_supported(config: Mapping[str, JsonValue]) -> Scheme:
     """The scheme that a config.json describes.
 
     Raises:
@@ -76,7 +77,7 @@ def _said(value: Any) -> str:
     return text if text.isprintable() and len(text) <= 80 else f"{text!r:.80}"
 
 
-def _configs(config: Mapping[str, Any]) -> Iterator[Any]:
+def _configs(config: Mapping[str, JsonValue]) -> Iterator[Any]:
     """Where releases keep it: at the top, under the older name of compressed-tensors, in the
     language model's part.
     """
@@ -102,7 +103,7 @@ def _block(value: Any) -> tuple[int, int]:
     return value[0], value[1]
 
 
-def _compressed_tensors(quantization: Mapping[str, Any]) -> tuple[int, int]:
+def _compressed_tensors(quantization: Mapping[str, JsonValue]) -> tuple[int, int]:
     method = "compressed-tensors"
     # Rotated weights live in another basis than the residual stream's directions.
     if quantization.get("transform_config"):
@@ -140,7 +141,7 @@ def _compressed_tensors(quantization: Mapping[str, Any]) -> tuple[int, int]:
     return block
 
 
-def _modelopt(quantization: Mapping[str, Any]) -> tuple[int, int]:
+def _modelopt(quantization: Mapping[str, JsonValue]) -> tuple[int, int]:
     algorithm = quantization.get("quant_algo")
     inner = quantization.get("quantization")
     if algorithm is None and isinstance(inner, Mapping):

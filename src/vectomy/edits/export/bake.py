@@ -19,6 +19,7 @@ from vectomy.checkpoint.quantization import PackedWeight, decode, locate, requan
 from vectomy.checkpoint.reader import TORCH_DTYPES
 from vectomy.core import linalg
 from vectomy.core.errors import CheckpointError, EditError
+from vectomy.core.json_value import JsonObject
 from vectomy.core.progress import Progress, silent
 from vectomy.core.types import OUTSIDE, Vector
 from vectomy.edits.edit import Edit, Operation
@@ -223,7 +224,7 @@ class Baking:
         self.added[name] = Added(weight.shard, weight.dtype, shape)
         self.changes.append(Change((name,), lambda _: {name: torch.zeros(shape, dtype=dtype)}))
 
-    def untie_head(self) -> tuple[dict[str, Added], dict[str, Any], list[str]]:
+    def untie_head(self) -> tuple[dict[str, Added], JsonObject, list[str]]:
         """Give the head a copy of the unedited embedding where the two are one tensor and the
         embedding is edited.
         """

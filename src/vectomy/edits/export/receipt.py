@@ -7,10 +7,10 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 from vectomy.architecture import Architecture, excluded_tensors
 from vectomy.checkpoint import Checkpoint
+from vectomy.core.json_value import JsonObject
 
 __all__ = ["Receipt"]
 
@@ -70,5 +70,5 @@ class Receipt:
             rounding=dict(errors or {}),
         )
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         return {**asdict(self), "max_projection": self.max_projection}

@@ -22,6 +22,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from vectomy.core.errors import JudgeError, UnreadableReplyError, UsageError
+from vectomy.core.json_value import JsonObject
 from vectomy.metrics.judges.degeneration import what_is_wrong
 from vectomy.metrics.judges.strongreject import RUBRIC_VERSION, SYSTEM, question, read
 from vectomy.metrics.judges.verdict import Agreement, Judgement, Verdict
@@ -167,7 +168,7 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         return None
 
 
-def _fetch(url: str, body: dict[str, Any] | None, timeout: float) -> Any:
+def _fetch(url: str, body: JsonObject | None, timeout: float) -> Any:
     headers = {"Content-Type": "application/json", "User-Agent": "vectomy"}
     if key := os.environ.get(KEY):
         headers["Authorization"] = f"Bearer {key}"

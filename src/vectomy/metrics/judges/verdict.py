@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
+from vectomy.core.json_value import JsonObject
+
 __all__ = [
     "REFUSALS",
     "Agreement",
@@ -49,7 +51,7 @@ class Agreement:
     total: int
     how: str
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         return vars(self)
 
 

@@ -12,8 +12,8 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from typing import Any
 
+from vectomy.core.json_value import JsonObject
 from vectomy.core.progress import Progress, silent
 from vectomy.edits.edit import Edit
 from vectomy.metrics.lm_eval.harness import HarnessTask, TaskScores, load_tasks
@@ -37,7 +37,7 @@ class Capability:
     samples: tuple[float, ...] = ()
     """The metric of each document, in order."""
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """As documented in docs/evaluation-json.md."""
         return {key: value for key, value in asdict(self).items() if key != "samples"}
 

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from vectomy.core.errors import PromptError, UsageError
+from vectomy.core.json_value import JsonObject, JsonValue
 from vectomy.core.progress import Progress, silent
 from vectomy.metrics.lm_eval.suites import SUITES, Wanted, wanted_tasks
 from vectomy.models import ChatModel
@@ -105,7 +106,7 @@ class HarnessTask:
         metric = self._metric(found[0])
         return TaskScores(metric, tuple(float(row[metric]) for row in found))
 
-    def _metric(self, row: Mapping[str, Any]) -> str:
+    def _metric(self, row: Mapping[str, JsonValue]) -> str:
         numbers = [name for name, value in row.items() if isinstance(value, int | float)]
         for name in (*METRICS, *numbers):
             if name in numbers:
@@ -207,11 +208,11 @@ def _name_errors(wanted: Wanted) -> Iterator[None]:
         ) from error
 
 
-def _load(manager: Any, wanted: Wanted) -> dict[str, Any]:
+def _load(manager: Any, wanted: Wanted) -> JsonObject:
     path, local = Path(wanted.name).resolve(), _is_file(wanted)
     # A task file names its data relative to itself.
     with chdir(path.parent) if local else nullcontext():
-        tasks: dict[str, Any] = manager.load([str(path) if local else wanted.name])["tasks"]
+        tasks: JsonObject = manager.load([str(path) if local else wanted.name])["tasks"]
     return tasks
 
 

@@ -4,14 +4,13 @@ directions.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from vectomy.core import linalg
 from vectomy.core.errors import SelectionError
+from vectomy.core.json_value import JsonObject
 from vectomy.edits.edit import Edit
 from vectomy.search.estimators import direction_from
 from vectomy.search.gradient.edit_objective import EditObjective
@@ -51,7 +50,7 @@ def read_directions(task: RecipeInput, source: str) -> Float[Tensor, "k d_model"
     return linalg.normalise(rows)
 
 
-def screen_directions(objective: EditObjective) -> dict[str, Any]:
+def screen_directions(objective: EditObjective) -> JsonObject:
     """Fully ablate each candidate start direction: rank them by loss, then generate in that order.
 
     The start layer is chosen by generating, not by loss alone: without its usual opening, the model

@@ -17,13 +17,14 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from vectomy.core.errors import BehaviourAbsentError
+from vectomy.core.json_value import JsonObject
 from vectomy.core.types import Stream
 from vectomy.data.prompts import Prompt
 from vectomy.edits.edit import Edit
@@ -125,7 +126,7 @@ class CachedPasses:
             yield run
 
 
-def _repeat_inputs(batch: TeacherForcedBatch, copies: int) -> dict[str, Any]:
+def _repeat_inputs(batch: TeacherForcedBatch, copies: int) -> JsonObject:
     return {
         name: value.repeat(copies, *[1] * (value.ndim - 1)) if isinstance(value, Tensor) else value
         for name, value in batch.inputs().items()

@@ -14,6 +14,7 @@ from typing import Any
 from vectomy.core.cache import Cache
 from vectomy.core.config import EvaluationConfig, parse_evaluation
 from vectomy.core.errors import ArtifactError, PromptError
+from vectomy.core.json_value import JsonObject
 from vectomy.core.jsonl import write_jsonl
 from vectomy.core.progress import Progress, duration, silent
 from vectomy.core.run_folder import RunFolder, write_json, write_whole
@@ -55,7 +56,7 @@ def evaluate_models(
     progress: Progress = silent,
     log: Log = ignore,
     **options: Any,
-) -> dict[str, Any]:
+) -> JsonObject:
     """Measure all subjects on all prompt sets into the folder `out`, and return what
     evaluation.json says.
 
@@ -168,7 +169,7 @@ class EvaluationWorkflow(Workflow):
     def measurer(self) -> SubjectMeasurer:
         return SubjectMeasurer(self.config, self.models, self.cache, self.judge, self.sets, self.pace)
 
-    def evaluate(self) -> dict[str, Any]:
+    def evaluate(self) -> JsonObject:
         """Measure every subject and write the results."""
         self._log_work()
         # Now, while the base is loaded.
@@ -240,7 +241,7 @@ class EvaluationWorkflow(Workflow):
             else list(range(len(prompt_set.rows)))
         )
 
-    def _measure_beyond_sets(self, subject: Subject) -> dict[str, Any]:
+    def _measure_beyond_sets(self, subject: Subject) -> JsonObject:
         c, ask = self.config, self.measurer.answer
         result: dict[str, Any] = {}
         if self.texts:
@@ -311,7 +312,7 @@ class EvaluationWorkflow(Workflow):
             f"{len(runs):,} runs of a task{kept}"
         )
 
-    def _about(self) -> dict[str, Any]:
+    def _about(self) -> JsonObject:
         c = self.config
         return {
             "format": "vectomy-evaluation",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from vectomy.core.json_value import JsonObject
 from vectomy.metrics.behaviour import behaviour_of, lengths, refusal_and_degenerate
 from vectomy.metrics.intervals import rate_of
 from vectomy.metrics.mcnemar import mcnemar
@@ -26,7 +26,7 @@ class SetResult:
 
 def summarise_set(
     prompt_set: PromptSet, subject: SetResult, baseline: SetResult | None, damaged: Mapping[str, float] | None
-) -> dict[str, Any]:
+) -> JsonObject:
     """A subject's numbers on a set.
 
     Args:
@@ -51,13 +51,13 @@ def summarise_set(
     return result
 
 
-def summarise_context(answered: Completions) -> dict[str, Any]:
+def summarise_context(answered: Completions) -> JsonObject:
     judged = answered.whole[1]
     complied = rate_of(not row.refuses and not row.degenerate for row in judged)
     return {**refusal_and_degenerate(judged), "answered": complied}
 
 
-def summarise_tool_calls(asked: Sequence[ToolPrompt], answered: Completions) -> dict[str, Any]:
+def summarise_tool_calls(asked: Sequence[ToolPrompt], answered: Completions) -> JsonObject:
     texts = answered.whole[0]
     return {
         "valid": rate_of(valid_call(text, prompt.tool) for text, prompt in zip(texts, asked, strict=True))
@@ -66,11 +66,11 @@ def summarise_tool_calls(asked: Sequence[ToolPrompt], answered: Completions) -> 
 
 def list_completions(
     sets: Sequence[PromptSet], answers: Mapping[str, Mapping[str, SetResult]]
-) -> list[dict[str, Any]]:
+) -> list[JsonObject]:
     """One row per prompt with the answer of each subject; `answers` by subject and set."""
     result = []
     for prompt_set in sets:
-        by_row: list[dict[str, Any]] = [{} for _ in prompt_set.rows]
+        by_row: list[JsonObject] = [{} for _ in prompt_set.rows]
         for subject, by_set in answers.items():
             set_result = by_set[prompt_set.name]
             for index, text, judged in zip(set_result.rows, *set_result.answered.whole, strict=True):

@@ -19,11 +19,12 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from vectomy.checkpoint import Checkpoint, fingerprint, sidecar_digest
 from vectomy.checkpoint.gguf import is_gguf
 from vectomy.core.errors import FingerprintError, UsageError
+from vectomy.core.json_value import JsonObject
 from vectomy.core.progress import Progress, silent
 from vectomy.core.run_folder import hash_of, sha256_file
 from vectomy.data.sources import plain_source
@@ -63,7 +64,7 @@ class Subject:
     note: str | None = None
     fingerprint: str = field(default="", repr=False)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         keys = ("name", "kind", "source", "strength", "sha256", "note")
         return {**{key: getattr(self, key) for key in keys}, "of": self.baseline}
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vectomy.core.json_value import JsonObject
 from vectomy.core.progress import Progress
 from vectomy.data.prompts import Prompt
 from vectomy.healing.heal_config import HealConfig
@@ -58,7 +59,7 @@ def measure_all(
     judge: Judge,
     config: HealConfig,
     progress: Progress,
-) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]]]:
+) -> tuple[dict[str, JsonObject], list[JsonObject]]:
     """The numbers by model (MODELS), and every model's answers by prompt.
 
     KL runs from the base to each, teacher-forced over the base's own answers to the harmless
@@ -102,7 +103,7 @@ def _asked(
     return seen
 
 
-def _counted(seen: _AnswersOfModel) -> dict[str, Any]:
+def _counted(seen: _AnswersOfModel) -> JsonObject:
     everything = [one for judged in seen.judged.values() for one in judged]
     return {
         "refusal": rate_of(one.refuses for one in seen.judged["positive"]),
@@ -113,9 +114,7 @@ def _counted(seen: _AnswersOfModel) -> dict[str, Any]:
     }
 
 
-def _capability(
-    folders: Mapping[str, Path], config: HealConfig, progress: Progress
-) -> dict[str, dict[str, Any]]:
+def _capability(folders: Mapping[str, Path], config: HealConfig, progress: Progress) -> dict[str, JsonObject]:
     """All three models are in memory here: the harness's requests are made once for all of them."""
     assert config.tasks is not None
     chats = {name: load_for(config, folders[name], name) for name in MODELS}
@@ -125,7 +124,7 @@ def _capability(
     return {name: {task: one.to_json() for task, one in tasks.items()} for name, tasks in measured.items()}
 
 
-def _rows(sets: TestSets, seen: Mapping[str, _AnswersOfModel]) -> list[dict[str, Any]]:
+def _rows(sets: TestSets, seen: Mapping[str, _AnswersOfModel]) -> list[JsonObject]:
     return [
         {
             "set": side,

@@ -10,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from vectomy.core.json_value import JsonObject
 from vectomy.core.progress import Progress, silent
 from vectomy.core.run_folder import RunFolder, check_output, hash_of, read_json
 from vectomy.core.versions import versions
@@ -39,7 +40,7 @@ def heal_model(
     progress: Progress = silent,
     log: Log = ignore,
     **options: Any,
-) -> dict[str, Any]:
+) -> JsonObject:
     """Heal into the folder `out`, and return what summary.json says (`{}` when stopped before the
     report).
 

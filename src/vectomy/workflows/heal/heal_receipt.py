@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from vectomy.checkpoint import Checkpoint, architecture_in, read_tensor
+from vectomy.core.json_value import JsonObject
 from vectomy.core.progress import Progress
 from vectomy.edits.edit import Edit
 from vectomy.healing.job import WEIGHTS
@@ -29,7 +30,7 @@ def measure_receipt(
     healed: Path,
     protected_directions: Mapping[str, Tensor],
     progress: Progress,
-) -> dict[str, Any]:
+) -> JsonObject:
     """The receipt of a healing, as receipt.json has it.
 
     `learned_along` is the largest share, over the writers that the Edit names, of the trained

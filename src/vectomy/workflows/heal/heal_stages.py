@@ -14,6 +14,7 @@ import torch
 
 from vectomy.checkpoint import Checkpoint, architecture_in
 from vectomy.core.config import DEMO_PROMPTS, HUB_PROMPTS, Source
+from vectomy.core.json_value import JsonObject
 from vectomy.core.jsonl import read_jsonl, write_jsonl
 from vectomy.core.run_folder import hash_of, read_json, sha256_file, write_json, write_whole
 from vectomy.core.versions import versions
@@ -254,7 +255,7 @@ def write_report(work: HealWorkflow) -> None:
             path.write_text(text, encoding="utf-8")
 
 
-def _summarise(work: HealWorkflow) -> dict[str, Any]:
+def _summarise(work: HealWorkflow) -> JsonObject:
     measured = read_json(work.folder.file("measures.json"))
     models = measured["models"]
     outcome = compute_outcome(models)
