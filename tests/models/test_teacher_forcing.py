@@ -151,3 +151,17 @@ def test_blocks_are_themselves_again_after_an_error() -> None:
         raise RuntimeError("stop")
     block = chat.model.get_submodule(chat.architecture.block(0))
     assert "forward" not in vars(block)
+
+
+def test_resuming_puts_back_what_accelerate_had_in_the_place_of_forward() -> None:
+    """accelerate's hooks replace `forward` on the instance; a plain pass needs them afterwards."""
+    chat = tiny_chat.chat()
+    block = chat.model.get_submodule(chat.architecture.block(0))
+    hooked = block.forward
+    block.forward = hooked
+    try:
+        with resume_at(chat, 1):
+            assert block.__dict__["forward"] is not hooked
+        assert block.__dict__["forward"] is hooked
+    finally:
+        del block.forward

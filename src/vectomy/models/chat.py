@@ -13,7 +13,7 @@ from jaxtyping import Float
 from jinja2 import TemplateError
 from torch import Tensor, nn
 
-from vectomy.architecture import Architecture
+from vectomy.architecture import Architecture, architecture_of
 from vectomy.checkpoint import Checkpoint
 from vectomy.core.errors import ActivationError, ModelError
 from vectomy.core.progress import Progress, silent
@@ -164,8 +164,9 @@ class ChatModel:
         """Free the weights of all blocks. `log_probs` and `tokens` still work; nothing can restore
         the blocks.
         """
-        for layer in range(self.architecture.n_layers):
-            self.model.get_submodule(self.architecture.block(layer)).to("meta")
+        live = architecture_of(self.model)
+        for layer in range(live.n_layers):
+            self.model.get_submodule(live.block(layer)).to("meta")
 
     @property
     def context(self) -> int | None:
@@ -235,6 +236,8 @@ class ChatModel:
                 )
                 try:
                     found = self._greedy(tokens[0][:start]).answers(own, TRIED)
+                except torch.OutOfMemoryError:
+                    raise
                 except (ValueError, RuntimeError, TypeError, IndexError, AttributeError):
                     found = []
                 known = found == self._generate(whole, TRIED)

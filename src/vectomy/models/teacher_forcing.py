@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from vectomy.architecture import architecture_of
 from vectomy.core.types import Stream, TokenIds
 from vectomy.models.chat import ChatModel
 from vectomy.models.generation import shared_beginning
@@ -217,6 +218,8 @@ def packs_exactly(chat: ChatModel, examples: Sequence[Example]) -> bool:
                 one.predicting(chat.hidden(one))
                 for one in pack_examples(chat, examples, 1 << 30, packed=packed)
             ]
+        except torch.OutOfMemoryError:
+            raise
         except (ValueError, RuntimeError, TypeError, IndexError):
             # The model does not accept a custom mask.
             return False
@@ -238,7 +241,11 @@ def resume_at(chat: ChatModel, layer: int) -> Iterator[list[Stream]]:
     computes everything else, such as masks and rotary tables.
     """
     given: list[Stream] = []
-    blocks = [chat.model.get_submodule(chat.architecture.block(at)) for at in range(layer)]
+    # The live model's own path: the folder's differs where text is loaded out of a VLM folder.
+    live = architecture_of(chat.model)
+    blocks = [chat.model.get_submodule(live.block(index)) for index in range(layer)]
+    # accelerate keeps its hooks in the same place.
+    replaced = [block.__dict__.get("forward") for block in blocks]
     try:
         for block in blocks:
             block.forward = _return_input
@@ -246,8 +253,10 @@ def resume_at(chat: ChatModel, layer: int) -> Iterator[list[Stream]]:
             blocks[-1].forward = lambda *args, **kwargs: given[0]
         yield given
     finally:
-        for block in blocks:
+        for block, forward in zip(blocks, replaced, strict=True):
             block.__dict__.pop("forward", None)
+            if forward is not None:
+                block.forward = forward
 
 
 def _return_input(hidden_states: Any, *args: Any, **kwargs: Any) -> Any:
@@ -259,7 +268,7 @@ def resumes_exactly(chat: ChatModel, layer: int, one: TeacherForcedBatch) -> boo
     """Whether passes of this model can resume at `layer`: blocks return only their stream, and no
     higher block uses anything else of a lower one.
     """
-    block = chat.model.get_submodule(chat.architecture.block(layer - 1))
+    block = chat.model.get_submodule(architecture_of(chat.model).block(layer - 1))
     outputs: list[Any] = []
     handle = block.register_forward_hook(lambda _m, _a, output: outputs.append(output))
     try:
@@ -272,5 +281,8 @@ def resumes_exactly(chat: ChatModel, layer: int, one: TeacherForcedBatch) -> boo
         given.append(outputs[0])
         try:
             return _equal(one.predicting(chat.hidden(one)), whole)
-        except (ValueError, RuntimeError, TypeError, IndexError):
+        except torch.OutOfMemoryError:
+            raise
+        # KeyError: Gemma 4's inputs per layer.
+        except (ValueError, RuntimeError, TypeError, IndexError, KeyError):
             return False
