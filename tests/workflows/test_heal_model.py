@@ -622,8 +622,8 @@ def test_the_command_exports_and_reads_axolotls_configuration(
 @pytest.mark.parametrize(
     ("given", "status", "said"),
     [
-        (["--objective", "kto"], 2, "'objective' is 'kto'"),
-        (["--until", "never"], 2, "--until is 'never'"),
+        (["--objective", "kto"], 2, "'kto' is not one of"),
+        (["--until", "never"], 2, "'never' is not one of"),
         (["--edit", "nowhere.safetensors"], 1, "does not exist"),
         (["--launch", "nowhere.yaml"], 2, "none of ddp, cpu, zero2, zero3, fsdp"),
     ],

@@ -26,7 +26,7 @@ from vectomy.cli.options import (
 )
 from vectomy.cli.progress_bars import bars
 from vectomy.core.config import load_config
-from vectomy.healing.heal_config import HealConfig
+from vectomy.healing.heal_config import HealConfig, parse_heal
 
 __all__ = ["register"]
 
