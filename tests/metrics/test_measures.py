@@ -308,7 +308,7 @@ def test_without_a_system_role_the_first_turn_takes_the_system_prompt() -> None:
 def test_messages_that_are_no_conversation_are_named(tmp_path: Path, messages: object) -> None:
     file = tmp_path / "talk.jsonl"
     file.write_text(json.dumps({"messages": {"bad": messages} if messages == "text?" else messages}))
-    with pytest.raises(PromptError, match=r"row 1 of .* no conversation"):
+    with pytest.raises(PromptError, match=r"row 1 of .* not a conversation"):
         read_sets([str(file)], None, 0)
 
 

@@ -28,6 +28,7 @@ __all__ = [
     "Contrast",
     "EvaluationConfig",
     "JobConfig",
+    "Panel",
     "RunConfig",
     "Runtime",
     "Selection",

@@ -7,6 +7,30 @@ from dataclasses import replace
 from vectomy.architecture.families.spec import BiasFlag, Family, Norm, WriterSpec
 from vectomy.core.types import Component
 
+__all__ = [
+    "ATTENTION",
+    "ATTENTION_BIAS",
+    "BOTH_BIASES",
+    "EMBEDDING",
+    "EXPERTS",
+    "LINEAR",
+    "LLAMA",
+    "MAMBA",
+    "MLP",
+    "MOE",
+    "PARALLEL",
+    "PERSIMMON",
+    "SHARED",
+    "SHARED_ONE",
+    "TIED",
+    "W2_EXPERTS",
+    "embedding_writer",
+    "expert_writer",
+    "position_writers",
+    "shared_expert_writer",
+    "with_post_norms",
+]
+
 EMBEDDING = WriterSpec("embedding", "model.embed_tokens", axis=1)
 
 ATTENTION = WriterSpec("attention", "self_attn.o_proj")
