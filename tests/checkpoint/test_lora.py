@@ -8,6 +8,8 @@ from safetensors.torch import save_file
 
 from vectomy.checkpoint.lora import read_lora
 
+TIER = "tiny"
+
 RANK, ALPHA = 3, 12
 NAMES = ("model.layers.0.mlp.down_proj", "model.layers.1.self_attn.q_proj")
 
