@@ -218,7 +218,7 @@ FAILS: dict[str, tuple[Any, tuple[str, ...], int, str]] = {
     "no layers": ([GOOD], (), 2, "--layers N"),
     "zero layers": ([GOOD], ("--layers", "0"), 2, "--layers N"),
     "no JSON": ("{", ("--layers", "10"), 2, "does not parse"),
-    "bad threshold": ([GOOD], ("--layers", "10", "--kl-threshold", "-1"), 2, "kl_threshold"),
+    "bad threshold": ([GOOD], ("--layers", "10", "--kl-threshold", "-1"), 2, "--kl-threshold"),
 }
 
 

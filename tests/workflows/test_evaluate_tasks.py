@@ -384,8 +384,8 @@ def test_the_page_and_the_terminal_show_differences_with_their_errors(
         ),
         (["--tasks", "none.yaml"], "the task file none.yaml does not exist"),
         (["--tasks", ","], "names no task; suites: "),
-        (["--tasks", "example", "--task-limit", "0"], "task_limit"),
-        (["--tasks", "example", "--task-batch", "0"], "task_batch"),
+        (["--tasks", "example", "--task-limit", "0"], "--task-limit"),
+        (["--tasks", "example", "--task-batch", "0"], "--task-batch"),
     ],
 )
 def test_bad_tasks_are_named_before_anything_is_measured(
