@@ -131,7 +131,7 @@ def test_names_and_own_traits() -> None:
         load_trait("joy")
     mine = own_trait("You are terse.", "You are chatty.", operation="remove")
     assert (mine.scorer.kind, mine.label) == ("log_odds", "own removed")
-    assert "not known" in mine.safety
+    assert "unknown" in mine.safety
     with pytest.raises(ConfigError, match="no contrast"):
         own_trait("You are terse.", "You are terse.")
     with pytest.raises(ConfigError, match="--recipe mean nothing"):
