@@ -380,7 +380,7 @@ def test_the_page_and_the_terminal_show_differences_with_their_errors(
     [
         (
             ["--tasks", "exampel"],
-            "'exampel' is no task of lm-eval.*near: example.*suites: open-llm-leaderboard, nous, quick, example",
+            "'exampel' is not a task of lm-eval.*near: example.*suites: open-llm-leaderboard, nous, quick, example",
         ),
         (["--tasks", "none.yaml"], "the task file none.yaml does not exist"),
         (["--tasks", ","], "names no task; suites: "),
