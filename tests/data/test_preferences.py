@@ -173,5 +173,5 @@ def test_own_answers_are_the_very_tokens_and_equal_ones_are_left_out() -> None:
     assert all(2 not in pair.chosen for pair in pairs)
     assert told.left_out == {EQUAL: 1}
     assert [row.prompt for row in told.rows] == prompts[1:]
-    with pytest.raises(PromptError, match="no damage to heal"):
+    with pytest.raises(PromptError, match="nothing to heal"):
         pair_own_answers(chat, prompts, base, base)

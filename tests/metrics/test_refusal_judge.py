@@ -243,7 +243,7 @@ def test_it_agrees_with_people_on_models_and_prompts_it_did_not_see(
 
 def test_the_shipped_weights_are_those_of_the_script(fitted: tuple[ModuleType, object]) -> None:
     made, rows = fitted
-    held = json.loads((ROOT / "src/vectomy/judges/refusal.json").read_text(encoding="utf-8"))
+    held = json.loads((ROOT / "src/vectomy/metrics/judges/refusal.json").read_text(encoding="utf-8"))
     everything = rows.refused | True
     again = made.shipped(rows.fitted(everything, held["strength"]), rows.names)
     assert again["weights"] == pytest.approx(held["refusal"]["weights"], abs=2e-3)
@@ -255,7 +255,7 @@ def test_the_package_ships_no_text_of_the_rows(fitted: tuple[ModuleType, object]
     phrases of the language.
     """
     text = " ".join(
-        (ROOT / "src/vectomy/judges" / name).read_text(encoding="utf-8")
+        (ROOT / "src/vectomy/metrics/judges" / name).read_text(encoding="utf-8")
         for name in ("refusal.json", "agreement.json")
     )
     said = re.findall(r"[a-z']+", text.lower())
