@@ -313,7 +313,7 @@ def test_damaged_weights_are_named_and_leave_nothing(tmp_path: Path) -> None:
     tensors["model.layers.1.mlp.down_proj.weight"][0, 0] = float("nan")
     safetensors.torch.save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     chat = load_layerwise(folder, device="cpu")
-    with pytest.raises(ActivationError, match="resid_post of layer 1 hold NaN"):
+    with pytest.raises(ActivationError, match="resid_post of layer 1 contain NaN"):
         collect(chat, PROMPTS)
     assert held(chat.model) == 0
     assert not hooked(chat.model)
