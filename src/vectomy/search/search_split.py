@@ -77,7 +77,7 @@ class SearchSplitEvaluator:
                         states.append(self._hidden(batch))
                 for index, kl in enumerate(self._divergences(base, states)):
                     every[index] += float(kl.sum())
-                    first[index] += float(kl[batch.first].sum())
+                    first[index] += float(kl[batch.first.to(kl.device)].sum())
                 tokens, answers = tokens + len(base), answers + len(batch.first)
                 update(1)
         return [{"kl": e / tokens, "kl_first_token": f / answers} for e, f in zip(every, first, strict=True)]
