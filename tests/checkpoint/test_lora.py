@@ -1,30 +1,13 @@
 """A LoRA is merged as W + (alpha / r) B A."""
 
-import json
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from lora_adapter import ALPHA, NAMES, RANK, adapter
 
 from vectomy.checkpoint.lora import read_lora
 
 TIER = "tiny"
-
-RANK, ALPHA = 3, 12
-NAMES = ("model.layers.0.mlp.down_proj", "model.layers.1.self_attn.q_proj")
-
-
-def adapter(folder: Path) -> dict[str, torch.Tensor]:
-    """A PEFT adapter of two modules of different shapes; returns its tensors."""
-    tensors = {}
-    for at, name in enumerate(NAMES):
-        tensors[f"base_model.model.{name}.lora_A.weight"] = torch.randn(RANK, 7 + at)
-        tensors[f"base_model.model.{name}.lora_B.weight"] = torch.randn(5 + at, RANK)
-    save_file(tensors, folder / "adapter_model.safetensors")
-    (folder / "adapter_config.json").write_text(
-        json.dumps({"peft_type": "LORA", "r": RANK, "lora_alpha": ALPHA})
-    )
-    return tensors
 
 
 def test_merging_adds_b_a_scaled_by_alpha_over_r(tmp_path: Path) -> None:

@@ -4,8 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import save_file
+from lora_adapter import adapter
 
 from vectomy.checkpoint.lora import read_lora
 from vectomy.core.errors import CheckpointError
@@ -14,22 +13,6 @@ from vectomy.models import demo as build
 from vectomy.models.demo import demo_folder
 
 TIER = "unit"
-
-RANK, ALPHA = 3, 12
-NAMES = ("model.layers.0.mlp.down_proj", "model.layers.1.self_attn.q_proj")
-
-
-def adapter(folder: Path) -> dict[str, torch.Tensor]:
-    """A PEFT adapter of two modules of different shapes; returns its tensors."""
-    tensors = {}
-    for at, name in enumerate(NAMES):
-        tensors[f"base_model.model.{name}.lora_A.weight"] = torch.randn(RANK, 7 + at)
-        tensors[f"base_model.model.{name}.lora_B.weight"] = torch.randn(5 + at, RANK)
-    save_file(tensors, folder / "adapter_model.safetensors")
-    (folder / "adapter_config.json").write_text(
-        json.dumps({"peft_type": "LORA", "r": RANK, "lora_alpha": ALPHA})
-    )
-    return tensors
 
 
 @pytest.fixture
