@@ -36,13 +36,13 @@ def _option(*names: str, help: str, panel: str | None = None, **more: Any) -> An
 
 
 def register(app: typer.Typer) -> None:
-    parameters = {**get_type_hints(Job, include_extras=True), **OPTIONS}
+    parameters = {**get_type_hints(HealOptions, include_extras=True), **OPTIONS}
     usual = {"model": ..., "resume": True, "as_json": False}
     app.command("heal", cls=SectionedCommand, epilog=SOURCE_HELP)(command_of(_heal, parameters, usual))
 
 
 @dataclass(frozen=True)
-class Job:
+class HealOptions:
     """The options of `vectomy heal` that are not in its configuration."""
 
     model: Annotated[
@@ -137,7 +137,7 @@ def _heal(values: dict[str, Any]) -> None:
     """Train an edited model with preferences or with the base's own answers, to recover what the
     edit damaged and not what it removed. A table compares the base, the edited and the healed model.
     """
-    job = Job(**{field.name: values[field.name] for field in dataclasses.fields(Job)})
+    job = HealOptions(**{field.name: values[field.name] for field in dataclasses.fields(HealOptions)})
     options = given_options(values, OPTIONS)
     say = Console(stderr=True)
     file, notes = _files(job.config, job.from_axolotl)
