@@ -8,6 +8,7 @@ the results.
 import contextlib
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from vectomy.checkpoint import Checkpoint
-from vectomy.checkpoint.gguf import GgufFile, container, gguf_mark, rewrite, rewrite_gguf
+from vectomy.checkpoint.gguf import GgufFile, gguf_mark, rewrite, rewrite_gguf
 from vectomy.checkpoint.gguf import block_rounding as requantise
 from vectomy.cli import app
 from vectomy.core.errors import ArchitectureError, ArtifactError, CheckpointError, EditError, FingerprintError
@@ -322,7 +323,7 @@ def test_a_cut_off_or_garbled_head_is_a_clear_error(of: Of, tmp_path: Path) -> N
 def test_without_the_library_the_error_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(container.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "gguf", None)
     with pytest.raises(CheckpointError, match=r"vectomy\[gguf\]"):
         GgufFile.open(tmp_path / "in.gguf")
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vectomy.core.json_value import JsonObject
+from vectomy.core.packages import describe_missing
 from vectomy.core.progress import Progress, silent
 from vectomy.core.run_folder import RunFolder, check_output, hash_of, read_json
 from vectomy.core.versions import versions
@@ -20,6 +21,7 @@ from vectomy.healing.launching import launch_file
 from vectomy.healing.machine import resolve_machine
 from vectomy.workflows.heal.heal_inputs import open_inputs
 from vectomy.workflows.heal.heal_stages import STAGES, HealWorkflow, StageName, list_heal_stages
+from vectomy.workflows.preflight import refuse
 from vectomy.workflows.stages import Log, ignore
 
 __all__ = ["STAGES", "StageName", "heal_model"]
@@ -57,6 +59,8 @@ def heal_model(
         VectomyError: see errors.py; what was finished stays.
     """
     config = parse_heal(options) if config is None else config
+    # An adapter that was trained elsewhere is merged without them.
+    refuse(describe_missing("healing", "trl", "peft") if trained is None else None)
     resolve_machine(config)
     if launcher is not None:
         launch_file(launcher)
