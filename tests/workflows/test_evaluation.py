@@ -19,11 +19,11 @@ import vectomy
 from vectomy.cli import main
 from vectomy.core.config import parse_evaluation
 from vectomy.core.errors import (
-    PreflightError,
     ArtifactError,
     CheckpointError,
     ConfigError,
     FingerprintError,
+    PreflightError,
     PromptError,
     UsageError,
 )
@@ -623,7 +623,9 @@ def test_an_adapter_that_could_not_be_loaded_is_said_before_the_base_is_measured
 ) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)
     monkeypatch.setattr(live, "load_model", lambda *_, **__: pytest.fail("loaded"))
-    with pytest.raises(PreflightError, match=r"adapter needs the package peft: pip install 'vectomy\[lora\]'"):
+    with pytest.raises(
+        PreflightError, match=r"adapter needs the package peft: pip install 'vectomy\[lora\]'"
+    ):
         go(tmp_path / "evaluation", ["tiny", "adapter"])
 
 
