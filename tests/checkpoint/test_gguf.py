@@ -371,7 +371,7 @@ def test_what_the_converter_refuses_is_said(of: Of, tmp_path: Path, monkeypatch:
 
 @pytest.mark.parametrize("label", ["llama", "llama-tied", "qwen2", "mistral"])
 def test_an_adapter_at_scale_s_is_the_edit_times_s(of: Of, tmp_path: Path, label: str) -> None:
-    """llama.cpp computes W x + scale alpha / rank B A x, with one alpha and each weight's own rank."""
+    """llama.cpp computes W x + scale alpha / rank B A x: one alpha, and a rank per weight."""
     tiny, basis = of(label), rows(3)
     operations = (
         Operation("attention", 0, basis[:2], torch.tensor([1.0, -0.5])),
