@@ -135,11 +135,11 @@ def test_a_weak_contrast_is_noted(positive: SideCounts, negative: SideCounts, no
 
 
 def test_a_base_that_refuses_both_sides_stops_the_run() -> None:
+    both, chat = splits(NIGHT), tiny_chat.chat()
+    config = make_config("m", {"answer_tokens": 8, "recipe": "article"})
     with pytest.raises(BehaviourAbsentError, match=r"6 of 6 \(61–100%\) of the harmless prompts as well"):
-        both = splits(NIGHT)
-        config = make_config("m", {"answer_tokens": 8, "recipe": "arditi"})
-        measure_baseline(tiny_chat.chat(), both, both, KeywordJudge(), config)
+        measure_baseline(chat, both, both, KeywordJudge(), config)
     config = make_config("m", {"answer_tokens": 8, "recipe": "article", "force": True})
-    forced = measure_baseline(tiny_chat.chat(), both, both, KeywordJudge(), config)
+    forced = measure_baseline(chat, both, both, KeywordJudge(), config)
     assert len(forced.notes) == 1
     assert forced.to_json()["notes"] == forced.notes

@@ -69,15 +69,17 @@ def check_contrast(sides: Mapping[str, SideCounts], config: RunConfig) -> tuple[
             raise BehaviourAbsentError(f"{problem}, or --force to run anyway")
         return (problem,)
     if negative.interval[1] >= positive.interval[0]:
-        return (
+        overlap = (
             f"the base refuses {positive} of the harmful search prompts and {negative} of the harmless "
-            "ones: the intervals overlap, so the two sets may make no contrast",
+            "ones: the intervals overlap, so the two sets may make no contrast"
         )
+        return (overlap,)
     if negative.rate >= MANY:
-        return (
+        weak = (
             f"the base refuses {negative} of the harmless search prompts as well: the two sets make a "
-            "weaker contrast than their names promise",
+            "weaker contrast than their names promise"
         )
+        return (weak,)
     return ()
 
 
