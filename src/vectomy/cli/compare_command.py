@@ -43,10 +43,11 @@ def _compare(
     """
     from vectomy.comparison import compare
     from vectomy.core.errors import EditError
+    from vectomy.core.output_path import check_file_output
     from vectomy.workflows.named_model import open_model
 
-    if out is not None and out.is_dir():
-        raise EditError(f"{out} is a folder; give a file name for the Edit (edit.safetensors)")
+    if out is not None:
+        check_file_output(out, a, b)
     found = compare(open_model(a, bars), open_model(b, bars), progress=bars)
     if out is not None and found.edit is not None:
         found.edit.save(out)

@@ -46,14 +46,14 @@ def _new(
     """Make an Edit that removes a direction from every writer of a model."""
     from vectomy.checkpoint import Checkpoint, architecture_in
     from vectomy.checkpoint.gguf import gguf_mark
-    from vectomy.core.errors import EditError
+    from vectomy.core.output_path import check_file_output
     from vectomy.edits.edit import Edit
     from vectomy.search.estimators import direction_from
     from vectomy.workflows.named_model import open_model
 
-    if out.is_dir():
-        raise EditError(f"{out} is a folder; give a file name for the Edit (edit.safetensors)")
+    check_file_output(out, direction)
     source = Checkpoint.open(open_model(model, bars))
+    check_file_output(out, source.path)
     rows = direction_from(direction, architecture_in(source).d_model)
     about = {
         "behaviour": behaviour or "a direction given by hand",

@@ -17,7 +17,6 @@
     │   └── UnreadableReplyError    a reply that holds no judgement
     ├── HubError                    the Hub refuses or cannot be reached
     │   └── LeakError               a token or a local path in what was to be published
-    ├── PreflightError              a package, space or right that the work needs is missing
     ├── ArtifactError               a run folder in use, or changed by hand
     └── DiskFullError               no space left; what was written before stays usable
 
@@ -38,7 +37,6 @@ __all__ = [
     "JudgeError",
     "LeakError",
     "ModelError",
-    "PreflightError",
     "PromptError",
     "SelectionError",
     "UnreadableReplyError",
@@ -115,10 +113,6 @@ class HubError(VectomyError):
 
 
 class LeakError(HubError):
-    pass
-
-
-class PreflightError(VectomyError):
     pass
 
 

@@ -31,6 +31,7 @@ from vectomy.checkpoint.gguf.blocks import dequantize_blocks
 from vectomy.checkpoint.gguf.container import MAGIC, GgufFile, GgufTensor, bytes_of
 from vectomy.checkpoint.ranges import Range, copy_range
 from vectomy.core.errors import ArtifactError, CheckpointError, DiskFullError
+from vectomy.core.output_path import check_file_output
 from vectomy.core.progress import Progress, silent
 from vectomy.core.run_folder import write_whole
 
@@ -115,14 +116,14 @@ def check_new(out: Path, file: GgufFile | None = None) -> None:
     """Raises ArtifactError where something is already, DiskFullError without room for a file as
     large as `file`.
     """
+    check_file_output(out)
     if out.exists():
         raise ArtifactError(f"the output file {out} exists; choose another or delete it")
     there = next(folder for folder in out.parents if folder.exists())
     needed, free = file.path.stat().st_size if file else 0, shutil.disk_usage(there).free
     if needed > free:
         raise DiskFullError(
-            f"{there} has {free / 2**30:.2f} GiB free and the file takes {needed / 2**30:.2f} GiB; "
-            "free some space"
+            f"{there} has {free / 2**30:.2f} GiB free and the file takes {needed / 2**30:.2f} GiB; free some space"
         )
 
 
@@ -211,8 +212,7 @@ class _Writing:
                 stored = store(raw, tensor.type, old, new, change.vectors)
                 if not math.isfinite(stored.error):
                     raise CheckpointError(
-                        f"the edit gives '{tensor.name}' values that are not finite, or too large for "
-                        f"{stored.type}; use a smaller strength"
+                        f"the edit gives '{tensor.name}' values that are no numbers, or too large for {stored.type}; weaken it"
                     )
                 if chosen not in ("", stored.type):
                     store, chosen = store_as(BETTER), ""

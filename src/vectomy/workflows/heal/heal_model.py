@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from vectomy.core.json_value import JsonObject
-from vectomy.core.packages import describe_missing
+from vectomy.core.output_path import check_run_output
 from vectomy.core.progress import Progress, silent
-from vectomy.core.run_folder import RunFolder, check_output, hash_of, read_json
+from vectomy.core.run_folder import RunFolder, hash_of, read_json
 from vectomy.core.versions import versions
 from vectomy.edits.edit import Edit
 from vectomy.healing.heal_config import HealConfig, parse_heal
@@ -21,7 +21,6 @@ from vectomy.healing.launching import launch_file
 from vectomy.healing.machine import resolve_machine
 from vectomy.workflows.heal.heal_inputs import open_inputs
 from vectomy.workflows.heal.heal_stages import STAGES, HealWorkflow, StageName, list_heal_stages
-from vectomy.workflows.preflight import refuse
 from vectomy.workflows.stages import Log, ignore
 
 __all__ = ["STAGES", "StageName", "heal_model"]
@@ -59,8 +58,7 @@ def heal_model(
         VectomyError: see errors.py; what was finished stays.
     """
     config = parse_heal(options) if config is None else config
-    # An adapter that was trained elsewhere is merged without them.
-    refuse(describe_missing("healing", "trl", "peft") if trained is None else None)
+    check_run_output(out)
     resolve_machine(config)
     if launcher is not None:
         launch_file(launcher)
@@ -72,7 +70,7 @@ def heal_model(
         trust_remote_code=config.runtime.trust_remote_code,
         progress=progress,
     )
-    check_output(out, *(folder for folder in (inputs.base, inputs.edited) if folder is not None))
+    check_run_output(out, *(folder for folder in (inputs.base, inputs.edited) if folder is not None))
     with RunFolder(Path(out)) as folder:
         work = HealWorkflow(
             model=inputs.name,
