@@ -42,7 +42,7 @@ from vectomy import Edit, bake
 from vectomy.checkpoint.gguf import GgufFile
 from vectomy.core.config import make_config
 from vectomy.core.run_folder import Journal, hash_of, sha256_file, write_json
-from vectomy.data.prompts import split_contrast
+from vectomy.data.splits import split_contrast
 from vectomy.edits.export import bake_gguf, edit_gguf, write_gguf_lora
 from vectomy.metrics.intervals import wilson_interval
 from vectomy.metrics.judges import DEFAULT_JUDGE, JUDGES, REFUSALS

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from vectomy import Edit, bake
 from vectomy.core.config import make_config
 from vectomy.core.progress import silent
-from vectomy.data.prompts import split_contrast
+from vectomy.data.splits import split_contrast
 from vectomy.edits.export import write_lora
 from vectomy.metrics.judges import JUDGES
 from vectomy.metrics.variants import BaseAnswers, VariantResult, answer_base, evaluate_variant

@@ -18,7 +18,8 @@ from vectomy import Edit
 from vectomy.architecture import FAMILIES
 from vectomy.cli import app
 from vectomy.core.config import make_config
-from vectomy.data.prompts import Prompt, split_contrast
+from vectomy.data.prompts import Prompt
+from vectomy.data.splits import split_contrast
 from vectomy.edits.export import bake_gguf, edit_gguf, gguf_convert, write_gguf_lora
 from vectomy.metrics.judges import DEFAULT_JUDGE, JUDGES, REFUSALS
 from vectomy.models import ChatModel, fetch, load_model

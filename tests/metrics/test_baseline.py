@@ -10,7 +10,7 @@ from tiny_chat import DAY, NIGHT, VOCABULARY
 
 from vectomy.core.config import make_config
 from vectomy.core.errors import BehaviourAbsentError, SelectionError
-from vectomy.data.prompts import Splits
+from vectomy.data.splits import Splits
 from vectomy.metrics.baseline import Baseline, measure_baseline
 from vectomy.metrics.judges import KeywordJudge
 

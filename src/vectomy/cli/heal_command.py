@@ -194,9 +194,9 @@ def _files(config: Path | None, axolotl: Path | None) -> tuple[dict[str, Any], l
 def _edit(file: Path | None, strength: float | None) -> Any:
     if file is None:
         return None
-    from vectomy.workflows.named_model import open_edit
+    from vectomy.edits.edit import Edit
 
-    edit = open_edit(file)
+    edit = Edit.load(file / "edit.safetensors" if file.is_dir() else file)
     return edit if strength is None else edit * strength
 
 

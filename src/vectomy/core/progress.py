@@ -10,7 +10,14 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol, runtime_checkable
 
-__all__ = ["Progress", "duration", "silent"]
+__all__ = ["Log", "Progress", "duration", "ignore", "silent"]
+
+Log = Callable[[str], None]
+"""Takes lines for a person."""
+
+
+def ignore(line: str) -> None:
+    """The log of a caller who wants none."""
 
 
 @runtime_checkable

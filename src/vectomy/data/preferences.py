@@ -1,9 +1,10 @@
 """Preference rows: a prompt with a chosen and a rejected answer, from files and data sets.
 
 A row has `chosen`, `rejected` and a prompt. The prompt is in a column of its own (`messages`,
-`prompt`, `question`, `instruction` or `input`, and optionally `system`), or consists of the turns
-that both conversations begin with, as in mlabonne/orpo-dpo-mix-40k. Each value is plain text, a
-turn, or a list of turns with `role` and `content`. Other rows are counted by the reason.
+`conversations`, `prompt`, `question`, `instruction` or `input`, and optionally `system`), or
+consists of the turns that both conversations begin with, as in mlabonne/orpo-dpo-mix-40k. Each
+value is plain text, a turn, or a list of turns (conversations.py). Other rows are counted by the
+reason.
 """
 
 from __future__ import annotations
@@ -12,16 +13,16 @@ import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from vectomy.core.errors import PromptError
 from vectomy.core.json_value import JsonObject, JsonValue
-from vectomy.data.prompts import Prompt, Turn
+from vectomy.data.conversations import Message, parse_conversation, read_messages
+from vectomy.data.prompts import Prompt, Turn, as_turn
 from vectomy.data.sources import read_rows
 
 __all__ = ["Preference", "Preferences", "read_preferences"]
 
-PROMPT_COLUMNS = ("messages", "prompt", "question", "instruction", "input")
+PROMPT_COLUMNS = ("messages", "conversations", "prompt", "question", "instruction", "input")
 
 
 @dataclass(frozen=True)
@@ -93,10 +94,11 @@ def read_preferences(
     return Preferences(tuple(result), dict(left_out))
 
 
-def _check_columns(source: str, row: Mapping[str, Any], paired: bool) -> None:
+def _check_columns(source: str, row: Mapping[str, JsonValue], paired: bool) -> None:
     wanted = ("chosen", "rejected") if paired else ("chosen",)
     missing = [name for name in wanted if name not in row]
-    whole = isinstance(row.get("chosen"), list) and len(row["chosen"]) > 1
+    chosen = parse_conversation(row.get("chosen"))
+    whole = isinstance(chosen, list) and len(chosen) > 1
     if missing or not (whole or any(name in row for name in PROMPT_COLUMNS)):
         lacks = ", ".join(missing) or f"a prompt ({', '.join(PROMPT_COLUMNS)})"
         raise PromptError(
@@ -116,16 +118,16 @@ def _read_row(row: Mapping[str, JsonValue], paired: bool) -> Preference | str:
     """The preference in a row, or why the row is not usable."""
     column = next((name for name in PROMPT_COLUMNS if row.get(name)), None)
     sides = [row.get("chosen"), row.get("rejected")] if paired else [row.get("chosen")]
-    before: list[list[dict[str, str]]] = []
+    before: list[list[Message]] = []
     answers: list[str] = []
     for name, value in zip(("chosen", "rejected"), sides, strict=False):
         turns = _turns(value, "assistant")
         if turns is None:
             return f"a {name} answer that is neither text nor turns"
-        if not turns or turns[-1]["role"] != "assistant" or not turns[-1]["content"].strip():
+        if not turns or turns[-1].role != "assistant" or not turns[-1].content.strip():
             return f"an empty {name} answer"
         before.append(turns[:-1])
-        answers.append(turns[-1]["content"].strip())
+        answers.append(turns[-1].content.strip())
     if any(other != before[0] for other in before):
         return "a chosen and a rejected answer to different conversations"
     asked = before[0] or (_turns(row[column], "user") if column else [])
@@ -137,38 +139,29 @@ def _read_row(row: Mapping[str, JsonValue], paired: bool) -> Preference | str:
     return Preference(prompt, answers[0], answers[1] if paired else None)
 
 
-def _turns(value: Any, role: str) -> list[dict[str, str]] | None:
+def _turns(value: JsonValue, role: str) -> list[Message] | None:
     """A value as turns. Text becomes one turn of `role`; None means that the value is something
     else.
     """
     if value is None:
         return []
-    if isinstance(value, str):
-        return [{"role": role, "content": value}]
-    turns = [value] if isinstance(value, dict) else value
-    if not isinstance(turns, list) or not all(_is_turn(turn) for turn in turns):
-        return None
-    return [{"role": turn["role"], "content": turn["content"]} for turn in turns]
+    parsed = parse_conversation(value)
+    return [Message(role, parsed)] if isinstance(parsed, str) else read_messages(parsed)
 
 
-def _is_turn(turn: Any) -> bool:
-    return (
-        isinstance(turn, dict) and isinstance(turn.get("role"), str) and isinstance(turn.get("content"), str)
-    )
-
-
-def _prompt(turns: list[dict[str, str]] | None, system: Any) -> Prompt | str:
+def _prompt(turns: list[Message] | None, system: JsonValue) -> Prompt | str:
     if turns is None:
         return "a prompt that is neither text nor turns"
     spoken = system if isinstance(system, str) and system.strip() else None
-    if turns and turns[0]["role"] == "system":
-        spoken, turns = turns[0]["content"], turns[1:]
-    if not turns or turns[-1]["role"] != "user" or not turns[-1]["content"].strip():
+    if turns and turns[0].role == "system":
+        spoken, turns = turns[0].content, turns[1:]
+    if not turns or turns[-1].role != "user" or not turns[-1].content.strip():
         return "no prompt"
     *history, last = turns
     told: list[Turn] = []
-    for turn in history:
-        if turn["role"] not in ("user", "assistant"):
-            return f"a turn of the role '{turn['role']:.40}'"
-        told.append(Turn("user" if turn["role"] == "user" else "assistant", turn["content"]))
-    return Prompt(last["content"].strip(), spoken, tuple(told))
+    for message in history:
+        turn = as_turn(message)
+        if turn is None:
+            return f"a turn of the role '{message.role:.40}'"
+        told.append(turn)
+    return Prompt(last.content.strip(), spoken, tuple(told))

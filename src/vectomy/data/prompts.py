@@ -1,52 +1,49 @@
-"""Prompt sets and their contrast: reads them, checks them, and divides them into three disjoint
-splits.
+"""Prompts of a source, read whole.
 
 A source is written as
 
-    FILE                 .jsonl .json .csv .parquet (a column) or .txt (one prompt per line)
-    OWNER/NAME[:SPLIT]   a data set on the Hub (default split: train)
-    bundled:refused      a bundled set: refused, harmless, everyday
-    xstest               Paul/XSTest on the Hub: prompts that only look harmful, and harmful ones
+    FILE                        .jsonl .json .csv .tsv .parquet (a column) or .txt (one prompt per
+                                line), each also with .gz
+    OWNER/NAME[/SUBSET][:SPLIT] a data set on the Hub (default split: train)
+    bundled:refused             a bundled set: refused, harmless, everyday
+    xstest                      Paul/XSTest on the Hub: prompts that only look harmful, and harmful
+                                ones
 
-each with an optional #COLUMN at the end. Without it, the first existing column of `text`, `prompt`,
-`instruction`, `goal`, `question` and `messages` is used. `messages` are turns with `role` and
-`content`, of which the last is the user's.
+FILE and SPLIT may have a slice, such as `[:400]`, and each may have a #COLUMN at the end. Without
+it, the first existing column of `text`, `prompt`, `instruction`, `goal`, `question`, `messages` and
+the like is used (prompt_files.py). A value is text or a conversation, of which the last turn of the
+user is the prompt (conversations.py).
 """
 
 from __future__ import annotations
 
-import os
-import random
+import math
 import re
 import unicodedata
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
 
-from vectomy.core.config import Contrast, Source
+from vectomy.core.config import Source
 from vectomy.core.errors import PromptError
-from vectomy.core.json_value import JsonObject
-from vectomy.data.sources import clip, read_rows
+from vectomy.core.json_value import JsonObject, JsonValue
+from vectomy.core.progress import Log, ignore
+from vectomy.data.conversations import Message, parse_conversation, read_messages
+from vectomy.data.prompt_files import COLUMNS, clip, match_column
+from vectomy.data.sources import read_rows, split_column
 
 __all__ = [
     "Labelled",
     "Prompt",
-    "SplitName",
-    "Splits",
+    "PromptSource",
     "Turn",
+    "as_turn",
     "read_labelled",
     "read_prompts",
+    "read_source",
     "read_unmeasured",
-    "split_contrast",
-    "split_preserve",
 ]
-
-COLUMNS = ("text", "prompt", "instruction", "goal", "question", "messages")
-ROLES = ("user", "assistant")
-SplitName = Literal["fit", "search", "test"]
-SPLITS: tuple[SplitName, ...] = ("fit", "search", "test")
-# Shares of search and test of a set without splits of its own; at least two prompts each.
-SEARCH_SHARE, TEST_SHARE = 0.15, 0.25
-FEWEST = 6
 
 
 @dataclass(frozen=True)
@@ -93,44 +90,35 @@ class Labelled:
 
 
 @dataclass(frozen=True)
-class Splits:
-    """The prompts of one side of a contrast. Directions are fitted on `fit`, chosen on `search` and
-    reported on `test`.
+class PromptSource:
+    """A source's prompts, without duplicates.
+
+    Attributes:
+        split: what the source itself assigns, as the bundled sets do.
+        left_out: the number of rows that are not used, by the reason.
     """
-
-    fit: tuple[Prompt, ...]
-    search: tuple[Prompt, ...]
-    test: tuple[Prompt, ...]
-
-    def to_json(self) -> dict[str, list[JsonObject]]:
-        return {name: [prompt.to_json() for prompt in getattr(self, name)] for name in SPLITS}
-
-
-@dataclass(frozen=True)
-class _Read:
-    """A source's prompts; `split` is assigned by the source itself, as in the bundled sets."""
 
     source: str
     labelled: tuple[Labelled, ...]
     split: tuple[str | None, ...]
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def prompts(self) -> tuple[Prompt, ...]:
         return tuple(row.prompt for row in self.labelled)
 
 
-def read_prompts(source: Source) -> list[Prompt]:
-    """All prompts of a source, without duplicates.
+def read_prompts(source: Source, log: Log = ignore) -> list[Prompt]:
+    """All prompts of a source, without duplicates; `log` takes what was left out.
 
     Raises:
         PromptError: the file, data set or column does not exist, a row is not text, or the source
-        is
-            empty.
+            is empty.
     """
-    return list(_read(source).prompts)
+    return list(read_source(source, log).prompts)
 
 
-def read_labelled(source: Source) -> list[Labelled]:
+def read_labelled(source: Source, log: Log = ignore) -> list[Labelled]:
     """Prompts to measure on, with the type and label of their rows, without duplicates.
 
     Of a set with splits of its own, such as the bundled ones, only the test split is read:
@@ -139,187 +127,147 @@ def read_labelled(source: Source) -> list[Labelled]:
     Raises:
         PromptError: as `read_prompts`.
     """
-    read = _read(source)
+    read = read_source(source, log)
     if not any(read.split):
         return list(read.labelled)
     return [row for row, split in zip(read.labelled, read.split, strict=True) if split == "test"]
 
 
-def read_unmeasured(source: Source) -> list[Prompt]:
+def read_unmeasured(source: Source, log: Log = ignore) -> list[Prompt]:
     """Prompts to learn from: everything except the test split, if the set has splits of its own.
 
     Raises:
         PromptError: as `read_prompts`.
     """
-    read = _read(source)
+    read = read_source(source, log)
     return [prompt for prompt, split in zip(read.prompts, read.split, strict=True) if split != "test"]
 
 
-def split_contrast(contrast: Contrast, seed: int = 0) -> tuple[Splits, Splits]:
-    """(positive, negative), each in three splits that share no prompt; the same seed gives the same
-    splits.
+def read_source(source: Source, log: Log = ignore) -> PromptSource:
+    """A source with the splits of its own; `log` takes what was left out.
 
     Raises:
-        PromptError: see `read_prompts`; a set with too few prompts, two equal sets, splits or sides
-            that overlap.
+        PromptError: as `read_prompts`.
     """
-    sides = []
-    for side in ("positive", "negative"):
-        own = {split: _read_split(contrast, side, split) for split in ("search", "test")}
-        sides.append(_cut(side, _read(getattr(contrast, side)), own, contrast, seed))
-    positive, negative = sides
-    keys = [{prompt.key for split in SPLITS for prompt in getattr(side, split)} for side in sides]
-    shared = keys[0] & keys[1]
-    if shared:
-        what = "are the same set" if len(shared) == min(map(len, keys)) else f"share {len(shared)} prompts"
-        raise PromptError(
-            f"the positive prompts ({contrast.positive.prompts}) and the negative ones "
-            f"({contrast.negative.prompts}) {what}, "
-            f"for example '{clip(min(shared)[0])}'; give two different sets, or two different system prompts"
-        )
-    return positive, negative
-
-
-def split_preserve(contrast: Contrast, seed: int = 0) -> Splits | None:
-    """The preserve set (`keep`) in three splits, or None if there is none.
-
-    Raises:
-        PromptError: see `read_prompts`; or there are too few prompts, or the splits overlap.
-    """
-    if contrast.keep is None:
-        return None
-    own = {split: _read_split(contrast, "keep", split) for split in ("search", "test")}
-    return _cut("keep", _read(contrast.keep), own, contrast, seed)
-
-
-def _read_split(contrast: Contrast, side: str, split: str) -> _Read | None:
-    """The source of one split, if it was given separately. It uses the side's system prompt unless
-    it has its own.
-    """
-    source: Source | None = getattr(contrast, f"{side}_{split}")
-    if source is not None and source.system is None:
-        source = source.model_copy(update={"system": getattr(contrast, side).system})
-    return None if source is None else _read(source)
-
-
-def _cut(side: str, fit: _Read, own: dict[str, _Read | None], contrast: Contrast, seed: int) -> Splits:
-    limit = {"fit": contrast.n_fit, "search": contrast.n_search, "test": contrast.n_test}
-    if len(fit.prompts) < (FEWEST if None in own.values() else 2):
-        raise PromptError(
-            f"the {side} prompts ({fit.source}) are {len(fit.prompts)}; at least {FEWEST} are needed for "
-            "separate fit, search and test splits"
-        )
-    chosen = _use_own_splits(fit) if any(fit.split) else _shuffle_splits(fit, own, limit, seed)
-    chosen |= {name: list(read.prompts) for name, read in own.items() if read is not None}
-    # By text alone: another system prompt does not make a fitted prompt a new one.
-    seen: dict[str, str] = {}
-    for name in SPLITS:
-        fresh = [prompt for prompt in chosen[name] if prompt.key[0] not in seen]
-        if len(fresh) < len(chosen[name]) and not contrast.drop_overlap:
-            double = next(prompt for prompt in chosen[name] if prompt.key[0] in seen)
-            raise PromptError(
-                f"the {side} {name} prompts overlap the {seen[double.key[0]]} prompts in "
-                f"{len(chosen[name]) - len(fresh)}, "
-                f"for example '{clip(double.text)}'; reported prompts must not have been fitted on. Use "
-                "other files, or "
-                "--drop-overlap"
-            )
-        chosen[name] = fresh[: limit[name]]
-        if len(chosen[name]) < 2:
-            raise PromptError(f"the {side} {name} split has {len(chosen[name])} prompts; give at least 2")
-        # A whole split counts as seen, even beyond its limit: it may have been used elsewhere.
-        seen |= {prompt.key[0]: name for prompt in fresh}
-    return Splits(*(tuple(chosen[name]) for name in SPLITS))
-
-
-def _use_own_splits(fit: _Read) -> dict[str, list[Prompt]]:
-    return {
-        name: [p for p, split in zip(fit.prompts, fit.split, strict=True) if split == name] for name in SPLITS
-    }
-
-
-def _shuffle_splits(
-    fit: _Read, own: dict[str, _Read | None], limit: dict[str, int], seed: int
-) -> dict[str, list[Prompt]]:
-    """The splits without a source of their own, cut from one shuffled set."""
-    pool = list(fit.prompts)
-    # The same seed for both sides: of one set under two system prompts, each text stays in one
-    # split.
-    random.Random(seed).shuffle(pool)
-    chosen = {}
-    for name, share in (("test", TEST_SHARE), ("search", SEARCH_SHARE)):
-        if own[name] is None:
-            count = min(limit[name], max(2, int(len(fit.prompts) * share)))
-            chosen[name], pool = pool[:count], pool[count:]
-    return {**chosen, "fit": pool}
-
-
-def _read(source: Source) -> _Read:
-    spec, _, column = (
-        (source.prompts, "", "") if os.path.isfile(source.prompts) else source.prompts.partition("#")
-    )
+    spec, asked = split_column(source.prompts)
     rows = read_rows(spec)
     if not rows:
         raise PromptError(f"the prompt source {spec} is empty")
-    column = column or next((name for name in COLUMNS if name in rows[0]), "")
-    if column not in rows[0]:
-        asked = f"no column '{column}'" if column else f"none of the columns {', '.join(COLUMNS)}"
+    column = _find_column(spec, asked, [str(name) for name in rows[0]])
+    prompts: dict[tuple[str, str], tuple[Labelled, str | None]] = {}
+    left_out: Counter[str] = Counter()
+    for number, row in enumerate(rows, 1):
+        where = f"row {number} of {spec}"
+        if column not in row:
+            raise PromptError(f"{where} has no column '{column}'; it has {_list_columns(row)}")
+        prompt = _read_prompt(row, column, source.system, where)
+        if not isinstance(prompt, Prompt):
+            left_out[prompt] += 1
+        elif prompt.key in prompts:
+            left_out["double"] += 1
+        else:
+            labelled = Labelled(prompt, _to_text(row.get("type")), _to_text(row.get("label")))
+            split = row.get("split") if spec.startswith("bundled:") else None
+            prompts[prompt.key] = labelled, split if isinstance(split, str) else None
+    if not prompts:
         raise PromptError(
-            f"the prompt source {spec} has {asked}; it has {', '.join(map(str, rows[0]))}. Name one with "
+            f"the prompt source {spec} has only empty prompts in column '{column}'; name another with "
             f"'{spec}#COLUMN'"
         )
-    prompts: dict[tuple[str, str], tuple[Labelled, str | None]] = {}
-    for number, row in enumerate(rows, 1):
-        value = row.get(column)
-        if isinstance(value, str):
-            prompt = Prompt(value.strip(), source.system)
-        elif column == "messages":
-            prompt = _read_conversation(value, source.system, f"row {number} of {spec}")
-        else:
-            raise PromptError(
-                f"row {number} of {spec} has {value!r} in column '{column}', which is not text; name a text "
-                "column with #COLUMN"
-            )
-        if prompt.text:
-            labelled = Labelled(prompt, _to_text(row.get("type")), _to_text(row.get("label")))
-            prompts.setdefault(
-                prompt.key, (labelled, row.get("split") if spec.startswith("bundled:") else None)
-            )
-    if not prompts:
-        raise PromptError(f"the prompt source {spec} has only empty prompts in column '{column}'")
+    if left_out:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
+        log(f"{spec}: {left_out.total()} of {len(rows)} rows are not used ({reasons})")
     kept = prompts.values()
-    return _Read(spec, tuple(row for row, _ in kept), tuple(split for _, split in kept))
+    return PromptSource(
+        spec, tuple(row for row, _ in kept), tuple(split for _, split in kept), dict(left_out)
+    )
 
 
-def _to_text(value: Any) -> str | None:
+def _find_column(spec: str, asked: str, columns: list[str]) -> str:
+    column = match_column(columns, asked)
+    if column is not None:
+        return column
+    lacks = f"no column '{asked}'" if asked else f"none of the columns {', '.join(COLUMNS[:6])} and the like"
+    shown = ", ".join(clip(name) for name in columns[:20])
+    headless = (
+        ". If its first line is a prompt, put a line `prompt` before it"
+        if not asked and len(columns) == 1 and " " in columns[0]
+        else ""
+    )
+    raise PromptError(
+        f"the prompt source {spec} has {lacks}; it has {shown}. Name one with '{spec}#COLUMN'{headless}"
+    )
+
+
+def _list_columns(row: Mapping[str, JsonValue]) -> str:
+    return ", ".join(clip(str(name)) for name in list(row)[:20]) or "none"
+
+
+def _read_prompt(row: JsonObject, column: str, system: str | None, where: str) -> Prompt | str:
+    """The prompt of a row, or why the row has none."""
+    value = parse_conversation(row[column])
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "null"
+    if isinstance(value, list) and value and all(isinstance(text, str) for text in value):
+        if len(value) > 1:
+            raise PromptError(
+                f"{where} has {len(value)} texts in column '{column}', and nothing says who speaks; write "
+                "turns with `role` and `content`"
+            )
+        value = value[0]
+    if isinstance(value, (list, dict)):
+        spoken = row.get("system") if system is None else system
+        prompt = _read_conversation(value, spoken if isinstance(spoken, str) else None, where)
+    elif isinstance(value, str):
+        prompt = Prompt(_join_input(value, row, column), system)
+    else:
+        raise PromptError(
+            f"{where} has {clip(repr(value))} in column '{column}', which is not text; name a text "
+            "column with #COLUMN"
+        )
+    for text in (prompt.text, prompt.system or "", *(turn.content for turn in prompt.history)):
+        if any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise PromptError(
+                f"{where} has half a character (a lone surrogate) in column '{column}'; write the file "
+                "again, as UTF-8"
+            )
+    return prompt if prompt.text else "empty"
+
+
+def _join_input(text: str, row: JsonObject, column: str) -> str:
+    """The prompt of a text column. Alpaca's rows divide it into `instruction` and `input`."""
+    given = row.get("input") if column == "instruction" else None
+    text = text.strip()
+    return f"{text}\n\n{given.strip()}" if text and isinstance(given, str) and given.strip() else text
+
+
+def _to_text(value: JsonValue) -> str | None:
     """A type or label as text; class numbers are kept as written."""
     return None if value is None or value == "" else str(value)
 
 
-def _read_conversation(messages: Any, system: str | None, where: str) -> Prompt:
-    """A prompt from the turns of a chat file; the caller's system prompt replaces that of
-    the file.
+def _read_conversation(value: JsonValue, system: str | None, where: str) -> Prompt:
+    """The last turn of the user, with the turns before it. Answers after it are left out; the
+    caller's system prompt replaces that of the file.
     """
-    turns = messages if isinstance(messages, list) else []
-    whole = all(
-        isinstance(turn, dict) and isinstance(turn.get("role"), str) and isinstance(turn.get("content"), str)
-        for turn in turns
-    )
-    if whole and turns and turns[0]["role"] == "system":
-        system = turns[0]["content"] if system is None else system
+    turns = read_messages(value) or []
+    if turns and turns[0].role == "system":
+        system = turns[0].content if system is None else system
         turns = turns[1:]
-    if (
-        not whole
-        or not turns
-        or turns[-1]["role"] != "user"
-        or any(turn["role"] not in ROLES for turn in turns)
-    ):
+    while turns and turns[-1].role == "assistant":
+        turns = turns[:-1]
+    history = [turn for turn in map(as_turn, turns) if turn is not None]
+    if not turns or len(history) < len(turns) or history[-1].role != "user":
         raise PromptError(
-            f"{where} has messages that are not a conversation. Needed is a list of turns with `role` "
-            "(user, assistant; system "
-            f"for the first) and `content`, of which the last is the user's, not {clip(repr(messages), 200)}"
+            f"{where} has messages that are not a conversation. Needed is a list of turns with `role` (user, "
+            "assistant; system for the first) and `content`, which is text, of which one is the user's, not "
+            f"{clip(repr(value), 200)}"
         )
-    *history, last = turns
-    return Prompt(
-        last["content"].strip(), system, tuple(Turn(turn["role"], turn["content"]) for turn in history)
-    )
+    return Prompt(history[-1].content.strip(), system, tuple(history[:-1]))
+
+
+def as_turn(message: Message) -> Turn | None:
+    """A message as a turn; None for other roles than user and assistant."""
+    if message.role == "user":
+        return Turn("user", message.content)
+    return Turn("assistant", message.content) if message.role == "assistant" else None

@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
+import difflib
 import os
 import re
-from functools import partial
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 from vectomy.core.errors import PromptError
 from vectomy.core.json_value import JsonObject
-from vectomy.core.jsonl import iter_jsonl, read_jsonl, split_lines
+from vectomy.core.jsonl import read_jsonl
+from vectomy.data.prompt_files import SUFFIXES, clip, read_file
 
-__all__ = ["clip", "plain_source", "read_rows"]
+__all__ = ["local_path", "plain_source", "read_rows", "split_column"]
 
-SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".txt")
 ALIASES = {"xstest": "Paul/XSTest"}
+# OWNER/NAME, then perhaps /SUBSET, and perhaps :SPLIT with a slice.
+SLICED = r"[\w.-]+(\[[-\d%:]*\])?"
+HUB = re.compile(
+    rf"(?P<name>[\w-][\w.-]*/[\w.-]+)(/(?P<subset>[\w.+-]+))?(:(?P<split>{SLICED}([+]{SLICED})*))?"
+)
+HUB_PAGES = ("https://huggingface.co/datasets/", "hf://datasets/", "datasets/")
+SLICE = re.compile(r"(?P<path>.+)\[(?P<first>-?\d*):(?P<last>-?\d*)\]")
 
 
-def read_rows(spec: str) -> list[dict[str, Any]]:
+def split_column(spec: str) -> tuple[str, str]:
+    """(source, column) of SOURCE#COLUMN; a file whose name has a # is a source."""
+    if _is_file(spec) or "#" not in spec:
+        return spec, ""
+    source, _, column = spec.rpartition("#")
+    return source, column
+
+
+def read_rows(spec: str) -> list[JsonObject]:
     """All rows of a source, as objects.
 
     Raises:
@@ -32,15 +43,45 @@ def read_rows(spec: str) -> list[dict[str, Any]]:
         return _bundled(spec.removeprefix("bundled:"))
     path = Path(os.path.expanduser(spec))
     if spec in ALIASES and not os.path.exists(path):
-        return _hub_rows(ALIASES[spec])
-    # Unlike those of Path, these two functions of os.path return False for a name that is too long.
-    if os.path.isfile(path):
-        return _file_rows(path)
+        return _hub_rows(ALIASES[spec], None, None)
+    if _is_file(spec):
+        return read_file(path)
+    part = SLICE.fullmatch(spec)
+    if part is not None and _is_file(part["path"]):
+        first, last = (int(part[end]) if part[end] else None for end in ("first", "last"))
+        return read_file(Path(os.path.expanduser(part["path"])))[first:last]
     if os.path.isdir(path):
         raise PromptError(f"the prompt source {spec} is a folder; give a file ({', '.join(SUFFIXES)})")
-    if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+(:[\w.-]+)?", spec) and path.suffix not in SUFFIXES:
-        return _hub_rows(spec)
-    raise PromptError(f"the prompt file {clip(spec, 300)} does not exist")
+    if os.path.exists(path):
+        raise PromptError(f"the prompt source {spec} is not a regular file; write its rows to a file first")
+    for page in HUB_PAGES:
+        spec = spec.removeprefix(page)
+    hub = HUB.fullmatch(spec)
+    if hub is not None and not _looks_like_file(spec):
+        return _hub_rows(hub["name"], hub["subset"], hub["split"])
+    raise PromptError(f"the prompt file {clip(spec, 300)} does not exist{_guess(spec)}")
+
+
+def _is_file(spec: str) -> bool:
+    # Unlike that of Path, this function of os.path returns False for a name that is too long.
+    return os.path.isfile(os.path.expanduser(spec))
+
+
+def _looks_like_file(spec: str) -> bool:
+    return spec.lower().removesuffix(".gz").endswith(SUFFIXES)
+
+
+def _guess(spec: str) -> str:
+    """A file of a similar name, or how a data set is written."""
+    path = Path(os.path.expanduser(spec))
+    try:
+        names = [entry.name for entry in path.parent.iterdir() if entry.is_file()]
+    except OSError:
+        return f", nor does its folder {clip(str(path.parent), 300)}" if len(spec) < 300 else ""
+    close = difflib.get_close_matches(path.name, names, n=1)
+    if close:
+        return f"; did you mean {path.parent / close[0]}?"
+    return "" if "/" in spec else "; a data set on the Hub is written OWNER/NAME"
 
 
 def _bundled(name: str) -> list[JsonObject]:
@@ -54,76 +95,51 @@ def _bundled(name: str) -> list[JsonObject]:
     return read_jsonl(file, remedy="install vectomy again")
 
 
-def _file_rows(path: Path) -> list[JsonObject]:
-    try:
-        if path.suffix == ".parquet":
-            return _parquet_rows(path)
-        text = path.read_text(encoding="utf-8-sig")
-        if path.suffix == ".txt":
-            return [{"text": line} for _, line in split_lines(text)]
-        if path.suffix == ".csv":
-            # Not splitlines, which also splits at U+2028 and similar characters within a prompt.
-            return list(csv.DictReader(io.StringIO(text, newline="")))
-        if path.suffix == ".jsonl":
-            return _objects(path, [row for _, row in iter_jsonl(text, partial(_no_json, path))])
-        if path.suffix == ".json":
-            return _objects(path, json.loads(text))
-    except UnicodeDecodeError:
-        raise PromptError(f"the prompt file {path} is not UTF-8 text") from None
-    # ValueError: not JSON, or a number with more digits than Python accepts.
-    except (ValueError, RecursionError, csv.Error) as error:
-        raise PromptError(f"the prompt file {path} does not parse: {error}") from None
-    raise PromptError(f"the prompt file {path} has an unknown suffix; use {', '.join(SUFFIXES)}")
-
-
-def _no_json(path: Path, number: int, why: str) -> PromptError:
-    return PromptError(f"the prompt file {path} does not parse: line {number} is not JSON ({why})")
-
-
-def _objects(path: Path, rows: Any) -> list[JsonObject]:
-    """Rows that are objects or plain strings, as objects."""
-    if not isinstance(rows, list):
-        raise PromptError(f"the prompt file {path} contains a {type(rows).__name__}, not a list of rows")
-    rows = [{"text": row} if isinstance(row, str) else row for row in rows]
-    for number, row in enumerate(rows, 1):
-        if not isinstance(row, dict):
-            raise PromptError(
-                f"row {number} of the prompt file {path} is {row!r}, neither an object nor a text"
-            )
-    return rows
-
-
-def _parquet_rows(path: Path) -> list[JsonObject]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        rows: list[dict[str, Any]] = pyarrow.parquet.read_table(path).to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
-        raise PromptError(f"the prompt file {path} does not parse as Parquet: {error}") from None
-    return rows
-
-
-def _hub_rows(spec: str) -> list[JsonObject]:
+def _hub_rows(name: str, subset: str | None, split: str | None) -> list[JsonObject]:
     from datasets import load_dataset
 
-    name, _, split = spec.partition(":")
     split = split or "train"
     try:
-        return list(load_dataset(name, split=split))
-    except Exception as error:  # noqa: BLE001 (the library raises many kinds; all mean that the set is not available)
-        reason = clip(str(error).splitlines()[0] if str(error) else type(error).__name__, 160)
-        raise PromptError(
-            f"'{name}' is not a local file, and the Hub has no data set of that name with split '{split}': "
-            f"{reason}. "
-            "Offline, use local files, or bundled:refused and bundled:harmless"
-        ) from None
+        return list(load_dataset(name, subset, split=split))
+    except Exception as error:  # noqa: BLE001 (the library raises many kinds)
+        raise PromptError(_hub_fault(name, subset, split, error)) from None
 
 
-def clip(text: str, width: int = 60) -> str:
-    return text if len(text) <= width else text[: width - 1] + "…"
+def _hub_fault(name: str, subset: str | None, split: str, error: Exception) -> str:
+    """What is wrong with the request, from the library's message, and the remedy."""
+    text = str(error).strip()
+    reason = clip(text.split("\n")[0] if text else type(error).__name__, 160)
+    listed = re.search(r"\[(.+?)\]", text, re.DOTALL)
+    choices = clip(", ".join(re.findall(r"'([^']+)'", listed[1])), 300) if listed else ""
+    if "Config name is missing" in text:
+        return (
+            f"the data set {name} has several subsets ({choices}); name one: {name}/SUBSET, or "
+            f"{name}/SUBSET:SPLIT"
+        )
+    if "BuilderConfig" in text and subset:
+        return f"the data set {name} has no subset '{subset}'; it has {choices or reason}"
+    if "Unknown split" in text:
+        return f"the data set {name} has no split '{split}'; it has {choices or reason}. Write {name}:SPLIT"
+    if "gated" in text:
+        return f"the data set {name} is gated; accept its terms on its page and log in with `hf auth login`"
+    called = f"{name}/{subset}" if subset else name
+    return (
+        f"'{called}' does not exist as a local file, and the Hub has no data set of that name with split "
+        f"'{split}': {reason}. Offline, use local files, or bundled:refused and bundled:harmless"
+    )
 
 
 def plain_source(spec: str) -> str:
     """A prompt source without local folders."""
-    return Path(spec).name if os.path.exists(spec.partition("#")[0]) else spec
+    return Path(spec).name if local_path(spec) is not None else spec
+
+
+def local_path(spec: str) -> Path | None:
+    """The local file or folder of a source, without its slice and column; None for other sources."""
+    source, _ = split_column(spec)
+    part = SLICE.fullmatch(source)
+    for name in (spec, source, part["path"] if part is not None else source):
+        path = os.path.expanduser(name)
+        if os.path.exists(path):
+            return Path(path)
+    return None

@@ -14,7 +14,7 @@ from vectomy.core.config import Contrast, RunConfig
 from vectomy.core.errors import BehaviourAbsentError, SelectionError
 from vectomy.core.json_value import JsonObject
 from vectomy.core.progress import Progress, silent
-from vectomy.data.prompts import Splits
+from vectomy.data.splits import Splits
 from vectomy.metrics.intervals import share_of
 from vectomy.metrics.judges import Judge, find_refusals
 from vectomy.metrics.logits import behaviour_tokens, log_odds

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from vectomy.core.config import Source
 from vectomy.core.errors import PromptError
 from vectomy.core.json_value import JsonObject
+from vectomy.core.progress import Log, ignore
 from vectomy.core.run_folder import hash_of
 from vectomy.data.prompts import Labelled, Prompt, read_labelled
+from vectomy.data.sources import local_path, plain_source
 from vectomy.metrics.behaviour import types_of
 
 __all__ = ["PromptSet", "read_sets", "sample"]
@@ -45,7 +45,7 @@ class PromptSet:
         }
 
 
-def read_sets(specs: Sequence[str], limit: int | None, seed: int) -> list[PromptSet]:
+def read_sets(specs: Sequence[str], limit: int | None, seed: int, log: Log = ignore) -> list[PromptSet]:
     """Prompt sets from `[NAME=]SOURCE`. With `limit`, each is a seeded sample of that many prompts,
     in the order of the source.
 
@@ -57,9 +57,9 @@ def read_sets(specs: Sequence[str], limit: int | None, seed: int) -> list[Prompt
         name, source = _split_name(spec)
         if any(other.name == name for other in sets):
             raise PromptError(f"two prompt sets are called '{name}'; rename one: --prompts NAME={source}")
-        rows = read_labelled(Source(prompts=source))
+        rows = read_labelled(Source(prompts=source), log)
         kept = [rows[index] for index in sample(len(rows), limit, seed)]
-        sets.append(PromptSet(name, Path(source).name if _is_path(source) else source, tuple(kept)))
+        sets.append(PromptSet(name, plain_source(source), tuple(kept)))
     return sets
 
 
@@ -73,15 +73,10 @@ def sample(count: int, limit: int | None, seed: int) -> list[int]:
 def _split_name(spec: str) -> tuple[str, str]:
     """(name, source). A file whose name contains an equals sign is a source."""
     name, equals, source = spec.partition("=")
-    if equals and name and source and not _is_path(spec):
+    if equals and name and source and local_path(spec) is None:
         return name, source
-    plain = spec.partition("#")[0] if not os.path.exists(spec) else spec
-    if _is_path(spec):
-        return Path(plain).stem, spec
+    path = local_path(spec)
+    if path is not None:
+        return path.stem, spec
+    plain = spec.partition("#")[0]
     return plain.removeprefix("bundled:").partition(":")[0].rpartition("/")[2], spec
-
-
-def _is_path(source: str) -> bool:
-    return os.path.exists(os.path.expanduser(source)) or os.path.exists(
-        os.path.expanduser(source.partition("#")[0])
-    )

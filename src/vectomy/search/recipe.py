@@ -14,7 +14,8 @@ from vectomy.core.config import RunConfig
 from vectomy.core.progress import Progress, silent
 from vectomy.core.run_folder import Journal
 from vectomy.core.types import Vector
-from vectomy.data.prompts import Prompt, Splits
+from vectomy.data.prompts import Prompt
+from vectomy.data.splits import Splits
 from vectomy.edits.edit import BaseModelRef, Edit
 from vectomy.metrics.judges import Judge
 from vectomy.models import ChatModel

@@ -21,7 +21,8 @@ from vectomy.core.jsonl import write_jsonl
 from vectomy.core.linalg import normalise
 from vectomy.core.run_folder import read_json, write_json, write_whole
 from vectomy.core.types import Vector
-from vectomy.data.prompts import Prompt, Splits, split_preserve
+from vectomy.data.prompts import Prompt
+from vectomy.data.splits import Splits, split_preserve
 from vectomy.data.trait_context import in_context
 from vectomy.data.trait_file import Trait, TraitContext
 from vectomy.edits.edit import Edit
@@ -80,7 +81,7 @@ class DistillWorkflow(RunWorkflow):
         source = Source(prompts=self.config.trait.prompts.source)
         sizes = {name: getattr(contrast, name) for name in ("n_fit", "n_search", "n_test")}
         result = split_preserve(
-            Contrast(positive=source, negative=source, keep=source, **sizes), self.config.seed
+            Contrast(positive=source, negative=source, keep=source, **sizes), self.config.seed, self.log
         )
         assert result is not None
         return result

@@ -19,8 +19,9 @@ from vectomy.core.jsonl import read_jsonl, write_jsonl
 from vectomy.core.run_folder import Journal, hash_of, read_json, sha256_file, write_json, write_whole
 from vectomy.core.types import OUTSIDE, SITES, Site
 from vectomy.core.versions import versions
-from vectomy.data.prompts import Prompt, Splits, split_contrast, split_preserve
+from vectomy.data.prompts import Prompt
 from vectomy.data.sources import plain_source
+from vectomy.data.splits import Splits, split_contrast, split_preserve
 from vectomy.data.trait_file import Trait
 from vectomy.edits.edit import BaseModelRef, Edit
 from vectomy.edits.export import bake, edit_gguf, write_lora
@@ -71,12 +72,12 @@ class RunWorkflow(Workflow):
     @cached_property
     def splits(self) -> tuple[Splits, Splits]:
         """Positive and negative prompts, each split into fit, search and test."""
-        return split_contrast(self.config.contrast, self.config.seed)
+        return split_contrast(self.config.contrast, self.config.seed, self.log)
 
     @cached_property
     def keep(self) -> Splits | None:
         """The third set, whose behaviour the edit must preserve (recipe `selective`)."""
-        return split_preserve(self.config.contrast, self.config.seed)
+        return split_preserve(self.config.contrast, self.config.seed, self.log)
 
     @property
     def prompt_sets(self) -> dict[str, Splits]:

@@ -17,23 +17,16 @@ from typing import Any, Generic, TypeVar
 from vectomy.architecture import check_covered
 from vectomy.checkpoint import Checkpoint, architecture_in, fingerprint, sidecar_digest
 from vectomy.core.config import Runtime
-from vectomy.core.progress import Progress, silent
+from vectomy.core.progress import Log, Progress, ignore, silent
 from vectomy.core.run_folder import RunFolder
 from vectomy.models import ChatModel, load_model, probe_architecture
 from vectomy.models.demo import model_folder
 
 __all__ = ["Log", "Stage", "Workflow", "ignore"]
 
-Log = Callable[[str], None]
-"""Takes lines for a person."""
-
 AnyWorkflow = TypeVar("AnyWorkflow", bound="Workflow")
 # A stage of every run is a stage of each special run, too.
 StagedWorkflow = TypeVar("StagedWorkflow", bound="Workflow", contravariant=True)
-
-
-def ignore(line: str) -> None:
-    """The log of a caller who wants none."""
 
 
 @dataclass(frozen=True)

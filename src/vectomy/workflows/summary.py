@@ -11,7 +11,7 @@ from vectomy.core.errors import ArtifactError
 from vectomy.core.json_value import JsonObject
 from vectomy.core.run_folder import RunFolder, read_json
 from vectomy.core.versions import versions
-from vectomy.data.prompts import Splits
+from vectomy.data.splits import Splits
 from vectomy.data.trait_file import Trait
 from vectomy.edits.edit import Edit
 from vectomy.edits.strength import strength_of

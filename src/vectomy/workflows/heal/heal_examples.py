@@ -12,7 +12,7 @@ import torch
 
 from vectomy.core.config import Source
 from vectomy.core.errors import PromptError
-from vectomy.core.progress import Progress
+from vectomy.core.progress import Log, Progress, ignore
 from vectomy.data.preferences import Preferences, read_preferences
 from vectomy.data.prompts import Prompt, read_unmeasured
 from vectomy.healing.heal_config import OWN, HealConfig
@@ -32,7 +32,12 @@ def load_for(config: HealConfig, path: Path, name: str) -> ChatModel:
 
 
 def build_training_pairs(
-    config: HealConfig, base: Path, edited: Path, measured: Sequence[Prompt], progress: Progress
+    config: HealConfig,
+    base: Path,
+    edited: Path,
+    measured: Sequence[Prompt],
+    progress: Progress,
+    log: Log = ignore,
 ) -> tuple[list[Pair], Preferences, float]:
     """The pairs, the same as text with the count of rows left out, and the seconds per token of a
     forward pass of the edited model.
@@ -41,7 +46,7 @@ def build_training_pairs(
         PromptError: the source cannot be read, or no row is left.
     """
     if config.preferences == OWN:
-        pairs, told, chat = _own(config, base, edited, measured, progress)
+        pairs, told, chat = _own(config, base, edited, measured, progress, log)
     else:
         read = read_preferences(
             config.preferences, paired=config.paired, limit=config.limit, seed=config.seed
@@ -59,9 +64,14 @@ def build_training_pairs(
 
 
 def _own(
-    config: HealConfig, base: Path, edited: Path, measured: Sequence[Prompt], progress: Progress
+    config: HealConfig,
+    base: Path,
+    edited: Path,
+    measured: Sequence[Prompt],
+    progress: Progress,
+    log: Log,
 ) -> tuple[list[Pair], Preferences, ChatModel]:
-    prompts = read_unmeasured(Source(prompts=config.prompts))
+    prompts = read_unmeasured(Source(prompts=config.prompts), log)
     texts = {prompt.key[0] for prompt in measured}
     kept = [prompt for prompt in prompts if prompt.key[0] not in texts]
     kept = [kept[at] for at in sample(len(kept), config.limit, config.seed)]

@@ -77,7 +77,7 @@ class HealWorkflow(Workflow):
         return TestSets(*sides)
 
     def _sample(self, source: str) -> tuple[Prompt, ...]:
-        rows = read_labelled(Source(prompts=source))
+        rows = read_labelled(Source(prompts=source), self.log)
         return tuple(rows[at].prompt for at in sample(len(rows), self.config.test_limit, self.config.seed))
 
     @property
@@ -167,7 +167,7 @@ def bake_edited(work: HealWorkflow) -> None:
 def make_rows(work: HealWorkflow) -> None:
     c = work.config
     pairs, told, pace = (
-        build_training_pairs(c, work.inputs.base, work.edited, work.sets.prompts, work.progress)
+        build_training_pairs(c, work.inputs.base, work.edited, work.sets.prompts, work.progress, work.log)
         if work.trained is None
         else ([], Preferences(()), None)
     )
