@@ -13,14 +13,26 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
+from pathlib import Path
+
 from jaxtyping import install_import_hook
 
-install_import_hook("vectomy", "shape_checks.checked")
+ROOMS = Path(__file__).resolve().parent.parent / "src" / "vectomy"
+# Signatures of pages and of results read from JSON name no shape, and are called a million times.
+UNCHECKED = ("vectomy.report", "vectomy.core.results")
+
+
+def _checked_modules() -> list[str]:
+    names = [f"vectomy.{path.stem}" for path in ROOMS.iterdir() if path.name not in ("core", "__init__.py")]
+    names += [f"vectomy.core.{path.stem}" for path in (ROOMS / "core").iterdir()]
+    return [name for name in names if name not in UNCHECKED]
+
+
+install_import_hook(_checked_modules(), "shape_checks.checked")
 
 import re  # noqa: E402
 import sys  # noqa: E402
 from collections.abc import Iterator  # noqa: E402
-from pathlib import Path  # noqa: E402
 from typing import TYPE_CHECKING  # noqa: E402
 
 import jaxtyping  # noqa: E402
@@ -53,7 +65,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         tiers = own or [getattr(getattr(item, "module", None), "TIER", None)]
         if len(tiers) != 1 or tiers[0] not in TIERS:
             raise pytest.UsageError(
-                f"{item.nodeid} has the tiers {tiers}: give its file TIER = one of {TIERS}, or the test one mark"
+                f"{item.nodeid} has the tiers {tiers}: give its file TIER = one of {TIERS}, "
+                "or the test one mark"
             )
         if not own:
             item.add_marker(tiers[0])
@@ -71,7 +84,7 @@ def _units_build_no_model(request: pytest.FixtureRequest, monkeypatch: pytest.Mo
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Before any fixture: all cores for the demo model, one for tiny ones (tiny_chat.py says why)."""
+    """Before any fixture: all cores for the demo model, one for tiny ones (see tiny_chat.py)."""
     if "PYTEST_XDIST_WORKER" not in os.environ:
         torch.set_num_threads(os.cpu_count() or 1 if item.get_closest_marker("demo") else 1)
 
@@ -102,7 +115,7 @@ def unchecked() -> Iterator[None]:
 
 @pytest.fixture
 def vectomy(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> "Vectomy":
-    """`vectomy("run", MODEL, ...)` runs the command line in this process: status, stdout, stderr."""
+    """`vectomy("run", MODEL, ...)` runs the command in this process: status, stdout, stderr."""
     from command_line import Vectomy
 
     return Vectomy(monkeypatch, capsys)

@@ -4,6 +4,7 @@ what they say they keep.
 Oracles are the closed forms of methods.md, section 1, in float64.
 """
 
+import jaxtyping
 import pytest
 import torch
 from tiny import WIDTH, orthonormal, unit
@@ -255,3 +256,9 @@ def test_dependent_directions_and_idle_ones_are_refused() -> None:
         linalg.joint_removal(torch.stack([a, a]), torch.ones(2).double())
     with pytest.raises(ValueError, match="strength is 0"):
         linalg.joint_removal(torch.stack([a, b]), torch.tensor([0.0, 1.0]).double())
+
+
+def test_shapes_of_arguments_and_results_are_checked_while_testing() -> None:
+    with pytest.raises(jaxtyping.TypeCheckError, match="checking the parameters of vectomy.core.linalg.normalise"):
+        linalg.normalise("a text")  # type: ignore[arg-type]
+    assert linalg.normalise(torch.ones(3, 4)).shape == (3, 4)

@@ -5,21 +5,23 @@ holds to.
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import itertools
 import re
 from html.parser import HTMLParser
 
+Element = tuple[str, dict[str, str | None], str]
 VOID = {"meta", "input", "br", "hr", "img", "link", "wbr"}
 
 
-class Page(HTMLParser):
+class _Parser(HTMLParser):
     """The page as elements: (tag, attributes, text inside), and whatever is out of balance."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
         self.open: list[tuple[str, dict[str, str | None], list[str]]] = []
-        self.found: list[tuple[str, dict[str, str | None], str]] = []
+        self.found: list[Element] = []
         self.problems: list[str] = []
         self.feed(text)
         self.close()
@@ -44,20 +46,39 @@ class Page(HTMLParser):
         for _, _, words in self.open:
             words.append(data)
 
-    def having(self, **wanted: str) -> list[tuple[str, dict[str, str | None], str]]:
+
+class Page:
+    """A page, parsed when a test first asks for an element: many look at the text alone."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    @functools.cached_property
+    def _parsed(self) -> _Parser:
+        return _Parser(self.text)
+
+    @property
+    def found(self) -> list[Element]:
+        return self._parsed.found
+
+    @property
+    def problems(self) -> list[str]:
+        return self._parsed.problems
+
+    def having(self, **wanted: str) -> list[Element]:
         """Elements whose attributes hold each wanted word."""
         return [
-            one
-            for one in self.found
-            if all(word in (one[1].get(key.rstrip("_")) or "").split() for key, word in wanted.items())
+            element
+            for element in self.found
+            if all(word in (element[1].get(key.rstrip("_")) or "").split() for key, word in wanted.items())
         ]
 
-    def tagged(self, tag: str) -> list[tuple[str, dict[str, str | None], str]]:
-        return [one for one in self.found if one[0] == tag]
+    def tagged(self, tag: str) -> list[Element]:
+        return [element for element in self.found if element[0] == tag]
 
 
 def assert_well_formed(text: str) -> Page:
-    """Balanced, one h1, headings without gaps, ids that are unique and known to whoever names them."""
+    """Balanced, one h1, headings without gaps, unique ids, and no reference to an unknown id."""
     found = Page(text)
     assert text.startswith("<!doctype html>")
     assert found.problems == []

@@ -33,6 +33,7 @@ TIER = "unit"
 
 HOSTILE = "<script>alert(1)</script>"
 HOSTILE_ATTRIBUTE = '"onmouseover="alert(2)'
+HOSTILE_END = "</title></style></details><img src=x onerror=a()>"
 
 
 @pytest.mark.parametrize("scores", RUNS, ids=NAMES)
@@ -51,11 +52,9 @@ def test_page_reaches_for_nothing() -> None:
     assert_reaches_for_nothing(*page())
 
 
-@pytest.mark.parametrize(
-    "hostile", [HOSTILE, HOSTILE_ATTRIBUTE, "</title></style></details><img src=x onerror=a()>"]
-)
 @pytest.mark.parametrize("scores", RUNS, ids=NAMES)
-def test_untrusted_text_stays_text(scores: dict[str, Any], hostile: str) -> None:
+def test_untrusted_text_stays_text(scores: dict[str, Any]) -> None:
+    hostile = HOSTILE_ATTRIBUTE + HOSTILE_END + HOSTILE
     summary, scores, separation, completions = (
         every(value, hostile)
         for value in (

@@ -20,13 +20,13 @@ def element(name: str, *children: object, **attributes: object) -> Markup:
     """`<name ...>children</name>`; `class_` is class and `stroke_width` is stroke-width. Everything
     is escaped.
     """
-    spelled = Markup("").join(
-        Markup(' {}="{}"').format(key.rstrip("_").replace("_", "-"), _short(value))
+    spelled = "".join(
+        f' {key.rstrip("_").replace("_", "-")}="{escape(_short(value))}"'
         for key, value in attributes.items()
         if value is not None
     )
-    inside = Markup("").join(escape(child) for child in children)
-    return Markup("<{0}{1}>{2}</{0}>").format(Markup(name), spelled, inside)
+    inside = "".join(escape(child) for child in children)
+    return Markup(f"<{name}{spelled}>{inside}</{name}>")
 
 
 def text(x: float, y: float, content: object, class_: str = "label", anchor: str = "start") -> Markup:
