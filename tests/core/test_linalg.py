@@ -259,8 +259,6 @@ def test_dependent_directions_and_idle_ones_are_refused() -> None:
 
 
 def test_shapes_of_arguments_and_results_are_checked_while_testing() -> None:
-    with pytest.raises(
-        jaxtyping.TypeCheckError, match="parameters"
-    ):
+    with pytest.raises(jaxtyping.TypeCheckError, match="parameters"):
         linalg.normalise("a text")  # type: ignore[arg-type]
     assert linalg.normalise(torch.ones(3, 4)).shape == (3, 4)
