@@ -184,7 +184,7 @@ def test_the_token_is_in_the_header_and_nowhere_else(
     for breaks, answers in ((1000, []), (None, [("POST", "/commit/", 500, {}, f"no, {TOKEN}")]), (None, [])):
         hub.break_after, hub.answers = breaks, answers
         try:
-            send(prepare(written, REPO), tell=said.append)
+            send(prepare(written, REPO), log=said.append)
         except HubError as error:
             said += [str(error), repr(error), "".join(traceback.format_exception(error))]
     monkeypatch.setattr(

@@ -158,15 +158,15 @@ def test_another_strength_does_not_borrow_the_numbers_of_the_run(hub: Hub, tmp_p
     half = Edit.load(published.finished() / "edit.safetensors") * 0.5
     half.save(tmp_path / "half.safetensors")
     found = prepare(tmp_path / "half.safetensors", REPO, source=published.finished())
-    assert "its numbers are left out" in " ".join(found.parcel.notes)
-    assert "What the edit does to the model's answers was not measured" in found.parcel.card
-    assert "| base |" not in found.parcel.card
+    assert "its numbers are left out" in " ".join(found.upload.notes)
+    assert "What the edit does to the model's answers was not measured" in found.upload.card
+    assert "| base |" not in found.upload.card
 
 
 def test_a_base_without_a_name_on_the_hub_is_not_linked(hub: Hub) -> None:
     found = prepare(published.finished(), REPO)
-    assert "base_model:" not in found.parcel.card
-    assert any("--base-model" in note for note in found.parcel.notes)
+    assert "base_model:" not in found.upload.card
+    assert any("--base-model" in note for note in found.upload.notes)
 
 
 def test_other_weights_and_hidden_files_stay_here(hub: Hub, tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_other_weights_and_hidden_files_stay_here(hub: Hub, tmp_path: Path) -> N
     assert "optimizer.pt" not in hub.files(REPO)
     assert ".netrc" not in hub.files(REPO)
     assert sent.files == len(hub.files(REPO))
-    assert prepare(folder, REPO).parcel.left == (("optimizer.pt", "pickle, which can run code"),)
+    assert prepare(folder, REPO).upload.left == (("optimizer.pt", "pickle, which can run code"),)
 
 
 def test_a_checkpoint_with_another_edits_record_is_refused(hub: Hub, tmp_path: Path) -> None:
@@ -194,12 +194,12 @@ def test_weights_that_were_changed_afterwards_are_not_labelled_with_the_edit(
     data = bytearray((folder / "model.safetensors").read_bytes())
     data[-1] ^= 1
     (folder / "model.safetensors").write_bytes(data)
-    with pytest.raises(ArtifactError, match="not as they were when the Edit was applied"):
+    with pytest.raises(ArtifactError, match="changed after the Edit was applied"):
         prepare(folder, REPO)
     shutil.rmtree(folder / "vectomy")
     found = prepare(folder, REPO, source=published.finished())
-    assert any("taken as said" in note for note in found.parcel.notes)
-    assert "vectomy/record.json" not in {item.name for item in found.parcel.items}
+    assert any("nobody has measured" in note for note in found.upload.notes)
+    assert "vectomy/record.json" not in {item.name for item in found.upload.items}
 
 
 # Private unless asked
@@ -254,7 +254,7 @@ def test_an_interrupted_push_sends_only_what_is_missing(hub: Hub, tmp_path: Path
 
 
 def test_the_same_push_is_the_same_bytes(hub: Hub) -> None:
-    one, other = (prepare(published.finished(), REPO).parcel.items for _ in range(2))
+    one, other = (prepare(published.finished(), REPO).upload.items for _ in range(2))
     content = [(i.name, i.source if isinstance(i.source, bytes) else i.source.read_bytes()) for i in one]
     assert content == [
         (i.name, i.source if isinstance(i.source, bytes) else i.source.read_bytes()) for i in other
@@ -263,14 +263,14 @@ def test_the_same_push_is_the_same_bytes(hub: Hub) -> None:
 
 def test_what_the_hub_holds_afterwards_is_looked_at(hub: Hub) -> None:
     hub.spoils = "model.safetensors"
-    with pytest.raises(HubError, match="is not the file that was sent"):
+    with pytest.raises(HubError, match="differs from the file that was sent"):
         push(published.finished())
 
 
 def test_other_files_stay_or_go_as_asked(hub: Hub) -> None:
     push(published.finished())
     sent = push(published.finished() / "edit.safetensors")
-    assert "model.safetensors" in sent.stays
+    assert "model.safetensors" in sent.remaining
     assert "model.safetensors" in hub.files(REPO)
     push(published.finished() / "edit.safetensors", replace=True)
     assert set(hub.files(REPO)) == {
@@ -296,8 +296,8 @@ def test_a_branch_of_its_own(hub: Hub) -> None:
     ("method", "pattern", "status", "words"),
     [
         ("GET", "/api/models/", 401, "hf auth login"),
-        ("POST", "/api/repos/create", 403, "may not do that for 'me'"),
-        ("POST", "/commit/", 409, "changed meanwhile"),
+        ("POST", "/api/repos/create", 403, "no such right for 'me'"),
+        ("POST", "/commit/", 409, "someone else changed"),
         ("POST", "/preupload/", 429, "wait 60 seconds"),
         ("PUT", "/large/", 500, "the Hub has trouble"),
         ("POST", "/objects/batch", 403, "storage"),
@@ -326,7 +326,7 @@ def test_no_token_and_no_network_are_said(hub: Hub, monkeypatch: pytest.MonkeyPa
 
 def test_a_card_that_the_hub_does_not_take_stops_the_push(hub: Hub) -> None:
     found = prepare(published.finished(), REPO, base_model="owner/tiny")
-    items = [i for i in found.parcel.items if i.name != "README.md"]
+    items = [i for i in found.upload.items if i.name != "README.md"]
     with pytest.raises(HubError, match="base_model"):
         upload(found.destination, [*items, Item("README.md", b'---\nbase_model: "not an id"\n---\n')])
     assert hub.files(REPO) == {}
@@ -342,7 +342,7 @@ def test_a_name_that_is_no_repository_is_refused(hub: Hub, name: str) -> None:
 def test_what_is_nothing_to_publish_is_refused(hub: Hub, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="does not exist"):
         prepare(tmp_path / "nothing", REPO)
-    with pytest.raises(UsageError, match="nothing that can be published"):
+    with pytest.raises(UsageError, match="nothing to publish"):
         prepare(tmp_path, REPO)
 
 

@@ -144,7 +144,7 @@ def _push(
             push,
             public=public,
             replace=replace,
-            tell=lambda line: console.print(line, highlight=False, markup=False),
+            log=lambda line: console.print(line, highlight=False, markup=False),
         )
     if as_json:
         typer.echo(json.dumps(vars(sent), indent=2))
@@ -157,21 +157,21 @@ def _push(
 
 def _show(console: Console, push: Push, public: bool, replace: bool) -> None:
     """What will be sent, and where to."""
-    parcel, there = push.parcel, push.destination
+    upload, there = push.upload, push.destination
     table = Table(
-        title=f"{parcel.kind} for {there.repo_id}, branch {there.revision} ({push.visibility(public)})",
+        title=f"{upload.kind} for {there.repo_id}, branch {there.revision} ({push.visibility(public)})",
         title_justify="left",
     )
     table.add_column("file")
     table.add_column("size", justify="right")
-    for item in parcel.items:
+    for item in upload.items:
         table.add_row(item.name, _size(item.size))
-    table.add_row(f"{len(parcel.items)} files", _size(parcel.bytes), end_section=True)
+    table.add_row(f"{len(upload.items)} files", _size(upload.bytes), end_section=True)
     console.print(table)
-    sent = {item.name for item in parcel.items}
-    others = [name for name in there.held if name not in sent and name != ".gitattributes"]
-    lines = [f"base    {parcel.base_model}"]
-    lines += [f"stays here  {name}: {reason}" for name, reason in parcel.left]
+    sent = {item.name for item in upload.items}
+    others = [name for name in there.files if name not in sent and name != ".gitattributes"]
+    lines = [f"base    {upload.base_model}"]
+    lines += [f"stays here  {name}: {reason}" for name, reason in upload.left]
     if others:
         fate = "will be deleted" if replace else "stay there (--replace deletes them)"
         lines.append(
@@ -179,7 +179,7 @@ def _show(console: Console, push: Push, public: bool, replace: bool) -> None:
         )
     if public and there.private:
         lines.append("note    the repository is private and stays so; its settings on the Hub make it public")
-    lines += [f"note    {note}" for note in parcel.notes]
+    lines += [f"note    {note}" for note in upload.notes]
     console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
 
 
@@ -189,10 +189,10 @@ def _planned(push: Push) -> dict[str, object]:
         "revision": push.destination.revision,
         "exists": push.destination.exists,
         "private": push.destination.private,
-        "kind": push.parcel.kind,
-        "files": {item.name: item.size for item in push.parcel.items},
-        "left": dict(push.parcel.left),
-        "notes": list(push.parcel.notes),
+        "kind": push.upload.kind,
+        "files": {item.name: item.size for item in push.upload.items},
+        "left": dict(push.upload.left),
+        "notes": list(push.upload.notes),
     }
 
 

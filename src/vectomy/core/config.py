@@ -1,4 +1,4 @@
-"""Configurations of a run and of an evaluation, and the `Runtime` that every job has. Loads no torch.
+"""Configurations of a run and an evaluation, and the `Runtime` that every job has. Loads no torch.
 
 The command line, Python and a TOML or JSON file all fill them in.
 """

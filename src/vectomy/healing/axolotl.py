@@ -1,4 +1,4 @@
-"""The same training as an Axolotl configuration, written and read. Settings without a counterpart are
+"""Axolotl configurations of the same training, written and read; a setting without a counterpart is
 named.
 """
 
@@ -228,8 +228,8 @@ def _read_rows(given: Values) -> Values:
         return {}
     if len(sets) > 1:
         raise ConfigError(
-            f"the Axolotl configuration names {len(sets)} data sets; vectomy heal reads one. Put their rows into "
-            "one .jsonl"
+            f"the Axolotl configuration names {len(sets)} data sets; vectomy heal reads one. "
+            "Put their rows into one .jsonl"
         )
     dataset = sets[0]
     files = dataset.get("data_files")

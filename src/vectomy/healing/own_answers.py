@@ -47,7 +47,7 @@ def pair_own_answers(
         rows.append(Preference(prompt, chat.text(ours), None if edited is None else chat.text(theirs)))
     if not pairs:
         raise PromptError(
-            f"the edited model answers all {len(prompts)} prompts as the base does, so there is nothing to heal. "
-            "Use other prompts (--prompts SRC) or longer answers (--own-tokens)"
+            f"the edited model answers all {len(prompts)} prompts as the base does, so there is nothing "
+            "to heal. Use other prompts (--prompts SRC) or longer answers (--own-tokens)"
         )
     return pairs, Preferences(tuple(rows), {EQUAL: equal} if equal else {})

@@ -1,7 +1,6 @@
-"""The Hugging Face Hub as a place to publish to and to compare with: client.py has the token and
-says what went wrong, leaks.py looks for what must not leave this machine, upload.py sends files,
-download.py fetches a published repository, licence.py reads the licence of a base, frontmatter.py
-what a card says of itself.
+"""Publishing to the Hugging Face Hub and reading from it: client.py has the client and its errors,
+leaks.py finds secrets, package.py collects the files, upload.py sends them, download.py fetches a
+repository, licence.py reads the licence of a base, frontmatter.py the metadata of a card.
 """
 
 from vectomy.hub.client import is_repo_id

@@ -1,5 +1,5 @@
-"""Lines of a card that depend on what is published: how to load it, and the warning where no run
-wrote one.
+"""The parts of a model card that depend on its kind: the lines that load it, and the safety warning
+of an edit that no run measured.
 """
 
 from __future__ import annotations
@@ -7,11 +7,11 @@ from __future__ import annotations
 from vectomy.core.json_value import JsonObject
 from vectomy.report.pages.model_card import Kind
 
-__all__ = ["safety_of", "use_of"]
+__all__ = ["loading_lines", "unmeasured_warning"]
 
 
-def use_of(kind: Kind, repo_id: str, base: str, names: list[str]) -> str:
-    """Lines that load what was published, as they would be typed."""
+def loading_lines(kind: Kind, repo_id: str, base: str, names: list[str]) -> str:
+    """The lines that load the published files, as a user types them."""
     if kind == "checkpoint":
         return (
             "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
@@ -35,17 +35,17 @@ def use_of(kind: Kind, repo_id: str, base: str, names: list[str]) -> str:
     return f"llama-cli --hf-repo {repo_id} --hf-file {file}"
 
 
-def safety_of(summary: JsonObject) -> str:
-    """The warning on an edit that no run measured."""
+def unmeasured_warning(summary: JsonObject) -> str:
+    """The safety warning of an edit that no run measured."""
     behaviour = summary.get("behaviour")
     if behaviour == "refusal":
         return (
-            "This edit is meant to change whether the model refuses. What it does to refusals of harmful requests was not measured "
-            "here: take it that the edited model answers requests that its base declines, harmful ones included, and do not deploy "
-            "it where its base's refusals were relied on."
+            "This edit is meant to change whether the model refuses. Its effect on refusals of harmful "
+            "requests was not measured here. Assume that the edited model answers requests that its base "
+            "declines, harmful ones included, and do not deploy it where people rely on the base's refusals."
         )
     named = f"the behaviour '{behaviour}'" if behaviour else "its base"
     return (
-        f"This edit changes {named}; what else it changes was not measured here. Treat the edited model as less safe than its base "
-        "until its refusals of harmful requests have been measured."
+        f"This edit changes {named}; its other effects were not measured here. Treat the edited model as "
+        "less safe than its base until its refusals of harmful requests have been measured."
     )

@@ -1,8 +1,7 @@
-"""Access to the Hub: the token from its usual places, never held or shown by us, and clear words
-for what went wrong.
+"""Access to the Hugging Face Hub: the client, and errors that name the remedy.
 
-huggingface_hub finds the token (HF_TOKEN, or what `hf auth login` stored) and puts it into the
-requests. Nothing here takes one as an argument, and every message passes `redacted`.
+huggingface_hub finds the token (HF_TOKEN, or the one that `hf auth login` stored) and puts it into
+the requests. No function here takes or returns a token, and every message passes `redact`.
 """
 
 from __future__ import annotations
@@ -17,22 +16,23 @@ from vectomy.core.errors import HubError, VectomyError
 
 __all__ = ["client", "hub_errors", "is_repo_id", "redact", "secrets"]
 
-# Environment variables that the Hub's library and vectomy read a secret from.
+# Environment variables that hold a secret.
 SECRET_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "VECTOMY_JUDGE_KEY")
 TOKEN_SHAPE = re.compile(r"hf_[A-Za-z0-9_]*[A-Za-z0-9]{16,}")
-# Shorter values are words; hiding them would hide words.
+# Shorter values may be ordinary words.
 SHORTEST = 8
-# huggingface_hub speaks HTTP with one of these, by its version.
+# The HTTP libraries of the various versions of huggingface_hub.
 HTTP_LIBRARIES = ("httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3")
+AGAIN = "run the same command again; files that have arrived are not sent again"
 
 
 def is_repo_id(text: str) -> bool:
-    """Whether it is written as OWNER/NAME, with the characters that the Hub allows."""
+    """Whether `text` has the form OWNER/NAME, in the characters that the Hub allows."""
     return re.fullmatch(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9_][\w.-]{0,95}", text) is not None
 
 
 def client(write: bool = False) -> Any:
-    """The library's client. To write there must be a token; to read, one is used if there is one.
+    """The client of huggingface_hub. Writing needs a token; reading uses one if there is one.
 
     Raises:
         HubError: there is no token to write with.
@@ -41,20 +41,19 @@ def client(write: bool = False) -> Any:
 
     if write and get_token() is None:
         raise HubError(
-            "there is no Hugging Face token to push with; log in with `hf auth login`, or set HF_TOKEN to a token that may write"
+            "there is no Hugging Face token to push with; log in with `hf auth login`, or set HF_TOKEN to a "
+            "token with write access"
         )
-    # True: of the library's own places, and required; the value stays there.
+    # True: the library reads the token from its own places, and requires one.
     return HfApi(library_name="vectomy", token=True if write else None)
 
 
 def secrets() -> tuple[str, ...]:
-    """The values that must not be shown or published: the Hub's token and the keys of this
-    environment. Not for output.
-    """
+    """Values never to be shown or published: the Hub's token and the keys in this environment."""
     from huggingface_hub import get_token
 
-    found = [get_token() or "", *(os.environ.get(name, "") for name in SECRET_VARIABLES)]
-    return tuple(sorted({value.strip() for value in found if len(value.strip()) >= SHORTEST}))
+    values = [get_token() or "", *(os.environ.get(name, "") for name in SECRET_VARIABLES)]
+    return tuple(sorted({value.strip() for value in values if len(value.strip()) >= SHORTEST}))
 
 
 def redact(text: str) -> str:
@@ -66,81 +65,80 @@ def redact(text: str) -> str:
 
 @contextmanager
 def hub_errors(doing: str, repo_id: str) -> Iterator[None]:
-    """Turn what the Hub's library raises into a HubError that says what to do; mistakes in this
-    program pass.
+    """Turn errors of huggingface_hub into a HubError with a remedy; other errors pass unchanged.
 
-    The error shows no cause: what the library raises holds the request, and the request holds the
-    token.
+    The HubError has no cause: the library's error holds the request, which holds the token.
     """
     try:
         yield
     except VectomyError:
         raise
     except Exception as error:
-        said = _said(error, repo_id)
-        if said is None:
+        reason = _explain(error, repo_id)
+        if reason is None:
             raise
-        raise HubError(redact(f"{doing} failed: {said}")) from None
+        raise HubError(redact(f"{doing} failed: {reason}")) from None
 
 
-def _said(error: Exception, repo_id: str) -> str | None:
-    """What went wrong, in words with the remedy; None for what is none of the Hub's doing."""
+def _explain(error: Exception, repo_id: str) -> str | None:
+    """The cause and its remedy; None for an error that is not the Hub's."""
     from huggingface_hub.errors import HFValidationError, LocalTokenNotFoundError
 
-    chain = list(_chain(error))
-    for one in chain:
-        response = getattr(one, "response", None)
+    chain = list(_causes(error))
+    for cause in chain:
+        response = getattr(cause, "response", None)
         if response is not None and isinstance(getattr(response, "status_code", None), int):
-            return _of_status(response.status_code, one, repo_id)
-    if any(isinstance(one, LocalTokenNotFoundError) for one in chain):
+            return _explain_status(response.status_code, cause, repo_id)
+    if any(isinstance(cause, LocalTokenNotFoundError) for cause in chain):
         return "there is no Hugging Face token; log in with `hf auth login`, or set HF_TOKEN"
-    if any(isinstance(one, HFValidationError) for one in chain):
+    if any(isinstance(cause, HFValidationError) for cause in chain):
         return f"'{repo_id}' is no repository name (OWNER/NAME)"
     last = chain[-1]
-    reached = [one for one in chain if type(one).__module__.split(".")[0] in HTTP_LIBRARIES]
-    if reached or isinstance(last, ConnectionError | TimeoutError):
-        reason = reached[0] if reached else last
+    network = [cause for cause in chain if type(cause).__module__.split(".")[0] in HTTP_LIBRARIES]
+    if network or isinstance(last, ConnectionError | TimeoutError):
+        reason = network[0] if network else last
         return (
-            f"the Hub cannot be reached, or the connection broke ({type(reason).__name__}: {_clipped(str(reason))}); run the same "
-            "command again, what has arrived is not transferred again"
+            "the Hub cannot be reached, or the connection broke "
+            f"({type(reason).__name__}: {_clip(str(reason))}); {AGAIN}"
         )
-    # What the library says of an answer that it cannot use (a card that is refused, say), and
-    # hf_xet of anything.
+    # huggingface_hub raises ValueError for an answer that it cannot use (a refused card, for
+    # example), and hf_xet raises RuntimeError for everything.
     if type(last) in (ValueError, RuntimeError):
-        return _clipped(str(last))
+        return _clip(str(last))
     return None
 
 
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__
 
 
-def _of_status(status: int, error: BaseException, repo_id: str) -> str:
+def _explain_status(status: int, error: BaseException, repo_id: str) -> str:
     owner = repo_id.partition("/")[0]
-    again = "run the same command again, what has arrived is not transferred again"
     headers = getattr(getattr(error, "response", None), "headers", {})
     wait = headers.get("Retry-After") or headers.get("retry-after")
     remedies = {
-        400: "the Hub refuses what was sent",
-        401: "the Hub does not accept the token; log in anew with `hf auth login`, or set HF_TOKEN to a valid one",
-        403: f"the token may not do that for '{owner}'; use one with write access to it (a fine-grained token names its repositories), "
-        "and look whether the account's storage is used up",
-        404: f"the Hub knows no '{repo_id}' (or not this revision of it), or does not show it to this token",
-        409: f"'{repo_id}' was changed meanwhile by someone else; {again}",
-        412: f"'{repo_id}' was changed meanwhile by someone else; {again}",
-        413: "the Hub takes no request of that size; push fewer files at a time",
-        429: f"the Hub asks for fewer requests; wait {f'{wait} seconds' if wait else 'some minutes'}, then {again}",
+        400: "the Hub rejects the request",
+        401: "the Hub does not accept the token; log in again with `hf auth login`, or set HF_TOKEN to a "
+        "valid one",
+        403: f"the token has no such right for '{owner}'; use one with write access to it (a fine-grained "
+        "token lists its repositories), and check whether the account's storage is full",
+        404: f"the Hub has no '{repo_id}' (or not this revision of it), or hides it from this token",
+        409: f"someone else changed '{repo_id}' in the meantime; {AGAIN}",
+        412: f"someone else changed '{repo_id}' in the meantime; {AGAIN}",
+        413: "the request is too large for the Hub; push fewer files at a time",
+        429: "the Hub asks for fewer requests; "
+        f"wait {f'{wait} seconds' if wait else 'some minutes'}, then {AGAIN}",
     }
     remedy = remedies.get(
-        status, f"the Hub has trouble; wait a little, then {again}" if status >= 500 else again
+        status, f"the Hub has trouble; wait a little, then {AGAIN}" if status >= 500 else AGAIN
     )
     message = str(getattr(error, "server_message", None) or "")
-    return f"{remedy} (status {status}{f', {_clipped(message)}' if message else ''})"
+    return f"{remedy} (status {status}{f', {_clip(message)}' if message else ''})"
 
 
-def _clipped(text: str, width: int = 200) -> str:
-    # Before it is cut: half of a token has no shape to know it by.
+def _clip(text: str, width: int = 200) -> str:
+    # Redact before cutting: half a token no longer matches the pattern.
     line = redact(text)
     return line if len(line) <= width else line[: width - 1] + "…"

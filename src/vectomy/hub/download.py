@@ -1,4 +1,4 @@
-"""Fetch a published repository, to compare with."""
+"""Download of a published repository."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ __all__ = ["download"]
 
 
 def download(repo_id: str, revision: str | None = None) -> Path:
-    """The folder of a whole repository in the Hub's cache; files that are there already are not
-    fetched again.
+    """Fetch a whole repository into the Hub's cache; files in the cache are not fetched again.
 
     Raises:
-        HubError: the Hub does not give it.
+        HubError: the repository does not exist, is not accessible, or the Hub cannot be reached.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
@@ -26,6 +25,7 @@ def download(repo_id: str, revision: str | None = None) -> Path:
             return Path(snapshot_download(repo_id, revision=revision))
         except LocalEntryNotFoundError:
             raise HubError(
-                f"fetching '{repo_id}' failed: the Hub cannot be reached or does not answer, and it is not in the cache whole; "
-                "check the network and HF_HUB_OFFLINE"
+                f"fetching '{repo_id}' failed: the Hub cannot be reached, and the cache does not hold "
+                "the whole "
+                "repository; check the network and HF_HUB_OFFLINE"
             ) from None

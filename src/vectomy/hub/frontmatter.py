@@ -1,4 +1,4 @@
-"""What stands between the lines of dashes at the top of a card (README.md)."""
+"""The YAML front matter of a model card (README.md)."""
 
 from __future__ import annotations
 
@@ -9,15 +9,13 @@ __all__ = ["frontmatter"]
 
 
 def frontmatter(card: Path) -> dict[str, Any]:
-    """The card's metadata; empty where there is no card, none in it, or none that can be read:
-    cards are written by hand.
-    """
+    """The metadata of `card`; empty if the card does not exist, has none, or it cannot be parsed."""
     from huggingface_hub.repocard import metadata_load
 
     try:
-        found: Any = metadata_load(card) if card.is_file() else None
-    # PyYAML has errors of its own and lets those of Python through (`!!int ""` is an IndexError,
-    # deep nesting a RecursionError).
+        metadata: Any = metadata_load(card) if card.is_file() else None
+    # Besides its own errors PyYAML raises IndexError (`!!int ""`) and RecursionError (deep
+    # nesting).
     except Exception:  # noqa: BLE001
         return {}
-    return found if isinstance(found, dict) else {}
+    return metadata if isinstance(metadata, dict) else {}

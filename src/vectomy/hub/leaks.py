@@ -1,10 +1,10 @@
-"""What must not be published: access tokens, and the paths of this machine. Values that are found
-are never repeated.
+"""Search for secrets in files before they are published: access tokens and paths of this machine. A
+leak names the place, never the value.
 
-Looked for in every byte of every file: tokens by their shape and by the very values of this
-environment, and the folders of this machine. In texts and the headers of safetensors files also
-other keys, and home folders of any machine; among the bytes of weights patterns as short as these
-come up by chance.
+Every byte of every file is searched for tokens (by pattern and by the values in this environment)
+and for the folders of this machine. Text files and the headers of safetensors files are also
+searched for other keys and for home folders of any machine; those patterns are so short that they
+occur in weights by chance.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from vectomy.hub.client import secrets
 __all__ = ["Leak", "check_leaks", "find_leaks"]
 
 BLOCK = 1 << 22
-# Longer than any token or path that is looked for, so that none is cut apart.
+# Longer than any token or path, so that no block boundary cuts one apart.
 OVERLAP = 1 << 10
 SHAPES = {
-    # 34 letters and digits today; 30 do not come up by chance in weights (one in 62^30).
+    # 34 letters and digits today; 30 do not occur in weights by chance (1 in 62^30).
     "a Hugging Face token": re.compile(rb"hf_(?:[a-z]+_)?[A-Za-z0-9]{30,}"),
 }
 TEXT_SHAPES = {
@@ -41,18 +41,16 @@ TEXT_SHAPES = {
         rb"(?i)\bauthorization['\"]?\s*[:=]\s*['\"]?bearer\s+[\w.~+/-]{12,}"
     ),
 }
-# Home folders wherever they are; written with / or with \ (doubled in JSON).
+# Home folders of any system, with / or \ (doubled in JSON).
 HOMES = re.compile(rb"(?<![\w./~-])(?:/home/[\w.-]+/|/Users/[\w.-]+/|/root/|[A-Za-z]:\\{1,2}Users\\{1,2})")
-# Of vocabularies: tokens may look like the start of a path.
+# Vocabularies, in which a token may look like the start of a path.
 VOCABULARIES = {"tokenizer.json", "vocab.json", "vocab.txt", "merges.txt", "added_tokens.json"}
 PACKED = {".safetensors", ".gguf"}
 
 
 @dataclass(frozen=True)
 class Leak:
-    """Where something was found: the file as it would be called in the repository, its line
-    (texts), and what it is.
-    """
+    """One secret: the name of its file in the repository, its line (text files), and its kind."""
 
     file: str
     line: int | None
@@ -64,68 +62,65 @@ class Leak:
 
 
 def find_leaks(name: str, source: Path | bytes, own: Sequence[Path] = ()) -> list[Leak]:
-    """What must not be published in one file.
+    """The secrets in one file.
 
     Args:
-        name: the file's name in the repository; it is looked at as well.
-        own: further folders of this machine, whose paths are looked for beside the home and the
-            working folder.
+        name: the file's name in the repository; it is searched too.
+        own: further folders of this machine to search for, besides home and working folder.
     """
     values = [value.encode() for value in secrets()]
-    named = {what for what, _ in _tokens(name.encode(), True, values)}
-    label = "a file with a token in its name" if named else name
-    leaks = {Leak(label, None, what, True) for what in named}
+    in_name = {what for what, _ in _find_tokens(name.encode(), True, values)}
+    label = "a file with a token in its name" if in_name else name
+    leaks = {Leak(label, None, what, True) for what in in_name}
     plain, packed = _is_text(source), PurePosixPath(name).suffix in PACKED
     for text, start, block in _blocks(source, plain, packed):
-        for what, at in _tokens(block, text, values):
-            leaks.add(Leak(label, start + block.count(b"\n", 0, at) if plain else None, what, True))
-        for what, at in _paths(block, own, text and PurePosixPath(name).name not in VOCABULARIES):
-            leaks.add(Leak(label, start + block.count(b"\n", 0, at) if plain else None, what, False))
+        for what, offset in _find_tokens(block, text, values):
+            leaks.add(Leak(label, start + block.count(b"\n", 0, offset) if plain else None, what, True))
+        for what, offset in _find_paths(block, own, text and PurePosixPath(name).name not in VOCABULARIES):
+            leaks.add(Leak(label, start + block.count(b"\n", 0, offset) if plain else None, what, False))
     return sorted(leaks, key=lambda leak: (leak.file, leak.line or 0, leak.what))
 
 
 def check_leaks(leaks: Sequence[Leak], allow_paths: bool = False) -> None:
-    """Raises LeakError that names the files; paths may be allowed, tokens never."""
-    stopping = [leak for leak in leaks if leak.token or not allow_paths]
-    if not stopping:
+    """Raise a LeakError that names the files; paths can be allowed, tokens never."""
+    forbidden = [leak for leak in leaks if leak.token or not allow_paths]
+    if not forbidden:
         return
-    shown = "; ".join(str(leak) for leak in stopping[:5])
-    more = f"; and {len(stopping) - 5} more" if len(stopping) > 5 else ""
+    shown = "; ".join(str(leak) for leak in forbidden[:5])
+    more = f"; and {len(forbidden) - 5} more" if len(forbidden) > 5 else ""
     remedy = (
         "Take the token out of the file (and revoke it, if others have seen it)"
-        if any(leak.token for leak in stopping)
-        else "Take the path out of the file, or say --allow-paths if it may be published"
+        if any(leak.token for leak in forbidden)
+        else "Take the path out of the file, or pass --allow-paths to publish it"
     )
-    raise LeakError(f"nothing was sent, since it would publish what must stay here. {shown}{more}. {remedy}")
+    raise LeakError(f"nothing was sent, because the files hold secrets. {shown}{more}. {remedy}")
 
 
-def _tokens(block: bytes, text: bool, values: Sequence[bytes]) -> Iterator[tuple[str, int]]:
+def _find_tokens(block: bytes, text: bool, values: Sequence[bytes]) -> Iterator[tuple[str, int]]:
     for what, shape in (TEXT_SHAPES if text else SHAPES).items():
-        for found in shape.finditer(block):
-            yield what, found.start()
+        for match in shape.finditer(block):
+            yield what, match.start()
     for value in values:
-        at = block.find(value)
-        while at >= 0:
-            yield "a token or key of this environment", at
-            at = block.find(value, at + 1)
+        offset = block.find(value)
+        while offset >= 0:
+            yield "a token or key of this environment", offset
+            offset = block.find(value, offset + 1)
 
 
-def _paths(block: bytes, own: Sequence[Path], homes: bool) -> Iterator[tuple[str, int]]:
-    """Paths of this machine, and with `homes` of any; what is found is not repeated."""
+def _find_paths(block: bytes, own: Sequence[Path], homes: bool) -> Iterator[tuple[str, int]]:
+    """Kind and offset of the paths of this machine, and with `homes` of any home folder."""
     if homes:
-        for found in HOMES.finditer(block):
-            yield "the path of a home folder", found.start()
-    for folder in _own(own):
-        at = block.find(folder)
-        while at >= 0:
-            yield "a path of this machine", at
-            at = block.find(folder, at + 1)
+        for match in HOMES.finditer(block):
+            yield "the path of a home folder", match.start()
+    for folder in _private_folders(own):
+        offset = block.find(folder)
+        while offset >= 0:
+            yield "a path of this machine", offset
+            offset = block.find(folder, offset + 1)
 
 
-def _own(more: Sequence[Path]) -> list[bytes]:
-    """Folders of this machine, as a text would hold them; not `/` nor what has one part, which are
-    no secret.
-    """
+def _private_folders(more: Sequence[Path]) -> list[bytes]:
+    """Folders of this machine as they stand in a text; `/` and folders of one part are no secret."""
     folders = {Path.home(), Path.cwd(), Path(tempfile.gettempdir()).resolve(), *more}
     return sorted(os.fsencode(f"{folder}/") for folder in folders if len(folder.parts) > 2)
 
@@ -138,7 +133,7 @@ def _is_text(source: Path | bytes) -> bool:
 
 
 def _blocks(source: Path | bytes, plain: bool, packed: bool) -> Iterator[tuple[bool, int, bytes]]:
-    """Overlapping blocks: whether it is text, its first line's number, and its bytes."""
+    """Overlapping blocks: whether the block is text, the number of its first line, its bytes."""
     if not plain and packed and (header := _header(source)):
         yield True, 1, header
     line, tail = 1, b""
@@ -159,9 +154,7 @@ def _read(source: Path | bytes) -> Iterator[bytes]:
 
 
 def _header(source: Path | bytes) -> bytes:
-    """The header of a safetensors file with its texts unescaped, so that paths and keys look as
-    they are meant.
-    """
+    """The header of a safetensors file, followed by its metadata without JSON escapes."""
     if isinstance(source, bytes):
         start = source[:8]
     else:

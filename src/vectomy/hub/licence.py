@@ -1,4 +1,4 @@
-"""The licence of a base model, as its own card states it: passed on, never guessed."""
+"""The licence of a base model as its own card states it; never guessed."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from vectomy.hub.frontmatter import frontmatter
 
 __all__ = ["licence_in", "licence_of"]
 
-# The front matter's own keys: the licence, and for `other` its name and where it is.
+# Keys of the front matter: the licence, and for `other` its name and address.
 KEYS = ("license", "license_name", "license_link")
 
 
 def licence_in(folder: Path) -> dict[str, str] | None:
-    """What the card in a model folder says, or None where there is no card or it does not say."""
+    """The licence in the card of a model folder; None if there is no card or no licence in it."""
     return _read(folder / "README.md")
 
 
 def licence_of(repo_id: str) -> dict[str, str] | None:
-    """What the card on the Hub says; None where there is none to be had, offline too."""
+    """The licence in the card on the Hub; None if there is none or the Hub cannot be reached."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
@@ -32,10 +32,12 @@ def licence_of(repo_id: str) -> dict[str, str] | None:
 
 
 def _read(card: Path) -> dict[str, str] | None:
-    found = frontmatter(card)
-    if not isinstance(found.get("license"), str | list):
+    metadata = frontmatter(card)
+    if not isinstance(metadata.get("license"), str | list):
         return None
-    if isinstance(found["license"], list):
-        found["license"] = next((entry for entry in found["license"] if isinstance(entry, str)), "")
-    held = {key: found[key] for key in KEYS if isinstance(found.get(key), str) and found[key].strip()}
-    return held if "license" in held else None
+    if isinstance(metadata["license"], list):
+        metadata["license"] = next((item for item in metadata["license"] if isinstance(item, str)), "")
+    licence = {
+        key: metadata[key] for key in KEYS if isinstance(metadata.get(key), str) and metadata[key].strip()
+    }
+    return licence if "license" in licence else None

@@ -1,5 +1,5 @@
-"""The files that are published: what makes the model, the card, the Edit, and what reproducing it
-needs. Nothing else goes along.
+"""The files of an upload: the model, the card, the Edit, and the record that reproduces it. No
+other file is sent.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from vectomy.core.errors import ArtifactError, UsageError
 from vectomy.core.json_value import JsonObject
 from vectomy.core.run_folder import read_json
 from vectomy.hub import Item, is_repo_id, licence_of
-from vectomy.hub.card_text import safety_of, use_of
+from vectomy.hub.card_text import loading_lines, unmeasured_warning
 from vectomy.hub.published_source import PublishedSource, published_source_of
 from vectomy.report import render_card
 from vectomy.report.pages.model_card import Kind
 
 __all__ = ["Upload", "pack"]
 
-# Weights that run code when they are read; no part of what vectomy writes.
+# Weights that run code when they are read; vectomy never writes them.
 PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
-# Of an adapter's folder: what PEFT and transformers read, and the record.
+# The files of an adapter folder that PEFT and transformers read, and the record.
 ADAPTER_SUFFIXES = {".json", ".safetensors", ".jinja", ".model", ".txt"}
 
 
 @dataclass(frozen=True)
 class Upload:
-    """What a push sends. `left` are files that stay here, each with the reason; `notes` what a
-    person should know.
+    """The content of a push. `left` are the files that are not sent, each with the reason; `notes`
+    are remarks for the user.
     """
 
     origin: PublishedSource
@@ -67,15 +67,15 @@ def pack(
     evaluations: tuple[str | Path, ...] = (),
     card: str | Path | None = None,
 ) -> Upload:
-    """Gather what is published of `path`.
+    """Collect the files to publish for `path`.
 
     Args:
         path: a checkpoint, adapter or run folder, an Edit, or a GGUF file or a folder of them.
-        base_model: OWNER/NAME of the base, where it was a folder here.
-        source: the run folder or Edit it was made of, where it does not say so itself.
-        form: of a run folder, what of it.
+        base_model: OWNER/NAME of the base, if the base was a local folder.
+        source: the run folder or Edit that made `path`, if `path` does not record it.
+        form: which part of a run folder to publish.
         evaluations: evaluation.json files (or their folders), whose numbers go into the card.
-        card: a file to publish as the card, instead of the one that is written here.
+        card: a file to publish as the card, instead of the generated one.
 
     Raises:
         UsageError, EditError, ArtifactError, CheckpointError: see published_source.py and
@@ -86,15 +86,20 @@ def pack(
     linked, notes = is_repo_id(base), list(origin.notes)
     if not linked:
         notes.append(
-            f"the base is known as '{base}' alone, so the card links to no model; name it with --base-model OWNER/NAME"
+            f"the base is known only as '{base}', so the card links to no model; name it with "
+            "--base-model OWNER/NAME"
         )
     files, left = _files(origin, base if linked and not origin.is_demo else None)
-    text = _card(origin, repo_id, base, files, evaluations, notes) if card is None else _given(Path(card))
+    text = (
+        _write_card(origin, repo_id, base, files, evaluations, notes)
+        if card is None
+        else _read_card(Path(card))
+    )
     items = [Item("README.md", text.encode()), *files, *_provenance(origin, files)]
     return Upload(origin, base, tuple(sorted(items, key=lambda item: item.name)), left, tuple(notes))
 
 
-def _card(
+def _write_card(
     origin: PublishedSource,
     repo_id: str,
     base: str,
@@ -102,14 +107,14 @@ def _card(
     evaluations: tuple[str | Path, ...],
     notes: list[str],
 ) -> str:
-    """The card; what a person should know of it is added to `notes`."""
+    """The card; remarks on it are appended to `notes`."""
     licence = origin.summary.get("license") or licence_of(base)
     if not licence:
         notes.append(
-            "the base's licence is not known, so the card names none; its card on the Hub may say it"
+            "the base's licence is not known, so the card names none; look at the base's card on the Hub"
         )
     summary = {**origin.summary, "base_model": base, "license": licence}
-    summary["safety"] = summary.get("safety") or safety_of(summary)
+    summary["safety"] = summary.get("safety") or unmeasured_warning(summary)
     record = {
         "kind": origin.kind,
         "repository": repo_id,
@@ -122,12 +127,12 @@ def _card(
         repository=repo_id,
         linked=is_repo_id(base),
         record=record,
-        use=use_of(origin.kind, repo_id, base, [item.name for item in files]),
-        evaluations=[_evaluation(Path(file)) for file in evaluations],
+        use=loading_lines(origin.kind, repo_id, base, [item.name for item in files]),
+        evaluations=[_read_evaluation(Path(file)) for file in evaluations],
     )
 
 
-def _given(card: Path) -> str:
+def _read_card(card: Path) -> str:
     try:
         return card.expanduser().read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -135,7 +140,7 @@ def _given(card: Path) -> str:
 
 
 def _files(origin: PublishedSource, base: str | None) -> tuple[list[Item], tuple[tuple[str, str], ...]]:
-    """What makes the model itself, and what of its folder stays behind."""
+    """The files of the model itself, and the files of its folder that are not sent."""
     path = origin.path
     if origin.kind == "checkpoint":
         opened = Checkpoint.open(path)
@@ -173,8 +178,8 @@ def _files(origin: PublishedSource, base: str | None) -> tuple[list[Item], tuple
 
 
 def _adapter_item(folder: Path, name: str, base: str | None) -> Item:
-    """PEFT looks for the base where the configuration names it: on the Hub that is a repository,
-    not a folder of this machine.
+    """One file of an adapter. PEFT loads the base that adapter_config.json names; a published one
+    names a repository instead of a folder of this machine.
     """
     if name != "adapter_config.json" or base is None:
         return Item(name, folder / name)
@@ -183,25 +188,27 @@ def _adapter_item(folder: Path, name: str, base: str | None) -> Item:
 
 
 def _provenance(origin: PublishedSource, files: list[Item]) -> list[Item]:
-    """The Edit, the record and the run's configuration, where `files` do not hold them."""
-    there = {item.name for item in files}
-    found: list[Item] = []
-    if not there & {"edit.safetensors", f"{RECORDS}/edit.safetensors"}:
-        found.append(Item(f"{RECORDS}/edit.safetensors", origin.edit.to_bytes()))
-    if f"{RECORDS}/record.json" not in there and origin.record is not None:
-        found.append(Item(f"{RECORDS}/record.json", _json(origin.record.to_json())))
+    """The Edit, the record and the run's configuration, if `files` lack them."""
+    names = {item.name for item in files}
+    items: list[Item] = []
+    if not names & {"edit.safetensors", f"{RECORDS}/edit.safetensors"}:
+        items.append(Item(f"{RECORDS}/edit.safetensors", origin.edit.to_bytes()))
+    if f"{RECORDS}/record.json" not in names and origin.record is not None:
+        items.append(Item(f"{RECORDS}/record.json", _json(origin.record.to_json())))
     run = origin.run_json()
     if run is not None:
-        found.append(Item(f"{RECORDS}/run.json", _json(run)))
-    return found
+        items.append(Item(f"{RECORDS}/run.json", _json(run)))
+    return items
 
 
 def _json(value: Any) -> bytes:
     return (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
 
 
-def _evaluation(path: Path) -> JsonObject:
-    found = read_json(path / "evaluation.json" if path.is_dir() else path)
-    if not isinstance(found, dict) or found.get("format") != "vectomy-evaluation":
-        raise ArtifactError(f"{path} is no evaluation that `vectomy evaluate` wrote")
-    return found
+def _read_evaluation(path: Path) -> JsonObject:
+    evaluation = read_json(path / "evaluation.json" if path.is_dir() else path)
+    if not isinstance(evaluation, dict) or evaluation.get("format") != "vectomy-evaluation":
+        raise ArtifactError(
+            f"{path} is not an evaluation.json of `vectomy evaluate`; give its folder or file"
+        )
+    return evaluation

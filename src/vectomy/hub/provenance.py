@@ -1,13 +1,13 @@
-"""The record beside what was made of an Edit: which base, which Edit, by which versions, and the
-hash of every tensor.
+"""The record of a checkpoint or adapter that an Edit made: base, Edit, versions, and the hash of
+every tensor.
 
-It lies in a folder of its own, since loaders take any .safetensors file beside the weights for more
-of them:
+It has a folder of its own, because loaders read every .safetensors file next to the weights as
+weights:
 
     checkpoint/vectomy/record.json, checkpoint/vectomy/edit.safetensors
     adapter/vectomy/record.json     (with the Edit in adapter/edit.safetensors)
 
-The same bytes for the same inputs and versions; no time and no path of the machine that made it.
+The same inputs and versions give the same bytes; the record holds no time and no path.
 """
 
 from __future__ import annotations
@@ -44,17 +44,17 @@ Form = Literal["checkpoint", "adapter"]
 
 @dataclass(frozen=True)
 class Record:
-    """What is known of a checkpoint or an adapter that was made of an Edit."""
+    """Origin of a checkpoint or adapter that an Edit made."""
 
     form: Form
     base: Mapping[str, Any]
     """`model` (a Hub id, `demo`, or the name of a folder), `revision` (the Hub's commit, or None),
-    `fingerprint`, and the shape as the Edit has it.
+    `fingerprint`, and the shape recorded in the Edit.
     """
     edit_sha256: str
     versions: Mapping[str, str]
     tensors: Mapping[str, str] = field(default_factory=dict)
-    """sha256 of each tensor's bytes as stored, by name; empty where they were not hashed."""
+    """sha256 of each tensor's stored bytes, by name; empty if they were not hashed."""
 
     def to_json(self) -> JsonObject:
         return {"format": FORMAT, "version": VERSION, **asdict(self)}
@@ -64,7 +64,7 @@ class Record:
         """Raises ArtifactError for another format, version or shape."""
         if not isinstance(value, dict) or value.get("format") != FORMAT or value.get("version") != VERSION:
             raise ArtifactError(
-                f"{path} is no record of version {VERSION} that vectomy wrote; delete it or fetch it again"
+                f"{path} is not a vectomy record of version {VERSION}; delete it or fetch it again"
             )
         kinds = {"base": dict, "edit_sha256": str, "versions": dict, "tensors": dict}
         wrong = next((key for key, kind in kinds.items() if not isinstance(value.get(key), kind)), None)
@@ -86,12 +86,12 @@ def write_record(
     hashed: bool = True,
     progress: Progress = silent,
 ) -> Record:
-    """Write the record of a folder that `bake` or `write_lora` made, and the Edit where the folder
-    does not hold it.
+    """Write the record of a folder that `bake` or `write_lora` made, and the Edit if the folder
+    lacks it.
 
     Args:
-        model: the base as it was given: a Hub id, `demo`, or a folder, of which the last part is
-            kept.
+        model: the base as the user named it: a Hub id, `demo`, or a folder (its last part is
+            recorded).
         source: the base's folder; in the Hub's cache its name is the commit.
         hashed: hash every tensor, which reads the folder once.
     """
@@ -115,8 +115,8 @@ def record_in(folder: Path) -> Record | None:
 
 
 def edit_in(folder: Path) -> Edit | None:
-    """The Edit that a folder holds: its own of a checkpoint or a published repository, or the one
-    beside an adapter.
+    """The Edit in the folder of a checkpoint, a published repository or an adapter; None if there
+    is none.
     """
     for path in (folder / RECORDS / "edit.safetensors", folder / "edit.safetensors"):
         if path.is_file():
@@ -132,16 +132,14 @@ def hashes_in(folder: Path, form: Form, progress: Progress = silent) -> dict[str
 
 
 def adapter_weights(folder: Path) -> Checkpoint:
-    """An adapter's tensors, to be read as a checkpoint's are. Raises CheckpointError for a file
-    that is not whole.
-    """
+    """The tensors of an adapter as a Checkpoint. Raises CheckpointError for a damaged file."""
     shard = read_shard(folder, "adapter_model.safetensors")
     return Checkpoint(folder, {}, (shard,), None, (), (), {entry.name: entry for entry in shard.tensors})
 
 
 def base_name(model: str) -> str:
-    """A base without the folders of this machine: a Hub id or `demo` as it is, of a folder its last
-    part.
+    """The name of a base without the folders of this machine: a Hub id or `demo` unchanged, the
+    last part of a folder.
     """
     if model == "demo" or not is_local(model):
         return model

@@ -1,6 +1,4 @@
-"""Where what is to be published comes from: its kind, the Edit in it, the run that made it, and
-what was measured.
-"""
+"""The source of an upload: its kind, its Edit, the run that made it, and the run's measurements."""
 
 from __future__ import annotations
 
@@ -25,9 +23,7 @@ EDIT = "edit.safetensors"
 
 @dataclass(frozen=True)
 class PublishedSource:
-    """`path` is the very file or folder that is published; `run` the folder of the run that made
-    it, if one is known.
-    """
+    """`path` is the file or folder to publish; `run` the folder of the run that made it, if known."""
 
     kind: Kind
     path: Path
@@ -35,12 +31,12 @@ class PublishedSource:
     run: Path | None
     record: Record | None
     summary: dict[str, Any]
-    """summary.json of the run, or what the Edit alone says, as far as it goes."""
+    """summary.json of the run; without a run, the keys that the Edit records."""
     notes: tuple[str, ...] = ()
 
     @property
     def base_model(self) -> str:
-        """The base by the name it was given: a Hub id, or the name of a folder."""
+        """The name of the base: a Hub id, or the name of a folder."""
         named = self.record.base.get("model") if self.record else None
         if self.is_demo:
             return DEMO_BASE
@@ -50,7 +46,7 @@ class PublishedSource:
 
     @property
     def is_demo(self) -> bool:
-        """The base is the demo model, which is nowhere on the Hub as it is."""
+        """Whether the base is the demo model, which has no repository of its own on the Hub."""
         names = {
             self.summary.get("model"),
             self.edit.base.name,
@@ -59,8 +55,8 @@ class PublishedSource:
         return "demo" in names
 
     def run_json(self) -> JsonObject | None:
-        """What a search can be done again by, without the folders of this machine; None where no
-        run is known.
+        """The inputs that repeat the search, without the folders of this machine; None without a
+        run.
         """
         if self.run is None or not (self.run / "config.json").is_file():
             return None
@@ -77,53 +73,53 @@ class PublishedSource:
 
 
 def published_source_of(path: Path, source: Path | None = None, form: Kind | None = None) -> PublishedSource:
-    """Find out what `path` is.
+    """Tell the kind of `path` and find its Edit, run and record.
 
     Args:
-        source: the run folder or Edit that it was made of, where it does not say so itself (a GGUF
-            file).
-        form: of a run folder, what of it: the checkpoint if there is one, else the Edit.
+        source: the run folder or Edit that made `path`, if `path` does not record it (a GGUF file).
+        form: which part of a run folder; by default the checkpoint if there is one, else the Edit.
 
     Raises:
-        UsageError: it is none of the things that can be published, or does not say which Edit it
-            carries. EditError, ArtifactError: an Edit, a record or a run that is damaged.
+        UsageError: `path` cannot be published, or does not name its Edit.
+        EditError, ArtifactError: the Edit, the record or the run is damaged.
     """
     path = path.expanduser()
-    kind, place = _kind_of(path, form)
-    run = _run_of(source, place)
-    edit = Edit.load(place) if kind == "edit" else _edit_of(place, run, source)
+    kind, place = _find_kind(path, form)
+    run = _find_run(source, place)
+    edit = Edit.load(place) if kind == "edit" else _find_edit(place, run, source)
     notes = []
     if run is not None and (run / EDIT).is_file() and Edit.load(run / EDIT).sha256 != edit.sha256:
-        notes.append("the run beside it found another Edit (another strength, say); its numbers are left out")
+        notes.append("the run found another Edit (another strength, for example); its numbers are left out")
         run = None
     record = record_in(place) if place.is_dir() else None
     if record is None and kind in ("checkpoint", "adapter"):
         notes.append(
-            f"that {place.name} carries this Edit is taken as said, not measured; `vectomy verify` measures it"
+            f"nobody has measured whether {place.name} carries this Edit; `vectomy verify` measures it"
         )
     elif record is None and run is not None:
         record = record_in(run / "checkpoint") or record_in(run / "adapter")
     if record is not None and record.edit_sha256 != edit.sha256:
         raise ArtifactError(
-            f"the record in {place} is of the Edit {record.edit_sha256[:12]}, and the Edit in it is {edit.sha256[:12]}; apply the Edit again"
+            f"the record in {place} names the Edit {record.edit_sha256[:12]}, but the Edit in it is "
+            f"{edit.sha256[:12]}; apply the Edit again"
         )
-    summary = _summary_of(run, edit)
+    summary = _read_summary(run, edit)
     if run is not None and not summary.get("base"):
         notes.append(
-            "the run has not come to its report, so nothing measured goes into the card; finish it first"
+            "the run has not reached its report stage, so the card has no measurements; finish the run first"
         )
     return PublishedSource(kind, place, edit, run, record, summary, tuple(notes))
 
 
-def _kind_of(path: Path, form: Kind | None) -> tuple[Kind, Path]:
+def _find_kind(path: Path, form: Kind | None) -> tuple[Kind, Path]:
     if not path.exists():
         raise UsageError(
             f"{path} does not exist; give a checkpoint, adapter or run folder, an Edit or a GGUF file"
         )
     if path.is_dir() and (path / MARK).exists():
-        return _of_run(path, form)
+        return _part_of_run(path, form)
     if form is not None:
-        raise UsageError(f"{path} is no run folder, so there is nothing to choose with --as {form}")
+        raise UsageError(f"{path} is not a run folder, so --as {form} does not apply; leave it out")
     if path.suffix == ".gguf" or (
         path.is_dir() and not (path / "config.json").exists() and any(path.glob("*.gguf"))
     ):
@@ -137,11 +133,13 @@ def _kind_of(path: Path, form: Kind | None) -> tuple[Kind, Path]:
     if (path / EDIT).exists():
         return "edit", path / EDIT
     raise UsageError(
-        f"{path} holds nothing that can be published: no config.json of a checkpoint, no adapter_config.json, no {EDIT}, no .gguf"
+        f"{path} holds nothing to publish: no config.json of a checkpoint, no adapter_config.json, no "
+        f"{EDIT}, "
+        "no .gguf"
     )
 
 
-def _of_run(run: Path, form: Kind | None) -> tuple[Kind, Path]:
+def _part_of_run(run: Path, form: Kind | None) -> tuple[Kind, Path]:
     places: dict[Kind, Path] = {
         "checkpoint": run / "checkpoint",
         "adapter": run / "adapter",
@@ -150,14 +148,14 @@ def _of_run(run: Path, form: Kind | None) -> tuple[Kind, Path]:
     if form == "gguf":
         return "gguf", run
     wanted: tuple[Kind, ...] = ("checkpoint", "edit") if form is None else (form,)
-    found = next((kind for kind in wanted if places[kind].exists()), None)
-    if found is None:
+    kind = next((kind for kind in wanted if places[kind].exists()), None)
+    if kind is None:
         raise UsageError(f"the run in {run} has written no {' and no '.join(wanted)}; finish it first")
-    return found, places[found]
+    return kind, places[kind]
 
 
-def _run_of(source: Path | None, place: Path) -> Path | None:
-    """The run folder that was named, or the one that `place` lies in."""
+def _find_run(source: Path | None, place: Path) -> Path | None:
+    """The run folder `source`, or the one around `place`; None if there is none."""
     if source is not None:
         source = source.expanduser()
         if not source.exists():
@@ -166,24 +164,24 @@ def _run_of(source: Path | None, place: Path) -> Path | None:
     return next((folder for folder in (place, place.absolute().parent) if (folder / MARK).exists()), None)
 
 
-def _edit_of(place: Path, run: Path | None, source: Path | None) -> Edit:
-    held = edit_in(place) if place.is_dir() else None
-    if held is not None:
-        return held
+def _find_edit(place: Path, run: Path | None, source: Path | None) -> Edit:
+    stored = edit_in(place) if place.is_dir() else None
+    if stored is not None:
+        return stored
     if run is not None and (run / EDIT).is_file():
         return Edit.load(run / EDIT)
     if source is not None:
         return Edit.load(source / EDIT if source.is_dir() else source)
     raise UsageError(
-        f"{place} does not say what was changed in it; name the run or the Edit it was made of: --from RUN|EDIT"
+        f"{place} does not name its Edit; give the run or the Edit that made it: --from RUN|EDIT"
     )
 
 
-def _summary_of(run: Path | None, edit: Edit) -> dict[str, Any]:
+def _read_summary(run: Path | None, edit: Edit) -> dict[str, Any]:
     if run is not None and (run / "summary.json").is_file():
-        found = read_json(run / "summary.json")
-        if isinstance(found, dict) and (found.get("edit") or {}).get("sha256") == edit.sha256:
-            return found
+        summary = read_json(run / "summary.json")
+        if isinstance(summary, dict) and (summary.get("edit") or {}).get("sha256") == edit.sha256:
+            return summary
     about = edit.about
     known: dict[str, Any] = {
         key: about[key] for key in ("behaviour", "recipe", "estimator", "seed", "direction") if key in about

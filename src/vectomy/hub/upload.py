@@ -1,8 +1,8 @@
-"""Send files to one repository, so that it holds them whole or is left as it was.
+"""Send files to a repository in one commit: it gets all of them or stays unchanged.
 
-Large files go first, one by one; the Hub keeps them by their sha256, so a push that was cut off
-finds them there and sends the rest. What a reader sees changes by one commit at the end. Afterwards
-the Hub is asked what it holds.
+Large files are sent first, one by one; the Hub stores them by sha256, so a push that was cut off
+finds them there and sends only the rest. One commit at the end makes them visible. Then the hashes
+on the Hub are compared with the local ones.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from vectomy.hub.client import client, hub_errors, is_repo_id
 
 __all__ = ["Destination", "Item", "Sent", "look", "upload"]
 
-# From this size on a file is sent before the commit; the Hub takes smaller ones within it.
+# Files of this size or more are sent before the commit, smaller ones within it.
 LARGE = 1 << 20
-# Written by the Hub when a repository is made.
+# The Hub writes these when it creates a repository.
 OF_THE_HUB = (".gitattributes",)
 
 
@@ -40,14 +40,14 @@ class Item:
 
 @dataclass(frozen=True)
 class Destination:
-    """A repository as it was found. `private` is None where it does not exist; `held` are the names
-    of its files.
+    """The state of a repository. `private` is None if it does not exist; `files` are the names of
+    its files.
     """
 
     repo_id: str
     revision: str
     private: bool | None = None
-    held: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
 
     @property
     def exists(self) -> bool:
@@ -56,29 +56,29 @@ class Destination:
 
 @dataclass(frozen=True)
 class Sent:
-    """What a push did: the address of its commit, how many files were checked there, and the names
-    that stay beside them.
+    """Result of a push: the address and hash of its commit, the number of files compared with the
+    Hub, and the names of older files that remain in the repository.
     """
 
     url: str
     commit: str
     files: int
     private: bool
-    stays: tuple[str, ...]
+    remaining: tuple[str, ...]
 
 
 def look(repo_id: str, revision: str = "main") -> Destination:
-    """What is there now; changes nothing.
+    """The state of a repository; changes nothing.
 
     Raises:
         UsageError: the name is not OWNER/NAME.
-        HubError: no token, or the Hub refuses or cannot be reached.
+        HubError: there is no token, or the Hub rejects the request or cannot be reached.
     """
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
     if not is_repo_id(repo_id):
         raise UsageError(
-            f"'{repo_id}' is no repository name; give OWNER/NAME, where OWNER is you or an organisation"
+            f"'{repo_id}' is not a repository name; give OWNER/NAME, where OWNER is you or an organisation"
         )
     api = client(write=True)
     with hub_errors(f"looking at '{repo_id}'", repo_id):
@@ -89,10 +89,10 @@ def look(repo_id: str, revision: str = "main") -> Destination:
                 return Destination(repo_id, revision)
             raise
         try:
-            held = tuple(sorted(_held(api, repo_id, revision)))
+            files = tuple(sorted(_list_files(api, repo_id, revision)))
         except RevisionNotFoundError:
-            held = ()
-    return Destination(repo_id, revision, bool(info.private), held)
+            files = ()
+    return Destination(repo_id, revision, bool(info.private), files)
 
 
 def upload(
@@ -102,19 +102,19 @@ def upload(
     public: bool = False,
     replace: bool = False,
     message: str = "Upload with vectomy",
-    tell: Callable[[str], None] = lambda line: None,
+    log: Callable[[str], None] = lambda line: None,
 ) -> Sent:
-    """Send `items` in one commit; the repository is made if it does not exist, private unless
-    `public`.
+    """Send `items` in one commit; a missing repository is created, private unless `public`.
 
     Args:
-        public: make a new repository public, or write to one that is.
-        replace: delete what else the repository holds, in the same commit.
-        tell: takes a line for each large file that is there.
+        public: make a new repository public, or allow writing to a public one.
+        replace: delete the other files of the repository in the same commit.
+        log: called with one line for each large file that was sent.
 
     Raises:
-        HubError: the Hub refuses, the connection breaks, a public repository without `public`, or
-            what the Hub holds afterwards is not what was sent. The same call again goes on.
+        HubError: the Hub rejects the request, the connection breaks, the repository is public and
+            `public` is not set, or the files on the Hub differ from the sent ones. The same call
+            again sends only the rest.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
@@ -124,11 +124,12 @@ def upload(
         if not destination.exists:
             api.create_repo(repo, private=not public, exist_ok=True)
         private = bool(api.model_info(repo).private)
-        # Asked again, not taken from before: between looking and sending someone may have changed
-        # it.
+        # Ask again: someone may have changed it since `look`.
         if not private and not public:
             raise HubError(
-                f"'{repo}' is public; nothing was sent. Say --public to publish there, make it private in its settings, or choose another name"
+                f"'{repo}' is public; nothing was sent. Pass --public to publish there, make it "
+                "private in its "
+                "settings, or choose another name"
             )
         if revision != "main":
             api.create_branch(repo, branch=revision, exist_ok=True)
@@ -142,22 +143,20 @@ def upload(
         for number, (item, addition) in enumerate(large, 1):
             began = time.monotonic()
             api.preupload_lfs_files(repo, [addition], revision=revision, free_memory=False)
-            tell(
-                f"{number} of {len(large)} large files: {item.name} is there ({time.monotonic() - began:.1f} s)"
-            )
+            log(f"{number} of {len(large)} large files: {item.name} sent ({time.monotonic() - began:.1f} s)")
         others = [
             name
-            for name in destination.held
+            for name in destination.files
             if name not in {item.name for item in items} and name not in OF_THE_HUB
         ]
         deletions = [CommitOperationDelete(name) for name in others] if replace else []
         commit = api.create_commit(repo, [*additions, *deletions], commit_message=message, revision=revision)
-        _check(_held(api, repo, revision), items, additions, repo)
+        _compare(_list_files(api, repo, revision), items, additions, repo)
     return Sent(commit.commit_url, commit.oid, len(items), private, () if replace else tuple(others))
 
 
-def _held(api: Any, repo_id: str, revision: str) -> JsonObject:
-    """The files of a repository by name, with the hashes that the Hub has of them."""
+def _list_files(api: Any, repo_id: str, revision: str) -> JsonObject:
+    """The files of a repository by name, with their hashes."""
     return {
         file.path: file
         for file in api.list_repo_tree(repo_id, recursive=True, revision=revision)
@@ -169,10 +168,10 @@ def _is_file(entry: Any) -> bool:
     return getattr(entry, "blob_id", None) is not None
 
 
-def _check(held: dict[str, Any], items: Sequence[Item], additions: Sequence[Any], repo_id: str) -> None:
-    """Raises HubError unless the Hub holds each file with the hash that it has here."""
+def _compare(stored: dict[str, Any], items: Sequence[Item], additions: Sequence[Any], repo_id: str) -> None:
+    """Raise HubError unless each file has the same hash on the Hub and here."""
     for item, addition in zip(items, additions, strict=True):
-        file = held.get(item.name)
+        file = stored.get(item.name)
         if file is None:
             raise HubError(
                 f"'{repo_id}' does not hold {item.name} after the push (is it in its .gitignore?); push again"
@@ -182,10 +181,10 @@ def _check(held: dict[str, Any], items: Sequence[Item], additions: Sequence[Any]
         else:
             same = file.blob_id == _git_hash(item)
         if not same:
-            raise HubError(f"{item.name} on '{repo_id}' is not the file that was sent; push again")
+            raise HubError(f"{item.name} on '{repo_id}' differs from the file that was sent; push again")
 
 
 def _git_hash(item: Item) -> str:
-    """What git calls a file of this content (small files alone)."""
+    """The git blob hash of a small file."""
     data = item.source if isinstance(item.source, bytes) else item.source.read_bytes()
     return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()

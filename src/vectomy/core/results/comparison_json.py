@@ -51,8 +51,8 @@ class ComparedEdit(JsonRecord):
 
 
 class ReproducedValues(JsonRecord):
-    """How well the Edit makes B's values of A's: the share that is equal, the share no more than one
-    step of the stored format away, and the largest distance in such steps.
+    """How well the Edit makes B's values of A's: the share that is equal, the share no more than
+    one step of the stored format away, and the largest distance in such steps.
     """
 
     equal: Number | None = None
