@@ -26,10 +26,10 @@ from vectomy.checkpoint.index import INDEX, Checkpoint
 from vectomy.checkpoint.reader import fingerprint, sidecar_digest
 from vectomy.checkpoint.shard import ShardPlan, plan_shard, shard_holds, write_shard
 from vectomy.core.errors import ArtifactError, DiskFullError
+from vectomy.core.output_path import check_new_folder
 from vectomy.core.progress import Progress, silent
 from vectomy.core.run_folder import (
     Journal,
-    check_output,
     clear_partials,
     disk_full_named,
     hash_of,
@@ -77,9 +77,7 @@ def rewrite(
     out = Path(out).absolute()
     added = dict(added or {})
     made = by_tensor(checkpoint, changes, added)
-    check_output(out, checkpoint.path)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ArtifactError(f"the output folder {out} exists and is not empty; choose another or delete it")
+    check_new_folder(out, checkpoint.path)
     beside = out.with_name(f".{out.name}.baking")
     plans = [plan_shard(checkpoint, shard, made, added) for shard in checkpoint.shards]
     asked = [

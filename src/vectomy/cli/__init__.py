@@ -12,19 +12,23 @@ from typing import Annotated
 import typer
 
 from vectomy.cli import (
+    apply_command,
     chat_command,
     compare_command,
-    coverage,
     direction_command,
-    edit_commands,
+    edit_command,
     evaluate_command,
     heal_command,
     judge_command,
-    publish_commands,
+    plan_command,
+    push_command,
     report_command,
+    reproduce_command,
     run_command,
     select_command,
+    show_command,
     trait_command,
+    verify_command,
 )
 from vectomy.core.errors import VectomyError
 
@@ -60,19 +64,26 @@ def _options(
     """
 
 
-run_command.register(app)
-report_command.register(app)
-select_command.register(app)
-edit_commands.register(app)
-coverage.register(app)
-compare_command.register(app)
-direction_command.register(app)
-evaluate_command.register(app)
-chat_command.register(app)
-judge_command.register(app)
-publish_commands.register(app)
-trait_command.register(app)
-heal_command.register(app)
+for command in (
+    run_command,
+    report_command,
+    select_command,
+    show_command,
+    apply_command,
+    edit_command,
+    plan_command,
+    verify_command,
+    compare_command,
+    direction_command,
+    evaluate_command,
+    chat_command,
+    judge_command,
+    push_command,
+    reproduce_command,
+    trait_command,
+    heal_command,
+):
+    command.register(app)
 
 
 def main() -> None:

@@ -12,7 +12,6 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from vectomy.cli.coverage import source_of
 from vectomy.cli.options import AsJson
 from vectomy.cli.progress_bars import bars
 
@@ -44,10 +43,12 @@ def _compare(
     """
     from vectomy.comparison import compare
     from vectomy.core.errors import EditError
+    from vectomy.core.output_path import check_file_output
+    from vectomy.workflows.named_model import open_model
 
-    if out is not None and out.is_dir():
-        raise EditError(f"{out} is a folder; give a file name for the Edit (edit.safetensors)")
-    found = compare(source_of(a), source_of(b), progress=bars)
+    if out is not None:
+        check_file_output(out, a, b)
+    found = compare(open_model(a, bars), open_model(b, bars), progress=bars)
     if out is not None and found.edit is not None:
         found.edit.save(out)
     if as_json:

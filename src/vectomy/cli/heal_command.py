@@ -194,9 +194,9 @@ def _files(config: Path | None, axolotl: Path | None) -> tuple[dict[str, Any], l
 def _edit(file: Path | None, strength: float | None) -> Any:
     if file is None:
         return None
-    from vectomy.edits.edit import Edit
+    from vectomy.workflows.named_model import open_edit
 
-    edit = Edit.load(file / "edit.safetensors" if file.is_dir() else file)
+    edit = open_edit(file)
     return edit if strength is None else edit * strength
 
 

@@ -19,6 +19,7 @@ from vectomy.cli.progress_bars import bars
 from vectomy.core.errors import JudgeError, UnreadableReplyError, UsageError
 from vectomy.core.json_value import JsonObject
 from vectomy.core.jsonl import iter_jsonl, json_line, write_jsonl
+from vectomy.core.output_path import check_file_output
 from vectomy.core.run_folder import Journal, hash_of
 
 if TYPE_CHECKING:
@@ -67,6 +68,8 @@ def _judge(
         raise UsageError(f"--out {out} is the input, which is never touched; choose another file")
     if out != "-" and Path(out).is_dir():
         raise UsageError(f"--out {out} is a folder; give a file name")
+    if out != "-":
+        check_file_output(out)
     rows = list(_rows(file))
     opened = open_judge(judge)
     unreadable = _to_stdout(opened, rows) if out == "-" else _to_file(opened, judge, rows, Path(out))

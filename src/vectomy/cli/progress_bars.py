@@ -18,7 +18,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-__all__ = ["bars"]
+__all__ = ["bars", "library_bars"]
 
 
 @contextmanager
@@ -45,3 +45,18 @@ def bars(what: str, total: int, unit: str = "") -> Iterator[Callable[[int], None
             progress.advance(task, done)
 
         yield update
+
+
+@contextmanager
+def library_bars(wanted: bool) -> Iterator[None]:
+    """The Hub library's own bars within one file; hidden unless wanted."""
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    before = are_progress_bars_disabled()
+    if not wanted:
+        disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not before and not wanted:
+            enable_progress_bars()

@@ -22,6 +22,7 @@ from typing import Any
 
 from vectomy.core.errors import ArtifactError, DiskFullError
 from vectomy.core.json_value import JsonObject
+from vectomy.core.output_path import check_file_output, check_run_output
 
 __all__ = [
     "MARK",
@@ -29,7 +30,6 @@ __all__ = [
     "RunFolder",
     "cache_folder",
     "canonical_json",
-    "check_output",
     "clear_partials",
     "disk_full_named",
     "hash_of",
@@ -56,20 +56,6 @@ def cache_folder() -> Path:
     given = os.environ.get("VECTOMY_CACHE")
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(given) if given else Path(home) / "vectomy"
-
-
-def check_output(out: str | Path, *models: str | Path) -> None:
-    """Raises ArtifactError: `out` is one of the model folders or lies in it. An input is never
-    touched.
-    """
-    target = Path(out).expanduser().resolve()
-    for model in models:
-        folder = Path(model).expanduser().resolve()
-        if folder.is_dir() and folder in (target, *target.parents):
-            raise ArtifactError(
-                f"the output folder {out} is the model folder {model} or lies in it; the input is never "
-                "touched, choose another --out"
-            )
 
 
 def sha256_file(path: Path) -> str:
@@ -105,7 +91,11 @@ def write_whole(path: Path) -> Iterator[Path]:
     The path lies in a folder of its own next to `path`. Some libraries (safetensors 0.8) write a
     temporary file next to their target and rename it; a kill leaves it in that folder, where it is
     recognised and removed.
+
+    Raises:
+        ArtifactError: `path` is a folder, a device, a link or anything else that is no regular file.
     """
+    check_file_output(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     folder = path.with_name(f".{path.name}.{os.getpid()}.partial")
     beside = folder / path.name
@@ -205,8 +195,7 @@ class RunFolder:
             ) from None
 
     def _lock_folder(self) -> RunFolder:
-        if self.path.exists() and not self.path.is_dir():
-            raise ArtifactError(f"{self.path} is a file; --out takes a folder")
+        check_run_output(self.path)
         if self.path.is_dir() and any(self.path.iterdir()) and not (self.path / MARK).exists():
             raise ArtifactError(
                 f"{self.path} holds other files and no vectomy run; choose an empty folder for --out"

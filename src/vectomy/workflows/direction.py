@@ -14,6 +14,7 @@ import safetensors.torch
 from vectomy.checkpoint import Checkpoint
 from vectomy.core.config import RunConfig
 from vectomy.core.errors import ConfigError
+from vectomy.core.output_path import check_file_output
 from vectomy.core.progress import Progress, silent
 from vectomy.core.run_folder import write_json, write_whole
 from vectomy.data.splits import split_contrast
@@ -54,8 +55,11 @@ def fit_direction(
         ConfigError: a layer that the model lacks. Others as for `collect`.
     """
     out = Path(out)
+    for file in (out, out.with_suffix(".json")):
+        check_file_output(file)
     source = model_folder(config.model, progress)
     probe_architecture(source, trust_remote_code=config.runtime.trust_remote_code, progress=progress)
+    check_file_output(out, source)
     checkpoint = Checkpoint.open(source)
     blockwise = stream == "yes" or (stream == "auto" and not fits(checkpoint))
     positive, negative = split_contrast(config.contrast, config.seed, log)

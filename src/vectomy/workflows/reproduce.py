@@ -12,6 +12,7 @@ from vectomy.checkpoint import Checkpoint, fingerprint
 from vectomy.comparison.folders import FileDifference, against_hashes, compare_files, compare_tensors
 from vectomy.core.errors import UsageError
 from vectomy.core.json_value import JsonObject
+from vectomy.core.output_path import check_new_folder
 from vectomy.core.progress import Progress, silent
 from vectomy.core.versions import versions
 from vectomy.edits.export import bake, write_lora
@@ -77,6 +78,8 @@ def reproduce(
         UsageError: nothing to compare with, or no base.
         HubError, CheckpointError, EditError, ...: an input cannot be read.
     """
+    if out is not None:
+        check_new_folder(out)
     claim = published_edit_of(str(what), revision)
     if against is not None:
         claim = _compare_with(claim, Path(against))

@@ -11,8 +11,9 @@ from typing import Any
 
 from vectomy.core.config import RunConfig, make_config
 from vectomy.core.errors import ConfigError
+from vectomy.core.output_path import check_run_output
 from vectomy.core.progress import Progress, silent
-from vectomy.core.run_folder import RunFolder, check_output, read_json
+from vectomy.core.run_folder import RunFolder, read_json
 from vectomy.models.demo import is_demo
 from vectomy.search.recipe import Ask
 from vectomy.search.recipes import SEARCHES
@@ -73,7 +74,7 @@ def run(
         VectomyError: see errors.py; finished stages are kept and not run again.
     """
     config = model if isinstance(model, RunConfig) else make_config(model, options)
-    check_output(out, *(() if is_demo(config.model) else (config.model,)))
+    check_run_output(out, *(() if is_demo(config.model) else (config.model,)))
     with RunFolder(Path(out)) as folder:
         work = _open_workflow(config, folder, ask_user=ask_user, command=command, progress=progress, log=log)
         digest = work.prepare()

@@ -31,6 +31,7 @@ from vectomy.checkpoint.gguf.blocks import dequantize_blocks
 from vectomy.checkpoint.gguf.container import MAGIC, GgufFile, GgufTensor, bytes_of
 from vectomy.checkpoint.ranges import Range, copy_range
 from vectomy.core.errors import ArtifactError, CheckpointError, DiskFullError
+from vectomy.core.output_path import check_file_output
 from vectomy.core.progress import Progress, silent
 from vectomy.core.run_folder import write_whole
 
@@ -115,6 +116,7 @@ def check_new(out: Path, file: GgufFile | None = None) -> None:
     """Raises ArtifactError where something is already, DiskFullError without room for a file as
     large as `file`.
     """
+    check_file_output(out)
     if out.exists():
         raise ArtifactError(f"the output file {out} exists; choose another or delete it")
     there = next(folder for folder in out.parents if folder.exists())

@@ -27,9 +27,9 @@ from vectomy.checkpoint import Checkpoint, architecture_in, read_tensor
 from vectomy.checkpoint.quantization import locate
 from vectomy.checkpoint.reader import TORCH_DTYPES
 from vectomy.core import linalg
-from vectomy.core.errors import ArtifactError
+from vectomy.core.output_path import check_new_folder
 from vectomy.core.progress import Progress, silent
-from vectomy.core.run_folder import check_output, disk_full_named, write_json, write_whole
+from vectomy.core.run_folder import disk_full_named, write_json, write_whole
 from vectomy.edits.edit import Edit
 from vectomy.edits.export.low_rank import factors_of, read_weight, removal_of
 from vectomy.edits.export.peft_targets import NOT_TRANSPOSED, PeftTarget, targets_of
@@ -72,7 +72,7 @@ def write_lora(
     edit.check_base(opened)
     out = Path(out).absolute()
     targets = targets_of(edit, arch)
-    _check_out(opened, out)
+    check_new_folder(out, opened.path)
     adapter = _Adapter(opened, arch, targets, dtype == "float32")
     with progress("adapter", len(targets), "writers") as update:
         for target in targets:
@@ -94,12 +94,6 @@ def write_lora(
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return Receipt.of(opened, arch, adapter.edited, notes=adapter.notes)
-
-
-def _check_out(checkpoint: Checkpoint, out: Path) -> None:
-    check_output(out, checkpoint.path)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ArtifactError(f"the output folder {out} exists and is not empty; choose another or delete it")
 
 
 @dataclass

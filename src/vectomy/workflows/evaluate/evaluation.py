@@ -16,6 +16,7 @@ from vectomy.core.config import EvaluationConfig, parse_evaluation
 from vectomy.core.errors import ArtifactError, PromptError
 from vectomy.core.json_value import JsonObject
 from vectomy.core.jsonl import write_jsonl
+from vectomy.core.output_path import check_run_output
 from vectomy.core.progress import Progress, duration, silent
 from vectomy.core.run_folder import RunFolder, write_json, write_whole
 from vectomy.core.versions import versions
@@ -80,6 +81,7 @@ def evaluate_models(
         else parse_evaluation({"subjects": tuple(subjects), **options})
     )
     out = Path(out)
+    check_run_output(out)
     if (out / "stages").exists():
         raise ArtifactError(
             f"{out} is the folder of a `vectomy run`, which has an evaluation of its own; choose another "
@@ -92,6 +94,7 @@ def evaluate_models(
     opened = open_subjects(
         config.subjects, config.base, trust_remote_code=config.runtime.trust_remote_code, progress=progress
     )
+    check_run_output(out, *(subject.path for subject in opened))
     if config.controls:
         opened = with_controls(opened, config.seed)
     with RunFolder(out) as folder:

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from vectomy.core.json_value import JsonObject
+from vectomy.core.output_path import check_run_output
 from vectomy.core.progress import Progress, silent
-from vectomy.core.run_folder import RunFolder, check_output, hash_of, read_json
+from vectomy.core.run_folder import RunFolder, hash_of, read_json
 from vectomy.core.versions import versions
 from vectomy.edits.edit import Edit
 from vectomy.healing.heal_config import HealConfig, parse_heal
@@ -57,6 +58,7 @@ def heal_model(
         VectomyError: see errors.py; what was finished stays.
     """
     config = parse_heal(options) if config is None else config
+    check_run_output(out)
     resolve_machine(config)
     if launcher is not None:
         launch_file(launcher)
@@ -68,7 +70,7 @@ def heal_model(
         trust_remote_code=config.runtime.trust_remote_code,
         progress=progress,
     )
-    check_output(out, *(folder for folder in (inputs.base, inputs.edited) if folder is not None))
+    check_run_output(out, *(folder for folder in (inputs.base, inputs.edited) if folder is not None))
     with RunFolder(Path(out)) as folder:
         work = HealWorkflow(
             model=inputs.name,

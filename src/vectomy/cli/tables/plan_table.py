@@ -1,0 +1,67 @@
+"""The plan of an edit as a table."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from vectomy.cli.tables.receipt_table import name_pattern, print_left
+from vectomy.core.progress import duration
+
+if TYPE_CHECKING:
+    from vectomy.workflows.plan import Plan
+
+__all__ = ["print_plan"]
+
+
+def print_plan(plan: Plan) -> None:
+    """Writers of one pattern on one line, then the tensors left out, notes, and costs."""
+    table = Table(
+        title=f"{plan.model_type}: {plan.layers} layers of width {plan.d_model}", title_justify="left"
+    )
+    for column in ("writer", "component", "layers", "axis", "through", "parameters"):
+        table.add_column(
+            column, justify="right" if column in ("axis", "parameters") else "left", overflow="fold"
+        )
+    groups: dict[tuple[str, ...], list[tuple[int | None, int]]] = {}
+    for row in plan.writers:
+        norms = ", ".join(name_pattern(norm).rpartition(".N.")[2] for norm in row["through_norm"])
+        key = (name_pattern(row["name"]), row["component"], str(row["axis"]), norms)
+        groups.setdefault(key, []).append((row["layer"], row["parameters"]))
+    for (name, component, axis, norms), rows in groups.items():
+        layers = _ranges([layer for layer, _ in rows if layer is not None])
+        table.add_row(name, component, layers, axis, norms, f"{sum(count for _, count in rows):,}")
+    console = Console()
+    console.print(table)
+    print_left(console, plan.left)
+    for note in plan.notes:
+        console.print(f"note: {note}", highlight=False, soft_wrap=True)
+    console.print("\n".join(_costs(plan)), highlight=False, soft_wrap=True)
+
+
+def _costs(plan: Plan) -> list[str]:
+    how = "whole" if plan.fits else "block by block, because it is larger than the free memory"
+    job = "collect_whole" if plan.fits else "collect_streamed"
+    bake, collect = duration(plan.seconds["bake"]), duration(plan.seconds["collect"])
+    return [
+        f"an edit of all of them changes {plan.parameters:,} parameters",
+        f"bake     {_size(plan.memory_bytes)} of memory, {_size(plan.disk_bytes)} of disk, about {bake}",
+        f"collect  {_size(plan.memory[job])} of memory ({how}), about {collect} for 512 prompts of 64 tokens",
+    ]
+
+
+def _ranges(numbers: list[int]) -> str:
+    """0-3, 5, 7-9"""
+    runs: list[list[int]] = []
+    for number in sorted(set(numbers)):
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"

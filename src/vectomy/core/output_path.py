@@ -1,0 +1,102 @@
+"""Where output may go. Every writer replaces regular files and empty folders alone: no device, no
+pipe, no socket, no link, no mount point, and nothing that the command reads.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from vectomy.core.errors import ArtifactError
+
+__all__ = ["check_file_output", "check_new_folder", "check_output", "check_run_output"]
+
+KINDS = {
+    stat.S_IFBLK: "a device",
+    stat.S_IFCHR: "a device",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+}
+
+
+def check_output(out: str | Path, *inputs: str | Path) -> None:
+    """Raises ArtifactError: `out` is one of the inputs, or lies in an input folder. An input is
+    never touched.
+    """
+    target = Path(out).expanduser().resolve()
+    for path in inputs:
+        given = Path(path).expanduser().resolve()
+        if given.is_dir() and given in (target, *target.parents):
+            raise ArtifactError(
+                f"the output folder {out} is the model folder {path} or lies in it; the input is never "
+                "touched, choose another --out"
+            )
+        if given.is_file() and given == target:
+            raise ArtifactError(f"--out {out} is the input, which is never touched; choose another file")
+
+
+def check_file_output(out: str | Path, *inputs: str | Path) -> None:
+    """For a file that takes its name when it is whole.
+
+    Raises:
+        ArtifactError: `out` is an input or lies in one, or something that is no regular file is
+            there.
+    """
+    path = Path(out).expanduser()
+    check_output(path, *inputs)
+    _check_replaceable(path, "a regular file")
+    if path.is_dir():
+        raise ArtifactError(f"{out} is a folder; give the name of a file")
+
+
+def check_new_folder(out: str | Path, *inputs: str | Path) -> None:
+    """For a folder that takes its name when it is whole.
+
+    Raises:
+        ArtifactError: `out` is an input or lies in one, or something else than an empty folder is
+            there.
+    """
+    path = Path(out).expanduser()
+    check_output(path, *inputs)
+    _check_replaceable(path, "a new folder")
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise ArtifactError(f"the output folder {out} exists and is not empty; choose another or delete it")
+
+
+def check_run_output(out: str | Path, *inputs: str | Path) -> None:
+    """For a folder that is written into and never replaced: it may be a mount point, or a link to a
+    folder.
+
+    Raises:
+        ArtifactError: `out` is an input or lies in one, or no folder.
+    """
+    path = Path(out).expanduser()
+    check_output(path, *inputs)
+    if path.is_symlink() and not path.exists():
+        raise ArtifactError(f"{out} is a link to {os.readlink(path)}, which does not exist; make that folder")
+    if path.exists() and not path.is_dir():
+        raise ArtifactError(f"{out} is {_kind_of(path) or 'a file'}; --out takes a folder")
+
+
+def _check_replaceable(path: Path, wanted: str) -> None:
+    if path.is_symlink():
+        raise ArtifactError(
+            f"{path} is a link to {os.readlink(path)}, and a link is never replaced; give {wanted} for --out"
+        )
+    kind = _kind_of(path)
+    if kind is not None:
+        raise ArtifactError(f"{path} is {kind}, which is never replaced; give {wanted} for --out")
+    if path.is_mount():
+        raise ArtifactError(
+            f"{path} is a mount point, which is never replaced; give {wanted} inside or beside it for --out"
+        )
+
+
+def _kind_of(path: Path) -> str | None:
+    """What lies at `path`, in words; None for a file, a folder, or nothing."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return None
+    return KINDS.get(stat.S_IFMT(mode))
