@@ -439,7 +439,7 @@ def test_apply_edits_a_file_as_it_is(of: Of, tmp_path: Path) -> None:
     assert out.read_bytes() == (tmp_path / "first.gguf").read_bytes()
     for more, message in (
         (["--quant", "q8_0"], "--quant goes with"),
-        (["--as", "lora", "--base", str(tiny.folder)], "--base goes with"),
+        (["--as", "lora", "--base", str(tiny.folder)], "--base is for"),
     ):
         failed = run.invoke(app, [*arguments, *more])
         assert message in str(failed.exception)

@@ -271,7 +271,7 @@ def test_chat_answers_lines_from_a_pipe_side_by_side(vectomy: Vectomy) -> None:
         row for row in rows if row["set"] == "positive" and row["baked"]["text"] != row["base"]["text"]
     )
     lines = [row["prompt"], "/tokens 8", "/strength x", "/strength 0", row["prompt"], "/fly"]
-    status, out, _ = vectomy("chat", str(run_folder()), "--tokens", "8", stdin="\n".join(lines) + "\n")
+    status, out, _ = vectomy("chat", str(run_folder()), "--answer-tokens", "8", stdin="\n".join(lines) + "\n")
     assert status == 0
     first, _, second = out.partition("strength 0, 8 tokens")
     assert row["base"]["text"] in first

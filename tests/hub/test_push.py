@@ -166,7 +166,7 @@ def test_another_strength_does_not_borrow_the_numbers_of_the_run(hub: Hub, tmp_p
 def test_a_base_without_a_name_on_the_hub_is_not_linked(hub: Hub) -> None:
     found = prepare(published.finished(), REPO)
     assert "base_model:" not in found.upload.card
-    assert any("--base-model" in note for note in found.upload.notes)
+    assert any("--base" in note for note in found.upload.notes)
 
 
 def test_other_weights_and_hidden_files_stay_here(hub: Hub, tmp_path: Path) -> None:
@@ -373,7 +373,7 @@ def test_the_command_shows_what_it_sends_and_where(
 ) -> None:
     given = str(published.finished())
     status, out, err = command(
-        monkeypatch, capsys, given, REPO, "--dry-run", "--json", "--base-model", "owner/tiny"
+        monkeypatch, capsys, given, REPO, "--dry-run", "--json", "--base", "owner/tiny"
     )
     assert status == 0
     assert hub.repos == {}
@@ -399,7 +399,7 @@ def test_headless_a_public_repository_needs_the_word(
     held = hub.files(REPO)
     status, _, err = command(monkeypatch, capsys, str(published.finished()), REPO, "--yes")
     assert status == 1
-    assert "Say --public" in err
+    assert "with --public" in err
     assert "exists, PUBLIC" in err
     assert hub.files(REPO) == held
     assert command(monkeypatch, capsys, str(published.finished()), REPO, "--yes", "--public")[0] == 0

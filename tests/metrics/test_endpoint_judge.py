@@ -201,7 +201,7 @@ def test_a_server_that_dies_midway_loses_nothing(tmp_path: Path, vectomy: Vectom
         status, _, err = vectomy(*command)
     assert (status, out.exists()) == (1, False)
     assert "does not answer" in err
-    assert "3 of 6 rows are judged and kept; the same command goes on from there" in err
+    assert "3 of 6 rows are judged and kept; the same command resumes there" in err
     with stand_in(lambda n, body: GOOD, port) as server:
         status, _, err = vectomy(*command)
         assert (status, len(server.requests)) == (0, 3), err

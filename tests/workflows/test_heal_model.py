@@ -594,7 +594,7 @@ def test_the_command_says_the_estimate_before_and_the_table_after(
     assert out.index("before edit") < out.index("after edit") < out.index("after healing")
     # Of an over-strong edit no receipt is to be had without the base; what was learned is measured
     # all the same.
-    assert "kept out of: at most" in out
+    assert "directions protected: in" in out
     assert (tmp_path / "out" / "training" / "adapter" / "adapter_model.safetensors").is_file()
     assert not (tmp_path / "out" / "checkpoint").exists()
     assert list((tmp_path / "out" / "training" / "checkpoints").rglob("events.out.tfevents*"))

@@ -317,7 +317,7 @@ def test_the_search_done_again_finds_the_same_edit(hub: Hub, tmp_path: Path) -> 
     found = again(REPO, from_scratch=True, prompts=files)
     assert found.searched
     assert found.matches, found.differences
-    with pytest.raises(UsageError, match="--prompts"):
+    with pytest.raises(UsageError, match="--prompt-folder"):
         again(REPO, from_scratch=True)
     rows = json.loads((files / "positive.json").read_text())
     (files / "positive.json").write_text(json.dumps(rows[::-1]))

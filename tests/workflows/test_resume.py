@@ -162,9 +162,7 @@ def test_ctrl_c_in_any_stage_leaves_a_sentence_and_the_next_run_finishes(
         interrupted_in(stage, patch, after)
         assert called(out, patch) == 130
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("vectomy: ")]
-    assert said == [
-        "vectomy: interrupted; what was finished is kept, and the same command goes on from there"
-    ]
+    assert said == ["vectomy: interrupted; finished work is kept, and the same command resumes from there"]
     nothing_half_named(out)
     finished = {path.stem for path in (out / "stages").glob("*.json")}
     assert finished == set(STAGES[: STAGES.index(stage)])

@@ -1,6 +1,4 @@
-"""The command line. Each command imports what it needs when it runs, so that `vectomy --help`
-answers at once.
-"""
+"""The command line. Commands import heavy modules when they run, so `vectomy --help` is quick."""
 
 from __future__ import annotations
 
@@ -42,7 +40,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    help="Find the direction behind a behaviour of an open-weight language model and edit it, exactly, in the weights.",
+    help="Find the direction behind a behaviour of an open-weight language model and edit it, exactly, in "
+    "the weights.",
 )
 
 
@@ -89,14 +88,14 @@ for command in (
 def main() -> None:
     """Exit status: 0 done, 1 failed with one sentence on stderr, 2 bad usage, 130 interrupted."""
     try:
-        app()
+        app(prog_name="vectomy")
     except VectomyError as error:
         _stop(str(error), error.exit_status)
     except (KeyboardInterrupt, SystemExit) as stop:
-        # typer turns Ctrl-C into this status, without a word.
+        # typer turns Ctrl-C into this status without a message.
         if isinstance(stop, SystemExit) and stop.code != INTERRUPTED:
             raise
-        _stop("interrupted; what was finished is kept, and the same command goes on from there", INTERRUPTED)
+        _stop("interrupted; finished work is kept, and the same command resumes from there", INTERRUPTED)
     except BrokenPipeError:
         # The reader of our output (a pager, head) has gone.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from vectomy.cli.options import AsJson, Edit
+from vectomy.cli.help import SectionedCommand
 from vectomy.cli.progress_bars import bars
+from vectomy.cli.vocabulary import AsJson, Edit, Model, base_option, option, out_option, strength_option
+from vectomy.core.config import OUTPUT
 
 if TYPE_CHECKING:
     from vectomy.edits.edit import Edit as LoadedEdit
@@ -21,98 +22,83 @@ __all__ = ["register"]
 
 
 def register(app: typer.Typer) -> None:
-    app.command("apply")(_apply)
+    app.command("apply", cls=SectionedCommand)(_apply)
 
 
-class ExportForm(StrEnum):
-    checkpoint = "checkpoint"
-    lora = "lora"
-    gguf = "gguf"
-    gguf_lora = "gguf-lora"
+ExportForm = Literal["checkpoint", "lora", "gguf", "gguf-lora"]
+Quantization = Literal["f16", "bf16", "f32", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
 
 
 def _apply(
     edit: Edit,
-    model: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL",
-            help="The base that the Edit was made for: a folder, a Hub id, `demo`, or a GGUF file.",
-        ),
-    ],
+    model: Model,
     out: Annotated[
-        Path,
-        typer.Option(
-            metavar="PATH", help="New folder for a checkpoint or a PEFT adapter, new file for GGUF."
-        ),
+        Path, out_option("PATH", "a new folder for a checkpoint or a PEFT adapter, a new file for GGUF.")
     ],
-    strength: Annotated[float, typer.Option(help="Times the Edit's own strengths.")] = 1.0,
+    strength: Annotated[float, strength_option("multiplies the Edit's own strengths.")] = 1.0,
     form: Annotated[
         ExportForm | None,
-        typer.Option(
+        option(
             "--as",
-            help="The whole edited checkpoint (default), a PEFT adapter of the exact rank, a GGUF file (default for a GGUF file, "
-            "which is edited as it is), or an adapter for llama.cpp.",
-            show_default=False,
+            help="Form of the result: the edited checkpoint (default), a PEFT adapter of the exact rank, a "
+            "GGUF file (default if MODEL is one; its types are kept), or an adapter for llama.cpp.",
+            panel=OUTPUT,
         ),
     ] = None,
     quant: Annotated[
-        str | None,
-        typer.Option(
-            help="gguf from a folder: f16 (default), bf16, f32, q8_0, q5_1, q5_0, q4_1 or q4_0.",
-            show_default=False,
-        ),
+        Quantization | None,
+        option("--quant", help="Types of a GGUF file made from a folder; f16 if not given.", panel=OUTPUT),
     ] = None,
     base: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MODEL",
-            help="The model that the Edit was made for, to which a GGUF file that it was not made from is held.",
-        ),
+        str | None, base_option("needed for a GGUF file that the Edit was not made from.")
     ] = None,
     link: Annotated[
-        bool, typer.Option(help="Hard-link shards that the edit does not touch instead of copying them.")
+        bool,
+        option(
+            "--link/--no-link",
+            help="Hard-link shards that the edit does not touch instead of copying them.",
+            panel=OUTPUT,
+        ),
     ] = False,
     verified: Annotated[
         bool,
-        typer.Option(
+        option(
             "--verify/--no-verify",
-            help="Run the edited checkpoint and measure its stream; hash what was written.",
+            help="Run the edited checkpoint and measure its residual stream; hash the written tensors.",
+            panel=OUTPUT,
         ),
     ] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Write an Edit into a copy of its base, shard by shard, or as an adapter; print the coverage
-    receipt.
-    """
+    """Write an Edit into a copy of its base, or as an adapter, and print the coverage receipt."""
     from vectomy.checkpoint.gguf import is_gguf
     from vectomy.cli.tables.receipt_table import print_receipt
     from vectomy.metrics.verify import with_measurement
     from vectomy.workflows.named_model import open_edit, open_model
 
     chosen = open_edit(edit) * strength
-    as_it_is = is_gguf(model) and form in (None, ExportForm.gguf)
-    _check_options(as_it_is, form, quant, base)
+    in_place = is_gguf(model) and form in (None, "gguf")
+    _check_options(in_place, form, quant, base)
 
-    def look(receipt: Receipt, folder: Path) -> Receipt:
+    def measure(receipt: Receipt, folder: Path) -> Receipt:
         return with_measurement(receipt, folder, chosen, progress=bars) if verified else receipt
 
-    if as_it_is:
+    if in_place:
         from vectomy.edits.export.gguf_in_place import edit_gguf
 
-        held = None if base is None else open_model(base, bars)
-        receipt = edit_gguf(chosen, model, out, base=held, progress=bars)
-    elif form is ExportForm.gguf:
+        unedited = None if base is None else open_model(base, bars)
+        receipt = edit_gguf(chosen, model, out, base=unedited, progress=bars)
+    elif form == "gguf":
         from vectomy.edits.export.gguf_convert import bake_gguf
 
         receipt = bake_gguf(
-            chosen, open_model(model, bars), out, quant=quant or "f16", look=look, progress=bars
+            chosen, open_model(model, bars), out, quant=quant or "f16", look=measure, progress=bars
         )
-    elif form is ExportForm.gguf_lora:
+    elif form == "gguf-lora":
         from vectomy.edits.export.gguf_adapter import write_gguf_lora
 
         receipt = write_gguf_lora(chosen, open_model(model, bars), out, progress=bars)
-    elif form is ExportForm.lora:
+    elif form == "lora":
         from vectomy.edits.export.peft_adapter import write_lora
 
         source = open_model(model, bars)
@@ -122,7 +108,7 @@ def _apply(
         from vectomy.edits.export import bake
 
         source = open_model(model, bars)
-        receipt = look(bake(chosen, source, out, link_untouched=link, progress=bars), out)
+        receipt = measure(bake(chosen, source, out, link_untouched=link, progress=bars), out)
         _record(out, "checkpoint", chosen, model, source, hashed=verified)
     if as_json:
         typer.echo(json.dumps(receipt.to_json(), indent=2))
@@ -134,7 +120,7 @@ def _apply(
 def _record(
     out: Path, form: Written, edit: LoadedEdit, model: str, source: Path, hashed: bool = True
 ) -> None:
-    """Beside what was written: of which base and which Edit it is, for `push` and `reproduce`."""
+    """Write the record of base and Edit next to the result, for `push` and `reproduce`."""
     from vectomy.core.versions import versions
     from vectomy.hub.provenance import write_record
 
@@ -143,12 +129,10 @@ def _record(
     )
 
 
-def _check_options(as_it_is: bool, form: ExportForm | None, quant: str | None, base: str | None) -> None:
+def _check_options(in_place: bool, form: ExportForm | None, quant: str | None, base: str | None) -> None:
     from vectomy.core.errors import UsageError
 
-    if quant is not None and (as_it_is or form is not ExportForm.gguf):
-        raise UsageError(
-            "--quant goes with --as gguf and a model folder; a GGUF file is edited in its own types"
-        )
-    if base is not None and not as_it_is:
-        raise UsageError("--base goes with a GGUF file as MODEL")
+    if quant is not None and (in_place or form != "gguf"):
+        raise UsageError("--quant needs --as gguf and a model folder; a GGUF file is edited in its own types")
+    if base is not None and not in_place:
+        raise UsageError("--base is for a GGUF file as MODEL; any other MODEL is the base itself")

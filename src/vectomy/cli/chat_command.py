@@ -1,6 +1,4 @@
-"""`vectomy chat RUN`: base and edited answers side by side, with a strength that can be turned
-while talking.
-"""
+"""`vectomy chat RUN`: base and edited answers side by side, at a strength that can be changed."""
 
 from __future__ import annotations
 
@@ -15,27 +13,34 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from vectomy.cli.help import SectionedCommand
+from vectomy.cli.vocabulary import MEASURES, Run, option, strength_option
 from vectomy.core.errors import ArtifactError
 
 __all__ = ["register"]
 
-HELP = "/strength X   turn the edit (0 none, 1 as it was found, below 0 the opposite, 2 reflects)\n/tokens N     length of the answers\n/help  /quit"
+HELP = (
+    "/strength X   strength of the edit (0 none, 1 as found, below 0 the opposite, 2 reflects)\n"
+    "/tokens N     length of the answers\n/help  /quit"
+)
 
 
 def register(app: typer.Typer) -> None:
-    app.command("chat")(_chat)
+    app.command("chat", cls=SectionedCommand)(_chat)
 
 
 def _chat(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
-    strength: Annotated[float, typer.Option(help="Strength to begin with.")] = 1.0,
-    tokens: Annotated[int, typer.Option(min=1, help="Greedy tokens per answer.")] = 128,
+    run: Run,
+    strength: Annotated[float, strength_option("the first one; `/strength X` changes it.")] = 1.0,
+    answer_tokens: Annotated[
+        int, option("--answer-tokens", help="Greedy tokens in each answer.", panel=MEASURES, min=1)
+    ] = 128,
 ) -> None:
-    """Talk to base and edited model side by side; every line is answered afresh. Reads lines from a
-    pipe too.
+    """Talk to the base and the edited model side by side. Each line starts a new conversation.
+    Lines may come from a pipe.
     """
     console = Console()
-    talk = _Talk.open(run, console, strength, tokens)
+    talk = _Talk.open(run, console, strength, answer_tokens)
     console.print(HELP, highlight=False)
     for line in _lines(console):
         if line in ("/quit", "/exit"):
@@ -56,7 +61,7 @@ def _lines(console: Console) -> Iterator[str]:
 
 
 class _Talk:
-    """The loaded model, the edit, and the two dials."""
+    """The loaded model, the edit, the strength and the length of answers."""
 
     def __init__(self, chat: Any, edit: Any, console: Console, strength: float, tokens: int) -> None:
         self.chat, self.edit, self.console = chat, edit, console

@@ -1,6 +1,4 @@
-"""`vectomy compare A B`: how one checkpoint differs from another, and the Edit that makes one of
-the other.
-"""
+"""`vectomy compare A B`: how two checkpoints differ, and the Edit that turns one into the other."""
 
 from __future__ import annotations
 
@@ -12,8 +10,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from vectomy.cli.options import AsJson
+from vectomy.cli.help import SectionedCommand
 from vectomy.cli.progress_bars import bars
+from vectomy.cli.vocabulary import AsJson, out_option
 
 if TYPE_CHECKING:
     from vectomy.comparison import Comparison, WriterDifference
@@ -25,15 +24,17 @@ SHOWN = 12
 
 
 def register(app: typer.Typer) -> None:
-    app.command("compare")(_compare)
+    app.command("compare", cls=SectionedCommand)(_compare)
 
 
 def _compare(
-    a: Annotated[str, typer.Argument(metavar="A", help="The base: a folder, a Hub id, or `demo`.")],
-    b: Annotated[str, typer.Argument(metavar="B", help="What was made of it.")],
-    out: Annotated[
-        Path | None, typer.Option(metavar="EDIT", help="Write the Edit that makes B of A to this file.")
-    ] = None,
+    a: Annotated[
+        str, typer.Argument(metavar="A", help="The base: a folder, a run, a Hub id, a GGUF file, or `demo`.")
+    ],
+    b: Annotated[
+        str, typer.Argument(metavar="B", help="The checkpoint that was made from it, named in the same ways.")
+    ],
+    out: Annotated[Path | None, out_option("FILE", "the Edit that turns A into B, as a new file.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Say which tensors of two checkpoints differ and whether the difference is a directional edit,
@@ -48,47 +49,47 @@ def _compare(
 
     if out is not None:
         check_file_output(out, a, b)
-    found = compare(open_model(a, bars), open_model(b, bars), progress=bars)
-    if out is not None and found.edit is not None:
-        found.edit.save(out)
+    result = compare(open_model(a, bars), open_model(b, bars), progress=bars)
+    if out is not None and result.edit is not None:
+        result.edit.save(out)
     if as_json:
-        typer.echo(json.dumps(found.to_json(), indent=2))
+        typer.echo(json.dumps(result.to_json(), indent=2))
     else:
-        _print(found)
-        if out is not None and found.edit is not None:
+        _print(result)
+        if out is not None and result.edit is not None:
             typer.echo(f"written to {out}")
-    if out is not None and found.edit is None:
-        raise EditError(f"there is no Edit to write: {found.summary}")
+    if out is not None and result.edit is None:
+        raise EditError(f"there is no Edit to write: {result.summary}")
 
 
-def _print(found: Comparison) -> None:
+def _print(result: Comparison) -> None:
     console = Console()
-    if found.writers:
+    if result.writers:
         table = Table(title="what writes to the stream", title_justify="left")
         for column in ("writer", "difference", "rank", "strengths", "norm kept", "along shared", "exact"):
             table.add_column(
                 column, justify="left" if column in ("writer", "norm kept") else "right", overflow="fold"
             )
-        for row in found.writers:
+        for row in result.writers:
             table.add_row(*_cells(row))
         console.print(table)
-    rest = [row for row in found.differing if not row.explained and not row.writes]
+    rest = [row for row in result.differing if not row.explained and not row.writes]
     lines = [f"differs  {row.name}: {row.relative:.2g} of its length" for row in rest[:SHOWN]]
     lines += [f"differs  and {len(rest) - SHOWN} more"] if len(rest) > SHOWN else []
-    for side, names in (("A", found.only_in_a), ("B", found.only_in_b)):
+    for side, names in (("A", result.only_in_a), ("B", result.only_in_b)):
         lines += [f"only in {side}  {name}" for name in names[:SHOWN]]
         lines += [f"only in {side}  and {len(names) - SHOWN} more"] if len(names) > SHOWN else []
-    lines += [f"note: {note}" for note in found.notes]
-    lines.append(f"{found.same} tensors are the same, {len(found.differing)} differ")
-    if found.explained:
-        shares = ", ".join(f"{share:.1%}" for share in found.explained[:4])
+    lines += [f"note: {note}" for note in result.notes]
+    lines.append(f"{result.same} tensors are the same, {len(result.differing)} differ")
+    if result.explained:
+        shares = ", ".join(f"{share:.1%}" for share in result.explained[:4])
         lines.append(f"the first 1, 2, ... directions of all writers explain {shares} of their difference")
-    if found.equal is not None and found.within is not None:
+    if result.equal is not None and result.within is not None:
         lines.append(
-            f"baking the Edit into A gives B: {found.equal:.1%} of the edited numbers exactly, {found.within:.1%} to within a step of "
-            f"their format, the farthest {found.worst:.3g} steps away"
+            f"baking the Edit into A gives B: {result.equal:.1%} of the edited numbers exactly, "
+            f"{result.within:.1%} to within a step of their format, at most {result.worst:.3g} steps away"
         )
-    lines.append(found.summary)
+    lines.append(result.summary)
     console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
 
 

@@ -10,42 +10,34 @@ import typer
 from rich.console import Console
 
 from vectomy.cli.help import SectionedCommand
-from vectomy.cli.options import SOURCE_HELP, AsJson, Model, command_of, given_options, run_options
+from vectomy.cli.options import SOURCE_HELP, command_of, given_options, run_options
 from vectomy.cli.progress_bars import bars
-from vectomy.core.config import make_config
+from vectomy.cli.vocabulary import AsJson, Model, option, out_option
+from vectomy.core.config import MACHINE, SEARCH, make_config
 
 __all__ = ["register"]
 
 
 FITTED = ("positive", "negative", "n_fit", "behaviour", "estimator", "seed")
-MACHINE = ("device", "dtype", "batch_tokens", "trust_remote_code")
-OPTIONS = {name: option for name, option in run_options().items() if name in (*FITTED, *MACHINE)}
+RUNTIME = ("device", "dtype", "batch_tokens", "trust_remote_code")
+OPTIONS = {name: option for name, option in run_options().items() if name in (*FITTED, *RUNTIME)}
 OWN: dict[str, Any] = {
     "model": Model,
-    "out": Annotated[
-        Path,
-        typer.Option(
-            metavar="FILE",
-            help="The .safetensors file to write, for `edit new --direction`.",
-            rich_help_panel="Output",
-        ),
-    ],
+    "out": Annotated[Path, out_option("FILE", "a .safetensors file, for `vectomy edit new --direction`.")],
     "layer": Annotated[
         int | None,
-        typer.Option(
-            help="The layer whose input is read; 0.6 of the depth if not given.",
-            show_default=False,
-            rich_help_panel="Search",
-        ),
+        option("--layer", help="Layer whose input is read; 0.6 of the depth if not given.", panel=SEARCH),
     ],
     "position": Annotated[
-        int, typer.Option(help="Token, counted from the end of the template.", rich_help_panel="Search")
+        int,
+        option("--position", help="Token position, counted from the end of the template.", panel=SEARCH),
     ],
     "layerwise": Annotated[
         Literal["auto", "yes", "no"],
-        typer.Option(
+        option(
+            "--layerwise",
             help="Read the weights layer by layer; auto does so if the model does not fit into memory.",
-            rich_help_panel="Machine",
+            panel=MACHINE,
         ),
     ],
     "as_json": AsJson,
@@ -59,14 +51,14 @@ def register(app: typer.Typer) -> None:
 
 
 def _direction(values: dict[str, Any]) -> None:
-    """Fit one direction on two prompt sets and write it to a file, also for a model larger than
+    """Fit one direction on two prompt sets and write it to a file. Works on models larger than
     memory.
     """
     out: Path = values["out"]
     config = make_config(values["model"], given_options(values, OPTIONS), flags=True)
     from vectomy.workflows.direction import fit_direction
 
-    found = fit_direction(
+    result = fit_direction(
         config,
         out,
         layer=values["layer"],
@@ -76,8 +68,9 @@ def _direction(values: dict[str, Any]) -> None:
         log=lambda line: Console(stderr=True).print(line, highlight=False, markup=False, soft_wrap=True),
     )
     if values["as_json"]:
-        typer.echo(json.dumps(found, indent=2))
+        typer.echo(json.dumps(result, indent=2))
     else:
         typer.echo(
-            f"{found['behaviour']} at resid_pre of layer {found['layer']}, length {found['length']:.3g}\nwritten to {out}"
+            f"{result['behaviour']} at resid_pre of layer {result['layer']}, length {result['length']:.3g}\n"
+            f"written to {out}"
         )

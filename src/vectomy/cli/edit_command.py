@@ -3,44 +3,46 @@
 from __future__ import annotations
 
 import json
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from vectomy.cli.options import AsJson, Model
+from vectomy.cli.help import SectionedCommand
 from vectomy.cli.progress_bars import bars
+from vectomy.cli.vocabulary import (
+    EDIT,
+    AsJson,
+    Embeddings,
+    Model,
+    direction_option,
+    option,
+    out_option,
+    strength_option,
+)
 
 __all__ = ["register"]
 
 
 def register(app: typer.Typer) -> None:
     making = typer.Typer(no_args_is_help=True, help="Make an Edit by hand.")
-    making.command("new")(_new)
+    making.command("new", cls=SectionedCommand)(_new)
     app.add_typer(making, name="edit")
-
-
-class KeptNorm(StrEnum):
-    none = "none"
-    column = "column"
-    row = "row"
 
 
 def _new(
     model: Model,
-    direction: Annotated[
-        str,
-        typer.Option(
-            metavar="FILE|random:SEED",
-            help="What to remove: a .npy file, a .safetensors file with the tensor `direction` (d_model, or k x d_model), or a random one.",
-        ),
-    ],
-    out: Annotated[Path, typer.Option(metavar="EDIT", help="The Edit file to write.")],
-    strength: Annotated[float, typer.Option(help="1 removes, less weakens, below 0 amplifies.")] = 1.0,
-    norm: Annotated[KeptNorm, typer.Option(help="Lengths to keep: none, column or row.")] = KeptNorm.none,
-    embeddings: Annotated[bool, typer.Option(help="Edit token and position embeddings too.")] = True,
-    behaviour: Annotated[str, typer.Option(help="What the direction stands for, for the record.")] = "",
+    direction: Annotated[str, direction_option("it is removed. Its shape is d_model, or k x d_model.")],
+    out: Annotated[Path, out_option("FILE", "a new file for the Edit.")],
+    strength: Annotated[float, strength_option("1 removes, less weakens, below 0 amplifies.")] = 1.0,
+    norm: Annotated[
+        Literal["none", "column", "row"],
+        option("--norm", help="Weight norms that the edit preserves.", panel=EDIT),
+    ] = "none",
+    embeddings: Embeddings = True,
+    behaviour: Annotated[
+        str, option("--behaviour", help="Name of the behaviour, for tables and the model card.", panel=EDIT)
+    ] = "",
     as_json: AsJson = False,
 ) -> None:
     """Make an Edit that removes a direction from every writer of a model."""
@@ -64,7 +66,7 @@ def _new(
         source,
         rows,
         strength,
-        norm.value,
+        norm,
         embeddings,
         about,
         name=model if model == "demo" else Path(model).name,
@@ -78,5 +80,6 @@ def _new(
         )
         return
     typer.echo(
-        f"{len(edit.operations)} writers of {edit.base}, strength {strength:g}, norm mode {norm.value}\nwritten to {out}"
+        f"{len(edit.operations)} writers of {edit.base}, strength {strength:g}, norm mode {norm}\n"
+        f"written to {out}"
     )

@@ -14,8 +14,9 @@ import typer
 from rich.console import Console
 
 from vectomy.cli.help import SectionedCommand
-from vectomy.cli.options import SOURCE_HELP, AsJson, command_of, config_options, given_options
+from vectomy.cli.options import SOURCE_HELP, command_of, config_options, given_options
 from vectomy.cli.progress_bars import bars
+from vectomy.cli.vocabulary import AsJson, out_option
 from vectomy.core.config import EvaluationConfig, parse_evaluation
 
 __all__ = ["register"]
@@ -41,14 +42,7 @@ Subjects = Annotated[
         help=" ".join((EvaluationConfig.model_fields["subjects"].description or "").split()),
     ),
 ]
-Folder = Annotated[
-    Path,
-    typer.Option(
-        metavar="DIR",
-        help="Folder of the results; an interrupted evaluation resumes there.",
-        rich_help_panel="Output",
-    ),
-]
+Folder = Annotated[Path, out_option("DIR", "a folder; an interrupted evaluation resumes there.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -61,8 +55,8 @@ def register(app: typer.Typer) -> None:
 
 
 def _evaluate(values: dict[str, Any]) -> None:
-    """Measure models, Edits and adapters on the same prompts: what they refuse and what else an
-    edit changed, with intervals, paired tests and controls.
+    """Measure models, Edits and adapters on the same prompts: refusals and side effects, with
+    intervals, paired tests and controls.
     """
     given = {"subjects": values["subjects"], **given_options(values, OPTIONS)}
     if "budgets" in given:
@@ -70,7 +64,7 @@ def _evaluate(values: dict[str, Any]) -> None:
     config = parse_evaluation(given, flags=True)
     from vectomy.workflows.evaluate.evaluation import evaluate_models
 
-    found = evaluate_models(
+    result = evaluate_models(
         config,
         values["out"],
         command=shlex.join(["vectomy", *sys.argv[1:]]),
@@ -78,8 +72,8 @@ def _evaluate(values: dict[str, Any]) -> None:
         log=lambda line: Console(stderr=True).print(line, highlight=False, markup=False, soft_wrap=True),
     )
     if values["as_json"]:
-        typer.echo(json.dumps(found, indent=2))
+        typer.echo(json.dumps(result, indent=2))
     else:
         from vectomy.cli.tables.evaluation_table import print_comparison
 
-        print_comparison(found, str(values["out"]))
+        print_comparison(result, str(values["out"]))

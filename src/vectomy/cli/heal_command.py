@@ -1,5 +1,5 @@
-"""`vectomy heal MODEL`: train an edited model so that what the edit cost comes back, measured
-before and after.
+"""`vectomy heal MODEL`: trains an edited model to repair the damage of the edit, measured before
+and after.
 """
 
 from __future__ import annotations
@@ -18,21 +18,26 @@ from rich.console import Console
 from vectomy.cli.help import SectionedCommand
 from vectomy.cli.options import (
     SOURCE_HELP,
-    AsJson,
-    ConfigFile,
     command_of,
     config_options,
     given_options,
 )
 from vectomy.cli.progress_bars import bars
-from vectomy.core.config import load_config
+from vectomy.cli.vocabulary import (
+    EDIT,
+    EDIT_HELP,
+    MODEL_HELP,
+    AsJson,
+    ConfigFile,
+    base_option,
+    option,
+    out_option,
+    strength_option,
+)
+from vectomy.core.config import EXPERT, OUTPUT, load_config
 from vectomy.healing.heal_config import HealConfig, parse_heal
 
 __all__ = ["register"]
-
-
-def _option(*names: str, help: str, panel: str | None = None, **more: Any) -> Any:
-    return typer.Option(*names, help=help, show_default=False, rich_help_panel=panel, **more)
 
 
 def register(app: typer.Typer) -> None:
@@ -47,74 +52,68 @@ class HealOptions:
 
     model: Annotated[
         str,
-        typer.Argument(
-            metavar="MODEL",
-            help="The unedited model of the Edit: a folder, a Hub id or `demo`. With --base, an edited checkpoint "
-            "of any maker.",
-        ),
+        typer.Argument(metavar="MODEL", help=f"{MODEL_HELP} With --base, an edited checkpoint of any maker."),
     ]
     out: Annotated[
         Path | None,
-        _option(
-            help="Folder of the result; an interrupted run resumes there. [default: runs/NAME-healed]",
-            metavar="DIR",
-            panel="Output",
-        ),
+        out_option("DIR", "a folder; an interrupted run resumes there. [default: runs/NAME-healed]"),
     ] = None
-    edit: Annotated[Path | None, _option(help="The Edit: a file, or a folder with one.", metavar="EDIT")] = (
-        None
-    )
-    strength: Annotated[float | None, _option(help="Multiplies the strengths of the Edit.")] = None
-    base: Annotated[
-        str | None, _option(help="The unedited model, if MODEL is an edited checkpoint.", metavar="MODEL")
-    ] = None
+    edit: Annotated[str | None, option("--edit", help=EDIT_HELP, panel=EDIT, metavar="EDIT")] = None
+    strength: Annotated[float | None, strength_option("multiplies the Edit's own strengths.")] = None
+    base: Annotated[str | None, base_option("given if MODEL is an edited checkpoint, of any maker.")] = None
     launch: Annotated[
         str | None,
-        _option(
-            help="Train in several processes by accelerate: ddp, zero2, zero3, fsdp, cpu, or a configuration file.",
+        option(
+            "--launch",
+            help="Train in several processes by accelerate: ddp, zero2, zero3, fsdp, cpu, or a configuration "
+            "file.",
             metavar="NAME|FILE",
-            panel="Expert",
+            panel=EXPERT,
         ),
     ] = None
     processes: Annotated[
-        int | None, _option(help="Number of processes; one for each card if not given.", panel="Expert")
+        int | None,
+        option(
+            "--processes",
+            help="Number of parallel processes: those that train; one for each card if not given.",
+            panel=EXPERT,
+        ),
     ] = None
     trained: Annotated[
         Path | None,
-        _option(
+        option(
+            "--trained",
             help="Do not train: merge and measure this adapter, trained elsewhere on the edited model.",
             metavar="DIR",
-            panel="Expert",
+            panel=EXPERT,
         ),
     ] = None
     resume: Annotated[
         bool,
-        _option(
-            "--resume/--restart",
-            help="Resume an interrupted run, or start again. [default: resume]",
-            panel="Output",
-        ),
+        option("--resume/--restart", help="Resume an interrupted run, or start again.", panel=OUTPUT),
     ] = True
     config: ConfigFile = None
     export_axolotl: Annotated[
         Path | None,
-        _option(
+        option(
+            "--export-axolotl",
             help="Write the same training as an Axolotl configuration, and stop.",
             metavar="FILE",
-            panel="Expert",
+            panel=EXPERT,
         ),
     ] = None
     from_axolotl: Annotated[
         Path | None,
-        _option(
+        option(
+            "--from-axolotl",
             help="Read the training from an Axolotl configuration; options override it.",
             metavar="FILE",
-            panel="Expert",
+            panel=EXPERT,
         ),
     ] = None
     until: Annotated[
         Literal["edited", "rows", "train", "merge", "measure"] | None,
-        _option(help="Stop after this stage.", panel="Expert"),
+        option("--until", help="Stop after this stage.", panel=EXPERT),
     ] = None
     as_json: AsJson = False
 
@@ -134,8 +133,9 @@ OPTIONS = config_options(
 
 
 def _heal(values: dict[str, Any]) -> None:
-    """Train an edited model with preferences or with the base's own answers, to recover what the
-    edit damaged and not what it removed. A table compares the base, the edited and the healed model.
+    """Train an edited model with preferences or with the base's own answers, to repair the damage
+    of the edit without restoring the behaviour. A table compares the base, the edited and the
+    healed model.
     """
     job = HealOptions(**{field.name: values[field.name] for field in dataclasses.fields(HealOptions)})
     options = given_options(values, OPTIONS)
@@ -191,7 +191,7 @@ def _files(config: Path | None, axolotl: Path | None) -> tuple[dict[str, Any], l
     return values, notes
 
 
-def _edit(file: Path | None, strength: float | None) -> Any:
+def _edit(file: str | None, strength: float | None) -> Any:
     if file is None:
         return None
     from vectomy.workflows.named_model import open_edit
@@ -210,7 +210,7 @@ def _export(file: Path, config: Any, out: Path, launch: str | None) -> None:
 
 
 def _restart(out: Path) -> None:
-    """Drop what a run left in its folder; any other folder is left alone."""
+    """Delete the folder of an earlier run. Any other folder is refused."""
     import shutil
 
     from vectomy.core.run_folder import RunFolder

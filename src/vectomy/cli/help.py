@@ -1,4 +1,4 @@
-"""Help of a command in sections, short with `--help` and whole with `--help-all`."""
+"""Help of a command in sections: short with `--help`, complete with `--help-all`."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ __all__ = ["HelpAll", "SectionedCommand"]
 EXPERT = "Expert"
 # Options without a section of their own come first, under this name.
 GENERAL = "Options"
-ORDER = (GENERAL, "Prompts", "Trait", "Search", "Training", "Measures", "Output", "Machine", EXPERT)
+ORDER = (
+    *(GENERAL, "Edit", "Prompts", "Trait", "Search", "Training", "Measures"),
+    *("Hub", "Output", "Machine", EXPERT),
+)
 
 
 class SectionedCommand(TyperCommand):
-    """A command whose options stand in the sections that `rich_help_panel` names."""
+    """A command whose help lists its options in the sections that `rich_help_panel` names."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         sections: dict[str, list[tuple[str, str]]] = {}

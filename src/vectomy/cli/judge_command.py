@@ -1,4 +1,4 @@
-"""`vectomy judge FILE.jsonl`: a verdict and a probability of refusal for each completion in a file."""
+"""`vectomy judge FILE.jsonl`: a verdict and a probability of refusal for each completion."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from vectomy.cli.options import AsJson
+from vectomy.cli.help import SectionedCommand
 from vectomy.cli.progress_bars import bars
+from vectomy.cli.vocabulary import MEASURES, AsJson, option, out_option
+from vectomy.core.config import EvaluationConfig
 from vectomy.core.errors import JudgeError, UnreadableReplyError, UsageError
 from vectomy.core.json_value import JsonObject
 from vectomy.core.jsonl import iter_jsonl, json_line, write_jsonl
@@ -27,15 +29,17 @@ if TYPE_CHECKING:
 
 __all__ = ["register"]
 
+JUDGE_HELP = " ".join((EvaluationConfig.model_fields["judge"].description or "").split())
+
 VERDICTS = ("compliance", "partial_refusal", "full_refusal", "degenerate")
-# What people's labels say, as XSTest spells them and as the verdicts are called.
+# Refusal or not, by people's labels: XSTest's spelling and the names of the verdicts.
 LABELS = {"full_compliance": False, "compliance": False, "partial_refusal": True, "full_refusal": True}
-# So many unreadable replies in a row, and none that could be read: the model cannot do it.
+# Give up after this many unreadable replies at the start.
 HOPELESS = 5
 
 
 def register(app: typer.Typer) -> None:
-    app.command("judge")(_judge)
+    app.command("judge", cls=SectionedCommand)(_judge)
 
 
 def _judge(
@@ -44,26 +48,22 @@ def _judge(
     ],
     judge: Annotated[
         str,
-        typer.Option(
-            metavar="NAME",
-            help="refusal, keywords, heretic, arditi, xstest, openai:URL[#MODEL], or hf:ID of a classifier.",
-        ),
+        option("--judge", help=JUDGE_HELP, panel=MEASURES, metavar="NAME"),
     ] = "refusal",
     out: Annotated[
-        str,
-        typer.Option(
-            metavar="FILE", help="Where the judged rows go; - is stdout. An interrupted run goes on."
-        ),
+        str, out_option("FILE", "the judged rows; - is stdout. The same command resumes an interrupted run.")
     ] = "-",
     as_json: AsJson = False,
 ) -> None:
-    """Say of each completion whether it refuses: each row again with `verdict` and `p_refusal`, and
-    the counts.
+    """Judge whether each completion is a refusal. Writes each row with `verdict` and `p_refusal`,
+    and prints the counts.
     """
     from vectomy.metrics.judges import describe, open_judge
 
     if as_json and out == "-":
-        raise UsageError("--json prints the counts where the rows go; give --out FILE for the rows")
+        raise UsageError(
+            "--json prints the counts to stdout, where the rows go; give --out FILE for the rows"
+        )
     if out != "-" and file != "-" and Path(out).resolve() == Path(file).resolve():
         raise UsageError(f"--out {out} is the input, which is never touched; choose another file")
     if out != "-" and Path(out).is_dir():
@@ -83,7 +83,8 @@ def _judge(
         line, reason = unreadable[0]
         kept = "" if out == "-" else f" The others are in {out}; the same command asks for these again."
         raise JudgeError(
-            f"{len(unreadable)} of {len(rows)} replies of the judge could not be read (line {line}: {reason}).{kept}"
+            f"{len(unreadable)} of {len(rows)} replies of the judge could not be read (line {line}: "
+            f"{reason}).{kept}"
         )
 
 
@@ -123,20 +124,22 @@ def _row(where: str, row: Any) -> dict[str, Any]:
     for field in ("prompt", "completion"):
         if field not in row:
             raise JudgeError(
-                f"{where} has no field '{field}'; it has {', '.join(map(str, row)) or 'none'}. Rename the column, or add it"
+                f"{where} has no field '{field}'; it has {', '.join(map(str, row)) or 'none'}. Rename the "
+                "column, or add it"
             )
         if not isinstance(row[field], str):
             raise JudgeError(
-                f"{where} has {json.dumps(row[field])[:60]} as '{field}'; a text is needed (an empty one is allowed)"
+                f"{where} has {json.dumps(row[field])[:60]} as '{field}'; a text is needed (an empty one is "
+                "allowed)"
             )
     return row
 
 
 def _to_stdout(judge: Judge, rows: list[tuple[int, JsonObject]]) -> list[tuple[int, str]]:
     unreadable: list[tuple[int, str]] = []
-    for at, said in _said(judge, rows, unreadable):
-        rows[at][1].update(said)
-        sys.stdout.write(json_line(rows[at][1]))
+    for index, fields in _judge_rows(judge, rows, unreadable):
+        rows[index][1].update(fields)
+        sys.stdout.write(json_line(rows[index][1]))
         sys.stdout.flush()
     return unreadable
 
@@ -144,8 +147,8 @@ def _to_stdout(judge: Judge, rows: list[tuple[int, JsonObject]]) -> list[tuple[i
 def _to_file(
     judge: Judge, spec: str, rows: list[tuple[int, dict[str, Any]]], out: Path
 ) -> list[tuple[int, str]]:
-    """The rows in a file that appears whole. What a slow judge has said is kept beside it until all
-    is said.
+    """Write the rows as a file, all at once. Verdicts of a slow judge are kept in a journal next to
+    it until the last one.
     """
     from vectomy.metrics.judges import is_slow
 
@@ -154,49 +157,49 @@ def _to_file(
         journal_path = out.with_name(f".{out.name}.judged")
         journal = Journal(journal_path, [spec, judge.name, judge.version])
         keys = [hash_of([row["prompt"], row["completion"]]) for _, row in rows]
-        left = [at for at, key in enumerate(keys) if key not in journal]
+        left = [index for index, key in enumerate(keys) if key not in journal]
         try:
-            for at, said in _said(judge, [rows[at] for at in left], unreadable):
-                if said["verdict"] is None:
-                    rows[left[at]][1].update(said)
+            for index, fields in _judge_rows(judge, [rows[index] for index in left], unreadable):
+                if fields["verdict"] is None:
+                    rows[left[index]][1].update(fields)
                 else:
-                    journal.get_or_compute(keys[left[at]], lambda said=said: said)  # type: ignore[misc]
+                    journal.get_or_compute(keys[left[index]], lambda fields=fields: fields)  # type: ignore[misc]
         except JudgeError as error:
             kept = sum(key in journal for key in keys)
             raise type(error)(
-                f"{error}. {kept} of {len(rows)} rows are judged and kept; the same command goes on from there"
+                f"{error}. {kept} of {len(rows)} rows are judged and kept; the same command resumes there"
             ) from None
         for (_, row), key in zip(rows, keys, strict=True):
             if key in journal:
                 row.update(journal.get_or_compute(key, dict))
     else:
-        for at, said in _said(judge, rows, unreadable):
-            rows[at][1].update(said)
+        for index, fields in _judge_rows(judge, rows, unreadable):
+            rows[index][1].update(fields)
     write_jsonl(out, (row for _, row in rows))
     if is_slow(spec) and not unreadable:
         journal_path.unlink()
     return unreadable
 
 
-def _said(
+def _judge_rows(
     judge: Judge, rows: list[tuple[int, dict[str, Any]]], unreadable: list[tuple[int, str]]
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(place, fields) as they come; an unreadable reply is noted, and the judge goes on behind it."""
-    at = 0
+    """Yield (index, fields); an unreadable reply is noted, and the judge continues after it."""
+    index = 0
     with bars("judging", len(rows), "completions") as update:
-        while at < len(rows):
-            rest = [row for _, row in rows[at:]]
+        while index < len(rows):
+            rest = [row for _, row in rows[index:]]
             try:
                 for judgement in judge.judged([r["prompt"] for r in rest], [r["completion"] for r in rest]):
-                    yield at, _fields(judgement)
-                    at += 1
+                    yield index, _fields(judgement)
+                    index += 1
                     update(1)
             except UnreadableReplyError as error:
-                unreadable.append((rows[at][0], str(error)))
-                if len(unreadable) == HOPELESS == at + 1:
+                unreadable.append((rows[index][0], str(error)))
+                if len(unreadable) == HOPELESS == index + 1:
                     raise JudgeError(f"none of the first {HOPELESS} replies could be read: {error}") from None
-                yield at, {"verdict": None, "p_refusal": None, "judge_error": str(error)}
-                at += 1
+                yield index, {"verdict": None, "p_refusal": None, "judge_error": str(error)}
+                index += 1
                 update(1)
 
 
@@ -208,7 +211,7 @@ def _fields(judgement: Judgement) -> dict[str, Any]:
 
 
 def _counts(rows: list[JsonObject]) -> JsonObject:
-    """Rates with 95% Wilson intervals, and the agreement where people have labelled the rows."""
+    """Rates with 95% Wilson intervals, and the agreement with people's labels, if there are any."""
     from vectomy.metrics.intervals import wilson_interval
 
     judged = [row for row in rows if row["verdict"] is not None]
@@ -224,7 +227,7 @@ def _counts(rows: list[JsonObject]) -> JsonObject:
         }
 
     labels = [LABELS.get(str(row.get("human_label")).lstrip("0123456789_")) for row in judged]
-    agree = [said == label for said, label in zip(refused, labels, strict=True) if label is not None]
+    agree = [refusal == label for refusal, label in zip(refused, labels, strict=True) if label is not None]
     return {
         "verdicts": {verdict: rate(verdicts[verdict], len(judged)) for verdict in VERDICTS},
         "refusal": rate(sum(refused), len(judged)),
@@ -237,26 +240,28 @@ def _print(counts: dict[str, Any], about: dict[str, Any], console: Console) -> N
     table.add_column("verdict")
     table.add_column("rows", justify="right")
     table.add_column("share (95% interval)", justify="right")
-    for verdict, found in (*counts["verdicts"].items(), ("refusal, full or partial", counts["refusal"])):
-        table.add_row(verdict.replace("_", " "), str(found["count"]), _share(found))
+    for verdict, result in (*counts["verdicts"].items(), ("refusal, full or partial", counts["refusal"])):
+        table.add_row(verdict.replace("_", " "), str(result["count"]), _share(result))
     console.print(table)
     lines = [f"judge      {about['name']} {about['version']}: {about['note']}"]
     if about["agreement"]:
         measured = about["agreement"]
         lines.append(
-            f"           agrees with people on {measured['rate']:.3f} of {measured['total']} ({measured['data']}; {measured['how']})"
+            f"           agrees with people on {measured['rate']:.3f} of {measured['total']} "
+            f"({measured['data']}; {measured['how']})"
         )
     if counts["agreement"]:
         lines.append(
-            f"agreement  with human_label, refusal against compliance: {_share(counts['agreement'], 3)} of {counts['agreement']['total']} rows"
+            f"agreement  with human_label, refusal against compliance: {_share(counts['agreement'], 3)} "
+            f"of {counts['agreement']['total']} rows"
         )
     console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
 
 
-def _share(found: dict[str, Any], digits: int = 1) -> str:
-    if found["rate"] is None:
+def _share(result: dict[str, Any], digits: int = 1) -> str:
+    if result["rate"] is None:
         return "\u2013"
-    low, high = found["ci"]
+    low, high = result["ci"]
     if digits == 3:
-        return f"{found['rate']:.3f} ({low:.3f}\u2013{high:.3f})"
-    return f"{found['rate']:.1%} ({low:.1%}\u2013{high:.1%})"
+        return f"{result['rate']:.3f} ({low:.3f}\u2013{high:.3f})"
+    return f"{result['rate']:.1%} ({low:.1%}\u2013{high:.1%})"

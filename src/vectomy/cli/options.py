@@ -32,14 +32,7 @@ from vectomy.core.config import (
 
 __all__ = [
     "SOURCE_HELP",
-    "AsJson",
-    "ConfigFile",
-    "Device",
-    "Edit",
-    "Model",
-    "Out",
     "Parameters",
-    "Yes",
     "command_of",
     "config_options",
     "default_folder",
@@ -56,42 +49,6 @@ SOURCE_HELP = (
 
 Parameters = Mapping[str, Any]
 """Annotated types by parameter name; the ones of a command."""
-
-Model = Annotated[
-    str,
-    typer.Argument(metavar="MODEL", help="The unedited model: a folder, a Hub id, a GGUF file, or `demo`."),
-]
-Edit = Annotated[
-    Path,
-    typer.Argument(metavar="EDIT", help="An Edit: a file, or the folder of a run, adapter or checkpoint."),
-]
-Out = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="DIR",
-        help="Run folder; an interrupted run resumes there. [default: runs/NAME-RECIPE]",
-        show_default=False,
-        rich_help_panel="Output",
-    ),
-]
-ConfigFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--config",
-        metavar="FILE",
-        help="A .toml or .json configuration; options override it.",
-        show_default=False,
-        rich_help_panel="Expert",
-    ),
-]
-Yes = Annotated[
-    bool, typer.Option("--yes", help="Ask nothing.", show_default=False, rich_help_panel="Output")
-]
-AsJson = Annotated[
-    bool,
-    typer.Option("--json", help="Print JSON instead of text.", show_default=False, rich_help_panel="Output"),
-]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.", rich_help_panel="Machine")]
 
 METAVARS = {"behaviour_tokens": "TOKEN", "direction": "FILE|random:SEED", "judge": "NAME"}
 

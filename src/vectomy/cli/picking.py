@@ -1,4 +1,4 @@
-"""Recipe `article`: a person reads what each candidate answers, and picks one."""
+"""Recipe `article`: a person reads the answers of each candidate and picks one."""
 
 from __future__ import annotations
 
@@ -14,13 +14,12 @@ CLIP = 300
 
 
 def ask_person(tried: list[dict[str, Any]]) -> int:
-    """Show the answers that were not dropped, best-ranked candidate first; return the rank that is
-    typed.
-    """
+    """Show the answers that were not dropped, best candidate first; return the typed rank."""
     console = Console(stderr=True)
     for row in tried:
         console.rule(
-            f"candidate {row['rank']}: layer {row['layer']}, score {row['score']:.4f}, {row['dropped']} answers dropped"
+            f"candidate {row['rank']}: layer {row['layer']}, score {row['score']:.4f}, "
+            f"{row['dropped']} answers dropped"
         )
         for answer in row["answers"]:
             if not answer["dropped"]:

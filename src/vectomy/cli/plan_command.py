@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
 
 import typer
 
-from vectomy.cli.options import AsJson, Model
+from vectomy.cli.help import SectionedCommand
 from vectomy.cli.progress_bars import bars
+from vectomy.cli.vocabulary import AsJson, Embeddings, Model
 
 __all__ = ["register"]
 
 
 def register(app: typer.Typer) -> None:
-    app.command("plan")(_plan)
+    app.command("plan", cls=SectionedCommand)(_plan)
 
 
 def _plan(
     model: Model,
-    embeddings: Annotated[bool, typer.Option(help="Edit token and position embeddings too.")] = True,
+    embeddings: Embeddings = True,
     as_json: AsJson = False,
 ) -> None:
     """List the writers that an edit would touch, and the memory, disk and time that it takes. Reads

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import sys
-from enum import StrEnum
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from vectomy.cli.options import AsJson, Yes
+from vectomy.cli.help import SectionedCommand
+from vectomy.cli.options import unpack
 from vectomy.cli.progress_bars import bars, library_bars
+from vectomy.cli.vocabulary import EDIT, PUBLISHED, AsJson, Yes, base_option, option
 from vectomy.core.errors import HubError
 
 if TYPE_CHECKING:
@@ -23,136 +25,152 @@ __all__ = ["register"]
 
 
 def register(app: typer.Typer) -> None:
-    app.command("push")(_push)
+    app.command("push", cls=SectionedCommand)(unpack(PushOptions)(_push))
 
 
-class PublishedPart(StrEnum):
-    checkpoint = "checkpoint"
-    adapter = "adapter"
-    edit = "edit"
-    gguf = "gguf"
+@dataclass(frozen=True)
+class PushOptions:
+    """The arguments and options of `vectomy push`."""
 
-
-def _push(
     path: Annotated[
         Path,
         typer.Argument(
             metavar="PATH",
-            help="An edited checkpoint, an adapter or a run folder, an Edit file, or a GGUF file (or a folder of them).",
+            help="An edited checkpoint, an adapter, a run folder, an Edit file, a GGUF file, or a folder of "
+            "GGUF files.",
         ),
-    ],
+    ]
     repo_id: Annotated[
         str,
         typer.Argument(
-            metavar="OWNER/NAME", help="The repository on the Hub; it is made if it does not exist."
+            metavar="OWNER/NAME", help="The repository on the Hub; it is created if it does not exist."
         ),
-    ],
+    ]
     public: Annotated[
-        bool, typer.Option("--public", help="Make a new repository public, or push to one that is.")
-    ] = False,
+        bool,
+        option("--public", help="Create a public repository, or push to a public one.", panel=PUBLISHED),
+    ] = False
     revision: Annotated[
-        str, typer.Option(metavar="BRANCH", help="The branch to push to; it is made if it does not exist.")
-    ] = "main",
-    base_model: Annotated[
-        str | None,
-        typer.Option(
-            metavar="OWNER/NAME", help="The base on the Hub, where it was a folder here.", show_default=False
+        str,
+        option(
+            "--revision",
+            help="Revision on the Hub: the branch to push to; it is created if it does not exist.",
+            panel=PUBLISHED,
+            metavar="BRANCH",
         ),
-    ] = None,
+    ] = "main"
+    base: Annotated[
+        str | None, base_option("its name on the Hub, if it was a local folder.", "OWNER/NAME")
+    ] = None
     source: Annotated[
-        Path | None,
-        typer.Option(
+        str | None,
+        option(
             "--from",
+            help="The run or Edit that PATH was made from, if PATH does not say (GGUF).",
+            panel=EDIT,
             metavar="RUN|EDIT",
-            help="The run folder or Edit that PATH was made of, where it does not say (GGUF).",
-            show_default=False,
         ),
-    ] = None,
+    ] = None
     part: Annotated[
-        PublishedPart | None,
-        typer.Option(
-            "--as", help="Of a run folder: what to push (the checkpoint if there is one).", show_default=False
-        ),
-    ] = None,
+        Literal["checkpoint", "adapter", "edit", "gguf"] | None,
+        option("--part", help="Part of a run to push; the checkpoint if there is one.", panel=PUBLISHED),
+    ] = None
     evaluation: Annotated[
         list[Path] | None,
-        typer.Option(
-            metavar="FILE",
+        option(
+            "--evaluation",
             help="An evaluation.json, or its folder, for the card; may be repeated.",
-            show_default=False,
+            panel=PUBLISHED,
+            metavar="FILE",
         ),
-    ] = None,
+    ] = None
     card: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE", help="Publish this card, instead of the one that is written.", show_default=False
+        option(
+            "--card", help="Publish this card instead of the generated one.", panel=PUBLISHED, metavar="FILE"
         ),
-    ] = None,
+    ] = None
     replace: Annotated[
-        bool, typer.Option("--replace", help="Delete what else the repository holds.")
-    ] = False,
+        bool, option("--replace", help="Delete the other files of the repository.", panel=PUBLISHED)
+    ] = False
     allow_paths: Annotated[
-        bool, typer.Option("--allow-paths", help="Publish files although they hold paths of a machine.")
-    ] = False,
+        bool,
+        option("--allow-paths", help="Publish files that contain paths of a machine.", panel=PUBLISHED),
+    ] = False
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show what would be sent, and send nothing.")
-    ] = False,
-    yes: Yes = False,
-    as_json: AsJson = False,
-) -> None:
-    """Publish an edit on the Hugging Face Hub, with its card: private unless asked. An interrupted
-    push goes on with the same command.
+        bool, option("--dry-run", help="Show the files to be sent, and send nothing.", panel=PUBLISHED)
+    ] = False
+    yes: Yes = False
+    as_json: AsJson = False
 
-    The token is that of `hf auth login` or HF_TOKEN. Every file is looked through for tokens and
-    paths of this machine before.
+
+def _push(options: PushOptions) -> None:
+    """Publish an edit on the Hugging Face Hub, with its card; private unless --public is given. The
+    same command resumes an interrupted push.
+
+    The token is that of `hf auth login` or HF_TOKEN. Every file is scanned for tokens and for paths
+    of this machine before anything is sent.
     """
     from vectomy.hub.push import prepare, send
 
-    headless = yes or not sys.stdin.isatty() or not sys.stderr.isatty()
     push = prepare(
-        path,
-        repo_id,
-        revision=revision,
-        allow_paths=allow_paths,
+        options.path,
+        options.repo_id,
+        revision=options.revision,
+        allow_paths=options.allow_paths,
         progress=bars,
-        base_model=base_model,
-        source=source,
-        form=None if part is None else part.value,
-        evaluations=tuple(evaluation or ()),
-        card=card,
+        base_model=options.base,
+        source=options.source,
+        form=options.part,
+        evaluations=tuple(options.evaluation or ()),
+        card=options.card,
     )
     console = Console(stderr=True)
-    _show(console, push, public, replace)
-    if dry_run:
-        if as_json:
+    _print_plan(console, push, options.public, options.replace)
+    if options.dry_run:
+        if options.as_json:
             typer.echo(json.dumps(_planned(push), indent=2))
         return
-    if push.destination.private is False and not public:
-        if headless or not typer.confirm(f"{repo_id} is public. Publish there?", err=True):
-            raise HubError(
-                f"'{repo_id}' is public; nothing was sent. Say --public to publish there, make it private in its settings, or choose another name"
-            )
-        public = True
-    elif not headless and not typer.confirm("Send?", default=True, err=True):
-        raise HubError("nothing was sent")
+    public = _confirm(push, options)
     with library_bars(console.is_terminal):
         sent = send(
             push,
             public=public,
-            replace=replace,
+            replace=options.replace,
             log=lambda line: console.print(line, highlight=False, markup=False),
         )
-    if as_json:
+    if options.as_json:
         typer.echo(json.dumps(vars(sent), indent=2))
         return
-    where = f", branch {revision}" if revision != "main" else ""
+    branch = f", branch {options.revision}" if options.revision != "main" else ""
+    visibility = "private" if sent.private else "public"
     typer.echo(
-        f"{sent.files} files are on the Hub as they are here: {repo_id}{where} ({'private' if sent.private else 'public'})\n{sent.url}"
+        f"{sent.files} files are on the Hub as they are here: {options.repo_id}{branch} ({visibility})\n"
+        f"{sent.url}"
     )
 
 
-def _show(console: Console, push: Push, public: bool, replace: bool) -> None:
-    """What will be sent, and where to."""
+def _confirm(push: Push, options: PushOptions) -> bool:
+    """Whether the push may be public, asked at a terminal.
+
+    Raises:
+        HubError: the answer is no, or nobody can be asked about a public repository.
+    """
+    headless = options.yes or not sys.stdin.isatty() or not sys.stderr.isatty()
+    if push.destination.private is False and not options.public:
+        if headless or not typer.confirm(f"{options.repo_id} is public. Publish there?", err=True):
+            raise HubError(
+                f"'{options.repo_id}' is public; nothing was sent. Publish there with --public, make it "
+                "private in its settings, or choose another name"
+            )
+        return True
+    if not headless and not typer.confirm("Send?", default=True, err=True):
+        raise HubError("nothing was sent")
+    return options.public
+
+
+def _print_plan(console: Console, push: Push, public: bool, replace: bool) -> None:
+    """The files that will be sent, and the repository."""
     upload, there = push.upload, push.destination
     table = Table(
         title=f"{upload.kind} for {there.repo_id}, branch {there.revision} ({push.visibility(public)})",
@@ -170,11 +188,10 @@ def _show(console: Console, push: Push, public: bool, replace: bool) -> None:
     lines += [f"stays here  {name}: {reason}" for name, reason in upload.left]
     if others:
         fate = "will be deleted" if replace else "stay there (--replace deletes them)"
-        lines.append(
-            f"in the repository already, and {fate}: {', '.join(others[:8])}{' …' if len(others) > 8 else ''}"
-        )
+        names = ", ".join(others[:8]) + (" …" if len(others) > 8 else "")
+        lines.append(f"in the repository already, and {fate}: {names}")
     if public and there.private:
-        lines.append("note    the repository is private and stays so; its settings on the Hub make it public")
+        lines.append("note    the repository stays private; its settings on the Hub make it public")
     lines += [f"note    {note}" for note in upload.notes]
     console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
 

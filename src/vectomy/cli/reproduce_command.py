@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from vectomy.cli.options import AsJson
+from vectomy.cli.help import SectionedCommand
 from vectomy.cli.progress_bars import bars, library_bars
+from vectomy.cli.vocabulary import EDIT, PUBLISHED, AsJson, base_option, option, out_option
+from vectomy.core.config import SEARCH
 
 if TYPE_CHECKING:
     from vectomy.workflows.reproduce import Reproduction
@@ -20,7 +22,7 @@ __all__ = ["register"]
 
 
 def register(app: typer.Typer) -> None:
-    app.command("reproduce")(_reproduce)
+    app.command("reproduce", cls=SectionedCommand)(_reproduce)
 
 
 def _reproduce(
@@ -31,81 +33,83 @@ def _reproduce(
             help="A model card, an Edit file, a run, checkpoint or adapter folder, or a repository.",
         ),
     ],
-    base: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MODEL",
-            help="The base, where it is not to be had under its recorded name.",
-            show_default=False,
-        ),
-    ] = None,
+    base: Annotated[str | None, base_option("given if it is not available under its recorded name.")] = None,
     against: Annotated[
         Path | None,
-        typer.Option(
+        option(
+            "--against",
+            help="A checkpoint or adapter folder to compare with, if nothing else is recorded.",
+            panel=EDIT,
             metavar="DIR",
-            help="A checkpoint or adapter folder to compare with, where nothing else is recorded.",
-            show_default=False,
         ),
     ] = None,
     revision: Annotated[
         str | None,
-        typer.Option(metavar="BRANCH", help="Of a repository, the branch or commit.", show_default=False),
+        option(
+            "--revision",
+            help="Revision on the Hub: the branch or commit to rebuild.",
+            panel=PUBLISHED,
+            metavar="BRANCH",
+        ),
     ] = None,
     from_scratch: Annotated[
-        bool, typer.Option("--from-scratch", help="Do the search again too, and compare the Edit it finds.")
+        bool,
+        option("--from-scratch", help="Repeat the search too, and compare its Edit.", panel=SEARCH),
     ] = False,
-    prompts: Annotated[
+    prompt_folder: Annotated[
         Path | None,
-        typer.Option(
+        option(
+            "--prompt-folder",
+            help="With --from-scratch: folder of the search's prompt files; the current one if not given.",
+            panel=SEARCH,
             metavar="DIR",
-            help="--from-scratch: where the search's prompt files are (here).",
-            show_default=False,
         ),
     ] = None,
     out: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Keep the rebuilt model in this new folder.", show_default=False),
+        Path | None, out_option("DIR", "a new folder for the rebuilt model; it is deleted if not given.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Rebuild an edited model from its base and say MATCH, or what differs from what was published;
-    exit status 1 if anything does.
+    """Rebuild an edited model from its base and compare it with the published one: MATCH, or
+    DIFFERS with exit status 1.
     """
     from vectomy.workflows.reproduce import reproduce
 
     with library_bars(sys.stderr.isatty()):
-        found = reproduce(
+        result = reproduce(
             what,
             base=base,
             against=against,
             revision=revision,
             from_scratch=from_scratch,
-            prompts=prompts,
+            prompts=prompt_folder,
             out=out,
             progress=bars,
         )
     if as_json:
-        typer.echo(json.dumps(found.to_json(), indent=2))
+        typer.echo(json.dumps(result.to_json(), indent=2))
     else:
-        _say(found)
-    if not found.matches:
+        _print_result(result)
+    if not result.matches:
         raise typer.Exit(1)
 
 
 SHOWN = 20
 
 
-def _say(found: Reproduction) -> None:
-    done = f"{found.compared} tensors of the {found.form} against {found.against}"
-    lines = [f"{'MATCH' if found.matches else 'DIFFERS'}: {found.what}: {done}"]
-    lines += [f"  {difference}" for difference in found.differences[:SHOWN]]
-    if len(found.differences) > SHOWN:
-        lines.append(f"  and {len(found.differences) - SHOWN} more (--json lists them)")
-    lines.append(f"base      {found.base}\nedit      {found.edit_sha256}")
-    if found.searched and not any(difference.kind in ("edit", "prompts") for difference in found.differences):
+def _print_result(result: Reproduction) -> None:
+    done = f"{result.compared} tensors of the {result.form} against {result.against}"
+    lines = [f"{'MATCH' if result.matches else 'DIFFERS'}: {result.what}: {done}"]
+    lines += [f"  {difference}" for difference in result.differences[:SHOWN]]
+    if len(result.differences) > SHOWN:
+        lines.append(f"  and {len(result.differences) - SHOWN} more (--json lists them)")
+    lines.append(f"base      {result.base}\nedit      {result.edit_sha256}")
+    if result.searched and not any(
+        difference.kind in ("edit", "prompts") for difference in result.differences
+    ):
         lines.append("search    done again; it found the same Edit, byte for byte")
     lines += [
-        f"version   {name} {then} recorded, {here} here" for name, (then, here) in found.versions.items()
+        f"version   {name} {then} recorded, {here} here" for name, (then, here) in result.versions.items()
     ]
-    lines += [f"note      {note}" for note in found.notes]
+    lines += [f"note      {note}" for note in result.notes]
     Console().print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)

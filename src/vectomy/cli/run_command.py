@@ -7,7 +7,7 @@ import shlex
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -15,11 +15,6 @@ from rich.console import Console
 from vectomy.cli.help import SectionedCommand
 from vectomy.cli.options import (
     SOURCE_HELP,
-    AsJson,
-    ConfigFile,
-    Model,
-    Out,
-    Yes,
     command_of,
     default_folder,
     given_options,
@@ -27,11 +22,16 @@ from vectomy.cli.options import (
 )
 from vectomy.cli.progress_bars import bars
 from vectomy.cli.trait_command import TRAIT_OPTIONS, asks_for_trait, configure_trait, trait_options
+from vectomy.cli.vocabulary import AsJson, ConfigFile, Model, Yes, out_option
 from vectomy.core.config import RunConfig, load_config, make_config
 
 __all__ = ["FLAGS", "RUN_OPTIONS", "SHARED", "register", "run_until"]
 
 RUN_OPTIONS = run_options()
+Out = Annotated[
+    Path | None,
+    out_option("DIR", "a run folder; an interrupted run resumes there. [default: runs/NAME-RECIPE]"),
+]
 SHARED = {"out": Out, "config": ConfigFile, "yes": Yes, "as_json": AsJson}
 FLAGS = {"yes": False, "as_json": False}
 STAGES = {
@@ -45,8 +45,8 @@ def register(app: typer.Typer) -> None:
     app.command(
         "run",
         cls=SectionedCommand,
-        epilog=f"{SOURCE_HELP} A folder, a Hub model or a GGUF file without --positive and --negative uses the "
-        "prompt sets shown as defaults, from the Hub.",
+        epilog=f"{SOURCE_HELP} Without --positive and --negative, the prompt sets shown as defaults are "
+        "downloaded from the Hub.",
     )(command_of(_run, {"model": Model, **TRAIT_OPTIONS, **RUN_OPTIONS, **SHARED}, {"model": ..., **FLAGS}))
     for stage, text in STAGES.items():
         app.command(

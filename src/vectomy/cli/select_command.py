@@ -1,4 +1,4 @@
-"""`vectomy select`: run until a direction is chosen, or apply the paper's rule to a table of scores."""
+"""`vectomy select`: a run up to the choice of a direction, or the paper's rule on a score table."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import typer
 from vectomy.cli.help import SectionedCommand
 from vectomy.cli.options import SOURCE_HELP, command_of
 from vectomy.cli.run_command import FLAGS, RUN_OPTIONS, SHARED, run_until
-from vectomy.core.config import Selection, parse_selection
+from vectomy.cli.vocabulary import MODEL_HELP, option
+from vectomy.core.config import SEARCH, Selection, parse_selection
 from vectomy.core.errors import ConfigError, SelectionError, UsageError
 from vectomy.core.json_value import JsonObject
 
@@ -21,21 +22,23 @@ Model = Annotated[
     str | None,
     typer.Argument(
         metavar="[MODEL]",
-        help="The unedited model: a folder, a Hub id, a GGUF file, or `demo`.",
+        help=MODEL_HELP,
         show_default=False,
     ),
 ]
 FromScores = Annotated[
     Path | None,
-    typer.Option(
+    option(
+        "--from-scores",
+        help="Choose from a list of {position, layer, refusal_score, steering_score, kl_div_score} by the "
+        "paper's rule.",
+        panel=SEARCH,
         metavar="FILE.json",
-        help="Choose from a list of {position, layer, refusal_score, steering_score, kl_div_score} by the paper's rule.",
-        show_default=False,
     ),
 ]
 Layers = Annotated[
     int | None,
-    typer.Option(metavar="N", help="With --from-scores: number of layers of the model.", show_default=False),
+    option("--layers", help="With --from-scores: number of layers of the model.", panel=SEARCH, metavar="N"),
 ]
 
 

@@ -9,13 +9,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from vectomy.cli.options import AsJson, Edit
+from vectomy.cli.help import SectionedCommand
+from vectomy.cli.vocabulary import AsJson, Edit
 
 __all__ = ["register"]
 
 
 def register(app: typer.Typer) -> None:
-    app.command("show")(_show)
+    app.command("show", cls=SectionedCommand)(_show)
 
 
 def _show(edit: Edit, as_json: AsJson = False) -> None:
@@ -65,7 +66,8 @@ def _show(edit: Edit, as_json: AsJson = False) -> None:
     console = Console()
     console.print(table)
     console.print(
-        f"base    {base.model_type}, {base.n_layers} layers of width {base.d_model}, weights {base.fingerprint[:12]}\n"
+        f"base    {base.model_type}, {base.n_layers} layers of width {base.d_model}, "
+        f"weights {base.fingerprint[:12]}\n"
         f"about   {json.dumps(loaded.about, ensure_ascii=False)}\nsha256  {loaded.sha256}",
         highlight=False,
         markup=False,

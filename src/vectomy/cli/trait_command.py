@@ -9,7 +9,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from vectomy.cli.options import AsJson
+from vectomy.cli.help import SectionedCommand
+from vectomy.cli.vocabulary import AsJson
 from vectomy.core.errors import UsageError
 from vectomy.data.trait_file import Trait, bundled_traits, load_trait, own_trait
 
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["TRAIT_OPTIONS", "asks_for_trait", "configure_trait", "register", "trait_options"]
 
 
-def _option(help: str, metavar: str | None = None) -> Any:
-    return typer.Option(help=help, metavar=metavar, show_default=False, rich_help_panel="Trait")
+def _option(help: str, metavar: str | None = None, panel: str = "Trait") -> Any:
+    return typer.Option(help=help, metavar=metavar, show_default=False, rich_help_panel=panel)
 
 
 TRAIT_OPTIONS: dict[str, Any] = {
@@ -31,14 +32,17 @@ TRAIT_OPTIONS: dict[str, Any] = {
     "form": Annotated[
         Literal["learned", "bias", "set-point", "amplify"] | None, _option("Form of the edit of a trait.")
     ],
-    "prompts": Annotated[str | None, _option("Neutral prompts, if not the trait's own.", "SRC")],
+    "prompts": Annotated[
+        str | None,
+        _option("Prompts that the models answer: neutral ones, if not the trait's own.", "SRC", "Prompts"),
+    ],
 }
 SYSTEM = ("positive_system", "negative_system")
 INTO_TRAIT = ("target_rate", "kl_budget")
 
 
 def register(app: typer.Typer) -> None:
-    app.command("traits")(_traits)
+    app.command("traits", cls=SectionedCommand)(_traits)
 
 
 def _traits(
@@ -96,7 +100,8 @@ def trait_options(values: dict[str, Any], options: dict[str, Any]) -> dict[str, 
         return None
     if trait.operation == "induce" or values.get("form") is not None or values.get("prompts") is not None:
         raise UsageError(
-            f"the trait '{trait.name}' is removed by the recipe {trait.recipe}; --operation induce, --form and --prompts mean nothing to it"
+            f"the trait '{trait.name}' is removed by the recipe {trait.recipe}, which does not take "
+            "--operation induce, --form or --prompts; leave them out"
         )
     own = {
         side: value
@@ -106,7 +111,8 @@ def trait_options(values: dict[str, Any], options: dict[str, Any]) -> dict[str, 
     found = {"recipe": trait.recipe, **own, **options}
     if "positive" not in found:
         raise UsageError(
-            f"the trait '{trait.name}' needs prompts that show it: give them with --positive SRC ({trait.description})"
+            f"the trait '{trait.name}' needs prompts that show it: give them with --positive SRC "
+            f"({trait.description})"
         )
     return found
 
@@ -116,6 +122,6 @@ def configure_trait(model: str, values: dict[str, Any], options: dict[str, Any])
     from vectomy.workflows.trait_config import make_trait_run
 
     if values.get("config"):
-        raise UsageError("--config is a run's by a recipe; a trait is a file of its own: --trait FILE")
+        raise UsageError("--config does not apply to a trait, which has a file of its own: --trait FILE")
     own = {name: value for name, value in options.items() if name not in (*INTO_TRAIT, *SYSTEM)}
     return make_trait_run(model, _trait(values, options), own)

@@ -3,33 +3,35 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from vectomy.cli.options import AsJson
+from vectomy.cli.help import SectionedCommand
 from vectomy.cli.progress_bars import bars
+from vectomy.cli.vocabulary import MEASURES, AsJson, Device, EditOption, base_option, option
 
 __all__ = ["register"]
 
 
 def register(app: typer.Typer) -> None:
-    app.command("verify")(_verify)
+    app.command("verify", cls=SectionedCommand)(_verify)
 
 
 def _verify(
     checkpoint: Annotated[
         str, typer.Argument(metavar="CHECKPOINT", help="The edited model: a folder or a Hub id.")
     ],
-    edit: Annotated[Path, typer.Option(metavar="EDIT", help="The Edit that it is said to carry.")],
-    base: Annotated[
-        str | None,
-        typer.Option(metavar="MODEL", help="The unedited model; with it partial strengths are judged too."),
-    ] = None,
-    run: Annotated[bool, typer.Option(help="Run the model and measure its residual stream.")] = True,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
-    seed: Annotated[int, typer.Option(help="Of the random texts that are run.")] = 0,
+    edit: EditOption,
+    base: Annotated[str | None, base_option("partial strengths can only be verified against it.")] = None,
+    run: Annotated[
+        bool,
+        option("--run/--no-run", help="Run the model and measure its residual stream.", panel=MEASURES),
+    ] = True,
+    device: Device = "auto",
+    seed: Annotated[
+        int, option("--seed", help="Random seed: of the texts that are run.", panel=MEASURES)
+    ] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Measure on any checkpoint whether it carries an Edit; exit status 1 if a writer does not."""

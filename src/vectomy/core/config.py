@@ -58,6 +58,7 @@ class Panel:
 
 
 PROMPTS, SEARCH, OUTPUT, MACHINE = Panel("Prompts"), Panel("Search"), Panel("Output"), Panel("Machine")
+EDIT = Panel("Edit")
 EXPERT = Panel("Expert")
 """Fields that only `--help-all` shows."""
 
@@ -219,14 +220,14 @@ class Selection(_Strict):
     steps: Annotated[int | None, SEARCH] = Field(None, ge=1)
     """gradient, selective: steps of the optimiser; 36, or 96 for selective, if not given."""
     rank: int = Field(1, ge=1)
-    """gradient, selective: number of orthonormal directions to learn."""
+    """Rank of the learned change: gradient and selective learn this number of orthonormal directions."""
     per_layer: bool | None = None
     """gradient, selective: learn separate directions for each layer; only selective does so if not
     given.
     """
     direction: str | None = None
-    """gradient, selective: start from this direction (.npy, .safetensors or random:SEED) instead of
-    screening for one.
+    """A direction (.npy, .safetensors with the tensor `direction`, or random:SEED): gradient and
+    selective start from it instead of screening for one.
     """
     learn_direction: bool = True
     """gradient, selective: learn the direction as well as the strengths."""
@@ -235,7 +236,7 @@ class Selection(_Strict):
     startup_trials: int = Field(60, ge=1)
     """tpe: number of random edits to try first."""
     processes: int = Field(1, ge=1)
-    """tpe: number of parallel processes, each with a copy of the model."""
+    """Number of parallel processes: those of tpe, each with a copy of the model."""
 
 
 class RunConfig(JobConfig):
@@ -252,9 +253,9 @@ class RunConfig(JobConfig):
     """
     selection: Selection = Selection()
     seed: Annotated[int, SEARCH] = Field(0, ge=0)
-    """Seed of the splits and of the search."""
+    """Random seed: of the splits and of the search."""
     answer_tokens: Annotated[int, SEARCH] = Field(64, ge=1)
-    """Greedy tokens in each judged answer, and the length of teacher-forced KL."""
+    """Greedy tokens in each answer; also the length of teacher-forced KL."""
     keep_activations: bool = False
     """Store every activation, not only its moments."""
     covariance: bool = False
@@ -293,17 +294,18 @@ class EvaluationConfig(JobConfig):
     strengths) and PEFT adapter folders. The others are compared with the first model.
     """
     prompts: Annotated[tuple[str, ...], PROMPTS] = Field(min_length=1)
-    """Prompts to measure on, as [NAME=]SRC; may be repeated. Rows with `type` and `label` are
-    counted by them; rows with `messages` are conversations.
+    """Prompts that the models answer: a set as [NAME=]SRC; may be repeated. Rows with `type` and
+    `label` are counted by them; rows with `messages` are conversations.
     """
-    base: Annotated[str | None, PROMPTS] = None
-    """The unedited model, if it is not the first of the subjects."""
+    base: Annotated[str | None, EDIT] = None
+    """The unedited model: given if it is not the first of the subjects."""
     texts: Annotated[tuple[str, ...], PROMPTS] = ()
     """Plain text file on which perplexity is measured; may be repeated."""
     text_tokens: Annotated[int, EXPERT] = Field(8192, ge=2)
     """Tokens of each text that are read."""
     judge: str = "refusal"
-    """A judge as `vectomy judge --judge` takes it."""
+    """Judge: refusal, keywords, heretic, arditi, xstest, openai:URL[#MODEL], or hf:ID of a classifier.
+    """
     answer_tokens: int = Field(64, ge=1)
     """Greedy tokens in each answer."""
     budgets: Annotated[tuple[int, ...], EXPERT] = (32,)
@@ -327,9 +329,9 @@ class EvaluationConfig(JobConfig):
     controls: bool = True
     """Add a random direction of equal norm, and the base against itself."""
     limit: Annotated[int | None, PROMPTS] = Field(None, ge=1)
-    """Maximum of prompts of each set: a seeded sample, the same for all subjects."""
+    """Maximum of rows: a seeded sample of each set of prompts, the same for all subjects."""
     seed: int = Field(0, ge=0)
-    """Seed of the samples and of the random direction."""
+    """Random seed: of the samples and of the random direction."""
     runtime: Runtime = Runtime(batch_tokens=16384)
 
     @property

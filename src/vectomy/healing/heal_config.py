@@ -45,9 +45,11 @@ class HealConfig(JobConfig):
     against the edited model's.
     """
     prompts: Annotated[str, PROMPTS] = ARTICLE_PROMPTS
-    """own: harmless prompts to answer. The test split of a set with splits is left out."""
+    """Prompts that the models answer: harmless ones, for `--preferences own`. The test split of a set
+    with splits is left out.
+    """
     limit: Annotated[int | None, PROMPTS] = Field(None, ge=1)
-    """Maximum of preference rows: a seeded sample."""
+    """Maximum of rows: a seeded sample of the preferences."""
     own_tokens: int = Field(48, ge=1)
     """own: greedy tokens in each answer."""
 
@@ -56,7 +58,7 @@ class HealConfig(JobConfig):
     project: Annotated[bool, TRAINING] = True
     """Project the training out of the removed directions, in the writers of the Edit."""
     rank: Annotated[int, TRAINING] = Field(64, ge=1)
-    """Rank of the adapter."""
+    """Rank of the learned change: of the adapter."""
     alpha: float = Field(32.0, gt=0)
     """Alpha of the adapter."""
     dropout: float = Field(0.05, ge=0, lt=1)
@@ -111,27 +113,30 @@ class HealConfig(JobConfig):
     """Tracker of the training curve."""
 
     seed: Annotated[int, TRAINING] = Field(0, ge=0)
-    """Seed of samples, of the adapter and of the order of rows."""
+    """Random seed: of samples, of the adapter and of the order of rows."""
     merge: Annotated[bool, OUTPUT] = True
     """Merge the training into the checkpoint; otherwise the adapter is written next to the edited
     checkpoint.
     """
 
     positive_test: Annotated[str | None, PROMPTS] = None
-    """Harmful prompts, to measure whether the behaviour returns; the demo model's or the article's
-    if not given.
+    """Positive prompts on which the result is reported: harmful ones; the demo model's or the
+    article's if not given.
     """
     negative_test: Annotated[str | None, PROMPTS] = None
-    """Harmless prompts on which damage is measured; the demo model's or the article's if not given.
+    """Negative prompts on which the result is reported: harmless ones; the demo model's or the
+    article's if not given.
     """
     test_limit: Annotated[int | None, PROMPTS] = Field(100, ge=2)
     """Maximum of prompts of each test set."""
     judge: str = "refusal"
-    """A judge as `vectomy judge --judge` takes it."""
+    """Judge: refusal, keywords, heretic, arditi, xstest, openai:URL[#MODEL], or hf:ID of a classifier.
+    """
     answer_tokens: int = Field(64, ge=1)
-    """Greedy tokens in each judged answer."""
+    """Greedy tokens in each answer."""
     tasks: str | None = None
-    """Capability tasks for all three models: suites, task names or task files, separated by commas.
+    """Tasks of lm-evaluation-harness: for all three models; suites, task names or task files,
+    separated by commas.
     """
     task_limit: int | None = Field(None, ge=1)
     """Maximum of documents of each task: the first ones."""

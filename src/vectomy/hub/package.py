@@ -87,7 +87,7 @@ def pack(
     if not linked:
         notes.append(
             f"the base is known only as '{base}', so the card links to no model; name it with "
-            "--base-model OWNER/NAME"
+            "--base OWNER/NAME"
         )
     files, left = _files(origin, base if linked and not origin.is_demo else None)
     text = (

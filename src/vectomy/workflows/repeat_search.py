@@ -94,7 +94,7 @@ def _find_source(spec: str, folder: Path) -> str:
     if Path(name.partition(":")[0]).suffix in (".jsonl", ".json", ".csv", ".parquet", ".txt"):
         raise UsageError(
             f"the search had prompts from a file '{name}', which is not here; name the folder that holds it: "
-            "--prompts DIR"
+            "--prompt-folder DIR"
         )
     return spec
 

@@ -16,8 +16,8 @@ __all__ = ["print_comparison"]
 
 
 def print_comparison(evaluation: JsonObject, folder: str) -> None:
-    """A table for each set with a row for each subject, one for what is measured beside the sets,
-    one for the tasks, and how to read them.
+    """A table for each set with a row for each subject, one for the measures without a set, one for
+    the tasks, and how to read them.
     """
     console = Console()
     results = EvaluationResults.from_json(evaluation)
@@ -28,12 +28,22 @@ def print_comparison(evaluation: JsonObject, folder: str) -> None:
         console.print(table)
     settings, judge = results.settings, results.judge
     lines = [
-        f"base     {results.base}; lost: it refuses, the subject no longer; gained: the reverse; p: McNemar's exact test",
-        f"damage   KL(base || subject) and CE in nats a token, over the base's answers to {settings['damage_prompts']} prompts of a set",
+        (
+            f"base     {results.base}; lost: refused by the base alone; gained: refused by the subject "
+            "alone; p: McNemar's exact test"
+        ),
+        (
+            "damage   KL(base || subject) and CE in nats per token, over the base's answers to "
+            f"{settings['damage_prompts']} prompts of a set"
+        ),
         f"judge    {judge.name} {judge.version}: {judge.note}",
-        f"answers  {settings['answer_tokens']} greedy tokens, {settings['dtype']} on {settings['device']}; rates with 95% intervals",
+        (
+            f"answers  {settings['answer_tokens']} greedy tokens, {settings['dtype']} on "
+            f"{settings['device']}; rates with 95% intervals"
+        ),
         *(
-            f"tasks    lm-eval {version}; scores and paired differences from what a subject is compared with, ± standard errors"
+            f"tasks    lm-eval {version}; scores and paired differences from the model that a subject is "
+            "compared with, ± standard errors"
             for version in [results.versions.get("lm_eval")]
             if version
         ),
@@ -64,7 +74,7 @@ def _on_set(results: EvaluationResults, measured: EvaluatedSet) -> Table:
 
 
 def _beside(results: EvaluationResults) -> Table | None:
-    """What is measured once a subject; None where nothing is."""
+    """Measures without a set, a row for each subject; None if there are none."""
     columns: dict[str, dict[str, str]] = {}
     for name, subject_numbers in results.results.items():
         for text, numbers in subject_numbers.perplexity.items():
@@ -102,12 +112,14 @@ def _tasks(results: EvaluationResults) -> Table | None:
         table.add_row(f"[bold]{escape(task)}[/]")
         for subject in results.subjects:
             if str(subject.name) in scores:
-                one = scores[str(subject.name)][task]
-                score = f"{one.value:.3f} ± {one.stderr:.3f}"
-                apart = (
-                    "" if one.difference is None else f"{one.difference:+.3f} ± {one.difference_stderr:.3f}"
+                item = scores[str(subject.name)][task]
+                score = f"{item.value:.3f} ± {item.stderr:.3f}"
+                difference = (
+                    ""
+                    if item.difference is None
+                    else f"{item.difference:+.3f} ± {item.difference_stderr:.3f}"
                 )
-                table.add_row(escape(str(subject.name)), one.metric, score, apart, f"{one.n:,}")
+                table.add_row(escape(str(subject.name)), item.metric, score, difference, f"{item.n:,}")
     return table
 
 

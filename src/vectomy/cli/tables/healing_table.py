@@ -13,9 +13,7 @@ __all__ = ["print_healing"]
 
 
 def print_healing(summary: JsonObject, folder: str) -> None:
-    """Every number for the model before the edit, after it and after healing; then what they come
-    to, in words.
-    """
+    """Every number before the edit, after it and after healing; then the conclusion in words."""
     console = Console()
     results = HealingResults.from_json(summary)
     table = Table(title=f"{results.behaviour} in {results.model}: healing", title_justify="left")
@@ -34,21 +32,22 @@ def _lines(results: HealingResults, folder: str) -> list[str]:
     steps = (
         "trained elsewhere"
         if training is None
-        else f"{config['objective']} on {results.rows.pairs} rows, {training.steps} steps, {training.machine.method}"
+        else f"{config['objective']} on {results.rows.pairs} rows, {training.steps} steps, "
+        f"{training.machine.method}"
     )
     lines = [
         f"result     {results.sentence}",
         f"training   {steps}; judge {judge.name} {judge.version}",
     ]
     if receipt.learned_along is not None:
-        kept = "kept out of" if receipt.projected else "not kept out of"
+        kept = "protected" if receipt.projected else "not protected"
         lines.append(
-            f"directions {kept}: at most {receipt.learned_along:.2g} of what was learned in {receipt.learned_in} edited writers lies along "
-            "those that the edit removed"
+            f"directions {kept}: in {receipt.learned_in} edited writers, at most "
+            f"{receipt.learned_along:.2g} of the learned change lies along the removed directions"
         )
     if verified := receipt.verified:
         lines.append(
-            f"verified   {verified.carried} tensors carry the edit, {len(verified.failures)} do not; the stream has at most "
-            f"{verified.max_projection:.2g} of its length along the directions"
+            f"verified   {verified.carried} tensors carry the edit, {len(verified.failures)} do not; at most "
+            f"{verified.max_projection:.2g} of the residual stream's length lies along the directions"
         )
     return [*lines, f"written    {folder}: {results.learned}, report.html, summary.json"]

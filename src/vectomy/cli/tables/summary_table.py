@@ -57,8 +57,9 @@ def print_summary(summary: JsonObject, folder: str) -> None:
     lines = [
         f"direction  {_direction(results)}, recipe {results.recipe} on {results.estimator}",
         (
-            f"prompts    test {' + '.join(str(count) for count in tested)}, none of them fitted or chosen on; "
-            f"{results.settings['answer_tokens']} greedy tokens, judge {results.judge.name} {results.judge.version or ''}".rstrip()
+            f"prompts    test {' + '.join(str(count) for count in tested)}, none used in fit or choice; "
+            f"{results.settings['answer_tokens']} greedy tokens, judge {results.judge.name} "
+            f"{results.judge.version or ''}".rstrip()
         ),
         *(f"note       {note}" for note in results.notes),
         f"safety     {results.safety}",
