@@ -8,6 +8,7 @@ the results.
 import contextlib
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from vectomy.checkpoint import Checkpoint
-from vectomy.checkpoint.gguf import GgufFile, container, gguf_mark, rewrite, rewrite_gguf
+from vectomy.checkpoint.gguf import GgufFile, gguf_mark, rewrite, rewrite_gguf
 from vectomy.checkpoint.gguf import block_rounding as requantise
 from vectomy.cli import app
 from vectomy.core.errors import ArchitectureError, ArtifactError, CheckpointError, EditError, FingerprintError
@@ -322,7 +323,7 @@ def test_a_cut_off_or_garbled_head_is_a_clear_error(of: Of, tmp_path: Path) -> N
 def test_without_the_library_the_error_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(container.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "gguf", None)
     with pytest.raises(CheckpointError, match=r"vectomy\[gguf\]"):
         GgufFile.open(tmp_path / "in.gguf")
 
@@ -370,7 +371,7 @@ def test_what_the_converter_refuses_is_said(of: Of, tmp_path: Path, monkeypatch:
 
 @pytest.mark.parametrize("label", ["llama", "llama-tied", "qwen2", "mistral"])
 def test_an_adapter_at_scale_s_is_the_edit_times_s(of: Of, tmp_path: Path, label: str) -> None:
-    """llama.cpp computes W x + scale alpha / rank B A x, with one alpha and each weight's own rank."""
+    """llama.cpp computes W x + scale alpha / rank B A x: one alpha, and a rank per weight."""
     tiny, basis = of(label), rows(3)
     operations = (
         Operation("attention", 0, basis[:2], torch.tensor([1.0, -0.5])),

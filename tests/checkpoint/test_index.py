@@ -219,7 +219,7 @@ def test_a_missing_shard_is_named(sharded: Path) -> None:
 def test_a_truncated_file_is_named(single: Path, length: int) -> None:
     file = single / SINGLE
     file.write_bytes(file.read_bytes()[:length])
-    refused(single, f"{SINGLE}.*(truncated|no whole safetensors)")
+    refused(single, f"{SINGLE}.*(truncated|not a whole safetensors)")
 
 
 def test_bytes_behind_the_end_are_refused(single: Path) -> None:
@@ -235,7 +235,7 @@ def test_bytes_behind_the_end_are_refused(single: Path) -> None:
 def test_a_header_length_that_lies_is_refused_without_reading_it(single: Path, length: int) -> None:
     file = single / SINGLE
     file.write_bytes(struct.pack("<Q", length) + file.read_bytes()[8:])
-    refused(single, "no whole safetensors file")
+    refused(single, "not a whole safetensors file")
 
 
 def moved(by: int) -> Callable[[dict], None]:

@@ -2,6 +2,7 @@
 says are left out.
 """
 
+import re
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from vectomy.core.config import make_config
 from vectomy.core.errors import BehaviourAbsentError, SelectionError
 from vectomy.data.splits import Splits
 from vectomy.metrics.baseline import Baseline, measure_baseline
+from vectomy.metrics.contrast_diagnosis import SideCounts, check_contrast
 from vectomy.metrics.judges import KeywordJudge
 
 TIER = "chat"
@@ -88,3 +90,56 @@ def test_too_few_prompts_that_show_it_are_refused_with_the_remedy() -> None:
     mostly = Splits((night[0], *day[:7]), tuple(night[1:7]), tuple(night[7:]))
     with pytest.raises(SelectionError, match=r"1 of 8 positive fit prompts .* --no-filter-prompts"):
         measured(positive=mostly)
+
+
+def counts(refused: int, degenerate: int = 0, total: int = 30) -> SideCounts:
+    return SideCounts(refused, degenerate, total)
+
+
+@pytest.mark.parametrize(
+    ("positive", "negative", "cause"),
+    [
+        (counts(30), counts(30), "30 of 30 .* of the harmless prompts as well .* no contrast"),
+        (counts(29), counts(29), "harmless prompts as well"),
+        (counts(0), counts(0), "refuses 0% of 30 positive prompts .* nothing to remove"),
+        (counts(0), counts(29), "look swapped.* nothing to remove; exchange --positive and --negative"),
+        (counts(8), counts(28), "look swapped"),
+        (counts(0, 20), counts(0, 20), "20 of the 30 answers .* are degenerate"),
+        (counts(1), counts(0), "does not show the behaviour"),
+    ],
+)
+def test_a_base_that_makes_no_contrast_is_told_why(
+    positive: SideCounts, negative: SideCounts, cause: str
+) -> None:
+    sides = {"positive": positive, "negative": negative}
+    with pytest.raises(BehaviourAbsentError, match=f"{cause}.*, or --force to run anyway"):
+        check_contrast(sides, make_config("m", {}))
+    (note,) = check_contrast(sides, make_config("m", {"force": True}))
+    assert re.search(cause, note)
+    assert "--force" not in note
+    assert check_contrast(sides, make_config("m", {"behaviour": "style"})) == ()
+
+
+@pytest.mark.parametrize(
+    ("positive", "negative", "note"),
+    [
+        (counts(10), counts(6), "the intervals overlap"),
+        (counts(29), counts(9), "9 of 30 .* of the harmless search prompts as well"),
+        (counts(29), counts(1), None),
+    ],
+)
+def test_a_weak_contrast_is_noted(positive: SideCounts, negative: SideCounts, note: str | None) -> None:
+    notes = check_contrast({"positive": positive, "negative": negative}, make_config("m", {}))
+    assert len(notes) == (note is not None)
+    assert note is None or re.search(note, notes[0])
+
+
+def test_a_base_that_refuses_both_sides_stops_the_run() -> None:
+    both, chat = splits(NIGHT), tiny_chat.chat()
+    config = make_config("m", {"answer_tokens": 8, "recipe": "article"})
+    with pytest.raises(BehaviourAbsentError, match=r"6 of 6 \(61–100%\) of the harmless prompts as well"):
+        measure_baseline(chat, both, both, KeywordJudge(), config)
+    config = make_config("m", {"answer_tokens": 8, "recipe": "article", "force": True})
+    forced = measure_baseline(chat, both, both, KeywordJudge(), config)
+    assert len(forced.notes) == 1
+    assert forced.to_json()["notes"] == forced.notes

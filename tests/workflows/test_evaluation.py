@@ -4,6 +4,7 @@ on to the same bytes.
 
 import json
 import shutil
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from vectomy.core.errors import (
     CheckpointError,
     ConfigError,
     FingerprintError,
+    PreflightError,
     PromptError,
     UsageError,
 )
@@ -614,6 +616,17 @@ def test_bad_input_is_named(tmp_path: Path, case: str) -> None:
         for key, value in values.items()
     }
     refused(tmp_path, error, match, **changed)
+
+
+def test_an_adapter_that_could_not_be_loaded_is_said_before_the_base_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "peft", None)
+    monkeypatch.setattr(live, "load_model", lambda *_, **__: pytest.fail("loaded"))
+    with pytest.raises(
+        PreflightError, match=r"adapter needs the package peft: pip install 'vectomy\[lora\]'"
+    ):
+        go(tmp_path / "evaluation", ["tiny", "adapter"])
 
 
 def test_a_folder_that_is_not_its_own_is_left_alone(tmp_path: Path) -> None:

@@ -140,7 +140,7 @@ def test_half_a_character_in_config_json_is_refused_before_a_bake_would_have_to_
 def test_a_file_without_an_end_is_not_waited_for(folder: Path, name: str, what: str) -> None:
     (folder / name).unlink()
     os.mkfifo(folder / name) if what == "pipe" else (folder / name).symlink_to("/dev/zero")
-    with pytest.raises(CheckpointError, match="it is no file"):
+    with pytest.raises(CheckpointError, match="it is not a regular file"):
         Checkpoint.open(folder)
 
 

@@ -1,7 +1,7 @@
 """The writers of a model: everything that writes to its residual stream.
 
-families/ and readers.py are the tables; resolve.py matches a model to a family, writers.py lists its
-writers (model_architecture.py), and tensor_coverage.py checks that no tensor is unknown. probe/
+families/ and readers.py are the tables. resolve.py matches a model to a family, writers.py lists
+its writers (model_architecture.py), and tensor_coverage.py checks that no tensor is unknown. probe/
 finds the writers numerically, without a table. norms.py folds directions through the norms between
 a writer and the stream.
 """

@@ -1,4 +1,4 @@
-"""The architecture of one model: its family, its sizes and its writers, checked for completeness."""
+"""The architecture of one model: its family, sizes and writers, checked for completeness."""
 
 from __future__ import annotations
 
@@ -13,13 +13,16 @@ from vectomy.architecture.writers import Writer, rename_tensor, writers_of
 from vectomy.core.errors import ArchitectureError, CheckpointError
 from vectomy.core.types import Component
 
-__all__ = ["MIXERS", "NUMBER", "Architecture", "Shapes"]
+__all__ = ["LACKING", "MIXERS", "NUMBER", "Architecture", "Shapes"]
 
 Shapes = Mapping[str, Sequence[int]]
 """Shapes of tensors by name."""
 # Writers that mix tokens: a layer has one that does and one that does not, unless its family says
 # otherwise.
 MIXERS = frozenset({"attention", "linear_attention", "ssm", "conv"})
+# The files are whole (index.py has checked them), so it was never stored, or under another name.
+LACKING = "its weight files are whole, so it was left out when the model was saved: save the model again"
+OTHER_CONFIG = "config.json and the weights are of different models: take both from one release"
 # The number of a layer or an expert in a tensor's name.
 NUMBER = re.compile(r"\.\d+\.")
 
@@ -73,7 +76,8 @@ class Architecture:
         for slot in self.family.embeddings:
             if slot.component not in {writer.component for writer in found}:
                 raise CheckpointError(
-                    f"the checkpoint lacks '{self.stored(slot.live_weight)}', which a {self.model_type} model has; was the download complete?"
+                    f"the checkpoint lacks '{self.stored(slot.live_weight)}', which a {self.model_type} "
+                    f"model has; {LACKING}"
                 )
         for layer in range(self.n_layers):
             here = writers_of(
@@ -94,7 +98,8 @@ class Architecture:
         if found is None:
             if layer is not None and not 0 <= layer < self.n_layers:
                 raise ArchitectureError(
-                    f"there is no {component} at layer {layer}; this model has layers 0 to {self.n_layers - 1}"
+                    f"there is no {component} at layer {layer}; this model has layers 0 to "
+                    f"{self.n_layers - 1}"
                 )
             there = sorted({w.component for w in self.writers if w.layer == layer})
             where = "in front of the first block" if layer is None else f"at layer {layer}"
@@ -127,9 +132,7 @@ class Architecture:
             names = " or ".join(
                 f"'{self.stored(f'{self.block(layer)}.{slot.live_weight}')}'" for slot in missing
             )
-            raise CheckpointError(
-                f"the checkpoint lacks {names}, which layer {layer} has to have; was the download complete?"
-            )
+            raise CheckpointError(f"the checkpoint lacks {names}, which layer {layer} has to have; {LACKING}")
 
     def _check_shared(self, layer: int, writers: list[Writer]) -> None:
         """All that lies beside a shared expert's writer is that expert's, so it says that the
@@ -144,7 +147,7 @@ class Architecture:
                 if slot.component == "shared_experts" and any(
                     own.startswith(beside) for own in self.tensors_by_layer[layer]
                 ):
-                    raise CheckpointError(f"the checkpoint lacks '{whole}'; was the download complete?")
+                    raise CheckpointError(f"the checkpoint lacks '{whole}'; {LACKING}")
 
     def _check_alike(self, writers: list[Writer]) -> None:
         """Layers that read the same write the same: one that lacks a writer or norm which another
@@ -165,11 +168,11 @@ class Architecture:
                 frozenset(NUMBER.sub(".0.", name[start:]) for name in self.tensors_by_layer[layer]) - written
             )
             first = alike.setdefault(read, layer)
-            for one, other in ((first, layer), (layer, first)):
-                for name in sorted(have[one] - have[other]):
+            for layer_with, other in ((first, layer), (layer, first)):
+                for name in sorted(have[layer_with] - have[other]):
                     raise CheckpointError(
-                        f"the checkpoint lacks '{self.stored(self.block(other))}{name}': layer {other} is like layer {one}, which has it; was "
-                        "the download complete?"
+                        f"the checkpoint lacks '{self.stored(self.block(other))}{name}': layer {other} is "
+                        f"like layer {layer_with}, which has it; {LACKING}"
                     )
 
     def _check_experts(self, writers: list[Writer]) -> None:
@@ -185,9 +188,7 @@ class Architecture:
             numbers = {int(found[1]) for name in self.tensors_by_layer[layer] if (found := parts.match(name))}
             there = {stored.expert for stored in writer.weights}
             for number in sorted((numbers | set(range(most))) - there):
-                raise CheckpointError(
-                    f"the checkpoint lacks '{prefix}.{number}.{rest}'; was the download complete?"
-                )
+                raise CheckpointError(f"the checkpoint lacks '{prefix}.{number}.{rest}'; {LACKING}")
 
     def _check_shapes(self, writer: Writer) -> None:
         for stored in writer.weights:
@@ -201,15 +202,18 @@ class Architecture:
                     else f"{self.d_model} on axis {stored.axis}"
                 )
                 raise CheckpointError(
-                    f"'{stored.name}' has shape {list(shape)!s:.120}; config.json promises {promised}"
+                    f"'{stored.name}' has shape {list(shape)!s:.120}; config.json says {promised}; "
+                    f"{OTHER_CONFIG}"
                 )
         for stored in writer.biases:
             if list(self.shapes[stored.name][-1:]) != [self.d_model]:
                 raise CheckpointError(
-                    f"'{stored.name}' has shape {list(self.shapes[stored.name])!s:.120}; config.json promises width {self.d_model}"
+                    f"'{stored.name}' has shape {list(self.shapes[stored.name])!s:.120}; config.json says "
+                    f"width {self.d_model}; {OTHER_CONFIG}"
                 )
         for passed in writer.norms:
             if passed.norm.learned and list(self.shapes.get(passed.weight, ())) != [self.d_model]:
                 raise CheckpointError(
-                    f"the checkpoint holds no '{passed.weight}' of width {self.d_model}, the norm between '{writer.module}' and the stream"
+                    f"the checkpoint holds no '{passed.weight}' of width {self.d_model}, the norm between "
+                    f"'{writer.module}' and the stream; {LACKING}"
                 )

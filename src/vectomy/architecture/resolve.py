@@ -42,7 +42,8 @@ def resolve(config: Mapping[str, Any], shapes: Shapes | None = None, *, live: bo
         )
     if family is None:
         raise ArchitectureError(
-            f"model type {str(model_type)!r:.80} is not known, so its residual writers are not either; known: {', '.join(sorted(FAMILIES))}"
+            f"model type {str(model_type)!r:.80} is not known, so its residual writers are not either; "
+            f"known: {', '.join(sorted(FAMILIES))}"
         )
     text = config.get(family.nested) if family.nested else config
     text = text if isinstance(text, Mapping) else config
@@ -52,8 +53,8 @@ def resolve(config: Mapping[str, Any], shapes: Shapes | None = None, *, live: bo
             family = wrap_text_model(inner, family.wraps_text_model, *family.layouts[:-1])
         elif "model_type" in text:
             raise ArchitectureError(
-                f"the text model of this {model_type} model is of type {str(text['model_type'])!r:.80}, which is not known; known: "
-                f"{', '.join(sorted(FAMILIES))}"
+                f"the text model of this {model_type} model is of type {str(text['model_type'])!r:.80}, "
+                f"which is not known; known: {', '.join(sorted(FAMILIES))}"
             )
     sizes = _Sizes(family, text, shapes or {})
     layout = () if live else sizes.layout

@@ -6,7 +6,7 @@ import fnmatch
 import re
 from functools import lru_cache
 
-from vectomy.architecture.model_architecture import NUMBER, Architecture
+from vectomy.architecture.model_architecture import LACKING, NUMBER, Architecture
 from vectomy.architecture.readers import EXTRA_HEADS, IGNORED, OUTSIDE_BLOCKS, READERS
 from vectomy.core.errors import ArchitectureError, CheckpointError
 
@@ -24,12 +24,14 @@ def check_covered(architecture: Architecture) -> None:
     excluded = dict(excluded_tensors(architecture))
     if not architecture.tied and architecture.head not in architecture.shapes:
         raise CheckpointError(
-            f"the checkpoint lacks '{architecture.head}', and config.json says that it is not tied to the embedding; was the download complete?"
+            f"the checkpoint lacks '{architecture.head}', and config.json says that it is not tied to the "
+            f"embedding; {LACKING}"
         )
     for layer, names in architecture.tensors_by_layer.items():
         if layer is not None and layer >= architecture.n_layers + architecture.extra_layers:
             raise ArchitectureError(
-                f"tensor '{names[0]}' belongs to layer {layer}, but config.json says {architecture.n_layers} layers"
+                f"tensor '{names[0]}' belongs to layer {layer}, but config.json says {architecture.n_layers} "
+                "layers"
             )
         start = len(architecture.stored(f"{architecture.family.blocks}.{layer}.")) if layer is not None else 0
         for name in names:
@@ -41,14 +43,16 @@ def check_covered(architecture: Architecture) -> None:
                 else _is_outside(name, architecture.head, architecture.family.outside)
             ):
                 raise ArchitectureError(
-                    f"tensor '{name}' is not known for model type '{architecture.model_type}': it might write to the residual "
-                    "stream, so no edit is made; add it to architecture/readers.py if it only reads"
+                    f"tensor '{name}' is not known for model type '{architecture.model_type}': it might "
+                    "write to the residual stream, so no edit is made; add it to architecture/readers.py if "
+                    "it only reads"
                 )
 
 
 def excluded_tensors(architecture: Architecture) -> tuple[tuple[str, str], ...]:
-    """Tensors that write, but not to the stream of the text: no edit touches them. Pairs of name and
-    reason."""
+    """Pairs of name and reason: tensors that write, but not to the residual stream of the text. No
+    edit touches them.
+    """
     excluded = []
     inside = (architecture.family.blocks, *(slot.module for slot in architecture.family.embeddings))
     root = architecture.stored(f"{architecture.family.blocks.rpartition('.')[0]}.")

@@ -26,7 +26,7 @@ class TensorRef:
 
 @dataclass(frozen=True)
 class PostNorm:
-    """A norm on the way from a writer to the stream: the live module, and the names of its tensors."""
+    """A norm between a writer and the stream: the live module and the names of its tensors."""
 
     module: str
     stored: str

@@ -1,11 +1,13 @@
-"""Model folders as they lie on disk: index.py checks and lists one, reader.py reads tensors,
-writer.py rewrites some, shard by shard (shard.py), as change.py lets a caller say.
+"""Model folders as they lie on disk: index.py checks and lists one (safetensors_header.py reads a
+file's header), reader.py reads tensors, writer.py rewrites some of them, shard by shard (shard.py),
+as described by change.py.
 """
 
 from vectomy.checkpoint.change import Added, Change
 from vectomy.checkpoint.folder_architecture import architecture_in
-from vectomy.checkpoint.index import Checkpoint, TensorEntry
+from vectomy.checkpoint.index import Checkpoint
 from vectomy.checkpoint.reader import fingerprint, read_stored, read_tensor, sidecar_digest, tensor_hashes
+from vectomy.checkpoint.safetensors_header import TensorEntry
 from vectomy.checkpoint.writer import rewrite
 
 __all__ = [

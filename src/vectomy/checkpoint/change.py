@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from vectomy.checkpoint.index import DTYPE_BITS, Checkpoint, TensorEntry
+from vectomy.checkpoint.index import Checkpoint
+from vectomy.checkpoint.safetensors_header import DTYPE_BITS, TensorEntry
 from vectomy.core.errors import CheckpointError
 
 __all__ = ["Added", "Change", "by_tensor"]

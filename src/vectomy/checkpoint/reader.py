@@ -10,7 +10,8 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
-from vectomy.checkpoint.index import Checkpoint, TensorEntry
+from vectomy.checkpoint.index import Checkpoint
+from vectomy.checkpoint.safetensors_header import TensorEntry
 from vectomy.core.errors import CheckpointError
 from vectomy.core.progress import Progress, silent
 from vectomy.core.run_folder import canonical_json, hash_of, sha256_file
@@ -61,7 +62,8 @@ def read_tensor(checkpoint: Checkpoint, name: str) -> Tensor:
         raise CheckpointError(f"tensor '{name}' is not in {checkpoint.path}")
     if entry.dtype not in TORCH_DTYPES:
         raise CheckpointError(
-            f"tensor '{name}' is stored as {entry.dtype}, which cannot be edited; use the {'/'.join(TORCH_DTYPES)} version"
+            f"tensor '{name}' is stored as {entry.dtype}, which cannot be edited; use the "
+            f"{'/'.join(TORCH_DTYPES)} version"
         )
     return read_stored(checkpoint, name)
 

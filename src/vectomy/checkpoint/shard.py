@@ -22,9 +22,10 @@ import torch
 from torch import Tensor
 
 from vectomy.checkpoint.change import Added, Change
-from vectomy.checkpoint.index import DTYPE_BITS, Checkpoint, Shard, TensorEntry
+from vectomy.checkpoint.index import Checkpoint
 from vectomy.checkpoint.ranges import Range, copy_range, join_ranges, same_range, write_all
 from vectomy.checkpoint.reader import STORED_DTYPES, read_stored
+from vectomy.checkpoint.safetensors_header import DTYPE_BITS, Shard, TensorEntry
 
 __all__ = ["ShardPlan", "plan_shard", "shard_holds", "write_shard"]
 
@@ -149,7 +150,7 @@ def _copy_all(
 
 
 def _drain(copied: SimpleQueue[int], advance: Callable[[int], None]) -> None:
-    """Report from this thread what the other one copied: who listens need not be safe for threads."""
+    """Report the other thread's copies from this one: listeners need not be thread-safe."""
     while not copied.empty():
         advance(copied.get())
 

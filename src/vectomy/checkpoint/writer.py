@@ -233,7 +233,8 @@ def _check_space(checkpoint: Checkpoint, unfinished: Sequence[ShardPlan], beside
     free = shutil.disk_usage(beside).free
     if needed > free:
         raise DiskFullError(
-            f"{beside.parent} has {free / 2**30:.2f} GiB free and the checkpoint takes {needed / 2**30:.2f} GiB; free some space"
+            f"{beside.parent} has {free / 2**30:.2f} GiB free and the checkpoint takes {needed / 2**30:.2f} "
+            "GiB; free some space"
         )
 
 

@@ -17,6 +17,7 @@
     │   └── UnreadableReplyError    a reply that holds no judgement
     ├── HubError                    the Hub refuses or cannot be reached
     │   └── LeakError               a token or a local path in what was to be published
+    ├── PreflightError              a package, space or right that the work needs is missing
     ├── ArtifactError               a run folder in use, or changed by hand
     └── DiskFullError               no space left; what was written before stays usable
 
@@ -37,6 +38,7 @@ __all__ = [
     "JudgeError",
     "LeakError",
     "ModelError",
+    "PreflightError",
     "PromptError",
     "SelectionError",
     "UnreadableReplyError",
@@ -113,6 +115,10 @@ class HubError(VectomyError):
 
 
 class LeakError(HubError):
+    pass
+
+
+class PreflightError(VectomyError):
     pass
 
 

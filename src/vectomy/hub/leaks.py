@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from vectomy.checkpoint.index import HEADER_LIMIT
+from vectomy.checkpoint.safetensors_header import HEADER_LIMIT
 from vectomy.core.errors import LeakError
 from vectomy.hub.client import secrets
 

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vectomy.checkpoint import Checkpoint, tensor_hashes
-from vectomy.checkpoint.index import RECORDS, read_shard
+from vectomy.checkpoint.index import RECORDS
+from vectomy.checkpoint.safetensors_header import read_shard
 from vectomy.core.errors import ArtifactError
 from vectomy.core.json_value import JsonObject
 from vectomy.core.progress import Progress, silent

@@ -10,20 +10,17 @@ from dataclasses import asdict, dataclass
 
 from torch import Tensor
 
-from vectomy.core.config import Contrast, RunConfig
-from vectomy.core.errors import BehaviourAbsentError, SelectionError
+from vectomy.core.config import RunConfig
+from vectomy.core.errors import SelectionError
 from vectomy.core.json_value import JsonObject
 from vectomy.core.progress import Progress, silent
 from vectomy.data.splits import Splits
-from vectomy.metrics.intervals import share_of
-from vectomy.metrics.judges import Judge, find_refusals
+from vectomy.metrics.contrast_diagnosis import check_contrast, count_side
+from vectomy.metrics.judges import REFUSALS, Judge
 from vectomy.metrics.logits import behaviour_tokens, log_odds
 from vectomy.models import ChatModel
 
 __all__ = ["Baseline", "measure_baseline"]
-
-# Below this refusal rate on positive prompts there is no behaviour to find a direction for.
-LEAST_RATE = 0.05
 
 
 @dataclass(frozen=True)
@@ -31,11 +28,13 @@ class Baseline:
     """The baseline of a run.
 
     Attributes:
-        positive_rate: share of positive search prompts that the base refuses; `negative_rate`
-        alike. tokens: the first tokens of the behaviour. positive_kept: by split, whether each
-        prompt is used: the base treats it as the contrast
+        positive_rate: share of positive search prompts that the base refuses.
+        negative_rate: share of negative search prompts that the base refuses.
+        tokens: the first tokens of the behaviour.
+        positive_kept: by split, whether each prompt is used: the base treats it as the contrast
             expects (log-odds of the tokens above 0; for `negative_kept` below 0).
         answers: the base's greedy tokens on the search prompts, by side.
+        notes: what a reader must know of the contrast, one sentence each.
     """
 
     positive_rate: float
@@ -45,6 +44,7 @@ class Baseline:
     positive_kept: dict[str, list[bool]]
     negative_kept: dict[str, list[bool]]
     answers: dict[str, list[list[int]]]
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> JsonObject:
         return asdict(self)
@@ -61,8 +61,8 @@ def measure_baseline(
     """Answer the search prompts and score the first token of fit and search.
 
     Raises:
-        BehaviourAbsentError: under 5% of the positive search prompts show the behaviour (unless
-            `config.force`).
+        BehaviourAbsentError: the base refuses nothing, everything, or the negative prompts more
+            than the positive ones (unless `config.force`).
         SelectionError: the recipe needs behaviour tokens and none separate the sides, or a given
             one is not a single token.
     """
@@ -79,12 +79,18 @@ def measure_baseline(
         )
         for side, splits in sides.items()
     }
-    refused = {
-        side: find_refusals(judge, [p.text for p in splits.search], [chat.text(a) for a in answers[side]])
+    verdicts = {
+        side: [
+            judgement.verdict
+            for judgement in judge.judged(
+                [prompt.text for prompt in splits.search], [chat.text(answer) for answer in answers[side]]
+            )
+        ]
         for side, splits in sides.items()
     }
-    rates = {side: share_of(flags) for side, flags in refused.items()}
-    _check_present(rates["positive"], len(positive.search), config)
+    refused = {side: [verdict in REFUSALS for verdict in given] for side, given in verdicts.items()}
+    counts = {side: count_side(given) for side, given in verdicts.items()}
+    notes = check_contrast(counts, config)
     tokens = _read_tokens(chat, config) if config.selection.behaviour_tokens else None
     scored = (
         _score_first_tokens(chat, sides, config.runtime.batch_tokens) if config.recipe == "arditi" else {}
@@ -109,13 +115,14 @@ def measure_baseline(
                     f"tokens {[chat.text([t]) for t in tokens]}); give clearer prompts or --no-filter-prompts"
                 )
     return Baseline(
-        rates["positive"],
-        rates["negative"],
+        counts["positive"].rate,
+        counts["negative"].rate,
         tuple(tokens or ()),
         tuple(chat.tokenizer.decode([token]) for token in tokens or ()),
         kept["positive"],
         kept["negative"],
         answers,
+        notes,
     )
 
 
@@ -128,17 +135,6 @@ def _score_first_tokens(
         for side, splits in sides.items()
         for split in ("fit", "search")
     }
-
-
-def _check_present(rate: float, count: int, config: RunConfig) -> None:
-    contrast: Contrast = config.contrast
-    if contrast.behaviour == "refusal" and rate < LEAST_RATE and not config.force:
-        raise BehaviourAbsentError(
-            f"the base model {config.model} does not show the behaviour: it refuses {rate:.0%} of {count} "
-            "positive prompts "
-            f"({contrast.positive.prompts}), so there is nothing to remove; use other prompts, or --force "
-            "to run anyway"
-        )
 
 
 def _read_tokens(chat: ChatModel, config: RunConfig) -> list[int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import importlib.util
 import json
 import shutil
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from vectomy.checkpoint.gguf import GgufFile, is_gguf
 from vectomy.checkpoint.quantization import check_supported
 from vectomy.core.config import Runtime, validate_config
 from vectomy.core.errors import CheckpointError, ModelError, VectomyError
+from vectomy.core.packages import describe_missing
 from vectomy.core.run_folder import cache_folder, disk_full_named, sha256_file
 from vectomy.models.chat import ChatModel
 from vectomy.models.layerwise import LayerwiseModel
@@ -242,8 +242,8 @@ def with_adapter(chat: ChatModel, folder: str | Path) -> ChatModel:
     Raises:
         ModelError: peft is not installed, or cannot load the adapter.
     """
-    if importlib.util.find_spec("peft") is None:
-        raise ModelError("loading an adapter takes the package peft: pip install 'vectomy[lora]'")
+    if missing := describe_missing("loading an adapter", "peft"):
+        raise ModelError(missing)
     from peft import PeftModel
 
     with loading(f"the adapter {folder}"):
@@ -332,8 +332,8 @@ def convert_gguf(file: Path, out: Path) -> None:
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    if importlib.util.find_spec("gguf") is None:
-        raise ModelError("reading a GGUF file takes the package gguf: pip install 'vectomy[gguf]'")
+    if missing := describe_missing("reading a GGUF file", "gguf"):
+        raise ModelError(missing)
     with quiet():
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
         model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)

@@ -12,6 +12,7 @@ from typing import Any
 from vectomy.core.config import RunConfig, make_config
 from vectomy.core.errors import ConfigError
 from vectomy.core.output_path import check_run_output
+from vectomy.core.packages import describe_missing
 from vectomy.core.progress import Progress, silent
 from vectomy.core.run_folder import RunFolder, read_json
 from vectomy.models.demo import is_demo
@@ -25,6 +26,7 @@ from vectomy.workflows.distill_stages import (
     run_distill_evaluate,
     run_distill_select,
 )
+from vectomy.workflows.preflight import refuse
 from vectomy.workflows.run_stages import (
     STAGES,
     RunWorkflow,
@@ -74,6 +76,8 @@ def run(
         VectomyError: see errors.py; finished stages are kept and not run again.
     """
     config = model if isinstance(model, RunConfig) else make_config(model, options)
+    measures = STAGES.index(until) >= STAGES.index("evaluate")
+    refuse(describe_missing("measuring the adapter of --lora", "peft") if config.lora and measures else None)
     check_run_output(out, *(() if is_demo(config.model) else (config.model,)))
     with RunFolder(Path(out)) as folder:
         work = _open_workflow(config, folder, ask_user=ask_user, command=command, progress=progress, log=log)

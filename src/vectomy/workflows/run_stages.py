@@ -197,6 +197,8 @@ def run_baseline(work: RunWorkflow) -> None:
     result = measure_baseline(work.chat, *work.splits, work.judge, work.config, work.progress)
     baseline = {**result.to_json(), "measured_with": work.measured_with()}
     write_json(work.folder.file("baseline.json"), baseline)
+    for note in result.notes:
+        work.log(f"note: {note}")
 
 
 def run_collect(work: RunWorkflow) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 from vectomy.architecture import check_covered
 from vectomy.checkpoint import Checkpoint, architecture_in, fingerprint, sidecar_digest
@@ -21,6 +21,7 @@ from vectomy.core.progress import Log, Progress, ignore, silent
 from vectomy.core.run_folder import RunFolder
 from vectomy.models import ChatModel, load_model, probe_architecture
 from vectomy.models.demo import model_folder
+from vectomy.workflows.preflight import Check, check_ready
 
 __all__ = ["Log", "Stage", "Workflow", "ignore"]
 
@@ -90,6 +91,10 @@ class Workflow:
         """Hashes of the weights and of the files beside them."""
         return [fingerprint(self.checkpoint), sidecar_digest(self.checkpoint)]
 
+    def list_checks(self) -> Sequence[Check[Self]]:
+        """What is checked before the first stage; a subclass adds its own to these."""
+        return ()
+
     def run_stages(
         self: AnyWorkflow, stages: Sequence[Stage[AnyWorkflow]], digest: str, until: str | None = None
     ) -> None:
@@ -99,7 +104,11 @@ class Workflow:
             digest: the hash of what all stages depend on. Each stage adds its own inputs and
                 outputs to it, so that a change runs all later stages again.
             until: the last stage to run; absent: all.
+
+        Raises:
+            PreflightError: a check found a fault; no stage was run.
         """
+        check_ready(self, self.list_checks())
         for stage in stages:
             digest = self.folder.stage(
                 stage.name, digest, stage.needs, list(stage.writes), partial(stage.run, self)

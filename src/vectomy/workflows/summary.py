@@ -69,7 +69,7 @@ def build_summary(
     forms = read_json(folder.file("evaluation.json"))
     base = forms.pop("base")
     scores = read_json(folder.file("scores.json"))
-    measured_with = read_json(folder.file("baseline.json"))["measured_with"]
+    baseline = read_json(folder.file("baseline.json"))
     behaviour = config.contrast.behaviour
     edit = Edit.load(folder.file("edit.safetensors"))
     chosen_by = config.selection.model_dump(
@@ -93,7 +93,7 @@ def build_summary(
         "versions": versions(),
         "contrast": _contrast(config, splits, kept),
         "settings": {
-            **measured_with,
+            **baseline["measured_with"],
             "answer_tokens": config.answer_tokens,
             "thinking": config.runtime.thinking,
             **chosen_by,
@@ -104,7 +104,7 @@ def build_summary(
         "forms": forms,
         "direction": scores["chosen"],
         "strength": scores["chosen"]["strength"] if trait else strength_of(edit),
-        "notes": _notes(config, splits, kept, scores.get("note")),
+        "notes": [*baseline.get("notes", ()), *_notes(config, splits, kept, scores.get("note"))],
         "receipt": read_json(folder.file("receipt.json")) if config.bake else None,
         "stages": {stage: seconds[stage] for stage in stages},
         "edit": {"path": "edit.safetensors", "sha256": edit.sha256},

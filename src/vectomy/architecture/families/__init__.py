@@ -19,4 +19,6 @@ from vectomy.architecture.families.spec import BiasFlag, Family, Layout, Norm, W
 __all__ = ["FAMILIES", "REFUSED", "BiasFlag", "Family", "Layout", "Norm", "WriterSpec", "wrap_text_model"]
 
 FAMILIES: dict[str, Family] = {**DENSE, **POST_NORM, **MOE_FAMILIES, **HYBRID, **MULTIMODAL}
-"""By `model_type` of config.json. The probe adds types that it has seen (models/probe_architecture.py)."""
+"""By `model_type` of config.json. The probe adds the types of models that it has probed
+(models/probe_architecture.py).
+"""

@@ -25,10 +25,10 @@ __all__ = ["MULTIMODAL", "wrap_text_model"]
 def wrap_text_model(
     family: Family, live: str = "model.language_model", *layouts: Layout, wraps_text_model: bool = False
 ) -> Family:
-    """The text model of `family` under the prefix `live`, in a model with parts for images or sound.
+    """The text model of `family` under the prefix `live`, in a model of several modalities.
 
-    With `wraps_text_model` the text model has the family that config.json names, and `family` only
-    if config.json names none.
+    With `wraps_text_model` the text model has the family that config.json names; `family` is the
+    default.
     """
 
     def move(name: str) -> str:

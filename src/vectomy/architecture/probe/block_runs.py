@@ -54,8 +54,8 @@ def find_blocks(model: nn.Module, input_ids: TokenIds) -> tuple[str, list[nn.Mod
         if children and all(child in seen for child in children):
             return name, children, seen[children[0]]
     raise ArchitectureError(
-        f"{type(model).__name__} has no stack of blocks of which each takes the residual stream and gives it on, so its writers "
-        "cannot be found"
+        f"{type(model).__name__} has no list of blocks that each read and return the residual stream, so its "
+        "writers cannot be found"
     )
 
 

@@ -1,4 +1,4 @@
-"""Hold modules at what they gave in a clean run, and parameters at other values, for the length of a
+"""Replay the recorded outputs of modules, and set parameters to other values, for the length of a
 `with` block.
 """
 
@@ -39,7 +39,7 @@ def record_outputs(modules: Iterable[nn.Module]) -> Iterator[Outputs]:
 
 @contextmanager
 def freeze_outputs(modules: Iterable[nn.Module], outputs: Outputs) -> Iterator[None]:
-    """Each module gives what it gave, call by call, in every whole run while the block is entered."""
+    """Within the block every module returns its recorded outputs, call by call, in each run."""
     with ExitStack() as hooks:
         for module in modules:
             if module not in outputs:

@@ -109,8 +109,8 @@ class ProbedPart:
         left = float((change - ratio * amount * unit).norm())
         if not ratio or left > STRAIGHT * abs(ratio) * float(amount.norm()):
             raise ArchitectureError(
-                f"the stream does not pass '{self.path}' unchanged (a norm, gate or mixture stands on it), so removing a "
-                "direction from what is written does not remove it from the stream"
+                f"the stream does not pass '{self.path}' unchanged (a norm, gate or mixture acts on it), so "
+                "removing a direction from all writers does not remove it from the stream"
             )
 
     def writers(
@@ -143,14 +143,14 @@ class ProbedPart:
             passed = any(module in chain for _, _, chain in found)
             if not passed and not self._is_behind(found, module, value, axes):
                 raise ArchitectureError(
-                    f"'{name}' reaches the residual stream in a way that no edit of its weights can follow: what it gives is "
-                    "multiplied with, or bent by, something on the way"
+                    f"'{name}' reaches the residual stream through a product or a nonlinearity, which no "
+                    "edit of its weights can follow"
                 )
         self._check_complete(found, stream)
         return [row for _, row, _ in found]
 
     def _check_complete(self, found: list[Place], stream: Tensor | None) -> None:
-        """With u projected out of all writers, and out of the stream that comes in, none goes out."""
+        """With u removed from all writers and the incoming stream, none is in the outgoing one."""
         unit = self.random.unit()
         with ExitStack() as projected:
             for value, row, chain in found:
@@ -161,8 +161,9 @@ class ProbedPart:
         left = float((out @ unit).norm() / out.norm())
         if left > STRAIGHT:
             raise ArchitectureError(
-                f"something in '{self.path or 'front of the first block'}' writes to the residual stream without weights (a fixed "
-                f"position encoding, say): {left:.3f} of the stream stays along a removed direction"
+                f"something in '{self.path or 'front of the first block'}' writes to the residual stream "
+                f"without weights (a fixed position encoding, say): {left:.3f} of the stream remains along a "
+                "removed direction"
             )
 
     def _run_frozen(self, thawed: Iterable[nn.Module]) -> Seen:

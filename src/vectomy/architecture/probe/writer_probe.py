@@ -37,7 +37,7 @@ def probe(model: nn.Module, input_ids: TokenIds | None = None, *, seed: int = 0)
     for layer in range(1, len(blocks)):
         if not torch.equal(results[layer - 1], first_input(*calls[layer])):
             raise ArchitectureError(
-                f"the stream is changed between {path}.{layer - 1} and {path}.{layer}, by something that belongs to neither"
+                f"something outside of both changes the stream between {path}.{layer - 1} and {path}.{layer}"
             )
     random, asleep = RandomDirections(generator, width), set[nn.Parameter]()
     found = ProbedPart(

@@ -112,7 +112,7 @@ class Blocks:
 
 
 def unpack_blocks(raw: Bytes, kind: str) -> Blocks:
-    """Scale and offset are what the library reads of the same blocks with every q at 0, and at 1."""
+    """Scale and offset, from what the library reads with every q set to 0 and to 1."""
     layout = LAYOUTS[kind]
     blocks = raw.reshape(-1, block_bytes(kind))
     q = torch.from_numpy(layout.read(blocks).astype(np.float32)).reshape(len(raw), -1) - layout.zero

@@ -10,7 +10,6 @@ byte.
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import mmap
 import struct
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from vectomy.core.errors import CheckpointError
+from vectomy.core.packages import describe_missing
 from vectomy.core.run_folder import sha256_file
 
 __all__ = ["MAGIC", "GgufFile", "GgufTensor", "bytes_of", "check_installed", "gguf_mark", "is_gguf"]
@@ -49,10 +49,8 @@ AXES = 4
 
 def check_installed() -> None:
     """Raises CheckpointError without the library that knows GGUF's types and names."""
-    if importlib.util.find_spec("gguf") is None:
-        raise CheckpointError(
-            "reading and writing GGUF files takes the package gguf: pip install 'vectomy[gguf]'"
-        )
+    if missing := describe_missing("reading or writing a GGUF file", "gguf"):
+        raise CheckpointError(missing)
 
 
 def is_gguf(path: str | Path) -> bool:

@@ -19,7 +19,8 @@ from vectomy.architecture import FAMILIES, Family
 from vectomy.architecture.readers import READERS
 from vectomy.checkpoint.gguf.blocks import PLAIN
 from vectomy.checkpoint.gguf.container import GgufFile, check_installed
-from vectomy.checkpoint.index import Checkpoint, TensorEntry
+from vectomy.checkpoint.index import Checkpoint
+from vectomy.checkpoint.safetensors_header import TensorEntry
 from vectomy.core.errors import ArchitectureError, CheckpointError
 
 __all__ = ["ARCHITECTURES", "GgufView", "as_checkpoint", "gguf_architecture", "gguf_name"]
@@ -53,8 +54,8 @@ def gguf_architecture(model_type: str) -> str:
     found = ARCHITECTURES.get(model_type)
     if found is None:
         raise ArchitectureError(
-            f"a GGUF file of a {model_type} model is not edited as it is, nor given an adapter (known: {', '.join(ARCHITECTURES)}); "
-            "apply the edit to the model folder, with --as gguf"
+            f"GGUF files of {model_type} models can neither be edited nor get an adapter (known: "
+            f"{', '.join(ARCHITECTURES)}); apply the edit to the model folder, with --as gguf"
         )
     return found
 
@@ -83,7 +84,8 @@ def as_checkpoint(file: GgufFile, model_type: str) -> GgufView:
     wanted = gguf_architecture(model_type)
     if file.architecture != wanted:
         raise ArchitectureError(
-            f"{file.path} holds an architecture '{file.architecture}', and a {model_type} model is '{wanted}' there"
+            f"{file.path} holds an architecture '{file.architecture}', where a {model_type} model is "
+            f"'{wanted}'; give the model that the edit was made for"
         )
     family = FAMILIES[model_type]
     names: dict[str, str] = {}

@@ -123,7 +123,8 @@ def check_new(out: Path, file: GgufFile | None = None) -> None:
     needed, free = file.path.stat().st_size if file else 0, shutil.disk_usage(there).free
     if needed > free:
         raise DiskFullError(
-            f"{there} has {free / 2**30:.2f} GiB free and the file takes {needed / 2**30:.2f} GiB; free some space"
+            f"{there} has {free / 2**30:.2f} GiB free and the file takes {needed / 2**30:.2f} GiB; "
+            "free some space"
         )
 
 
@@ -212,7 +213,8 @@ class _Writing:
                 stored = store(raw, tensor.type, old, new, change.vectors)
                 if not math.isfinite(stored.error):
                     raise CheckpointError(
-                        f"the edit gives '{tensor.name}' values that are no numbers, or too large for {stored.type}; weaken it"
+                        f"the edit gives '{tensor.name}' values that are not finite, or too large for "
+                        f"{stored.type}; use a smaller strength"
                     )
                 if chosen not in ("", stored.type):
                     store, chosen = store_as(BETTER), ""

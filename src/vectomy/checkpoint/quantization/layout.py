@@ -9,9 +9,10 @@ import re
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from vectomy.checkpoint.index import Checkpoint, TensorEntry
+from vectomy.checkpoint.index import Checkpoint
 from vectomy.checkpoint.quantization.scheme import MX_BLOCK, REMEDY, Scheme, check_supported
 from vectomy.checkpoint.reader import TORCH_DTYPES
+from vectomy.checkpoint.safetensors_header import TensorEntry
 from vectomy.core.errors import CheckpointError
 
 __all__ = ["Encoding", "PackedWeight", "companions", "locate"]
@@ -131,43 +132,47 @@ def locate(checkpoint: Checkpoint, name: str) -> PackedWeight:
             entry is not None or sign in ("qweight", "weight_packed", "W_q")
         ):
             raise CheckpointError(
-                f"weight '{name}' is stored with method {method} (tensor '{module}.{sign}' of {checkpoint.path}), which cannot "
-                f"be edited; {REMEDY}"
+                f"weight '{name}' is stored with method {method} (tensor '{module}.{sign}' of "
+                f"{checkpoint.path}), which cannot be edited; {REMEDY}"
             )
     if entry is None:
-        raise CheckpointError(f"weight '{name}' is not in {checkpoint.path}; was the download complete?")
+        raise CheckpointError(f"weight '{name}' is not in {checkpoint.path}; save the model again")
     scales = [tensors[scale] for scale in scale_names(name) if scale in tensors]
     if entry.dtype in TORCH_DTYPES:
         # Every loader would multiply, or choke; either way the stored values are not the weight's.
         if scales:
             raise CheckpointError(
-                f"tensor '{name}' is stored as {entry.dtype} but has scales ('{scales[0].name}'), as only quantised weights do; "
-                f"{REMEDY}"
+                f"tensor '{name}' is stored as {entry.dtype} but has scales ('{scales[0].name}'), as only "
+                f"quantised weights do; {REMEDY}"
             )
         return PackedWeight(name, (name,), "plain", entry.shape)
     if entry.dtype not in FP8:
         raise CheckpointError(
-            f"tensor '{name}' is stored as {entry.dtype} with method '{scheme.method or 'unknown'}', which cannot be edited; {REMEDY}"
+            f"tensor '{name}' is stored as {entry.dtype} with method '{scheme.method or 'unknown'}', which "
+            f"cannot be edited; {REMEDY}"
         )
     if len(scales) != 1:
         found = ", ".join(f"'{scale.name}'" for scale in scales) or "none"
         raise CheckpointError(
-            f"tensor '{name}' is stored as {entry.dtype} and needs one tensor of scales; {checkpoint.path} has {found}; {REMEDY}"
+            f"tensor '{name}' is stored as {entry.dtype} and needs one tensor of scales; {checkpoint.path} "
+            f"has {found}; {REMEDY}"
         )
     return _fp8(entry, scales[0], scheme)
 
 
 def _fp8(entry: TensorEntry, scale: TensorEntry, scheme: Scheme) -> PackedWeight:
     wrong = CheckpointError(
-        f"tensor '{entry.name}' of shape {list(entry.shape)} has scales '{scale.name}' of {scale.dtype} {list(scale.shape)}, "
-        f"which is not one a tensor, one an output row or one a block of {list(scheme.block)}; download it again, or {REMEDY}"
+        f"tensor '{entry.name}' of shape {list(entry.shape)} has scales '{scale.name}' of {scale.dtype} "
+        f"{list(scale.shape)}, which is neither one per tensor, nor one per output row, nor one per block of "
+        f"{list(scheme.block)}; download it again, or {REMEDY}"
     )
     if len(entry.shape) not in (2, 3) or 0 in entry.shape or scale.dtype not in SCALES:
         raise wrong
     # fbgemm's experts are stored transposed, with scales that are not.
     if len(entry.shape) == 3 and scheme.method == "fbgemm_fp8":
         raise CheckpointError(
-            f"tensor '{entry.name}' holds experts stored with method 'fbgemm_fp8', which cannot be edited; {REMEDY}"
+            f"tensor '{entry.name}' holds experts stored with method 'fbgemm_fp8', which cannot be edited; "
+            f"{REMEDY}"
         )
     rows, columns = entry.shape[-2:]
     lead, grid = entry.shape[:-2], scale.shape
@@ -193,7 +198,8 @@ def _mxfp4(checkpoint: Checkpoint, name: str) -> PackedWeight:
     values, scales = (checkpoint.tensors.get(f"{name}_{part}") for part in ("blocks", "scales"))
     if values is None or scales is None:
         raise CheckpointError(
-            f"weight '{name}' of {checkpoint.path} has only one of '{name}_blocks' and '{name}_scales'; was the download complete?"
+            f"weight '{name}' of {checkpoint.path} has only one of '{name}_blocks' and '{name}_scales'; both "
+            "are needed: download the model again or save it again"
         )
     shape = values.shape
     if (
@@ -205,8 +211,9 @@ def _mxfp4(checkpoint: Checkpoint, name: str) -> PackedWeight:
         or scales.dtype not in EXPONENTS
     ):
         raise CheckpointError(
-            f"MXFP4 weight '{name}' has blocks of {values.dtype} {list(shape)} and scales of {scales.dtype} {list(scales.shape)}; "
-            "bytes [..., rows, groups, 16] and [..., rows, groups] are needed; download it again"
+            f"MXFP4 weight '{name}' has blocks of {values.dtype} {list(shape)} and scales of {scales.dtype} "
+            f"{list(scales.shape)}; bytes [..., rows, groups, 16] and [..., rows, groups] are needed; "
+            "download it again"
         )
     logical = (*shape[:-2], shape[-2] * MX_BLOCK[1])
     return PackedWeight(name, (values.name, scales.name), "mxfp4", logical, MX_BLOCK)

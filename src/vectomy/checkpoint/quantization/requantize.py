@@ -1,4 +1,4 @@
-"""Decode a stored weight, and store an edited one so that what the edit left alone keeps its bytes."""
+"""Decode a stored weight; store an edited one so that unchanged values keep their bytes."""
 
 from __future__ import annotations
 
@@ -161,7 +161,8 @@ def _parts(encoded: PackedWeight, parts: Mapping[str, Tensor]) -> tuple[Tensor, 
     if values.shape != shape or values.dtype not in kinds or scales.numel() != count:
         raise _damage_error(
             encoded,
-            f"values {values.dtype} {list(values.shape)} with {scales.numel()} scales, not {list(shape)} with {count}",
+            f"it has values {values.dtype} {list(values.shape)} with {scales.numel()} scales, not "
+            f"{list(shape)} with {count}",
         )
     return values.reshape(-1, *rest), scales.reshape(-1, *encoded.grid)
 

@@ -67,7 +67,7 @@ CHUNK = 1 << 18
 
 
 def nearest(values: Float[Tensor, "*shape"], grid: Grid | Steps) -> Float[Tensor, "*shape"]:
-    """The nearest value of the grid, ties to even, saturating; float32 only. Zeros lose their sign."""
+    """The nearest grid value (ties to even, saturating), in float32. Zeros lose their sign."""
     if isinstance(grid, Steps):
         return values.clamp(grid.low, grid.high).round_()
     held = values.clamp(-grid.largest, grid.largest)

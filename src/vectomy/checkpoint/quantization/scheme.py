@@ -17,7 +17,10 @@ from vectomy.core.json_value import JsonValue
 
 __all__ = ["REMEDY", "Scheme", "check_supported"]
 
-REMEDY = "use the model's bfloat16 release, or load it with transformers, call model.dequantize(), save it and edit that copy"
+REMEDY = (
+    "use the model's bfloat16 release, or load it with transformers, call model.dequantize(), save it and "
+    "edit that copy"
+)
 # What transformers takes for an fp8 configuration that does not say (an explicit null means one
 # scale a tensor).
 BLOCK = (128, 128)
@@ -67,12 +70,13 @@ def check_supported(config: Mapping[str, JsonValue]) -> Scheme:
     if method == "modelopt":
         return Scheme(method, _modelopt(quantization))
     raise ArchitectureError(
-        f"the model is quantised with method {method!r:.80} (quantization_config of config.json), whose weights cannot be edited; {REMEDY}"
+        f"the model is quantised with method {method!r:.80} (quantization_config of config.json), whose "
+        f"weights cannot be edited; {REMEDY}"
     )
 
 
-def _said(value: Any) -> str:
-    """What a file says, as a part of one line."""
+def _quote(value: Any) -> str:
+    """A value of a file, printable and short enough for a message of one line."""
     text = str(value)
     return text if text.isprintable() and len(text) <= 80 else f"{text!r:.80}"
 
@@ -113,12 +117,14 @@ def _compressed_tensors(quantization: Mapping[str, JsonValue]) -> tuple[int, int
     sparsity = quantization.get("sparsity_config")
     if isinstance(sparsity, Mapping) and sparsity.get("format", "dense") != "dense":
         raise ArchitectureError(
-            f"the model is quantised with method '{method}' and stored as {sparsity['format']!r:.80}; {REMEDY}"
+            f"the model is quantised with method '{method}' and stored as {sparsity['format']!r:.80}; "
+            f"{REMEDY}"
         )
     groups = quantization.get("config_groups")
     if not isinstance(groups, Mapping) or not groups:
         raise ArchitectureError(
-            f"the model is quantised with method '{method}', but quantization_config has no config_groups; {REMEDY}"
+            f"the model is quantised with method '{method}', but quantization_config has no config_groups; "
+            f"{REMEDY}"
         )
     block = BLOCK
     for name, group in groups.items():
@@ -133,8 +139,9 @@ def _compressed_tensors(quantization: Mapping[str, JsonValue]) -> tuple[int, int
         )
         if not supported or weights.get("actorder") or form not in FORMATS:
             raise ArchitectureError(
-                f"the model is quantised with method '{method}', and its group {name!r:.80} holds {_said(kind)} weights of {_said(bits)} bits "
-                f"(strategy '{_said(strategy)}', format '{_said(form)}'), which cannot be edited; {REMEDY}"
+                f"the model is quantised with method '{method}', and its group {name!r:.80} holds "
+                f"{_quote(kind)} weights of {_quote(bits)} bits (strategy '{_quote(strategy)}', format "
+                f"'{_quote(form)}'), which cannot be edited; {REMEDY}"
             )
         if strategy == "block":
             block = _block(weights.get("block_structure") or BLOCK)
@@ -148,6 +155,7 @@ def _modelopt(quantization: Mapping[str, JsonValue]) -> tuple[int, int]:
         algorithm = inner.get("quant_algo")
     if algorithm not in MODELOPT_FP8:
         raise ArchitectureError(
-            f"the model is quantised with method 'modelopt' and algorithm '{_said(algorithm)}', whose weights cannot be edited; {REMEDY}"
+            f"the model is quantised with method 'modelopt' and algorithm '{_quote(algorithm)}', whose "
+            f"weights cannot be edited; {REMEDY}"
         )
     return BLOCK

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import importlib.util
 import json
 import logging
 import random
@@ -22,6 +21,7 @@ import torch
 
 from vectomy.core.errors import PromptError, UsageError
 from vectomy.core.json_value import JsonObject, JsonValue
+from vectomy.core.packages import describe_missing
 from vectomy.core.progress import Progress, silent
 from vectomy.metrics.lm_eval.suites import SUITES, Wanted, wanted_tasks
 from vectomy.models import ChatModel
@@ -139,8 +139,8 @@ def load_tasks(
         UsageError: lm-eval is not installed, or a task is not known.
         PromptError: a task's data cannot be loaded, for example without a network.
     """
-    if importlib.util.find_spec("lm_eval") is None:
-        raise UsageError("measuring capability needs the package lm-eval: pip install 'vectomy[capability]'")
+    if missing := describe_missing("measuring capability", "lm_eval"):
+        raise UsageError(missing)
     wanted = wanted_tasks(tasks)
     if not wanted:
         raise UsageError(f"'{tasks}' names no task; {_list_choices()}")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from vectomy.core.cache import Cache
 from vectomy.core.config import EvaluationConfig, parse_evaluation
@@ -17,6 +17,7 @@ from vectomy.core.errors import ArtifactError, PromptError
 from vectomy.core.json_value import JsonObject
 from vectomy.core.jsonl import write_jsonl
 from vectomy.core.output_path import check_run_output
+from vectomy.core.packages import describe_missing
 from vectomy.core.progress import Progress, duration, silent
 from vectomy.core.run_folder import RunFolder, write_json, write_whole
 from vectomy.core.versions import versions
@@ -38,9 +39,10 @@ from vectomy.workflows.evaluate.evaluation_results import (
 from vectomy.workflows.evaluate.measurements import SubjectMeasurer
 from vectomy.workflows.evaluate.model_cache import ModelCache, slot
 from vectomy.workflows.evaluate.subjects import Subject, open_subjects, with_controls
+from vectomy.workflows.preflight import Check, check_ready
 from vectomy.workflows.stages import Log, Workflow, ignore
 
-__all__ = ["evaluate_models"]
+__all__ = ["EvaluationWorkflow", "evaluate_models", "find_missing_packages"]
 
 # Prompts that are asked again after an earlier exchange, and after a long text. The latter take the
 # time of all its tokens.
@@ -172,8 +174,12 @@ class EvaluationWorkflow(Workflow):
     def measurer(self) -> SubjectMeasurer:
         return SubjectMeasurer(self.config, self.models, self.cache, self.judge, self.sets, self.pace)
 
+    def list_checks(self) -> Sequence[Check[Self]]:
+        return (*super().list_checks(), find_missing_packages)
+
     def evaluate(self) -> JsonObject:
         """Measure every subject and write the results."""
+        check_ready(self, self.list_checks())
         self._log_work()
         # Now, while the base is loaded.
         self.measurer.describe_setup(self.subjects[0])
@@ -336,6 +342,12 @@ class EvaluationWorkflow(Workflow):
             "subjects": [subject.to_json() for subject in self.subjects],
             "sets": [prompt_set.to_json() for prompt_set in self.sets],
         }
+
+
+def find_missing_packages(work: EvaluationWorkflow) -> str | None:
+    """Adapters are loaded when their turn comes; that they can be is checked before."""
+    adapters = any(subject.kind == "adapter" for subject in work.subjects)
+    return describe_missing("measuring an adapter", "peft") if adapters else None
 
 
 class _Pace:

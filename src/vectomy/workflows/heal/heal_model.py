@@ -12,6 +12,7 @@ from typing import Any
 
 from vectomy.core.json_value import JsonObject
 from vectomy.core.output_path import check_run_output
+from vectomy.core.packages import describe_missing
 from vectomy.core.progress import Progress, silent
 from vectomy.core.run_folder import RunFolder, hash_of, read_json
 from vectomy.core.versions import versions
@@ -21,6 +22,7 @@ from vectomy.healing.launching import launch_file
 from vectomy.healing.machine import resolve_machine
 from vectomy.workflows.heal.heal_inputs import open_inputs
 from vectomy.workflows.heal.heal_stages import STAGES, HealWorkflow, StageName, list_heal_stages
+from vectomy.workflows.preflight import refuse
 from vectomy.workflows.stages import Log, ignore
 
 __all__ = ["STAGES", "StageName", "heal_model"]
@@ -58,6 +60,8 @@ def heal_model(
         VectomyError: see errors.py; what was finished stays.
     """
     config = parse_heal(options) if config is None else config
+    # An adapter that was trained elsewhere is merged without them.
+    refuse(describe_missing("healing", "trl", "peft") if trained is None else None)
     check_run_output(out)
     resolve_machine(config)
     if launcher is not None:

@@ -28,7 +28,6 @@ from vectomy.healing.job import ADAPTER, WEIGHTS, Job, training_settings
 from vectomy.healing.launching import SHARDED, launch
 from vectomy.healing.machine import resolve_machine
 from vectomy.healing.merging import check_adapter, merge_training
-from vectomy.healing.training import train
 from vectomy.metrics.judges import describe, open_judge
 from vectomy.metrics.prompt_set import sample
 from vectomy.report import render_healing, render_healing_card
@@ -185,6 +184,9 @@ def make_rows(work: HealWorkflow) -> None:
 
 
 def train_rows(work: HealWorkflow) -> None:
+    # It imports the optional packages TRL and PEFT.
+    from vectomy.healing.training import train
+
     if work.trained is not None:
         check_adapter(work.trained, Checkpoint.open(work.edited))
         return

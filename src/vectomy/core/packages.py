@@ -1,0 +1,27 @@
+"""Optional packages, and the extra that installs each. Loads no torch."""
+
+from __future__ import annotations
+
+import importlib.util
+
+__all__ = ["describe_missing"]
+
+EXTRAS = {"gguf": "gguf", "lm_eval": "capability", "peft": "lora", "trl": "heal"}
+NAMES = {"lm_eval": "lm-eval"}
+
+
+def describe_missing(purpose: str, *modules: str) -> str | None:
+    """One sentence with the command that installs what is missing; None where nothing is.
+
+    Args:
+        purpose: the subject of the sentence, such as "healing".
+        modules: names that are imported, of EXTRAS.
+    """
+    missing = [module for module in modules if importlib.util.find_spec(module) is None]
+    if not missing:
+        return None
+    # The extra of healing includes peft.
+    extra = EXTRAS["trl"] if "trl" in modules else EXTRAS[missing[0]]
+    names = " and ".join(NAMES.get(module, module) for module in missing)
+    plural = "s" if len(missing) > 1 else ""
+    return f"{purpose} needs the package{plural} {names}: pip install 'vectomy[{extra}]'"
