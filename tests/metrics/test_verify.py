@@ -14,7 +14,8 @@ from tiny import LAYERS, WIDTH, Tiny, build, orthonormal, tokens, unit
 
 from vectomy import Edit, bake, verify
 from vectomy.core.errors import FingerprintError
-from vectomy.metrics.verify import projections, removed_directions
+from vectomy.metrics.direction_share import projections
+from vectomy.metrics.verify import removed_directions
 
 TIER = "tiny"
 
@@ -84,8 +85,9 @@ def test_partial_strengths_need_the_base(tmp_path: Path, tiny_of) -> None:
     bake(edit, tiny.folder, tmp_path / "out")
     alone = verify(tmp_path / "out", edit, run=False)
     assert alone.edited == ()
-    assert any("--base" in note for note in alone.notes)
-    assert alone.failures == ()
+    assert (alone.status, alone.failures) == ("unknown", ())
+    assert "--base" in alone.reason
+    assert all("--base" in reason for _, reason in alone.left)
     judged = verify(tmp_path / "out", edit, base=tiny.folder, run=False)
     assert len(judged.edited) == 1 + 2 * LAYERS
     half = verify(tmp_path / "out", edit * 2.0, base=tiny.folder, run=False)

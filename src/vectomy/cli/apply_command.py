@@ -70,7 +70,9 @@ def _apply(
     ] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Write an Edit into a copy of its base, or as an adapter, and print the coverage receipt."""
+    """Write an Edit into a copy of its base, or as an adapter, and print the coverage receipt; exit
+    status 1 if what was written holds NaN or infinite values.
+    """
     from vectomy.checkpoint.gguf import is_gguf
     from vectomy.cli.tables.receipt_table import print_receipt
     from vectomy.metrics.verify import with_measurement
@@ -115,6 +117,8 @@ def _apply(
     else:
         print_receipt(receipt)
         typer.echo(f"written to {out}")
+    if receipt.status == "not_carried":
+        raise typer.Exit(1)
 
 
 def _record(

@@ -13,6 +13,9 @@ from vectomy.cli.vocabulary import MEASURES, AsJson, Device, EditOption, base_op
 
 __all__ = ["register"]
 
+# Exit status where nothing shows whether the checkpoint carries the Edit.
+UNKNOWN = 3
+
 
 def register(app: typer.Typer) -> None:
     app.command("verify", cls=SectionedCommand)(_verify)
@@ -23,7 +26,13 @@ def _verify(
         str, typer.Argument(metavar="CHECKPOINT", help="The edited model: a folder or a Hub id.")
     ],
     edit: EditOption,
-    base: Annotated[str | None, base_option("partial strengths can only be verified against it.")] = None,
+    base: Annotated[
+        str | None,
+        base_option(
+            "partial strengths can only be verified against it. Absent: the base that the Edit names, "
+            "if it is on this machine."
+        ),
+    ] = None,
     run: Annotated[
         bool,
         option("--run/--no-run", help="Run the model and measure its residual stream.", panel=MEASURES),
@@ -34,7 +43,9 @@ def _verify(
     ] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Measure on any checkpoint whether it carries an Edit; exit status 1 if a writer does not."""
+    """Measure whether a checkpoint carries an Edit: exit status 0 if it does, 1 if not, 3 if nothing
+    shows which.
+    """
     from vectomy.cli.tables.receipt_table import print_receipt
     from vectomy.metrics.verify import verify
     from vectomy.workflows.named_model import open_edit, open_model
@@ -48,5 +59,5 @@ def _verify(
         typer.echo(json.dumps(receipt.to_json(), indent=2))
     else:
         print_receipt(receipt)
-    if receipt.failures:
-        raise typer.Exit(1)
+    if receipt.status != "carried":
+        raise typer.Exit(1 if receipt.status == "not_carried" else UNKNOWN)

@@ -20,6 +20,7 @@ from vectomy.core.progress import Progress, silent
 from vectomy.core.types import Site, Vector
 from vectomy.data.prompts import Prompt
 from vectomy.hooks.capture import capture
+from vectomy.metrics.direction_share import shares_along
 from vectomy.metrics.divergence import answer_hidden, divergence
 from vectomy.metrics.intervals import rate_of, share_of
 from vectomy.metrics.judges import REFUSALS, Judge, Verdict
@@ -151,21 +152,23 @@ def _rate(name: str, verdicts: Sequence[Verdict]) -> dict[str, Any]:
 
 
 @torch.inference_mode()
-def _largest_projection(chat: ChatModel, direction: Vector, base: BaseAnswers, batch_tokens: int) -> float:
+def _largest_projection(
+    chat: ChatModel, direction: Vector, base: BaseAnswers, batch_tokens: int
+) -> float | None:
     """Largest |x . r| / |x| of the residual stream on some test prompts: the measured remainder of
-    a direction.
+    a direction. None for a stream with NaN or infinite values.
     """
     unit = normalise(direction.float())
-    largest = 0.0
+    largest = torch.zeros(())
     prompts = [*base.positive[:RECEIPT_PROMPTS], *base.negative[:RECEIPT_PROMPTS]]
     for batch in chat.batches(chat.tokens(prompts), batch_tokens):
         with capture(chat.model) as stream:
             chat.hidden(batch)
         for value in stream.values():
-            real = value[batch.attention_mask.to(value.device).bool()].float()
-            share = (real @ unit.to(real.device)).abs() / torch.linalg.vector_norm(real, dim=-1)
-            largest = max(largest, float(share.max()))
-    return largest
+            real = value[batch.attention_mask.to(value.device).bool()]
+            # NaN stays NaN, where Python's max would drop it.
+            largest = torch.maximum(largest, shares_along(real, unit).max().cpu())
+    return float(largest) if bool(largest.isfinite()) else None
 
 
 def _measure_divergence(chat: ChatModel, base: BaseAnswers, batch_tokens: int) -> dict[str, float]:

@@ -9,36 +9,31 @@ other, so the model may be larger than memory.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vectomy.architecture import Architecture, TensorRef, Writer, check_covered
-from vectomy.checkpoint import Checkpoint, architecture_in
-from vectomy.checkpoint.quantization import decode, locate
-from vectomy.checkpoint.reader import read_stored
-from vectomy.core.errors import FingerprintError, ModelError
+from vectomy.architecture import check_covered
+from vectomy.checkpoint import Checkpoint, architecture_in, fingerprint
+from vectomy.core.errors import ActivationError, FingerprintError, VectomyError
 from vectomy.core.progress import Progress, silent
-from vectomy.edits.edit import Edit, Operation
-from vectomy.edits.export.bake import bake_writer
-from vectomy.edits.export.receipt import Receipt
-from vectomy.edits.operation import fold_operation, shape_of
-from vectomy.hooks.capture import capture
-from vectomy.models import ChatModel, load_layerwise, load_model
+from vectomy.edits.edit import Edit
+from vectomy.edits.export.receipt import Receipt, Status
+from vectomy.edits.operation import shape_of
+from vectomy.metrics.direction_share import projections
+from vectomy.metrics.known_base import find_base
+from vectomy.metrics.weight_verdicts import (
+    Carries,
+    WeightVerdict,
+    changes_samples,
+    judge_weights,
+    non_finite_tensors,
+)
 
-__all__ = ["projections", "removed_directions", "verify", "with_measurement"]
-
-# A writer with less of the directions than this share of what a random one has is taken to be
-# edited. Rounding to bfloat16 leaves some 0.002, to fp8 0.03; an unedited writer has about 1.
-GONE = 0.15
-# How far stored values may be from what the edit makes of the base's, in units of the stored
-# format's rounding.
-ROUNDINGS = 4
-ROUNDING = {"F64": 1e-12, "F32": 1e-6, "F16": 2**-11, "BF16": 2**-8}
-PACKED_ROUNDING = 0.2
+__all__ = ["removed_directions", "verify", "with_measurement"]
 
 
 def verify(
@@ -55,15 +50,19 @@ def verify(
     """The receipt of a checkpoint that is said to be edited: what it touches is measured, not taken
     from a record.
 
+    Its `status` is `carried`, `not_carried` or `unknown`, and `reason` says why. Without the base
+    only a removal of strength 1 shows in the weights; a checkpoint with anything else is `unknown`.
+
     Args:
-        base: the unedited model. Without it a writer can only be judged where the edit removes a
-            direction wholly.
+        base: the unedited model. Absent: the base that the Edit names is used where strengths ask
+            for it and it is at hand (known_base.py).
         tokens: prompts as token ids to run (else 8 random texts of 48 tokens, from `seed`).
-        run: measure the stream of the running model as well, in float32.
+        run: measure the stream of the running model as well, in float32. An error while it is
+            measured is a note of the receipt.
 
     Raises:
         FingerprintError: the checkpoint has another shape than the edit's base, or `base` other
-            weights. CheckpointError, ArchitectureError, ModelError: as for loading a model.
+            weights. CheckpointError, ArchitectureError: as for opening a model.
     """
     opened = Checkpoint.of(checkpoint)
     arch = architecture_in(opened)
@@ -73,17 +72,59 @@ def verify(
     source = None if base is None else Checkpoint.of(base)
     if source is not None:
         edit.check_base(source)
-    seen = [_judge_writer(opened, source, arch, writer, op) for writer, op in edit.writers(arch)]
-    edited = [name for one in seen for name in one.edited]
-    receipt = Receipt.of(opened, arch, edited, notes=[note for one in seen for note in one.notes])
-    reasons = dict(reason for one in seen for reason in one.left)
-    left = tuple((name, reasons.get(name, why)) for name, why in receipt.left)
-    receipt = replace(receipt, left=left, failures=tuple(reasons))
-    return (
-        with_measurement(receipt, opened, edit, tokens=tokens, seed=seed, device=device, progress=progress)
-        if run
-        else receipt
-    )
+    verdicts = judge_weights(opened, edit, arch, source)
+    if source is None and any(verdict.carries == "unknown" for verdict in verdicts):
+        source = find_base(edit.base, opened.path)
+        if source is not None:
+            verdicts = judge_weights(opened, edit, arch, source)
+    is_base = source is None and fingerprint(opened) == edit.base.fingerprint
+    status, reason = _summarise(verdicts, source, is_base and changes_samples(opened, edit))
+    if is_base and status == "carried":
+        status, reason = "unknown", "its fingerprint is that of the unedited base; give the base (--base)"
+    reasons = {one.name: one.reason for one in verdicts if one.carries in ("not_carried", "unknown")}
+    receipt = Receipt.of(opened, arch, [one.name for one in verdicts if one.name not in reasons])
+    names = {name for name, _ in receipt.left}
+    missing = [(name, why) for name, why in reasons.items() if name not in names]
+    receipt = replace(
+        receipt,
+        left=(*((name, reasons.get(name, why)) for name, why in receipt.left), *missing),
+        failures=tuple(one.name for one in verdicts if one.carries == "not_carried"),
+        status=status,
+        reason=reason,
+    ).with_non_finite([name for name, _ in non_finite_tensors(opened)])
+    if not run:
+        return receipt
+    return with_measurement(receipt, opened, edit, tokens=tokens, seed=seed, device=device, progress=progress)
+
+
+def _summarise(
+    verdicts: Sequence[WeightVerdict], base: Checkpoint | None, is_base: bool
+) -> tuple[Status, str]:
+    """Whether all tensors together carry the edit, and why.
+
+    Args:
+        is_base: the fingerprint shows that the checkpoint is the unedited base.
+    """
+
+    def of(carries: Carries) -> list[WeightVerdict]:
+        return [verdict for verdict in verdicts if verdict.carries == carries]
+
+    failed, unknown, carried = of("not_carried"), of("unknown"), of("carried")
+    if failed:
+        first = failed[0]
+        return (
+            "not_carried",
+            f"{len(failed)} of {len(verdicts)} tensors do not carry the edit: '{first.name}' {first.reason}",
+        )
+    if is_base:
+        return "not_carried", "it has the fingerprint of the unedited base, which the edit would change"
+    if unknown:
+        first = unknown[0]
+        return "unknown", f"{len(unknown)} of {len(verdicts)} tensors cannot be judged: {first.reason}"
+    if not carried:
+        return "unknown", "the edit changes no stored value of this model, so that nothing can show it"
+    against = "nothing is left along its directions" if base is None else f"as baked from {base.path.name}"
+    return "carried", f"all {len(verdicts)} tensors that the edit names carry it: {against}"
 
 
 def with_measurement(
@@ -96,19 +137,25 @@ def with_measurement(
     device: str = "auto",
     progress: Progress = silent,
 ) -> Receipt:
-    """The receipt of a checkpoint with the projections of its running stream, or with a note why
-    there are none.
+    """The receipt of a checkpoint with the projections of its running stream, or with a note that
+    they were not measured and why. A stream with NaN or infinite values fails the receipt.
     """
     basis = removed_directions(edit)
     if not len(basis):
         return receipt
     try:
-        found, how = projections(
+        shares, how = projections(
             checkpoint, basis, tokens=tokens, seed=seed, device=device, progress=progress
         )
-    except ModelError as error:
-        return replace(receipt, notes=(*receipt.notes, f"the stream was not measured: {error}"))
-    return replace(receipt, projection=tuple(found), how=how)
+    except ActivationError as error:
+        reason = f"{receipt.reason}; {error}" if receipt.status == "not_carried" else str(error)
+        return replace(receipt, status="not_carried", reason=reason)
+    except Exception as error:  # noqa: BLE001 (a failed measurement is a note)
+        # What is measured is finished and written; no error of the measurement may take it back.
+        kind = "" if isinstance(error, VectomyError) else f"{type(error).__name__}: "
+        first = (str(error).strip().splitlines() or ["no message"])[0]
+        return replace(receipt, notes=(*receipt.notes, f"the stream was not measured: {kind}{first[:300]}"))
+    return replace(receipt, projection=tuple(shares), how=how)
 
 
 def removed_directions(edit: Edit) -> Float[Tensor, "n d_model"]:
@@ -119,181 +166,3 @@ def removed_directions(edit: Edit) -> Float[Tensor, "n d_model"]:
             if strength:
                 rows.setdefault(row.numpy().tobytes(), row)
     return torch.stack(list(rows.values())) if rows else torch.empty(0, edit.base.d_model)
-
-
-@torch.inference_mode()
-def projections(
-    checkpoint: str | Path | Checkpoint,
-    basis: Float[Tensor, "n d_model"],
-    *,
-    tokens: Sequence[Sequence[int]] | None = None,
-    seed: int = 0,
-    device: str = "auto",
-    progress: Progress = silent,
-) -> tuple[list[float], str]:
-    """The largest |r . x| / |x| over directions and tokens, of the stream x that enters the first
-    block and leaves each one; float32, block by block. With it, in words, on what it was measured.
-
-    Raises:
-        ModelError: the model cannot be run here (packed weights, say).
-    """
-    opened = Checkpoint.of(checkpoint)
-    chat = _chat(opened, device)
-    layers = chat.architecture.n_layers
-    how = (
-        f"{len(tokens)} given prompts, float32"
-        if tokens
-        else f"8 random texts of 48 tokens (seed {seed}), float32"
-    )
-    texts = tokens or _random_texts(chat.architecture.vocab, seed)
-    largest = torch.zeros(layers + 1)
-    batches = list(chat.batches(texts, 4096))
-    with (
-        progress("measuring", layers * len(texts), "layers of texts") as update,
-        chat.iter_layers(batches) as sweeps,
-    ):
-        for swept, passed in sweeps:
-            sites = {
-                layer: (["resid_pre", "resid_post"] if layer == 0 else ["resid_post"]) for layer in swept
-            }
-            with capture(chat.model, ["resid_pre", "resid_post"], layers=swept) as stream:
-                for batch in passed:
-                    for (site, layer), value in stream.items():
-                        if site in sites[layer]:
-                            at = 0 if site == "resid_pre" else layer + 1
-                            largest[at] = max(float(largest[at]), _along(value, basis, batch.attention_mask))
-                    update(len(swept) * len(batch.rows))
-    return largest.tolist(), how
-
-
-def _along(
-    stream: Float[Tensor, "batch seq d_model"], basis: Float[Tensor, "n d_model"], mask: Tensor
-) -> float:
-    x = stream.float()
-    share = (x @ basis.to(x).T).abs().amax(-1) / torch.linalg.vector_norm(x, dim=-1).clamp_min(
-        torch.finfo(x.dtype).tiny
-    )
-    return float(share[mask.bool()].max())
-
-
-def _random_texts(vocab: int, seed: int) -> list[list[int]]:
-    generator = torch.Generator().manual_seed(seed)
-    rows: list[list[int]] = torch.randint(min(8, vocab // 2), vocab, (8, 48), generator=generator).tolist()
-    return rows
-
-
-def _chat(checkpoint: Checkpoint, device: str) -> ChatModel:
-    """Block by block; whole where its blocks cannot be read apart (shared weights)."""
-    try:
-        return load_layerwise(checkpoint.path, device=device, dtype="float32", tokenizer=False)
-    except ModelError as error:
-        try:
-            return load_model(checkpoint.path, device=device, dtype="float32", tokenizer=False)
-        except ModelError:
-            raise error from None
-
-
-# Weights
-
-
-@dataclass(frozen=True)
-class _WriterVerdict:
-    edited: tuple[str, ...] = ()
-    left: tuple[tuple[str, str], ...] = ()
-    notes: tuple[str, ...] = ()
-
-
-def _judge_writer(
-    checkpoint: Checkpoint, base: Checkpoint | None, arch: Architecture, writer: Writer, operation: Operation
-) -> _WriterVerdict:
-    """Which of a writer's tensors carry the edit."""
-    edited, left, notes = [], [], []
-    for name, reason in _tensors(checkpoint, base, arch, writer, operation):
-        if reason is None:
-            edited.append(name)
-        elif reason:
-            left.append((name, reason))
-        else:
-            notes.append(f"'{name}': a strength other than 1 cannot be told without the base (--base)")
-    return _WriterVerdict(tuple(edited), tuple(left), tuple(notes))
-
-
-def _tensors(
-    checkpoint: Checkpoint, base: Checkpoint | None, arch: Architecture, writer: Writer, operation: Operation
-) -> list[tuple[str, str | None]]:
-    """Name and what speaks against it: None nothing, "" nothing could be found out."""
-    stored = [
-        s
-        for s in (*writer.weights, *writer.biases)
-        if s.expert is None or operation.expert in (None, s.expert)
-    ]
-    norm = writer.biased_norm
-    behind = [] if norm is None else [TensorRef(norm.bias, 0)]
-    if base is not None:
-        wanted, (basis, _) = (
-            bake_writer(base, arch, writer, operation),
-            fold_operation(base, writer, operation),
-        )
-        against = [*((s, basis) for s in stored), *((s, operation.basis) for s in behind)]
-        return [
-            (s.name, _against_base(checkpoint, base, s, rows, wanted[s.name]))
-            for s, rows in against
-            if s.name in wanted
-        ]
-    basis, strengths = fold_operation(checkpoint, writer, operation)
-    if not bool((strengths == 1).all()):
-        return [(s.name, "") for s in (*stored, *behind)]
-    against = [*((s, basis) for s in stored), *((s, operation.basis) for s in behind)]
-    return [(s.name, _against_random(checkpoint, s, rows, operation.expert)) for s, rows in against]
-
-
-def _against_base(
-    checkpoint: Checkpoint,
-    base: Checkpoint,
-    stored: TensorRef,
-    basis: Float[Tensor, "n d_model"],
-    made: Tensor,
-) -> str | None:
-    """Along the directions the stored values have to be the edited ones; across them, nothing else
-    may have changed.
-    """
-    found, before = _logical(checkpoint, stored.name), _logical(base, stored.name)
-    if found.shape != made.shape:
-        return f"has shape {list(found.shape)}, the base's {list(made.shape)}"
-    if torch.equal(found, before) and not torch.equal(made, before):
-        return "as in the base: the edit is not in it"
-    axis = locate(checkpoint, stored.name).stream_axis(stored.axis)
-    wanted, missed = ((value.movedim(axis, -1) @ basis.T).norm() for value in (made - before, made - found))
-    if float(missed) > GONE * float(wanted) + 1e-6 * float(made.norm()):
-        return f"carries {1 - float(missed / wanted):.2g} of what the edit takes along its directions"
-    entry = checkpoint.tensors.get(stored.name)
-    allowed = ROUNDINGS * ROUNDING.get(entry.dtype, PACKED_ROUNDING) if entry else PACKED_ROUNDING
-    off = float((found - made).norm() / made.norm().clamp_min(torch.finfo(torch.float32).tiny))
-    return (
-        None
-        if off <= allowed
-        else f"differs from the edited base by {off:.2g} of its length, in more than the edit"
-    )
-
-
-def _against_random(
-    checkpoint: Checkpoint, stored: TensorRef, basis: Float[Tensor, "n d_model"], expert: int | None
-) -> str | None:
-    weight, axis = _logical(checkpoint, stored.name), locate(checkpoint, stored.name).stream_axis(stored.axis)
-    if expert is not None and stored.expert is None:
-        weight, axis = weight[expert], axis - 1
-    vectors = weight.movedim(axis, -1)
-    whole = float(vectors.norm())
-    if not whole or not len(basis):
-        return None
-    share = float((vectors @ basis.T).norm()) / whole * (vectors.shape[-1] / len(basis)) ** 0.5
-    return (
-        None
-        if share < GONE
-        else f"still writes along the directions, {share:.2g} times as much as a random writer would"
-    )
-
-
-def _logical(checkpoint: Checkpoint, name: str) -> Tensor:
-    encoded = locate(checkpoint, name)
-    return decode(encoded, {part: read_stored(checkpoint, part) for part in encoded.parts}).float()

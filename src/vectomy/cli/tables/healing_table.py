@@ -46,8 +46,14 @@ def _lines(results: HealingResults, folder: str) -> list[str]:
             f"{receipt.learned_along:.2g} of the learned change lies along the removed directions"
         )
     if verified := receipt.verified:
+        stream = (
+            "the residual stream was not measured"
+            if verified.max_projection is None
+            else f"at most {verified.max_projection:.2g} of the residual stream's length lies along the directions"
+        )
+        failed = f"; {verified.reason}" if verified.status == "not_carried" else ""
         lines.append(
-            f"verified   {verified.carried} tensors carry the edit, {len(verified.failures)} do not; at most "
-            f"{verified.max_projection:.2g} of the residual stream's length lies along the directions"
+            f"verified   {verified.carried} tensors carry the edit, {len(verified.failures)} do not; "
+            f"{stream}{failed}"
         )
     return [*lines, f"written    {folder}: {results.learned}, report.html, summary.json"]

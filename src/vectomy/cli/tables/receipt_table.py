@@ -17,12 +17,21 @@ __all__ = ["name_pattern", "print_left", "print_receipt"]
 NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e-?\d+)?")
 # A part of the model with more left-out tensors than this is shown as one line.
 SHOWN = 6
+STATUS: Mapping[str, str] = {
+    "carried": "carries the edit",
+    "not_carried": "FAILED",
+    "unknown": "cannot tell",
+}
 
 
 def print_receipt(receipt: Receipt) -> None:
     """Tensors edited and left, notes, rounding, and the measured projection."""
     console = Console()
     edited, left = len(receipt.edited), len(receipt.left)
+    if receipt.status is not None:
+        console.print(
+            f"{STATUS[receipt.status]}: {receipt.reason}", highlight=False, soft_wrap=True, markup=False
+        )
     console.print(
         f"{edited} tensors edited ({receipt.parameters:,} parameters), {left} left", highlight=False
     )

@@ -65,6 +65,8 @@ class VerifiedEdit(JsonRecord):
     failures: Rows[str] = ()
     max_projection: Number | None = None
     how: str | None = None
+    status: str | None = None
+    reason: str | None = None
 
 
 class HealingReceipt(JsonRecord):

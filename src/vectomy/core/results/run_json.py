@@ -106,6 +106,9 @@ class ReceiptRecord(JsonRecord):
     max_projection: Number | None = None
     how: str | None = None
     failures: Rows[str] = ()
+    status: str | None = None
+    """`carried`, `not_carried` or `unknown`; None where a bake found nothing wrong."""
+    reason: str | None = None
 
 
 class RunTrait(JsonRecord):

@@ -80,7 +80,8 @@ def bake(
         purpose=edit.sha256,
         progress=progress,
     )
-    return Receipt.of(opened, arch, baking.edited, notes=(*notes, *said), errors=baking.errors)
+    receipt = Receipt.of(opened, arch, baking.edited, notes=(*notes, *said), errors=baking.errors)
+    return receipt.with_non_finite(baking.non_finite)
 
 
 @dataclass
@@ -97,6 +98,8 @@ class Baking:
     added: dict[str, Added] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    non_finite: dict[str, None] = field(default_factory=dict)
+    """Tensors whose new values are NaN or infinite; known once their changes are made."""
     # Changes of one fused tensor by several operations, each of another expert, become one.
     _experts: dict[str, dict[int | None, EditAlong]] = field(default_factory=dict)
 
@@ -119,6 +122,15 @@ class Baking:
         if norm is not None and operation.strengths.any():
             self._bias(TensorRef(norm.bias, 0), operation, operation.basis, operation.strengths)
 
+    def named_changes(self) -> list[tuple[str, Change]]:
+        """Each change with the logical name of the tensor that it makes."""
+        old = [change for change in self.changes if change.tensors[0] not in self.added]
+        new = [change for change in self.changes if change.tensors[0] in self.added]
+        return [
+            *zip(self.edited, old, strict=True),
+            *((change.tensors[0], change) for change in new),
+        ]
+
     def _weight(
         self, writer: Writer, stored: TensorRef, operation: Operation, basis: Tensor, strengths: Tensor
     ) -> None:
@@ -127,7 +139,7 @@ class Baking:
         axis = encoded.stream_axis(stored.axis)
 
         def edit(old: Tensor, axis: int) -> Tensor:
-            return linalg.edit_stored(old, axis, basis, strengths, norm)
+            return self._checked(stored.name, linalg.edit_stored(old, axis, basis, strengths, norm))
 
         alone = operation.expert if stored.expert is None else None
         if alone is not None:
@@ -180,7 +192,7 @@ class Baking:
             new = new if addition is None else new + addition
             if expert is not None:
                 new = torch.where((torch.arange(len(old)) == expert)[:, None], new, work)
-            return new.to(old.dtype)
+            return self._checked(stored.name, new.to(old.dtype))
 
         before = next((made for made in self.changes if made.tensors == (stored.name,)), None)
         if before is None:
@@ -191,6 +203,12 @@ class Baking:
             self.changes[self.changes.index(before)] = Change.of(
                 stored.name, lambda old: change(first({stored.name: old})[stored.name])
             )
+
+    def _checked(self, name: str, new: Tensor) -> Tensor:
+        """The new values, with a note of their tensor if some are NaN or infinite."""
+        if new.numel() and not all(bool(end.isfinite()) for end in new.aminmax()):
+            self.non_finite[name] = None
+        return new
 
     def _give_bias(self, writer: Writer, operation: Operation, addition: Vector) -> None:
         """A bias to hold an added vector, where config.json can ask for one; its siblings in all
@@ -280,14 +298,14 @@ def bake_writer(
     operation: Operation,
     names: Collection[str] | None = None,
 ) -> dict[str, Tensor]:
-    """What a bake makes of one writer's tensors (of those named alone), decoded, by logical name;
-    all of them in memory.
+    """What a bake makes of one writer's stored tensors (of those named alone), decoded, by logical
+    name; all of them in memory.
     """
     baking = Baking(checkpoint, arch)
     baking.add(writer, operation)
     made: dict[str, Tensor] = {}
-    for name, change in zip(baking.edited, baking.changes, strict=True):
-        if names is not None and name not in names:
+    for name, change in baking.named_changes():
+        if name in baking.added or (names is not None and name not in names):
             continue
         new = change.make({part: read_stored(checkpoint, part) for part in change.tensors})
         made[name] = decode(locate(checkpoint, name), new).float()

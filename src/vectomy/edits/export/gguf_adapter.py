@@ -68,7 +68,9 @@ def write_gguf_lora(
     with write_whole(out) as beside:
         _write(beside, made, edit, arch)
     notes = ["at llama.cpp's --lora-scaled FILE:S the edit has S times its strength"]
-    return Receipt.of(opened, arch, [writer.weights[0].name for writer, _ in pairs], notes=notes)
+    broken = [name for name, pair in made.items() if not all(bool(part.isfinite().all()) for part in pair)]
+    receipt = Receipt.of(opened, arch, [writer.weights[0].name for writer, _ in pairs], notes=notes)
+    return receipt.with_non_finite(broken)
 
 
 def _check(writer: Writer, operation: Operation, checkpoint: Checkpoint) -> None:

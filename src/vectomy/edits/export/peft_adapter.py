@@ -93,7 +93,8 @@ def write_lora(
             beside.replace(out)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
-    return Receipt.of(opened, arch, adapter.edited, notes=adapter.notes)
+    broken = [name for name, values in adapter.tensors.items() if not bool(values.isfinite().all())]
+    return Receipt.of(opened, arch, adapter.edited, notes=adapter.notes).with_non_finite(broken)
 
 
 @dataclass

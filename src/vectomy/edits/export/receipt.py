@@ -6,13 +6,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from typing import Literal
 
 from vectomy.architecture import Architecture, excluded_tensors
 from vectomy.checkpoint import Checkpoint
 from vectomy.core.json_value import JsonObject
 
-__all__ = ["Receipt"]
+__all__ = ["Receipt", "Status"]
+
+Status = Literal["carried", "not_carried", "unknown"]
+"""What `verify` can say: the checkpoint carries the edit, does not, or nothing shows which."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +44,27 @@ class Receipt:
     how: str = ""
     """On what the projection was measured."""
     failures: tuple[str, ...] = ()
-    """Tensors among `left` that the edit names and that do not carry it (verification.py)."""
+    """Tensors among `left` that the edit names and that do not carry it (metrics/verify.py)."""
+    status: Status | None = None
+    """Whether the checkpoint carries the edit; None where nothing was verified and nothing was
+    found wrong.
+    """
+    reason: str = ""
+    """What the status is based on."""
 
     @property
     def max_projection(self) -> float | None:
         """The largest projection over all layers, relative to the stream's norm."""
         return None if self.projection is None else max(self.projection)
+
+    def with_non_finite(self, names: Collection[str]) -> Receipt:
+        """The receipt of a checkpoint in which these tensors hold NaN or infinite values."""
+        if not names:
+            return self
+        first, others = next(iter(names)), len(names) - 1
+        more = f" and {others} more" if others else ""
+        reason = f"NaN or infinite values in '{first}'{more}; no model computes with them"
+        return replace(self, status="not_carried", reason=reason)
 
     @classmethod
     def of(

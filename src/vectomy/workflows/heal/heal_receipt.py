@@ -55,6 +55,8 @@ def measure_receipt(
             "failures": list(receipt.failures),
             "max_projection": receipt.max_projection,
             "how": receipt.how,
+            "status": receipt.status,
+            "reason": receipt.reason,
         }
     return result
 
