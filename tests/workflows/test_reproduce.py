@@ -296,9 +296,9 @@ def test_without_a_base_or_anything_to_compare_it_says_what_to_give(tmp_path: Pa
     with pytest.raises(UsageError, match="--against"):
         again(tmp_path / "e.safetensors")
     assert again(tmp_path / "e.safetensors", against=published.finished() / "checkpoint").matches
-    with pytest.raises(UsageError, match="no file or folder here"):
+    with pytest.raises(UsageError, match="is not a file or folder"):
         reproduce("nothing")
-    with pytest.raises(HubError, match="knows no 'me/nothing'"):
+    with pytest.raises(HubError, match="has no 'me/nothing'"):
         reproduce("me/nothing")
     with pytest.raises(UsageError, match="GGUF"):
         reproduce(published.gguf())

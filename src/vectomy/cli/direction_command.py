@@ -23,7 +23,7 @@ RUNTIME = ("device", "dtype", "batch_tokens", "trust_remote_code")
 OPTIONS = {name: option for name, option in run_options().items() if name in (*FITTED, *RUNTIME)}
 OWN: dict[str, Any] = {
     "model": Model,
-    "out": Annotated[Path, out_option("FILE", "a .safetensors file, for `vectomy edit new --direction`.")],
+    "out": Annotated[Path, out_option("FILE", "a .safetensors file, for `vectomy edit new`.")],
     "layer": Annotated[
         int | None,
         option("--layer", help="Layer whose input is read; 0.6 of the depth if not given.", panel=SEARCH),

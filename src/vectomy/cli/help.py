@@ -7,9 +7,34 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-__all__ = ["HelpAll", "SectionedCommand"]
+__all__ = [
+    "ENVIRONMENT",
+    "EXIT_STATUSES",
+    "GENERAL",
+    "HelpAll",
+    "SectionedCommand",
+    "context_of",
+    "sections_of",
+]
 
 EXPERT = "Expert"
+ENVIRONMENT = {
+    "HF_HOME": "Folder of the Hub's cache; huggingface_hub has more variables.",
+    "HF_HUB_OFFLINE": "1: nothing is fetched from the Hub; its cache is used.",
+    "HF_TOKEN": "Token of the Hub, if not that of `hf auth login`.",
+    "VECTOMY_CACHE": "Folder of the demo model and of probed architectures; "
+    "$XDG_CACHE_HOME/vectomy or ~/.cache/vectomy if not given.",
+    "VECTOMY_CONVERTER": "Folder with llama.cpp's convert_hf_to_gguf.py, for `--as gguf`.",
+    "VECTOMY_DEBUG": "1: an unforeseen error shows its traceback.",
+    "VECTOMY_JUDGE_KEY": "API key of the endpoint of `--judge openai:URL`.",
+}
+EXIT_STATUSES = {
+    0: "Done.",
+    1: "Failed, with one sentence on stderr; or the answer of `verify` or `reproduce` is no.",
+    2: "Wrong usage: an unknown option, a missing argument, a wrong value.",
+    3: "`verify` cannot tell.",
+    130: "Interrupted; the same command resumes.",
+}
 # Options without a section of their own come first, under this name.
 GENERAL = "Options"
 ORDER = (
@@ -22,18 +47,29 @@ class SectionedCommand(TyperCommand):
     """A command whose help lists its options in the sections that `rich_help_panel` names."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        sections: dict[str, list[tuple[str, str]]] = {}
-        for param in self.get_params(ctx):
-            record = param.get_help_record(ctx)
-            if record is not None:
-                sections.setdefault(_section(param), []).append(record)
+        sections = sections_of(self, ctx)
         hidden = [] if ctx.meta.get(EXPERT) else sections.pop(EXPERT, [])
-        for name in sorted(sections, key=_rank):
+        for name in sections:
             with formatter.section(name):
                 formatter.write_dl(sections[name])
         if hidden:
             formatter.write_paragraph()
             formatter.write_text(f"{len(hidden)} expert options are not shown: --help-all.")
+
+
+def sections_of(command: Any, context: Any) -> dict[str, list[tuple[str, str]]]:
+    """By section, in the order of the help, (`--flag VALUE`, help text) of each option."""
+    sections: dict[str, list[tuple[str, str]]] = {}
+    for param in command.get_params(context):
+        record = param.get_help_record(context)
+        if record is not None:
+            sections.setdefault(_section(param), []).append(record)
+    return {name: sections[name] for name in sorted(sections, key=_rank)}
+
+
+def context_of(command: Any) -> Any:
+    """A context of a command that is not being run."""
+    return command.context_class(command, info_name=command.name)
 
 
 def _section(param: Any) -> str:

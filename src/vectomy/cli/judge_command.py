@@ -66,8 +66,6 @@ def _judge(
         )
     if out != "-" and file != "-" and Path(out).resolve() == Path(file).resolve():
         raise UsageError(f"--out {out} is the input, which is never touched; choose another file")
-    if out != "-" and Path(out).is_dir():
-        raise UsageError(f"--out {out} is a folder; give a file name")
     if out != "-":
         check_file_output(out)
     rows = list(_rows(file))
