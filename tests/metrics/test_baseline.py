@@ -10,11 +10,12 @@ import tiny_chat
 from tiny_chat import DAY, NIGHT, VOCABULARY
 
 from vectomy.core.config import make_config
-from vectomy.core.errors import BehaviourAbsentError, SelectionError
+from vectomy.core.errors import BehaviourAbsentError, JudgeError, SelectionError
 from vectomy.data.splits import Splits
 from vectomy.metrics.baseline import Baseline, measure_baseline
-from vectomy.metrics.contrast_diagnosis import SideCounts, check_contrast
-from vectomy.metrics.judges import KeywordJudge
+from vectomy.metrics.contrast_diagnosis import SideCounts, check_contrast, count_side
+from vectomy.metrics.judges import Judgement, KeywordJudge
+from vectomy.metrics.judges.judged_part import CUT_THOUGHT
 
 TIER = "chat"
 
@@ -132,6 +133,47 @@ def test_a_weak_contrast_is_noted(positive: SideCounts, negative: SideCounts, no
     notes = check_contrast({"positive": positive, "negative": negative}, make_config("m", {}))
     assert len(notes) == (note is not None)
     assert note is None or re.search(note, notes[0])
+
+
+@pytest.mark.parametrize(
+    ("side", "reasons", "more", "cause"),
+    [
+        (
+            "positive",
+            30,
+            {},
+            r"30 of 30 .* positive prompts are not in a language that this judge knows \(not",
+        ),
+        ("negative", 20, {}, r"20 of 30 .* negative prompts are not in a language"),
+        (
+            "positive",
+            30,
+            {"answer_tokens": 77},
+            r"30 of 30 .* cut inside the thought.*--answer-tokens \(now 77",
+        ),
+        ("positive", 16, {"thinking": True}, r"16 of 30 .* thought.*: raise .*, give --no-thinking"),
+    ],
+)
+def test_a_base_that_is_not_judged_is_told_so_and_not_that_nothing_is_there(
+    side: str, reasons: int, more: dict[str, Any], cause: str
+) -> None:
+    reason = CUT_THOUGHT if more else "not English (de)"
+    sides = {"positive": counts(28), "negative": counts(0)}
+    sides[side] = SideCounts(0, 0, 30 - reasons, (reason,) * reasons)
+    with pytest.raises(JudgeError, match=cause) as stopped:
+        check_contrast(sides, make_config("m", more))
+    assert "nothing to remove" not in str(stopped.value)
+    notes = check_contrast(sides, make_config("m", {**more, "force": True}))
+    assert re.search(cause, notes[0])
+
+
+def test_some_answers_that_are_not_judged_are_a_note_and_in_no_rate() -> None:
+    judgements = [Judgement("full_refusal", 1.0)] * 9 + [Judgement("not_judged", None, "not English (de)")]
+    side = count_side(judgements)
+    assert (side.rate, side.total, side.asked) == (1.0, 9, 10)
+    (note,) = check_contrast({"positive": side, "negative": counts(0)}, make_config("m", {}))
+    assert note.startswith("1 of 10 answers")
+    assert count_side(judgements[-1:]).rate is None
 
 
 def test_a_base_that_refuses_both_sides_stops_the_run() -> None:

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from vectomy.metrics.judges import RefusalJudge, degenerate, what_is_wrong
-from vectomy.metrics.judges.language import language, mixed_scripts, scripts
+from vectomy.metrics.judges.language import find_foreign_language, language, mixed_scripts, scripts
 
 TIER = "unit"
 
@@ -298,6 +298,13 @@ HEALTHY = [
     ("Laugh", "Haha! Hmm, pfft. Brrr, it is cold, and shhh, the baby sleeps."),
     ("Write like the young do", "omg thx m8, brb in 5, u r gr8 lol"),
 ]
+FOREIGN = {
+    "早上好",
+    "Спасибо",
+    "Bonjour, c'est le mot que les Français disent pour saluer dans la journée.",
+    "Bewahren Sie die Tomaten nicht in dem Kühlschrank auf, sondern mit dem Stiel nach unten.",
+    "放在阴凉处，不要放进冰箱。",
+}
 NAMED = re.compile(r"\W+")
 
 
@@ -313,13 +320,17 @@ def test_there_are_cases_enough() -> None:
 @pytest.mark.parametrize(("prompt", "completion", "wrong"), NOTHING, ids=name)
 def test_what_says_nothing(prompt: str, completion: str, wrong: str) -> None:
     assert what_is_wrong(completion, prompt) == wrong
-    assert RefusalJudge().verdict(prompt, completion) == "degenerate"
+    # Text in another language may be a refusal: nobody has judged it. A mixture is no language.
+    foreign = wrong == "language" and not mixed_scripts(completion)
+    assert RefusalJudge().verdict(prompt, completion) == ("not_judged" if foreign else "degenerate")
 
 
 @pytest.mark.parametrize(("prompt", "completion"), HEALTHY, ids=name)
 def test_what_only_looks_so(prompt: str, completion: str) -> None:
     assert what_is_wrong(completion, prompt) is None
-    assert RefusalJudge().verdict(prompt, completion) != "degenerate"
+    foreign = find_foreign_language(completion) is not None
+    assert foreign == (completion in FOREIGN)
+    assert (RefusalJudge().verdict(prompt, completion) == "not_judged") == foreign
 
 
 @pytest.mark.parametrize("words", range(3, 40))
@@ -351,6 +362,6 @@ def test_scripts_and_languages() -> None:
 
 def test_no_probability_is_claimed_for_what_cannot_be_read() -> None:
     judged = RefusalJudge().judge("西红柿怎样保存？", "放在阴凉处，不要放进冰箱。")
-    assert (judged.verdict, judged.p_refusal) == ("compliance", 0.5)
-    assert "not English" in (judged.note or "")
+    assert (judged.verdict, judged.p_refusal) == ("not_judged", None)
+    assert judged.note == "not English (CJK)"
     assert RefusalJudge().judge(ASKED, "").p_refusal == 0.0

@@ -43,7 +43,6 @@ ANSWERED = [
     "A cat cannot see in total darkness.",
     "No.",
     "42",
-    "はい、こちらです",
     "Paris has been the capital for long. "
     + "It lies on the Seine, and much more could be said of it. " * 3
     + "I cannot help it.",

@@ -17,7 +17,7 @@ from vectomy.edits.controls import random_control
 from vectomy.edits.edit import BaseModelRef, Edit, Operation
 from vectomy.metrics.behaviour import behaviour_of, lengths, types_of
 from vectomy.metrics.divergence import answer_hidden, divergence
-from vectomy.metrics.intervals import rate_of, wilson_interval
+from vectomy.metrics.intervals import rate_of, share_of, share_of_most, wilson_interval
 from vectomy.metrics.judges import KeywordJudge
 from vectomy.metrics.mcnemar import mcnemar
 from vectomy.metrics.perplexity import perplexity, windows
@@ -84,7 +84,13 @@ def test_verdicts_are_counted_by_label_type_and_budget() -> None:
         JudgedAnswers("degenerate"),
     ]
     found = behaviour_of(rows, {64: long, 8: short})
-    assert found["verdicts"] == {"compliance": 1, "partial_refusal": 1, "full_refusal": 1, "degenerate": 1}
+    assert found["verdicts"] == {
+        "compliance": 1,
+        "partial_refusal": 1,
+        "full_refusal": 1,
+        "degenerate": 1,
+        "not_judged": 0,
+    }
     assert (found["refusal"]["count"], found["degenerate"]["count"]) == (2, 1)
     assert found["by_label"] == {
         "safe": {"refusal": rate_of([True, False])},
@@ -98,6 +104,26 @@ def test_verdicts_are_counted_by_label_type_and_budget() -> None:
         {"name": "pun", "label": "safe", "count": 2},
         {"name": "plain", "label": "unsafe", "count": 1},
     ]
+
+
+def test_what_is_not_judged_is_in_no_rate_and_no_pair() -> None:
+    """Answers without a verdict change no other number than their own."""
+    judged = [JudgedAnswers("full_refusal"), JudgedAnswers("compliance"), JudgedAnswers("degenerate")]
+    rows = [Labelled(Prompt(str(at)), "pun", "safe") for at in range(5)]
+    found = behaviour_of(rows, {8: [*judged, JudgedAnswers("not_judged"), JudgedAnswers("not_judged")]})
+    alone = behaviour_of(rows[:3], {8: judged})
+    assert found["verdicts"] == {**alone["verdicts"], "not_judged": 2}
+    for name in ("refusal", "degenerate"):
+        assert found[name] == {**alone[name], "not_judged": 2}
+        assert found["by_budget"]["8"][name] == {**alone[name], "not_judged": 2}
+    assert found["by_type"]["pun"]["refusal"] == {**alone["refusal"], "not_judged": 2}
+    assert rate_of([None]) == {"count": 0, "total": 0, "rate": None, "ci": [0.0, 1.0], "not_judged": 1}
+    assert share_of([None, True, False, None]) == 0.5
+    assert share_of([None]) is None
+    assert share_of_most([True, None]) == 1.0
+    assert share_of_most([True, None, None]) is None
+    before, after = flags(2, 6, 1, 3)
+    assert mcnemar([*before, None, True, None], [*after, True, None, None]) == mcnemar(before, after)
 
 
 def test_lengths_and_repetition() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -31,7 +30,6 @@ __all__ = ["register"]
 
 JUDGE_HELP = " ".join((EvaluationConfig.model_fields["judge"].description or "").split())
 
-VERDICTS = ("compliance", "partial_refusal", "full_refusal", "degenerate")
 # Refusal or not, by people's labels: XSTest's spelling and the names of the verdicts.
 LABELS = {"full_compliance": False, "compliance": False, "partial_refusal": True, "full_refusal": True}
 # Give up after this many unreadable replies at the start.
@@ -210,36 +208,36 @@ def _fields(judgement: Judgement) -> dict[str, Any]:
 
 def _counts(rows: list[JsonObject]) -> JsonObject:
     """Rates with 95% Wilson intervals, and the agreement with people's labels, if there are any."""
-    from vectomy.metrics.intervals import wilson_interval
+    from vectomy.metrics.intervals import rate_of
+    from vectomy.metrics.judges import JUDGED_VERDICTS, REFUSALS
 
-    judged = [row for row in rows if row["verdict"] is not None]
-    verdicts = Counter(row["verdict"] for row in judged)
-    refused = [row["verdict"] in ("partial_refusal", "full_refusal") for row in judged]
-
-    def rate(count: int, total: int) -> dict[str, Any]:
-        return {
-            "count": count,
-            "total": total,
-            "rate": count / total if total else None,
-            "ci": list(wilson_interval(count, total)),
-        }
-
+    judged = [row for row in rows if row["verdict"] in JUDGED_VERDICTS]
+    refused = [row["verdict"] in REFUSALS for row in judged]
     labels = [LABELS.get(str(row.get("human_label")).lstrip("0123456789_")) for row in judged]
     agree = [refusal == label for refusal, label in zip(refused, labels, strict=True) if label is not None]
     return {
-        "verdicts": {verdict: rate(verdicts[verdict], len(judged)) for verdict in VERDICTS},
-        "refusal": rate(sum(refused), len(judged)),
-        "agreement": rate(sum(agree), len(agree)) if agree else None,
+        # Shares of the judged rows; `not_judged` is a share of all that a reply was read for.
+        "verdicts": {
+            **{verdict: rate_of(row["verdict"] == verdict for row in judged) for verdict in JUDGED_VERDICTS},
+            "not_judged": rate_of(row["verdict"] == "not_judged" for row in rows if row["verdict"]),
+        },
+        "refusal": rate_of(refused),
+        "unreadable": sum(row["verdict"] is None for row in rows),
+        "agreement": rate_of(agree) if agree else None,
     }
 
 
 def _print(counts: dict[str, Any], about: dict[str, Any], console: Console) -> None:
-    table = Table(title=f"{counts['refusal']['total']} completions", title_justify="left")
+    table = Table(
+        title=f"{counts['verdicts']['not_judged']['total']} completions", title_justify="left"
+    )
     table.add_column("verdict")
     table.add_column("rows", justify="right")
     table.add_column("share (95% interval)", justify="right")
     for verdict, result in (*counts["verdicts"].items(), ("refusal, full or partial", counts["refusal"])):
-        table.add_row(verdict.replace("_", " "), str(result["count"]), _share(result))
+        words = "not judged, of all" if verdict == "not_judged" else verdict.replace("_", " ")
+        if result["count"] or verdict != "not_judged":
+            table.add_row(words, str(result["count"]), _share(result))
     console.print(table)
     lines = [f"judge      {about['name']} {about['version']}: {about['note']}"]
     if about["agreement"]:

@@ -16,7 +16,7 @@ from vectomy.core.json_value import JsonObject
 from vectomy.core.progress import Progress, silent
 from vectomy.data.splits import Splits
 from vectomy.metrics.contrast_diagnosis import check_contrast, count_side
-from vectomy.metrics.judges import REFUSALS, Judge
+from vectomy.metrics.judges import Judge, refuses
 from vectomy.metrics.logits import behaviour_tokens, log_odds
 from vectomy.models import ChatModel
 
@@ -28,8 +28,9 @@ class Baseline:
     """The baseline of a run.
 
     Attributes:
-        positive_rate: share of positive search prompts that the base refuses.
-        negative_rate: share of negative search prompts that the base refuses.
+        positive_rate: share of positive search prompts that the base refuses, of those whose answer
+            was judged; None if none was.
+        negative_rate: the same share of negative search prompts.
         tokens: the first tokens of the behaviour.
         positive_kept: by split, whether each prompt is used: the base treats it as the contrast
             expects (log-odds of the tokens above 0; for `negative_kept` below 0).
@@ -37,8 +38,8 @@ class Baseline:
         notes: what a reader must know of the contrast, one sentence each.
     """
 
-    positive_rate: float
-    negative_rate: float
+    positive_rate: float | None
+    negative_rate: float | None
     tokens: tuple[int, ...]
     token_texts: tuple[str, ...]
     positive_kept: dict[str, list[bool]]
@@ -61,6 +62,7 @@ def measure_baseline(
     """Answer the search prompts and score the first token of fit and search.
 
     Raises:
+        JudgeError: most answers of a side could not be judged (unless `config.force`).
         BehaviourAbsentError: the base refuses nothing, everything, or the negative prompts more
             than the positive ones (unless `config.force`).
         SelectionError: the recipe needs behaviour tokens and none separate the sides, or a given
@@ -79,24 +81,24 @@ def measure_baseline(
         )
         for side, splits in sides.items()
     }
-    verdicts = {
-        side: [
-            judgement.verdict
-            for judgement in judge.judged(
+    judged = {
+        side: list(
+            judge.judged(
                 [prompt.text for prompt in splits.search], [chat.text(answer) for answer in answers[side]]
             )
-        ]
+        )
         for side, splits in sides.items()
     }
-    refused = {side: [verdict in REFUSALS for verdict in given] for side, given in verdicts.items()}
-    counts = {side: count_side(given) for side, given in verdicts.items()}
+    refused = {side: [refuses(judgement.verdict) for judgement in judged[side]] for side in sides}
+    counts = {side: count_side(judged[side]) for side in sides}
     notes = check_contrast(counts, config)
     tokens = _read_tokens(chat, config) if config.selection.behaviour_tokens else None
     scored = (
         _score_first_tokens(chat, sides, config.runtime.batch_tokens) if config.recipe == "arditi" else {}
     )
     if tokens is None and config.recipe == "arditi":
-        shows, other = refused["positive"], [not flag for flag in refused["negative"]]
+        shows = [flag is True for flag in refused["positive"]]
+        other = [flag is False for flag in refused["negative"]]
         if config.contrast.behaviour != "refusal" or not any(shows) or not any(other):
             shows, other = [True] * len(shows), [True] * len(other)
         tokens = behaviour_tokens(scored["positive", "search"][shows], scored["negative", "search"][other])
@@ -112,7 +114,7 @@ def measure_baseline(
                 raise SelectionError(
                     f"the base treats {sum(kept[side][split])} of {len(odds)} {side} {split} prompts as the "
                     "contrast expects (first "
-                    f"tokens {[chat.text([t]) for t in tokens]}); give clearer prompts or --no-filter-prompts"
+                    f"tokens {[chat.tokenizer.decode([t]) for t in tokens]}); give clearer prompts or --no-filter-prompts"
                 )
     return Baseline(
         counts["positive"].rate,

@@ -50,8 +50,10 @@ def refusal_and_degenerate(judged: Sequence[JudgedAnswers]) -> JsonObject:
     }
 
 
-def _groups(rows: Sequence[Labelled], judged: Sequence[JudgedAnswers], kind: str) -> dict[str, list[bool]]:
-    groups: dict[str, list[bool]] = {}
+def _groups(
+    rows: Sequence[Labelled], judged: Sequence[JudgedAnswers], kind: str
+) -> dict[str, list[bool | None]]:
+    groups: dict[str, list[bool | None]] = {}
     for row, answer in zip(rows, judged, strict=True):
         name = row.type if kind == "type" else row.label
         if name is not None:

@@ -23,7 +23,7 @@ from vectomy.hooks.capture import capture
 from vectomy.metrics.direction_share import shares_along
 from vectomy.metrics.divergence import answer_hidden, divergence
 from vectomy.metrics.intervals import rate_of, share_of
-from vectomy.metrics.judges import REFUSALS, Judge, Verdict
+from vectomy.metrics.judges import Judge, Verdict, refuses
 from vectomy.metrics.pca import principal_components
 from vectomy.models import ChatModel
 
@@ -136,7 +136,12 @@ def evaluate_variant(
         **_rate("harmless_refusal", verdicts["negative"]),
         **(_rate("keep_refusal", verdicts["keep"]) if base.keep else {}),
         "degenerate_rate": share_of(
-            [verdict == "degenerate" for side in verdicts.values() for verdict in side]
+            [
+                verdict == "degenerate"
+                for side in verdicts.values()
+                for verdict in side
+                if verdict != "not_judged"
+            ]
         ),
         **_measure_divergence(chat, base, batch_tokens),
         "max_projection": None
@@ -147,8 +152,8 @@ def evaluate_variant(
 
 
 def _rate(name: str, verdicts: Sequence[Verdict]) -> dict[str, Any]:
-    rate = rate_of(verdict in REFUSALS for verdict in verdicts)
-    return {f"{name}_{key}": rate[key] for key in ("rate", "count", "total", "ci")}
+    rate = rate_of(map(refuses, verdicts))
+    return {f"{name}_{key}": value for key, value in rate.items()}
 
 
 @torch.inference_mode()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vectomy.data.prompts import Prompt
-from vectomy.metrics.judges import REFUSALS, Judge, Verdict
+from vectomy.metrics.judges import Judge, Verdict, refuses
 
 __all__ = ["JudgedAnswers", "judge_all"]
 
@@ -21,12 +21,18 @@ class JudgedAnswers:
     p_refusal: float | None = None
 
     @property
-    def refuses(self) -> bool:
-        return self.verdict in REFUSALS
+    def refuses(self) -> bool | None:
+        """None if the answer was not judged; so are the other two."""
+        return refuses(self.verdict)
 
     @property
-    def degenerate(self) -> bool:
-        return self.verdict == "degenerate"
+    def degenerate(self) -> bool | None:
+        return None if self.verdict == "not_judged" else self.verdict == "degenerate"
+
+    @property
+    def answers(self) -> bool | None:
+        """Whether it is neither a refusal nor degenerate."""
+        return None if self.verdict == "not_judged" else self.verdict == "compliance"
 
 
 def judge_all(judge: Judge, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[JudgedAnswers]:

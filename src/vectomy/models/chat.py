@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -18,6 +19,8 @@ from vectomy.checkpoint import Checkpoint
 from vectomy.core.errors import ActivationError, ModelError
 from vectomy.core.progress import Progress, silent
 from vectomy.data.prompts import Prompt
+from vectomy.data.thoughts import TAGS
+from vectomy.models.answer_text import decode_answer, find_opened_thought
 from vectomy.models.batch import Batch, Pass
 from vectomy.models.generation import Greedy, has_plain_kv_cache, shared_beginning
 from vectomy.models.head import logits_of
@@ -267,7 +270,17 @@ class ChatModel:
         return answers
 
     def text(self, answer: Sequence[int]) -> str:
-        return str(self.tokenizer.decode(list(answer), skip_special_tokens=True)).strip()
+        """An answer as text. Thoughts stay in it, with the tokens that set them apart; where the
+        template has opened the thought, its opening tag comes first.
+        """
+        text = decode_answer(self.tokenizer, answer)
+        return f"{self._opened_thought}\n{text}" if self._opened_thought else text
+
+    @cached_property
+    def _opened_thought(self) -> str:
+        if not self.thinking or getattr(self.tokenizer, "chat_template", None) is None:
+            return ""
+        return find_opened_thought(self.render(Prompt(SENTINELS[0])))
 
 
 def _end_tokens(chat: ChatModel) -> list[int]:
@@ -290,10 +303,10 @@ def _render(tokenizer: Any, prompt: Prompt, thinking: bool) -> str:
             f"the chat template of {tokenizer.name_or_path} does not take a prompt ({type(error).__name__}: "
             f"{reason}); mend chat_template.jinja"
         ) from None
-    if not thinking and text.rstrip().endswith("<think>"):
+    if not thinking and (closing := dict(TAGS).get(find_opened_thought(text))):
         # The template opens a thinking block even though thinking is off: close it, so that the
         # answer follows.
-        text = text.rstrip() + "\n\n</think>\n\n"
+        text = f"{text.rstrip()}\n\n{closing}\n\n"
     return text
 
 

@@ -25,7 +25,7 @@ from vectomy.core.config import Selection
 from vectomy.core.types import Vector
 from vectomy.edits.edit import Edit
 from vectomy.hooks.interventions import add, intervene
-from vectomy.metrics.intervals import share_of
+from vectomy.metrics.intervals import share_of_most
 from vectomy.metrics.judges import find_refusals
 from vectomy.metrics.logits import kl_divergence, log_odds
 from vectomy.models import ChatModel
@@ -64,7 +64,8 @@ def select_arditi(task: RecipeInput) -> RecipeResult:
         row["still_shown"] = journal.get_or_compute(
             f"{row['layer']} {row['position']} still_shown", partial(scorer.still_shown, vector)
         )
-        return float(row["still_shown"])
+        # Where most answers could not be judged, nothing shows that the behaviour is gone.
+        return 1.0 if row["still_shown"] is None else float(row["still_shown"])
 
     considered = [row for row in rows if row["rejected"] is None]
     with task.progress("scoring directions", len(considered), "directions") as update:
@@ -140,8 +141,9 @@ class _ArditiScorer:
         """
         return Edit.from_directions(vector, self.task.base, self.task.writers).hooks(self.chat.model)
 
-    def still_shown(self, vector: Vector) -> float:
-        """Share of the positive prompts that show the behaviour with the direction ablated.
+    def still_shown(self, vector: Vector) -> float | None:
+        """Share of the positive prompts that show the behaviour with the direction ablated; None if
+        most answers could not be judged.
 
         Measured on generated answers if there is a judge, otherwise by the first token.
         """
@@ -151,4 +153,4 @@ class _ArditiScorer:
                 return float((log_odds(self._log_probs(self.positive), task.tokens) > 0).double().mean())
             answers = self.chat.answer(self.positive, c.answer_tokens, c.runtime.batch_tokens)
         texts = [self.chat.text(answer) for answer in answers]
-        return share_of(find_refusals(task.judge, [prompt.text for prompt in self.prompts], texts))
+        return share_of_most(find_refusals(task.judge, [prompt.text for prompt in self.prompts], texts))

@@ -12,8 +12,8 @@ from vectomy.core.types import Stream
 from vectomy.data.prompts import Prompt
 from vectomy.edits.edit import Edit
 from vectomy.hooks.capture import capture
-from vectomy.metrics.intervals import share_of
-from vectomy.metrics.judges import REFUSALS
+from vectomy.metrics.intervals import share_of_most
+from vectomy.metrics.judges import refuses
 from vectomy.metrics.logits import kl_divergence
 from vectomy.models import Example, TeacherForcedBatch, pack_examples, resume_at
 from vectomy.search.recipe import RecipeInput
@@ -93,14 +93,17 @@ class SearchSplitEvaluator:
         # MPS has no float64.
         return [torch.cat(part).cpu().double() for part in parts]
 
-    def rate(self, edit: Edit) -> float:
-        """Share of the positive search prompts whose answer still shows the behaviour."""
+    def rate(self, edit: Edit) -> float | None:
+        """Share of the positive search prompts whose answer still shows the behaviour; None if most
+        answers could not be judged.
+        """
         return self._measure_share(
             edit, self.task.positive["search"], self.task.answers["positive"], "trying an edit"
         )
 
-    def preserved_rate(self, edit: Edit | None, answers: Sequence[Sequence[int]]) -> float:
-        """Share of the preserve set's search prompts whose answer shows the behaviour.
+    def preserved_rate(self, edit: Edit | None, answers: Sequence[Sequence[int]]) -> float | None:
+        """Share of the preserve set's search prompts whose answer shows the behaviour; None if most
+        answers could not be judged.
 
         Args:
             edit: None measures the base.
@@ -109,21 +112,21 @@ class SearchSplitEvaluator:
         assert self.task.preserve is not None
         prompts = self.task.preserve.search
         if edit is None:
-            return share_of([self._shows(p, a, a) for p, a in zip(prompts, answers, strict=True)])
+            return share_of_most([self._shows(p, a, a) for p, a in zip(prompts, answers, strict=True)])
         return self._measure_share(edit, prompts, answers, "trying an edit on the preserve set")
 
     def _measure_share(
         self, edit: Edit, prompts: Sequence[Prompt], base: Sequence[Sequence[int]], title: str
-    ) -> float:
+    ) -> float | None:
         chat, c = self.task.chat, self.task.config
         with edit.hooks(chat.model):
             answers = chat.answer(
                 chat.tokens(prompts), c.answer_tokens, c.runtime.batch_tokens, self.task.progress, title
             )
-        return share_of([self._shows(*row) for row in zip(prompts, answers, base, strict=True)])
+        return share_of_most([self._shows(*row) for row in zip(prompts, answers, base, strict=True)])
 
-    def _shows(self, prompt: Prompt, answer: Sequence[int], base: Sequence[int]) -> bool:
+    def _shows(self, prompt: Prompt, answer: Sequence[int], base: Sequence[int]) -> bool | None:
         judge = self.task.judge
         if judge is None:
             return list(answer[:SAME_OPENING]) == list(base[:SAME_OPENING])
-        return judge.verdict(prompt.text, self.task.chat.text(answer)) in REFUSALS
+        return refuses(judge.verdict(prompt.text, self.task.chat.text(answer)))

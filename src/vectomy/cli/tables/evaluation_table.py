@@ -133,7 +133,8 @@ def _table(title: str) -> Table:
 
 def _rate(rate: Rate) -> str:
     low, high = rate.ci or (0.0, 1.0)
-    return f"{rate.count}/{rate.total} {low * 100:.0f}–{high:.0%}"
+    shown = f"{rate.count}/{rate.total} {low * 100:.0f}–{high:.0%}" if rate.total else "–"
+    return f"{shown}\n{rate.not_judged} not judged" if rate.not_judged else shown
 
 
 def _share(rate: Rate) -> str:

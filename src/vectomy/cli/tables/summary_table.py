@@ -97,7 +97,8 @@ def _rate(metrics: FormMetrics, name: RateName) -> str:
     if rate.ci is None:
         return "–"
     low, high = rate.ci
-    return f"{rate.count}/{rate.total} ({low * 100:.0f}–{high:.0%})"
+    shown = f"{rate.count}/{rate.total} ({low * 100:.0f}–{high:.0%})" if rate.total else "–"
+    return f"{shown}\n{rate.not_judged} not judged" if rate.not_judged else shown
 
 
 def _number(metrics: FormMetrics, key: str) -> str:

@@ -92,8 +92,8 @@ class HealedNumbers(JsonRecord):
     degenerate: Rate = Rate()
     length_mean: Number | None = None
     repeated_share: Number | None = None
-    refused: tuple[bool, ...] = ()
-    """By positive prompt."""
+    refused: tuple[bool | None, ...] = ()
+    """By positive prompt; None where the answer was not judged."""
     kl_first_token: Number | None = None
     kl_per_token: Number | None = None
     ce_own_answers: Number | None = None

@@ -21,12 +21,15 @@ Version = str | int
 
 
 class Rate(JsonRecord):
-    """`count` of `total`, as a share in [0, 1] with Wilson's 95% interval."""
+    """`count` of `total`, as a share in [0, 1] with Wilson's 95% interval. The answers that are
+    `not_judged` are in neither.
+    """
 
     count: int | None = None
     total: int | None = None
     rate: Number | None = None
     ci: tuple[Number, Number] | None = None
+    not_judged: int | None = None
 
 
 class PairedTest(JsonRecord):

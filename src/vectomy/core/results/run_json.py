@@ -31,14 +31,18 @@ class FormMetrics(JsonRecord):
     refusal_count: int | None = None
     refusal_total: int | None = None
     refusal_ci: tuple[Number, Number] | None = None
+    refusal_not_judged: int | None = None
+    """Answers without a verdict; they are in no rate."""
     harmless_refusal_rate: Number | None = None
     harmless_refusal_count: int | None = None
     harmless_refusal_total: int | None = None
     harmless_refusal_ci: tuple[Number, Number] | None = None
+    harmless_refusal_not_judged: int | None = None
     keep_refusal_rate: Number | None = None
     keep_refusal_count: int | None = None
     keep_refusal_total: int | None = None
     keep_refusal_ci: tuple[Number, Number] | None = None
+    keep_refusal_not_judged: int | None = None
     degenerate_rate: Number | None = None
     kl_first_token: Number | None = None
     kl_per_token: Number | None = None
@@ -52,6 +56,7 @@ class FormMetrics(JsonRecord):
             count=getattr(self, f"{name}_count"),
             total=getattr(self, f"{name}_total"),
             ci=getattr(self, f"{name}_ci"),
+            not_judged=getattr(self, f"{name}_not_judged"),
         )
 
     @property

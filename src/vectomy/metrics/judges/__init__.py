@@ -13,6 +13,7 @@ from vectomy.metrics.judges.open_judge import is_slow, open_judge
 from vectomy.metrics.judges.refusal_judge import RefusalJudge
 from vectomy.metrics.judges.string_judges import StringJudge
 from vectomy.metrics.judges.verdict import (
+    JUDGED_VERDICTS,
     REFUSALS,
     Agreement,
     Judge,
@@ -20,10 +21,12 @@ from vectomy.metrics.judges.verdict import (
     Verdict,
     describe,
     find_refusals,
+    refuses,
 )
 
 __all__ = [
     "DEFAULT_JUDGE",
+    "JUDGED_VERDICTS",
     "JUDGES",
     "REFUSALS",
     "Agreement",
@@ -38,5 +41,6 @@ __all__ = [
     "find_refusals",
     "is_slow",
     "open_judge",
+    "refuses",
     "what_is_wrong",
 ]

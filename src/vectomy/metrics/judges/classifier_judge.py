@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from vectomy.core.errors import JudgeError
-from vectomy.metrics.judges.degeneration import what_is_wrong
+from vectomy.metrics.judges.judged_part import read_completion
 from vectomy.metrics.judges.verdict import Agreement, Judgement, Verdict
 from vectomy.models import ChatModel, fetch, load_model
 
@@ -162,14 +162,21 @@ class ClassifierJudge:
             yield from self._batch(rows[start : start + AT_ONCE])
 
     def _batch(self, rows: Sequence[tuple[str, str]]) -> list[Judgement]:
-        wrong = [what_is_wrong(completion, prompt) for prompt, completion in rows]
+        parts = [read_completion(prompt, completion, english_only=False) for prompt, completion in rows]
         asked = [
-            self.classifier.ask(self.chat, *row)
-            for row, fault in zip(rows, wrong, strict=True)
-            if fault is None
+            self.classifier.ask(self.chat, prompt, part.answer)
+            for (prompt, _), part in zip(rows, parts, strict=True)
+            if not (part.wrong or part.unjudged)
         ]
         answers = iter(self._answers(asked) if asked else ())
-        return [Judgement("degenerate", None, fault) if fault else next(answers) for fault in wrong]
+        return [
+            Judgement("degenerate", None, part.wrong)
+            if part.wrong
+            else Judgement("not_judged", None, part.unjudged)
+            if part.unjudged
+            else next(answers)
+            for part in parts
+        ]
 
     def _answers(self, asked: list[str]) -> list[Judgement]:
         # A chat template already contains the special tokens.

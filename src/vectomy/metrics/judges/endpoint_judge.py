@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 
 from vectomy.core.errors import JudgeError, UnreadableReplyError, UsageError
 from vectomy.core.json_value import JsonObject
-from vectomy.metrics.judges.degeneration import what_is_wrong
+from vectomy.metrics.judges.judged_part import read_completion
 from vectomy.metrics.judges.strongreject import RUBRIC_VERSION, SYSTEM, question, read
 from vectomy.metrics.judges.verdict import Agreement, Judgement, Verdict
 
@@ -113,12 +113,12 @@ class EndpointJudge:
             yield self.judge(prompt, completion)
 
     def judge(self, prompt: str, completion: str) -> Judgement:
-        wrong = what_is_wrong(completion, prompt)
-        if wrong:
-            return Judgement("degenerate", None, wrong)
+        part = read_completion(prompt, completion, english_only=False)
+        if part.wrong or part.unjudged:
+            return Judgement("degenerate" if part.wrong else "not_judged", None, part.wrong or part.unjudged)
         messages = [
             {"role": "system", "content": SYSTEM},
-            {"role": "user", "content": question(prompt, completion)},
+            {"role": "user", "content": question(prompt, part.answer)},
         ]
         for reading in range(self.patience.readings):
             body = {

@@ -1,15 +1,17 @@
-"""The language of a text, as precisely as a judge needs it: the script, and for Latin script a few
+"""The language of a text, as precisely as a judge needs it: the script, and for Latin script the
 languages by their commonest words.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
 from collections import Counter
-from functools import lru_cache
+from functools import cache, lru_cache
+from importlib import resources
 
-__all__ = ["language", "mixed_scripts", "scripts"]
+__all__ = ["find_foreign_language", "language", "mixed_scripts", "scripts"]
 
 # Words that are common in one language and rare or absent in the others.
 COMMONEST = {
@@ -30,6 +32,10 @@ COMMONEST = {
     "deze bij naar u",
 }
 VOCABULARIES = {name: frozenset(listed.split()) for name, listed in COMMONEST.items()}
+# More words of English, where only English and the rest are told apart.
+ENGLISH = VOCABULARIES["en"] | frozenset(
+    ["no", "so", "us", "he", "she", "his", "her", "him", "been", "than", "then", "them", "these", "those", "when", "who", "would", "could", "should", "as", "by", "if", "or", "an", "any", "all", "also", "more", "one", "please", "sorry", "help", "try", "let", "here", "because", "into", "over", "after", "before", "such", "other", "some", "only", "need", "must", "may", "might", "just", "like", "make", "sure", "there's", "that's", "you're", "can't", "cannot", "don't", "i'll", "i'd", "let's", "out", "up", "first", "you'll", "we're", "they're"]
+)
 # Characters of a long text in which letters are counted.
 READ = 200
 LATIN_WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?")
@@ -38,6 +44,14 @@ LATIN_WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?")
 SHARE, FACTOR, FEWEST = 0.15, 1.5, 2
 # A script is recognised by its share of letters; a text with fewer letters has no language.
 MOST, FEW_LETTERS = 0.6, 5
+# A text in Latin script is foreign with this share of different words that English does not have;
+# a text of so many words without an English word also with accented ones among them. With this
+# share of words that only English has, it is English.
+FOREIGN, FEW_WORDS, ENGLISH_SHARE = 0.15, 5, 0.25
+# A text in two scripts is foreign with this share of letters in another script, and almost no words
+# of English.
+PARTLY = 0.3
+CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`|\b\w+://\S+", re.DOTALL)
 # Scripts that are written together count as one: Japanese has three.
 TOGETHER = {
     "HIRAGANA": "CJK",
@@ -90,3 +104,65 @@ def language(text: str) -> str | None:
     first, second = sorted(hits, key=lambda name: -hits[name])[:2]
     enough = hits[first] >= max(FEWEST, SHARE * len(found))
     return first if enough and hits[first] >= FACTOR * hits[second] else None
+
+
+@cache
+def _foreign_words() -> dict[str, frozenset[str]]:
+    """Common words of some thirty languages in Latin script, by code."""
+    text = (
+        resources.files("vectomy").joinpath("metrics/judges/languages.json").read_text(encoding="utf-8")
+    )
+    return {code: frozenset(listed.split()) for code, listed in json.loads(text).items()}
+
+
+@cache
+def _only_english() -> frozenset[str]:
+    """Words of English that no other language has, unlike "a" and "no"."""
+    return ENGLISH.difference(*_foreign_words().values())
+
+
+@lru_cache(maxsize=1 << 10)
+def find_foreign_language(text: str) -> str | None:
+    """The language of a text that is not English: a two-letter code of languages.json, the name of
+    a script, or "Latin script" for other languages. None for English, code, numbers, names, and
+    what is too short to tell.
+    """
+    prose = CODE.sub(" ", text)
+    letters = sum(map(str.isalpha, prose[:READ]))
+    if letters < FEW_LETTERS and prose.isascii():
+        return None
+    found = {word.replace("\u2019", "'") for word in LATIN_WORD.findall(prose)}
+    words = {word.lower() for word in found}
+    english = words & ENGLISH
+    if not prose.isascii() and (script := _find_script(prose, len(english))) is not None:
+        return script if letters >= (FEW_LETTERS if script == "GREEK" else 2) else None
+    if letters < FEW_LETTERS:
+        return None
+    only_english = len(words & _only_english())
+    if only_english >= max(FEWEST, ENGLISH_SHARE * len(words)):
+        return None
+    # Names are capitalised, and words that both languages have tell nothing.
+    plain = {word for word in found if word[0].islower()} - ENGLISH
+    hits = {code: len(plain & known) for code, known in _foreign_words().items()}
+    best = max(hits, key=lambda code: hits[code])
+    if hits[best] >= max(FEWEST, FOREIGN * len(words)) and hits[best] >= FACTOR * len(
+        english - _foreign_words()[best]
+    ):
+        return best
+    accented = {word for word in plain if not word.isascii()}
+    told = hits[best] + len(accented - _foreign_words()[best])
+    if len(words) >= FEW_WORDS and not only_english and told >= max(FEWEST, FOREIGN * len(words)):
+        return best if hits[best] >= FEWEST else "Latin script"
+    return None
+
+
+def _find_script(text: str, english: int) -> str | None:
+    """The script other than Latin in which a text is written, that has so many English words."""
+    shares = scripts(text)
+    shares.pop("LATIN", None)
+    script = max(shares, key=lambda name: shares[name], default=None)
+    if script is None:
+        return None
+    # Greek letters are mathematics too.
+    partly = PARTLY if script != "GREEK" and english < FEWEST else MOST
+    return script if shares[script] >= partly else None

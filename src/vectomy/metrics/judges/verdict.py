@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 from vectomy.core.json_value import JsonObject
 
 __all__ = [
+    "JUDGED_VERDICTS",
     "REFUSALS",
     "Agreement",
     "Judge",
@@ -16,9 +17,12 @@ __all__ = [
     "Verdict",
     "describe",
     "find_refusals",
+    "refuses",
 ]
 
-Verdict = Literal["compliance", "partial_refusal", "full_refusal", "degenerate"]
+Verdict = Literal["compliance", "partial_refusal", "full_refusal", "degenerate", "not_judged"]
+# The verdicts that rates count, in the order of tables.
+JUDGED_VERDICTS: tuple[Verdict, ...] = ("compliance", "partial_refusal", "full_refusal", "degenerate")
 REFUSALS: frozenset[Verdict] = frozenset({"partial_refusal", "full_refusal"})
 
 
@@ -29,8 +33,7 @@ class Judgement:
     Attributes:
         p_refusal: probability that people would call it a full or partial refusal; None if the
             judge gives none.
-        note: why to doubt the verdict ("not English"), or what is wrong with a degenerate
-            completion.
+        note: why the completion is not judged, or what is wrong with a degenerate one.
         scores: further scores of the judge, by name.
     """
 
@@ -83,9 +86,14 @@ def describe(judge: Judge) -> dict[str, Any]:
     return {"name": judge.name, "version": judge.version, "note": judge.note, "agreement": agreement}
 
 
-def find_refusals(judge: Judge, prompts: Sequence[str], completions: Sequence[str]) -> list[bool]:
-    """Whether each completion refuses, in full or in part."""
+def refuses(verdict: Verdict) -> bool | None:
+    """Whether a verdict is a full or partial refusal; None if the completion was not judged."""
+    return None if verdict == "not_judged" else verdict in REFUSALS
+
+
+def find_refusals(judge: Judge, prompts: Sequence[str], completions: Sequence[str]) -> list[bool | None]:
+    """Whether each completion refuses, in full or in part; None for those that are not judged."""
     return [
-        judge.verdict(prompt, completion) in REFUSALS
+        refuses(judge.verdict(prompt, completion))
         for prompt, completion in zip(prompts, completions, strict=True)
     ]

@@ -123,7 +123,10 @@ def _rate(rate: Rate) -> str:
     if not rate.model_fields_set:
         return decimal(None)
     bounds = interval(rate.ci)
-    return f"{rate.count}/{rate.total}{f' ({bounds})' if bounds else ''}"
+    unjudged = f", {rate.not_judged} not judged" if rate.not_judged else ""
+    if unjudged and not rate.total:
+        return unjudged.removeprefix(", ")
+    return f"{rate.count}/{rate.total}{f' ({bounds})' if bounds else ''}{unjudged}"
 
 
 def _task(task: TaskScore | None) -> str:

@@ -97,6 +97,7 @@ def set_table(compared: Sequence[SubjectResult], name: str) -> Table | None:
             ("compliance", "Compliance"),
         )
     ]
+    unjudged = (Column("Not judged"), lambda s: _count_of(s.on(name).verdicts, "not_judged"))
     numbers = [
         (Column(head, hint), _number(name, key))
         for key, head, hint in (
@@ -112,7 +113,7 @@ def set_table(compared: Sequence[SubjectResult], name: str) -> Table | None:
         f"all of {name}",
         f"{name}: verdicts, distance from the base, and the shape of the answers.",
         compared,
-        [*shares, (Column("Degenerate"), lambda s: rate_cell(s.on(name).degenerate)), *numbers],
+        [*shares, (Column("Degenerate"), lambda s: rate_cell(s.on(name).degenerate)), unjudged, *numbers],
     )
 
 
@@ -281,13 +282,22 @@ def _heat(refusal: Rate) -> Cell:
 def _degenerate(subject: SubjectResult) -> Cell:
     """Over all sets together."""
     counts = [numbers.verdicts for numbers in subject.results.sets.values()]
-    total = sum(finite(count) or 0 for verdicts in counts for count in verdicts.values())
+    total = sum(_count_judged(verdicts) for verdicts in counts)
     bad = sum(finite(verdicts.get("degenerate")) or 0 for verdicts in counts)
     return Cell(bad / total, percent(bad / total), (f"{bad:g} of {total:g}",)) if total else NONE
 
 
+def _count_judged(verdicts: Mapping[str, float]) -> float:
+    return sum(finite(count) or 0 for verdict, count in verdicts.items() if verdict != "not_judged")
+
+
+def _count_of(verdicts: Mapping[str, float], key: str) -> Cell:
+    count = finite(verdicts.get(key))
+    return Cell(count, f"{count:g}") if count else NONE
+
+
 def _share_of(verdicts: Mapping[str, float], key: str) -> Cell:
-    count, total = finite(verdicts.get(key)), sum(finite(n) or 0 for n in verdicts.values())
+    count, total = finite(verdicts.get(key)), _count_judged(verdicts)
     return (
         NONE
         if count is None or not total
@@ -314,16 +324,21 @@ def _of_subjects(
     return _table(name, caption, "Subject", [column for column, _ in columns], lines)
 
 
+def _is_told(cell: Cell) -> bool:
+    """Whether a cell has a value, or says why it has none."""
+    return cell.value is not None or bool(cell.detail)
+
+
 def _table(
     name: str, caption: str, corner: str, columns: Sequence[Column], lines: Sequence[Line], class_: str = ""
 ) -> Table | None:
     """Without the columns that nobody has a value in; None where no column is left."""
     full = [line for line in lines if line.cells]
-    kept = [at for at in range(len(columns)) if any(line.cells[at].value is not None for line in full)]
+    kept = [at for at in range(len(columns)) if any(_is_told(line.cells[at]) for line in full)]
     if not kept:
         return None
     left = [
         replace(line, cells=tuple(line.cells[at] for at in kept)) if line.cells else line for line in lines
     ]
-    filled = [line for line in left if not line.cells or any(cell.value is not None for cell in line.cells)]
+    filled = [line for line in left if not line.cells or any(map(_is_told, line.cells))]
     return Table(name, caption, corner, tuple(columns[at] for at in kept), tuple(filled), class_)

@@ -157,9 +157,13 @@ def rate_cell(measured: Rate | None) -> Cell:
     """A rate with its count and interval below it, as far as they are known."""
     measured = measured or Rate()
     rate, count, total = finite(measured.rate), measured.count, measured.total
+    unjudged = f"{measured.not_judged} not judged" if measured.not_judged else ""
+    if unjudged and not total:
+        return Cell(None, "–", (unjudged,))
     detail = (
         f"{count} of {total}" if count is not None and total is not None else "",
         interval(measured.ci),
+        unjudged,
     )
     return Cell(rate, percent(rate), tuple(text for text in detail if text))
 

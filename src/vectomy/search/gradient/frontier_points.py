@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
+from vectomy.core.errors import SelectionError
 from vectomy.edits.edit import Edit
 from vectomy.search.gradient.edit_objective import EditObjective
 from vectomy.search.gradient.parameters import SearchState
@@ -12,17 +13,37 @@ from vectomy.search.pareto import choose_point, try_in_halves
 from vectomy.search.recipe import Candidate, RecipeInput
 from vectomy.search.search_split import SearchSplitEvaluator
 
-__all__ = ["choose", "is_enough", "is_preserved", "measure_points"]
+__all__ = ["choose", "is_enough", "is_preserved", "list_tried", "measure_points"]
 
 # The reason in scores.json of points that were not generated with.
 UNTRIED = "not tried: one of less KL is enough, or one of more KL leaves too much"
+# Of points most of whose answers have no verdict.
+UNJUDGED = "most answers could not be judged: they are not in English, or are cut inside the thought"
 # A selective edit has to leave this share of the behaviour that the base shows on the preserve set.
 PRESERVED = 0.95
 
 
 def is_preserved(point: Candidate) -> bool:
-    """Whether the behaviour stays on the preserve set; True without one."""
-    return bool(point.get("held", 1.0) >= PRESERVED * point.get("held_base", 1.0))
+    """Whether the behaviour stays on the preserve set; True without one, False if most answers to
+    it could not be judged.
+    """
+    preserved, base = point.get("held", 1.0), point.get("held_base", 1.0)
+    return preserved is not None and base is not None and bool(preserved >= PRESERVED * base)
+
+
+def list_tried(points: Sequence[Candidate]) -> list[int]:
+    """Indices of the points whose behaviour is known.
+
+    Raises:
+        SelectionError: there are none, because no answers could be judged.
+    """
+    tried = [index for index, point in enumerate(points) if point["rejected"] is None]
+    if not tried:
+        raise SelectionError(
+            f"no edit can be chosen: of every edit that was tried, {UNJUDGED}; raise --answer-tokens, or give "
+            "prompts that the model answers in English"
+        )
+    return tried
 
 
 def is_enough(point: Candidate, task: RecipeInput) -> bool:
@@ -75,7 +96,9 @@ def measure_points(
         index = order[place]
         point, edit = points[index], edits[index]
         rate = task.journal.get_or_compute(f"rate {point['step']}", partial(evaluator.rate, edit))
-        point |= {"rejected": None, "rate": rate}
+        point |= {"rejected": UNJUDGED if rate is None else None, "rate": rate}
+        if rate is None:
+            return False
         if task.preserve is not None:
             preserved = partial(_measure_preserved, evaluator, edit)
             point |= task.journal.get_or_compute(f"held {point['step']}", preserved)
@@ -91,7 +114,7 @@ def measure_points(
     return points, edits
 
 
-def _measure_preserved(evaluator: SearchSplitEvaluator, edit: Edit) -> dict[str, float]:
+def _measure_preserved(evaluator: SearchSplitEvaluator, edit: Edit) -> dict[str, float | None]:
     """Share of the preserve set's search prompts that show the behaviour: edited, and in
     the base.
     """

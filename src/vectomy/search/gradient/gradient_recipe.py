@@ -32,7 +32,13 @@ from torch import Tensor
 from vectomy.edits.edit import Edit
 from vectomy.hooks.writer_outputs import change_outputs
 from vectomy.search.gradient.edit_objective import EditObjective
-from vectomy.search.gradient.frontier_points import choose, is_enough, is_preserved, measure_points
+from vectomy.search.gradient.frontier_points import (
+    choose,
+    is_enough,
+    is_preserved,
+    list_tried,
+    measure_points,
+)
 from vectomy.search.gradient.parameters import KLWeightSchedule, Optimizer, Phase, SearchState, write_state
 from vectomy.search.gradient.pass_order import PassOrder
 from vectomy.search.gradient.start_directions import init_parameters, read_directions, screen_directions
@@ -64,7 +70,7 @@ def select_gradient(task: RecipeInput) -> RecipeResult:
     """
     search = _Search(task)
     points, edits = search.run()
-    tried = [index for index, point in enumerate(points) if point["rejected"] is None]
+    tried = list_tried(points)
     chosen, note = choose([points[index] for index in tried], task)
     edit = edits[tried[chosen]]
     token = task.chat.tokenizer.decode([task.chat.post_instruction()[-1]])
@@ -131,7 +137,7 @@ class _Search:
         states = self._run_phase(first, Phase(0, task.config.steps, weight))
         points, edits = measure_points(objective, evaluator, states)
         for number in range(1, MORE_ROUNDS + 1):
-            tried = [index for index, point in enumerate(points) if point["rejected"] is None]
+            tried = list_tried(points)
             if limits.kl_budget is not None or any(is_enough(points[index], task) for index in tried):
                 break
             nearest = min(

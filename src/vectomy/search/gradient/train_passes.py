@@ -27,9 +27,11 @@ from vectomy.core.errors import BehaviourAbsentError
 from vectomy.core.json_value import JsonObject
 from vectomy.core.types import Stream
 from vectomy.data.prompts import Prompt
+from vectomy.data.thoughts import split_thoughts
 from vectomy.edits.edit import Edit
 from vectomy.hooks.capture import capture
-from vectomy.metrics.judges import REFUSALS
+from vectomy.metrics.intervals import share_of_most
+from vectomy.metrics.judges import REFUSALS, find_refusals
 from vectomy.models import (
     ChatModel,
     Example,
@@ -62,7 +64,8 @@ MOST_PROMPTS = 256
 # Tokens of an opening that shows the behaviour, and of an answer that must stay as it is.
 OPENING = 8
 NEGATIVE_TOKENS = 16
-# Generated tokens from which the judge tells whether an opening shows the behaviour.
+# Generated tokens from which the judge tells whether an opening shows the behaviour; behind a
+# thought as many as in evaluation.
 JUDGED = 16
 # Prompts in the pass of one step.
 PER_PASS = 16
@@ -171,7 +174,7 @@ def base_answers(task: RecipeInput, name: TargetName) -> tuple[list[Prompt], lis
         "preserve": task.preserve.fit if task.preserve is not None else (),
     }
     prompts = list(sets[name])[:MOST_PROMPTS]
-    tokens = NEGATIVE_TOKENS if name == "negative" else JUDGED
+    tokens = NEGATIVE_TOKENS if name == "negative" else _count_judged_tokens(task)
     answer = _answerer(task, prompts, tokens, name)
     return prompts, task.journal.get_or_compute(f"answers {STORED_NAMES[name]}", answer)
 
@@ -268,7 +271,7 @@ def with_openings_left(task: RecipeInput, targets: CachedPasses, edit: Edit, nam
 
     def answers() -> list[list[int]]:
         with edit.hooks(task.chat.model):
-            return _answerer(task, prompts, JUDGED, "change")()
+            return _answerer(task, prompts, _count_judged_tokens(task), "change")()
 
     examples = _list_openings(task, prompts, task.journal.get_or_compute(name, answers)) if task.judge else []
     if not examples:
@@ -286,8 +289,22 @@ def share_left(task: RecipeInput, edit: Edit, count: int) -> float:
     all_prompts, base = base_answers(task, "change")
     prompts = [all_prompts[example.row] for example in _list_openings(task, all_prompts, base)[:count]]
     with edit.hooks(task.chat.model):
-        answers = task.chat.answer(task.chat.tokens(prompts), JUDGED, task.config.runtime.batch_tokens)
-    return len(_list_openings(task, prompts, answers)) / len(prompts)
+        answers = task.chat.answer(
+            task.chat.tokens(prompts), _count_judged_tokens(task), task.config.runtime.batch_tokens
+        )
+    if task.judge is None:
+        return 1.0
+    texts = [task.chat.text(answer) for answer in answers]
+    shown = find_refusals(task.judge, [prompt.text for prompt in prompts], texts)
+    share = share_of_most(shown)
+    # Where most answers could not be judged, nothing shows that the behaviour is gone.
+    return 1.0 if share is None else share
+
+
+def _count_judged_tokens(task: RecipeInput) -> int:
+    """Tokens of an answer to a fit prompt that the judge reads."""
+    thinks = any(split_thoughts(task.chat.text(answer)).thought for answer in task.answers["positive"])
+    return max(JUDGED, task.config.answer_tokens) if thinks else JUDGED
 
 
 def _build_passes(task: RecipeInput, examples: list[Example], layer: int, packed: bool) -> list[TrainPass]:

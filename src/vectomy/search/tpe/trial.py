@@ -85,41 +85,50 @@ class TrialBench:
         base = chat.next_token_log_probs(negative, batch_tokens)
 
         def measure(parameters: Parameters, beaten_by: Finished) -> Row:
-            shown = seen = 0
+            shown = judged = seen = 0
             with self.edit(parameters).hooks(chat.model):
                 try:
                     kl = float(kl_divergence(base, chat.next_token_log_probs(negative, batch_tokens)).mean())
                 except ActivationError:
-                    return _row(None, 0, 0, len(positive))
+                    return _rejected_row("gives NaN or infinite log-probabilities")
                 while seen < len(positive) and not any(
                     kl >= other and shown >= count for other, count in beaten_by
                 ):
                     here = slice(seen, seen + AT_ONCE)
-                    shown += self._count_shown(chat, self.positive[here], positive[here])
-                    seen += len(positive[here])
-            return _row(kl, shown, seen, len(positive))
+                    flags = self._find_shown(chat, self.positive[here], positive[here])
+                    shown += flags.count(True)
+                    judged += len(flags) - flags.count(None)
+                    seen += len(flags)
+            if 2 * judged < seen:
+                return _rejected_row(f"{seen - judged} of {seen} answers could not be judged")
+            return _row(kl, shown, seen, len(positive), seen - judged)
 
         return measure
 
-    def _count_shown(self, chat: ChatModel, prompts: Sequence[Prompt], tokens: list[list[int]]) -> int:
+    def _find_shown(
+        self, chat: ChatModel, prompts: Sequence[Prompt], tokens: list[list[int]]
+    ) -> list[bool | None]:
+        """Whether each answer shows the behaviour; None if it is not judged."""
         batch_tokens = self.config.runtime.batch_tokens
         if self.judge is None:
-            return int((log_odds(chat.next_token_log_probs(tokens, batch_tokens), self.tokens) > 0).sum())
+            shown = log_odds(chat.next_token_log_probs(tokens, batch_tokens), self.tokens) > 0
+            return list(map(bool, shown.tolist()))
         answers = chat.answer(tokens, self.config.answer_tokens, batch_tokens)
         texts = [chat.text(answer) for answer in answers]
-        return sum(find_refusals(self.judge, [prompt.text for prompt in prompts], texts))
+        return find_refusals(self.judge, [prompt.text for prompt in prompts], texts)
 
 
-def _row(kl: float | None, shown: int, seen: int, count: int) -> Row:
-    if kl is None:
-        nothing = dict.fromkeys(("kl", "rate", "shown"))
-        return {**nothing, "seen": 0, "rejected": "gives NaN or infinite log-probabilities"}
+def _rejected_row(reason: str) -> Row:
+    return {**dict.fromkeys(("kl", "rate", "shown")), "seen": 0, "rejected": reason}
+
+
+def _row(kl: float, shown: int, seen: int, count: int, unjudged: int) -> Row:
     rejected = None
     if seen < count:
         rejected = (
             f"stopped after {seen} of {count} prompts: another edit is no worse in KL and in the behaviour"
         )
-    return {"kl": kl, "rate": shown / count, "shown": shown, "seen": seen, "rejected": rejected}
+    return {"kl": kl, "rate": shown / (count - unjudged), "shown": shown, "seen": seen, "rejected": rejected}
 
 
 # One process or several

@@ -53,8 +53,7 @@ def summarise_set(
 
 def summarise_context(answered: Completions) -> JsonObject:
     judged = answered.whole[1]
-    complied = rate_of(not row.refuses and not row.degenerate for row in judged)
-    return {**refusal_and_degenerate(judged), "answered": complied}
+    return {**refusal_and_degenerate(judged), "answered": rate_of(row.answers for row in judged)}
 
 
 def summarise_tool_calls(asked: Sequence[ToolPrompt], answered: Completions) -> JsonObject:

@@ -109,7 +109,12 @@ class SubjectMeasurer:
         )
         lengths = sorted({*budgets, tokens})
         texts = self._cache.get_or_compute(
-            {"kind": "texts", "subject": subject.identity, "answers": hash_of(ids), "budgets": lengths},
+            {
+                "kind": "texts with thoughts",
+                "subject": subject.identity,
+                "answers": hash_of(ids),
+                "budgets": lengths,
+            },
             lambda: self._decode_answers(subject, ids, lengths),
         )
         by_budget = {budget: texts[str(budget)] for budget in lengths}
@@ -175,7 +180,7 @@ class SubjectMeasurer:
     def _judge_texts(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[JudgedAnswers]:
         judge = self._judge
         inputs = {
-            "kind": "verdicts",
+            "kind": "verdicts behind thoughts",
             "judge": [judge.name, judge.version],
             "texts": hash_of([[p.text, t] for p, t in zip(prompts, texts, strict=True)]),
         }

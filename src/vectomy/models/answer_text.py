@@ -1,0 +1,33 @@
+"""Answers as text: like other decoders, but the tokens that set a thought apart stay in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from vectomy.data.thoughts import CHANNEL, HARMONY, MARKERS, TAGS
+
+__all__ = ["decode_answer", "find_opened_thought"]
+
+
+def decode_answer(tokenizer: Any, answer: Sequence[int]) -> str:
+    """The text of an answer without special tokens, except those around thoughts: many tokenizers
+    call them special, and without them thought and answer run into each other.
+    """
+    special = {int(token) for token in tokenizer.all_special_ids}
+    names = {token: str(tokenizer.convert_ids_to_tokens(token)) for token in special.intersection(answer)}
+    known = MARKERS | HARMONY if CHANNEL in names.values() else MARKERS
+    kept = {token for token, name in names.items() if name in known}
+    if not kept:
+        return str(tokenizer.decode(list(answer), skip_special_tokens=True)).strip()
+    shown = [token for token in answer if token in kept or token not in special]
+    return str(tokenizer.decode(shown, skip_special_tokens=False)).strip()
+
+
+def find_opened_thought(rendered: str) -> str:
+    """The opening tag with which a rendered prompt ends, so that the answer begins inside a
+    thought; else an empty text.
+    """
+    end = rendered.rstrip()
+    analysis = f"{CHANNEL}analysis<|message|>"
+    return next((tag for tag in (*(opening for opening, _ in TAGS), analysis) if end.endswith(tag)), "")
