@@ -228,9 +228,7 @@ def _counts(rows: list[JsonObject]) -> JsonObject:
 
 
 def _print(counts: dict[str, Any], about: dict[str, Any], console: Console) -> None:
-    table = Table(
-        title=f"{counts['verdicts']['not_judged']['total']} completions", title_justify="left"
-    )
+    table = Table(title=f"{counts['verdicts']['not_judged']['total']} completions", title_justify="left")
     table.add_column("verdict")
     table.add_column("rows", justify="right")
     table.add_column("share (95% interval)", justify="right")

@@ -34,7 +34,75 @@ COMMONEST = {
 VOCABULARIES = {name: frozenset(listed.split()) for name, listed in COMMONEST.items()}
 # More words of English, where only English and the rest are told apart.
 ENGLISH = VOCABULARIES["en"] | frozenset(
-    ["no", "so", "us", "he", "she", "his", "her", "him", "been", "than", "then", "them", "these", "those", "when", "who", "would", "could", "should", "as", "by", "if", "or", "an", "any", "all", "also", "more", "one", "please", "sorry", "help", "try", "let", "here", "because", "into", "over", "after", "before", "such", "other", "some", "only", "need", "must", "may", "might", "just", "like", "make", "sure", "there's", "that's", "you're", "can't", "cannot", "don't", "i'll", "i'd", "let's", "out", "up", "first", "you'll", "we're", "they're"]
+    [
+        "no",
+        "so",
+        "us",
+        "he",
+        "she",
+        "his",
+        "her",
+        "him",
+        "been",
+        "than",
+        "then",
+        "them",
+        "these",
+        "those",
+        "when",
+        "who",
+        "would",
+        "could",
+        "should",
+        "as",
+        "by",
+        "if",
+        "or",
+        "an",
+        "any",
+        "all",
+        "also",
+        "more",
+        "one",
+        "please",
+        "sorry",
+        "help",
+        "try",
+        "let",
+        "here",
+        "because",
+        "into",
+        "over",
+        "after",
+        "before",
+        "such",
+        "other",
+        "some",
+        "only",
+        "need",
+        "must",
+        "may",
+        "might",
+        "just",
+        "like",
+        "make",
+        "sure",
+        "there's",
+        "that's",
+        "you're",
+        "can't",
+        "cannot",
+        "don't",
+        "i'll",
+        "i'd",
+        "let's",
+        "out",
+        "up",
+        "first",
+        "you'll",
+        "we're",
+        "they're",
+    ]
 )
 # Characters of a long text in which letters are counted.
 READ = 200
@@ -109,9 +177,7 @@ def language(text: str) -> str | None:
 @cache
 def _foreign_words() -> dict[str, frozenset[str]]:
     """Common words of some thirty languages in Latin script, by code."""
-    text = (
-        resources.files("vectomy").joinpath("metrics/judges/languages.json").read_text(encoding="utf-8")
-    )
+    text = resources.files("vectomy").joinpath("metrics/judges/languages.json").read_text(encoding="utf-8")
     return {code: frozenset(listed.split()) for code, listed in json.loads(text).items()}
 
 
