@@ -7,7 +7,6 @@ rewrite goes on where it stopped.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
 import os
@@ -27,6 +26,7 @@ from vectomy.checkpoint.reader import fingerprint, sidecar_digest
 from vectomy.checkpoint.shard import ShardPlan, plan_shard, shard_holds, write_shard
 from vectomy.core.errors import ArtifactError, DiskFullError
 from vectomy.core.output_path import check_new_folder
+from vectomy.core.file_lock import try_lock
 from vectomy.core.progress import Progress, silent
 from vectomy.core.run_folder import (
     Journal,
@@ -168,12 +168,8 @@ def _lock_folder(beside: Path, identity: str) -> Iterator[None]:
         raise ArtifactError(f"{beside} is a file where the folder in the making goes; delete it")
     beside.mkdir(parents=True, exist_ok=True)
     with (beside / _PURPOSE).open("a+", encoding="utf-8", errors="replace") as mark:
-        try:
-            fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ArtifactError(
-                f"another process is writing {beside}; wait for it or choose another folder"
-            ) from None
+        if not try_lock(mark):
+            raise ArtifactError(f"another process is writing {beside}; wait for it or choose another folder")
         mark.seek(0)
         if mark.read() != identity:
             for path in beside.iterdir():

@@ -9,7 +9,6 @@ a journal, so that a killed run continues within the stage.
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from vectomy.core.errors import ArtifactError, DiskFullError
+from vectomy.core.file_lock import try_lock
 from vectomy.core.json_value import JsonObject
 from vectomy.core.output_path import check_file_output, check_run_output
 
@@ -103,7 +103,8 @@ def write_whole(path: Path) -> Iterator[Path]:
         with disk_full_named(path):
             folder.mkdir(exist_ok=True)
             yield beside
-            with beside.open("rb") as file:
+            # Windows syncs a file that is open for writing alone.
+            with beside.open("r+b") as file:
                 os.fsync(file.fileno())
             beside.replace(path)
     finally:
@@ -203,13 +204,11 @@ class RunFolder:
         with disk_full_named(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = (self.path / MARK).open("a+", encoding="utf-8")
-            try:
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not try_lock(self._lock):
                 self._lock.close()
                 raise ArtifactError(
                     f"another run is at work in {self.path}; wait for it or choose another --out"
-                ) from None
+                )
             clear_partials(self.path)
             if not self._lock.tell():
                 self._lock.write('{"format": "vectomy-run", "version": 1}\n')

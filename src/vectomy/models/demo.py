@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import importlib.util
 import shutil
 from importlib import resources
@@ -11,6 +10,7 @@ from pathlib import Path
 from vectomy.checkpoint import Change, Checkpoint, rewrite
 from vectomy.checkpoint.lora import read_lora
 from vectomy.core.errors import CheckpointError
+from vectomy.core.file_lock import wait_for_lock
 from vectomy.core.progress import Progress, silent
 from vectomy.core.run_folder import cache_folder, disk_full_named, hash_of, sha256_file
 from vectomy.models import convert_gguf, fetch
@@ -52,7 +52,7 @@ def demo_folder(progress: Progress = silent) -> Path:
     folder = cache_folder() / f"demo-{key[:12]}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with (folder.parent / "demo.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        wait_for_lock(lock)
         if not (folder / "config.json").exists():
             _build(adapter, source, folder, progress)
     return folder
@@ -71,7 +71,7 @@ def demo_base_folder(progress: Progress = silent) -> Path:
     folder = cache_folder() / f"demo-base-{hash_of([RECIPE, source.name, source.stat().st_size])[:12]}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with (folder.parent / "demo.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        wait_for_lock(lock)
         if not (folder / "config.json").exists():
             beside = folder.with_name(f"{folder.name}.partial")
             with disk_full_named(beside), progress("unpacking the demo model", 1) as update:

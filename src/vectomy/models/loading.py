@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import shutil
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from vectomy.checkpoint.gguf import GgufFile, is_gguf
 from vectomy.checkpoint.quantization import check_supported
 from vectomy.core.config import Runtime, validate_config
 from vectomy.core.errors import CheckpointError, ModelError, VectomyError
+from vectomy.core.file_lock import wait_for_lock
 from vectomy.core.packages import describe_missing
 from vectomy.core.run_folder import cache_folder, disk_full_named, sha256_file
 from vectomy.models.chat import ChatModel
@@ -314,7 +314,7 @@ def load_dequantized(file: Path) -> Path:
     folder = cache_folder() / f"gguf-{sha256_file(file)[:16]}-{GGUF_RECIPE}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with folder.with_name(f"{folder.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        wait_for_lock(lock)
         if not folder.exists():
             beside = folder.with_name(f"{folder.name}.partial")
             shutil.rmtree(beside, ignore_errors=True)
