@@ -25,8 +25,8 @@ from vectomy.checkpoint.index import INDEX, Checkpoint
 from vectomy.checkpoint.reader import fingerprint, sidecar_digest
 from vectomy.checkpoint.shard import ShardPlan, plan_shard, shard_holds, write_shard
 from vectomy.core.errors import ArtifactError, DiskFullError
-from vectomy.core.output_path import check_new_folder
 from vectomy.core.file_lock import try_lock
+from vectomy.core.output_path import check_new_folder
 from vectomy.core.progress import Progress, silent
 from vectomy.core.run_folder import (
     Journal,
