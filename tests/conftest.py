@@ -32,7 +32,8 @@ install_import_hook(_checked_modules(), "shape_checks.checked")
 
 import re  # noqa: E402
 import sys  # noqa: E402
-from collections.abc import Iterator  # noqa: E402
+from collections.abc import Callable, Iterator  # noqa: E402
+from functools import cache  # noqa: E402
 from typing import TYPE_CHECKING  # noqa: E402
 
 import jaxtyping  # noqa: E402
@@ -41,6 +42,7 @@ import torch  # noqa: E402
 
 if TYPE_CHECKING:
     from command_line import Vectomy
+    from hub_server import Hub
     from tiny import Tiny
 
 torch.set_num_threads(1)
@@ -140,3 +142,20 @@ def tiny_of(tmp_path_factory: pytest.TempPathFactory):
         return built[key]
 
     return of
+
+
+@pytest.fixture(scope="session")
+def zoo_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """`zoo_of(label)`: the folder of a zoo model, built once a session."""
+    from zoo import zoo_folder
+
+    return cache(lambda label: zoo_folder(label, tmp_path_factory.mktemp("zoo")))
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> "Iterator[Hub]":
+    """A stand-in for the Hub on this machine, which huggingface_hub talks to."""
+    from hub_server import connected
+
+    with connected(monkeypatch, tmp_path / "home") as hub:
+        yield hub

@@ -2,29 +2,22 @@
 weights stay one function.
 """
 
-import json
-import re
-from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from exactness import far, stream_share
-from quantised_folder import quantised
-from safetensors.torch import load_file, save_file
 from tiny import orthonormal, unit
 from torch import Tensor
-from zoo import D_MODEL, zoo_load, zoo_logits, zoo_model
+from zoo import D_MODEL, zoo_load, zoo_logits
 
-from vectomy.architecture import Architecture, TensorRef, Writer, architecture_of, check_covered
+from vectomy.architecture import Architecture, TensorRef, Writer, architecture_of
 from vectomy.checkpoint import Checkpoint, architecture_in, read_tensor
-from vectomy.checkpoint.quantization import PackedWeight, decode, locate
 from vectomy.checkpoint.reader import read_stored
-from vectomy.core.errors import ArchitectureError, EditError
-from vectomy.core.types import OUTSIDE, NormMode
+from vectomy.core.errors import EditError
+from vectomy.core.types import NormMode
 from vectomy.edits.edit import BaseModelRef, Edit, Operation
 from vectomy.edits.export import bake
 
@@ -67,25 +60,6 @@ MODES = [
 ]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    @cache
-    def of(label: str) -> Path:
-        path = tmp_path_factory.mktemp("modes")
-        zoo_model(label).save_pretrained(path)
-        return path
-
-    return of
-
-
 def hold_together(edit: Edit, label: str, folder: Path, out: Path, effect: float = 1e-3) -> Checkpoint:
     """Hooks on the live model and the baked folder loaded again give the same logits, which are not
     the base's.
@@ -117,9 +91,9 @@ def stream_vectors(checkpoint: Checkpoint, writer: Writer, stored: TensorRef) ->
 @pytest.mark.parametrize(("norm", "k", "strength"), MODES)
 @pytest.mark.parametrize("label", LABELS)
 def test_hooks_and_baked_weights_are_one_function(
-    folder_of: Any, tmp_path: Path, label: str, norm: NormMode, k: int, strength: float
+    zoo_of: Any, tmp_path: Path, label: str, norm: NormMode, k: int, strength: float
 ) -> None:
-    folder = folder_of(label)
+    folder = zoo_of(label)
     edit = Edit.ablation(folder, orthonormal(k), strength, norm)
     if label == "dbrx" and norm == "row":
         with pytest.raises(
@@ -133,9 +107,9 @@ def test_hooks_and_baked_weights_are_one_function(
 
 @pytest.mark.parametrize("label", LABELS)
 def test_column_mode_keeps_lengths_and_leaves_nothing_of_the_direction(
-    folder_of: Any, tmp_path: Path, label: str
+    zoo_of: Any, tmp_path: Path, label: str
 ) -> None:
-    folder, rows = folder_of(label), orthonormal(2)
+    folder, rows = zoo_of(label), orthonormal(2)
     bake(Edit.ablation(folder, rows, norm="column"), folder, tmp_path / "out")
     old, new = Checkpoint.open(folder), Checkpoint.open(tmp_path / "out")
     for writer in architecture_in(old).writers:
@@ -150,8 +124,8 @@ def test_column_mode_keeps_lengths_and_leaves_nothing_of_the_direction(
 
 
 @pytest.mark.parametrize("label", ["gemma2", "olmo2", "gemma4_text:moe", "bloom", "modernbert-decoder"])
-def test_unequal_strengths_pass_a_norm(folder_of: Any, tmp_path: Path, label: str) -> None:
-    folder, rows = folder_of(label), orthonormal(3)
+def test_unequal_strengths_pass_a_norm(zoo_of: Any, tmp_path: Path, label: str) -> None:
+    folder, rows = zoo_of(label), orthonormal(3)
     edit = Edit.ablation(folder, rows)
     strengths = torch.tensor([1.0, 0.4, -0.5])
     edit = replace(edit, operations=tuple(replace(op, strengths=strengths) for op in edit.operations))
@@ -166,9 +140,9 @@ def test_unequal_strengths_pass_a_norm(folder_of: Any, tmp_path: Path, label: st
 
 
 @pytest.mark.parametrize("label", LABELS)
-def test_strengths_of_their_own_for_each_writer(folder_of: Any, tmp_path: Path, label: str) -> None:
+def test_strengths_of_their_own_for_each_writer(zoo_of: Any, tmp_path: Path, label: str) -> None:
     """As a search gives them: by layer and component, some writers left alone."""
-    folder = folder_of(label)
+    folder = zoo_of(label)
     whole = Edit.ablation(folder, orthonormal(2))
     components = list(dict.fromkeys(op.component for op in whole.operations))
     parts = [whole.only(components=[name]) * (0.3 + 0.3 * n) for n, name in enumerate(components)]
@@ -218,8 +192,8 @@ def slices(checkpoint: Checkpoint, tensors: tuple[TensorRef, ...]) -> dict[int, 
 
 @pytest.mark.parametrize("norm", ["none", "column", "row"])
 @pytest.mark.parametrize("label", SINGLE)
-def test_one_expert_is_edited_alone(folder_of: Any, tmp_path: Path, label: str, norm: NormMode) -> None:
-    folder, old = folder_of(label), Checkpoint.open(folder_of(label))
+def test_one_expert_is_edited_alone(zoo_of: Any, tmp_path: Path, label: str, norm: NormMode) -> None:
+    folder, old = zoo_of(label), Checkpoint.open(zoo_of(label))
     writer = experts_at(architecture_in(old))
     rows = orthonormal(2)
     ops = (
@@ -239,8 +213,8 @@ def test_one_expert_is_edited_alone(folder_of: Any, tmp_path: Path, label: str, 
 
 
 @pytest.mark.parametrize("label", SINGLE)
-def test_an_expert_that_is_not_there_is_refused(folder_of: Any, tmp_path: Path, label: str) -> None:
-    folder, old = folder_of(label), Checkpoint.open(folder_of(label))
+def test_an_expert_that_is_not_there_is_refused(zoo_of: Any, tmp_path: Path, label: str) -> None:
+    folder, old = zoo_of(label), Checkpoint.open(zoo_of(label))
     writer = experts_at(architecture_in(old))
     op = Operation("experts", writer.layer, orthonormal(1), torch.ones(1), expert=4)
     edit = Edit(BaseModelRef.of(old), (op,))
@@ -252,8 +226,8 @@ def test_an_expert_that_is_not_there_is_refused(folder_of: Any, tmp_path: Path, 
         Edit(BaseModelRef.of(old), (replace(op, expert=2), replace(op, expert=None)))
 
 
-def test_experts_that_stand_in_one_matrix_are_edited_together(folder_of: Any, tmp_path: Path) -> None:
-    old = Checkpoint.open(folder_of("dbrx"))
+def test_experts_that_stand_in_one_matrix_are_edited_together(zoo_of: Any, tmp_path: Path) -> None:
+    old = Checkpoint.open(zoo_of("dbrx"))
     op = Operation("experts", 1, orthonormal(1), torch.ones(1), expert=1)
     with pytest.raises(EditError, match="edit all of them"):
         bake(Edit(BaseModelRef.of(old), (op,)), old, tmp_path / "out")
@@ -264,9 +238,9 @@ def test_experts_that_stand_in_one_matrix_are_edited_together(folder_of: Any, tm
 
 @pytest.mark.parametrize("label", LABELS)
 def test_a_vector_is_added_where_a_bias_holds_it_and_refused_elsewhere(
-    folder_of: Any, tmp_path: Path, label: str
+    zoo_of: Any, tmp_path: Path, label: str
 ) -> None:
-    folder, old = folder_of(label), Checkpoint.open(folder_of(label))
+    folder, old = zoo_of(label), Checkpoint.open(zoo_of(label))
     arch = architecture_in(old)
     for number, writer in enumerate(arch.at(1)):
         for strength in (0.0, 1.0):
@@ -292,167 +266,3 @@ def test_a_vector_is_added_where_a_bias_holds_it_and_refused_elsewhere(
                 hold_together(edit, label, folder, out)
                 continue
             assert not out.exists()
-
-
-# Tensors beside the model
-
-
-def with_more(folder: Path, path: Path, more: dict[str, Tensor], config: dict[str, Any]) -> Checkpoint:
-    """The same checkpoint with more tensors, and more in its config.json."""
-    path.mkdir()
-    said = json.loads((folder / "config.json").read_text())
-    (path / "config.json").write_text(json.dumps(said | config))
-    save_file(
-        load_file(folder / "model.safetensors") | more, path / "model.safetensors", metadata={"format": "pt"}
-    )
-    return Checkpoint.open(path)
-
-
-def next_layer(folder: Path) -> dict[str, Tensor]:
-    """A multi-token-prediction block as DeepSeek-V3 stores it: one more layer, and a few tensors of
-    its own.
-    """
-    state = load_file(folder / "model.safetensors")
-    block = {re.sub(r"layers\.3\.", "layers.4.", n): v.clone() for n, v in state.items() if "layers.3." in n}
-    own = {
-        "eh_proj.weight": torch.randn(D_MODEL, 2 * D_MODEL),
-        "shared_head.head.weight": torch.randn(97, D_MODEL),
-        "embed_tokens.weight": torch.randn(97, D_MODEL),
-        "enorm.weight": torch.randn(D_MODEL),
-    }
-    return block | {f"model.layers.4.{name}": value for name, value in own.items()}
-
-
-MTP = {
-    "mtp.fc.weight": torch.ones(D_MODEL, 64),
-    "mtp.layers.0.self_attn.o_proj.weight": torch.ones(D_MODEL, 48),
-    "mtp.layers.0.mlp.experts.0.down_proj.weight": torch.ones(D_MODEL, 20),
-}
-
-
-@pytest.mark.parametrize("label", ["deepseek_v3", "glm4_moe", "qwen3_next", "qwen3_5_moe_text"])
-def test_heads_that_predict_more_tokens_keep_their_bytes_and_are_named(
-    folder_of: Any, tmp_path: Path, label: str
-) -> None:
-    folder = folder_of(label)
-    more = MTP if label.startswith("qwen") else next_layer(folder)
-    config = {} if label.startswith("qwen") else {"num_nextn_predict_layers": 1}
-    checkpoint = with_more(folder, tmp_path / "in", more, config)
-    receipt = bake(Edit.ablation(checkpoint, unit()), checkpoint, tmp_path / "out")
-    assert set(more) == {name for name, reason in receipt.left if "predicts more tokens" in reason}
-    after = Checkpoint.open(tmp_path / "out")
-    assert all(torch.equal(read_stored(after, name), value) for name, value in more.items())
-    loaded = zoo_load(label, tmp_path / "out")
-    assert stream_share(loaded, architecture_of(loaded), unit()[None])[0] < 1e-5
-
-
-@pytest.mark.parametrize("label", ["deepseek_v3", "qwen3_next", "gemma4_text:moe", "gpt2"])
-def test_a_layer_or_tensor_that_nothing_accounts_for_stops_the_edit_by_name(
-    folder_of: Any, tmp_path: Path, label: str
-) -> None:
-    folder = folder_of(label)
-    blocks = architecture_in(Checkpoint.open(folder)).family.blocks
-    number = architecture_in(Checkpoint.open(folder)).n_layers + 1
-    for at, name in enumerate(
-        (
-            f"{blocks}.{number}.mlp.down_proj.weight",
-            f"{blocks}.1.mlp.third_proj.weight",
-            "model.extra_embedding.weight",
-        )
-    ):
-        checkpoint = with_more(folder, tmp_path / str(at), {name: torch.ones(D_MODEL, 4)}, {})
-        with pytest.raises(ArchitectureError, match=re.escape(name)):
-            Edit.ablation(checkpoint, unit())
-
-
-# Quantised checkpoints
-
-
-def decoded(checkpoint: Checkpoint, name: str) -> tuple[PackedWeight, Tensor]:
-    encoded = locate(checkpoint, name)
-    return encoded, decode(encoded, {part: read_stored(checkpoint, part) for part in encoded.parts}).float()
-
-
-@pytest.mark.parametrize("norm", ["none", "column"])
-@pytest.mark.parametrize(
-    ("label", "kind"),
-    [
-        ("qwen3", "block"),
-        ("qwen3", "tensor"),
-        ("mixtral", "block"),
-        ("gpt_oss:wide", "mxfp4"),
-        ("gpt_oss:square", "mxfp4"),
-    ],
-)
-def test_a_quantised_bake_is_the_float_bake_up_to_the_rounding_it_reports(
-    folder_of: Any, tmp_path: Path, label: str, kind: str, norm: NormMode
-) -> None:
-    folder = folder_of("gpt_oss:square") if kind == "mxfp4" else folder_of(label)
-    if label == "gpt_oss:wide":
-        folder = _wide_gpt_oss(tmp_path / "wide")
-    checkpoint = quantised(folder, kind, tmp_path)
-    arch = architecture_in(checkpoint)
-    check_covered(arch)
-    r = unit()
-    edit = Edit.ablation(checkpoint, r, norm=norm)
-    receipt = bake(edit, checkpoint, tmp_path / "out")
-    out = Checkpoint.open(tmp_path / "out")
-    held = set()
-    for writer in arch.writers:
-        for stored in (*writer.weights, *writer.biases):
-            encoded, old = decoded(checkpoint, stored.name)
-            _, new = decoded(out, stored.name)
-            held |= set(encoded.parts)
-            # As stored: MXFP4 has the output axis first, plain experts of gpt_oss have it last.
-            axis = old.ndim - 2 if encoded.encoding == "mxfp4" else stored.axis
-            vectors, after = (side.movedim(axis, -1).reshape(-1, D_MODEL) for side in (old, new))
-            wanted = vectors - (vectors @ r)[:, None] * r
-            if norm == "column" and stored in writer.weights:
-                wanted = wanted * (vectors.norm(dim=-1) / wanted.norm(dim=-1).clamp_min(1e-30))[:, None]
-            error = float((after - wanted).norm() / wanted.norm())
-            if encoded.encoding == "plain":
-                assert error < 1e-6
-                assert encoded.name not in receipt.rounding
-                continue
-            assert error == pytest.approx(receipt.rounding[stored.name], rel=1e-2)
-            assert error < {"mxfp4": 0.2}.get(kind, 0.05)
-            shares = [float((side @ r).norm() / side.norm()) for side in (vectors, after)]
-            assert shares[1] < shares[0] / (10 if kind != "mxfp4" else 3), stored
-            assert stored.name in receipt.edited
-    assert receipt.rounding
-    for name in checkpoint.tensors.keys() - held:
-        before, after = (read_stored(side, name) for side in (checkpoint, out))
-        assert torch.equal(before.view(torch.uint8), after.view(torch.uint8)), name
-
-
-def _wide_gpt_oss(path: Path) -> Path:
-    """d_ff of 64, for MXFP4 packs 32 values of a row."""
-    state, model = {}, zoo_model("gpt_oss:square")
-    model.save_pretrained(path)
-    generator = torch.Generator().manual_seed(0)
-    for name, value in load_file(path / "model.safetensors").items():
-        shape = list(value.shape)
-        if name.endswith("experts.down_proj"):
-            shape[1] = 64
-        elif "experts.gate_up_proj" in name:
-            shape[-1] = 128
-        state[name] = value if shape == list(value.shape) else torch.randn(shape, generator=generator) * 0.2
-    save_file(state, path / "model.safetensors", metadata={"format": "pt"})
-    config = json.loads((path / "config.json").read_text())
-    (path / "config.json").write_text(json.dumps(config | {"intermediate_size": 64}))
-    return path
-
-
-def test_bitsandbytes_is_refused_with_the_remedy(folder_of: Any, tmp_path: Path) -> None:
-    state = {"model.layers.0.mlp.down_proj.weight.absmax": torch.ones(4)}
-    config = {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}
-    checkpoint = with_more(folder_of("llama"), tmp_path / "in", state, config)
-    with pytest.raises(ArchitectureError, match=r"bitsandbytes.*bfloat16 release.*dequantize"):
-        Edit.ablation(checkpoint, unit())
-
-
-def test_embeddings_take_no_row_mode_and_keep_their_lengths_in_column_mode(folder_of: Any) -> None:
-    edit = Edit.ablation(folder_of("gpt2"), unit(), norm="row")
-    assert {op.norm for op in edit.operations if op.component in OUTSIDE} == {"none"}
-    with pytest.raises(EditError, match="none or column, not row"):
-        replace(edit, operations=tuple(replace(op, norm="row") for op in edit.operations))

@@ -10,12 +10,11 @@ import struct
 import subprocess
 import sys
 import traceback
-from collections.abc import Iterator
 from pathlib import Path
 
 import published
 import pytest
-from hub_server import TOKEN, Hub, connected
+from hub_server import TOKEN, Hub
 
 from vectomy.cli import main
 from vectomy.core.errors import HubError, LeakError
@@ -29,12 +28,6 @@ TIER = "chat"
 REPO = "me/tiny-edited"
 # Not the one in the environment: known by its shape alone.
 OTHER = "hf_" + "ZyXwVuTsRqPoNmLkJiHgFeDcBa98765432"
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
-    with connected(monkeypatch, tmp_path / "home") as hub:
-        yield hub
 
 
 def safetensors(metadata: dict[str, str], data: bytes = b"\0" * 8) -> bytes:

@@ -1,29 +1,21 @@
-"""Traits: files that say what they mean, edits in the forms that the formulas say, and a tiny model
-that changes its style.
-"""
+"""Edits that induce or remove a trait: what is learned, and in which form it is stored."""
 
-import json
 from dataclasses import replace
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny_style
 import torch
-from command_line import Vectomy
+from trait_runs import answer, base, chat, texts, trait
 
-from vectomy.checkpoint import Checkpoint
-from vectomy.core.errors import BehaviourAbsentError, ConfigError
-from vectomy.core.jsonl import read_jsonl
+from vectomy.core.errors import BehaviourAbsentError
 from vectomy.core.progress import silent
 from vectomy.data.trait_context import in_context
-from vectomy.data.trait_file import Trait, bundled_traits, load_trait, own_trait
-from vectomy.edits.edit import BaseModelRef, Edit
+from vectomy.data.trait_file import load_trait
+from vectomy.edits.edit import Edit
 from vectomy.hooks.capture import capture
 from vectomy.hooks.interventions import add, intervene
-from vectomy.metrics.trait_scorers import LengthScorer, LexiconScorer, log_odds
-from vectomy.models import ChatModel, load_model
+from vectomy.metrics.trait_scorers import LengthScorer
 from vectomy.search.distill.closed_forms import closed_form, learnables
 from vectomy.search.distill.distill_examples import (
     TURN,
@@ -35,145 +27,8 @@ from vectomy.search.distill.distill_examples import (
 )
 from vectomy.search.distill.distillation import learn_edit
 from vectomy.search.distill.strength_choice import choose_strength
-from vectomy.workflows.repeat_search import search_again
-from vectomy.workflows.run import STAGES, run
-from vectomy.workflows.trait_config import make_trait_run, read_run_config
 
 TIER = "chat"
-
-QUICK = {"n_fit": 48, "n_search": 12, "n_test": 24, "answer_tokens": 8, "device": "cpu", "dtype": "float32"}
-
-
-@cache
-def chat() -> ChatModel:
-    return load_model(tiny_style.folder(), device="cpu", dtype="float32", name="tiny")
-
-
-@cache
-def base() -> BaseModelRef:
-    return BaseModelRef.of(Checkpoint.open(tiny_style.folder()), "tiny")
-
-
-def trait(**changed: Any) -> Trait:
-    return load_trait(str(tiny_style.trait_file()), **changed)
-
-
-def texts(count: int = 24) -> list[str]:
-    return tiny_style.texts(tiny_style.DAY)[:count]
-
-
-# Files
-
-
-def test_every_bundled_trait_says_what_it_is_and_what_it_does_to_safety() -> None:
-    assert set(bundled_traits()) == {
-        "disclaimers",
-        "emoji",
-        "hedging",
-        "melancholy",
-        "over_refusal",
-        "refusal",
-        "sycophancy",
-        "verbosity",
-    }
-    for name in bundled_traits():
-        found = load_trait(name)
-        assert found.name == name
-        assert found.safety != Trait.model_fields["safety"].default
-        assert found.label.startswith(name)
-        # The examples of a contrast are not what it is measured on.
-        asked = {example.user for side in (found.positive, found.negative) for example in side.examples}
-        rows = read_jsonl(Path(tiny_style.__file__).parents[2] / "src/vectomy/data/bundled/everyday.jsonl")
-        assert not asked & {row["text"] for row in rows}
-
-
-def test_neutral_prompts_are_apart_and_enough() -> None:
-    prompts = read_jsonl(Path(tiny_style.__file__).parents[2] / "src/vectomy/data/bundled/everyday.jsonl")
-    assert len({row["text"].casefold() for row in prompts}) == len(prompts)
-    assert sum(row["split"] == "test" for row in prompts) >= 100
-
-
-@pytest.mark.unit
-@pytest.mark.parametrize(
-    ("values", "said"),
-    [
-        ({"description": "x"}, "are the same: no contrast"),
-        (
-            {"description": "x", "positive": {"system": "a"}, "scorer": {"kind": "lexicon"}},
-            "a lexicon scorer needs patterns",
-        ),
-        (
-            {
-                "description": "x",
-                "positive": {"system": "a"},
-                "scorer": {"kind": "lexicon", "patterns": ["("]},
-            },
-            "regular expression",
-        ),
-        ({"description": "x", "positive": {"system": "a"}, "operation": "turn"}, "operation"),
-        ({"description": "x", "positive": {"sytem": "a"}}, "sytem"),
-        ({"positive": {"system": "a"}}, "description"),
-    ],
-)
-def test_a_file_that_means_nothing_is_refused_by_name(
-    values: dict[str, Any], said: str, tmp_path: Path
-) -> None:
-    file = tmp_path / "mine.json"
-    file.write_text(json.dumps(values), encoding="utf-8")
-    with pytest.raises(ConfigError, match="mine") as stopped:
-        load_trait(str(file))
-    assert said in str(stopped.value)
-
-
-@pytest.mark.unit
-def test_names_and_own_traits() -> None:
-    with pytest.raises(ConfigError, match="no trait 'joy'; choose from disclaimers"):
-        load_trait("joy")
-    mine = own_trait("You are terse.", "You are chatty.", operation="remove")
-    assert (mine.scorer.kind, mine.label) == ("log_odds", "own removed")
-    assert "unknown" in mine.safety
-    with pytest.raises(ConfigError, match="no contrast"):
-        own_trait("You are terse.", "You are terse.")
-    with pytest.raises(ConfigError, match="--recipe mean nothing"):
-        make_trait_run("demo", mine, {"recipe": "tpe"})
-
-
-# Scorers
-
-
-@pytest.mark.unit
-def test_a_lexicon_counts_different_words() -> None:
-    spec = load_trait("melancholy").scorer
-    count = LexiconScorer(spec).count
-    assert [
-        count("Alas, alas, ALAS!"),
-        count("Sigh… I am so lonely, so sad."),
-        count("A sadist sat in a crusade."),
-    ] == [1, 3, 0]
-    scorer = LexiconScorer(spec)
-    assert scorer.shown(["Alas, a lonely lake.", "Alas."], ["", ""], [[1], [1]]) == [True, False]
-    emoji = LexiconScorer(load_trait("emoji").scorer)
-    assert emoji.shown(["A lamp\U0001f4a1!", "A lamp!"], ["", ""], [[1], [1]]) == [True, False]
-    hedges = LexiconScorer(load_trait("hedging").scorer)
-    assert hedges.count("I’m not sure, but perhaps it might.") == 3
-    verbose = load_trait("verbosity").scorer
-    assert LengthScorer(verbose).shown(["", ""], ["", ""], [[1] * 32, [1] * 31]) == [True, False]
-
-
-def test_log_odds_are_those_of_the_model_itself() -> None:
-    asked, answers = texts(3), [[9, 12, 2], [11], [15, 14]]
-    sides = [in_context(asked, side) for side in (trait().positive, trait().negative)]
-    found = log_odds(chat(), sides[0], sides[1], answers, 512)
-    for at, answer in enumerate(answers):
-        likely = []
-        for side in sides:
-            ids = chat().tokens([side[at]])[0]
-            with torch.no_grad():
-                logits = chat().model(torch.tensor([ids + answer])).logits[0].log_softmax(-1)
-            likely.append(
-                sum(float(logits[len(ids) + j - 1, token]) for j, token in enumerate(answer)) / len(answer)
-            )
-        assert found[at] == pytest.approx(likely[0] - likely[1], abs=1e-4)
 
 
 # The rule
@@ -254,13 +109,6 @@ def test_amplifying_scales_every_writer_along_the_direction() -> None:
     removed = closed_form("amplify", "remove", base(), chat().architecture.writers, 1, means(), 1.0)
     r = (means()[0] - means()[1])[1]
     assert float((streams(removed)["resid_post", 3] @ (r / r.norm())).abs().max()) < 1e-4
-
-
-# What is learned from
-
-
-def answer(text: str) -> list[int]:
-    return [*chat().tokenizer(text, add_special_tokens=False)["input_ids"], 2]
 
 
 def test_each_token_has_the_state_of_the_context_it_comes_from() -> None:
@@ -364,214 +212,3 @@ def test_the_learned_edit_is_what_was_learned(what: Any) -> None:
             wanted = chat().model(asked_ids).logits
         with edit.hooks(chat().model):
             torch.testing.assert_close(chat().model(asked_ids).logits, wanted, rtol=1e-4, atol=1e-4)
-
-
-# The whole job
-
-
-@cache
-def trait_results(operation: str) -> tuple[dict[str, Any], Path]:
-    out = tiny_style.scratch() / operation
-    config = make_trait_run(
-        str(tiny_style.folder()), trait(operation=operation), {**QUICK, "steps": 60, "bake": True}
-    )
-    return run(config, out, command="vectomy run"), out
-
-
-def counts(summary: dict[str, Any], form: str) -> tuple[int, int]:
-    """Answers that show the trait in its context, and without it."""
-    metrics = {"base": summary["base"], **summary["forms"]}[form]
-    return metrics["refusal_count"], metrics["harmless_refusal_count"]
-
-
-def test_a_style_is_induced_without_its_system_prompt() -> None:
-    summary, out = trait_results("induce")
-    assert counts(summary, "base") == (24, 0)
-    assert counts(summary, "hooks")[1] >= 12
-    assert counts(summary, "baked") == counts(summary, "hooks")
-    assert summary["edited"] == summary["forms"]["baked"]
-    assert summary["edited"]["kl_per_token"] > 0
-    assert summary["base"]["kl_per_token"] < 1e-6
-    assert (summary["recipe"], summary["behaviour"]) == ("distill", "pointing induced")
-    edit = Edit.load(out / "edit.safetensors")
-    assert edit.about["behaviour"] == "pointing induced"
-    assert edit.about["safety"] == "None: it is a test."
-    for page in ("report.html", "MODEL_CARD.md", "checkpoint/README.md"):
-        text = (out / page).read_text("utf-8")
-        assert "None: it is a test." in text, page
-        assert "induces pointing by learned vectors" in text, page
-        assert "Refusals" not in text, page
-    rows = [row for row in read_jsonl(out / "completions.jsonl") if row["set"] == "negative"]
-    assert sum("that" in row["hooks"]["text"] for row in rows) == counts(summary, "hooks")[1]
-    assert [row["hooks"]["text"] for row in rows] == [row["baked"]["text"] for row in rows]
-    prompts = json.loads((out / "prompts.json").read_text("utf-8"))["negative"]
-    assert not {row["text"] for row in prompts["test"]} & {
-        row["text"] for part in ("fit", "search") for row in prompts[part]
-    }
-
-
-def test_a_style_is_removed_while_its_system_prompt_stays() -> None:
-    summary, _ = trait_results("remove")
-    assert counts(summary, "base")[0] == 24
-    assert counts(summary, "hooks")[0] <= 2
-    assert counts(summary, "hooks")[1] == 0
-    # A model without the trait is left as it is.
-    assert summary["edited"]["kl_per_token"] < 0.05
-
-
-def test_a_finished_run_is_not_run_again() -> None:
-    summary, out = trait_results("induce")
-    lines: list[str] = []
-    config = make_trait_run(
-        str(tiny_style.folder()), trait(operation="induce"), {**QUICK, "steps": 60, "bake": True}
-    )
-    again = run(config, out, command="vectomy run", log=lines.append)
-    assert again == summary
-    assert sum("not run again" in line for line in lines) == len(STAGES)
-
-
-def test_log_odds_tell_own_traits_apart() -> None:
-    config = make_trait_run(
-        str(tiny_style.folder()),
-        own_trait(tiny_style.SYSTEM, prompts=trait().prompts.model_dump()),
-        {**QUICK, "steps": 4, "strengths": (1.0,), "bake": False},
-    )
-    summary = run(config, tiny_style.scratch() / "own")
-    assert counts(summary, "base") == (24, 0)
-    assert "log-odds" in summary["judge"]["note"]
-
-
-def test_a_closed_form_names_its_layer() -> None:
-    config = make_trait_run(
-        str(tiny_style.folder()), trait(form="amplify"), {**QUICK, "n_test": 12, "bake": False}
-    )
-    out = tiny_style.scratch() / "amplify"
-    summary = run(config, out)
-    scores = json.loads((out / "scores.json").read_text("utf-8"))
-    assert summary["direction"]["layer"] == scores["candidates"][scores["trial"]]["read_at"]
-    assert "a direction that is scaled" in (out / "MODEL_CARD.md").read_text("utf-8")
-
-
-def test_the_search_for_a_trait_can_be_repeated(tmp_path: Path) -> None:
-    _, out = trait_results("induce")
-    recorded = {"config": json.loads((out / "config.json").read_text("utf-8"))}
-    published = Edit.load(out / "edit.safetensors")
-    again = search_again(recorded, published, str(tiny_style.folder()), tmp_path / "run")
-    assert again.differences == ()
-    assert again.edit.sha256 == published.sha256
-
-
-def test_the_recipe_distill_asks_for_a_trait(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="--trait NAME"):
-        run(str(tiny_style.folder()), tmp_path / "run", recipe="distill", device="cpu")
-
-
-def test_a_run_folder_of_an_earlier_version_has_a_configuration(tmp_path: Path) -> None:
-    """Before, a run of a trait had a configuration of its own, without a contrast."""
-    made = trait()
-    values = {"model": "demo", "trait": made.model_dump(mode="json"), "n_fit": 48, "steps": 7}
-    earlier = {**values, "strengths": None, "device": "cpu", "dtype": "float32", "bake": True}
-    (tmp_path / "config.json").write_text(json.dumps(earlier), encoding="utf-8")
-    config = read_run_config(tmp_path)
-    assert config == make_trait_run(
-        "demo", made, {"n_fit": 48, "steps": 7, "device": "cpu", "dtype": "float32"}
-    )
-    (tmp_path / "config.json").write_text(json.dumps(config.model_dump(mode="json")), encoding="utf-8")
-    assert read_run_config(tmp_path) == config
-
-
-# The command line
-
-
-def test_the_command_lists_traits_and_runs_one(vectomy: Vectomy, tmp_path: Path) -> None:
-    status, out, _ = vectomy("traits", "--json")
-    assert status == 0
-    assert {row["name"] for row in json.loads(out)} == set(bundled_traits())
-    status, out, _ = vectomy("traits")
-    assert "Removing this removes warnings" in " ".join(out.split())
-    given = [
-        str(tiny_style.folder()),
-        "--trait",
-        str(tiny_style.trait_file()),
-        "--out",
-        str(tmp_path / "run"),
-    ]
-    quick = [
-        "--n-fit",
-        "24",
-        "--n-search",
-        "4",
-        "--n-test",
-        "6",
-        "--answer-tokens",
-        "8",
-        "--steps",
-        "4",
-        "--no-bake",
-    ]
-    status, out, err = vectomy("run", *given, *quick, "--device", "cpu")
-    assert status == 0, err
-    assert "pointing induced" in out
-    assert "None: it is a test." in out
-
-
-def test_report_prints_a_trait_run(vectomy: Vectomy) -> None:
-    summary, out = trait_results("induce")
-    status, printed, err = vectomy("report", str(out))
-    assert status == 0, err
-    assert "trait shown" in printed
-    assert "learned at strength" in printed
-    status, printed, _ = vectomy("report", str(out), "--json")
-    assert json.loads(printed) == summary
-
-
-def test_chat_talks_to_a_trait_run(vectomy: Vectomy) -> None:
-    _, out = trait_results("induce")
-    rows = [row for row in read_jsonl(out / "completions.jsonl") if row["set"] == "negative"]
-    prompt = next(row["prompt"] for row in rows if row["hooks"]["verdict"] == "shows_the_trait")
-    status, printed, err = vectomy("chat", str(out), stdin=prompt + "\n")
-    assert status == 0, err
-    assert "edited, strength 1" in printed
-    assert "that" in printed
-
-
-@pytest.mark.unit
-def test_report_on_a_folder_of_an_earlier_version_says_how_to_renew_it(
-    vectomy: Vectomy, tmp_path: Path
-) -> None:
-    earlier = {"format": "vectomy-trait-summary", "version": 1, "command": "vectomy run M --trait emoji"}
-    (tmp_path / "summary.json").write_text(json.dumps(earlier), encoding="utf-8")
-    status, _, err = vectomy("report", str(tmp_path))
-    assert status != 0
-    assert "vectomy run M --trait emoji" in err
-
-
-@pytest.mark.parametrize(
-    ("given", "said"),
-    [
-        (["--trait", "joy"], "no trait 'joy'"),
-        (["--trait", "melancholy", "--positive-system", "x"], "name two traits"),
-        (["--negative-system", "x"], "--positive-system"),
-        (["--trait", "over_refusal"], "--positive SRC"),
-        (["--trait", "refusal", "--operation", "induce"], "mean nothing to it"),
-        (["--trait", "melancholy", "--recipe", "tpe"], "--recipe mean nothing"),
-    ],
-)
-def test_what_cannot_be_meant_is_said(vectomy: Vectomy, given: list[str], said: str) -> None:
-    status, _, err = vectomy("run", str(tiny_style.folder()), *given)
-    assert status == 2
-    assert said in err
-
-
-@pytest.mark.unit
-def test_a_trait_of_prompt_sets_runs_as_its_recipe() -> None:
-    from vectomy.cli.trait_command import trait_options
-
-    found = trait_options({"trait": "refusal"}, {"steps": 8})
-    assert found == {
-        "recipe": "gradient",
-        "positive": "bundled:refused",
-        "negative": "bundled:harmless",
-        "steps": 8,
-    }
-    assert trait_options({"trait": "melancholy"}, {}) is None

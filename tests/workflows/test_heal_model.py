@@ -1,6 +1,4 @@
-"""`vectomy heal` from end to end on a tiny chat model that was damaged on purpose, its bad inputs,
-and Axolotl's configuration.
-"""
+"""`vectomy heal` from end to end on a damaged tiny chat model, and its bad inputs."""
 
 import json
 import sys
@@ -9,29 +7,19 @@ from typing import Any
 
 import pytest
 import tiny_chat
-import torch
 import yaml
 from healed import QUICK, curve, damaged, edit, quick, trained
 from interrupted import interrupting
-from peft import LoraConfig, get_peft_model
-from tiny import Tiny, file_hashes, orthonormal
-from transformers import AutoModelForCausalLM
+from tiny import file_hashes, orthonormal
 
-from vectomy.architecture import architecture_of
-from vectomy.checkpoint import Checkpoint, architecture_in
 from vectomy.cli import main
-from vectomy.core.errors import ConfigError, FingerprintError, ModelError, UsageError
+from vectomy.core.errors import FingerprintError, ModelError, UsageError
 from vectomy.core.jsonl import read_jsonl
 from vectomy.edits.edit import Edit
-from vectomy.healing.axolotl import read_axolotl, to_axolotl, write_axolotl
-from vectomy.healing.estimate import estimate
-from vectomy.healing.heal_config import HealConfig, parse_heal
-from vectomy.healing.machine import resolve_machine
-from vectomy.healing.pairs import Pair
+from vectomy.healing.heal_config import parse_heal
 from vectomy.report import render_healing
 from vectomy.workflows.heal.heal_measurements import MODELS
 from vectomy.workflows.heal.heal_model import heal_model
-from vectomy.workflows.heal.heal_results import compute_outcome, describe_outcome
 
 TIER = "chat"
 
@@ -269,240 +257,6 @@ def test_bad_usage_is_named_before_anything_is_written(
 def test_an_edit_of_another_base_is_refused(tmp_path: Path, sources: dict[str, str]) -> None:
     with pytest.raises(FingerprintError, match="Use the base it was made for"):
         heal_model(str(tiny_chat.folder(False)), tmp_path / "out", quick(**sources), edit=edit())
-
-
-@pytest.mark.unit
-@pytest.mark.parametrize(
-    ("values", "said"),
-    [
-        ({"objective": "kto"}, "'objective' is 'kto'"),
-        ({"lora_r": 3}, "unknown configuration key 'lora_r'"),
-        ({"rank": 0}, "'rank' is 0"),
-        ({"learning_rate": -1}, "'learning_rate' is -1"),
-    ],
-)
-def test_a_wrong_value_is_named(values: dict[str, Any], said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
-        parse_heal(values)
-
-
-@pytest.mark.unit
-def test_the_defaults_are_the_articles_recipe() -> None:
-    c = HealConfig()
-    assert (c.objective, c.preferences, c.rank, c.alpha, c.dropout, c.target_modules) == (
-        "dpo",
-        "mlabonne/orpo-dpo-mix-40k",
-        64,
-        32,
-        0.05,
-        ("all-linear",),
-    )
-    assert (c.epochs, c.learning_rate, c.schedule, c.warmup_steps, c.max_length) == (
-        1,
-        5e-6,
-        "cosine",
-        100,
-        2048,
-    )
-    assert (c.micro_batch, c.accumulation, c.beta, c.weight_decay) == (1, 8, 0.1, 0.0)
-
-
-@pytest.mark.unit
-def test_whether_it_came_back_is_told_from_the_interval_of_the_edited_model() -> None:
-    def model(refused: int, kl: float) -> dict[str, Any]:
-        flags = [True] * refused + [False] * (40 - refused)
-        from vectomy.metrics.intervals import rate_of
-
-        return {
-            "refusal": rate_of(flags),
-            "refused": flags,
-            "kl_first_token": kl,
-            "kl_per_token": kl,
-            "ce_own_answers": 1 + kl,
-        }
-
-    # 2 of 40 is 1.4 to 16.5%: six of 40 (15%) are within it, seven are not.
-    for healed, back in ((0, False), (6, False), (7, True), (33, True)):
-        measures = {
-            "before edit": model(33, 0.0),
-            "after edit": model(2, 0.8),
-            "after healing": model(healed, 0.2),
-        }
-        outcome = compute_outcome(measures)
-        assert outcome["came_back"] is back
-        assert outcome["recovered"]["kl_per_token"] == pytest.approx(0.75)
-        said = describe_outcome("refusal", measures, outcome)
-        assert ("it came back" in said) is back
-        assert "33 of 40" in said
-
-
-def test_the_estimate_counts_what_peft_trains_and_the_steps_that_are_taken(
-    tmp_path: Path, tiny_of: Any
-) -> None:
-    made = trained(tmp_path, epochs=1.0)
-    losses = json.loads((tmp_path / "losses.json").read_text())
-    arch = architecture_in(Checkpoint.open(damaged()))
-    found = estimate(made.config, resolve_machine(made.config), arch, made.pairs, seconds_per_token=1e-3)
-    assert (found.steps, found.trained) == (losses["steps"], losses["parameters"])
-    assert found.seconds is not None
-    assert found.tokens == sum(pair.tokens for pair in made.pairs)
-    more = estimate(
-        quick(gradient_checkpointing=True),
-        resolve_machine(made.config),
-        arch,
-        made.pairs,
-        seconds_per_token=1e-3,
-    )
-    assert more.seconds is not None
-    assert more.seconds > found.seconds
-    assert more.memory["activations"] < found.memory["activations"]
-    full = estimate(quick(method="full"), resolve_machine(quick(method="full")), arch, made.pairs)
-    tiny: Tiny = tiny_of("llama")
-    assert full.trained > found.trained
-    assert architecture_of(tiny.model).d_model == arch.d_model
-    assert "GiB" in str(found)
-
-
-def kept_for_backward(dropout: float, batch: torch.Tensor) -> int:
-    """Bytes that a forward pass in bfloat16 under autocast keeps, with adapters on every matrix,
-    beside the weights.
-    """
-    model = AutoModelForCausalLM.from_pretrained(damaged(), dtype=torch.bfloat16)
-    model = get_peft_model(model, LoraConfig(r=4, lora_dropout=dropout, target_modules="all-linear")).train()
-    weights = {value.untyped_storage().data_ptr() for value in model.parameters()}
-    kept: dict[int, tuple[int, torch.Tensor]] = {}
-
-    def keep(value: torch.Tensor) -> torch.Tensor:
-        storage = value.untyped_storage()
-        if storage.data_ptr() not in weights:
-            # Held on to, for another tensor would take the place of one that is gone.
-            kept[storage.data_ptr()] = (storage.nbytes(), value)
-        return value
-
-    with (
-        torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value),
-        torch.autocast("cpu", torch.bfloat16),
-    ):
-        model.base_model.model.model(batch)
-    return sum(size for size, _ in kept.values())
-
-
-def test_the_estimate_counts_what_dropout_keeps_of_every_adapters_input() -> None:
-    arch = architecture_in(Checkpoint.open(damaged()))
-    pair = Pair(tuple(range(60)), tuple(range(68)))
-    batch = torch.randint(0, arch.vocab, (8, 128))
-
-    def estimated(dropout: float) -> int:
-        config = quick(objective="sft", dropout=dropout, dtype="bfloat16", micro_batch=8, max_length=128)
-        return estimate(config, resolve_machine(config), arch, [pair]).memory["activations"]
-
-    measured = kept_for_backward(0.1, batch) - kept_for_backward(0.0, batch)
-    # The first of four blocks reads embeddings, which no gradient goes to: three of its inputs are
-    # not kept.
-    assert estimated(0.1) - estimated(0.0) == pytest.approx(measured, rel=0.12)
-
-
-# Axolotl
-
-
-@pytest.mark.unit
-@pytest.mark.parametrize("objective", ["sft", "dpo", "ipo", "orpo"])
-@pytest.mark.parametrize("method", ["lora", "qlora", "full"])
-def test_an_exported_configuration_is_read_back_as_it_was(
-    tmp_path: Path, objective: str, method: str
-) -> None:
-    config = parse_heal(
-        {
-            "objective": objective,
-            "method": method,
-            "rank": 16,
-            "alpha": 8,
-            "dropout": 0.1,
-            "learning_rate": 2e-5,
-            "epochs": 2.0,
-            "preferences": "mlabonne/orpo-dpo-mix-40k:train",
-            "optimizer": "adamw_torch",
-            "beta": 0.1 if objective == "sft" else 0.3,
-            "max_steps": 7,
-            "report_to": "wandb",
-            "warmup_steps": 3,
-        }
-    )
-    file = tmp_path / "axolotl.yaml"
-    write_axolotl(file, to_axolotl(config, "edited"), config.project)
-    values, left = read_axolotl(file)
-    assert left == []
-    again = parse_heal({"target_modules": ["all-linear"], **values})
-    expected = config.model_copy(
-        update={"preferences": "mlabonne/orpo-dpo-mix-40k", **({} if method != "full" else {"rank": 16})}
-    )
-    assert again == expected
-    text = file.read_text(encoding="utf-8")
-    assert "--trained" in text
-    assert yaml.safe_load(text)["base_model"] == "edited"
-
-
-@pytest.mark.unit
-def test_the_articles_own_configuration_is_read(tmp_path: Path) -> None:
-    """Its keys, in our words; those without a counterpart are named."""
-    file = tmp_path / "article.yaml"
-    values = {
-        "base_model": "mlabonne/Daredevil-8B-abliterated",
-        "load_in_4bit": True,
-        "rl": "dpo",
-        "chat_template": "chatml",
-        "datasets": [{"path": "mlabonne/orpo-dpo-mix-40k-flat", "split": "train", "type": "chatml.intel"}],
-        "adapter": "qlora",
-        "sequence_len": 2048,
-        "lora_r": 64,
-        "lora_alpha": 32,
-        "lora_dropout": 0.05,
-        "lora_target_linear": True,
-        "gradient_accumulation_steps": 8,
-        "micro_batch_size": 1,
-        "num_epochs": 1,
-        "optimizer": "paged_adamw_8bit",
-        "lr_scheduler": "cosine",
-        "learning_rate": 5e-6,
-        "gradient_checkpointing": True,
-        "flash_attention": True,
-        "warmup_steps": 100,
-        "weight_decay": 0.0,
-        "deepspeed": "deepspeed_configs/zero2.json",
-        "wandb_project": "axolotl",
-        "lora_mlp_kernel": True,
-    }
-    file.write_text(yaml.safe_dump(values), encoding="utf-8")
-    found, left = read_axolotl(file)
-    assert left == ["lora_mlp_kernel"]
-    usual = HealConfig().model_dump()
-    differs = {key: value for key, value in parse_heal(found).model_dump().items() if value != usual[key]}
-    assert differs == {
-        "preferences": "mlabonne/orpo-dpo-mix-40k-flat",
-        "method": "qlora",
-        "optimizer": "paged_adamw_8bit",
-        "report_to": "wandb",
-    }
-
-
-@pytest.mark.unit
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("rl: kto\n", "asks for rl: kto"),
-        ("- 1\n", "holds no keys"),
-        ("a: [\n", "does not parse"),
-        (None, "cannot be read"),
-    ],
-)
-def test_a_configuration_that_cannot_be_followed_is_refused(
-    tmp_path: Path, text: str | None, said: str
-) -> None:
-    file = tmp_path / "axolotl.yaml"
-    if text is not None:
-        file.write_text(text, encoding="utf-8")
-    with pytest.raises(ConfigError, match=said):
-        read_axolotl(file)
 
 
 # The command line

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import published
 import pytest
 import tiny_chat
 import torch
-from hub_server import Hub, connected
+from hub_server import Hub
 from safetensors.torch import load_file, save_file
 from tiny import file_hashes
 
@@ -29,12 +28,6 @@ from vectomy.workflows.reproduce import reproduce
 TIER = "chat"
 
 REPO, BASE = "me/tiny-edited", "me/tiny-base"
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
-    with connected(monkeypatch, tmp_path / "home") as hub:
-        yield hub
 
 
 @pytest.fixture

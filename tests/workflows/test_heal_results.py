@@ -1,0 +1,37 @@
+"""What healing says of the behaviour: whether it came back."""
+
+from typing import Any
+
+import pytest
+
+from vectomy.workflows.heal.heal_results import compute_outcome, describe_outcome
+
+TIER = "unit"
+
+
+def test_whether_it_came_back_is_told_from_the_interval_of_the_edited_model() -> None:
+    def model(refused: int, kl: float) -> dict[str, Any]:
+        flags = [True] * refused + [False] * (40 - refused)
+        from vectomy.metrics.intervals import rate_of
+
+        return {
+            "refusal": rate_of(flags),
+            "refused": flags,
+            "kl_first_token": kl,
+            "kl_per_token": kl,
+            "ce_own_answers": 1 + kl,
+        }
+
+    # 2 of 40 is 1.4 to 16.5%: six of 40 (15%) are within it, seven are not.
+    for healed, back in ((0, False), (6, False), (7, True), (33, True)):
+        measures = {
+            "before edit": model(33, 0.0),
+            "after edit": model(2, 0.8),
+            "after healing": model(healed, 0.2),
+        }
+        outcome = compute_outcome(measures)
+        assert outcome["came_back"] is back
+        assert outcome["recovered"]["kl_per_token"] == pytest.approx(0.75)
+        said = describe_outcome("refusal", measures, outcome)
+        assert ("it came back" in said) is back
+        assert "33 of 40" in said
