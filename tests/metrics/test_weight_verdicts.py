@@ -173,7 +173,7 @@ def test_the_fingerprint_shows_the_unedited_base_where_the_edit_would_change_it(
     told = verify(tiny.folder, edit, run=False)
     assert told.status == "not_carried"
     assert "fingerprint of the unedited base" in told.reason
-    # One number in the middle of a matrix, which no sample reads: nothing shows whether it is the base.
+    # One row in the middle of a matrix is in no sample: nothing shows whether it is the base.
     large = build(tmp_path / "large", "llama", intermediate_size=4096)
     one_row = Edit.ablation(large.folder, torch.eye(32)[9], 0.5).only(layers=[1], components=["mlp"])
     bake(one_row, large.folder, tmp_path / "edited")

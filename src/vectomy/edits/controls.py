@@ -1,7 +1,6 @@
-"""Controls: an edit as large as the real one along directions that mean nothing.
+"""Controls: an edit as large as the real one, along random directions.
 
-What such an edit does is what any edit of that size does; only what the real one does beyond it is
-due to its direction.
+The difference between the effects of the two is due to the direction; the rest is due to the size.
 """
 
 from __future__ import annotations
@@ -23,11 +22,11 @@ NEGLIGIBLE = 1e-5
 
 
 def random_control(edit: Edit, seed: int) -> Edit:
-    """The same edit with the span of its directions rotated onto a random one of the same dimension.
+    """The edit with the span of its directions rotated onto a random span of the same dimension.
 
     With S the orthonormal rows that span all bases and additions of the edit, and R as many random
-    orthonormal rows, every vector v becomes v S^T R. So writers, strengths, ranks, lengths and the
-    angles between directions of different layers all stay; only where they point is drawn.
+    orthonormal rows, every vector v becomes v S^T R. Writers, strengths, ranks, lengths and the
+    angles between directions of different layers stay.
 
     Raises:
         EditError: the edit has no directions.

@@ -56,7 +56,8 @@ class Edit:
                 )
             if one.sort_key[:2] == other.sort_key[:2] and one.expert is None:
                 raise EditError(
-                    f"one operation names all experts of {one.writer_name}, another expert {other.expert}; name each once"
+                    f"one operation names all experts of {one.writer_name}, another expert {other.expert}; "
+                    "name each once"
                 )
         object.__setattr__(self, "operations", ordered)
 
@@ -94,7 +95,7 @@ class Edit:
         norm: NormMode = "none",
         about: dict[str, Any] | None = None,
     ) -> Edit:
-        """The same for chosen writers of a base that is known already. Raises as `ablation` does."""
+        """`ablation` for chosen writers of a known base, with the same errors."""
         rows = torch.atleast_2d(direction.detach().cpu().double())
         if rows.shape[-1] != base.d_model:
             raise EditError(
@@ -133,12 +134,12 @@ class Edit:
     __rmul__ = __mul__
 
     def __add__(self, other: Edit) -> Edit:
-        """Both edits at once. On a shared writer, equal bases add their strengths; other ones
-        become one operator that removes wholly whatever either removes wholly, in any order
-        (linalg.joint_removal).
+        """Both edits at once. On a shared writer, equal bases add their strengths. Other bases
+        become one operator, which removes wholly what either edit removes wholly; the order does
+        not matter (linalg.joint_removal).
 
         Raises:
-            EditError: different bases models, different norm modes on one writer, or bases that
+            EditError: different base models, different norm modes on one writer, or bases that
                 overlap in part.
         """
         if self.base != other.base:
@@ -228,7 +229,8 @@ class Edit:
         )
         if isinstance(dial, Tensor) and (dial.ndim != 1 or not bool(dial.isfinite().all())):
             raise EditError(
-                f"strengths by row are a list of finite numbers, one for each row, not of shape {list(dial.shape)}"
+                "strengths by row are a list of finite numbers, one for each row, not of shape "
+                f"{list(dial.shape)}"
             )
         return steer_rows(model, lambda value: (self * value).writers(architecture), dial, when)
 

@@ -73,7 +73,8 @@ def read_edit(path: Path, make: Callable[[BaseModelRef, tuple[Operation, ...], J
         raise EditError(f"{path} is a safetensors file, but no Edit (its header has no format '{FORMAT}')")
     if header.get("version") != VERSION:
         raise EditError(
-            f"{path} is an Edit of version {header.get('version')!r:.80}; this vectomy reads version {VERSION}"
+            f"{path} is an Edit of version {header.get('version')!r:.80}; this vectomy reads "
+            f"version {VERSION}"
         )
     try:
         operations = tuple(_operation(row, tensors) for row in header["operations"])

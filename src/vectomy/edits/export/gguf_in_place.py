@@ -75,7 +75,8 @@ def edit_gguf(
     for writer, operation in edit.writers(arch):
         if operation.addition is not None and not writer.biases and file.architecture not in TAKES_BIAS:
             raise EditError(
-                f"the edit adds a vector to {operation.writer_name}, and llama.cpp takes no bias there in a {file.architecture} model; use it as hooks"
+                f"the edit adds a vector to {operation.writer_name}, and llama.cpp takes no bias there in "
+                f"a {file.architecture} model; use it as hooks"
             )
         baking.add(writer, operation)
     untied, _, notes = baking.untie_head()
@@ -128,8 +129,8 @@ def _check_base(
     if base is None:
         if edit.about.get("gguf_sha256") != gguf_mark(file.path)["gguf_sha256"]:
             raise FingerprintError(
-                f"nothing shows that {file.path} holds {edit.base}, which the edit is for: give the model folder that it was made for "
-                "(base=, --base MODEL), to which the file is held"
+                f"nothing shows that {file.path} holds {edit.base}, which the edit is for: give the model "
+                "folder that it was made for (base=, --base MODEL), so that the file can be compared with it"
             )
         return
     opened = Checkpoint.of(base)
@@ -140,8 +141,8 @@ def _check_base(
             found, allowed = distance(file, stored, _first_rows(opened, name, rows))
             if found > UNLIKE * allowed:
                 raise FingerprintError(
-                    f"'{stored}' of {file.path} is {found:.2g} of its length away from the base's, where rounding to "
-                    f"{file.tensors[stored].type} explains {allowed:.2g}: it is another model"
+                    f"'{stored}' of {file.path} differs from the base's by {found:.2g} of its length; "
+                    f"rounding to {file.tensors[stored].type} explains {allowed:.2g}: it is another model"
                 )
 
 
@@ -153,7 +154,7 @@ def _first_rows(checkpoint: Checkpoint, name: str, count: int) -> Float[Tensor, 
 
 
 def _types(costs: Mapping[str, Cost], file: GgufFile) -> list[str]:
-    """What is no longer stored as it was."""
+    """Notes on tensors that had to change their type."""
     moved = Counter((file.tensors[name].type, cost.type) for name, cost in costs.items())
     return [
         f"{count} tensors of type {old} cannot hold the edit and are stored as {new} now"
@@ -172,7 +173,8 @@ def _complete_receipt(
             f"edited in their own types: {', '.join(f'{count} of {kind}' for kind, count in said.items())}"
         )
     notes.append(
-        "the stream was not measured: transformers does not run GGUF files; `vectomy verify` does on dequantised weights"
+        "the stream was not measured: transformers does not run GGUF files; `vectomy verify` runs "
+        "the dequantised weights"
     )
     return replace(
         receipt,

@@ -34,12 +34,12 @@ class Factors:
     left: Float[Tensor, "d_model k"]
     right: Float[Tensor, "k d_in"]
     magnitude: Float[Tensor, " d_model"] | None = None
-    """The lengths of the edited rows, where they were asked for."""
+    """The lengths of the edited rows, if requested."""
 
 
 def removal_of(checkpoint: Checkpoint, writer: Writer, operation: Operation) -> Removal:
-    """What is removed from the writer's own output, norms behind it folded in; directions of
-    strength 0 left out.
+    """Directions and strengths of the removal from the writer's own output, with the norms behind
+    it folded in, without directions of strength 0.
 
     One direction of strength 0 stays where there is no other: an adapter has at least rank 1.
     """
@@ -86,8 +86,8 @@ def factors_of(
     short = edited <= linalg.NEGLIGIBLE * torch.where(old > 0, old, 1.0)
     if short.any():
         raise EditError(
-            f"the edit leaves nothing of row {int(short.nonzero()[0])} of '{name}', and DoRA, which carries norm mode row, divides by its "
-            "length; use norm mode none, or bake the edit"
+            f"the edit leaves nothing of row {int(short.nonzero()[0])} of '{name}', and DoRA, which "
+            "carries norm mode row, divides by its length; use norm mode none, or bake the edit"
         )
     return Factors(left, right, old if norm == "row" else edited)
 

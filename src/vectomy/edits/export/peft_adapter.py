@@ -1,11 +1,11 @@
 """Write an Edit as a PEFT adapter of its exact rank, from a checkpoint alone; one writer's weights
 in memory at a time.
 
-    write_lora(edit, folder, "adapter") PeftModel.from_pretrained(base, "adapter")  # computes what
-    edit.hooks(base) does; merge_and_unload() what a bake gives
+    write_lora(edit, folder, "adapter")
+    PeftModel.from_pretrained(base, "adapter")  # as under edit.hooks(base); merged, as baked
 
-What PEFT wraps how, and what it cannot hold, is in peft_targets.py; the thin matrices come from
-low_rank.py.
+peft_targets.py says how PEFT wraps each writer and what it cannot hold; low_rank.py makes the thin
+matrices.
 """
 
 from __future__ import annotations
@@ -251,21 +251,22 @@ class _Adapter:
         said = []
         if self.vectors and not self.lora_bias:
             said.append(
-                f"{len(self.vectors)} biases are in the adapter whole, not as changes: PEFT does not take them back when the adapter "
-                "is disabled or unloaded"
+                f"{len(self.vectors)} biases are in the adapter whole, not as changes: PEFT does not take "
+                "them back when the adapter is disabled or unloaded"
             )
         fast = [target.writer.module for target in self.targets if target.writer.slot.functional]
         if fast:
             said.append(
-                f"fast kernels may take the weight of '{fast[0]}' ({len(fast)} such writers) without calling the module, and with it without the "
-                "adapter; merge the adapter (merge_and_unload) before such kernels run"
+                f"fast kernels may take the weight of '{fast[0]}' ({len(fast)} such writers) without "
+                "calling the module, so that the adapter has no effect there; merge it (merge_and_unload) "
+                "before such kernels run"
             )
         stored = (stored.name for target in self.targets for stored in target.writer.weights)
         quantised = [name for name in stored if locate(self.checkpoint, name).encoding != "plain"]
         if quantised:
             said.append(
-                f"'{quantised[0]}' ({len(quantised)} such writers) is quantised: the adapter is exact beside it, and merging rounds; "
-                "load the model dequantised to merge"
+                f"'{quantised[0]}' ({len(quantised)} such writers) is quantised: the adapter is exact "
+                "on top of it, and merging rounds; load the model dequantised to merge"
             )
         return tuple(said)
 

@@ -1,9 +1,9 @@
 """How PEFT wraps each writer of an Edit, and what of an Edit it cannot hold.
 
-Read off PEFT's code, 0.21 (https://github.com/huggingface/peft), and held to it by
-tests/edits/test_peft_adapter.py. Three things decide: all modules of an adapter share one
+Read off PEFT's code, 0.21 (https://github.com/huggingface/peft), checked against it by
+tests/edits/test_peft_adapter.py. Three facts decide: all modules of an adapter share one
 configuration; a parameter that is no module's `weight` (fused experts) goes by `target_parameters`,
-which take neither DoRA nor biases; and what is tied stays tied when an adapter is merged.
+which take neither DoRA nor biases; and tied weights stay tied when an adapter is merged.
 """
 
 from __future__ import annotations
@@ -54,7 +54,11 @@ class PeftTarget:
 
 
 def targets_of(edit: Edit, arch: Architecture) -> list[PeftTarget]:
-    """What is to be written, or an EditError for the first operation that no adapter can hold."""
+    """The writers of an adapter, each with its operations.
+
+    Raises:
+        EditError: an operation that no adapter can hold, or none at all.
+    """
     found = [
         PeftTarget(writer := pairs[0][0], tuple(operation for _, operation in pairs), _form(writer, arch))
         for _, group in itertools.groupby(edit.writers(arch), key=lambda pair: pair[0].weight)
@@ -97,31 +101,35 @@ def _check(target: PeftTarget, operation: Operation, arch: Architecture, dora: b
     name, module = operation.writer_name, target.writer.module
     if operation.norm == "column" and operation.strengths.any():
         raise EditError(
-            f"{name}: norm mode column rescales every column of '{target.writer.weight}', a change of full rank that no adapter holds; "
-            "use norm mode none, or bake the edit"
+            f"{name}: norm mode column rescales every column of '{target.writer.weight}', a change of full "
+            "rank that no adapter holds; use norm mode none, or bake the edit"
         )
     if dora and target.form in ("parameter", "experts"):
         raise EditError(
-            f"{name}: norm mode row makes the adapter DoRA, which PEFT does not have for '{target.writer.weight}', a parameter it does "
-            "not take by its module; use norm mode none, leave such writers out, or bake the edit"
+            f"{name}: norm mode row makes the adapter DoRA, which PEFT does not have for "
+            f"'{target.writer.weight}', a parameter without a module of its own; use norm mode none, "
+            "leave such writers out, or bake the edit"
         )
     if target.writer.component == "embedding" and arch.tied:
         raise EditError(
-            f"{name}: '{target.writer.weight}' is tied to the head, and PEFT merges an adapter into both; leave the embedding alone "
-            "(embeddings=False, --no-embeddings), or bake the edit, which unties the head"
+            f"{name}: '{target.writer.weight}' is tied to the head, and PEFT merges an adapter into both; "
+            "leave the embedding alone (embeddings=False, --no-embeddings), or bake the edit, which "
+            "unties the head"
         )
     if arch.model_type in NO_OUT_PROJ and module.endswith(".out_proj"):
         raise EditError(
-            f"{name}: PEFT takes no adapter on '{module}' of a {arch.model_type} model; leave such writers out, or bake the edit"
+            f"{name}: PEFT takes no adapter on '{module}' of a {arch.model_type} model; leave such writers "
+            "out, or bake the edit"
         )
     if (arch.model_type, target.writer.component) in RENAMED or target.writer.slot.flat:
         raise EditError(
-            f"{name}: PEFT loses or cannot run an adapter on '{target.writer.weight}' of a {arch.model_type} model; leave such writers out, "
-            "or bake the edit"
+            f"{name}: PEFT loses or cannot run an adapter on '{target.writer.weight}' of a "
+            f"{arch.model_type} model; leave such writers out, or bake the edit"
         )
     if operation.addition is not None and target.writer.component == "experts":
         raise EditError(
-            f"the edit adds a vector to {name}, where a bias counts as much as its expert does, token by token; use it as hooks"
+            f"the edit adds a vector to {name}, where the router scales a bias with its expert, token by "
+            "token; use it as hooks"
         )
     if operation.addition is not None and not target.writer.biases:
         raise EditError(
