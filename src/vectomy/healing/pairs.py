@@ -16,8 +16,6 @@ from vectomy.models import ChatModel
 
 __all__ = ["Pair", "encode_pairs", "find_end_of_turn", "read_pairs", "write_pairs"]
 
-SENTINEL = "vectomyanswer"
-
 
 @dataclass(frozen=True)
 class Pair:
@@ -68,10 +66,7 @@ def encode_pairs(
 
 def find_end_of_turn(chat: ChatModel) -> str:
     """The end of turn that the template writes after an answer, without white space."""
-    turns = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": SENTINEL}]
-    text = str(chat.tokenizer.apply_chat_template(turns, tokenize=False))
-    after = text.rpartition(SENTINEL)[2].strip() if SENTINEL in text else ""
-    return after or str(chat.tokenizer.eos_token or "")
+    return chat.template.end_of_turn or str(chat.tokenizer.eos_token or "")
 
 
 def _tokenise(chat: ChatModel, text: str) -> list[int]:

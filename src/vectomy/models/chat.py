@@ -11,7 +11,6 @@ from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float
-from jinja2 import TemplateError
 from torch import Tensor, nn
 
 from vectomy.architecture import Architecture, architecture_of
@@ -22,6 +21,7 @@ from vectomy.data.prompts import Prompt
 from vectomy.data.thoughts import TAGS
 from vectomy.models.answer_text import decode_answer, find_opened_thought
 from vectomy.models.batch import Batch, Pass
+from vectomy.models.chat_template import ChatTemplate
 from vectomy.models.generation import Greedy, has_plain_kv_cache, shared_beginning
 from vectomy.models.head import logits_of
 from vectomy.models.layerwise import LayerBatches, LayerwiseModel
@@ -61,15 +61,51 @@ class ChatModel:
     # Prompts to tokens
 
     def render(self, prompt: Prompt) -> str:
-        """The prompt in the model's chat template, up to the start of the answer."""
-        return _render(self.tokenizer, prompt, self.thinking)
+        """The prompt in the model's chat template, up to the start of the answer.
+
+        Raises:
+            ModelError: the template raises, or leaves out the prompt.
+        """
+        text = self.template.render(prompt)
+        return text if self.thinking else _close_thought(text)
+
+    @cached_property
+    def template(self) -> ChatTemplate:
+        return ChatTemplate(self.tokenizer, self.name, self.thinking)
 
     def tokens(self, prompts: Sequence[Prompt]) -> list[list[int]]:
-        """Token ids per prompt. The template writes the special tokens, so none are added."""
+        """Token ids per prompt. The template writes the special tokens, so none are added.
+
+        Raises:
+            ModelError: see `render` and `check_ids`.
+        """
         if not prompts:
             return []
         encoded = self.tokenizer([self.render(prompt) for prompt in prompts], add_special_tokens=False)
-        return [list(ids) for ids in encoded["input_ids"]]
+        tokens = [list(ids) for ids in encoded["input_ids"]]
+        self.check_ids(tokens)
+        return tokens
+
+    @property
+    def rows(self) -> int:
+        """The number of rows of the token embedding."""
+        return int(self.model.get_input_embeddings().weight.shape[0])
+
+    def check_ids(self, tokens: Sequence[Sequence[int]]) -> None:
+        """Check that every id is a row of the embedding.
+
+        Raises:
+            ModelError: with the token that has no row.
+        """
+        largest = max((max(ids, default=0) for ids in tokens), default=0)
+        if largest >= self.rows:
+            token = self.tokenizer.convert_ids_to_tokens(largest)
+            raise ModelError(
+                f"the token '{token}' has the id {largest}, and the embedding of {self.name} has {self.rows} "
+                f"rows; the tokenizer has {len(self.tokenizer)} tokens. Tokens were added to the tokenizer and "
+                "the embedding was not resized: resize it (model.resize_token_embeddings(len(tokenizer))), or "
+                "use the tokenizer of the model"
+            )
 
     def post_instruction(self) -> list[int]:
         """The template's tokens after the instruction, which are the same for every prompt. The
@@ -117,7 +153,7 @@ class ChatModel:
         if self.tokenizer is None:
             return 0
         for token in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id):
-            if token is not None:
+            if token is not None and 0 <= token < self.rows:
                 return int(token)
         return 0
 
@@ -173,9 +209,13 @@ class ChatModel:
 
     @property
     def context(self) -> int | None:
-        """The number of positions in the model's configuration, or None."""
-        length = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        return length if isinstance(length, int) else None
+        """The number of positions in the model's configuration. None if it names none, or if every
+        layer sees a sliding window only, however long the text is.
+        """
+        config = self.model.config.get_text_config()
+        length = getattr(config, "max_position_embeddings", None)
+        kinds = set(getattr(config, "layer_types", None) or ())
+        return length if isinstance(length, int) and kinds != {"sliding_attention"} else None
 
     def log_probs(self, hidden: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch vocab"]:
         """Log-probabilities of the next token from last hidden states, in float32."""
@@ -284,50 +324,17 @@ class ChatModel:
 
 
 def _end_tokens(chat: ChatModel) -> list[int]:
+    """Tokens that end an answer: those of the generation config (or else the tokenizer's), and the
+    one that the template puts behind an answer.
+    """
     ends: Any = chat.model.generation_config.eos_token_id
     listed = ends if isinstance(ends, list) else [ends, chat.tokenizer.eos_token_id]
-    return sorted({int(token) for token in listed if token is not None})
+    return sorted({int(token) for token in [*listed, chat.template.end_token] if token is not None})
 
 
-def _render(tokenizer: Any, prompt: Prompt, thinking: bool) -> str:
-    history = [{"role": turn.role, "content": turn.content} for turn in prompt.history]
-    messages = [*history, {"role": "user", "content": prompt.text}]
-    try:
-        if prompt.system is None:
-            text = _apply_template(tokenizer, messages, thinking)
-        else:
-            text = _render_with_system(tokenizer, messages, prompt.system, thinking)
-    except Exception as error:  # noqa: BLE001 (a template raises whatever its author wrote)
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ModelError(
-            f"the chat template of {tokenizer.name_or_path} does not take a prompt ({type(error).__name__}: "
-            f"{reason}); mend chat_template.jinja"
-        ) from None
-    if not thinking and (closing := dict(TAGS).get(find_opened_thought(text))):
-        # The template opens a thinking block even though thinking is off: close it, so that the
-        # answer follows.
-        text = f"{text.rstrip()}\n\n{closing}\n\n"
-    return text
-
-
-def _render_with_system(tokenizer: Any, messages: list[dict[str, str]], system: str, thinking: bool) -> str:
-    """The system prompt in the system role, if the template has one. A template without it raises
-    (Gemma) or silently omits the system prompt. Then the system prompt starts the first user turn,
-    as in Gemma's model card.
+def _close_thought(text: str) -> str:
+    """A rendered prompt without an open thought. Some templates open one even though thinking is
+    off; it is closed, so that the answer follows.
     """
-    try:
-        text = _apply_template(tokenizer, [{"role": "system", "content": system}, *messages], thinking)
-    except TemplateError:
-        text = ""
-    if system.strip() in text:
-        return text
-    first, *rest = messages
-    joined = {"role": first["role"], "content": f"{system}\n\n{first['content']}"}
-    return _apply_template(tokenizer, [joined, *rest], thinking)
-
-
-def _apply_template(tokenizer: Any, messages: list[dict[str, str]], thinking: bool) -> str:
-    text = tokenizer.apply_chat_template(
-        messages, add_generation_prompt=True, tokenize=False, enable_thinking=thinking
-    )
-    return str(text)
+    closing = dict(TAGS).get(find_opened_thought(text))
+    return f"{text.rstrip()}\n\n{closing}\n\n" if closing else text

@@ -165,6 +165,9 @@ class LayerwiseModel:
                 stack.callback(module.register_forward_pre_hook(load).remove)
             else:
                 stack.callback(setattr, module, "weight", module.weight)
+                # It may be beyond the rows that are read, and matters in training alone.
+                stack.callback(setattr, module, "padding_idx", module.padding_idx)
+                module.padding_idx = None
                 # One NaN in the shape of the table: models read its device, and any other read
                 # shows up as NaN.
                 blank = torch.full((), torch.nan, dtype=module.weight.dtype, device=self.device)

@@ -22,10 +22,11 @@ from vectomy.core.file_lock import wait_for_lock
 from vectomy.core.packages import describe_missing
 from vectomy.core.run_folder import cache_folder, disk_full_named, sha256_file
 from vectomy.models.chat import ChatModel
+from vectomy.models.chat_template import read_template
 from vectomy.models.layerwise import LayerwiseModel
 from vectomy.models.precision import working_dtype
 from vectomy.models.quiet import quiet
-from vectomy.models.weights import Weights, auto_class, skeleton
+from vectomy.models.weights import Weights, auto_class, read_model_config, skeleton
 
 __all__ = [
     "check_device",
@@ -135,18 +136,17 @@ def load_model(
         ModelError: transformers cannot load it, or it has no chat template.
     """
     checkpoint, architecture = _open_checked(path)
-    from transformers import AutoConfig, GenerationConfig
+    from transformers import GenerationConfig
 
     label = name or str(path)
     chosen = _override(runtime, device, dtype, thinking, trust_remote_code)
     target = _device(chosen.device)
     with loading(label):
         text_tokenizer = _load_tokenizer(checkpoint, chosen.trust_remote_code) if tokenizer else None
-        config = AutoConfig.from_pretrained(
-            checkpoint.path, trust_remote_code=chosen.trust_remote_code, local_files_only=True
-        )
+        config = read_model_config(checkpoint, chosen.trust_remote_code)
         model, info = auto_class(config).from_pretrained(
             checkpoint.path,
+            config=config,
             output_loading_info=True,
             dtype=working_dtype(chosen.dtype, config, checkpoint, target) or "auto",
             device_map=target,
@@ -275,9 +275,11 @@ def loading(label: str) -> Iterator[None]:
 def _load_tokenizer(checkpoint: Checkpoint, trust_remote_code: bool) -> Any:
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(
+    tokenizer = AutoTokenizer.from_pretrained(
         checkpoint.path, trust_remote_code=trust_remote_code, local_files_only=True
     )
+    read_template(tokenizer, checkpoint.path)
+    return tokenizer
 
 
 def _check_template(tokenizer: Any, label: str) -> None:

@@ -24,7 +24,7 @@ from vectomy.core.progress import Progress, silent
 from vectomy.core.types import Component
 from vectomy.models.loading import loading
 from vectomy.models.memory import SHARE, available_memory
-from vectomy.models.weights import auto_class, skeleton
+from vectomy.models.weights import auto_class, read_model_config, skeleton
 
 __all__ = ["probe_architecture"]
 
@@ -72,8 +72,6 @@ def probe_architecture(
 
 
 def _build_random(checkpoint: Checkpoint, trust_remote_code: bool) -> Any:
-    from transformers import AutoConfig
-
     with loading(str(checkpoint.path)):
         size = 4 * sum(
             parameter.numel() for parameter in skeleton(checkpoint, "float32", trust_remote_code).parameters()
@@ -86,9 +84,7 @@ def _build_random(checkpoint: Checkpoint, trust_remote_code: bool) -> Any:
                 "to add it to "
                 "architecture/families/"
             )
-        config = AutoConfig.from_pretrained(
-            checkpoint.path, trust_remote_code=trust_remote_code, local_files_only=True
-        )
+        config = read_model_config(checkpoint, trust_remote_code)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             model = auto_class(config).from_config(

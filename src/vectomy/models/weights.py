@@ -21,10 +21,12 @@ from vectomy.core.errors import CheckpointError, ModelError
 from vectomy.models.precision import FLOATS, stored_dtype, working_dtype
 from vectomy.models.quiet import quiet
 
-__all__ = ["Weights", "auto_class", "is_empty", "skeleton"]
+__all__ = ["Weights", "auto_class", "is_empty", "read_model_config", "skeleton"]
 
 # Packed weights are useless without their scales, which this loader does not handle.
 UNPACKED = {*FLOATS, "BOOL", "I16", "I32", "I64"}
+# What torch itself computes; None is the default of the model.
+BUILT_IN_ATTENTION = (None, "eager", "sdpa")
 
 
 def auto_class(config: Any) -> Any:
@@ -36,16 +38,32 @@ def auto_class(config: Any) -> Any:
     return AutoModelForCausalLM if alone else AutoModelForImageTextToText
 
 
-def skeleton(checkpoint: Checkpoint, dtype: str, trust_remote_code: bool, device: str = "cpu") -> Any:
-    """The model of config.json without weights: parameters on the meta device, buffers (rotary
-    tables) with values.
+def read_model_config(checkpoint: Checkpoint, trust_remote_code: bool) -> Any:
+    """config.json as transformers reads it, with what would not run here left to its defaults: an
+    attention kernel that is a package of its own (the results are the same without it), and a
+    padding token beyond the embedding.
     """
-    from accelerate import init_empty_weights
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(
         checkpoint.path, trust_remote_code=trust_remote_code, local_files_only=True
     )
+    if config._attn_implementation not in BUILT_IN_ATTENTION:
+        config._attn_implementation = None
+    for part in {id(part): part for part in (config, config.get_text_config())}.values():
+        pad, vocab = getattr(part, "pad_token_id", None), getattr(part, "vocab_size", None)
+        if isinstance(pad, int) and isinstance(vocab, int) and not -vocab <= pad < vocab:
+            part.pad_token_id = None
+    return config
+
+
+def skeleton(checkpoint: Checkpoint, dtype: str, trust_remote_code: bool, device: str = "cpu") -> Any:
+    """The model of config.json without weights: parameters on the meta device, buffers (rotary
+    tables) with values.
+    """
+    from accelerate import init_empty_weights
+
+    config = read_model_config(checkpoint, trust_remote_code)
     wanted = working_dtype(dtype, config, checkpoint, device, whole=False) or stored_dtype(config, checkpoint)
     with init_empty_weights(include_buffers=False):
         model = auto_class(config).from_config(config, dtype=wanted, trust_remote_code=trust_remote_code)

@@ -83,7 +83,7 @@ class Classifier:
     def ask(self, chat: ChatModel, prompt: str, completion: str) -> str:
         if self.template is None:
             turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": completion}]
-            return str(chat.tokenizer.apply_chat_template(turns, tokenize=False)) + self.then
+            return chat.template.apply(turns) + self.then
         # In one pass: a completion may contain "{prompt}" itself.
         head, _, tail = self.template.partition("{prompt}")
         middle, _, end = tail.partition("{completion}")
