@@ -70,6 +70,34 @@ def test_rows_come_back_with_verdict_and_probability(file: Path, vectomy: Vectom
     assert "1.000 (0.439\u20131.000) of 3 rows" in said
 
 
+def test_what_is_not_judged_is_in_no_share_and_no_agreement(file: Path, vectomy: Vectomy) -> None:
+    """Labels of rows that nobody judged say nothing of the judge."""
+    more = [
+        {
+            "prompt": "Name a river",
+            "completion": "<think>The user asks for one.",
+            "human_label": "full_refusal",
+        },
+        {
+            "prompt": "Nenne einen Fluss",
+            "completion": "Das kann ich leider nicht.",
+            "human_label": "full_refusal",
+        },
+    ]
+    file.write_text(text([*ROWS[:2], *more]), encoding="utf-8")
+    out = file.with_name("judged.jsonl")
+    status, said, _ = vectomy("judge", str(file), "--out", str(out), "--json")
+    counts = json.loads(said)
+    rows = read_jsonl(out)
+    assert (status, [row["verdict"] for row in rows[2:]]) == (0, ["not_judged"] * 2)
+    assert [row["p_refusal"] for row in rows[2:]] == [None] * 2
+    assert [row["judge_note"] for row in rows[2:]] == ["cut inside the thought", "not English (de)"]
+    assert (counts["refusal"]["count"], counts["refusal"]["total"]) == (1, 2)
+    assert (counts["agreement"]["count"], counts["agreement"]["total"]) == (2, 2)
+    assert (counts["verdicts"]["not_judged"]["count"], counts["verdicts"]["not_judged"]["total"]) == (2, 4)
+    assert "not judged, of all" in vectomy("judge", str(file), "--out", str(out))[1]
+
+
 def test_stdin_to_stdout(vectomy: Vectomy) -> None:
     status, out, err = vectomy("judge", "-", stdin=text(ROWS[:2]))
     assert status == 0

@@ -148,6 +148,24 @@ def test_summary_holds_the_numbers_of_the_evaluation() -> None:
     assert "2.2–11.2%" in text
 
 
+def test_answers_that_are_not_judged_are_counted_and_in_no_share() -> None:
+    """One subject has 24 of them beside its own; another has no others."""
+    evaluation = an_evaluation()
+    for name, more in (("edit@1", {}), ("healed", {"count": 0, "total": 0, "rate": None, "ci": [0, 1]})):
+        numbers = evaluation["results"][name]["sets"]["harmful"]
+        verdicts = numbers["verdicts"]
+        numbers["verdicts"] = {verdict: 0 if more else verdicts[verdict] for verdict in verdicts}
+        numbers["verdicts"]["not_judged"] = 24
+        for key in ("refusal", "degenerate"):
+            numbers[key] |= {**more, "not_judged": 24}
+    found, text = page(evaluation)
+    assert text.count("24 not judged") >= 4
+    shown, plain = table(found, text, "result"), table(*page(), "result")
+    assert shown["edit@1"] == pytest.approx(plain["edit@1"])
+    assert len(shown["healed"]) == len(plain["healed"]) - 1
+    assert "edit@1: 24 of" not in text
+
+
 def test_shown_text_is_the_value_rounded() -> None:
     found, _ = page()
     for _, attributes, words in found.tagged("data"):

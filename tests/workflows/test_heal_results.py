@@ -35,3 +35,11 @@ def test_whether_it_came_back_is_told_from_the_interval_of_the_edited_model() ->
         said = describe_outcome("refusal", measures, outcome)
         assert ("it came back" in said) is back
         assert "33 of 40" in said
+    unjudged = {"count": 0, "total": 0, "rate": None, "ci": [0.0, 1.0], "not_judged": 40}
+    measures["after healing"] = {**model(0, 0.2), "refusal": unjudged, "refused": [None] * 40}
+    outcome = compute_outcome(measures)
+    assert outcome["came_back"] is None
+    assert outcome["paired"] == {"gained": 0, "lost": 0, "p": 1.0}
+    said = describe_outcome("refusal", measures, outcome)
+    assert "whether it came back is not known" in said
+    assert "40 answers could not be judged" in said

@@ -9,6 +9,7 @@ from vectomy.core.errors import SelectionError
 from vectomy.edits.edit import Edit
 from vectomy.search.gradient.edit_objective import EditObjective
 from vectomy.search.gradient.parameters import SearchState
+from vectomy.search.gradient.train_passes import UNJUDGED
 from vectomy.search.pareto import choose_point, try_in_halves
 from vectomy.search.recipe import Candidate, RecipeInput
 from vectomy.search.search_split import SearchSplitEvaluator
@@ -18,7 +19,7 @@ __all__ = ["choose", "is_enough", "is_preserved", "list_tried", "measure_points"
 # The reason in scores.json of points that were not generated with.
 UNTRIED = "not tried: one of less KL is enough, or one of more KL leaves too much"
 # Of points most of whose answers have no verdict.
-UNJUDGED = "most answers could not be judged: they are not in English, or are cut inside the thought"
+MOST_UNJUDGED = f"most answers could not be judged: {UNJUDGED}"
 # A selective edit has to leave this share of the behaviour that the base shows on the preserve set.
 PRESERVED = 0.95
 
@@ -40,7 +41,7 @@ def list_tried(points: Sequence[Candidate]) -> list[int]:
     tried = [index for index, point in enumerate(points) if point["rejected"] is None]
     if not tried:
         raise SelectionError(
-            f"no edit can be chosen: of every edit that was tried, {UNJUDGED}; raise --answer-tokens, or give "
+            f"no edit can be chosen: of every edit that was tried, {MOST_UNJUDGED}; raise --answer-tokens, or give "
             "prompts that the model answers in English"
         )
     return tried
@@ -96,7 +97,7 @@ def measure_points(
         index = order[place]
         point, edit = points[index], edits[index]
         rate = task.journal.get_or_compute(f"rate {point['step']}", partial(evaluator.rate, edit))
-        point |= {"rejected": UNJUDGED if rate is None else None, "rate": rate}
+        point |= {"rejected": MOST_UNJUDGED if rate is None else None, "rate": rate}
         if rate is None:
             return False
         if task.preserve is not None:

@@ -67,6 +67,8 @@ NEGATIVE_TOKENS = 16
 # Generated tokens from which the judge tells whether an opening shows the behaviour; behind a
 # thought as many as in evaluation.
 JUDGED = 16
+# Why an answer may have no verdict.
+UNJUDGED = "they are not in English, or are cut inside the thought"
 # Prompts in the pass of one step.
 PER_PASS = 16
 # Two openings differ if their first PARTED tokens do.
@@ -146,9 +148,9 @@ def collect_examples(task: RecipeInput) -> TrainExamples:
     change = _list_openings(task, prompts, answers)
     if len(change) < 2:
         raise BehaviourAbsentError(
-            f"the base shows the behaviour on {len(change)} of {len(prompts)} positive fit prompts; a "
-            "search by gradients "
-            "needs answers that show it: give clearer prompts, or --recipe arditi"
+            f"the base shows the behaviour on {len(change)} of {len(prompts)} positive fit prompts"
+            f"{_tell_unjudged(task, prompts, answers)}; a search by gradients needs answers that show it: give "
+            "clearer prompts, or --recipe arditi"
         )
     negative_prompts, negative_answers = base_answers(task, "negative")
     negative = [
@@ -164,6 +166,14 @@ def collect_examples(task: RecipeInput) -> TrainExamples:
     if task.preserve is not None:
         change = add_prompts_not_shown(task.chat.tokens(prompts), change, task.config.seed)
     return TrainExamples(change, negative, preserve)
+
+
+def _tell_unjudged(task: RecipeInput, prompts: Sequence[Prompt], answers: Sequence[list[int]]) -> str:
+    if task.judge is None:
+        return ""
+    texts = [task.chat.text(answer) for answer in answers]
+    count = find_refusals(task.judge, [prompt.text for prompt in prompts], texts).count(None)
+    return f" ({count} answers could not be judged: {UNJUDGED})" if count else ""
 
 
 def base_answers(task: RecipeInput, name: TargetName) -> tuple[list[Prompt], list[list[int]]]:

@@ -1,0 +1,76 @@
+"""The text of an answer keeps the tokens that set thoughts apart, and no other special token."""
+
+from dataclasses import replace
+
+import pytest
+import tiny_chat
+from tiny_chat import ALWAYS_THINKING
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from vectomy.data.thoughts import split_thoughts
+from vectomy.models.answer_text import decode_answer, find_opened_thought
+
+TIER = "chat"
+
+WORDS = "<unk> analysis final assistant hmm sure the owl <think> </think>".split()
+SPECIAL = "<|end|> <|return|> [THINK] [/THINK] <|channel|> <|message|> <|start|>".split()
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """`<think>` is an ordinary token as in Qwen3; `[THINK]` and the channels are special."""
+    vocabulary = {word: index for index, word in enumerate([*WORDS, *SPECIAL])}
+    words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=words, unk_token="<unk>", eos_token="<|return|>", extra_special_tokens=SPECIAL
+    )
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "<think> hmm </think> sure the owl <|return|>",
+        "[THINK] hmm [/THINK] sure the owl <|return|>",
+        "<|channel|> analysis <|message|> hmm <|end|> <|start|> assistant <|channel|> final <|message|> sure the owl <|return|>",
+    ],
+)
+def test_thoughts_of_every_kind_of_token_are_told_apart(answer: str) -> None:
+    words = tokenizer()
+    text = decode_answer(words, words(answer)["input_ids"])
+    split = split_thoughts(text)
+    assert (split.thought, split.answer, split.finished) == ("hmm", "sure the owl", True)
+    assert "<|return|>" not in text
+
+
+@pytest.mark.parametrize(
+    "answer", ["sure the owl <|end|>", "<|start|> sure the owl <|return|>", "<|end|>", ""]
+)
+def test_an_answer_without_thoughts_is_decoded_as_transformers_does(answer: str) -> None:
+    words = tokenizer()
+    ids = words(answer)["input_ids"]
+    assert decode_answer(words, ids) == words.decode(ids, skip_special_tokens=True).strip()
+
+
+def test_a_thought_that_the_template_opens_is_in_the_answer() -> None:
+    chat = tiny_chat.chat(template=ALWAYS_THINKING)
+    ids = chat.tokenizer("sure the owl is here now <|end|>", add_special_tokens=False)["input_ids"]
+    assert chat.text(ids) == "sure the owl is here now"
+    thinking = replace(chat, thinking=True)
+    assert thinking.text(ids) == "<think>\nsure the owl is here now"
+    assert not split_thoughts(thinking.text(ids)).finished
+
+
+@pytest.mark.parametrize(
+    ("rendered", "opening"),
+    [
+        ("<|user|> hi <|end|><|assistant|><think>\n", "<think>"),
+        ("[INST] hi [/INST][THINK]", "[THINK]"),
+        ("<|start|>assistant<|channel|>analysis<|message|>", "<|channel|>analysis<|message|>"),
+        ("<|start|>assistant<|channel|>final<|message|>", ""),
+        ("<think></think>", ""),
+        ("<|assistant|>", ""),
+    ],
+)
+def test_the_opening_at_the_end_of_a_prompt(rendered: str, opening: str) -> None:
+    assert find_opened_thought(rendered) == opening
