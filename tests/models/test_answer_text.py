@@ -13,8 +13,8 @@ from vectomy.models.answer_text import decode_answer, find_opened_thought
 
 TIER = "chat"
 
-WORDS = "<unk> analysis final assistant hmm sure the owl <think> </think>".split()
-SPECIAL = "<|end|> <|return|> [THINK] [/THINK] <|channel|> <|message|> <|start|>".split()
+WORDS = ["<unk>", "analysis", "final", "assistant", "hmm", "sure", "the", "owl", "<think>", "</think>"]
+SPECIAL = ["<|end|>", "<|return|>", "[THINK]", "[/THINK]", "<|channel|>", "<|message|>", "<|start|>"]
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
