@@ -290,7 +290,7 @@ def test_apply_edits_a_file_as_it_is(of: Of, tmp_path: Path) -> None:
     assert run.invoke(app, [*arguments, "--as", "gguf", "--base", str(tiny.folder), "--json"]).exit_code == 0
     assert out.read_bytes() == (tmp_path / "first.gguf").read_bytes()
     for more, message in (
-        (["--quant", "q8_0"], "--quant goes with"),
+        (["--quant", "q8_0"], "--quant needs --as gguf"),
         (["--as", "lora", "--base", str(tiny.folder)], "--base is for"),
     ):
         failed = run.invoke(app, [*arguments, *more])
