@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections import namedtuple
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,6 @@ from vectomy.core.run_folder import (
     Journal,
     RunFolder,
     canonical_json,
-    disk_full_named,
     hash_of,
     read_json,
     sha256_file,
@@ -89,17 +87,6 @@ def test_what_a_killed_library_leaves_beside_is_cleared(tmp_path: Path) -> None:
         assert names(tmp_path) == ["sub", artifacts.MARK]
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
-def test_a_full_disk_is_named_with_what_is_left(tmp_path: Path, monkeypatch, number: int) -> None:
-    usage = namedtuple("usage", "total used free")(9, 9, 3 * 2**20)
-    monkeypatch.setattr(artifacts.shutil, "disk_usage", lambda _: usage)
-    with (
-        pytest.raises(DiskFullError, match=r"deep/file \(3 MiB left\)"),
-        disk_full_named(tmp_path / "deep" / "file"),
-    ):
-        raise OSError(number, "full")
-
-
 def test_a_full_disk_while_writing_leaves_nothing(tmp_path: Path, monkeypatch) -> None:
     def full(_file: int) -> None:
         raise OSError(errno.ENOSPC, "full")
@@ -108,11 +95,6 @@ def test_a_full_disk_while_writing_leaves_nothing(tmp_path: Path, monkeypatch) -
     with pytest.raises(DiskFullError, match="run the same"):
         write_json(tmp_path / "file.json", {})
     assert names(tmp_path) == []
-
-
-def test_other_system_errors_keep_their_name(tmp_path: Path) -> None:
-    with pytest.raises(PermissionError), disk_full_named(tmp_path):
-        raise PermissionError(errno.EACCES, "no")
 
 
 # JSON
@@ -332,11 +314,6 @@ def test_a_journal_is_good_for_the_inputs_of_its_stage_alone(run: RunFolder) -> 
         with contextlib.suppress(KeyboardInterrupt):
             run.stage("make", "start", inputs, [], lambda cut=cut: work(len(seen), cut))
     assert seen == [0, 0, 2]
-
-
-def test_a_full_disk_is_named_also_when_a_library_says_it(tmp_path: Path) -> None:
-    with pytest.raises(DiskFullError, match="disk is full"), disk_full_named(tmp_path):
-        raise RuntimeError("I/O error: No space left on device (os error 28)")
 
 
 @pytest.mark.parametrize("text", ["[]", "{}", '{"inputs_sha256": 1}', "3"])

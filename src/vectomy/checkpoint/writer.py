@@ -28,14 +28,8 @@ from vectomy.core.errors import ArtifactError, DiskFullError
 from vectomy.core.file_lock import try_lock
 from vectomy.core.output_path import check_new_folder
 from vectomy.core.progress import Progress, silent
-from vectomy.core.run_folder import (
-    Journal,
-    clear_partials,
-    disk_full_named,
-    hash_of,
-    write_json,
-    write_whole,
-)
+from vectomy.core.run_folder import Journal, clear_partials, hash_of, write_json, write_whole
+from vectomy.core.write_errors import name_write_errors
 
 __all__ = ["rewrite"]
 
@@ -88,7 +82,7 @@ def rewrite(
         link_untouched,
     ]
     identity = hash_of([purpose, asked, _identity(checkpoint)])
-    with disk_full_named(beside), _lock_folder(beside, identity), _one_thread():
+    with name_write_errors(beside), _lock_folder(beside, identity), _one_thread():
         journal = Journal(beside / _JOURNAL, identity)
         finished = {plan.shard.name for plan in plans if _is_finished(checkpoint, plan, beside, journal)}
         _check_space(checkpoint, [plan for plan in plans if plan.shard.name not in finished], beside)

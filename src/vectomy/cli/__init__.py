@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import importlib.metadata
+import io
 import os
 import sys
 from typing import Annotated
@@ -29,10 +31,25 @@ from vectomy.cli import (
     verify_command,
 )
 from vectomy.core.errors import VectomyError
+from vectomy.core.packages import describe_missing
+from vectomy.core.write_errors import describe_os_error
 
 __all__ = ["app", "main"]
 
 INTERRUPTED = 130
+# Signs of our own output, for terminals that are not UTF-8.
+PLAIN_SIGNS = {
+    "–": "-",
+    "—": "-",
+    "−": "-",
+    "…": "...",
+    "·": ".",
+    "→": "->",
+    "×": "x",
+    "≤": "<=",
+    "≥": ">=",
+    "±": "+-",
+}
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -87,6 +104,7 @@ for command in (
 
 def main() -> None:
     """Exit status: 0 done, 1 failed with one sentence on stderr, 2 bad usage, 130 interrupted."""
+    _allow_any_text()
     try:
         app(prog_name="vectomy")
     except VectomyError as error:
@@ -103,13 +121,38 @@ def main() -> None:
     except Exception as error:
         if os.environ.get("VECTOMY_DEBUG"):
             raise
-        _stop(f"{_unforeseen(error)} (VECTOMY_DEBUG=1 shows the traceback)", 1)
+        _stop(_describe(error), 1)
+
+
+def _describe(error: Exception) -> str:
+    """One sentence for an error that no room below has named."""
+    if "out of memory" in str(error).lower() or isinstance(error, MemoryError):
+        return "out of memory; lower --batch-tokens, or choose --dtype bfloat16 or a smaller --device"
+    if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("vectomy"):
+        return describe_missing("this command", error.name.partition(".")[0]) or str(error)
+    if isinstance(error, OSError) and error.errno is not None:
+        return describe_os_error(error)
+    return f"{_unforeseen(error)} (VECTOMY_DEBUG=1 shows the traceback)"
 
 
 def _unforeseen(error: Exception) -> str:
-    if "out of memory" in str(error).lower() or isinstance(error, MemoryError):
-        return "out of memory; lower --batch-tokens, or choose --dtype bfloat16 or a smaller --device"
     return f"unforeseen {type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+
+
+def _allow_any_text() -> None:
+    """Let a terminal or pipe that is not UTF-8 show text with replacements instead of failing."""
+    codecs.register_error("vectomy", _replace_characters)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and not stream.encoding.lower().startswith("utf"):
+            stream.reconfigure(errors="vectomy")
+
+
+def _replace_characters(error: UnicodeError) -> tuple[str, int]:
+    """ASCII for the signs of our tables and sentences, `?` for all other characters."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = error.object[error.start : error.end]
+    return "".join(PLAIN_SIGNS.get(sign, "?") for sign in text), error.end
 
 
 def _stop(message: str, status: int) -> None:

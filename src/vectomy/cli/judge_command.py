@@ -135,7 +135,7 @@ def _to_stdout(judge: Judge, rows: list[tuple[int, JsonObject]]) -> list[tuple[i
     unreadable: list[tuple[int, str]] = []
     for index, fields in _judge_rows(judge, rows, unreadable):
         rows[index][1].update(fields)
-        sys.stdout.write(json_line(rows[index][1]))
+        sys.stdout.write(json_line(rows[index][1], sys.stdout.encoding or "utf-8"))
         sys.stdout.flush()
     return unreadable
 

@@ -69,8 +69,9 @@ def read_jsonl(file: Path | Traversable, remedy: str = "delete it and run again"
     return rows
 
 
-def json_line(row: Mapping[str, JsonValue]) -> str:
-    text = json.dumps(row, ensure_ascii=False)
+def json_line(row: Mapping[str, JsonValue], encoding: str = "utf-8") -> str:
+    """One row; characters outside of ASCII are escaped if `encoding` is not a UTF."""
+    text = json.dumps(row, ensure_ascii=not encoding.lower().startswith("utf"))
     try:
         text.encode()
     except UnicodeEncodeError:

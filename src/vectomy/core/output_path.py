@@ -9,8 +9,15 @@ import stat
 from pathlib import Path
 
 from vectomy.core.errors import ArtifactError
+from vectomy.core.write_errors import check_writable, name_write_errors
 
-__all__ = ["check_file_output", "check_new_folder", "check_output", "check_run_output"]
+__all__ = [
+    "check_file_output",
+    "check_new_folder",
+    "check_output",
+    "check_replaceable_file",
+    "check_run_output",
+]
 
 KINDS = {
     stat.S_IFBLK: "a device",
@@ -37,17 +44,25 @@ def check_output(out: str | Path, *inputs: str | Path) -> None:
 
 
 def check_file_output(out: str | Path, *inputs: str | Path) -> None:
-    """For a file that takes its name when it is whole.
+    """For a file that takes its name when it is whole; to be called before any work.
 
     Raises:
-        ArtifactError: `out` is an input or lies in one, or something that is no regular file is
-            there.
+        ArtifactError: `out` is an input or lies in one, something that is no regular file is
+            there, or no file can be written there.
     """
     path = Path(out).expanduser()
     check_output(path, *inputs)
-    _check_replaceable(path, "a regular file")
-    if path.is_dir():
-        raise ArtifactError(f"{out} is a folder; give the name of a file")
+    check_replaceable_file(path)
+    check_writable(path)
+
+
+def check_replaceable_file(path: Path) -> None:
+    """Raises ArtifactError: something other than a regular file is at `path`."""
+    with name_write_errors(path):
+        _check_replaceable(path, "a regular file")
+        is_folder = path.is_dir()
+    if is_folder:
+        raise ArtifactError(f"{path} is a folder; give the name of a file")
 
 
 def check_new_folder(out: str | Path, *inputs: str | Path) -> None:
@@ -59,9 +74,12 @@ def check_new_folder(out: str | Path, *inputs: str | Path) -> None:
     """
     path = Path(out).expanduser()
     check_output(path, *inputs)
-    _check_replaceable(path, "a new folder")
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    with name_write_errors(path):
+        _check_replaceable(path, "a new folder")
+        taken = path.exists() and (not path.is_dir() or any(path.iterdir()))
+    if taken:
         raise ArtifactError(f"the output folder {out} exists and is not empty; choose another or delete it")
+    check_writable(path)
 
 
 def check_run_output(out: str | Path, *inputs: str | Path) -> None:
@@ -73,10 +91,13 @@ def check_run_output(out: str | Path, *inputs: str | Path) -> None:
     """
     path = Path(out).expanduser()
     check_output(path, *inputs)
-    if path.is_symlink() and not path.exists():
+    with name_write_errors(path):
+        dangling = path.is_symlink() and not path.exists()
+    if dangling:
         raise ArtifactError(f"{out} is a link to {os.readlink(path)}, which does not exist; make that folder")
     if path.exists() and not path.is_dir():
         raise ArtifactError(f"{out} is {_kind_of(path) or 'a file'}; --out takes a folder")
+    check_writable(path)
 
 
 def _check_replaceable(path: Path, wanted: str) -> None:

@@ -21,7 +21,8 @@ def describe_missing(purpose: str, *modules: str) -> str | None:
     if not missing:
         return None
     # The extra of healing includes peft.
-    extra = EXTRAS["trl"] if "trl" in modules else EXTRAS[missing[0]]
+    extra = EXTRAS["trl"] if "trl" in modules else EXTRAS.get(missing[0])
     names = " and ".join(NAMES.get(module, module) for module in missing)
     plural = "s" if len(missing) > 1 else ""
-    return f"{purpose} needs the package{plural} {names}: pip install 'vectomy[{extra}]'"
+    install = f"'vectomy[{extra}]'" if extra else names.replace(" and ", " ")
+    return f"{purpose} needs the package{plural} {names}: pip install {install}"

@@ -8,7 +8,6 @@ a journal, so that a killed run continues within the stage.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -19,10 +18,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from vectomy.core.errors import ArtifactError, DiskFullError
+from vectomy.core.errors import ArtifactError
 from vectomy.core.file_lock import try_lock
 from vectomy.core.json_value import JsonObject
-from vectomy.core.output_path import check_file_output, check_run_output
+from vectomy.core.output_path import check_replaceable_file, check_run_output
+from vectomy.core.write_errors import name_write_errors
 
 __all__ = [
     "MARK",
@@ -31,7 +31,6 @@ __all__ = [
     "cache_folder",
     "canonical_json",
     "clear_partials",
-    "disk_full_named",
     "hash_of",
     "read_json",
     "sha256_file",
@@ -67,24 +66,6 @@ def sha256_file(path: Path) -> str:
 
 
 @contextmanager
-def disk_full_named(path: Path) -> Iterator[None]:
-    """Turn 'no space left on device' into an error that says where and how much."""
-    try:
-        yield
-    except Exception as error:
-        # safetensors reports it in an error of its own, with the number in its text.
-        known = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        if not known and f"os error {errno.ENOSPC}" not in str(error):
-            raise
-        existing = next(folder for folder in (path, *path.parents) if folder.exists())
-        free = shutil.disk_usage(existing).free
-        raise DiskFullError(
-            f"the disk is full while writing {path} ({free / 2**20:.0f} MiB left); free some space and run "
-            "the same command again, it goes on where it stopped"
-        ) from None
-
-
-@contextmanager
 def write_whole(path: Path) -> Iterator[Path]:
     """Give a path to write to; the file takes its name only when the block ends well.
 
@@ -93,15 +74,17 @@ def write_whole(path: Path) -> Iterator[Path]:
     recognised and removed.
 
     Raises:
-        ArtifactError: `path` is a folder, a device, a link or anything else that is no regular file.
+        ArtifactError: `path` is a folder, a device, a link or anything else that is no regular
+            file, or cannot be written.
+        DiskFullError: no space is left.
     """
-    check_file_output(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    folder = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    check_replaceable_file(path)
+    # The name does not grow with that of `path`, which may have the greatest length already.
+    folder = path.with_name(f".{hash_of(path.name)[:12]}.{os.getpid()}.partial")
     beside = folder / path.name
     try:
-        with disk_full_named(path):
-            folder.mkdir(exist_ok=True)
+        with name_write_errors(path):
+            folder.mkdir(parents=True, exist_ok=True)
             yield beside
             # Windows syncs a file that is open for writing alone.
             with beside.open("r+b") as file:
@@ -164,7 +147,7 @@ class Journal:
         """
         if key not in self._done:
             value = json.loads(canonical_json(work()))
-            with disk_full_named(self._path), self._path.open("a", encoding="utf-8") as file:
+            with name_write_errors(self._path), self._path.open("a", encoding="utf-8") as file:
                 file.write(canonical_json({"key": key, "value": value}) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
@@ -188,20 +171,12 @@ class RunFolder:
         """Raises ArtifactError: the folder holds something else, cannot be written to, or another
         run is at work in it.
         """
-        try:
-            return self._lock_folder()
-        except OSError as error:
-            raise ArtifactError(
-                f"--out {self.path} cannot be written to: {error.strerror}; choose another folder"
-            ) from None
-
-    def _lock_folder(self) -> RunFolder:
         check_run_output(self.path)
         if self.path.is_dir() and any(self.path.iterdir()) and not (self.path / MARK).exists():
             raise ArtifactError(
                 f"{self.path} holds other files and no vectomy run; choose an empty folder for --out"
             )
-        with disk_full_named(self.path):
+        with name_write_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = (self.path / MARK).open("a+", encoding="utf-8")
             if not try_lock(self._lock):

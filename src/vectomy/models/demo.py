@@ -12,7 +12,8 @@ from vectomy.checkpoint.lora import read_lora
 from vectomy.core.errors import CheckpointError
 from vectomy.core.file_lock import wait_for_lock
 from vectomy.core.progress import Progress, silent
-from vectomy.core.run_folder import cache_folder, disk_full_named, hash_of, sha256_file
+from vectomy.core.run_folder import cache_folder, hash_of, sha256_file
+from vectomy.core.write_errors import name_write_errors
 from vectomy.models import convert_gguf, fetch
 
 __all__ = [
@@ -74,7 +75,7 @@ def demo_base_folder(progress: Progress = silent) -> Path:
         wait_for_lock(lock)
         if not (folder / "config.json").exists():
             beside = folder.with_name(f"{folder.name}.partial")
-            with disk_full_named(beside), progress("unpacking the demo model", 1) as update:
+            with name_write_errors(beside), progress("unpacking the demo model", 1) as update:
                 shutil.rmtree(beside, ignore_errors=True)
                 convert_gguf(source, beside)
                 beside.rename(folder)
@@ -101,7 +102,7 @@ def model_folder(model: str, progress: Progress = silent) -> Path:
 def _build(adapter: Path, source: Path | None, folder: Path, progress: Progress) -> None:
     base = folder.with_name(f"{folder.name}.base")
     try:
-        with disk_full_named(base), progress("unpacking the demo model", 1) as update:
+        with name_write_errors(base), progress("unpacking the demo model", 1) as update:
             if source is not None:
                 shutil.rmtree(base, ignore_errors=True)
                 convert_gguf(source, base)

@@ -20,7 +20,8 @@ from vectomy.core.config import Runtime, validate_config
 from vectomy.core.errors import CheckpointError, ModelError, VectomyError
 from vectomy.core.file_lock import wait_for_lock
 from vectomy.core.packages import describe_missing
-from vectomy.core.run_folder import cache_folder, disk_full_named, sha256_file
+from vectomy.core.run_folder import cache_folder, sha256_file
+from vectomy.core.write_errors import name_write_errors
 from vectomy.models.chat import ChatModel
 from vectomy.models.chat_template import read_template
 from vectomy.models.layerwise import LayerwiseModel
@@ -320,7 +321,7 @@ def load_dequantized(file: Path) -> Path:
         if not folder.exists():
             beside = folder.with_name(f"{folder.name}.partial")
             shutil.rmtree(beside, ignore_errors=True)
-            with disk_full_named(folder), loading(str(file)):
+            with name_write_errors(folder), loading(str(file)):
                 convert_gguf(file, beside)
             beside.replace(folder)
     return folder

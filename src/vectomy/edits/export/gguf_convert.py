@@ -29,7 +29,8 @@ from vectomy.checkpoint.gguf import (
 )
 from vectomy.core.errors import CheckpointError
 from vectomy.core.progress import Progress, silent
-from vectomy.core.run_folder import disk_full_named, write_whole
+from vectomy.core.run_folder import write_whole
+from vectomy.core.write_errors import name_write_errors
 from vectomy.edits.edit import Edit
 from vectomy.edits.export.bake import bake
 from vectomy.edits.export.receipt import Receipt
@@ -87,7 +88,7 @@ def bake_gguf(
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", suffix=".partial", dir=out.parent) as beside:
         folder, whole = Path(beside) / out.stem, Path(beside) / "whole.gguf"
         receipt = look(bake(edit, checkpoint, folder, progress=progress), folder)
-        with progress("converting", 1) as update, disk_full_named(out):
+        with progress("converting", 1) as update, name_write_errors(out):
             _convert(script, folder, whole, quant if quant in ITSELF else "f32")
             update(1)
         if quant in ITSELF:

@@ -29,7 +29,8 @@ from vectomy.checkpoint.reader import TORCH_DTYPES
 from vectomy.core import linalg
 from vectomy.core.output_path import check_new_folder
 from vectomy.core.progress import Progress, silent
-from vectomy.core.run_folder import disk_full_named, write_json, write_whole
+from vectomy.core.run_folder import write_json, write_whole
+from vectomy.core.write_errors import name_write_errors
 from vectomy.edits.edit import Edit
 from vectomy.edits.export.low_rank import factors_of, read_weight, removal_of
 from vectomy.edits.export.peft_targets import NOT_TRANSPOSED, PeftTarget, targets_of
@@ -80,7 +81,7 @@ def write_lora(
             update(1)
     beside = out.with_name(f".{out.name}.{os.getpid()}.partial")
     try:
-        with disk_full_named(out):
+        with name_write_errors(out):
             beside.mkdir(parents=True)
             write_json(beside / "adapter_config.json", adapter.config(edit.base.name))
             # Without the format transformers does not take the file for PyTorch's.

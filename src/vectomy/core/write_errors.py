@@ -1,0 +1,129 @@
+"""Faults of the operating system while writing, as errors with a remedy. Loads no torch."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from vectomy.core.errors import ArtifactError, DiskFullError, VectomyError
+
+__all__ = ["check_writable", "describe_os_error", "name_write_errors"]
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+REMEDIES = {
+    errno.EACCES: "no right to write there; choose a folder of your own",
+    errno.EPERM: "no right to write there; choose a folder of your own",
+    errno.EROFS: "the file system is read-only; choose a folder on another",
+    errno.ENOENT: "no folder can be made there; choose another",
+    errno.ENOTDIR: "a part of the path is a file; choose another folder",
+    errno.EISDIR: "a folder has that name; choose another name",
+    errno.ENAMETOOLONG: "a name in the path is too long for the file system; choose a shorter one",
+    errno.EFBIG: "the file is larger than the file system or `ulimit -f` allows; write to another disk or "
+    "raise the limit",
+    errno.EMFILE: "too many open files; raise `ulimit -n`",
+    errno.ENFILE: "too many open files on this machine; close other programs",
+    errno.EIO: "the disk reports an error; check it, or write to another",
+    errno.EINVAL: "the file system does not accept the name; choose another",
+    errno.EBUSY: "another program uses the file; close it",
+    errno.ETXTBSY: "another program uses the file; close it",
+    errno.ESTALE: "the network drive has lost the file; mount it again",
+    errno.EILSEQ: "the file system does not accept a character of the name; choose another",
+}
+
+
+@contextmanager
+def name_write_errors(path: Path) -> Iterator[None]:
+    """Turn system errors of writing `path` into errors that name it and the remedy.
+
+    Raises:
+        DiskFullError: no space is left; the message says how much there is.
+        ArtifactError: no right, a read-only file system, a name too long, a size limit, and the
+            like.
+    """
+    try:
+        yield
+    except VectomyError:
+        raise
+    except Exception as error:
+        number = _error_number(error)
+        if number in DISK_FULL:
+            raise DiskFullError(_describe_full_disk(path)) from None
+        if number not in REMEDIES or not _concerns(error, path):
+            raise
+        raise ArtifactError(f"{path} cannot be written: {REMEDIES[number]}") from None
+
+
+def describe_os_error(error: OSError) -> str:
+    """One sentence for a system error that no caller has named."""
+    path = error.filename if error.filename is not None else "a file"
+    reason = REMEDIES.get(error.errno or 0) or (error.strerror or str(error) or type(error).__name__)
+    if error.errno == errno.ENOENT:
+        reason = "it does not exist"
+    if error.errno in DISK_FULL:
+        return _describe_full_disk(Path(os.fsdecode(path)) if error.filename is not None else Path.cwd())
+    return f"{os.fsdecode(path) if isinstance(path, bytes) else path}: {reason}"
+
+
+def check_writable(path: Path) -> None:
+    """Make sure, before any work, that `path` can be made: its nearest existing folder takes a new
+    folder.
+
+    Raises:
+        ArtifactError, DiskFullError: it does not; the message says why.
+    """
+    with name_write_errors(path):
+        # A name that is too long fails here, wherever in the path it is.
+        missing = []
+        folder = path
+        while not _exists(folder):
+            missing.append(folder.name)
+            folder = folder.parent
+        if not folder.is_dir():
+            if not missing:
+                folder = folder.parent
+            else:
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
+        with tempfile.TemporaryDirectory(prefix=".vectomy-", suffix=".partial", dir=folder):
+            pass
+
+
+def _concerns(error: Exception, path: Path) -> bool:
+    """Whether the file of the error is `path`, lies next to it or below it, or is a folder of it."""
+    filename = getattr(error, "filename", None)
+    if not isinstance(filename, str | bytes):
+        return True
+    file, target = Path(os.fsdecode(filename)).absolute(), path.absolute()
+    return file == target or file in target.parents or target.parent in file.parents
+
+
+def _exists(path: Path) -> bool:
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return False
+    except NotADirectoryError:
+        return False
+    return True
+
+
+def _error_number(error: Exception) -> int | None:
+    if isinstance(error, OSError):
+        return error.errno
+    # safetensors reports the system's number in the text of an error of its own.
+    match = re.search(r"os error (\d+)", str(error))
+    return int(match[1]) if match else None
+
+
+def _describe_full_disk(path: Path) -> str:
+    existing = next((folder for folder in (path, *path.parents) if folder.exists()), Path.cwd())
+    free = shutil.disk_usage(existing).free
+    return (
+        f"the disk is full while writing {path} ({free / 2**20:.0f} MiB left); free some space and run the "
+        "same command again, which resumes there"
+    )
