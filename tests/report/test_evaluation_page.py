@@ -280,7 +280,9 @@ def test_sets_are_told_apart_by_what_the_base_does_on_them() -> None:
     evaluation = an_evaluation()
     evaluation["sets"].reverse()
     found, _ = page(evaluation)
-    assert "refusals on harmful fell from 86 of 100 to 5 of 100" in words_of(found, class_="lead")
+    assert "refusals on harmful fell from 86 of 100 (86.0%, 77.9–91.5%) to 5 of 100 (5.0%" in words_of(
+        found, class_="lead"
+    )
     assert "KL of 0.0190 nats per token on harmless" in words_of(found, class_="lead")
     assert "McNemar's p < 0.001" in words_of(found, class_="lead")
     assert "intervals" not in words_of(found, class_="lead").split("McNemar")[0]
@@ -298,7 +300,8 @@ def test_without_a_harmful_set_the_unsafe_prompts_are_the_main_ones(left: tuple[
         for name in ("demo", "edit@1")
     ]
     lead = words_of(found, class_="lead")
-    assert f"refusals on xstest, unsafe fell from {counts[0]} of 200 to {counts[1]} of 200" in lead
+    assert f"refusals on xstest, unsafe fell from {counts[0]} of 200 (" in lead
+    assert f") to {counts[1]} of 200 (" in lead
     assert "McNemar" not in lead  # That test is over the whole set.
     assert "refusals, xstest, unsafe" in svg(text, "tradeoff")
 
@@ -437,11 +440,15 @@ def test_safety_names_whoever_refuses_less() -> None:
     evaluation = an_evaluation()
     found, _ = page(evaluation)
     said = words_of(found, class_="safety")
-    assert "On harmful, edit@0.25, edit@0.5, edit@1, edit@1.5, edit@2, healed refuse less than demo" in said
+    assert (
+        "On harmful, edit@0.25, edit@0.5, edit@1, edit@1.5, edit@2 and healed refuse less than demo" in said
+    )
     assert "random direction" not in said
     for results in evaluation["results"].values():
         results["sets"]["harmful"]["refusal"] = evaluation["results"]["demo"]["sets"]["harmful"]["refusal"]
-    assert "Nothing here refuses less than demo on harmful" in words_of(page(evaluation)[0], class_="safety")
+    assert "No subject refuses measurably less than demo on harmful" in words_of(
+        page(evaluation)[0], class_="safety"
+    )
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,7 @@ def test_card_shows_hostile_values_as_text() -> None:
 def test_card_holds_results_cost_and_warning() -> None:
     summary = a_summary()
     card = render_card(summary)
-    assert f"> **Safety.** {summary['safety']}" in card
+    assert "> **Safety.** This edit removes refusal on harmful prompts, from 81 of 100 (81.0%" in card
     assert "| 81.0% (81 of 100, 72.2–87.5%) | 4.0% (4 of 100, 1.6–9.8%) |" in card
     assert "refusals of harmful requests" in card
     assert "KL 0.351 nats at the first token" in card
@@ -122,7 +122,8 @@ def test_card_keeps_home_folders_to_itself() -> None:
     assert "sam" not in card.lower().replace("same", "")
     assert front_matter(card)["base_model"] == "small"
     assert "vectomy run small --out a --positive=own.jsonl --negative ./b.jsonl" in card
-    assert summary["safety"] in card
+    unmeasured = {key: value for key, value in summary.items() if key not in ("base", "edited", "forms")}
+    assert f"> **Safety.** {summary['safety']}" in render_card(unmeasured)
 
 
 def test_card_passes_the_notes_on() -> None:
@@ -135,7 +136,12 @@ def test_card_of_almost_nothing() -> None:
 
 @pytest.mark.parametrize(
     ("after", "words"),
-    [(4, "fell from 81.0%"), (97, "rose from 81.0%"), (81, "stayed at 81.0%"), (78, "The intervals overlap")],
+    [
+        (4, "fell from 81 of 100 (81.0%"),
+        (97, "rose from 81 of 100"),
+        (81, "stayed at 81 of 100"),
+        (78, "the 95% intervals overlap"),
+    ],
 )
 def test_card_says_which_way_the_rate_went(after: int, words: str) -> None:
     card = render_card({**a_summary(), "edited": metrics(after, 3, 0.1, 0.9)})

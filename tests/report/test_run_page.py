@@ -253,7 +253,7 @@ def test_lead_says_which_way_the_rate_went(after: int, words: str) -> None:
     summary["edited"] = metrics(after, 3, 0.1, 0.9)
     found, _ = page(summary=summary)
     ((_, _, lead),) = found.having(class_="lead")
-    assert words in lead.split("Refusals of negative")[0]
+    assert words in lead.split("Refusals of harmless")[0]
 
 
 def test_inputs_are_left_as_they_were() -> None:

@@ -188,7 +188,8 @@ def test_prompts_to_keep_have_their_row_interval_and_filter() -> None:
     found, text = searched_page(scores)
     assert values_of(found)["keep_refusal"] == [0.97, 0.95, 0.95]
     assert len(found.having(class_="whisker")) == 9
-    assert "Refusals of prompts to keep fell from <b>97 of 100</b> to <b>95 of 100</b>" in text
+    assert "Refusals of prompts to keep fell from <b>97 of 100</b> (97.0%" in text
+    assert "to <b>95 of 100</b> (95.0%" in text
     assert "own/keep.jsonl" in text
     card = render_card(searched_summary(scores))
     assert "| Refusals, prompts to keep (own/keep.jsonl) | 97.0% (97 of 100," in card

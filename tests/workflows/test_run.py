@@ -53,6 +53,7 @@ TOP = {
     "direction",
     "strength",
     "notes",
+    "outcome",
     "receipt",
     "stages",
     "edit",

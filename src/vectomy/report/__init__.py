@@ -9,13 +9,27 @@ from vectomy.report.pages.evaluation_page import render_evaluation
 from vectomy.report.pages.healing_page import healing_rows, render_healing, render_healing_card
 from vectomy.report.pages.model_card import render_card, without_folders
 from vectomy.report.pages.run_page import render_page
+from vectomy.report.tables.behaviour_effect import (
+    claim_effect,
+    compare_rates,
+    describe_change,
+    effect_of,
+    safety_text,
+)
+from vectomy.report.tables.statement import describe_results
 
 __all__ = [
+    "claim_effect",
+    "compare_rates",
+    "describe_change",
+    "describe_results",
+    "effect_of",
     "healing_rows",
     "render_card",
     "render_evaluation",
     "render_healing",
     "render_healing_card",
     "render_page",
+    "safety_text",
     "without_folders",
 ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -57,13 +58,18 @@ def html_page(template: str, **values: Any) -> str:
 def _pages() -> Environment:
     """Made once: compiling the templates takes longer than a page."""
     made = environment(autoescape=True)
-    made.filters.update(name=candidate_name, breakable=_breakable)
+    made.filters.update(name=candidate_name, breakable=_breakable, bold_counts=_bold_counts)
     return made
 
 
 def _breakable(name: object) -> Markup:
     """A path or Hub id that may break after its slashes."""
     return escape(name).replace("/", Markup("/<wbr>"))
+
+
+def _bold_counts(text: object) -> Markup:
+    """A sentence with its counts (`33 of 40`) in bold."""
+    return Markup(re.sub(r"\b\d+ of \d+\b", r"<b>\g<0></b>", str(escape(text))))
 
 
 def _asset(name: str) -> str:

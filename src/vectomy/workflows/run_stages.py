@@ -16,6 +16,7 @@ from vectomy.core.config import RunConfig
 from vectomy.core.errors import PromptError
 from vectomy.core.json_value import JsonObject
 from vectomy.core.jsonl import read_jsonl, write_jsonl
+from vectomy.core.results import JudgeRecord
 from vectomy.core.run_folder import Journal, hash_of, read_json, sha256_file, write_json, write_whole
 from vectomy.core.types import OUTSIDE, SITES, Site
 from vectomy.core.versions import versions
@@ -373,16 +374,17 @@ def pair_completions(base: BaseAnswers, forms: Mapping[str, VariantResult]) -> l
 
 def run_report(work: RunWorkflow, stages: Sequence[str] = STAGES[:-1]) -> None:
     """Write summary.json, the page and the card."""
-    summary = build_summary(
+    results = build_summary(
         work.config,
         work.splits,
-        work.described_judge,
+        JudgeRecord.from_json(work.described_judge),
         work.folder,
         command=work.command,
         stages=stages,
         trait=work.trait,
         licence=DEMO_LICENCE if is_demo(work.model) else licence_in(work.source),
     )
+    summary = results.to_json()
     file = work.folder.file
     rows = read_jsonl(file("completions.jsonl"))
     page = render_page(summary, read_json(file("scores.json")), read_json(file("separation.json")), rows)
@@ -395,6 +397,7 @@ def run_report(work: RunWorkflow, stages: Sequence[str] = STAGES[:-1]) -> None:
             path.write_text(text, encoding="utf-8")
     # Scripts open these from any folder; the page and the card name no folder of this machine.
     here = work.folder.path.resolve()
-    summary["edit"]["path"] = str(here / summary["edit"]["path"])
-    summary["checkpoint"] = summary["checkpoint"] and str(here / summary["checkpoint"])
-    write_json(file("summary.json"), summary)
+    edit = results.edit.model_copy(update={"path": str(here / str(results.edit.path))})
+    checkpoint = results.checkpoint and str(here / results.checkpoint)
+    results = results.model_copy(update={"edit": edit, "checkpoint": checkpoint})
+    write_json(file("summary.json"), results.to_json())

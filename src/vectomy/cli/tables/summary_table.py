@@ -9,6 +9,7 @@ from rich.table import Table
 
 from vectomy.core.json_value import JsonObject
 from vectomy.core.results import DirectionPlace, FormMetrics, RateName, RunResults, StrengthRange
+from vectomy.report import describe_results
 
 __all__ = ["print_summary"]
 
@@ -54,6 +55,7 @@ def print_summary(summary: JsonObject, folder: str) -> None:
     for label, key in NUMBERS:
         table.add_row(label, *(_number(metrics, key) for metrics in forms.values()))
     console.print(table)
+    described = describe_results(results)
     lines = [
         f"direction  {_direction(results)}, recipe {results.recipe} on {results.estimator}",
         (
@@ -62,7 +64,9 @@ def print_summary(summary: JsonObject, folder: str) -> None:
             f"{results.judge.version or ''}".rstrip()
         ),
         *(f"note       {note}" for note in results.notes),
-        f"safety     {results.safety}",
+        f"result     {described['refusals']} {described['harmless']}",
+        *([f"kept       {described['kept']}"] if described["kept"] else []),
+        f"safety     {described['safety']}",
         f"written    {folder}: {', '.join(_written(results))}",
     ]
     console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)

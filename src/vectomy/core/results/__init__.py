@@ -32,12 +32,23 @@ from vectomy.core.results.healing_json import (
     TrainingRecord,
 )
 from vectomy.core.results.json_record import JsonObject, JsonRecord
-from vectomy.core.results.result_parts import GivenAnswer, JudgeRecord, LossRow, PairedTest, Rate, TaskScore
+from vectomy.core.results.result_parts import (
+    EditFile,
+    GivenAnswer,
+    JudgeRecord,
+    LossRow,
+    PairedOutcome,
+    PairedTest,
+    Rate,
+    TaskScore,
+)
 from vectomy.core.results.run_json import (
+    ContrastRecord,
     FormMetrics,
     RateName,
     ReceiptRecord,
     RunCompletion,
+    RunOutcome,
     RunResults,
     RunTrait,
     StrengthRange,
@@ -57,9 +68,11 @@ __all__ = [
     "ComparedEdit",
     "ComparisonResults",
     "ConditionNumbers",
+    "ContrastRecord",
     "DifferingTensor",
     "DifferingWriter",
     "DirectionPlace",
+    "EditFile",
     "EvaluatedSet",
     "EvaluatedSubject",
     "EvaluationCompletion",
@@ -76,6 +89,7 @@ __all__ = [
     "JudgeRecord",
     "LayerSeparation",
     "LossRow",
+    "PairedOutcome",
     "PairedTest",
     "PartNumbers",
     "PrincipalPlane",
@@ -85,6 +99,7 @@ __all__ = [
     "ReceiptRecord",
     "ReproducedValues",
     "RunCompletion",
+    "RunOutcome",
     "RunResults",
     "RunTrait",
     "SearchResults",

@@ -10,6 +10,7 @@ __all__ = [
     "JudgeAgreementRecord",
     "JudgeRecord",
     "LossRow",
+    "PairedOutcome",
     "PairedTest",
     "Rate",
     "TaskScore",
@@ -38,6 +39,18 @@ class PairedTest(JsonRecord):
     gained: int | None = None
     lost: int | None = None
     p: Number | None = None
+
+
+class PairedOutcome(PairedTest):
+    """A behaviour before and after an edit on the same prompts: who lost and gained it, and how
+    many answers are degenerate. A degenerate answer does not show the behaviour.
+    """
+
+    degenerate_before: int | None = None
+    degenerate: int | None = None
+    """After the edit."""
+    lost_to_degenerate: int | None = None
+    """Of the prompts that lost the behaviour, those whose answer is degenerate now."""
 
 
 class TaskScore(JsonRecord):

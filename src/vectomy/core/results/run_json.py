@@ -7,7 +7,14 @@ from typing import Literal
 from pydantic import Field
 
 from vectomy.core.results.json_record import JsonObject, JsonRecord, Named, Number, Rows
-from vectomy.core.results.result_parts import EditFile, GivenAnswer, JudgeRecord, Rate, Version
+from vectomy.core.results.result_parts import (
+    EditFile,
+    GivenAnswer,
+    JudgeRecord,
+    PairedOutcome,
+    Rate,
+    Version,
+)
 from vectomy.core.results.search_json import DirectionPlace
 
 __all__ = [
@@ -16,6 +23,7 @@ __all__ = [
     "RateName",
     "ReceiptRecord",
     "RunCompletion",
+    "RunOutcome",
     "RunResults",
     "RunTrait",
     "StrengthRange",
@@ -123,6 +131,19 @@ class RunTrait(JsonRecord):
     operation: str | None = None
     form: str | None = None
     writers: int | None = None
+    safety: str | None = None
+
+
+class RunOutcome(JsonRecord):
+    """What the edit did to its behaviour.
+
+    `effect` is a word (docs/glossary.md), `sentence` the claim that the numbers carry, and `sets`
+    compares base and edited model prompt by prompt, by set (`positive`, `negative`, `keep`).
+    """
+
+    effect: str | None = None
+    sentence: str | None = None
+    sets: Named[PairedOutcome] = Field(default_factory=dict)
 
 
 class RunResults(JsonRecord):
@@ -146,6 +167,7 @@ class RunResults(JsonRecord):
     base: FormMetrics = FormMetrics()
     edited: FormMetrics = FormMetrics()
     """The baked form where there is one, else the hooks."""
+    outcome: RunOutcome | None = None
     forms: Named[FormMetrics] = Field(default_factory=dict)
     direction: DirectionPlace | None = None
     strength: Number | StrengthRange | None = None

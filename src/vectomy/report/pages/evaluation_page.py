@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
-from vectomy.core.results import EvaluationCompletion, EvaluationResults, JsonObject
+from vectomy.core.results import EvaluationCompletion, EvaluationResults, JsonObject, PairedOutcome
 from vectomy.report.charts.lengths_chart import budgets_chart
 from vectomy.report.charts.rate_charts import timings
 from vectomy.report.charts.tradeoff_chart import over_refusal_chart, tradeoff_chart
 from vectomy.report.charts.verdict_mix import verdict_mix
 from vectomy.report.tables import measures
-from vectomy.report.tables.completions import answers
+from vectomy.report.tables.behaviour_effect import BehaviourEffect, compare_rates, describe_change
+from vectomy.report.tables.completions import answers, list_answers
 from vectomy.report.tables.numbers import finite
-from vectomy.report.tables.statement import RateChange, compare_rates
 from vectomy.report.tables.subject_parts import (
     Part,
     SubjectResult,
@@ -62,8 +61,6 @@ def _result(
 ) -> dict[str, object]:
     main, damage, labelled = main_part(evaluation), damage_set(evaluation), over_refusal(evaluation)
     shown = focus(found)
-    p = _p(shown, main)
-    moved = _moved(main, base, shown)
     names = _names(evaluation)
     typed = [(name, made) for name in names if (made := measures.types_table(found, name))]
     return {
@@ -71,17 +68,14 @@ def _result(
         "damage": damage,
         "labelled": labelled,
         "shown": shown,
-        # The paired test says more than whether two intervals overlap.
-        "moved": replace(moved, apart=None) if moved and p else moved,
-        "by_label": [(part, _moved(part, base, shown)) for part in labelled or ()],
-        "p": p,
+        **_describe_refusals(main, labelled, base, shown),
         "kl": finite(shown.on(damage).kl_per_token) if shown and damage else None,
         "controls": [
             (subject, main.refusal(subject), finite(subject.on(damage or "").kl_per_token))
             for subject in found
             if main is not None and subject.kind in ("random", "noise") and main.rate(subject) is not None
         ],
-        "less": [s for s in found if s is not base and main and base and _falls(main, base, s)],
+        "less": _warn_of(main, base, found),
         "tradeoff": tradeoff_chart(found, main, damage) if main and damage else "",
         "mix": verdict_mix(found, main.set) if main else "",
         "result": measures.summary_table(found, parts(evaluation), damage),
@@ -106,29 +100,73 @@ def _names(evaluation: EvaluationResults) -> list[str]:
     return [str(row.name) for row in evaluation.sets]
 
 
-def _moved(part: Part | None, base: SubjectResult | None, shown: SubjectResult | None) -> RateChange | None:
-    if part is None or base is None or shown is None:
-        return None
-    return compare_rates(part.refusal(base), part.refusal(shown))
+def _effect(part: Part, base: SubjectResult, subject: SubjectResult) -> BehaviourEffect:
+    """How refusals of the part differ between the base and the subject."""
+    pairs = PairedOutcome()
+    before, after = base.on(part.set), subject.on(part.set)
+    if part.label is None:
+        # Paired tests and degenerate answers are counted over whole sets.
+        tested = after.against_base if subject.row.of in (None, base.name) else None
+        pairs = PairedOutcome.from_json(
+            {
+                **(tested.to_json() if tested else {}),
+                "degenerate_before": before.degenerate.count,
+                "degenerate": after.degenerate.count,
+            }
+        )
+    return compare_rates(part.refusal(base), part.refusal(subject), pairs)
 
 
-def _falls(main: Part, base: SubjectResult, subject: SubjectResult) -> bool:
-    before, after = main.rate(base), main.rate(subject)
-    return (
-        before is not None
-        and after is not None
-        and after < before
-        and subject.kind not in ("random", "noise")
-    )
+def _describe_refusals(
+    main: Part | None,
+    labelled: tuple[Part, Part] | None,
+    base: SubjectResult | None,
+    shown: SubjectResult | None,
+) -> dict[str, object]:
+    """How refusals moved from the base to the subject that is spoken of first: on the main prompts
+    (`lead`), on safe ones (`over`), and by label.
+    """
+    if main is None or base is None or shown is None:
+        return {"lead": "", "over": "", "by_label": []}
+
+    def describe(part: Part, noun: str) -> str:
+        return describe_change(_effect(part, base, shown), noun, between="of it")
+
+    models = f"From {base.name} to {shown.name},"
+    safe = labelled[0] if labelled and labelled[0] != main else None
+    over = f"Refusals of safe prompts, which are over-refusals ({safe.set})," if safe else ""
+    return {
+        "lead": describe(main, f"{models} refusals on {main.name}"),
+        "over": describe(safe, over) if safe else "",
+        "by_label": [describe(part, f"{models} refusals of {part.label} prompts") for part in labelled or ()],
+    }
 
 
-def _p(shown: SubjectResult | None, main: Part | None) -> str:
-    """McNemar's p of the subject that is spoken of first; it is over whole sets."""
-    if shown is None or main is None or main.label is not None:
+def _warn_of(main: Part | None, base: SubjectResult | None, found: Sequence[SubjectResult]) -> str:
+    """Who refuses measurably less than the base, and what takes the place of refusals."""
+    if main is None or base is None:
         return ""
-    paired = shown.on(main.set).against_base
-    p = finite(paired.p if paired else None)
-    return "" if p is None else measures.chance(p)
+    effects = {
+        subject.name: _effect(main, base, subject)
+        for subject in found
+        if subject is not base and subject.kind not in ("random", "noise")
+    }
+    lower = [name for name, effect in effects.items() if effect.falls and effect.kind != "replaced"]
+    replaced = [name for name, effect in effects.items() if effect.kind == "replaced"]
+    s = "s" if len(lower) == 1 else ""
+    sentences = []
+    if lower:
+        sentences.append(
+            f"On {main.name}, {list_answers(lower)} refuse{s} less than {base.name} and answer{s} requests that it "
+            "declines, harmful ones included where the prompts ask for harm."
+        )
+    if replaced:
+        s = "s" if len(replaced) == 1 else ""
+        sentences.append(
+            f"On {main.name}, {list_answers(replaced)} refuse{s} less than {base.name}, but most of the lost "
+            "refusals are degenerate answers now."
+        )
+    return " ".join(sentences)
 
 
 def _completions(found: Sequence[SubjectResult], rows: Sequence[EvaluationCompletion]) -> dict[str, object]:

@@ -53,6 +53,7 @@ def render_healing(summary: JsonObject, completions: Sequence[JsonObject]) -> st
         behaviour=str(results.behaviour or "behaviour"),
         models=models,
         rows=healing_rows(summary),
+        safety=healing_safety(results),
         curve=_curve(training.history if training else ()),
         training=training.to_json() if training else {},
         receipt=results.receipt.to_json(),
@@ -87,20 +88,33 @@ def render_healing_card(summary: JsonObject) -> str:
     table = "\n".join(f"| {' | '.join(row)} |" for row in cells)
     learned = f"{config['objective']} on {results.rows.pairs} rows of {config['preferences']}"
     name = plain_name(results.model or "")
+    trained = learned if results.training else "an adapter that was trained elsewhere"
     return f"""# {name}, edited and healed
 
 {results.sentence}
 
-Base: {name}. Trained after the edit: {learned if results.training else "an adapter that was trained elsewhere"}. Judge: {judge.name} {judge.version};
+Base: {name}. Trained after the edit: {trained}. Judge: {judge.name} {judge.version};
 rates with Wilson's 95% interval.
 
 {table}
 
 ## Safety
 
-This is an edited model. What the edit took away stays away, the refusal of harmful requests included where that was edited; it has no
-other safeguard than the ones around it. Do not deploy it where its base's refusals were relied on.
+{healing_safety(results)}
 """
+
+
+def healing_safety(results: HealingResults) -> str:
+    """The warning on a healed model: whether what the edit took away is still away."""
+    state = {
+        True: "The behaviour that the edit changed came back in part or wholly.",
+        False: "Healing brought what the edit had taken away not measurably back.",
+        None: "Whether healing brought back what the edit took away was not measured.",
+    }[results.outcome.came_back]
+    return (
+        f"This is an edited model. {state} Treat it as less safe than its base: it has no other safeguard than "
+        "the ones around it. Do not deploy it where its base's refusals were relied on."
+    )
 
 
 def plain_name(name: str) -> str:

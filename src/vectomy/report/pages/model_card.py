@@ -16,9 +16,11 @@ from markupsafe import Markup
 
 from vectomy.core.json_value import JsonValue
 from vectomy.core.results import EvaluationResults, JsonObject, RunResults
+from vectomy.report.tables.behaviour_effect import effect_of
 from vectomy.report.tables.evaluation_rows import evaluation_rows
+from vectomy.report.tables.numbers import finite
 from vectomy.report.tables.recipe_terms import origin, several, strength, what
-from vectomy.report.tables.statement import KEEP, change, forms, keeps, rate_names, rows, sources
+from vectomy.report.tables.statement import describe_results, forms, rows, sources
 from vectomy.report.templates import environment
 
 __all__ = ["Kind", "render_card", "without_folders"]
@@ -102,11 +104,7 @@ def render_card(
         record=dict(record or {}),
         use=use,
         language="sh" if kind == "gguf" else "python",
-        tags=[
-            "vectomy",
-            "abliterated" if behaviour == "refusal" else "activation-steering",
-            *KIND_TAGS[kind],
-        ],
+        tags=["vectomy", _method_tag(results), *KIND_TAGS[kind]],
         measured=any(summary.get(key) for key in ("base", "edited", "forms")),
         elsewhere=_elsewhere(results, kind),
         evaluations=[
@@ -119,10 +117,8 @@ def render_card(
         strength=strength(results),
         forms=list(forms(results)),
         rows=rows(results),
-        names=rate_names(results),
-        refusals=change(results, "refusal"),
-        harmless=change(results, "harmless_refusal"),
-        kept=change(results, KEEP) if keeps(results) else None,
+        **describe_results(results),
+        **_opening(results),
         base=results.base.to_json(),
         edited=results.edited.to_json(),
         sources=sources(results),
@@ -133,6 +129,22 @@ def render_card(
         versions=results.versions,
         edit=results.edit.to_json(),
     )
+
+
+def _opening(results: RunResults) -> dict[str, str]:
+    """What the first sentence says of the behaviour: that it is changed only where no measurement
+    says otherwise.
+    """
+    if effect_of(results, "refusal").kind == "unchanged":
+        return {"changes": "is made to change", "changed": "weights that are edited to change one behaviour"}
+    return {"changes": "changes", "changed": "one behaviour changed in its weights"}
+
+
+def _method_tag(results: RunResults) -> str:
+    """The Hub's word for a model whose refusals were ablated; not where no fewer were counted."""
+    before, after = (finite(form.refusal_rate) for form in (results.base, results.edited))
+    fewer = before is None or after is None or after < before
+    return "abliterated" if results.behaviour == "refusal" and fewer else "activation-steering"
 
 
 def _licence(held: object) -> dict[str, str]:

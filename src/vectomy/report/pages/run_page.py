@@ -24,7 +24,7 @@ from vectomy.report.tables.recipe_terms import (
     strength,
     what,
 )
-from vectomy.report.tables.statement import KEEP, change, forms, keeps, rate_names, rows, sources
+from vectomy.report.tables.statement import describe_results, forms, rows, sources
 from vectomy.report.templates import html_page
 
 __all__ = ["render_page"]
@@ -73,10 +73,7 @@ def _result(summary: RunResults) -> dict[str, object]:
         "strength": strength(summary),
         "forms": list(forms(summary)),
         "rows": rows(summary),
-        "names": rate_names(summary),
-        "refusals": change(summary, "refusal"),
-        "harmless": change(summary, "harmless_refusal"),
-        "kept": change(summary, KEEP) if keeps(summary) else None,
+        **describe_results(summary),
         "intervals": figures.intervals(summary),
         "direction": summary.direction,
         "receipt": summary.receipt,

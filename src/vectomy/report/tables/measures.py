@@ -11,7 +11,7 @@ from functools import partial
 from vectomy.core.results import PairedTest, PartNumbers, Rate, TaskScore, TextPerplexity
 from vectomy.report.charts.heatmap import STEPS
 from vectomy.report.charts.lengths_chart import budgets_of
-from vectomy.report.tables.numbers import decimal, finite, percent, plain, thousands
+from vectomy.report.tables.numbers import chance, decimal, finite, percent, plain, thousands
 from vectomy.report.tables.statement import Cell, rate_cell
 from vectomy.report.tables.subject_parts import Part, SubjectResult
 
@@ -19,7 +19,6 @@ __all__ = [
     "Table",
     "budget_table",
     "capability_table",
-    "chance",
     "conditions_table",
     "paired_table",
     "set_table",
@@ -265,11 +264,6 @@ def _capability(found: TaskScore) -> Cell:
 
 def _thousandths(value: float, sign: str = "-") -> str:
     return f"{value:{sign}.3f}".replace("-", "−")
-
-
-def chance(p: float) -> str:
-    """A p value: `= 0.03`, or `< 0.001`."""
-    return "< 0.001" if p < 0.001 else f"= {decimal(p, 2)}"
 
 
 def _heat(refusal: Rate) -> Cell:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-__all__ = ["ABSENT", "decimal", "finite", "interval", "percent", "plain", "thousands"]
+__all__ = ["ABSENT", "chance", "decimal", "finite", "interval", "percent", "plain", "thousands"]
 
 ABSENT = "–"
 MINUS = "−"
@@ -61,3 +61,8 @@ def thousands(value: object) -> str:
     """A count with its thousands apart (by a comma, as in English text)."""
     number = finite(value)
     return ABSENT if number is None else f"{number:,.0f}".replace("-", MINUS)
+
+
+def chance(p: float) -> str:
+    """A p value: `= 0.03`, or `< 0.001`."""
+    return "< 0.001" if p < 0.001 else f"= {decimal(p, 2)}"

@@ -84,10 +84,12 @@ def what(summary: RunResults) -> str:
 
 
 def _trait_edit(trait: RunTrait, strength: object) -> str:
-    """What an edit of recipe `distill` does: `induces melancholy by learned vectors in 12 writers`."""
-    does = "induces" if trait.operation == "induce" else "removes"
+    """What an edit of recipe `distill` is made for: `is made to induce melancholy by learned
+    vectors in 12 writers`. Whether it does is a matter of the rates.
+    """
+    purpose = "induce" if trait.operation == "induce" else "remove"
     means = {
-        "learned": "learned vectors" if does == "induces" else "learned directions and vectors",
+        "learned": "learned vectors" if purpose == "induce" else "learned directions and vectors",
         "bias": "a vector that is added",
         "set-point": "a direction that is set to one value",
         "amplify": "a direction that is scaled",
@@ -95,7 +97,7 @@ def _trait_edit(trait: RunTrait, strength: object) -> str:
     writers = trait.writers
     where = f" in {writers} writer{'' if writers == 1 else 's'}" if writers else ""
     how = means.get(str(trait.form), "an edit")
-    return f"{does} {trait.name} by {how}{where}, at strength {plain(strength)}"
+    return f"is made to {purpose} {trait.name} by {how}{where}, at strength {plain(strength)}"
 
 
 def strength(summary: RunResults) -> str:

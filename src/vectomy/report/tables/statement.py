@@ -1,6 +1,4 @@
-"""What page and card both say: the measured rows, what went up or down, and where each prompt set
-came from.
-"""
+"""What page and card both say: the measured rows, and where each prompt set came from."""
 
 from __future__ import annotations
 
@@ -8,16 +6,21 @@ import json
 from dataclasses import dataclass
 
 from vectomy.core.results import FormMetrics, Rate, RateName, RunResults
+from vectomy.report.tables.behaviour_effect import (
+    claim_effect,
+    describe_change,
+    effect_of,
+    name_prompts,
+    safety_text,
+)
 from vectomy.report.tables.numbers import decimal, finite, interval, percent
 
 __all__ = [
     "KEEP",
     "Cell",
-    "RateChange",
     "RateNames",
     "Row",
-    "change",
-    "compare_rates",
+    "describe_results",
     "forms",
     "keeps",
     "rate_cell",
@@ -53,16 +56,6 @@ class Row:
 
 
 @dataclass(frozen=True)
-class RateChange:
-    """A rate before and after. `apart` is None where the intervals to judge it by are absent."""
-
-    verb: str
-    before: Cell
-    after: Cell
-    apart: bool | None
-
-
-@dataclass(frozen=True)
 class RateNames:
     """What the rates of a summary count, by set, in the plural."""
 
@@ -78,7 +71,27 @@ def rate_names(summary: RunResults) -> RateNames:
         return RateNames(
             "answers that show the trait", f"{shown} in its context", f"{shown} without its context"
         )
-    return RateNames("answers that refuse", "Refusals of positive prompts", "Refusals of negative prompts")
+    positive, negative = name_prompts(summary, "refusal"), name_prompts(summary, "harmless_refusal")
+    return RateNames("answers that refuse", f"Refusals of {positive}", f"Refusals of {negative}")
+
+
+def describe_results(summary: RunResults) -> dict[str, object]:
+    """The sentences of a run by the names that the templates of page and card give them."""
+    names = rate_names(summary)
+    prompts = {
+        "positive": name_prompts(summary, "refusal"),
+        "negative": name_prompts(summary, "harmless_refusal"),
+    }
+    kept = effect_of(summary, KEEP) if keeps(summary) else None
+    return {
+        "prompts": prompts,
+        "effect": effect_of(summary, "refusal"),
+        "claim": claim_effect(summary),
+        "refusals": describe_change(effect_of(summary, "refusal"), names.positive),
+        "harmless": describe_change(effect_of(summary, "harmless_refusal"), names.negative),
+        "kept": describe_change(kept, "Refusals of prompts to keep") if kept else None,
+        "safety": safety_text(summary),
+    }
 
 
 def forms(summary: RunResults) -> dict[str, FormMetrics]:
@@ -97,19 +110,20 @@ def forms(summary: RunResults) -> dict[str, FormMetrics]:
 
 def rows(summary: RunResults) -> list[Row]:
     """The summary table: one row per metric, one cell per form."""
-    measured, trait = forms(summary).values(), summary.trait
+    measured = forms(summary).values()
     names = rate_names(summary)
+    negative = name_prompts(summary, "harmless_refusal")
     test = {side: summary.contrast.source(side, "test") for side in ("positive", "negative")}
     return [
         Row(
             "refusal",
-            names.positive if trait else "Refusals, positive prompts",
+            names.positive,
             test["positive"],
             tuple(rate_cell(m.rate("refusal")) for m in measured),
         ),
         Row(
             "harmless_refusal",
-            names.negative if trait else "Refusals, negative prompts",
+            names.negative,
             test["negative"],
             tuple(rate_cell(m.rate("harmless_refusal")) for m in measured),
         ),
@@ -128,9 +142,9 @@ def rows(summary: RunResults) -> list[Row]:
                 tuple(Cell(finite(getattr(m, key)), decimal(getattr(m, key))) for m in measured),
             )
             for key, label, hint in (
-                ("kl_first_token", "KL from the base, first token", "nats, negative prompts"),
+                ("kl_first_token", "KL from the base, first token", f"nats, {negative}"),
                 ("kl_per_token", "KL from the base, per token", "nats per token, over the base's answers"),
-                ("ce_own_answers", "Cross-entropy of the base's answers", "nats per token, negative prompts"),
+                ("ce_own_answers", "Cross-entropy of the base's answers", f"nats per token, {negative}"),
                 (
                     "max_projection",
                     "Largest part of the stream along the direction",
@@ -166,25 +180,6 @@ def rate_cell(measured: Rate | None) -> Cell:
         unjudged,
     )
     return Cell(rate, percent(rate), tuple(text for text in detail if text))
-
-
-def change(summary: RunResults, name: RateName) -> RateChange:
-    """How the rate `name` (refusal, harmless_refusal, keep_refusal) moved from the base to the
-    edited model.
-    """
-    return compare_rates(summary.base.rate(name), summary.edited.rate(name))
-
-
-def compare_rates(base: Rate, other: Rate) -> RateChange:
-    """How a rate differs between two."""
-    before, after = rate_cell(base), rate_cell(other)
-    if before.value is None or after.value is None:
-        return RateChange("was not measured", before, after, None)
-    moved = "fell" if after.value < before.value else "rose" if after.value > before.value else "stayed"
-    if not base.ci or not other.ci or not interval(base.ci) or not interval(other.ci):
-        return RateChange(moved, before, after, None)
-    (low_a, high_a), (low_b, high_b) = base.ci, other.ci
-    return RateChange(moved, before, after, high_a < low_b or high_b < low_a)
 
 
 def verb(strength: object) -> str:

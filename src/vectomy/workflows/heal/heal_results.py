@@ -7,7 +7,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from vectomy.core.results import HealedNumbers
 from vectomy.metrics.mcnemar import mcnemar
+from vectomy.report import compare_rates, describe_change
+from vectomy.report.tables.numbers import interval
 from vectomy.workflows.heal.heal_measurements import MODELS
 
 __all__ = ["HEALED", "compute_outcome", "describe_outcome"]
@@ -41,13 +44,34 @@ def describe_outcome(
     behaviour: str, measures: Mapping[str, Mapping[str, Any]], outcome: Mapping[str, Any]
 ) -> str:
     """In words, for a person who reads nothing else."""
-    base, edited, healed = (measures[name]["refusal"] for name in MODELS)
-    low, high = edited["ci"]
-    verdict = {
-        True: "it came back",
-        False: "it did not come back",
-        None: "whether it came back is not known, for no answer was judged",
-    }[outcome["came_back"]]
+    before, edited, healed = (HealedNumbers.from_json(measures[name]) for name in MODELS)
+    noun = "Refusals" if behaviour == "refusal" else f"Answers that show '{behaviour}'"
+    changed = compare_rates(before.refusal, edited.refusal)
+    told = describe_change(changed, f"{noun} on the positive prompts", between="of the edit")
+    count = f"After healing they are {healed.refusal.count} of {healed.refusal.total}"
+    if outcome["came_back"] is None:
+        verdict = "whether the behaviour came back is not known, for no answer was judged"
+    elif not changed.falls:
+        verdict = "the edit had not measurably lowered them, so nothing could come back"
+    else:
+        verdict = "it came back" if outcome["came_back"] else "it did not come back"
+    if edited.refusal.ci:
+        verdict = f"the edited model's interval is {interval(edited.refusal.ci)}: {verdict}"
+    sentences = [told, f"{count}; {verdict}.", _describe_recovery(outcome)]
+    if None not in (degenerate := [model.degenerate.count for model in (before, edited, healed)]):
+        sentences.append(
+            f"Degenerate answers on all prompts: {degenerate[0]} before the edit, {degenerate[1]} after it, "
+            f"{degenerate[2]} after healing."
+        )
+    if healed.refusal.not_judged:
+        sentences.append(
+            f"After healing {healed.refusal.not_judged} answers could not be judged and are in none of these "
+            "numbers."
+        )
+    return " ".join(sentences)
+
+
+def _describe_recovery(outcome: Mapping[str, Any]) -> str:
     shares = outcome["recovered"]
     parts = [
         f"{shares[name]:.0%} of the {label}"
@@ -57,15 +81,6 @@ def describe_outcome(
         )
         if shares[name] is not None
     ]
-    healing = (
-        f"Healing took back {' and '.join(parts)} that the edit had added."
-        if parts
-        else "The edit had added no damage that was measured."
-    )
-    unjudged = sum(measures[name]["refusal"].get("not_judged", 0) for name in MODELS)
-    rest = f" {unjudged} answers could not be judged and are in none of these numbers." if unjudged else ""
-    return (
-        f"The edit changed {behaviour}: shown on {base['count']} of {base['total']} prompts before it, "
-        f"{edited['count']} after it ({low:.0%} to {high:.0%}). After healing {healed['count']}: {verdict}. "
-        f"{healing}{rest}"
-    )
+    if not parts:
+        return "The edit had added no damage that was measured."
+    return f"Healing took back {' and '.join(parts)} that the edit had added."
