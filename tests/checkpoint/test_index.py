@@ -333,7 +333,6 @@ def another_shard(index: dict) -> None:
 
 INDEXES: dict[str, tuple[Callable[[dict], object], str]] = {
     "wrong-shard": (another_shard, "but it is in"),
-    "unlisted": (lambda i: i["weight_map"].pop(NORM), "but not in"),
     "absent": (lambda i: i["weight_map"].update(ghost=i["weight_map"][NORM]), "does not hold it"),
     "no-map": (lambda i: i.pop("weight_map"), "no 'weight_map'"),
     "list-map": (lambda i: i.update(weight_map=["a"]), "no 'weight_map'"),

@@ -189,7 +189,7 @@ def test_missing_and_doubled_scales_are_refused(tmp_path: Path) -> None:
         )
     with pytest.raises(CheckpointError, match="BF16 but has scales"):
         locate(folder(tmp_path / "c", {NAME: torch.ones(8, 8).bfloat16(), SCALE: torch.ones(1)}, BLOCK), NAME)
-    with pytest.raises(CheckpointError, match=r"not in.*download"):
+    with pytest.raises(CheckpointError, match=r"not in.*save the model again"):
         locate(folder(tmp_path / "d", {"x": torch.ones(1)}), NAME)
 
 

@@ -29,7 +29,7 @@ from tiny import (
 )
 
 from vectomy.checkpoint import Checkpoint, read_tensor
-from vectomy.core.errors import CheckpointError, EditError
+from vectomy.core.errors import EditError
 from vectomy.core.types import SITES
 from vectomy.edits.edit import BaseModelRef, Edit, Operation
 from vectomy.edits.export import bake
@@ -385,7 +385,13 @@ def test_a_tied_head_that_is_stored_keeps_its_place_and_values(tmp_path: Path) -
     )
 
 
-def test_a_tied_head_that_differs_stops_the_bake(tmp_path: Path) -> None:
-    tiny = with_stored_head(tmp_path, torch.ones(97, WIDTH))
-    with pytest.raises(CheckpointError, match="holds two different ones"):
-        bake(Edit.ablation(tiny.folder, unit()), tiny.folder, tmp_path / "out")
+def test_a_head_that_differs_is_untied_as_in_transformers(tmp_path: Path) -> None:
+    tiny = with_stored_head(tmp_path, torch.randn(97, WIDTH, generator=torch.Generator().manual_seed(1)))
+    edit = Edit.ablation(tiny.folder, unit())
+    live = load(tiny.folder)
+    receipt = bake(edit, tiny.folder, tmp_path / "out")
+    before, after = tensors(tiny.folder), tensors(tmp_path / "out")
+    assert after[HEAD] == before[HEAD] != after[EMBEDDING] != before[EMBEDDING]
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["tie_word_embeddings"] is False
+    assert any("holds two different ones" in note for note in receipt.notes)
+    torch.testing.assert_close(logits(load(tmp_path / "out")), under(edit, live), **ROUNDING)

@@ -9,19 +9,18 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from vectomy.architecture.families import Family
+from vectomy.architecture.missing_tensor import explain_missing
 from vectomy.architecture.writers import Writer, rename_tensor, writers_of
 from vectomy.core.errors import ArchitectureError, CheckpointError
 from vectomy.core.types import Component
 
-__all__ = ["LACKING", "MIXERS", "NUMBER", "Architecture", "Shapes"]
+__all__ = ["MIXERS", "NUMBER", "Architecture", "Shapes"]
 
 Shapes = Mapping[str, Sequence[int]]
 """Shapes of tensors by name."""
 # Writers that mix tokens: a layer has one that does and one that does not, unless its family says
 # otherwise.
 MIXERS = frozenset({"attention", "linear_attention", "ssm", "conv"})
-# The files are whole (index.py has checked them), so it was never stored, or under another name.
-LACKING = "its weight files are whole, so it was left out when the model was saved: save the model again"
 OTHER_CONFIG = "config.json and the weights are of different models: take both from one release"
 # The number of a layer or an expert in a tensor's name.
 NUMBER = re.compile(r"\.\d+\.")
@@ -43,6 +42,10 @@ class Architecture:
     layout: tuple[tuple[str, str], ...] = ()
     extra_layers: int = 0
     """Blocks behind the last one that predict more tokens, and are no part of the stream."""
+    strict: bool = False
+    """Every tensor has to be known: those of a live model, of a GGUF file, of code that the
+    checkpoint brings. Otherwise transformers leaves out tensors that no module of its class takes.
+    """
 
     def block(self, layer: int) -> str:
         """Module path of a block in the live model. Raises ArchitectureError for a layer that the
@@ -75,9 +78,10 @@ class Architecture:
         found = writers_of(self.family, self.layout, None, "", self.shapes, own[None])
         for slot in self.family.embeddings:
             if slot.component not in {writer.component for writer in found}:
+                name = self.stored(slot.live_weight)
                 raise CheckpointError(
-                    f"the checkpoint lacks '{self.stored(slot.live_weight)}', which a {self.model_type} "
-                    f"model has; {LACKING}"
+                    f"the checkpoint lacks '{name}', which a {self.model_type} model has; "
+                    f"{self._explain(name)}"
                 )
         for layer in range(self.n_layers):
             here = writers_of(
@@ -125,14 +129,27 @@ class Architecture:
             own[None if found is None or len(found[1]) > 6 else int(found[1])].append(name)
         return own
 
+    def _explain(self, *missing: str) -> str:
+        embedding = self.stored(self.family.embeddings[0].live_weight)
+        if self.tied and self.head in self.shapes and embedding in missing:
+            return f"only the head '{self.head}' is stored: save the model again, with its embedding"
+        return explain_missing(missing, self.shapes)
+
     def _check_layer(self, layer: int, writers: list[Writer]) -> None:
         kinds = {writer.component in MIXERS for writer in writers}
         if not kinds or (len(kinds) < 2 and not self.family.single):
-            missing = [slot for slot in self.family.slots if (slot.component in MIXERS) not in kinds]
-            names = " or ".join(
-                f"'{self.stored(f'{self.block(layer)}.{slot.live_weight}')}'" for slot in missing
+            stored = {number for number, names in self.tensors_by_layer.items() if names}
+            if layer not in stored and stored - {None}:
+                raise CheckpointError(
+                    f"the checkpoint holds no tensor of layer {layer}, and config.json says {self.n_layers} "
+                    f"layers; {OTHER_CONFIG}"
+                )
+            slots = [slot for slot in self.family.slots if (slot.component in MIXERS) not in kinds]
+            missing = [self.stored(f"{self.block(layer)}.{slot.live_weight}") for slot in slots]
+            names = " or ".join(f"'{name}'" for name in missing)
+            raise CheckpointError(
+                f"the checkpoint lacks {names}, which layer {layer} has to have; {self._explain(*missing)}"
             )
-            raise CheckpointError(f"the checkpoint lacks {names}, which layer {layer} has to have; {LACKING}")
 
     def _check_shared(self, layer: int, writers: list[Writer]) -> None:
         """All that lies beside a shared expert's writer is that expert's, so it says that the
@@ -147,7 +164,7 @@ class Architecture:
                 if slot.component == "shared_experts" and any(
                     own.startswith(beside) for own in self.tensors_by_layer[layer]
                 ):
-                    raise CheckpointError(f"the checkpoint lacks '{whole}'; {LACKING}")
+                    raise CheckpointError(f"the checkpoint lacks '{whole}'; {self._explain(whole)}")
 
     def _check_alike(self, writers: list[Writer]) -> None:
         """Layers that read the same write the same: one that lacks a writer or norm which another
@@ -170,9 +187,10 @@ class Architecture:
             first = alike.setdefault(read, layer)
             for layer_with, other in ((first, layer), (layer, first)):
                 for name in sorted(have[layer_with] - have[other]):
+                    whole = f"{self.stored(self.block(other))}{name}"
                     raise CheckpointError(
-                        f"the checkpoint lacks '{self.stored(self.block(other))}{name}': layer {other} is "
-                        f"like layer {layer_with}, which has it; {LACKING}"
+                        f"the checkpoint lacks '{whole}': layer {other} is like layer {layer_with}, which "
+                        f"has it; {self._explain(whole)}"
                     )
 
     def _check_experts(self, writers: list[Writer]) -> None:
@@ -188,7 +206,8 @@ class Architecture:
             numbers = {int(found[1]) for name in self.tensors_by_layer[layer] if (found := parts.match(name))}
             there = {stored.expert for stored in writer.weights}
             for number in sorted((numbers | set(range(most))) - there):
-                raise CheckpointError(f"the checkpoint lacks '{prefix}.{number}.{rest}'; {LACKING}")
+                whole = f"{prefix}.{number}.{rest}"
+                raise CheckpointError(f"the checkpoint lacks '{whole}'; {self._explain(whole)}")
 
     def _check_shapes(self, writer: Writer) -> None:
         for stored in writer.weights:
@@ -215,5 +234,5 @@ class Architecture:
             if passed.norm.learned and list(self.shapes.get(passed.weight, ())) != [self.d_model]:
                 raise CheckpointError(
                     f"the checkpoint holds no '{passed.weight}' of width {self.d_model}, the norm between "
-                    f"'{writer.module}' and the stream; {LACKING}"
+                    f"'{writer.module}' and the stream; {self._explain(passed.weight)}"
                 )

@@ -9,7 +9,7 @@ names is refused, for it might write.
 
 from __future__ import annotations
 
-__all__ = ["EXTRA_HEADS", "IGNORED", "OUTSIDE_BLOCKS", "READERS"]
+__all__ = ["EXTRA_HEADS", "IGNORED", "OUTSIDE_BLOCKS", "READERS", "VALUE_HEADS"]
 
 _MODULES = (
     # Attention: queries, keys, values, latent and indexing projections, gates
@@ -185,3 +185,16 @@ EXTRA_HEADS: tuple[str, ...] = (
 )
 """Heads that predict more tokens: they run behind the stream, and transformers does not load them.
 """
+
+VALUE_HEADS: tuple[str, ...] = (
+    "v_head.*",
+    "value_head.*",
+    "*.v_head.*",
+    "*.value_head.*",
+    "score.*",
+    "regression_head.*",
+    "reward_head.*",
+    "qa_outputs.*",
+    "classifier.*",
+)
+"""Heads of critics, reward models and classifiers: they read the last state of the stream."""

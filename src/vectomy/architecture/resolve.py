@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -13,6 +13,7 @@ from torch import nn
 
 from vectomy.architecture.families import FAMILIES, REFUSED, Family, Layout, wrap_text_model
 from vectomy.architecture.model_architecture import Architecture, Shapes
+from vectomy.architecture.other_models import explain_other_model
 from vectomy.architecture.writers import rename_tensor
 from vectomy.core.errors import ArchitectureError
 from vectomy.core.json_value import JsonValue
@@ -23,12 +24,24 @@ __all__ = ["architecture_of", "resolve"]
 LIMIT = 1 << 40
 
 
-def resolve(config: Mapping[str, Any], shapes: Shapes | None = None, *, live: bool = False) -> Architecture:
+def resolve(
+    config: Mapping[str, Any],
+    shapes: Shapes | None = None,
+    *,
+    live: bool = False,
+    strict: bool = False,
+    tied: bool | None = None,
+) -> Architecture:
     """The architecture that a config.json describes, with the tensors that its checkpoint has.
 
-    Without `shapes` the writers are not known, only family and sizes; one that config.json leaves
-    to transformers' default (Gemma 3's vocabulary) is 0 then. `live`: they are the parameters of a
-    model, under the names that transformers gives them.
+    Without `shapes` the writers are not known, only family and sizes; a size that config.json
+    leaves to transformers' default (Gemma 3's vocabulary) is 0 then.
+
+    Args:
+        live: `shapes` are the parameters of a model, under the names that transformers gives them.
+        strict: every tensor has to be known (`Architecture.strict`).
+        tied: whether the head's weight is the embedding's, where that is known better than from
+            config.json.
 
     Raises:
         ArchitectureError: its model_type is not known or cannot be edited exactly, or a size is
@@ -41,6 +54,9 @@ def resolve(config: Mapping[str, Any], shapes: Shapes | None = None, *, live: bo
             f"a model of type '{model_type}' cannot be edited exactly: {REFUSED[model_type]}"
         )
     if family is None:
+        reason = explain_other_model(config)
+        if reason:
+            raise ArchitectureError(reason)
         raise ArchitectureError(
             f"model type {str(model_type)!r:.80} is not known, so its residual writers are not either; "
             f"known: {', '.join(sorted(FAMILIES))}"
@@ -65,21 +81,19 @@ def resolve(config: Mapping[str, Any], shapes: Shapes | None = None, *, live: bo
                 f"this {model_type} model ({key} = {said!r:.80}) cannot be edited exactly: {reason}"
             )
     extra = text.get("num_nextn_predict_layers", 0)
+    head = rename_tensor(f"{family.head}.weight", layout)
+    stored = None if live or not shapes else head in shapes
     return Architecture(
         model_type=str(model_type),
         family=family,
         d_model=sizes.d_model,
         n_layers=sizes.n_layers,
         vocab=sizes.vocab,
-        tied=_is_tied(
-            config,
-            text,
-            family,
-            None if live or not shapes else rename_tensor(f"{family.head}.weight", layout) in shapes,
-        ),
+        tied=_is_tied(config, text, family, stored) if tied is None else tied,
         shapes=shapes or {},
         layout=layout,
         extra_layers=extra if type(extra) is int and 0 < extra < 100 else 0,
+        strict=strict or live or "auto_map" in config,
     )
 
 
@@ -109,11 +123,17 @@ class _Sizes:
 
     @cached_property
     def layout(self) -> Layout:
+        """How the checkpoint names tensors. `AutoModel` saves them without the name of the base
+        model, and transformers puts it back.
+        """
         live = self.family.embeddings[0].live_weight
-        return next(
-            (layout for layout in self.family.layouts if rename_tensor(live, layout) in self.shapes),
-            self.family.layouts[0],
+        base = f"{live.partition('.')[0]}."
+        usual = self.family.layouts[0]
+        bare = ((base, ""), *(pair for pair in usual if not pair[0].startswith(base)))
+        layouts = (
+            layout for layout in (*self.family.layouts, bare) if rename_tensor(live, layout) in self.shapes
         )
+        return next(layouts, self.family.layouts[0])
 
     @property
     def d_model(self) -> int:
@@ -151,13 +171,16 @@ _LIVE: WeakKeyDictionary[nn.Module, Architecture] = WeakKeyDictionary()
 
 def architecture_of(model: nn.Module) -> Architecture:
     """The architecture of a live transformers model, from its own configuration and parameters."""
-    found = _LIVE.get(model)
-    if found is None:
+    result = _LIVE.get(model)
+    if result is None:
         config: Any = model.config
-        shapes = {name: tuple(value.shape) for name, value in _parameters(model)}
-        found = _LIVE[model] = resolve(config.to_dict(), shapes, live=True)
-    return found
-
-
-def _parameters(model: nn.Module) -> Iterable[tuple[str, nn.Parameter]]:
-    return model.named_parameters(remove_duplicate=False)
+        parameters = dict(model.named_parameters(remove_duplicate=False))
+        shapes = {name: tuple(value.shape) for name, value in parameters.items()}
+        result = resolve(config.to_dict(), shapes, live=True)
+        # transformers unties a head that is stored with other values than the embedding.
+        head = parameters.get(result.head)
+        embedding = parameters.get(result.family.embeddings[0].live_weight)
+        if head is not None and embedding is not None:
+            result = replace(result, tied=head is embedding)
+        _LIVE[model] = result
+    return result

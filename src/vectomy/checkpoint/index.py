@@ -5,11 +5,14 @@ weights.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from vectomy.checkpoint.auxiliary_files import sort_files
+from vectomy.checkpoint.folder_kind import explain_file, explain_folder
 from vectomy.checkpoint.safetensors_header import (
     HEADER_LIMIT,
     Shard,
@@ -25,21 +28,10 @@ __all__ = ["INDEX", "RECORDS", "Checkpoint"]
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+PART = re.compile(r".*-(\d{5})-of-(\d{5})\.safetensors")
 # A folder beside the weights for what vectomy recorded of them (record.py): no part of the model,
 # and not true of a copy that is edited.
 RECORDS = "vectomy"
-WEIGHT_SUFFIXES = {
-    ".safetensors",
-    ".bin",
-    ".pt",
-    ".pth",
-    ".ckpt",
-    ".gguf",
-    ".onnx",
-    ".h5",
-    ".msgpack",
-    ".npz",
-}
 
 
 @dataclass(frozen=True)
@@ -47,9 +39,9 @@ class Checkpoint:
     """A checked model folder.
 
     `tensors` maps names to places; `index` is the parsed index file, or None when there is one
-    file; `sidecars` are all other files (tokenizer, templates, code, image processors), by relative
-    path, `other_weights` the same weights in other formats, which an edited copy must not carry
-    along.
+    file. Of all other files, by relative path, an edited copy keeps `sidecars` (tokenizer,
+    templates, code, image processors, weights of other modules) and leaves behind `other_weights`
+    (the same weights once more).
     """
 
     path: Path
@@ -59,6 +51,10 @@ class Checkpoint:
     sidecars: tuple[str, ...]
     other_weights: tuple[str, ...]
     tensors: dict[str, TensorEntry]
+    notes: tuple[str, ...] = ()
+    """What a reader should know of the weights that are read, and of the files beside them."""
+    hint: str = ""
+    """A likely cause where the weights turn out not to be the model's."""
 
     @property
     def bytes(self) -> int:
@@ -81,9 +77,12 @@ class Checkpoint:
         path = Path(path)
         if not path.is_dir():
             raise CheckpointError(
-                f"model folder {path} does not exist (or is a file); give a folder with config.json and "
-                "*.safetensors"
+                explain_file(path)
+                or f"model folder {path} does not exist; give a folder with config.json and *.safetensors"
             )
+        reason = explain_folder(path)
+        if reason is not None:
+            raise CheckpointError(reason)
         config = _read_object(path / "config.json", "every model folder needs it; was the download complete?")
         index, names = _shard_names(path)
         shards = tuple(read_shard(path, name) for name in names)
@@ -93,26 +92,36 @@ class Checkpoint:
                 if entry.name in tensors:
                     raise CheckpointError(
                         f"tensor '{entry.name}' is in both {tensors[entry.name].shard} and {shard.name} of "
-                        f"{path}"
+                        f"{path}; readers take one or the other: remove it from the file that is not the "
+                        "model's"
                     )
                 tensors[entry.name] = entry
-        if index is not None:
-            _check_weight_map(path, index["weight_map"], tensors)
+        notes = [] if index is None else _check_weight_map(path, index["weight_map"], tensors)
         if not tensors:
-            raise CheckpointError(f"the weights in {path} hold no tensor; was the download complete?")
+            raise CheckpointError(f"the weights in {path} hold no tensor; save the model again")
+        hint = ""
+        if index is None and names == [SINGLE] and (path / INDEX).exists():
+            hint = (
+                f"{path} holds two sets of weights, {SINGLE} and the shards of {INDEX}; transformers reads "
+                f"{SINGLE}: if that is not the model, move it elsewhere"
+            )
+            notes.append(f"{SINGLE} is read, as in transformers, and not the shards of {INDEX}")
         own = {"config.json", INDEX, *names}
         files = (file.relative_to(path) for file in path.rglob("*") if file.is_file())
-        others = sorted(
-            f.as_posix()
-            for f in files
-            if not any(p.startswith(".") for p in f.parts)
-            and f.parts[0] != RECORDS
-            and f.as_posix() not in own
+        others = sort_files(
+            path,
+            sorted(
+                f.as_posix()
+                for f in files
+                if not any(p.startswith(".") for p in f.parts)
+                and f.parts[0] != RECORDS
+                and f.as_posix() not in own
+            ),
+            tensors,
+            config,
         )
-        weights = tuple(name for name in others if PurePosixPath(name).suffix in WEIGHT_SUFFIXES)
-        return cls(
-            path, config, shards, index, tuple(n for n in others if n not in weights), weights, tensors
-        )
+        notes += others.notes
+        return cls(path, config, shards, index, others.kept, others.left, tensors, tuple(notes), hint)
 
 
 def _shard_names(path: Path) -> tuple[dict[str, Any] | None, list[str]]:
@@ -140,11 +149,18 @@ def _shard_names(path: Path) -> tuple[dict[str, Any] | None, list[str]]:
                 )
         return index, names
     strays = sorted(file.name for file in path.glob("*.safetensors"))
+    parts = [match for name in strays if (match := PART.fullmatch(name))]
+    if parts:
+        raise CheckpointError(
+            f"{path} has {len(parts)} of {int(parts[0][2])} parts of a model ({parts[0][0]}, ...) but no "
+            f"{INDEX}; was the download complete? Download the index and all parts"
+        )
     if len(strays) == 1:
         return None, strays
     if strays:
         raise CheckpointError(
-            f"{path} has {len(strays)} .safetensors files but no {INDEX}; download the index too"
+            f"{path} has {len(strays)} .safetensors files ({', '.join(strays[:4])}) but no {INDEX}, which "
+            "says what belongs to the model; download the index too, or keep one file"
         )
     pickles = sorted(
         file.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for file in path.glob(pattern)
@@ -154,7 +170,10 @@ def _shard_names(path: Path) -> tuple[dict[str, Any] | None, list[str]]:
             f"{path} holds pickle weights only ({pickles[0]}), which can run code when they are read; "
             "convert them to safetensors first"
         )
-    raise CheckpointError(f"{path} holds no weights (no {SINGLE} and no {INDEX}); was the download complete?")
+    raise CheckpointError(
+        f"{path} holds no weights (no {SINGLE} and no {INDEX}); was the download complete? Of a repository "
+        "on the Hub, only safetensors are downloaded"
+    )
 
 
 def _read_object(
@@ -177,19 +196,21 @@ def _read_object(
     return value
 
 
-def _check_weight_map(path: Path, weight_map: dict[str, str], tensors: dict[str, TensorEntry]) -> None:
+def _check_weight_map(path: Path, weight_map: dict[str, str], tensors: dict[str, TensorEntry]) -> list[str]:
+    """Compare the index with its shards; gives notes."""
     for tensor, shard in weight_map.items():
         if tensor not in tensors:
             raise CheckpointError(
-                f"{path / INDEX} says that {tensor!r:.200} is in {shard}, but that file does not hold it"
+                f"{path / INDEX} says that {tensor!r:.200} is in {shard}, but that file does not hold it; "
+                "download both again, or take the name out of the index if the tensor was removed"
             )
         if tensors[tensor].shard != shard:
             raise CheckpointError(
-                f"{path / INDEX} says that '{tensor}' is in {shard}, but it is in {tensors[tensor].shard}"
+                f"{path / INDEX} says that '{tensor}' is in {shard}, but it is in {tensors[tensor].shard}; "
+                "correct the index, or download it again"
             )
-    for tensor, entry in tensors.items():
-        if tensor not in weight_map:
-            raise CheckpointError(
-                f"'{tensor}' is in {entry.shard} but not in {path / INDEX}; the index belongs to another "
-                "version"
-            )
+    omitted = [tensor for tensor in tensors if tensor not in weight_map]
+    if not omitted:
+        return []
+    more = f" and {len(omitted) - 1} more" if len(omitted) > 1 else ""
+    return [f"{INDEX} omits '{omitted[0]}'{more}, which the shards hold; they are read, as in transformers"]

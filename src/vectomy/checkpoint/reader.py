@@ -20,6 +20,7 @@ __all__ = [
     "STORED_DTYPES",
     "TORCH_DTYPES",
     "fingerprint",
+    "holds_equal",
     "read_stored",
     "read_tensor",
     "sidecar_digest",
@@ -115,6 +116,24 @@ def _bytes(checkpoint: Checkpoint, entry: TensorEntry, start: int, end: int) -> 
     with (checkpoint.path / entry.shard).open("rb") as file:
         file.seek(start)
         return file.read(end - start)
+
+
+def holds_equal(checkpoint: Checkpoint, first: str, second: str) -> bool:
+    """Whether two tensors have the same values, or only one of the two is stored. Reads until they
+    differ.
+    """
+    one, other = (checkpoint.tensors.get(name) for name in (first, second))
+    if one is None or other is None:
+        return True
+    if (one.dtype, one.shape) != (other.dtype, other.shape):
+        return False
+    step = max(1, BLOCK // max(1, (one.end - one.start) // max(1, one.shape[0])))
+    return all(
+        torch.equal(
+            *(read_stored(checkpoint, name, row, min(row + step, one.shape[0])) for name in (first, second))
+        )
+        for row in range(0, one.shape[0], step)
+    )
 
 
 def fingerprint(checkpoint: Checkpoint) -> str:

@@ -95,7 +95,7 @@ def plan(
         d_model=arch.d_model,
         writers=tuple(rows),
         left=(*left, *excluded_tensors(arch)),
-        notes=tuple(_notes(arch, untied, edits_embedding)),
+        notes=(*_notes(arch, untied, edits_embedding), *opened.notes),
         parameters=sum(row["parameters"] for row in rows),
         memory_bytes=memory["bake"],
         disk_bytes=disk,

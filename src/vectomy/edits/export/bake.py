@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from vectomy.architecture import Architecture, TensorRef, Writer, check_covered
-from vectomy.checkpoint import Checkpoint, architecture_in, read_stored, read_tensor, rewrite
+from vectomy.checkpoint import Checkpoint, architecture_in, read_stored, rewrite
 from vectomy.checkpoint.change import Added, Change
 from vectomy.checkpoint.quantization import PackedWeight, decode, locate, requantize
 from vectomy.checkpoint.reader import TORCH_DTYPES
 from vectomy.core import linalg
-from vectomy.core.errors import CheckpointError, EditError
+from vectomy.core.errors import EditError
 from vectomy.core.json_value import JsonObject
 from vectomy.core.progress import Progress, silent
 from vectomy.core.types import OUTSIDE, Vector
@@ -61,9 +61,7 @@ def bake(
         baking.add(writer, operation)
     untied, tie, notes = baking.untie_head()
     added, config = {**baking.added, **untied}, {**baking.config, **tie}
-    notes = [*baking.notes, *notes]
-    if opened.other_weights:
-        notes.append(f"left behind, since they hold the unedited weights: {', '.join(opened.other_weights)}")
+    notes = [*baking.notes, *notes, *opened.notes]
     # The base's card does not describe an edited model.
     omit = ["README.md"] if baking.changes and "README.md" in opened.sidecars else []
     if omit:
@@ -248,30 +246,34 @@ class Baking:
         embedding is edited.
         """
         embedding, head = self.arch.writer("embedding", None).weights[0].name, self.arch.head
-        if not self.arch.tied or embedding not in self.edited:
+        nested = self.arch.family.nested
+        text = self.checkpoint.config.get(nested) if nested else None
+        parts = [self.checkpoint.config, *([text] if isinstance(text, Mapping) else [])]
+        flag = next((tied for part in parts if (tied := part.get("tie_word_embeddings")) is not None), False)
+        # A head of other values is untied already; only config.json may say otherwise.
+        wrong = bool(flag) and not self.arch.tied and not self.arch.family.ties_more
+        if embedding not in self.edited or not (self.arch.tied or wrong):
             return {}, {}, []
-        if self.arch.family.ties_more:
+        if self.arch.tied and self.arch.family.ties_more:
             raise EditError(
                 f"the edit changes the embedding, which is tied to the head, and a {self.arch.model_type} "
                 "model cannot untie the two: its configuration would also untie the blocks that share their "
-                "weights. Leave the embedding alone (embeddings=False, --no-embeddings), or use the edit as "
-                "hooks"
+                "weights. Leave the embedding alone (embeddings=False, --no-embeddings), or use the "
+                "edit as hooks"
             )
         note = f"the head was tied to the embedding; it is untied ('{head}' holds the unedited values)"
+        if not self.arch.tied:
+            note = (
+                f"config.json tied '{head}' to '{embedding}', but the checkpoint holds two different ones, "
+                "which transformers does not tie; config.json now says so"
+            )
         config: dict[str, Any] = {"tie_word_embeddings": False}
         # transformers looks at the top alone; other readers look where the text model's sizes are.
-        nested = self.arch.family.nested
-        text = self.checkpoint.config.get(nested) if nested else None
         if isinstance(text, Mapping) and text.get("tie_word_embeddings"):
             config[str(nested)] = {**text, **config}
-        if head not in self.checkpoint.tensors:
-            return {head: Added.copy(self.checkpoint.tensors[embedding])}, config, [note]
-        if not torch.equal(read_tensor(self.checkpoint, embedding), read_tensor(self.checkpoint, head)):
-            raise CheckpointError(
-                f"config.json ties '{head}' to '{embedding}', but {self.checkpoint.path} holds two "
-                "different ones"
-            )
-        return {}, config, [note]
+        if head in self.checkpoint.tensors:
+            return {}, config, [note]
+        return {head: Added.copy(self.checkpoint.tensors[embedding])}, config, [note]
 
 
 def _no_bias(writer: Writer, operation: Operation) -> str:
