@@ -8,13 +8,10 @@ stored.
 
 from __future__ import annotations
 
-import http.client
 import ipaddress
 import json
 import os
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -99,11 +96,12 @@ class EndpointJudge:
             return self.given_model
         listed = self._ask("/models", None)
         try:
-            return str(listed["data"][0]["id"])
+            name = listed["data"][0]["id"]
         except (KeyError, IndexError, TypeError):
-            raise JudgeError(
-                f"the judge at {self.base} lists no model; name one: openai:{self.base}#MODEL"
-            ) from None
+            name = None
+        if not isinstance(name, str) or not name:
+            raise JudgeError(f"the judge at {self.base} lists no model; name one: openai:{self.base}#MODEL")
+        return name
 
     def verdict(self, prompt: str, completion: str) -> Verdict:
         return self.judge(prompt, completion).verdict
@@ -163,39 +161,44 @@ class _BusyError(Exception):
         self.after = after
 
 
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *_: Any, **__: Any) -> None:
-        return None
-
-
 def _fetch(url: str, body: JsonObject | None, timeout: float) -> Any:
-    headers = {"Content-Type": "application/json", "User-Agent": "vectomy"}
-    if key := os.environ.get(KEY):
+    """The server's JSON.
+
+    Raises:
+        _BusyError: another attempt may succeed.
+        JudgeError: it will not.
+    """
+    # Judges that need no server start without it.
+    import httpx2
+
+    headers = {"Content-Type": "application/json", "User-Agent": "vectomy", "Accept-Encoding": "identity"}
+    if key := _read_key():
         headers["Authorization"] = f"Bearer {key}"
-    request = urllib.request.Request(url, None if body is None else json.dumps(body).encode(), headers)
-    direct = [urllib.request.ProxyHandler({})] if _is_loopback(urlsplit(url).hostname or "") else []
+    direct = _is_loopback(urlsplit(url).hostname or "")
+    content = None if body is None else json.dumps(body).encode()
+    deadline = time.monotonic() + timeout
     try:
-        with urllib.request.build_opener(_NoRedirect, *direct).open(request, timeout=timeout) as reply:
-            text = reply.read(LONGEST_REPLY)
-    except urllib.error.HTTPError as error:
-        said = " ".join(error.read(2000).decode("utf-8", "replace").split())[:200]
-        if error.code in BUSY:
-            raise _BusyError(
-                f"status {error.code} {said}", _read_seconds(error.headers.get("Retry-After"))
-            ) from None
-        raise JudgeError(
-            f"the judge at {url} refuses the request: status {error.code} "
-            f"{_hide_key(said)}{_find_remedy(error.code)}"
-        ) from None
-    except TimeoutError:
+        with (
+            httpx2.Client(timeout=timeout, follow_redirects=False, trust_env=not direct) as client,
+            client.stream("GET" if body is None else "POST", url, content=content, headers=headers) as reply,
+        ):
+            text = _read_body(url, reply.iter_raw(), deadline)
+    except (httpx2.TimeoutException, TimeoutError):
         raise _BusyError(f"no reply in {timeout:g} s") from None
-    except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
-        reason = getattr(error, "reason", None) or error
-        raise _BusyError(
-            f"no reply in {timeout:g} s"
-            if isinstance(reason, TimeoutError)
-            else f"{type(reason).__name__}: {reason}"
-        ) from None
+    except httpx2.InvalidURL as error:
+        raise JudgeError(f"the address of the judge {url} is not valid: {error}; correct it") from None
+    except (httpx2.HTTPError, OSError) as error:
+        raise _BusyError(f"{type(error).__name__}: {error}") from None
+    if reply.status_code != 200:
+        said = _hide_key(" ".join(text[:2000].decode("utf-8", "replace").split())[:200])
+        if reply.status_code in BUSY:
+            raise _BusyError(
+                f"status {reply.status_code} {said}", _read_seconds(reply.headers.get("Retry-After"))
+            )
+        raise JudgeError(
+            f"the judge at {url} refuses the request: status {reply.status_code} "
+            f"{said}{_find_remedy(reply.status_code)}"
+        )
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
@@ -204,13 +207,41 @@ def _fetch(url: str, body: JsonObject | None, timeout: float) -> Any:
         ) from None
 
 
+def _read_body(url: str, chunks: Iterator[bytes], deadline: float) -> bytes:
+    """The whole reply, which must end before the deadline: some servers never stop sending."""
+    text = bytearray()
+    for chunk in chunks:
+        text += chunk
+        if len(text) > LONGEST_REPLY:
+            raise JudgeError(
+                f"the reply of the judge at {url} is longer than {LONGEST_REPLY >> 20} MiB; check the address"
+            )
+        if time.monotonic() > deadline:
+            raise TimeoutError
+    return bytes(text)
+
+
 def _read_content(reply: Any) -> str:
+    """The text of the reply, also where it comes in parts.
+
+    Raises:
+        UnreadableReplyError: there is none.
+    """
     try:
-        return str(reply["choices"][0]["message"]["content"] or "")
+        content = reply["choices"][0]["message"]["content"]
     except (KeyError, IndexError, TypeError):
         raise UnreadableReplyError(
             "the judge's reply has no choices[0].message.content; use an OpenAI-compatible server"
         ) from None
+    if isinstance(content, list):
+        parts = [part.get("text") for part in content if isinstance(part, dict)]
+        content = "".join(part for part in parts if isinstance(part, str))
+    if not isinstance(content, str) or not content.strip():
+        raise UnreadableReplyError(
+            "the judge's reply has no text (choices[0].message.content is empty); a judge that thinks needs "
+            "its thoughts switched off on the server"
+        )
+    return content
 
 
 def _read_seconds(retry_after: str | None) -> float:
@@ -229,8 +260,20 @@ def _find_remedy(status: int) -> str:
     }.get(status, "")
 
 
+def _read_key() -> str:
+    """The key, without the line break that a file leaves; empty if there is none.
+
+    Raises:
+        UsageError: it cannot be sent as a header.
+    """
+    key = os.environ.get(KEY, "").strip()
+    if not (key.isascii() and key.isprintable()):
+        raise UsageError(f"${KEY} has characters that no key has; set it again")
+    return key
+
+
 def _hide_key(text: str) -> str:
-    key = os.environ.get(KEY)
+    key = _read_key()
     return text.replace(key, "***") if key else text
 
 
@@ -262,7 +305,7 @@ def _check_url(url: str) -> str:
         raise UsageError(
             f"the address of the judge at {host} contains a user or password; give a key in ${KEY} instead"
         )
-    if parts.scheme == "http" and os.environ.get(KEY) and not _is_loopback(host):
+    if parts.scheme == "http" and _read_key() and not _is_loopback(host):
         raise UsageError(
             f"the judge at {host} would get the key of ${KEY} unencrypted; give an https address, or unset it"
         )
