@@ -136,7 +136,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "apply gguf-lora": ("apply", "EDIT", "MODEL", "--as", "gguf-lora"),
     "compare": ("compare", "MODEL", "MODEL"),
     "direction": ("direction", "MODEL", "--positive", "ROWS", "--negative", "ROWS"),
-    "judge": ("judge", "ROWS", "--judge", "keywords"),
+    "judge": ("judge", "ROWS", "--judge", "heretic"),
     "run": ("run", "MODEL", "--positive", "ROWS", "--negative", "ROWS", "--yes"),
     "evaluate": ("evaluate", "MODEL", "--prompts", "ROWS"),
     "heal": ("heal", "MODEL", "--base", "MODEL"),

@@ -61,7 +61,7 @@ def asked(base: Path) -> tuple[ChatModel, BaseAnswers]:
 
 def numbers(chat: ChatModel, base: BaseAnswers, edit: Edit, form: str) -> dict[str, Any]:
     found: VariantResult = evaluate_variant(
-        chat, base, JUDGES["keywords"](), *BUDGET, form=form, direction=edit.operations[0].basis[0]
+        chat, base, JUDGES["refusal"](), *BUDGET, form=form, direction=edit.operations[0].basis[0]
     )
     return found.metrics
 

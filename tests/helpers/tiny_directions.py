@@ -15,7 +15,7 @@ from vectomy.core.config import make_config
 from vectomy.core.run_folder import Journal
 from vectomy.data.prompts import Prompt
 from vectomy.edits.edit import BaseModelRef
-from vectomy.metrics.judges import KeywordJudge
+from vectomy.metrics.judges import RefusalJudge
 from vectomy.search.collect import collect
 from vectomy.search.estimators import Directions, fit_directions
 from vectomy.search.recipe import Ask, RecipeInput
@@ -56,7 +56,7 @@ def recipe_input(
         preserve=None,
         answers={},
         tokens=tokens,
-        judge=KeywordJudge() if judged else None,
+        judge=RefusalJudge() if judged else None,
         journal=Journal(path / "journal", given),
         ask=ask,
     )

@@ -14,7 +14,7 @@ from vectomy.core.errors import BehaviourAbsentError, JudgeError, SelectionError
 from vectomy.data.splits import Splits
 from vectomy.metrics.baseline import Baseline, measure_baseline
 from vectomy.metrics.contrast_diagnosis import SideCounts, check_contrast, count_side
-from vectomy.metrics.judges import Judgement, KeywordJudge
+from vectomy.metrics.judges import Judgement, RefusalJudge
 from vectomy.metrics.judges.judged_part import CUT_THOUGHT
 
 TIER = "chat"
@@ -35,7 +35,7 @@ def measured(
 ) -> Baseline:
     config = make_config("m", {"answer_tokens": 8, "recipe": "arditi", **options})
     sides = positive or splits(NIGHT, strays), splits(DAY, strays)
-    return measure_baseline(tiny_chat.chat(taught_=taught), *sides, KeywordJudge(), config)
+    return measure_baseline(tiny_chat.chat(taught_=taught), *sides, RefusalJudge(), config)
 
 
 def test_the_taught_model_refuses_one_side_and_its_first_token_gives_it_away() -> None:
@@ -180,8 +180,8 @@ def test_a_base_that_refuses_both_sides_stops_the_run() -> None:
     both, chat = splits(NIGHT), tiny_chat.chat()
     config = make_config("m", {"answer_tokens": 8, "recipe": "article"})
     with pytest.raises(BehaviourAbsentError, match=r"6 of 6 \(61–100%\) of the harmless prompts as well"):
-        measure_baseline(chat, both, both, KeywordJudge(), config)
+        measure_baseline(chat, both, both, RefusalJudge(), config)
     config = make_config("m", {"answer_tokens": 8, "recipe": "article", "force": True})
-    forced = measure_baseline(chat, both, both, KeywordJudge(), config)
+    forced = measure_baseline(chat, both, both, RefusalJudge(), config)
     assert len(forced.notes) == 1
     assert forced.to_json()["notes"] == forced.notes

@@ -106,5 +106,5 @@ def test_what_is_wrong_is_said(tmp_path: Path) -> None:
         open_judge(f"hf:{folder}#{description(tmp_path, compliance=['I'])}")
     with pytest.raises(JudgeError, match=r"does not exist or is not JSON"):
         open_judge(f"hf:{folder}#{tmp_path / 'none.json'}")
-    with pytest.raises(UsageError, match=r"there is no judge 'gpt'; choose from refusal, keywords"):
+    with pytest.raises(UsageError, match=r"there is no judge 'gpt'; choose from refusal, heretic"):
         open_judge("gpt")

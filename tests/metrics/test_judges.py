@@ -1,8 +1,8 @@
-"""The keyword judge on short completions whose verdict a reader would not doubt."""
+"""The judge on short completions whose verdict a reader would not doubt."""
 
 import pytest
 
-from vectomy.metrics.judges import JUDGES, REFUSALS, KeywordJudge, degenerate
+from vectomy.metrics.judges import JUDGES, REFUSALS, RefusalJudge, degenerate
 from vectomy.metrics.judges.degeneration import repeated_share
 
 TIER = "unit"
@@ -59,12 +59,12 @@ FINE = [
 
 
 def verdict(text: str) -> str:
-    return KeywordJudge().verdict("", text)
+    return RefusalJudge().verdict("", text)
 
 
 @pytest.mark.parametrize("text", REFUSED)
 def test_refusals(text: str) -> None:
-    assert verdict(text) == "full_refusal"
+    assert verdict(text) in REFUSALS
 
 
 @pytest.mark.parametrize("text", ANSWERED)
@@ -87,16 +87,6 @@ def test_a_refusal_that_loops_is_degenerate_not_a_refusal() -> None:
     assert verdict("I cannot help with that. " * 12) == "degenerate"
 
 
-def test_only_the_opening_decides() -> None:
-    steps = " ".join(
-        f"Step {n}: turn screw {n} to the left and look at part {n + 10} of the drawing." for n in range(5)
-    )
-    text = f"{steps} I can't help with more."
-    assert text.index("I can't") > 200
-    assert verdict(text) == "compliance"
-    assert verdict("I can't help with that. " + text) == "full_refusal"
-
-
 def test_the_share_of_repeated_runs_by_hand() -> None:
     """a b c d a b c d: five runs of four words, the last one stood before."""
     assert repeated_share("a b c d a b c d") == pytest.approx(1 / 5)
@@ -104,8 +94,9 @@ def test_the_share_of_repeated_runs_by_hand() -> None:
 
 
 def test_judges_are_listed_and_say_what_they_are() -> None:
-    assert JUDGES["keywords"] is KeywordJudge
+    assert JUDGES["refusal"] is RefusalJudge
     assert {"full_refusal", "partial_refusal"} == REFUSALS
-    judge = KeywordJudge()
-    assert (judge.name, judge.version) == ("keywords", "1")
-    assert "English" in judge.note
+    for name, open_it in JUDGES.items():
+        judge = open_it()
+        assert (judge.name, judge.version) == (name, "1")
+        assert "English" in judge.note

@@ -18,7 +18,7 @@ from vectomy.edits.edit import BaseModelRef, Edit, Operation
 from vectomy.metrics.behaviour import behaviour_of, lengths, types_of
 from vectomy.metrics.divergence import answer_hidden, divergence
 from vectomy.metrics.intervals import rate_of, share_of, share_of_most, wilson_interval
-from vectomy.metrics.judges import KeywordJudge
+from vectomy.metrics.judges import RefusalJudge
 from vectomy.metrics.mcnemar import mcnemar
 from vectomy.metrics.perplexity import perplexity, windows
 from vectomy.metrics.prompt_set import read_sets, sample
@@ -133,7 +133,7 @@ def test_lengths_and_repetition() -> None:
 
 
 def test_verdicts_are_the_judges_own() -> None:
-    judge, texts = KeywordJudge(), [tiny_chat.REFUSAL, "sure", ""]
+    judge, texts = RefusalJudge(), [tiny_chat.REFUSAL, "sure", ""]
     found = judge_all(judge, [Prompt("x"), Prompt("y"), Prompt("z")], texts)
     assert [one.verdict for one in found] == ["full_refusal", "compliance", "degenerate"]
     assert [one.refuses for one in found] == [True, False, False]

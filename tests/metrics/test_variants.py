@@ -11,7 +11,7 @@ from tiny_chat import DAY, NIGHT
 
 from vectomy.edits.edit import BaseModelRef, Edit
 from vectomy.metrics.intervals import wilson_interval
-from vectomy.metrics.judges import KeywordJudge
+from vectomy.metrics.judges import RefusalJudge
 from vectomy.metrics.variants import BaseAnswers, answer_base, evaluate_variant, separation
 
 TIER = "chat"
@@ -66,7 +66,7 @@ def base_of(batch_tokens: int = 4096) -> BaseAnswers:
 
 def measured(base: BaseAnswers, batch_tokens: int = 4096, form: str = "hooks") -> dict:
     return evaluate_variant(
-        tiny_chat.chat(), base, KeywordJudge(), 8, batch_tokens, form=form, direction=planted()
+        tiny_chat.chat(), base, RefusalJudge(), 8, batch_tokens, form=form, direction=planted()
     ).metrics
 
 
@@ -106,7 +106,7 @@ def test_tokens_weigh_alike_whatever_the_length_of_their_answer() -> None:
     answers = {"positive": [[9], [10]], "negative": [[11], [12, 13, 14, 15, 16, 2]]}
     base = answer_base(chat, POSITIVE[:2], NEGATIVE[:2], 8, 4096, answers=answers)
     assert base.answers is answers
-    found = evaluate_variant(chat, base, KeywordJudge(), 8, 4096, form="base").metrics
+    found = evaluate_variant(chat, base, RefusalJudge(), 8, 4096, form="base").metrics
     total = 0.0
     for ids, answer in zip(chat.tokens(NEGATIVE[:2]), answers["negative"], strict=True):
         for at, token in enumerate(answer):
@@ -138,7 +138,7 @@ def test_what_is_left_of_the_direction_is_measured_on_the_stream() -> None:
 
 
 def test_rates_count_the_judges_verdicts() -> None:
-    result = evaluate_variant(tiny_chat.chat(), base_of(), KeywordJudge(), 8, 4096, form="base")
+    result = evaluate_variant(tiny_chat.chat(), base_of(), RefusalJudge(), 8, 4096, form="base")
     assert [row["text"] for row in result.answers["positive"]] == [tiny_chat.REFUSAL] * 5
     assert {row["verdict"] for row in result.answers["negative"]} == {"compliance"}
     found = result.metrics
@@ -154,7 +154,7 @@ def test_rates_count_the_judges_verdicts() -> None:
 def test_answers_under_hooks_are_generated_anew() -> None:
     chat, base = tiny_chat.chat(), base_of()
     with edit().hooks(chat.model):
-        result = evaluate_variant(chat, base, KeywordJudge(), 8, 4096, form="hooks")
+        result = evaluate_variant(chat, base, RefusalJudge(), 8, 4096, form="hooks")
         expected = [chat.text(answer) for answer in chat.answer(chat.tokens(POSITIVE), 8, 4096)]
     assert [row["text"] for row in result.answers["positive"]] == expected
     assert expected != [tiny_chat.REFUSAL] * 5

@@ -235,9 +235,9 @@ def test_an_interrupted_search_goes_on_to_the_same_bytes(
             raise KeyboardInterrupt
         return true(bench, *given)
 
-    true = TrialBench._count_shown
+    true = TrialBench._find_shown
     with monkeypatch.context() as patch:
-        patch.setattr(TrialBench, "_count_shown", shown)
+        patch.setattr(TrialBench, "_find_shown", shown)
         with pytest.raises(KeyboardInterrupt):
             select_tpe(task(tmp_path))
     kept = sum("trial" in line for line in (tmp_path / "journal").read_text().splitlines())
@@ -267,7 +267,7 @@ def test_a_trial_from_the_journal_is_to_optuna_the_trial_that_it_was_told() -> N
 
 def test_what_is_in_the_journal_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first, *_ = select_tpe(task(tmp_path))
-    monkeypatch.setattr(TrialBench, "_count_shown", lambda *_: pytest.fail("tried again"))
+    monkeypatch.setattr(TrialBench, "_find_shown", lambda *_: pytest.fail("tried again"))
     assert select_tpe(task(tmp_path))[0] == first
 
 

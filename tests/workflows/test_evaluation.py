@@ -17,7 +17,7 @@ from vectomy.cli import main
 from vectomy.core.config import parse_evaluation
 from vectomy.core.jsonl import read_jsonl
 from vectomy.edits.edit import BaseModelRef, Edit
-from vectomy.metrics.judges import REFUSALS, KeywordJudge
+from vectomy.metrics.judges import REFUSALS, RefusalJudge
 from vectomy.metrics.mcnemar import mcnemar
 from vectomy.models import ChatModel
 from vectomy.workflows.evaluate import model_cache as live
@@ -45,12 +45,12 @@ def test_answers_and_rates_are_those_of_the_edit_by_itself(strength: float) -> N
         texts = said(name, strength, 8)
         mine = [row["answers"][f"edit@{strength:g}"] for row in rows if row["set"] == name]
         assert [one["text"] for one in mine] == texts
-        verdicts = [KeywordJudge().verdict("", text) for text in texts]
+        verdicts = [RefusalJudge().verdict("", text) for text in texts]
         assert [one["verdict"] for one in mine] == verdicts
         numbers = found["results"][f"edit@{strength:g}"]["sets"][name]
         flags = [verdict in REFUSALS for verdict in verdicts]
         assert (numbers["refusal"]["count"], numbers["refusal"]["total"]) == (sum(flags), 10)
-        base = [KeywordJudge().verdict("", text) in REFUSALS for text in said(name, 0.0, 8)]
+        base = [RefusalJudge().verdict("", text) in REFUSALS for text in said(name, 0.0, 8)]
         assert numbers["against_base"] == mcnemar(base, flags)
         label = {"night": "unsafe", "day": "safe"}[name]
         assert numbers["by_label"] == {label: {"refusal": numbers["refusal"]}}
@@ -70,7 +70,7 @@ def test_budgets_are_what_separate_shorter_generations_say() -> None:
     _, found = evaluation_results()
     for strength in (0.5, 1.0):
         short = said("night", strength, 3)
-        flags = [KeywordJudge().verdict("", text) in REFUSALS for text in short]
+        flags = [RefusalJudge().verdict("", text) in REFUSALS for text in short]
         by_budget = found["results"][f"edit@{strength:g}"]["sets"]["night"]["by_budget"]
         assert set(by_budget) == {"3", "8"}
         assert by_budget["3"]["refusal"]["count"] == sum(flags)

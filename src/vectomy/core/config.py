@@ -304,7 +304,7 @@ class EvaluationConfig(JobConfig):
     text_tokens: Annotated[int, EXPERT] = Field(8192, ge=2)
     """Tokens of each text that are read."""
     judge: str = "refusal"
-    """Judge: refusal, keywords, heretic, arditi, xstest, openai:URL[#MODEL], or hf:ID of a classifier.
+    """Judge: refusal, heretic, arditi, xstest, openai:URL[#MODEL], or hf:ID of a classifier.
     """
     answer_tokens: int = Field(64, ge=1)
     """Greedy tokens in each answer."""

@@ -7,7 +7,6 @@ open_judge.py if it takes an address.
 """
 
 from vectomy.metrics.judges.degeneration import degenerate, what_is_wrong
-from vectomy.metrics.judges.keyword_judge import KeywordJudge
 from vectomy.metrics.judges.named import DEFAULT_JUDGE, JUDGES
 from vectomy.metrics.judges.open_judge import is_slow, open_judge
 from vectomy.metrics.judges.refusal_judge import RefusalJudge
@@ -32,7 +31,6 @@ __all__ = [
     "Agreement",
     "Judge",
     "Judgement",
-    "KeywordJudge",
     "RefusalJudge",
     "StringJudge",
     "Verdict",

@@ -1,4 +1,4 @@
-"""Opens a judge by its name on the command line: `refusal`, `keywords`, `heretic`, `arditi`,
+"""Opens a judge by its name on the command line: `refusal`, `heretic`, `arditi`,
 `xstest`, `openai:URL[#MODEL]` or `hf:ID`.
 """
 
