@@ -84,8 +84,8 @@ def digest_folder(out: Path) -> dict[str, str]:
     """Hash of each file; of an evaluation without its seconds."""
     result = {}
     for path in sorted(out.rglob("*")):
-        # A stage's record holds its seconds.
-        if path.is_file() and path.parent.name != "stages":
+        # A stage's record and a cached measurement hold their seconds.
+        if path.is_file() and path.parent.name not in ("stages", "cache"):
             data = path.read_bytes()
             if path.name == "evaluation.json":
                 value = json.loads(data)
@@ -341,8 +341,13 @@ def build_workloads(hub: Hub, root: Path) -> list[Workload]:
         {
             **healed.QUICK,
             **{name: str(root / f"{name}.json") for name in files},
-            **{"preferences": "own", "own_tokens": 8, "answer_tokens": 8, "objective": "sft"},
-            **{"epochs": 2.0, "micro_batch": 4, "save_steps": 4},
+            "preferences": "own",
+            "own_tokens": 8,
+            "answer_tokens": 8,
+            "objective": "sft",
+            "epochs": 2.0,
+            "micro_batch": 4,
+            "save_steps": 4,
         }
     )
     damage = Edit.ablation(chat, orthonormal(8), about={"behaviour": "refusal"})

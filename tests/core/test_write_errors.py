@@ -112,3 +112,23 @@ def test_a_size_limit_of_the_shell_is_named(tmp_path: Path) -> None:
     assert "ArtifactError" in result.stderr
     assert "`ulimit -f`" in result.stderr
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        Exception("Error while serializing: I/O error: No space left on device (os error 28)"),
+        RuntimeError("[enforce fail at inline_container.cc:664] . PytorchStreamWriter failed writing file"),
+        OSError(errno.ENOSPC, "No space left on device"),
+    ],
+    ids=["safetensors", "torch", "system"],
+)
+def test_a_stage_names_a_full_disk_whoever_wrote(error: Exception, tmp_path: Path) -> None:
+    def work() -> None:
+        raise error
+
+    with RunFolder(tmp_path / "run") as folder:
+        with pytest.raises(DiskFullError, match="the disk is full"):
+            folder.stage("train", "", {}, [], work)
+        with pytest.raises(RuntimeError, match="another"):
+            folder.stage("train", "", {}, [], lambda: (_ for _ in ()).throw(RuntimeError("another")))

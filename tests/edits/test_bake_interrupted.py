@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tiny import (
@@ -17,9 +18,9 @@ from tiny import (
     unit,
 )
 
-from vectomy.checkpoint import Change, Checkpoint, rewrite, shard
+from vectomy.checkpoint import Change, Checkpoint, rewrite, shard, writer
 from vectomy.checkpoint.ranges import Range
-from vectomy.core.errors import DiskFullError
+from vectomy.core.errors import ArtifactError, DiskFullError
 from vectomy.edits.edit import Edit
 from vectomy.edits.export import bake
 
@@ -184,3 +185,46 @@ def test_the_progress_of_a_bake_adds_up(tiny_of, tmp_path: Path) -> None:
     assert counted[0] == -opened.bytes
     assert sum(counted) == 0
     assert os.path.isdir(tmp_path / "out")
+
+
+# Two at once
+
+
+def test_a_bake_that_takes_its_name_is_still_at_work(tiny_of, tmp_path: Path, monkeypatch) -> None:
+    """In the moment before the folder is renamed a second bake took it over and emptied it."""
+    tiny = tiny_of(sharded=True)
+    edit, other = (Edit.ablation(tiny.folder, unit(), strength) for strength in (1.0, 0.5))
+    bake(edit, tiny.folder, tmp_path / "calm")
+    replace, tried = Path.replace, []
+
+    def rename(self: Path, target: Path) -> Path:
+        if Path(target) == tmp_path / "out":
+            monkeypatch.setattr(Path, "replace", replace)
+            for late in (edit, other):
+                with pytest.raises(ArtifactError, match="another process is writing"):
+                    bake(late, tiny.folder, tmp_path / "out")
+                tried.append(late)
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", rename)
+    bake(edit, tiny.folder, tmp_path / "out")
+    assert len(tried) == 2
+    assert file_hashes(tmp_path / "out") == file_hashes(tmp_path / "calm")
+
+
+def test_a_bake_finds_what_another_finished_meanwhile(tiny_of, tmp_path: Path, monkeypatch) -> None:
+    tiny = tiny_of(sharded=True)
+    edit, out = Edit.ablation(tiny.folder, unit()), tmp_path / "out"
+    identify = writer._identity
+
+    def identify_late(checkpoint: Checkpoint) -> list[Any]:
+        monkeypatch.setattr(writer, "_identity", identify)
+        bake(edit, tiny.folder, out)
+        return identify(checkpoint)
+
+    monkeypatch.setattr(writer, "_identity", identify_late)
+    with pytest.raises(ArtifactError, match="exists and is not empty"):
+        bake(edit, tiny.folder, out)
+    bake(edit, tiny.folder, tmp_path / "calm")
+    assert file_hashes(out) == file_hashes(tmp_path / "calm")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["calm", "out"]

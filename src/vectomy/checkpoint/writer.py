@@ -14,7 +14,7 @@ import shutil
 import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from vectomy.checkpoint.index import INDEX, Checkpoint
 from vectomy.checkpoint.reader import fingerprint, sidecar_digest
 from vectomy.checkpoint.shard import ShardPlan, plan_shard, shard_holds, write_shard
 from vectomy.core.errors import ArtifactError, DiskFullError
-from vectomy.core.file_lock import try_lock
+from vectomy.core.file_lock import lock_folder, try_lock
 from vectomy.core.output_path import check_new_folder
 from vectomy.core.progress import Progress, silent
 from vectomy.core.run_folder import Journal, clear_partials, hash_of, write_json, write_whole
@@ -82,7 +82,7 @@ def rewrite(
         link_untouched,
     ]
     identity = hash_of([purpose, asked, _identity(checkpoint)])
-    with name_write_errors(beside), _lock_folder(beside, identity), _one_thread():
+    with name_write_errors(beside), _claim_folder(beside, out, identity), _one_thread():
         journal = Journal(beside / _JOURNAL, identity)
         finished = {plan.shard.name for plan in plans if _is_finished(checkpoint, plan, beside, journal)}
         _check_space(checkpoint, [plan for plan in plans if plan.shard.name not in finished], beside)
@@ -121,6 +121,7 @@ def rewrite(
                 shutil.copyfile(checkpoint.path / "config.json", path)
         (beside / _JOURNAL).unlink()
         (beside / _PURPOSE).unlink()
+        check_new_folder(out)
         if out.exists():
             out.rmdir()
         beside.replace(out)
@@ -154,16 +155,29 @@ def _identity(checkpoint: Checkpoint) -> list[Any]:
 
 
 @contextmanager
-def _lock_folder(beside: Path, identity: str) -> Iterator[None]:
+def _claim_folder(beside: Path, out: Path, identity: str) -> Iterator[None]:
     """The folder beside, for this process alone, with only what an interrupted rewrite of the same
     identity finished.
+
+    The lock is on the folder: a lock on a file in it would end before the folder has its name.
     """
     if beside.exists() and not beside.is_dir():
         raise ArtifactError(f"{beside} is a file where the folder in the making goes; delete it")
     beside.mkdir(parents=True, exist_ok=True)
-    with (beside / _PURPOSE).open("a+", encoding="utf-8", errors="replace") as mark:
-        if not try_lock(mark):
+    with (
+        lock_folder(beside) as alone,
+        (beside / _PURPOSE).open("a+", encoding="utf-8", errors="replace")
+        if alone
+        else nullcontext() as mark,
+    ):
+        if mark is None or not try_lock(mark):
             raise ArtifactError(f"another process is writing {beside}; wait for it or choose another folder")
+        try:
+            # Another process may have finished since the first look.
+            check_new_folder(out)
+        except ArtifactError:
+            shutil.rmtree(beside)
+            raise
         mark.seek(0)
         if mark.read() != identity:
             for path in beside.iterdir():

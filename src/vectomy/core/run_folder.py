@@ -22,7 +22,7 @@ from vectomy.core.errors import ArtifactError
 from vectomy.core.file_lock import try_lock
 from vectomy.core.json_value import JsonObject
 from vectomy.core.output_path import check_replaceable_file, check_run_output
-from vectomy.core.write_errors import name_write_errors
+from vectomy.core.write_errors import name_full_disk, name_write_errors
 
 __all__ = [
     "MARK",
@@ -228,7 +228,8 @@ class RunFolder:
             path.unlink()
         self._at_work[name] = wanted
         began = time.monotonic()
-        work()
+        with name_full_disk(self.path):
+            work()
         spent = time.monotonic() - began
         digests = self._digests(outputs)
         record = {"inputs_sha256": wanted, "before": before, "inputs": inputs, "outputs": digests}

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from vectomy.core.errors import ArtifactError, DiskFullError, VectomyError
 
-__all__ = ["check_writable", "describe_os_error", "name_write_errors"]
+__all__ = ["check_writable", "describe_os_error", "name_full_disk", "name_write_errors"]
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 REMEDIES = {
@@ -57,6 +57,23 @@ def name_write_errors(path: Path) -> Iterator[None]:
         if number not in REMEDIES or not _concerns(error, path):
             raise
         raise ArtifactError(f"{path} cannot be written: {REMEDIES[number]}") from None
+
+
+@contextmanager
+def name_full_disk(path: Path) -> Iterator[None]:
+    """Turn a full disk, by whichever library it is reported, into an error that says so.
+
+    Raises:
+        DiskFullError: no space is left; the message says how much there is.
+    """
+    try:
+        yield
+    except VectomyError:
+        raise
+    except Exception as error:
+        if _error_number(error) not in DISK_FULL:
+            raise
+        raise DiskFullError(_describe_full_disk(path)) from None
 
 
 def describe_os_error(error: OSError) -> str:
@@ -115,6 +132,9 @@ def _exists(path: Path) -> bool:
 def _error_number(error: Exception) -> int | None:
     if isinstance(error, OSError):
         return error.errno
+    if "PytorchStreamWriter failed writing" in str(error):
+        # torch.save does not say why; it is the disk but for rare cases.
+        return errno.ENOSPC
     # safetensors reports the system's number in the text of an error of its own.
     match = re.search(r"os error (\d+)", str(error))
     return int(match[1]) if match else None

@@ -241,8 +241,8 @@ class Edit:
         found = fingerprint(checkpoint)
         if found != self.base.fingerprint:
             raise FingerprintError(
-                f"the edit is for {self.base} with weights {self.base.fingerprint[:12]}; {checkpoint.path} holds "
-                f"{found[:12]}. Use the base it was made for"
+                f"the edit is for {self.base} with weights {self.base.fingerprint[:12]}; {checkpoint.path} "
+                f"holds {found[:12]}. Use the base it was made for"
             )
 
     # File (edit_file.py)

@@ -40,8 +40,8 @@ def bake(
     """Write the edited copy of a model folder to the new folder `out`.
 
     The result computes what `edit.hooks(model)` computes. An edit of a tied embedding unties the
-    head, which keeps its old values. Quantised writers are decoded, edited and stored again in their
-    own format; all other tensors keep their bytes.
+    head, which keeps its old values. Quantised writers are decoded, edited and stored again in
+    their own format; all other tensors keep their bytes.
 
     Args:
         link_untouched: shards that the edit does not touch become hard links to the source's.
