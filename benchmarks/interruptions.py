@@ -1,5 +1,5 @@
-"""Interrupt every command that leaves something behind, in every way a machine can, and compare what
-the same command then makes of it with an undisturbed run.
+"""Interrupt every command that leaves something behind, in every way a machine can, and compare
+what the same command then makes of it with an undisturbed run.
 
     python benchmarks/interruptions.py [--rounds 400] [--only run,bake] [--minutes 30] [--json FILE]
 

@@ -82,6 +82,15 @@ def test_names_and_parents_are_checked_before_work(check, tmp_path: Path) -> Non
     assert os.listdir(tmp_path) == ["file"]
 
 
+@pytest.mark.parametrize("check", CHECKS)
+def test_what_a_killed_check_left_is_gone_after_the_next_and_nothing_else(check, tmp_path: Path) -> None:
+    (tmp_path / ".vectomy-killed.partial").mkdir()
+    (tmp_path / ".vectomy-full.partial").mkdir()
+    (tmp_path / ".vectomy-full.partial" / "file").write_text("kept")
+    check(tmp_path / "run")
+    assert os.listdir(tmp_path) == [".vectomy-full.partial"]
+
+
 def test_missing_parents_are_made_and_the_longest_name_is_written(tmp_path: Path) -> None:
     file = tmp_path / "a" / "b" / ("x" * 255)
     write_json(file, {"a": 1})

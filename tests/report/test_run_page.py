@@ -282,6 +282,14 @@ def test_the_plane_has_every_prompt_on_one_scale_and_the_direction() -> None:
     assert 'id="plane-title"' not in page(separation=separation)[1]
 
 
+def test_a_receipt_that_fails_says_why() -> None:
+    summary = a_summary()
+    assert "The receipt fails." not in page(summary=summary)[1]
+    reason = "the residual stream has NaN or infinite values, leaving layer 1"
+    summary["receipt"].update(status="not_carried", reason=reason, projection=None, max_projection=None)
+    assert f"<strong>The receipt fails.</strong> {reason}." in page(summary=summary)[1]
+
+
 def test_the_receipt_shows_what_was_measured() -> None:
     summary = a_summary()
     summary["receipt"].update(

@@ -8,13 +8,15 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from vectomy.core.errors import ArtifactError, DiskFullError, VectomyError
 
 __all__ = ["check_writable", "describe_os_error", "name_full_disk", "name_write_errors"]
 
+# Name of a folder that is made and removed to see whether one can be made.
+PROBE = ".vectomy-"
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 REMEDIES = {
     errno.EACCES: "no right to write there; choose a folder of your own",
@@ -106,7 +108,11 @@ def check_writable(path: Path) -> None:
                 folder = folder.parent
             else:
                 raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
-        with tempfile.TemporaryDirectory(prefix=".vectomy-", suffix=".partial", dir=folder):
+        for stale in folder.glob(f"{PROBE}*.partial"):
+            # Of a process that was killed here; only an empty folder goes.
+            with suppress(OSError):
+                stale.rmdir()
+        with tempfile.TemporaryDirectory(prefix=PROBE, suffix=".partial", dir=folder):
             pass
 
 
