@@ -76,7 +76,7 @@ def _apply(
     from vectomy.checkpoint.gguf import is_gguf
     from vectomy.cli.tables.receipt_table import print_receipt
     from vectomy.metrics.verify import with_measurement
-    from vectomy.workflows.named_model import open_edit, open_model
+    from vectomy.workflows.named_model import open_base, open_edit
 
     chosen = open_edit(edit) * strength
     in_place = is_gguf(model) and form in (None, "gguf")
@@ -88,28 +88,28 @@ def _apply(
     if in_place:
         from vectomy.edits.export.gguf_in_place import edit_gguf
 
-        unedited = None if base is None else open_model(base, bars)
+        unedited = None if base is None else open_base(base, bars)
         receipt = edit_gguf(chosen, model, out, base=unedited, progress=bars)
     elif form == "gguf":
         from vectomy.edits.export.gguf_convert import bake_gguf
 
         receipt = bake_gguf(
-            chosen, open_model(model, bars), out, quant=quant or "f16", look=measure, progress=bars
+            chosen, open_base(model, bars), out, quant=quant or "f16", look=measure, progress=bars
         )
     elif form == "gguf-lora":
         from vectomy.edits.export.gguf_adapter import write_gguf_lora
 
-        receipt = write_gguf_lora(chosen, open_model(model, bars), out, progress=bars)
+        receipt = write_gguf_lora(chosen, open_base(model, bars), out, progress=bars)
     elif form == "lora":
         from vectomy.edits.export.peft_adapter import write_lora
 
-        source = open_model(model, bars)
+        source = open_base(model, bars)
         receipt = write_lora(chosen, source, out, progress=bars)
         _record(out, "adapter", chosen, model, source)
     else:
         from vectomy.edits.export import bake
 
-        source = open_model(model, bars)
+        source = open_base(model, bars)
         receipt = measure(bake(chosen, source, out, link_untouched=link, progress=bars), out)
         _record(out, "checkpoint", chosen, model, source, hashed=verified)
     if as_json:

@@ -1,4 +1,4 @@
-"""`vectomy chat RUN`: base and edited answers side by side, at a strength that can be changed."""
+"""`vectomy chat EDIT`: base and edited answers side by side, at a strength that can be changed."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from vectomy.cli.help import SectionedCommand
-from vectomy.cli.vocabulary import MEASURES, Run, option, strength_option
-from vectomy.core.errors import ArtifactError
+from vectomy.cli.vocabulary import MEASURES, Edit, base_option, option, strength_option
+from vectomy.core.errors import UsageError
 
 __all__ = ["register"]
 
@@ -30,7 +30,10 @@ def register(app: typer.Typer) -> None:
 
 
 def _chat(
-    run: Run,
+    edit: Edit,
+    base: Annotated[
+        str | None, base_option("given if the Edit does not name it, or names another folder.")
+    ] = None,
     strength: Annotated[float, strength_option("the first one; `/strength X` changes it.")] = 1.0,
     answer_tokens: Annotated[
         int, option("--answer-tokens", help="Greedy tokens in each answer.", panel=MEASURES, min=1)
@@ -40,7 +43,7 @@ def _chat(
     Lines may come from a pipe.
     """
     console = Console()
-    talk = _Talk.open(run, console, strength, answer_tokens)
+    talk = _Talk.open(edit, base, console, strength, answer_tokens)
     console.print(HELP, highlight=False)
     for line in _lines(console):
         if line in ("/quit", "/exit"):
@@ -68,19 +71,21 @@ class _Talk:
         self.strength, self.tokens = strength, tokens
 
     @classmethod
-    def open(cls, run: Path, console: Console, strength: float, tokens: int) -> _Talk:
+    def open(cls, name: str, base: str | None, console: Console, strength: float, tokens: int) -> _Talk:
         from vectomy.cli.progress_bars import bars
-        from vectomy.edits.edit import Edit
+        from vectomy.core.config import Runtime
         from vectomy.models import load_model
-        from vectomy.models.demo import model_folder
+        from vectomy.workflows.named_model import base_named_by, kind_of, open_base, open_edit
         from vectomy.workflows.trait_config import read_run_config
 
-        if not (run / "edit.safetensors").exists():
-            raise ArtifactError(f"{run} holds no Edit; finish `vectomy run` into that folder first")
-        config = read_run_config(run)
-        source = model_folder(config.model, bars)
-        chat = load_model(source, runtime=config.runtime, trust_remote_code=False, name=config.model)
-        edit = Edit.load(run / "edit.safetensors")
+        edit = open_edit(name)
+        model = base or base_named_by(name)
+        if model is None:
+            raise UsageError(
+                f"{name} was made for {edit.base}, which is not at hand; give that model with --base MODEL"
+            )
+        runtime = read_run_config(Path(name)).runtime if kind_of(name) == "run" else Runtime()
+        chat = load_model(open_base(model, bars), runtime=runtime, trust_remote_code=False, name=model)
         edit.check_base(chat.checkpoint)
         return cls(chat, edit, console, strength, tokens)
 

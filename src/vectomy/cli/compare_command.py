@@ -29,7 +29,10 @@ def register(app: typer.Typer) -> None:
 
 def _compare(
     a: Annotated[
-        str, typer.Argument(metavar="A", help="The base: a folder, a run, a Hub id, a GGUF file, or `demo`.")
+        str,
+        typer.Argument(
+            metavar="A", help="The base: a folder, a run (its checkpoint), a Hub id, a GGUF file, or `demo`."
+        ),
     ],
     b: Annotated[
         str, typer.Argument(metavar="B", help="The checkpoint that was made from it, named in the same ways.")

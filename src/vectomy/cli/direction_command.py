@@ -57,6 +57,9 @@ def _direction(values: dict[str, Any]) -> None:
     out: Path = values["out"]
     config = make_config(values["model"], given_options(values, OPTIONS), flags=True)
     from vectomy.workflows.direction import fit_direction
+    from vectomy.workflows.named_model import check_base
+
+    check_base(values["model"])
 
     result = fit_direction(
         config,

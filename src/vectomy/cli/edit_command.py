@@ -51,10 +51,10 @@ def _new(
     from vectomy.core.output_path import check_file_output
     from vectomy.edits.edit import Edit
     from vectomy.search.estimators import direction_from
-    from vectomy.workflows.named_model import open_model
+    from vectomy.workflows.named_model import open_base
 
     check_file_output(out, direction)
-    source = Checkpoint.open(open_model(model, bars))
+    source = Checkpoint.open(open_base(model, bars))
     check_file_output(out, source.path)
     rows = direction_from(direction, architecture_in(source).d_model)
     about = {

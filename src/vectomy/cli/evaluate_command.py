@@ -61,8 +61,11 @@ def _evaluate(values: dict[str, Any]) -> None:
     given = {"subjects": values["subjects"], **given_options(values, OPTIONS)}
     if "budgets" in given:
         given["budgets"] = [part.strip() for part in given["budgets"].split(",") if part.strip()]
-    config = parse_evaluation(given, flags=True)
     from vectomy.workflows.evaluate.evaluation import evaluate_models
+
+    if "base" not in given and (base := _base_of(values["subjects"])) is not None:
+        given["base"] = base
+    config = parse_evaluation(given, flags=True)
 
     result = evaluate_models(
         config,
@@ -77,3 +80,21 @@ def _evaluate(values: dict[str, Any]) -> None:
         from vectomy.cli.tables.evaluation_table import print_comparison
 
         print_comparison(result, str(values["out"]))
+
+
+def _base_of(subjects: list[str]) -> str | None:
+    """The base that the first Edit names, if there is no model among the subjects.
+
+    Raises:
+        EditError: a run without an Edit, or another subject that is neither a model nor an Edit.
+    """
+    from vectomy.workflows.named_model import base_named_by, kind_of, open_edit
+
+    names = [item if Path(item).exists() else item.rpartition("@")[0] or item for item in subjects]
+    kinds = [kind_of(name) for name in names]
+    for name, kind in zip(names, kinds, strict=True):
+        if kind in ("run", "edit", "weights", "file", "evaluation", "folder"):
+            open_edit(name)
+    if not set(kinds) <= {"run", "edit", "adapter"}:
+        return None
+    return next((base for name in names if (base := base_named_by(name)) is not None), None)

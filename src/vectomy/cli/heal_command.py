@@ -52,7 +52,11 @@ class HealOptions:
 
     model: Annotated[
         str,
-        typer.Argument(metavar="MODEL", help=f"{MODEL_HELP} With --base, an edited checkpoint of any maker."),
+        typer.Argument(
+            metavar="MODEL",
+            help=f"{MODEL_HELP} With --base, an edited checkpoint of any maker. A run stands for its model "
+            "and its Edit.",
+        ),
     ]
     out: Annotated[
         Path | None,
@@ -155,6 +159,7 @@ def _heal(values: dict[str, Any]) -> None:
         _restart(out)
     from vectomy.workflows.heal.heal_model import heal_model
 
+    job = _with_run(job)
     summary = heal_model(
         job.model,
         out,
@@ -177,6 +182,27 @@ def _heal(values: dict[str, Any]) -> None:
         print_healing(summary, str(out))
     else:
         typer.echo(f"done up to {job.until}; see {out}")
+
+
+def _with_run(job: HealOptions) -> HealOptions:
+    """With the folder of a run as MODEL, its base and its Edit; with any other MODEL, the same job.
+
+    Raises:
+        UsageError: MODEL or --base is no model.
+        EditError: the run has no Edit.
+    """
+    from vectomy.workflows.named_model import base_named_by, check_base, edited_model, kind_of
+
+    if job.base is not None:
+        job = dataclasses.replace(job, model=edited_model(job.model))
+    elif kind_of(job.model) == "run" and job.edit is None:
+        base = base_named_by(job.model)
+        if base is not None:
+            job = dataclasses.replace(job, model=base, edit=job.model)
+    for name in (job.model, job.base):
+        if name is not None:
+            check_base(name)
+    return job
 
 
 def _files(config: Path | None, axolotl: Path | None) -> tuple[dict[str, Any], list[str]]:

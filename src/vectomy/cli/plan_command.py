@@ -26,10 +26,10 @@ def _plan(
     no weights.
     """
     from vectomy.cli.tables.plan_table import print_plan
-    from vectomy.workflows.named_model import open_model
+    from vectomy.workflows.named_model import open_base
     from vectomy.workflows.plan import plan
 
-    result = plan(open_model(model, bars), embeddings=embeddings)
+    result = plan(open_base(model, bars), embeddings=embeddings)
     if as_json:
         typer.echo(json.dumps(result.to_json(), indent=2))
     else:

@@ -75,7 +75,10 @@ def run_until(until: str, values: dict[str, Any]) -> None:
     config, name = _configure(model, values, options)
     out: Path = values["out"] or default_folder(model, name)
     from vectomy.cli.picking import ask_person
+    from vectomy.workflows.named_model import check_base
     from vectomy.workflows.run import run
+
+    check_base(model)
 
     headless = values["yes"] or not sys.stdin.isatty() or not sys.stderr.isatty()
     _announce(config, out)

@@ -23,7 +23,10 @@ def register(app: typer.Typer) -> None:
 
 def _verify(
     checkpoint: Annotated[
-        str, typer.Argument(metavar="CHECKPOINT", help="The edited model: a folder or a Hub id.")
+        str,
+        typer.Argument(
+            metavar="CHECKPOINT", help="The edited model: a folder, a run (its checkpoint) or a Hub id."
+        ),
     ],
     edit: EditOption,
     base: Annotated[
@@ -48,10 +51,10 @@ def _verify(
     """
     from vectomy.cli.tables.receipt_table import print_receipt
     from vectomy.metrics.verify import verify
-    from vectomy.workflows.named_model import open_edit, open_model
+    from vectomy.workflows.named_model import open_base, open_edit, open_model
 
     loaded = open_edit(edit)
-    source = None if base is None else open_model(base, bars)
+    source = None if base is None else open_base(base, bars)
     receipt = verify(
         open_model(checkpoint, bars), loaded, base=source, run=run, device=device, seed=seed, progress=bars
     )

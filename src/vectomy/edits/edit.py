@@ -257,8 +257,12 @@ class Edit:
 
     @classmethod
     def load(cls, path: str | Path) -> Edit:
-        """Raises EditError for a file that is missing, damaged, of another format or version, or
-        not orthonormal.
+        """Read an Edit from its file, or from the folder of a run, a checkpoint or an adapter that
+        holds one.
+
+        Raises:
+            EditError: the file is missing, damaged, of another format or version, or not
+                orthonormal; or the folder holds none.
         """
         return read_edit(Path(path), cls)
 

@@ -14,12 +14,13 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from vectomy.checkpoint.index import RECORDS
 from vectomy.core.errors import EditError
 from vectomy.core.json_value import JsonObject
 from vectomy.core.run_folder import canonical_json, hash_of
 from vectomy.edits.operation import BaseModelRef, Operation
 
-__all__ = ["encode_edit", "read_edit"]
+__all__ = ["edit_file_in", "encode_edit", "is_edit_file", "read_edit"]
 
 FORMAT = "vectomy-edit"
 VERSION = 1
@@ -55,12 +56,39 @@ def encode_edit(base: BaseModelRef, operations: Sequence[Operation], about: Json
     return safetensors.torch.save(tensors, metadata={"vectomy": canonical_json(header)})
 
 
+def edit_file_in(folder: Path) -> Path | None:
+    """The Edit file of a folder: that of a checkpoint or a published repository, or that of a run or
+    an adapter. None if there is none.
+    """
+    places = (folder / RECORDS / "edit.safetensors", folder / "edit.safetensors")
+    return next((path for path in places if path.is_file()), None)
+
+
+def is_edit_file(path: Path) -> bool:
+    """Whether a file's header says that it is an Edit. Reads no tensors."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {}).get("vectomy", "null"))
+    except (safetensors.SafetensorError, ValueError, RecursionError, OSError):
+        return False
+    return isinstance(header, dict) and header.get("format") == FORMAT
+
+
 def read_edit(path: Path, make: Callable[[BaseModelRef, tuple[Operation, ...], JsonObject], T]) -> T:
-    """What `make` gives for the base, the operations and `about` of an Edit file.
+    """What `make` gives for the base, the operations and `about` of an Edit file, or of the Edit in
+    a folder.
 
     Raises:
         EditError: the file is missing, damaged, of another format or version, or `make` refuses it.
     """
+    if path.is_dir():
+        stored = edit_file_in(path)
+        if stored is None:
+            raise EditError(
+                f"the folder {path} holds no Edit (no edit.safetensors, no {RECORDS}/edit.safetensors); give an "
+                "Edit file, or the folder of a finished run, of a checkpoint or of an adapter made from an Edit"
+            )
+        path = stored
     if not path.is_file():
         raise EditError(f"the Edit file {path} does not exist")
     try:

@@ -25,6 +25,7 @@ from vectomy.core.json_value import JsonObject
 from vectomy.core.progress import Progress, silent
 from vectomy.core.run_folder import read_json, write_json
 from vectomy.edits.edit import Edit
+from vectomy.edits.edit_file import edit_file_in
 from vectomy.models import is_local
 
 __all__ = [
@@ -119,10 +120,8 @@ def edit_in(folder: Path) -> Edit | None:
     """The Edit in the folder of a checkpoint, a published repository or an adapter; None if there
     is none.
     """
-    for path in (folder / RECORDS / "edit.safetensors", folder / "edit.safetensors"):
-        if path.is_file():
-            return Edit.load(path)
-    return None
+    path = edit_file_in(folder)
+    return None if path is None else Edit.load(path)
 
 
 def hashes_in(folder: Path, form: Form, progress: Progress = silent) -> dict[str, str]:

@@ -119,7 +119,7 @@ def _find_kind(path: Path, form: Kind | None) -> tuple[Kind, Path]:
     if path.is_dir() and (path / MARK).exists():
         return _part_of_run(path, form)
     if form is not None:
-        raise UsageError(f"{path} is not a run folder, so --as {form} does not apply; leave it out")
+        raise UsageError(f"{path} is not a run folder, so --part {form} does not apply; leave it out")
     if path.suffix == ".gguf" or (
         path.is_dir() and not (path / "config.json").exists() and any(path.glob("*.gguf"))
     ):

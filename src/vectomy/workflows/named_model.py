@@ -1,54 +1,138 @@
-"""Models and Edits by the name that a person gives: RUN, EDIT, CHECKPOINT, ADAPTER, GGUF, Hub id
-or `demo`.
+"""Models and Edits by the name that a person gives: RUN, EDIT, CHECKPOINT, ADAPTER, GGUF, Hub id or
+`demo`.
+
+A run stands for its Edit where an Edit is asked for, and for its edited checkpoint where any model
+is. Where the unedited model is asked for, a run is an error that names its base.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
-from vectomy.core.errors import EditError, UsageError
+from vectomy.checkpoint.gguf import is_gguf
+from vectomy.core.errors import ArtifactError, EditError, UsageError
 from vectomy.core.progress import Progress, silent
-from vectomy.core.run_folder import MARK
+from vectomy.core.run_folder import MARK, read_json
 from vectomy.edits.edit import Edit
+from vectomy.edits.edit_file import edit_file_in, is_edit_file
 from vectomy.hub.download import download
-from vectomy.hub.provenance import edit_in
+from vectomy.hub.published_edit import published_edit_of
 from vectomy.models import is_local, probe_architecture
-from vectomy.models.demo import model_folder
+from vectomy.models.demo import is_demo, model_folder
 
-__all__ = ["open_edit", "open_model"]
+__all__ = ["Kind", "base_named_by", "check_base", "edited_model", "kind_of", "open_base", "open_edit", "open_model"]
 
-NAMED = ("demo", "demo-base")
+Kind = Literal[
+    *("demo", "hub", "missing", "run", "evaluation", "adapter", "checkpoint", "gguf"),
+    *("edit", "weights", "file", "folder"),
+]
+
+
+def kind_of(name: str) -> Kind:
+    """What `name` is, by its files. A Hub id is not looked up."""
+    path = Path(name).expanduser()
+    if is_demo(name):
+        return "demo"
+    if is_gguf(name):
+        return "gguf"
+    if path.is_file():
+        if path.suffix == ".safetensors":
+            return "edit" if is_edit_file(path) else "weights"
+        return "file"
+    if not path.is_dir():
+        return "missing" if is_local(name) else "hub"
+    if (path / "evaluation.json").is_file():
+        return "evaluation"
+    if (path / MARK).is_file():
+        return "run"
+    if (path / "adapter_config.json").is_file():
+        return "adapter"
+    return "checkpoint" if (path / "config.json").is_file() else "folder"
 
 
 def open_model(name: str, progress: Progress = silent) -> Path:
-    """The folder of a model; a run stands for its edited checkpoint.
+    """The folder of a model, edited or not; a run stands for its edited checkpoint.
 
     Raises:
-        UsageError: an Edit, an adapter, or a run without a checkpoint: no whole model.
+        UsageError: `name` is no whole model, or a run without a checkpoint.
         CheckpointError: the model is not available.
     """
-    folder = model_folder(name if name in NAMED else _model_in(name), progress)
+    return open_base(edited_model(name), progress)
+
+
+def edited_model(name: str) -> str:
+    """The checkpoint of a run; any other name as it is.
+
+    Raises:
+        UsageError: the run has no checkpoint.
+    """
+    if kind_of(name) != "run":
+        return name
+    checkpoint = Path(name).expanduser() / "checkpoint"
+    if not checkpoint.is_dir():
+        base = base_named_by(name) or "MODEL"
+        raise UsageError(
+            f"the run {name} has no checkpoint; write one with `vectomy apply {name} {base} --out DIR`, "
+            "and give DIR"
+        )
+    return str(checkpoint)
+
+
+def open_base(name: str, progress: Progress = silent) -> Path:
+    """The folder of an unedited model.
+
+    Raises:
+        UsageError: `name` is no whole model, or a run.
+        CheckpointError: the model is not available.
+    """
+    check_base(name)
+    folder = model_folder(name, progress)
     probe_architecture(folder, progress=progress)
     return folder
 
 
-def _model_in(name: str) -> str:
-    path = Path(name).expanduser()
-    if path.is_file() and path.suffix == ".safetensors":
+def check_base(name: str) -> None:
+    """Check that `name` can be an unedited model, without opening it.
+
+    Raises:
+        UsageError: it is a run, an Edit, an adapter or another file, and what to give instead.
+    """
+    kind = kind_of(name)
+    if kind == "run":
+        base = base_named_by(name) or "MODEL"
         raise UsageError(
-            f"{name} is a file of tensors, not a model; `vectomy apply EDIT MODEL --out DIR` writes an Edit into a checkpoint"
+            f"{name} is the folder of a run, and its unedited model is asked for: give {base}. (`vectomy run "
+            f"{base} --out {name}` resumes the run; its edited model is {Path(name) / 'checkpoint'}.)"
         )
-    if (path / "adapter_config.json").is_file():
+    if kind == "edit":
+        base = base_named_by(name) or str(Edit.load(name).base)
         raise UsageError(
-            f"{name} is an adapter, not a whole model; `vectomy apply {name} MODEL --out DIR` writes its Edit into a checkpoint"
+            f"{name} is an Edit, not a model; its model is {base}. `vectomy apply {name} MODEL --out DIR` "
+            "writes it into a checkpoint"
         )
-    if _is_run(path):
-        if (path / "checkpoint").is_dir():
-            return str(path / "checkpoint")
+    if kind == "adapter":
         raise UsageError(
-            f"the run {name} has no checkpoint; write it with `vectomy apply {name} MODEL --out DIR`, or run it with --bake"
+            f"{name} is an adapter, not a whole model; {_whole_model_of(Path(name).expanduser())}"
         )
-    return name
+    if kind == "evaluation":
+        raise UsageError(
+            f"{name} is the folder of an evaluation, not a model; `vectomy report {name}` shows it"
+        )
+    if kind == "weights":
+        raise UsageError(f"{name} is one file of weights; give the folder that holds it and config.json")
+    if kind == "file":
+        raise UsageError(f"{name} is a file, not a model; give a folder, a GGUF file or a Hub id")
+
+
+def _whole_model_of(adapter: Path) -> str:
+    """How to get a whole model from the folder of an adapter."""
+    base = _text_in(adapter / "adapter_config.json", "base_model_name_or_path") or "MODEL"
+    if edit_file_in(adapter) is not None:
+        return (
+            f"write its Edit into a checkpoint with `vectomy apply {adapter} {base} --out DIR`, and give DIR"
+        )
+    return f"give its base ({base}), or merge the two with PEFT (merge_and_unload) and give the result"
 
 
 def open_edit(name: str | Path) -> Edit:
@@ -56,26 +140,58 @@ def open_edit(name: str | Path) -> Edit:
     repository.
 
     Raises:
-        EditError: there is no Edit, or it is damaged.
-        HubError: the Hub does not give the repository.
+        EditError: `name` holds no Edit, or it is damaged.
+        HubError: the repository is not available.
     """
-    path = Path(name).expanduser()
-    if path.is_file():
+    name = str(name)
+    path, kind = Path(name).expanduser(), kind_of(name)
+    if kind in ("edit", "weights", "missing") or (path.is_dir() and edit_file_in(path) is not None):
         return Edit.load(path)
-    if path.is_dir():
-        edit = edit_in(path)
-        if edit is None:
+    if kind == "hub":
+        folder = download(name)
+        if edit_file_in(folder) is None:
             raise EditError(
-                f"{name} holds no Edit (no edit.safetensors and no vectomy/edit.safetensors); finish the run, or give an Edit file"
+                f"the repository '{name}' holds no Edit; give one that `vectomy push` wrote, or an Edit file"
             )
-        return edit
-    if is_local(str(name)):
-        raise EditError(f"the Edit file {name} does not exist")
-    edit = edit_in(download(str(name)))
-    if edit is None:
-        raise EditError(f"the repository '{name}' holds no Edit; give one that `vectomy push` wrote")
-    return edit
+        return Edit.load(folder)
+    raise EditError(f"{name} {_NO_EDIT[kind].format(name=name)}")
 
 
-def _is_run(path: Path) -> bool:
-    return (path / MARK).is_file()
+_FROM_TWO = "`vectomy compare BASE {name} --out FILE` writes the Edit that made it, if there is one"
+_NO_EDIT: dict[Kind, str] = {
+    "demo": "is a model, not an Edit; give an Edit file or the folder of a finished run",
+    "gguf": f"is a GGUF file, which names no Edit; give the Edit that it was made with, or {_FROM_TWO}",
+    "file": "is no Edit file; give edit.safetensors, or the folder of a finished run",
+    "run": "is a run that has found no Edit yet; finish it with the same command, or give an Edit file",
+    "evaluation": "is the folder of an evaluation, which holds no Edit; give an Edit file or a run folder",
+    "adapter": "is an adapter without its Edit; give the Edit that it was made with, if it was made with one",
+    "checkpoint": f"is a model without its Edit; give an Edit file or a run folder, or {_FROM_TWO}",
+    "folder": "is a folder without an Edit (no edit.safetensors); give an Edit file or a run folder",
+}
+
+
+def base_named_by(name: str) -> str | None:
+    """The unedited model that a run, an Edit, a checkpoint or an adapter names, where it is at hand:
+    a Hub id, `demo`, or a folder on this machine. None if there is none.
+    """
+    path = Path(name).expanduser().absolute()
+    for folder in (path, *path.parents[:2]):
+        if (folder / MARK).is_file():
+            return _text_in(folder / "config.json", "model")
+    if kind_of(name) == "hub" or path.exists():
+        try:
+            base = published_edit_of(name).base
+        except (ArtifactError, EditError, UsageError):
+            return None
+        if base is not None and (is_demo(base) or not is_local(base) or Path(base).is_dir()):
+            return base
+    return None
+
+
+def _text_in(file: Path, key: str) -> str | None:
+    """A text in a JSON file, or None."""
+    try:
+        value = read_json(file).get(key)
+    except (ArtifactError, AttributeError):
+        return None
+    return value if isinstance(value, str) and value else None
