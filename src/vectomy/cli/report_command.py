@@ -47,10 +47,19 @@ def _read_result(run: Path) -> JsonObject:
     """
     from vectomy.core.run_folder import read_json
 
-    file = run / ("evaluation.json" if (run / "evaluation.json").is_file() else "summary.json")
+    file = run / "summary.json"
+    if not file.is_file() and (run / "evaluation.json").is_file() and not (run / "config.json").is_file():
+        file = run / "evaluation.json"
     if run.exists() and not file.is_file():
         raise ArtifactError(_without_result(run))
-    result = read_json(file)
+    try:
+        result = read_json(file)
+    except ArtifactError:
+        if run.exists():
+            raise
+        raise ArtifactError(
+            f"{run} does not exist; give the folder of a finished run, the --out of `vectomy run`"
+        ) from None
     if not isinstance(result, dict):
         raise ArtifactError(f"{file} is no summary of a run; run the command that wrote it again")
     if result.get("format") == "vectomy-trait-summary":

@@ -21,7 +21,16 @@ from vectomy.hub.published_edit import published_edit_of
 from vectomy.models import is_local, probe_architecture
 from vectomy.models.demo import is_demo, model_folder
 
-__all__ = ["Kind", "base_named_by", "check_base", "edited_model", "kind_of", "open_base", "open_edit", "open_model"]
+__all__ = [
+    "Kind",
+    "base_named_by",
+    "check_base",
+    "edited_model",
+    "kind_of",
+    "open_base",
+    "open_edit",
+    "open_model",
+]
 
 Kind = Literal[
     *("demo", "hub", "missing", "run", "evaluation", "adapter", "checkpoint", "gguf"),
@@ -42,10 +51,10 @@ def kind_of(name: str) -> Kind:
         return "file"
     if not path.is_dir():
         return "missing" if is_local(name) else "hub"
-    if (path / "evaluation.json").is_file():
-        return "evaluation"
     if (path / MARK).is_file():
-        return "run"
+        # A run has an evaluation.json too, next to its configuration.
+        evaluation = (path / "evaluation.json").is_file() and not (path / "config.json").is_file()
+        return "evaluation" if evaluation else "run"
     if (path / "adapter_config.json").is_file():
         return "adapter"
     return "checkpoint" if (path / "config.json").is_file() else "folder"
@@ -102,8 +111,8 @@ def check_base(name: str) -> None:
     if kind == "run":
         base = base_named_by(name) or "MODEL"
         raise UsageError(
-            f"{name} is the folder of a run, and its unedited model is asked for: give {base}. (`vectomy run "
-            f"{base} --out {name}` resumes the run; its edited model is {Path(name) / 'checkpoint'}.)"
+            f"{name} is the folder of a run, and an unedited model is needed here: give {base}. (`vectomy run "
+            f"{base} --out {name}` resumes the run; {Path(name) / 'checkpoint'} is its edited model)"
         )
     if kind == "edit":
         base = base_named_by(name) or str(Edit.load(name).base)
