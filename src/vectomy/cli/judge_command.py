@@ -32,6 +32,8 @@ JUDGE_HELP = " ".join((EvaluationConfig.model_fields["judge"].description or "")
 
 # Refusal or not, by people's labels: XSTest's spelling and the names of the verdicts.
 LABELS = {"full_compliance": False, "compliance": False, "partial_refusal": True, "full_refusal": True}
+# What this command adds to a row.
+OWN_FIELDS = frozenset({"verdict", "p_refusal", "judge_note", "judge_scores", "judge_error"})
 # Give up after this many unreadable replies at the start.
 HOPELESS = 5
 
@@ -91,11 +93,16 @@ def _rows(file: str) -> Iterator[tuple[int, JsonObject]]:
         JudgeError: the file is not there, is not text, or a line is not what is judged.
     """
     try:
-        text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8-sig")
+        if file == "-":
+            text = sys.stdin.read().removeprefix("\ufeff")
+        else:
+            text = Path(file).read_text(encoding="utf-8-sig")
     except (FileNotFoundError, IsADirectoryError):
         raise JudgeError(
             f"the file {file} does not exist, or is a folder; give a .jsonl file, or - for stdin"
         ) from None
+    except OSError as error:
+        raise JudgeError(f"{file[:200]} cannot be read ({error.strerror}); give a .jsonl file") from None
     except UnicodeDecodeError as error:
         raise JudgeError(f"{file} is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
     found = False
@@ -128,7 +135,8 @@ def _row(where: str, row: Any) -> dict[str, Any]:
                 f"{where} has {json.dumps(row[field])[:60]} as '{field}'; a text is needed (an empty one is "
                 "allowed)"
             )
-    return row
+    # Of an earlier judge, which may have said more than this one will.
+    return {name: value for name, value in row.items() if name not in OWN_FIELDS}
 
 
 def _to_stdout(judge: Judge, rows: list[tuple[int, JsonObject]]) -> list[tuple[int, str]]:

@@ -114,7 +114,8 @@ def measure_baseline(
                 raise SelectionError(
                     f"the base treats {sum(kept[side][split])} of {len(odds)} {side} {split} prompts as the "
                     "contrast expects (first "
-                    f"tokens {[chat.tokenizer.decode([t]) for t in tokens]}); give clearer prompts or --no-filter-prompts"
+                    f"tokens {[chat.tokenizer.decode([token]) for token in tokens]}); give clearer prompts "
+                    "or --no-filter-prompts"
                 )
     return Baseline(
         counts["positive"].rate,

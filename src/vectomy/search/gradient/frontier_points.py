@@ -41,8 +41,8 @@ def list_tried(points: Sequence[Candidate]) -> list[int]:
     tried = [index for index, point in enumerate(points) if point["rejected"] is None]
     if not tried:
         raise SelectionError(
-            f"no edit can be chosen: of every edit that was tried, {MOST_UNJUDGED}; raise --answer-tokens, or give "
-            "prompts that the model answers in English"
+            f"no edit can be chosen: of every edit that was tried, {MOST_UNJUDGED}; raise --answer-tokens, "
+            "or give prompts that the model answers in English"
         )
     return tried
 

@@ -149,8 +149,8 @@ def collect_examples(task: RecipeInput) -> TrainExamples:
     if len(change) < 2:
         raise BehaviourAbsentError(
             f"the base shows the behaviour on {len(change)} of {len(prompts)} positive fit prompts"
-            f"{_tell_unjudged(task, prompts, answers)}; a search by gradients needs answers that show it: give "
-            "clearer prompts, or --recipe arditi"
+            f"{_tell_unjudged(task, prompts, answers)}; a search by gradients needs answers that show it: "
+            "give clearer prompts, or --recipe arditi"
         )
     negative_prompts, negative_answers = base_answers(task, "negative")
     negative = [
