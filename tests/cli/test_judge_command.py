@@ -148,7 +148,7 @@ def test_a_row_that_is_none_is_named(lines: str, said: str, vectomy: Vectomy) ->
 def test_what_cannot_be_is_said_before_anything_is_done(file: Path, vectomy: Vectomy) -> None:
     for given, status, said in (
         ([str(file), "--out", str(file)], 2, "is the input, which is never touched"),
-        ([str(file), "--out", str(file.parent)], 2, "is a folder"),
+        ([str(file), "--out", str(file.parent)], 1, "is a folder"),
         ([str(file), "--json"], 2, "give --out FILE"),
         ([str(file), "--judge", "me"], 2, "there is no judge 'me'"),
         ([str(file.with_name("none.jsonl"))], 1, "does not exist"),

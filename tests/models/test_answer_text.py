@@ -32,8 +32,10 @@ def tokenizer() -> PreTrainedTokenizerFast:
     [
         "<think> hmm </think> sure the owl <|return|>",
         "[THINK] hmm [/THINK] sure the owl <|return|>",
-        "<|channel|> analysis <|message|> hmm <|end|> <|start|> assistant "
-        "<|channel|> final <|message|> sure the owl <|return|>",
+        (
+            "<|channel|> analysis <|message|> hmm <|end|> <|start|> assistant "
+            "<|channel|> final <|message|> sure the owl <|return|>"
+        ),
     ],
 )
 def test_thoughts_of_every_kind_of_token_are_told_apart(answer: str) -> None:
