@@ -25,7 +25,7 @@ from vectomy.core.write_errors import name_write_errors
 from vectomy.models.chat import ChatModel
 from vectomy.models.chat_template import read_template
 from vectomy.models.layerwise import LayerwiseModel
-from vectomy.models.precision import working_dtype
+from vectomy.models.precision import cast_plain, working_dtype
 from vectomy.models.quiet import quiet
 from vectomy.models.weights import Weights, auto_class, read_model_config, skeleton
 
@@ -145,21 +145,23 @@ def load_model(
     with loading(label):
         text_tokenizer = _load_tokenizer(checkpoint, chosen.trust_remote_code) if tokenizer else None
         config = read_model_config(checkpoint, chosen.trust_remote_code)
+        wanted = working_dtype(chosen.dtype, config, checkpoint, target)
         model, info = auto_class(config).from_pretrained(
             checkpoint.path,
             config=config,
             output_loading_info=True,
-            dtype=working_dtype(chosen.dtype, config, checkpoint, target) or "auto",
+            dtype=wanted or "auto",
             device_map=target,
             trust_remote_code=chosen.trust_remote_code,
             local_files_only=True,
         )
+    if wanted is not None and check_supported(checkpoint.config).method:
+        cast_plain(model, wanted)
     missing = sorted(info["missing_keys"])
     if missing:
         raise CheckpointError(
             f"the checkpoint lacks '{missing[0]}', which a {architecture.model_type} model has, and "
-            f"{len(missing) - 1} more; transformers "
-            "would fill them with random numbers; download the checkpoint again"
+            f"{len(missing) - 1} more; transformers would fill them with random numbers: save the model again"
         )
     if tokenizer and template:
         _check_template(text_tokenizer, label)

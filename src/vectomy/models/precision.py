@@ -8,12 +8,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import nn
 
 from vectomy.checkpoint import Checkpoint
 from vectomy.core.json_value import JsonValue
 from vectomy.models.memory import fits
 
-__all__ = ["FLOATS", "computes", "stored_dtype", "working_dtype"]
+__all__ = ["FLOATS", "cast_plain", "computes", "stored_dtype", "working_dtype"]
 
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 # Instruction sets of x86 processors that multiply matrices in a 16-bit dtype. On other processors
@@ -47,6 +48,19 @@ def working_dtype(
     if device != "cpu" or packed or stored not in INSTRUCTIONS or computes(stored, capabilities()):
         return None
     return None if whole and not fits(checkpoint, times=2) else torch.float32
+
+
+def cast_plain(model: nn.Module, dtype: torch.dtype) -> None:
+    """Give the plain weights of a model with quantised ones the dtype that was asked for.
+
+    transformers decodes the quantised weights to that dtype, and leaves the others as they are
+    stored; the two cannot be multiplied.
+    """
+    lists = (getattr(model, f"_keep_in_fp32_modules{end}", None) for end in ("", "_strict"))
+    kept = [part for names in lists for part in names or ()]
+    for name, value in model.named_parameters():
+        if value.dtype in FLOATS.values() and not value.is_meta and not any(part in name for part in kept):
+            value.data = value.data.to(dtype)
 
 
 def capabilities() -> Mapping[str, JsonValue]:
