@@ -237,6 +237,15 @@ def test_a_stage_is_skipped_for_the_same_inputs_and_says_the_same_hash(run: RunF
     assert set(run.seconds()) == {"make"}
 
 
+def test_a_journal_that_a_kill_left_behind_a_finished_stage_is_removed(run: RunFolder) -> None:
+    stage = Stage(run)
+    stage()
+    left = run.path / "stages" / "make.journal"
+    left.write_text("")
+    stage()
+    assert (stage.count, left.exists()) == (1, False)
+
+
 def test_a_stage_runs_again_for_other_inputs(run: RunFolder) -> None:
     stage = Stage(run)
     first = stage(1)

@@ -131,6 +131,11 @@ def test_a_resumed_run_is_the_undisturbed_one(tmp_path: Path, monkeypatch: pytes
     (cut.folder / "checkpoints" / "checkpoint-6" / "adapter_model.safetensors").write_bytes(b"cut off")
     train(cut)
     assert curve(cut.folder) == curve(whole.folder)
+    # Every number of every row, the count of tokens too, which TRL keeps in memory alone.
+    histories = [
+        json.loads((folder / "losses.json").read_text())["history"] for folder in (cut.folder, whole.folder)
+    ]
+    assert histories[0] == histories[1]
     files = [folder / "adapter" / "adapter_model.safetensors" for folder in (cut.folder, whole.folder)]
     assert files[0].read_bytes() == files[1].read_bytes()
     assert len(curve(cut.folder)) == 12

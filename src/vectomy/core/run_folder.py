@@ -215,6 +215,7 @@ class RunFolder:
             depend on them too.
         """
         path = self.path / "stages" / f"{name}.json"
+        journal = path.with_suffix(".journal")
         wanted = hash_of([before, inputs])
         if path.exists():
             record = read_json(path)
@@ -224,6 +225,8 @@ class RunFolder:
             )
             if stored == (wanted, self._digests(outputs)):
                 self.reused.append(name)
+                # A kill may have come between the record and the end of the journal.
+                journal.unlink(missing_ok=True)
                 return hash_of([before, inputs, record["outputs"]])
             path.unlink()
         self._at_work[name] = wanted
@@ -234,7 +237,7 @@ class RunFolder:
         digests = self._digests(outputs)
         record = {"inputs_sha256": wanted, "before": before, "inputs": inputs, "outputs": digests}
         write_json(path, {**record, "seconds": round(spent, 3)})
-        (self.path / "stages" / f"{name}.journal").unlink(missing_ok=True)
+        journal.unlink(missing_ok=True)
         return hash_of([before, inputs, digests])
 
     def seconds(self) -> dict[str, float]:

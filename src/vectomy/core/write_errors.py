@@ -138,7 +138,7 @@ def _exists(path: Path) -> bool:
 def _error_number(error: Exception) -> int | None:
     if isinstance(error, OSError):
         return error.errno
-    if "PytorchStreamWriter failed writing" in str(error):
+    if "inline_container" in str(error) and re.search(r"unexpected pos|failed writing", str(error)):
         # torch.save does not say why; it is the disk but for rare cases.
         return errno.ENOSPC
     # safetensors reports the system's number in the text of an error of its own.

@@ -23,7 +23,7 @@ from vectomy.checkpoint.lora import LORA_TENSORS
 from vectomy.core.errors import ModelError
 from vectomy.core.json_value import JsonObject
 from vectomy.core.progress import Progress, silent
-from vectomy.core.run_folder import write_json, write_whole
+from vectomy.core.run_folder import read_json, write_json, write_whole
 from vectomy.healing.heal_config import HealConfig
 from vectomy.healing.job import ADAPTER, RECORD, WEIGHTS, Job, find_last_checkpoint
 from vectomy.healing.machine import Machine, is_sharded, resolve_machine
@@ -104,10 +104,20 @@ def train(job: Job, progress: Progress = silent) -> TrainingResult:
             )
             trainer.remove_callback(PrinterCallback)
             last = find_last_checkpoint(job.checkpoints)
+            if last is not None:
+                _restore_token_count(trainer, last)
             with reporter.show(trainer):
                 trainer.train(resume_from_checkpoint=None if last is None else str(last))
         _check_finite(trainer.state.log_history)
         return _save(trainer, job, machine, preserved, protected)
+
+
+def _restore_token_count(trainer: Any, checkpoint: Path) -> None:
+    """TRL counts tokens in memory; without this a resumed training would count from 0."""
+    rows = read_json(checkpoint / "trainer_state.json").get("log_history", [])
+    counts = [row["num_tokens"] for row in rows if "num_tokens" in row]
+    if counts:
+        trainer._total_train_tokens = int(counts[-1])
 
 
 @contextmanager
