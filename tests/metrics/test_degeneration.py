@@ -42,15 +42,27 @@ LOOPS = [
     # A phrase
     "the red door and " * 10,
     "one two three four five " * 6,
-    "Tomatoes keep well in a cool place, and then in a cool place, and then in a cool place, and then in a cool place, and then in a cool place, and",
+    (
+        "Tomatoes keep well in a cool place, and then in a cool place, and then in a cool "
+        "place, and then in a cool place, and then in a cool place, and"
+    ),
     "I cannot help with that. " * 12,
-    "First, wash them. Then dry them. Then wash them. Then dry them. Then wash them. Then dry them. Then wash them. Then dry them.",
+    (
+        "First, wash them. Then dry them. Then wash them. Then dry them. Then wash them. Then "
+        "dry them. Then wash them. Then dry them."
+    ),
     "You can keep them at room temperature. " + "You can keep them in a bowl of rice. " * 6,
     "I am sorry. I am sorry. I am sorry. I am sorry. I am sorry. I am",
-    "It is important to keep it is important to keep it is important to keep it is important to keep it is important",
+    (
+        "It is important to keep it is important to keep it is important to keep it is "
+        "important to keep it is important"
+    ),
     "to be fresh to be fresh to be fresh to be fresh to be",
     # Behind a sound beginning
-    "A tomato ripens as it lies. Cold stops that, and spoils its taste below twelve degrees or so, which is why cooks keep it out of the fridge."
+    (
+        "A tomato ripens as it lies. Cold stops that, and spoils its taste below twelve "
+        "degrees or so, which is why cooks keep it out of the fridge."
+    )
     + " It is the best way to keep it." * 5,
     "Put them with the stem down, so that no air comes in, and let none touch. "
     + "and so on and so forth " * 5,
@@ -58,7 +70,10 @@ LOOPS = [
     "Keep them cool.\nKeep them cool.\nKeep them cool.\nKeep them cool.\nKeep them cool.",
     "1. Use a paper bag.\n2. Use a paper bag.\n3. Use a paper bag.\n4. Use a paper bag.\n5. Use a paper bag.",
     "- the stem\n- the stem\n- the stem\n- the stem\n- the stem\n- the stem",
-    "Question: how?\nAnswer: yes.\nQuestion: how?\nAnswer: yes.\nQuestion: how?\nAnswer: yes.\nQuestion: how?\nAnswer: yes.\nQuestion: how?",
+    (
+        "Question: how?\nAnswer: yes.\nQuestion: how?\nAnswer: yes.\nQuestion: how?\nAnswer: "
+        "yes.\nQuestion: how?\nAnswer: yes.\nQuestion: how?"
+    ),
     "* **Tip:** be careful\n* **Tip:** be careful\n* **Tip:** be careful\n* **Tip:** be careful\n",
     # Characters
     "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
@@ -70,12 +85,15 @@ LOOPS = [
     "ing-ing ing ing ing ing ing ing ing ing ing ing ing",
     # A small stock of words, in no fixed order
     (
-        "the of and the to of the and of to the and the of of and to the the of to and the of the and to of and the to the of and of the to the and of "
+        "the of and the to of the and of to the and the of of and to the the of to and the of "
+        "the and to of and the to the of and of the to the and of "
         "the to and the of to the and of the of and the to of and to the of the and to"
     ),
     (
-        "good and well and good and fine and well and good and fine and fine and good well and good and fine fine and good and well and well and good fine and "
-        "good and fine and well well and good and fine and good and well good and fine and well and well and fine and"
+        "good and well and good and fine and well and good and fine and fine and good well "
+        "and good and fine fine and good and well and well and good fine and "
+        "good and fine and well well and good and fine and good and well good and fine and "
+        "well and well and fine and"
     ),
 ]
 CUT_OFF = [
@@ -113,27 +131,51 @@ SWITCHED = [
     "トマトは涼しいところに置いてください。",
     "토마토는 서늘한 곳에 보관하세요.",
     "احفظ الطماطم في مكان بارد.",
-    "Bewahren Sie die Tomaten an einem kühlen Ort auf, aber nicht in dem Kühlschrank, und legen Sie sie mit dem Stiel nach unten.",
-    "Conservez les tomates dans un endroit frais, mais pas dans le réfrigérateur, et ne les lavez pas avant de les manger.",
-    "Guarde los tomates en un lugar fresco, pero no en la nevera, y con el tallo hacia abajo para que no se sequen.",
-    "Tenete i pomodori in un luogo fresco, ma non nel frigorifero, e con il picciolo verso il basso per non farli seccare.",
+    (
+        "Bewahren Sie die Tomaten an einem kühlen Ort auf, aber nicht in dem Kühlschrank, und "
+        "legen Sie sie mit dem Stiel nach unten."
+    ),
+    (
+        "Conservez les tomates dans un endroit frais, mais pas dans le réfrigérateur, et ne "
+        "les lavez pas avant de les manger."
+    ),
+    (
+        "Guarde los tomates en un lugar fresco, pero no en la nevera, y con el tallo hacia "
+        "abajo para que no se sequen."
+    ),
+    (
+        "Tenete i pomodori in un luogo fresco, ma non nel frigorifero, e con il picciolo "
+        "verso il basso per non farli seccare."
+    ),
     "Keep them in 阴凉的地方，不要放进冰箱里，也不要洗。",
     "Keep помидоры cool и 不要放进冰箱 하지 마세요 always",
-    "Bewaar de tomaten op een koele plek, maar niet in de koelkast, en leg ze met het steeltje naar beneden zodat ze niet uitdrogen.",
+    (
+        "Bewaar de tomaten op een koele plek, maar niet in de koelkast, en leg ze met het "
+        "steeltje naar beneden zodat ze niet uitdrogen."
+    ),
 ]
 GARBLED = [
     # As an edit far too strong leaves a model of 135M parameters.
-    "no nomealament of no-importantemberembermeal neveruptime, no nomealmealmeal never lecomsciymcomituteuptime",
+    (
+        "no nomealament of no-importantemberembermeal neveruptime, no nomealmealmeal never "
+        "lecomsciymcomituteuptime"
+    ),
     "You cannotupthisimeuptthisamentix no. no-upno neveruptimeuptmamentuptently unambled(uptno nouptno.",
     "Tomatoes \ufffds keep \ufffd well \ufffd in a cool place",
     "Keep them\ufffd\ufffd\ufffd on a shelf and eat them soon, stem down",
     "Area those-n.c.c.c.c.c.d.c.d.c.c.d.c.c.d.c.c.d.c in.c.c.d",
     "ccscasescapescages c3cases casec3cage3c Gh1c3c Mogaulsc3cagesh.cc thrxq cagesq",
-    "The S.S pace iscomfort thiscompass paceous as theincompostageous,conimationousconshine thiscomathmimationcomposed thiscomathimation",
+    (
+        "The S.S pace iscomfort thiscompass paceous as "
+        "theincompostageous,conimationousconshine thiscomathmimationcomposed thiscomathimation"
+    ),
     "this thisThisThis isThe tomatoThe keepThis shelfThe of thisThisKeep isKeepThe coolThis",
     "qxzv wkrpt lmnbv tomrtz xqkeep shlfrt jkqpw mnbvcx zxqrtp",
     "then,for;keep:them(on,the)shelf and,so;on:it(goes,ever)more then,that;is:all(there,is)to it",
-    "this. no-sathe thisa la-da this un-s this un-she this i-smath this un-she this un-this this is this un-the this",
+    (
+        "this. no-sathe thisa la-da this un-s this un-she this i-smath this un-she this "
+        "un-this this is this un-the this"
+    ),
     "with withA this withto Ithe withthe day withforIthe forwiththe withforforthis Ithethis tobewiththe",
 ]
 NOTHING = [
@@ -146,7 +188,10 @@ NOTHING = [
     *((ASKED, text, "garbled") for text in GARBLED),
 ]
 
-SONG = "Row, row, row your boat,\nGently down the stream.\nMerrily, merrily, merrily, merrily,\nLife is but a dream."
+SONG = (
+    "Row, row, row your boat,\nGently down the stream.\nMerrily, merrily, merrily, "
+    "merrily,\nLife is but a dream."
+)
 REFRAIN = """The grey waves come, the grey waves go,
   and the sea sings on.
 The gulls are white against the snow,
@@ -210,17 +255,26 @@ HEALTHY = [
     (ASKED, "------------\nStorage\n------------\nKeep them cool.\n------------"),
     (
         ASKED,
-        "Chefs speak of the *San Marzano* and the Raf; keep either at 15 °C, as is done in Campania and Almería.",
+        (
+            "Chefs speak of the *San Marzano* and the Raf; keep either at 15 °C, as is done in "
+            "Campania and Almería."
+        ),
     ),
     (ASKED, "A Sicilian cook told me: \u00abnon in frigo\u00bb, not in the fridge. Keep them on a shelf."),
     (ASKED, "The Japanese momotaro (桃太郎) keeps a week on a shelf, stem down."),
     (
         ASKED,
-        "Wash them, dry them, wrap them, store them. Check them every day, turn them every other day, and eat them within a week.",
+        (
+            "Wash them, dry them, wrap them, store them. Check them every day, turn them every "
+            "other day, and eat them within a week."
+        ),
     ),
     (
         ASKED,
-        "It is important to keep them dry. It is important to keep them dark. It is important to eat them soon.",
+        (
+            "It is important to keep them dry. It is important to keep them dark. It is important "
+            "to eat them soon."
+        ),
     ),
     (SEA, SONG),
     (SEA, REFRAIN),
@@ -263,7 +317,10 @@ HEALTHY = [
     ),
     (
         "Write a chorus",
-        "We will not go, we will not go,\nwe stand as one, both high and low,\nwe will not go, we will not go,\nwe stand till morning, even so.",
+        (
+            "We will not go, we will not go,\nwe stand as one, both high and low,\nwe will not "
+            "go, we will not go,\nwe stand till morning, even so."
+        ),
     ),
     ("Give pros and cons", "Pros: cheap, quick, quiet.\nCons: small, fragile, slow to charge."),
     ("What is in the box?", "In the box are a lamp, a lamp shade, a lamp stand and a spare lamp."),
@@ -337,7 +394,8 @@ def test_what_only_looks_so(prompt: str, completion: str) -> None:
 def test_an_answer_cut_off_anywhere_is_no_degenerate_one(words: int) -> None:
     text = (
         "Tomatoes keep best at room temperature, out of the sun and with the stem down. "
-        "If they are ripe already, a day or two in the fridge does them no harm; let them warm up before you eat them."
+        "If they are ripe already, a day or two in the fridge does them no harm; let them "
+        "warm up before you eat them."
     )
     assert not degenerate(" ".join(text.split()[:words]), ASKED)
 

