@@ -55,7 +55,7 @@ def test_a_style_is_induced_without_its_system_prompt() -> None:
     for page in ("report.html", "MODEL_CARD.md", "checkpoint/README.md"):
         text = (out / page).read_text("utf-8")
         assert "None: it is a test." in text, page
-        assert "induces pointing by learned vectors" in text, page
+        assert "made to induce pointing by learned vectors" in text, page
         assert "Refusals" not in text, page
     rows = [row for row in read_jsonl(out / "completions.jsonl") if row["set"] == "negative"]
     assert sum("that" in row["hooks"]["text"] for row in rows) == counts(summary, "hooks")[1]
