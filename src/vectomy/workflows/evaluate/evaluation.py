@@ -19,6 +19,13 @@ from vectomy.core.jsonl import write_jsonl
 from vectomy.core.output_path import check_run_output
 from vectomy.core.packages import describe_missing
 from vectomy.core.progress import Progress, duration, silent
+from vectomy.core.results import (
+    EvaluationResults,
+    JsonRecord,
+    SetNumbers,
+    SubjectNumbers,
+    TaskScore,
+)
 from vectomy.core.run_folder import RunFolder, write_json, write_whole
 from vectomy.core.versions import versions
 from vectomy.data.prompts import Prompt
@@ -191,12 +198,15 @@ class EvaluationWorkflow(Workflow):
             seconds[subject.name] = round(self.cache.seconds - before, 1)
         self.models.free()
         names = [subject.name for subject in self.subjects]
-        evaluation = {
-            **self._about(),
-            "seconds": {name: seconds[name] for name in names},
-            "results": {name: results[name] for name in names},
-        }
-        rows = list_completions(self.sets, {name: self.answers[name] for name in names})
+        evaluation = EvaluationResults.from_json(
+            {
+                **self._about(),
+                "seconds": {name: seconds[name] for name in names},
+                "results": {name: results[name] for name in names},
+            }
+        ).to_json()
+        answered = list_completions(self.sets, {name: self.answers[name] for name in names})
+        rows = [row.to_json() for row in answered]
         write_jsonl(self.folder.file("completions.jsonl"), rows)
         write_json(self.folder.file("evaluation.json"), evaluation)
         with write_whole(self.folder.file("report.html")) as path:
@@ -212,7 +222,7 @@ class EvaluationWorkflow(Workflow):
             self.subjects, key=lambda item: (slots.index(slot(item)), item.kind not in ("base", "model"))
         )
 
-    def _measure(self, subject: Subject) -> dict[str, Any]:
+    def _measure(self, subject: Subject) -> SubjectNumbers:
         baseline = self.by_name[subject.baseline] if subject.baseline is not None else subject
         baseline_results = self.answers.get(baseline.name)
         if baseline_results is not None:
@@ -221,17 +231,17 @@ class EvaluationWorkflow(Workflow):
         results = self.answers[subject.name] = {
             prompt_set.name: self._answer_set(subject, prompt_set) for prompt_set in self.sets
         }
-        result: dict[str, Any] = {"sets": {}}
+        numbers: dict[str, SetNumbers] = {}
         for prompt_set in self.sets:
             baseline_result = baseline_results[prompt_set.name] if baseline_results is not None else None
             asked = (baseline_result or results[prompt_set.name]).answered.tokens
             damaged = self.measurer.measure_divergence(subject, baseline, prompt_set, asked)
-            result["sets"][prompt_set.name] = summarise_set(
+            numbers[prompt_set.name] = summarise_set(
                 prompt_set, results[prompt_set.name], baseline_result, damaged
             )
-        if subject.kind != "noise":
-            result |= self._measure_beyond_sets(subject)
-        return result
+        if subject.kind == "noise":
+            return SubjectNumbers(sets=numbers)
+        return self._measure_beyond_sets(subject).model_copy(update={"sets": numbers})
 
     def _answer_set(self, subject: Subject, prompt_set: PromptSet) -> SetResult:
         rows = self._rows(subject, prompt_set)
@@ -250,9 +260,9 @@ class EvaluationWorkflow(Workflow):
             else list(range(len(prompt_set.rows)))
         )
 
-    def _measure_beyond_sets(self, subject: Subject) -> JsonObject:
+    def _measure_beyond_sets(self, subject: Subject) -> SubjectNumbers:
         c, ask = self.config, self.measurer.answer
-        result: dict[str, Any] = {}
+        result: dict[str, JsonRecord | dict[str, JsonRecord]] = {}
         if self.texts:
             result["perplexity"] = {
                 name: self.measurer.measure_perplexity(subject, text) for name, text in self.texts.items()
@@ -267,7 +277,7 @@ class EvaluationWorkflow(Workflow):
             answered = ask(
                 subject, prompts, "long contexts", tokens=c.answer_tokens, context=c.context_tokens
             )
-            result["long_context"] = {**summarise_context(answered), "tokens": c.context_tokens}
+            result["long_context"] = summarise_context(answered, c.context_tokens)
         if c.tool_calls:
             tools = tool_prompts()
             answered = ask(subject, [item.prompt for item in tools], "tool calls", tokens=TOOL_TOKENS)
@@ -278,8 +288,8 @@ class EvaluationWorkflow(Workflow):
             rows = in_rows(
                 self.tasks, results, None if subject.baseline is None else self.scores[subject.baseline]
             )
-            result["capability"] = {row: item.to_json() for row, item in rows.items()}
-        return result
+            result["capability"] = {row: TaskScore.from_json(item.to_json()) for row, item in rows.items()}
+        return SubjectNumbers.from_json(result)
 
     def _sample(self, count: int) -> list[Prompt]:
         prompts = [prompt for prompt_set in self.sets for prompt in prompt_set.prompts]

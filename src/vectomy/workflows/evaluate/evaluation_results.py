@@ -6,6 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from vectomy.core.json_value import JsonObject
+from vectomy.core.results import (
+    ConditionNumbers,
+    EvaluationCompletion,
+    GivenAnswer,
+    SetNumbers,
+    ToolCallNumbers,
+)
 from vectomy.metrics.behaviour import behaviour_of, lengths, refusal_and_degenerate
 from vectomy.metrics.intervals import rate_of
 from vectomy.metrics.mcnemar import mcnemar
@@ -26,7 +33,7 @@ class SetResult:
 
 def summarise_set(
     prompt_set: PromptSet, subject: SetResult, baseline: SetResult | None, damaged: Mapping[str, float] | None
-) -> JsonObject:
+) -> SetNumbers:
     """A subject's numbers on a set.
 
     Args:
@@ -35,7 +42,7 @@ def summarise_set(
             lengths can be compared.
     """
     answer_lengths = lengths(subject.answered.tokens, subject.answered.whole[0])
-    result = {
+    result: JsonObject = {
         **behaviour_of([prompt_set.rows[row] for row in subject.rows], subject.answered.judged),
         **answer_lengths,
     }
@@ -48,39 +55,38 @@ def summarise_set(
         theirs = [baseline.answered.tokens[row] for row in subject.rows]
         ratio = answer_lengths["length_mean"] / (sum(map(len, theirs)) / len(theirs))
         result["length_ratio"] = ratio if damaged is not None else None
-    return result
+    return SetNumbers.from_json(result)
 
 
-def summarise_context(answered: Completions) -> JsonObject:
+def summarise_context(answered: Completions, tokens: int | None = None) -> ConditionNumbers:
+    """Answers after an earlier exchange, or at the end of a text of `tokens` tokens."""
     judged = answered.whole[1]
-    return {**refusal_and_degenerate(judged), "answered": rate_of(row.answers for row in judged)}
+    numbers = {**refusal_and_degenerate(judged), "answered": rate_of(row.answers for row in judged)}
+    return ConditionNumbers.from_json(numbers if tokens is None else {**numbers, "tokens": tokens})
 
 
-def summarise_tool_calls(asked: Sequence[ToolPrompt], answered: Completions) -> JsonObject:
+def summarise_tool_calls(asked: Sequence[ToolPrompt], answered: Completions) -> ToolCallNumbers:
     texts = answered.whole[0]
-    return {
-        "valid": rate_of(valid_call(text, prompt.tool) for text, prompt in zip(texts, asked, strict=True))
-    }
+    valid = rate_of(valid_call(text, prompt.tool) for text, prompt in zip(texts, asked, strict=True))
+    return ToolCallNumbers.from_json({"valid": valid})
 
 
 def list_completions(
     sets: Sequence[PromptSet], answers: Mapping[str, Mapping[str, SetResult]]
-) -> list[JsonObject]:
+) -> list[EvaluationCompletion]:
     """One row per prompt with the answer of each subject; `answers` by subject and set."""
     result = []
     for prompt_set in sets:
-        by_row: list[JsonObject] = [{} for _ in prompt_set.rows]
+        by_row: list[dict[str, GivenAnswer]] = [{} for _ in prompt_set.rows]
         for subject, by_set in answers.items():
             set_result = by_set[prompt_set.name]
             for index, text, judged in zip(set_result.rows, *set_result.answered.whole, strict=True):
-                by_row[index][subject] = {
-                    "text": text,
-                    "verdict": judged.verdict,
-                    "p_refusal": judged.p_refusal,
-                }
+                by_row[index][subject] = GivenAnswer(
+                    text=text, verdict=judged.verdict, p_refusal=judged.p_refusal
+                )
         for row, by_subject in zip(prompt_set.rows, by_row, strict=True):
             prompt = row.prompt.to_json()
             about = {"set": prompt_set.name, "type": row.type, "label": row.label, "prompt": prompt["text"]}
             history = {"history": prompt["history"]} if "history" in prompt else {}
-            result.append({**about, **history, "answers": by_subject})
+            result.append(EvaluationCompletion.from_json({**about, **history, "answers": by_subject}))
     return result

@@ -7,14 +7,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
 
 from vectomy.core.cache import Cache
 from vectomy.core.config import EvaluationConfig
+from vectomy.core.json_value import JsonObject
 from vectomy.core.progress import Progress
+from vectomy.core.results import TextPerplexity
 from vectomy.core.run_folder import hash_of
 from vectomy.core.versions import versions
 from vectomy.data.prompts import Prompt
@@ -71,21 +72,21 @@ class SubjectMeasurer:
         self._hidden: dict[tuple[str, str], list[Float[Tensor, "_ d_model"]]] = {}
         # Not batch_tokens: lowering it when memory is short must not throw away what is done.
         recorded = versions()
-        self._made_with = {
+        self._made_with: JsonObject = {
             "versions": {name: recorded[name] for name in ("vectomy", "torch", "transformers")},
             "settings": [config.runtime.device, config.runtime.dtype, config.runtime.thinking],
         }
 
-    def describe_setup(self, subject: Subject) -> dict[str, Any]:
+    def describe_setup(self, subject: Subject) -> JsonObject:
         """The dtype, device and hash of the chat template of a model, read when it is loaded."""
 
-        def work() -> dict[str, Any]:
+        def work() -> JsonObject:
             with self._models.model(subject) as chat:
                 dtype, template = str(chat.model.dtype).removeprefix("torch."), chat.tokenizer.chat_template
                 return {"dtype": dtype, "device": str(chat.device), "template_sha256": hash_of(template)}
 
         inputs = {"kind": "setup", "subject": subject.identity, **self._made_with}
-        result: dict[str, Any] = self._cache.get_or_compute(inputs, work)
+        result: JsonObject = self._cache.get_or_compute(inputs, work)
         return result
 
     # Answers
@@ -130,7 +131,7 @@ class SubjectMeasurer:
 
     def _answers_inputs(
         self, subject: Subject, prompts: Sequence[Prompt], tokens: int, context: int
-    ) -> dict[str, Any]:
+    ) -> JsonObject:
         asked = hash_of([prompt.to_json() for prompt in prompts])
         return {
             "kind": "answers",
@@ -221,7 +222,7 @@ class SubjectMeasurer:
 
     def _divergence_inputs(
         self, subject: Subject, baseline: Subject, prompt_set: PromptSet, answers: Sequence[Sequence[int]]
-    ) -> dict[str, Any]:
+    ) -> JsonObject:
         rows = self.sample_rows(prompt_set)
         asked = hash_of([[prompt_set.rows[row].prompt.to_json(), answers[row]] for row in rows])
         return {
@@ -282,7 +283,7 @@ class SubjectMeasurer:
 
     # Text
 
-    def measure_perplexity(self, subject: Subject, text: str) -> dict[str, Any]:
+    def measure_perplexity(self, subject: Subject, text: str) -> TextPerplexity:
         c = self._config
         inputs = {
             "kind": "perplexity",
@@ -292,19 +293,18 @@ class SubjectMeasurer:
             **self._made_with,
         }
 
-        def work() -> dict[str, Any]:
+        def work() -> JsonObject:
             with self._models.model(subject) as chat:
                 return perplexity(chat, text, c.text_tokens, c.runtime.batch_tokens)
 
-        result: dict[str, Any] = self._cache.get_or_compute(inputs, work)
-        return result
+        return TextPerplexity.from_json(self._cache.get_or_compute(inputs, work))
 
     # Tasks
 
     def score_task(self, subject: Subject, task: HarnessTask) -> TaskScores:
         """The subject's score on each document of a task of the lm-evaluation-harness."""
 
-        def work() -> dict[str, Any]:
+        def work() -> JsonObject:
             with (
                 self._models.model(subject) as chat,
                 self._progress(f"{subject.name}: {task.row}", task.requests, "requests") as update,
@@ -318,7 +318,7 @@ class SubjectMeasurer:
         """Whether the task has yet to be run on the subject."""
         return self._scores_inputs(subject, task) not in self._cache
 
-    def _scores_inputs(self, subject: Subject, task: HarnessTask) -> dict[str, Any]:
+    def _scores_inputs(self, subject: Subject, task: HarnessTask) -> JsonObject:
         # The batch size counts: scores of two subjects are compared, and other batches round
         # differently.
         return {
