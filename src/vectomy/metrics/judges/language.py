@@ -193,12 +193,12 @@ def find_foreign_language(text: str) -> str | None:
     a script, or "Latin script" for other languages. None for English, code, numbers, names, and
     what is too short to tell.
     """
-    prose = CODE.sub(" ", text)
+    prose = CODE.sub(" ", text) if "`" in text or "://" in text else text
     letters = sum(map(str.isalpha, prose[:READ]))
     if letters < FEW_LETTERS and prose.isascii():
         return None
-    found = {word.replace("\u2019", "'") for word in LATIN_WORD.findall(prose)}
-    words = {word.lower() for word in found}
+    found = set(LATIN_WORD.findall(prose.replace("\u2019", "'")))
+    words = set(map(str.lower, found))
     english = words & ENGLISH
     if not prose.isascii() and (script := _find_script(prose, len(english))) is not None:
         return script if letters >= (FEW_LETTERS if script == "GREEK" else 2) else None
