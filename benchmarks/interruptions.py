@@ -3,8 +3,8 @@ what the same command then makes of it with an undisturbed run.
 
     python benchmarks/interruptions.py [--rounds 400] [--only run,bake] [--minutes 30] [--json FILE]
 
-A round interrupts a workload (run, trait, evaluate, heal, bake or push, on tiny models) and lets the
-same command end:
+A round interrupts a workload (run, trait, evaluate, heal, bake or push, on tiny models) and lets
+the same command end:
 
     kill      SIGKILL one to three times, resumes included: after a random time, or right before or
               after a random one of the calls that write
@@ -12,10 +12,10 @@ same command end:
     clock     SIGKILL, then the clock and the times of all files jump by up to ten years
     two       the same command twice at once on one folder
 
-Every file whose bytes two undisturbed runs agree on must have these bytes, nothing half may be left,
-the inputs must be as they were, and an interrupted command must end well or in a VectomyError. The
-JSON file is written after each round, and the next call continues from it. Children are forked, so
-that a kill costs no import.
+Every file whose bytes two undisturbed runs agree on must have these bytes, nothing half may be
+left, inputs must be as they were, and an interrupted command must end well or in a VectomyError.
+The JSON file is written after each round, and the next call continues from it. Children are forked,
+so that a kill costs no import.
 """
 
 from __future__ import annotations

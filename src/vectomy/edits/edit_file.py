@@ -57,8 +57,8 @@ def encode_edit(base: BaseModelRef, operations: Sequence[Operation], about: Json
 
 
 def edit_file_in(folder: Path) -> Path | None:
-    """The Edit file of a folder: that of a checkpoint or a published repository, or that of a run or
-    an adapter. None if there is none.
+    """The Edit file of a folder: of a checkpoint, a published repository, a run or an adapter. None
+    if there is none.
     """
     places = (folder / RECORDS / "edit.safetensors", folder / "edit.safetensors")
     return next((path for path in places if path.is_file()), None)
@@ -85,8 +85,9 @@ def read_edit(path: Path, make: Callable[[BaseModelRef, tuple[Operation, ...], J
         stored = edit_file_in(path)
         if stored is None:
             raise EditError(
-                f"the folder {path} holds no Edit (no edit.safetensors, no {RECORDS}/edit.safetensors); give an "
-                "Edit file, or the folder of a finished run, of a checkpoint or of an adapter made from an Edit"
+                f"the folder {path} holds no Edit (no edit.safetensors, no {RECORDS}/edit.safetensors); give "
+                "an Edit file, or the folder of a finished run, of a checkpoint or of an adapter made from an "
+                "Edit"
             )
         path = stored
     if not path.is_file():
