@@ -29,20 +29,35 @@ def test_an_unknown_tensor_stops_the_edit_by_name(tmp_path: Path) -> None:
     for name in (
         "model.layers.1.mlp.second_down_proj.weight",
         "model.wpe.weight",
-        "model.layers.9.mlp.down_proj.weight",
     ):
         save_file({**state, name: torch.ones(2)}, tiny.folder / "model.safetensors")
         with pytest.raises(ArchitectureError, match=name):
             bake(Edit.ablation(tiny.folder, unit()), tiny.folder, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+    # A layer that the model does not have is not loaded: it is listed and keeps its bytes.
+    name = "model.layers.9.mlp.down_proj.weight"
+    save_file({**state, name: torch.ones(2)}, tiny.folder / "model.safetensors")
+    receipt = bake(Edit.ablation(tiny.folder, unit()), tiny.folder, tmp_path / "out")
+    assert "transformers does not load it" in dict(receipt.left)[name]
+    assert torch.equal(load_file(tmp_path / "out" / "model.safetensors")[name], torch.ones(2))
 
 
-@pytest.mark.parametrize("model_type", ["bert", "t5", None, 7, ["llama"]], ids=str)
-def test_an_unknown_model_type_is_refused_by_name(tmp_path: Path, model_type: object) -> None:
+@pytest.mark.parametrize(
+    ("model_type", "message"),
+    [
+        ("bert", "'bert'.*does not generate text"),
+        ("t5", "'t5' is an encoder-decoder"),
+        (None, "names no model_type"),
+        (7, "llama, llama4"),
+        (["llama"], "llama, llama4"),
+    ],
+    ids=str,
+)
+def test_an_unknown_model_type_is_refused_by_name(tmp_path: Path, model_type: object, message: str) -> None:
     tiny = build(tmp_path / "in", "llama")
     config = tiny.folder / "config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "model_type": model_type}))
-    with pytest.raises(ArchitectureError, match="llama, llama4") as caught:
+    with pytest.raises(ArchitectureError, match=message) as caught:
         Edit.ablation(tiny.folder, unit())
     assert str(model_type) in str(caught.value)
 

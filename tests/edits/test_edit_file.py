@@ -109,8 +109,8 @@ def test_a_file_that_is_no_edit_is_named(tmp_path: Path, data: bytes, message: s
 
 
 def test_a_missing_file_and_a_folder_are_edit_errors(tmp_path: Path) -> None:
-    for path in (tmp_path / "none", tmp_path):
-        with pytest.raises(EditError, match="does not exist"):
+    for path, message in ((tmp_path / "none", "does not exist"), (tmp_path, "holds no Edit")):
+        with pytest.raises(EditError, match=message):
             Edit.load(path)
 
 
