@@ -193,6 +193,34 @@ def test_the_head_of_a_reward_model_is_no_head_of_a_language_model(tmp_path: Pat
         check(folder)
 
 
+@pytest.mark.parametrize("shape", [(32, 48, 1), (32, 0), (32,), ()])
+def test_a_writer_that_is_no_matrix_is_refused_when_the_folder_is_opened(
+    shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    folder = build(tmp_path / "in", "llama").folder
+    change_names(folder, lambda t: t | {"model.layers.1.mlp.down_proj.weight": torch.ones(shape)})
+    with pytest.raises(CheckpointError, match="the weights are of different models"):
+        check(folder)
+
+
+def test_names_of_another_model_type_and_packing_of_mlx_are_named(tmp_path: Path) -> None:
+    folder = build(tmp_path / "in", "llama").folder
+    configure(folder, model_type="gpt2", n_embd=32, n_layer=4)
+    with pytest.raises(CheckpointError, match="named as in Llama"):
+        check(folder)
+    configure(folder, model_type="llama", quantization_config={"group_size": 64, "bits": 4})
+    with pytest.raises(ArchitectureError, match="method 'MLX'"):
+        check(folder)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])
+def test_a_config_in_another_encoding_is_no_broken_download(encoding: str, tmp_path: Path) -> None:
+    folder = build(tmp_path / "in", "llama").folder
+    (folder / "config.json").write_text((folder / "config.json").read_text(), encoding=encoding)
+    with pytest.raises(CheckpointError, match="save it as UTF-8"):
+        check(folder)
+
+
 # Tied or not, by values
 
 

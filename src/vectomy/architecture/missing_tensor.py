@@ -33,11 +33,12 @@ LAYOUTS = (
     (r"(model\.)?language_model\.embedding\.word_embeddings\.weight", "Megatron's layout"),
     (r"embedding\.word_embeddings\.weight", "Megatron's layout"),
     (r"(model\.diffusion_model|double_blocks|single_blocks|first_stage_model)\..*", "a diffusion model"),
-    (r"token_embd\.weight", "GGUF's names"),
+    (r"token_embd\.weight", "GGUF"),
     (r"(encoder|decoder)\.block\.0\..*", "an encoder-decoder (T5)"),
     (r"(model\.)?encoder\.layers?\.0\..*", "an encoder"),
-    (r"transformer\.(wte|h\.0)\..*", "GPT-2's names"),
-    (r"gpt_neox\..*", "GPT-NeoX's names"),
+    (r"transformer\.(wte|h\.0)\..*", "GPT-2"),
+    (r"gpt_neox\..*", "GPT-NeoX"),
+    (r"model\.layers\.0\..*", "Llama"),
 )
 PACKED = (".qweight", ".weight_packed", ".W_q", ".q_weight", ".scales")
 
@@ -55,7 +56,8 @@ def explain_missing(missing: Sequence[str], names: Collection[str]) -> str:
             return wrapper
     for pattern, layout in LAYOUTS:
         example = next((other for other in names if re.fullmatch(pattern, other)), None)
-        if example is not None:
+        roots = {name.partition(".")[0] for name in missing}
+        if example is not None and example.partition(".")[0] not in roots:
             return (
                 f"its tensors are named as in {layout} ('{example:.80}'), not as config.json's model type "
                 "names them: use the release for transformers, or convert it"

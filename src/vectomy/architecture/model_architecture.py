@@ -214,7 +214,9 @@ class Architecture:
             shape = self.shapes[stored.name]
             wide = stored.axis < len(shape) and shape[stored.axis] == self.d_model
             rows = writer.component != "embedding" or len(shape) != 2 or shape[0] >= self.vocab
-            if not wide or len(shape) < 2 or not rows:
+            # Matrices lie with the stream on axis 0; a stack of experts has it on a later one.
+            stacked = len(shape) > 2 and stored.axis == 0
+            if not wide or len(shape) < 2 or stacked or 0 in shape or not rows:
                 promised = (
                     f"[{self.vocab}, {self.d_model}]"
                     if writer.component == "embedding"

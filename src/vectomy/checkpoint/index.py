@@ -190,6 +190,8 @@ def _read_object(
         raise CheckpointError(f"{path} cannot be read ({error.strerror}); {remedy}") from None
     # ValueError: no JSON, no UTF-8, or a number of more digits than Python takes.
     except (ValueError, RecursionError) as error:
+        if isinstance(error, UnicodeDecodeError) or "BOM" in str(error):
+            remedy = "save it as UTF-8 without a byte order mark, or download it again"
         raise CheckpointError(f"{path} does not parse as JSON ({error}); {remedy}") from None
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} holds a {type(value).__name__}, not an object; {remedy}")

@@ -69,6 +69,8 @@ def check_supported(config: Mapping[str, JsonValue]) -> Scheme:
         return Scheme(method, _compressed_tensors(quantization))
     if method == "modelopt":
         return Scheme(method, _modelopt(quantization))
+    if method is None and "group_size" in quantization and "bits" in quantization:
+        method = "MLX"
     raise ArchitectureError(
         f"the model is quantised with method {method!r:.80} (quantization_config of config.json), whose "
         f"weights cannot be edited; {REMEDY}"
