@@ -1,31 +1,68 @@
-"""Commands that README and docs show exist, with their options, and lack no required option."""
+"""Commands and options that README, docs, help texts and errors show exist: every command line is
+parsed as typed, without being run.
+"""
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
+from typer._click.exceptions import ClickException
 
 from vectomy.cli import app
 
 TIER = "unit"
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 SHOWN = re.compile(r"(?:^|`|\$ )(?: {4})?(vectomy [a-z][^`\n]*)", re.M)
+# Options of other programs that our texts name.
+FOREIGN = {
+    "pip": {"--no-deps", "--target"},
+    "accelerate": {"--config_file", "--num_processes", "--main_process_port"},
+    "convert_hf_to_gguf.py": {"--outtype", "--outfile"},
+    "llama.cpp": {
+        "--hf-repo",
+        "--hf-file",
+        "--lora-scaled",
+        "--lora",
+        "--flash-attn",
+        "--cache-type-k",
+        "--cache-type-v",
+    },
+    "CSS": {"--natural"},
+    "vLLM": {"--enable-lora", "--lora-modules", "--max-lora-rank"},
+}
+
+
+def leaves(group: Any) -> Iterator[Any]:
+    """Every command of the app."""
+    for item in group.commands.values():
+        yield from leaves(item) if hasattr(item, "commands") else [item]
+
+
+OPTIONS = {
+    name
+    for command in leaves(typer.main.get_command(app))
+    for parameter in command.params
+    for name in (*parameter.opts, *parameter.secondary_opts)
+} | {"--help", "--version"}
 
 
 def commands() -> list[tuple[str, str]]:
     """Pairs of a page and a command that it shows with arguments."""
     shown = []
     for page in PAGES:
-        for text in SHOWN.findall(page.read_text(encoding="utf-8")):
-            command = re.split(r"\s(?:#|&&|\|)\s?", text)[0].strip().rstrip(",")
-            if len(command.split()) > 2 and "..." not in command:
+        text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+        for match in SHOWN.findall(text):
+            command = re.split(r"\s(?:#|&&|\|)\s?", match)[0].strip().rstrip(",")
+            if len(command.split()) > 1 and "..." not in command:
                 shown.append((page.name, command))
     return sorted(set(shown))
 
@@ -33,24 +70,71 @@ def commands() -> list[tuple[str, str]]:
 def find_command(words: list[str]) -> tuple[Any, list[str]]:
     """The command that the words name, and the arguments that follow."""
     command: Any = typer.main.get_command(app)
-    while hasattr(command, "commands"):
+    while hasattr(command, "commands") and words:
         name, words = words[0], words[1:]
         assert name in command.commands, name
         command = command.commands[name]
     return command, words
 
 
-@pytest.mark.parametrize(("page", "text"), commands(), ids=lambda value: value[:50])
-def test_the_command_is_complete(page: str, text: str) -> None:
+def parse(text: str) -> None:
+    """Parse a command line as the app does, without running it. A placeholder such as N is a number.
+
+    Raises:
+        ClickException: an unknown option, a missing argument or option, a wrong choice or number.
+        AssertionError: there is no such command.
+    """
     command, words = find_command(shlex.split(text)[1:])
-    if not words:  # a command's name in a sentence
+    # The name of a command or of one option, in a sentence.
+    if not words or all(word.startswith("--") for word in words):
+        assert {word.split("=")[0] for word in words} <= OPTIONS
         return
-    options = {name: option for option in command.params for name in (*option.opts, *option.secondary_opts)}
-    given = [word.split("=")[0] for word in words if word.startswith("--")]
-    assert not set(given) - set(options), f"{page}: {text}"
-    missing = [
-        option.opts[-1]
-        for option in command.params
-        if option.param_type_name == "option" and option.required and not set(option.opts) & set(given)
-    ]
-    assert not missing, f"{page}: {text} lacks {missing}"
+    words = ["1" if word in ("N", "X") else word for word in words if word != "[OPTIONS]"]
+    command.make_context(command.name, words)
+
+
+@pytest.mark.parametrize(("page", "text"), commands(), ids=lambda value: value[:50])
+def test_the_command_line_parses(page: str, text: str) -> None:
+    try:
+        parse(text)
+    except ClickException as error:
+        pytest.fail(f"{page}: {text}: {error.format_message()}")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "vectomy fly MODEL",
+        "vectomy run MODEL --fly",
+        "vectomy apply EDIT MODEL",
+        "vectomy apply EDIT --out NEW",
+        "vectomy run MODEL --recipe magic",
+        "vectomy run MODEL --seed x",
+    ],
+)
+def test_a_command_line_that_is_wrong_does_not_parse(text: str) -> None:
+    with pytest.raises((ClickException, AssertionError)):
+        parse(text)
+
+
+def named_options(text: str) -> set[str]:
+    return set(re.findall(r"(?<![\w<-])--[a-z][a-z0-9_-]*[a-z0-9](?![\w-])", text))
+
+
+def test_every_option_that_a_help_text_or_an_error_names_exists() -> None:
+    known = OPTIONS.union(*FOREIGN.values())
+    wrong = {
+        f"{path.relative_to(ROOT)}:{node.lineno}": names
+        for path in (ROOT / "src").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        if (names := named_options(node.value) - known)
+    }
+    assert wrong == {}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_every_option_that_a_page_names_in_a_sentence_exists(page: Path) -> None:
+    known = OPTIONS.union(*FOREIGN.values())
+    spans = re.findall(r"`(--[^`]+)`", page.read_text(encoding="utf-8"))
+    assert {name for span in spans for name in named_options(span)} - known == set()

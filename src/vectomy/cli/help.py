@@ -58,7 +58,7 @@ class SectionedCommand(TyperCommand):
 
 
 def sections_of(command: Any, context: Any) -> dict[str, list[tuple[str, str]]]:
-    """By section, in the order of the help, (`--flag VALUE`, help text) of each option."""
+    """By section, in the order of the help, (flags and value, help text) of each option."""
     sections: dict[str, list[tuple[str, str]]] = {}
     for param in command.get_params(context):
         record = param.get_help_record(context)
