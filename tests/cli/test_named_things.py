@@ -67,7 +67,7 @@ NO_MODEL = {
     "text": "is a file, not a model; give a folder",
     "evaluation": "is the folder of an evaluation, .*`vectomy report",
     "empty folder": "config.json",
-    "nothing": "does not exist .*give a folder",
+    "nothing": "does not exist.*give a folder",
     "Hub id": "the Hub does not serve it",
 }
 # A run has two models: its base is named where an unedited one is needed.

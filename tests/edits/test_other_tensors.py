@@ -80,19 +80,19 @@ def test_heads_that_predict_more_tokens_keep_their_bytes_and_are_named(
 
 
 @pytest.mark.parametrize("label", ["deepseek_v3", "qwen3_next", "gemma4_text:moe", "gpt2"])
-def test_a_layer_or_tensor_that_nothing_accounts_for_stops_the_edit_by_name(
+def test_a_layer_too_many_is_listed_and_an_unknown_tensor_stops_the_edit_by_name(
     zoo_of: Any, tmp_path: Path, label: str
 ) -> None:
     folder = zoo_of(label)
     blocks = architecture_in(Checkpoint.open(folder)).family.blocks
     number = architecture_in(Checkpoint.open(folder)).n_layers + 1
-    for at, name in enumerate(
-        (
-            f"{blocks}.{number}.mlp.down_proj.weight",
-            f"{blocks}.1.mlp.third_proj.weight",
-            "model.extra_embedding.weight",
-        )
-    ):
+    # A layer that the model does not have is not loaded: it is listed.
+    name = f"{blocks}.{number}.mlp.down_proj.weight"
+    checkpoint = with_more(folder, tmp_path / "layer", {name: torch.ones(D_MODEL, 4)}, {})
+    receipt = bake(Edit.ablation(checkpoint, unit()), checkpoint, tmp_path / "out")
+    assert "does not load it" in dict(receipt.left)[name]
+    root = blocks.partition(".")[0]
+    for at, name in enumerate((f"{blocks}.1.mlp.third_proj.weight", f"{root}.extra_embedding.weight")):
         checkpoint = with_more(folder, tmp_path / str(at), {name: torch.ones(D_MODEL, 4)}, {})
         with pytest.raises(ArchitectureError, match=re.escape(name)):
             Edit.ablation(checkpoint, unit())

@@ -327,8 +327,6 @@ def test_without_a_system_role_the_first_turn_takes_the_system_prompt() -> None:
         [{"role": "assistant", "content": "x"}],
         [{"role": "tool", "content": "x"}, {"role": "user", "content": "x"}],
         [{"role": "system", "content": "x"}],
-        ["x"],
-        None,
     ],
 )
 def test_messages_that_are_no_conversation_are_named(tmp_path: Path, messages: object) -> None:

@@ -277,12 +277,27 @@ def test_the_turn_to_all_layers_is_said_beside_other_notes(
     assert said in json.loads((tmp_path / "summary.json").read_text())["notes"]
 
 
-def test_writers_that_do_not_matter_end_at_exactly_zero(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(learned, "THRESHOLD", 1.0)
-    _, sparse = go(tmp_path / "run")
-    assert 0 < len(sparse.operations) < len(gradient_results()[1].operations)
+@pytest.mark.unit
+def test_writers_that_do_not_matter_end_at_exactly_zero() -> None:
+    # Without a gradient only the threshold moves a strength: 0.02 of the learning rate 0.05 a step.
+    a_step = learned.THRESHOLD * learned.RATES[0]
+    start = {
+        "strengths": torch.tensor([[2.5 * a_step], [-2.5 * a_step], [1.0]]),
+        "vectors": torch.eye(4)[None, :1],
+    }
+    optimizer = learned.Optimizer(learned.write_state(start), 0, directions=False)
+    strengths = optimizer.parameters.strengths
+
+    def backward() -> dict[str, float]:
+        # The third writer matters: its strength is pulled towards 2.
+        strengths.grad = torch.tensor([[0.0], [0.0], [-1.0]])
+        return {}
+
+    for expected in (1.5, 0.5, 0.0, 0.0):
+        optimizer.step(1.0, backward)
+        assert strengths[:2, 0].tolist() == pytest.approx([expected * a_step, -expected * a_step], abs=1e-9)
+    assert strengths[:2].eq(0).all()
+    assert strengths[2].item() > 1.0
 
 
 def test_no_behaviour_is_said(tmp_path: Path) -> None:

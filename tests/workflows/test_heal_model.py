@@ -125,7 +125,7 @@ def test_the_page_has_the_table_the_curve_and_the_answers(healed_folder: Path) -
         "KL per token",
         "Loss by step",
         "<svg",
-        "did not come back",
+        "not measurably back",
     ):
         assert text in page, text
     assert "http://" not in page.replace("http://www.w3.org", "")
@@ -340,7 +340,7 @@ def test_the_command_says_the_estimate_before_and_the_table_after(
         "after healing",
         "refusals",
         "KL per token",
-        "The edit changed refusal",
+        "Refusals on the positive prompts",
         "common_knowledge",
         "judge refusal",
     ):

@@ -41,5 +41,5 @@ def test_whether_it_came_back_is_told_from_the_interval_of_the_edited_model() ->
     assert outcome["came_back"] is None
     assert outcome["paired"] == {"gained": 0, "lost": 0, "p": 1.0}
     said = describe_outcome("refusal", measures, outcome)
-    assert "whether it came back is not known" in said
+    assert "whether the behaviour came back is not known" in said
     assert "40 answers could not be judged" in said

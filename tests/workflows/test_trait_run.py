@@ -209,7 +209,7 @@ def test_report_on_a_folder_of_an_earlier_version_says_how_to_renew_it(
         (["--trait", "melancholy", "--positive-system", "x"], "name two traits"),
         (["--negative-system", "x"], "--positive-system"),
         (["--trait", "over_refusal"], "--positive SRC"),
-        (["--trait", "refusal", "--operation", "induce"], "mean nothing to it"),
+        (["--trait", "refusal", "--operation", "induce"], "does not take --operation induce"),
         (["--trait", "melancholy", "--recipe", "tpe"], "--recipe mean nothing"),
     ],
 )
