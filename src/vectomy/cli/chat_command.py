@@ -15,7 +15,7 @@ from rich.text import Text
 
 from vectomy.cli.help import SectionedCommand
 from vectomy.cli.vocabulary import MEASURES, Edit, base_option, option, strength_option
-from vectomy.core.errors import UsageError
+from vectomy.core.errors import ModelError, PromptError, UsageError
 
 __all__ = ["register"]
 
@@ -109,8 +109,16 @@ class _Talk:
 
     def _answer(self, text: str) -> None:
         from vectomy.data.prompts import Prompt
+        from vectomy.models import check_lengths
 
-        prompt = self.chat.tokens([Prompt(text)])
+        asked = [Prompt(text)]
+        try:
+            prompt = self.chat.tokens(asked)
+            check_lengths(self.chat, asked, prompt, self.tokens)
+        except (ModelError, PromptError) as error:
+            # One line that does not reach the model does not end the talk.
+            self.console.print(str(error), markup=False, highlight=False)
+            return
         base = self.chat.text(self.chat.answer(prompt, self.tokens, 4096)[0])
         with self.edit.hooks(self.chat.model, strength=self.strength):
             edited = self.chat.text(self.chat.answer(prompt, self.tokens, 4096)[0])

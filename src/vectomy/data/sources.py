@@ -135,7 +135,7 @@ def plain_source(spec: str) -> str:
 
 
 def local_path(spec: str) -> Path | None:
-    """The local file or folder of a source, without its slice and column; None for other sources."""
+    """The local file or folder of a source, without its slice and column; None for others."""
     source, _ = split_column(spec)
     part = SLICE.fullmatch(source)
     for name in (spec, source, part["path"] if part is not None else source):

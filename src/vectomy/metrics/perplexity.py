@@ -39,10 +39,12 @@ def perplexity(chat: ChatModel, text: str, limit: int, batch_tokens: int, width:
 
     Raises:
         PromptError: the text has fewer than two tokens.
+        ModelError: a token is beyond the embedding.
     """
     ids = list(chat.tokenizer(text, verbose=False)["input_ids"])[:limit]
     if len(ids) < 2:
         raise PromptError(f"a text of {len(ids)} tokens predicts nothing; give a longer one")
+    chat.check_ids([ids])
     spans = windows(len(ids), max(2, min(width, chat.context or width)))
     total = 0.0
     for batch in chat.batches([ids[start:end] for start, end, _ in spans], batch_tokens):

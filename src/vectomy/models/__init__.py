@@ -1,6 +1,7 @@
 """Live models: everything here may import transformers.
 
-- chat.py: a chat model on a device. generation.py: its greedy decoding. head.py: its logits.
+- chat.py: a chat model on a device. chat_template.py: its template; prompt_checks.py: whether
+  prompts reach it. generation.py: its greedy decoding. head.py: its logits.
 - loading.py: finds, fetches and loads models. precision.py: the dtype they compute in.
 - layerwise.py: runs a model that is larger than memory, with weights.py; memory.py: what fits.
 - teacher_forcing.py: runs given answers.
@@ -23,6 +24,7 @@ from vectomy.models.loading import (
 )
 from vectomy.models.memory import fits, layerwise_memory
 from vectomy.models.probe_architecture import probe_architecture
+from vectomy.models.prompt_checks import check_lengths, check_prompts
 from vectomy.models.teacher_forcing import (
     Example,
     TeacherForcedBatch,
@@ -39,6 +41,8 @@ __all__ = [
     "TeacherForcedBatch",
     "check_device",
     "check_known",
+    "check_lengths",
+    "check_prompts",
     "convert_gguf",
     "fetch",
     "fits",

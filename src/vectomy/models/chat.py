@@ -102,9 +102,9 @@ class ChatModel:
             token = self.tokenizer.convert_ids_to_tokens(largest)
             raise ModelError(
                 f"the token '{token}' has the id {largest}, and the embedding of {self.name} has {self.rows} "
-                f"rows; the tokenizer has {len(self.tokenizer)} tokens. Tokens were added to the tokenizer and "
-                "the embedding was not resized: resize it (model.resize_token_embeddings(len(tokenizer))), or "
-                "use the tokenizer of the model"
+                f"rows; the tokenizer has {len(self.tokenizer)} tokens. Tokens were added to the tokenizer "
+                "and the embedding was not resized: resize it "
+                "(model.resize_token_embeddings(len(tokenizer))), or use the tokenizer of the model"
             )
 
     def post_instruction(self) -> list[int]:

@@ -99,8 +99,8 @@ class ChatTemplate:
             text = self._render_with_system(turns, prompt.system)
         if not _contains(text, prompt.text):
             raise ModelError(
-                f"the chat template of {self.name} leaves out the prompt '{prompt.text[:60]}', or a part of it; "
-                "mend chat_template.jinja"
+                f"the chat template of {self.name} leaves out the prompt '{prompt.text[:60]}', or a part "
+                "of it; mend chat_template.jinja"
             )
         return text
 
@@ -136,8 +136,8 @@ class ChatTemplate:
         if fault is not None:
             raise self._fault(fault) from None
         raise ModelError(
-            f"the chat template of {self.name} leaves out the user's turn, so no prompt would reach the model; "
-            "mend chat_template.jinja, which has to write the `content` of each of the `messages`"
+            f"the chat template of {self.name} leaves out the user's turn, so no prompt would reach "
+            "the model; mend chat_template.jinja, which has to write the `content` of each of the `messages`"
         )
 
     @cached_property
@@ -189,8 +189,8 @@ class ChatTemplate:
         text = self._render_checked([joined, *others])
         if not _contains(text, system):
             raise ModelError(
-                f"the chat template of {self.name} leaves out the system prompt '{system[:60]}', or a part of it; "
-                "mend chat_template.jinja"
+                f"the chat template of {self.name} leaves out the system prompt '{system[:60]}', or a "
+                "part of it; mend chat_template.jinja"
             )
         return text
 
@@ -208,13 +208,13 @@ class ChatTemplate:
         templates = self.tokenizer.chat_template
         if isinstance(templates, Mapping) and "default" not in templates:
             return ModelError(
-                f"{self.name} has the chat templates {', '.join(sorted(templates))} and none named default; name "
-                "one of them default in tokenizer_config.json"
+                f"{self.name} has the chat templates {', '.join(sorted(templates))} and none named default; "
+                "name one of them default in tokenizer_config.json"
             )
         reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
         return ModelError(
-            f"the chat template of {self.name} does not take a prompt ({type(error).__name__}: {reason}); mend "
-            "chat_template.jinja"
+            f"the chat template of {self.name} does not take a prompt ({type(error).__name__}: {reason}); "
+            "mend chat_template.jinja"
         )
 
 

@@ -37,6 +37,7 @@ __all__ = [
     "is_local",
     "load_layerwise",
     "load_model",
+    "load_without_weights",
     "loading",
     "with_adapter",
 ]
@@ -178,6 +179,24 @@ def load_model(
     return ChatModel(
         label, checkpoint, architecture, model.eval().requires_grad_(False), text_tokenizer, chosen.thinking
     )
+
+
+def load_without_weights(
+    path: str | Path, *, runtime: Runtime | None = None, name: str | None = None
+) -> ChatModel:
+    """Open a model folder for what needs no weights: its template, its tokens and their limits.
+
+    Raises:
+        CheckpointError, ArchitectureError, ModelError: as `load_model`.
+    """
+    checkpoint, architecture = _open_checked(path)
+    label = name or str(path)
+    chosen = runtime or Runtime()
+    with loading(label):
+        tokenizer = _load_tokenizer(checkpoint, chosen.trust_remote_code)
+        model = skeleton(checkpoint, "float32", chosen.trust_remote_code)
+    _check_template(tokenizer, label)
+    return ChatModel(label, checkpoint, architecture, model, tokenizer, chosen.thinking)
 
 
 def load_layerwise(

@@ -18,7 +18,14 @@ from vectomy.core.output_path import check_file_output
 from vectomy.core.progress import Progress, silent
 from vectomy.core.run_folder import write_json, write_whole
 from vectomy.data.splits import split_contrast
-from vectomy.models import fits, layerwise_memory, load_layerwise, load_model, probe_architecture
+from vectomy.models import (
+    check_prompts,
+    fits,
+    layerwise_memory,
+    load_layerwise,
+    load_model,
+    probe_architecture,
+)
 from vectomy.models.demo import model_folder
 from vectomy.search.collect import collect
 from vectomy.search.estimators import NEEDS_SAMPLES, fit_directions
@@ -63,6 +70,8 @@ def fit_direction(
     checkpoint = Checkpoint.open(source)
     blockwise = stream == "yes" or (stream == "auto" and not fits(checkpoint))
     positive, negative = split_contrast(config.contrast, config.seed, log)
+    fitted = [*positive.fit, *negative.fit]
+    check_prompts(source, fitted, 0, runtime=config.runtime, name=config.model, log=log)
     opening = load_layerwise if blockwise else load_model
     chat = opening(
         source,

@@ -122,9 +122,11 @@ class RunWorkflow(Workflow):
         return BaseModelRef.of(self.checkpoint, name)
 
     def measured_with(self) -> dict[str, str]:
-        """The dtype and device of the live model."""
+        """The dtype and device of the live model, and the date that its template writes, if any."""
         dtype = str(self.chat.model.dtype).removeprefix("torch.")
-        return {"dtype": dtype, "device": str(self.chat.device)}
+        date = self.chat.template.date
+        dated = {} if date is None else {"template_date": date}
+        return {"dtype": dtype, "device": str(self.chat.device), **dated}
 
     @property
     def edit(self) -> Edit:
@@ -155,6 +157,10 @@ class RunWorkflow(Workflow):
                 "give it with --keep SRC"
             )
         self.check_architecture()
+        prompts = [
+            prompt for side in sets.values() for part in (side.fit, side.search, side.test) for prompt in part
+        ]
+        self.check_prompts(prompts, self.config.answer_tokens)
         write_json(self.folder.file("prompts.json"), {name: side.to_json() for name, side in sets.items()})
         write_json(self.folder.file("config.json"), self.config.model_dump(mode="json"))
         c = self.config

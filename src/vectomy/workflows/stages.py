@@ -19,7 +19,8 @@ from vectomy.checkpoint import Checkpoint, architecture_in, fingerprint, sidecar
 from vectomy.core.config import Runtime
 from vectomy.core.progress import Log, Progress, ignore, silent
 from vectomy.core.run_folder import RunFolder
-from vectomy.models import ChatModel, load_model, probe_architecture
+from vectomy.data.prompts import Prompt
+from vectomy.models import ChatModel, check_prompts, load_model, probe_architecture
 from vectomy.models.demo import model_folder
 from vectomy.workflows.preflight import Check, check_ready
 
@@ -86,6 +87,16 @@ class Workflow:
             self.source, trust_remote_code=self.runtime.trust_remote_code, progress=self.progress
         )
         check_covered(architecture_in(self.checkpoint))
+
+    def check_prompts(self, prompts: Sequence[Prompt], answer_tokens: int) -> None:
+        """Check that the prompts reach the model whole and leave room for answers (prompt_checks.py).
+
+        Raises:
+            ModelError, PromptError: they do not.
+        """
+        check_prompts(
+            self.source, prompts, answer_tokens, runtime=self.runtime, name=self.model, log=self.log
+        )
 
     def model_digest(self) -> list[str]:
         """Hashes of the weights and of the files beside them."""

@@ -181,8 +181,10 @@ class ClassifierJudge:
     def _answers(self, asked: list[str]) -> list[Judgement]:
         # A chat template already contains the special tokens.
         special = self.classifier.special_tokens and self.classifier.template is not None
-        ids = self.chat.tokenizer(asked, add_special_tokens=special)["input_ids"]
-        probs = self.chat.next_token_log_probs([list(row) for row in ids], BATCH_TOKENS).double().exp()
+        encoded = self.chat.tokenizer(asked, add_special_tokens=special)["input_ids"]
+        ids = [list(row) for row in encoded]
+        self.chat.check_ids(ids)
+        probs = self.chat.next_token_log_probs(ids, BATCH_TOKENS).double().exp()
         refusal, compliance = (self._mass(probs, side) for side in ("refusal", "compliance"))
         found = []
         for no, yes in zip(refusal.tolist(), compliance.tolist(), strict=True):

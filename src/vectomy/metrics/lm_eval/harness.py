@@ -230,7 +230,7 @@ def _make_requests(task: HarnessTask, shots: int | None, chat: ChatModel | None)
         world_size=1,
         apply_chat_template=model is not None,
         fewshot_as_multiturn=model is not None,
-        chat_template=None if model is None else model.apply_chat_template,
+        chat_template=None if chat is None else _template_of(chat, model),
         tokenizer_name="" if model is None else model.tokenizer_name,
     )
 
@@ -239,6 +239,13 @@ def _model(chat: ChatModel, batch_size: int) -> Any:
     from lm_eval.models.huggingface import HFLM
 
     return HFLM(pretrained=chat.model, tokenizer=chat.tokenizer, batch_size=batch_size)
+
+
+def _template_of(chat: ChatModel, model: Any) -> Any:
+    """The harness's own use of the template, unless that takes content in parts."""
+    if not chat.template.takes_parts:
+        return model.apply_chat_template
+    return lambda turns, add_generation_prompt=True: chat.template.apply(turns, add_generation_prompt)
 
 
 def _ask(own: Any, model: Any) -> None:

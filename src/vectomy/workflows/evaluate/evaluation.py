@@ -35,6 +35,7 @@ from vectomy.metrics.lm_eval.harness import HarnessTask, TaskScores, load_tasks
 from vectomy.metrics.prompt_set import PromptSet, read_sets, sample
 from vectomy.metrics.surroundings import after_an_exchange
 from vectomy.metrics.tool_calls import tool_prompts
+from vectomy.models import check_prompts
 from vectomy.report import render_evaluation
 from vectomy.workflows.evaluate.evaluation_results import (
     SetResult,
@@ -187,6 +188,7 @@ class EvaluationWorkflow(Workflow):
     def evaluate(self) -> JsonObject:
         """Measure every subject and write the results."""
         check_ready(self, self.list_checks())
+        self._check_prompts()
         self._log_work()
         # Now, while the base is loaded.
         self.measurer.describe_setup(self.subjects[0])
@@ -212,6 +214,21 @@ class EvaluationWorkflow(Workflow):
         with write_whole(self.folder.file("report.html")) as path:
             path.write_text(render_evaluation(evaluation, rows), encoding="utf-8")
         return evaluation
+
+    def _check_prompts(self) -> None:
+        prompts = [prompt for prompt_set in self.sets for prompt in prompt_set.prompts]
+        checked: set[Path] = set()
+        for subject in self.subjects:
+            if subject.kind in ("base", "model") and subject.path not in checked:
+                checked.add(subject.path)
+                check_prompts(
+                    subject.path,
+                    prompts,
+                    self.config.answer_tokens,
+                    runtime=self.runtime,
+                    name=subject.name,
+                    log=self.log,
+                )
 
     def _in_order(self) -> list[Subject]:
         """Subjects that share weights follow one another, after the model that they are compared

@@ -83,7 +83,10 @@ class SubjectMeasurer:
         def work() -> JsonObject:
             with self._models.model(subject) as chat:
                 dtype, template = str(chat.model.dtype).removeprefix("torch."), chat.tokenizer.chat_template
-                return {"dtype": dtype, "device": str(chat.device), "template_sha256": hash_of(template)}
+                date = chat.template.date
+                dated = {} if date is None else {"template_date": date}
+                digest = hash_of(template)
+                return {"dtype": dtype, "device": str(chat.device), "template_sha256": digest, **dated}
 
         inputs = {"kind": "setup", "subject": subject.identity, **self._made_with}
         result: JsonObject = self._cache.get_or_compute(inputs, work)

@@ -19,7 +19,7 @@ from vectomy.healing.heal_config import OWN, HealConfig
 from vectomy.healing.own_answers import pair_own_answers
 from vectomy.healing.pairs import Pair, encode_pairs
 from vectomy.metrics.prompt_set import sample
-from vectomy.models import ChatModel, load_model
+from vectomy.models import ChatModel, check_lengths, load_model
 
 __all__ = ["HELD_OUT", "build_training_pairs", "load_for"]
 
@@ -81,6 +81,7 @@ def _own(
         )
     chat = load_for(config, base, "base")
     tokens = chat.tokens(kept)
+    check_lengths(chat, kept, tokens, config.own_tokens)
     ours = chat.answer(tokens, config.own_tokens, config.runtime.batch_tokens, progress, "base's own answers")
     chat = load_for(config, edited, "edited model")
     theirs = None

@@ -89,5 +89,6 @@ def heal_model(
             launcher=launcher,
             processes=processes,
         )
+        work.check_prompts(work.sets.prompts, config.answer_tokens)
         work.run_stages(list_heal_stages(work), hash_of([versions()["vectomy"], inputs.identity]), until)
         return dict(read_json(folder.file("summary.json"))) if until == "report" else {}
