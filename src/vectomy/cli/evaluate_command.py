@@ -15,9 +15,11 @@ from rich.console import Console
 
 from vectomy.cli.help import SectionedCommand
 from vectomy.cli.options import SOURCE_HELP, command_of, config_options, given_options
+from vectomy.cli.output_folder import ask_about_folder, at_terminal, work_in_folder
 from vectomy.cli.progress_bars import bars
-from vectomy.cli.vocabulary import AsJson, out_option
+from vectomy.cli.vocabulary import AsJson, Overwrite, out_option
 from vectomy.core.config import EvaluationConfig, parse_evaluation
+from vectomy.core.json_value import JsonObject
 
 __all__ = ["register"]
 
@@ -46,10 +48,10 @@ Folder = Annotated[Path, out_option("DIR", "a folder; an interrupted evaluation 
 
 
 def register(app: typer.Typer) -> None:
-    parameters = {"subjects": Subjects, **OPTIONS, "out": Folder, "as_json": AsJson}
+    parameters = {"subjects": Subjects, **OPTIONS, "out": Folder, "overwrite": Overwrite, "as_json": AsJson}
     # Prompts have to be given.
     parameters["prompts"] = Annotated[list[str], *parameters["prompts"].__metadata__]
-    required = {"subjects": ..., "prompts": ..., "out": ..., "as_json": False}
+    required = {"subjects": ..., "prompts": ..., "out": ..., "overwrite": False, "as_json": False}
     command = command_of(_evaluate, parameters, required)
     app.command("evaluate", cls=SectionedCommand, epilog=f"{SOURCE_HELP} xstest is a set too.")(command)
 
@@ -67,19 +69,24 @@ def _evaluate(values: dict[str, Any]) -> None:
         given["base"] = base
     config = parse_evaluation(given, flags=True)
 
-    result = evaluate_models(
-        config,
-        values["out"],
-        command=shlex.join(["vectomy", *sys.argv[1:]]),
-        progress=bars,
-        log=lambda line: Console(stderr=True).print(line, highlight=False, markup=False, soft_wrap=True),
-    )
+    def work(folder: Path, overwrite: bool) -> JsonObject:
+        return evaluate_models(
+            config,
+            folder,
+            overwrite=overwrite,
+            command=shlex.join(["vectomy", *sys.argv[1:]]),
+            progress=bars,
+            log=lambda line: Console(stderr=True).print(line, highlight=False, markup=False, soft_wrap=True),
+        )
+
+    ask = ask_about_folder if at_terminal() else None
+    result, out = work_in_folder(work, values["out"], values["out"], overwrite=values["overwrite"], ask=ask)
     if values["as_json"]:
         typer.echo(json.dumps(result, indent=2))
     else:
         from vectomy.cli.tables.evaluation_table import print_comparison
 
-        print_comparison(result, str(values["out"]))
+        print_comparison(result, str(out))
 
 
 def _base_of(subjects: list[str]) -> str | None:

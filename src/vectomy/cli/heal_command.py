@@ -22,6 +22,7 @@ from vectomy.cli.options import (
     config_options,
     given_options,
 )
+from vectomy.cli.output_folder import ask_about_folder, at_terminal, work_in_folder
 from vectomy.cli.progress_bars import bars
 from vectomy.cli.vocabulary import (
     EDIT,
@@ -29,12 +30,14 @@ from vectomy.cli.vocabulary import (
     MODEL_HELP,
     AsJson,
     ConfigFile,
+    Overwrite,
     base_option,
     option,
     out_option,
     strength_option,
 )
 from vectomy.core.config import EXPERT, OUTPUT, load_config
+from vectomy.core.json_value import JsonObject
 from vectomy.healing.heal_config import HealConfig, parse_heal
 
 __all__ = ["register"]
@@ -42,7 +45,7 @@ __all__ = ["register"]
 
 def register(app: typer.Typer) -> None:
     parameters = {**get_type_hints(HealOptions, include_extras=True), **OPTIONS}
-    usual = {"model": ..., "resume": True, "as_json": False}
+    usual = {"model": ..., "resume": True, "overwrite": False, "as_json": False}
     app.command("heal", cls=SectionedCommand, epilog=SOURCE_HELP)(command_of(_heal, parameters, usual))
 
 
@@ -60,7 +63,11 @@ class HealOptions:
     ]
     out: Annotated[
         Path | None,
-        out_option("DIR", "a folder; an interrupted run resumes there. [default: runs/NAME-healed]"),
+        out_option(
+            "DIR",
+            "a folder; an interrupted run resumes there. [default: runs/NAME-healed, "
+            "numbered where that holds results of other settings]",
+        ),
     ] = None
     edit: Annotated[str | None, option("--edit", help=EDIT_HELP, panel=EDIT, metavar="EDIT")] = None
     strength: Annotated[float | None, strength_option("multiplies the Edit's own strengths.")] = None
@@ -96,6 +103,7 @@ class HealOptions:
         bool,
         option("--resume/--restart", help="Resume an interrupted run, or start again.", panel=OUTPUT),
     ] = True
+    overwrite: Overwrite = False
     config: ConfigFile = None
     export_axolotl: Annotated[
         Path | None,
@@ -160,19 +168,27 @@ def _heal(values: dict[str, Any]) -> None:
     from vectomy.workflows.heal.heal_model import heal_model
 
     job = _with_run(job)
-    summary = heal_model(
-        job.model,
-        out,
-        parsed,
-        edit=_edit(job.edit, job.strength),
-        base=job.base,
-        trained=job.trained,
-        launcher=job.launch,
-        processes=job.processes,
-        until=job.until or "report",
-        command=shlex.join(["vectomy", *sys.argv[1:]]),
-        progress=bars,
-        log=lambda line: say.print(line, highlight=False, markup=False, soft_wrap=True),
+    edit = _edit(job.edit, job.strength)
+
+    def work(folder: Path, overwrite: bool) -> JsonObject:
+        return heal_model(
+            job.model,
+            folder,
+            parsed,
+            edit=edit,
+            base=job.base,
+            trained=job.trained,
+            launcher=job.launch,
+            processes=job.processes,
+            until=job.until or "report",
+            overwrite=overwrite,
+            command=shlex.join(["vectomy", *sys.argv[1:]]),
+            progress=bars,
+            log=lambda line: say.print(line, highlight=False, markup=False, soft_wrap=True),
+        )
+
+    summary, out = work_in_folder(
+        work, job.out, out, overwrite=job.overwrite, ask=ask_about_folder if at_terminal() else None
     )
     if job.as_json:
         typer.echo(json.dumps(summary or {"folder": str(out), "until": job.until}, indent=2))

@@ -20,9 +20,10 @@ from vectomy.cli.options import (
     given_options,
     run_options,
 )
+from vectomy.cli.output_folder import ask_about_folder, at_terminal, work_in_folder
 from vectomy.cli.progress_bars import bars
 from vectomy.cli.trait_command import TRAIT_OPTIONS, asks_for_trait, configure_trait, trait_options
-from vectomy.cli.vocabulary import AsJson, ConfigFile, Model, Yes, out_option
+from vectomy.cli.vocabulary import AsJson, ConfigFile, Model, Overwrite, Yes, out_option
 from vectomy.core.config import RunConfig, load_config, make_config
 
 __all__ = ["FLAGS", "RUN_OPTIONS", "SHARED", "register", "run_until"]
@@ -30,10 +31,14 @@ __all__ = ["FLAGS", "RUN_OPTIONS", "SHARED", "register", "run_until"]
 RUN_OPTIONS = run_options()
 Out = Annotated[
     Path | None,
-    out_option("DIR", "a run folder; an interrupted run resumes there. [default: runs/NAME-RECIPE]"),
+    out_option(
+        "DIR",
+        "a run folder; an interrupted run resumes there. [default: runs/NAME-RECIPE, "
+            "numbered where that holds results of other settings]",
+    ),
 ]
-SHARED = {"out": Out, "config": ConfigFile, "yes": Yes, "as_json": AsJson}
-FLAGS = {"yes": False, "as_json": False}
+SHARED = {"out": Out, "overwrite": Overwrite, "config": ConfigFile, "yes": Yes, "as_json": AsJson}
+FLAGS = {"overwrite": False, "yes": False, "as_json": False}
 STAGES = {
     "baseline": "Measure whether the base model shows the behaviour, and with which first tokens.",
     "collect": "Collect activation statistics of both prompt sets.",
@@ -73,23 +78,33 @@ def run_until(until: str, values: dict[str, Any]) -> None:
     model = values["model"]
     options = given_options(values, RUN_OPTIONS)
     config, name = _configure(model, values, options)
-    out: Path = values["out"] or default_folder(model, name)
     from vectomy.cli.picking import ask_person
     from vectomy.workflows.named_model import check_base
     from vectomy.workflows.run import run
 
     check_base(model)
 
-    headless = values["yes"] or not sys.stdin.isatty() or not sys.stderr.isatty()
-    _announce(config, out)
-    summary = run(
-        config,
-        out,
-        until=until,  # type: ignore[arg-type]
-        ask_user=None if headless else ask_person,
-        command=shlex.join(["vectomy", *sys.argv[1:]]),
-        progress=bars,
-        log=lambda line: Console(stderr=True).print(line, highlight=False, markup=False, soft_wrap=True),
+    headless = values["yes"] or not at_terminal()
+
+    def work(folder: Path, overwrite: bool) -> dict[str, Any]:
+        _announce(config, folder)
+        return run(
+            config,
+            folder,
+            until=until,  # type: ignore[arg-type]
+            overwrite=overwrite,
+            ask_user=None if headless else ask_person,
+            command=shlex.join(["vectomy", *sys.argv[1:]]),
+            progress=bars,
+            log=lambda line: Console(stderr=True).print(line, highlight=False, markup=False, soft_wrap=True),
+        )
+
+    summary, out = work_in_folder(
+        work,
+        values["out"],
+        default_folder(model, name),
+        overwrite=values["overwrite"],
+        ask=None if headless else ask_about_folder,
     )
     if values["as_json"]:
         typer.echo(json.dumps(summary or {"folder": str(out), "until": until}, indent=2))

@@ -24,6 +24,7 @@ __all__ = [
     "EditOption",
     "Embeddings",
     "Model",
+    "Overwrite",
     "Run",
     "Yes",
     "base_option",
@@ -79,6 +80,10 @@ ConfigFile = Annotated[
     option(
         "--config", help="A .toml or .json configuration; options override it.", panel=EXPERT, metavar="FILE"
     ),
+]
+Overwrite = Annotated[
+    bool,
+    option("--overwrite", help="Replace finished results of other settings in the folder.", panel=OUTPUT),
 ]
 Yes = Annotated[bool, option("--yes", help="Ask nothing.", panel=OUTPUT)]
 AsJson = Annotated[bool, option("--json", help="Print JSON instead of text.", panel=OUTPUT)]

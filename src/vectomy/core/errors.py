@@ -19,10 +19,13 @@
     │   └── LeakError               a token or a local path in what was to be published
     ├── PreflightError              a package, space or right that the work needs is missing
     ├── ArtifactError               a run folder in use, or changed by hand
+    │   └── FinishedRunError        a run folder that holds finished results of other settings
     └── DiskFullError               no space left; what was written before stays usable
 
 A message names the thing, its value and the remedy. `exit_status` is what the command line returns.
 """
+
+from pathlib import Path
 
 __all__ = [
     "ActivationError",
@@ -34,6 +37,7 @@ __all__ = [
     "DiskFullError",
     "EditError",
     "FingerprintError",
+    "FinishedRunError",
     "HubError",
     "JudgeError",
     "LeakError",
@@ -124,6 +128,17 @@ class PreflightError(VectomyError):
 
 class ArtifactError(VectomyError):
     pass
+
+
+class FinishedRunError(ArtifactError):
+    """`differences` names the settings that differ, as `setting: old value -> new value`."""
+
+    def __init__(self, folder: Path, differences: str) -> None:
+        super().__init__(
+            f"{folder} holds finished results of other settings ({differences}); nothing was changed. Choose "
+            "another --out, or replace them with --overwrite"
+        )
+        self.folder, self.differences = folder, differences
 
 
 class DiskFullError(VectomyError):

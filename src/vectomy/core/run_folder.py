@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from vectomy.core.errors import ArtifactError
 from vectomy.core.file_lock import try_lock
 from vectomy.core.json_value import JsonObject
 from vectomy.core.output_path import check_replaceable_file, check_run_output
+from vectomy.core.settings_change import RunSettings
 from vectomy.core.write_errors import name_full_disk, name_write_errors
 
 __all__ = [
@@ -38,7 +39,7 @@ __all__ = [
     "write_whole",
 ]
 
-MARK = "vectomy-run.json"
+MARK, SETTINGS = "vectomy-run.json", "settings.json"
 
 
 def canonical_json(value: Any) -> str:
@@ -240,9 +241,58 @@ class RunFolder:
         journal.unlink(missing_ok=True)
         return hash_of([before, inputs, digests])
 
+    def find_changed(self, stages: Iterable[tuple[str, Any]], before: str) -> str | None:
+        """The first stage that was done for other inputs, if there is one. Nothing is run.
+
+        Args:
+            stages: name and inputs of each, in their order.
+            before: as for the first `stage`.
+        """
+        for name, inputs in stages:
+            path = self.path / "stages" / f"{name}.json"
+            record = read_json(path) if path.exists() else None
+            if not isinstance(record, dict) or "outputs" not in record:
+                return None
+            if record.get("inputs_sha256") != hash_of([before, inputs]):
+                return name
+            before = hash_of([before, inputs, record["outputs"]])
+        return None
+
+    def forget(self, stages: Iterable[str]) -> None:
+        """Drop the records of stages that will be run again: until they are, the folder is not
+        finished.
+        """
+        for name in stages:
+            (self.path / "stages" / f"{name}.json").unlink(missing_ok=True)
+
+    def is_finished(self, last: str) -> bool:
+        """Whether the last command here did all that it was asked to do.
+
+        Args:
+            last: the last stage, for a folder of a version that recorded none.
+        """
+        stored = self._stored_settings()
+        until = stored.get("until") if stored else None
+        return (self.path / "stages" / f"{until or last}.json").exists()
+
+    def read_settings(self) -> RunSettings | None:
+        """The settings of the last command in this folder, if they were recorded."""
+        stored = self._stored_settings()
+        return RunSettings.of(stored["settings"]) if stored else None
+
+    def write_settings(self, settings: RunSettings, until: str) -> None:
+        record = {"format": "vectomy-settings", "version": 1, "settings": settings.to_json(), "until": until}
+        if record != self._stored_settings():
+            write_json(self.path / SETTINGS, record)
+
+    def _stored_settings(self) -> JsonObject | None:
+        path = self.path / SETTINGS
+        stored = read_json(path) if path.exists() else None
+        return stored if isinstance(stored, dict) and "settings" in stored else None
+
     def seconds(self) -> dict[str, float]:
-        """Seconds of each finished stage, in the order they ended."""
-        records = sorted((self.path / "stages").glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
+        """Seconds of each finished stage, by name."""
+        records = sorted((self.path / "stages").glob("*.json"))
         return {path.stem: read_json(path)["seconds"] for path in records}
 
     def _digests(self, outputs: list[str]) -> dict[str, str | None]:

@@ -51,6 +51,7 @@ def run(
     out: str | Path,
     *,
     until: StageName = "report",
+    overwrite: bool = False,
     ask_user: Ask | None = None,
     command: str = "",
     progress: Progress = silent,
@@ -62,6 +63,7 @@ def run(
     Args:
         model: a folder, a Hub id or `demo`; or a whole configuration.
         until: the last stage to run.
+        overwrite: replace finished results of other settings in `out`.
         ask_user: shows candidates to a person and returns the picked rank (recipe `article`);
             absent: nobody is asked.
         command: the command line, for the report.
@@ -73,6 +75,7 @@ def run(
         The summary, as in summary.json; `{}` when stopped before the report.
 
     Raises:
+        FinishedRunError: `out` holds finished results of other settings; nothing was changed.
         VectomyError: see errors.py; finished stages are kept and not run again.
     """
     config = model if isinstance(model, RunConfig) else make_config(model, options)
@@ -80,7 +83,15 @@ def run(
     refuse(describe_missing("measuring the adapter of --lora", "peft") if config.lora and measures else None)
     check_run_output(out, *(() if is_demo(config.model) else (config.model,)))
     with RunFolder(Path(out)) as folder:
-        work = _open_workflow(config, folder, ask_user=ask_user, command=command, progress=progress, log=log)
+        work = _open_workflow(
+            config,
+            folder,
+            overwrite=overwrite,
+            ask_user=ask_user,
+            command=command,
+            progress=progress,
+            log=log,
+        )
         digest = work.prepare()
         log(work.describe())
         if isinstance(work, DistillWorkflow):

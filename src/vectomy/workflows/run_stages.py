@@ -18,6 +18,7 @@ from vectomy.core.json_value import JsonObject
 from vectomy.core.jsonl import read_jsonl, write_jsonl
 from vectomy.core.results import JudgeRecord
 from vectomy.core.run_folder import Journal, hash_of, read_json, sha256_file, write_json, write_whole
+from vectomy.core.settings_change import RunSettings
 from vectomy.core.types import OUTSIDE, SITES, Site
 from vectomy.core.versions import versions
 from vectomy.data.prompts import Prompt
@@ -40,6 +41,7 @@ from vectomy.search.collect import collect
 from vectomy.search.estimators import NEEDS_SAMPLES, Directions, fit_directions
 from vectomy.search.recipe import Ask, RecipeInput
 from vectomy.search.recipes import RECIPES
+from vectomy.workflows.run_settings import hash_prompts, list_values, read_earlier_settings
 from vectomy.workflows.stages import Workflow
 from vectomy.workflows.summary import build_summary
 
@@ -138,6 +140,27 @@ class RunWorkflow(Workflow):
         prompts = getattr(self.prompt_sets[side], split)
         return [prompt for prompt, keep in zip(prompts, kept, strict=True) if keep]
 
+    @cached_property
+    def settings(self) -> RunSettings:
+        weights, others = self.model_digest()
+        prompts = {name: side.to_json() for name, side in self.prompt_sets.items()}
+        contents = {
+            "the weights of the model": weights,
+            "the other files of the model": others,
+            **hash_prompts(prompts),
+        }
+        if direction := digest_given_direction(self.config):
+            contents["the file of --direction"] = direction
+        return RunSettings({"vectomy": versions()["vectomy"], **list_values(self.config)}, contents)
+
+    def stored_settings(self) -> RunSettings | None:
+        return super().stored_settings() or read_earlier_settings(self.folder.path)
+
+    def write_inputs(self) -> None:
+        prompts = {name: side.to_json() for name, side in self.prompt_sets.items()}
+        write_json(self.folder.file("prompts.json"), prompts)
+        write_json(self.folder.file("config.json"), self.config.model_dump(mode="json"))
+
     def prepare(self) -> str:
         """Check the prompts and the model folder before anything heavy.
 
@@ -161,8 +184,6 @@ class RunWorkflow(Workflow):
             prompt for side in sets.values() for part in (side.fit, side.search, side.test) for prompt in part
         ]
         self.check_prompts(prompts, self.config.answer_tokens)
-        write_json(self.folder.file("prompts.json"), {name: side.to_json() for name, side in sets.items()})
-        write_json(self.folder.file("config.json"), self.config.model_dump(mode="json"))
         c = self.config
         shared = {
             # A stage made by another version may mean something else.

@@ -17,8 +17,10 @@ from typing import Any, Generic, Self, TypeVar
 from vectomy.architecture import check_covered
 from vectomy.checkpoint import Checkpoint, architecture_in, fingerprint, sidecar_digest
 from vectomy.core.config import Runtime
+from vectomy.core.errors import FinishedRunError
 from vectomy.core.progress import Log, Progress, ignore, silent
 from vectomy.core.run_folder import RunFolder
+from vectomy.core.settings_change import RunSettings
 from vectomy.data.prompts import Prompt
 from vectomy.models import ChatModel, check_prompts, load_model, probe_architecture
 from vectomy.models.demo import model_folder
@@ -55,6 +57,8 @@ class Workflow:
     command: str = ""
     progress: Progress = silent
     log: Log = ignore
+    overwrite: bool = False
+    """Whether finished results of other settings may be replaced."""
     _chat: ChatModel | None = field(default=None, init=False)
 
     @cached_property
@@ -106,6 +110,39 @@ class Workflow:
         """What is checked before the first stage; a subclass adds its own to these."""
         return ()
 
+    @cached_property
+    def settings(self) -> RunSettings:
+        """What the results depend on, by names that a person knows."""
+        return RunSettings({})
+
+    def stored_settings(self) -> RunSettings | None:
+        """The settings of the last command in this folder."""
+        return self.folder.read_settings()
+
+    def protect_finished(self, changed: str | None, *, finished: bool, until: str) -> None:
+        """Called before anything in the folder is changed.
+
+        Args:
+            changed: what would be made anew because of other settings; absent: nothing.
+            finished: whether the folder holds finished results.
+            until: the last stage of this command.
+
+        Raises:
+            FinishedRunError: finished results of other settings would be replaced.
+        """
+        if changed is not None:
+            stored = self.stored_settings()
+            differences = self.settings.list_differences(stored) if stored else []
+            text = "; ".join(differences) or f"the inputs of {changed}"
+            if finished and not self.overwrite:
+                raise FinishedRunError(self.folder.path, text)
+            kind = "finished" if finished else "unfinished"
+            self.log(f"the {kind} results in {self.folder.path} are of other settings and replaced: {text}")
+        self.folder.write_settings(self.settings, until)
+
+    def write_inputs(self) -> None:
+        """Record in the folder what the command works on. Called before the first stage."""
+
     def run_stages(
         self: AnyWorkflow, stages: Sequence[Stage[AnyWorkflow]], digest: str, until: str | None = None
     ) -> None:
@@ -118,8 +155,19 @@ class Workflow:
 
         Raises:
             PreflightError: a check found a fault; no stage was run.
+            FinishedRunError: finished results of other settings would be replaced.
         """
         check_ready(self, self.list_checks())
+        names = [stage.name for stage in stages]
+        asked = stages[: names.index(until) + 1] if until in names else stages
+        # The last stage only shows what the others found.
+        working = [(stage.name, stage.needs) for stage in asked if stage is not stages[-1]]
+        changed = self.folder.find_changed(working, digest)
+        finished = self.folder.is_finished(names[-1])
+        self.protect_finished(changed, finished=finished, until=asked[-1].name)
+        if changed is not None:
+            self.folder.forget(names[names.index(changed) :])
+        self.write_inputs()
         for stage in stages:
             digest = self.folder.stage(
                 stage.name, digest, stage.needs, list(stage.writes), partial(stage.run, self)

@@ -26,7 +26,8 @@ from vectomy.core.results import (
     SubjectNumbers,
     TaskScore,
 )
-from vectomy.core.run_folder import RunFolder, write_json, write_whole
+from vectomy.core.run_folder import RunFolder, read_json, write_json, write_whole
+from vectomy.core.settings_change import RunSettings
 from vectomy.core.versions import versions
 from vectomy.data.prompts import Prompt
 from vectomy.metrics.judges import Judge, describe, open_judge
@@ -44,6 +45,7 @@ from vectomy.workflows.evaluate.evaluation_results import (
     summarise_set,
     summarise_tool_calls,
 )
+from vectomy.workflows.evaluate.evaluation_settings import make_settings, parse_earlier_settings
 from vectomy.workflows.evaluate.measurements import SubjectMeasurer
 from vectomy.workflows.evaluate.model_cache import ModelCache, slot
 from vectomy.workflows.evaluate.subjects import Subject, open_subjects, with_controls
@@ -63,6 +65,7 @@ def evaluate_models(
     subjects: Sequence[str] | EvaluationConfig,
     out: str | Path,
     *,
+    overwrite: bool = False,
     command: str = "",
     progress: Progress = silent,
     log: Log = ignore,
@@ -77,12 +80,15 @@ def evaluate_models(
     Args:
         subjects: models, Edits and adapters as on the command line (subjects.py); or a whole
             configuration.
+        overwrite: replace finished results of other settings in `out`.
         command: the command line, for the record.
         log: takes lines for a person: what will be measured, and which subject is being measured.
         options: other keys of the configuration (config.EvaluationConfig): prompts, answer_tokens,
             limit, ...
 
     Raises:
+        FinishedRunError: `out` holds finished results of other settings, or of subjects or sets that
+            are left out now; nothing was changed.
         VectomyError: see errors.py; what was finished stays.
     """
     config = (
@@ -115,6 +121,7 @@ def evaluate_models(
             command=command,
             progress=progress,
             log=log,
+            overwrite=overwrite,
             config=config,
             judge=judge,
             sets=sets,
@@ -182,12 +189,27 @@ class EvaluationWorkflow(Workflow):
     def measurer(self) -> SubjectMeasurer:
         return SubjectMeasurer(self.config, self.models, self.cache, self.judge, self.sets, self.pace)
 
+    @cached_property
+    def settings(self) -> RunSettings:
+        return make_settings(self.config, self.judge, self.subjects, self.sets, self.texts, self.tasks)
+
+    def stored_settings(self) -> RunSettings | None:
+        """Also those of a version that wrote no settings.json."""
+        file = self.folder.file("evaluation.json")
+        if (stored := super().stored_settings()) or not file.is_file():
+            return stored
+        return parse_earlier_settings(read_json(file))
+
     def list_checks(self) -> Sequence[Check[Self]]:
         return (*super().list_checks(), find_missing_packages)
 
     def evaluate(self) -> JsonObject:
         """Measure every subject and write the results."""
         check_ready(self, self.list_checks())
+        stored = self.stored_settings()
+        changed = "the evaluation" if stored and self.settings.list_differences(stored) else None
+        finished = self.folder.file("evaluation.json").exists()
+        self.protect_finished(changed, finished=finished, until="evaluation")
         self._check_prompts()
         self._log_work()
         # Now, while the base is loaded.

@@ -39,6 +39,7 @@ def heal_model(
     launcher: str | None = None,
     processes: int | None = None,
     until: StageName = "report",
+    overwrite: bool = False,
     command: str = "",
     progress: Progress = silent,
     log: Log = ignore,
@@ -54,9 +55,11 @@ def heal_model(
             the place of one trained here.
         launcher: train in several processes (healing/launching.py): ddp, cpu, zero2, zero3, fsdp,
             or a file of accelerate's.
+        overwrite: replace finished results of other settings in `out`.
         options: keys of HealConfig, where no whole configuration is given.
 
     Raises:
+        FinishedRunError: `out` holds finished results of other settings; nothing was changed.
         VectomyError: see errors.py; what was finished stays.
     """
     config = parse_heal(options) if config is None else config
@@ -83,6 +86,7 @@ def heal_model(
             command=command,
             progress=progress,
             log=log,
+            overwrite=overwrite,
             config=config,
             inputs=inputs,
             trained=trained,

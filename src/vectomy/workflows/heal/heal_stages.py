@@ -17,6 +17,7 @@ from vectomy.core.config import DEMO_PROMPTS, HUB_PROMPTS, Source
 from vectomy.core.json_value import JsonObject
 from vectomy.core.jsonl import read_jsonl, write_jsonl
 from vectomy.core.run_folder import RunFolder, hash_of, read_json, sha256_file, write_json, write_whole
+from vectomy.core.settings_change import RunSettings
 from vectomy.core.versions import versions
 from vectomy.data.preferences import Preferences
 from vectomy.data.prompts import Prompt, read_labelled
@@ -40,6 +41,8 @@ from vectomy.workflows.stages import Stage, Workflow
 
 __all__ = ["STAGES", "HealWorkflow", "StageName", "list_heal_stages"]
 
+# They change no result.
+IGNORED = ("batch_tokens", "trust_remote_code", "report_to")
 StageName = Literal["edited", "rows", "train", "merge", "measure", "report"]
 STAGES: tuple[StageName, ...] = ("edited", "rows", "train", "merge", "measure", "report")
 
@@ -78,6 +81,31 @@ class HealWorkflow(Workflow):
     def _sample(self, source: str) -> tuple[Prompt, ...]:
         rows = read_labelled(Source(prompts=source), self.log)
         return tuple(rows[at].prompt for at in sample(len(rows), self.config.test_limit, self.config.seed))
+
+    @cached_property
+    def settings(self) -> RunSettings:
+        dump = self.config.model_dump(mode="json")
+        values = {name: value for name, value in dump.items() if name not in IGNORED}
+        values |= {"vectomy": versions()["vectomy"], "model": self.model, "trained": self.trained is not None}
+        base, edited, edit = self.inputs.identity
+        contents = {
+            "the weights of the base": base,
+            "the weights of the edited model": edited,
+            "the Edit": edit,
+            "the file of --preferences": _digest(self.config.preferences),
+            "the file of --prompts": _digest(self.config.prompts),
+            "the adapter of --trained": self.trained and _adapter_digest(self.trained),
+            "the test prompts": hash_of([prompt.to_json() for prompt in self.sets.prompts]),
+        }
+        return RunSettings(values, {name: digest for name, digest in contents.items() if digest})
+
+    def stored_settings(self) -> RunSettings | None:
+        """Also those of a version that wrote no settings.json."""
+        summary = self.folder.file("summary.json")
+        if (stored := super().stored_settings()) or not summary.is_file():
+            return stored
+        config = read_json(summary).get("config")
+        return RunSettings(config) if isinstance(config, dict) else None
 
     @property
     def edited(self) -> Path:

@@ -1,0 +1,89 @@
+"""The folder of a command: its own name, a new number where that holds finished results of other
+settings, or what a person at the terminal says.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from rich.console import Console
+from rich.prompt import Prompt
+
+from vectomy.core.errors import FinishedRunError
+
+__all__ = ["ask_about_folder", "at_terminal", "work_in_folder"]
+
+Result = TypeVar("Result")
+Ask = Callable[[FinishedRunError, Path], str]
+"""Given what differs and the next free name: `new`, `replace` or `stop`."""
+
+
+def work_in_folder(
+    work: Callable[[Path, bool], Result],
+    out: Path | None,
+    usual: Path,
+    *,
+    overwrite: bool = False,
+    ask: Ask | None = None,
+) -> tuple[Result, Path]:
+    """Run a command in `out`, or in the folder `usual` or the next of NAME-2, NAME-3, ... that
+    holds no finished results of other settings.
+
+    Args:
+        work: the command, given its folder and whether to replace finished results there.
+        out: the folder that was typed, which is never exchanged without asking.
+        ask: asks a person at the terminal; absent: nobody is there.
+
+    Returns:
+        What `work` returns, and the folder.
+
+    Raises:
+        FinishedRunError: `out` holds finished results of other settings; nothing was changed.
+    """
+    wanted = out or usual
+    folder = wanted
+    for number in itertools.count(2):
+        following = wanted.with_name(f"{wanted.name}-{number}")
+        try:
+            return work(folder, overwrite), folder
+        except FinishedRunError as error:
+            answer = "new" if out is None else "stop" if ask is None else ask(error, following)
+            if answer == "stop":
+                raise
+            if answer == "replace":
+                return work(folder, True), folder
+            Console(stderr=True).print(
+                f"{folder} holds finished results of other settings ({error.differences}); these go into "
+                f"{following}",
+                highlight=False,
+                markup=False,
+                soft_wrap=True,
+            )
+            folder = following
+    raise AssertionError
+
+
+def at_terminal() -> bool:
+    """Whether a person can be asked."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def ask_about_folder(error: FinishedRunError, following: Path) -> str:
+    """What to do about finished results of other settings: `new`, `replace` or `stop`."""
+    console = Console(stderr=True)
+    console.print(
+        f"{error.folder} holds finished results of other settings: {error.differences}",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+    return Prompt.ask(
+        f"`new` folder {following}, `replace` them, or `stop`?",
+        console=console,
+        choices=["new", "replace", "stop"],
+        default="new",
+    )
