@@ -34,7 +34,7 @@ Out = Annotated[
     out_option(
         "DIR",
         "a run folder; an interrupted run resumes there. [default: runs/NAME-RECIPE, "
-            "numbered where that holds results of other settings]",
+        "numbered where that holds results of other settings]",
     ),
 ]
 SHARED = {"out": Out, "overwrite": Overwrite, "config": ConfigFile, "yes": Yes, "as_json": AsJson}
