@@ -92,11 +92,11 @@ def test_other_settings_and_prompts_are_measured_anew(
     plain, _ = undisturbed()
     out = Path(shutil.copytree(plain, tmp_path / "out"))
     calls = Calls(monkeypatch)
-    go(out, ["tiny"], controls=False, answer_tokens=5, sets=("night",))
+    go(out, ["tiny"], controls=False, answer_tokens=5, sets=("night",), overwrite=True)
     assert calls.prompts == 10
-    go(out, ["tiny"], controls=False, limit=4, sets=("night",))
+    go(out, ["tiny"], controls=False, limit=4, sets=("night",), overwrite=True)
     assert calls.prompts == 14
-    go(out, ["tiny"], controls=False, budgets=(2, 4), sets=("night",))
+    go(out, ["tiny"], controls=False, budgets=(2, 4), sets=("night",), overwrite=True)
     assert calls.prompts == 14
 
 

@@ -13,7 +13,7 @@ from interrupted import interrupting
 from tiny import file_hashes, orthonormal
 
 from vectomy.cli import main
-from vectomy.core.errors import FingerprintError, ModelError, UsageError
+from vectomy.core.errors import FingerprintError, FinishedRunError, ModelError, UsageError
 from vectomy.core.jsonl import read_jsonl
 from vectomy.edits.edit import Edit
 from vectomy.healing.heal_config import parse_heal
@@ -140,7 +140,18 @@ def test_a_second_call_does_nothing_twice_and_an_edited_setting_only_what_depend
     told: list[str] = []
     before = file_hashes(healed_folder / "training" / "adapter")
     config = parse_heal(options(sources, objective="sft", save_steps=10, answer_tokens=6))
-    heal_model(str(tiny_chat.folder()), healed_folder, config, edit=Edit.load(strong), log=told.append)
+    whole = file_hashes(healed_folder)
+    with pytest.raises(FinishedRunError, match="answer_tokens: 10 -> 6"):
+        heal_model(str(tiny_chat.folder()), healed_folder, config, edit=Edit.load(strong))
+    assert file_hashes(healed_folder) == whole
+    heal_model(
+        str(tiny_chat.folder()),
+        healed_folder,
+        config,
+        edit=Edit.load(strong),
+        overwrite=True,
+        log=told.append,
+    )
     reused = [line.partition(":")[0] for line in told if "done before" in line]
     assert reused == ["edited", "rows", "train", "merge"]
     assert file_hashes(healed_folder / "training" / "adapter") == before

@@ -13,6 +13,7 @@ from tiny import file_hashes
 from tiny_chat import DAY, NIGHT
 from watched_run import finished_copy, finished_with, go
 
+from vectomy.core.errors import FinishedRunError
 from vectomy.workflows import run as run_module
 from vectomy.workflows import stages
 from vectomy.workflows.run import STAGES
@@ -78,14 +79,19 @@ CHANGES: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.parametrize("case", CHANGES)
 def test_a_changed_option_reruns_what_depends_on_it_and_no_more(copy: Path, watch: Watch, case: str) -> None:
     options, first = CHANGES[case]
-    go(copy, **options)
+    if first != "report":
+        before = file_hashes(copy)
+        with pytest.raises(FinishedRunError, match=f"{next(iter(options))}: .* -> .*--overwrite"):
+            go(copy, **options)
+        assert (watch.done, file_hashes(copy)) == ([], before)
+    go(copy, overwrite=first != "report", **options)
     assert watch.done == list(STAGES[STAGES.index(first) :])
 
 
 def test_a_changed_threshold_changes_the_choice(copy: Path, tmp_path: Path) -> None:
     """Going on in a folder gives what a fresh folder gives."""
     options = {"layer_fraction": 0.6, "induce_threshold": -3.0}
-    again, fresh = go(copy, **options), go(tmp_path / "fresh", **options)
+    again, fresh = go(copy, overwrite=True, **options), go(tmp_path / "fresh", **options)
     assert again["direction"] == fresh["direction"] != summary_in(finished_with())["direction"]
 
 
@@ -115,7 +121,7 @@ def test_a_changed_prompt_reruns_what_it_is_used_in(
     copy: Path, tmp_path: Path, watch: Watch, split: str, first: str
 ) -> None:
     given = swapped(tmp_path, "negative", split_of(copy, "negative", split))
-    again = go(copy, **given)
+    again = go(copy, overwrite=True, **given)
     assert watch.done[0] == first
     assert watch.done == list(STAGES[STAGES.index(first) :])
     fresh = go(tmp_path / "fresh", **given)
@@ -131,7 +137,7 @@ def test_another_model_in_the_same_folder_reruns_everything(copy: Path, tmp_path
     weights["model.layers.1.mlp.up_proj.weight"] *= 1.001
     save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
     baseline = (copy / "baseline.json").read_bytes()
-    go(copy, model=model)
+    go(copy, model=model, overwrite=True)
     assert (copy / "baseline.json").read_bytes() == baseline
     assert watch.done == list(STAGES)
     assert (copy / "edit.safetensors").read_bytes() != (finished_with() / "edit.safetensors").read_bytes()

@@ -82,7 +82,7 @@ def test_another_chat_template_reruns_everything(model: Path, tmp_path: Path) ->
     template = model / "chat_template.jinja"
     template.write_text(template.read_text(encoding="utf-8") + " ", encoding="utf-8")
     told: list[str] = []
-    go(model, tmp_path / "run", log=told.append)
+    go(model, tmp_path / "run", log=told.append, overwrite=True)
     assert not [line for line in told if "not run again" in line]
     assert (tmp_path / "run" / "checkpoint" / template.name).read_bytes() == template.read_bytes()
 
@@ -99,7 +99,7 @@ def test_a_checkpoint_that_was_deleted_comes_back_with_its_card(model: Path, tmp
 
 def test_a_later_run_without_baking_leaves_no_checkpoint_of_another_edit(model: Path, tmp_path: Path) -> None:
     go(model, tmp_path / "run")
-    summary = go(model, tmp_path / "run", bake=False)
+    summary = go(model, tmp_path / "run", bake=False, overwrite=True)
     assert summary["checkpoint"] is None
     assert summary["receipt"] is None
     assert not (tmp_path / "run" / "checkpoint").exists()

@@ -25,7 +25,7 @@
 A message names the thing, its value and the remedy. `exit_status` is what the command line returns.
 """
 
-from pathlib import Path
+import pathlib
 
 __all__ = [
     "ActivationError",
@@ -133,7 +133,7 @@ class ArtifactError(VectomyError):
 class FinishedRunError(ArtifactError):
     """`differences` names the settings that differ, as `setting: old value -> new value`."""
 
-    def __init__(self, folder: Path, differences: str) -> None:
+    def __init__(self, folder: pathlib.Path, differences: str) -> None:
         super().__init__(
             f"{folder} holds finished results of other settings ({differences}); nothing was changed. Choose "
             "another --out, or replace them with --overwrite"

@@ -67,4 +67,5 @@ def _show(value: JsonValue) -> str:
         text = ",".join(_show(item) for item in value) or "none"
     else:
         text = str(value)
-    return text if len(text) <= CLIP else f"{text[:CLIP]}…"
+    # Two long paths differ at their ends.
+    return text if len(text) <= CLIP else f"{text[: CLIP // 3]}…{text[-CLIP // 3 * 2 :]}"
