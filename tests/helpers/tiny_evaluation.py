@@ -59,9 +59,9 @@ def go(out: Path, subjects: list[str], **options: Any) -> dict[str, Any]:
     """Evaluate; `subjects` and prompts by their names in `places`, strengths behind an @."""
     found = [places()[one.partition("@")[0]] + one[len(one.partition("@")[0]) :] for one in subjects]
     prompts = [places()[name] for name in options.pop("sets", ("night", "day"))]
-    return evaluate_models(
-        parse_evaluation({"subjects": found, "prompts": prompts, **QUICK, **options}), out, command="c"
-    )
+    overwrite = options.pop("overwrite", False)
+    config = parse_evaluation({"subjects": found, "prompts": prompts, **QUICK, **options})
+    return evaluate_models(config, out, overwrite=overwrite, command="c")
 
 
 def prompts_of(name: str) -> list[Prompt]:
