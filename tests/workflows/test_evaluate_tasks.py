@@ -294,13 +294,13 @@ def test_other_questions_and_other_batches_are_measured_anew(
     runs, given = Runs(monkeypatch), {"tasks": (str(tmp_path / "mine.yaml"),)}
     for count, options in ((4, {}), (4, {}), (5, {}), (5, {"task_limit": 2}), (5, {"task_batch": 3})):
         task_file(tmp_path, count)
-        found = go(tmp_path / "out", ["base"], **given, **options)
+        found = go(tmp_path / "out", ["base"], **given, **options, overwrite=True)
         assert found["results"][found["base"]]["capability"]["mine"]["n"] == options.get("task_limit", count)
     assert len(runs.names) == 4
     # How answers are scored is no part of what is asked.
     text = (tmp_path / "mine.yaml").read_text()
     (tmp_path / "mine.yaml").write_text(text.replace("metric: acc_norm", "metric: f1"))
-    go(tmp_path / "out", ["base"], **given, task_batch=3)
+    go(tmp_path / "out", ["base"], **given, task_batch=3, overwrite=True)
     assert len(runs.names) == 5
 
 
