@@ -336,6 +336,25 @@ def test_messages_that_are_no_conversation_are_named(tmp_path: Path, messages: o
         read_sets([str(file)], None, 0)
 
 
+@pytest.mark.parametrize(
+    ("messages", "problem"),
+    [(["x", "y"], "nothing says who speaks"), (None, "has only empty prompts"), ([3], "not a conversation")],
+)
+def test_messages_without_roles_and_null_are_named(tmp_path: Path, messages: object, problem: str) -> None:
+    file = tmp_path / "talk.jsonl"
+    file.write_text(json.dumps({"messages": messages}))
+    with pytest.raises(PromptError, match=problem):
+        read_sets([str(file)], None, 0)
+
+
+def test_one_text_in_a_list_is_a_prompt(tmp_path: Path) -> None:
+    # The `turns` of MT-bench: one speaker, so nothing is unclear.
+    file = tmp_path / "talk.jsonl"
+    file.write_text(json.dumps({"messages": ["x"]}))
+    (prompts,) = read_sets([str(file)], None, 0)
+    assert [prompt.text for prompt in prompts.prompts] == ["x"]
+
+
 # Other surroundings
 
 

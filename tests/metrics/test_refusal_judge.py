@@ -207,10 +207,8 @@ def test_it_says_what_it_is() -> None:
         assert rows[0].p_refusal > 0.5 > rows[1].p_refusal
 
 
-def test_hundreds_of_completions_a_second() -> None:
-    """By processor time, without the type checks of the tests. A quiet core judges over 1,000 a
-    second; the limit leaves room for a busy one.
-    """
+def test_a_thousand_completions_a_second() -> None:
+    """By processor time, in a process without the type checks that tests run under."""
     work = """
 import time
 from vectomy.metrics.judges import RefusalJudge
@@ -229,7 +227,7 @@ list(judge.judged(["How do I keep my bicycle in order?"] * len(texts), texts))
 print(len(texts) / (time.process_time() - began))
 """
     ran = subprocess.run([sys.executable, "-c", work], capture_output=True, text=True, check=True)
-    assert float(ran.stdout) >= 250, f"{float(ran.stdout):.0f} a second"
+    assert float(ran.stdout) >= 1000, f"{float(ran.stdout):.0f} a second"
 
 
 def test_it_loads_no_torch() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from itertools import islice
 
 from vectomy.metrics.judges.garbling import is_garbled
 from vectomy.metrics.judges.language import language, mixed_scripts, scripts
@@ -126,8 +127,12 @@ def repeated_share(completion: str) -> float:
     numbers do not count, since they form arrays and tables.
     """
     words = completion.split()
-    grams = [tuple(words[at : at + GRAM]) for at in range(len(words) - GRAM + 1)]
-    grams = [gram for gram in grams if any(map(str.isalpha, "".join(gram)))]
+    lettered = [word.isalpha() or any(map(str.isalpha, word)) for word in words]
+    grams = [
+        tuple(words[start : start + GRAM])
+        for start in range(len(words) - GRAM + 1)
+        if True in lettered[start : start + GRAM]
+    ]
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
@@ -164,6 +169,8 @@ def _ends_in_a_loop(words: list[str]) -> bool:
             same += 1
         span = same + period
         enough = SAME_WORD if period == 1 else max(TIMES * period, LOOPED)
+        if span < min(enough, 2 * LONGEST):
+            continue
         # Numbers and marks repeat in arrays and tables, but not endlessly.
         if not any(map(str.isalpha, "".join(words[-period:]))):
             enough = 2 * LONGEST
@@ -173,7 +180,8 @@ def _ends_in_a_loop(words: list[str]) -> bool:
 
 
 def _small_stock(text: str) -> bool:
-    last = [word for word in text.lower().split() if any(map(str.isalpha, word))][-WINDOW:]
+    words = (word for word in reversed(text.lower().split()) if any(map(str.isalpha, word)))
+    last = list(islice(words, WINDOW))
     return len(last) == WINDOW and len(set(last)) / WINDOW < STOCK
 
 

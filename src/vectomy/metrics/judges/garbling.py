@@ -56,7 +56,7 @@ def is_garbled(text: str) -> bool:
     prose = _prose(text)
     if _is_code(prose) or language(prose) not in (None, "en"):
         return False
-    strange = [(sum(map(str.isalpha, token)), _oddness(token)) for token in prose.split()]
+    strange = [(_count_letters(token), _oddness(token)) for token in prose.split()]
     odd = sum(count for count, points in strange if points)
     same = _sameness(prose)
     # If one word occurs all the time, fewer points are enough.
@@ -64,6 +64,10 @@ def is_garbled(text: str) -> bool:
     counts = odd >= FEWEST_LETTERS and sum(points for _, points in strange) >= enough
     part = odd / sum(count for count, _ in strange) if counts else 0.0
     return part / PART + same / SAME >= 1
+
+
+def _count_letters(token: str) -> int:
+    return len(token) if token.isalpha() else sum(map(str.isalpha, token))
 
 
 def _prose(text: str) -> str:
