@@ -208,7 +208,9 @@ def test_it_says_what_it_is() -> None:
 
 
 def test_a_thousand_completions_a_second() -> None:
-    """By processor time, in a process without the type checks that tests run under."""
+    """By processor time, in a process without the type checks that tests run under; the best of five
+    rounds, since other work on the machine only slows them.
+    """
     work = """
 import time
 from vectomy.metrics.judges import RefusalJudge
@@ -222,9 +224,12 @@ first = "Number {} is the one I would begin with, since it takes a minute."
 texts = [text.format(first.format(n)) for n in range(600)]
 judge = RefusalJudge()
 judge.verdict("", texts[0])
-began = time.process_time()
-list(judge.judged(["How do I keep my bicycle in order?"] * len(texts), texts))
-print(len(texts) / (time.process_time() - began))
+seconds = []
+for _ in range(5):
+    began = time.process_time()
+    list(judge.judged(["How do I keep my bicycle in order?"] * len(texts), texts))
+    seconds.append(time.process_time() - began)
+print(len(texts) / min(seconds))
 """
     ran = subprocess.run([sys.executable, "-c", work], capture_output=True, text=True, check=True)
     assert float(ran.stdout) >= 1000, f"{float(ran.stdout):.0f} a second"
