@@ -42,6 +42,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "helpers"))
 
+from deadly_calls import die_in
 from hub_server import TOKEN, Hub, running
 
 # Calls of this process that write; a name for each, and the most often that one round waits for.
@@ -134,24 +135,6 @@ def wait(pid: int) -> int | None:
     """The exit status; None for a child that was killed."""
     _, status = os.waitpid(pid, 0)
     return None if os.WIFSIGNALED(status) else os.waitstatus_to_exitcode(status)
-
-
-def die_in(call: str, number: int, after: bool) -> None:
-    """From now on the `number`th call ends this process."""
-    owner, name = {"os": os, "Path": Path}[call.split(".")[0]], call.split(".")[1]
-    real: Callable[..., Any] = getattr(owner, name)
-    left = [number]
-
-    def wrapped(*args: Any, **more: Any) -> Any:
-        left[0] -= 1
-        if left[0] == 0 and not after:
-            os.kill(os.getpid(), signal.SIGKILL)
-        result = real(*args, **more)
-        if left[0] == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return result
-
-    setattr(owner, name, wrapped)
 
 
 def shift_clock(seconds: float) -> None:

@@ -22,9 +22,9 @@ import traceback
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
+from deadly_calls import die_in
 from hostile import build_bases, snapshot
 
 from vectomy.core.run_folder import sha256_file
@@ -40,24 +40,6 @@ def digests(folder: Path) -> dict[str, str]:
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
-
-
-def deadly(call: str, number: int, after: bool) -> None:
-    """From now on the `number`th call ends this process."""
-    owner, name = {"os": os, "Path": Path}[call.split(".")[0]], call.split(".")[1]
-    real: Callable[..., Any] = getattr(owner, name)
-    left = [number]
-
-    def wrapped(*args: Any, **more: Any) -> Any:
-        left[0] -= 1
-        if left[0] == 0 and not after:
-            os.kill(os.getpid(), signal.SIGKILL)
-        result = real(*args, **more)
-        if left[0] == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return result
-
-    setattr(owner, name, wrapped)
 
 
 def child(base: Path, out: Path, before: Callable[[], None] = lambda: None) -> int:
@@ -90,7 +72,7 @@ def one_kill(base: Path, out: Path, seconds: float, rng: random.Random) -> tuple
     call, after = rng.choice(CALLS[:4] * 2 + CALLS[4:]), rng.random() < 0.5
     number = rng.randint(1, 4 if call == "Path.unlink" else 12)
     return ended(
-        child(base, out, lambda: deadly(call, number, after))
+        child(base, out, lambda: die_in(call, number, after))
     ), f"{'after' if after else 'before'} {call}"
 
 
