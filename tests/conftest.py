@@ -30,6 +30,7 @@ def _checked_modules() -> list[str]:
 
 install_import_hook(_checked_modules(), "shape_checks.checked")
 
+import gc  # noqa: E402
 import re  # noqa: E402
 import sys  # noqa: E402
 from collections.abc import Callable, Iterator  # noqa: E402
@@ -72,6 +73,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             )
         if not own:
             item.add_marker(tiers[0])
+
+
+def pytest_collection_finish() -> None:
+    """The garbage collector leaves out what the imports made. Each run of a tiny model collects
+    several times (`Workflow.free`), and would look through all modules each time.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def _builds(self: object, *given: object, **more: object) -> None:
