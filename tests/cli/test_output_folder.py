@@ -1,4 +1,4 @@
-"""Where a command works: the typed folder, the usual one or its next number, or as a person says."""
+"""Where a command works: in the typed folder, the usual one, its next number, or by a dialogue."""
 
 from pathlib import Path
 

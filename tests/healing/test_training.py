@@ -155,7 +155,7 @@ def test_checkpoints_of_another_training_are_not_gone_on_from(tmp_path: Path) ->
 
 
 def test_two_processes_give_the_losses_of_one(tmp_path: Path) -> None:
-    """Gloo, by `accelerate launch`: a micro-batch of one in each of two is the batch of two in one."""
+    """Gloo, by `accelerate launch`: batches of one in two processes equal one batch of two."""
     trained(tmp_path / "one", micro_batch=2)
     job(tmp_path / "two", quick(micro_batch=1))
     launch(tmp_path / "two", "cpu", 2)
@@ -169,7 +169,8 @@ def test_two_processes_give_the_losses_of_one(tmp_path: Path) -> None:
 def test_out_of_memory_names_the_setting_to_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def short(self: Any, *_: Any, **__: Any) -> None:
         raise RuntimeError(
-            "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes"
+            "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: not enough memory: "
+            "you tried to allocate 9 bytes"
         )
 
     from transformers import Trainer

@@ -27,7 +27,10 @@ import sys
 import xllamacpp
 params = xllamacpp.CommonParams()
 slots = int(sys.argv[2])
-params.model.path, params.n_ctx, params.n_parallel, params.warmup = sys.argv[1], 2048 if slots == 1 else 512 * slots, slots, False
+params.model.path = sys.argv[1]
+params.n_ctx = 2048 if slots == 1 else 512 * slots
+params.n_parallel = slots
+params.warmup = False
 params.cpuparams.n_threads = params.cpuparams_batch.n_threads = len(os.sched_getaffinity(0))
 if sys.argv[3] == "f32":
     params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32

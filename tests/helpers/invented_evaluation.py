@@ -73,7 +73,8 @@ def an_evaluation() -> dict[str, Any]:
             "sha256": "3b9e" * 16,
         }
         row["note"] = {
-            "random": "control: a random direction of equal norm, through the same writers at the same strengths",
+            "random": "control: a random direction of equal norm, "
+            "through the same writers at the same strengths",
             "noise": "the noise floor: the base once more, in other batches",
         }.get(kind)
         subjects.append(row)
@@ -81,7 +82,8 @@ def an_evaluation() -> dict[str, Any]:
         "format": "vectomy-evaluation",
         "version": 1,
         "behaviour": "refusal",
-        "command": "vectomy evaluate demo edit.safetensors runs/healed --strengths 0.25,0.5,1,1.5,2 --prompts xstest.jsonl --out evaluation",
+        "command": "vectomy evaluate demo edit.safetensors runs/healed --strengths 0.25,0.5,1,1.5,2 "
+        "--prompts xstest.jsonl --out evaluation",
         "base": "demo",
         "judge": {
             "name": "rules",

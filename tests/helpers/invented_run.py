@@ -86,8 +86,8 @@ def a_summary() -> dict[str, Any]:
         "stages": {"collect": 41.27, "directions": 0.62, "select": 302.94, "apply": 3.18, "evaluate": 188.05},
         "edit": {"path": "edit.safetensors", "sha256": "9f2c" * 16},
         "checkpoint": "checkpoint",
-        "safety": "The edited model answers requests that its base refuses. Do not put it before people who expect "
-        "the base's refusals without a safeguard of your own.",
+        "safety": "The edited model answers requests that its base refuses. Do not put it before people "
+        "who expect the base's refusals without a safeguard of your own.",
     }
 
 
@@ -332,10 +332,11 @@ def some_completions() -> list[dict[str, Any]]:
     }
     stuck = {"text": "the the the the the the the the", "verdict": "degenerate"}
     letter = (
-        "Here is a draft you can adapt.\n\nDear Sam,\n\nThank you for the evening in the garden. The soup was the best I "
-        "have had this year, and I still think about the story of the lighthouse keeper and his three clocks. I would "
-        "like to return the invitation: would the second Saturday of the month suit you?\n\n1. Bring nothing.\n2. Come "
-        "hungry.\n3. Stay late.\n\nWith warm regards,\nAlex"
+        "Here is a draft you can adapt.\n\nDear Sam,\n\n"
+        "Thank you for the evening in the garden. The soup was the best I have had this year, and I still "
+        "think about the story of the lighthouse keeper and his three clocks. I would like to return the "
+        "invitation: would the second Saturday of the month suit you?\n\n"
+        "1. Bring nothing.\n2. Come hungry.\n3. Stay late.\n\nWith warm regards,\nAlex"
     )
     topics = (
         "a thank-you letter",

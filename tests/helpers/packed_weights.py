@@ -80,7 +80,7 @@ INFINITE = (0x7C, 0x7D, 0x7E, 0x7F, 0xFC, 0xFD, 0xFE, 0xFF)
 
 
 def stored_as(kind: str) -> tuple[str, dict[str, Tensor], object]:
-    """Name, tensors and quantization_config of one weight in each known form; no size divides 128."""
+    """Name, tensors and quantization_config of a weight stored as `kind`; no size divides 128."""
     values = every_byte((200, 320))
     three = every_byte((3, 160, 256))
     if kind.startswith("plain"):

@@ -23,7 +23,14 @@ QUICK = {
     "embeddings": False,
     "lora": True,
 }
-CARD = "---\nlicense: other\nlicense_name: tiny-licence\nlicense_link: https://example.org/licence\n---\n\n# tiny\n"
+CARD = """---
+license: other
+license_name: tiny-licence
+license_link: https://example.org/licence
+---
+
+# tiny
+"""
 
 
 @cache

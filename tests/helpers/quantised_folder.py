@@ -18,7 +18,7 @@ BLOCK = {"quant_method": "fp8", "weight_block_size": [16, 16], "activation_schem
 
 
 def fp8(name: str, W: Tensor, grid: tuple[int, ...], path: Path) -> dict[str, Tensor]:
-    """W as fp8 values and scales, through the encoder that test_encodings.py holds to transformers."""
+    """W as fp8 values and scales, by the encoder that test_quantization.py tests."""
     return _encoded(
         name,
         W,

@@ -91,7 +91,7 @@ def tokenizer(template: str | None = TEMPLATE, add_bos: bool = False) -> PreTrai
 
 @cache
 def taught() -> dict[str, torch.Tensor]:
-    """Weights of the tiny llama after training on all prompts, by teacher forcing in batches of 48."""
+    """Weights of the tiny llama, trained on all prompts by teacher forcing in batches of 48."""
     model = random_model("llama", vocab_size=len(VOCABULARY))
     words, rows = tokenizer(), [*texts(NIGHT), *texts(DAY)]
     full = [f"<bos><|user|> {text} <|end|><|assistant|> {answer_of(text)} <|end|>" for text in rows]

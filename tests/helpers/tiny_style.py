@@ -34,8 +34,8 @@ def folder() -> Path:
     model = random_model("llama", vocab_size=len(VOCABULARY))
     words, rows = tokenizer(), [*texts(NIGHT), *texts(DAY)]
     full = [
-        f"<bos>{f'<|system|> {SYSTEM} <|end|>' if styled else ''}<|user|> {text} <|end|><|assistant|> {answer_of(text, styled)} <|end|>"
-        for styled in (True, False)
+        f"<bos>{system}<|user|> {text} <|end|><|assistant|> {answer_of(text, styled)} <|end|>"
+        for styled, system in ((True, f"<|system|> {SYSTEM} <|end|>"), (False, ""))
         for text in rows
     ]
     encoded = [words(text, add_special_tokens=False)["input_ids"] for text in full]

@@ -55,7 +55,8 @@ NOT_BUILT: dict[str, str] = {
     ),
     "blt": "bytes in patches: three stacks, an entropy model for the patches and hashed embeddings",
     "gemma3n": "its vision tower needs timm; gemma3n_text has the same text tower",
-    "dots3_note": "its towers have no small form (layers named one by one); dots3_note_text has the same text tower",
+    "dots3_note": "its towers have no small form (layers named one by one); "
+    "dots3_note_text has the same text tower",
     "gpt-sw3": "gpt2 by another name; saved, it is gpt2",
     "internlm2": "remote code only, transformers has no such type",
     "vision-encoder-decoder": _DECODER,

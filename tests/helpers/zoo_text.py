@@ -1,4 +1,4 @@
-"""Configurations of the text models of the zoo: what every class gets, and a row a type or variant."""
+"""Configurations of the zoo's text models: settings of every class, and a row a type or variant."""
 
 from __future__ import annotations
 

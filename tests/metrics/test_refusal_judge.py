@@ -208,8 +208,8 @@ def test_it_says_what_it_is() -> None:
 
 
 def test_a_thousand_completions_a_second() -> None:
-    """By processor time, in a process without the type checks that tests run under; the best of five
-    rounds, since other work on the machine only slows them.
+    """Processor time of the best of five rounds (other work on the machine only slows them), in a
+    process without the tests' type checks.
     """
     work = """
 import time

@@ -117,7 +117,7 @@ def test_collected_statistics_are_those_of_the_whole_model(dtype: str) -> None:
 # Models that do more around their blocks than handing the stream on, or lie on disk otherwise than
 # live.
 PECULIAR = {
-    "gemma3n_text": "model.layers",  # four streams, embeddings of each layer, keys that later layers use again
+    "gemma3n_text": "model.layers",  # four streams, embeddings of each layer, keys used again later
     "gemma4_text:per_layer_input": "model.layers",  # keys and values shared in a dict
     "gemma3_text": "model.layers",  # two masks and two rotary tables
     "qwen3_moe": "model.layers",  # experts apart on disk, fused live

@@ -1,5 +1,5 @@
-"""A quantised checkpoint whose other weights are bfloat16 (DeepSeek's and Qwen's layout) runs in any
-dtype that is asked for, and computes what its decoded weights compute.
+"""A quantised checkpoint whose other weights are bfloat16 (the layout of DeepSeek and Qwen) runs in
+any dtype that is asked for, and computes what its decoded weights compute.
 """
 
 import json

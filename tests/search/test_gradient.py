@@ -127,7 +127,7 @@ def test_a_kl_budget_is_kept(tmp_path: Path) -> None:
 def test_the_edit_is_what_was_learned_by_hooks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
 ) -> None:
-    """Loss under the search's own hooks, and under the hooks of the Edit made from the same state."""
+    """Loss under the search's own hooks, and under the hooks of the Edit from the same state."""
     compared: list[tuple[float, float]] = []
     original = gradient.measure_points
 

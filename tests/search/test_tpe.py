@@ -311,7 +311,7 @@ def test_an_error_in_another_process_is_said_here_and_one_that_dies_does_not_han
 
 
 def test_without_a_judge_the_first_token_says_it() -> None:
-    """On the tiny model the first token gives a refusal away, so both say the same of every trial."""
+    """The tiny model's first token tells a refusal, so both scores agree on every trial."""
     judged, _ = searched(racing=False)
     scored, _ = searched(racing=False, judged=False, tokens=tuple(TOKENS))
     for one, two in zip(judged["candidates"][:4], scored["candidates"][:4], strict=True):
@@ -328,7 +328,7 @@ def test_without_judge_and_tokens_it_says_what_to_give(tmp_path: Path) -> None:
 def test_trials_that_give_nan_are_out_and_none_left_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The base and the first edits that are tried give numbers; then none does, or none ever did."""
+    """The base and the first trials give numbers, and later ones nan; or all trials give nan."""
     true = ChatModel.next_token_log_probs
 
     def after(good: int) -> None:

@@ -1,4 +1,4 @@
-"""`vectomy evaluate`: its numbers are the models' own, its controls are controls, and what it writes."""
+"""`vectomy evaluate`: its numbers are the models' own, its controls are controls; its files."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""What was published is rebuilt from its base: the same bytes match, and whatever differs is named."""
+"""A published model is rebuilt from its base: equal bytes match, and every difference is named."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def main_ends_with(status: int) -> None:
 
 
 def test_a_base_on_the_hub_is_fetched_by_its_recorded_name_and_commit(hub: Hub, tmp_path: Path) -> None:
-    """An Edit of a base from the Hub needs no --base, and later commits of the base are no matter."""
+    """An Edit of a base from the Hub needs no --base; later commits of the base do not matter."""
     from vectomy.core.versions import versions
     from vectomy.edits.export import bake
     from vectomy.hub.provenance import record_in, write_record
@@ -301,7 +301,7 @@ def test_without_a_base_or_anything_to_compare_it_says_what_to_give(tmp_path: Pa
 
 
 def test_the_search_done_again_finds_the_same_edit(hub: Hub, tmp_path: Path) -> None:
-    """From the repository alone, with the prompt files laid beside; with other prompts it says so."""
+    """From the repository and the prompt files alone; with other prompts it says so."""
     send(prepare(published.finished(), REPO))
     files = tmp_path / "prompts"
     files.mkdir()

@@ -172,7 +172,7 @@ def test_ctrl_c_in_any_stage_leaves_a_sentence_and_the_next_run_finishes(
 
 
 def nothing_half_named(out: Path) -> None:
-    """What has a final name is whole: every file that is there equals that of an undisturbed run."""
+    """A file with its final name is whole: it equals the file of an undisturbed run."""
     whole = results(undisturbed())
     for name, digest in results(out).items():
         assert name not in whole or whole[name] == digest, name
@@ -182,8 +182,14 @@ def nothing_half_named(out: Path) -> None:
 def test_a_real_sigint_ends_a_real_command(tmp_path: Path) -> None:
     """Sent when the first stage is done; the command line says its sentence and returns 130."""
     out = tmp_path / "run"
-    slow = "import time, vectomy.workflows.run as p; work = p.run_collect\np.run_collect = lambda self: (time.sleep(30), work(self))\n"
-    program = slow + "from vectomy.cli import main; main()"
+    program = """
+import time
+from vectomy.cli import main
+from vectomy.workflows import run
+collect = run.run_collect
+run.run_collect = lambda self: (time.sleep(30), collect(self))
+main()
+"""
     with subprocess.Popen(
         [sys.executable, "-c", program, *arguments(out)],
         stderr=subprocess.PIPE,

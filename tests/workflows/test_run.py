@@ -269,7 +269,7 @@ def test_it_goes_on_when_forced(tmp_path: Path, recipe: str) -> None:
 
 
 def test_strict_keeps_to_the_papers_filters_and_says_so(tmp_path: Path) -> None:
-    """A threshold that nothing passes: strict stops, the default takes the least KL and notes it."""
+    """If nothing passes the threshold, strict stops and the default notes the least KL it takes."""
     with pytest.raises(SelectionError, match="KL"):
         go(tmp_path / "strict", kl_threshold=1e-9, strict=True)
     relaxed = go(tmp_path / "relaxed", kl_threshold=1e-9)
@@ -315,7 +315,7 @@ def test_equal_sides_are_refused(tmp_path: Path) -> None:
 
 
 def test_no_file_tells_of_this_machine(tmp_path: Path) -> None:
-    """What is shared (the Edit, the card in the checkpoint) holds no path of the one who made it."""
+    """Shared files (the Edit, the checkpoint's card) hold no path of the machine that made them."""
     out = finished_with()
     home = str(tiny_chat.folder().parent)
     for name in ("edit.safetensors", "checkpoint/config.json"):
