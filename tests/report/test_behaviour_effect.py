@@ -31,8 +31,9 @@ TIER = "unit"
 
 # What a reader takes for the statement that a behaviour is gone or weaker.
 CLAIMS = re.compile(
-    r"edit (?:removes|weakens|reduces|takes away|eliminates) (?:refusal|the behaviour|the trait)|no longer refuses|"
-    r"refuses? less than|answers? (?:all )?requests that (?:its base|it) declines|no longer declines|"
+    r"edit (?:removes|weakens|reduces|takes away|eliminates) (?:refusal|the behaviour|the trait)|"
+    r"no longer refuses|refuses? less than|"
+    r"answers? (?:all )?requests that (?:its base|it) declines|no longer declines|"
     r"losing them is the effect"
 )
 
@@ -191,7 +192,7 @@ def lower(before: int, after: int, total: int, lost: int, gained: int, *, paired
 
 
 def random_counts(seed: int) -> tuple[int, int, int, int, int, int]:
-    """(before, after, total, lost, gained, degenerate), often near the edge of what is measurable."""
+    """(before, after, total, lost, gained, degenerate), often at the edge of what is measurable."""
     rng = random.Random(seed)
     total = rng.choice((5, 8, 15, 40, 100))
     before = rng.choice((total, rng.randint(0, total)))

@@ -114,7 +114,10 @@ def test_card_keeps_home_folders_to_itself() -> None:
     summary = {
         **a_summary(),
         "base_model": "/home/sam/models/small",
-        "command": "vectomy run /home/sam/models/small --out ~/runs/a --positive=/home/sam/own.jsonl --negative ./b.jsonl",
+        "command": (
+            "vectomy run /home/sam/models/small --out ~/runs/a "
+            "--positive=/home/sam/own.jsonl --negative ./b.jsonl"
+        ),
         "safety": "Answers either/or questions, and 3/4 of the rest; see https://example.org/a/b.",
     }
     summary["contrast"] = {**summary["contrast"], "positive": "/home/sam/own.jsonl"}

@@ -77,7 +77,7 @@ def test_the_frontier_has_what_is_held_on_prompts_to_keep() -> None:
     [
         (
             {"target_rate": 0.05},
-            "on at most 5% of the positive search prompts, the one of least KL per token is taken.",
+            "on at most 5% of the positive search prompts, the one with the smallest KL per token is taken.",
         ),
         (
             {"target_rate": 0.05, "kl_budget": 0.3},
@@ -144,7 +144,7 @@ def test_numbers_that_are_none_break_no_figure(bad: Any) -> None:
     [
         (
             {},
-            "changes one learned direction of the residual stream in 40 writers, each by a strength of its own from ",
+            "one learned direction of the residual stream in 40 writers, each by a strength of its own from ",
         ),
         (
             {"lowest": 0.02, "highest": 0.9},
@@ -207,10 +207,11 @@ def test_the_console_says_where_the_direction_came_from(scores: dict[str, Any], 
     chosen = scores["chosen"]
     place = f"{chosen['site']} of layer {chosen['layer']}"
     writers = len(scores.get("strengths", [])) or 12
+    spread = f"in {writers} writers with strengths of"
     assert {
-        "tpe": f"direction  mainly {place}, strengths by trials, in {writers} writers with strengths of 0.2 to 1.3,",
-        "gradient": f"direction  learned from {place}, in {writers} writers with strengths of -0.0",
-        "selective": f"direction  learned from {place}, in {writers} writers with strengths of -0.0",
+        "tpe": f"direction  mainly {place}, strengths by trials, {spread} 0.2 to 1.3,",
+        "gradient": f"direction  learned from {place}, {spread} -0.0",
+        "selective": f"direction  learned from {place}, {spread} -0.0",
     }.get(
         scores["recipe"], f"direction  {place}, token '\\n' (position -1), recipe {scores['recipe']}"
     ) in said

@@ -31,33 +31,56 @@ LOOKS: dict[str, dict[str, Any]] = {
 # Text that reverses what follows it, and text that runs from right to left.
 BACKWARDS = "\u202eesrever\u202c \u05e9\u05dc\u05d5\u05dd <script>document.title='taken'</script>"
 # What reaches beyond the screen though it does not stand in a region that scrolls.
-TOO_WIDE = """[...document.body.querySelectorAll("*")].filter((one) => !one.closest(".scroll, svg, .skip") &&
-  one.getBoundingClientRect().right > document.documentElement.clientWidth + 1).map((one) => one.outerHTML.slice(0, 80))"""
+TOO_WIDE = """[...document.body.querySelectorAll("*")]
+  .filter((node) => !node.closest(".scroll, svg, .skip"))
+  .filter((node) => node.getBoundingClientRect().right > document.documentElement.clientWidth + 1)
+  .map((node) => node.outerHTML.slice(0, 80))"""
 # Every run of text with the contrast of its colour against what is behind it (WCAG 2, relative
 # luminance).
 CONTRASTS = """(() => {
   const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
-  const parsed = (colour) => { canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1);
-    return [...canvas.getImageData(0, 0, 1, 1).data]; };
-  const luminance = ([r, g, b]) => [r, g, b].map((v) => v / 255).map((v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
-    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
-  const behind = (one) => { for (let at = one; at; at = at.parentElement) { const found = parsed(getComputedStyle(at).backgroundColor);
-    if (found[3] > 0) return found; } return [255, 255, 255, 255]; };
+  const parsed = (colour) => {
+    canvas.clearRect(0, 0, 1, 1);
+    canvas.fillStyle = colour;
+    canvas.fillRect(0, 0, 1, 1);
+    return [...canvas.getImageData(0, 0, 1, 1).data];
+  };
+  const linear = (v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+  const luminance = ([r, g, b]) =>
+    0.2126 * linear(r / 255) + 0.7152 * linear(g / 255) + 0.0722 * linear(b / 255);
+  const behind = (element) => {
+    for (let node = element; node; node = node.parentElement) {
+      const ground = parsed(getComputedStyle(node).backgroundColor);
+      if (ground[3] > 0) return ground;
+    }
+    return [255, 255, 255, 255];
+  };
   const known = new Map();
   const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   while (walk.nextNode()) {
-    const one = walk.currentNode.parentElement;
-    if (!walk.currentNode.data.trim() || one.closest("title, desc, script, style, option, .skip") || !one.getClientRects().length) continue;
-    const style = getComputedStyle(one), drawn = one.closest("svg");
-    const colour = parsed(drawn ? style.fill : style.color), ground = behind(drawn ? drawn.parentElement : one);
+    const words = walk.currentNode.data.trim(), node = walk.currentNode.parentElement;
+    if (!words || !node.getClientRects().length) continue;
+    if (node.closest("title, desc, script, style, option, .skip")) continue;
+    const style = getComputedStyle(node), drawn = node.closest("svg");
+    const colour = parsed(drawn ? style.fill : style.color);
+    const ground = behind(drawn ? drawn.parentElement : node);
     const [high, low] = [luminance(colour), luminance(ground)].sort((a, b) => b - a);
-    known.set(`${colour} on ${ground}`, [(high + 0.05) / (low + 0.05), walk.currentNode.data.trim().slice(0, 40)]);
+    known.set(`${colour} on ${ground}`, [(high + 0.05) / (low + 0.05), words.slice(0, 40)]);
   }
   return [...known].map(([pair, [ratio, words]]) => [ratio, pair, words]);
 })()"""
-SHOWN = """[...document.querySelectorAll(".pair")].filter((one) => !one.hidden).map((one) =>
-  [one.querySelector(".words").textContent, ...[...one.querySelectorAll(".answer")].filter((answer) => !answer.hidden)
-    .sort((a, b) => a.style.order - b.style.order).map((answer) => answer.dataset.verdict)])"""
+SHOWN = """[...document.querySelectorAll(".pair")].filter((pair) => !pair.hidden).map((pair) => [
+  pair.querySelector(".words").textContent,
+  ...[...pair.querySelectorAll(".answer")].filter((answer) => !answer.hidden)
+    .sort((a, b) => a.style.order - b.style.order).map((answer) => answer.dataset.verdict),
+])"""
+FOCUSABLE = "[...document.querySelectorAll('a, summary, select, input, [tabindex]')]"
+OUTLINE = """(() => {
+  const focused = document.activeElement;
+  if (focused === document.body) return "body";
+  reached.add(focused);
+  return getComputedStyle(focused).outlineStyle;
+})()"""
 
 
 @pytest.fixture(scope="module")
@@ -133,17 +156,12 @@ def test_pages_ask_for_nothing_and_complain_of_nothing(tab: Tab) -> None:
 def test_everything_is_reached_by_keyboard_and_shows_it(tab: Tab) -> None:
     tab.look(**LOOKS["desktop"])
     tab.run("document.activeElement.blur()")
-    wanted = tab.run("document.querySelectorAll('a, summary, select, input, [tabindex]').length")
-    hidden = tab.run(
-        "[...document.querySelectorAll('a, summary, select, input, [tabindex]')].filter((one) => !one.checkVisibility()).length"
-    )
+    wanted = tab.run(f"{FOCUSABLE}.length")
+    hidden = tab.run(f"{FOCUSABLE}.filter((element) => !element.checkVisibility()).length")
     tab.run("window.reached = new Set()")
     for _ in range(wanted + 2):
         tab.press("Tab")
-        outline = tab.run(
-            "(() => { const at = document.activeElement; if (at === document.body) return 'body'; reached.add(at); return getComputedStyle(at).outlineStyle; })()"
-        )
-        assert outline != "none"
+        assert tab.run(OUTLINE) != "none"
     assert tab.run("reached.size") >= wanted - hidden
 
 
@@ -215,11 +233,8 @@ def test_hostile_answers_do_no_harm(browser: Browser, tmp_path: Path) -> None:
     assert tab.run("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
     # What stands behind a text that turns direction is not turned: the verdict stays to the right
     # of the name.
-    assert tab.run(
-        "[...document.querySelectorAll('.pair')].every((one) => getComputedStyle(one).direction === 'ltr')"
-    )
-    assert tab.run(
-        "[...document.querySelectorAll('.words')].every((one) => getComputedStyle(one).unicodeBidi === 'isolate')"
-    )
+    styles = "[...document.querySelectorAll('{}')].map((element) => getComputedStyle(element))"
+    assert tab.run(f"{styles.format('.pair')}.every((style) => style.direction === 'ltr')")
+    assert tab.run(f"{styles.format('.words')}.every((style) => style.unicodeBidi === 'isolate')")
     assert tab.complaints == []
     tab.close()

@@ -42,9 +42,9 @@ __all__ = [
 ]
 
 SOURCE_HELP = (
-    "SRC is a file (.jsonl, .json, .csv, .tsv, .parquet, .txt, also .gz), OWNER/NAME[/SUBSET][:SPLIT] on the "
-    "Hub, or a bundled set (bundled:refused, bundled:harmless); [:400] takes a slice, #COLUMN at the end picks "
-    "a column."
+    "SRC is a file (.jsonl, .json, .csv, .tsv, .parquet, .txt, also .gz), OWNER/NAME[/SUBSET][:SPLIT] on "
+    "the Hub, or a bundled set (bundled:refused, bundled:harmless); [:400] takes a slice, #COLUMN at the "
+    "end picks a column."
 )
 
 Parameters = Mapping[str, Any]

@@ -46,9 +46,7 @@ def _verify(
     ] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Measure whether a checkpoint carries an Edit: exit status 0 if it does, 1 if not, 3 if nothing
-    shows which.
-    """
+    """Measure whether a checkpoint carries an Edit: exit status 0 if yes, 1 if no, 3 if unknown."""
     from vectomy.cli.tables.receipt_table import print_receipt
     from vectomy.metrics.verify import verify
     from vectomy.workflows.named_model import open_base, open_edit, open_model

@@ -47,7 +47,7 @@ class DiffExplanation:
         self._check(operations)
 
     def _check(self, operations: Operations) -> None:
-        """Make the operations on A and hold them against B; those that do not make it are dropped."""
+        """Apply the operations to A and compare with B; drop operations that do not make B."""
         with self.looking.progress("checking the edit", len(self.looking.seen), "matrices") as update:
             for key, (operation, places) in operations.items():
                 made = {}
@@ -213,7 +213,7 @@ class DiffExplanation:
         )
 
     def _bias(self, name: str) -> bool:
-        """Whether the edit makes B's bias of A's; a vector that it adds becomes part of the edit."""
+        """Whether the edit turns A's bias into B's; a vector that B adds joins the edit."""
         for writer in self.one.architecture.writers:
             if name not in writer.tensors:
                 continue
@@ -282,18 +282,18 @@ class DiffExplanation:
         tied = self.one.architecture.tied, self.other.architecture.tied
         if not head.none and not head.cast:
             self.notes.append(
-                "B's head is tied to its edited embedding, so that it reads other values than A's; an Edit leaves the head as it is"
+                "B's head is tied to its edited embedding and differs from A's; an Edit changes no head"
                 if tied[1]
-                else f"the heads differ by {head.relative:.2g} of their length, though one of them is tied to its embedding"
+                else f"the heads differ by {head.relative:.2g} of their length; one is tied to its embedding"
             )
         elif tied == (True, False):
             self.notes.append("B's head is no longer tied to its embedding; it holds A's values")
         if self.unmade:
             self.notes.append(
-                f"B left {len(self.unmade)} biases alone that the Edit changes, such as '{self.unmade[0]}': what B's writers were edited "
-                "with took the weights alone"
+                f"B leaves {len(self.unmade)} biases alone that the Edit changes (such as "
+                f"'{self.unmade[0]}'): whatever edited B changed its weights only"
             )
         if self.looking.cast:
             self.notes.append(
-                f"{len(self.looking.cast)} tensors differ by the rounding of one checkpoint to the precision of the other alone"
+                f"{len(self.looking.cast)} tensors differ only by rounding to the precision of the other"
             )

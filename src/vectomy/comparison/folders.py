@@ -125,7 +125,10 @@ def _how_far(name: str, mine: Tensor, published: Tensor, stored: str) -> FileDif
         )
     steps = int((_ordered(mine) - _ordered(published)).abs().max())
     unit = "rounding step" if steps == 1 else "rounding steps"
-    text = f"{count} of {total} numbers differ, by at most {largest:.3g} ({steps:,} {unit} of {stored}), {relative:.2g} of its length"
+    text = (
+        f"{count} of {total} numbers differ, by at most {largest:.3g} ({steps:,} {unit} of {stored}), "
+        f"{relative:.2g} of its length"
+    )
     return FileDifference("tensor", name, text, steps, relative)
 
 

@@ -76,14 +76,15 @@ def open_pair(a: Checkpoint, b: Checkpoint) -> tuple[OpenedModel, OpenedModel]:
     ):
         if mine != its:
             raise ArchitectureError(
-                f"{a.path} and {b.path} are not two versions of one model: the {what} is {mine} and {its}; compare a model with its "
-                "own base"
+                f"{a.path} and {b.path} are not two versions of one model: the {what} is {mine} and {its}; "
+                "compare a model with its own base"
             )
     for name, shape in one.architecture.shapes.items():
         its_shape = other.architecture.shapes.get(name)
         if its_shape is not None and tuple(its_shape) != tuple(shape):
             raise ArchitectureError(
-                f"'{name}' has shape {list(shape)} in {a.path} and {list(its_shape)} in {b.path}; compare a model with its own base"
+                f"'{name}' has shape {list(shape)} in {a.path} and {list(its_shape)} in {b.path}; "
+                "compare a model with its own base"
             )
     return one, other
 
@@ -277,6 +278,7 @@ def finite(value: float, name: str, one: OpenedModel, other: OpenedModel) -> flo
     """A sum over both sides; raises CheckpointError if something in it was NaN or infinite."""
     if not math.isfinite(value):
         raise CheckpointError(
-            f"'{name}' holds NaN or infinite values in {one.checkpoint.path} or {other.checkpoint.path}; download it again"
+            f"'{name}' holds NaN or infinite values in {one.checkpoint.path} or {other.checkpoint.path}; "
+            "download it again"
         )
     return value

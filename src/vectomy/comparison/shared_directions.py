@@ -101,7 +101,7 @@ def _plainness(pair: tuple[MatrixPair, Fit]) -> tuple[bool, bool, float]:
 
 
 def in_stream(rows: Float[Tensor, "n d_model"], piece: MatrixPair) -> Float[Tensor, "n d_model"]:
-    """What the stream loses when the rows are removed in front of a piece's norms, as unit vectors."""
+    """Unit vectors that the stream loses if the rows are removed in front of a matrix's norms."""
     if piece.gain is None:
         return rows
     visible = piece.gain.abs() > HIDDEN * piece.gain.abs().max()

@@ -27,7 +27,7 @@ def levels(piece: MatrixPair) -> tuple[int, int]:
 
 
 def _distinct(block: Float[Tensor, "m d_model"]) -> int:
-    """Distinct numbers in runs along the inputs, or along the vector where there are few of them."""
+    """Distinct numbers in runs along the inputs, or along the vector where there are few inputs."""
     rows = block.T if len(block) >= 32 else block
     runs = (
         rows[:, : RUN * max(1, rows.shape[1] // RUN)]
@@ -60,7 +60,10 @@ def _edited(found: Comparison) -> str:
     what = f"{len(found.directions)} direction{'s' * (len(found.directions) != 1)}"
     if len(found.directions) < each or any(not _within(op.basis, found.directions) for op in operations):
         what = f"{each} direction{'s' * (each != 1)} a writer, not the same in all of them,"
-    said = f"a directional edit of {what} in {len(operations)} writers, strengths {low:.2f} to {high:.2f}, norm mode {' and '.join(norms)}"
+    said = (
+        f"a directional edit of {what} in {len(operations)} writers, strengths {low:.2f} to {high:.2f}, "
+        f"norm mode {' and '.join(norms)}"
+    )
     added = sum(op.addition is not None for op in operations)
     said += f", with a vector added in {added}" if added else ""
     if found.verdict == "directional":
@@ -81,7 +84,7 @@ def _within(rows: Float[Tensor, "k d_model"], span: Float[Tensor, "n d_model"]) 
 def _other(found: Comparison, coarser: bool) -> str:
     if not found.writers:
         if not found.differing:
-            return "something else: the values that both hold are the same, but each holds tensors that the other lacks"
+            return "something else: all shared tensors are equal, but each holds tensors that the other lacks"
         return "something else: nothing that writes to the stream differs, other tensors do"
     ranks = [row.rank for row in found.writers]
     share = (
@@ -90,12 +93,12 @@ def _other(found: Comparison, coarser: bool) -> str:
         else ""
     )
     if coarser:
-        return f"something else: B's values lie on a coarser grid than A's, as after quantisation and back; {share}"
+        return f"something else: B's values lie on a coarser grid than A's, as if quantised and back; {share}"
     low = [row.rank for row in found.writers if row.rank is not None and row.rank <= row.width // LOW]
     if len(low) * 2 > len(ranks):
         span = f"{min(low)}" if min(low) == max(low) else f"{min(low)} to {max(low)}"
         return (
-            f"something else: {len(low)} of {len(ranks)} writers changed by matrices of rank {span} that are no removals of directions, as a "
-            f"merged LoRA does; {share}"
+            f"something else: {len(low)} of {len(ranks)} writers changed by matrices of rank {span} that "
+            f"remove no directions, such as a merged LoRA; {share}"
         )
     return f"something else: changes of full rank in {len(ranks)} writers, such as a fine-tune; {share}"

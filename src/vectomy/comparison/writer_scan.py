@@ -202,7 +202,7 @@ class WriterScan:
 
 
 def _alike(one: tuple[int, Tensor, Tensor, NormMode], other: tuple[int, Tensor, Tensor, NormMode]) -> bool:
-    """Whether the two remove the same: |B^T diag(a) B - B'^T diag(a') B'|, without making either."""
+    """Whether both remove the same: |B^T diag(a) B - B'^T diag(a') B'|, without making either."""
     (_, basis, a, norm), (_, its_basis, b, its_norm) = one, other
     between = a @ (basis @ its_basis.T).square() @ b
     return norm == its_norm and float(a.square().sum() + b.square().sum() - 2 * between) <= TOGETHER**2

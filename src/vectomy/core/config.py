@@ -220,7 +220,7 @@ class Selection(_Strict):
     steps: Annotated[int | None, SEARCH] = Field(None, ge=1)
     """gradient, selective: steps of the optimiser; 36, or 96 for selective, if not given."""
     rank: int = Field(1, ge=1)
-    """Rank of the learned change: gradient and selective learn this number of orthonormal directions."""
+    """Rank of the learned change: gradient and selective learn this many orthonormal directions."""
     per_layer: bool | None = None
     """gradient, selective: learn separate directions for each layer; only selective does so if not
     given.

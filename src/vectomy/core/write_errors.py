@@ -117,7 +117,7 @@ def check_writable(path: Path) -> None:
 
 
 def _concerns(error: Exception, path: Path) -> bool:
-    """Whether the file of the error is `path`, lies next to it or below it, or is a folder of it."""
+    """Whether the error's file is `path`, lies next to it or below it, or is a folder of it."""
     filename = getattr(error, "filename", None)
     if not isinstance(filename, str | bytes):
         return True

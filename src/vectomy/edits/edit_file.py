@@ -85,9 +85,9 @@ def read_edit(path: Path, make: Callable[[BaseModelRef, tuple[Operation, ...], J
         stored = edit_file_in(path)
         if stored is None:
             raise EditError(
-                f"the folder {path} holds no Edit (no edit.safetensors, no {RECORDS}/edit.safetensors); give "
-                "an Edit file, or the folder of a finished run, of a checkpoint or of an adapter made from an "
-                "Edit"
+                f"the folder {path} holds no Edit (no edit.safetensors, no {RECORDS}/edit.safetensors); "
+                "give an Edit file, or the folder of a finished run, of a checkpoint or of an adapter made "
+                "from an Edit"
             )
         path = stored
     if not path.is_file():

@@ -45,8 +45,8 @@ class HealConfig(JobConfig):
     against the edited model's.
     """
     prompts: Annotated[str, PROMPTS] = ARTICLE_PROMPTS
-    """Prompts that the models answer: harmless ones, for `--preferences own`. The test split of a set
-    with splits is left out.
+    """Harmless prompts that the models answer, for `--preferences own`. The test split, if any,
+    is left out.
     """
     limit: Annotated[int | None, PROMPTS] = Field(None, ge=1)
     """Maximum of rows: a seeded sample of the preferences."""
@@ -130,7 +130,7 @@ class HealConfig(JobConfig):
     test_limit: Annotated[int | None, PROMPTS] = Field(100, ge=2)
     """Maximum of prompts of each test set."""
     judge: str = "refusal"
-    """Judge: refusal, keywords, heretic, arditi, xstest, openai:URL[#MODEL], or hf:ID of a classifier.
+    """Judge: refusal, keywords, heretic, arditi, xstest, openai:URL[#MODEL], or hf:ID (classifier).
     """
     answer_tokens: int = Field(64, ge=1)
     """Greedy tokens in each answer."""

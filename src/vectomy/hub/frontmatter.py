@@ -9,7 +9,7 @@ __all__ = ["frontmatter"]
 
 
 def frontmatter(card: Path) -> dict[str, Any]:
-    """The metadata of `card`; empty if the card does not exist, has none, or it cannot be parsed."""
+    """The metadata of `card`; empty if the card does not exist, has none, or cannot be parsed."""
     from huggingface_hub.repocard import metadata_load
 
     try:

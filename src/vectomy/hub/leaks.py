@@ -120,7 +120,7 @@ def _find_paths(block: bytes, own: Sequence[Path], homes: bool) -> Iterator[tupl
 
 
 def _private_folders(more: Sequence[Path]) -> list[bytes]:
-    """Folders of this machine as they stand in a text; `/` and folders of one part are no secret."""
+    """Folders of this machine as written in a text; `/` and folders of one part are no secret."""
     folders = {Path.home(), Path.cwd(), Path(tempfile.gettempdir()).resolve(), *more}
     return sorted(os.fsencode(f"{folder}/") for folder in folders if len(folder.parts) > 2)
 

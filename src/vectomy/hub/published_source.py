@@ -23,7 +23,7 @@ EDIT = "edit.safetensors"
 
 @dataclass(frozen=True)
 class PublishedSource:
-    """`path` is the file or folder to publish; `run` the folder of the run that made it, if known."""
+    """`path`: file or folder to publish. `run`: the folder of the run that made it, if known."""
 
     kind: Kind
     path: Path

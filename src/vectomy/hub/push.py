@@ -1,4 +1,4 @@
-"""Publish an edit: the files are collected, searched for secrets and shown before a byte is sent."""
+"""Publish an edit: files are collected, searched for secrets and shown before a byte is sent."""
 
 from __future__ import annotations
 

@@ -42,13 +42,14 @@ def html_page(template: str, **values: Any) -> str:
     """
     script = _asset("page.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; base-uri 'none'"
     return (
         _pages()
         .get_template(template)
         .render(
             css=Markup(_asset("page.css")),
             script=Markup(script),
-            policy=f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; base-uri 'none'",
+            policy=policy,
             **values,
         )
     )

@@ -111,8 +111,9 @@ def check_base(name: str) -> None:
     if kind == "run":
         base = base_named_by(name) or "MODEL"
         raise UsageError(
-            f"{name} is the folder of a run, and an unedited model is needed here: give {base}. (`vectomy run "
-            f"{base} --out {name}` resumes the run; {Path(name) / 'checkpoint'} is its edited model)"
+            f"{name} is the folder of a run, and an unedited model is needed here: give {base}. "
+            f"(`vectomy run {base} --out {name}` resumes the run; {Path(name) / 'checkpoint'} is its edited "
+            "model)"
         )
     if kind == "edit":
         base = base_named_by(name) or str(Edit.load(name).base)
@@ -180,8 +181,8 @@ _NO_EDIT: dict[Kind, str] = {
 
 
 def base_named_by(name: str) -> str | None:
-    """The unedited model that a run, an Edit, a checkpoint or an adapter names, where it is at hand:
-    a Hub id, `demo`, or a folder on this machine. None if there is none.
+    """The unedited model that a run, an Edit, a checkpoint or an adapter names: a Hub id, `demo` or
+    a folder on this machine. None if it names none, or a folder that is not here.
     """
     path = Path(name).expanduser().absolute()
     for folder in (path, *path.parents[:2]):

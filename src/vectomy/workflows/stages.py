@@ -93,7 +93,7 @@ class Workflow:
         check_covered(architecture_in(self.checkpoint))
 
     def check_prompts(self, prompts: Sequence[Prompt], answer_tokens: int) -> None:
-        """Check that the prompts reach the model whole and leave room for answers (prompt_checks.py).
+        """Check that prompts reach the model whole and leave room for answers (prompt_checks.py).
 
         Raises:
             ModelError, PromptError: they do not.

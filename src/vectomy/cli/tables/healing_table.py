@@ -49,7 +49,7 @@ def _lines(results: HealingResults, folder: str) -> list[str]:
         stream = (
             "the residual stream was not measured"
             if verified.max_projection is None
-            else f"at most {verified.max_projection:.2g} of the residual stream's length lies along the directions"
+            else f"at most {verified.max_projection:.2g} of the stream's length lies along the directions"
         )
         failed = f"; {verified.reason}" if verified.status == "not_carried" else ""
         lines.append(

@@ -61,7 +61,7 @@ class ReproducedValues(JsonRecord):
 
 
 class ComparisonResults(JsonRecord):
-    """How checkpoint B differs from checkpoint A (comparison/outcome.py says what each field is)."""
+    """How checkpoint B differs from checkpoint A (the fields of comparison/outcome.py)."""
 
     a: str | None = None
     b: str | None = None

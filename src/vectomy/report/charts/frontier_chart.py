@@ -100,8 +100,8 @@ def frontier_chart(scores: SearchResults, settings: JsonObject) -> Markup:
     kls = [point.kl or 0.0 for point in found]
     taken = next((point.told for point in found if point.chosen), "none")
     description = (
-        f"{len(found)} edits measured, the behaviour of {len(tried)} to the end; {kl_name(scores.recipe)} from {decimal(min(kls))} to "
-        f"{decimal(max(kls))} nats. Chosen: {taken}."
+        f"{len(found)} edits measured, the behaviour of {len(tried)} to the end; "
+        f"{kl_name(scores.recipe)} from {decimal(min(kls))} to {decimal(max(kls))} nats. Chosen: {taken}."
     )
     return figure("frontier", "Behaviour left against damage", description, (WIDTH, 222), parts)
 

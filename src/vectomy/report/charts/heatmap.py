@@ -92,8 +92,8 @@ def heat_map(
     parts += [ring, *_layer_axis(last, left, cell, bottom, chosen)]
     best = (min if score.lower_is_better else max)(known)
     description = (
-        f"{len(known)} of {len(candidates)} candidates measured, in layers {min(layers)} to {last}; {score.name} runs from {decimal(min(known))} to "
-        f"{decimal(max(known))}, best {decimal(best)}. "
+        f"{len(known)} of {len(candidates)} candidates measured, in layers {min(layers)} to {last}; "
+        f"{score.name} runs from {decimal(min(known))} to {decimal(max(known))}, best {decimal(best)}. "
         + (f"Chosen: {candidate_name(chosen)}." if chosen else "None chosen.")
     )
     return figure(

@@ -77,8 +77,8 @@ def budgets_chart(compared: Sequence[SubjectResult], name: str) -> Markup:
         )
         parts.append(text(WIDTH - right + 10, height + 3.5, subject.label, f"label name {subject.class_}"))
     told = "; ".join(
-        f"{subject.name} {percent(known[0][1])} at {known[0][0]} tokens, {percent(known[-1][1])} at {known[-1][0]}"
-        for subject, known in lines
+        f"{subject.name} {percent(first)} at {shortest} tokens, {percent(last)} at {longest}"
+        for subject, ((shortest, first), *_, (longest, last)) in lines
     )
     return figure(
         f"budgets-{slug(name)}",

@@ -75,17 +75,23 @@ def _arrow(direction: Sequence[float | None], origin: tuple[float, float]) -> li
     """From the middle of all, the part of the direction that lies in the plane, by its cosine with
     it.
     """
-    found = [finite(part) for part in direction]
-    if len(found) != 2 or found[0] is None or found[1] is None or math.hypot(found[0], found[1]) < FLAT:
+    parts = [finite(part) for part in direction]
+    if len(parts) != 2 or parts[0] is None or parts[1] is None or math.hypot(parts[0], parts[1]) < FLAT:
         return []
-    across, up = ARROW * found[0], -ARROW * found[1]
+    across, up = ARROW * parts[0], -ARROW * parts[1]
     length = math.hypot(across, up)
-    back = (-5 * across / length, -5 * up / length)
-    tip = f"M{origin[0]:.2f} {origin[1]:.2f}l{across:.2f} {up:.2f}m{back[0] - back[1] * 0.7:.2f} {back[1] + back[0] * 0.7:.2f}l{-back[0] + back[1] * 0.7:.2f} {-back[1] - back[0] * 0.7:.2f}l{back[0] + back[1] * 0.7:.2f} {back[1] - back[0] * 0.7:.2f}"
-    said = element(
-        "title", f"the direction; its cosine with the plane is {decimal(math.hypot(found[0], found[1]))}"
+    # From the tip of the arrow to the two ends of its head.
+    back, side = (-5 * across / length, -5 * up / length), (3.5 * up / length, -3.5 * across / length)
+    left, right = (back[0] + side[0], back[1] + side[1]), (back[0] - side[0], back[1] - side[1])
+    shaft = f"M{origin[0]:.2f} {origin[1]:.2f}l{across:.2f} {up:.2f}"
+    head = f"m{left[0]:.2f} {left[1]:.2f}l{-left[0]:.2f} {-left[1]:.2f}l{right[0]:.2f} {right[1]:.2f}"
+    title = element(
+        "title", f"the direction; its cosine with the plane is {decimal(math.hypot(parts[0], parts[1]))}"
     )
-    return [element("path", d=tip, class_="pointer behind"), element("path", said, d=tip, class_="pointer")]
+    return [
+        element("path", d=shaft + head, class_="pointer behind"),
+        element("path", title, d=shaft + head, class_="pointer"),
+    ]
 
 
 def _placed(places: Sequence[Sequence[float | None]]) -> list[tuple[float, float]]:

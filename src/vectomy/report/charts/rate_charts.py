@@ -100,10 +100,8 @@ def histogram(separation: Separation) -> Markup:
             if count:
                 height = reach * count / most
                 top = middle - height - 0.5 if side == "positive" else middle + 0.5
-                tip = element(
-                    "title",
-                    f"{side}: {count} between {decimal(low + i * width)} and {decimal(low + (i + 1) * width)}",
-                )
+                edges = f"{decimal(low + i * width)} and {decimal(low + (i + 1) * width)}"
+                tip = element("title", f"{side}: {count} between {edges}")
                 box = {"x": LEFT + i * bin_width + 0.5, "y": top, "width": bin_width - 1, "height": height}
                 parts.append(element("rect", tip, class_=f"bar {side}", **box))
     for sign in (-1, 1):
@@ -144,7 +142,7 @@ def means_by_layer(separation: Separation) -> Markup:
 
 
 def auroc_by_layer(separation: Separation) -> Markup:
-    """How often a positive prompt projects higher than a negative one: 0.5 is chance, 1 is always."""
+    """How often a positive prompt projects above a negative one: 0.5 is chance, 1 is always."""
     rows = separation.layers
     points = [(layer, value) for layer, value, _ in _points(rows, "auroc", None)]
     if not points:

@@ -157,6 +157,7 @@ def _told(found: list[Strength], components: list[str]) -> str:
     strongest = max(found, key=lambda one: abs(one.largest))
     below = sum(one.largest < 0 for one in found)
     return (
-        f"{len(found)} writers edited, {plain(below)} of them with a strength below 0; mean by component: {', '.join(means)}. "
+        f"{len(found)} writers edited, {plain(below)} of them with a strength below 0; "
+        f"mean by component: {', '.join(means)}. "
         f"Strongest: {strongest.place}, {decimal(strongest.largest)}."
     )

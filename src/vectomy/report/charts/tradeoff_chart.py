@@ -65,7 +65,10 @@ def over_refusal_chart(compared: Sequence[SubjectResult], safe: Part, unsafe: Pa
         true, over = unsafe.rate(subject), safe.rate(subject)
         if true is not None and over is not None:
             across, up = _interval(unsafe.refusal(subject)), _interval(safe.refusal(subject))
-            told = f"{subject.name}: {percent(true)} of the unsafe refused ({_spelled(across)}), {percent(over)} of the safe ({_spelled(up)})"
+            told = (
+                f"{subject.name}: {percent(true)} of the unsafe refused ({_spelled(across)}), "
+                f"{percent(over)} of the safe ({_spelled(up)})"
+            )
             marks.append(Mark(subject.name, subject.label, subject.class_, true, over, across, up, told))
     if not marks:
         return Markup("")

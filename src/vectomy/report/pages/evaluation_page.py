@@ -157,8 +157,8 @@ def _warn_of(main: Part | None, base: SubjectResult | None, found: Sequence[Subj
     sentences = []
     if lower:
         sentences.append(
-            f"On {main.name}, {list_answers(lower)} refuse{s} less than {base.name} and answer{s} requests that it "
-            "declines, harmful ones included where the prompts ask for harm."
+            f"On {main.name}, {list_answers(lower)} refuse{s} less than {base.name} and answer{s} requests "
+            "that it declines, harmful ones included where the prompts ask for harm."
         )
     if replaced:
         s = "s" if len(replaced) == 1 else ""

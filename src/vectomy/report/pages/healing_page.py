@@ -112,8 +112,8 @@ def healing_safety(results: HealingResults) -> str:
         None: "Whether healing brought back what the edit took away was not measured.",
     }[results.outcome.came_back]
     return (
-        f"This is an edited model. {state} Treat it as less safe than its base: it has no other safeguard than "
-        "the ones around it. Do not deploy it where its base's refusals were relied on."
+        f"This is an edited model. {state} Treat it as less safe than its base: it has no other safeguard "
+        "than the ones around it. Do not deploy it where its base's refusals were relied on."
     )
 
 
@@ -123,7 +123,7 @@ def plain_name(name: str) -> str:
 
 
 def healing_rows(summary: JsonObject) -> list[tuple[str, list[str]]]:
-    """The table before edit, after edit, after healing, as text: for the page and for the terminal."""
+    """The table before edit, after edit, after healing, as text: for page, card and terminal."""
     models = list(HealingResults.from_json(summary).measured.values())
     rows = [(label, [_rate(getattr(model, key)) for model in models]) for label, key in RATES]
     rows += [(label, [decimal(getattr(model, key)) for model in models]) for label, key in NUMBERS]

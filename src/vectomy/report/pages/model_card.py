@@ -157,7 +157,7 @@ def _licence(held: object) -> dict[str, str]:
 def _elsewhere(results: RunResults, kind: Kind) -> str:
     """What must be said where the numbers are not of the very thing that is published."""
     if kind == "gguf":
-        return "These numbers were measured before the conversion to GGUF; a quantised file may differ from them."
+        return "These numbers were measured before the conversion to GGUF; a quantised file may differ."
     if kind == "adapter" and "lora" not in results.forms:
         return "These numbers were measured on the same edit in another form, not with this adapter loaded."
     return ""

@@ -115,7 +115,7 @@ def _searched(summary: RunResults, scores: SearchResults, separation: Separation
         "points": points(scores),
         "kl_name": kl_name(scores.recipe),
         "rule": rule(scores, settings),
-        # The chart shows behaviour that is left; a trait may be induced. The table has its strengths.
+        # The chart shows how much behaviour is left. A trait may be induced: it has only the table.
         "frontier": "" if summary.trait else frontier_chart(scores, settings),
         "strengths": strengths_of(scores),
         "strengths_map": strengths_map(scores, len(separation.layers)),

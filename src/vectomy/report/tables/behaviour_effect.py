@@ -182,8 +182,8 @@ def _count_degenerate(effect: BehaviourEffect) -> str:
     if not pairs.lost_to_degenerate:
         return f"{text} {DEGENERATE}."
     return (
-        f"{text} {DEGENERATE}: {pairs.lost_to_degenerate} of the {pairs.lost} prompts that lost the behaviour "
-        "are among them."
+        f"{text} {DEGENERATE}: {pairs.lost_to_degenerate} of the {pairs.lost} prompts that lost the "
+        "behaviour are among them."
     )
 
 
@@ -215,8 +215,8 @@ def claim_effect(results: RunResults) -> str:
     behaviour = _name_behaviour(results)
     if not _counts_behaviour(results):
         return (
-            f"This edit was made to {purpose} {behaviour}; whether it does was not measured, because the rates "
-            "count refusals."
+            f"This edit was made to {purpose} {behaviour}; whether it does was not measured, because the "
+            "rates count refusals."
         )
     effect = effect_of(results, "refusal")
     kind = effect.kind
@@ -232,8 +232,8 @@ def claim_effect(results: RunResults) -> str:
     if kind == "untested":
         moved = "lower" if effect.falls else "higher"
         return (
-            f"This edit was made to {purpose} {behaviour}; its rate{on} is {moved} after it, {numbers}, but no "
-            "interval says whether chance accounts for that."
+            f"This edit was made to {purpose} {behaviour}; its rate{on} is {moved} after it, {numbers}, "
+            "but no interval says whether chance accounts for that."
         )
     if kind == "replaced":
         return (
@@ -286,13 +286,13 @@ def _warn(results: RunResults) -> str:
     rely = "Do not deploy it where its base's refusals were relied on."
     if effect.kind == "removed":
         warning = (
-            "The edited model answers requests that its base declines, harmful ones included; it has no other "
-            f"safeguard than the ones around it. {rely}"
+            "The edited model answers requests that its base declines, harmful ones included; "
+            f"it has no other safeguard than the ones around it. {rely}"
         )
     elif effect.falls:
         warning = (
-            "The edited model no longer declines all requests that its base declines, harmful ones included; it "
-            f"has no other safeguard than the ones around it. {rely}"
+            "The edited model no longer declines all requests that its base declines, harmful ones included; "
+            f"it has no other safeguard than the ones around it. {rely}"
         )
     else:
         warning = (

@@ -76,7 +76,8 @@ def summary_table(
     )
     return _of_subjects(
         "result",
-        "Refusal rates with 95% Wilson intervals, answers that are no answers on all sets together, and distance from the base.",
+        "Refusal rates with 95% Wilson intervals, degenerate answers on all sets together, and distance from "
+        "the base.",
         compared,
         [
             *asked,
@@ -177,8 +178,8 @@ def paired_table(compared: Sequence[SubjectResult], names: Sequence[str]) -> Tab
     others = [subject for subject in compared if subject.kind != "base"]
     return _of_subjects(
         "paired tests",
-        "Prompts whose refusal was lost (−) and gained (+) against its base, and the p of McNemar's exact test; p below 0.05 is bold. "
-        "No correction is made for the number of tests.",
+        "Prompts whose refusal was lost (−) and gained (+) against its base, and the p of McNemar's exact "
+        "test; p below 0.05 is bold. No correction is made for the number of tests.",
         others,
         [(Column(name), partial(tested, name)) for name in names],
     )
@@ -209,7 +210,8 @@ def conditions_table(compared: Sequence[SubjectResult]) -> Table | None:
 
     return _of_subjects(
         "conditions",
-        "Perplexity on texts; prompts of several turns, at the end of a long text, and with tools: rates with 95% Wilson intervals.",
+        "Perplexity on texts; prompts of several turns, at the end of a long text, and with tools: "
+        "rates with 95% Wilson intervals.",
         compared,
         [
             *texts,
@@ -240,8 +242,9 @@ def capability_table(compared: Sequence[SubjectResult]) -> Table | None:
         lines.append(Line(task, hint, tuple(_capability(one) for one in found)))
     return _table(
         "capability",
-        "Benchmarks: the value ± its standard error; below it the paired difference from the base, or the model that a subject was made "
-        "of, ± its standard error, bold where it is more than 1.96 of those from 0.",
+        "Benchmarks: the value ± its standard error. Below it, ± its standard error, the paired difference "
+        "from the base or from the model that a subject was made of: bold if it is more than 1.96 standard "
+        "errors from 0.",
         "Task",
         [Column(subject.name) for subject in columns],
         lines,

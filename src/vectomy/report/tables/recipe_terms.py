@@ -75,12 +75,9 @@ def what(summary: RunResults) -> str:
         return f"{text}, each by a strength of its own"
     if low == high:
         return f"{text}, with strength {decimal(low, 2)}"
-    scale = [
-        "1 removes" if high > 0 else "",
-        "above 1 reverses" if high > 1 else "",
-        "below 0 amplifies" if low < 0 else "",
-    ]
-    return f"{text}, each by a strength of its own from {decimal(low, 2)} to {decimal(high, 2)} ({', '.join(s for s in scale if s)})"
+    meanings = {"1 removes": high > 0, "above 1 reverses": high > 1, "below 0 amplifies": low < 0}
+    scale = ", ".join(words for words, applies in meanings.items() if applies)
+    return f"{text}, each by a strength of its own from {decimal(low, 2)} to {decimal(high, 2)} ({scale})"
 
 
 def _trait_edit(trait: RunTrait, strength: object) -> str:
@@ -123,7 +120,9 @@ def origin(summary: RunResults) -> str:
     if not several(summary):
         return "The direction was read at"
     if summary.recipe == "tpe":
-        return "The directions are closed-form ones, the strengths were found by trials; what weighs most was read at"
+        return (
+            "The directions are closed-form, trials found the strengths; the strongest direction was read at"
+        )
     return "It was learned from the direction at"
 
 
@@ -139,10 +138,14 @@ def rule(scores: SearchResults, settings: JsonObject) -> str:
     if scores.recipe == "distill":
         return _strength_rule(scores, budget, target)
     if budget is not None:
-        text = f"Of the edits whose {kl} is at most {plain(budget)} nats, the one that leaves least of the behaviour is taken"
+        limit = f"{kl} of at most {plain(budget)} nats"
+        text = f"Of the edits with a {limit}, the one that leaves least of the behaviour is taken"
     else:
         most = "few enough" if target is None else f"at most {100 * target:.3g}%"
-        text = f"Of the edits that leave the behaviour on {most} of the positive search prompts, the one of least {kl} is taken"
+        text = (
+            f"Of the edits that leave the behaviour on {most} of the positive search prompts, "
+            f"the one with the smallest {kl} is taken"
+        )
     if any("held" in candidate.model_fields_set for candidate in scores.candidates):
         text += (
             "; those that lose too much of it on the prompts to keep are passed over while there are others"
@@ -156,6 +159,6 @@ def _strength_rule(scores: SearchResults, budget: float | None, target: float | 
     share = "enough" if target is None else f"{side} {100 * target:.3g}%"
     limit = "" if budget is None else f" and a KL per token of at most {plain(budget)} nats"
     return (
-        f"Of the edits with few degenerate answers{limit}, the one of least KL is taken that shows the trait in {share} "
-        "of the search answers."
+        f"Of the edits with few degenerate answers{limit} that show the trait in {share} of the search "
+        "answers, the one with the smallest KL is taken."
     )

@@ -87,8 +87,8 @@ def evaluate_models(
             limit, ...
 
     Raises:
-        FinishedRunError: `out` holds finished results of other settings, or of subjects or sets that
-            are left out now; nothing was changed.
+        FinishedRunError: `out` holds finished results of other settings, or of subjects or sets
+            that are left out now; nothing was changed.
         VectomyError: see errors.py; what was finished stays.
     """
     config = (
