@@ -71,6 +71,16 @@ def test_untyped_values_stay_few() -> None:
     assert sum(path.read_text(encoding="utf-8").count("or {}") for path in report) < 10
 
 
+def test_no_line_is_exempt_from_its_width() -> None:
+    """ruff checks the widths (pyproject.toml); nothing switches that or the formatter off."""
+    exempt = re.compile(r"#\s*(fmt|ruff):\s*(skip|off|noqa)|noqa:.*\b(E501|W505)|#\s*noqa\s*$", re.M)
+    paths = [
+        path for room in ("src", "tests", "scripts", "benchmarks") for path in (ROOT / room).rglob("*.py")
+    ]
+    assert len(paths) > len(MODULES)
+    assert not [path for path in paths if exempt.search(path.read_text("utf-8"))]
+
+
 def test_no_test_imports_another() -> None:
     tests = (ROOT / "tests").rglob("test_*.py")
     assert not [path for path in tests if re.search(r"^from test_", path.read_text("utf-8"), re.M)]
