@@ -73,7 +73,7 @@ def test_untyped_values_stay_few() -> None:
 
 def test_no_line_is_exempt_from_its_width() -> None:
     """ruff checks the widths (pyproject.toml); nothing switches that or the formatter off."""
-    exempt = re.compile(r"#\s*(fmt|ruff):\s*(skip|off|noqa)|noqa:.*\b(E501|W505)|#\s*noqa\s*$", re.M)
+    exempt = re.compile(r"#\s*(fmt|ruff):\s*(skip|off|noqa)|#\s*noqa:.*\b(E501|W505)|#\s*noqa\s*$", re.M)
     paths = [
         path for room in ("src", "tests", "scripts", "benchmarks") for path in (ROOT / room).rglob("*.py")
     ]
