@@ -12,7 +12,7 @@ import pytest
 import torch
 from tiny import unit
 
-from vectomy.core.errors import ArtifactError
+from vectomy.core.errors import ArtifactError, UsageError
 from vectomy.core.linalg import cosine, normalise
 from vectomy.search.activation_stats import ActivationStats
 from vectomy.search.estimators import (
@@ -185,6 +185,12 @@ def test_estimators_that_need_activations_say_so(name: str) -> None:
     positive, negative = (held(side, keep=False) for side in sides())
     with pytest.raises(ArtifactError, match="needs the activations themselves"):
         ESTIMATORS[name](positive, negative)
+
+
+def test_an_unknown_name_is_answered_with_the_names() -> None:
+    side = held(sides()[0])
+    with pytest.raises(UsageError, match=r"no estimator 'mean'; choose from difference_of_means, "):
+        fit_directions(side, side, "mean")
 
 
 @pytest.mark.parametrize("name", sorted(set(ESTIMATORS) - NEEDS_SAMPLES))

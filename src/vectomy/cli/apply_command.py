@@ -4,29 +4,24 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vectomy.cli.help import SectionedCommand
 from vectomy.cli.progress_bars import bars
 from vectomy.cli.vocabulary import AsJson, Edit, Model, base_option, option, out_option, strength_option
+from vectomy.core.choices import ExportForm, Quantization
 from vectomy.core.config import OUTPUT
 
 if TYPE_CHECKING:
-    from vectomy.edits.edit import Edit as LoadedEdit
     from vectomy.edits.export import Receipt
-    from vectomy.hub.provenance import Form as Written
 
 __all__ = ["register"]
 
 
 def register(app: typer.Typer) -> None:
     app.command("apply", cls=SectionedCommand)(_apply)
-
-
-ExportForm = Literal["checkpoint", "lora", "gguf", "gguf-lora"]
-Quantization = Literal["f16", "bf16", "f32", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
 
 
 def _apply(
@@ -75,43 +70,39 @@ def _apply(
     """
     from vectomy.checkpoint.gguf import is_gguf
     from vectomy.cli.tables.receipt_table import print_receipt
+    from vectomy.core.versions import versions
+    from vectomy.edits.export import EXPORTS, ExportRequest
+    from vectomy.hub.provenance import write_record
     from vectomy.metrics.verify import with_measurement
     from vectomy.workflows.named_model import open_base, open_edit
 
     chosen = open_edit(edit) * strength
-    in_place = is_gguf(model) and form in (None, "gguf")
+    form = form or ("gguf" if is_gguf(model) else "checkpoint")
+    in_place = form == "gguf" and is_gguf(model)
     _check_options(in_place, form, quant, base)
 
     def measure(receipt: Receipt, folder: Path) -> Receipt:
         return with_measurement(receipt, folder, chosen, progress=bars) if verified else receipt
 
-    if in_place:
-        from vectomy.edits.export.gguf_in_place import edit_gguf
-
-        unedited = None if base is None else open_base(base, bars)
-        receipt = edit_gguf(chosen, model, out, base=unedited, progress=bars)
-    elif form == "gguf":
-        from vectomy.edits.export.gguf_convert import bake_gguf
-
-        receipt = bake_gguf(
-            chosen, open_base(model, bars), out, quant=quant or "f16", look=measure, progress=bars
+    source = Path(model) if in_place else open_base(model, bars)
+    unedited = None if base is None else open_base(base, bars)
+    export = EXPORTS[form]
+    receipt = export.write(
+        ExportRequest(
+            chosen, source, out, unedited, quant, link_untouched=link, measure=measure, progress=bars
         )
-    elif form == "gguf-lora":
-        from vectomy.edits.export.gguf_adapter import write_gguf_lora
-
-        receipt = write_gguf_lora(chosen, open_base(model, bars), out, progress=bars)
-    elif form == "lora":
-        from vectomy.edits.export.peft_adapter import write_lora
-
-        source = open_base(model, bars)
-        receipt = write_lora(chosen, source, out, progress=bars)
-        _record(out, "adapter", chosen, model, source)
-    else:
-        from vectomy.edits.export import bake
-
-        source = open_base(model, bars)
-        receipt = measure(bake(chosen, source, out, link_untouched=link, progress=bars), out)
-        _record(out, "checkpoint", chosen, model, source, hashed=verified)
+    )
+    if export.recorded_as:
+        write_record(
+            out,
+            export.recorded_as,
+            chosen,
+            model=model,
+            source=source,
+            versions=versions(),
+            hashed=verified or export.recorded_as == "adapter",
+            progress=bars,
+        )
     if as_json:
         typer.echo(json.dumps(receipt.to_json(), indent=2))
     else:
@@ -121,19 +112,7 @@ def _apply(
         raise typer.Exit(1)
 
 
-def _record(
-    out: Path, form: Written, edit: LoadedEdit, model: str, source: Path, hashed: bool = True
-) -> None:
-    """Write the record of base and Edit next to the result, for `push` and `reproduce`."""
-    from vectomy.core.versions import versions
-    from vectomy.hub.provenance import write_record
-
-    write_record(
-        out, form, edit, model=model, source=source, versions=versions(), hashed=hashed, progress=bars
-    )
-
-
-def _check_options(in_place: bool, form: ExportForm | None, quant: str | None, base: str | None) -> None:
+def _check_options(in_place: bool, form: ExportForm, quant: str | None, base: str | None) -> None:
     from vectomy.core.errors import UsageError
 
     if quant is not None and (in_place or form != "gguf"):

@@ -21,6 +21,7 @@ from pydantic import (
     model_validator,
 )
 
+from vectomy.core.choices import Estimator, JudgeName, Recipe
 from vectomy.core.errors import ConfigError
 from vectomy.core.json_value import JsonObject
 
@@ -43,11 +44,6 @@ __all__ = [
 
 HUB_PROMPTS = {"positive": "mlabonne/harmful_behaviors", "negative": "mlabonne/harmless_alpaca"}
 DEMO_PROMPTS = {"positive": "bundled:refused", "negative": "bundled:harmless"}
-
-Recipe = Literal["article", "arditi", "cosmic", "distill", "gradient", "selective", "tpe"]
-Estimator = Literal[
-    "difference_of_means", "projected", "winsorised_mean", "pca_of_differences", "logistic_probe"
-]
 
 
 @dataclass(frozen=True)
@@ -303,9 +299,7 @@ class EvaluationConfig(JobConfig):
     """Plain text file on which perplexity is measured; may be repeated."""
     text_tokens: Annotated[int, EXPERT] = Field(8192, ge=2)
     """Tokens of each text that are read."""
-    judge: str = "refusal"
-    """Judge: refusal, heretic, arditi, xstest, openai:URL[#MODEL], or hf:ID of a classifier.
-    """
+    judge: JudgeName = "refusal"
     answer_tokens: int = Field(64, ge=1)
     """Greedy tokens in each answer."""
     budgets: Annotated[tuple[int, ...], EXPERT] = (32,)

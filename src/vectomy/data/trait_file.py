@@ -28,7 +28,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from vectomy.core.config import Recipe, load_config
+from vectomy.core.choices import Recipe
+from vectomy.core.config import load_config
 from vectomy.core.errors import ConfigError
 
 __all__ = [

@@ -13,6 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from vectomy.core.choices import JudgeName
 from vectomy.core.config import EXPERT, MACHINE, OUTPUT, PROMPTS, JobConfig, Panel, validate_config
 from vectomy.core.json_value import JsonObject
 
@@ -129,9 +130,7 @@ class HealConfig(JobConfig):
     """
     test_limit: Annotated[int | None, PROMPTS] = Field(100, ge=2)
     """Maximum of prompts of each test set."""
-    judge: str = "refusal"
-    """Judge: refusal, keywords, heretic, arditi, xstest, openai:URL[#MODEL], or hf:ID (classifier).
-    """
+    judge: JudgeName = "refusal"
     answer_tokens: int = Field(64, ge=1)
     """Greedy tokens in each answer."""
     tasks: str | None = None

@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vectomy.core.errors import ArtifactError, EditError
+from vectomy.core.errors import ArtifactError, EditError, UsageError
 from vectomy.core.linalg import normalise, project_out
 from vectomy.core.run_folder import canonical_json, write_whole
 from vectomy.core.types import Site, Vector
@@ -193,12 +193,26 @@ class Directions:
             raise ArtifactError(f"{path} has no directions ({error}); delete it and run again") from None
 
 
-def fit_directions(positive: ActivationStats, negative: ActivationStats, estimator: str) -> Directions:
-    """Run one estimator on the statistics of both sides.
+def fit_directions(
+    positive: ActivationStats, negative: ActivationStats, estimator: str
+) -> Directions:
+    """The directions from the negative to the positive side, by one estimator.
+
+    Args:
+        positive: statistics (`collect`) of the prompts that show the behaviour.
+        negative: the same sites and positions for the prompts that do not.
+        estimator: a name in `ESTIMATORS`; its source is in the docstring of its function.
+
+    Returns:
+        Vectors of shape (site, layer, position, d_model), float32, not normalised: their length is
+        the difference of the two means along them, in the units of the residual stream.
 
     Raises:
+        UsageError: there is no estimator of that name.
         ArtifactError: it needs activations that were not stored.
     """
+    if estimator not in ESTIMATORS:
+        raise UsageError(f"there is no estimator '{estimator}'; choose from {', '.join(ESTIMATORS)}")
     vectors = ESTIMATORS[estimator](positive, negative)
     scale = torch.linalg.vector_norm(negative.mean, dim=-1, keepdim=True)
     noise = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True) <= NOISE * scale

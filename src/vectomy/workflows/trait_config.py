@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
-from vectomy.core.config import Estimator, RunConfig, parse_config, validate_config
+from vectomy.core.choices import Estimator
+from vectomy.core.config import RunConfig, parse_config, validate_config
 from vectomy.core.errors import ConfigError
 from vectomy.core.run_folder import read_json
 from vectomy.data.trait_file import Trait

@@ -1,0 +1,36 @@
+"""The names that a user chooses from on the command line. Loads no torch, so that `--help` is quick.
+
+Each name has one implementation, in a table of the room that does the work;
+tests/core/test_choices.py compares the two.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+__all__ = ["JUDGE_NAMES", "Estimator", "ExportForm", "JudgeName", "Quantization", "Recipe"]
+
+Recipe = Literal["article", "arditi", "cosmic", "distill", "gradient", "selective", "tpe"]
+"""`RECIPES` in search/recipes.py; `distill` is chosen by `--trait`."""
+
+Estimator = Literal[
+    "difference_of_means", "projected", "winsorised_mean", "pca_of_differences", "logistic_probe"
+]
+"""`ESTIMATORS` in search/estimators.py."""
+
+ExportForm = Literal["checkpoint", "lora", "gguf", "gguf-lora"]
+"""`EXPORTS` in edits/export/export_forms.py."""
+
+Quantization = Literal["f16", "bf16", "f32", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
+"""`QUANTS` in edits/export/gguf_convert.py."""
+
+JUDGE_NAMES = ("refusal", "heretic", "arditi", "xstest")
+"""`JUDGES` in metrics/judges/named.py."""
+
+JudgeName = Annotated[
+    str,
+    Field(description=f"Judge: {', '.join(JUDGE_NAMES)}, openai:URL[#MODEL], or hf:ID of a classifier."),
+]
+"""A name, or what opens a judge that is not built in (metrics/judges/open_judge.py)."""
