@@ -1,4 +1,4 @@
-"""Each name that a user can choose has one implementation, and each implementation can be chosen."""
+"""Each name that a user can choose has one implementation; each implementation can be chosen."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import get_args
 
 import pytest
 
-from vectomy.core.choices import JUDGE_NAMES, Estimator, ExportForm, Quantization, Recipe
+from vectomy.core.choices import JUDGE_NAMES, Estimator, ExportFormat, Quantization, Recipe
 from vectomy.edits.export import EXPORTS
 from vectomy.edits.export.gguf_convert import QUANTS
 from vectomy.metrics.judges import JUDGES
@@ -22,11 +22,11 @@ TIER = "unit"
         # A trait (`--trait`) is what selects recipe distill.
         (set(get_args(Recipe)) - {"distill"}, RECIPES),
         (get_args(Estimator), ESTIMATORS),
-        (get_args(ExportForm), EXPORTS),
+        (get_args(ExportFormat), EXPORTS),
         (get_args(Quantization), QUANTS),
         (JUDGE_NAMES, JUDGES),
     ],
-    ids=["recipe", "estimator", "export form", "quantization", "judge"],
+    ids=["recipe", "estimator", "export format", "quantization", "judge"],
 )
 def test_the_names_to_choose_from_are_those_of_the_table(names: set[str], table: dict[str, object]) -> None:
     assert sorted(names) == sorted(table)

@@ -11,7 +11,7 @@ import typer
 from vectomy.cli.help import SectionedCommand
 from vectomy.cli.progress_bars import bars
 from vectomy.cli.vocabulary import AsJson, Edit, Model, base_option, option, out_option, strength_option
-from vectomy.core.choices import ExportForm, Quantization
+from vectomy.core.choices import ExportFormat, Quantization
 from vectomy.core.config import OUTPUT
 
 if TYPE_CHECKING:
@@ -32,10 +32,10 @@ def _apply(
     ],
     strength: Annotated[float, strength_option("multiplies the Edit's own strengths.")] = 1.0,
     form: Annotated[
-        ExportForm | None,
+        ExportFormat | None,
         option(
             "--as",
-            help="Form of the result: the edited checkpoint (default), a PEFT adapter of the exact rank, a "
+            help="Format of the result: the edited checkpoint (default), a PEFT adapter of the exact rank, a "
             "GGUF file (default if MODEL is one; its types are kept), or an adapter for llama.cpp.",
             panel=OUTPUT,
         ),
@@ -112,7 +112,7 @@ def _apply(
         raise typer.Exit(1)
 
 
-def _check_options(in_place: bool, form: ExportForm, quant: str | None, base: str | None) -> None:
+def _check_options(in_place: bool, form: ExportFormat, quant: str | None, base: str | None) -> None:
     from vectomy.core.errors import UsageError
 
     if quant is not None and (in_place or form != "gguf"):

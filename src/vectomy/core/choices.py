@@ -1,4 +1,4 @@
-"""The names that a user chooses from on the command line. Loads no torch, so that `--help` is quick.
+"""The names that a user chooses from on the command line. Loads no torch: `--help` is quick.
 
 Each name has one implementation, in a table of the room that does the work;
 tests/core/test_choices.py compares the two.
@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-__all__ = ["JUDGE_NAMES", "Estimator", "ExportForm", "JudgeName", "Quantization", "Recipe"]
+__all__ = ["JUDGE_NAMES", "Estimator", "ExportFormat", "JudgeName", "Quantization", "Recipe"]
 
 Recipe = Literal["article", "arditi", "cosmic", "distill", "gradient", "selective", "tpe"]
 """`RECIPES` in search/recipes.py; `distill` is chosen by `--trait`."""
@@ -20,8 +20,8 @@ Estimator = Literal[
 ]
 """`ESTIMATORS` in search/estimators.py."""
 
-ExportForm = Literal["checkpoint", "lora", "gguf", "gguf-lora"]
-"""`EXPORTS` in edits/export/export_forms.py."""
+ExportFormat = Literal["checkpoint", "lora", "gguf", "gguf-lora"]
+"""`EXPORTS` in edits/export/export_formats.py."""
 
 Quantization = Literal["f16", "bf16", "f32", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
 """`QUANTS` in edits/export/gguf_convert.py."""

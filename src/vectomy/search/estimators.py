@@ -193,9 +193,7 @@ class Directions:
             raise ArtifactError(f"{path} has no directions ({error}); delete it and run again") from None
 
 
-def fit_directions(
-    positive: ActivationStats, negative: ActivationStats, estimator: str
-) -> Directions:
+def fit_directions(positive: ActivationStats, negative: ActivationStats, estimator: str) -> Directions:
     """The directions from the negative to the positive side, by one estimator.
 
     Args:

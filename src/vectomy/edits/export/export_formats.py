@@ -1,5 +1,5 @@
-"""The table of the forms an Edit is exported in. A new form is a module of its own, a line here, and
-its name in `core.choices.ExportForm`.
+"""The formats an Edit is exported to. A new format is a module of its own, a line here, and its
+name in `core.choices.ExportFormat`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from vectomy.checkpoint.gguf import is_gguf
-from vectomy.core.choices import ExportForm
+from vectomy.core.choices import ExportFormat
 from vectomy.core.progress import Progress, silent
 from vectomy.edits.edit import Edit
 from vectomy.edits.export.bake import bake
@@ -25,13 +25,13 @@ __all__ = ["EXPORTS", "Export", "ExportRequest"]
 
 @dataclass(frozen=True)
 class ExportRequest:
-    """An Edit, the model folder or GGUF file it is written into, and the options of the forms."""
+    """An Edit, the model folder or GGUF file it is written into, and the options of the formats."""
 
     edit: Edit
     model: Path
     out: Path
     base: Path | None = None
-    """The folder that the Edit was made for, if `model` is a GGUF file that it was not made from."""
+    """The Edit's base, if `model` is a GGUF file that the Edit was not made from."""
     quant: str | None = None
     link_untouched: bool = False
     measure: Callable[[Receipt, Path], Receipt] = lambda receipt, folder: receipt
@@ -43,7 +43,7 @@ class ExportRequest:
 class Export:
     write: Callable[[ExportRequest], Receipt]
     recorded_as: Literal["checkpoint", "adapter"] | None = None
-    """The form that the record beside the result names, for `push` and `reproduce`; None: no record."""
+    """The form named in the result's record, for `push` and `reproduce`; None: no record."""
 
 
 def _write_checkpoint(request: ExportRequest) -> Receipt:
@@ -81,7 +81,7 @@ def _write_gguf_lora(request: ExportRequest) -> Receipt:
     return write_gguf_lora(request.edit, request.model, request.out, progress=request.progress)
 
 
-EXPORTS: dict[ExportForm, Export] = {
+EXPORTS: dict[ExportFormat, Export] = {
     "checkpoint": Export(_write_checkpoint, "checkpoint"),
     "lora": Export(_write_lora, "adapter"),
     "gguf": Export(_write_gguf),
