@@ -1,4 +1,4 @@
-"""Opens a judge by its name on the command line: one of `JUDGES`, `openai:URL[#MODEL]` or `hf:ID`."""
+"""Opens a judge by its name on the command line: in `JUDGES`, openai:URL[#MODEL] or hf:ID."""
 
 from __future__ import annotations
 
