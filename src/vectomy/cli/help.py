@@ -46,6 +46,15 @@ ORDER = (
 class SectionedCommand(TyperCommand):
     """A command whose help lists its options in the sections that `rich_help_panel` names."""
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """As in typer, but a wrong value is named without the library's own word for it."""
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:
+            if "Value error, " in getattr(error, "message", ""):
+                error.message = error.message.replace("Value error, ", "")  # type: ignore[attr-defined]
+            raise
+
     def format_options(self, ctx: Any, formatter: Any) -> None:
         sections = sections_of(self, ctx)
         hidden = [] if ctx.meta.get(EXPERT) else sections.pop(EXPERT, [])

@@ -76,7 +76,8 @@ def _without_result(run: Path) -> str:
 
     if (run / MARK).is_file():
         base = base_named_by(str(run)) or "MODEL"
-        return f"the run in {run} is not finished; resume it with `vectomy run {base} --out {run}`"
+        config = f" --config {run / 'config.json'}" if (run / "config.json").is_file() else ""
+        return f"the run in {run} is not finished; resume it with `vectomy run {base}{config} --out {run}`"
     around = next((folder for folder in run.absolute().parents[:2] if (folder / MARK).is_file()), None)
     if around is not None:
         return f"{run} is a part of the run {around}; give that folder"

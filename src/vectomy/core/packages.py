@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 
 __all__ = ["describe_missing"]
 
@@ -20,6 +21,11 @@ def describe_missing(purpose: str, *modules: str) -> str | None:
     missing = [module for module in modules if importlib.util.find_spec(module) is None]
     if not missing:
         return None
+    if lacking := [module for module in missing if module in sys.stdlib_module_names]:
+        return (
+            f"{purpose} needs the module {lacking[0]} of Python itself, which {sys.executable} was built "
+            "without; use another Python"
+        )
     # The extra of healing includes peft.
     extra = EXTRAS["trl"] if "trl" in modules else EXTRAS.get(missing[0])
     names = " and ".join(NAMES.get(module, module) for module in missing)

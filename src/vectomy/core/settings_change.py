@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -32,7 +33,7 @@ class RunSettings:
         values = [
             f"{name}: {_show(stored.values[name])} -> {_show(value)}"
             for name, value in self.values.items()
-            if name in stored.values and stored.values[name] != value
+            if name in stored.values and not _are_same(stored.values[name], value)
         ]
         gone = [f"{name}: left out" for name in stored.contents if self.grows and name not in self.contents]
         changed = [
@@ -56,6 +57,18 @@ class RunSettings:
 
     def to_json(self) -> JsonObject:
         return {"values": self.values, "contents": dict(self.contents)}
+
+
+def _are_same(stored: JsonValue, value: JsonValue) -> bool:
+    """Whether two values are equal, or two paths of one file or folder."""
+    if stored == value:
+        return True
+    if not isinstance(stored, str) or not isinstance(value, str):
+        return False
+    try:
+        return os.path.samefile(os.path.expanduser(stored), os.path.expanduser(value))
+    except (OSError, ValueError):
+        return False
 
 
 def _show(value: JsonValue) -> str:

@@ -13,10 +13,11 @@ from pathlib import Path
 
 from vectomy.core.errors import ArtifactError, DiskFullError, VectomyError
 
-__all__ = ["check_writable", "describe_os_error", "name_full_disk", "name_write_errors"]
+__all__ = ["NO_RIGHT", "check_writable", "describe_os_error", "name_full_disk", "name_write_errors"]
 
 # Name of a folder that is made and removed to see whether one can be made.
 PROBE = ".vectomy-"
+NO_RIGHT = "no right to read it; get it from its owner (chmod a+r), or run as one who has"
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 REMEDIES = {
     errno.EACCES: "no right to write there; choose a folder of your own",
@@ -112,8 +113,12 @@ def check_writable(path: Path) -> None:
             # Of a process that was killed here; only an empty folder goes.
             with suppress(OSError):
                 stale.rmdir()
-        with tempfile.TemporaryDirectory(prefix=PROBE, suffix=".partial", dir=folder):
-            pass
+        try:
+            with tempfile.TemporaryDirectory(prefix=PROBE, suffix=".partial", dir=folder):
+                pass
+        except OSError as error:
+            # Of the path that was asked for, not of the trial folder.
+            raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def _concerns(error: Exception, path: Path) -> bool:

@@ -21,6 +21,7 @@ from typing import TypeGuard
 from vectomy.core.errors import PromptError
 from vectomy.core.json_value import JsonObject, JsonValue
 from vectomy.core.jsonl import iter_jsonl, split_lines
+from vectomy.core.write_errors import NO_RIGHT
 
 __all__ = ["SUFFIXES", "clip", "match_column", "read_file"]
 
@@ -68,14 +69,15 @@ def read_file(path: Path) -> list[JsonObject]:
         data = _read_bytes(path)
     except (OSError, EOFError, zlib.error) as error:
         why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise PromptError(f"the prompt file {path} cannot be read: {why}") from None
+        remedy = NO_RIGHT if isinstance(error, PermissionError) else f"{why}; copy or download it again"
+        raise PromptError(f"the prompt file {path} cannot be read: {remedy}") from None
     kind = _kind(path)
     if data[:4] == b"PAR1" or kind == ".parquet":
         return _parquet_rows(path, data)
     if kind not in SUFFIXES:
         raise PromptError(
-            f"the prompt file {path} has an unknown suffix; use {', '.join(SUFFIXES)}"
-            + (", all of them also with .gz" if kind else "")
+            f"the prompt file {path} has {f'the unknown suffix {kind}' if kind else 'no suffix'}; use "
+            f"{', '.join(SUFFIXES)}, all of them also with .gz"
         )
     text = _decode(path, data)
     if kind == ".txt":
@@ -87,7 +89,10 @@ def read_file(path: Path) -> list[JsonObject]:
         return _objects(path, _json_lines(path, text) if lines else _json_rows(path, text))
     # ValueError: not JSON, or a number with more digits than Python accepts.
     except (ValueError, RecursionError) as error:
-        raise PromptError(f"the prompt file {path} does not parse: {error}") from None
+        raise PromptError(
+            f"the prompt file {path} does not parse as JSON: {error}. Mend it there, or write one prompt a "
+            "line into a .txt file"
+        ) from None
 
 
 def match_column(columns: Sequence[str], asked: str = "") -> str | None:
@@ -158,7 +163,10 @@ def _json_lines(path: Path, text: str) -> list[JsonValue]:
 
 
 def _no_json(path: Path, number: int, why: str) -> PromptError:
-    return PromptError(f"the prompt file {path} does not parse: line {number} is not JSON ({why})")
+    return PromptError(
+        f"the prompt file {path} does not parse: line {number} is not JSON ({why}). Mend that line, or "
+        "write one prompt a line into a .txt file"
+    )
 
 
 def _json_rows(path: Path, text: str) -> JsonValue:
@@ -297,6 +305,7 @@ def _parquet_rows(path: Path, data: bytes) -> list[JsonObject]:
         rows: list[JsonObject] = pyarrow.parquet.read_table(pyarrow.BufferReader(data)).to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
         raise PromptError(
-            f"the prompt file {path} does not parse as Parquet: {clip(str(error), 200)}; download it again"
+            f"the prompt file {path} does not parse as Parquet: {clip(str(error), 200).rstrip('.')}; "
+            "download it again"
         ) from None
     return rows

@@ -152,7 +152,10 @@ def read_source(source: Source, log: Log = ignore) -> PromptSource:
     spec, asked = split_column(source.prompts)
     rows = read_rows(spec)
     if not rows:
-        raise PromptError(f"the prompt source {spec} is empty")
+        raise PromptError(
+            f"the prompt source {spec} is empty; give a file with one prompt a line (.txt), or with rows "
+            "that have a column `prompt`"
+        )
     column = _find_column(spec, asked, [str(name) for name in rows[0]])
     prompts: dict[tuple[str, str], tuple[Labelled, str | None]] = {}
     left_out: Counter[str] = Counter()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from importlib import resources
@@ -11,6 +10,7 @@ from pathlib import Path
 from vectomy.core.errors import PromptError
 from vectomy.core.json_value import JsonObject
 from vectomy.core.jsonl import read_jsonl
+from vectomy.core.suggestions import suggest, suggest_path
 from vectomy.data.prompt_files import SUFFIXES, clip, read_file
 
 __all__ = ["local_path", "plain_source", "read_rows", "split_column"]
@@ -59,7 +59,7 @@ def read_rows(spec: str) -> list[JsonObject]:
     hub = HUB.fullmatch(spec)
     if hub is not None and not _looks_like_file(spec):
         return _hub_rows(hub["name"], hub["subset"], hub["split"])
-    raise PromptError(f"the prompt file {clip(spec, 300)} does not exist{_guess(spec)}")
+    raise PromptError(f"the prompt file {clip(spec, 300)} does not exist{_explain_missing(spec)}")
 
 
 def _is_file(spec: str) -> bool:
@@ -71,17 +71,15 @@ def _looks_like_file(spec: str) -> bool:
     return spec.lower().removesuffix(".gz").endswith(SUFFIXES)
 
 
-def _guess(spec: str) -> str:
-    """A file of a similar name, or how a data set is written."""
-    path = Path(os.path.expanduser(spec))
-    try:
-        names = [entry.name for entry in path.parent.iterdir() if entry.is_file()]
-    except OSError:
-        return f", nor does its folder {clip(str(path.parent), 300)}" if len(spec) < 300 else ""
-    close = difflib.get_close_matches(path.name, names, n=1)
-    if close:
-        return f"; did you mean {path.parent / close[0]}?"
-    return "" if "/" in spec else "; a data set on the Hub is written OWNER/NAME"
+def _explain_missing(spec: str) -> str:
+    """A malformed slice, a file of a similar name, or what a source can be."""
+    path, bracket, part = spec.partition("[")
+    if bracket and _is_file(path):
+        return f", and '[{part}' is no slice of {path}; write [:400], [100:] or [100:400]"
+    folder = os.path.dirname(os.path.expanduser(spec)) or "."
+    nor = "" if os.path.isdir(folder) else f", nor does its folder {clip(folder, 300)}"
+    known = f"{nor}; give a file ({', '.join(SUFFIXES)}), OWNER/NAME on the Hub, or bundled:NAME"
+    return suggest_path(spec) or known
 
 
 def _bundled(name: str) -> list[JsonObject]:
@@ -91,7 +89,9 @@ def _bundled(name: str) -> list[JsonObject]:
         names = sorted(
             entry.name.removesuffix(".jsonl") for entry in folder.iterdir() if entry.name.endswith(".jsonl")
         )
-        raise PromptError(f"there is no bundled prompt set '{name}'; there are {', '.join(names)}")
+        raise PromptError(
+            f"there is no bundled prompt set '{name}'; there are {', '.join(names)}{suggest(name, names)}"
+        )
     return read_jsonl(file, remedy="install vectomy again")
 
 
@@ -123,9 +123,16 @@ def _hub_fault(name: str, subset: str | None, split: str, error: Exception) -> s
     if "gated" in text:
         return f"the data set {name} is gated; accept its terms on its page and log in with `hf auth login`"
     called = f"{name}/{subset}" if subset else name
+    if "Couldn't reach" in text or "Offline" in text or "Connection" in type(error).__name__:
+        return (
+            f"'{called}' does not exist as a local file, and the Hub cannot be reached ({reason})"
+            f"{suggest_path(called)}. Check the network and HF_HUB_OFFLINE, or use local files, or "
+            "bundled:refused and bundled:harmless"
+        )
     return (
         f"'{called}' does not exist as a local file, and the Hub has no data set of that name with split "
-        f"'{split}': {reason}. Offline, use local files, or bundled:refused and bundled:harmless"
+        f"'{split}': {reason}. Correct the name, or use local files, or bundled:refused and "
+        "bundled:harmless"
     )
 
 

@@ -99,12 +99,13 @@ class Edit:
         rows = torch.atleast_2d(direction.detach().cpu().double())
         if rows.shape[-1] != base.d_model:
             raise EditError(
-                f"the direction has width {rows.shape[-1]}, but the stream of {base} has width {base.d_model}"
+                f"the direction has width {rows.shape[-1]}, but the stream of {base} has width "
+                f"{base.d_model}; fit one on this model with `vectomy direction`"
             )
         if not rows.isfinite().all():
-            raise EditError("the direction holds NaN or infinite values; it cannot be removed")
+            raise EditError("the direction holds NaN or infinite values; fit it again")
         if not rows.any(dim=-1).all():
-            raise EditError("the direction is zero; there is nothing to remove")
+            raise EditError("the direction is zero, so there is nothing to remove; fit it again")
         try:
             basis = linalg.symmetric_basis(rows).float()
         except ValueError as error:

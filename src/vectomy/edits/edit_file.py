@@ -18,12 +18,15 @@ from vectomy.checkpoint.index import RECORDS
 from vectomy.core.errors import EditError
 from vectomy.core.json_value import JsonObject
 from vectomy.core.run_folder import canonical_json, hash_of
+from vectomy.core.suggestions import suggest_path
+from vectomy.core.write_errors import NO_RIGHT
 from vectomy.edits.operation import BaseModelRef, Operation
 
 __all__ = ["edit_file_in", "encode_edit", "is_edit_file", "read_edit"]
 
 FORMAT = "vectomy-edit"
 VERSION = 1
+REMEDY = "copy it again, or make it again with the command that wrote it"
 
 T = TypeVar("T")
 
@@ -91,31 +94,54 @@ def read_edit(path: Path, make: Callable[[BaseModelRef, tuple[Operation, ...], J
             )
         path = stored
     if not path.is_file():
-        raise EditError(f"the Edit file {path} does not exist")
+        remedy = suggest_path(path) or "; give an Edit file, or the folder of a finished run"
+        raise EditError(f"the Edit file {path} does not exist{remedy}")
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {}).get("vectomy", "null"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except PermissionError:
+        raise EditError(f"the Edit file {path} cannot be read: {NO_RIGHT}") from None
     except (safetensors.SafetensorError, ValueError, RecursionError, OSError) as error:
-        raise EditError(f"{path} is no Edit file ({_message_of(error)})") from None
+        raise EditError(
+            f"{path} is no Edit file: it is cut, damaged or of another kind ({_message_of(error)}); {REMEDY}"
+        ) from None
     if not isinstance(header, dict) or header.get("format") != FORMAT:
-        raise EditError(f"{path} is a safetensors file, but no Edit (its header has no format '{FORMAT}')")
+        raise EditError(_explain_other(path, tensors))
     if header.get("version") != VERSION:
         raise EditError(
-            f"{path} is an Edit of version {header.get('version')!r:.80}; this vectomy reads "
-            f"version {VERSION}"
+            f"{path} is an Edit of version {header.get('version')!r:.80}, and this vectomy reads version "
+            f"{VERSION}; update vectomy, or make the Edit with this one"
         )
     try:
         operations = tuple(_operation(row, tensors) for row in header["operations"])
         if not isinstance(header["about"], dict):
-            raise EditError("its `about` is no object")
+            raise EditError("its `about` is not an object")
         return make(BaseModelRef(**header["base"]), operations, header["about"])
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError) as error:
-        raise EditError(
-            f"{path} is a damaged Edit file ({type(error).__name__}: {_message_of(error)})"
-        ) from None
+        raise EditError(f"{path} is a damaged Edit file: {_explain_header(error)}; {REMEDY}") from None
     except EditError as error:
-        raise EditError(f"{path} is a damaged Edit file: {_message_of(error)}") from None
+        raise EditError(f"{path} is a damaged Edit file: {_message_of(error)}; {REMEDY}") from None
+
+
+def _explain_other(path: Path, tensors: dict[str, Tensor]) -> str:
+    """What a safetensors file without an Edit's header is, and what to do with it."""
+    if "direction" in tensors:
+        return (
+            f"{path} is a direction, not an Edit; `vectomy edit new MODEL --direction {path} --out FILE` "
+            "makes an Edit of it"
+        )
+    return (
+        f"{path} is a safetensors file, but not an Edit (its header has no format '{FORMAT}'); give an Edit "
+        "file, or the folder of a finished run"
+    )
+
+
+def _explain_header(error: Exception) -> str:
+    """What of the header or of a tensor cannot be used."""
+    if isinstance(error, KeyError):
+        return f"it lacks {_message_of(error)}"
+    return f"a value of its header is of the wrong kind ({_message_of(error)})"
 
 
 def _message_of(error: Exception) -> str:

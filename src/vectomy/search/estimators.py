@@ -23,6 +23,7 @@ from torch import Tensor
 from vectomy.core.errors import ArtifactError, EditError, UsageError
 from vectomy.core.linalg import normalise, project_out
 from vectomy.core.run_folder import canonical_json, write_whole
+from vectomy.core.suggestions import suggest_path
 from vectomy.core.types import Site, Vector
 from vectomy.search.activation_stats import ActivationStats
 
@@ -240,7 +241,8 @@ def direction_from(source: str, d_model: int) -> Float[Tensor, "*k d_model"]:
     path = Path(source)
     if not path.is_file():
         raise EditError(
-            f"the direction file {path} does not exist; give a .npy or .safetensors file, or random:SEED"
+            f"the direction file {path} does not exist"
+            f"{suggest_path(path)}; give a .npy or .safetensors file, or random:SEED"
         )
     if path.stat().st_size > LARGEST_DIRECTION:
         raise EditError(
@@ -259,7 +261,10 @@ def direction_from(source: str, d_model: int) -> Float[Tensor, "*k d_model"]:
         MemoryError,
         SyntaxError,
     ) as error:
-        raise EditError(f"{path} has no direction ({type(error).__name__}: {str(error)[:200]})") from None
+        raise EditError(
+            f"{path} has no direction: {str(error)[:200]}; give a .npy or .safetensors file as `vectomy "
+            "direction` writes it, or random:SEED"
+        ) from None
     if value.ndim not in (1, 2) or not value.is_floating_point():
         raise EditError(
             f"{path} contains {value.dtype} of shape {list(value.shape)}; a direction is a floating-point "
@@ -271,11 +276,16 @@ def direction_from(source: str, d_model: int) -> Float[Tensor, "*k d_model"]:
 
 def _vectors(path: Path) -> Tensor:
     if path.suffix == ".npy":
+        with path.open("rb") as data:
+            if data.read(6) != b"\x93NUMPY":
+                raise ValueError("it is no NumPy file")
         return torch.from_numpy(np.load(path, allow_pickle=False))
     if path.suffix != ".safetensors":
         raise ValueError("the file name must end in .npy or .safetensors")
     with safetensors.safe_open(path, framework="pt") as file:
         names = list(file.keys())
+        if "vectomy" in (file.metadata() or {}):
+            raise ValueError("it is an Edit, which `vectomy apply` writes into a checkpoint")
         if "direction" not in names:
             raise ValueError(f"no tensor is called 'direction'; there are {', '.join(names[:5])}")
         return file.get_tensor("direction")
