@@ -11,7 +11,7 @@ import pytest
 import typer
 
 from vectomy.cli import app
-from vectomy.cli.help import ORDER, SectionedCommand
+from vectomy.cli.help import ORDER, SECTIONS, SectionedCommand, context_of
 
 TIER = "unit"
 
@@ -90,6 +90,22 @@ def test_every_option_is_explained_in_a_section(command: str) -> None:
         assert parameter.help, parameter.opts
         if parameter.param_type_name == "option" and parameter.name != "help_all":
             assert parameter.rich_help_panel in ORDER[1:], parameter.opts
+
+
+def test_the_list_of_commands_has_whole_sentences_in_sections() -> None:
+    """A sentence that is cut off ends in dots; a command without a section is listed at the end."""
+    context = typer.main.get_command(app).make_context("vectomy", [], resilient_parsing=True)
+    listed = context.get_help()
+    assert "..." not in listed.replace("[ARGS]...", "")
+    assert "Commands:" not in listed
+    assert all(f"\n{title}:\n" in listed for title in SECTIONS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_usage_line_shows_arguments_as_they_are_named_in_the_text(command: str) -> None:
+    usage = COMMANDS[command].get_help(context_of(COMMANDS[command])).split("\n\n")[0]
+    assert not set("{}") & set(usage)
+    assert "[[" not in usage
 
 
 def test_a_list_of_choices_in_a_help_text_is_a_choice() -> None:

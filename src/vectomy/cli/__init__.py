@@ -30,6 +30,7 @@ from vectomy.cli import (
     trait_command,
     verify_command,
 )
+from vectomy.cli.help import SectionedGroup
 from vectomy.core.errors import VectomyError
 from vectomy.core.packages import describe_missing
 from vectomy.core.write_errors import describe_os_error
@@ -51,14 +52,19 @@ PLAIN_SIGNS = {
     "±": "+-",
 }
 
+ABOUT = (
+    "Find the direction behind a behaviour of a language model, edit the weights, and measure the result. "
+    "`vectomy COMMAND --help` describes a command."
+)
+
 app = typer.Typer(
+    cls=SectionedGroup,
     no_args_is_help=True,
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    help="Find the direction behind a behaviour of an open-weight language model and edit it, exactly, in "
-    "the weights.",
+    help=ABOUT,
 )
 
 
@@ -75,9 +81,7 @@ def _options(
         bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
     ] = False,
 ) -> None:
-    """Find the direction behind a behaviour of an open-weight language model and edit it, exactly,
-    in the weights.
-    """
+    """The options of `vectomy` itself."""
 
 
 for command in (

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vectomy.cli.help import SectionedCommand
+from vectomy.cli.help import MAKE, SectionedCommand
 from vectomy.cli.progress_bars import bars
 from vectomy.cli.vocabulary import AsJson, Edit, Model, base_option, option, out_option, strength_option
 from vectomy.core.choices import ExportFormat, Quantization
@@ -21,7 +21,7 @@ __all__ = ["register"]
 
 
 def register(app: typer.Typer) -> None:
-    app.command("apply", cls=SectionedCommand)(_apply)
+    app.command("apply", cls=SectionedCommand, rich_help_panel=MAKE)(_apply)
 
 
 def _apply(
@@ -65,8 +65,8 @@ def _apply(
     ] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Write an Edit into a copy of its base, or as an adapter, and print the coverage receipt; exit
-    status 1 if what was written holds NaN or infinite values.
+    """Write an Edit into a copy of its base, or as an adapter. Prints the receipt: every weight
+    that was edited or left alone. Exit status 1 if a written weight is NaN or infinite.
     """
     from vectomy.checkpoint.gguf import is_gguf
     from vectomy.cli.tables.receipt_table import print_receipt

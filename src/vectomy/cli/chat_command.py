@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from vectomy.cli.help import SectionedCommand
+from vectomy.cli.help import JOB, SectionedCommand
 from vectomy.cli.vocabulary import MEASURES, Edit, base_option, option, strength_option
 from vectomy.core.errors import ModelError, PromptError, UsageError
 
@@ -26,13 +26,13 @@ HELP = (
 
 
 def register(app: typer.Typer) -> None:
-    app.command("chat", cls=SectionedCommand)(_chat)
+    app.command("chat", cls=SectionedCommand, rich_help_panel=JOB)(_chat)
 
 
 def _chat(
     edit: Edit,
     base: Annotated[
-        str | None, base_option("given if the Edit does not name it, or names another folder.")
+        str | None, base_option("needed if the Edit does not name it, or names a folder that has moved.")
     ] = None,
     strength: Annotated[float, strength_option("the first one; `/strength X` changes it.")] = 1.0,
     answer_tokens: Annotated[

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from vectomy.cli.help import SectionedCommand
+from vectomy.cli.help import MEASURE, SectionedCommand
 from vectomy.cli.progress_bars import bars
 from vectomy.cli.vocabulary import AsJson, out_option
 
@@ -24,7 +24,7 @@ SHOWN = 12
 
 
 def register(app: typer.Typer) -> None:
-    app.command("compare", cls=SectionedCommand)(_compare)
+    app.command("compare", cls=SectionedCommand, rich_help_panel=MEASURE)(_compare)
 
 
 def _compare(
@@ -35,15 +35,15 @@ def _compare(
         ),
     ],
     b: Annotated[
-        str, typer.Argument(metavar="B", help="The checkpoint that was made from it, named in the same ways.")
+        str, typer.Argument(metavar="B", help="The checkpoint that was made from it, named in the same way.")
     ],
     out: Annotated[Path | None, out_option("FILE", "the Edit that turns A into B, as a new file.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say which tensors of two checkpoints differ and whether the difference is a directional edit,
-    with its strengths.
+    """List the tensors that differ between two checkpoints, and say whether a directional edit
+    explains the difference.
 
-    Exit status 0 whatever the verdict; 1 if --out is given and there is no Edit to write.
+    Exit status 0 whatever the result; 1 if --out is given and no Edit explains the difference.
     """
     from vectomy.comparison import compare
     from vectomy.core.errors import EditError

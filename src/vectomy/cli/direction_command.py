@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import Console
 
-from vectomy.cli.help import SectionedCommand
+from vectomy.cli.help import MAKE, SectionedCommand
 from vectomy.cli.options import SOURCE_HELP, command_of, given_options, run_options
 from vectomy.cli.progress_bars import bars
 from vectomy.cli.vocabulary import AsJson, Model, option, out_option
@@ -47,7 +47,7 @@ OWN: dict[str, Any] = {
 def register(app: typer.Typer) -> None:
     usual = {"model": ..., "out": ..., "position": -1, "layerwise": "auto", "as_json": False}
     command = command_of(_direction, {**OWN, **OPTIONS}, usual)
-    app.command("direction", cls=SectionedCommand, epilog=SOURCE_HELP)(command)
+    app.command("direction", cls=SectionedCommand, rich_help_panel=MAKE, epilog=SOURCE_HELP)(command)
 
 
 def _direction(values: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from vectomy.cli.help import SectionedCommand
+from vectomy.cli.help import MAKE, SectionedCommand, SectionedGroup
 from vectomy.cli.progress_bars import bars
 from vectomy.cli.vocabulary import (
     EDIT,
@@ -25,9 +25,13 @@ __all__ = ["register"]
 
 
 def register(app: typer.Typer) -> None:
-    making = typer.Typer(no_args_is_help=True, help="Make an Edit by hand.")
+    making = typer.Typer(
+        cls=SectionedGroup,
+        no_args_is_help=True,
+        help="Make an Edit from a direction of your own: `vectomy edit new`.",
+    )
     making.command("new", cls=SectionedCommand)(_new)
-    app.add_typer(making, name="edit")
+    app.add_typer(making, name="edit", rich_help_panel=MAKE)
 
 
 def _new(

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from vectomy.cli.help import SectionedCommand
+from vectomy.cli.help import MEASURE, SectionedCommand
 from vectomy.cli.options import SOURCE_HELP, command_of, config_options, given_options
 from vectomy.cli.output_folder import ask_about_folder, at_terminal, work_in_folder
 from vectomy.cli.progress_bars import bars
@@ -53,12 +53,17 @@ def register(app: typer.Typer) -> None:
     parameters["prompts"] = Annotated[list[str], *parameters["prompts"].__metadata__]
     required = {"subjects": ..., "prompts": ..., "out": ..., "overwrite": False, "as_json": False}
     command = command_of(_evaluate, parameters, required)
-    app.command("evaluate", cls=SectionedCommand, epilog=f"{SOURCE_HELP} xstest is a set too.")(command)
+    app.command(
+        "evaluate",
+        cls=SectionedCommand,
+        rich_help_panel=MEASURE,
+        epilog=f"{SOURCE_HELP} xstest is a set too.",
+    )(command)
 
 
 def _evaluate(values: dict[str, Any]) -> None:
-    """Measure models, Edits and adapters on the same prompts: refusals and side effects, with
-    intervals, paired tests and controls.
+    """Measure models, Edits and adapters on the same prompts: refusals and side effects. Results
+    have intervals, paired tests and controls.
     """
     given = {"subjects": values["subjects"], **given_options(values, OPTIONS)}
     if "budgets" in given:

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 import typer
 from rich.console import Console
 
-from vectomy.cli.help import SectionedCommand
+from vectomy.cli.help import MEASURE, SectionedCommand
 from vectomy.cli.options import (
     SOURCE_HELP,
     command_of,
@@ -46,7 +46,9 @@ __all__ = ["register"]
 def register(app: typer.Typer) -> None:
     parameters = {**get_type_hints(HealOptions, include_extras=True), **OPTIONS}
     usual = {"model": ..., "resume": True, "overwrite": False, "as_json": False}
-    app.command("heal", cls=SectionedCommand, epilog=SOURCE_HELP)(command_of(_heal, parameters, usual))
+    app.command("heal", cls=SectionedCommand, rich_help_panel=MEASURE, epilog=SOURCE_HELP)(
+        command_of(_heal, parameters, usual)
+    )
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class HealOptions:
         str,
         typer.Argument(
             metavar="MODEL",
-            help=f"{MODEL_HELP} With --base, an edited checkpoint of any maker. A run stands for its model "
+            help=f"{MODEL_HELP} With --base, an edited checkpoint instead. A run folder stands for its model "
             "and its Edit.",
         ),
     ]
@@ -71,7 +73,7 @@ class HealOptions:
     ] = None
     edit: Annotated[str | None, option("--edit", help=EDIT_HELP, panel=EDIT, metavar="EDIT")] = None
     strength: Annotated[float | None, strength_option("multiplies the Edit's own strengths.")] = None
-    base: Annotated[str | None, base_option("given if MODEL is an edited checkpoint, of any maker.")] = None
+    base: Annotated[str | None, base_option("needed if MODEL is an edited checkpoint.")] = None
     launch: Annotated[
         str | None,
         option(
@@ -145,9 +147,9 @@ OPTIONS = config_options(
 
 
 def _heal(values: dict[str, Any]) -> None:
-    """Train an edited model with preferences or with the base's own answers, to repair the damage
-    of the edit without restoring the behaviour. A table compares the base, the edited and the
-    healed model.
+    """Train an edited model to repair the damage of the edit without restoring the behaviour. It
+    learns from preferences or from the base's own answers; a table compares the base, the edited
+    and the healed model.
     """
     job = HealOptions(**{field.name: values[field.name] for field in dataclasses.fields(HealOptions)})
     options = given_options(values, OPTIONS)

@@ -5,16 +5,24 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 __all__ = [
     "ENVIRONMENT",
     "EXIT_STATUSES",
     "GENERAL",
+    "JOB",
+    "MAKE",
+    "MEASURE",
+    "PUBLISH",
+    "SECTIONS",
+    "STAGES",
     "HelpAll",
     "SectionedCommand",
+    "SectionedGroup",
     "context_of",
     "sections_of",
+    "usage_of",
 ]
 
 EXPERT = "Expert"
@@ -41,6 +49,25 @@ ORDER = (
     *(GENERAL, "Edit", "Prompts", "Trait", "Search", "Training", "Measures"),
     *("Hub", "Output", "Machine", EXPERT),
 )
+# The sections of `vectomy --help`, in order; a command names its own as `rich_help_panel`.
+JOB, MAKE, MEASURE = "The whole job", "Make and write an Edit", "Measure and repair"
+PUBLISH, STAGES = "Publish and check", "Single stages of a run"
+SECTIONS = (JOB, MAKE, MEASURE, PUBLISH, STAGES)
+
+
+class SectionedGroup(TyperGroup):
+    """The list of commands in sections, each with the first sentence of its help."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        rows: dict[str, list[tuple[str, str]]] = {}
+        for name, command in self.commands.items():
+            panel = getattr(command, "rich_help_panel", None)
+            section = panel if panel in SECTIONS else "Commands"
+            first_sentence = " ".join((command.help or "").split()).partition(". ")[0]
+            rows.setdefault(section, []).append((name, f"{first_sentence.removesuffix('.')}."))
+        for section in sorted(rows, key=lambda title: (*SECTIONS, "Commands").index(title)):
+            with formatter.section(section):
+                formatter.write_dl(rows[section])
 
 
 class SectionedCommand(TyperCommand):
@@ -54,6 +81,9 @@ class SectionedCommand(TyperCommand):
             if "Value error, " in getattr(error, "message", ""):
                 error.message = error.message.replace("Value error, ", "")  # type: ignore[attr-defined]
             raise
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        return usage_of(self).split(" ")
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         sections = sections_of(self, ctx)
@@ -74,6 +104,17 @@ def sections_of(command: Any, context: Any) -> dict[str, list[tuple[str, str]]]:
         if record is not None:
             sections.setdefault(_section(param), []).append(record)
     return {name: sections[name] for name in sorted(sections, key=_rank)}
+
+
+def usage_of(command: Any) -> str:
+    """Arguments, required options, and the word for the others: `MODEL --out FILE [OPTIONS]`."""
+    arguments = [item.metavar for item in command.params if item.param_type_name == "argument"]
+    required = [
+        f"{item.opts[0]} {item.metavar}"
+        for item in command.params
+        if item.param_type_name == "option" and item.required
+    ]
+    return " ".join([*arguments, *required, "[OPTIONS]"])
 
 
 def context_of(command: Any) -> Any:

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from vectomy.cli.help import SectionedCommand
+from vectomy.cli.help import MEASURE, SectionedCommand
 from vectomy.cli.progress_bars import bars
 from vectomy.cli.vocabulary import MEASURES, AsJson, option, out_option
 from vectomy.core.config import EvaluationConfig
@@ -39,7 +39,7 @@ HOPELESS = 5
 
 
 def register(app: typer.Typer) -> None:
-    app.command("judge", cls=SectionedCommand)(_judge)
+    app.command("judge", cls=SectionedCommand, rich_help_panel=MEASURE)(_judge)
 
 
 def _judge(
@@ -55,8 +55,8 @@ def _judge(
     ] = "-",
     as_json: AsJson = False,
 ) -> None:
-    """Judge whether each completion is a refusal. Writes each row with `verdict` and `p_refusal`,
-    and prints the counts.
+    """Judge whether each completion in a file is a refusal. Writes each row with `verdict` and
+    `p_refusal`, and prints the counts.
     """
     from vectomy.metrics.judges import describe, open_judge
 

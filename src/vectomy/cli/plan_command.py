@@ -6,7 +6,7 @@ import json
 
 import typer
 
-from vectomy.cli.help import SectionedCommand
+from vectomy.cli.help import JOB, SectionedCommand
 from vectomy.cli.progress_bars import bars
 from vectomy.cli.vocabulary import AsJson, Embeddings, Model
 
@@ -14,7 +14,7 @@ __all__ = ["register"]
 
 
 def register(app: typer.Typer) -> None:
-    app.command("plan", cls=SectionedCommand)(_plan)
+    app.command("plan", cls=SectionedCommand, rich_help_panel=JOB)(_plan)
 
 
 def _plan(
@@ -22,8 +22,8 @@ def _plan(
     embeddings: Embeddings = True,
     as_json: AsJson = False,
 ) -> None:
-    """List the writers that an edit would touch, and the memory, disk and time that it takes. Reads
-    no weights.
+    """List the weights that an edit would change, and the memory, disk and time of a run. Reads no
+    weights.
     """
     from vectomy.cli.tables.plan_table import print_plan
     from vectomy.workflows.named_model import open_base

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from vectomy.cli.help import SectionedCommand
+from vectomy.cli.help import PUBLISH, SectionedCommand
 from vectomy.cli.options import unpack
 from vectomy.cli.progress_bars import bars, library_bars
 from vectomy.cli.vocabulary import EDIT, PUBLISHED, AsJson, Yes, base_option, option
@@ -25,7 +25,7 @@ __all__ = ["register"]
 
 
 def register(app: typer.Typer) -> None:
-    app.command("push", cls=SectionedCommand)(unpack(PushOptions)(_push))
+    app.command("push", cls=SectionedCommand, rich_help_panel=PUBLISH)(unpack(PushOptions)(_push))
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class PushOptions:
 
 
 def _push(options: PushOptions) -> None:
-    """Publish an edit on the Hugging Face Hub, with its card; private unless --public is given. The
+    """Publish an edit and its card on the Hugging Face Hub; private unless --public is given. The
     same command resumes an interrupted push.
 
     The token is that of `hf auth login` or HF_TOKEN. Every file is scanned for tokens and for paths

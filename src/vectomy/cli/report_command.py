@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from vectomy.cli.help import SectionedCommand
+from vectomy.cli.help import JOB, SectionedCommand
 from vectomy.cli.vocabulary import AsJson, Run
 from vectomy.core.errors import ArtifactError
 from vectomy.core.json_value import JsonObject
@@ -17,7 +17,7 @@ __all__ = ["register"]
 
 
 def register(app: typer.Typer) -> None:
-    app.command("report", cls=SectionedCommand)(_report)
+    app.command("report", cls=SectionedCommand, rich_help_panel=JOB)(_report)
 
 
 def _report(run: Run, as_json: AsJson = False) -> None:

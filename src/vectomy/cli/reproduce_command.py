@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from vectomy.cli.help import SectionedCommand
+from vectomy.cli.help import PUBLISH, SectionedCommand
 from vectomy.cli.progress_bars import bars, library_bars
 from vectomy.cli.vocabulary import EDIT, PUBLISHED, AsJson, base_option, option, out_option
 from vectomy.core.config import SEARCH
@@ -22,7 +22,7 @@ __all__ = ["register"]
 
 
 def register(app: typer.Typer) -> None:
-    app.command("reproduce", cls=SectionedCommand)(_reproduce)
+    app.command("reproduce", cls=SectionedCommand, rich_help_panel=PUBLISH)(_reproduce)
 
 
 def _reproduce(
@@ -33,7 +33,7 @@ def _reproduce(
             help="A model card, an Edit file, a run, checkpoint or adapter folder, or a repository.",
         ),
     ],
-    base: Annotated[str | None, base_option("given if it is not available under its recorded name.")] = None,
+    base: Annotated[str | None, base_option("needed if it is not available under its recorded name.")] = None,
     against: Annotated[
         Path | None,
         option(

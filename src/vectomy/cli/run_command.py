@@ -12,7 +12,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from vectomy.cli.help import SectionedCommand
+from vectomy.cli.help import JOB, SectionedCommand
+from vectomy.cli.help import STAGES as STAGES_SECTION
 from vectomy.cli.options import (
     SOURCE_HELP,
     command_of,
@@ -40,7 +41,7 @@ Out = Annotated[
 SHARED = {"out": Out, "overwrite": Overwrite, "config": ConfigFile, "yes": Yes, "as_json": AsJson}
 FLAGS = {"overwrite": False, "yes": False, "as_json": False}
 STAGES = {
-    "baseline": "Measure whether the base model shows the behaviour, and with which first tokens.",
+    "baseline": "Measure whether the base shows the behaviour, and with which first tokens.",
     "collect": "Collect activation statistics of both prompt sets.",
     "directions": "Compute a direction for each site, layer and position.",
 }
@@ -50,14 +51,16 @@ def register(app: typer.Typer) -> None:
     app.command(
         "run",
         cls=SectionedCommand,
-        epilog=f"{SOURCE_HELP} Without --positive and --negative, the prompt sets shown as defaults are "
-        "downloaded from the Hub.",
+        rich_help_panel=JOB,
+        epilog=f"{SOURCE_HELP} Without --positive and --negative, the default prompt sets are downloaded "
+        "from the Hub.",
     )(command_of(_run, {"model": Model, **TRAIT_OPTIONS, **RUN_OPTIONS, **SHARED}, {"model": ..., **FLAGS}))
     for stage, text in STAGES.items():
         app.command(
             stage,
             cls=SectionedCommand,
-            help=f"{text} A stage of `run`, in the same folder.",
+            rich_help_panel=STAGES_SECTION,
+            help=f"{text} The same stage as in `run`, in the same folder.",
             epilog=SOURCE_HELP,
         )(
             command_of(
@@ -67,8 +70,8 @@ def register(app: typer.Typer) -> None:
 
 
 def _run(values: dict[str, Any]) -> None:
-    """The whole job: find the direction of a behaviour, choose an edit, write it into the weights,
-    and measure before and after.
+    """Find the direction of a behaviour, write an edit into the weights, and measure before and
+    after.
     """
     run_until("report", values)
 

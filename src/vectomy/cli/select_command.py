@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from vectomy.cli.help import SectionedCommand
+from vectomy.cli.help import STAGES, SectionedCommand
 from vectomy.cli.options import SOURCE_HELP, command_of
 from vectomy.cli.run_command import FLAGS, RUN_OPTIONS, SHARED, run_until
 from vectomy.cli.vocabulary import MODEL_HELP, option
@@ -31,7 +31,7 @@ FromScores = Annotated[
     option(
         "--from-scores",
         help="Choose from a list of {position, layer, refusal_score, steering_score, kl_div_score} by the "
-        "paper's rule.",
+        "rule of Arditi et al.",
         panel=SEARCH,
         metavar="FILE.json",
     ),
@@ -44,12 +44,14 @@ Layers = Annotated[
 
 def register(app: typer.Typer) -> None:
     parameters = {"model": Model, "from_scores": FromScores, "layers": Layers, **RUN_OPTIONS, **SHARED}
-    app.command("select", cls=SectionedCommand, epilog=SOURCE_HELP)(command_of(_select, parameters, FLAGS))
+    app.command("select", cls=SectionedCommand, rich_help_panel=STAGES, epilog=SOURCE_HELP)(
+        command_of(_select, parameters, FLAGS)
+    )
 
 
 def _select(values: JsonObject) -> None:
-    """Choose a direction: the stage of a run, or by the paper's rule from a table of scores
-    (`--from-scores`).
+    """Choose the edit. With `--from-scores`: choose a direction from a table of scores by the rule
+    of Arditi et al.
     """
     if values["from_scores"] is not None:
         _from_scores(values)

@@ -9,14 +9,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from vectomy.cli.help import SectionedCommand
+from vectomy.cli.help import MAKE, SectionedCommand
 from vectomy.cli.vocabulary import AsJson, Edit
 
 __all__ = ["register"]
 
 
 def register(app: typer.Typer) -> None:
-    app.command("show", cls=SectionedCommand)(_show)
+    app.command("show", cls=SectionedCommand, rich_help_panel=MAKE)(_show)
 
 
 def _show(edit: Edit, as_json: AsJson = False) -> None:

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from vectomy.cli.help import SectionedCommand
+from vectomy.cli.help import JOB, SectionedCommand
 from vectomy.cli.vocabulary import AsJson
 from vectomy.core.errors import UsageError
 from vectomy.data.trait_file import Trait, bundled_traits, load_trait, own_trait
@@ -28,13 +28,19 @@ TRAIT_OPTIONS: dict[str, Any] = {
     "trait": Annotated[
         str | None, _option("Induce or remove a trait: a name (`vectomy traits`) or a file.", "NAME|FILE")
     ],
-    "operation": Annotated[Literal["induce", "remove"] | None, _option("Operation, if not the trait's own.")],
+    "operation": Annotated[
+        Literal["induce", "remove"] | None,
+        _option("Induce or remove the trait; the trait's own operation if not given."),
+    ],
     "form": Annotated[
-        Literal["learned", "bias", "set-point", "amplify"] | None, _option("Form of the edit of a trait.")
+        Literal["learned", "bias", "set-point", "amplify"] | None,
+        _option("How the edit is made; the trait's own form if not given."),
     ],
     "prompts": Annotated[
         str | None,
-        _option("Prompts that the models answer: neutral ones, if not the trait's own.", "SRC", "Prompts"),
+        _option(
+            "Prompts that the models answer: neutral ones; the trait's own if not given.", "SRC", "Prompts"
+        ),
     ],
 }
 SYSTEM = ("positive_system", "negative_system")
@@ -42,13 +48,13 @@ INTO_TRAIT = ("target_rate", "kl_budget")
 
 
 def register(app: typer.Typer) -> None:
-    app.command("traits", cls=SectionedCommand)(_traits)
+    app.command("traits", cls=SectionedCommand, rich_help_panel=JOB)(_traits)
 
 
 def _traits(
     as_json: AsJson = False,
 ) -> None:
-    """List the bundled traits: what each is, and what changing it does to safety."""
+    """List the bundled traits, and what changing each does to safety."""
     traits = [load_trait(name) for name in bundled_traits()]
     if as_json:
         typer.echo(

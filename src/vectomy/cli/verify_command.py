@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from vectomy.cli.help import SectionedCommand
+from vectomy.cli.help import MEASURE, SectionedCommand
 from vectomy.cli.progress_bars import bars
 from vectomy.cli.vocabulary import MEASURES, AsJson, Device, EditOption, base_option, option
 
@@ -18,7 +18,7 @@ UNKNOWN = 3
 
 
 def register(app: typer.Typer) -> None:
-    app.command("verify", cls=SectionedCommand)(_verify)
+    app.command("verify", cls=SectionedCommand, rich_help_panel=MEASURE)(_verify)
 
 
 def _verify(
@@ -32,8 +32,8 @@ def _verify(
     base: Annotated[
         str | None,
         base_option(
-            "partial strengths can only be verified against it. Absent: the base that the Edit names, "
-            "if it is on this machine."
+            "partial strengths can only be verified against it. If not given: the base that the Edit "
+            "names, if it is on this machine."
         ),
     ] = None,
     run: Annotated[

@@ -85,7 +85,7 @@ Overwrite = Annotated[
     bool,
     option("--overwrite", help="Replace finished results of other settings in the folder.", panel=OUTPUT),
 ]
-Yes = Annotated[bool, option("--yes", help="Ask nothing.", panel=OUTPUT)]
+Yes = Annotated[bool, option("--yes", help="Ask no questions.", panel=OUTPUT)]
 AsJson = Annotated[bool, option("--json", help="Print JSON instead of text.", panel=OUTPUT)]
 Device = Annotated[
     str,

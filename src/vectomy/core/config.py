@@ -145,7 +145,7 @@ class Contrast(_Strict):
     positive: Source
     """Prompts that show the behaviour (harmful)."""
     negative: Source
-    """Prompts that do not (harmless)."""
+    """Prompts that do not show the behaviour (harmless)."""
     positive_search: Annotated[Source | None, EXPERT] = None
     """Positive prompts on which the edit is chosen."""
     negative_search: Annotated[Source | None, EXPERT] = None
@@ -161,11 +161,11 @@ class Contrast(_Strict):
     keep_test: Annotated[Source | None, EXPERT] = None
     """selective: preserve prompts on which the result is reported."""
     n_fit: int = Field(256, ge=2)
-    """Maximum of fit prompts on each side."""
+    """Maximum number of fit prompts on each side."""
     n_search: int = Field(32, ge=2)
-    """Maximum of search prompts on each side."""
+    """Maximum number of search prompts on each side."""
     n_test: int = Field(100, ge=2)
-    """Maximum of test prompts on each side."""
+    """Maximum number of test prompts on each side."""
     drop_overlap: bool = False
     """Drop prompts that a later split shares with an earlier one, instead of stopping."""
 
@@ -193,7 +193,7 @@ class Selection(_Strict):
     """arditi, cosmic: score rejected directions in full too, for the chart; the choice is the same.
     """
     candidates: int = Field(20, ge=1)
-    """article: how many of the best-scored directions are tried."""
+    """article: number of the best-scored directions to try."""
     shown_prompts: int = Field(4, ge=1)
     """article: positive search prompts that each candidate answers."""
     shown_tokens: int = Field(64, ge=1)
@@ -294,11 +294,11 @@ class EvaluationConfig(JobConfig):
     `label` are counted by them; rows with `messages` are conversations.
     """
     base: Annotated[str | None, EDIT] = None
-    """The unedited model: given if it is not the first of the subjects."""
+    """The unedited model: needed if it is not the first of the subjects."""
     texts: Annotated[tuple[str, ...], PROMPTS] = ()
     """Plain text file on which perplexity is measured; may be repeated."""
     text_tokens: Annotated[int, EXPERT] = Field(8192, ge=2)
-    """Tokens of each text that are read."""
+    """Maximum number of tokens of each text that are read."""
     judge: JudgeName = "refusal"
     answer_tokens: int = Field(64, ge=1)
     """Greedy tokens in each answer."""
@@ -317,13 +317,13 @@ class EvaluationConfig(JobConfig):
     names or task files, separated by commas; may be repeated. `example` needs no network.
     """
     task_limit: int | None = Field(None, ge=1)
-    """Maximum of documents of each task: the first ones."""
+    """Maximum number of documents of each task: the first ones."""
     task_batch: Annotated[int, EXPERT] = Field(8, ge=1)
     """Requests of a task in one forward pass; lower it when memory is short."""
     controls: bool = True
     """Add a random direction of equal norm, and the base against itself."""
     limit: Annotated[int | None, PROMPTS] = Field(None, ge=1)
-    """Maximum of rows: a seeded sample of each set of prompts, the same for all subjects."""
+    """Maximum number of rows: a seeded sample of each set of prompts, the same for all subjects."""
     seed: int = Field(0, ge=0)
     """Random seed: of the samples and of the random direction."""
     runtime: Runtime = Runtime(batch_tokens=16384)

@@ -50,7 +50,7 @@ class HealConfig(JobConfig):
     is left out.
     """
     limit: Annotated[int | None, PROMPTS] = Field(None, ge=1)
-    """Maximum of rows: a seeded sample of the preferences."""
+    """Maximum number of rows: a seeded sample of the preferences."""
     own_tokens: int = Field(48, ge=1)
     """own: greedy tokens in each answer."""
 
@@ -82,8 +82,8 @@ class HealConfig(JobConfig):
     accumulation: int = Field(8, ge=1)
     """Forward passes in one step."""
     max_length: int = Field(2048, ge=8)
-    """Maximum of tokens of prompt and answer; longer answers are cut, rows with a longer prompt are
-    left out.
+    """Maximum number of tokens of prompt and answer; longer answers are cut, rows with a longer
+    prompt are left out.
     """
     optimizer: Literal[
         "auto", "adamw_torch", "adamw_torch_fused", "paged_adamw_8bit", "paged_adamw_32bit", "adamw_bnb_8bit"
@@ -129,7 +129,7 @@ class HealConfig(JobConfig):
     article's if not given.
     """
     test_limit: Annotated[int | None, PROMPTS] = Field(100, ge=2)
-    """Maximum of prompts of each test set."""
+    """Maximum number of prompts of each test set."""
     judge: JudgeName = "refusal"
     answer_tokens: int = Field(64, ge=1)
     """Greedy tokens in each answer."""
@@ -138,7 +138,7 @@ class HealConfig(JobConfig):
     separated by commas.
     """
     task_limit: int | None = Field(None, ge=1)
-    """Maximum of documents of each task: the first ones."""
+    """Maximum number of documents of each task: the first ones."""
 
     @model_validator(mode="before")
     @classmethod
