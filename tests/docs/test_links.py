@@ -1,4 +1,4 @@
-"""Every relative link of README, CONTRIBUTING and docs leads to a file, and its anchor to a heading."""
+"""Every relative link of README, CONTRIBUTING and docs leads to a file and to a heading in it."""
 
 from __future__ import annotations
 
