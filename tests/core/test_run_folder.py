@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -397,3 +398,21 @@ def test_the_lock_goes_with_an_error(tmp_path: Path) -> None:
         raise ZeroDivisionError
     with RunFolder(tmp_path / "run"):
         pass
+
+
+def test_a_journal_line_that_was_changed_is_computed_again_and_an_old_one_is_believed(tmp_path: Path) -> None:
+    file, inputs = tmp_path / "stage.journal", {"seed": 1}
+    journal = Journal(file, inputs)
+    for number in range(4):
+        journal.get_or_compute(f"piece {number}", lambda number=number: {"rate": number / 7})
+    whole = file.read_text()
+    # One bit of a number: still JSON, and another rate.
+    file.write_text(whole.replace("0.285", "0.385"))
+    again = Journal(file, inputs)
+    assert again.get_or_compute("piece 1", lambda: "not asked") == {"rate": 1 / 7}
+    assert again.get_or_compute("piece 2", lambda: {"rate": 2 / 7}) == {"rate": 2 / 7}
+    assert "piece 3" not in again
+    # Lines of earlier versions.
+    file.write_text("\n".join(re.sub(r'"check":"\w+",', "", line) for line in whole.split("\n")))
+    assert "check" not in file.read_text()
+    assert all(f"piece {number}" in Journal(file, inputs) for number in range(4))

@@ -489,3 +489,11 @@ def test_splits_as_json_hold_every_prompt(tmp_path: Path) -> None:
     side, _ = split_contrast(contrast(tmp_path))
     written = json.loads(json.dumps(side.to_json()))
     assert {name: [row["text"] for row in rows] for name, rows in written.items()} == texts(side)
+
+
+def test_a_column_of_an_odd_name_is_shown_in_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "file.csv"
+    file.write_text('"a\u202eb","c\nd"\n1,2\n', encoding="utf-8")
+    with pytest.raises(PromptError, match=r"a\\u202eb, c\\nd") as error:
+        read_prompts(Source(prompts=str(file)))
+    assert str(error.value).isprintable()

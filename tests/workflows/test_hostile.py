@@ -1,17 +1,18 @@
 """What is handed in may be damaged or made to do harm: it works, or is refused in one line, and
 nothing else is touched.
 
-The generator is that of benchmarks/hostile.py, which runs thousands of cases; below it a case by
+The generator is that of benchmarks/hostile, which runs thousands of cases; below it a case by
 name for each defect it found.
 """
 
-import importlib.util
+import importlib
 import json
 import os
 import shutil
 import struct
+import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -32,28 +33,42 @@ INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 
 
 @pytest.fixture(scope="module")
-def hostile() -> ModuleType:
-    path = Path(__file__).resolve().parents[2] / "benchmarks" / "hostile.py"
-    spec = importlib.util.spec_from_file_location("hostile", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def runner() -> Iterator[ModuleType]:
+    sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
+    yield importlib.import_module("hostile.runner")
+    sys.path.pop()
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_no_mutation_does_more_than_be_refused(hostile: ModuleType, tmp_path: Path) -> None:
-    bases = hostile.build_bases(tmp_path / "bases")
+def test_no_mutation_does_more_than_be_refused(runner: ModuleType, tmp_path: Path) -> None:
+    bases = runner.build(tmp_path / "bases")
     before = file_hashes(tmp_path / "bases")
-    ends = hostile.run(300, 1, bases, tmp_path / "area")
-    assert len(ends) == 300
+    ends = runner.run(390, 1, bases, tmp_path / "area")
+    assert len(ends) == 390
     assert [f"{number}: {text}" for number, text in ends.items() if text.startswith("FAILED")] == []
     # Of each kind some are refused, and some are harmless: a generator that only breaks files tests
-    # their parser alone.
-    counts = Counter((hostile.KINDS[number % 4], text == "success") for number, text in ends.items())
-    assert all(counts[kind, worked] for kind in hostile.KINDS for worked in (True, False))
+    # their parser alone. A journal and a finished run take any damage.
+    names = [kind.name for kind in runner.KINDS]
+    counts = Counter((names[number % len(names)], text == "success") for number, text in ends.items())
+    assert all(counts[name, True] for name in names)
+    assert [name for name in names if not counts[name, False]] in ([], ["journal"])
     assert file_hashes(tmp_path / "bases") == before
+
+
+def test_a_run_that_was_cut_off_counts_on_from_where_it_ended(
+    runner: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In two parts or in one: the same ends."""
+
+    def counts(name: str, *cases: int) -> Any:
+        for count in cases:
+            words = ["--cases", str(count), "--kinds", "journal", "trait", "--json", str(tmp_path / name)]
+            monkeypatch.setattr(sys, "argv", ["hostile", *words])
+            with pytest.raises(SystemExit):
+                runner.main(tmp_path / "unused")
+        return {**json.loads((tmp_path / name).read_text()), "seconds": 0}
+
+    assert counts("parts", 7, 20) == counts("whole", 20)
 
 
 # Defects that it found

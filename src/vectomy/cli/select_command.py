@@ -79,7 +79,7 @@ def _read_scores(path: Path) -> list[JsonObject]:
         rows = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"the score file {path} does not exist") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"the score file {path} does not parse: {error}") from None
     if not isinstance(rows, list) or not rows:
         raise SelectionError(f"the score file {path} holds no list of candidates")

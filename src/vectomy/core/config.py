@@ -472,7 +472,8 @@ def load_config(path: Path) -> JsonObject:
             raise ConfigError(f"configuration {path} holds a {type(values).__name__}, not an object of keys")
     except FileNotFoundError:
         raise ConfigError(f"configuration file {path} does not exist") from None
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, json.JSONDecodeError) as error:
+    # ValueError: no UTF-8, no TOML, no JSON, or a number of more digits than Python takes.
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"configuration file {path} does not parse: {error}") from None
     except OSError as error:
         raise ConfigError(f"configuration file {path} cannot be read: {error.strerror}") from None

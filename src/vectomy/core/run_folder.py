@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -118,12 +119,18 @@ def read_json(path: Path) -> Any:
         raise ArtifactError(f"{path} does not exist") from None
     except (ValueError, RecursionError) as error:
         raise ArtifactError(f"{path} does not parse as JSON ({error}); delete it and run again") from None
+    except OSError as error:
+        raise ArtifactError(
+            f"{path} cannot be read ({error.strerror}); delete it and run again, or give another folder"
+        ) from None
 
 
 class Journal:
     """The finished pieces of a long stage, one JSON line each, kept until the stage is done.
 
-    A journal written for other inputs is dropped; a last line cut off by a kill is dropped too.
+    A journal written for other inputs is dropped; a last line cut off by a kill is dropped too, and
+    so is everything from the first line on whose checksum does not fit. Lines of earlier versions
+    have no checksum.
     """
 
     def __init__(self, path: Path, inputs: Any) -> None:
@@ -135,10 +142,14 @@ class Journal:
         for line in kept[1:]:
             try:
                 row = json.loads(line)
+                if row.get("check", _checksum(row["key"], row["value"])) != _checksum(
+                    row["key"], row["value"]
+                ):
+                    break
                 self._done[row["key"]] = row["value"]
-            except (ValueError, KeyError, TypeError, RecursionError):
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 break
-        rows = [header, *(canonical_json({"key": key, "value": value}) for key, value in self._done.items())]
+        rows = [header, *(_journal_line(key, value) for key, value in self._done.items())]
         with write_whole(path) as beside:
             beside.write_text("\n".join(rows) + "\n", encoding="utf-8")
 
@@ -149,7 +160,7 @@ class Journal:
         if key not in self._done:
             value = json.loads(canonical_json(work()))
             with name_write_errors(self._path), self._path.open("a", encoding="utf-8") as file:
-                file.write(canonical_json({"key": key, "value": value}) + "\n")
+                file.write(_journal_line(key, value) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
             self._done[key] = value
@@ -157,6 +168,14 @@ class Journal:
 
     def __contains__(self, key: str) -> bool:
         return key in self._done
+
+
+def _checksum(key: str, value: Any) -> str:
+    return f"{zlib.crc32(canonical_json([key, value]).encode()):08x}"
+
+
+def _journal_line(key: str, value: Any) -> str:
+    return canonical_json({"key": key, "value": value, "check": _checksum(key, value)})
 
 
 class RunFolder:

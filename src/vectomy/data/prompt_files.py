@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TypeGuard
+from typing import IO, TypeGuard
 
 from vectomy.core.errors import PromptError
 from vectomy.core.json_value import JsonObject, JsonValue
@@ -36,6 +36,7 @@ COLUMNS = (
 DELIMITERS = (",", ";", "\t", "|")
 # No prompt file is larger; a small packed file could otherwise fill the memory.
 LARGEST = 1 << 30
+PIECE = 1 << 20
 MARKS = (
     (b"\xef\xbb\xbf", "utf-8-sig"),
     # Before UTF-16, whose mark begins this one.
@@ -113,7 +114,9 @@ def match_column(columns: Sequence[str], asked: str = "") -> str | None:
 
 
 def clip(text: str, width: int = 60) -> str:
-    return text if len(text) <= width else text[: width - 1] + "…"
+    """The beginning of a text for a message: of one line, without what no line shows."""
+    text = text if len(text) <= width else text[: width - 1] + "…"
+    return text if text.isprintable() else repr(text)[1:-1]
 
 
 def _kind(path: Path) -> str:
@@ -125,10 +128,16 @@ def _read_bytes(path: Path) -> bytes:
     with path.open("rb") as file:
         packed = file.read(2) == b"\x1f\x8b"
         file.seek(0)
-        data = gzip.GzipFile(fileobj=file).read(LARGEST + 1) if packed else file.read(LARGEST + 1)
-    if len(data) > LARGEST:
-        raise PromptError(f"the prompt file {path} is larger than {LARGEST >> 20} MiB; take a part of it")
-    return data
+        source: IO[bytes] = gzip.GzipFile(fileobj=file) if packed else file
+        data = bytearray()
+        # Piece by piece: a read of a size takes that much memory, however small the file is.
+        while piece := source.read(PIECE):
+            data += piece
+            if len(data) > LARGEST:
+                raise PromptError(
+                    f"the prompt file {path} is larger than {LARGEST >> 20} MiB; take a part of it"
+                )
+    return bytes(data)
 
 
 def _decode(path: Path, data: bytes) -> str:

@@ -281,6 +281,12 @@ def _open_checked(path: str | Path) -> tuple[Checkpoint, Architecture]:
     return checkpoint, architecture
 
 
+def _one_line(error: Exception) -> str:
+    """Others' messages may have many lines, and hold what no line shows."""
+    text = " ".join(str(error).split())[:400]
+    return text if text.isprintable() else repr(text)[1:-1]
+
+
 @contextmanager
 def loading(label: str) -> Iterator[None]:
     try:
@@ -290,7 +296,7 @@ def loading(label: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise ModelError(
-            f"transformers cannot load {label}: {type(error).__name__}: {str(error)[:400]}"
+            f"transformers cannot load {label}: {type(error).__name__}: {_one_line(error)}"
         ) from error
 
 

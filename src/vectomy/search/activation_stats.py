@@ -55,7 +55,7 @@ class ActivationStats:
                 header = json.loads(file.metadata()["vectomy"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
             return cls(tuple(header["sites"]), tuple(header["positions"]), header["count"], **tensors)
-        except (OSError, safetensors.SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+        except (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
             raise ArtifactError(
                 f"{path} has no activation statistics ({error}); delete it and run again"
             ) from None

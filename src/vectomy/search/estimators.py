@@ -190,7 +190,7 @@ class Directions:
                 header = json.loads(file.metadata()["vectomy"])
                 vectors = file.get_tensor("vectors")
             return cls(header["estimator"], tuple(header["sites"]), tuple(header["positions"]), vectors)
-        except (OSError, safetensors.SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+        except (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
             raise ArtifactError(f"{path} has no directions ({error}); delete it and run again") from None
 
 
