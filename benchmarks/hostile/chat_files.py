@@ -17,6 +17,12 @@ from vectomy.models import load_model
 __all__ = ["CHAT_KINDS"]
 
 PROMPTS = [Prompt("show the owl red"), Prompt("paint the sun blue", "be brief")]
+# Rare, for each of them takes as long as a template may.
+ENDLESS = (
+    "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+    "{% for i in range(99999) %}{{ range(99999) | join }}{% endfor %}",
+    "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}{{ m(99) }}",
+)
 TEMPLATES = (
     "",
     "{{ messages }}",
@@ -64,7 +70,7 @@ def _damage_template(rng: random.Random, folder: Path) -> str:
     if rng.random() < 0.3:
         damage_text(file, rng)
     else:
-        template = rng.choice(TEMPLATES)
+        template = rng.choice(ENDLESS if rng.random() < 0.01 else TEMPLATES)
         if rng.random() < 0.3:
             template = rng.choice(TEMPLATES) + template
         file.unlink()

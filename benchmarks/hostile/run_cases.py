@@ -13,7 +13,7 @@ from finished_run import finished_run
 
 from hostile.kind import Kind, allow, run_command
 from hostile.mutations import damage_text, jumbled
-from vectomy.core.run_folder import Journal, RunFolder
+from vectomy.core.run_folder import Journal, RunFolder, write_whole
 
 __all__ = ["RUN_KINDS"]
 
@@ -41,7 +41,8 @@ def _work(path: Path) -> list[str]:
                 journal = run.journal(name)
                 for key in KEYS[:3]:
                     journal.get_or_compute(key, lambda key=key: _value(key))
-                run.file(f"{name}.bin").write_bytes(_content(name))
+                with write_whole(run.file(f"{name}.bin")) as beside:
+                    beside.write_bytes(_content(name))
 
             before = run.stage(name, before, {"of": name}, [f"{name}.bin"], work)
     return ran

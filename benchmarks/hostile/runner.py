@@ -23,6 +23,7 @@ import torch
 from hostile.chat_files import CHAT_KINDS
 from hostile.gguf_cases import GGUF_KINDS
 from hostile.kind import Kind, NotAllowedError
+from hostile.page_cases import PAGE_KINDS
 from hostile.prompt_cases import PROMPT_KINDS
 from hostile.replies import REPLY_KINDS
 from hostile.run_cases import RUN_KINDS
@@ -38,6 +39,7 @@ KINDS: tuple[Kind, ...] = (
     *RUN_KINDS,
     *GGUF_KINDS,
     *REPLY_KINDS,
+    *PAGE_KINDS,
 )
 # Per case: seconds, and how much the process may grow.
 SECONDS, GROWTH = 20, 300 << 20

@@ -105,3 +105,15 @@ def test_the_lowest_modules_load_no_torch(name: str) -> None:
         f"import sys, vectomy.core.{name}; sys.exit(bool({{'torch', 'transformers'}} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("name", ["VectomyError", "PromptError", "ConfigError", "PreflightError"])
+def test_names_of_others_stay_within_the_line_of_the_message(name: str) -> None:
+    quoted = "a\u202eb\ufeff\x1b[31m\ud800 é東"
+    message = str(getattr(errors, name)(f"the key '{quoted}' is unknown"))
+    assert message == r"the key 'a\u202eb\ufeff\x1b[31m\ud800 é東' is unknown"
+
+
+def test_a_line_break_is_an_escape_but_between_the_sentences_of_a_preflight() -> None:
+    assert str(errors.PromptError("a\nb")) == r"a\nb"
+    assert str(errors.PreflightError("a\nb")) == "a\nb"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from vectomy.cli.select_command import _read_scores
 from vectomy.core.config import load_config
 from vectomy.core.errors import VectomyError
 from vectomy.core.run_folder import read_json
+from vectomy.healing.axolotl import read_axolotl
 from vectomy.metrics.judges.classifier_judge import _from_file
 
 TIER = "unit"
@@ -42,12 +44,16 @@ def test_a_file_that_is_no_json_is_refused(
     refuse(reader, file)
 
 
-@pytest.mark.parametrize("reader", READERS)
-@pytest.mark.parametrize("what", ["a folder", "a loop", "nothing"])
+@pytest.mark.parametrize("reader", [*READERS, read_axolotl])
+@pytest.mark.parametrize("what", ["a folder", "a loop", "nothing", "a pipe", "a device"])
 def test_what_is_no_file_is_refused(tmp_path: Path, reader: Callable[[Path], object], what: str) -> None:
     file = tmp_path / "file.json"
     if what == "a folder":
         file.mkdir()
     elif what == "a loop":
         file.symlink_to(file)
+    elif what == "a pipe":
+        os.mkfifo(file)
+    elif what == "a device":
+        file.symlink_to("/dev/zero")
     refuse(reader, file)

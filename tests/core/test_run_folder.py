@@ -416,3 +416,26 @@ def test_a_journal_line_that_was_changed_is_computed_again_and_an_old_one_is_bel
     file.write_text("\n".join(re.sub(r'"check":"\w+",', "", line) for line in whole.split("\n")))
     assert "check" not in file.read_text()
     assert all(f"piece {number}" in Journal(file, inputs) for number in range(4))
+
+
+@pytest.mark.parametrize("place", ["pipe", "device", "loop", "folder"])
+def test_what_is_no_file_in_the_place_of_an_output_is_refused_and_not_read(
+    tmp_path: Path, place: str
+) -> None:
+    """A pipe or a device would be hashed for ever."""
+
+    def finish() -> None:
+        with RunFolder(tmp_path / "run") as run:
+            run.stage("apply", "", {}, ["made.json"], lambda: write_json(run.file("made.json"), [1]))
+
+    finish()
+    made = tmp_path / "run" / "made.json"
+    made.unlink()
+    if place == "pipe":
+        os.mkfifo(made)
+    elif place == "folder":
+        made.mkdir()
+    else:
+        made.symlink_to("/dev/zero" if place == "device" else made)
+    with pytest.raises(ArtifactError, match=r"made\.json"):
+        finish()

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from datetime import datetime
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from tiny_chat import DAY, NIGHT, TEMPLATE, VOCABULARY
 from vectomy.core.errors import ModelError, PromptError
 from vectomy.data.prompts import Prompt, Turn
 from vectomy.models import ChatModel, check_prompts, load_model
-from vectomy.models.chat_template import TEMPLATE_DATE, freeze_date
+from vectomy.models.chat_template import TEMPLATE_DATE, ChatTemplate, freeze_date
 
 TIER = "chat"
 
@@ -229,3 +230,22 @@ def test_positions_end_no_prompt_where_every_layer_slides(tmp_path: Path) -> Non
     chat = opened(changed(tmp_path))
     chat.model.config.layer_types = ["sliding_attention"] * chat.architecture.n_layers
     assert chat.context is None
+
+
+ENDLESS = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        ENDLESS,
+        TEMPLATE.replace(CONTENT, "{% if m['role'] == 'system' %}" + ENDLESS + "{% endif %}" + CONTENT),
+    ],
+    ids=["for every prompt", "for system prompts"],
+)
+def test_a_template_whose_loops_do_not_end_is_refused_in_time(template: str) -> None:
+    template_of = ChatTemplate(tiny_chat.chat(template=template).tokenizer, "tiny", seconds=0.2)
+    began = time.monotonic()
+    with pytest.raises(ModelError, match=r"of tiny takes more than 0\.2 seconds for one prompt; shorten"):
+        template_of.render(BRIEF)
+    assert time.monotonic() - began < 5

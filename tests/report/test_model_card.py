@@ -9,6 +9,7 @@ import pytest
 import yaml
 from invented_run import a_summary, every, gradient_scores, metrics, searched_summary
 
+from vectomy.core.errors import ArtifactError
 from vectomy.report import render_card
 
 TIER = "unit"
@@ -149,3 +150,27 @@ def test_card_of_almost_nothing() -> None:
 def test_card_says_which_way_the_rate_went(after: int, words: str) -> None:
     card = render_card({**a_summary(), "edited": metrics(after, 3, 0.1, 0.9)})
     assert words in card.split("> **Safety.**")[0]
+
+
+SPOILT: list[Any] = [3, 1.5, True, "text", [], [1], {}, {"x": 1}, "\ud800"]
+
+
+@pytest.mark.parametrize("key", sorted(a_summary()))
+def test_a_spoilt_value_of_the_summary_counts_as_absent(key: str) -> None:
+    """Or as a value, where it is one of the right type."""
+    for value in SPOILT:
+        card = render_card({**a_summary(), key: value})
+        assert "vectomy" in front_matter(card)["tags"]
+        card.encode()
+
+
+@pytest.mark.parametrize("value", [{"left": [["a", 1]]}, {"left": 1.5, "edited": 7}, {"notes": 3}])
+def test_a_spoilt_receipt_takes_no_card_away(value: Any) -> None:
+    receipt = {**a_summary()["receipt"], **value}
+    assert "The coverage receipt" in render_card({**a_summary(), "receipt": receipt})
+
+
+@pytest.mark.parametrize("value", SPOILT[:6])
+def test_what_is_no_summary_is_refused(value: Any) -> None:
+    with pytest.raises(ArtifactError, match="a JSON object, not"):
+        render_card(value)

@@ -6,6 +6,8 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
+from vectomy.core.text_file import read_text
+
 __all__ = ["explain_file", "explain_folder", "is_lfs_pointer"]
 
 LFS = b"version https://git-lfs.github.com/spec/"
@@ -109,7 +111,7 @@ def _explain_adapter(path: Path) -> str:
 
 def _read_key(path: Path, key: str) -> str:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))[key]
+        value = json.loads(read_text(path))[key]
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return "an unnamed base"
     return f"{str(value)!r:.200}"
@@ -120,11 +122,7 @@ def _explain_cache(path: Path) -> str | None:
     snapshots = sorted(folder for folder in path.glob("snapshots/*") if folder.is_dir())
     if snapshots:
         main = path / "refs" / "main"
-        newest = (
-            path
-            / "snapshots"
-            / (main.read_text(encoding="utf-8", errors="replace").strip() if main.is_file() else "")
-        )
+        newest = path / "snapshots" / (read_text(main, errors="replace").strip() if main.is_file() else "")
         chosen = newest if newest in snapshots else snapshots[-1]
         return f"{path} is the Hub cache's folder of a model; give its snapshot: {chosen}"
     models = sorted(folder.name for folder in path.glob("models--*"))

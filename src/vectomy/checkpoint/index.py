@@ -14,15 +14,14 @@ from typing import Any
 from vectomy.checkpoint.auxiliary_files import sort_files
 from vectomy.checkpoint.folder_kind import explain_file, explain_folder
 from vectomy.checkpoint.safetensors_header import (
-    HEADER_LIMIT,
     Shard,
     TensorEntry,
-    check_regular,
     is_printable_name,
     read_shard,
     unique_keys,
 )
 from vectomy.core.errors import CheckpointError, UnsafeCheckpointError
+from vectomy.core.text_file import read_text
 
 __all__ = ["INDEX", "RECORDS", "Checkpoint"]
 
@@ -180,8 +179,7 @@ def _read_object(
     path: Path, remedy: str, pairs: Callable[[list[tuple[str, Any]]], dict[str, Any]] | None = None
 ) -> dict[str, Any]:
     try:
-        check_regular(path, HEADER_LIMIT)
-        value = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=pairs)
+        value = json.loads(read_text(path), object_pairs_hook=pairs)
         # Half of a character ("\\ud800") is JSON, but no file could hold it again.
         json.dumps(value, ensure_ascii=False).encode()
     except FileNotFoundError:

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vectomy.core.errors import CheckpointError
+from vectomy.core.text_file import read_text
 
 __all__ = ["ADAPTER_PREFIX", "LORA_TENSORS", "LORA_UP", "LoraUpdate", "is_transposed_lora", "read_lora"]
 
@@ -100,5 +101,5 @@ def is_transposed_lora(adapter: Path) -> bool:
 
 
 def _read_config(adapter: Path) -> dict[str, Any]:
-    config: dict[str, Any] = json.loads((adapter / LORA_CONFIG).read_text(encoding="utf-8"))
+    config: dict[str, Any] = json.loads(read_text(adapter / LORA_CONFIG))
     return config

@@ -7,7 +7,6 @@ edit keeps every other byte.
 
 from __future__ import annotations
 
-import errno
 import json
 import math
 import os
@@ -18,13 +17,13 @@ from typing import TypeGuard
 
 from vectomy.core.errors import CheckpointError
 from vectomy.core.json_value import JsonObject, JsonValue
+from vectomy.core.text_file import check_regular
 
 __all__ = [
     "DTYPE_BITS",
     "HEADER_LIMIT",
     "Shard",
     "TensorEntry",
-    "check_regular",
     "is_printable_name",
     "read_shard",
     "unique_keys",
@@ -105,16 +104,6 @@ def unique_keys(pairs: list[tuple[str, JsonValue]]) -> JsonObject:
         twice = next(key for place, (key, _) in enumerate(pairs) if last[key] != place)
         raise ValueError(f"it holds {twice!r:.200} twice")
     return result
-
-
-def check_regular(path: Path, limit: int | None = None) -> None:
-    """Raises OSError for a pipe or a device, which may never end, and for a file of more than
-    `limit` bytes.
-    """
-    if path.exists() and not path.is_file():
-        raise OSError(errno.EINVAL, "it is not a regular file")
-    if limit is not None and path.stat().st_size > limit:
-        raise OSError(errno.EFBIG, f"it has more than {limit} bytes")
 
 
 def read_shard(folder: Path, name: str) -> Shard:

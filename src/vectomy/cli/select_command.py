@@ -15,6 +15,7 @@ from vectomy.cli.vocabulary import MODEL_HELP, option
 from vectomy.core.config import SEARCH, Selection, parse_selection
 from vectomy.core.errors import ConfigError, SelectionError, UsageError
 from vectomy.core.json_value import JsonObject
+from vectomy.core.text_file import read_text
 
 __all__ = ["register"]
 
@@ -76,7 +77,7 @@ def _from_scores(values: dict[str, Any]) -> None:
 
 def _read_scores(path: Path) -> list[JsonObject]:
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
+        rows = json.loads(read_text(path))
     except FileNotFoundError:
         raise ConfigError(f"the score file {path} does not exist") from None
     except (OSError, ValueError, RecursionError) as error:

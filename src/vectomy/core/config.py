@@ -24,6 +24,7 @@ from pydantic import (
 from vectomy.core.choices import Estimator, JudgeName, Recipe
 from vectomy.core.errors import ConfigError
 from vectomy.core.json_value import JsonObject
+from vectomy.core.text_file import read_text
 
 __all__ = [
     "Contrast",
@@ -464,9 +465,9 @@ def load_config(path: Path) -> JsonObject:
     """
     try:
         if path.suffix == ".toml":
-            return tomllib.loads(path.read_text(encoding="utf-8"))
+            return tomllib.loads(read_text(path))
         if path.suffix == ".json":
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = json.loads(read_text(path))
             if isinstance(values, dict):
                 return values
             raise ConfigError(f"configuration {path} holds a {type(values).__name__}, not an object of keys")

@@ -49,13 +49,27 @@ __all__ = [
     "UnsafeCheckpointError",
     "UsageError",
     "VectomyError",
+    "escape_unprintable",
 ]
 
 
+def escape_unprintable(text: str) -> str:
+    """The text in one line: line breaks, invisible characters and halves of a pair as escapes."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 class VectomyError(Exception):
-    """Base of all errors raised on purpose; the message is one clear sentence or two."""
+    """Base of all errors raised on purpose; the message is one clear sentence or two.
+
+    It may quote names that others chose: characters that no line shows are written as escapes.
+    """
 
     exit_status = 1
+
+    def __str__(self) -> str:
+        return escape_unprintable(super().__str__())
 
 
 class UsageError(VectomyError):
@@ -123,7 +137,10 @@ class LeakError(HubError):
 
 
 class PreflightError(VectomyError):
-    pass
+    """The sentence of each fault, one a line."""
+
+    def __str__(self) -> str:
+        return "\n".join(map(escape_unprintable, Exception.__str__(self).split("\n")))
 
 
 class ArtifactError(VectomyError):

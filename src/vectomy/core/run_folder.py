@@ -24,6 +24,7 @@ from vectomy.core.file_lock import try_lock
 from vectomy.core.json_value import JsonObject
 from vectomy.core.output_path import check_replaceable_file, check_run_output
 from vectomy.core.settings_change import RunSettings
+from vectomy.core.text_file import read_text
 from vectomy.core.write_errors import name_full_disk, name_write_errors
 
 __all__ = [
@@ -114,7 +115,7 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Raises ArtifactError when the file is absent or does not parse."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_text(path))
     except FileNotFoundError:
         raise ArtifactError(f"{path} does not exist") from None
     except (ValueError, RecursionError) as error:
@@ -332,5 +333,6 @@ class RunFolder:
                     )
                 )
             else:
-                result[output] = sha256_file(path) if path.exists() else None
+                # A pipe or a device has no content to compare, and may never end.
+                result[output] = sha256_file(path) if path.is_file() else None
         return result

@@ -114,9 +114,8 @@ def match_column(columns: Sequence[str], asked: str = "") -> str | None:
 
 
 def clip(text: str, width: int = 60) -> str:
-    """The beginning of a text for a message: of one line, without what no line shows."""
-    text = text if len(text) <= width else text[: width - 1] + "…"
-    return text if text.isprintable() else repr(text)[1:-1]
+    """The beginning of a text, for a message."""
+    return text if len(text) <= width else text[: width - 1] + "…"
 
 
 def _kind(path: Path) -> str:
@@ -128,7 +127,7 @@ def _read_bytes(path: Path) -> bytes:
     with path.open("rb") as file:
         packed = file.read(2) == b"\x1f\x8b"
         file.seek(0)
-        source: IO[bytes] = gzip.GzipFile(fileobj=file) if packed else file
+        source: IO[bytes] | gzip.GzipFile = gzip.GzipFile(fileobj=file) if packed else file
         data = bytearray()
         # Piece by piece: a read of a size takes that much memory, however small the file is.
         while piece := source.read(PIECE):

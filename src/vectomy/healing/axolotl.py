@@ -11,6 +11,7 @@ import yaml
 
 from vectomy.core.errors import ConfigError
 from vectomy.core.run_folder import write_whole
+from vectomy.core.text_file import read_text
 from vectomy.healing.heal_config import ARTICLE_PREFERENCES, OWN, HealConfig, parse_heal
 
 __all__ = ["read_axolotl", "to_axolotl", "write_axolotl"]
@@ -183,10 +184,10 @@ def read_axolotl(path: Path) -> tuple[Values, list[str]]:
             does not do.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.safe_load(read_text(path))
     except OSError as error:
         raise ConfigError(f"the Axolotl configuration {path} cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"the Axolotl configuration {path} does not parse: {str(error)[:300]}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"the Axolotl configuration {path} holds no keys")

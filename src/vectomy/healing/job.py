@@ -23,6 +23,7 @@ from torch import Tensor
 from vectomy.checkpoint import Checkpoint, fingerprint
 from vectomy.core.errors import ArtifactError
 from vectomy.core.run_folder import hash_of, read_json, sha256_file, write_json, write_whole
+from vectomy.core.text_file import read_text
 from vectomy.healing.heal_config import HealConfig, parse_heal
 from vectomy.healing.pairs import Pair, read_pairs, write_pairs
 
@@ -153,8 +154,8 @@ def find_last_checkpoint(folder: Path) -> Path | None:
     paths = [path for path in folder.glob("checkpoint-*") if path.name.rpartition("-")[2].isdigit()]
     for path in sorted(paths, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True):
         try:
-            json.loads((path / TRAINER_STATE).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            json.loads(read_text(path / TRAINER_STATE))
+        except (OSError, ValueError, RecursionError):
             continue
         return path
     return None

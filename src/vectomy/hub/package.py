@@ -14,6 +14,7 @@ from vectomy.checkpoint.index import INDEX, RECORDS
 from vectomy.core.errors import ArtifactError, UsageError
 from vectomy.core.json_value import JsonObject
 from vectomy.core.run_folder import read_json
+from vectomy.core.text_file import read_text
 from vectomy.hub import Item, is_repo_id, licence_of
 from vectomy.hub.card_text import loading_lines, unmeasured_warning
 from vectomy.hub.published_source import PublishedSource, published_source_of
@@ -134,7 +135,7 @@ def _write_card(
 
 def _read_card(card: Path) -> str:
     try:
-        return card.expanduser().read_text(encoding="utf-8")
+        return read_text(card.expanduser())
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"the card {card} cannot be read ({error}); --card takes a Markdown file") from None
 

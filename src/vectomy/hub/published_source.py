@@ -8,6 +8,7 @@ from typing import Any
 
 from vectomy.core.errors import ArtifactError, UsageError
 from vectomy.core.json_value import JsonObject
+from vectomy.core.results import RunResults
 from vectomy.core.run_folder import MARK, hash_of, read_json
 from vectomy.edits.edit import Edit
 from vectomy.edits.strength import strength_of
@@ -61,6 +62,13 @@ class PublishedSource:
         if self.run is None or not (self.run / "config.json").is_file():
             return None
         config, prompts = read_json(self.run / "config.json"), read_json(self.run / "prompts.json")
+        if not (
+            isinstance(config, dict) and isinstance(config.get("model"), str) and isinstance(prompts, dict)
+        ):
+            raise ArtifactError(
+                f"config.json or prompts.json of {self.run} does not hold what a run writes; run the same "
+                "command again"
+            )
         config["model"] = base_name(config["model"])
         return {
             "format": "vectomy-run-record",
@@ -180,8 +188,8 @@ def _find_edit(place: Path, run: Path | None, source: Path | None) -> Edit:
 def _read_summary(run: Path | None, edit: Edit) -> dict[str, Any]:
     if run is not None and (run / "summary.json").is_file():
         summary = read_json(run / "summary.json")
-        if isinstance(summary, dict) and (summary.get("edit") or {}).get("sha256") == edit.sha256:
-            return summary
+        if isinstance(summary, dict) and RunResults.from_json(summary).edit.sha256 == edit.sha256:
+            return RunResults.repair(summary)
     about = edit.about
     known: dict[str, Any] = {
         key: about[key] for key in ("behaviour", "recipe", "estimator", "seed", "direction") if key in about

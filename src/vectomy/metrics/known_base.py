@@ -12,6 +12,7 @@ from vectomy.checkpoint import Checkpoint, fingerprint
 from vectomy.checkpoint.index import RECORDS
 from vectomy.core.errors import VectomyError
 from vectomy.core.run_folder import MARK
+from vectomy.core.text_file import read_text
 from vectomy.edits.operation import BaseModelRef
 from vectomy.models.demo import is_demo, model_folder
 
@@ -53,7 +54,7 @@ def _recorded_names(checkpoint: Path) -> Iterator[str]:
 
 def _read_object(path: Path) -> dict[str, object]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(read_text(path))
     except (OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from vectomy.core.errors import ModelError
+from vectomy.core.text_file import read_text
+from vectomy.core.time_limit import TimeLimitError, call_within
 from vectomy.data.prompts import Prompt
 
 __all__ = ["TEMPLATE_DATE", "ChatTemplate", "freeze_date", "read_template"]
@@ -34,6 +36,8 @@ DATED = "strftime_now"
 # Older repositories of models that see keep the template of their processor here.
 PROCESSOR_FILES = ("chat_template.json", "processor_config.json")
 SENTINEL = "Sentinel of the prompt"
+# Of one prompt; a template takes milliseconds, unless its loops are nested without end.
+SECONDS_PER_PROMPT = 5.0
 # A token that a template writes between turns: <|im_end|>, <end_of_turn>, </s>, [/INST].
 MARKER = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]")
 
@@ -70,7 +74,7 @@ def read_template(tokenizer: Any, folder: Path) -> None:
 
 def _template_in(file: Path) -> str | None:
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config = json.loads(read_text(file))
     except (OSError, ValueError, RecursionError):
         return None
     template = config.get("chat_template") if isinstance(config, dict) else None
@@ -84,6 +88,8 @@ class ChatTemplate:
     tokenizer: Any
     name: str
     thinking: bool = False
+    seconds: float = SECONDS_PER_PROMPT
+    """The longest that the template may take for one prompt."""
 
     def render(self, prompt: Prompt) -> str:
         """The prompt up to the start of the answer.
@@ -131,6 +137,8 @@ class ChatTemplate:
             try:
                 if SENTINEL in self._apply([{"role": "user", "content": SENTINEL}], parts):
                     return parts
+            except ModelError:
+                raise
             except Exception as error:  # noqa: BLE001 (a template raises whatever its author wrote)
                 fault = fault or error
         if fault is not None:
@@ -199,10 +207,21 @@ class ChatTemplate:
             {**turn, "content": [{"type": "text", "text": turn["content"]}]} if parts else dict(turn)
             for turn in turns
         ]
-        text = self.tokenizer.apply_chat_template(
-            messages, add_generation_prompt=generate, tokenize=False, enable_thinking=self.thinking
-        )
-        return str(text)
+
+        def apply() -> str:
+            return str(
+                self.tokenizer.apply_chat_template(
+                    messages, add_generation_prompt=generate, tokenize=False, enable_thinking=self.thinking
+                )
+            )
+
+        try:
+            return call_within(self.seconds, apply)
+        except TimeLimitError:
+            raise ModelError(
+                f"the chat template of {self.name} takes more than {self.seconds:g} seconds for one prompt; "
+                "shorten the loops in chat_template.jinja"
+            ) from None
 
     def _fault(self, error: Exception) -> ModelError:
         templates = self.tokenizer.chat_template

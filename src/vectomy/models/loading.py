@@ -21,6 +21,7 @@ from vectomy.core.errors import CheckpointError, ModelError, VectomyError
 from vectomy.core.file_lock import wait_for_lock
 from vectomy.core.packages import describe_missing
 from vectomy.core.run_folder import cache_folder, sha256_file
+from vectomy.core.text_file import read_text
 from vectomy.core.write_errors import name_write_errors
 from vectomy.models.chat import ChatModel
 from vectomy.models.chat_template import read_template
@@ -66,8 +67,8 @@ def check_known(model: str) -> None:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        config = json.loads(Path(hf_hub_download(model, "config.json")).read_text(encoding="utf-8"))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        config = json.loads(read_text(Path(hf_hub_download(model, "config.json"))))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError, RecursionError) as error:
         raise _not_found(model, error) from None
     check_supported(config)
     if config.get("model_type") in FAMILIES | REFUSED:
@@ -281,12 +282,6 @@ def _open_checked(path: str | Path) -> tuple[Checkpoint, Architecture]:
     return checkpoint, architecture
 
 
-def _one_line(error: Exception) -> str:
-    """Others' messages may have many lines, and hold what no line shows."""
-    text = " ".join(str(error).split())[:400]
-    return text if text.isprintable() else repr(text)[1:-1]
-
-
 @contextmanager
 def loading(label: str) -> Iterator[None]:
     try:
@@ -296,7 +291,7 @@ def loading(label: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise ModelError(
-            f"transformers cannot load {label}: {type(error).__name__}: {_one_line(error)}"
+            f"transformers cannot load {label}: {type(error).__name__}: {' '.join(str(error).split())[:400]}"
         ) from error
 
 

@@ -20,7 +20,7 @@ from vectomy.report.charts.heatmap import candidate_name
 from vectomy.report.tables.numbers import decimal, percent, plain, thousands
 from vectomy.report.tables.statement import token_text
 
-__all__ = ["environment", "html_page"]
+__all__ = ["encodable", "environment", "html_page"]
 
 
 def environment(**options: Any) -> Environment:
@@ -43,16 +43,17 @@ def html_page(template: str, **values: Any) -> str:
     script = _asset("page.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; base-uri 'none'"
-    return (
-        _pages()
-        .get_template(template)
-        .render(
-            css=Markup(_asset("page.css")),
-            script=Markup(script),
-            policy=policy,
-            **values,
-        )
+    page = _pages().get_template(template)
+    return encodable(
+        page.render(css=Markup(_asset("page.css")), script=Markup(script), policy=policy, **values)
     )
+
+
+def encodable(text: str) -> str:
+    """The text with a question mark for each half of a character (JSON has "\\ud800"), which no
+    file can hold.
+    """
+    return text.encode("utf-8", "replace").decode()
 
 
 @cache

@@ -86,6 +86,18 @@ class JsonRecord(BaseModel):
             )
         return cls.model_validate(value)
 
+    @classmethod
+    def repair(cls, value: object) -> JsonObject:
+        """The object as it was written, without the values that are of another type than their
+        field.
+
+        Raises:
+            ArtifactError: `value` is no JSON object.
+        """
+        result = cls.from_json(value).to_json()
+        assert isinstance(value, Mapping)
+        return {key: inner for key, inner in result.items() if inner is not None or value[key] is None}
+
     def to_json(self) -> JsonObject:
         """The object with the fields that were read or given, in the order of the class."""
         return self.model_dump(mode="json", exclude_unset=True)

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from vectomy.core.errors import JudgeError
+from vectomy.core.text_file import read_text
 from vectomy.metrics.judges.judged_part import read_completion
 from vectomy.metrics.judges.verdict import Agreement, Judgement, Verdict
 from vectomy.models import ChatModel, fetch, load_model
@@ -216,7 +217,7 @@ class ClassifierJudge:
 
 def _from_file(file: Path) -> Classifier:
     try:
-        return Classifier.of(file.stem, json.loads(file.read_text(encoding="utf-8")))
+        return Classifier.of(file.stem, json.loads(read_text(file)))
     except (OSError, ValueError, RecursionError) as error:
         raise JudgeError(
             f"the description of a classifier {file} does not exist or is not JSON: {error}"

@@ -21,7 +21,7 @@ from vectomy.report.tables.evaluation_rows import evaluation_rows
 from vectomy.report.tables.numbers import finite
 from vectomy.report.tables.recipe_terms import origin, several, strength, what
 from vectomy.report.tables.statement import describe_results, forms, rows, sources
-from vectomy.report.templates import environment
+from vectomy.report.templates import encodable, environment
 
 __all__ = ["Kind", "render_card", "without_folders"]
 
@@ -87,11 +87,12 @@ def render_card(
     """
     templates = environment(autoescape=False, finalize=_markdown, keep_trailing_newline=True)
     templates.filters.update(yaml=_yaml, code=_code, fence=_fence)
+    summary = RunResults.repair(summary)
     behaviour = str(summary.get("behaviour") or "behaviour")
     summary = {key: without_folders(value) for key, value in summary.items()}
     summary["base_model"] = summary.get("base_model") or summary.get("model") or "unknown"
     results = RunResults.from_json(summary)
-    return templates.get_template("card.md.jinja").render(
+    card = templates.get_template("card.md.jinja").render(
         summary=summary,
         behaviour=behaviour,
         kind=kind,
@@ -129,6 +130,7 @@ def render_card(
         versions=results.versions,
         edit=results.edit.to_json(),
     )
+    return encodable(card)
 
 
 def _opening(results: RunResults) -> dict[str, str]:

@@ -28,6 +28,7 @@ from vectomy.core.results import (
 )
 from vectomy.core.run_folder import RunFolder, read_json, write_json, write_whole
 from vectomy.core.settings_change import RunSettings
+from vectomy.core.text_file import read_text
 from vectomy.core.versions import versions
 from vectomy.data.prompts import Prompt
 from vectomy.metrics.judges import Judge, describe, open_judge
@@ -139,7 +140,7 @@ def _read_texts(files: Sequence[str]) -> dict[str, str]:
         if path.name in texts:
             raise PromptError(f"two texts are called '{path.name}'; rename one")
         try:
-            texts[path.name] = path.read_text(encoding="utf-8")
+            texts[path.name] = read_text(path)
         except (OSError, UnicodeDecodeError) as error:
             reason = (
                 "is not UTF-8 text"
