@@ -249,3 +249,13 @@ def test_a_template_whose_loops_do_not_end_is_refused_in_time(template: str) -> 
     with pytest.raises(ModelError, match=r"of tiny takes more than 0\.2 seconds for one prompt; shorten"):
         template_of.render(BRIEF)
     assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("end", ["../../x", [2, "3"], 1.5, True, [[2]], {"x": 1}])
+def test_an_end_token_that_is_no_number_is_refused(tmp_path: Path, end: object) -> None:
+    chat = opened(changed(tmp_path))
+    chat.model.generation_config.eos_token_id = end
+    with pytest.raises(
+        ModelError, match=r"end-of-text token .* of tiny is not a number; correct eos_token_id"
+    ):
+        chat.answer(chat.tokens([SHOW]), 3, 4096)

@@ -326,10 +326,20 @@ class ChatModel:
 def _end_tokens(chat: ChatModel) -> list[int]:
     """Tokens that end an answer: those of the generation config (or else the tokenizer's), and the
     one that the template puts behind an answer.
+
+    Raises:
+        ModelError: one of them is not a number.
     """
     ends: Any = chat.model.generation_config.eos_token_id
-    listed = ends if isinstance(ends, list) else [ends, chat.tokenizer.eos_token_id]
-    return sorted({int(token) for token in [*listed, chat.template.end_token] if token is not None})
+    listed = [*ends] if isinstance(ends, list | tuple) else [ends, chat.tokenizer.eos_token_id]
+    listed = [token for token in [*listed, chat.template.end_token] if token is not None]
+    for token in listed:
+        if type(token) is not int:
+            raise ModelError(
+                f"the end-of-text token {token!r:.100} of {chat.name} is not a number; correct eos_token_id "
+                "in its generation_config.json"
+            )
+    return sorted(set(listed))
 
 
 def _close_thought(text: str) -> str:
