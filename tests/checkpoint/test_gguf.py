@@ -176,10 +176,7 @@ def test_nothing_changes_nothing(of: Of, tmp_path: Path) -> None:
     assert (tmp_path / "in.gguf").read_bytes() == (tmp_path / "out.gguf").read_bytes()
 
 
-def test_one_stretch_that_needs_a_better_type_gives_it_to_the_whole_tensor(
-    of: Of, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(rewrite, "VALUES", 10 * WIDTH)
+def test_one_stretch_that_needs_a_better_type_gives_it_to_the_whole_tensor(of: Of, tmp_path: Path) -> None:
     write_gguf(of("llama"), tmp_path / "in.gguf", "Q4_1")
     seen: list[int] = []
 
@@ -189,7 +186,7 @@ def test_one_stretch_that_needs_a_better_type_gives_it_to_the_whole_tensor(
             raw, kind, old, new, vectors
         )
 
-    change = rewrite.GgufChange(lambda old: old * 0.5, "input", store)
+    change = rewrite.GgufChange(lambda old: old * 0.5, "input", store, stretch=10 * WIDTH)
     costs = rewrite_gguf(
         GgufFile.open(tmp_path / "in.gguf"), tmp_path / "out.gguf", {"token_embd.weight": change}
     )

@@ -90,9 +90,11 @@ def test_joined_ranges_cover_the_same_bytes() -> None:
 
 
 @pytest.mark.parametrize("length", [0, 1, 15, 16, 17, 48])
-def test_pieces_are_the_range(monkeypatch, length: int) -> None:
-    monkeypatch.setattr(ranges, "PIECE", 16)
-    assert join_ranges(Range("a", 5, 9, length).pieces()) == ((Range("a", 5, 9, length),) if length else ())
+def test_pieces_are_the_range(length: int) -> None:
+    whole = Range("a", 5, 9, length)
+    pieces = list(whole.pieces(16))
+    assert join_ranges(pieces) == ((whole,) if length else ())
+    assert [piece.length for piece in pieces] == [16] * (length // 16) + [length % 16] * (length % 16 > 0)
 
 
 # A finished shard that was damaged

@@ -97,10 +97,7 @@ def test_what_a_change_overwrites_is_its_own(folder: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("limit", [1, 9, 10**6])
-def test_rows_are_changed_block_by_block_to_the_same_values(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int
-) -> None:
-    monkeypatch.setattr(shard, "ROWS_BLOCK", limit)
+def test_rows_are_changed_block_by_block_to_the_same_values(folder: Path, tmp_path: Path, limit: int) -> None:
     heights: list[int] = []
 
     def make(old: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -108,7 +105,8 @@ def test_rows_are_changed_block_by_block_to_the_same_values(
         assert len(old["other"]) == len(old["head"])
         return {"head": (old["head"] + old["other"]).bfloat16()}
 
-    rewrite(Checkpoint.open(folder), tmp_path / "out", [Change(("head",), make, reads=("other",), rows=True)])
+    change = Change(("head",), make, reads=("other",), rows=True, block_bytes=limit)
+    rewrite(Checkpoint.open(folder), tmp_path / "out", [change])
     expected = (STORED[A]["head"] + STORED[B]["other"]).bfloat16()
     assert same(tensors(tmp_path / "out")["head"], expected)
     assert heights == {1: [1] * 6, 9: [1] * 6, 10**6: [6]}[limit]

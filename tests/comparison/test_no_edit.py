@@ -14,6 +14,7 @@ from tiny import unit
 from torch import Tensor
 
 from vectomy import Edit, bake, compare
+from vectomy.comparison.matrix_pairs import SAMPLE, SPREAD
 from vectomy.core.errors import ArchitectureError, CheckpointError
 
 TIER = "zoo"
@@ -54,17 +55,17 @@ def test_a_fine_tune_is_none(tmp_path: Path, size: float) -> None:
     assert found.explained[0] < 0.2
 
 
-def test_a_few_changed_vectors_and_a_matrix_that_was_zero_are_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_few_changed_vectors_and_a_matrix_that_was_zero_are_none(tiny_of, tmp_path: Path) -> None:
     """Fits are made on some of the vectors; what differs may be among the others."""
-    monkeypatch.setattr("vectomy.comparison.matrix_pairs.SAMPLE", 32)
     token, zero = "model.embed_tokens.weight", "model.layers.1.mlp.down_proj.weight"
-    base = changed(folder_of("llama"), tmp_path / "a", lambda name, W: 0 * W if name == zero else W)
+    large = tiny_of("llama", vocab_size=2 * SAMPLE).folder
+    base = changed(large, tmp_path / "a", lambda name, W: 0 * W if name == zero else W)
+    # Behind the first piece of the sample.
+    behind = SAMPLE // SPREAD + 1
 
     def new(name: str, W: Tensor) -> Tensor:
         rows = torch.arange(len(W))[:, None]
-        return torch.where(rows == 1, W + 1, W) if name == token else W + 1 if name == zero else W
+        return torch.where(rows == behind, W + 1, W) if name == token else W + 1 if name == zero else W
 
     found = compare(base, changed(base, tmp_path / "b", new))
     assert (found.verdict, found.edit) == ("other", None)

@@ -84,3 +84,48 @@ def test_no_line_is_exempt_from_its_width() -> None:
 def test_no_test_imports_another() -> None:
     tests = (ROOT / "tests").rglob("test_*.py")
     assert not [path for path in tests if re.search(r"^from test_", path.read_text("utf-8"), re.M)]
+
+
+def constants_patched(text: str) -> list[str]:
+    """UPPER_CASE names of a module that a test sets: by `setattr(module, "NAME", ...)`, by
+    `setattr("package.module.NAME", ...)`, or by assignment.
+    """
+    names: list[str] = []
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Assign | ast.AugAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names += [target.attr for target in targets if isinstance(target, ast.Attribute)]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] == "setattr":
+            strings = [part.value for part in node.args[:2] if isinstance(part, ast.Constant)]
+            # Constants of other packages (addresses, cache folders) take no argument.
+            names += [str(name) for name in strings if not re.match(r"(?!vectomy\.)\w+\.", str(name))]
+    return [name for name in names if re.fullmatch(r"_?[A-Z][A-Z0-9_]+", name.rpartition(".")[2])]
+
+
+@pytest.mark.parametrize(
+    ("line", "names"),
+    [
+        ('monkeypatch.setattr(shard, "ROWS", 1)', ["ROWS"]),
+        ('patch.setattr("vectomy.checkpoint.shard._ROWS", 1)', ["vectomy.checkpoint.shard._ROWS"]),
+        ("shard.ROWS = 1", ["ROWS"]),
+        ("setattr(shard, 'ROWS', 1)", ["ROWS"]),
+        ('monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "")', []),
+        ('monkeypatch.setattr(shard, "copy_range", stop)', []),
+        ('monkeypatch.setattr(Greedy, "answers", stop)', []),
+        ("ROWS = 1", []),
+    ],
+)
+def test_a_patched_constant_is_seen(line: str, names: list[str]) -> None:
+    assert constants_patched(line) == names
+
+
+def test_no_test_patches_a_constant() -> None:
+    """A limit that a test changes is an argument, with the constant as its default. (FAMILIES and
+    REFUSED are tables that the probe itself extends: tests take rows out of them.)
+    """
+    patched = {
+        path.name: names
+        for path in (ROOT / "tests").rglob("*.py")
+        if (names := constants_patched(path.read_text("utf-8")))
+    }
+    assert not patched

@@ -1,6 +1,7 @@
 """The demo model's folder: without its base the error says what to install."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "models" / "demo_adapter").mkdir(parents=True)
     adapter(tmp_path / "models" / "demo_adapter")
     monkeypatch.setattr(build.resources, "files", lambda _: tmp_path)
-    monkeypatch.setattr(build, "PACKAGE", "no_such_package_of_vectomy")
+    monkeypatch.setitem(sys.modules, build.PACKAGE, None)
     monkeypatch.setenv("VECTOMY_CACHE", str(tmp_path / "cache"))
     return tmp_path
 

@@ -2,11 +2,15 @@
 gives.
 """
 
+import copy
+from dataclasses import replace
+
 import pytest
 import tiny_chat
 from tiny_chat import DAY, NIGHT
 
 from vectomy.data.prompts import Prompt
+from vectomy.models import ChatModel
 from vectomy.models import chat as chat_module
 from vectomy.models.generation import Greedy, has_plain_kv_cache, shared_beginning
 
@@ -21,14 +25,21 @@ def _taught() -> None:
     tiny_chat.chat()
 
 
+def untried(chat: ChatModel) -> ChatModel:
+    """The same model, on which no way of decoding has been tried."""
+    return replace(chat, model=copy.deepcopy(chat.model))
+
+
 @pytest.mark.parametrize("limit", [1, 2, 12])
 @pytest.mark.parametrize("budget", [4096, 60])
 def test_the_same_tokens_as_generate(monkeypatch: pytest.MonkeyPatch, limit: int, budget: int) -> None:
     chat = tiny_chat.chat()
     tokens = chat.tokens(PROMPTS)
     found = chat.answer(tokens, limit, budget)
-    monkeypatch.setattr(chat_module, "_BY_ROW", {chat.model: False})
-    assert found == chat.answer(tokens, limit, budget)
+    monkeypatch.setattr(chat_module, "has_plain_kv_cache", lambda _: False)
+    generated = untried(chat)
+    assert found == generated.answer(tokens, limit, budget)
+    assert not generated._decodes_by_row(tokens)
     assert len({len(answer) for answer in found}) > 1 or limit < 3
 
 
@@ -65,10 +76,10 @@ def test_a_model_that_decodes_otherwise_is_left_to_generate(
     assert has_plain_kv_cache(chat.model)
     tokens = chat.tokens(PROMPTS)
     expected = chat.answer(tokens, 6, 4096)
-    monkeypatch.setattr(chat_module, "_BY_ROW", {})
     monkeypatch.setattr(Greedy, "answers", broken)
-    assert chat.answer(tokens, 6, 4096) == expected
-    assert {chat.model: False} == chat_module._BY_ROW
+    other = untried(chat)
+    assert other.answer(tokens, 6, 4096) == expected
+    assert not other._decodes_by_row(tokens)
 
 
 def test_beginnings() -> None:

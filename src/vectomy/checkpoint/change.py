@@ -17,6 +17,8 @@ from vectomy.core.errors import CheckpointError
 __all__ = ["Added", "Change", "by_tensor"]
 
 Make = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
+# How much of its tensors a change by rows has in memory at a time.
+BLOCK_BYTES = 1 << 25
 
 
 @dataclass(frozen=True)
@@ -31,13 +33,14 @@ class Change:
 
     With `rows` it is called on consecutive blocks of rows (axis 0, which all the tensors share), so
     that a tensor may be larger than memory; what it returns for a row must not depend on the other
-    rows.
+    rows. A block of all these tensors has at most `block_bytes`, or is one row.
     """
 
     tensors: tuple[str, ...]
     make: Make
     reads: tuple[str, ...] = ()
     rows: bool = False
+    block_bytes: int = BLOCK_BYTES
 
     @classmethod
     def of(cls, name: str, make: Callable[[Tensor], Tensor], *, rows: bool = False) -> Change:

@@ -27,9 +27,10 @@ class Range:
     at: int
     length: int
 
-    def pieces(self) -> Iterator[Range]:
-        for done in range(0, self.length, PIECE):
-            yield Range(self.shard, self.start + done, self.at + done, min(PIECE, self.length - done))
+    def pieces(self, size: int = PIECE) -> Iterator[Range]:
+        """Consecutive ranges of at most `size` bytes."""
+        for done in range(0, self.length, size):
+            yield Range(self.shard, self.start + done, self.at + done, min(size, self.length - done))
 
 
 def join_ranges(ranges: Iterable[Range]) -> tuple[Range, ...]:

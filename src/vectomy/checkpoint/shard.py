@@ -29,9 +29,6 @@ from vectomy.checkpoint.safetensors_header import DTYPE_BITS, Shard, TensorEntry
 
 __all__ = ["ShardPlan", "plan_shard", "shard_holds", "write_shard"]
 
-# How much of its tensors a change by rows has in memory at a time.
-ROWS_BLOCK = 1 << 25
-
 
 @dataclass(frozen=True)
 class ShardPlan:
@@ -232,7 +229,7 @@ def _row_blocks(
     inputs = max(1, sum(name in checkpoint.tensors for name in (*change.tensors, *change.reads)))
     width = max(1, math.prod(entry.shape[1:]) * DTYPE_BITS[entry.dtype] // 8)
     # A function of the shapes alone: a resumed rewrite has to make the same blocks.
-    step = max(1, ROWS_BLOCK // (width * inputs))
+    step = max(1, change.block_bytes // (width * inputs))
     for first in range(0, total, step):
         last = min(first + step, total)
         made = change.make(_read(checkpoint, change, memory, first, last))

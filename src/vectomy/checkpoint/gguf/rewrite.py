@@ -38,7 +38,7 @@ from vectomy.core.run_folder import write_whole
 __all__ = ["Cost", "GgufAdded", "GgufChange", "check_new", "distance", "read_raw", "rewrite_gguf"]
 
 # Values of a change by rows that are in memory at a time.
-VALUES = 1 << 24
+STRETCH = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -46,12 +46,14 @@ class GgufChange:
     """New values of one tensor, a matrix or (as its only row) a vector.
 
     `vectors`: "output" where its columns are vectors of the stream, "input" where its rows are;
-    those are made in stretches, so that what comes of a row must not depend on the others.
+    those are made in stretches of at most `stretch` values (or one row), so that what comes of a
+    row must not depend on the others.
     """
 
     make: Callable[[Float[Tensor, "rows columns"]], Float[Tensor, "rows columns"]]
     vectors: Literal["output", "input"] = "output"
     store: Callable[..., StoredBlocks] = requantize_blocks
+    stretch: int = STRETCH
 
 
 @dataclass(frozen=True)
@@ -207,7 +209,7 @@ class _Writing:
         while True:
             sums, chosen = [0.0] * 4, ""
             target.seek(at)
-            for raw in self._stretches(source, tensor, change.vectors):
+            for raw in self._stretches(source, tensor, change):
                 old = dequantize_blocks(raw, tensor.type)
                 new = change.make(old.clone())
                 stored = store(raw, tensor.type, old, new, change.vectors)
@@ -227,9 +229,9 @@ class _Writing:
                 self.costs[tensor.name] = Cost(chosen, _share(sums[0], sums[1]), _share(sums[2], sums[3]))
                 return chosen
 
-    def _stretches(self, source: BinaryIO, tensor: GgufTensor, vectors: str) -> Iterator[Any]:
+    def _stretches(self, source: BinaryIO, tensor: GgufTensor, change: GgufChange) -> Iterator[Any]:
         count = math.prod(tensor.shape[:-1])
-        step = count if vectors == "output" else max(1, VALUES // tensor.shape[-1])
+        step = count if change.vectors == "output" else max(1, change.stretch // tensor.shape[-1])
         return (read_raw(source, tensor, first, first + step) for first in range(0, count, step))
 
     def _align(self, at: int) -> int:
