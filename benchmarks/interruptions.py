@@ -199,11 +199,12 @@ class Round:
         for name, digest in workload.whole.items():
             if found.get(name) != digest:
                 self.wrong.append(f"{name} {'has other bytes' if name in found else 'is missing'}")
-        half = [
+        half = {
             path.name
             for path in (self.area.rglob("*") if workload.on_disk else ())
             if path.name.endswith((".partial", ".baking", ".journal"))
-        ]
+        }
+        half |= {path.name for path in out.parent.iterdir()} - {"out", "log", "log-2"}
         if half:
             self.wrong.append(f"left half: {sorted(half)}")
 
@@ -278,12 +279,24 @@ def interrupt(workload: Workload, area: Path, fault: str, rng: random.Random) ->
 # Workloads
 
 
+def build_bake_bases(path: Path) -> tuple[Path, ...]:
+    """Plain, experts, quantised, tied in one file, and tied in several."""
+    from hostile import build_bases
+    from tiny import build, unit
+
+    from vectomy.edits.edit import Edit
+
+    bases = build_bases(path)
+    folder = build(path / "tied" / "in", "mistral", tied=True, sharded=True).folder
+    Edit.ablation(folder, unit()).save(path / "tied" / "edit.safetensors")
+    return (*bases, path / "tied")
+
+
 def build_workloads(hub: Hub, root: Path) -> list[Workload]:
     import healed
     import tiny_chat
     import tiny_evaluation
     import tiny_style
-    from kill_bake import build
     from published import finished
     from tiny import orthonormal
 
@@ -352,7 +365,7 @@ def build_workloads(hub: Hub, root: Path) -> list[Workload]:
         Workload("heal", heal, digest_folder, ("checkpoint/model.safetensors", "completions.jsonl"), (chat,)),
         Workload("trait", induce, digest_folder, ("edit.safetensors", "completions.jsonl"), (style,)),
     ]
-    for base in build(root / "bases"):
+    for base in build_bake_bases(root / "bases"):
         edit = Edit.load(base / "edit.safetensors")
         bake = partial(lambda edit, base, out: vectomy.bake(edit, base / "in", out), edit, base)
         result.append(Workload("bake", bake, digest_folder, ("config.json",), (base,)))
