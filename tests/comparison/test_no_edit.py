@@ -86,7 +86,7 @@ def test_a_lora_is_none_and_has_its_rank(tmp_path: Path, rank: int) -> None:
     found = compare(folder_of("llama"), changed(folder_of("llama"), tmp_path / "b", merged))
     assert (found.verdict, found.edit) == ("other", None)
     assert {row.rank for row in found.writers} == {rank}
-    assert f"rank {rank} that are no removals" in found.summary
+    assert f"rank {rank} that remove no directions" in found.summary
 
 
 def test_one_direction_that_all_write_more_of_is_no_removal(tmp_path: Path) -> None:
