@@ -40,7 +40,7 @@ from transformers import AutoTokenizer
 
 from vectomy import Edit, bake
 from vectomy.checkpoint.gguf import GgufFile
-from vectomy.core.config import make_config
+from vectomy.core.run_config import make_config
 from vectomy.core.run_folder import Journal, hash_of, sha256_file, write_json
 from vectomy.data.splits import split_contrast
 from vectomy.edits.export import bake_gguf, edit_gguf, write_gguf_lora

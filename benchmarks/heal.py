@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from vectomy.core.config import Source
+from vectomy.core.run_config import Source
 from vectomy.core.versions import versions
 from vectomy.data.prompts import read_unmeasured
 from vectomy.edits.edit import Edit

@@ -301,7 +301,7 @@ def build_workloads(hub: Hub, root: Path) -> list[Workload]:
     from tiny import orthonormal
 
     import vectomy
-    from vectomy.core.config import parse_evaluation
+    from vectomy.core.evaluation_config import parse_evaluation
     from vectomy.data.trait_file import load_trait
     from vectomy.edits.edit import Edit
     from vectomy.healing.heal_config import parse_heal

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vectomy.comparison import Comparison as Comparison
     from vectomy.comparison import compare as compare
-    from vectomy.core.config import RunConfig as RunConfig
     from vectomy.core.errors import VectomyError as VectomyError
+    from vectomy.core.run_config import RunConfig as RunConfig
     from vectomy.data.prompts import Prompt as Prompt
     from vectomy.data.trait_file import load_trait as load_trait
     from vectomy.edits.edit import Edit as Edit
@@ -71,7 +71,7 @@ _HOMES = {
     "Edit": "edits.edit",
     "Prompt": "data.prompts",
     "Receipt": "edits.export.receipt",
-    "RunConfig": "core.config",
+    "RunConfig": "core.run_config",
     "TraitRun": "workflows.trait_config",
     "VectomyError": "core.errors",
     "bake": "edits.export.bake",

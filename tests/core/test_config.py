@@ -7,18 +7,10 @@ from typing import Any
 import pytest
 
 from vectomy.cli.options import run_options
-from vectomy.core.config import (
-    FLAT,
-    RunConfig,
-    Runtime,
-    Selection,
-    load_config,
-    make_config,
-    parse_config,
-    parse_evaluation,
-    parse_selection,
-)
+from vectomy.core.config import Runtime, load_config
 from vectomy.core.errors import ConfigError
+from vectomy.core.evaluation_config import parse_evaluation
+from vectomy.core.run_config import FLAT, RunConfig, Selection, make_config, parse_config, parse_selection
 
 TIER = "unit"
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from written_prompts import write_prompts
 
-from vectomy.core.config import Contrast, Source
 from vectomy.core.errors import PromptError
+from vectomy.core.run_config import Contrast, Source
 from vectomy.data.prompts import Prompt, Turn, read_prompts
 from vectomy.data.splits import split_contrast
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from written_prompts import write_numbered, write_prompts
 
-from vectomy.core.config import Source
 from vectomy.core.errors import PromptError
+from vectomy.core.run_config import Source
 from vectomy.data.prompts import Prompt, read_prompts
 
 TIER = "unit"

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from written_prompts import write_numbered
 
-from vectomy.core.config import Contrast, Source
 from vectomy.core.errors import PromptError
+from vectomy.core.run_config import Contrast, Source
 from vectomy.data.splits import SPLITS, Splits, split_contrast
 
 TIER = "unit"

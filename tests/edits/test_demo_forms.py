@@ -15,8 +15,8 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from vectomy import Edit, bake
-from vectomy.core.config import make_config
 from vectomy.core.progress import silent
+from vectomy.core.run_config import make_config
 from vectomy.data.splits import split_contrast
 from vectomy.edits.export import write_lora
 from vectomy.metrics.judges import JUDGES

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from vectomy import Edit
 from vectomy.architecture import FAMILIES
 from vectomy.cli import app
-from vectomy.core.config import make_config
+from vectomy.core.run_config import make_config
 from vectomy.data.prompts import Prompt
 from vectomy.data.splits import split_contrast
 from vectomy.edits.export import bake_gguf, edit_gguf, gguf_convert, write_gguf_lora

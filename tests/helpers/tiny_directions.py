@@ -11,7 +11,7 @@ from typing import Any
 import tiny_chat
 from tiny_chat import DAY, NIGHT
 
-from vectomy.core.config import make_config
+from vectomy.core.run_config import make_config
 from vectomy.core.run_folder import Journal
 from vectomy.data.prompts import Prompt
 from vectomy.edits.edit import BaseModelRef

@@ -10,7 +10,7 @@ import torch
 from tiny_chat import DAY, NIGHT
 
 import vectomy
-from vectomy.core.config import parse_evaluation
+from vectomy.core.evaluation_config import parse_evaluation
 from vectomy.core.jsonl import read_jsonl
 from vectomy.data.prompts import Prompt
 from vectomy.edits.edit import Edit

@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 
-from vectomy.core.config import Source
+from vectomy.core.run_config import Source
 
 
 def write_prompts(path: Path, rows: list[dict], text: str | None = None) -> Source:

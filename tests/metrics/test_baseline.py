@@ -9,8 +9,8 @@ import pytest
 import tiny_chat
 from tiny_chat import DAY, NIGHT, VOCABULARY
 
-from vectomy.core.config import make_config
 from vectomy.core.errors import BehaviourAbsentError, JudgeError, SelectionError
+from vectomy.core.run_config import make_config
 from vectomy.data.splits import Splits
 from vectomy.metrics.baseline import Baseline, measure_baseline
 from vectomy.metrics.contrast_diagnosis import SideCounts, check_contrast, count_side

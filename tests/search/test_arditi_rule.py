@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from candidate_scores import Row
 
-from vectomy.core.config import Selection
 from vectomy.core.errors import SelectionError
+from vectomy.core.run_config import Selection
 from vectomy.search.arditi_rule import choose, choose_beyond_kl, rejection
 
 TIER = "unit"

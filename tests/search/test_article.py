@@ -10,9 +10,9 @@ from candidate_scores import Row, listed
 from tiny import LAYERS
 from tiny_directions import POSITIVE, directions, recipe_input
 
-from vectomy.core.config import Selection
 from vectomy.core.errors import SelectionError
 from vectomy.core.linalg import normalise
+from vectomy.core.run_config import Selection
 from vectomy.core.types import SITES
 from vectomy.hooks.interventions import ablate, intervene
 from vectomy.search.article import rank, select_article

@@ -14,9 +14,9 @@ import torch
 from tiny import LAYERS, unit
 from tiny_directions import NEGATIVE, TOKENS, directions, recipe_input
 
-from vectomy.core.config import Selection
 from vectomy.core.errors import ActivationError, CheckpointError, SelectionError
 from vectomy.core.linalg import normalise
+from vectomy.core.run_config import Selection
 from vectomy.core.run_folder import canonical_json
 from vectomy.edits.edit import BaseModelRef, Edit
 from vectomy.models import ChatModel

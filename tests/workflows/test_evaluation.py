@@ -14,7 +14,7 @@ from tiny_evaluation import QUICK, go, places, prompts_of, said, undisturbed, wi
 
 import vectomy
 from vectomy.cli import main
-from vectomy.core.config import parse_evaluation
+from vectomy.core.evaluation_config import parse_evaluation
 from vectomy.core.jsonl import read_jsonl
 from vectomy.edits.edit import BaseModelRef, Edit
 from vectomy.metrics.judges import REFUSALS, RefusalJudge

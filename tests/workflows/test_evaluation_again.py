@@ -8,7 +8,7 @@ import pytest
 from tiny import file_hashes
 from tiny_evaluation import QUICK, go, places, undisturbed, without_seconds
 
-from vectomy.core.config import parse_evaluation
+from vectomy.core.evaluation_config import parse_evaluation
 from vectomy.core.jsonl import read_jsonl
 from vectomy.models import ChatModel
 from vectomy.workflows.evaluate import model_cache as live

@@ -9,7 +9,6 @@ import pytest
 from tiny_evaluation import QUICK, go, places
 
 from vectomy.cli import main
-from vectomy.core.config import parse_evaluation
 from vectomy.core.errors import (
     ArtifactError,
     CheckpointError,
@@ -19,6 +18,7 @@ from vectomy.core.errors import (
     PromptError,
     UsageError,
 )
+from vectomy.core.evaluation_config import parse_evaluation
 from vectomy.workflows.evaluate import model_cache as live
 from vectomy.workflows.evaluate.evaluation import evaluate_models
 from vectomy.workflows.evaluate.subjects import open_subjects

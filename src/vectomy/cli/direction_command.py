@@ -13,7 +13,8 @@ from vectomy.cli.help import MAKE, SectionedCommand
 from vectomy.cli.options import SOURCE_HELP, command_of, given_options, run_options
 from vectomy.cli.progress_bars import bars
 from vectomy.cli.vocabulary import AsJson, Model, option, out_option
-from vectomy.core.config import MACHINE, SEARCH, make_config
+from vectomy.core.config import MACHINE, SEARCH
+from vectomy.core.run_config import make_config
 
 __all__ = ["register"]
 

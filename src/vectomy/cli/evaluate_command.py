@@ -18,7 +18,7 @@ from vectomy.cli.options import SOURCE_HELP, command_of, config_options, given_o
 from vectomy.cli.output_folder import ask_about_folder, at_terminal, work_in_folder
 from vectomy.cli.progress_bars import bars
 from vectomy.cli.vocabulary import AsJson, Overwrite, out_option
-from vectomy.core.config import EvaluationConfig, parse_evaluation
+from vectomy.core.evaluation_config import EvaluationConfig, parse_evaluation
 from vectomy.core.json_value import JsonObject
 
 __all__ = ["register"]

@@ -16,8 +16,8 @@ from rich.table import Table
 from vectomy.cli.help import MEASURE, SectionedCommand
 from vectomy.cli.progress_bars import bars
 from vectomy.cli.vocabulary import MEASURES, AsJson, option, out_option
-from vectomy.core.config import EvaluationConfig
 from vectomy.core.errors import JudgeError, UnreadableReplyError, UsageError
+from vectomy.core.evaluation_config import EvaluationConfig
 from vectomy.core.json_value import JsonObject
 from vectomy.core.jsonl import iter_jsonl, json_line, write_jsonl
 from vectomy.core.output_path import check_file_output

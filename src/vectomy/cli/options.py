@@ -18,17 +18,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from vectomy.cli.help import HelpAll
-from vectomy.core.config import (
-    DEMO_PROMPTS,
-    EXPERT,
-    FLAT,
-    HUB_PROMPTS,
-    Contrast,
-    JobConfig,
-    Panel,
-    RunConfig,
-    Source,
-)
+from vectomy.core.config import EXPERT, JobConfig, Panel
+from vectomy.core.run_config import DEMO_PROMPTS, FLAT, HUB_PROMPTS, Contrast, RunConfig, Source
 
 __all__ = [
     "SOURCE_HELP",

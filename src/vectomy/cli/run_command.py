@@ -25,7 +25,8 @@ from vectomy.cli.output_folder import ask_about_folder, at_terminal, work_in_fol
 from vectomy.cli.progress_bars import bars
 from vectomy.cli.trait_command import TRAIT_OPTIONS, asks_for_trait, configure_trait, trait_options
 from vectomy.cli.vocabulary import AsJson, ConfigFile, Model, Overwrite, Yes, out_option
-from vectomy.core.config import RunConfig, load_config, make_config
+from vectomy.core.config import load_config
+from vectomy.core.run_config import RunConfig, make_config
 
 __all__ = ["FLAGS", "RUN_OPTIONS", "SHARED", "register", "run_until"]
 

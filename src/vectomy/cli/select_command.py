@@ -12,9 +12,10 @@ from vectomy.cli.help import STAGES, SectionedCommand
 from vectomy.cli.options import SOURCE_HELP, command_of
 from vectomy.cli.run_command import FLAGS, RUN_OPTIONS, SHARED, run_until
 from vectomy.cli.vocabulary import MODEL_HELP, option
-from vectomy.core.config import SEARCH, Selection, parse_selection
+from vectomy.core.config import SEARCH
 from vectomy.core.errors import ConfigError, SelectionError, UsageError
 from vectomy.core.json_value import JsonObject
+from vectomy.core.run_config import Selection, parse_selection
 from vectomy.core.text_file import read_text
 
 __all__ = ["register"]

@@ -25,10 +25,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from vectomy.core.config import Source
 from vectomy.core.errors import PromptError
 from vectomy.core.json_value import JsonObject, JsonValue
 from vectomy.core.progress import Log, ignore
+from vectomy.core.run_config import Source
 from vectomy.data.conversations import Message, parse_conversation, read_messages
 from vectomy.data.prompt_files import COLUMNS, clip, match_column
 from vectomy.data.sources import read_rows, split_column

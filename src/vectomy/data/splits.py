@@ -6,10 +6,10 @@ import random
 from dataclasses import dataclass
 from typing import Literal
 
-from vectomy.core.config import Contrast, Source
 from vectomy.core.errors import PromptError
 from vectomy.core.json_value import JsonObject
 from vectomy.core.progress import Log, ignore
+from vectomy.core.run_config import Contrast, Source
 from vectomy.data.prompt_files import clip
 from vectomy.data.prompts import Prompt, PromptSource, read_source
 

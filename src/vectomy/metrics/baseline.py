@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass
 
 from torch import Tensor
 
-from vectomy.core.config import RunConfig
 from vectomy.core.errors import SelectionError
 from vectomy.core.json_value import JsonObject
 from vectomy.core.progress import Progress, silent
+from vectomy.core.run_config import RunConfig
 from vectomy.data.splits import Splits
 from vectomy.metrics.contrast_diagnosis import check_contrast, count_side
 from vectomy.metrics.judges import Judge, refuses

@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from vectomy.core.config import RunConfig
 from vectomy.core.errors import BehaviourAbsentError, JudgeError
+from vectomy.core.run_config import RunConfig
 from vectomy.metrics.intervals import wilson_interval
 from vectomy.metrics.judges import REFUSALS, Judgement
 from vectomy.metrics.judges.judged_part import CUT_THOUGHT

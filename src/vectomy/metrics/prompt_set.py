@@ -6,10 +6,10 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vectomy.core.config import Source
 from vectomy.core.errors import PromptError
 from vectomy.core.json_value import JsonObject
 from vectomy.core.progress import Log, ignore
+from vectomy.core.run_config import Source
 from vectomy.core.run_folder import hash_of
 from vectomy.data.prompts import Labelled, Prompt, read_labelled
 from vectomy.data.sources import local_path, plain_source

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from vectomy.core.config import Selection
+from vectomy.core.run_config import Selection
 from vectomy.core.types import Vector
 from vectomy.edits.edit import Edit
 from vectomy.hooks.interventions import add, intervene

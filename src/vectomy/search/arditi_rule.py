@@ -14,8 +14,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from vectomy.core.config import Selection
 from vectomy.core.errors import SelectionError
+from vectomy.core.run_config import Selection
 
 __all__ = ["SCORES", "choose", "choose_beyond_kl", "rejection"]
 

@@ -25,9 +25,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vectomy.core.config import Selection
 from vectomy.core.errors import SelectionError
 from vectomy.core.linalg import cosine
+from vectomy.core.run_config import Selection
 from vectomy.core.types import Vector
 from vectomy.edits.edit import Edit
 from vectomy.hooks.capture import capture

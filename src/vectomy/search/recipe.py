@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from vectomy.architecture import Writer
-from vectomy.core.config import RunConfig
 from vectomy.core.progress import Progress, silent
+from vectomy.core.run_config import RunConfig
 from vectomy.core.run_folder import Journal
 from vectomy.core.types import Vector
 from vectomy.data.prompts import Prompt

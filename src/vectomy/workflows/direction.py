@@ -12,10 +12,10 @@ from typing import Any, Literal
 import safetensors.torch
 
 from vectomy.checkpoint import Checkpoint
-from vectomy.core.config import RunConfig
 from vectomy.core.errors import ConfigError
 from vectomy.core.output_path import check_file_output
 from vectomy.core.progress import Progress, silent
+from vectomy.core.run_config import RunConfig
 from vectomy.core.run_folder import write_json, write_whole
 from vectomy.data.splits import split_contrast
 from vectomy.models import (

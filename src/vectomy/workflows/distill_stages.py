@@ -15,10 +15,10 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from vectomy.core.config import Contrast, Source
 from vectomy.core.json_value import JsonObject
 from vectomy.core.jsonl import write_jsonl
 from vectomy.core.linalg import normalise
+from vectomy.core.run_config import Contrast, Source
 from vectomy.core.run_folder import read_json, write_json, write_whole
 from vectomy.core.types import Vector
 from vectomy.data.prompts import Prompt

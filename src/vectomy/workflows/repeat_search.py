@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from vectomy.comparison.folders import FileDifference
-from vectomy.core.config import RunConfig
 from vectomy.core.errors import EditError, UsageError
 from vectomy.core.progress import Progress, silent
+from vectomy.core.run_config import RunConfig
 from vectomy.core.run_folder import hash_of, read_json
 from vectomy.edits.edit import Edit
 from vectomy.workflows.run import run

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vectomy.core.config import RunConfig, make_config
 from vectomy.core.errors import ConfigError
 from vectomy.core.output_path import check_run_output
 from vectomy.core.packages import describe_missing
 from vectomy.core.progress import Progress, silent
+from vectomy.core.run_config import RunConfig, make_config
 from vectomy.core.run_folder import RunFolder, read_json
 from vectomy.models.demo import is_demo
 from vectomy.search.recipe import Ask

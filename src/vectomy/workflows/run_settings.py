@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vectomy.core.config import FLAT, RunConfig
 from vectomy.core.errors import ConfigError
 from vectomy.core.json_value import JsonObject, JsonValue
+from vectomy.core.run_config import FLAT, RunConfig
 from vectomy.core.run_folder import hash_of, read_json
 from vectomy.core.settings_change import RunSettings
 from vectomy.workflows.trait_config import read_run_config

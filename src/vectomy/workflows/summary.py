@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from vectomy.core.config import RunConfig
 from vectomy.core.errors import ArtifactError
 from vectomy.core.json_value import JsonObject
 from vectomy.core.jsonl import read_jsonl
@@ -20,6 +19,7 @@ from vectomy.core.results import (
     SearchResults,
     StrengthRange,
 )
+from vectomy.core.run_config import RunConfig
 from vectomy.core.run_folder import RunFolder, read_json
 from vectomy.core.versions import versions
 from vectomy.data.splits import Splits

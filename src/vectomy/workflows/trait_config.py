@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vectomy.core.choices import Estimator
-from vectomy.core.config import RunConfig, parse_config, validate_config
+from vectomy.core.config import validate_config
 from vectomy.core.errors import ConfigError
+from vectomy.core.run_config import RunConfig, parse_config
 from vectomy.core.run_folder import read_json
 from vectomy.data.trait_file import Trait
 

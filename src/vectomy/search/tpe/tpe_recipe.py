@@ -24,8 +24,8 @@ from contextlib import closing
 from functools import partial
 from typing import Any
 
-from vectomy.core.config import Selection
 from vectomy.core.errors import SelectionError
+from vectomy.core.run_config import Selection
 from vectomy.core.run_folder import hash_of
 from vectomy.search.pareto import choose_point, frontier
 from vectomy.search.recipe import RecipeInput, RecipeResult

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from vectomy.core.config import RunConfig
 from vectomy.core.errors import ActivationError, SelectionError, VectomyError
+from vectomy.core.run_config import RunConfig
 from vectomy.data.prompts import Prompt
 from vectomy.edits.edit import BaseModelRef, Edit
 from vectomy.metrics.judges import Judge, find_refusals

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from vectomy.core.cache import Cache
-from vectomy.core.config import EvaluationConfig, parse_evaluation
 from vectomy.core.errors import ArtifactError, PromptError
+from vectomy.core.evaluation_config import EvaluationConfig, parse_evaluation
 from vectomy.core.json_value import JsonObject
 from vectomy.core.jsonl import write_jsonl
 from vectomy.core.output_path import check_run_output

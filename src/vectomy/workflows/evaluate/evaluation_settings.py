@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vectomy.core.config import EvaluationConfig
+from vectomy.core.evaluation_config import EvaluationConfig
 from vectomy.core.run_folder import hash_of
 from vectomy.core.settings_change import RunSettings
 from vectomy.metrics.judges import Judge

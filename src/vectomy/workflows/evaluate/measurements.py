@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vectomy.core.cache import Cache
-from vectomy.core.config import EvaluationConfig
+from vectomy.core.evaluation_config import EvaluationConfig
 from vectomy.core.json_value import JsonObject
 from vectomy.core.progress import Progress
 from vectomy.core.results import TextPerplexity

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import torch
 
-from vectomy.core.config import Source
 from vectomy.core.errors import PromptError
 from vectomy.core.progress import Log, Progress, ignore
+from vectomy.core.run_config import Source
 from vectomy.data.preferences import Preferences, read_preferences
 from vectomy.data.prompts import Prompt, read_unmeasured
 from vectomy.healing.heal_config import OWN, HealConfig

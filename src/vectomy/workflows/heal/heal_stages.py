@@ -13,9 +13,9 @@ from typing import Any, Literal
 import torch
 
 from vectomy.checkpoint import Checkpoint, architecture_in
-from vectomy.core.config import DEMO_PROMPTS, HUB_PROMPTS, Source
 from vectomy.core.json_value import JsonObject
 from vectomy.core.jsonl import read_jsonl, write_jsonl
+from vectomy.core.run_config import DEMO_PROMPTS, HUB_PROMPTS, Source
 from vectomy.core.run_folder import RunFolder, hash_of, read_json, sha256_file, write_json, write_whole
 from vectomy.core.settings_change import RunSettings
 from vectomy.core.versions import versions

@@ -1,0 +1,88 @@
+"""The configuration of an evaluation: what `vectomy evaluate` measures. Loads no torch."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from vectomy.core.choices import JudgeName
+from vectomy.core.config import (
+    EDIT,
+    EXPERT,
+    PROMPTS,
+    JobConfig,
+    Panel,
+    Runtime,
+    validate_config,
+    write_flag,
+)
+from vectomy.core.json_value import JsonObject
+
+__all__ = ["EvaluationConfig", "parse_evaluation"]
+
+
+class EvaluationConfig(JobConfig):
+    """What `vectomy evaluate` measures, and how."""
+
+    PANEL: ClassVar[Panel] = Panel("Measures")
+
+    subjects: tuple[str, ...] = Field(min_length=1)
+    """Models (a folder, a Hub id, `demo`), Edits (a file or a run folder; `@0.25,0.5,1` for
+    strengths) and PEFT adapter folders. The others are compared with the first model.
+    """
+    prompts: Annotated[tuple[str, ...], PROMPTS] = Field(min_length=1)
+    """Prompts that the models answer: a set as [NAME=]SRC; may be repeated. Rows with `type` and
+    `label` are counted by them; rows with `messages` are conversations.
+    """
+    base: Annotated[str | None, EDIT] = None
+    """The unedited model: needed if it is not the first of the subjects."""
+    texts: Annotated[tuple[str, ...], PROMPTS] = ()
+    """Plain text file on which perplexity is measured; may be repeated."""
+    text_tokens: Annotated[int, EXPERT] = Field(8192, ge=2)
+    """Maximum number of tokens of each text that are read."""
+    judge: JudgeName = "refusal"
+    answer_tokens: int = Field(64, ge=1)
+    """Greedy tokens in each answer."""
+    budgets: Annotated[tuple[int, ...], EXPERT] = (32,)
+    """Shorter lengths at which the same answers are cut and judged too."""
+    damage_prompts: Annotated[int, EXPERT] = Field(100, ge=1)
+    """Prompts of each set for KL, cross-entropy and the noise floor: a seeded sample."""
+    multi_turn: bool = False
+    """Ask a sample of the prompts again after an earlier exchange."""
+    context_tokens: int = Field(0, ge=0)
+    """Ask a sample again after this many tokens of neutral text; 0 is off."""
+    tool_calls: bool = True
+    """Ask for tool calls and check their JSON."""
+    tasks: tuple[str, ...] = ()
+    """Tasks of lm-evaluation-harness: suites (open-llm-leaderboard, nous, quick, example), task
+    names or task files, separated by commas; may be repeated. `example` needs no network.
+    """
+    task_limit: int | None = Field(None, ge=1)
+    """Maximum number of documents of each task: the first ones."""
+    task_batch: Annotated[int, EXPERT] = Field(8, ge=1)
+    """Requests of a task in one forward pass; lower it when memory is short."""
+    controls: bool = True
+    """Add a random direction of equal norm, and the base against itself."""
+    limit: Annotated[int | None, PROMPTS] = Field(None, ge=1)
+    """Maximum number of rows: a seeded sample of each set of prompts, the same for all subjects."""
+    seed: int = Field(0, ge=0)
+    """Random seed: of the samples and of the random direction."""
+    runtime: Runtime = Runtime(batch_tokens=16384)
+
+    @property
+    def all_budgets(self) -> list[int]:
+        """The shorter budgets and the whole answer, ascending."""
+        return sorted(
+            {budget for budget in self.budgets if 0 < budget < self.answer_tokens} | {self.answer_tokens}
+        )
+
+
+def parse_evaluation(values: JsonObject, *, flags: bool = False) -> EvaluationConfig:
+    """Check the values of an evaluation; None counts as not given. Raises ConfigError as
+    `validate_config` does.
+    """
+    given = {name: value for name, value in values.items() if value is not None}
+    return validate_config(
+        EvaluationConfig, given, {name: write_flag(name) for name in given} if flags else None
+    )
