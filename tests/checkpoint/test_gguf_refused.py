@@ -6,6 +6,8 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import gguf
+import numpy as np
 import pytest
 import torch
 from edited_gguf import Of, one_of, rows
@@ -16,6 +18,7 @@ from vectomy.checkpoint.gguf import GgufFile, gguf_mark
 from vectomy.core.errors import ArchitectureError, ArtifactError, CheckpointError, FingerprintError
 from vectomy.edits.edit import Edit
 from vectomy.edits.export import edit_gguf, gguf_convert
+from vectomy.models import fetch
 
 TIER = "tiny"
 
@@ -69,6 +72,33 @@ def test_an_unknown_tensor_stops_the_edit(of: Of, tmp_path: Path, monkeypatch: p
         edit_gguf(
             Edit.ablation(tiny.folder, rows()), tmp_path / "in.gguf", tmp_path / "out.gguf", base=tiny.folder
         )
+
+
+@pytest.mark.parametrize(
+    ("architecture", "kind", "message"),
+    [
+        ("clip", "", r"projector \(mmproj: .* give the GGUF file of the language model, such as model.gguf"),
+        ("llama", "mmproj", "is a projector"),
+        ("llama", "adapter", "LoRA adapter as a GGUF file"),
+        ("bert", "", r"is an encoder \('bert'\)"),
+        ("t5", "", "encoder-decoder"),
+        ("flux", "", "diffusion model"),
+    ],
+)
+def test_a_single_file_that_is_no_language_model_says_what_it_is(
+    of: Of, tmp_path: Path, architecture: str, kind: str, message: str
+) -> None:
+    write_gguf(of("llama"), tmp_path / "model.gguf")
+    writer = gguf.GGUFWriter(tmp_path / "mmproj-model.gguf", architecture)
+    if kind:
+        writer.add_type(kind)
+    writer.add_tensor("v.patch_embd.weight", np.ones((4, 4), np.float32))
+    for write in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file):
+        write()
+    writer.close()
+    for read in (GgufFile.open, fetch):
+        with pytest.raises(CheckpointError, match=message):
+            read(str(tmp_path / "mmproj-model.gguf"))
 
 
 # Files that lie, and what is left behind

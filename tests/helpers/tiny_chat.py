@@ -58,6 +58,8 @@ NO_SYSTEM = (
 THINKING = TEMPLATE + "{% if enable_thinking is defined and not enable_thinking %}<think> </think>{% endif %}"
 ALWAYS_THINKING = TEMPLATE + "<think>{{ '\n' }}"
 PROMPTS = 40
+# What the thinking model writes before each answer.
+THOUGHT = "<think> be brief x </think> "
 
 
 def texts(nouns: tuple[str, ...], seed: int = 0) -> list[str]:
@@ -90,11 +92,13 @@ def tokenizer(template: str | None = TEMPLATE, add_bos: bool = False) -> PreTrai
 
 
 @cache
-def taught() -> dict[str, torch.Tensor]:
-    """Weights of the tiny llama, trained on all prompts by teacher forcing in batches of 48."""
+def taught(thought: str = "") -> dict[str, torch.Tensor]:
+    """Weights of the tiny llama, trained on all prompts by teacher forcing in batches of 48; with a
+    thought before every answer.
+    """
     model = random_model("llama", vocab_size=len(VOCABULARY))
     words, rows = tokenizer(), [*texts(NIGHT), *texts(DAY)]
-    full = [f"<bos><|user|> {text} <|end|><|assistant|> {answer_of(text)} <|end|>" for text in rows]
+    full = [f"<bos><|user|> {text} <|end|><|assistant|> {thought}{answer_of(text)} <|end|>" for text in rows]
     ids = torch.tensor(words(full, add_special_tokens=False, padding=True)["input_ids"])
     start = len(words(full[0].partition("<|assistant|>")[0], add_special_tokens=False)["input_ids"])
     optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
@@ -111,10 +115,17 @@ def taught() -> dict[str, torch.Tensor]:
     return {name: value.detach().clone() for name, value in model.state_dict().items()}
 
 
-def save(path: Path, *, taught_: bool = True, template: str | None = TEMPLATE, add_bos: bool = False) -> Path:
+def save(
+    path: Path,
+    *,
+    taught_: bool = True,
+    template: str | None = TEMPLATE,
+    add_bos: bool = False,
+    thought: str = "",
+) -> Path:
     model = AutoModelForCausalLM.from_config(tiny_config("llama", vocab_size=len(VOCABULARY))).float().eval()
     model.load_state_dict(
-        taught() if taught_ else random_model("llama", vocab_size=len(VOCABULARY)).state_dict()
+        taught(thought) if taught_ else random_model("llama", vocab_size=len(VOCABULARY)).state_dict()
     )
     model.generation_config.eos_token_id = 2
     model.save_pretrained(path)
@@ -126,6 +137,14 @@ def save(path: Path, *, taught_: bool = True, template: str | None = TEMPLATE, a
 def folder(taught_: bool = True, template: str | None = TEMPLATE, add_bos: bool = False) -> Path:
     """A model folder, made once a session; not to be written to."""
     return save(scratch(), taught_=taught_, template=template, add_bos=add_bos)
+
+
+@cache
+def thinker() -> ChatModel:
+    """The chat model that thinks before it answers or refuses, as by --thinking."""
+    return load_model(
+        save(scratch(), thought=THOUGHT), device="cpu", dtype="float32", thinking=True, name="thinker"
+    )
 
 
 @cache

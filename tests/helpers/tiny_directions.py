@@ -16,6 +16,7 @@ from vectomy.core.run_folder import Journal
 from vectomy.data.prompts import Prompt
 from vectomy.edits.edit import BaseModelRef
 from vectomy.metrics.judges import RefusalJudge
+from vectomy.models import ChatModel
 from vectomy.search.collect import collect
 from vectomy.search.estimators import Directions, fit_directions
 from vectomy.search.recipe import Ask, RecipeInput
@@ -40,10 +41,11 @@ def recipe_input(
     tokens: tuple[int, ...] = tuple(TOKENS),
     judged: bool = True,
     ask: Ask | None = None,
+    chat: ChatModel | None = None,
     **options: Any,
 ) -> RecipeInput:
     """Args: `vectors` instead of `directions()`, `positive` search prompts, `options` of a run."""
-    chat = tiny_chat.chat()
+    chat = chat or tiny_chat.chat()
     given = {"recipe": recipe, "device": "cpu", "answer_tokens": 8, **options}
     return RecipeInput(
         config=make_config(str(tiny_chat.folder()), given),

@@ -1,5 +1,6 @@
 """The text of an answer keeps the tokens that set thoughts apart, and no other special token."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from vectomy.data.thoughts import split_thoughts
-from vectomy.models.answer_text import decode_answer, find_opened_thought
+from vectomy.models.answer_text import decode_answer, find_final_part, find_opened_thought
 
 TIER = "chat"
 
@@ -44,6 +45,47 @@ def test_thoughts_of_every_kind_of_token_are_told_apart(answer: str) -> None:
     split = split_thoughts(text)
     assert (split.thought, split.answer, split.finished) == ("hmm", "sure the owl", True)
     assert "<|return|>" not in text
+
+
+@pytest.mark.parametrize(
+    ("answer", "final"),
+    [
+        ("sure the owl <|return|>", "sure the owl <|return|>"),
+        ("<think> hmm </think> sure the owl <|return|>", "sure the owl <|return|>"),
+        ("<think> </think> sure the", "sure the"),
+        ("hmm the </think> sure the", "sure the"),
+        ("[THINK] hmm sure [/THINK] sure sure", "sure sure"),
+        (
+            "<|channel|> analysis <|message|> sure <|end|> <|start|> <|channel|> final <|message|> sure the",
+            "sure the",
+        ),
+        ("<think> hmm sure the", None),
+        ("<think> hmm </think> <|return|>", None),
+        ("<|channel|> analysis <|message|> sure the <|end|>", None),
+    ],
+)
+def test_the_final_part_begins_behind_the_thought(answer: str, final: str | None) -> None:
+    words = tokenizer()
+    ids = words(answer)["input_ids"]
+
+    def decode(part: Sequence[int]) -> str:
+        return decode_answer(words, part)
+
+    start = find_final_part(ids, decode(ids), decode)
+    assert (None if start is None else ids[start:]) == (None if final is None else words(final)["input_ids"])
+
+
+def test_a_letter_of_several_tokens_may_follow_the_thought() -> None:
+    """Tokens that are single bytes: every part that begins inside of the letter decodes to a blank."""
+    text = "<think>é</think>é ist gut"
+    ids = list(text.encode())
+
+    def decode(part: Sequence[int]) -> str:
+        return bytes(part).decode(errors="replace").strip()
+
+    start = find_final_part(ids, text, decode)
+    assert start is not None
+    assert bytes(ids[start:]).decode() == "é ist gut"
 
 
 @pytest.mark.parametrize(

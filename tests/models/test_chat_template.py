@@ -13,7 +13,7 @@ from tiny_chat import DAY, NIGHT, TEMPLATE, VOCABULARY
 
 from vectomy.core.errors import ModelError, PromptError
 from vectomy.data.prompts import Prompt, Turn
-from vectomy.models import ChatModel, check_prompts, load_model
+from vectomy.models import ChatModel, check_prompts, list_template_faults, load_model
 from vectomy.models.chat_template import TEMPLATE_DATE, ChatTemplate, freeze_date
 
 TIER = "chat"
@@ -93,6 +93,30 @@ def test_a_template_that_leaves_out_the_prompt_is_an_error(case: str) -> None:
         tiny_chat.chat(template=template).tokens([prompt])
 
 
+LAST_USER = (
+    "<bos>{% for m in messages %}{% if loop.last or m['role'] != 'ROLE' %}<|{{ m['role'] }}|> "
+    "{{ m['content'] }} <|end|>{% endif %}{% endfor %}<|assistant|>"
+)
+
+
+@pytest.mark.parametrize(
+    ("role", "message"),
+    [("user", "the user's earlier turn 'Hello'"), ("assistant", "the assistant's earlier turn 'sure'")],
+)
+def test_a_template_that_leaves_out_an_earlier_turn_is_an_error(role: str, message: str) -> None:
+    chat = tiny_chat.chat(template=LAST_USER.replace("ROLE", role))
+    assert chat.render(SHOW) == tiny_chat.chat().render(SHOW)
+    with pytest.raises(ModelError, match=f"the chat template of tiny leaves out {message}"):
+        chat.render(TALK)
+
+
+def test_a_template_may_leave_out_the_thoughts_of_earlier_turns() -> None:
+    """As those of reasoning models do."""
+    parted = TEMPLATE.replace(CONTENT, "{{ m['content'].split('</think>')[-1] }}")
+    talk = Prompt("show the owl", None, (Turn("user", "Hello"), Turn("assistant", "<think>x</think>sure")))
+    assert "sure" in tiny_chat.chat(template=parted).render(talk)
+
+
 def test_named_templates_without_a_default_are_listed(tmp_path: Path) -> None:
     named = [{"name": name, "template": TEMPLATE} for name in ("rag", "tool_use")]
     folder = changed(tmp_path, chat_template__jinja=None, tokenizer_config__json={"chat_template": named})
@@ -142,6 +166,24 @@ def test_the_template_says_where_an_answer_ends_whatever_eos_is(tmp_path: Path) 
     assert [chat.text(answer) for answer in answers] == [tiny_chat.answer_of(p.text) for p in prompts]
 
 
+def test_the_end_of_turn_is_no_part_of_the_answer_though_it_is_no_special_token(tmp_path: Path) -> None:
+    """As where a trainer adds <|im_end|> as an ordinary token. Every other caller of `generate`
+    ends an answer there too.
+    """
+    template = TEMPLATE.replace("<|end|>", "<|done|>")
+    words = tiny_chat.tokenizer(template)
+    words.add_tokens(["<|done|>"])
+    done = words.convert_tokens_to_ids("<|done|>")
+    folder = build(tmp_path / "m", "llama", vocab_size=len(VOCABULARY) + 1).folder
+    words.save_pretrained(folder)
+    chat = opened(folder)
+    assert done not in words.all_special_ids
+    assert done in chat.end_tokens
+    assert set(chat.end_tokens) == set(chat.model.generation_config.eos_token_id)
+    assert chat.text([*words("the owl")["input_ids"], done]) == "the owl"
+    assert chat.text([done, *words("the owl")["input_ids"]]) == "<|done|> the owl"
+
+
 @pytest.mark.parametrize(
     ("turn", "end"),
     [
@@ -167,6 +209,17 @@ def test_a_padding_token_of_any_size_changes_no_answer(tmp_path: Path, pad: int 
     prompts = [Prompt("show the owl"), *tiny_chat.prompts(DAY, 2)]
     usual = tiny_chat.chat()
     assert chat.answer(chat.tokens(prompts), 12, 4096) == usual.answer(usual.tokens(prompts), 12, 4096)
+
+
+def test_a_padding_token_beyond_the_embedding_is_replaced_for_all_callers(tmp_path: Path) -> None:
+    """The tokenizer pads the requests of the lm-evaluation-harness."""
+    words = tiny_chat.tokenizer()
+    words.add_special_tokens({"pad_token": "<|pad|>"})
+    folder = changed(tmp_path)
+    words.save_pretrained(folder)
+    chat = opened(folder)
+    assert words.pad_token_id == chat.rows
+    assert chat.tokenizer.pad_token_id == chat.tokenizer.eos_token_id < chat.rows
 
 
 def test_a_token_beyond_the_embedding_is_named_with_both_sizes() -> None:
@@ -214,6 +267,15 @@ def test_an_answer_must_fit_learned_positions(tmp_path: Path) -> None:
     check_prompts(folder, [SHOW], 64 - length)
     with pytest.raises(PromptError, match=r"exceed the 64 positions .* lower --answer-tokens"):
         check_prompts(folder, [SHOW], 65 - length)
+
+
+def test_the_faults_of_a_template_are_listed_by_form_of_prompt() -> None:
+    assert list_template_faults(tiny_chat.folder(), name="tiny") == []
+    folder = tiny_chat.folder(template=LAST_USER.replace("ROLE", "assistant"))
+    (fault,) = list_template_faults(folder, name="tiny")
+    assert "the template of tiny leaves out the assistant's earlier turn 'A model.'" in fault.replace(
+        "chat ", ""
+    )
 
 
 def test_a_dated_template_is_said_before_any_work() -> None:

@@ -320,20 +320,23 @@ def test_damaged_weights_are_named_and_leave_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.tiny
-@pytest.mark.parametrize("case", ["missing", "shape", "packed"])
+@pytest.mark.parametrize("case", ["missing", "renamed", "shape", "packed"])
 def test_a_block_that_is_not_whole_is_named(tiny_of, tmp_path: Path, case: str) -> None:
     folder = Path(shutil.copytree(tiny_of("llama").folder, tmp_path / "m"))
     name = "model.layers.2.mlp.up_proj.weight"
     tensors = safetensors.torch.load_file(folder / "model.safetensors")
     if case == "missing":
         del tensors[name]
+    elif case == "renamed":
+        tensors[f"_orig_mod.{name}"] = tensors.pop(name)
     elif case == "shape":
         tensors[name] = tensors[name][:, :-1].contiguous()
     else:
         tensors[name] = tensors[name].to(torch.float8_e4m3fn)
     safetensors.torch.save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     kind, said = {
-        "missing": (ModelError, f"has no tensor for '{name}'; download it again"),
+        "missing": (ModelError, f"has no tensor for '{name}'; its files are whole, so it was left out"),
+        "renamed": (ModelError, f"has no tensor for '{name}'; .* hold the prefix '_orig_mod.'"),
         "shape": (CheckpointError, f"'{name}' has the shape"),
         "packed": (ModelError, f"'{name}' is stored as F8_E4M3"),
     }[case]

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import tiny_chat
 import zoo
 from tiny import LAYERS, VOCAB, WIDTH, build, unit
 
@@ -54,6 +55,15 @@ def test_it_plans_what_a_bake_then_does(tmp_path: Path, tiny_of) -> None:
     assert found.disk_bytes == pytest.approx(size, rel=0.05)
     assert found.memory_bytes > 0
     assert set(found.seconds) == {"bake", "collect"}
+
+
+@pytest.mark.chat
+def test_it_says_what_keeps_prompts_from_the_model(tmp_path: Path) -> None:
+    assert plan(tiny_chat.folder()).notes == plan(tiny_chat.folder(template=tiny_chat.NO_SYSTEM)).notes
+    folder = tiny_chat.folder(template="<bos>{{ messages[-1]['role'] }} now")
+    assert any("leaves out the user's turn" in note for note in plan(folder).notes)
+    zoo.zoo_folder("gemma2", tmp_path / "in")
+    assert any("has no tokenizer (tokenizer.json" in note for note in plan(tmp_path / "in").notes)
 
 
 @pytest.mark.tiny

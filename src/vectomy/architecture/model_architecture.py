@@ -12,9 +12,10 @@ from vectomy.architecture.families import Family
 from vectomy.architecture.missing_tensor import explain_missing
 from vectomy.architecture.writers import Writer, rename_tensor, writers_of
 from vectomy.core.errors import ArchitectureError, CheckpointError
+from vectomy.core.json_value import JsonValue
 from vectomy.core.types import Component
 
-__all__ = ["MIXERS", "NUMBER", "Architecture", "Shapes"]
+__all__ = ["MIXERS", "NUMBER", "OTHER_CONFIG", "Architecture", "Shapes"]
 
 Shapes = Mapping[str, Sequence[int]]
 """Shapes of tensors by name."""
@@ -42,6 +43,8 @@ class Architecture:
     layout: tuple[tuple[str, str], ...] = ()
     extra_layers: int = 0
     """Blocks behind the last one that predict more tokens, and are no part of the stream."""
+    text_config: Mapping[str, JsonValue] | None = field(default=None, repr=False, hash=False, compare=False)
+    """What shapes are compared with (tensor_shapes.py); None where they are not."""
     strict: bool = False
     """Every tensor has to be known: those of a live model, of a GGUF file, of code that the
     checkpoint brings. Otherwise transformers leaves out tensors that no module of its class takes.

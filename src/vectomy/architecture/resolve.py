@@ -80,6 +80,8 @@ def resolve(
             raise ArchitectureError(
                 f"this {model_type} model ({key} = {said!r:.80}) cannot be edited exactly: {reason}"
             )
+    # Packed shapes are not those of the weights, and code of its own may give any.
+    comparable = not live and "quantization_config" not in config and "auto_map" not in config
     extra = text.get("num_nextn_predict_layers", 0)
     head = rename_tensor(f"{family.head}.weight", layout)
     stored = None if live or not shapes else head in shapes
@@ -93,6 +95,7 @@ def resolve(
         shapes=shapes or {},
         layout=layout,
         extra_layers=extra if type(extra) is int and 0 < extra < 100 else 0,
+        text_config=text if comparable and shapes else None,
         strict=strict or live or "auto_map" in config,
     )
 

@@ -9,6 +9,7 @@ from functools import lru_cache
 from vectomy.architecture.missing_tensor import explain_missing, find_unmerged
 from vectomy.architecture.model_architecture import NUMBER, Architecture
 from vectomy.architecture.readers import EXTRA_HEADS, IGNORED, OUTSIDE_BLOCKS, READERS, VALUE_HEADS
+from vectomy.architecture.tensor_shapes import check_tensor_shapes
 from vectomy.core.errors import ArchitectureError, CheckpointError
 
 __all__ = ["check_covered", "excluded_tensors"]
@@ -21,7 +22,8 @@ def check_covered(architecture: Architecture) -> None:
 
     Raises:
         ArchitectureError: a tensor is no known writer or reader, so it might write to the stream.
-        CheckpointError: a writer is missing; transformers would fill it with random numbers.
+        CheckpointError: a writer is missing, and transformers would fill it with random numbers; a
+            reader, the last norm or the head has another shape.
     """
     known = {name for writer in architecture.writers for name in writer.tensors}
     excluded = dict(excluded_tensors(architecture))
@@ -43,6 +45,7 @@ def check_covered(architecture: Architecture) -> None:
                 else _is_outside(name, architecture.head, architecture.family.outside)
             ):
                 raise ArchitectureError(_explain_unknown(architecture, name))
+    check_tensor_shapes(architecture)
 
 
 def _explain_no_head(architecture: Architecture) -> str:

@@ -29,7 +29,7 @@ def _plan(
     from vectomy.workflows.named_model import open_base
     from vectomy.workflows.plan import plan
 
-    result = plan(open_base(model, bars), embeddings=embeddings)
+    result = plan(open_base(model, bars), embeddings=embeddings, name=model)
     if as_json:
         typer.echo(json.dumps(result.to_json(), indent=2))
     else:

@@ -15,8 +15,10 @@ from dataclasses import dataclass
 
 from vectomy.core.json_value import JsonValue
 
-__all__ = ["Message", "parse_conversation", "read_messages"]
+__all__ = ["TOOL_ROLES", "Message", "parse_conversation", "read_messages"]
 
+# Roles of what happens between the user's request and the answer.
+TOOL_ROLES = ("tool call", "tool", "function", "ipython", "observation", "function_call", "tool_call")
 ROLES = {
     "human": "user",
     "prompter": "user",
@@ -34,7 +36,9 @@ WRITTEN = re.compile(r"\s*\[\s*\{\s*['\"](role|content|from|value)['\"]\s*:")
 
 @dataclass(frozen=True)
 class Message:
-    """A turn of a conversation. `role` is system, user or assistant, or one that is not ours."""
+    """A turn of a conversation. `role` is system, user or assistant, `tool call` for a turn of the
+    assistant that calls tools, or another one that is not ours.
+    """
 
     role: str
     content: str
@@ -55,6 +59,8 @@ def _read_message(turn: JsonValue) -> Message | None:
         return None
     role = turn.get("role", turn.get("from"))
     content = _read_content(turn.get("content", turn.get("value")))
+    if turn.get("tool_calls") or turn.get("function_call"):
+        return Message("tool call", content or "")
     if not isinstance(role, str) or content is None:
         return None
     role = role.strip().lower()

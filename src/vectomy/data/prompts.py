@@ -29,7 +29,7 @@ from vectomy.core.errors import PromptError
 from vectomy.core.json_value import JsonObject, JsonValue
 from vectomy.core.progress import Log, ignore
 from vectomy.core.run_config import Source
-from vectomy.data.conversations import Message, parse_conversation, read_messages
+from vectomy.data.conversations import TOOL_ROLES, Message, parse_conversation, read_messages
 from vectomy.data.prompt_files import COLUMNS, clip, match_column
 from vectomy.data.sources import read_rows, split_column
 
@@ -172,14 +172,18 @@ def read_source(source: Source, log: Log = ignore) -> PromptSource:
             labelled = Labelled(prompt, _to_text(row.get("type")), _to_text(row.get("label")))
             split = row.get("split") if spec.startswith("bundled:") else None
             prompts[prompt.key] = labelled, split if isinstance(split, str) else None
+    reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
+    if not prompts and set(left_out) - {"null", "empty"}:
+        raise PromptError(f"no row of the prompt source {spec} has a prompt that can be used: {reasons}")
     if not prompts:
         raise PromptError(
             f"the prompt source {spec} has only empty prompts in column '{column}'; name another with "
             f"'{spec}#COLUMN'"
         )
     if left_out:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
         log(f"{spec}: {left_out.total()} of {len(rows)} rows are not used ({reasons})")
+    if tools := sum(bool(row.get("tools")) for row in rows):
+        log(f"{spec}: {tools} rows list `tools`; prompts hold no tools, so the model is asked without them")
     kept = prompts.values()
     return PromptSource(
         spec, tuple(row for row, _ in kept), tuple(split for _, split in kept), dict(left_out)
@@ -220,7 +224,10 @@ def _read_prompt(row: JsonObject, column: str, system: str | None, where: str) -
         value = value[0]
     if isinstance(value, (list, dict)):
         spoken = row.get("system") if system is None else system
-        prompt = _read_conversation(value, spoken if isinstance(spoken, str) else None, where)
+        conversation = _read_conversation(value, spoken if isinstance(spoken, str) else None, where)
+        if isinstance(conversation, str):
+            return conversation
+        prompt = conversation
     elif isinstance(value, str):
         prompt = Prompt(_join_input(value, row, column), system)
     else:
@@ -249,16 +256,21 @@ def _to_text(value: JsonValue) -> str | None:
     return None if value is None or value == "" else str(value)
 
 
-def _read_conversation(value: JsonValue, system: str | None, where: str) -> Prompt:
-    """The last turn of the user, with the turns before it. Answers after it are left out; the
-    caller's system prompt replaces that of the file.
+def _read_conversation(value: JsonValue, system: str | None, where: str) -> Prompt | str:
+    """The last turn of the user, with the turns before it, or why that is no prompt.
+
+    Answers after it are left out, with their calls of tools. The caller's system prompt replaces
+    that of the file.
     """
     turns = read_messages(value) or []
     if turns and turns[0].role == "system":
         system = turns[0].content if system is None else system
         turns = turns[1:]
-    while turns and turns[-1].role == "assistant":
+    while turns and turns[-1].role in ("assistant", *TOOL_ROLES):
         turns = turns[:-1]
+    tools = next((turn.role for turn in turns if turn.role in TOOL_ROLES), None)
+    if tools is not None:
+        return f"with an earlier turn of the role '{tools}'"
     history = [turn for turn in map(as_turn, turns) if turn is not None]
     if not turns or len(history) < len(turns) or history[-1].role != "user":
         raise PromptError(

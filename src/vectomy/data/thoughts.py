@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-__all__ = ["CHANNEL", "HARMONY", "MARKERS", "TAGS", "SplitCompletion", "split_thoughts"]
+__all__ = ["CHANNEL", "HARMONY", "MARKERS", "TAGS", "SplitCompletion", "split_thoughts", "strip_frame"]
 
 # Opening and closing tag.
 TAGS = (
@@ -73,6 +73,11 @@ def split_thoughts(completion: str) -> SplitCompletion:
     return _split_tags(text) or SplitCompletion("", completion)
 
 
+def strip_frame(answer: str) -> str:
+    """An answer without the tags that some templates write around it."""
+    return _AROUND_ANSWER.sub(" ", answer).strip()
+
+
 def _split_harmony(text: str) -> SplitCompletion:
     messages = [(message["channel"], message["content"]) for message in _MESSAGE.finditer(text)]
     answers = [content for channel, content in messages if channel == "final" and content is not None]
@@ -119,6 +124,6 @@ def _split_tags(text: str) -> SplitCompletion | None:
             thinking = False
         last = end
     (thoughts if thinking else answers).append(text[last:])
-    answer = _AROUND_ANSWER.sub(" ", "\n".join(answers)).strip()
+    answer = strip_frame("\n".join(answers))
     thought = "\n".join(filter(None, map(str.strip, thoughts)))
     return SplitCompletion(thought, answer, finished=not thinking)

@@ -14,7 +14,6 @@ from vectomy.data.preferences import Preference, Preferences
 from vectomy.data.prompts import Prompt
 from vectomy.healing.pairs import Pair
 from vectomy.models import ChatModel
-from vectomy.models.answer_text import decode_answer
 
 __all__ = ["EQUAL", "pair_own_answers"]
 
@@ -45,7 +44,7 @@ def pair_own_answers(
             equal += 1
             continue
         pairs.append(Pair(tuple(ids), tuple(ours), tuple(theirs)))
-        chosen, rejected = (decode_answer(chat.tokenizer, ids) for ids in (ours, theirs))
+        chosen, rejected = (chat.decode(ids) for ids in (ours, theirs))
         rows.append(Preference(prompt, chosen, None if edited is None else rejected))
     if not pairs:
         raise PromptError(

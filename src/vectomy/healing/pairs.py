@@ -39,7 +39,8 @@ def encode_pairs(
     """Rows as token ids, and how many were left out, by reason.
 
     Args:
-        max_length: tokens of prompt and answer together; answers are cut there.
+        max_length: tokens of prompt and answer together, at most the positions of the model;
+            answers are cut there.
 
     Raises:
         PromptError: no row is left.
@@ -47,6 +48,7 @@ def encode_pairs(
     pairs: list[Pair] = []
     left_out: Counter[str] = Counter()
     end = find_end_of_turn(chat)
+    max_length = min(max_length, chat.context or max_length)
     for row, prompt in zip(rows, chat.tokens([row.prompt for row in rows]), strict=True):
         room = max_length - len(prompt)
         if room < 1:

@@ -74,9 +74,8 @@ def behaviour_tokens(
     if best < LEAST_ACCURACY:
         raise SelectionError(
             "no first tokens separate answers with the behaviour from other answers (best balanced "
-            f"accuracy {best:.0%}), "
-            "so a first-token score is meaningless; name the tokens with --behaviour-tokens, or use "
-            "--recipe article"
+            f"accuracy {best:.0%}), so a first-token score is meaningless (a model that thinks first opens "
+            "every answer with its thought); name the tokens with --behaviour-tokens, or use --recipe article"
         )
     return chosen
 

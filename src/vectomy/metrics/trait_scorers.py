@@ -1,19 +1,21 @@
 """Scorers: whether an answer shows a trait. Each describes its criterion in a sentence, which every
-report repeats.
+report repeats. All read the final part of an answer alone, never its thoughts.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
 
+from vectomy.core.errors import BehaviourAbsentError
 from vectomy.data.prompts import Prompt
+from vectomy.data.thoughts import split_thoughts
 from vectomy.data.trait_context import in_context
 from vectomy.data.trait_file import ScorerSpec, Trait
-from vectomy.models import ChatModel, Example, pack_examples
+from vectomy.models import ChatModel, Example, find_final_parts, pack_examples
 
 __all__ = ["LengthScorer", "LexiconScorer", "LogOddsScorer", "Scorer", "log_odds", "scorer_of"]
 
@@ -28,8 +30,8 @@ class Scorer(Protocol):
 
     def shown(
         self, texts: Sequence[str], prompts: Sequence[str], answers: Sequence[Sequence[int]]
-    ) -> list[bool]:
-        """For each answer, whether it shows the trait.
+    ) -> list[bool | None]:
+        """For each answer, whether it shows the trait; None where it ends inside its thought.
 
         Args:
             texts: the answers as text; `answers` has them as tokens.
@@ -56,8 +58,9 @@ class LexiconScorer:
 
     def shown(
         self, texts: Sequence[str], prompts: Sequence[str], answers: Sequence[Sequence[int]]
-    ) -> list[bool]:
-        return [self.count(text) >= self.at_least for text in texts]
+    ) -> list[bool | None]:
+        splits = [split_thoughts(text) for text in texts]
+        return [self.count(split.answer) >= self.at_least if split.finished else None for split in splits]
 
     def count(self, text: str) -> int:
         plain = text.replace("\u2019", "'").casefold()
@@ -65,18 +68,25 @@ class LexiconScorer:
 
 
 class LengthScorer:
-    """An answer shows the trait with at least `at_least` tokens."""
+    """An answer shows the trait with at least `at_least` tokens behind its thought."""
 
     name = "length"
 
-    def __init__(self, spec: ScorerSpec) -> None:
-        self.at_least = spec.at_least
+    def __init__(
+        self, spec: ScorerSpec, final_start: Callable[[Sequence[int]], int | None] = lambda answer: 0
+    ) -> None:
+        """`final_start` gives the first token of an answer behind its thought."""
+        self.final_start, self.at_least = final_start, spec.at_least
         self.note = f"answers of at least {spec.at_least} tokens"
 
     def shown(
         self, texts: Sequence[str], prompts: Sequence[str], answers: Sequence[Sequence[int]]
-    ) -> list[bool]:
-        return [len(answer) >= self.at_least for answer in answers]
+    ) -> list[bool | None]:
+        starts = [self.final_start(answer) for answer in answers]
+        return [
+            None if start is None else len(answer) - start >= self.at_least
+            for start, answer in zip(starts, answers, strict=True)
+        ]
 
 
 class LogOddsScorer:
@@ -96,9 +106,10 @@ class LogOddsScorer:
 
     def shown(
         self, texts: Sequence[str], prompts: Sequence[str], answers: Sequence[Sequence[int]]
-    ) -> list[bool]:
+    ) -> list[bool | None]:
         sides = [in_context(prompts, context) for context in (self.trait.positive, self.trait.negative)]
-        return [odds > self.threshold for odds in log_odds(self.chat, *sides, answers, self.batch_tokens)]
+        odds = log_odds(self.chat, *sides, answers, self.batch_tokens)
+        return [None if value is None else value > self.threshold for value in odds]
 
 
 @torch.inference_mode()
@@ -108,15 +119,15 @@ def log_odds(
     negative: Sequence[Prompt],
     answers: Sequence[Sequence[int]],
     batch_tokens: int,
-) -> list[float]:
+) -> list[float | None]:
     """log p(answer | positive context) - log p(answer | negative context) of each answer, in nats
-    per token.
+    per token of the final part, behind the thought in either context; None without a final part.
     """
     sides = []
     for prompts in (positive, negative):
+        parts = find_final_parts(chat, chat.tokens(prompts), answers)
         examples = [
-            Example(row, ids, [answer])
-            for row, (ids, answer) in enumerate(zip(chat.tokens(prompts), answers, strict=True))
+            Example(row, part.prompt, [part.answer]) for row, part in enumerate(parts) if part is not None
         ]
         total = [0.0] * len(answers)
         for batch in pack_examples(chat, examples, batch_tokens, packed=False):
@@ -127,7 +138,10 @@ def log_odds(
                 for answer, value in zip(batch.answer[part].tolist(), likely, strict=True):
                     total[batch.rows[answer]] += value
         sides.append(total)
-    return [(yes - no) / len(answer) for yes, no, answer in zip(*sides, answers, strict=True)]
+    return [
+        None if part is None else (yes - no) / len(part.answer)
+        for yes, no, part in zip(*sides, parts, strict=True)
+    ]
 
 
 def scorer_of(
@@ -143,12 +157,23 @@ def scorer_of(
     Args:
         styled: fit prompts and the base's answers in the positive context; `plain` those in the
             negative one.
+
+    Raises:
+        BehaviourAbsentError: no answer of a side has a final part, where log-odds are asked for.
     """
     if trait.scorer.kind == "lexicon":
         return LexiconScorer(trait.scorer)
     if trait.scorer.kind == "length":
-        return LengthScorer(trait.scorer)
+        return LengthScorer(trait.scorer, chat.final_start)
     texts, answers = styled
     sides = [in_context(texts, context) for context in (trait.positive, trait.negative)]
-    odds = [log_odds(chat, sides[0], sides[1], side, batch_tokens) for side in (answers, plain)]
+    odds = [
+        [value for value in log_odds(chat, sides[0], sides[1], side, batch_tokens) if value is not None]
+        for side in (answers, plain)
+    ]
+    if not all(odds):
+        raise BehaviourAbsentError(
+            "every answer in one of the two contexts ends inside its thought, so nothing can be scored; raise "
+            "--answer-tokens"
+        )
     return LogOddsScorer(chat, trait, sum(sum(side) / len(side) for side in odds) / 2, batch_tokens)

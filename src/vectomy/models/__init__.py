@@ -11,6 +11,7 @@
 
 from vectomy.models.batch import Batch
 from vectomy.models.chat import ChatModel
+from vectomy.models.final_parts import FinalPart, find_final_parts
 from vectomy.models.generation import shared_beginning
 from vectomy.models.loading import (
     check_device,
@@ -24,7 +25,7 @@ from vectomy.models.loading import (
 )
 from vectomy.models.memory import fits, layerwise_memory
 from vectomy.models.probe_architecture import probe_architecture
-from vectomy.models.prompt_checks import check_lengths, check_prompts
+from vectomy.models.prompt_checks import check_lengths, check_prompts, list_template_faults
 from vectomy.models.teacher_forcing import (
     Example,
     TeacherForcedBatch,
@@ -38,6 +39,7 @@ __all__ = [
     "Batch",
     "ChatModel",
     "Example",
+    "FinalPart",
     "TeacherForcedBatch",
     "check_device",
     "check_known",
@@ -45,9 +47,11 @@ __all__ = [
     "check_prompts",
     "convert_gguf",
     "fetch",
+    "find_final_parts",
     "fits",
     "is_local",
     "layerwise_memory",
+    "list_template_faults",
     "load_layerwise",
     "load_model",
     "pack_examples",

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from vectomy.data.thoughts import CHANNEL, HARMONY, MARKERS, TAGS
+from vectomy.data.thoughts import CHANNEL, HARMONY, MARKERS, TAGS, split_thoughts, strip_frame
 
-__all__ = ["decode_answer", "find_opened_thought"]
+__all__ = ["decode_answer", "find_final_part", "find_opened_thought"]
 
 
 def decode_answer(tokenizer: Any, answer: Sequence[int]) -> str:
@@ -22,6 +22,34 @@ def decode_answer(tokenizer: Any, answer: Sequence[int]) -> str:
         return str(tokenizer.decode(list(answer), skip_special_tokens=True)).strip()
     shown = [token for token in answer if token in kept or token not in special]
     return str(tokenizer.decode(shown, skip_special_tokens=False)).strip()
+
+
+def find_final_part(answer: Sequence[int], text: str, decode: Callable[[Sequence[int]], str]) -> int | None:
+    """The index of the first token behind the thoughts of an answer: 0 without thoughts, None where
+    nothing follows them or the answer ends inside of one.
+
+    Args:
+        text: the whole answer as text, with the tag that the template opened.
+        decode: gives the text of a part of the tokens.
+    """
+    split = split_thoughts(text)
+    if split.answer == text:
+        return 0
+    if not split.finished or not split.answer:
+        return None
+    # The text of the tokens from an index on is an end of the final part from where that begins.
+    first, last = 0, len(answer)
+    while first < last:
+        middle = (first + last) // 2
+        # A letter of several tokens may be cut in two.
+        rest = strip_frame(decode(answer[middle:])).lstrip("\ufffd")
+        if split.answer.endswith(rest):
+            last = middle
+        else:
+            first = middle + 1
+    while first < len(answer) and not decode(answer[first : first + 1]):
+        first += 1
+    return first if first < len(answer) else None
 
 
 def find_opened_thought(rendered: str) -> str:

@@ -19,7 +19,7 @@ from vectomy.core.errors import ActivationError, ModelError
 from vectomy.core.progress import Progress, silent
 from vectomy.data.prompts import Prompt
 from vectomy.data.thoughts import TAGS
-from vectomy.models.answer_text import decode_answer, find_opened_thought
+from vectomy.models.answer_text import decode_answer, find_final_part, find_opened_thought
 from vectomy.models.batch import Batch, Pass
 from vectomy.models.chat_template import ChatTemplate
 from vectomy.models.generation import Greedy, has_plain_kv_cache, shared_beginning
@@ -31,6 +31,8 @@ __all__ = ["ChatModel"]
 # Tokens for which the two ways of decoding are compared, and the result by model.
 TRIED = 4
 _BY_ROW: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+# Names under which configurations store the number of positions.
+POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length")
 SENTINELS = ("Hello", "What is 2 + 2?", "List\nthree things.", "x")
 
 
@@ -213,7 +215,9 @@ class ChatModel:
         layer sees a sliding window only, however long the text is.
         """
         config = self.model.config.get_text_config()
-        length = getattr(config, "max_position_embeddings", None)
+        length = next(
+            (value for name in POSITIONS if (value := getattr(config, name, None)) is not None), None
+        )
         kinds = set(getattr(config, "layer_types", None) or ())
         return length if isinstance(length, int) and kinds != {"sliding_attention"} else None
 
@@ -238,6 +242,27 @@ class ChatModel:
         return out
 
     # Answers
+
+    @cached_property
+    def end_tokens(self) -> tuple[int, ...]:
+        """Tokens that end an answer: those of the generation config (or else the tokenizer's), and
+        the one that the template puts behind an answer.
+
+        Raises:
+            ModelError: one of them is not a number.
+        """
+        ends: Any = self.model.generation_config.eos_token_id
+        listed = [*ends] if isinstance(ends, list | tuple) else [ends, self.tokenizer.eos_token_id]
+        if getattr(self.tokenizer, "chat_template", None) is not None:
+            listed.append(self.template.end_token)
+        listed = [token for token in listed if token is not None]
+        for token in listed:
+            if type(token) is not int:
+                raise ModelError(
+                    f"the end-of-text token {token!r:.100} of {self.name} is not a number; correct "
+                    "eos_token_id in its generation_config.json"
+                )
+        return tuple(sorted(set(listed)))
 
     @torch.inference_mode()
     def answer(
@@ -290,13 +315,13 @@ class ChatModel:
     def _greedy(self, beginning: Sequence[int]) -> Greedy:
         head: nn.Module = self.model.get_output_embeddings()
         return Greedy(
-            self.model, lambda hidden: head(hidden).argmax(-1), beginning, _end_tokens(self), self.device
+            self.model, lambda hidden: head(hidden).argmax(-1), beginning, self.end_tokens, self.device
         )
 
     def _generate(self, batch: Batch, limit: int) -> list[list[int]]:
         from transformers import GenerationConfig
 
-        ends = _end_tokens(self)
+        ends = list(self.end_tokens)
         greedy = GenerationConfig(
             max_new_tokens=limit, do_sample=False, eos_token_id=ends or None, pad_token_id=self.pad_token
         )
@@ -313,33 +338,23 @@ class ChatModel:
         """An answer as text. Thoughts stay in it, with the tokens that set them apart; where the
         template has opened the thought, its opening tag comes first.
         """
-        text = decode_answer(self.tokenizer, answer)
+        text = self.decode(answer)
         return f"{self._opened_thought}\n{text}" if self._opened_thought else text
+
+    def decode(self, answer: Sequence[int]) -> str:
+        """The text of an answer's own tokens, without the token that ends it, special or not."""
+        ended = bool(answer) and answer[-1] in self.end_tokens
+        return decode_answer(self.tokenizer, answer[:-1] if ended else answer)
+
+    def final_start(self, answer: Sequence[int]) -> int | None:
+        """The index of the first token of an answer behind its thoughts; None if there is none."""
+        return find_final_part(answer, self.text(answer), self.decode)
 
     @cached_property
     def _opened_thought(self) -> str:
         if not self.thinking or getattr(self.tokenizer, "chat_template", None) is None:
             return ""
         return find_opened_thought(self.render(Prompt(SENTINELS[0])))
-
-
-def _end_tokens(chat: ChatModel) -> list[int]:
-    """Tokens that end an answer: those of the generation config (or else the tokenizer's), and the
-    one that the template puts behind an answer.
-
-    Raises:
-        ModelError: one of them is not a number.
-    """
-    ends: Any = chat.model.generation_config.eos_token_id
-    listed = [*ends] if isinstance(ends, list | tuple) else [ends, chat.tokenizer.eos_token_id]
-    listed = [token for token in [*listed, chat.template.end_token] if token is not None]
-    for token in listed:
-        if type(token) is not int:
-            raise ModelError(
-                f"the end-of-text token {token!r:.100} of {chat.name} is not a number; correct eos_token_id "
-                "in its generation_config.json"
-            )
-    return sorted(set(listed))
 
 
 def _close_thought(text: str) -> str:

@@ -20,6 +20,7 @@ from vectomy.core.errors import ModelError
 from vectomy.core.text_file import read_text
 from vectomy.core.time_limit import TimeLimitError, call_within
 from vectomy.data.prompts import Prompt
+from vectomy.data.thoughts import split_thoughts
 
 __all__ = ["TEMPLATE_DATE", "ChatTemplate", "freeze_date", "read_template"]
 
@@ -95,7 +96,8 @@ class ChatTemplate:
         """The prompt up to the start of the answer.
 
         Raises:
-            ModelError: the template raises, or leaves out the prompt or its system prompt.
+            ModelError: the template raises, or leaves out the prompt, its system prompt or an
+                earlier turn.
         """
         history = [{"role": turn.role, "content": turn.content} for turn in prompt.history]
         turns = [*history, {"role": "user", "content": prompt.text}]
@@ -108,7 +110,19 @@ class ChatTemplate:
                 f"the chat template of {self.name} leaves out the prompt '{prompt.text[:60]}', or a part "
                 "of it; mend chat_template.jinja"
             )
+        self._check_history(text, prompt)
         return text
+
+    def _check_history(self, text: str, prompt: Prompt) -> None:
+        """Templates of reasoning models leave the thoughts of earlier turns out on purpose."""
+        for turn in prompt.history:
+            content = split_thoughts(turn.content).answer if turn.role == "assistant" else turn.content
+            if not _contains(text, content):
+                whose = "the user's" if turn.role == "user" else "the assistant's"
+                raise ModelError(
+                    f"the chat template of {self.name} leaves out {whose} earlier turn '{content[:60]}', or "
+                    "a part of it; leave conversations of several turns out, or mend chat_template.jinja"
+                )
 
     def apply(self, turns: Sequence[Mapping[str, str]], generate: bool = False) -> str:
         """Turns with `role` and `content`, as the template renders them, whatever it raises.

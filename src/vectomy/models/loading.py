@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -177,9 +178,22 @@ def load_model(
     # not its sampling, penalties and lengths.
     ends = model.generation_config.eos_token_id
     model.generation_config = GenerationConfig(eos_token_id=ends)
-    return ChatModel(
+    chat = ChatModel(
         label, checkpoint, architecture, model.eval().requires_grad_(False), text_tokenizer, chosen.thinking
     )
+    if tokenizer:
+        _prepare_for_generate(chat)
+    return chat
+
+
+def _prepare_for_generate(chat: ChatModel) -> None:
+    """Other callers of `generate`, such as the lm-evaluation-harness, end an answer where this
+    project does, and pad with a token that the embedding has.
+    """
+    chat.model.generation_config.eos_token_id = list(chat.end_tokens) or None
+    pad, eos = chat.tokenizer.pad_token_id, chat.tokenizer.eos_token_id
+    if pad is not None and pad >= chat.rows and chat.pad_token == eos:
+        chat.tokenizer.pad_token = chat.tokenizer.eos_token
 
 
 def load_without_weights(
@@ -298,6 +312,12 @@ def loading(label: str) -> Iterator[None]:
 def _load_tokenizer(checkpoint: Checkpoint, trust_remote_code: bool) -> Any:
     from transformers import AutoTokenizer
 
+    files = checkpoint.path.iterdir()
+    if not any(re.match(r"tokenizer|vocab|.*\.(model|tiktoken)$|tekken", file.name) for file in files):
+        raise ModelError(
+            f"{checkpoint.path} has no tokenizer (tokenizer.json or another of its files); copy it from the "
+            "model that these weights were made from"
+        )
     tokenizer = AutoTokenizer.from_pretrained(
         checkpoint.path, trust_remote_code=trust_remote_code, local_files_only=True
     )

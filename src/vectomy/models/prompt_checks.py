@@ -8,13 +8,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vectomy.core.config import Runtime
-from vectomy.core.errors import PromptError
+from vectomy.core.errors import ModelError, PromptError
 from vectomy.core.progress import Log, ignore
-from vectomy.data.prompts import Prompt
+from vectomy.data.prompts import Prompt, Turn
 from vectomy.models.chat import ChatModel
 from vectomy.models.loading import load_without_weights
 
-__all__ = ["check_lengths", "check_prompts"]
+__all__ = ["check_lengths", "check_prompts", "list_template_faults"]
+
+# What prompts have in the files that people use.
+USUAL_PROMPTS = (
+    Prompt("Name three rivers."),
+    Prompt("Name three rivers.", "Answer in one sentence."),
+    Prompt("Name three rivers.", None, (Turn("user", "Hello, who are you?"), Turn("assistant", "A model."))),
+)
 
 
 def check_prompts(
@@ -57,6 +64,21 @@ def check_prompts(
         )
     check_lengths(chat, prompts, chat.tokens(prompts), answer_tokens, log)
     return chat
+
+
+def list_template_faults(
+    path: str | Path, *, runtime: Runtime | None = None, name: str | None = None
+) -> list[str]:
+    """What keeps prompts of the usual forms (plain, with a system prompt, after earlier turns) from
+    reaching the model in folder `path`, and what is done other than the folder says; in sentences.
+    """
+    lines: list[str] = []
+    for prompt in USUAL_PROMPTS:
+        try:
+            check_prompts(path, [prompt], 0, runtime=runtime, name=name, log=lines.append)
+        except (ModelError, PromptError) as error:
+            lines.append(str(error))
+    return list(dict.fromkeys(lines))
 
 
 def check_lengths(

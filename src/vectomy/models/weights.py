@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Int, Shaped
 from torch import Tensor, nn
 
+from vectomy.architecture.missing_tensor import explain_missing
 from vectomy.checkpoint import Checkpoint, read_stored
 from vectomy.core.errors import CheckpointError, ModelError
 from vectomy.models.precision import FLOATS, stored_dtype, working_dtype
@@ -146,17 +147,22 @@ class Weights:
             tensors.clear()
             for name, value in chain(root.named_parameters(recurse=below), root.named_buffers(recurse=below)):
                 if value.is_meta:
-                    raise ModelError(
-                        f"the checkpoint in {self.checkpoint.path} has no tensor for '{module}.{name}'; "
-                        "download it again if it is "
-                        "incomplete. A weight that several blocks share cannot be read block by block: load "
-                        "the model whole"
-                    )
+                    raise ModelError(self._explain_lacking(f"{module}.{name}"))
             yield
         finally:
             for owner, parameters, buffers in before:
                 owner._parameters.update(parameters)
                 owner._buffers.update(buffers)
+
+    def _explain_lacking(self, name: str) -> str:
+        lacks = f"the checkpoint in {self.checkpoint.path} has no tensor for '{name}'"
+        shared = (getattr(self.model, "all_tied_weights_keys", None) or {}).get(name)
+        if shared is not None:
+            return (
+                f"{lacks}, which is the weight '{shared}' used once more, and a weight that several blocks "
+                "share cannot be read block by block: load the model whole"
+            )
+        return f"{lacks}; {explain_missing([name], self.checkpoint.tensors)}"
 
     def _load(self, tensors: Mapping[str, Tensor]) -> None:
         from transformers.core_model_loading import convert_and_load_state_dict_in_model

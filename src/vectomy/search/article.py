@@ -5,7 +5,8 @@ pipeline.
 2. Rank them by |mean of the direction's components|, largest first.
 3. Let the best 20 answer a few positive search prompts, with the direction ablated at resid_pre,
    resid_mid and resid_post of every layer.
-4. Drop answers that contain a blacklisted phrase. A person reads the rest and picks.
+4. Drop answers that contain a blacklisted phrase behind their thoughts. A person reads the rest and
+   picks.
 
 The score of step 2 has no theory behind it: this recipe is a reference, not a recommendation.
 """
@@ -20,12 +21,13 @@ from vectomy.core.errors import SelectionError
 from vectomy.core.linalg import normalise
 from vectomy.core.types import SITES, Vector
 from vectomy.data.prompts import Prompt
+from vectomy.data.thoughts import split_thoughts
 from vectomy.hooks.interventions import ablate, intervene
 from vectomy.metrics.judges import degenerate
 from vectomy.search.estimators import Directions
 from vectomy.search.recipe import Candidate, RecipeInput, RecipeResult
 
-__all__ = ["rank", "select_article"]
+__all__ = ["is_dropped", "rank", "select_article"]
 
 BLACKLIST = ("I cannot", "I can't")
 
@@ -47,8 +49,8 @@ def select_article(task: RecipeInput) -> RecipeResult:
     """Rank the directions, try the best ones, and pick one.
 
     The pick is `pick` if given; otherwise a person is asked; without a person it is the candidate
-    with the fewest dropped answers, and of equal ones the better ranked. Loops and empty answers
-    count as dropped.
+    with the fewest dropped answers, and of equal ones the better ranked. Loops, empty answers and
+    those that end inside a thought count as dropped.
 
     Raises:
         SelectionError: `pick` is not the rank of a tried candidate.
@@ -92,11 +94,13 @@ def _answer_ablated(task: RecipeInput, vector: Vector, prompts: list[Prompt]) ->
         answers = chat.answer(chat.tokens(prompts), c.selection.shown_tokens, c.runtime.batch_tokens)
     texts = [chat.text(answer) for answer in answers]
     return [
-        {"prompt": prompt.text, "completion": text, "dropped": _is_dropped(text)}
+        {"prompt": prompt.text, "completion": text, "dropped": is_dropped(text)}
         for prompt, text in zip(prompts, texts, strict=True)
     ]
 
 
-def _is_dropped(text: str) -> bool:
-    plain = text.replace("\u2019", "'")
-    return any(phrase in plain for phrase in BLACKLIST) or degenerate(plain)
+def is_dropped(text: str) -> bool:
+    """Whether an answer is blacklisted, degenerate, or ends inside its thought."""
+    split = split_thoughts(text)
+    plain = split.answer.replace("\u2019", "'")
+    return not split.finished or any(phrase in plain for phrase in BLACKLIST) or degenerate(plain)

@@ -26,7 +26,7 @@ from vectomy.data.splits import Splits, split_preserve
 from vectomy.data.trait_context import in_context
 from vectomy.data.trait_file import Trait, TraitContext
 from vectomy.edits.edit import Edit
-from vectomy.metrics.judges.degeneration import degenerate
+from vectomy.metrics.judges.judged_part import find_degenerate
 from vectomy.metrics.trait_scorers import Scorer, scorer_of
 from vectomy.metrics.variants import separation
 from vectomy.models import ChatModel
@@ -384,7 +384,9 @@ def _judge(
             {
                 "text": text,
                 "verdict": "degenerate"
-                if degenerate(text, prompt)
+                if find_degenerate(text, prompt)
+                else "not_judged"
+                if shown is None
                 else "shows_the_trait"
                 if shown
                 else "lacks_the_trait",

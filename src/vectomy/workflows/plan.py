@@ -15,6 +15,7 @@ from vectomy.architecture import Architecture, Writer, check_covered, excluded_t
 from vectomy.checkpoint import Checkpoint, architecture_in
 from vectomy.core.json_value import JsonObject
 from vectomy.core.types import OUTSIDE
+from vectomy.models import list_template_faults
 from vectomy.models.memory import fits, layerwise_memory
 
 __all__ = ["Plan", "plan"]
@@ -58,9 +59,16 @@ class Plan:
 
 
 def plan(
-    checkpoint: str | Path | Checkpoint, *, embeddings: bool = True, components: Collection[str] | None = None
+    checkpoint: str | Path | Checkpoint,
+    *,
+    embeddings: bool = True,
+    components: Collection[str] | None = None,
+    name: str | None = None,
 ) -> Plan:
-    """Plan an edit from config.json and the headers of the weights alone.
+    """Plan an edit from config.json, the headers of the weights, and the chat template alone.
+
+    Args:
+        name: the name in messages; the path unless given.
 
     Raises:
         CheckpointError, UnsafeCheckpointError: the folder is not whole.
@@ -95,7 +103,11 @@ def plan(
         d_model=arch.d_model,
         writers=tuple(rows),
         left=(*left, *excluded_tensors(arch)),
-        notes=(*_notes(arch, untied, edits_embedding), *opened.notes),
+        notes=(
+            *_notes(arch, untied, edits_embedding),
+            *opened.notes,
+            *list_template_faults(opened.path, name=name),
+        ),
         parameters=sum(row["parameters"] for row in rows),
         memory_bytes=memory["bake"],
         disk_bytes=disk,

@@ -43,6 +43,14 @@ SCALARS = {
 TEXT, ARRAY = 8, 9
 # Of an array as long as a vocabulary nothing but its place is of use here.
 KEPT_ITEMS = 64
+# Architectures of files beside a language model, and of other models.
+PROJECTORS = ("clip", "mmproj")
+NO_LANGUAGE_MODELS = {
+    **dict.fromkeys(("bert", "nomic-bert", "jina-bert-v2", "modern-bert"), "an encoder"),
+    **dict.fromkeys(("t5", "t5encoder"), "an encoder-decoder or a part of one"),
+    **dict.fromkeys(("flux", "sd1", "sdxl", "sd3", "wan", "ltxv", "qwen_image"), "a diffusion model"),
+    **dict.fromkeys(("wavtokenizer-dec", "whisper"), "an audio model"),
+}
 NAME_LIMIT = 500
 AXES = 4
 
@@ -115,8 +123,8 @@ class GgufFile:
         """Check a file and list it.
 
         Raises:
-            CheckpointError: no file, no GGUF, another byte order, a part of a split model, or a
-                head that contradicts the file.
+            CheckpointError: no file, no GGUF, another byte order, a part of a split model, no
+                language model, or a head that contradicts the file.
         """
         check_installed()
         path = Path(path).expanduser()
@@ -133,7 +141,38 @@ class GgufFile:
             raise CheckpointError(
                 f"{path} is one of several parts of a model; join them with llama-gguf-split --merge"
             )
+        reason = explain_gguf(found)
+        if reason is not None:
+            raise CheckpointError(reason)
         return found
+
+
+def explain_gguf(file: GgufFile) -> str | None:
+    """Why a GGUF file is no language model, by what its metadata says it is; None for one that may
+    be.
+    """
+    kind = str(file.metadata.get("general.type", "model"))
+    if file.architecture in PROJECTORS or kind == "mmproj":
+        others = sorted(
+            other.name
+            for other in file.path.parent.glob("*.gguf")
+            if other != file.path and "mmproj" not in other.name
+        )
+        beside = f", such as {others[0]} beside it" if others else ""
+        return (
+            f"{file.path} is a projector (mmproj: the image or audio part of a multimodal model), which does "
+            f"not generate text; give the GGUF file of the language model{beside}"
+        )
+    if kind == "adapter":
+        return (
+            f"{file.path} is a LoRA adapter as a GGUF file, not a model; give the model that it was made for"
+        )
+    if file.architecture in NO_LANGUAGE_MODELS:
+        return (
+            f"{file.path} is {NO_LANGUAGE_MODELS[file.architecture]} ('{file.architecture}'), which does not "
+            "generate text by itself; give a language model"
+        )
+    return None
 
 
 class _Head:

@@ -10,7 +10,7 @@ from vectomy.data.thoughts import split_thoughts
 from vectomy.metrics.judges.degeneration import what_is_wrong
 from vectomy.metrics.judges.language import find_foreign_language, mixed_scripts
 
-__all__ = ["CUT_THOUGHT", "NO_ANSWER", "JudgedPart", "read_completion"]
+__all__ = ["CUT_THOUGHT", "NO_ANSWER", "JudgedPart", "find_degenerate", "read_completion"]
 
 CUT_THOUGHT = "cut inside the thought"
 NO_ANSWER = "nothing follows the thought"
@@ -56,3 +56,13 @@ def read_completion(prompt: str, completion: str, *, english_only: bool) -> Judg
         wrong = None
     unjudged = f"not English ({foreign})" if foreign is not None and english_only else None
     return JudgedPart(split.answer, wrong, unjudged)
+
+
+def find_degenerate(completion: str, prompt: str) -> bool:
+    """Whether a completion is degenerate behind its thoughts; one that ends inside a thought is if
+    the thought loops or is garbled.
+    """
+    split = split_thoughts(completion)
+    if split.thought and not (split.finished and split.answer):
+        return what_is_wrong(split.thought) in FAULTS_OF_THOUGHTS
+    return what_is_wrong(split.answer, prompt) is not None

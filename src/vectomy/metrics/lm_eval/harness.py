@@ -238,7 +238,10 @@ def _make_requests(task: HarnessTask, shots: int | None, chat: ChatModel | None)
 def _model(chat: ChatModel, batch_size: int) -> Any:
     from lm_eval.models.huggingface import HFLM
 
-    return HFLM(pretrained=chat.model, tokenizer=chat.tokenizer, batch_size=batch_size)
+    # The harness does not look for the positions of a text model inside a larger one.
+    return HFLM(
+        pretrained=chat.model, tokenizer=chat.tokenizer, batch_size=batch_size, max_length=chat.context
+    )
 
 
 def _template_of(chat: ChatModel, model: Any) -> Any:

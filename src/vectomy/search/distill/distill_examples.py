@@ -28,9 +28,16 @@ from vectomy.data.prompts import Prompt
 from vectomy.data.trait_context import in_context
 from vectomy.data.trait_file import Trait
 from vectomy.hooks.capture import capture
-from vectomy.metrics.judges.degeneration import degenerate
+from vectomy.metrics.judges.judged_part import find_degenerate
 from vectomy.metrics.trait_scorers import Scorer
-from vectomy.models import ChatModel, Example, TeacherForcedBatch, pack_examples, packs_exactly
+from vectomy.models import (
+    ChatModel,
+    Example,
+    TeacherForcedBatch,
+    find_final_parts,
+    pack_examples,
+    packs_exactly,
+)
 
 __all__ = [
     "DistillBatch",
@@ -88,11 +95,11 @@ class DistillBatch:
 def good_answers(
     texts: Sequence[str], answers: Sequence[list[int]], decoded: Sequence[str], scorer: Scorer, shows: bool
 ) -> list[bool]:
-    """Which answers are good examples: they show the trait (with `shows`) or lack it, and are not
-    degenerate.
+    """Which answers are good examples: they show the trait (with `shows`) or lack it behind their
+    thoughts, and are not degenerate.
     """
     return [
-        bool(answer) and flag == shows and not degenerate(said, text)
+        bool(answer) and flag == shows and not find_degenerate(said, text)
         for text, answer, said, flag in zip(
             texts, answers, decoded, scorer.shown(decoded, texts, answers), strict=True
         )
@@ -132,20 +139,25 @@ def distill_examples(
         return [
             DistillExample(source, [(target, answer, 0)]) for source, target, answer, fine in rows if fine
         ]
+    lead = trait.lead
+    # The lead and the answer are those of the final parts, behind the thought of each.
     sides = [
-        list(zip(styled, answers["positive"], strict=True)),
-        list(zip(plain, answers["negative"], strict=True)),
+        find_final_parts(chat, styled, answers["positive"]),
+        find_final_parts(chat, plain, answers["negative"]),
     ]
     made = [
-        lead_and_answer(chat, source, one, other, trait.lead) if fine else None
-        for source, one, other, fine in zip(plain, *sides, good["negative"], strict=True)
+        None
+        if own is None or other is None or not fine
+        else lead_and_answer(chat, own.prompt, (other.prompt, other.answer), (own.prompt, own.answer), lead)
+        for other, own, fine in zip(*sides, good["negative"], strict=True)
     ]
-    said = ["" if example is None else chat.text(example.answer) for example in made]
+    # Of the final parts, so that no thought is open.
+    said = ["" if example is None else chat.decode(example.answer) for example in made]
     shown = scorer.shown(said, texts, [[0] if example is None else example.answer for example in made])
     found = [
         example
         for example, text, prompt, shows in zip(made, said, texts, shown, strict=True)
-        if example is not None and shows and not degenerate(text, prompt)
+        if example is not None and shows and not find_degenerate(text, prompt)
     ]
     check_enough(
         [example in found for example in made],

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vectomy.core.errors import SelectionError
 from vectomy.data.trait_file import Trait
 
 __all__ = ["MOST_DEGENERATE", "choose_strength"]
@@ -19,17 +20,26 @@ def choose_strength(points: Sequence[Mapping[str, Any]], trait: Trait) -> tuple[
     """The index of the chosen point, and a note where it misses the target or a limit.
 
     Args:
-        points: mappings with `shown` (share of search answers that show the trait), `degenerate`
-            and `kl` (nats per token).
+        points: mappings with `shown` (share of search answers that show the trait; None if none was
+            judged), `degenerate` and `kl` (nats per token).
 
     The rule: of the points within the KL budget and with few degenerate answers, take the one with
     least KL that reaches the target rate. If none reaches it, take the nearest. If none is within
     the limits, take the one with fewest degenerate answers, then least KL.
+
+    Raises:
+        SelectionError: no answer of any point was judged.
     """
     induced = trait.operation == "induce"
+    if all(point["shown"] is None for point in points):
+        raise SelectionError(
+            "every search answer ends inside its thought, so no strength can be chosen; raise --answer-tokens"
+        )
 
     def short(point: Mapping[str, Any]) -> float:
-        """The distance to the target rate; 0 where it is reached."""
+        """The distance to the target rate; 0 where it is reached, infinite where nothing shows it."""
+        if point["shown"] is None:
+            return float("inf")
         return max(0.0, trait.target - point["shown"] if induced else point["shown"] - trait.target)
 
     budget = float("inf") if trait.kl_budget is None else trait.kl_budget
@@ -54,6 +64,10 @@ def choose_strength(points: Sequence[Mapping[str, Any]], trait: Trait) -> tuple[
     if short(points[best]):
         return best, (
             f"no strength within the limits brings the trait to {trait.target:.0%} of the search answers; "
-            f"taken is the nearest ({points[best]['shown']:.0%})"
+            f"taken is the nearest ({_word_share(points[best]['shown'])})"
         )
     return best, None
+
+
+def _word_share(share: float | None) -> str:
+    return "no answer was judged" if share is None else f"{share:.0%}"

@@ -16,7 +16,7 @@ from vectomy.data.trait_file import Trait, TraitContext
 from vectomy.edits.edit import Edit
 from vectomy.metrics.divergence import answer_hidden, divergence
 from vectomy.metrics.intervals import rate_of
-from vectomy.metrics.judges.degeneration import degenerate
+from vectomy.metrics.judges.judged_part import find_degenerate
 from vectomy.metrics.trait_scorers import Scorer
 from vectomy.models import ChatModel
 from vectomy.search.distill.distill_examples import DistillBatch
@@ -69,7 +69,7 @@ class TraitBench:
         return {
             "shown": rate_of(self.scorer.shown(said, self.texts, answers)),
             "degenerate": rate_of(
-                degenerate(text, prompt) for text, prompt in zip(said, self.texts, strict=True)
+                find_degenerate(text, prompt) for text, prompt in zip(said, self.texts, strict=True)
             ),
             "length_mean": sum(map(len, answers)) / len(answers),
         }

@@ -7,6 +7,9 @@ prompts.
 - `negative`: the base's answers to the negative prompts, which must stay as they are.
 - `preserve`: the base's answers to the preserve set that show the behaviour.
 
+Of a model that thinks first, an opening is that of the final part, behind the base's own thought;
+the negative answers are kept in both parts.
+
 Where the model allows it, passes resume at the first layer that may be edited: the layers below are
 computed once.
 """
@@ -36,6 +39,7 @@ from vectomy.models import (
     ChatModel,
     Example,
     TeacherForcedBatch,
+    find_final_parts,
     pack_examples,
     packs_exactly,
     resume_at,
@@ -153,25 +157,32 @@ def collect_examples(task: RecipeInput) -> TrainExamples:
             "give clearer prompts, or --recipe arditi"
         )
     negative_prompts, negative_answers = base_answers(task, "negative")
+    tokens = task.chat.tokens(negative_prompts)
     negative = [
-        Example(row, ids, [answer])
-        for row, (ids, answer) in enumerate(
-            zip(task.chat.tokens(negative_prompts), negative_answers, strict=True)
-        )
+        Example(row, ids, [answer[:NEGATIVE_TOKENS]])
+        for row, (ids, answer) in enumerate(zip(tokens, negative_answers, strict=True))
+    ]
+    negative += [
+        Example(row, part.prompt, [part.answer[:NEGATIVE_TOKENS]])
+        for row, part in enumerate(find_final_parts(task.chat, tokens, negative_answers))
+        if part is not None and part.thinks
     ]
     preserve = []
     if task.preserve is not None:
         preserve = _list_openings(task, *base_answers(task, "preserve"))
     change = _add_other_openings(change, task.config.seed)
     if task.preserve is not None:
-        change = add_prompts_not_shown(task.chat.tokens(prompts), change, task.config.seed)
+        parts = find_final_parts(task.chat, task.chat.tokens(prompts), answers)
+        behind = [None if part is None else part.prompt for part in parts]
+        change = add_prompts_not_shown(behind, change, task.config.seed)
     return TrainExamples(change, negative, preserve)
 
 
 def _tell_unjudged(task: RecipeInput, prompts: Sequence[Prompt], answers: Sequence[list[int]]) -> str:
-    if task.judge is None:
-        return ""
     texts = [task.chat.text(answer) for answer in answers]
+    if task.judge is None:
+        count = sum(task.chat.final_start(answer) is None for answer in answers)
+        return f" ({count} answers end inside the thought: raise --answer-tokens)" if count else ""
     count = find_refusals(task.judge, [prompt.text for prompt in prompts], texts).count(None)
     return f" ({count} answers could not be judged: {UNJUDGED})" if count else ""
 
@@ -184,7 +195,9 @@ def base_answers(task: RecipeInput, name: TargetName) -> tuple[list[Prompt], lis
         "preserve": task.preserve.fit if task.preserve is not None else (),
     }
     prompts = list(sets[name])[:MOST_PROMPTS]
-    tokens = NEGATIVE_TOKENS if name == "negative" else _count_judged_tokens(task)
+    tokens = _count_judged_tokens(task)
+    if name == "negative" and tokens == JUDGED:
+        tokens = NEGATIVE_TOKENS
     answer = _answerer(task, prompts, tokens, name)
     return prompts, task.journal.get_or_compute(f"answers {STORED_NAMES[name]}", answer)
 
@@ -205,15 +218,15 @@ def _answerer(
 def _list_openings(
     task: RecipeInput, prompts: Sequence[Prompt], answers: Sequence[list[int]]
 ) -> list[Example]:
-    """The prompts whose answer shows the behaviour, each with its opening. Without a judge, every
-    prompt counts.
+    """The prompts whose answer shows the behaviour, each with the opening of the final part. Without
+    a judge, every prompt with a final part counts.
     """
+    parts = find_final_parts(task.chat, task.chat.tokens(prompts), answers)
     return [
-        Example(row, ids, [answer[:OPENING]])
-        for row, (prompt, ids, answer) in enumerate(
-            zip(prompts, task.chat.tokens(prompts), answers, strict=True)
-        )
-        if task.judge is None or task.judge.verdict(prompt.text, task.chat.text(answer)) in REFUSALS
+        Example(row, part.prompt, [part.answer[:OPENING]])
+        for row, (prompt, part, answer) in enumerate(zip(prompts, parts, answers, strict=True))
+        if part is not None
+        and (task.judge is None or task.judge.verdict(prompt.text, task.chat.text(answer)) in REFUSALS)
     ]
 
 
@@ -230,14 +243,16 @@ def _add_other_openings(examples: list[Example], seed: int) -> list[Example]:
     return result
 
 
-def add_prompts_not_shown(tokens: Sequence[list[int]], change: list[Example], seed: int) -> list[Example]:
+def add_prompts_not_shown(
+    tokens: Sequence[list[int] | None], change: list[Example], seed: int
+) -> list[Example]:
     """Add the prompts that do not show the behaviour, with openings of others.
 
     Where the behaviour depends on the wording, only chance separates a prompt that shows it from
     one that nearly does.
 
     Args:
-        tokens: all prompts, by row.
+        tokens: all prompts, by row, with their thoughts; None for one whose thought never ends.
     """
     chance = random.Random(seed)
     openings = sorted({tuple(example.answers[0]) for example in change})
@@ -245,7 +260,7 @@ def add_prompts_not_shown(tokens: Sequence[list[int]], change: list[Example], se
     others = [
         Example(row, ids, [list(chance.choice(openings))])
         for row, ids in enumerate(tokens)
-        if row not in shown
+        if row not in shown and ids is not None
     ]
     return [*change, *others]
 

@@ -35,9 +35,9 @@ from vectomy.metrics.judges import Judge, describe, open_judge
 from vectomy.metrics.lm_eval.capability import in_rows
 from vectomy.metrics.lm_eval.harness import HarnessTask, TaskScores, load_tasks
 from vectomy.metrics.prompt_set import PromptSet, read_sets, sample
-from vectomy.metrics.surroundings import after_an_exchange
+from vectomy.metrics.surroundings import after_an_exchange, behind_text
 from vectomy.metrics.tool_calls import tool_prompts
-from vectomy.models import check_prompts
+from vectomy.models import check_lengths, check_prompts
 from vectomy.report import render_evaluation
 from vectomy.workflows.evaluate.evaluation_results import (
     SetResult,
@@ -239,19 +239,24 @@ class EvaluationWorkflow(Workflow):
         return evaluation
 
     def _check_prompts(self) -> None:
+        """Check all prompts of all measures, with each model's template."""
+        c = self.config
         prompts = [prompt for prompt_set in self.sets for prompt in prompt_set.prompts]
+        if c.multi_turn:
+            prompts += [after_an_exchange(prompt) for prompt in self._sample(MULTI_TURN_PROMPTS)]
         checked: set[Path] = set()
         for subject in self.subjects:
-            if subject.kind in ("base", "model") and subject.path not in checked:
-                checked.add(subject.path)
-                check_prompts(
-                    subject.path,
-                    prompts,
-                    self.config.answer_tokens,
-                    runtime=self.runtime,
-                    name=subject.name,
-                    log=self.log,
-                )
+            if subject.kind not in ("base", "model") or subject.path in checked:
+                continue
+            checked.add(subject.path)
+            chat = check_prompts(
+                subject.path, prompts, c.answer_tokens, runtime=self.runtime, name=subject.name, log=self.log
+            )
+            if c.context_tokens:
+                behind_text(chat, self._sample(CONTEXT_PROMPTS), c.context_tokens, c.answer_tokens)
+            if c.tool_calls:
+                tools = [item.prompt for item in tool_prompts()]
+                check_lengths(chat, tools, chat.tokens(tools), TOOL_TOKENS, self.log)
 
     def _in_order(self) -> list[Subject]:
         """Subjects that share weights follow one another, after the model that they are compared

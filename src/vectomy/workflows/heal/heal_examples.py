@@ -81,7 +81,7 @@ def _own(
         )
     chat = load_for(config, base, "base")
     tokens = chat.tokens(kept)
-    check_lengths(chat, kept, tokens, config.own_tokens)
+    check_lengths(chat, kept, tokens, config.own_tokens, log)
     ours = chat.answer(tokens, config.own_tokens, config.runtime.batch_tokens, progress, "base's own answers")
     chat = load_for(config, edited, "edited model")
     theirs = None

@@ -1,0 +1,115 @@
+"""Readers, norms and the head of another shape are refused by name before a bake copies them.
+transformers is the oracle: it does not load what is refused here.
+"""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny import LAYERS, VOCAB, WIDTH, build, load, unit
+
+from vectomy import Edit, bake, plan
+from vectomy.architecture import check_covered, resolve
+from vectomy.checkpoint import Checkpoint, architecture_in
+from vectomy.core.errors import CheckpointError
+
+TIER = "tiny"
+
+SINGLE = "model.safetensors"
+LAYER = "model.layers.1."
+
+WRONG: dict[str, tuple[str, tuple[int, ...], list[int]]] = {
+    "query": (f"{LAYER}self_attn.q_proj.weight", (24, WIDTH), [32, 32]),
+    "key": (f"{LAYER}self_attn.k_proj.weight", (8, WIDTH), [16, 32]),
+    "value-width": (f"{LAYER}self_attn.v_proj.weight", (16, 40), [16, 32]),
+    "gate": (f"{LAYER}mlp.gate_proj.weight", (40, WIDTH), [48, 32]),
+    "up-transposed": (f"{LAYER}mlp.up_proj.weight", (WIDTH, 48), [48, 32]),
+    "norm": (f"{LAYER}input_layernorm.weight", (31,), [32]),
+    "norm-matrix": (f"{LAYER}post_attention_layernorm.weight", (1, WIDTH), [32]),
+    "last-norm": ("model.norm.weight", (33,), [32]),
+    "head-width": ("lm_head.weight", (VOCAB, 31), [97, 32]),
+    "head-rows": ("lm_head.weight", (VOCAB - 1, WIDTH), [97, 32]),
+    "writer-input": (f"{LAYER}mlp.down_proj.weight", (WIDTH, 40), [32, 48]),
+}
+
+
+def change(folder: Path, **tensors: torch.Tensor) -> Path:
+    stored = load_file(folder / SINGLE) | {name.replace("__", "."): value for name, value in tensors.items()}
+    save_file(stored, folder / SINGLE, metadata={"format": "pt"})
+    return folder
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_tensor_of_another_shape_is_refused_with_the_expected_one(case: str, tmp_path: Path) -> None:
+    name, shape, expected = WRONG[case]
+    folder = build(tmp_path / "in", "llama").folder
+    edit = Edit.ablation(folder, unit())
+    change(folder, **{name: torch.ones(shape)})
+    with pytest.raises(RuntimeError, match=r"ismatched|size mismatch|shape"):
+        load(folder)
+    message = (
+        f"'{re.escape(name)}' has shape {re.escape(str(list(shape)))}, and {re.escape(str(expected))} is"
+    )
+    with pytest.raises(CheckpointError, match=message):
+        plan(folder)
+    with pytest.raises(CheckpointError, match=message):
+        bake(edit, folder, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("part", ["k_proj", "v_proj", "q_proj"])
+def test_projections_are_those_of_the_heads_in_the_configuration(part: str, tmp_path: Path) -> None:
+    """All layers agree with each other, and none with config.json."""
+    folder = build(tmp_path / "in", "llama").folder
+    names = [f"model.layers.{layer}.self_attn.{part}.weight" for layer in range(LAYERS)]
+    change(folder, **{name: torch.ones(24, WIDTH) for name in names})
+    with pytest.raises(CheckpointError, match=rf"0\.self_attn\.{part}.*heads and their size"):
+        check_covered(architecture_in(Checkpoint.open(folder)))
+
+
+@pytest.mark.parametrize("name", ["mlp.up_proj.weight", "self_attn.q_proj.weight", "input_layernorm.weight"])
+def test_a_reader_that_one_layer_lacks_is_named(name: str, tmp_path: Path) -> None:
+    folder = build(tmp_path / "in", "llama").folder
+    stored = load_file(folder / SINGLE)
+    del stored[LAYER + name]
+    save_file(stored, folder / SINGLE, metadata={"format": "pt"})
+    with pytest.raises(
+        CheckpointError, match=f"lacks '{re.escape(LAYER + name)}', which every other layer has"
+    ):
+        plan(folder)
+
+
+def test_layers_that_the_configuration_tells_apart_may_differ() -> None:
+    """Every second layer has heads of another size, as in Gemma 4."""
+    shapes = {f"{name}.weight": (VOCAB, WIDTH) for name in ("model.embed_tokens", "lm_head")}
+    shapes["model.norm.weight"] = (WIDTH,)
+    for layer in range(LAYERS):
+        rows = 16 if layer % 2 else 8
+        inside = {"self_attn.k_proj": (rows, WIDTH), "self_attn.o_proj": (WIDTH, WIDTH)}
+        inside["mlp.down_proj"] = (WIDTH, 48)
+        shapes |= {f"model.layers.{layer}.{name}.weight": shape for name, shape in inside.items()}
+    config = {"model_type": "llama", "hidden_size": WIDTH, "num_hidden_layers": LAYERS, "vocab_size": VOCAB}
+    config["tie_word_embeddings"] = False
+    with pytest.raises(CheckpointError, match=r"1\.self_attn\.k_proj"):
+        check_covered(resolve(config, shapes))
+    for told in (
+        {"layer_types": ["sliding_attention", "full_attention"] * 2},
+        {"global_layers": [1, 3]},
+        {"full_attention_interval": 2},
+        {"block_types": ["recurrent", "attention"]},
+    ):
+        check_covered(resolve(config | told, shapes))
+    # Identifiers of tokens are no layers.
+    with pytest.raises(CheckpointError, match=r"1\.self_attn\.k_proj"):
+        check_covered(resolve(config | {"eos_token_id": [1, 3]}, shapes))
+
+
+def test_a_resized_vocabulary_is_one_model(tmp_path: Path) -> None:
+    """Embedding and head have rows that config.json does not count."""
+    folder = build(tmp_path / "in", "llama").folder
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"vocab_size": VOCAB - 5}))
+    check_covered(architecture_in(Checkpoint.open(folder)))
