@@ -76,7 +76,7 @@ def test_the_final_part_begins_behind_the_thought(answer: str, final: str | None
 
 
 def test_a_letter_of_several_tokens_may_follow_the_thought() -> None:
-    """Tokens that are single bytes: every part that begins inside of the letter decodes to a blank."""
+    """Tokens are single bytes: a part that begins inside of the letter has no text for it."""
     text = "<think>é</think>é ist gut"
     ids = list(text.encode())
 

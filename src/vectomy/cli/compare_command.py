@@ -11,8 +11,9 @@ from rich.console import Console
 from rich.table import Table
 
 from vectomy.cli.help import MEASURE, SectionedCommand
+from vectomy.cli.output_folder import write_file
 from vectomy.cli.progress_bars import bars
-from vectomy.cli.vocabulary import AsJson, out_option
+from vectomy.cli.vocabulary import AsJson, Overwrite, out_option
 
 if TYPE_CHECKING:
     from vectomy.comparison import Comparison, WriterDifference
@@ -38,6 +39,7 @@ def _compare(
         str, typer.Argument(metavar="B", help="The checkpoint that was made from it, named in the same way.")
     ],
     out: Annotated[Path | None, out_option("FILE", "the Edit that turns A into B, as a new file.")] = None,
+    overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
     """List the tensors that differ between two checkpoints, and say whether a directional edit
@@ -53,13 +55,15 @@ def _compare(
     if out is not None:
         check_file_output(out, a, b)
     result = compare(open_model(a, bars), open_model(b, bars), progress=bars)
-    if out is not None and result.edit is not None:
-        result.edit.save(out)
+    # The comparison is told first: it is not lost where the file may not be written.
     if as_json:
         typer.echo(json.dumps(result.to_json(), indent=2))
     else:
         _print(result)
-        if out is not None and result.edit is not None:
+    edit = result.edit
+    if out is not None and edit is not None:
+        out = write_file(lambda file, replace: edit.save(file, overwrite=replace), out, overwrite)
+        if not as_json:
             typer.echo(f"written to {out}")
     if out is not None and result.edit is None:
         raise EditError(f"there is no Edit to write: {result.summary}")

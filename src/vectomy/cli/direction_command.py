@@ -11,8 +11,9 @@ from rich.console import Console
 
 from vectomy.cli.help import MAKE, SectionedCommand
 from vectomy.cli.options import SOURCE_HELP, command_of, given_options, run_options
+from vectomy.cli.output_folder import write_file
 from vectomy.cli.progress_bars import bars
-from vectomy.cli.vocabulary import AsJson, Model, option, out_option
+from vectomy.cli.vocabulary import AsJson, Model, Overwrite, option, out_option
 from vectomy.core.config import MACHINE, SEARCH
 from vectomy.core.run_config import make_config
 
@@ -41,12 +42,20 @@ OWN: dict[str, Any] = {
             panel=MACHINE,
         ),
     ],
+    "overwrite": Overwrite,
     "as_json": AsJson,
 }
 
 
 def register(app: typer.Typer) -> None:
-    usual = {"model": ..., "out": ..., "position": -1, "layerwise": "auto", "as_json": False}
+    usual = {
+        "model": ...,
+        "out": ...,
+        "position": -1,
+        "layerwise": "auto",
+        "overwrite": False,
+        "as_json": False,
+    }
     command = command_of(_direction, {**OWN, **OPTIONS}, usual)
     app.command("direction", cls=SectionedCommand, rich_help_panel=MAKE, epilog=SOURCE_HELP)(command)
 
@@ -57,12 +66,12 @@ def _direction(values: dict[str, Any]) -> None:
     """
     out: Path = values["out"]
     config = make_config(values["model"], given_options(values, OPTIONS), flags=True)
-    from vectomy.workflows.direction import fit_direction
+    from vectomy.workflows.direction import find_direction, save_direction
     from vectomy.workflows.named_model import check_base
 
     check_base(values["model"])
 
-    result = fit_direction(
+    direction = find_direction(
         config,
         out,
         layer=values["layer"],
@@ -71,6 +80,10 @@ def _direction(values: dict[str, Any]) -> None:
         progress=bars,
         log=lambda line: Console(stderr=True).print(line, highlight=False, markup=False, soft_wrap=True),
     )
+    out = write_file(
+        lambda file, overwrite: save_direction(direction, file, overwrite=overwrite), out, values["overwrite"]
+    )
+    result = {"direction": str(out), **direction.record}
     if values["as_json"]:
         typer.echo(json.dumps(result, indent=2))
     else:

@@ -9,12 +9,14 @@ from typing import Annotated, Literal
 import typer
 
 from vectomy.cli.help import MAKE, SectionedCommand, SectionedGroup
+from vectomy.cli.output_folder import write_file
 from vectomy.cli.progress_bars import bars
 from vectomy.cli.vocabulary import (
     EDIT,
     AsJson,
     Embeddings,
     Model,
+    Overwrite,
     direction_option,
     option,
     out_option,
@@ -47,6 +49,7 @@ def _new(
     behaviour: Annotated[
         str, option("--behaviour", help="Name of the behaviour, for tables and the model card.", panel=EDIT)
     ] = "",
+    overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
     """Make an Edit that removes a direction from every writer of a model."""
@@ -75,7 +78,7 @@ def _new(
         about,
         name=model if model == "demo" else Path(model).name,
     )
-    edit.save(out)
+    out = write_file(lambda file, replace: edit.save(file, overwrite=replace), out, overwrite)
     if as_json:
         typer.echo(
             json.dumps(

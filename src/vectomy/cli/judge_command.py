@@ -14,9 +14,10 @@ from rich.console import Console
 from rich.table import Table
 
 from vectomy.cli.help import MEASURE, SectionedCommand
+from vectomy.cli.output_folder import write_file
 from vectomy.cli.progress_bars import bars
-from vectomy.cli.vocabulary import MEASURES, AsJson, option, out_option
-from vectomy.core.errors import JudgeError, UnreadableReplyError, UsageError
+from vectomy.cli.vocabulary import MEASURES, AsJson, Overwrite, option, out_option
+from vectomy.core.errors import FinishedRunError, JudgeError, UnreadableReplyError, UsageError
 from vectomy.core.evaluation_config import EvaluationConfig
 from vectomy.core.json_value import JsonObject
 from vectomy.core.jsonl import iter_jsonl, json_line, write_jsonl
@@ -53,6 +54,7 @@ def _judge(
     out: Annotated[
         str, out_option("FILE", "the judged rows; - is stdout. The same command resumes an interrupted run.")
     ] = "-",
+    overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
     """Judge whether each completion in a file is a refusal. Writes each row with `verdict` and
@@ -70,7 +72,11 @@ def _judge(
         check_file_output(out)
     rows = list(_rows(file))
     opened = open_judge(judge)
-    unreadable = _to_stdout(opened, rows) if out == "-" else _to_file(opened, judge, rows, Path(out))
+    if out == "-":
+        unreadable = _to_stdout(opened, rows)
+    else:
+        unreadable, target = _to_file(opened, judge, rows, Path(out), overwrite)
+        out = str(target)
     counts = _counts([row for _, row in rows])
     about = describe(opened)
     if as_json:
@@ -148,14 +154,65 @@ def _to_stdout(judge: Judge, rows: list[tuple[int, JsonObject]]) -> list[tuple[i
     return unreadable
 
 
+def _check_stored(path: Path, rows: list[JsonObject]) -> None:
+    """Rows without a verdict may be judged again.
+
+    Raises:
+        FinishedRunError: a file is at `path` that holds other rows, or other verdicts on these.
+    """
+    check_file_output(path)
+    if not path.exists():
+        return
+    try:
+        text = path.read_text(encoding="utf-8")
+        stored = [value for _, value in iter_jsonl(text, partial(_no_json, str(path)))]
+    except (OSError, UnicodeDecodeError, JudgeError):
+        stored = []
+    if [_without_verdict(row) for row in stored] != [_without_verdict(row) for row in rows]:
+        raise FinishedRunError(path, "it does not hold the rows that are to be judged")
+    changed = sum(
+        "verdict" in row and isinstance(old, dict) and old.get("verdict") is not None and old != row
+        for old, row in zip(stored, rows, strict=True)
+    )
+    if changed:
+        raise FinishedRunError(
+            path, f"{changed} of {len(rows)} rows have another verdict or probability there"
+        )
+
+
+def _without_verdict(row: Any) -> Any:
+    return {k: v for k, v in row.items() if k not in OWN_FIELDS} if isinstance(row, dict) else row
+
+
 def _to_file(
-    judge: Judge, spec: str, rows: list[tuple[int, dict[str, Any]]], out: Path
-) -> list[tuple[int, str]]:
+    judge: Judge, spec: str, rows: list[tuple[int, dict[str, Any]]], out: Path, overwrite: bool
+) -> tuple[list[tuple[int, str]], Path]:
     """Write the rows as a file, all at once. Verdicts of a slow judge are kept in a journal next to
     it until the last one.
+
+    Returns:
+        The unreadable replies, and the file: another than `out` where a person at the terminal said
+        so.
+
+    Raises:
+        FinishedRunError: without `overwrite`, `out` holds something else; nothing was changed.
     """
     from vectomy.metrics.judges import is_slow
 
+    replaced: list[bool] = []
+
+    def claim(path: Path, replace: bool) -> None:
+        """Before the work, which a slow judge is paid for."""
+        if not replace:
+            _check_stored(path, [row for _, row in rows])
+        replaced[:] = [replace]
+
+    def write(path: Path, replace: bool) -> None:
+        if not replace:
+            _check_stored(path, [row for _, row in rows])
+        write_jsonl(path, (row for _, row in rows))
+
+    out = write_file(claim, out, overwrite)
     unreadable: list[tuple[int, str]] = []
     if is_slow(spec):
         journal_path = out.with_name(f".{out.name}.judged")
@@ -179,10 +236,10 @@ def _to_file(
     else:
         for index, fields in _judge_rows(judge, rows, unreadable):
             rows[index][1].update(fields)
-    write_jsonl(out, (row for _, row in rows))
+    written = write_file(write, out, replaced[0])
     if is_slow(spec) and not unreadable:
         journal_path.unlink()
-    return unreadable
+    return unreadable, written
 
 
 def _judge_rows(

@@ -1,5 +1,5 @@
-"""The folder of a command: its own name, a new number where that holds finished results of other
-settings, or what a person at the terminal says.
+"""The folder or file of a command: its own name, a new number where that holds finished results of
+other settings, or what a person at the terminal says.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from rich.prompt import Prompt
 
 from vectomy.core.errors import FinishedRunError
 
-__all__ = ["ask_about_folder", "at_terminal", "work_in_folder"]
+__all__ = ["ask_about_folder", "at_terminal", "work_in_folder", "write_file"]
 
 Result = TypeVar("Result")
 Ask = Callable[[FinishedRunError, Path], str]
@@ -29,6 +29,7 @@ def work_in_folder(
     *,
     overwrite: bool = False,
     ask: Ask | None = None,
+    is_file: bool = False,
 ) -> tuple[Result, Path]:
     """Run a command in `out`, or in the folder `usual` or the next of NAME-2, NAME-3, ... that
     holds no finished results of other settings.
@@ -37,6 +38,7 @@ def work_in_folder(
         work: the command, given its folder and whether to replace finished results there.
         out: the folder that was typed, which is never exchanged without asking.
         ask: asks a person at the terminal; absent: nobody is there.
+        is_file: `out` is a file, whose ending stays behind the number.
 
     Returns:
         What `work` returns, and the folder.
@@ -47,7 +49,8 @@ def work_in_folder(
     wanted = out or usual
     folder = wanted
     for number in itertools.count(2):
-        following = wanted.with_name(f"{wanted.name}-{number}")
+        name = f"{wanted.stem}-{number}{wanted.suffix}" if is_file else f"{wanted.name}-{number}"
+        following = wanted.with_name(name)
         try:
             return work(folder, overwrite), folder
         except FinishedRunError as error:
@@ -67,6 +70,22 @@ def work_in_folder(
     raise AssertionError
 
 
+def write_file(write: Callable[[Path, bool], None], out: Path, overwrite: bool) -> Path:
+    """Write a finished result to the file `out`, or where a person at the terminal says.
+
+    Args:
+        write: writes the file; given its path, and whether to replace other content there.
+
+    Returns:
+        The file that was written.
+
+    Raises:
+        FinishedRunError: `out` holds other content; nothing was changed.
+    """
+    ask = ask_about_folder if at_terminal() else None
+    return work_in_folder(write, out, out, overwrite=overwrite, ask=ask, is_file=True)[1]
+
+
 def at_terminal() -> bool:
     """Whether a person can be asked."""
     return sys.stdin.isatty() and sys.stderr.isatty()
@@ -82,7 +101,7 @@ def ask_about_folder(error: FinishedRunError, following: Path) -> str:
         soft_wrap=True,
     )
     return Prompt.ask(
-        f"`new` folder {following}, `replace` them, or `stop`?",
+        f"`new` name {following}, `replace` them, or `stop`?",
         console=console,
         choices=["new", "replace", "stop"],
         default="new",

@@ -83,7 +83,7 @@ ConfigFile = Annotated[
 ]
 Overwrite = Annotated[
     bool,
-    option("--overwrite", help="Replace finished results of other settings in the folder.", panel=OUTPUT),
+    option("--overwrite", help="Replace finished results of other settings.", panel=OUTPUT),
 ]
 Yes = Annotated[bool, option("--yes", help="Ask no questions.", panel=OUTPUT)]
 AsJson = Annotated[bool, option("--json", help="Print JSON instead of text.", panel=OUTPUT)]

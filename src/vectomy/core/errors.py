@@ -19,7 +19,7 @@
     │   └── LeakError               a token or a local path in what was to be published
     ├── PreflightError              a package, space or right that the work needs is missing
     ├── ArtifactError               a run folder in use, or changed by hand
-    │   └── FinishedRunError        a run folder that holds finished results of other settings
+    │   └── FinishedRunError        a folder or file that holds finished results of other settings
     └── DiskFullError               no space left; what was written before stays usable
 
 A message names the thing, its value and the remedy. `exit_status` is what the command line returns.
@@ -148,7 +148,9 @@ class ArtifactError(VectomyError):
 
 
 class FinishedRunError(ArtifactError):
-    """`differences` names the settings that differ, as `setting: old value -> new value`."""
+    """`folder` is a folder, or the file of a command that writes only one. `differences` names the
+    settings that differ, as `setting: old value -> new value`, or what else does.
+    """
 
     def __init__(self, folder: pathlib.Path, differences: str) -> None:
         super().__init__(

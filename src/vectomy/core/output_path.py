@@ -8,10 +8,11 @@ import os
 import stat
 from pathlib import Path
 
-from vectomy.core.errors import ArtifactError
+from vectomy.core.errors import ArtifactError, FinishedRunError
 from vectomy.core.write_errors import check_writable, name_write_errors
 
 __all__ = [
+    "check_file_content",
     "check_file_output",
     "check_new_folder",
     "check_output",
@@ -54,6 +55,22 @@ def check_file_output(out: str | Path, *inputs: str | Path) -> None:
     check_output(path, *inputs)
     check_replaceable_file(path)
     check_writable(path)
+
+
+def check_file_content(path: Path, content: bytes, what: str) -> None:
+    """For a finished result that is about to be written.
+
+    Args:
+        what: says how a file of other content differs.
+
+    Raises:
+        FinishedRunError: a file with other content is at `path`, which stays as it is.
+    """
+    check_replaceable_file(path)
+    with name_write_errors(path):
+        same = not path.exists() or (path.stat().st_size == len(content) and path.read_bytes() == content)
+    if not same:
+        raise FinishedRunError(path, what)
 
 
 def check_replaceable_file(path: Path) -> None:

@@ -24,6 +24,7 @@ from vectomy.architecture import Architecture, Writer, architecture_of, check_co
 from vectomy.checkpoint import Checkpoint, architecture_in, fingerprint
 from vectomy.core import linalg
 from vectomy.core.errors import EditError, FingerprintError
+from vectomy.core.output_path import check_file_content
 from vectomy.core.run_folder import write_whole
 from vectomy.core.types import OUTSIDE, Component, NormMode, Vector
 from vectomy.edits.edit_file import encode_edit, read_edit
@@ -252,9 +253,17 @@ class Edit:
         """The file's content: the same edit gives the same bytes."""
         return encode_edit(self.base, self.operations, self.about)
 
-    def save(self, path: str | Path) -> None:
-        with write_whole(Path(path)) as beside:
-            beside.write_bytes(self.to_bytes())
+    def save(self, path: str | Path, *, overwrite: bool = True) -> None:
+        """Write the Edit to a file.
+
+        Raises:
+            FinishedRunError: without `overwrite`, another file is there.
+        """
+        path, content = Path(path), self.to_bytes()
+        if not overwrite:
+            check_file_content(path, content, "another Edit is there, or another file")
+        with write_whole(path) as beside:
+            beside.write_bytes(content)
 
     @classmethod
     def load(cls, path: str | Path) -> Edit:

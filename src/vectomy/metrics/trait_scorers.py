@@ -173,7 +173,7 @@ def scorer_of(
     ]
     if not all(odds):
         raise BehaviourAbsentError(
-            "every answer in one of the two contexts ends inside its thought, so nothing can be scored; raise "
-            "--answer-tokens"
+            "every answer in one of the two contexts ends inside its thought, so nothing can be scored; "
+            "raise --answer-tokens"
         )
     return LogOddsScorer(chat, trait, sum(sum(side) / len(side) for side in odds) / 2, batch_tokens)

@@ -1,5 +1,5 @@
-"""Answers without their thoughts, as tokens: what is learned or scored is the final part, behind the
-thought that the model had before it.
+"""Answers without their thoughts, as tokens: what is learned or scored is the final part, behind
+the thought that the model had before it.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ for `vectomy edit new`; the bake and the verification of that Edit are streamed 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,10 +14,16 @@ import safetensors.torch
 
 from vectomy.checkpoint import Checkpoint
 from vectomy.core.errors import ConfigError
-from vectomy.core.output_path import check_file_output
+from vectomy.core.json_value import JsonObject
+from vectomy.core.output_path import check_file_content, check_file_output
 from vectomy.core.progress import Progress, silent
+<<<<<<< HEAD
 from vectomy.core.run_config import RunConfig
 from vectomy.core.run_folder import write_json, write_whole
+=======
+from vectomy.core.run_folder import json_bytes, write_whole
+from vectomy.core.types import Vector
+>>>>>>> db5fe6a (Files of direction, edit new, compare and judge are not replaced without a word)
 from vectomy.data.splits import split_contrast
 from vectomy.models import (
     check_prompts,
@@ -31,7 +38,7 @@ from vectomy.search.collect import collect
 from vectomy.search.estimators import NEEDS_SAMPLES, fit_directions
 from vectomy.workflows.stages import Log, ignore
 
-__all__ = ["fit_direction"]
+__all__ = ["FoundDirection", "find_direction", "fit_direction", "save_direction"]
 
 # The layer that the gradient search of the experiments starts from, as a share of the depth (Arditi
 # et al. search up to 0.8).
@@ -47,6 +54,7 @@ def fit_direction(
     layer: int | None = None,
     position: int = -1,
     stream: Stream = "auto",
+    overwrite: bool = True,
     progress: Progress = silent,
     log: Log = ignore,
 ) -> dict[str, Any]:
@@ -57,10 +65,58 @@ def fit_direction(
             records how it was found.
         layer: absent: 0.6 of the depth.
         stream: read the model block by block; auto does so where it does not fit into memory.
+        overwrite: replace another direction in `out`.
 
     Raises:
-        ConfigError: a layer that the model lacks. Others as for `collect`.
+        ConfigError: a layer that the model lacks.
+        FinishedRunError: without `overwrite`, another direction is in `out`. Others as for
+            `collect`.
     """
+    direction = find_direction(
+        config, out, layer=layer, position=position, stream=stream, progress=progress, log=log
+    )
+    save_direction(direction, out, overwrite=overwrite)
+    return {"direction": str(out), **direction.record}
+
+
+@dataclass(frozen=True, eq=False)
+class FoundDirection:
+    """A unit vector, and how it was found."""
+
+    vector: Vector
+    record: JsonObject
+
+
+def save_direction(direction: FoundDirection, out: str | Path, *, overwrite: bool) -> None:
+    """Write the .safetensors file `out`, and the record beside it.
+
+    Raises:
+        FinishedRunError: without `overwrite`, another direction is there; neither file was changed.
+    """
+    out = Path(out)
+    content = {
+        out: safetensors.torch.save({"direction": direction.vector.contiguous()}),
+        out.with_suffix(".json"): json_bytes(direction.record),
+    }
+    if not overwrite:
+        for file, data in content.items():
+            check_file_content(file, data, "another direction is there, or another file")
+    for file, data in content.items():
+        with write_whole(file) as beside:
+            beside.write_bytes(data)
+
+
+def find_direction(
+    config: RunConfig,
+    out: str | Path,
+    *,
+    layer: int | None = None,
+    position: int = -1,
+    stream: Stream = "auto",
+    progress: Progress = silent,
+    log: Log = ignore,
+) -> FoundDirection:
+    """`fit_direction` without writing: `out` is only checked to be writable."""
     out = Path(out)
     for file in (out, out.with_suffix(".json")):
         check_file_output(file)
@@ -116,7 +172,7 @@ def fit_direction(
         raise ConfigError(
             f"the two prompt sets do not differ at layer {chosen}, position {position}; choose a later layer"
         )
-    record = {
+    record: JsonObject = {
         "model": config.model,
         "behaviour": config.contrast.behaviour,
         "contrast": [config.contrast.positive.prompts, config.contrast.negative.prompts],
@@ -128,7 +184,4 @@ def fit_direction(
         "length": length,
         "block_by_block": blockwise,
     }
-    with write_whole(out) as beside:
-        safetensors.torch.save_file({"direction": (vector / length).contiguous()}, beside)
-    write_json(out.with_suffix(".json"), record)
-    return {"direction": str(out), **record}
+    return FoundDirection(vector / length, record)

@@ -37,7 +37,7 @@ def choose_strength(points: Sequence[Mapping[str, Any]], trait: Trait) -> tuple[
         )
 
     def short(point: Mapping[str, Any]) -> float:
-        """The distance to the target rate; 0 where it is reached, infinite where nothing shows it."""
+        """The distance to the target rate; 0 if it is reached, infinite if nothing shows it."""
         if point["shown"] is None:
             return float("inf")
         return max(0.0, trait.target - point["shown"] if induced else point["shown"] - trait.target)

@@ -218,8 +218,8 @@ def _answerer(
 def _list_openings(
     task: RecipeInput, prompts: Sequence[Prompt], answers: Sequence[list[int]]
 ) -> list[Example]:
-    """The prompts whose answer shows the behaviour, each with the opening of the final part. Without
-    a judge, every prompt with a final part counts.
+    """The prompts whose answer shows the behaviour, each with the opening of the final part.
+    Without a judge, every prompt with a final part counts.
     """
     parts = find_final_parts(task.chat, task.chat.tokens(prompts), answers)
     return [
