@@ -17,13 +17,9 @@ from vectomy.core.errors import ConfigError
 from vectomy.core.json_value import JsonObject
 from vectomy.core.output_path import check_file_content, check_file_output
 from vectomy.core.progress import Progress, silent
-<<<<<<< HEAD
 from vectomy.core.run_config import RunConfig
-from vectomy.core.run_folder import write_json, write_whole
-=======
 from vectomy.core.run_folder import json_bytes, write_whole
 from vectomy.core.types import Vector
->>>>>>> db5fe6a (Files of direction, edit new, compare and judge are not replaced without a word)
 from vectomy.data.splits import split_contrast
 from vectomy.models import (
     check_prompts,
