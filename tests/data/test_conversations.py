@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from vectomy.core.config import Source
 from vectomy.core.errors import PromptError
 from vectomy.core.json_value import JsonObject
+from vectomy.core.run_config import Source
 from vectomy.data.prompts import Prompt, Turn, read_prompts, read_source
 
 TIER = "unit"
