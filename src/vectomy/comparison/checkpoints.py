@@ -20,19 +20,20 @@ __all__ = ["compare"]
 def compare(
     a: str | Path | Checkpoint, b: str | Path | Checkpoint, *, progress: Progress = silent
 ) -> Comparison:
-    """How the checkpoint `b` differs from its base `a`: folders, Hub ids or opened checkpoints,
-    stored in any way that can be read.
+    """The difference between a checkpoint `b` and its base `a`, and the Edit that explains it.
 
-    Directions and strengths are fitted on 4,096 vectors a matrix; all of it is held against the
-    Edit in the end. In memory are one pair of matrices as they are stored (one expert of fused
-    ones, blocks of rows of embeddings and of all that does not write to the stream; packed ones
-    decoded), and some 200 MB.
+    Directions and strengths are fitted on 4,096 vectors of each matrix; then every element is
+    compared with the Edit's result. Memory: one pair of matrices (of fused experts, one expert; of
+    embeddings and readers, blocks of rows) and about 200 MB.
+
+    Args:
+        a: the base, as a folder, a Hub id or opened, in any format that Vectomy reads.
+        b: the checkpoint made from it.
 
     Raises:
-        ArchitectureError: they are not two versions of one model, or a model type that is not
-            known.
-        CheckpointError: a folder that is missing or not whole, or NaN and infinite values where the
-            two differ.
+        ArchitectureError: the two are not versions of one model, or the model type is not known.
+        CheckpointError: a folder is missing or incomplete, or a tensor that differs has NaN or
+            infinite values.
     """
     one, other = open_pair(_opened(a), _opened(b))
     looking = WriterScan(one, other, progress)

@@ -62,13 +62,13 @@ class WriterDifference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """How checkpoint B differs from checkpoint A.
+    """The difference between checkpoint A and checkpoint B.
 
-    `directions` are orthonormal rows in the residual stream: those that the writers' removals
-    share, or, where they are no removals, the leading ones of all writers' differences. `explained`
-    holds the share of the difference (squared, each writer's relative to its own length) that the
-    first 1, 2, ... leading directions explain. `edit` makes B of A, as far as anything can: wholly
-    for the verdict `directional`, in the writers that carry it for `partly_directional`.
+    `directions` (k x d_model) are orthonormal: the directions that all removals share, or, if the
+    writers do not differ by removals, the leading directions of all differences. `explained` has
+    for the first 1, 2, ... of them the explained share of the squared difference; each writer
+    counts relative to its own length. `edit` turns A into B: completely for the verdict
+    `directional`, in some writers for `partly_directional`, and is None otherwise.
     """
 
     a: str
@@ -86,20 +86,21 @@ class Comparison:
     explained: tuple[float, ...]
     edit: Edit | None
     equal: float | None
-    """Of all elements that the Edit names, how many it makes exactly as B stores them."""
+    """Share of the elements of edited tensors that the Edit gives exactly as B stores them."""
     within: float | None
-    """Of them, how many come out no more than one step of the stored format away."""
+    """Share of these elements within one rounding step of the stored format."""
     worst: float | None
-    """The largest distance of one of them, in steps of the stored format."""
+    """The largest distance of such an element from B, in rounding steps of the stored format."""
     notes: tuple[str, ...] = ()
 
     @property
     def strengths(self) -> dict[str, tuple[float, ...]]:
-        """Of the Edit, by writer."""
+        """The strengths of `edit` by the name of the writer; empty without an Edit."""
         operations = self.edit.operations if self.edit is not None else ()
         return {op.writer_name: tuple(op.strengths.tolist()) for op in operations}
 
     def to_json(self) -> JsonObject:
+        """The values that `vectomy compare --json` prints; the Edit by its strengths."""
         return {
             "a": self.a,
             "b": self.b,

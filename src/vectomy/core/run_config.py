@@ -174,14 +174,17 @@ class RunConfig(JobConfig):
 
     @property
     def steps(self) -> int:
+        """Steps of the optimiser: the given number, else the recipe's."""
         return self.selection.steps or (96 if self.recipe == "selective" else 36)
 
     @property
     def per_layer(self) -> bool:
+        """Whether each layer learns a direction of its own: as given, else as the recipe does."""
         return self.recipe == "selective" if self.selection.per_layer is None else self.selection.per_layer
 
     @property
     def direction_estimator(self) -> Estimator:
+        """The given estimator, else the recipe's."""
         return self.estimator or ("difference_of_means" if self.recipe == "article" else "projected")
 
 

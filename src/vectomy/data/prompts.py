@@ -56,7 +56,7 @@ class Turn:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A user's request, with its system prompt and the earlier turns."""
+    """A user's request, with its system prompt (None: no system turn) and the earlier turns."""
 
     text: str
     system: str | None = None
@@ -74,6 +74,7 @@ class Prompt:
         return plain(self.text), "\x1f".join(plain(part) for part in context)
 
     def to_json(self) -> JsonObject:
+        """Text, system prompt and earlier turns, as they are hashed and stored."""
         history = {"history": [vars(turn) for turn in self.history]} if self.history else {}
         return {"text": self.text, "system": self.system, **history}
 

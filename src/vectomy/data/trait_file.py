@@ -163,8 +163,10 @@ def bundled_traits() -> list[str]:
 
 
 def load_trait(name: str, **changed: Any) -> Trait:
-    """A trait by name, or from a .toml or .json file; `changed` replaces keys of it (None does
-    not).
+    """A bundled trait by name, or a trait from a .toml or .json file.
+
+    Args:
+        changed: keys to replace, such as `operation="remove"`; None leaves a key as it is.
 
     Raises:
         ConfigError: there is no such trait or file, or it is invalid.

@@ -39,7 +39,10 @@ __all__ = ["BaseModelRef", "Edit", "Operation"]
 class Edit:
     """Operations on the writers of one base model, at most one per writer.
 
-    `about` says in plain JSON values which behaviour is changed, and how the edit was found.
+    An operation removes a share (strength) of its directions from a writer's output, and may add a
+    vector. `about` has JSON values: the behaviour that is changed, and how the edit was found.
+
+    `edit * 0.5` scales all strengths, `edit + other` applies both (docs/steering.md).
     """
 
     base: BaseModelRef
@@ -73,10 +76,22 @@ class Edit:
         about: dict[str, Any] | None = None,
         name: str = "",
     ) -> Edit:
-        """Remove `strength` of a direction (or of the span of k of them) from every writer of a
+        """Remove `strength` of a direction, or of the span of k directions, from every writer of a
         model.
 
+        Args:
+            checkpoint: the base, as a folder or opened.
+            direction: d_model numbers, or k x d_model; any length but 0.
+            strength: 1 removes the direction, 0.5 halves it, 2 reflects it, -1 doubles it.
+            norm: restore the lengths of each weight's rows or columns after the edit.
+            embeddings: edit token and position embeddings too.
+            about: JSON values to store in the Edit.
+            name: the name of the base in the Edit, for messages; its model type if empty.
+
+        Source: Arditi et al., arXiv 2406.11717, section 2.4 (weight orthogonalisation).
+
         Raises:
+            CheckpointError, ArchitectureError: the base cannot be read, or its type is not known.
             EditError: the direction is zero, NaN, of the wrong width, or k directions are linearly
                 dependent.
         """
@@ -96,7 +111,7 @@ class Edit:
         norm: NormMode = "none",
         about: dict[str, Any] | None = None,
     ) -> Edit:
-        """`ablation` for chosen writers of a known base, with the same errors."""
+        """As `ablation`, for chosen writers of a known base; raises EditError alike."""
         rows = torch.atleast_2d(direction.detach().cpu().double())
         if rows.shape[-1] != base.d_model:
             raise EditError(
@@ -155,8 +170,8 @@ class Edit:
     def only(
         self, layers: Iterable[int] | None = None, components: Collection[Component] | None = None
     ) -> Edit:
-        """The part of the edit on some layers or components. The embedding belongs to no layer:
-        naming layers drops it.
+        """The operations on some layers or components; None means all. The embedding belongs to no
+        layer, so a choice of layers drops it.
         """
         wanted = None if layers is None else set(layers)
         return replace(
@@ -171,8 +186,8 @@ class Edit:
 
     @property
     def main_direction(self) -> Vector:
-        """The direction that is edited most over all writers: of the sum of their B^T |a| B the
-        first axis, a unit vector.
+        """The direction that is edited most over all writers, a unit vector (d_model): the leading
+        eigenvector of the sum of their B^T diag(|a|) B.
 
         Raises:
             EditError: the edit removes nothing.
@@ -189,7 +204,7 @@ class Edit:
     # Application
 
     def writers(self, architecture: Architecture) -> list[tuple[Writer, Operation]]:
-        """The operations that change something, each with the writer it means.
+        """The operations that change something, each with its writer in the model.
 
         Raises:
             ArchitectureError: the model has no such writer.
@@ -211,9 +226,10 @@ class Edit:
         """Apply the edit to a live model for the length of a `with` block.
 
         Args:
-            strength: the dial, as in `edit * strength`; or one for each row of the batches that run
-                inside.
-            when: apply it to rows for which this fires, as the prompt decides (steering.py).
+            model: a transformers model of the edit's base (`ChatModel.model`, or one of your own).
+            strength: a factor of the strengths, as in `edit * strength`; or one factor for each row
+                of every batch inside the block.
+            when: apply the edit only to rows whose prompt meets this condition.
 
         Raises:
             FingerprintError: the model has another shape than the edit's base.
@@ -237,9 +253,7 @@ class Edit:
         return steer_rows(model, lambda value: (self * value).writers(architecture), dial, when)
 
     def check_base(self, checkpoint: Checkpoint) -> None:
-        """Raises FingerprintError unless `checkpoint` holds the very weights that the edit was made
-        for.
-        """
+        """Raises FingerprintError if `checkpoint` has other weights than the edit's base."""
         found = fingerprint(checkpoint)
         if found != self.base.fingerprint:
             raise FingerprintError(
@@ -254,10 +268,10 @@ class Edit:
         return encode_edit(self.base, self.operations, self.about)
 
     def save(self, path: str | Path, *, overwrite: bool = True) -> None:
-        """Write the Edit to a file.
+        """Write the Edit as one safetensors file.
 
         Raises:
-            FinishedRunError: without `overwrite`, another file is there.
+            FinishedRunError: without `overwrite`, another Edit or file has that name.
         """
         path, content = Path(path), self.to_bytes()
         if not overwrite:
@@ -278,6 +292,7 @@ class Edit:
 
     @property
     def sha256(self) -> str:
+        """The sha256 of the file that `save` writes, in hex."""
         return hashlib.sha256(self.to_bytes()).hexdigest()
 
 

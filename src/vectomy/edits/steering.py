@@ -37,11 +37,14 @@ Scaled = Callable[[float], Sequence[tuple[Writer, Operation]]]
 
 @dataclass(frozen=True, eq=False)
 class Condition:
-    """Fires for a row whose stream at `layer`, at the prompt's last token, lies along `direction`
-    by more than `threshold`.
+    """A test of each row of a batch: is x . r > `threshold` at the prompt's last token?
 
-    The projection x . r is on the unit vector of `direction`, in the stream's own units. Prompts
-    are padded on the left.
+    x is the residual stream at `site` of `layer`, r the unit vector of `direction` (d_model), and
+    the threshold is in units of the stream. Prompts are padded on the left. Source: conditional
+    activation steering, arXiv 2409.05907.
+
+    Raises:
+        EditError: the direction is not one finite vector other than 0.
     """
 
     direction: Vector
@@ -49,7 +52,7 @@ class Condition:
     threshold: float
     site: Site = "resid_pre"
     above: bool = True
-    """Fire above the threshold; otherwise below it."""
+    """True: the test is x . r > threshold; False: x . r < threshold."""
 
     def __post_init__(self) -> None:
         if (
@@ -63,10 +66,12 @@ class Condition:
             )
 
     def fires(self, stream: Float[Tensor, "batch d_model"]) -> Bool[Tensor, " batch"]:
+        """Whether each row's stream meets the condition."""
         projected = self.projection(stream)
         return projected > self.threshold if self.above else projected < self.threshold
 
     def projection(self, stream: Float[Tensor, "batch d_model"]) -> Float[Tensor, " batch"]:
+        """x . r of each row, in units of the stream; compared with `threshold`."""
         unit = self.direction.to(device=stream.device, dtype=torch.float32)
         return stream.float() @ (unit / torch.linalg.vector_norm(unit))
 

@@ -101,9 +101,21 @@ def send(
 def push(
     path: str | Path, repo_id: str, *, public: bool = False, replace: bool = False, **options: Any
 ) -> Sent:
-    """`prepare` and `send` in one call; a new repository is private unless `public`.
+    """Publish an edited checkpoint, adapter, Edit, GGUF file or run on the Hugging Face Hub.
+
+    Every file is scanned for tokens and paths before anything is sent. A new repository is private
+    unless `public`.
+
+    Args:
+        path: the folder or file to publish.
+        repo_id: OWNER/NAME; it is created if it does not exist.
+        public: create a public repository, or push to an existing public one.
+        replace: delete the other files of the repository.
+        options: keyword arguments of `package.pack`: base_model, source, form, evaluations, card.
 
     Raises:
-        VectomyError: as `prepare` and `send`.
+        ArtifactError, UsageError: `path` cannot be published, or was changed after the edit.
+        LeakError: a file contains a token or a path of this machine.
+        HubError: the Hub refused, or cannot be reached; the same call resumes.
     """
     return send(prepare(path, repo_id, **options), public=public, replace=replace)

@@ -47,22 +47,23 @@ def verify(
     device: str = "auto",
     progress: Progress = silent,
 ) -> Receipt:
-    """The receipt of a checkpoint that is said to be edited: what it touches is measured, not taken
-    from a record.
+    """Measure whether a checkpoint carries an Edit; no record is trusted.
 
-    Its `status` is `carried`, `not_carried` or `unknown`, and `reason` says why. Without the base
-    only a removal of strength 1 shows in the weights; a checkpoint with anything else is `unknown`.
+    The `status` of the receipt is `carried`, `not_carried` or `unknown`, and `reason` says why.
+    Without the base only a removal of strength 1 can be seen in the weights; any other edit is
+    `unknown`.
 
     Args:
-        base: the unedited model. Absent: the base that the Edit names is used where strengths ask
-            for it and it is at hand (known_base.py).
-        tokens: prompts as token ids to run (else 8 random texts of 48 tokens, from `seed`).
-        run: measure the stream of the running model as well, in float32. An error while it is
-            measured is a note of the receipt.
+        base: the unedited model. None: the base that the Edit names, if strengths need it and it is
+            on this machine.
+        tokens: prompts to run, as token ids; None: 8 random texts of 48 tokens, from `seed`.
+        run: also run the model in float32 and measure its residual stream. An error in this part
+            becomes a note of the receipt.
 
     Raises:
-        FingerprintError: the checkpoint has another shape than the edit's base, or `base` other
-            weights. CheckpointError, ArchitectureError: as for opening a model.
+        FingerprintError: the shape of the checkpoint, or the weights of `base`, differ from the
+            edit's base.
+        CheckpointError, ArchitectureError: a model cannot be opened.
     """
     opened = Checkpoint.of(checkpoint)
     arch = architecture_in(opened)

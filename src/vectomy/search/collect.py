@@ -48,11 +48,14 @@ def collect(
     packed: bool = False,
     progress: Progress = silent,
 ) -> ActivationStats:
-    """Statistics of the stream at all layers over `prompts`. Computes no logits.
+    """Statistics of the residual stream at all layers over `prompts`: means, and more on request.
 
-    A model read block by block (`load_layerwise`) runs the same batches and kernels.
+    No logits are computed. A model read block by block (`load_layerwise`) gives the same numbers.
 
     Args:
+        chat: a model of `load_model` or `load_layerwise`.
+        prompts: at least one; the chat template is applied.
+        sites: points of each layer: before the block, between attention and MLP, after it.
         positions: token positions counted from the end (-1 is the last token of the template).
         covariance: also the d_model x d_model covariance per site, layer and position.
         samples: also every activation, float32 (prompt x site x layer x position x d_model).

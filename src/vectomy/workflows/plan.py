@@ -65,14 +65,18 @@ def plan(
     components: Collection[str] | None = None,
     name: str | None = None,
 ) -> Plan:
-    """Plan an edit from config.json, the headers of the weights, and the chat template alone.
+    """The writers that an edit would change, and the memory, disk and seconds that a run needs.
+
+    Reads config.json, the headers of the weights and the chat template, no weights.
 
     Args:
+        embeddings: edit token and position embeddings too.
+        components: edit only these kinds of writers; None: all.
         name: the name in messages; the path unless given.
 
     Raises:
-        CheckpointError, UnsafeCheckpointError: the folder is not whole.
-        ArchitectureError: the model or one of its tensors is not known.
+        CheckpointError, UnsafeCheckpointError: the folder is incomplete.
+        ArchitectureError: the model type or one of its tensors is not known.
     """
     opened = Checkpoint.of(checkpoint)
     arch = architecture_in(opened)

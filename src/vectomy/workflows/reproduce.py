@@ -62,17 +62,16 @@ def reproduce(
     out: str | Path | None = None,
     progress: Progress = silent,
 ) -> Reproduction:
-    """Rebuild an edited checkpoint or adapter from its base, and compare it with what was published
-    or recorded.
+    """Rebuild an edited checkpoint or adapter from its base, and compare it with the published one.
 
     Args:
         what: a card, an Edit, a folder or OWNER/NAME (hub/published_edit.py).
         base: the base, where its recorded name is not available.
-        against: a checkpoint or adapter folder to compare with, instead of what `what` holds.
-        revision: of a repository.
-        from_scratch: repeat the search as well, and compare the Edit that it finds.
+        against: a checkpoint or adapter folder to compare with, instead of the one in `what`.
+        revision: branch or commit of the repository.
+        from_scratch: repeat the search too, and compare its Edit.
         prompts: a folder with the prompt files of the search, for `from_scratch`.
-        out: a new folder for the rebuilt model; absent: it is deleted.
+        out: a new folder for the rebuilt model; None: it is deleted.
 
     Raises:
         UsageError: nothing to compare with, or no base.

@@ -58,25 +58,24 @@ def run(
     log: Log = ignore,
     **options: Any,
 ) -> dict[str, Any]:
-    """Run the stages into the folder `out`.
+    """Find the direction of a behaviour, edit the weights and measure; the results go into `out`.
 
     Args:
         model: a folder, a Hub id or `demo`; or a whole configuration.
         until: the last stage to run.
         overwrite: replace finished results of other settings in `out`.
-        ask_user: shows candidates to a person and returns the picked rank (recipe `article`);
-            absent: nobody is asked.
+        ask_user: shows candidates to a person and returns the picked rank (recipe `article`); None:
+            nobody is asked.
         command: the command line, for the report.
-        log: takes lines for a person: what the run will take, which stages are not run again.
-        options: short names of configuration keys (config.FLAT): positive, negative, recipe, seed,
-            ...
+        log: is called with lines for a person: the cost of the run, stages that are not repeated.
+        options: the options of the command line as keys: positive, negative, recipe, seed, ...
 
     Returns:
-        The summary, as in summary.json; `{}` when stopped before the report.
+        The values of summary.json; `{}` if stopped before the report.
 
     Raises:
         FinishedRunError: `out` holds finished results of other settings; nothing was changed.
-        VectomyError: see errors.py; finished stages are kept and not run again.
+        VectomyError: see core/errors.py; finished stages are kept and not run again.
     """
     config = model if isinstance(model, RunConfig) else make_config(model, options)
     measures = STAGES.index(until) >= STAGES.index("evaluate")

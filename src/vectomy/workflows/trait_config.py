@@ -42,18 +42,21 @@ class TraitRun(RunConfig):
     recipe: Literal["distill"] = "distill"
     trait: Trait
     strengths: tuple[float, ...] | None = None
-    """Strengths that are tried on the search prompts; absent: the form's own."""
+    """Strengths to try on the search prompts; None: those of the trait's form."""
 
     @property
     def dial(self) -> tuple[float, ...]:
+        """The strengths that are tried on the search prompts."""
         return self.strengths or DIALS[self.trait.form]
 
     @property
     def direction_estimator(self) -> Estimator:
+        """The difference of means, whatever `estimator` is."""
         return "difference_of_means"
 
     @property
     def steps(self) -> int:
+        """Steps of the optimiser."""
         return self.selection.steps or STEPS
 
 

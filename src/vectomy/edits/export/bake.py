@@ -44,13 +44,18 @@ def bake(
     their own format; all other tensors keep their bytes.
 
     Args:
-        link_untouched: shards that the edit does not touch become hard links to the source's.
+        link_untouched: make hard links to the source's shards that the edit does not change.
+
+    Returns:
+        The receipt: every writer, edited or left. Nothing is measured yet (`verify`).
 
     Raises:
         FingerprintError: the folder is not the edit's base.
-        ArchitectureError: a tensor whose place in the stream is not known.
+        ArchitectureError: the role of a tensor is not known.
         EditError: an addition to a writer that has no bias.
-        ArtifactError, CheckpointError, DiskFullError: see checkpoint/.
+        ArtifactError: `out` exists.
+        CheckpointError: the folder is incomplete or damaged.
+        DiskFullError: there is no room for the copy.
     """
     opened = Checkpoint.of(checkpoint)
     arch = architecture_in(opened)

@@ -21,13 +21,11 @@ Status = Literal["carried", "not_carried", "unknown"]
 
 @dataclass(frozen=True)
 class Receipt:
-    """What an edit did to a checkpoint.
+    """The account of an edited checkpoint: which weights were edited, and what was measured.
 
-    `edited` and `left` together name every tensor that writes to the stream; `parameters` counts
-    the numbers in the edited ones; `notes` are the decisions a reader must know (an untied head,
-    files left behind). What is measured on the edited model is None until verify.py has run it:
-    `projection` is, for the stream that enters the first block and leaves each one, the largest |r
-    . x| / |x| over directions and tokens.
+    `edited` and `left` (name, reason) together name every tensor that writes to the stream;
+    `parameters` counts the numbers in the edited ones; `notes` are decisions that a reader must
+    know (an untied head, files left behind).
     """
 
     edited: tuple[str, ...]
@@ -35,14 +33,15 @@ class Receipt:
     parameters: int
     notes: tuple[str, ...] = ()
     rounding: Mapping[str, float] = field(default_factory=dict)
-    """By quantised weight, |stored - wanted| / |wanted|."""
+    """By quantised weight, the relative rounding error |stored - exact| / |exact|."""
     residue: Mapping[str, float] = field(default_factory=dict)
-    """By weight of a GGUF file, the share of the change that rounding did not keep, along each
-    vector's change.
-    """
+    """By weight of a GGUF file, the share of the change that was lost to rounding."""
     projection: tuple[float, ...] | None = None
+    """The largest |r . x| / |x| over directions r and tokens: n_layers + 1 numbers between 0 and 1,
+    for the stream before the first block and after each block. None: not measured.
+    """
     how: str = ""
-    """On what the projection was measured."""
+    """The texts and the dtype with which `projection` was measured."""
     failures: tuple[str, ...] = ()
     """Tensors among `left` that the edit names and that do not carry it (metrics/verify.py)."""
     status: Status | None = None
@@ -54,7 +53,7 @@ class Receipt:
 
     @property
     def max_projection(self) -> float | None:
-        """The largest projection over all layers, relative to the stream's norm."""
+        """The largest number of `projection`, or None."""
         return None if self.projection is None else max(self.projection)
 
     def with_non_finite(self, names: Collection[str]) -> Receipt:
@@ -75,6 +74,12 @@ class Receipt:
         notes: Collection[str] = (),
         errors: Mapping[str, float] | None = None,
     ) -> Receipt:
+        """The receipt of a finished bake, before anything is measured.
+
+        Args:
+            edited: names of the edited tensors; all other writers are listed as left.
+            errors: relative rounding errors, by name of a quantised weight.
+        """
         touched = set(edited)
         order = {name: place for place, name in enumerate(architecture.shapes)}
         writers = dict.fromkeys(
@@ -90,4 +95,5 @@ class Receipt:
         )
 
     def to_json(self) -> JsonObject:
+        """The fields as in receipt.json, with `max_projection`."""
         return {**asdict(self), "max_projection": self.max_projection}

@@ -72,25 +72,23 @@ def evaluate_models(
     log: Log = ignore,
     **options: Any,
 ) -> JsonObject:
-    """Measure all subjects on all prompt sets into the folder `out`, and return what
-    evaluation.json says.
+    """Measure all subjects on all prompt sets, and write the results into the folder `out`.
 
-    Measurements that this folder holds for the same inputs are not repeated: a killed evaluation
-    continues, and one more subject costs only itself.
+    Measurements that `out` already has for the same inputs are not repeated: a killed evaluation
+    resumes, and a new subject does not repeat the others.
 
     Args:
-        subjects: models, Edits and adapters as on the command line (subjects.py); or a whole
-            configuration.
+        subjects: models, Edits and adapters as on the command line; or a whole configuration.
         overwrite: replace finished results of other settings in `out`.
         command: the command line, for the record.
-        log: takes lines for a person: what will be measured, and which subject is being measured.
+        log: is called with lines for a person: the plan, and the subject being measured.
         options: other keys of the configuration (config.EvaluationConfig): prompts, answer_tokens,
             limit, ...
 
     Raises:
         FinishedRunError: `out` holds finished results of other settings, or of subjects or sets
             that are left out now; nothing was changed.
-        VectomyError: see errors.py; what was finished stays.
+        VectomyError: see core/errors.py; finished measurements stay.
     """
     config = (
         subjects

@@ -45,22 +45,29 @@ def heal_model(
     log: Log = ignore,
     **options: Any,
 ) -> JsonObject:
-    """Heal into the folder `out`, and return what summary.json says (`{}` when stopped before the
-    report).
+    """Train an edited model to regain what the edit cost; the results go into the folder `out`.
+
+    Returns:
+        The values of summary.json; `{}` if stopped before the report.
 
     Args:
         model: the base of the Edit (a folder, a Hub id or `demo`), or with `base` an edited
             checkpoint.
-        trained: an adapter that was trained elsewhere (Axolotl, say), to be merged and measured in
-            the place of one trained here.
-        launcher: train in several processes (healing/launching.py): ddp, cpu, zero2, zero3, fsdp,
-            or a file of accelerate's.
+        config: the whole configuration, or keys of it as `options`.
+        edit: the Edit to apply; its directions are protected during training.
+        base: the base, if `model` is an edited checkpoint without its Edit.
+        trained: an adapter trained elsewhere (for example with Axolotl), to merge and measure
+            instead of training.
+        launcher: train in several processes: ddp, cpu, zero2, zero3, fsdp, or a configuration file
+            of accelerate.
+        processes: number of training processes; None: one for each card.
+        until: the last stage to run.
         overwrite: replace finished results of other settings in `out`.
         options: keys of HealConfig, where no whole configuration is given.
 
     Raises:
         FinishedRunError: `out` holds finished results of other settings; nothing was changed.
-        VectomyError: see errors.py; what was finished stays.
+        VectomyError: see core/errors.py; finished stages are kept and not run again.
     """
     config = parse_heal(options) if config is None else config
     # An adapter that was trained elsewhere is merged without them.
