@@ -46,8 +46,8 @@ class HealConfig(JobConfig):
     against the edited model's.
     """
     prompts: Annotated[str, PROMPTS] = ARTICLE_PROMPTS
-    """Prompts that the models answer: harmless ones, for `--preferences own`. The test split of a set
-    with splits is left out.
+    """Prompts that the models answer: harmless ones, for `--preferences own`. The test split of a
+    set with splits is left out.
     """
     limit: Annotated[int | None, PROMPTS] = Field(None, ge=1)
     """Maximum number of rows: a seeded sample of the preferences."""
