@@ -61,6 +61,10 @@ FOLDERS: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
         lambda f: write(f, **{"model-Q4_dot_gguf": b"GGUF", "mmproj-model_dot_gguf": b"GGUF"}),
         ("holds GGUF files", "give one of the files", "/model-Q4.gguf"),
     ),
+    "projector": (
+        lambda f: write(f, **{"mmproj-model-f16_dot_gguf": b"GGUF"}),
+        ("holds a projector alone", "does not generate text", "give the language model"),
+    ),
     "cache": (cache, ("Hub cache", "snapshots/bbb")),
     "cache-of-models": (
         lambda f: write(f, **{"models--org--name__refs__main": "x"}),

@@ -68,3 +68,36 @@ def test_tools_that_a_row_lists_are_said(tmp_path: Path) -> None:
     assert len(read_source(written(tmp_path, *rows), lines.append).prompts) == 2
     (line,) = lines
     assert "1 rows list `tools`; prompts hold no tools, so the model is asked without them" in line
+
+
+@pytest.mark.parametrize(
+    ("turns", "reason"),
+    [
+        (
+            [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "x"}]}],
+            "the type 'image'",
+        ),
+        ([ASKED, {"role": "system", "content": "late"}], "turn 2 has the role 'system'"),
+        ([{"role": "critic", "content": "x"}], "turn 1 has the role 'critic'"),
+        ([{"content": "x"}], "turn 1 names no role"),
+        ([{"role": "user", "content": 3}], "turn 1 has no text"),
+        ([ANSWER], "no turn is the user's"),
+    ],
+)
+def test_what_keeps_messages_from_being_a_conversation_is_named(
+    tmp_path: Path, turns: list[JsonObject], reason: str
+) -> None:
+    with pytest.raises(PromptError, match=rf"row 1 .* not a conversation \(.*{reason}"):
+        read_prompts(written(tmp_path, {"messages": turns}))
+
+
+def test_the_system_prompt_that_a_row_brings_is_given_and_said(tmp_path: Path) -> None:
+    lines: list[str] = []
+    rows = ({"prompt": "a", "system": "Be brief."}, {"prompt": "b", "system": " "}, {"prompt": "c"})
+    source = written(tmp_path, *rows)
+    read = read_source(source, lines.append)
+    assert [prompt.system for prompt in read.prompts] == ["Be brief.", None, None]
+    assert "1 rows bring a system prompt" in lines[0]
+    # The caller's replaces it.
+    asked = source.model_copy(update={"system": "Be sad."})
+    assert {prompt.system for prompt in read_source(asked).prompts} == {"Be sad."}

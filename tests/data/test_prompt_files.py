@@ -38,6 +38,7 @@ TABLES: dict[str, tuple[str, str]] = {
         "p.csv",
         "id, User Prompt\n" + "\n".join(f"{n},{a}" for n, a in enumerate(ASKS)),
     ),
+    "two names by case": ("p.csv", "Prompt,prompt\n" + "\n".join(f"1,{ask}" for ask in ASKS)),
     "sep=": ("p.csv", "sep=;\r\nprompt;label\r\n" + "\r\n".join(f"{ask};1" for ask in ASKS)),
     "old Macintosh": ("p.csv", "prompt,label\r" + "\r".join(f"{ask},1" for ask in ASKS)),
     "JSON lines named .json": ("p.json", "\n".join(json.dumps({"prompt": ask}) for ask in ASKS)),

@@ -116,6 +116,11 @@ FILES: dict[str, tuple[str, bytes, str]] = {
     ),
     "latin-1": ("p.txt", b"caf\xe9", "not UTF-8"),
     "no-parquet": ("p.parquet", b"PAR1 nothing PAR1", "does not parse as Parquet"),
+    "csv-as-parquet": ("p.parquet", b"prompt\na\n", "no Parquet file .* give it the suffix of what it is"),
+    "jsonl-as-csv": ("p.csv", b'{"prompt": "a"}\n', "holds JSON, not a table; name it .jsonl"),
+    "list-as-jsonl": ("p.jsonl", b'[\n{"prompt": "a"}\n]', "over several lines is named .json"),
+    "page-as-txt": ("p.txt", b"<html><body>404</body></html>", "is a web page"),
+    "nothing-first": ("p.jsonl", b'{}\n{"prompt": "a"}\n', "it has none in its first row"),
     "kind": ("p.xlsx", b"PK", "unknown suffix"),
 }
 

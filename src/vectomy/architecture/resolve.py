@@ -81,7 +81,7 @@ def resolve(
                 f"this {model_type} model ({key} = {said!r:.80}) cannot be edited exactly: {reason}"
             )
     # Packed shapes are not those of the weights, and code of its own may give any.
-    comparable = not live and "quantization_config" not in config and "auto_map" not in config
+    comparable = not live and not config.get("quantization_config") and "auto_map" not in config
     extra = text.get("num_nextn_predict_layers", 0)
     head = rename_tensor(f"{family.head}.weight", layout)
     stored = None if live or not shapes else head in shapes

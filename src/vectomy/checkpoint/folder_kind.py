@@ -136,7 +136,12 @@ def _explain_format(path: Path) -> str | None:
     names = _files(path)
     ggufs = [name for name in names if name.endswith(".gguf")]
     if ggufs and not any(name.endswith(".safetensors") for name in names):
-        texts = [name for name in ggufs if "mmproj" not in name] or ggufs
+        texts = [name for name in ggufs if "mmproj" not in name]
+        if not texts:
+            return (
+                f"{path} holds a projector alone ({_list(ggufs)}: the image or audio part of a multimodal "
+                "model), which does not generate text; give the language model that it belongs to"
+            )
         return (
             f"{path} holds GGUF files ({_list(ggufs)}) and no safetensors; give one of the files: "
             f"{path / texts[0]}"

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from vectomy.core.json_value import JsonValue
 
-__all__ = ["TOOL_ROLES", "Message", "parse_conversation", "read_messages"]
+__all__ = ["TOOL_ROLES", "Message", "explain_messages", "parse_conversation", "read_messages"]
 
 # Roles of what happens between the user's request and the answer.
 TOOL_ROLES = ("tool call", "tool", "function", "ipython", "observation", "function_call", "tool_call")
@@ -80,6 +80,30 @@ def _read_content(content: JsonValue) -> str | None:
     ]
     read = [text for text in texts if isinstance(text, str)]
     return "".join(read) if read and len(read) == len(texts) else None
+
+
+def explain_messages(value: JsonValue) -> str:
+    """What keeps a value from being a conversation of text; '' where nothing can be named."""
+    turns = [value] if isinstance(value, Mapping) else value
+    if isinstance(turns, str) or not isinstance(turns, Sequence):
+        return ""
+    for number, turn in enumerate(turns, 1):
+        if not isinstance(turn, Mapping):
+            return f"turn {number} is a {type(turn).__name__}"
+        role, content = turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))
+        if not isinstance(role, str):
+            return f"turn {number} names no role"
+        parts = content if isinstance(content, Sequence) and not isinstance(content, str) else []
+        for part in parts:
+            kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
+            if not isinstance(part, str) and kind != "text":
+                return f"turn {number} has a part of the type '{kind!s:.40}', which is no text"
+        if _read_content(content) is None:
+            return f"turn {number} has no text"
+        spoken = ROLES.get(role.strip().lower(), role.strip().lower())
+        if spoken not in ("user", "assistant", *TOOL_ROLES) and (spoken != "system" or number > 1):
+            return f"turn {number} has the role '{role:.40}'"
+    return "no turn is the user's"
 
 
 def parse_conversation(value: JsonValue) -> JsonValue:

@@ -51,8 +51,10 @@ NOT_PROMPTS = (
     (b"\xd0\xcf\x11\xe0", "is an old spreadsheet; save it as CSV (UTF-8)"),
     (b"%PDF-", "is a PDF; copy its prompts into a .txt file, one a line"),
     (b"version https://git-lfs", "is a Git LFS pointer, not the file itself; fetch it with `git lfs pull`"),
-    (b"<!DOCTYPE", "is a web page; download the file itself (the raw file)"),
-    (b"<!doctype", "is a web page; download the file itself (the raw file)"),
+    *(
+        (start, "is a web page; download the file itself (the raw file)")
+        for start in (b"<!DOCTYPE", b"<!doctype", b"<html", b"<HTML")
+    ),
     (b"ARROW1\0\0", "is an Arrow file; write it as Parquet or JSON lines"),
     (b"\x28\xb5\x2f\xfd", "is packed by zstd; unpack it first"),
     (b"BZh91AY", "is packed by bzip2; unpack it first, or pack it by gzip"),
@@ -106,7 +108,8 @@ def match_column(columns: Sequence[str], asked: str = "") -> str | None:
 
     if asked and asked in columns:
         return asked
-    by_name = {plain(name): name for name in reversed(columns)}
+    # The exact name before one that only case tells from it.
+    by_name = {plain(name): name for name in [*reversed(columns), *(n for n in columns if n in COLUMNS)]}
     for name in (asked,) if asked else COLUMNS:
         if plain(name) in by_name:
             return by_name[plain(name)]
@@ -171,6 +174,8 @@ def _json_lines(path: Path, text: str) -> list[JsonValue]:
 
 
 def _no_json(path: Path, number: int, why: str) -> PromptError:
+    if number == 1 and path.suffix.lower() != ".json":
+        why += "; a file with one list or object over several lines is named .json"
     return PromptError(
         f"the prompt file {path} does not parse: line {number} is not JSON ({why}). Mend that line, or "
         "write one prompt a line into a .txt file"
@@ -251,6 +256,10 @@ def _table_rows(path: Path, text: str, delimiter: str | None) -> list[JsonObject
         delimiter, text = named[1], text[named.end() :]
     delimiter = delimiter or _find_delimiter(text)
     csv.field_size_limit(LARGEST)
+    if text.lstrip().startswith(('{"', "[{", "{ ")):
+        raise PromptError(
+            f"the prompt file {path} holds JSON, not a table; name it .jsonl (an object a line) or .json"
+        )
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     header: list[str] | None = None
     rows: list[JsonObject] = []
@@ -306,6 +315,11 @@ def _misfit(
 
 
 def _parquet_rows(path: Path, data: bytes) -> list[JsonObject]:
+    if data[:4] != b"PAR1":
+        raise PromptError(
+            f"the prompt file {path} is no Parquet file (it does not begin with PAR1); give it the suffix of "
+            f"what it is, one of {', '.join(SUFFIXES)}"
+        )
     import pyarrow
     import pyarrow.parquet
 

@@ -29,7 +29,13 @@ from vectomy.core.errors import PromptError
 from vectomy.core.json_value import JsonObject, JsonValue
 from vectomy.core.progress import Log, ignore
 from vectomy.core.run_config import Source
-from vectomy.data.conversations import TOOL_ROLES, Message, parse_conversation, read_messages
+from vectomy.data.conversations import (
+    TOOL_ROLES,
+    Message,
+    explain_messages,
+    parse_conversation,
+    read_messages,
+)
 from vectomy.data.prompt_files import COLUMNS, clip, match_column
 from vectomy.data.sources import read_rows, split_column
 
@@ -185,6 +191,9 @@ def read_source(source: Source, log: Log = ignore) -> PromptSource:
         log(f"{spec}: {left_out.total()} of {len(rows)} rows are not used ({reasons})")
     if tools := sum(bool(row.get("tools")) for row in rows):
         log(f"{spec}: {tools} rows list `tools`; prompts hold no tools, so the model is asked without them")
+    own = 0 if source.system is not None else sum(_own_system(row, column) is not None for row in rows)
+    if own:
+        log(f"{spec}: {own} rows bring a system prompt in the column `system`, which the model is given")
     kept = prompts.values()
     return PromptSource(
         spec, tuple(row for row, _ in kept), tuple(split for _, split in kept), dict(left_out)
@@ -196,7 +205,7 @@ def _find_column(spec: str, asked: str, columns: list[str]) -> str:
     if column is not None:
         return column
     lacks = f"no column '{asked}'" if asked else f"none of the columns {', '.join(COLUMNS[:6])} and the like"
-    shown = ", ".join(clip(name) for name in columns[:20])
+    shown = ", ".join(clip(name) for name in columns[:20]) or "none in its first row"
     headless = (
         ". If its first line is a prompt, put a line `prompt` before it"
         if not asked and len(columns) == 1 and " " in columns[0]
@@ -223,14 +232,14 @@ def _read_prompt(row: JsonObject, column: str, system: str | None, where: str) -
                 "turns with `role` and `content`"
             )
         value = value[0]
+    spoken = _own_system(row, column) if system is None else system
     if isinstance(value, (list, dict)):
-        spoken = row.get("system") if system is None else system
-        conversation = _read_conversation(value, spoken if isinstance(spoken, str) else None, where)
+        conversation = _read_conversation(value, spoken, where)
         if isinstance(conversation, str):
             return conversation
         prompt = conversation
     elif isinstance(value, str):
-        prompt = Prompt(_join_input(value, row, column), system)
+        prompt = Prompt(_join_input(value, row, column), spoken)
     else:
         raise PromptError(
             f"{where} has {clip(repr(value))} in column '{column}', which is not text; name a text "
@@ -243,6 +252,12 @@ def _read_prompt(row: JsonObject, column: str, system: str | None, where: str) -
                 "again, as UTF-8"
             )
     return prompt if prompt.text else "empty"
+
+
+def _own_system(row: JsonObject, column: str) -> str | None:
+    """The system prompt that a row brings in a column `system`."""
+    value = row.get("system")
+    return value if column != "system" and isinstance(value, str) and value.strip() else None
 
 
 def _join_input(text: str, row: JsonObject, column: str) -> str:
@@ -274,10 +289,11 @@ def _read_conversation(value: JsonValue, system: str | None, where: str) -> Prom
         return f"with an earlier turn of the role '{tools}'"
     history = [turn for turn in map(as_turn, turns) if turn is not None]
     if not turns or len(history) < len(turns) or history[-1].role != "user":
+        reason = explain_messages(value)
         raise PromptError(
-            f"{where} has messages that are not a conversation. Needed is a list of turns with `role` (user, "
-            "assistant; system for the first) and `content`, which is text, of which one is the user's, not "
-            f"{clip(repr(value), 200)}"
+            f"{where} has messages that are not a conversation{f' ({reason})' if reason else ''}. Needed is a "
+            "list of turns with `role` (user, assistant; system for the first) and `content`, which is text, "
+            f"of which one is the user's, not {clip(repr(value), 200)}"
         )
     return Prompt(history[-1].content.strip(), system, tuple(history[:-1]))
 
