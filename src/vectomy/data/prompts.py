@@ -292,8 +292,8 @@ def _read_conversation(value: JsonValue, system: str | None, where: str) -> Prom
         reason = explain_messages(value)
         raise PromptError(
             f"{where} has messages that are not a conversation{f' ({reason})' if reason else ''}. Needed is "
-            "a list of turns with `role` (user, assistant; system for the first) and `content`, which is text, "
-            f"of which one is the user's, not {clip(repr(value), 200)}"
+            "a list of turns with `role` (user, assistant; system for the first) and `content`, which is "
+            f"text, of which one is the user's, not {clip(repr(value), 200)}"
         )
     return Prompt(history[-1].content.strip(), system, tuple(history[:-1]))
 
