@@ -73,7 +73,6 @@ def test_without_a_system_role_the_first_turn_takes_the_system_prompt() -> None:
         [{"role": "user"}],
         [{"role": "user", "content": 3}],
         [{"role": "assistant", "content": "x"}],
-        [{"role": "tool", "content": "x"}, {"role": "user", "content": "x"}],
         [{"role": "system", "content": "x"}],
     ],
 )
@@ -86,9 +85,17 @@ def test_messages_that_are_no_conversation_are_named(tmp_path: Path, messages: o
 
 @pytest.mark.parametrize(
     ("messages", "problem"),
-    [(["x", "y"], "nothing says who speaks"), (None, "has only empty prompts"), ([3], "not a conversation")],
+    [
+        (["x", "y"], "nothing says who speaks"),
+        (None, "has only empty prompts"),
+        ([3], "not a conversation"),
+        (
+            [{"role": "tool", "content": "x"}, {"role": "user", "content": "x"}],
+            "1 with an earlier turn of the role 'tool'",
+        ),
+    ],
 )
-def test_messages_without_roles_and_null_are_named(tmp_path: Path, messages: object, problem: str) -> None:
+def test_messages_that_cannot_be_asked_are_named(tmp_path: Path, messages: object, problem: str) -> None:
     file = tmp_path / "talk.jsonl"
     file.write_text(json.dumps({"messages": messages}))
     with pytest.raises(PromptError, match=problem):
