@@ -10,6 +10,7 @@ from candidate_scores import Row
 from tiny import LAYERS, unit
 from tiny_directions import NEGATIVE, POSITIVE, TOKENS, directions, recipe_input
 
+from vectomy.core.run_config import Selection
 from vectomy.core.errors import SelectionError
 from vectomy.core.linalg import normalise
 from vectomy.core.types import SITES
@@ -40,7 +41,7 @@ LIMITS: dict[str, dict[str, Any]] = {
     "plain": {},
     "all pass": {"induce_threshold": -99.0, "kl_threshold": 99.0, "layer_fraction": 1.0},
     "beyond": {"kl_threshold": 1e-6},
-    "beyond, more": {"kl_threshold": 1e-6, "induce_threshold": -3.0},
+    "beyond, more": {"kl_threshold": 1e-6, "induce_threshold": -3.0, "layer_fraction": 1.0},
 }
 
 
@@ -102,9 +103,9 @@ def test_an_edit_on_every_writer_scores_as_ablation_at_every_point() -> None:
 
 
 def test_the_choice_is_the_rules_and_what_is_returned_is_its_direction(tmp_path: Path) -> None:
-    scores, vector = arditi(tmp_path, complete=True)
+    scores, vector = arditi(tmp_path, complete=True, layer_fraction=1.0)
     scored = [entry for entry in scores["candidates"] if entry["refusal_score"] is not None]
-    wanted = choose(scored, LAYERS)
+    wanted = choose(scored, LAYERS, Selection(layer_fraction=1.0))
     place = {key: wanted[key] for key in ("site", "layer", "position", "token")}
     assert scores["chosen"] == {**place, "norm": float(vector.norm())}
     assert torch.equal(vector, directions().at("resid_pre", wanted["layer"], wanted["position"]))

@@ -161,12 +161,12 @@ def test_kl_left_out_changes_no_choice(tmp_path: Path, case: str) -> None:
 def test_layers_too_deep_and_equal_means_are_out_unscored(tmp_path: Path) -> None:
     for (layer, _), row in by_place(cosmic(tmp_path, layer_fraction=0.5)[0]).items():
         assert (row["score"] is None) == (layer == 0 or layer >= 2)
-        assert (row["rejected"] == f"layer {layer} is not below 0.5 of 4") == (layer >= 2)
+        assert (row["rejected"] == f"layer {layer} is not below 2, which is int(0.5 * 4)") == (layer >= 2)
 
 
 def test_strict_stops_where_no_direction_passes(tmp_path: Path) -> None:
     with pytest.raises(
-        SelectionError, match=r"none of 6 directions passes the filter KL < 1e-09; loosen --kl-threshold"
+        SelectionError, match=r"none of 4 directions passes the filter KL < 1e-09; loosen --kl-threshold"
     ):
         cosmic(tmp_path, kl_threshold=1e-9, strict=True)
     assert "KL < 1e-09" in cosmic(tmp_path, kl_threshold=1e-9)[0]["note"]
@@ -192,9 +192,8 @@ def test_scores_in_the_journal_are_not_computed_again(
 
 def test_a_run_removes_the_taught_behaviour_without_a_word_of_it(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    summary = run(
-        str(tiny_chat.folder()), out, **tiny_chat.sources(), recipe="cosmic", device="cpu", answer_tokens=8
-    )
+    options = {"recipe": "cosmic", "device": "cpu", "answer_tokens": 8, "layer_fraction": 1.0}
+    summary = run(str(tiny_chat.folder()), out, **tiny_chat.sources(), **options)
     assert summary["base"]["refusal_rate"] == 1.0
     assert summary["edited"]["refusal_rate"] == 0.0
     assert summary["edited"]["kl_first_token"] < 0.1

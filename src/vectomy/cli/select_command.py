@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,11 +14,17 @@ from vectomy.cli.run_command import FLAGS, RUN_OPTIONS, SHARED, run_until
 from vectomy.cli.vocabulary import MODEL_HELP, option
 from vectomy.core.config import SEARCH
 from vectomy.core.errors import ConfigError, SelectionError, UsageError
-from vectomy.core.json_value import JsonObject
+from vectomy.core.json_value import JsonObject, without_nan
 from vectomy.core.run_config import Selection, parse_selection
 from vectomy.core.text_file import read_text
 
+if TYPE_CHECKING:
+    from vectomy.search.arditi_rule import RuleOutcome
+
 __all__ = ["register"]
+
+# Rejected directions that are named to a person.
+SHOWN = 5
 
 Model = Annotated[
     str | None,
@@ -32,8 +38,8 @@ FromScores = Annotated[
     Path | None,
     option(
         "--from-scores",
-        help="Choose from a list of {position, layer, refusal_score, steering_score, kl_div_score} by the "
-        "rule of Arditi et al.",
+        help="Choose from a list of {position, layer, refusal_score, steering_score, kl_div_score}, such as "
+        "direction_evaluations.json of Arditi et al., by the rule of their code.",
         panel=SEARCH,
         metavar="FILE.json",
     ),
@@ -63,20 +69,41 @@ def _select(values: JsonObject) -> None:
         run_until("select", values)
 
 
-def _from_scores(values: dict[str, Any]) -> None:
-    from vectomy.search.arditi_rule import choose
+def _from_scores(values: JsonObject) -> None:
+    """Prints the chosen row as JSON, and to stderr why others were rejected; with `--json` the JSON
+    says both.
+    """
+    from vectomy.search.arditi_rule import explain_choice
 
     layers = values["layers"]
-    if layers is None or layers < 1:
+    if not isinstance(layers, int) or layers < 1:
         raise UsageError(
             f"--from-scores needs --layers N, the number of layers of the model (given: {layers})"
         )
     given = {name: values[name] for name in Selection.model_fields if values.get(name) is not None}
-    chosen = choose(_read_scores(values["from_scores"]), layers, parse_selection(given, flags=True))
-    typer.echo(json.dumps(dict(chosen), indent=2))
+    rows = _read_scores(Path(str(values["from_scores"])), layers)
+    outcome = explain_choice(rows, layers, parse_selection(given, flags=True))
+    result: JsonObject = dict(outcome.chosen)
+    if values["as_json"]:
+        result |= {"candidates": len(rows), "passing": outcome.passing, "rejected_by": outcome.rejected_by}
+        result["lower_but_rejected"] = [{**row, "rejected": reason} for row, reason in outcome.lower]
+    typer.echo(json.dumps(without_nan(result), indent=2))
+    if not values["as_json"]:
+        _tell_reasons(len(rows), outcome)
 
 
-def _read_scores(path: Path) -> list[JsonObject]:
+def _tell_reasons(candidates: int, outcome: RuleOutcome) -> None:
+    counts = ", ".join(f"{name} {count}" for name, count in outcome.rejected_by.items())
+    rejected = f" (rejected by: {counts})" if counts else ""
+    typer.echo(f"{outcome.passing} of {candidates} directions pass the filters{rejected}", err=True)
+    for row, reason in outcome.lower[:SHOWN]:
+        place = f"position {row['position']}, layer {row['layer']}"
+        typer.echo(f"{place} has a lower refusal score ({row['refusal_score']:.3g}), but {reason}", err=True)
+    if len(outcome.lower) > SHOWN:
+        typer.echo(f"so do {len(outcome.lower) - SHOWN} more; --json lists them", err=True)
+
+
+def _read_scores(path: Path, layers: int) -> list[JsonObject]:
     try:
         rows = json.loads(read_text(path))
     except FileNotFoundError:
@@ -98,4 +125,9 @@ def _read_scores(path: Path) -> list[JsonObject]:
                 raise SelectionError(
                     f"candidate {number} of {path} has {key} = {value!r}; a number is needed"
                 )
+        if not 0 <= row["layer"] < layers:
+            raise SelectionError(
+                f"candidate {number} of {path} is of layer {row['layer']}, but --layers {layers} ends at "
+                f"layer {layers - 1}; give the number of layers of the model that was scored"
+            )
     return rows

@@ -85,7 +85,9 @@ class Selection(StrictModel):
     induce_threshold: float = 0.0
     """arditi: smallest mean log-odds of the behaviour tokens after adding the direction."""
     layer_fraction: float = Field(0.8, gt=0, le=1)
-    """arditi, cosmic: only directions from layers below this fraction of the depth."""
+    """arditi, cosmic: only directions from layers below this fraction of the number of layers,
+    rounded down.
+    """
     strict: bool = False
     """arditi, cosmic: stop when no direction passes the filters, as the paper's code does, instead
     of minimising KL.
