@@ -10,9 +10,9 @@ from candidate_scores import Row
 from tiny import LAYERS, unit
 from tiny_directions import NEGATIVE, POSITIVE, TOKENS, directions, recipe_input
 
-from vectomy.core.run_config import Selection
 from vectomy.core.errors import SelectionError
 from vectomy.core.linalg import normalise
+from vectomy.core.run_config import Selection
 from vectomy.core.types import SITES
 from vectomy.edits.edit import BaseModelRef, Edit
 from vectomy.hooks.interventions import ablate, add, intervene
