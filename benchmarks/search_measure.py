@@ -117,15 +117,15 @@ class Meter:
             )
         metrics = found.metrics
         return {
-            "refusals": metrics["refusal_count"],
-            "prompts": metrics["refusal_total"],
-            "interval": metrics["refusal_ci"],
-            "harmless_refusals": metrics["harmless_refusal_count"],
-            "degenerate_rate": metrics["degenerate_rate"],
-            "kl_first_token": metrics["kl_first_token"],
-            "kl_per_token": metrics["kl_per_token"],
-            "ce_own_answers": metrics["ce_own_answers"],
-            **self._count_marked(found.answers["positive"], metrics["refusal_total"]),
+            "refusals": metrics.refusal_count,
+            "prompts": metrics.refusal_total,
+            "interval": metrics.refusal_ci,
+            "harmless_refusals": metrics.harmless_refusal_count,
+            "degenerate_rate": metrics.degenerate_rate,
+            "kl_first_token": metrics.kl_first_token,
+            "kl_per_token": metrics.kl_per_token,
+            "ce_own_answers": metrics.ce_own_answers,
+            **self._count_marked(found.answers["positive"], metrics.refusal_total),
         }
 
     def _count_marked(self, answers: Sequence[Mapping[str, Any]], total: int) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def numbers(chat: ChatModel, base: BaseAnswers, edit: Edit, form: str) -> dict[s
     found: VariantResult = evaluate_variant(
         chat, base, JUDGES["refusal"](), *BUDGET, form=form, direction=edit.operations[0].basis[0]
     )
-    return found.metrics
+    return found.metrics.to_json()
 
 
 def test_every_form_gives_the_same_numbers(

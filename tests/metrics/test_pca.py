@@ -99,8 +99,9 @@ def test_separation_has_the_plane_of_the_hidden_states() -> None:
     ]
     expected = principal_components(*rows, direction / direction.norm())
     for batch_tokens in (40, 4096):
-        found = separation(chat, 3 * direction, "resid_pre", 2, -1, *prompts, batch_tokens)["pca"]
-        assert found["explained"] == pytest.approx(expected["explained"], abs=1e-4)
-        assert found["direction"] == pytest.approx(expected["direction"], abs=1e-3)
+        found = separation(chat, 3 * direction, "resid_pre", 2, -1, *prompts, batch_tokens).pca
+        assert found is not None
+        assert found.explained == pytest.approx(expected["explained"], abs=1e-4)
+        assert found.direction == pytest.approx(expected["direction"], abs=1e-3)
         for side in ("positive", "negative"):
-            assert torch.tensor(found[side]).allclose(torch.tensor(expected[side]), atol=1e-3)
+            assert torch.tensor(getattr(found, side)).allclose(torch.tensor(expected[side]), atol=1e-3)

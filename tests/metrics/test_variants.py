@@ -9,6 +9,7 @@ import torch
 from tiny import LAYERS
 from tiny_chat import DAY, NIGHT
 
+from vectomy.core.results import FormMetrics
 from vectomy.edits.edit import BaseModelRef, Edit
 from vectomy.metrics.intervals import wilson_interval
 from vectomy.metrics.judges import RefusalJudge
@@ -64,7 +65,7 @@ def base_of(batch_tokens: int = 4096) -> BaseAnswers:
     return answer_base(tiny_chat.chat(), POSITIVE, NEGATIVE, 8, batch_tokens)
 
 
-def measured(base: BaseAnswers, batch_tokens: int = 4096, form: str = "hooks") -> dict:
+def measured(base: BaseAnswers, batch_tokens: int = 4096, form: str = "hooks") -> FormMetrics:
     return evaluate_variant(
         tiny_chat.chat(), base, RefusalJudge(), 8, batch_tokens, form=form, direction=planted()
     ).metrics
@@ -92,12 +93,10 @@ def test_kl_and_cross_entropy_are_those_of_the_models_own_logits(batch_tokens: i
         after, found = forced(base.answers["negative"]), measured(base, batch_tokens)
     kl = [(b.exp() * (b - a)).sum(-1) for b, a in zip(before, after, strict=True)]
     ce = [-a[range(len(ids)), ids] for a, ids in zip(after, base.answers["negative"], strict=True)]
-    assert found["kl_per_token"] == pytest.approx(float(torch.cat(kl).mean()), rel=1e-3)
-    assert found["kl_first_token"] == pytest.approx(
-        float(torch.stack([row[0] for row in kl]).mean()), rel=1e-3
-    )
-    assert found["ce_own_answers"] == pytest.approx(float(torch.cat(ce).mean()), rel=1e-3)
-    assert found["kl_per_token"] > 1e-3
+    assert found.kl_per_token == pytest.approx(float(torch.cat(kl).mean()), rel=1e-3)
+    assert found.kl_first_token == pytest.approx(float(torch.stack([row[0] for row in kl]).mean()), rel=1e-3)
+    assert found.ce_own_answers == pytest.approx(float(torch.cat(ce).mean()), rel=1e-3)
+    assert found.kl_per_token > 1e-3
 
 
 def test_tokens_weigh_alike_whatever_the_length_of_their_answer() -> None:
@@ -111,29 +110,29 @@ def test_tokens_weigh_alike_whatever_the_length_of_their_answer() -> None:
     for ids, answer in zip(chat.tokens(NEGATIVE[:2]), answers["negative"], strict=True):
         for at, token in enumerate(answer):
             total -= float(tiny_chat.raw(chat, [*ids, *answer[:at]]).logits[0, -1].log_softmax(-1)[token])
-    assert found["ce_own_answers"] == pytest.approx(total / 7, rel=1e-4)
+    assert found.ce_own_answers == pytest.approx(total / 7, rel=1e-4)
 
 
 def test_the_base_against_itself_is_at_distance_zero() -> None:
     found = measured(base_of(), form="base")
-    assert abs(found["kl_per_token"]) < 1e-6
-    assert abs(found["kl_first_token"]) < 1e-6
+    assert abs(found.kl_per_token) < 1e-6
+    assert abs(found.kl_first_token) < 1e-6
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 40])
 def test_numbers_do_not_depend_on_the_batches(batch_tokens: int) -> None:
     chat = tiny_chat.chat()
     with edit().hooks(chat.model):
-        one, other = measured(base_of(), 4096), measured(base_of(), batch_tokens)
-    for name, value in one.items():
-        assert other[name] == pytest.approx(value, rel=1e-3, abs=1e-6), name
+        whole, split = (measured(base_of(), size).to_json() for size in (4096, batch_tokens))
+    for name, value in whole.items():
+        assert split[name] == pytest.approx(value, rel=1e-3, abs=1e-6), name
 
 
 def test_what_is_left_of_the_direction_is_measured_on_the_stream() -> None:
-    before = measured(base_of(), 4096)["max_projection"]
+    before = measured(base_of(), 4096).max_projection
     base = base_of()
     with edit().hooks(tiny_chat.chat().model):
-        after = measured(base, 4096)["max_projection"]
+        after = measured(base, 4096).max_projection
     assert after < 1e-5 < 0.05 < before <= 1
 
 
@@ -142,13 +141,13 @@ def test_rates_count_the_judges_verdicts() -> None:
     assert [row["text"] for row in result.answers["positive"]] == [tiny_chat.REFUSAL] * 5
     assert {row["verdict"] for row in result.answers["negative"]} == {"compliance"}
     found = result.metrics
-    assert (found["refusal_rate"], found["refusal_count"], found["refusal_total"]) == (1.0, 5, 5)
-    assert (found["harmless_refusal_rate"], found["harmless_refusal_total"], found["degenerate_rate"]) == (
+    assert (found.refusal_rate, found.refusal_count, found.refusal_total) == (1.0, 5, 5)
+    assert (found.harmless_refusal_rate, found.harmless_refusal_total, found.degenerate_rate) == (
         0.0,
         6,
         0.0,
     )
-    assert found["refusal_ci"] == list(wilson_interval(5, 5))
+    assert found.refusal_ci == wilson_interval(5, 5)
 
 
 def test_answers_under_hooks_are_generated_anew() -> None:
@@ -158,6 +157,27 @@ def test_answers_under_hooks_are_generated_anew() -> None:
         expected = [chat.text(answer) for answer in chat.answer(chat.tokens(POSITIVE), 8, 4096)]
     assert [row["text"] for row in result.answers["positive"]] == expected
     assert expected != [tiny_chat.REFUSAL] * 5
+
+
+RATE = ("rate", "count", "total", "ci")
+
+
+def test_numbers_are_stored_under_the_names_of_summary_json() -> None:
+    chat, base = tiny_chat.chat(), base_of()
+    kept = answer_base(chat, POSITIVE, NEGATIVE, 8, 4096, answers=base.answers | {"keep": []}, keep=POSITIVE)
+    stored = measured(base, form="base").to_json()
+    assert stored["refusal_ci"] == list(wilson_interval(5, 5))
+    sides = ("refusal", "harmless_refusal")
+    assert set(stored) == {
+        *(f"{side}_{part}" for side in sides for part in RATE),
+        *("degenerate_rate", "kl_first_token", "kl_per_token", "ce_own_answers", "max_projection"),
+    }
+    with edit().hooks(chat.model):
+        more = measured(kept).to_json()
+    assert set(more) - set(stored) == {f"keep_refusal_{part}" for part in RATE}
+    unread = evaluate_variant(chat, base, RefusalJudge(), 8, 4096, form="base").metrics.to_json()
+    # Not measured is null, not absent.
+    assert unread == stored | {"max_projection": None}
 
 
 # Separation
@@ -175,15 +195,15 @@ def test_separation_is_that_of_the_projected_hidden_states() -> None:
                 for ids in chat.tokens(prompts)
             ]
             sides.append(torch.stack([row[layer][0, -1] @ unit for row in rows]))
-        row = found["layers"][layer]
-        assert row["layer"] == layer
-        assert row["positive_mean"] == pytest.approx(float(sides[0].mean()), abs=1e-4)
-        assert row["negative_std"] == pytest.approx(float(sides[1].std()), abs=1e-4)
+        row = found.layers[layer]
+        assert row.layer == layer
+        assert row.positive_mean == pytest.approx(float(sides[0].mean()), abs=1e-4)
+        assert row.negative_std == pytest.approx(float(sides[1].std()), abs=1e-4)
         pairs = [(a > b) + 0.5 * (a == b) for a in sides[0].tolist() for b in sides[1].tolist()]
         if layer:
-            assert row["auroc"] == pytest.approx(math.fsum(pairs) / len(pairs))
+            assert row.auroc == pytest.approx(math.fsum(pairs) / len(pairs))
         if layer == 2:
-            assert found["positive"] == pytest.approx(sides[0].tolist(), abs=1e-4)
+            assert found.positive == pytest.approx(sides[0].tolist(), abs=1e-4)
 
 
 def test_separation_on_planted_data() -> None:
@@ -191,8 +211,8 @@ def test_separation_on_planted_data() -> None:
     sides apart wholly.
     """
     chat, direction = tiny_chat.chat(), planted()
-    layers = separation(chat, direction, "resid_pre", 3, -1, POSITIVE, NEGATIVE, 4096)["layers"]
-    assert layers[0]["auroc"] == pytest.approx(0.5, abs=0.25)
-    assert layers[3]["auroc"] > 0.95
-    swapped = separation(chat, -direction, "resid_pre", 3, -1, POSITIVE, NEGATIVE, 4096)["layers"]
-    assert swapped[3]["auroc"] == pytest.approx(1 - layers[3]["auroc"])
+    layers = separation(chat, direction, "resid_pre", 3, -1, POSITIVE, NEGATIVE, 4096).layers
+    assert layers[0].auroc == pytest.approx(0.5, abs=0.25)
+    assert layers[3].auroc > 0.95
+    swapped = separation(chat, -direction, "resid_pre", 3, -1, POSITIVE, NEGATIVE, 4096).layers
+    assert swapped[3].auroc == pytest.approx(1 - layers[3].auroc)

@@ -19,9 +19,10 @@ TIER = "zoo"
 def test_it_names_each_writer_once_with_its_axis_and_the_norm_in_between(tmp_path: Path) -> None:
     zoo.zoo_folder("gemma2", tmp_path / "in")
     found = plan(tmp_path / "in")
-    rows = {row["name"]: row for row in found.writers}
+    rows = {row.name: row for row in found.writers}
     assert len(rows) == len(found.writers) == 1 + 2 * found.layers
-    assert rows["model.embed_tokens.weight"] | {"parameters": 0} == {
+    stored = {row["name"]: row for row in found.to_json()["writers"]}
+    assert stored["model.embed_tokens.weight"] | {"parameters": 0} == {
         "name": "model.embed_tokens.weight",
         "component": "embedding",
         "layer": None,
@@ -32,16 +33,16 @@ def test_it_names_each_writer_once_with_its_axis_and_the_norm_in_between(tmp_pat
         "parameters": 0,
     }
     down = rows["model.layers.1.mlp.down_proj.weight"]
-    assert (down["layer"], down["axis"], down["component"]) == (1, 0, "mlp")
-    assert down["through_norm"] == ["model.layers.1.post_feedforward_layernorm"]
+    assert (down.layer, down.axis, down.component) == (1, 0, "mlp")
+    assert down.through_norm == ["model.layers.1.post_feedforward_layernorm"]
     assert any("untie" in note for note in found.notes)
 
 
 def test_experts_that_are_stored_one_by_one_are_one_writer(tmp_path: Path) -> None:
     zoo.zoo_folder("qwen3_next", tmp_path / "in")
-    experts = [row for row in plan(tmp_path / "in").writers if row["component"] == "experts"]
-    assert experts[0]["name"] == "model.layers.0.mlp.experts.{expert}.down_proj.weight"
-    assert experts[0]["experts"] == 4
+    experts = [row for row in plan(tmp_path / "in").writers if row.component == "experts"]
+    assert experts[0].name == "model.layers.0.mlp.experts.{expert}.down_proj.weight"
+    assert experts[0].experts == 4
 
 
 @pytest.mark.tiny
@@ -50,7 +51,7 @@ def test_it_plans_what_a_bake_then_does(tmp_path: Path, tiny_of) -> None:
     found = plan(tiny.folder)
     receipt = bake(Edit.ablation(tiny.folder, unit()), tiny.folder, tmp_path / "out")
     assert found.parameters == receipt.parameters
-    assert {row["name"] for row in found.writers} == set(receipt.edited)
+    assert {row.name for row in found.writers} == set(receipt.edited)
     size = sum(file.stat().st_size for file in (tmp_path / "out").rglob("*") if file.is_file())
     assert found.disk_bytes == pytest.approx(size, rel=0.05)
     assert found.memory_bytes > 0

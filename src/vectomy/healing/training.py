@@ -23,6 +23,7 @@ from vectomy.checkpoint.lora import LORA_TENSORS
 from vectomy.core.errors import ModelError
 from vectomy.core.json_value import JsonObject
 from vectomy.core.progress import Progress, silent
+from vectomy.core.results import LossRow
 from vectomy.core.run_folder import read_json, write_json, write_whole
 from vectomy.healing.heal_config import HealConfig
 from vectomy.healing.job import ADAPTER, RECORD, WEIGHTS, Job, find_last_checkpoint
@@ -48,7 +49,7 @@ class TrainingResult:
     """What losses.json says of a training."""
 
     steps: int
-    history: list[dict[str, Any]]
+    history: list[JsonObject]
     """The trainer's rows, one a logged step: loss, learning rate, gradient norm, ..."""
     protected_modules: list[str]
     """Modules whose output was projected."""
@@ -184,10 +185,10 @@ def _project_file(file: Path, job: Job) -> None:
         safetensors.torch.save_file(tensors, str(path), metadata={"format": "pt"})
 
 
-def _check_finite(history: Sequence[Mapping[str, Any]]) -> None:
-    for row in history:
-        if not math.isfinite(row.get("loss", 0.0)):
+def _check_finite(history: Sequence[JsonObject]) -> None:
+    for row in map(LossRow.from_json, history):
+        if row.loss is not None and not math.isfinite(row.loss):
             raise ModelError(
-                f"the loss is {row['loss']} at step {row.get('step')}: training has diverged; lower "
+                f"the loss is {row.loss} at step {row.step}: training has diverged; lower "
                 "--learning-rate, or use --dtype float32"
             )

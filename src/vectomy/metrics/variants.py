@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vectomy.core.json_value import JsonObject
 from vectomy.core.linalg import normalise
 from vectomy.core.progress import Progress, silent
+from vectomy.core.results import FormMetrics, LayerSeparation, PrincipalPlane, Separation
 from vectomy.core.types import Site, Vector
 from vectomy.data.prompts import Prompt
 from vectomy.hooks.capture import capture
@@ -60,12 +61,13 @@ class BaseAnswers:
 
 @dataclass(frozen=True)
 class VariantResult:
-    """The numbers of a variant as summary.json stores them, and its answers with
-    verdicts, by set.
-    """
+    """The numbers of a variant, and its answers with verdicts, by set."""
 
-    metrics: dict[str, Any]
+    metrics: FormMetrics
     answers: dict[str, list[dict[str, str]]]
+
+    def to_json(self) -> JsonObject:
+        return {"metrics": self.metrics.to_json(), "answers": self.answers}
 
 
 def answer_base(
@@ -131,27 +133,23 @@ def evaluate_variant(
         judged[side] = [
             {"text": text, "verdict": verdict} for text, verdict in zip(texts, verdicts[side], strict=True)
         ]
-    metrics = {
-        **_rate("refusal", verdicts["positive"]),
-        **_rate("harmless_refusal", verdicts["negative"]),
-        **(_rate("keep_refusal", verdicts["keep"]) if base.keep else {}),
-        "degenerate_rate": share_of(
-            [
-                verdict == "degenerate"
-                for side in verdicts.values()
-                for verdict in side
-                if verdict != "not_judged"
-            ]
-        ),
-        **_measure_divergence(chat, base, batch_tokens),
-        "max_projection": None
-        if direction is None
-        else _largest_projection(chat, direction, base, batch_tokens),
-    }
+    judged_verdicts = [verdict for side in verdicts.values() for verdict in side if verdict != "not_judged"]
+    metrics = FormMetrics.from_json(
+        {
+            **_rate("refusal", verdicts["positive"]),
+            **_rate("harmless_refusal", verdicts["negative"]),
+            **(_rate("keep_refusal", verdicts["keep"]) if base.keep else {}),
+            "degenerate_rate": share_of([verdict == "degenerate" for verdict in judged_verdicts]),
+            **_measure_divergence(chat, base, batch_tokens),
+            "max_projection": None
+            if direction is None
+            else _largest_projection(chat, direction, base, batch_tokens),
+        }
+    )
     return VariantResult(metrics, judged)
 
 
-def _rate(name: str, verdicts: Sequence[Verdict]) -> dict[str, Any]:
+def _rate(name: str, verdicts: Sequence[Verdict]) -> JsonObject:
     rate = rate_of(map(refuses, verdicts))
     return {f"{name}_{key}": value for key, value in rate.items()}
 
@@ -195,7 +193,7 @@ def separation(
     positive: Sequence[Prompt],
     negative: Sequence[Prompt],
     batch_tokens: int,
-) -> dict[str, Any]:
+) -> Separation:
     """How well a direction separates the two sets: means, standard deviations and AUROC of the
     projections at every layer, and the principal components at `layer`.
     """
@@ -207,27 +205,34 @@ def separation(
         for batch in chat.batches(chat.tokens(prompts), batch_tokens):
             with capture(chat.model, [site], positions=[position]) as stream:
                 chat.hidden(batch)
-            for (_, at), value in stream.items():
-                projections[at, batch.rows] = (value[:, 0].float() @ unit.to(value.device)).cpu()
-                if at == layer:
+            for (_, index), value in stream.items():
+                projections[index, batch.rows] = (value[:, 0].float() @ unit.to(value.device)).cpu()
+                if index == layer:
                     here[batch.rows] = value[:, 0].float().cpu()
         sides.append(projections)
         states.append(here)
     yes, no = sides
-    layers = [
-        {
-            "layer": at,
-            "positive_mean": float(yes[at].mean()),
-            "negative_mean": float(no[at].mean()),
-            "positive_std": float(yes[at].std()),
-            "negative_std": float(no[at].std()),
-            "auroc": _auroc(yes[at], no[at]),
-        }
-        for at in range(len(yes))
-    ]
-    place = {"site": site, "layer": layer, "position": position}
-    projected = {"positive": yes[layer].tolist(), "negative": no[layer].tolist()}
-    return {**place, "layers": layers, **projected, "pca": principal_components(states[0], states[1], unit)}
+    layers = tuple(
+        LayerSeparation(
+            layer=index,
+            positive_mean=float(yes[index].mean()),
+            negative_mean=float(no[index].mean()),
+            positive_std=float(yes[index].std()),
+            negative_std=float(no[index].std()),
+            auroc=_auroc(yes[index], no[index]),
+        )
+        for index in range(len(yes))
+    )
+    components = principal_components(states[0], states[1], unit)
+    return Separation(
+        site=site,
+        layer=layer,
+        position=position,
+        layers=layers,
+        positive=tuple(yes[layer].tolist()),
+        negative=tuple(no[layer].tolist()),
+        pca=None if components is None else PrincipalPlane.from_json(components),
+    )
 
 
 def _auroc(positive: Float[Tensor, p], negative: Float[Tensor, n]) -> float:

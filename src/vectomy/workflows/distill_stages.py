@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any
 
 import safetensors.torch
 import torch
@@ -26,6 +25,7 @@ from vectomy.data.splits import Splits, split_preserve
 from vectomy.data.trait_context import in_context
 from vectomy.data.trait_file import Trait, TraitContext
 from vectomy.edits.edit import Edit
+from vectomy.metrics.intervals import rate_of, share_of
 from vectomy.metrics.judges.judged_part import find_degenerate
 from vectomy.metrics.trait_scorers import Scorer, scorer_of
 from vectomy.metrics.variants import separation
@@ -125,7 +125,7 @@ class DistillWorkflow(RunWorkflow):
         return self.config.trait
 
     @property
-    def described_judge(self) -> dict[str, Any]:
+    def described_judge(self) -> JsonObject:
         scorer = read_json(self.folder.file("baseline.json"))["scorer"]
         note = f"The trait is shown by {scorer['note']}"
         return {"name": scorer["name"], "version": None, "note": note, "agreement": None}
@@ -182,8 +182,8 @@ def run_distill_baseline(work: DistillWorkflow) -> None:
             ask = partial(_answer, work, prompts, f"base answers ({side}, {split})")
             answers.setdefault(side, {})[split] = journal.get_or_compute(f"{side} {split}", ask)
     write_json(work.folder.file("answers.json"), answers)
-    rates = {side: work.bench("search").count(answers[side]["search"])["shown"]["rate"] for side in SIDES}
-    baseline = {f"{side}_rate": rate for side, rate in rates.items()}
+    bench = work.bench("search")
+    baseline = {f"{side}_rate": share_of(bench.score(answers[side]["search"]).shown) for side in SIDES}
     scorer = {"name": work.scorer.name, "note": work.scorer.note}
     write_json(
         work.folder.file("baseline.json"),
@@ -364,7 +364,7 @@ def run_distill_evaluate(work: DistillWorkflow) -> None:
     apart = separation(
         work.chat, _shown_direction(work, chosen["layer"]), *place, *sides, c.runtime.batch_tokens
     )
-    write_json(work.folder.file("separation.json"), apart)
+    write_json(work.folder.file("separation.json"), apart.to_json())
 
 
 def _shown_direction(work: DistillWorkflow, layer: int) -> Vector:
@@ -398,27 +398,26 @@ def _judge(
 
 def _metrics(
     bench: TraitBench, answers: Mapping[str, Sequence[Sequence[int]]], cost: Mapping[str, float]
-) -> dict[str, Any]:
+) -> JsonObject:
     """The numbers of one form under the names of every run.
 
     `refusal_*` counts answers that show the trait in the positive context, `harmless_refusal_*`
     those in the negative one.
     """
-    counted = {side: bench.count(answers[side]) for side in SIDES}
+    traits = {side: bench.score(answers[side]) for side in SIDES}
     names = {"refusal": "positive", "harmless_refusal": "negative"}
     rates = {
         f"{name}_{part}": value
         for name, side in names.items()
-        for part, value in counted[side]["shown"].items()
+        for part, value in rate_of(traits[side].shown).items()
     }
-    totals = [counted[side]["degenerate"] for side in SIDES]
     return {
         **rates,
-        "degenerate_rate": sum(rate["count"] for rate in totals) / sum(rate["total"] for rate in totals),
+        "degenerate_rate": share_of([flag for side in SIDES for flag in traits[side].degenerate]),
         **cost,
         "max_projection": None,
-        **{f"{side}_length_mean": counted[side]["length_mean"] for side in SIDES},
-        **{f"{side}_degenerate_count": counted[side]["degenerate"]["count"] for side in SIDES},
+        **{f"{side}_length_mean": traits[side].length_mean for side in SIDES},
+        **{f"{side}_degenerate_count": traits[side].degenerate.count(True) for side in SIDES},
     }
 
 

@@ -7,18 +7,17 @@ import time
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from vectomy.architecture import Architecture, Writer, check_covered, excluded_tensors
 from vectomy.checkpoint import Checkpoint, architecture_in
 from vectomy.core.json_value import JsonObject
-from vectomy.core.types import OUTSIDE
+from vectomy.core.types import OUTSIDE, Component
 from vectomy.models import list_template_faults
 from vectomy.models.memory import fits, layerwise_memory
 
-__all__ = ["Plan", "plan"]
+__all__ = ["Plan", "PlannedWriter", "plan"]
 
 # Memory of the interpreter and torch in a bake.
 PROGRAM = 350 << 20
@@ -29,19 +28,35 @@ TOKENS = 512 * 64
 
 
 @dataclass(frozen=True)
+class PlannedWriter:
+    """One writer that an edit of the whole model changes."""
+
+    name: str
+    """Of the tensor in the checkpoint; with {expert} if there is one tensor for each expert."""
+    component: Component
+    layer: int | None
+    axis: int
+    """Of the stream, in that tensor."""
+    through_norm: list[str]
+    """Names of the norms between the writer and the stream."""
+    bias: list[str]
+    experts: int | None
+    """Number of tensors, if there is one for each expert."""
+    parameters: int
+
+
+@dataclass(frozen=True)
 class Plan:
     """What an edit of every writer of a model changes and costs.
 
-    `writers` have name (the tensor in the checkpoint, {expert} for several), component, layer, axis
-    (of the stream, in that tensor), through_norm (the norms between it and the stream) and
-    parameters; `left` are tensors that no edit touches, with the reason. `memory_bytes` is the peak
-    of a bake, `disk_bytes` what it writes.
+    `left` are tensors that no edit touches, with the reason. `memory_bytes` is the peak of a bake,
+    `disk_bytes` what it writes.
     """
 
     model_type: str
     layers: int
     d_model: int
-    writers: tuple[dict[str, Any], ...]
+    writers: tuple[PlannedWriter, ...]
     left: tuple[tuple[str, str], ...]
     notes: tuple[str, ...]
     parameters: int
@@ -55,7 +70,11 @@ class Plan:
     """Whether the model fits into the free memory; if not, collect reads it block by block."""
 
     def to_json(self) -> JsonObject:
-        return {**vars(self), "left": [{"name": name, "reason": reason} for name, reason in self.left]}
+        return {
+            **vars(self),
+            "writers": [vars(writer) for writer in self.writers],
+            "left": [{"name": name, "reason": reason} for name, reason in self.left],
+        }
 
 
 def plan(
@@ -87,10 +106,10 @@ def plan(
             components is None or writer.component in components
         )
         if wanted:
-            rows.append(_row(arch, writer))
+            rows.append(_plan_writer(arch, writer))
         else:
             left += [(name, "not asked for") for name in writer.tensors]
-    edits_embedding = any(row["component"] == "embedding" for row in rows)
+    edits_embedding = any(row.component == "embedding" for row in rows)
     untied = arch.tied and edits_embedding and arch.head not in opened.tensors
     copied = opened.tensors[arch.writer("embedding", None).weights[0].name] if untied else None
     disk = opened.bytes + (copied.end - copied.start if copied else 0)
@@ -112,7 +131,7 @@ def plan(
             *opened.notes,
             *list_template_faults(opened.path, name=name),
         ),
-        parameters=sum(row["parameters"] for row in rows),
+        parameters=sum(row.parameters for row in rows),
         memory_bytes=memory["bake"],
         disk_bytes=disk,
         memory=memory,
@@ -121,24 +140,22 @@ def plan(
     )
 
 
-def _row(arch: Architecture, writer: Writer) -> dict[str, Any]:
+def _plan_writer(arch: Architecture, writer: Writer) -> PlannedWriter:
     first = writer.weights[0]
     name = first.name
     if first.expert is not None:
         before, _, behind = name.rpartition(f".{first.expert}.")
         name = f"{before}.{{expert}}.{behind}"
-    return {
-        "name": name,
-        "component": writer.component,
-        "layer": writer.layer,
-        "axis": first.axis,
-        "through_norm": [passed.stored for passed in writer.norms],
-        "bias": [stored.name for stored in writer.biases],
-        "experts": len(writer.weights) if first.expert is not None else None,
-        "parameters": sum(
-            math.prod(arch.shapes[tensor]) for tensor in writer.tensors if tensor in arch.shapes
-        ),
-    }
+    return PlannedWriter(
+        name=name,
+        component=writer.component,
+        layer=writer.layer,
+        axis=first.axis,
+        through_norm=[passed.stored for passed in writer.norms],
+        bias=[stored.name for stored in writer.biases],
+        experts=len(writer.weights) if first.expert is not None else None,
+        parameters=sum(math.prod(arch.shapes[tensor]) for tensor in writer.tensors if tensor in arch.shapes),
+    )
 
 
 def _notes(arch: Architecture, untied: bool, edits_embedding: bool) -> list[str]:

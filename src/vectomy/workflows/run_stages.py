@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from vectomy.architecture import Writer
 from vectomy.checkpoint import architecture_in
@@ -15,7 +15,7 @@ from vectomy.checkpoint.gguf import gguf_mark, is_gguf
 from vectomy.core.errors import PromptError
 from vectomy.core.json_value import JsonObject
 from vectomy.core.jsonl import read_jsonl, write_jsonl
-from vectomy.core.results import JudgeRecord
+from vectomy.core.results import FormMetrics, JudgeRecord
 from vectomy.core.run_config import RunConfig
 from vectomy.core.run_folder import Journal, hash_of, read_json, sha256_file, write_json, write_whole
 from vectomy.core.settings_change import RunSettings
@@ -113,7 +113,7 @@ class RunWorkflow(Workflow):
         return None
 
     @property
-    def described_judge(self) -> dict[str, Any]:
+    def described_judge(self) -> JsonObject:
         """What results say of their judge."""
         return describe(self.judge)
 
@@ -376,14 +376,17 @@ def run_evaluate(work: RunWorkflow) -> None:
     if c.bake:
         checkpoint = work.folder.file("checkpoint")
         forms["baked"] = evaluate("baked", partial(work.load, checkpoint, "the baked checkpoint"))
-    write_json(work.folder.file("separation.json"), apart)
+    write_json(work.folder.file("separation.json"), apart.to_json())
     write_jsonl(work.folder.file("completions.jsonl"), pair_completions(base, forms))
-    write_json(work.folder.file("evaluation.json"), {form: result.metrics for form, result in forms.items()})
+    write_json(
+        work.folder.file("evaluation.json"),
+        {form: result.metrics.to_json() for form, result in forms.items()},
+    )
 
 
 def _get_or_evaluate(journal: Journal, form: str, evaluate: Callable[[], VariantResult]) -> VariantResult:
-    value = journal.get_or_compute(form, lambda: vars(evaluate()))
-    return VariantResult(value["metrics"], value["answers"])
+    value = journal.get_or_compute(form, lambda: evaluate().to_json())
+    return VariantResult(FormMetrics.from_json(value["metrics"]), value["answers"])
 
 
 def pair_completions(base: BaseAnswers, forms: Mapping[str, VariantResult]) -> list[JsonObject]:

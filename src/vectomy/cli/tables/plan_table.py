@@ -27,9 +27,9 @@ def print_plan(plan: Plan) -> None:
         )
     groups: dict[tuple[str, ...], list[tuple[int | None, int]]] = {}
     for row in plan.writers:
-        norms = ", ".join(name_pattern(norm).rpartition(".N.")[2] for norm in row["through_norm"])
-        key = (name_pattern(row["name"]), row["component"], str(row["axis"]), norms)
-        groups.setdefault(key, []).append((row["layer"], row["parameters"]))
+        norms = ", ".join(name_pattern(norm).rpartition(".N.")[2] for norm in row.through_norm)
+        key = (name_pattern(row.name), row.component, str(row.axis), norms)
+        groups.setdefault(key, []).append((row.layer, row.parameters))
     for (name, component, axis, norms), rows in groups.items():
         layers = _ranges([layer for layer, _ in rows if layer is not None])
         table.add_row(name, component, layers, axis, norms, f"{sum(count for _, count in rows):,}")

@@ -29,6 +29,7 @@ from vectomy.core.results.healing_json import (
     HealingOutcome,
     HealingReceipt,
     HealingResults,
+    HealingRows,
     TrainingRecord,
 )
 from vectomy.core.results.json_record import JsonObject, JsonRecord
@@ -84,6 +85,7 @@ __all__ = [
     "HealingOutcome",
     "HealingReceipt",
     "HealingResults",
+    "HealingRows",
     "JsonObject",
     "JsonRecord",
     "JudgeRecord",

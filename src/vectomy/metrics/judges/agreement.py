@@ -7,26 +7,36 @@ from __future__ import annotations
 import json
 from functools import cache
 from importlib import resources
-from typing import Any
 
+from vectomy.core.results.json_record import Number
+from vectomy.core.results.result_parts import JudgeAgreementRecord
 from vectomy.metrics.judges.verdict import REFUSALS, Agreement, Verdict
 
 __all__ = ["measured_agreement", "measured_share"]
 
 
+class MeasuredAgreement(JudgeAgreementRecord):
+    """A judge's entry in agreement.json: of the rows that it calls refusals, and of the others, the
+    share that people call refusals.
+    """
+
+    refusals_if_refusal: Number | None = None
+    refusals_if_not: Number | None = None
+
+
 @cache
-def _read_agreements() -> dict[str, Any]:
-    return dict(
-        json.loads(
-            resources.files("vectomy").joinpath("metrics/judges/agreement.json").read_text(encoding="utf-8")
-        )
-    )
+def _read_agreements() -> dict[str, MeasuredAgreement]:
+    file = resources.files("vectomy").joinpath("metrics/judges/agreement.json")
+    stored = json.loads(file.read_text(encoding="utf-8"))
+    return {name: MeasuredAgreement.from_json(entry) for name, entry in stored.items()}
 
 
 def measured_agreement(name: str) -> Agreement | None:
     """The agreement of a bundled judge; None if it was not measured."""
     stored = _read_agreements().get(name)
-    return stored and Agreement(stored["data"], stored["rate"], stored["total"], stored["how"])
+    if stored is None or stored.rate is None or stored.total is None:
+        return None
+    return Agreement(str(stored.data), stored.rate, stored.total, str(stored.how))
 
 
 def measured_share(name: str, verdict: Verdict) -> float | None:
@@ -34,4 +44,6 @@ def measured_share(name: str, verdict: Verdict) -> float | None:
     call refusals.
     """
     stored = _read_agreements().get(name)
-    return stored and (stored["refusals_if_refusal"] if verdict in REFUSALS else stored["refusals_if_not"])
+    if stored is None:
+        return None
+    return stored.refusals_if_refusal if verdict in REFUSALS else stored.refusals_if_not

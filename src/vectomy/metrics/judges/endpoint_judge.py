@@ -119,7 +119,7 @@ class EndpointJudge:
             {"role": "user", "content": question(prompt, part.answer)},
         ]
         for reading in range(self.patience.readings):
-            body = {
+            body: JsonObject = {
                 "model": self.model,
                 "messages": messages,
                 "max_tokens": self.reply_tokens,
@@ -135,7 +135,7 @@ class EndpointJudge:
                     raise
         raise AssertionError("readings is at least 1")
 
-    def _ask(self, path: str, body: dict[str, Any] | None) -> Any:
+    def _ask(self, path: str, body: JsonObject | None) -> Any:
         """The server's JSON; retried while the server is absent or busy."""
         wait, reason = self.patience.wait, ""
         for attempt in range(self.patience.attempts):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from vectomy.core.json_value import JsonObject
 
@@ -80,9 +80,9 @@ class Judge(Protocol):
         ...
 
 
-def describe(judge: Judge) -> dict[str, Any]:
+def describe(judge: Judge) -> JsonObject:
     """The description of a judge in results."""
-    agreement = judge.agreement and judge.agreement.to_json()
+    agreement = None if judge.agreement is None else judge.agreement.to_json()
     return {"name": judge.name, "version": judge.version, "note": judge.note, "agreement": agreement}
 
 

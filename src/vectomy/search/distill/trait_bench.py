@@ -5,24 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from vectomy.core.json_value import JsonObject
 from vectomy.core.progress import Progress
 from vectomy.data.trait_context import in_context
 from vectomy.data.trait_file import Trait, TraitContext
 from vectomy.edits.edit import Edit
 from vectomy.metrics.divergence import answer_hidden, divergence
-from vectomy.metrics.intervals import rate_of
+from vectomy.metrics.intervals import share_of
 from vectomy.metrics.judges.judged_part import find_degenerate
 from vectomy.metrics.trait_scorers import Scorer
 from vectomy.models import ChatModel
 from vectomy.search.distill.distill_examples import DistillBatch
 from vectomy.search.distill.distillation import distance
 
-__all__ = ["AskedModel", "Known", "TraitBench"]
+__all__ = ["AnswerTraits", "AskedModel", "Known", "TraitBench"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,17 @@ class Known:
 
     answers: list[list[int]]
     hidden: list[Tensor]
+
+
+@dataclass(frozen=True)
+class AnswerTraits:
+    """Answers of one model in one context: which of them show the trait (None: not judged), which
+    are degenerate, and their mean length in tokens.
+    """
+
+    shown: list[bool | None]
+    degenerate: list[bool]
+    length_mean: float
 
 
 @dataclass(frozen=True)
@@ -61,18 +72,17 @@ class TraitBench:
                 prompts, self.answer_tokens, self.batch_tokens, self.progress, f"answers ({form.name})"
             )
 
-    def count(self, answers: Sequence[Sequence[int]]) -> dict[str, Any]:
-        """How many answers show the trait, how many are degenerate, and their mean length. It may
-        run the base, so call it outside of an edit's hooks.
+    def score(self, answers: Sequence[Sequence[int]]) -> AnswerTraits:
+        """Which answers show the trait, which are degenerate, and their mean length. It may run the
+        base, so call it outside of an edit's hooks.
         """
-        said = [self.chat.text(answer) for answer in answers]
-        return {
-            "shown": rate_of(self.scorer.shown(said, self.texts, answers)),
-            "degenerate": rate_of(
-                find_degenerate(text, prompt) for text, prompt in zip(said, self.texts, strict=True)
-            ),
-            "length_mean": sum(map(len, answers)) / len(answers),
-        }
+        texts = [self.chat.text(answer) for answer in answers]
+        pairs = zip(texts, self.texts, strict=True)
+        return AnswerTraits(
+            shown=list(self.scorer.shown(texts, self.texts, answers)),
+            degenerate=[find_degenerate(text, prompt) for text, prompt in pairs],
+            length_mean=sum(map(len, answers)) / len(answers),
+        )
 
     def reference(self, answers: Sequence[Sequence[int]]) -> Known:
         prompts = in_context(self.texts, self.trait.negative)
@@ -94,13 +104,13 @@ class TraitBench:
             now = answer_hidden(self.chat, prompts, known.answers, self.batch_tokens)
         return divergence(base or self.chat, self.chat, known.hidden, now, known.answers)
 
-    def point(self, edit: Edit, context: TraitContext, known: Known) -> dict[str, Any]:
+    def point(self, edit: Edit, context: TraitContext, known: Known) -> JsonObject:
         """The rates and KL of an edit on these prompts."""
-        found = self.count(self.answers(AskedModel("trying an edit", context, edit)))
+        traits = self.score(self.answers(AskedModel("trying an edit", context, edit)))
         cost = self.damage(edit, known)
         return {
-            "shown": found["shown"]["rate"],
-            "degenerate": found["degenerate"]["rate"],
+            "shown": share_of(traits.shown),
+            "degenerate": share_of(traits.degenerate),
             "kl": cost["kl_per_token"],
             "kl_first_token": cost["kl_first_token"],
         }

@@ -65,7 +65,7 @@ def measure_all(
     KL runs from the base to each, teacher-forced over the base's own answers to the harmless
     prompts; cross-entropy is of the same answers.
     """
-    found: dict[str, dict[str, Any]] = {}
+    numbers: dict[str, JsonObject] = {}
     seen: dict[str, _AnswersOfModel] = {}
     base: ChatModel | None = None
     hidden: Sequence[Any] = ()
@@ -76,7 +76,7 @@ def measure_all(
         now = answer_hidden(chat, sets.negative, answers, config.runtime.batch_tokens)
         if base is None:
             base, hidden = chat, now
-        found[name] = {**_counted(seen[name]), **divergence(base, chat, hidden, now, answers)}
+        numbers[name] = {**_counted(seen[name]), **divergence(base, chat, hidden, now, answers)}
         if chat is base:
             # From here on only its head is read.
             chat.drop_blocks()
@@ -84,8 +84,8 @@ def measure_all(
         gc.collect()
     if config.tasks is not None:
         for name, tasks in _capability(folders, config, progress).items():
-            found[name]["capability"] = tasks
-    return found, _rows(sets, seen)
+            numbers[name]["capability"] = tasks
+    return numbers, _rows(sets, seen)
 
 
 def _asked(

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -41,7 +40,7 @@ def measure_receipt(
     edit = inputs.edit
     directions = {} if edit is None else compute_protected_directions(edit, inputs.base)
     shares = _measure_shares(trained, edited, healed, directions, protected_directions)
-    result: dict[str, Any] = {
+    result: JsonObject = {
         "writers": len(directions),
         "projected": bool(protected_directions),
         "learned_along": max(shares.values(), default=None),

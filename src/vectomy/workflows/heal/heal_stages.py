@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import gc
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
 from vectomy.checkpoint import Checkpoint, architecture_in
 from vectomy.core.json_value import JsonObject
 from vectomy.core.jsonl import read_jsonl, write_jsonl
+from vectomy.core.results import HealedNumbers, HealingRows
 from vectomy.core.run_config import DEMO_PROMPTS, HUB_PROMPTS, Source
 from vectomy.core.run_folder import RunFolder, hash_of, read_json, sha256_file, write_json, write_whole
 from vectomy.core.settings_change import RunSettings
@@ -218,9 +219,9 @@ def train_rows(work: HealWorkflow) -> None:
     if work.trained is not None:
         check_adapter(work.trained, Checkpoint.open(work.edited))
         return
-    rows = read_json(work.folder.file("rows.json"))
+    rows = HealingRows.from_json(read_json(work.folder.file("rows.json")))
     _log_rows(work, rows)
-    _log_estimate(work, rows["seconds_per_token"])
+    _log_estimate(work, rows.seconds_per_token)
     work.job.drop_other_checkpoints()
     if work.launcher is None:
         train(work.job, work.progress)
@@ -230,12 +231,12 @@ def train_rows(work: HealWorkflow) -> None:
         launch(work.job.folder, work.launcher, work.processes)
 
 
-def _log_rows(work: HealWorkflow, rows: Mapping[str, Any]) -> None:
-    left = "; ".join(f"{count:,} left out: {why}" for why, count in rows["left_out"].items())
-    work.log(f"{rows['pairs']:,} rows to learn from{f' ({left})' if left else ''}")
+def _log_rows(work: HealWorkflow, rows: HealingRows) -> None:
+    left = "; ".join(f"{count:,} left out: {why}" for why, count in rows.left_out.items())
+    work.log(f"{rows.pairs:,} rows to learn from{f' ({left})' if left else ''}")
 
 
-def _log_estimate(work: HealWorkflow, pace: float) -> None:
+def _log_estimate(work: HealWorkflow, pace: float | None) -> None:
     count = work.processes or 1
     found = estimate(
         work.config,
@@ -288,7 +289,8 @@ def write_report(work: HealWorkflow) -> None:
 def _summarise(work: HealWorkflow) -> JsonObject:
     measured = read_json(work.folder.file("measures.json"))
     models = measured["models"]
-    outcome = compute_outcome(models)
+    numbers = {name: HealedNumbers.from_json(models[name]) for name in MODELS}
+    outcome = compute_outcome(numbers)
     edit = work.inputs.edit
     behaviour = str(edit.about.get("behaviour", "refusal")) if edit is not None else "refusal"
     losses = None if work.trained is not None else read_json(work.job.folder / "losses.json")
@@ -308,8 +310,8 @@ def _summarise(work: HealWorkflow) -> JsonObject:
         "judge": measured["judge"],
         "models": list(MODELS),
         "measures": models,
-        "outcome": outcome,
-        "sentence": describe_outcome(behaviour, models, outcome),
+        "outcome": outcome.to_json(),
+        "sentence": describe_outcome(behaviour, numbers, outcome),
         "seconds": {stage: seconds[stage] for stage in STAGES if stage in seconds},
         "versions": versions(),
     }
