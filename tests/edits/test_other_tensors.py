@@ -19,8 +19,9 @@ from vectomy.architecture import architecture_of, check_covered
 from vectomy.checkpoint import Checkpoint, architecture_in
 from vectomy.checkpoint.quantization import PackedWeight, decode, locate
 from vectomy.checkpoint.reader import read_stored
+from vectomy.core.component import OUTSIDE
 from vectomy.core.errors import ArchitectureError, EditError
-from vectomy.core.types import OUTSIDE, NormMode
+from vectomy.core.types import NormMode
 from vectomy.edits.edit import Edit
 from vectomy.edits.export import bake
 

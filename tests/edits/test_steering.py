@@ -8,8 +8,9 @@ from tiny import hooked
 from zoo import D_MODEL, ZOO, zoo_model, zoo_tokens
 
 from vectomy.architecture import architecture_of
+from vectomy.core.component import OUTSIDE
 from vectomy.core.errors import ArchitectureError, EditError
-from vectomy.core.types import OUTSIDE, NormMode
+from vectomy.core.types import NormMode
 from vectomy.edits.edit import BaseModelRef, Edit
 from vectomy.edits.operation import Operation
 from vectomy.edits.steering import Condition

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from zoo import D_MODEL
 
 from vectomy.checkpoint import Checkpoint, architecture_in
-from vectomy.core.types import COMPONENTS
+from vectomy.core.component import COMPONENTS
 from vectomy.edits.edit import BaseModelRef, Edit, Operation
 
 CLOSE = 1e-4

@@ -11,9 +11,9 @@ from functools import cached_property
 from vectomy.architecture.families import Family
 from vectomy.architecture.missing_tensor import explain_missing
 from vectomy.architecture.writers import Writer, rename_tensor, writers_of
+from vectomy.core.component import Component
 from vectomy.core.errors import ArchitectureError, CheckpointError
 from vectomy.core.json_value import JsonValue
-from vectomy.core.types import Component
 
 __all__ = ["MIXERS", "NUMBER", "OTHER_CONFIG", "Architecture", "Shapes"]
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from vectomy.architecture.families import Family, Layout, Norm, WriterSpec
-from vectomy.core.types import Component
+from vectomy.core.component import Component
 
 __all__ = ["PostNorm", "TensorRef", "Writer", "rename_tensor", "writers_of"]
 

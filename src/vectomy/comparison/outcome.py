@@ -8,8 +8,9 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor
 
+from vectomy.core.component import Component
 from vectomy.core.json_value import JsonObject
-from vectomy.core.types import Component, NormMode
+from vectomy.core.types import NormMode
 from vectomy.edits.edit import Edit
 
 __all__ = ["Comparison", "TensorDifference", "Verdict", "WriterDifference"]

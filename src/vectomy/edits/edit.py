@@ -23,10 +23,11 @@ from torch import Tensor, nn
 from vectomy.architecture import Architecture, Writer, architecture_of, check_covered
 from vectomy.checkpoint import Checkpoint, architecture_in, fingerprint
 from vectomy.core import linalg
+from vectomy.core.component import OUTSIDE, Component
 from vectomy.core.errors import EditError, FingerprintError
 from vectomy.core.output_path import check_file_content
 from vectomy.core.run_folder import write_whole
-from vectomy.core.types import OUTSIDE, Component, NormMode, Vector
+from vectomy.core.types import NormMode, Vector
 from vectomy.edits.edit_file import encode_edit, read_edit
 from vectomy.edits.live_hooks import edit_writers
 from vectomy.edits.operation import BaseModelRef, Operation, check_fits, check_takes, combine, shape_of

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from vectomy.architecture import Writer
 from vectomy.architecture.norms import fold_live_removal
 from vectomy.core import linalg
-from vectomy.core.types import OUTSIDE, NormMode, Vector
+from vectomy.core.component import OUTSIDE
+from vectomy.core.types import NormMode, Vector
 from vectomy.edits.operation import Operation
 from vectomy.hooks.writer_outputs import output_hook
 

@@ -13,9 +13,10 @@ from vectomy.architecture import Architecture, PostNorm, Writer
 from vectomy.architecture.norms import fold_removal
 from vectomy.checkpoint import Checkpoint, architecture_in, fingerprint, read_tensor
 from vectomy.core import linalg
+from vectomy.core.component import COMPONENTS, OUTSIDE, Component
 from vectomy.core.errors import EditError
 from vectomy.core.suggestions import suggest
-from vectomy.core.types import COMPONENTS, OUTSIDE, Component, NormMode, Vector
+from vectomy.core.types import NormMode, Vector
 
 __all__ = [
     "BaseModelRef",

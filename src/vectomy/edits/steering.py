@@ -22,9 +22,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from vectomy.architecture import Writer, architecture_of
+from vectomy.core.component import Component
 from vectomy.core.errors import EditError
 from vectomy.core.module_io import first_output
-from vectomy.core.types import Component, Site, Stream, Vector
+from vectomy.core.types import Site, Stream, Vector
 from vectomy.edits.live_hooks import OutputChange, output_change
 from vectomy.edits.operation import Operation
 from vectomy.hooks.interventions import intervene

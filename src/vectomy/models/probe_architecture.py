@@ -19,9 +19,9 @@ from vectomy.architecture import FAMILIES, REFUSED, Family, Norm, WriterSpec
 from vectomy.architecture.norms import measure_gain
 from vectomy.architecture.probe import ProbedWriter, probe
 from vectomy.checkpoint import Checkpoint
+from vectomy.core.component import Component
 from vectomy.core.errors import ArchitectureError, ModelError
 from vectomy.core.progress import Progress, silent
-from vectomy.core.types import Component
 from vectomy.models.loading import loading
 from vectomy.models.memory import SHARE, available_memory
 from vectomy.models.weights import auto_class, read_model_config, skeleton

@@ -12,8 +12,8 @@ import torch
 
 from vectomy.architecture import Architecture, Writer, check_covered, excluded_tensors
 from vectomy.checkpoint import Checkpoint, architecture_in
+from vectomy.core.component import OUTSIDE, Component
 from vectomy.core.json_value import JsonObject
-from vectomy.core.types import OUTSIDE, Component
 from vectomy.models import list_template_faults
 from vectomy.models.memory import fits, layerwise_memory
 

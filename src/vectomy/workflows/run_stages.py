@@ -12,6 +12,7 @@ from typing import Literal
 from vectomy.architecture import Writer
 from vectomy.checkpoint import architecture_in
 from vectomy.checkpoint.gguf import gguf_mark, is_gguf
+from vectomy.core.component import OUTSIDE
 from vectomy.core.errors import PromptError
 from vectomy.core.json_value import JsonObject
 from vectomy.core.jsonl import read_jsonl, write_jsonl
@@ -19,7 +20,7 @@ from vectomy.core.results import FormMetrics, JudgeRecord
 from vectomy.core.run_config import RunConfig
 from vectomy.core.run_folder import Journal, hash_of, read_json, sha256_file, write_json, write_whole
 from vectomy.core.settings_change import RunSettings
-from vectomy.core.types import OUTSIDE, SITES, Site
+from vectomy.core.types import SITES, Site
 from vectomy.core.versions import versions
 from vectomy.data.prompts import Prompt
 from vectomy.data.sources import plain_source

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from vectomy.architecture.families.spec import BiasFlag, Family, Norm, WriterSpec
-from vectomy.core.types import Component
+from vectomy.core.component import Component
 
 __all__ = [
     "ATTENTION",

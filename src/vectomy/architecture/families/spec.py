@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from vectomy.core.types import Component
+from vectomy.core.component import Component
 
 __all__ = ["BiasFlag", "Family", "Layout", "Norm", "WriterSpec"]
 

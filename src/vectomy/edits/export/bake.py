@@ -18,10 +18,11 @@ from vectomy.checkpoint.change import Added, Change
 from vectomy.checkpoint.quantization import PackedWeight, decode, locate, requantize
 from vectomy.checkpoint.reader import TORCH_DTYPES
 from vectomy.core import linalg
+from vectomy.core.component import OUTSIDE
 from vectomy.core.errors import EditError
 from vectomy.core.json_value import JsonObject
 from vectomy.core.progress import Progress, silent
-from vectomy.core.types import OUTSIDE, Vector
+from vectomy.core.types import Vector
 from vectomy.edits.edit import Edit, Operation
 from vectomy.edits.export.receipt import Receipt
 from vectomy.edits.operation import fold_operation

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from vectomy.core.component import COMPONENTS, OUTSIDE
 from vectomy.core.results import SearchResults
 from vectomy.report.charts.heatmap import CHARACTER, MANY_LAYERS, STEPS
 from vectomy.report.charts.svg import element, figure, text
@@ -18,18 +19,6 @@ from vectomy.report.tables.numbers import decimal, finite, plain
 
 __all__ = ["Strength", "strengths_map", "strengths_of"]
 
-ORDER = (
-    "embedding",
-    "position",
-    "attention",
-    "linear_attention",
-    "ssm",
-    "conv",
-    "mlp",
-    "experts",
-    "shared_experts",
-    "per_layer",
-)
 ROW, HEAD = 22.0, 24.0
 
 
@@ -64,7 +53,9 @@ def strengths_of(scores: SearchResults) -> list[Strength]:
 
 
 def _rank(component: str) -> tuple[int, str]:
-    return (ORDER.index(component) if component in ORDER else len(ORDER), component)
+    """Known components in their order, others behind them."""
+    names: tuple[str, ...] = COMPONENTS
+    return (names.index(component) if component in names else len(names), component)
 
 
 def strengths_map(scores: SearchResults, layers: int = 0) -> Markup:
@@ -100,7 +91,7 @@ def strengths_map(scores: SearchResults, layers: int = 0) -> Markup:
             one = edited.get((component, layer))
             if one is not None:
                 parts.append(_cell(one, most, box))
-            elif (layer is None) == (component in ORDER[:2]):
+            elif (layer is None) == (component in OUTSIDE):
                 parts.append(element("rect", class_="empty", **box))
     step = 5 if last <= MANY_LAYERS else 10
     parts += [

@@ -21,8 +21,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vectomy.core.component import COMPONENTS, Component
 from vectomy.core.linalg import normalise
-from vectomy.core.types import COMPONENTS, Component, Vector
+from vectomy.core.types import Vector
 from vectomy.edits.edit import BaseModelRef, Edit, Operation
 from vectomy.search.estimators import Directions
 
