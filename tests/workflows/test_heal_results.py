@@ -12,8 +12,8 @@ TIER = "unit"
 
 
 def test_whether_it_came_back_is_told_from_the_interval_of_the_edited_model() -> None:
-    def model(refused: int, kl: float, **changed: Any) -> HealedNumbers:
-        flags = [True] * refused + [False] * (40 - refused)
+    def model(count: int, kl: float, **changed: Any) -> HealedNumbers:
+        flags = [True] * count + [False] * (40 - count)
         numbers = {"kl_first_token": kl, "kl_per_token": kl, "ce_own_answers": 1 + kl}
         return HealedNumbers.from_json({"refusal": rate_of(flags), "refused": flags, **numbers, **changed})
 

@@ -35,13 +35,13 @@ def compare(
         CheckpointError: a folder is missing or incomplete, or a tensor that differs has NaN or
             infinite values.
     """
-    one, other = open_pair(_opened(a), _opened(b))
-    looking = WriterScan(one, other, progress)
-    looking.at_writers()
-    basis = looking.shared()
-    fits = looking.in_terms_of(basis) if len(basis) else {}
-    operations = looking.operations(basis, fits)
-    return DiffExplanation(looking, basis, operations).comparison()
+    model_a, model_b = open_pair(_opened(a), _opened(b))
+    scan = WriterScan(model_a, model_b, progress)
+    scan.compare_writers()
+    basis = scan.shared()
+    fits = scan.in_terms_of(basis) if len(basis) else {}
+    operations = scan.operations(basis, fits)
+    return DiffExplanation(scan, basis, operations).comparison()
 
 
 def _opened(source: str | Path | Checkpoint) -> Checkpoint:

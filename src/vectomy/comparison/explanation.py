@@ -32,12 +32,12 @@ class DiffExplanation:
 
     def __init__(
         self,
-        looking: WriterScan,
+        scan: WriterScan,
         basis: Float[Tensor, "k d_model"],
         operations: Operations,
     ) -> None:
-        self.looking, self.basis = looking, basis
-        self.one, self.other = looking.one, looking.other
+        self.scan, self.basis = scan, basis
+        self.model_a, self.model_b = scan.model_a, scan.model_b
         self.notes: list[str] = []
         self.unmade: list[str] = []
         """Biases that B left alone, though the Edit would change them."""
@@ -48,28 +48,28 @@ class DiffExplanation:
 
     def _check(self, operations: Operations) -> None:
         """Apply the operations to A and compare with B; drop operations that do not make B."""
-        with self.looking.progress("checking the edit", len(self.looking.seen), "matrices") as update:
+        with self.scan.progress("checking the edit", len(self.scan.seen), "matrices") as update:
             for key, (operation, places) in operations.items():
                 made = {}
-                for at in places:
-                    seen = self.looking.seen[at]
-                    rows, strengths = fold_operation(self.one.checkpoint, seen.piece.writer, operation)
+                for index in places:
+                    seen = self.scan.seen[index]
+                    rows, strengths = fold_operation(self.model_a.checkpoint, seen.piece.writer, operation)
                     with seen.piece.held():
-                        made[at] = reproduce_difference(
+                        made[index] = reproduce_difference(
                             seen.piece, seen.sizes, rows, strengths, operation.norm
                         )
                     update(1)
                 if all(
-                    within_rounding(done, self.looking.seen[at].sizes.whole, self.looking.seen[at].piece)
-                    for at, done in made.items()
+                    within_rounding(done, self.scan.seen[index].sizes.whole, self.scan.seen[index].piece)
+                    for index, done in made.items()
                 ):
                     self.kept[key] = operation
                     self.made.update(made)
                     self.chosen.update(dict.fromkeys(made, operation))
 
     def comparison(self) -> Comparison:
-        shapes, its = self.one.architecture.shapes, self.other.architecture.shapes
-        matrices = {piece.name for piece in self.looking.pieces}
+        shapes, its = self.model_a.architecture.shapes, self.model_b.architecture.shapes
+        matrices = {piece.name for piece in self.scan.pieces}
         differing: list[TensorDifference] = []
         same = 0
         only_a = [name for name in shapes if name not in its]
@@ -78,23 +78,23 @@ class DiffExplanation:
         same += len(matrices) - len(differing)
         others = [name for name in shapes if name in its and name not in matrices]
         for name in others:
-            found = distance(self.one, self.other, name)
-            if found.none or found.cast:
+            difference = distance(self.model_a, self.model_b, name)
+            if difference.none or difference.cast:
                 same += 1
-                self.looking.cast += [name] * found.cast
+                self.scan.cast += [name] * difference.cast
                 if self._edited(name) and not self._bias(name):
                     self.unmade.append(name)
             else:
                 differing.append(
                     TensorDifference(
-                        name, found.relative, found.rounding, self._writes(name), self._bias(name)
+                        name, difference.relative, difference.rounding, self._writes(name), self._bias(name)
                     )
                 )
         head = self._head()
         alike = head.none or head.cast
-        only_b = [name for name in only_b if not (name == self.other.architecture.head and alike)]
+        only_b = [name for name in only_b if not (name == self.model_b.architecture.head and alike)]
         only_b = [name for name in only_b if not self._new_bias(name)]
-        only_a = [name for name in only_a if not (name == self.one.architecture.head and alike)]
+        only_a = [name for name in only_a if not (name == self.model_a.architecture.head and alike)]
         edit = self._edit()
         explained = (
             alike and not (only_a or only_b or self.unmade) and all(row.explained for row in differing)
@@ -109,12 +109,12 @@ class DiffExplanation:
             else "other"
         )
         self._note(head)
-        writers = tuple(self._writer(at, seen) for at, seen in enumerate(self.looking.seen))
-        shares = tuple(self.looking.stack.explained(MOST_SHARED))
-        elements = sum(self._elements(at) for at in self.made)
+        writers = tuple(self._writer(index, seen) for index, seen in enumerate(self.scan.seen))
+        shares = tuple(self.scan.stack.explained(MOST_SHARED))
+        elements = sum(self._elements(index) for index in self.made)
         result = Comparison(
-            a=self.one.name,
-            b=self.other.name,
+            a=self.model_a.name,
+            b=self.model_b.name,
             verdict=verdict,
             summary="",
             same=same,
@@ -130,35 +130,35 @@ class DiffExplanation:
             worst=max((done.worst for done in self.made.values()), default=None),
             notes=tuple(self.notes),
         )
-        before, after = (sum(seen.levels[side] for seen in self.looking.seen) for side in (0, 1))
+        before, after = (sum(seen.levels[side] for seen in self.scan.seen) for side in (0, 1))
         return replace(result, summary=summarize(result, after < COARSE * before))
 
-    def _elements(self, at: int) -> int:
-        piece = self.looking.seen[at].piece
+    def _elements(self, index: int) -> int:
+        piece = self.scan.seen[index].piece
         return piece.count * piece.width
 
     def _matrices(self) -> list[TensorDifference]:
         """The writers' matrices, experts of one fused tensor together."""
         places: dict[str, list[int]] = defaultdict(list)
-        for at, seen in enumerate(self.looking.seen):
-            places[seen.piece.name].append(at)
+        for index, seen in enumerate(self.scan.seen):
+            places[seen.piece.name].append(index)
         rows = []
-        for name, held in places.items():
-            sizes = [self.looking.seen[at].sizes for at in held]
-            size = sum(one.a for one in sizes) or sum(one.whole.difference for one in sizes)
+        for name, indices in places.items():
+            sizes = [self.scan.seen[index].sizes for index in indices]
+            size = sum(item.a for item in sizes) or sum(item.whole.difference for item in sizes)
             rows.append(
                 TensorDifference(
                     name,
-                    (sum(one.whole.difference for one in sizes) / size) ** 0.5,
-                    (sum(one.whole.noise for one in sizes) / size) ** 0.5,
+                    (sum(item.whole.difference for item in sizes) / size) ** 0.5,
+                    (sum(item.whole.noise for item in sizes) / size) ** 0.5,
                     True,
-                    all(at in self.made for at in held),
+                    all(index in self.made for index in indices),
                 )
             )
         return rows
 
-    def _writer(self, at: int, seen: MatrixDiff) -> WriterDifference:
-        piece, done, operation = seen.piece, self.made.get(at), self.chosen.get(at)
+    def _writer(self, index: int, seen: MatrixDiff) -> WriterDifference:
+        piece, done, operation = seen.piece, self.made.get(index), self.chosen.get(index)
         rank = seen.rank
         if operation is not None:
             rank = len(operation.basis)
@@ -182,20 +182,20 @@ class DiffExplanation:
             norm=None if operation is None else operation.norm,
             strengths=None if operation is None else tuple(operation.strengths.tolist()),
             along_shared=along,
-            equal=None if done is None else done.equal / self._elements(at),
+            equal=None if done is None else done.equal / self._elements(index),
             carried=done is not None,
         )
 
     def _directions(self, edit: Edit | None) -> Float[Tensor, "k d_model"]:
         if len(self.basis) or edit is None:
-            return self.basis if len(self.basis) or not self.looking.seen else self.looking.stack.leading()
+            return self.basis if len(self.basis) or not self.scan.seen else self.scan.stack.leading()
         return edit.main_direction[None]
 
     def _edit(self) -> Edit | None:
         operations = [operation for operation in self.kept.values() if not operation.is_noop]
         if not operations:
             return None
-        base = BaseModelRef.of(self.one.checkpoint, Path(self.one.name).name)
+        base = BaseModelRef.of(self.model_a.checkpoint, Path(self.model_a.name).name)
         return Edit(
             base, tuple(operations), {"behaviour": "a difference of two checkpoints", "found_by": "compare"}
         )
@@ -203,46 +203,49 @@ class DiffExplanation:
     # Beside the matrices
 
     def _writes(self, name: str) -> bool:
-        return any(name in writer.tensors for writer in self.one.architecture.writers)
+        return any(name in writer.tensors for writer in self.model_a.architecture.writers)
 
     def _edited(self, name: str) -> bool:
         """Whether the edit is of the writer that a bias belongs to."""
         weights = {weight for weight, _ in self.kept}
         return any(
-            writer.weight in weights and name in writer.tensors for writer in self.one.architecture.writers
+            writer.weight in weights and name in writer.tensors
+            for writer in self.model_a.architecture.writers
         )
 
     def _bias(self, name: str) -> bool:
         """Whether the edit turns A's bias into B's; a vector that B adds joins the edit."""
-        for writer in self.one.architecture.writers:
+        for writer in self.model_a.architecture.writers:
             if name not in writer.tensors:
                 continue
-            held = {key: op for key, op in self.kept.items() if key[0] == writer.weight}
-            wanted = self._wanted(name, writer, list(held.values()))
+            operations = {key: op for key, op in self.kept.items() if key[0] == writer.weight}
+            wanted = self._wanted(name, writer, list(operations.values()))
             if wanted is None:
                 return False
-            off, change, rounding = distances_to(self.one, self.other, name, wanted)
+            off, change, rounding = distances_to(self.model_a, self.model_b, name, wanted)
             if off <= 2 * rounding + BIAS_SHARE * change:
                 return True
-            if len(held) > 1 or writer.norms or writer.component == "experts" or wanted.ndim != 1:
+            if len(operations) > 1 or writer.norms or writer.component == "experts" or wanted.ndim != 1:
                 return False
-            ((key, operation),) = held.items()
-            found = torch.cat([block.flatten() for block in logical_values(self.other, name)]).float()
-            self.kept[key] = replace(operation, addition=found - wanted)
+            ((key, operation),) = operations.items()
+            bias = torch.cat([block.flatten() for block in logical_values(self.model_b, name)]).float()
+            self.kept[key] = replace(operation, addition=bias - wanted)
             return True
         return False
 
     def _wanted(self, name: str, writer: Writer, operations: list[Operation]) -> Tensor | None:
         """What the operations on a writer (one, or one an expert) make of A's bias together."""
         made = [
-            bake_writer(self.one.checkpoint, self.one.architecture, writer, op, names=(name,)).get(name)
+            bake_writer(self.model_a.checkpoint, self.model_a.architecture, writer, op, names=(name,)).get(
+                name
+            )
             for op in operations
         ]
         told = [value for value in made if value is not None]
         if not told:
             return None
         old = (
-            torch.cat([block.flatten() for block in logical_values(self.one, name)])
+            torch.cat([block.flatten() for block in logical_values(self.model_a, name)])
             .reshape(told[0].shape)
             .float()
         )
@@ -250,20 +253,20 @@ class DiffExplanation:
 
     def _new_bias(self, name: str) -> bool:
         """A bias that B alone has: of zeros, or what the edit adds to a writer."""
-        for writer in self.other.architecture.writers:
+        for writer in self.model_b.architecture.writers:
             if (
                 name not in [stored.name for stored in writer.biases]
                 or writer.component == "experts"
                 or writer.norms
             ):
                 continue
-            value = torch.cat([block.flatten() for block in logical_values(self.other, name)]).float()
+            value = torch.cat([block.flatten() for block in logical_values(self.model_b, name)]).float()
             if not bool(value.any()):
                 return True
-            held = self.kept.get((writer.weight, None))
-            if held is None:
+            operation = self.kept.get((writer.weight, None))
+            if operation is None:
                 return False
-            self.kept[writer.weight, None] = replace(held, addition=value)
+            self.kept[writer.weight, None] = replace(operation, addition=value)
             return True
         return False
 
@@ -271,15 +274,15 @@ class DiffExplanation:
         """What the head that B uses is away from the one that A uses, where either is tied to its
         embedding.
         """
-        names = head_of(self.one), head_of(self.other)
-        if names[0] == names[1] == self.one.architecture.head or not (
-            self.one.architecture.tied or self.other.architecture.tied
+        names = head_of(self.model_a), head_of(self.model_b)
+        if names[0] == names[1] == self.model_a.architecture.head or not (
+            self.model_a.architecture.tied or self.model_b.architecture.tied
         ):
             return Distance(0.0, 0.0)
-        return distance(self.one, self.other, *names)
+        return distance(self.model_a, self.model_b, *names)
 
     def _note(self, head: Distance) -> None:
-        tied = self.one.architecture.tied, self.other.architecture.tied
+        tied = self.model_a.architecture.tied, self.model_b.architecture.tied
         if not head.none and not head.cast:
             self.notes.append(
                 "B's head is tied to its edited embedding and differs from A's; an Edit changes no head"
@@ -293,7 +296,7 @@ class DiffExplanation:
                 f"B leaves {len(self.unmade)} biases alone that the Edit changes (such as "
                 f"'{self.unmade[0]}'): whatever edited B changed its weights only"
             )
-        if self.looking.cast:
+        if self.scan.cast:
             self.notes.append(
-                f"{len(self.looking.cast)} tensors differ only by rounding to the precision of the other"
+                f"{len(self.scan.cast)} tensors differ only by rounding to the precision of the other"
             )

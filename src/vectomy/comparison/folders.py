@@ -58,17 +58,17 @@ def compare_tensors(
     """
     mine, theirs = _weights(rebuilt, form), _weights(published, form)
     names = sorted({*mine.tensors, *theirs.tensors})
-    found = []
+    differences = []
     with progress(
         "comparing", sum(entry.end - entry.start for entry in mine.tensors.values()), "bytes"
     ) as update:
         for name in names:
             difference = _tensor(mine, theirs, name)
             if difference is not None:
-                found.append(difference)
+                differences.append(difference)
             if name in mine.tensors:
                 update(mine.tensors[name].end - mine.tensors[name].start)
-    return len(names), found
+    return len(names), differences
 
 
 def _weights(folder: Path, form: Form) -> Checkpoint:
@@ -92,10 +92,10 @@ def _tensor(mine: Checkpoint, theirs: Checkpoint, name: str) -> FileDifference |
         return (
             None if same else FileDifference("tensor", name, f"other bytes ({here.dtype}, not read further)")
         )
-    one, other = read_stored(mine, name), read_stored(theirs, name)
-    if torch.equal(_bytes(one), _bytes(other)):
+    rebuilt, published = read_stored(mine, name), read_stored(theirs, name)
+    if torch.equal(_bytes(rebuilt), _bytes(published)):
         return None
-    return _how_far(name, one, other, here.dtype)
+    return _how_far(name, rebuilt, published, here.dtype)
 
 
 def _raw(checkpoint: Checkpoint, name: str) -> bytes:
@@ -115,11 +115,11 @@ def _how_far(name: str, mine: Tensor, published: Tensor, stored: str) -> FileDif
     if mine.dtype not in INTEGERS:
         return FileDifference("tensor", name, f"{count} of {len(_bytes(mine))} bytes differ ({stored})")
     count = int((mine.view(INTEGERS[mine.dtype]) != published.view(INTEGERS[mine.dtype])).sum())
-    one, other = mine.double(), published.double()
-    largest = float((one - other).abs().max())
-    length = float(other.norm())
-    relative = float((one - other).norm()) / length if length else float("inf")
-    if not bool(one.isfinite().all() and other.isfinite().all()):
+    a, b = mine.double(), published.double()
+    largest = float((a - b).abs().max())
+    length = float(b.norm())
+    relative = float((a - b).norm()) / length if length else float("inf")
+    if not bool(a.isfinite().all() and b.isfinite().all()):
         return FileDifference(
             "tensor", name, f"{count} of {total} numbers differ, some of them NaN or infinite"
         )
@@ -145,15 +145,15 @@ def against_hashes(
     rebuilt: Path, form: Form, recorded: Mapping[str, str], progress: Progress = silent
 ) -> list[FileDifference]:
     """What of a rebuilt folder has another sha256 than was recorded."""
-    found = hashes_in(rebuilt, form, progress)
+    hashes = hashes_in(rebuilt, form, progress)
     texts = {
         name: "recorded, but not rebuilt"
-        if name not in found
+        if name not in hashes
         else "rebuilt, but not recorded"
         if name not in recorded
-        else f"rebuilt with sha256 {found[name][:12]}, recorded {recorded[name][:12]}"
-        for name in sorted({*found, *recorded})
-        if found.get(name) != recorded.get(name)
+        else f"rebuilt with sha256 {hashes[name][:12]}, recorded {recorded[name][:12]}"
+        for name in sorted({*hashes, *recorded})
+        if hashes.get(name) != recorded.get(name)
     }
     return [FileDifference("tensor", name, text) for name, text in texts.items()]
 
@@ -163,13 +163,13 @@ def compare_files(rebuilt: Path, published: Path, form: Form) -> tuple[list[File
     only the published folder has.
     """
     mine, theirs = _beside(rebuilt, form), _beside(published, form)
-    found = []
+    differences = []
     for name in sorted(mine):
         if name not in theirs:
-            found.append(FileDifference("file", name, "rebuilt, but not published"))
+            differences.append(FileDifference("file", name, "rebuilt, but not published"))
         elif not _same_file(rebuilt / name, published / name):
-            found.append(FileDifference("file", name, _said(rebuilt / name, published / name)))
-    return found, sorted(theirs - mine)
+            differences.append(FileDifference("file", name, _said(rebuilt / name, published / name)))
+    return differences, sorted(theirs - mine)
 
 
 def _beside(folder: Path, form: Form) -> set[str]:
@@ -202,8 +202,12 @@ def _less(path: Path, key: str) -> JsonObject:
 def _said(mine: Path, published: Path) -> str:
     if mine.suffix != ".json":
         return "other content than the rebuilt one"
-    one, other = read_json(mine), read_json(published)
-    if not isinstance(one, dict) or not isinstance(other, dict):
+    rebuilt_values, published_values = read_json(mine), read_json(published)
+    if not isinstance(rebuilt_values, dict) or not isinstance(published_values, dict):
         return "other content than the rebuilt one"
-    keys = sorted(key for key in {*one, *other} if one.get(key) != other.get(key))
+    keys = sorted(
+        key
+        for key in {*rebuilt_values, *published_values}
+        if rebuilt_values.get(key) != published_values.get(key)
+    )
     return f"other values of {', '.join(keys[:6])}{' …' if len(keys) > 6 else ''}"

@@ -68,25 +68,25 @@ def open_pair(a: Checkpoint, b: Checkpoint) -> tuple[OpenedModel, OpenedModel]:
     """Raises ArchitectureError unless both are of one type and shape; what else opening a
     checkpoint raises.
     """
-    one, other = OpenedModel.open(a, str(a.path)), OpenedModel.open(b, str(b.path))
+    model_a, model_b = OpenedModel.open(a, str(a.path)), OpenedModel.open(b, str(b.path))
     for what, mine, its in (
-        ("model type", one.architecture.model_type, other.architecture.model_type),
-        ("width", one.architecture.d_model, other.architecture.d_model),
-        ("number of layers", one.architecture.n_layers, other.architecture.n_layers),
+        ("model type", model_a.architecture.model_type, model_b.architecture.model_type),
+        ("width", model_a.architecture.d_model, model_b.architecture.d_model),
+        ("number of layers", model_a.architecture.n_layers, model_b.architecture.n_layers),
     ):
         if mine != its:
             raise ArchitectureError(
                 f"{a.path} and {b.path} are not two versions of one model: the {what} is {mine} and {its}; "
                 "compare a model with its own base"
             )
-    for name, shape in one.architecture.shapes.items():
-        its_shape = other.architecture.shapes.get(name)
+    for name, shape in model_a.architecture.shapes.items():
+        its_shape = model_b.architecture.shapes.get(name)
         if its_shape is not None and tuple(its_shape) != tuple(shape):
             raise ArchitectureError(
                 f"'{name}' has shape {list(shape)} in {a.path} and {list(its_shape)} in {b.path}; "
                 "compare a model with its own base"
             )
-    return one, other
+    return model_a, model_b
 
 
 @dataclass
@@ -139,8 +139,8 @@ class StoredMatrix:
         return rows.to(torch.promote_types(rows.dtype, torch.float32))
 
     def _matrix(self) -> Tensor:
-        at = (0, None) if self.expert is None else (self.expert, self.expert + 1)
-        parts = {part: read_stored(self.model.checkpoint, part, *at) for part in self.encoded.parts}
+        span = (0, None) if self.expert is None else (self.expert, self.expert + 1)
+        parts = {part: read_stored(self.model.checkpoint, part, *span) for part in self.encoded.parts}
         encoded = self.encoded if self.expert is None else self.encoded.experts(1)
         # Decoding what is stored as it is would copy it.
         value = parts[encoded.name] if self.plain is not None else decode(encoded, parts)
@@ -218,7 +218,8 @@ class MatrixPair:
             return [(0, self.count)]
         length = SAMPLE // SPREAD
         return [
-            (at, at + length) for at in (i * (self.count - length) // (SPREAD - 1) for i in range(SPREAD))
+            (start, start + length)
+            for start in (i * (self.count - length) // (SPREAD - 1) for i in range(SPREAD))
         ]
 
     def as_stored(self, values: Float[Tensor, "m d_model"]) -> Float[Tensor, "m d_model"]:
@@ -230,21 +231,23 @@ class MatrixPair:
         return all(torch.equal(a, b) for a, b in self.blocks())
 
 
-def matrix_pairs(one: OpenedModel, other: OpenedModel) -> list[MatrixPair]:
+def matrix_pairs(model_a: OpenedModel, model_b: OpenedModel) -> list[MatrixPair]:
     """Every matrix of a writer that both hold, in the order of the writers."""
-    found = []
-    for writer in one.architecture.writers:
-        gain, centred = gain_of(one, writer)
+    pairs = []
+    for writer in model_a.architecture.writers:
+        gain, centred = gain_of(model_a, writer)
         for stored in writer.weights:
-            if stored.name not in other.architecture.shapes:
+            if stored.name not in model_b.architecture.shapes:
                 continue
-            shape = one.architecture.shapes[stored.name]
+            shape = model_a.architecture.shapes[stored.name]
             fused = len(shape) == 3 and stored.expert is None
             for number in range(shape[0]) if fused else [None]:
-                sides = [StoredMatrix.of(model, stored.name, stored.axis, number) for model in (one, other)]
+                sides = [
+                    StoredMatrix.of(model, stored.name, stored.axis, number) for model in (model_a, model_b)
+                ]
                 expert = stored.expert if number is None else number
-                found.append(MatrixPair(writer, stored.name, expert, sides[0], sides[1], gain, centred))
-    return found
+                pairs.append(MatrixPair(writer, stored.name, expert, sides[0], sides[1], gain, centred))
+    return pairs
 
 
 def gain_of(model: OpenedModel, writer: Writer) -> tuple[Vector | None, bool]:
@@ -274,11 +277,9 @@ def step(values: Float[Tensor, "*shape"], fraction: int, typical: float) -> Floa
     return power.clamp_min(max(typical * FINEST, torch.finfo(torch.float32).tiny)) * 2.0**-fraction
 
 
-def finite(value: float, name: str, one: OpenedModel, other: OpenedModel) -> float:
+def finite(value: float, name: str, model_a: OpenedModel, model_b: OpenedModel) -> float:
     """A sum over both sides; raises CheckpointError if something in it was NaN or infinite."""
     if not math.isfinite(value):
-        raise CheckpointError(
-            f"'{name}' holds NaN or infinite values in {one.checkpoint.path} or {other.checkpoint.path}; "
-            "download it again"
-        )
+        folders = f"{model_a.checkpoint.path} or {model_b.checkpoint.path}"
+        raise CheckpointError(f"'{name}' holds NaN or infinite values in {folders}; download it again")
     return value

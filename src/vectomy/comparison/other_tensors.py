@@ -47,12 +47,12 @@ def logical_values(model: OpenedModel, name: str) -> Iterator[Tensor]:
             size *= extent
         many = max(1, TILE // max(1, size)) if encoded.shape else 1
         for start in range(0, rows, many):
-            at = (start, min(start + many, rows)) if encoded.shape else (0, None)
-            yield _wide(read_stored(model.checkpoint, name, *at))
+            span = (start, min(start + many, rows)) if encoded.shape else (0, None)
+            yield _wide(read_stored(model.checkpoint, name, *span))
         return
     for number in range(encoded.shape[0]) if experts else [None]:
-        at = (0, None) if number is None else (number, number + 1)
-        parts = {part: read_stored(model.checkpoint, part, *at) for part in encoded.parts}
+        span = (0, None) if number is None else (number, number + 1)
+        parts = {part: read_stored(model.checkpoint, part, *span) for part in encoded.parts}
         value = decode(encoded if number is None else encoded.experts(1), parts)
         # As it is loaded.
         yield _wide(value.mT if experts and encoded.is_transposed else value)
@@ -64,14 +64,14 @@ def _wide(value: Tensor) -> Tensor:
     return value.to(torch.promote_types(value.dtype, torch.float32))
 
 
-def distance(one: OpenedModel, other: OpenedModel, name: str, its_name: str | None = None) -> Distance:
+def distance(model_a: OpenedModel, model_b: OpenedModel, name: str, its_name: str | None = None) -> Distance:
     """Raises CheckpointError for NaN or infinite values among what differs."""
     its_name = its_name or name
     same = change = size = noise = 0.0
-    fractions = [_fraction(model, at) for model, at in ((one, name), (other, its_name))]
+    fractions = [_fraction(model, tensor) for model, tensor in ((model_a, name), (model_b, its_name))]
     fraction = min(fractions)
     cast = fractions[0] != fractions[1]
-    for a, b in zip(logical_values(one, name), logical_values(other, its_name), strict=True):
+    for a, b in zip(logical_values(model_a, name), logical_values(model_b, its_name), strict=True):
         if torch.equal(a, b):
             same += float(a.nan_to_num().square().sum(dtype=torch.float64))
             continue
@@ -83,10 +83,10 @@ def distance(one: OpenedModel, other: OpenedModel, name: str, its_name: str | No
         noise += float(step(floats, fraction, typical).square().sum(dtype=torch.float64)) / 12
         cast = cast and cast_alone(a, b, fraction, typical)
     if change == 0.0:
-        finite(change, name, one, other)
+        finite(change, name, model_a, model_b)
         return Distance(0.0, 0.0)
-    length = finite(size + same, name, one, other) ** 0.5 or 1.0
-    return Distance(finite(change, name, one, other) ** 0.5 / length, noise**0.5 / length, cast)
+    length = finite(size + same, name, model_a, model_b) ** 0.5 or 1.0
+    return Distance(finite(change, name, model_a, model_b) ** 0.5 / length, noise**0.5 / length, cast)
 
 
 def cast_alone(a: Tensor, b: Tensor, fraction: int, typical: float) -> bool:
@@ -98,17 +98,17 @@ def cast_alone(a: Tensor, b: Tensor, fraction: int, typical: float) -> bool:
 
 
 def distances_to(
-    one: OpenedModel, other: OpenedModel, name: str, wanted: Tensor
+    model_a: OpenedModel, model_b: OpenedModel, name: str, wanted: Tensor
 ) -> tuple[float, float, float]:
     """How far B's tensor is from wanted values and from A's, and what rounding makes of it;
     lengths.
     """
-    before, found = (
-        torch.cat([block.flatten() for block in logical_values(model, name)]) for model in (one, other)
+    before, after = (
+        torch.cat([block.flatten() for block in logical_values(model, name)]) for model in (model_a, model_b)
     )
-    target = wanted.flatten().to(found)
-    steps = step(found.float(), _fraction(other, name), float(target.square().mean().sqrt()))
-    return float((found - target).norm()), float((found - before).norm()), float(steps.norm()) / 12**0.5
+    target = wanted.flatten().to(after)
+    steps = step(after.float(), _fraction(model_b, name), float(target.square().mean().sqrt()))
+    return float((after - target).norm()), float((after - before).norm()), float(steps.norm()) / 12**0.5
 
 
 def _fraction(model: OpenedModel, name: str) -> int:

@@ -112,7 +112,7 @@ def best_fit(
 
     `rows` are the leading directions of the difference, `rank` its numerical rank.
     """
-    found: Fit | None = None
+    best: Fit | None = None
     for norm in modes_of(piece, sizes):
         leading = rows if norm != "row" else _leading_of_rows(piece, sizes)
         most = min(MOST, len(leading))
@@ -125,13 +125,13 @@ def best_fit(
                 continue
             fit = _refined(piece, sizes, leading[:k], norm)
             if within_rounding(fit.reproduced, sizes.sample, piece):
-                found = fit if found is None or fit.reproduced.off < BETTER * found.reproduced.off else found
+                best = fit if best is None or fit.reproduced.off < BETTER * best.reproduced.off else best
                 break
             if fit.reproduced.off > (1 - HOPELESS) * sizes.sample.difference:
                 break
-        if found is not None and found.reproduced.off <= 0.1 * sizes.sample.noise:
+        if best is not None and best.reproduced.off <= 0.1 * sizes.sample.noise:
             break
-    return found
+    return best
 
 
 def within_rounding(made: Reproduced, energy: Energy, piece: MatrixPair) -> bool:
@@ -213,15 +213,19 @@ def _scales(a: Tensor, b: Tensor, x: Tensor, rows: Tensor) -> Tensor:
     return torch.where(size > 0, (outside_a * outside_b).sum(1, keepdim=True) / size.clamp_min(1e-30), 1.0)
 
 
-def _regression(found: NormalEquations) -> Float[Tensor, "d_model k"]:
+def _regression(equations: NormalEquations) -> Float[Tensor, "d_model k"]:
     """Of each coordinate alone; a coordinate that never moves has none."""
-    ridge = 1e-9 * found.xx.diagonal(dim1=1, dim2=2).mean(1).clamp_min(1e-30)
-    inner = found.xx + ridge[:, None, None] * torch.eye(found.xx.shape[1], dtype=torch.float64)
-    return torch.linalg.solve(inner, found.yx[..., None])[..., 0].float()
+    ridge = 1e-9 * equations.xx.diagonal(dim1=1, dim2=2).mean(1).clamp_min(1e-30)
+    inner = equations.xx + ridge[:, None, None] * torch.eye(equations.xx.shape[1], dtype=torch.float64)
+    return torch.linalg.solve(inner, equations.yx[..., None])[..., 0].float()
 
 
 def core_of(
-    piece: MatrixPair, sizes: Sizes, rows: Float[Tensor, "k d_model"], norm: NormMode, found: NormalEquations
+    piece: MatrixPair,
+    sizes: Sizes,
+    rows: Float[Tensor, "k d_model"],
+    norm: NormMode,
+    equations: NormalEquations,
 ) -> Float[Tensor, "k k"]:
     """C of all coordinates together, made symmetric."""
     k = len(rows)
@@ -236,8 +240,8 @@ def core_of(
         core = cross @ torch.linalg.pinv(gram)
     else:
         u = rows.double()
-        inner = torch.einsum("pi,ri,iqs->pqrs", u, u, found.xx).reshape(k * k, k * k)
-        core = (torch.linalg.pinv(inner, hermitian=True) @ (u @ found.yx).reshape(k * k)).reshape(k, k)
+        inner = torch.einsum("pi,ri,iqs->pqrs", u, u, equations.xx).reshape(k * k, k * k)
+        core = (torch.linalg.pinv(inner, hermitian=True) @ (u @ equations.yx).reshape(k * k)).reshape(k, k)
     return ((core + core.T) / 2).float()
 
 

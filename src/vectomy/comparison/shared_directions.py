@@ -135,7 +135,7 @@ class Refinement:
             torch.zeros(d, k, dtype=torch.float64),
         )
 
-    def add(self, piece: MatrixPair, fit: Fit, found: NormalEquations, noise: float) -> None:
+    def add(self, piece: MatrixPair, fit: Fit, equations: NormalEquations, noise: float) -> None:
         """With F = R U what the basis is in front of the norms, coordinate i changes by g_i b_i . Z
         x, Z = R^-T C, x = U w.
 
@@ -147,8 +147,8 @@ class Refinement:
         mix = (in_front(self.basis, piece) @ fit.basis.T).double()
         z = torch.linalg.pinv(mix).T @ fit.core.double()
         g = gain.double()
-        self.inner += (g.square() / noise)[:, None, None] * (z @ found.xx @ z.T)
-        self.outer += (g / noise)[:, None] * (found.yx @ z.T)
+        self.inner += (g.square() / noise)[:, None, None] * (z @ equations.xx @ z.T)
+        self.outer += (g / noise)[:, None] * (equations.yx @ z.T)
 
     def solved(self) -> Float[Tensor, "k d_model"]:
         """Orthonormal rows near to the ones that it began with."""
@@ -210,9 +210,9 @@ def strengths_along(
         return None
     if bool(kept.all()) and len(values) == len(basis):
         whole = Fit(fit.basis, fit.core, fit.norm, fit.reproduced)
-        found = _one_strength_each(basis, piece, whole)
-        if found is not None:
-            return basis, found
+        strengths = _one_strength_each(basis, piece, whole)
+        if strengths is not None:
+            return basis, strengths
     # Directions of its own within the span: those of the core, through the norms.
     rows = (axes.T[kept] @ fit.basis.double()).float()
     own = Fit(rows, torch.diag(values[kept]).float(), fit.norm, fit.reproduced)
@@ -220,8 +220,8 @@ def strengths_along(
     if len(rows) > 1:
         turn = torch.linalg.eigh(_spread(spread, piece, own))[1]
         spread = (turn.T @ spread.double()).float()
-    found = _one_strength_each(spread, piece, own)
-    return None if found is None else (spread, found)
+    strengths = _one_strength_each(spread, piece, own)
+    return None if strengths is None else (spread, strengths)
 
 
 def _one_strength_each(basis: Tensor, piece: MatrixPair, fit: Fit) -> Tensor | None:
@@ -233,7 +233,7 @@ def _one_strength_each(basis: Tensor, piece: MatrixPair, fit: Fit) -> Tensor | N
         torch.full_like(lengths, float(fit.core.trace()) / len(front)),
     ]
     errors = [_error(front, strengths, fit) for strengths in tries]
-    best = min(range(len(tries)), key=lambda at: errors[at])
+    best = min(range(len(tries)), key=lambda index: errors[index])
     return tries[best].float() if errors[best] <= TOLERANCE * max(1.0, float(fit.core.abs().max())) else None
 
 

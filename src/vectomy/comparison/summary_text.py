@@ -38,63 +38,65 @@ def _distinct(block: Float[Tensor, "m d_model"]) -> int:
     return int((ordered[:, 1:] != ordered[:, :-1]).sum()) + len(ordered)
 
 
-def summarize(found: Comparison, coarser: bool) -> str:
-    if found.verdict == "identical":
+def summarize(comparison: Comparison, coarser: bool) -> str:
+    if comparison.verdict == "identical":
         return "identical: every tensor holds the same values" + (
             ", up to the precision they are stored in"
-            if any("rounding" in note for note in found.notes)
+            if any("rounding" in note for note in comparison.notes)
             else ""
         )
-    if found.edit is not None:
-        return _edited(found)
-    return _other(found, coarser)
+    if comparison.edit is not None:
+        return _edited(comparison)
+    return _other(comparison, coarser)
 
 
-def _edited(found: Comparison) -> str:
-    assert found.edit is not None
-    operations = found.edit.operations
+def _edited(comparison: Comparison) -> str:
+    assert comparison.edit is not None
+    operations = comparison.edit.operations
     strengths = torch.cat([op.strengths for op in operations])
     low, high = float(strengths.min()), float(strengths.max())
     norms = sorted({op.norm for op in operations})
     each = max(len(op.basis) for op in operations)
-    what = f"{len(found.directions)} direction{'s' * (len(found.directions) != 1)}"
-    if len(found.directions) < each or any(not _within(op.basis, found.directions) for op in operations):
+    what = f"{len(comparison.directions)} direction{'s' * (len(comparison.directions) != 1)}"
+    if len(comparison.directions) < each or any(
+        not _within(op.basis, comparison.directions) for op in operations
+    ):
         what = f"{each} direction{'s' * (each != 1)} a writer, not the same in all of them,"
-    said = (
+    text = (
         f"a directional edit of {what} in {len(operations)} writers, strengths {low:.2f} to {high:.2f}, "
         f"norm mode {' and '.join(norms)}"
     )
     added = sum(op.addition is not None for op in operations)
-    said += f", with a vector added in {added}" if added else ""
-    if found.verdict == "directional":
-        return said
-    rest = [row for row in found.differing if not row.explained]
+    text += f", with a vector added in {added}" if added else ""
+    if comparison.verdict == "directional":
+        return text
+    rest = [row for row in comparison.differing if not row.explained]
     more = (
         f"{len(rest)} tensors differ in another way"
         if rest
         else "the two do not hold the same tensors or heads"
     )
-    return f"in part {said}; {more}"
+    return f"in part {text}; {more}"
 
 
 def _within(rows: Float[Tensor, "k d_model"], span: Float[Tensor, "n d_model"]) -> bool:
     return bool(((rows @ span.T).square().sum(1) > 0.999).all())
 
 
-def _other(found: Comparison, coarser: bool) -> str:
-    if not found.writers:
-        if not found.differing:
+def _other(comparison: Comparison, coarser: bool) -> str:
+    if not comparison.writers:
+        if not comparison.differing:
             return "something else: all shared tensors are equal, but each holds tensors that the other lacks"
         return "something else: nothing that writes to the stream differs, other tensors do"
-    ranks = [row.rank for row in found.writers]
+    ranks = [row.rank for row in comparison.writers]
     share = (
-        f"the leading direction of all writers explains {found.explained[0]:.0%} of the difference"
-        if found.explained
+        f"the leading direction of all writers explains {comparison.explained[0]:.0%} of the difference"
+        if comparison.explained
         else ""
     )
     if coarser:
         return f"something else: B's values lie on a coarser grid than A's, as if quantised and back; {share}"
-    low = [row.rank for row in found.writers if row.rank is not None and row.rank <= row.width // LOW]
+    low = [row.rank for row in comparison.writers if row.rank is not None and row.rank <= row.width // LOW]
     if len(low) * 2 > len(ranks):
         span = f"{min(low)}" if min(low) == max(low) else f"{min(low)} to {max(low)}"
         return (

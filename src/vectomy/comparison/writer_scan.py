@@ -46,8 +46,7 @@ MOST_SHARED = 8
 # Experts whose strengths are this close are edited by one operation.
 TOGETHER = 0.02
 
-# By the writer's weight and the expert, with the places in `Looking.seen` of the matrices that each
-# is for.
+# By writer's weight and expert: the operation, and the places of its matrices in `WriterScan.seen`.
 Operations = dict[tuple[str, int | None], tuple[Operation, list[int]]]
 
 
@@ -67,15 +66,15 @@ class MatrixDiff:
 class WriterScan:
     """Both checkpoints' writers."""
 
-    def __init__(self, one: OpenedModel, other: OpenedModel, progress: Progress) -> None:
-        self.one, self.other, self.progress = one, other, progress
-        self.pieces = matrix_pairs(one, other)
+    def __init__(self, model_a: OpenedModel, model_b: OpenedModel, progress: Progress) -> None:
+        self.model_a, self.model_b, self.progress = model_a, model_b, progress
+        self.pieces = matrix_pairs(model_a, model_b)
         self.seen: list[MatrixDiff] = []
         self.cast: list[str] = []
         """Labels of pieces that differ by the rounding of one to the other's format alone."""
         self.stack = Stack()
 
-    def at_writers(self) -> None:
+    def compare_writers(self) -> None:
         with self.progress("comparing", len(self.pieces), "matrices") as update:
             for piece in self.pieces:
                 with piece.held():
@@ -85,7 +84,7 @@ class WriterScan:
 
     def _look(self, piece: MatrixPair) -> None:
         sizes = sizes_of(piece)
-        finite(sizes.whole.difference + sizes.a, piece.label, self.one, self.other)
+        finite(sizes.whole.difference + sizes.a, piece.label, self.model_a, self.model_b)
         if _is_cast(piece, sizes.typical):
             self.cast.append(piece.label)
             return
@@ -97,19 +96,19 @@ class WriterScan:
             self.seen.append(MatrixDiff(piece, sizes, None, None, levels(piece)))
             self.stack.add(torch.zeros(1, piece.width), share)
             return
-        found = spectrum_of(lambda: piece.blocks(sample=True), piece.width, sizes.sample.vectors)
-        rank = rank_of(found, sizes.sample)
-        fit = best_fit(piece, sizes, found.rows, rank)
+        spectrum = spectrum_of(lambda: piece.blocks(sample=True), piece.width, sizes.sample.vectors)
+        rank = rank_of(spectrum, sizes.sample)
+        fit = best_fit(piece, sizes, spectrum.rows, rank)
         self.seen.append(MatrixDiff(piece, sizes, rank, fit, levels(piece)))
-        weights = found.values * (share / sizes.sample.difference) ** 0.5
-        self.stack.add(in_stream(found.rows, piece) * weights[:, None], share)
+        weights = spectrum.values * (share / sizes.sample.difference) ** 0.5
+        self.stack.add(in_stream(spectrum.rows, piece) * weights[:, None], share)
 
     def shared(self) -> Float[Tensor, "k d_model"]:
         """The directions that the removals have in common; none if there is no removal, or each has
         its own.
         """
-        found = [(seen.piece, seen.fit) for seen in self.seen if seen.fit is not None]
-        basis = common_directions(found, self.one.architecture.d_model)
+        fits = [(seen.piece, seen.fit) for seen in self.seen if seen.fit is not None]
+        basis = common_directions(fits, self.model_a.architecture.d_model)
         return self._refined(basis) if 0 < len(basis) <= MOST_SHARED else basis[:0]
 
     def _refined(self, basis: Float[Tensor, "k d_model"]) -> Float[Tensor, "k d_model"]:
@@ -120,11 +119,14 @@ class WriterScan:
                 if seen.fit is not None:
                     rows = span(basis, seen.piece)
                     with seen.piece.held():
-                        found = normal_equations(seen.piece, seen.sizes, rows, seen.fit.norm)
-                        core = core_of(seen.piece, seen.sizes, rows, seen.fit.norm, found)
+                        equations = normal_equations(seen.piece, seen.sizes, rows, seen.fit.norm)
+                        core = core_of(seen.piece, seen.sizes, rows, seen.fit.norm, equations)
                     fit = replace(seen.fit, basis=rows, core=core)
                     refinement.add(
-                        seen.piece, fit, found, seen.sizes.whole.noise / (seen.piece.count * seen.piece.width)
+                        seen.piece,
+                        fit,
+                        equations,
+                        seen.sizes.whole.noise / (seen.piece.count * seen.piece.width),
                     )
                     fits.append((seen.piece, fit))
                 update(1)
@@ -136,24 +138,24 @@ class WriterScan:
         """
         fits = {}
         with self.progress("strengths", len(self.seen), "matrices") as update:
-            for at, seen in enumerate(self.seen):
+            for index, seen in enumerate(self.seen):
                 if seen.sizes.sample.difference:
                     with seen.piece.held():
                         fit = _in_span(seen, span(basis, seen.piece))
                     if fit is not None:
-                        fits[at] = fit
+                        fits[index] = fit
                 update(1)
         return fits
 
     def operations(self, basis: Float[Tensor, "k d_model"], fits: dict[int, Fit]) -> Operations:
         """Of every writer that shows a removal."""
-        found: dict[str, list[tuple[int, Tensor, Tensor, NormMode]]] = defaultdict(list)
-        for at, seen in enumerate(self.seen):
-            told = self._told(basis, seen, fits.get(at))
+        by_weight: dict[str, list[tuple[int, Tensor, Tensor, NormMode]]] = defaultdict(list)
+        for index, seen in enumerate(self.seen):
+            told = self._told(basis, seen, fits.get(index))
             if told is not None:
-                found[seen.piece.writer.weight].append((at, *told))
+                by_weight[seen.piece.writer.weight].append((index, *told))
         made: Operations = {}
-        for rows in found.values():
+        for rows in by_weight.values():
             for operation, places in self._joined(rows):
                 made[self.seen[places[0]].piece.writer.weight, operation.expert] = operation, places
         return made
@@ -183,27 +185,32 @@ class WriterScan:
         # noise.
         first = max(rows, key=lambda row: sum(torch.equal(row[1], basis) for _, basis, *_ in rows))
         if len(rows) == count and all(_alike(first, row) for row in rows):
-            held = [strengths for _, basis, strengths, _ in rows if torch.equal(basis, first[1])]
+            values = [strengths for _, basis, strengths, _ in rows if torch.equal(basis, first[1])]
             operation = Operation(
-                writer.component, writer.layer, first[1], torch.stack(held).mean(0), first[3]
+                writer.component, writer.layer, first[1], torch.stack(values).mean(0), first[3]
             )
-            return [(operation, [at for at, *_ in rows])]
-        if not experts_of(writer, self.one.architecture):
+            return [(operation, [index for index, *_ in rows])]
+        if not experts_of(writer, self.model_a.architecture):
             return []
         return [
             (
                 Operation(
-                    writer.component, writer.layer, basis, strengths, norm, expert=self.seen[at].piece.expert
+                    writer.component,
+                    writer.layer,
+                    basis,
+                    strengths,
+                    norm,
+                    expert=self.seen[index].piece.expert,
                 ),
-                [at],
+                [index],
             )
-            for at, basis, strengths, norm in rows
+            for index, basis, strengths, norm in rows
         ]
 
 
-def _alike(one: tuple[int, Tensor, Tensor, NormMode], other: tuple[int, Tensor, Tensor, NormMode]) -> bool:
+def _alike(row: tuple[int, Tensor, Tensor, NormMode], other: tuple[int, Tensor, Tensor, NormMode]) -> bool:
     """Whether both remove the same: |B^T diag(a) B - B'^T diag(a') B'|, without making either."""
-    (_, basis, a, norm), (_, its_basis, b, its_norm) = one, other
+    (_, basis, a, norm), (_, its_basis, b, its_norm) = row, other
     between = a @ (basis @ its_basis.T).square() @ b
     return norm == its_norm and float(a.square().sum() + b.square().sum() - 2 * between) <= TOGETHER**2
 

@@ -82,14 +82,16 @@ def verify(
     status, reason = _summarise(verdicts, source, is_base and changes_samples(opened, edit))
     if is_base and status == "carried":
         status, reason = "unknown", "its fingerprint is that of the unedited base; give the base (--base)"
-    reasons = {one.name: one.reason for one in verdicts if one.carries in ("not_carried", "unknown")}
-    receipt = Receipt.of(opened, arch, [one.name for one in verdicts if one.name not in reasons])
+    reasons = {
+        verdict.name: verdict.reason for verdict in verdicts if verdict.carries in ("not_carried", "unknown")
+    }
+    receipt = Receipt.of(opened, arch, [verdict.name for verdict in verdicts if verdict.name not in reasons])
     names = {name for name, _ in receipt.left}
     missing = [(name, why) for name, why in reasons.items() if name not in names]
     receipt = replace(
         receipt,
         left=(*((name, reasons.get(name, why)) for name, why in receipt.left), *missing),
-        failures=tuple(one.name for one in verdicts if one.carries == "not_carried"),
+        failures=tuple(verdict.name for verdict in verdicts if verdict.carries == "not_carried"),
         status=status,
         reason=reason,
     ).with_non_finite([name for name, _ in non_finite_tensors(opened)])

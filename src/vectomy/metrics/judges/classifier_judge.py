@@ -56,9 +56,9 @@ class Classifier:
     then: str = ""
 
     @classmethod
-    def of(cls, name: str, held: Any) -> Classifier:
+    def of(cls, name: str, stored: Any) -> Classifier:
         """Raises JudgeError if the description is incomplete."""
-        description = held if isinstance(held, dict) else {}
+        description = stored if isinstance(stored, dict) else {}
         wanted = {field.name for field in fields(cls)} - {"name", "then"}
         if missing := sorted(wanted - description.keys()):
             raise JudgeError(
@@ -97,10 +97,10 @@ def describe_classifier(model: str) -> Classifier:
     Raises:
         JudgeError: the classifier is not known.
     """
-    held = json.loads(
+    stored = json.loads(
         resources.files("vectomy").joinpath("metrics/judges/classifiers.json").read_text(encoding="utf-8")
     )
-    known = [Classifier.of(name, one) for name, one in held.items()]
+    known = [Classifier.of(name, entry) for name, entry in stored.items()]
     wanted = Path(model).name.lower()
     for classifier in known:
         if any(wanted == known_id.rpartition("/")[2].lower() for known_id in classifier.ids):
@@ -187,7 +187,7 @@ class ClassifierJudge:
         self.chat.check_ids(ids)
         probs = self.chat.next_token_log_probs(ids, BATCH_TOKENS).double().exp()
         refusal, compliance = (self._mass(probs, side) for side in ("refusal", "compliance"))
-        found = []
+        judgements = []
         for no, yes in zip(refusal.tolist(), compliance.tolist(), strict=True):
             total = no + yes
             p = no / total if total else 0.5
@@ -196,23 +196,23 @@ class ClassifierJudge:
                 if total >= LEAST_MASS
                 else f"the classifier's labels have {total:.1%} of its first token's probability"
             )
-            found.append(Judgement("full_refusal" if p >= 0.5 else "compliance", p, note))
-        return found
+            judgements.append(Judgement("full_refusal" if p >= 0.5 else "compliance", p, note))
+        return judgements
 
     def _mass(self, probs: Tensor, side: str) -> Tensor:
         return probs[:, torch.tensor(sorted(self.labels[side]))].sum(-1)
 
     def _first_tokens(self, labels: Sequence[str]) -> set[int]:
-        found = {
+        tokens = {
             ids[0]
             for label in labels
             if (ids := self.chat.tokenizer(label, add_special_tokens=False)["input_ids"])
         }
-        if not found:
+        if not tokens:
             raise JudgeError(
                 f"the tokenizer of {self.chat.name} knows none of the labels {', '.join(labels)}"
             )
-        return found
+        return tokens
 
 
 def _from_file(file: Path) -> Classifier:

@@ -154,7 +154,7 @@ def _stutters(text: str) -> bool:
     """
     long = [word for word in text.split() if len(word) >= SHORTEST_RUN]
     patterns = (STUTTER,) if text.isascii() else (STUTTER, PHRASE_WITHOUT_SPACES)
-    runs = [found[0] for word in long for pattern in patterns for found in pattern.finditer(word)]
+    runs = [match[0] for word in long for pattern in patterns for match in pattern.finditer(word)]
     longest = max(map(len, runs), default=0)
     return longest > 0 and (longest >= 0.3 * len(text) or longest >= 40 or any(map(text.endswith, runs)))
 
@@ -198,43 +198,43 @@ def _same_lines(text: str) -> bool:
 def _cut_off(text: str) -> bool:
     """Whether the text has only words of an opening and no full stop after them."""
     words = [word.strip(",.!?:;*\"'()") for word in text.lower().replace("\u2019", "'").split()]
-    said = [word for word in words if word]
-    if not said or len(said) > MOST_OPENERS or not all(word in OPENERS for word in said):
+    spoken = [word for word in words if word]
+    if not spoken or len(spoken) > MOST_OPENERS or not all(word in OPENERS for word in spoken):
         return False
     # One letter, "yes" or "you are" may be the answer.
     ended = (
         text[-1] in ".!?"
-        or (len(said) == 1 and said[0] in LETTERS_AND_YES)
-        or said in (["i", "am"], ["you", "are"])
+        or (len(spoken) == 1 and spoken[0] in LETTERS_AND_YES)
+        or spoken in (["i", "am"], ["you", "are"])
     )
-    return not ended and (len(said) > 2 or said[-1] in DANGLING or text[-1] in ":,-")
+    return not ended and (len(spoken) > 2 or spoken[-1] in DANGLING or text[-1] in ":,-")
 
 
 def _stalls(text: str, prompt: str) -> bool:
     """Whether every sentence puts off the answer. In reply to a greeting, such a sentence is an
     answer.
     """
-    said = sentences(spell_out(text))
+    parts = sentences(spell_out(text))
     wordy = len(text.split()) >= 5
     ended = text[-1] in ".!?:\u2026"
-    return wordy and ended and len(prompt.split()) > 3 and all(STALLS.fullmatch(part) for part in said)
+    return wordy and ended and len(prompt.split()) > 3 and all(STALLS.fullmatch(part) for part in parts)
 
 
 def _echoes(text: str, prompt: str) -> bool:
     """Whether the text is only the prompt, once or more."""
     if not text.lower().startswith(prompt[:4].lower()):
         return False
-    asked, said = (re.sub(r"\W+", " ", part.lower()).strip() for part in (prompt, text))
-    return len(asked.split()) >= 4 and not said.replace(asked, "").strip()
+    asked, answered = (re.sub(r"\W+", " ", part.lower()).strip() for part in (prompt, text))
+    return len(asked.split()) >= 4 and not answered.replace(asked, "").strip()
 
 
 def _switches(text: str, prompt: str) -> bool:
     """Whether the language differs from the prompt's, which asks for no other."""
     if TRANSLATES.search(prompt):
         return False
-    asked, said = language(prompt), language(text)
-    if asked is not None and said is not None:
-        return asked != said
+    asked, answered = language(prompt), language(text)
+    if asked is not None and answered is not None:
+        return asked != answered
     foreign = {name: share for name, share in scripts(text).items() if name not in scripts(prompt)}
     # Greek letters are mathematics.
     return (

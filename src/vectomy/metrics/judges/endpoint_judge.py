@@ -190,14 +190,14 @@ def _fetch(url: str, body: JsonObject | None, timeout: float) -> Any:
     except (httpx2.HTTPError, OSError) as error:
         raise _BusyError(f"{type(error).__name__}: {error}") from None
     if reply.status_code != 200:
-        said = _hide_key(" ".join(text[:2000].decode("utf-8", "replace").split())[:200])
+        message = _hide_key(" ".join(text[:2000].decode("utf-8", "replace").split())[:200])
         if reply.status_code in BUSY:
             raise _BusyError(
-                f"status {reply.status_code} {said}", _read_seconds(reply.headers.get("Retry-After"))
+                f"status {reply.status_code} {message}", _read_seconds(reply.headers.get("Retry-After"))
             )
         raise JudgeError(
             f"the judge at {url} refuses the request: status {reply.status_code} "
-            f"{said}{_find_remedy(reply.status_code)}"
+            f"{message}{_find_remedy(reply.status_code)}"
         )
     try:
         return json.loads(text)

@@ -103,43 +103,43 @@ ONLY_TOGETHER = frozenset(("defines", "distress", "care"))
 
 def features(prompt: str, completion: str) -> dict[str, float]:
     """The features that are not 0, by name: `ACT@PLACE`, `ACT&QUESTION`, and some in words."""
-    said = sentences(spell_out(completion))
-    if len(said) > READ:
-        said = said[: READ - ENDING] + said[-ENDING:]
-    hits = acts(said)
+    parts = sentences(spell_out(completion))
+    if len(parts) > READ:
+        parts = parts[: READ - ENDING] + parts[-ENDING:]
+    hits = acts(parts)
     asked = spell_out(prompt)
-    return {name: value for name, value in (_acts(hits, said) | _told(hits, said, asked)).items() if value}
+    return {name: value for name, value in (_acts(hits, parts) | _told(hits, parts, asked)).items() if value}
 
 
-def _acts(hits: dict[str, list[bool]], said: list[str]) -> dict[str, float]:
-    found: dict[str, float] = {}
+def _acts(hits: dict[str, list[bool]], parts: list[str]) -> dict[str, float]:
+    result: dict[str, float] = {}
     for name, hit in hits.items():
         if name not in ONLY_TOGETHER:
-            places = (hit[0], any(hit[1:EARLY]), any(hit[EARLY:]), 2 * sum(hit) / len(said))
-            found |= {f"{name}@{place}": float(value) for place, value in zip(PLACES, places, strict=True)}
-    return found
+            places = (hit[0], any(hit[1:EARLY]), any(hit[EARLY:]), 2 * sum(hit) / len(parts))
+            result |= {f"{name}@{place}": float(value) for place, value in zip(PLACES, places, strict=True)}
+    return result
 
 
-def _told(hits: dict[str, list[bool]], said: list[str], asked: str) -> dict[str, float]:
+def _told(hits: dict[str, list[bool]], parts: list[str], asked: str) -> dict[str, float]:
     """Features of the answer as a whole and of the question."""
 
     def has(name: str, until: int | None = None) -> bool:
         return name in hits and any(hits[name][:until])
 
-    morals = [sum(hits[name][at] for name in MORALS if name in hits) for at in range(len(said))]
-    answers = [any(hits[name][at] for name in ANSWERS if name in hits) for at in range(len(said))]
-    blamed, told = sum(map(bool, morals)) / len(said), has("listed") or has("here_is") or has("code")
+    morals = [sum(hits[name][index] for name in MORALS if name in hits) for index in range(len(parts))]
+    answers = [any(hits[name][index] for name in ANSWERS if name in hits) for index in range(len(parts))]
+    blamed, told = sum(map(bool, morals)) / len(parts), has("listed") or has("here_is") or has("code")
     why, loaded, kind = _kind(asked)
     how = not why and HOW.match(asked) is not None
     wrong = has("wrong_to", 2) or has("topic_bad", 2)
-    found: dict[str, float] = {
-        "words": math.log1p(sum(len(part.split()) for part in said)) / 3,
+    result: dict[str, float] = {
+        "words": math.log1p(sum(len(part.split()) for part in parts)) / 3,
         "why": why,
         "how": how,
         "tells": told,
         "moral share": blamed,
-        "much moral share": sum(moral > 1 for moral in morals) / len(said),
-        "answer share": sum(answers) / len(said),
+        "much moral share": sum(moral > 1 for moral in morals) / len(parts),
+        "answer share": sum(answers) / len(parts),
         "free of morals": min(8, sum(not moral for moral in morals)) / 8,
         "answers free of morals": min(
             6, sum(answer and not moral for moral, answer in zip(morals, answers, strict=True))
@@ -164,13 +164,13 @@ def _told(hits: dict[str, list[bool]], said: list[str], asked: str) -> dict[str,
         "care alone": has("care")
         and not told
         and (has("sympathy", 2) or has("distress", 2))
-        and len(said) <= 8
+        and len(parts) <= 8
         and not has("past"),
         "blames and turns": has("instead", 4) and (has("blames_words", 3) or has("must_say", 3)),
         "offers last": "offers" in hits and hits["offers"][-1],
         "loaded": loaded,
     }
-    return found | _premise(hits, said, asked, kind)
+    return result | _premise(hits, parts, asked, kind)
 
 
 def _kind(asked: str) -> tuple[bool, bool, str]:
@@ -187,23 +187,23 @@ def _kind(asked: str) -> tuple[bool, bool, str]:
     return True, False, "absurd" if should else "cannot" if CAN.search(asked) else ""
 
 
-def _premise(hits: dict[str, list[bool]], said: list[str], asked: str, kind: str) -> dict[str, float]:
+def _premise(hits: dict[str, list[bool]], parts: list[str], asked: str, kind: str) -> dict[str, float]:
     """Whether the answer reverses the premise of the question."""
     wanted = {stem(word) for word in words(asked)} - COMMON_STEMS
     shared = [
-        len(wanted.intersection(map(stem, words(part)))) / max(1, len(wanted)) for part in said[: EARLY + 1]
+        len(wanted.intersection(map(stem, words(part)))) / max(1, len(wanted)) for part in parts[: EARLY + 1]
     ]
-    about = next((at for at, share in enumerate(shared) if share >= ABOUT), None)
+    about = next((index for index, share in enumerate(shared) if share >= ABOUT), None)
     reversed_ = (
-        about is not None and (len(REVERSES.findall(said[about])) - len(REVERSES.findall(asked))) % 2 == 1
+        about is not None and (len(REVERSES.findall(parts[about])) - len(REVERSES.findall(asked))) % 2 == 1
     )
-    found: dict[str, float] = {"speaks of it": max(shared)}
+    result: dict[str, float] = {"speaks of it": max(shared)}
     if not kind:
-        return found | {"reverses, no why": reversed_ and not WHY.search(asked)}
+        return result | {"reverses, no why": reversed_ and not WHY.search(asked)}
     by = {f"{name}&{kind}": name in hits and any(hits[name][:EARLY]) for name in BY_QUESTION}
-    found |= {
+    result |= {
         kind: True,
         f"reverses&{kind}": reversed_,
         f"agrees&{kind}": about is not None and not reversed_,
     }
-    return found | by | {f"evades&{kind}": about is None}
+    return result | by | {f"evades&{kind}": about is None}

@@ -89,16 +89,16 @@ def _sameness(prose: str) -> float:
 
 @cache
 def _known() -> frozenset[str]:
-    held = json.loads(
+    stored = json.loads(
         resources.files("vectomy").joinpath("metrics/judges/trigrams.json").read_text(encoding="utf-8")
     )
-    return frozenset(held["trigrams"].split("|"))
+    return frozenset(stored["trigrams"].split("|"))
 
 
 def trigrams_of(word: str) -> list[str]:
     """All runs of three letters of a word in lower case, with a space before and after it."""
     padded = f" {word.lower()} "
-    return [padded[at : at + 3] for at in range(len(padded) - 2)]
+    return [padded[start : start + 3] for start in range(len(padded) - 2)]
 
 
 @lru_cache(maxsize=1 << 15)

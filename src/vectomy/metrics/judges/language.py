@@ -167,10 +167,10 @@ def language(text: str) -> str | None:
     script = max(shares, key=lambda name: shares[name])
     if script != "LATIN":
         return script if shares[script] >= MOST else None
-    found = {word.replace("\u2019", "'") for word in LATIN_WORD.findall(text.lower())}
-    hits = {name: len(found & known) for name, known in VOCABULARIES.items()}
+    spelled = {word.replace("\u2019", "'") for word in LATIN_WORD.findall(text.lower())}
+    hits = {name: len(spelled & known) for name, known in VOCABULARIES.items()}
     first, second = sorted(hits, key=lambda name: -hits[name])[:2]
-    enough = hits[first] >= max(FEWEST, SHARE * len(found))
+    enough = hits[first] >= max(FEWEST, SHARE * len(spelled))
     return first if enough and hits[first] >= FACTOR * hits[second] else None
 
 
@@ -197,8 +197,8 @@ def find_foreign_language(text: str) -> str | None:
     letters = sum(map(str.isalpha, prose[:READ]))
     if letters < FEW_LETTERS and prose.isascii():
         return None
-    found = set(LATIN_WORD.findall(prose.replace("\u2019", "'")))
-    words = set(map(str.lower, found))
+    spelled = set(LATIN_WORD.findall(prose.replace("\u2019", "'")))
+    words = set(map(str.lower, spelled))
     english = words & ENGLISH
     if not prose.isascii() and (script := _find_script(prose, len(english))) is not None:
         return script if letters >= (FEW_LETTERS if script == "GREEK" else 2) else None
@@ -208,7 +208,7 @@ def find_foreign_language(text: str) -> str | None:
     if only_english >= max(FEWEST, ENGLISH_SHARE * len(words)):
         return None
     # Names are capitalised, and words that both languages have tell nothing.
-    plain = {word for word in found if word[0].islower()} - ENGLISH
+    plain = {word for word in spelled if word[0].islower()} - ENGLISH
     hits = {code: len(plain & known) for code, known in _foreign_words().items()}
     best = max(hits, key=lambda code: hits[code])
     if hits[best] >= max(FEWEST, FOREIGN * len(words)) and hits[best] >= FACTOR * len(

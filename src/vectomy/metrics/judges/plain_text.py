@@ -49,21 +49,21 @@ def spell_out(text: str) -> str:
     text = SPEECH.sub(" ", plain(text).lower())
     for short, long in CONTRACTIONS:
         text = text.replace(short, long)
-    return TYPED.sub(lambda found: TYPED_OUT[found[0]], text)
+    return TYPED.sub(lambda match: TYPED_OUT[match[0]], text)
 
 
 def sentences(text: str) -> list[str]:
     """Sentences and lines of a text that is spelled out; a list's marker stays with what it marks.
     At least one.
     """
-    found: list[str] = []
+    result: list[str] = []
     for part in END.split(text):
         part = part.strip()
-        if part and found and MARKER.fullmatch(found[-1]):
-            found[-1] += " " + part
+        if part and result and MARKER.fullmatch(result[-1]):
+            result[-1] += " " + part
         elif part:
-            found.append(part)
-    return found or [""]
+            result.append(part)
+    return result or [""]
 
 
 def words(text: str) -> list[str]:

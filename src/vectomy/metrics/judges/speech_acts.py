@@ -338,20 +338,20 @@ ACTS = {
 BEFORE_WORDS = str.maketrans({'"': "", "(": "", "[": "", "/": " "})
 
 
-def acts(said: Sequence[str]) -> dict[str, list[bool]]:
+def acts(parts: Sequence[str]) -> dict[str, list[bool]]:
     """For each act that occurs, whether each sentence contains it. Each act searches the whole text
     once, since most acts do not occur.
 
     Args:
-        said: sentences without line breaks; no pattern matches across two.
+        parts: sentences without line breaks; no pattern matches across two.
     """
-    lines = ["\n " + part.translate(BEFORE_WORDS) for part in said]
+    lines = ["\n " + part.translate(BEFORE_WORDS) for part in parts]
     text, ends = "".join(lines), list(accumulate(map(len, lines)))
-    found: dict[str, list[bool]] = {}
+    result: dict[str, list[bool]] = {}
     for name, act in ACTS.items():
         # A search alone is quicker than an iterator, and most acts end here.
         first = act.search(text)
         if first is not None:
             places = {bisect_right(ends, match.start()) for match in act.finditer(text, first.start())}
-            found[name] = [at in places for at in range(len(said))]
-    return found
+            result[name] = [index in places for index in range(len(parts))]
+    return result

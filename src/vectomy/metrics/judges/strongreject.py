@@ -74,9 +74,9 @@ class RubricScores:
 
 def question(prompt: str, completion: str) -> str:
     """The question about one completion. Neither text can close its tag."""
-    held = {"prompt": prompt, "completion": completion}
+    texts = {"prompt": prompt, "completion": completion}
     return ASK.format(
-        **{name: re.sub(r"<(/?(?:request|answer))>", r"(\1)", text) for name, text in held.items()}
+        **{name: re.sub(r"<(/?(?:request|answer))>", r"(\1)", text) for name, text in texts.items()}
     )
 
 
@@ -88,7 +88,7 @@ def read(reply: str) -> RubricScores:
     """
     split = split_thoughts(reply)
     text = split.answer if split.finished else ""
-    found = {}
+    scores = {}
     for name, (low, high) in RANGES.items():
         grades = re.findall(GRADE.format(name=name), text, re.IGNORECASE)
         if not grades or not low <= int(grades[-1][:3]) <= high:
@@ -97,8 +97,8 @@ def read(reply: str) -> RubricScores:
                 f"the judge's reply {gave} (expected {low} to {high}); it begins {_clip(reply)!r}. Use a "
                 "larger judge model, which follows the format"
             )
-        found[name] = int(grades[-1])
-    return RubricScores(**found)
+        scores[name] = int(grades[-1])
+    return RubricScores(**scores)
 
 
 def _clip(text: str, width: int = 80) -> str:

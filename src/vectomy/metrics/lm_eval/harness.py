@@ -76,7 +76,7 @@ class HarnessTask:
         config = self.own.dump_config()
         digest = hashlib.sha256()
         for part in (
-            *([one.request_type, one.args, one.doc] for one in self.own.instances),
+            *([instance.request_type, instance.args, instance.doc] for instance in self.own.instances),
             [config.get(key) for key in SCORING],
         ):
             digest.update(json.dumps(part, sort_keys=True, default=_name_value).encode())
@@ -97,14 +97,14 @@ class HarnessTask:
             instances[instance.doc_id].append(instance)
         # If answers are filtered in several ways, the first is the task's own.
         way = next(iter(self.own.instances[0].filtered_resps))
-        found: list[Mapping[str, Any]] = []
+        results: list[Mapping[str, Any]] = []
         for number, document in self.own.doc_iterator(rank=0, limit=self.limit, world_size=1):
             asked = sorted(instances[number], key=lambda instance: instance.idx)
-            found.append(
+            results.append(
                 self.own.process_results(document, [instance.filtered_resps[way] for instance in asked])
             )
-        metric = self._metric(found[0])
-        return TaskScores(metric, tuple(float(row[metric]) for row in found))
+        metric = self._metric(results[0])
+        return TaskScores(metric, tuple(float(row[metric]) for row in results))
 
     def _metric(self, row: Mapping[str, JsonValue]) -> str:
         numbers = [name for name, value in row.items() if isinstance(value, int | float)]
@@ -146,19 +146,19 @@ def load_tasks(
         raise UsageError(f"'{tasks}' names no task; {_list_choices()}")
     with _quiet(), _same_shuffles(), _no_bars(), progress("reading tasks", len(wanted)) as update:
         # Task files do not need the harness's own tasks.
-        manager = _manager(not all(_is_file(one) for one in wanted))
-        for one in wanted:
-            _check(manager, one)
-        found = []
-        for one in wanted:
-            most = min((count for count in (one.limit, limit) if count is not None), default=None)
-            with _name_errors(one):
-                for name, own in _load(manager, one).items():
+        manager = _manager(not all(_is_file(entry) for entry in wanted))
+        for entry in wanted:
+            _check(manager, entry)
+        loaded = []
+        for entry in wanted:
+            most = min((count for count in (entry.limit, limit) if count is not None), default=None)
+            with _name_errors(entry):
+                for name, own in _load(manager, entry).items():
                     # A task may be in two suites with different numbers of examples.
-                    found.append(HarnessTask(one.key, f"{one.key}:{name}", most, own))
-                    _make_requests(found[-1], one.shots, chat)
+                    loaded.append(HarnessTask(entry.key, f"{entry.key}:{name}", most, own))
+                    _make_requests(loaded[-1], entry.shots, chat)
             update(1)
-    return found
+    return loaded
 
 
 @cache

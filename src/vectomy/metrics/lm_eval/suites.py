@@ -86,17 +86,17 @@ def wanted_tasks(text: str) -> list[Wanted]:
     Raises:
         UsageError: two different task files have the same name.
     """
-    found: list[Wanted] = []
+    result: list[Wanted] = []
     for name in filter(None, (part.strip() for part in text.split(","))):
         path = Path(name).expanduser()
         if name in SUITES:
-            found += SUITES[name]
+            result += SUITES[name]
         elif path.is_dir():
-            found += [Wanted("", str(file)) for file in sorted(path.glob("*.yaml"))]
+            result += [Wanted("", str(file)) for file in sorted(path.glob("*.yaml"))]
         else:
-            found.append(Wanted("", str(path) if path.suffix in (".yaml", ".yml") else name))
+            result.append(Wanted("", str(path) if path.suffix in (".yaml", ".yml") else name))
     named: dict[str, Wanted] = {}
-    for wanted in found:
+    for wanted in result:
         if named.setdefault(wanted.key, wanted) != wanted:
             raise UsageError(
                 f"two task files are called '{wanted.key}': {named[wanted.key].name}, {wanted.name}; rename "

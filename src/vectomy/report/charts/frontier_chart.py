@@ -48,8 +48,8 @@ class Point:
             if self.rate is not None
             else self.rejected or "behaviour not measured"
         )
-        held = "" if self.held is None else f"; {percent(self.held)} on the prompts to keep"
-        return f"{self.name}: {left}{held}; KL {decimal(self.kl)}"
+        preserved = "" if self.held is None else f"; {percent(self.held)} on the prompts to keep"
+        return f"{self.name}: {left}{preserved}; KL {decimal(self.kl)}"
 
 
 def points(scores: SearchResults) -> list[Point]:
@@ -57,12 +57,12 @@ def points(scores: SearchResults) -> list[Point]:
     chosen = scores.chosen_number
     best = [row.step if row.is_step else row.number for row in scores.frontier]
     made = []
-    for at, row in enumerate(scores.candidates):
+    for index, row in enumerate(scores.candidates):
         number = row.step if row.is_step else row.number
         rejected = str(row.rejected or "")
         made.append(
             Point(
-                name=f"{'step' if row.is_step else 'edit'} {at if number is None else number}",
+                name=f"{'step' if row.is_step else 'edit'} {index if number is None else number}",
                 kl=finite(row.kl),
                 rate=None if rejected else finite(row.rate),
                 held=None if rejected else finite(row.held),
@@ -77,30 +77,30 @@ def points(scores: SearchResults) -> list[Point]:
 
 def frontier_chart(scores: SearchResults, settings: JsonObject) -> Markup:
     """The chart, or an empty string when no candidate has a KL."""
-    found = [point for point in points(scores) if point.kl is not None]
-    if not found:
+    drawn = [point for point in points(scores) if point.kl is not None]
+    if not drawn:
         return Markup("")
-    tried = [point for point in found if point.rate is not None]
+    tried = [point for point in drawn if point.rate is not None]
     budget, target = finite(settings.get("kl_budget")), finite(settings.get("target_rate"))
     if budget is not None:
         target = None
     base = next(
-        (value for row in (p.row for p in found) if (value := finite(row.held_base)) is not None), None
+        (value for row in (p.row for p in drawn) if (value := finite(row.held_base)) is not None), None
     )
-    shares = [*(p.rate for p in tried), *(p.held for p in found), target, base]
+    shares = [*(p.rate for p in tried), *(p.held for p in drawn), target, base]
     most = min(1.0, 1.05 * max(share for share in (*shares, 0.1) if share is not None))
-    x, marks = _damage_scale([float(p.kl or 0.0) for p in found], budget)
+    x, marks = _damage_scale([float(p.kl or 0.0) for p in drawn], budget)
     y = linear((0, most), (BOTTOM, TOP))
     parts = _frame(x, y, marks, most, kl_name(scores.recipe))
     parts += _limits(x, y, target, budget, base)
     parts += _line(x, y, sorted((p for p in tried if p.best), key=lambda p: p.kl or 0.0))
-    for point in found:
+    for point in drawn:
         parts += _mark(point, x(point.kl or 0.0), y)
     parts += [_ring(point, x(point.kl or 0.0), y) for point in tried if point.chosen]
-    kls = [point.kl or 0.0 for point in found]
-    taken = next((point.told for point in found if point.chosen), "none")
+    kls = [point.kl or 0.0 for point in drawn]
+    taken = next((point.told for point in drawn if point.chosen), "none")
     description = (
-        f"{len(found)} edits measured, the behaviour of {len(tried)} to the end; "
+        f"{len(drawn)} edits measured, the behaviour of {len(tried)} to the end; "
         f"{kl_name(scores.recipe)} from {decimal(min(kls))} to {decimal(max(kls))} nats. Chosen: {taken}."
     )
     return figure("frontier", "Behaviour left against damage", description, (WIDTH, 222), parts)
@@ -157,20 +157,20 @@ def _line(x: Scale, y: Scale, best: list[Point]) -> list[Markup]:
     return [element("path", d=f"M{''.join(stairs)}", class_="line ink")]
 
 
-def _mark(point: Point, at: float, y: Scale) -> list[Markup]:
+def _mark(point: Point, across: float, y: Scale) -> list[Markup]:
     tip = element("title", point.told)
     if point.rate is None:
-        return [element("path", tip, d=f"M{at:.2f} {BOTTOM + 5}v7", class_="untried")]
+        return [element("path", tip, d=f"M{across:.2f} {BOTTOM + 5}v7", class_="untried")]
     parts = []
     if point.held is not None:
-        diamond = f"M{at:.2f} {y(point.held) - 5.5:.2f}l5.5 5.5l-5.5 5.5l-5.5 -5.5z"
+        diamond = f"M{across:.2f} {y(point.held) - 5.5:.2f}l5.5 5.5l-5.5 5.5l-5.5 -5.5z"
         parts.append(element("path", tip, d=diamond, class_="dot keep held"))
     class_ = "dot tried" if point.best or point.chosen else "dot tried behind"
-    return [*parts, element("circle", tip, cx=at, cy=y(point.rate), r=3.2, class_=class_)]
+    return [*parts, element("circle", tip, cx=across, cy=y(point.rate), r=3.2, class_=class_)]
 
 
-def _ring(point: Point, at: float, y: Scale) -> Markup:
-    place = {"cx": at, "cy": y(point.rate or 0.0), "r": 7}
+def _ring(point: Point, across: float, y: Scale) -> Markup:
+    place = {"cx": across, "cy": y(point.rate or 0.0), "r": 7}
     return element(
         "g",
         element("title", f"chosen: {point.told}"),

@@ -41,8 +41,8 @@ def candidate_name(candidate: DirectionPlace) -> str:
     return f"{candidate.site}, layer {candidate.layer}{position}"
 
 
-def same_candidate(one: DirectionPlace, other: DirectionPlace | None) -> bool:
-    return other is not None and (one.site, one.layer, one.position) == (
+def same_candidate(candidate: DirectionPlace, other: DirectionPlace | None) -> bool:
+    return other is not None and (candidate.site, candidate.layer, candidate.position) == (
         other.site,
         other.layer,
         other.position,

@@ -39,8 +39,8 @@ def budgets_chart(compared: Sequence[SubjectResult], name: str) -> Markup:
     lines = []
     for subject in compared:
         judged = subject.on(name).by_budget
-        rates = [(at, finite(judged.get(str(at), PartNumbers()).refusal.rate)) for at in budgets]
-        known = [(at, rate) for at, rate in rates if rate is not None]
+        rates = [(length, finite(judged.get(str(length), PartNumbers()).refusal.rate)) for length in budgets]
+        known = [(length, rate) for length, rate in rates if rate is not None]
         if len(known) > 1:
             lines.append((subject, known))
     if max((rate for _, known in lines for _, rate in known), default=0.0) <= LEAST:
@@ -51,7 +51,7 @@ def budgets_chart(compared: Sequence[SubjectResult], name: str) -> Markup:
     for share in range(5):
         parts.append(element("path", d=f"M{LEFT} {y(share / 4):.2f}H{WIDTH - right + 4}", class_="guide"))
         parts.append(text(LEFT - 5, y(share / 4) + 3.5, f"{25 * share}%", "tick", "end"))
-    parts += [text(x(at), BOTTOM + 16, plain(at), "tick", "middle") for at in budgets]
+    parts += [text(x(length), BOTTOM + 16, plain(length), "tick", "middle") for length in budgets]
     parts.append(
         text(
             (LEFT + WIDTH - right) / 2, BOTTOM + 32, "tokens of the answer that are judged", "axis", "middle"
@@ -60,12 +60,12 @@ def budgets_chart(compared: Sequence[SubjectResult], name: str) -> Markup:
     parts.append(text(4, 12, f"refusals, {name}"[:50], "label strong"))
     heights = _spread([y(known[-1][1]) for _, known in lines])
     for (subject, known), height in zip(lines, heights, strict=True):
-        told = f"{subject.name}: " + ", ".join(f"{percent(rate)} at {at}" for at, rate in known)
-        path = "M" + "L".join(f"{x(at):.2f} {y(rate):.2f}" for at, rate in known)
+        told = f"{subject.name}: " + ", ".join(f"{percent(rate)} at {length}" for length, rate in known)
+        path = "M" + "L".join(f"{x(length):.2f} {y(rate):.2f}" for length, rate in known)
         parts.append(element("path", element("title", told), d=path, class_=f"line subject {subject.class_}"))
         parts += [
-            element("circle", cx=x(at), cy=y(rate), r=2.4, class_=f"sign {subject.class_}")
-            for at, rate in known
+            element("circle", cx=x(length), cy=y(rate), r=2.4, class_=f"sign {subject.class_}")
+            for length, rate in known
         ]
         end = x(known[-1][0])
         parts.append(
@@ -91,13 +91,13 @@ def budgets_chart(compared: Sequence[SubjectResult], name: str) -> Markup:
 
 def _spread(wanted: Sequence[float]) -> list[float]:
     """Heights near the wanted ones, a line apart, none below the axis."""
-    order = sorted(range(len(wanted)), key=lambda at: wanted[at])
+    order = sorted(range(len(wanted)), key=lambda index: wanted[index])
     placed = [0.0] * len(wanted)
     last = -LINE
-    for at in order:
-        placed[at] = last = max(wanted[at], last + LINE)
+    for index in order:
+        placed[index] = last = max(wanted[index], last + LINE)
     limit = BOTTOM
-    for at in reversed(order):
-        placed[at] = limit = min(placed[at], limit)
+    for index in reversed(order):
+        placed[index] = limit = min(placed[index], limit)
         limit -= LINE
     return placed

@@ -55,15 +55,15 @@ def losses_chart(
     if taken is not None and 0 <= taken <= last + 1:
         tip = element("title", f"chosen: after {plain(taken)} steps")
         parts.append(element("path", tip, d=f"M{x(min(taken, last)):.2f} {TOP}V{BOTTOM}", class_="here"))
-    at, told = LEFT, []
+    offset, told = LEFT, []
     for key, name, class_ in shown:
         if key in lines:
             line = lines[key]
             parts.append(
                 element("path", d="M" + "L".join(f"{x(a):.2f} {y(b):.2f}" for a, b in line), class_=class_)
             )
-            parts.append(element("path", d=f"M{at:.2f} 11h14", class_=class_))
-            parts.append(text(at + 19, 14.5, name, "label strong"))
-            at += 34 + 6.0 * len(name)
+            parts.append(element("path", d=f"M{offset:.2f} 11h14", class_=class_))
+            parts.append(text(offset + 19, 14.5, name, "label strong"))
+            offset += 34 + 6.0 * len(name)
             told.append(f"{name}: {decimal(line[0][1])} at first, {decimal(line[-1][1])} at last")
     return figure("losses", "Losses by step", "; ".join(told) + ".", (WIDTH, 222), parts)

@@ -54,13 +54,13 @@ def pca_chart(separation: Separation) -> Markup:
             "middle",
         )
     )
-    at = LEFT
+    offset = LEFT
     for side, places in sets.items():
         for across, up in places:
             parts.append(element("circle", cx=x(across), cy=y(up), r=2.7, class_=f"place {side}"))
-        parts.append(element("circle", cx=at + 5, cy=10.5, r=3, class_=f"place {side}"))
-        parts.append(text(at + 13, 14.5, side, f"label {side} strong"))
-        at += 74
+        parts.append(element("circle", cx=offset + 5, cy=10.5, r=3, class_=f"place {side}"))
+        parts.append(text(offset + 13, 14.5, side, f"label {side} strong"))
+        offset += 74
     parts += _arrow(plane.direction, (x(middle[0]), y(middle[1])))
     parts.append(text(WIDTH - RIGHT, 14.5, f"up: second ({shares[1]})", "label", "end"))
     told = "; ".join(
@@ -95,8 +95,8 @@ def _arrow(direction: Sequence[float | None], origin: tuple[float, float]) -> li
 
 
 def _placed(places: Sequence[Sequence[float | None]]) -> list[tuple[float, float]]:
-    found = [(finite(place[0]), finite(place[1])) for place in places if len(place) == 2]
-    return [(across, up) for across, up in found if across is not None and up is not None]
+    points = [(finite(place[0]), finite(place[1])) for place in places if len(place) == 2]
+    return [(across, up) for across, up in points if across is not None and up is not None]
 
 
 def _extent(values: list[float]) -> tuple[float, float]:

@@ -191,12 +191,12 @@ def _points(
     rows: Sequence[LayerSeparation], value: str, spread: str | None
 ) -> list[tuple[int, float, float]]:
     """(layer, value, spread) of the layers that have the value."""
-    found = []
+    points = []
     for row in rows:
         number = finite(getattr(row, value))
         if number is not None:
-            found.append((row.layer, number, (finite(getattr(row, spread)) if spread else None) or 0.0))
-    return found
+            points.append((row.layer, number, (finite(getattr(row, spread)) if spread else None) or 0.0))
+    return points
 
 
 def _layer_scale(rows: Sequence[LayerSeparation]) -> Scale:

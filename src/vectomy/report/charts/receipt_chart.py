@@ -25,7 +25,7 @@ def left_by_layer(receipt: ReceiptRecord | None) -> Markup:
     was not measured.
     """
     shares = [finite(value) for value in (receipt.projection if receipt else None) or ()]
-    known = [(at, value) for at, value in enumerate(shares) if value is not None]
+    known = [(index, value) for index, value in enumerate(shares) if value is not None]
     if not known:
         return Markup("")
     high = 10.0 ** math.ceil(math.log10(max(max(value for _, value in known), 10 * LEAST)))
@@ -37,23 +37,25 @@ def left_by_layer(receipt: ReceiptRecord | None) -> Markup:
     for mark in decades(low, high):
         parts.append(element("path", d=f"M{LEFT} {y(mark):.2f}H{WIDTH - RIGHT}", class_="guide"))
         parts.append(text(LEFT - 5, y(mark) + 3.5, plain(mark), "tick", "end"))
-    for at, value in known:
-        tip = element("title", f"{_place(at)}: {decimal(value)}")
-        parts.append(element("circle", tip, cx=x(at), cy=y(value), r=2.6, class_="dot"))
+    for index, value in known:
+        tip = element("title", f"{_place(index)}: {decimal(value)}")
+        parts.append(element("circle", tip, cx=x(index), cy=y(value), r=2.6, class_="dot"))
     step = 5 if len(shares) <= 49 else 10
     parts.append(text(x(0), BOTTOM + 14, "in", "tick", "middle"))
     parts += [
-        text(x(at + 1), BOTTOM + 14, at, "tick", "middle") for at in range(0, len(shares) - 1, step) if at
+        text(x(index + 1), BOTTOM + 14, index, "tick", "middle")
+        for index in range(0, len(shares) - 1, step)
+        if index
     ]
     parts.append(
         text((LEFT + WIDTH - RIGHT) / 2, BOTTOM + 30, "layer (logarithmic upward)", "axis", "middle")
     )
-    worst = max(known, key=lambda one: one[1])
+    worst = max(known, key=lambda pair: pair[1])
     told = f"Largest |r . x| / |x| by layer; the most is {decimal(worst[1])}, {_place(worst[0])}."
     return figure(
         "left-by-layer", "What is left of the direction, by layer", told, (WIDTH, BOTTOM + 38), parts
     )
 
 
-def _place(at: int) -> str:
-    return "before the first block" if at == 0 else f"behind layer {at - 1}"
+def _place(index: int) -> str:
+    return "before the first block" if index == 0 else f"behind layer {index - 1}"

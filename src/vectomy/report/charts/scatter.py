@@ -106,12 +106,12 @@ def scatter(
 
 def _frame(x: Axis, y: Axis) -> list[Markup]:
     parts = []
-    for at, words in y.marks:
-        parts.append(element("path", d=f"M{LEFT} {y.scale(at):.2f}H{WIDTH - RIGHT}", class_="guide"))
-        parts.append(text(LEFT - 5, y.scale(at) + 3.5, words, "tick", "end"))
-    for at, words in x.marks:
-        parts.append(element("path", d=f"M{x.scale(at):.2f} {BOTTOM}v4", class_="axis-line"))
-        parts.append(text(x.scale(at), BOTTOM + 16, words, "tick", "middle"))
+    for value, words in y.marks:
+        parts.append(element("path", d=f"M{LEFT} {y.scale(value):.2f}H{WIDTH - RIGHT}", class_="guide"))
+        parts.append(text(LEFT - 5, y.scale(value) + 3.5, words, "tick", "end"))
+    for value, words in x.marks:
+        parts.append(element("path", d=f"M{x.scale(value):.2f} {BOTTOM}v4", class_="axis-line"))
+        parts.append(text(x.scale(value), BOTTOM + 16, words, "tick", "middle"))
     parts.append(element("path", d=f"M{LEFT} {BOTTOM}H{WIDTH - RIGHT}", class_="axis-line"))
     if x.breaks is not None:
         parts.append(
@@ -165,18 +165,20 @@ def _labels(
             taken += _along(start, end)
     drawn = []
     for mark in sorted(marks, key=lambda mark: mark.kind in ("noise", "base")):
-        at = x(mark.x), y(mark.y)
-        boxes = [(_box(at, mark.label, place), place) for place in PLACES]
+        point = x(mark.x), y(mark.y)
+        boxes = [(_box(point, mark.label, place), place) for place in PLACES]
         box, (dx, dy, anchor) = min(
-            boxes, key=lambda found: _cost(found[0], taken) + 4 * PLACES.index(found[1])
+            boxes, key=lambda choice: _cost(choice[0], taken) + 4 * PLACES.index(choice[1])
         )
         taken += [_wider(box)] * 3
         if math.hypot(dx, dy) > NEAR:
-            end = min(max(at[0], box[0]), box[2]), min(max(at[1], box[1]), box[3])
+            end = min(max(point[0], box[0]), box[2]), min(max(point[1], box[1]), box[3])
             drawn.append(
-                element("path", d=f"M{at[0]:.2f} {at[1]:.2f}L{end[0]:.2f} {end[1]:.2f}", class_="leader")
+                element(
+                    "path", d=f"M{point[0]:.2f} {point[1]:.2f}L{end[0]:.2f} {end[1]:.2f}", class_="leader"
+                )
             )
-        drawn.append(text(at[0] + dx, at[1] + dy, mark.label, f"label name {mark.kind}", anchor))
+        drawn.append(text(point[0] + dx, point[1] + dy, mark.label, f"label name {mark.kind}", anchor))
     return drawn
 
 
@@ -184,8 +186,8 @@ def _along(start: tuple[float, float], end: tuple[float, float]) -> list[Box]:
     """Small boxes that cover a line."""
     steps = max(1, round(math.dist(start, end) / 5))
     places = [
-        (start[0] + (end[0] - start[0]) * at / steps, start[1] + (end[1] - start[1]) * at / steps)
-        for at in range(steps + 1)
+        (start[0] + (end[0] - start[0]) * index / steps, start[1] + (end[1] - start[1]) * index / steps)
+        for index in range(steps + 1)
     ]
     return [(across - 2.5, up - 2.5, across + 2.5, up + 2.5) for across, up in places]
 
@@ -194,10 +196,10 @@ def _around(x: float, y: float) -> Box:
     return x - 6, y - 6, x + 6, y + 6
 
 
-def _box(at: tuple[float, float], words: str, place: tuple[float, float, str]) -> Box:
+def _box(point: tuple[float, float], words: str, place: tuple[float, float, str]) -> Box:
     width = CHARACTER * len(words)
-    left = at[0] + place[0] - {"start": 0.0, "middle": width / 2, "end": width}[place[2]]
-    base = at[1] + place[1]
+    left = point[0] + place[0] - {"start": 0.0, "middle": width / 2, "end": width}[place[2]]
+    base = point[1] + place[1]
     return left, base - LINE + 2, left + width, base + 2
 
 

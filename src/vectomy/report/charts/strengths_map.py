@@ -44,12 +44,14 @@ class Strength:
 
 def strengths_of(scores: SearchResults) -> list[Strength]:
     """Writers that are edited, by layer; what is no number is left out."""
-    found = []
+    result = []
     for row in scores.strengths:
         values = tuple(value for value in map(finite, row.strengths) if value is not None)
         if any(values):
-            found.append(Strength(str(row.component), row.layer, values))
-    return sorted(found, key=lambda one: (-1 if one.layer is None else one.layer, _rank(one.component)))
+            result.append(Strength(str(row.component), row.layer, values))
+    return sorted(
+        result, key=lambda writer: (-1 if writer.layer is None else writer.layer, _rank(writer.component))
+    )
 
 
 def _rank(component: str) -> tuple[int, str]:
@@ -64,21 +66,21 @@ def strengths_map(scores: SearchResults, layers: int = 0) -> Markup:
     Args:
         layers: how many the model has; at least those that are edited are drawn.
     """
-    found = strengths_of(scores)
-    if not found:
+    strengths = strengths_of(scores)
+    if not strengths:
         return Markup("")
-    components = sorted({one.component for one in found}, key=_rank)
-    last = max(layers - 1, *(one.layer or 0 for one in found))
-    front = any(one.layer is None for one in found)
+    components = sorted({writer.component for writer in strengths}, key=_rank)
+    last = max(layers - 1, *(writer.layer or 0 for writer in strengths))
+    front = any(writer.layer is None for writer in strengths)
     left = CHARACTER * max(len(component) for component in components) + 8
     width = 720.0 if last > MANY_LAYERS else 340.0
     cell = (width - left - 4) / (last + 1 + 1.5 * front)
     start = left + 1.5 * cell * front
-    rows = {component: HEAD + ROW * at for at, component in enumerate(components)}
+    rows = {component: HEAD + ROW * index for index, component in enumerate(components)}
     bottom = HEAD + ROW * len(components)
-    most = max(abs(one.largest) for one in found)
-    parts = _legend(most, any(one.largest < 0 for one in found), width)
-    edited = {(one.component, one.layer): one for one in found}
+    most = max(abs(writer.largest) for writer in strengths)
+    parts = _legend(most, any(writer.largest < 0 for writer in strengths), width)
+    edited = {(writer.component, writer.layer): writer for writer in strengths}
     for component, y in rows.items():
         parts.append(text(left - 6, y + ROW / 2 + 3.5, component.replace("_", " "), "row", "end"))
         for layer in (None, *range(last + 1)) if front else range(last + 1):
@@ -88,26 +90,27 @@ def strengths_map(scores: SearchResults, layers: int = 0) -> Markup:
                 "width": cell - 0.8,
                 "height": ROW - 1,
             }
-            one = edited.get((component, layer))
-            if one is not None:
-                parts.append(_cell(one, most, box))
+            writer = edited.get((component, layer))
+            if writer is not None:
+                parts.append(_cell(writer, most, box))
             elif (layer is None) == (component in OUTSIDE):
                 parts.append(element("rect", class_="empty", **box))
     step = 5 if last <= MANY_LAYERS else 10
     parts += [
-        text(start + cell * (at + 0.5), bottom + 14, at, "tick", "middle") for at in range(0, last + 1, step)
+        text(start + cell * (index + 0.5), bottom + 14, index, "tick", "middle")
+        for index in range(0, last + 1, step)
     ]
     parts.append(text(start + cell * (last + 1) / 2, bottom + 28, "layer", "axis", "middle"))
     return figure(
-        "strengths", "Strength of each writer", _told(found, components), (width, bottom + 32), parts
+        "strengths", "Strength of each writer", _told(strengths, components), (width, bottom + 32), parts
     )
 
 
-def _cell(one: Strength, most: float, box: dict[str, float]) -> Markup:
-    step = min(int(abs(one.largest) / most * STEPS), STEPS - 1)
-    more = f" (all: {', '.join(decimal(value) for value in one.values)})" if len(one.values) > 1 else ""
-    tip = element("title", f"{one.place}: {decimal(one.largest)}{more}")
-    if one.largest > 0:
+def _cell(writer: Strength, most: float, box: dict[str, float]) -> Markup:
+    step = min(int(abs(writer.largest) / most * STEPS), STEPS - 1)
+    more = f" (all: {', '.join(decimal(value) for value in writer.values)})" if len(writer.values) > 1 else ""
+    tip = element("title", f"{writer.place}: {decimal(writer.largest)}{more}")
+    if writer.largest > 0:
         return element("rect", tip, class_=f"q{step}", **box)
     x, y, width = box["x"], box["y"] + box["height"] / 2, box["width"]
     return element(
@@ -140,15 +143,15 @@ def _legend(most: float, negative: bool, width: float) -> list[Markup]:
     return parts
 
 
-def _told(found: list[Strength], components: list[str]) -> str:
+def _told(strengths: list[Strength], components: list[str]) -> str:
     means = []
     for component in components:
-        of = [one.largest for one in found if one.component == component]
+        of = [writer.largest for writer in strengths if writer.component == component]
         means.append(f"{component.replace('_', ' ')} {decimal(sum(of) / len(of), 2)} over {len(of)}")
-    strongest = max(found, key=lambda one: abs(one.largest))
-    below = sum(one.largest < 0 for one in found)
+    strongest = max(strengths, key=lambda writer: abs(writer.largest))
+    below = sum(writer.largest < 0 for writer in strengths)
     return (
-        f"{len(found)} writers edited, {plain(below)} of them with a strength below 0; "
+        f"{len(strengths)} writers edited, {plain(below)} of them with a strength below 0; "
         f"mean by component: {', '.join(means)}. "
         f"Strongest: {strongest.place}, {decimal(strongest.largest)}."
     )

@@ -78,8 +78,8 @@ def decades(low: float, high: float) -> list[float]:
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     width = math.log10(high / low)
     factors = (1, 2, 5) if width < 1.7 else (1, 3) if width < 2.7 else (1,)
-    found = [float(f"{factor}e{power}") for power in powers for factor in factors]
-    inside = [value for value in found if low * 0.999 <= value <= high * 1.001] or [low]
+    marks = [float(f"{factor}e{power}") for power in powers for factor in factors]
+    inside = [value for value in marks if low * 0.999 <= value <= high * 1.001] or [low]
     return inside[:: math.ceil(len(inside) / 6)]
 
 

@@ -94,10 +94,10 @@ def _damage_scale(marks: Sequence[Mark]) -> tuple[Scale, list[tuple[float, str]]
     if high > WIDE * min(changed, default=high):
         low = min(mark.x for mark in marks if mark.x > 0 and mark.kind != "noise")
         straight = logarithmic((low, high), (start + 34, end))
-        marked = [(0.0, "0"), *((at, plain(at)) for at in decades(low, high))]
+        marked = [(0.0, "0"), *((value, plain(value)) for value in decades(low, high))]
         return (lambda value: straight(value) if value >= low else start), marked, start + 17, "logarithmic"
     root = linear((0, math.sqrt(high)), (start, end))
-    steps = [(at, plain(at)) for at in ticks(0, high, 4)]
+    steps = [(value, plain(value)) for value in ticks(0, high, 4)]
     return (lambda value: root(math.sqrt(value))), steps, None, "square-root scale"
 
 

@@ -31,11 +31,11 @@ def verdict_mix(compared: Sequence[SubjectResult], name: str) -> Markup:
     if not known:
         return Markup("")
     left = CHARACTER * max(len(subject.label) for subject, _ in known) + 10
-    parts, at = [], 4.0
+    parts, offset = [], 4.0
     for verdict, words in SHORT.items():
-        parts.append(element("rect", x=at, y=4, width=9, height=9, class_=f"share {verdict}"))
-        parts.append(text(at + 13, 12, words, "label"))
-        at += 27 + 5.6 * len(words)
+        parts.append(element("rect", x=offset, y=4, width=9, height=9, class_=f"share {verdict}"))
+        parts.append(text(offset + 13, 12, words, "label"))
+        offset += 27 + 5.6 * len(words)
     told = []
     for place, (subject, counts) in enumerate(known):
         y, total = HEAD - 14 + ROW * place, sum(counts.values())

@@ -39,30 +39,32 @@ def render_evaluation(evaluation: JsonObject, completions: Sequence[JsonObject])
         Self-contained HTML. Parts whose input is absent are left out or say so.
     """
     results = EvaluationResults.from_json(evaluation)
-    found = subjects(results)
-    base = next((subject for subject in found if subject.name == results.base), found[0] if found else None)
+    compared = subjects(results)
+    base = next(
+        (subject for subject in compared if subject.name == results.base), compared[0] if compared else None
+    )
     return html_page(
         "evaluation.html.jinja",
         evaluation=results,
         behaviour=str(results.behaviour or "behaviour"),
-        subjects=found,
+        subjects=compared,
         base=base,
         sets=results.sets,
         prompts=sum(finite(row.count) or 0 for row in results.sets) or None,
-        **_result(results, found, base),
-        **_costs(results, found),
-        **_completions(found, [EvaluationCompletion.from_json(row) for row in completions]),
+        **_result(results, compared, base),
+        **_costs(results, compared),
+        **_completions(compared, [EvaluationCompletion.from_json(row) for row in completions]),
         **_provenance(results),
     )
 
 
 def _result(
-    evaluation: EvaluationResults, found: Sequence[SubjectResult], base: SubjectResult | None
+    evaluation: EvaluationResults, compared: Sequence[SubjectResult], base: SubjectResult | None
 ) -> dict[str, object]:
     main, damage, labelled = main_part(evaluation), damage_set(evaluation), over_refusal(evaluation)
-    shown = focus(found)
+    shown = focus(compared)
     names = _names(evaluation)
-    typed = [(name, made) for name in names if (made := measures.types_table(found, name))]
+    typed = [(name, made) for name in names if (made := measures.types_table(compared, name))]
     return {
         "main": main,
         "damage": damage,
@@ -72,26 +74,28 @@ def _result(
         "kl": finite(shown.on(damage).kl_per_token) if shown and damage else None,
         "controls": [
             (subject, main.refusal(subject), finite(subject.on(damage or "").kl_per_token))
-            for subject in found
+            for subject in compared
             if main is not None and subject.kind in ("random", "noise") and main.rate(subject) is not None
         ],
-        "less": _warn_of(main, base, found),
-        "tradeoff": tradeoff_chart(found, main, damage) if main and damage else "",
-        "mix": verdict_mix(found, main.set) if main else "",
-        "result": measures.summary_table(found, parts(evaluation), damage),
-        "over_refusal": over_refusal_chart(found, *labelled) if labelled else "",
+        "less": _warn_of(main, base, compared),
+        "tradeoff": tradeoff_chart(compared, main, damage) if main and damage else "",
+        "mix": verdict_mix(compared, main.set) if main else "",
+        "result": measures.summary_table(compared, parts(evaluation), damage),
+        "over_refusal": over_refusal_chart(compared, *labelled) if labelled else "",
         "types": typed,
-        "budgets": [chart for name in names if (chart := budgets_chart(found, name))],
-        "budget_table": measures.budget_table(found, names),
-        "paired": measures.paired_table(found, names),
+        "budgets": [chart for name in names if (chart := budgets_chart(compared, name))],
+        "budget_table": measures.budget_table(compared, names),
+        "paired": measures.paired_table(compared, names),
     }
 
 
-def _costs(evaluation: EvaluationResults, found: Sequence[SubjectResult]) -> dict[str, object]:
+def _costs(evaluation: EvaluationResults, compared: Sequence[SubjectResult]) -> dict[str, object]:
     return {
-        "set_tables": [made for name in _names(evaluation) if (made := measures.set_table(found, name))],
+        "set_tables": [made for name in _names(evaluation) if (made := measures.set_table(compared, name))],
         "cost_tables": [
-            made for table in (measures.capability_table, measures.conditions_table) if (made := table(found))
+            made
+            for table in (measures.capability_table, measures.conditions_table)
+            if (made := table(compared))
         ],
     }
 
@@ -142,13 +146,13 @@ def _describe_refusals(
     }
 
 
-def _warn_of(main: Part | None, base: SubjectResult | None, found: Sequence[SubjectResult]) -> str:
+def _warn_of(main: Part | None, base: SubjectResult | None, compared: Sequence[SubjectResult]) -> str:
     """Who refuses measurably less than the base, and what takes the place of refusals."""
     if main is None or base is None:
         return ""
     effects = {
         subject.name: _effect(main, base, subject)
-        for subject in found
+        for subject in compared
         if subject is not base and subject.kind not in ("random", "noise")
     }
     lower = [name for name, effect in effects.items() if effect.falls and effect.kind != "replaced"]
@@ -169,9 +173,11 @@ def _warn_of(main: Part | None, base: SubjectResult | None, found: Sequence[Subj
     return " ".join(sentences)
 
 
-def _completions(found: Sequence[SubjectResult], rows: Sequence[EvaluationCompletion]) -> dict[str, object]:
-    names = tuple(subject.name for subject in found)
-    shown = focus(found)
+def _completions(
+    compared: Sequence[SubjectResult], rows: Sequence[EvaluationCompletion]
+) -> dict[str, object]:
+    names = tuple(subject.name for subject in compared)
+    shown = focus(compared)
     return {
         "names": names,
         "left": 0,

@@ -149,11 +149,11 @@ def _method_tag(results: RunResults) -> str:
     return "abliterated" if results.behaviour == "refusal" and fewer else "activation-steering"
 
 
-def _licence(held: object) -> dict[str, str]:
+def _licence(stored: object) -> dict[str, str]:
     """The front matter's own keys, in its order."""
-    if isinstance(held, str) and held:
-        return {"license": held}
-    return {key: str(held[key]) for key in LICENCE if held.get(key)} if isinstance(held, dict) else {}
+    if isinstance(stored, str) and stored:
+        return {"license": stored}
+    return {key: str(stored[key]) for key in LICENCE if stored.get(key)} if isinstance(stored, dict) else {}
 
 
 def _elsewhere(results: RunResults, kind: Kind) -> str:
@@ -175,7 +175,7 @@ def _markdown(value: object) -> object:
 def _yaml(value: object) -> Markup:
     """A double-quoted YAML scalar: JSON's, with what YAML forbids escaped as well."""
     text = json.dumps(value, ensure_ascii=False)
-    return Markup(_UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
+    return Markup(_UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", text))
 
 
 def _code(value: object) -> Markup:

@@ -123,9 +123,9 @@ def types_table(compared: Sequence[SubjectResult], name: str) -> Table | None:
     """
     columns = [subject for subject in compared if subject.on(name).by_type]
     known = {
-        str(kind): (str(found.label or ""), found.refusal.total)
+        str(kind): (str(numbers.label or ""), numbers.refusal.total)
         for subject in columns
-        for kind, found in subject.on(name).by_type.items()
+        for kind, numbers in subject.on(name).by_type.items()
     }
     lines = []
     for label in sorted({label for label, _ in known.values()}, key=lambda label: (label != "safe", label)):
@@ -135,8 +135,8 @@ def types_table(compared: Sequence[SubjectResult], name: str) -> Table | None:
         lines.append(Line(f"{label or 'without a label'}: {len(kinds)} types{each}", "", (), "group"))
         for kind in kinds:
             hint = "" if each else f"of {known[kind][1]}"
-            found = (_heat(s.on(name).by_type.get(kind, PartNumbers()).refusal) for s in columns)
-            lines.append(Line(kind.replace("_", " "), hint, tuple(found)))
+            cells = (_heat(s.on(name).by_type.get(kind, PartNumbers()).refusal) for s in columns)
+            lines.append(Line(kind.replace("_", " "), hint, tuple(cells)))
     return _table(
         f"{name} by type",
         f"Refusals on {name} by type of prompt: darker refuses more. Safe types ought to stay light.",
@@ -151,11 +151,13 @@ def budget_table(compared: Sequence[SubjectResult], names: Sequence[str]) -> Tab
     """Refusals of every set at every token budget."""
     columns = [
         (
-            Column(name, f"{plain(at)} tokens"),
-            lambda s, name=name, at=at: rate_cell(s.on(name).by_budget.get(str(at), PartNumbers()).refusal),
+            Column(name, f"{plain(length)} tokens"),
+            lambda s, name=name, length=length: rate_cell(
+                s.on(name).by_budget.get(str(length), PartNumbers()).refusal
+            ),
         )
         for name in names
-        for at in budgets_of(compared, name)
+        for length in budgets_of(compared, name)
     ]
     return _of_subjects(
         "budgets", "Refusals when the same answers are judged after fewer tokens.", compared, columns
@@ -166,8 +168,8 @@ def paired_table(compared: Sequence[SubjectResult], names: Sequence[str]) -> Tab
     """McNemar's exact test of each subject against the base, on the same prompts."""
 
     def tested(name: str, subject: SubjectResult) -> Cell:
-        found = subject.on(name).against_base or PairedTest()
-        lost, gained, p = found.lost, found.gained, finite(found.p)
+        test = subject.on(name).against_base or PairedTest()
+        lost, gained, p = test.lost, test.gained, finite(test.p)
         if lost is None or gained is None:
             return NONE
         mark = "apart" if p is not None and p < 0.05 else ""
@@ -190,13 +192,13 @@ def conditions_table(compared: Sequence[SubjectResult]) -> Table | None:
     files = list(dict.fromkeys(name for subject in compared for name in subject.results.perplexity))
 
     def perplexity(name: str, subject: SubjectResult) -> Cell:
-        found = subject.results.perplexity.get(name, TextPerplexity())
-        nats, tokens = finite(found.nats_per_token), finite(found.tokens)
+        text = subject.results.perplexity.get(name, TextPerplexity())
+        nats, tokens = finite(text.nats_per_token), finite(text.tokens)
         detail = (
             f"{decimal(nats)} nats a token" if nats is not None else "",
             f"{thousands(tokens)} tokens" if tokens else "",
         )
-        value = finite(found.perplexity)
+        value = finite(text.perplexity)
         return Cell(value, decimal(value), tuple(words for words in detail if words))
 
     texts = [(Column("Perplexity", name), partial(perplexity, name)) for name in files]
@@ -235,11 +237,11 @@ def capability_table(compared: Sequence[SubjectResult]) -> Table | None:
     tasks = list(dict.fromkeys(task for subject in columns for task in subject.results.capability))
     lines = []
     for task in tasks:
-        found = [subject.results.capability.get(task, TaskScore()) for subject in columns]
-        metric = next((str(one.metric) for one in found if one.metric), "")
-        n = next((one.n for one in found if one.n is not None), None)
+        scores = [subject.results.capability.get(task, TaskScore()) for subject in columns]
+        metric = next((str(score.metric) for score in scores if score.metric), "")
+        n = next((score.n for score in scores if score.n is not None), None)
         hint = ", ".join(words for words in (metric, f"n {thousands(n)}" if n is not None else "") if words)
-        lines.append(Line(task, hint, tuple(_capability(one) for one in found)))
+        lines.append(Line(task, hint, tuple(_capability(score) for score in scores)))
     return _table(
         "capability",
         "Benchmarks: the value ± its standard error. Below it, ± its standard error, the paired difference "
@@ -251,11 +253,11 @@ def capability_table(compared: Sequence[SubjectResult]) -> Table | None:
     )
 
 
-def _capability(found: TaskScore) -> Cell:
-    value, error = finite(found.value), finite(found.stderr)
+def _capability(score: TaskScore) -> Cell:
+    value, error = finite(score.value), finite(score.stderr)
     if value is None:
         return NONE
-    difference, spread = finite(found.difference), finite(found.difference_stderr)
+    difference, spread = finite(score.difference), finite(score.difference_stderr)
     detail = [] if error is None else [f"± {_thousandths(error)}"]
     if difference is not None:
         detail.append(
@@ -331,11 +333,12 @@ def _table(
 ) -> Table | None:
     """Without the columns that nobody has a value in; None where no column is left."""
     full = [line for line in lines if line.cells]
-    kept = [at for at in range(len(columns)) if any(_is_told(line.cells[at]) for line in full)]
+    kept = [index for index in range(len(columns)) if any(_is_told(line.cells[index]) for line in full)]
     if not kept:
         return None
     left = [
-        replace(line, cells=tuple(line.cells[at] for at in kept)) if line.cells else line for line in lines
+        replace(line, cells=tuple(line.cells[index] for index in kept)) if line.cells else line
+        for line in lines
     ]
     filled = [line for line in left if not line.cells or any(map(_is_told, line.cells))]
-    return Table(name, caption, corner, tuple(columns[at] for at in kept), tuple(filled), class_)
+    return Table(name, caption, corner, tuple(columns[index] for index in kept), tuple(filled), class_)

@@ -61,16 +61,16 @@ def what(summary: RunResults) -> str:
         return _trait_edit(summary.trait, summary.strength)
     if not several(summary):
         return f"{verb(summary.strength)} one direction of the residual stream"
-    found = _spread(summary)
-    low, high = finite(found.lowest), finite(found.highest)
+    spread = _spread(summary)
+    low, high = finite(spread.lowest), finite(spread.highest)
     does = "changes" if low is None or high is None or low < 0 or high > 1 else "weakens"
-    count, writers = finite(found.directions) or 1, found.writers
+    count, writers = finite(spread.directions) or 1, spread.writers
     learned = "" if summary.recipe == "tpe" else "learned "
-    one = f"{'one' if found.shared else 'a'} {learned}direction"
-    many = one if count == 1 else f"{plain(count)} {learned}directions"
-    where = "of the residual stream" if found.shared else "of the residual stream for each layer"
+    direction = f"{'one' if spread.shared else 'a'} {learned}direction"
+    directions = direction if count == 1 else f"{plain(count)} {learned}directions"
+    where = "of the residual stream" if spread.shared else "of the residual stream for each layer"
     place = "its writers" if writers is None else f"{writers} writer{'' if writers == 1 else 's'}"
-    text = f"{does} {many} {where} in {place}"
+    text = f"{does} {directions} {where} in {place}"
     if low is None or high is None:
         return f"{text}, each by a strength of its own"
     if low == high:
@@ -99,8 +99,8 @@ def _trait_edit(trait: RunTrait, strength: object) -> str:
 
 def strength(summary: RunResults) -> str:
     """The strength as a fact: one number, or the range over the writers."""
-    found = _spread(summary)
-    low, high = finite(found.lowest), finite(found.highest)
+    spread = _spread(summary)
+    low, high = finite(spread.lowest), finite(spread.highest)
     if isinstance(summary.strength, StrengthRange) and low is not None and high is not None:
         return f"{decimal(low, 2)} to {decimal(high, 2)}, by writer"
     return plain(summary.strength)

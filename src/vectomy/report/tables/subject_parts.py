@@ -111,13 +111,13 @@ def dials(compared: Sequence[SubjectResult]) -> list[list[SubjectResult]]:
     at strength 0; damage of an edit of another model is measured from that one, so that its dial
     does not begin where the model stands.
     """
-    found: dict[tuple[str, str], list[SubjectResult]] = {}
+    groups: dict[tuple[str, str], list[SubjectResult]] = {}
     for subject in compared:
         if subject.kind == "edit" and subject.strength is not None:
-            found.setdefault((str(subject.row.source), str(subject.row.of)), []).append(subject)
+            groups.setdefault((str(subject.row.source), str(subject.row.of)), []).append(subject)
     bases = {subject.name: subject for subject in compared if subject.kind == "base"}
     made = []
-    for (_, of), edits in found.items():
+    for (_, of), edits in groups.items():
         start = [bases[of]] if of in bases and all((edit.strength or 0) >= 0 for edit in edits) else []
         made.append([*start, *sorted(edits, key=lambda edit: edit.strength or 0)])
     return made
@@ -142,12 +142,12 @@ def focus(compared: Sequence[SubjectResult]) -> SubjectResult | None:
 def parts(evaluation: EvaluationResults) -> list[Part]:
     """Every set, those with labelled prompts label by label."""
     compared = subjects(evaluation)
-    found = []
+    result = []
     for row in evaluation.sets:
         name = str(row.name)
         labels = list(dict.fromkeys(label for subject in compared for label in subject.on(name).by_label))
-        found += [Part(name, str(label)) for label in labels] or [Part(name)]
-    return found
+        result += [Part(name, str(label)) for label in labels] or [Part(name)]
+    return result
 
 
 def main_part(evaluation: EvaluationResults) -> Part | None:
@@ -155,11 +155,11 @@ def main_part(evaluation: EvaluationResults) -> Part | None:
     taken before the labelled parts of another where the base refuses half of it, since paired tests
     are over whole sets.
     """
-    found, base = parts(evaluation), _base(evaluation)
+    all_parts, base = parts(evaluation), _base(evaluation)
     if base is None:
-        return next(iter(found), None)
-    whole = [part for part in found if part.label is None and (part.rate(base) or 0.0) >= HALF]
-    return max(whole or found, key=lambda part: part.rate(base) or 0.0, default=None)
+        return next(iter(all_parts), None)
+    whole = [part for part in all_parts if part.label is None and (part.rate(base) or 0.0) >= HALF]
+    return max(whole or all_parts, key=lambda part: part.rate(base) or 0.0, default=None)
 
 
 def damage_set(evaluation: EvaluationResults) -> str | None:
@@ -178,10 +178,10 @@ def damage_set(evaluation: EvaluationResults) -> str | None:
 
 def over_refusal(evaluation: EvaluationResults) -> tuple[Part, Part] | None:
     """Prompts of one set that ought to be answered (safe), and those that ought not (unsafe)."""
-    found = parts(evaluation)
-    for part in found:
+    all_parts = parts(evaluation)
+    for part in all_parts:
         unsafe = Part(part.set, "unsafe")
-        if part.label == "safe" and unsafe in found:
+        if part.label == "safe" and unsafe in all_parts:
             return part, unsafe
     return None
 
