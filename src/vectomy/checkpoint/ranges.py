@@ -35,18 +35,18 @@ class Range:
 
 def join_ranges(ranges: Iterable[Range]) -> tuple[Range, ...]:
     """The same bytes in as few ranges as there can be."""
-    found: list[Range] = []
+    result: list[Range] = []
     for new in ranges:
-        last = found[-1] if found else None
+        last = result[-1] if result else None
         if last and (last.shard, last.start + last.length, last.at + last.length) == (
             new.shard,
             new.start,
             new.at,
         ):
-            found[-1] = Range(last.shard, last.start, last.at, last.length + new.length)
+            result[-1] = Range(last.shard, last.start, last.at, last.length + new.length)
         elif new.length:
-            found.append(new)
-    return tuple(found)
+            result.append(new)
+    return tuple(result)
 
 
 def copy_range(source: int, target: int, piece: Range) -> None:
@@ -82,11 +82,11 @@ def _copy_in_kernel(source: int, target: int, piece: Range) -> int:
     return done
 
 
-def write_all(target: int, data: bytes | memoryview, at: int) -> None:
+def write_all(target: int, data: bytes | memoryview, offset: int) -> None:
     view = memoryview(data)
     while view:
-        count = os.pwrite(target, view, at)
-        view, at = view[count:], at + count
+        count = os.pwrite(target, view, offset)
+        view, offset = view[count:], offset + count
 
 
 def same_range(source: int, other: int, piece: Range) -> bool:

@@ -101,15 +101,15 @@ def read_stored(
 def _read_into(view: memoryview, checkpoint: Checkpoint, entry: TensorEntry, start: int) -> None:
     path = checkpoint.path / entry.shard
     with path.open("rb") as file:
-        at = 0
-        while at < len(view):
+        filled = 0
+        while filled < len(view):
             # A system call moves 2 GiB at the most.
-            got = os.preadv(file.fileno(), [view[at : at + (1 << 30)]], start + at)
+            got = os.preadv(file.fileno(), [view[filled : filled + (1 << 30)]], start + filled)
             if not got:
                 raise CheckpointError(
                     f"shard {path} became shorter while it was read; is something else writing to it?"
                 )
-            at += got
+            filled += got
 
 
 def _bytes(checkpoint: Checkpoint, entry: TensorEntry, start: int, end: int) -> bytes:
@@ -122,17 +122,17 @@ def holds_equal(checkpoint: Checkpoint, first: str, second: str) -> bool:
     """Whether two tensors have the same values, or only one of the two is stored. Reads until they
     differ.
     """
-    one, other = (checkpoint.tensors.get(name) for name in (first, second))
-    if one is None or other is None:
+    entry, twin = (checkpoint.tensors.get(name) for name in (first, second))
+    if entry is None or twin is None:
         return True
-    if (one.dtype, one.shape) != (other.dtype, other.shape):
+    if (entry.dtype, entry.shape) != (twin.dtype, twin.shape):
         return False
-    step = max(1, BLOCK // max(1, (one.end - one.start) // max(1, one.shape[0])))
+    step = max(1, BLOCK // max(1, (entry.end - entry.start) // max(1, entry.shape[0])))
     return all(
         torch.equal(
-            *(read_stored(checkpoint, name, row, min(row + step, one.shape[0])) for name in (first, second))
+            *(read_stored(checkpoint, name, row, min(row + step, entry.shape[0])) for name in (first, second))
         )
-        for row in range(0, one.shape[0], step)
+        for row in range(0, entry.shape[0], step)
     )
 
 
@@ -148,9 +148,9 @@ def fingerprint(checkpoint: Checkpoint) -> str:
         entry = checkpoint.tensors[name]
         digest.update(canonical_json([name, entry.dtype, list(entry.shape)]).encode())
         length = entry.end - entry.start
-        for at in sorted({0, max(0, length // 2 - SAMPLE // 2), max(0, length - SAMPLE)}):
+        for offset in sorted({0, max(0, length // 2 - SAMPLE // 2), max(0, length - SAMPLE)}):
             digest.update(
-                _bytes(checkpoint, entry, entry.start + at, min(entry.start + at + SAMPLE, entry.end))
+                _bytes(checkpoint, entry, entry.start + offset, min(entry.start + offset + SAMPLE, entry.end))
             )
     return digest.hexdigest()
 
@@ -159,29 +159,29 @@ def tensor_hashes(checkpoint: Checkpoint, progress: Progress = silent) -> dict[s
     """sha256 of every tensor's bytes as they are stored, by name; reads all weights once, in file
     order.
     """
-    found: dict[str, str] = {}
+    hashes: dict[str, str] = {}
     with progress(
         "hashing", sum(entry.end - entry.start for entry in checkpoint.tensors.values()), "bytes"
     ) as update:
         for shard in checkpoint.shards:
             with (checkpoint.path / shard.name).open("rb") as file:
                 for entry in shard.tensors:
-                    found[entry.name] = _sha256(file, entry, update)
-    return {name: found[name] for name in sorted(found)}
+                    hashes[entry.name] = _sha256(file, entry, update)
+    return {name: hashes[name] for name in sorted(hashes)}
 
 
 def _sha256(file: BinaryIO, entry: TensorEntry, update: Callable[[int], None]) -> str:
-    digest, at = hashlib.sha256(), entry.start
-    file.seek(at)
-    while at < entry.end:
-        block = file.read(min(BLOCK, entry.end - at))
+    digest, offset = hashlib.sha256(), entry.start
+    file.seek(offset)
+    while offset < entry.end:
+        block = file.read(min(BLOCK, entry.end - offset))
         if not block:
             raise CheckpointError(
                 f"shard {entry.shard} became shorter while it was read; is something else writing to it?"
             )
         digest.update(block)
         update(len(block))
-        at += len(block)
+        offset += len(block)
     return digest.hexdigest()
 
 

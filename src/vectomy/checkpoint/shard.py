@@ -73,7 +73,9 @@ def _layout(shard: Shard, added: Mapping[str, Added]) -> tuple[bytes, list[Tenso
     if not added:
         return shard.header, entries
     for name, new in added.items():
-        wide = [at for at, entry in enumerate(entries) if DTYPE_BITS[entry.dtype] >= DTYPE_BITS[new.dtype]]
+        wide = [
+            index for index, entry in enumerate(entries) if DTYPE_BITS[entry.dtype] >= DTYPE_BITS[new.dtype]
+        ]
         entries.insert(
             max(wide, default=-1) + 1, TensorEntry(name, shard.name, new.dtype, new.shape, 0, new.bytes)
         )
@@ -81,14 +83,14 @@ def _layout(shard: Shard, added: Mapping[str, Added]) -> tuple[bytes, list[Tenso
     metadata = json.loads(shard.header).get("__metadata__")
     if metadata is not None:
         listing["__metadata__"] = metadata
-    at, placed = 0, []
+    offset, placed = 0, []
     for entry in entries:
-        placed.append(replace(entry, start=at, end=at + entry.end - entry.start))
-        at = placed[-1].end
+        placed.append(replace(entry, start=offset, end=offset + entry.end - entry.start))
+        offset = placed[-1].end
         listing[entry.name] = {
             "dtype": entry.dtype,
             "shape": entry.shape,
-            "data_offsets": [placed[-1].start, at],
+            "data_offsets": [placed[-1].start, offset],
         }
     text = json.dumps(listing, separators=(",", ":")).encode()
     header = text + b" " * (-len(text) % 8)
@@ -115,8 +117,8 @@ def write_shard(
                 write_all(target, plan.header, 0)
                 advance(len(plan.header))
                 crc = zlib.crc32(plan.header)
-                for at, block in _blocks(checkpoint, plan, changes, added):
-                    write_all(target, block, at)
+                for offset, block in _blocks(checkpoint, plan, changes, added):
+                    write_all(target, block, offset)
                     crc = zlib.crc32(block, crc)
                     advance(len(block))
                     _drain(copied, advance)
@@ -160,22 +162,22 @@ def _blocks(
     """
     here = {entry.name for entry in plan.made}
     # Values of a group's tensors that stand further behind in this shard.
-    held: dict[str, Tensor] = {}
+    waiting: dict[str, Tensor] = {}
     # New memory for every tensor would cost more than the sums do: the system has to clear each
     # page first.
     memory = _Memory()
     for entry in plan.made:
         change = changes[entry.name]
         if change.rows:
-            at = entry.start
-            for block in _row_blocks(checkpoint, change, entry, _Memory() if held else memory):
-                yield at, _as_bytes(block)
-                at += block.nbytes
+            offset = entry.start
+            for block in _row_blocks(checkpoint, change, entry, _Memory() if waiting else memory):
+                yield offset, _as_bytes(block)
+                offset += block.nbytes
             continue
-        if entry.name not in held:
-            made = _make(checkpoint, change, added, _Memory() if held else memory)
-            held |= {name: value for name, value in made.items() if name in here}
-        yield entry.start, _as_bytes(held.pop(entry.name))
+        if entry.name not in waiting:
+            made = _make(checkpoint, change, added, _Memory() if waiting else memory)
+            waiting |= {name: value for name, value in made.items() if name in here}
+        yield entry.start, _as_bytes(waiting.pop(entry.name))
 
 
 class _Memory:
@@ -257,14 +259,14 @@ def shard_holds(checkpoint: Checkpoint, plan: ShardPlan, path: Path, crc: int) -
     source, the rest by its checksum (it guards against damage; who could forge it could write
     anything here).
     """
-    found = 0
+    checksum = 0
     with path.open("rb") as file:
         if os.fstat(file.fileno()).st_size != plan.size:
             return False
         for start, end in [(0, len(plan.header)), *((entry.start, entry.end) for entry in plan.made)]:
             for piece in Range("", start, start, end - start).pieces():
-                found = zlib.crc32(os.pread(file.fileno(), piece.length, piece.start), found)
-        if found != crc:
+                checksum = zlib.crc32(os.pread(file.fileno(), piece.length, piece.start), checksum)
+        if checksum != crc:
             return False
         for range_ in plan.copied:
             with (checkpoint.path / range_.shard).open("rb") as source:

@@ -115,8 +115,8 @@ def _round_blocks(raw: Any, kind: str, old: Tensor, new: Tensor, vectors: str) -
     layout, made, usual = LAYOUTS[kind], raw.copy(), 0.0
     for rows, columns, part in _chunks(raw, new, vectors):
         want, was = new[rows, columns], old[rows, columns]
-        held = _with_room(np.ascontiguousarray(raw[rows, part]), kind, layout, want)
-        blocks = unpack_blocks(held, kind)
+        stored = _with_room(np.ascontiguousarray(raw[rows, part]), kind, layout, want)
+        blocks = unpack_blocks(stored, kind)
         scale = torch.where(blocks.scale == 0, 1.0, blocks.scale)
         goal, start, grid = want - blocks.offset, was - blocks.offset, Steps(layout.low, layout.high)
         if vectors == "input":
@@ -125,9 +125,9 @@ def _round_blocks(raw: Any, kind: str, old: Tensor, new: Tensor, vectors: str) -
             q = round_keeping_change(goal, start, scale, grid)
         # Numbers that still mean what they did stay; a block of scale 0 holds one value whatever
         # they are.
-        still = (want == was) & (dequantize_blocks(held, kind) == was)
+        still = (want == was) & (dequantize_blocks(stored, kind) == was)
         q = torch.where(still | (blocks.scale == 0), blocks.q, q)
-        made[rows, part] = replace_values(held, kind, q)
+        made[rows, part] = replace_values(stored, kind, q)
         usual += float(blocks.scale.square().sum(dtype=torch.float64)) / 12
     return made, usual
 
@@ -137,16 +137,16 @@ def _chunks(raw: Any, new: Tensor, vectors: str) -> list[tuple[slice, slice, sli
     height, width = new.shape
     if vectors == "input":
         step = max(1, CHUNK // width)
-        return [(slice(at, at + step), slice(None), slice(None)) for at in range(0, height, step)]
+        return [(slice(start, start + step), slice(None), slice(None)) for start in range(0, height, step)]
     step = max(1, CHUNK // (height * COLUMNS)) * COLUMNS
     bytes_of = raw.shape[1] / width
     return [
         (
             slice(None),
-            slice(at, min(at + step, width)),
-            slice(round(at * bytes_of), round(min(at + step, width) * bytes_of)),
+            slice(start, min(start + step, width)),
+            slice(round(start * bytes_of), round(min(start + step, width) * bytes_of)),
         )
-        for at in range(0, width, step)
+        for start in range(0, width, step)
     ]
 
 
@@ -162,9 +162,9 @@ def _with_room(raw: Any, kind: str, layout: Layout, want: Tensor) -> Any:
     full = out.reshape(count, -1).any(1).numpy()
     if not full.any():
         return raw
-    held = raw.copy().reshape(count, -1)
-    held[full, : layout.head] = quantize_blocks(want, kind).reshape(count, -1)[full, : layout.head]
-    return held.reshape(raw.shape)
+    stored = raw.copy().reshape(count, -1)
+    stored[full, : layout.head] = quantize_blocks(want, kind).reshape(count, -1)[full, : layout.head]
+    return stored.reshape(raw.shape)
 
 
 def _cost(raw: Any, kind: str, old: Tensor, new: Tensor, vectors: str) -> StoredBlocks:

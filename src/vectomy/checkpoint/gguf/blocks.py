@@ -77,17 +77,17 @@ class Layout:
     """Stored in two's complement."""
 
     def read(self, blocks: Bytes) -> Any:
-        stored, at = np.uint8(0), 0
+        stored, shift = np.uint8(0), 0
         for plane in self.planes:
-            stored = stored | (plane.read(blocks) << np.uint8(at))
-            at += plane.bits
+            stored = stored | (plane.read(blocks) << np.uint8(shift))
+            shift += plane.bits
         return stored ^ np.uint8(128) if self.signed else stored
 
     def write(self, blocks: Bytes, stored: Any) -> None:
-        stored, at = stored ^ np.uint8(128) if self.signed else stored, 0
+        stored, shift = stored ^ np.uint8(128) if self.signed else stored, 0
         for plane in self.planes:
-            plane.write(blocks, (stored >> np.uint8(at)) & np.uint8((1 << plane.bits) - 1))
-            at += plane.bits
+            plane.write(blocks, (stored >> np.uint8(shift)) & np.uint8((1 << plane.bits) - 1))
+            shift += plane.bits
 
 
 LAYOUTS: dict[str, Layout] = {
@@ -116,10 +116,10 @@ def unpack_blocks(raw: Bytes, kind: str) -> Blocks:
     layout = LAYOUTS[kind]
     blocks = raw.reshape(-1, block_bytes(kind))
     q = torch.from_numpy(layout.read(blocks).astype(np.float32)).reshape(len(raw), -1) - layout.zero
-    offset, one = (
+    offset, unit = (
         dequantize_blocks(replace_values(raw, kind, torch.full_like(q, number)), kind) for number in (0, 1)
     )
-    return Blocks(q, one - offset, offset)
+    return Blocks(q, unit - offset, offset)
 
 
 def replace_values(raw: Bytes, kind: str, q: Float[Tensor, "rows columns"]) -> Bytes:

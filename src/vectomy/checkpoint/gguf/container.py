@@ -132,19 +132,19 @@ class GgufFile:
             raise CheckpointError(f"the GGUF file {path} does not exist")
         try:
             with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                found = _Head(path, data).read()
+                opened = _Head(path, data).read()
         except (OSError, ValueError) as error:
             raise CheckpointError(
                 f"{path} cannot be read as a GGUF file ({error}); download it again"
             ) from None
-        if found.metadata.get("split.count", 1) > 1:
+        if opened.metadata.get("split.count", 1) > 1:
             raise CheckpointError(
                 f"{path} is one of several parts of a model; join them with llama-gguf-split --merge"
             )
-        reason = explain_gguf(found)
+        reason = explain_gguf(opened)
         if reason is not None:
             raise CheckpointError(reason)
-        return found
+        return opened
 
 
 def explain_gguf(file: GgufFile) -> str | None:

@@ -51,13 +51,13 @@ class GgufView:
 
 def gguf_architecture(model_type: str) -> str:
     """Raises ArchitectureError for a type whose names in GGUF are not held to anything here."""
-    found = ARCHITECTURES.get(model_type)
-    if found is None:
+    architecture = ARCHITECTURES.get(model_type)
+    if architecture is None:
         raise ArchitectureError(
             f"GGUF files of {model_type} models can neither be edited nor get an adapter (known: "
             f"{', '.join(ARCHITECTURES)}); apply the edit to the model folder, with --as gguf"
         )
-    return found
+    return architecture
 
 
 def gguf_name(model_type: str, layers: int, name: str) -> str:
@@ -67,12 +67,12 @@ def gguf_name(model_type: str, layers: int, name: str) -> str:
 
     wanted = gguf_architecture(model_type)
     arch = next(arch for arch, text in MODEL_ARCH_NAMES.items() if text == wanted)
-    found = get_tensor_name_map(arch, layers).get_name(name, try_suffixes=(".weight", ".bias"))
-    if found is None:
+    result = get_tensor_name_map(arch, layers).get_name(name, try_suffixes=(".weight", ".bias"))
+    if result is None:
         raise ArchitectureError(
             f"GGUF has no name for '{name}' of a {model_type} model; bake the edit instead"
         )
-    return str(found)
+    return str(result)
 
 
 def as_checkpoint(file: GgufFile, model_type: str) -> GgufView:

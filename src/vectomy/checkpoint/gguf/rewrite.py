@@ -137,8 +137,8 @@ def distance(file: GgufFile, name: str, wanted: Float[Tensor, "rows columns"]) -
     tensor = file.tensors[name]
     with file.path.open("rb") as source:
         raw = read_raw(source, tensor, 0, len(wanted))
-    found = (dequantize_blocks(raw, tensor.type) - wanted).norm() / wanted.norm()
-    return float(found), rounding_of(raw, tensor.type)
+    result = (dequantize_blocks(raw, tensor.type) - wanted).norm() / wanted.norm()
+    return float(result), rounding_of(raw, tensor.type)
 
 
 def read_raw(source: BinaryIO, tensor: GgufTensor, first: int = 0, last: int | None = None) -> Any:
@@ -170,27 +170,27 @@ class _Writing:
 
     def write(self, source: BinaryIO, target: BinaryIO, update: Callable[[int], None]) -> None:
         listed = [*self.file.tensors.values(), *(self._new(new) for new in self.added)]
-        at = start = self._align(self.file.keys_end + sum(len(_listing(tensor, 0)) for tensor in listed))
+        offset = start = self._align(self.file.keys_end + sum(len(_listing(tensor, 0)) for tensor in listed))
         contents = {new.name: new for new in self.added}
         for tensor in sorted(listed, key=lambda tensor: (tensor.name in contents, tensor.start)):
             new, change = contents.get(tensor.name), self.changes.get(tensor.name)
             if change is not None:
-                kind = self._make(source, target, at, tensor, change)
+                kind = self._make(source, target, offset, tensor, change)
             elif new is not None and new.values is not None:
                 kind = "F32"
-                target.seek(at)
+                target.seek(offset)
                 target.write(new.values.float().contiguous().numpy().tobytes())
             else:
                 kind = tensor.type
                 target.flush()
-                for piece in Range("", tensor.start, at, tensor.end - tensor.start).pieces():
+                for piece in Range("", tensor.start, offset, tensor.end - tensor.start).pieces():
                     copy_range(source.fileno(), target.fileno(), piece)
-            end = at + bytes_of(tensor.name, kind, tensor.shape)
-            self.placed[tensor.name] = replace(tensor, type=kind, start=at, end=end)
-            at = self._align(end)
+            end = offset + bytes_of(tensor.name, kind, tensor.shape)
+            self.placed[tensor.name] = replace(tensor, type=kind, start=offset, end=end)
+            offset = self._align(end)
             update(tensor.end - tensor.start)
         # Readers take the last tensor's padding for granted.
-        target.truncate(at)
+        target.truncate(offset)
         self._head(source, target, [self.placed[tensor.name] for tensor in listed], start)
 
     def _new(self, new: GgufAdded) -> GgufTensor:
@@ -200,7 +200,7 @@ class _Writing:
         return GgufTensor(new.name, "F32", tuple(new.values.shape), 0, 0)
 
     def _make(
-        self, source: BinaryIO, target: BinaryIO, at: int, tensor: GgufTensor, change: GgufChange
+        self, source: BinaryIO, target: BinaryIO, offset: int, tensor: GgufTensor, change: GgufChange
     ) -> str:
         """Write the changed tensor; if one stretch of it needs another type than the first, all get
         the better one.
@@ -208,7 +208,7 @@ class _Writing:
         store = change.store
         while True:
             sums, chosen = [0.0] * 4, ""
-            target.seek(at)
+            target.seek(offset)
             for raw in self._stretches(source, tensor, change):
                 old = dequantize_blocks(raw, tensor.type)
                 new = change.make(old.clone())
@@ -234,8 +234,8 @@ class _Writing:
         step = count if change.vectors == "output" else max(1, change.stretch // tensor.shape[-1])
         return (read_raw(source, tensor, first, first + step) for first in range(0, count, step))
 
-    def _align(self, at: int) -> int:
-        return at + -at % self.file.alignment
+    def _align(self, offset: int) -> int:
+        return offset + -offset % self.file.alignment
 
     def _head(self, source: BinaryIO, target: BinaryIO, listed: list[GgufTensor], start: int) -> None:
         source.seek(24)

@@ -152,10 +152,10 @@ def locate(checkpoint: Checkpoint, name: str) -> PackedWeight:
             f"cannot be edited; {REMEDY}"
         )
     if len(scales) != 1:
-        found = ", ".join(f"'{scale.name}'" for scale in scales) or "none"
+        names = ", ".join(f"'{scale.name}'" for scale in scales) or "none"
         raise CheckpointError(
             f"tensor '{name}' is stored as {entry.dtype} and needs one tensor of scales; {checkpoint.path} "
-            f"has {found}; {REMEDY}"
+            f"has {names}; {REMEDY}"
         )
     return _fp8(entry, scales[0], scheme)
 
@@ -228,23 +228,23 @@ def companions(checkpoint: Checkpoint) -> dict[str, str]:
     moves little.
     """
     tensors = checkpoint.tensors
-    found: dict[str, str] = {}
+    owners: dict[str, str] = {}
 
     def is_fp8(name: str) -> bool:
         return name in tensors and tensors[name].dtype in FP8
 
     for name, entry in tensors.items():
         if entry.dtype in FP8:
-            found |= {scale: name for scale in scale_names(name) if scale in tensors}
+            owners |= {scale: name for scale in scale_names(name) if scale in tensors}
         elif name.endswith("_blocks") and f"{name.removesuffix('_blocks')}_scales" in tensors:
             logical = name.removesuffix("_blocks")
-            found |= {name: logical, f"{logical}_scales": logical}
+            owners |= {name: logical, f"{logical}_scales": logical}
         elif (match := ACTIVATION.fullmatch(name)) is not None:
             owner = f"{match[1]}.weight" if match[1] else match[2]
             if is_fp8(owner):
-                found[name] = owner
+                owners[name] = owner
         elif (match := CACHE.fullmatch(name)) is not None and match[2] in (None, match[3]):
             owner = f"{match[1]}.{match[3]}_proj.weight"
             if owner in tensors:
-                found[name] = owner
-    return found
+                owners[name] = owner
+    return owners

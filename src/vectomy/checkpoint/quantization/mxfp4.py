@@ -48,15 +48,15 @@ def new_scales(
     floor(log2(largest)) - 2, with the one above. The kept one wins ties, and so a group of zeros
     keeps it.
     """
-    held = torch.frexp(scales).exponent - 1
+    stored = torch.frexp(scales).exponent - 1
     ideal = torch.frexp(peaks).exponent - 3
     groups = new.reshape(*scales.shape, -1)
-    best, least = held, torch.full_like(peaks, torch.inf)
-    for candidate in (held, held - 1, held + 1, ideal, ideal + 1):
+    best, least = stored, torch.full_like(peaks, torch.inf)
+    for candidate in (stored, stored - 1, stored + 1, ideal, ideal + 1):
         tried = candidate.clamp(LEAST, MOST)
         power = power_of_two(tried)[..., None]
         error = (nearest(groups / power, E2M1) * power - groups).square().sum(-1)
         # An infinite error (6 * 2^127) is no smaller than the first one.
         better = (error < least) & changed
         best, least = torch.where(better, tried, best), torch.where(better, error, least)
-    return power_of_two(best), best != held
+    return power_of_two(best), best != stored

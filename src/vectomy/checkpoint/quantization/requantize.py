@@ -101,17 +101,19 @@ def requantize(
         results = [_recode_plain(encoded, matrix, change, cost) for matrix in values]
         return cost.of({encoded.name: torch.stack(results).reshape(encoded.shape) if results else values})
     new_values, new_scales = values.clone(), scales.clone()
-    for at in range(len(values)):
-        number, scale = _open(encoded, values[at], scales[at])
+    for index in range(len(values)):
+        number, scale = _open(encoded, values[index], scales[index])
         old = _weight(encoded, number, scale)
         new = _check_edited(encoded, change(old.clone()), old)
         changed = _peaks(encoded, new - old) > 0
         if changed.any():
             fitted, renewed = _fit(encoded, new, old, scale, changed, values, scales)
             number = _round(encoded, new, old, number, fitted, renewed, _grid(values), vectors)
-            new_values[at] = mxfp4.pack(number) if encoded.encoding == "mxfp4" else fp8.pack(number, values)
+            new_values[index] = (
+                mxfp4.pack(number) if encoded.encoding == "mxfp4" else fp8.pack(number, values)
+            )
             # Scales that stay are copied: bytes that name the same number need not be the same.
-            _bits(new_scales)[at][renewed] = _bits(fp8.write_scales(fitted, scales))[renewed]
+            _bits(new_scales)[index][renewed] = _bits(fp8.write_scales(fitted, scales))[renewed]
             scale = fitted
         cost.add(new, _check_finite(encoded, _weight(encoded, number, scale)), old)
     first, second = encoded.parts

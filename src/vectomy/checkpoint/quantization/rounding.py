@@ -70,11 +70,11 @@ def nearest(values: Float[Tensor, "*shape"], grid: Grid | Steps) -> Float[Tensor
     """The nearest grid value (ties to even, saturating), in float32. Zeros lose their sign."""
     if isinstance(grid, Steps):
         return values.clamp(grid.low, grid.high).round_()
-    held = values.clamp(-grid.largest, grid.largest)
-    power = (held.view(torch.int32) & 0x7F800000).view(torch.float32).clamp_(min=2.0**grid.lowest)
+    clamped = values.clamp(-grid.largest, grid.largest)
+    power = (clamped.view(torch.int32) & 0x7F800000).view(torch.float32).clamp_(min=2.0**grid.lowest)
     # Adding a number whose last bit is the grid's step makes the processor round to it.
     magic = power.mul_(1.5 * 2.0 ** (23 - grid.mantissa))
-    return held.add_(magic).sub_(magic)
+    return clamped.add_(magic).sub_(magic)
 
 
 def power_of_two(exponents: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
@@ -106,16 +106,21 @@ def round_keeping_change(
     # A column may miss its change by one step of a weight that makes up much of it. Such weights
     # then stay where they are, and the others make up for it, unless that costs more than the
     # format costs anyway.
-    at = (missed.abs() > ENOUGH * whole).nonzero()[:, 0]
-    if len(at):
-        held, fixed, goal, worth = rounded[:, at], jumped[:, at], target[:, at], worth[:, at]
-        still = torch.where(fixed, (held - goal) * worth, 0.0).sum(0)
-        start, push = torch.where(fixed, held, goal), torch.where(fixed, 0.0, push[:, at])
-        again, left, _ = _search(start, push, worth, still, ENOUGH * whole[at], grid)
-        size = scale[:, at].square()
+    columns = (missed.abs() > ENOUGH * whole).nonzero()[:, 0]
+    if len(columns):
+        current, fixed, goal, worth = (
+            rounded[:, columns],
+            jumped[:, columns],
+            target[:, columns],
+            worth[:, columns],
+        )
+        still = torch.where(fixed, (current - goal) * worth, 0.0).sum(0)
+        start, push = torch.where(fixed, current, goal), torch.where(fixed, 0.0, push[:, columns])
+        again, left, _ = _search(start, push, worth, still, ENOUGH * whole[columns], grid)
+        size = scale[:, columns].square()
         error, usual = ((values.square() * size).sum(0) for values in (again - goal, grid.error(goal)))
-        better = (left.abs() < missed[at].abs()) & (error <= usual)
-        rounded[:, at] = torch.where(better, again, held)
+        better = (left.abs() < missed[columns].abs()) & (error <= usual)
+        rounded[:, columns] = torch.where(better, again, current)
     return rounded
 
 
