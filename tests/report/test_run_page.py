@@ -123,7 +123,7 @@ def test_a_score_that_was_not_measured_is_a_dot() -> None:
 
 def test_notes_are_shown_and_replace_the_rule_they_bend() -> None:
     rule, bent = (
-        "the one with the lowest refusal score is taken",
+        "the one with the lowest refusal score is chosen",
         "no direction passes; taken is the least bad",
     )
     assert rule in page()[1]

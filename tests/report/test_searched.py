@@ -77,13 +77,13 @@ def test_the_frontier_has_what_is_held_on_prompts_to_keep() -> None:
     [
         (
             {"target_rate": 0.05},
-            "on at most 5% of the positive search prompts, the one with the smallest KL per token is taken.",
+            "on at most 5% of the harmful search prompts, the one with the smallest KL per token is chosen.",
         ),
         (
             {"target_rate": 0.05, "kl_budget": 0.3},
             "whose KL per token is at most 0.3 nats, the one that leaves least",
         ),
-        ({}, "on few enough of the positive search prompts"),
+        ({}, "on few enough of the harmful search prompts"),
     ],
 )
 def test_the_rule_is_said(settings: dict[str, Any], words: str) -> None:

@@ -125,7 +125,7 @@ def test_the_page_has_the_table_the_curve_and_the_answers(healed_folder: Path) -
         "KL per token",
         "Loss by step",
         "<svg",
-        "not measurably back",
+        "did not measurably bring back",
     ):
         assert text in page, text
     assert "http://" not in page.replace("http://www.w3.org", "")

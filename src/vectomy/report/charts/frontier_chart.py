@@ -75,7 +75,7 @@ def points(scores: SearchResults) -> list[Point]:
     return made
 
 
-def frontier_chart(scores: SearchResults, settings: JsonObject) -> Markup:
+def frontier_chart(scores: SearchResults, settings: JsonObject, positive: str = "positive") -> Markup:
     """The chart, or an empty string when no candidate has a KL."""
     drawn = [point for point in points(scores) if point.kl is not None]
     if not drawn:
@@ -91,7 +91,7 @@ def frontier_chart(scores: SearchResults, settings: JsonObject) -> Markup:
     most = min(1.0, 1.05 * max(share for share in (*shares, 0.1) if share is not None))
     x, marks = _damage_scale([float(p.kl or 0.0) for p in drawn], budget)
     y = linear((0, most), (BOTTOM, TOP))
-    parts = _frame(x, y, marks, most, kl_name(scores.recipe))
+    parts = _frame(x, y, marks, most, kl_name(scores.recipe), positive)
     parts += _limits(x, y, target, budget, base)
     parts += _line(x, y, sorted((p for p in tried if p.best), key=lambda p: p.kl or 0.0))
     for point in drawn:
@@ -117,7 +117,7 @@ def _damage_scale(kls: list[float], budget: float | None) -> tuple[Scale, list[f
     return linear((0, high), (LEFT, span[1])), ticks(0, high, 4)
 
 
-def _frame(x: Scale, y: Scale, marks: list[float], most: float, kl: str) -> list[Markup]:
+def _frame(x: Scale, y: Scale, marks: list[float], most: float, kl: str, positive: str) -> list[Markup]:
     parts = []
     for share in ticks(0, most, 4):
         parts.append(element("path", d=f"M{LEFT} {y(share):.2f}H{WIDTH - RIGHT}", class_="guide"))
@@ -125,7 +125,7 @@ def _frame(x: Scale, y: Scale, marks: list[float], most: float, kl: str) -> list
     parts.append(element("path", d=f"M{LEFT} {BOTTOM}H{WIDTH - RIGHT}", class_="axis-line"))
     parts += [text(x(mark), BOTTOM + 25, plain(mark), "tick", "middle") for mark in marks]
     parts.append(text((LEFT + WIDTH - RIGHT) / 2, BOTTOM + 42, f"{kl}, nats", "axis", "middle"))
-    parts.append(text(LEFT, 12, "behaviour left, positive search prompts", "label strong"))
+    parts.append(text(LEFT, 12, f"behaviour left, {positive} search prompts", "label strong"))
     return parts
 
 

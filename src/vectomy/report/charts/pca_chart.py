@@ -5,12 +5,13 @@ them.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
 
 from vectomy.core.results import PrincipalPlane, Separation
 from vectomy.report.charts.svg import element, figure, linear, text, ticks
+from vectomy.report.tables.behaviour_effect import SIDES
 from vectomy.report.tables.numbers import decimal, finite, percent, plain
 
 __all__ = ["pca_chart"]
@@ -23,7 +24,7 @@ FLAT = 0.05
 ARROW = 52.0
 
 
-def pca_chart(separation: Separation) -> Markup:
+def pca_chart(separation: Separation, names: Mapping[str, str] = SIDES) -> Markup:
     """The chart, or an empty string where no plane was recorded. Both axes have one scale, so that
     angles are true.
     """
@@ -59,12 +60,13 @@ def pca_chart(separation: Separation) -> Markup:
         for across, up in places:
             parts.append(element("circle", cx=x(across), cy=y(up), r=2.7, class_=f"place {side}"))
         parts.append(element("circle", cx=offset + 5, cy=10.5, r=3, class_=f"place {side}"))
-        parts.append(text(offset + 13, 14.5, side, f"label {side} strong"))
+        parts.append(text(offset + 13, 14.5, names[side], f"label {side} strong"))
         offset += 74
     parts += _arrow(plane.direction, (x(middle[0]), y(middle[1])))
     parts.append(text(WIDTH - RIGHT, 14.5, f"up: second ({shares[1]})", "label", "end"))
     told = "; ".join(
-        f"{side}: {len(places)} prompts, centred at {decimal(_mean(places, 0))}, {decimal(_mean(places, 1))}"
+        f"{names[side]}: {len(places)} prompts, "
+        f"centred at {decimal(_mean(places, 0))}, {decimal(_mean(places, 1))}"
         for side, places in sets.items()
         if places
     )

@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from vectomy.core.results import LayerSeparation, RateName, RunResults, Separation
 from vectomy.report.charts.svg import Scale, element, figure, linear, text, ticks
+from vectomy.report.tables.behaviour_effect import SIDES, name_prompts
 from vectomy.report.tables.numbers import decimal, finite, interval, percent, plain
 from vectomy.report.tables.statement import KEEP, forms, keeps, rate_names
 
@@ -28,8 +29,12 @@ def intervals(summary: RunResults) -> Markup:
     told: list[str] = []
     y = 4.0
     sides: list[tuple[RateName, str, str]] = [
-        ("refusal", "in its context" if trait else "positive prompts", "positive"),
-        ("harmless_refusal", "without its context" if trait else "negative prompts", "negative"),
+        ("refusal", "in its context" if trait else name_prompts(summary, "refusal"), "positive"),
+        (
+            "harmless_refusal",
+            "without its context" if trait else name_prompts(summary, "harmless_refusal"),
+            "negative",
+        ),
     ]
     if keeps(summary):
         sides.append((KEEP, "prompts to keep", "keep"))
@@ -71,7 +76,7 @@ def _whisker(
     return [element("path", d=path, class_=f"whisker {class_}"), dot]
 
 
-def histogram(separation: Separation) -> Markup:
+def histogram(separation: Separation, names: Mapping[str, str] = SIDES) -> Markup:
     """Projections on the direction at the chosen layer: positive prompts above the line, negative
     ones below.
     """
@@ -92,8 +97,8 @@ def histogram(separation: Separation) -> Markup:
     middle, reach = 100.0, 76.0
     x, bin_width = linear((low, low + BINS * width), (LEFT, WIDTH - RIGHT)), (WIDTH - LEFT - RIGHT) / BINS
     parts = [
-        text(LEFT, 13, "positive", "label positive strong"),
-        text(LEFT, 192, "negative", "label negative strong"),
+        text(LEFT, 13, names["positive"], "label positive strong"),
+        text(LEFT, 192, names["negative"], "label negative strong"),
     ]
     for side, bins in counts.items():
         for i, count in enumerate(bins):
@@ -101,7 +106,7 @@ def histogram(separation: Separation) -> Markup:
                 height = reach * count / most
                 top = middle - height - 0.5 if side == "positive" else middle + 0.5
                 edges = f"{decimal(low + i * width)} and {decimal(low + (i + 1) * width)}"
-                tip = element("title", f"{side}: {count} between {edges}")
+                tip = element("title", f"{names[side]}: {count} between {edges}")
                 box = {"x": LEFT + i * bin_width + 0.5, "y": top, "width": bin_width - 1, "height": height}
                 parts.append(element("rect", tip, class_=f"bar {side}", **box))
     for sign in (-1, 1):
@@ -109,11 +114,13 @@ def histogram(separation: Separation) -> Markup:
     parts.append(element("path", d=f"M{LEFT} {middle}H{WIDTH - RIGHT}", class_="axis-line"))
     parts += [text(x(tick), 208, plain(tick), "tick", "middle") for tick in ticks(low, low + BINS * width, 6)]
     parts.append(text((LEFT + WIDTH - RIGHT) / 2, 222, "projection on the direction", "axis", "middle"))
-    told = (f"{name}: {len(v)} prompts, mean {decimal(sum(v) / len(v))}" for name, v in sets.items() if v)
+    told = (
+        f"{names[side]}: {len(v)} prompts, mean {decimal(sum(v) / len(v))}" for side, v in sets.items() if v
+    )
     return figure("histogram", "Projections at the chosen layer", "; ".join(told) + ".", (WIDTH, 228), parts)
 
 
-def means_by_layer(separation: Separation) -> Markup:
+def means_by_layer(separation: Separation, names: Mapping[str, str] = SIDES) -> Markup:
     """Mean projection of each set by layer, with a band of one standard deviation."""
     rows = separation.layers
     points = {side: _points(rows, f"{side}_mean", f"{side}_std") for side in ("positive", "negative")}
@@ -130,13 +137,14 @@ def means_by_layer(separation: Separation) -> Markup:
             parts.append(element("path", d=_path(x, y, [(a, b) for a, b, _ in line]), class_=f"line {side}"))
     parts += [
         element("path", d="M38 11h14", class_="line positive"),
-        text(57, 14.5, "positive", "label positive strong"),
+        text(57, 14.5, names["positive"], "label positive strong"),
         element("path", d="M112 11h14", class_="line negative"),
-        text(131, 14.5, "negative", "label negative strong"),
+        text(131, 14.5, names["negative"], "label negative strong"),
         text(196, 14.5, "band: ± 1 s.d.", "label"),
     ]
     told = (
-        "Mean projection of the positive and the negative set by layer; the numbers stand in the table below."
+        f"Mean projection of the {names['positive']} and the {names['negative']} prompts by layer; the table "
+        "below has the numbers."
     )
     return figure("means", "Mean projection by layer", told, (WIDTH, 228), parts)
 

@@ -108,12 +108,12 @@ def healing_safety(results: HealingResults) -> str:
     """The warning on a healed model: whether what the edit took away is still away."""
     state = {
         True: "The behaviour that the edit changed came back in part or wholly.",
-        False: "Healing brought what the edit had taken away not measurably back.",
-        None: "Whether healing brought back what the edit took away was not measured.",
+        False: "Healing did not measurably bring back what the edit had removed.",
+        None: "It was not measured whether healing brought back what the edit had removed.",
     }[results.outcome.came_back]
     return (
-        f"This is an edited model. {state} Treat it as less safe than its base: it has no other safeguard "
-        "than the ones around it. Do not deploy it where its base's refusals were relied on."
+        f"This is an edited model. {state} Treat it as less safe than its base: its only safeguards are "
+        "those of the system around it. Do not deploy it where its base's refusals were relied on."
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from vectomy.core.results import JsonObject, RunCompletion, RunResults, SearchResults, Separation
 from vectomy.report.charts import rate_charts as figures
@@ -13,6 +13,7 @@ from vectomy.report.charts.losses_chart import losses_chart
 from vectomy.report.charts.pca_chart import pca_chart
 from vectomy.report.charts.receipt_chart import left_by_layer
 from vectomy.report.charts.strengths_map import strengths_map, strengths_of
+from vectomy.report.tables.behaviour_effect import name_sides
 from vectomy.report.tables.completions import answers, verdict_name
 from vectomy.report.tables.numbers import finite
 from vectomy.report.tables.recipe_terms import (
@@ -55,9 +56,9 @@ def render_page(
         "page.html.jinja",
         summary=summary,
         **_result(results),
-        **_selection(search),
+        **_selection(search, name_sides(results)),
         **_searched(results, search, projections),
-        **_separation(projections),
+        **_separation(projections, name_sides(results)),
         **_completions([RunCompletion.from_json(row) for row in completions]),
         **_provenance(results),
     )
@@ -86,10 +87,10 @@ def _short_name(model: str) -> str:
     return model.rstrip("/").rsplit("/", 1)[-1] or model if model.startswith(("/", "~", ".")) else model
 
 
-def _selection(scores: SearchResults) -> dict[str, object]:
+def _selection(scores: SearchResults, sides: Mapping[str, str]) -> dict[str, object]:
     """What is shown of candidates that are directions, each of a layer and a position."""
     candidates, chosen = () if scores.is_of_edits else scores.candidates, scores.chosen
-    drawn, columns = scores_of(scores.recipe)
+    drawn, columns = scores_of(scores.recipe, sides)
     tried = [candidate.passed for candidate in candidates]
     maps = ((score, heat_map(score, candidates, chosen, tried)) for score in drawn)
     return {
@@ -110,25 +111,25 @@ def _searched(summary: RunResults, scores: SearchResults, separation: Separation
     """What is shown of candidates that are whole edits."""
     if not scores.is_of_edits:
         return {"points": []}
-    settings = summary.settings
+    settings, sides = summary.settings, name_sides(summary)
     return {
         "points": points(scores),
         "kl_name": kl_name(scores.recipe),
-        "rule": rule(scores, settings),
+        "rule": rule(scores, settings, sides),
         # The chart shows how much behaviour is left. A trait may be induced: it has only the table.
-        "frontier": "" if summary.trait else frontier_chart(scores, settings),
+        "frontier": "" if summary.trait else frontier_chart(scores, settings, sides["positive"]),
         "strengths": strengths_of(scores),
         "strengths_map": strengths_map(scores, len(separation.layers)),
         "losses": losses_chart(scores.history, taken=finite(scores.chosen.step if scores.chosen else None)),
     }
 
 
-def _separation(separation: Separation) -> dict[str, object]:
+def _separation(separation: Separation, sides: Mapping[str, str]) -> dict[str, object]:
     here = next((row for row in separation.layers if row.layer == separation.layer), None)
     drawn = (
-        ("Projections at the chosen layer", figures.histogram(separation)),
-        ("Both sets in their principal plane", pca_chart(separation)),
-        ("Mean projection by layer", figures.means_by_layer(separation)),
+        ("Projections at the chosen layer", figures.histogram(separation, sides)),
+        ("Both sets in their principal plane", pca_chart(separation, sides)),
+        ("Mean projection by layer", figures.means_by_layer(separation, sides)),
         ("AUROC by layer", figures.auroc_by_layer(separation)),
     )
     return {

@@ -6,6 +6,7 @@ says that a behaviour is removed only where the rate after the edit is measurabl
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,6 +14,7 @@ from vectomy.core.results import PairedOutcome, Rate, RateName, RunResults, Stre
 from vectomy.report.tables.numbers import chance, finite, interval, percent
 
 __all__ = [
+    "SIDES",
     "BehaviourEffect",
     "EditPurpose",
     "EffectKind",
@@ -21,6 +23,7 @@ __all__ = [
     "describe_change",
     "effect_of",
     "name_prompts",
+    "name_sides",
     "purpose_of",
     "safety_text",
 ]
@@ -115,6 +118,19 @@ def effect_of(results: RunResults, name: RateName) -> BehaviourEffect:
     side = {"refusal": "positive", "harmless_refusal": "negative", "keep_refusal": "keep"}[name]
     pairs = results.outcome.sets.get(side) if results.outcome else None
     return compare_rates(results.base.rate(name), results.edited.rate(name), pairs)
+
+
+SIDES: Mapping[str, str] = {"positive": "positive", "negative": "negative", "keep": "keep"}
+"""The names of the prompt sets, where the behaviour is not known."""
+
+
+def name_sides(results: RunResults) -> dict[str, str]:
+    """The names of the prompt sets in tables and charts, by side: harmful and harmless, if the
+    behaviour is refusal.
+    """
+    sides: dict[str, RateName] = {"positive": "refusal", "negative": "harmless_refusal"}
+    names = {side: name_prompts(results, rate).removesuffix(" prompts") for side, rate in sides.items()}
+    return {**names, "keep": "keep"}
 
 
 def name_prompts(results: RunResults, name: RateName) -> str:
@@ -287,12 +303,12 @@ def _warn(results: RunResults) -> str:
     if effect.kind == "removed":
         warning = (
             "The edited model answers requests that its base declines, harmful ones included; "
-            f"it has no other safeguard than the ones around it. {rely}"
+            f"its only safeguards are those of the system around it. {rely}"
         )
     elif effect.falls:
         warning = (
             "The edited model no longer declines all requests that its base declines, harmful ones included; "
-            f"it has no other safeguard than the ones around it. {rely}"
+            f"its only safeguards are those of the system around it. {rely}"
         )
     else:
         warning = (

@@ -4,21 +4,31 @@ and the rule it chose by.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 from vectomy.core.results import JsonObject, RunResults, RunTrait, SearchResults, StrengthRange
 from vectomy.report.charts.heatmap import Score
+from vectomy.report.tables.behaviour_effect import SIDES
 from vectomy.report.tables.numbers import decimal, finite, plain
 from vectomy.report.tables.statement import verb
 
 __all__ = ["SCORES", "kl_name", "origin", "rule", "scores_of", "several", "strength", "what"]
 
 KL = Score(
-    "kl_div_score", "KL divergence", "direction ablated, negative prompts, nats; lower is better", True, True
+    "kl_div_score",
+    "KL divergence",
+    "direction ablated, {negative} prompts, nats; lower is better",
+    True,
+    True,
 )
 SCORES = {
     "arditi": (
-        Score("refusal_score", "refusal score", "direction ablated, positive prompts; lower is better", True),
         Score(
-            "steering_score", "steering score", "direction added, negative prompts; higher is better", False
+            "refusal_score", "refusal score", "direction ablated, {positive} prompts; lower is better", True
+        ),
+        Score(
+            "steering_score", "steering score", "direction added, {negative} prompts; higher is better", False
         ),
         KL,
     ),
@@ -32,9 +42,14 @@ SCORES = {
 # Shown in the table of candidates alone.
 MORE = {
     "cosmic": (
-        Score("induced", "induced", "direction added to negative prompts, cosine with positive ones", False),
         Score(
-            "removed", "removed", "direction ablated on positive prompts, cosine with negative ones", False
+            "induced", "induced", "direction added to {negative} prompts, cosine with {positive} ones", False
+        ),
+        Score(
+            "removed",
+            "removed",
+            "direction ablated on {positive} prompts, cosine with {negative} ones",
+            False,
         ),
         KL,
     )
@@ -42,10 +57,16 @@ MORE = {
 LEARNED = ("gradient", "selective")
 
 
-def scores_of(recipe: object) -> tuple[tuple[Score, ...], tuple[Score, ...]]:
-    """The scores that are drawn, and those of the table of candidates."""
+def scores_of(
+    recipe: object, names: Mapping[str, str] = SIDES
+) -> tuple[tuple[Score, ...], tuple[Score, ...]]:
+    """The scores that are drawn, and those of the table of candidates, with the names of the prompt
+    sets in their notes.
+    """
     name = str(recipe) if recipe in SCORES else "arditi"
-    return SCORES[name], SCORES[name] + MORE.get(name, ())
+    drawn = tuple(replace(score, note=score.note.format(**names)) for score in SCORES[name])
+    more = tuple(replace(score, note=score.note.format(**names)) for score in MORE.get(name, ()))
+    return drawn, drawn + more
 
 
 def several(summary: RunResults) -> bool:
@@ -131,24 +152,24 @@ def kl_name(recipe: object) -> str:
     return "KL of the first token" if recipe == "tpe" else "KL per token"
 
 
-def rule(scores: SearchResults, settings: JsonObject) -> str:
-    """How an edit was taken off the frontier."""
+def rule(scores: SearchResults, settings: JsonObject, names: Mapping[str, str] = SIDES) -> str:
+    """The rule by which an edit of the frontier was chosen."""
     budget, target = finite(settings.get("kl_budget")), finite(settings.get("target_rate"))
     kl = kl_name(scores.recipe)
     if scores.recipe == "distill":
         return _strength_rule(scores, budget, target)
     if budget is not None:
-        limit = f"{kl} of at most {plain(budget)} nats"
-        text = f"Of the edits with a {limit}, the one that leaves least of the behaviour is taken"
+        limit = f"{kl} is at most {plain(budget)} nats"
+        text = f"Of the edits whose {limit}, the one that leaves least of the behaviour is chosen"
     else:
         most = "few enough" if target is None else f"at most {100 * target:.3g}%"
         text = (
-            f"Of the edits that leave the behaviour on {most} of the positive search prompts, "
-            f"the one with the smallest {kl} is taken"
+            f"Of the edits that leave the behaviour on {most} of the {names['positive']} search prompts, "
+            f"the one with the smallest {kl} is chosen"
         )
     if any("held" in candidate.model_fields_set for candidate in scores.candidates):
         text += (
-            "; those that lose too much of it on the prompts to keep are passed over while there are others"
+            "; an edit that loses too much of it on the prompts to keep is chosen only if there is no other"
         )
     return text + "."
 
@@ -160,5 +181,5 @@ def _strength_rule(scores: SearchResults, budget: float | None, target: float | 
     limit = "" if budget is None else f" and a KL per token of at most {plain(budget)} nats"
     return (
         f"Of the edits with few degenerate answers{limit} that show the trait in {share} of the search "
-        "answers, the one with the smallest KL is taken."
+        "answers, the one with the smallest KL is chosen."
     )

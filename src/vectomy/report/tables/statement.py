@@ -11,6 +11,7 @@ from vectomy.report.tables.behaviour_effect import (
     describe_change,
     effect_of,
     name_prompts,
+    name_sides,
     safety_text,
 )
 from vectomy.report.tables.numbers import decimal, finite, interval, percent
@@ -85,6 +86,7 @@ def describe_results(summary: RunResults) -> dict[str, object]:
     kept = effect_of(summary, KEEP) if keeps(summary) else None
     return {
         "prompts": prompts,
+        "sides": name_sides(summary),
         "effect": effect_of(summary, "refusal"),
         "claim": claim_effect(summary),
         "refusals": describe_change(effect_of(summary, "refusal"), names.positive),
