@@ -36,6 +36,7 @@ from vectomy.core.results.json_record import JsonObject, JsonRecord
 from vectomy.core.results.result_parts import (
     EditFile,
     GivenAnswer,
+    Heading,
     JudgeRecord,
     LossRow,
     PairedOutcome,
@@ -80,6 +81,7 @@ __all__ = [
     "EvaluationResults",
     "FormMetrics",
     "GivenAnswer",
+    "Heading",
     "HealedNumbers",
     "HealingCompletion",
     "HealingOutcome",

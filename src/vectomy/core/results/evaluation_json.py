@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field
 
 from vectomy.core.results.json_record import JsonObject, JsonRecord, Named, Number, Rows
 from vectomy.core.results.result_parts import (
     GivenAnswer,
+    Heading,
     JudgeRecord,
     PairedTest,
     Rate,
@@ -69,13 +72,13 @@ class PartNumbers(JsonRecord):
     label: str | None = None
     refusal: Rate = Rate()
     degenerate: Rate = Rate()
-    kl_first_token: Number | None = None
-    kl_per_token: Number | None = None
-    ce_own_answers: Number | None = None
+    kl_first_token: Annotated[Number | None, Heading("KL, first token", "nats")] = None
+    kl_per_token: Annotated[Number | None, Heading("KL per token", "nats")] = None
+    ce_own_answers: Annotated[Number | None, Heading("CE of base's answers", "nats a token")] = None
 
 
 class SetNumbers(PartNumbers):
-    """A subject on a whole set."""
+    """A subject on a whole set. A number with a `Heading` is a column of the page's table."""
 
     verdicts: Named[Number] = Field(default_factory=dict)
     by_label: Named[PartNumbers] = Field(default_factory=dict)
@@ -83,10 +86,10 @@ class SetNumbers(PartNumbers):
     by_budget: Named[PartNumbers] = Field(default_factory=dict)
     """By the number of tokens after which the answer is cut off, as text."""
     against_base: PairedTest | None = None
-    length_mean: Number | None = None
+    length_mean: Annotated[Number | None, Heading("Length", "tokens")] = None
     """Tokens of an answer."""
-    length_ratio: Number | None = None
-    repeated_share: Number | None = None
+    length_ratio: Annotated[Number | None, Heading("Length", "of the base's")] = None
+    repeated_share: Annotated[Number | None, Heading("Repeated", "runs of four words")] = None
 
 
 class TextPerplexity(JsonRecord):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from vectomy.core.results.json_record import JsonRecord, Number
 
 __all__ = [
     "EditFile",
     "GivenAnswer",
+    "Heading",
     "JudgeAgreementRecord",
     "JudgeRecord",
     "LossRow",
@@ -19,6 +22,14 @@ __all__ = [
 
 Version = str | int
 """Of a package, by its name."""
+
+
+@dataclass(frozen=True)
+class Heading:
+    """The head of a column that shows a number, and its unit or explanation."""
+
+    head: str
+    hint: str = ""
 
 
 class Rate(JsonRecord):

@@ -8,7 +8,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from vectomy.core.results import PairedTest, PartNumbers, Rate, TaskScore, TextPerplexity
+from vectomy.core.results import (
+    Heading,
+    PairedTest,
+    PartNumbers,
+    Rate,
+    SetNumbers,
+    TaskScore,
+    TextPerplexity,
+)
 from vectomy.report.charts.heatmap import STEPS
 from vectomy.report.charts.lengths_chart import budgets_of
 from vectomy.report.tables.numbers import chance, decimal, finite, percent, plain, thousands
@@ -99,15 +107,10 @@ def set_table(compared: Sequence[SubjectResult], name: str) -> Table | None:
     ]
     unjudged = (Column("Not judged"), lambda s: _count_of(s.on(name).verdicts, "not_judged"))
     numbers = [
-        (Column(head, hint), _number(name, key))
-        for key, head, hint in (
-            ("kl_first_token", "KL, first token", "nats"),
-            ("kl_per_token", "KL per token", "nats"),
-            ("ce_own_answers", "CE of base's answers", "nats a token"),
-            ("length_mean", "Length", "tokens"),
-            ("length_ratio", "Length", "of the base's"),
-            ("repeated_share", "Repeated", "runs of four words"),
-        )
+        (Column(heading.head, heading.hint), _number(name, key))
+        for key, field in SetNumbers.model_fields.items()
+        for heading in field.metadata
+        if isinstance(heading, Heading)
     ]
     return _of_subjects(
         f"all of {name}",
