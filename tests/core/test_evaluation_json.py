@@ -1,5 +1,5 @@
-"""Every number of evaluation.json is explained in docs/evaluation-json.md, and those of a set have a
-column on the page.
+"""Every number of evaluation.json is explained in docs/evaluation-json.md, and the numbers of a set
+have a column on the page.
 """
 
 from __future__ import annotations
