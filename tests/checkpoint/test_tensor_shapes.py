@@ -5,6 +5,7 @@ transformers is the oracle: it does not load what is refused here.
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from vectomy import Edit, bake, plan
 from vectomy.architecture import check_covered, resolve
 from vectomy.checkpoint import Checkpoint, architecture_in
 from vectomy.core.errors import CheckpointError
+from vectomy.models.weights import check_class, skeleton
 
 TIER = "tiny"
 
@@ -60,13 +62,13 @@ def test_a_tensor_of_another_shape_is_refused_with_the_expected_one(case: str, t
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("part", ["k_proj", "v_proj", "q_proj"])
-def test_projections_are_those_of_the_heads_in_the_configuration(part: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("part", ["self_attn.k", "self_attn.v", "self_attn.q", "mlp.up", "mlp.gate"])
+def test_projections_are_those_of_the_configuration(part: str, tmp_path: Path) -> None:
     """All layers agree with each other, and none with config.json."""
     folder = build(tmp_path / "in", "llama").folder
-    names = [f"model.layers.{layer}.self_attn.{part}.weight" for layer in range(LAYERS)]
+    names = [f"model.layers.{layer}.{part}_proj.weight" for layer in range(LAYERS)]
     change(folder, **{name: torch.ones(24, WIDTH) for name in names})
-    with pytest.raises(CheckpointError, match=rf"0\.self_attn\.{part}.*heads and their size"):
+    with pytest.raises(CheckpointError, match=rf"0\.{re.escape(part)}_proj.*config\.json says"):
         check_covered(architecture_in(Checkpoint.open(folder)))
 
 
@@ -80,6 +82,38 @@ def test_a_reader_that_one_layer_lacks_is_named(name: str, tmp_path: Path) -> No
         CheckpointError, match=f"lacks '{re.escape(LAYER + name)}', which every other layer has"
     ):
         plan(folder)
+
+
+def test_a_lacking_last_norm_is_named(tmp_path: Path) -> None:
+    folder = build(tmp_path / "in", "llama").folder
+    stored = load_file(folder / SINGLE)
+    del stored["model.norm.weight"]
+    save_file(stored, folder / SINGLE, metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"no norm behind the last block \('model.norm.weight'"):
+        check_covered(architecture_in(Checkpoint.open(folder)))
+
+
+@pytest.mark.parametrize(
+    ("model_type", "part"),
+    [("qwen2", "q_proj.bias"), ("qwen3", "q_norm.weight"), ("llama", "up_proj.weight")],
+)
+def test_readers_that_every_layer_lacks_are_named_by_the_model_class(
+    model_type: str, part: str, tmp_path: Path
+) -> None:
+    """Names and shapes do not tell: plan and every command that loads the model ask its class."""
+    folder = build(tmp_path / "in", model_type).folder
+    stored = load_file(folder / SINGLE)
+    kept = {name: value for name, value in stored.items() if not name.endswith(part)}
+    save_file(kept, folder / SINGLE, metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=rf"lacks 'model\.layers\.0.*{part}', which the model class"):
+        plan(folder)
+
+
+@pytest.mark.zoo
+@pytest.mark.parametrize("model_type", ["llama", "gpt2", "qwen3_moe", "gemma3", "mixtral"])
+def test_a_whole_checkpoint_is_what_its_class_loads(zoo_of: Any, model_type: str) -> None:
+    checkpoint = Checkpoint.open(zoo_of(model_type))
+    check_class(skeleton(checkpoint, "float32", trust_remote_code=False), checkpoint)
 
 
 def test_layers_that_the_configuration_tells_apart_may_differ() -> None:

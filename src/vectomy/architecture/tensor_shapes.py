@@ -6,7 +6,7 @@ names and shapes, and would copy it. Writers are checked in model_architecture.p
 What is checked holds on every model of the zoo: the head is [vocab, d_model]; the last norm is as
 wide as the stream; layers that the configuration does not tell apart, and whose tensors have the
 same names, have the same shapes; and in a block with plain attention the rows of its projections
-are heads times the size of a head.
+are heads times the size of a head, and those of its MLP the intermediate size.
 """
 
 from __future__ import annotations
@@ -24,10 +24,19 @@ __all__ = ["check_tensor_shapes"]
 
 Shape = tuple[int, ...]
 
-LAST_NORM = re.compile(r"(norm|norm_f|ln_f|final_layernorm|final_layer_norm|final_norm)\.(weight|bias)")
-PROJECTION = re.compile(r"(?:self_attn|attention|attn)\.([qkv])_proj\.weight")
+LAST_NORM = re.compile(
+    r"(norm|norm_f|ln_f|final_layernorm|final_layer_norm|final_norm|layer_norm|out_norm|embedding_norm)"
+    r"\.(weight|bias)"
+)
+# Types whose last norm has no weight, or that may have no last norm.
+WITHOUT_LAST_NORM = ("olmo", "nanochat", "opt")
+PROJECTION = re.compile(r"(?:self_attn|attention|attn)\.([qkv])_proj\.weight|mlp\.(gate|up)_proj\.weight")
 # Integers of a configuration that may say which layers are of another kind.
 PATTERN = re.compile(r"pattern|interval|period|every|freq|step|offset|first_k|_layers$|_layer$")
+SAYS = {
+    **dict.fromkeys("qkv", "the number of heads and their size"),
+    **dict.fromkeys(("gate", "up"), "intermediate_size"),
+}
 # Keys under which the rows of projections are more than heads times the size of a head.
 OTHER_ATTENTION = (
     *("kv_lora_rank", "q_lora_rank", "v_head_dim", "qk_rope_head_dim", "qk_nope_head_dim"),
@@ -80,9 +89,18 @@ def _list_expected(
     width = architecture.d_model
     root = architecture.stored(f"{architecture.family.blocks}.").removesuffix(".").rpartition(".")[0]
     start = f"{root}." if root else ""
-    for name in architecture.tensors_by_layer[None]:
-        if name.startswith(start) and LAST_NORM.fullmatch(name.removeprefix(start)):
-            yield name, (width,), "config.json says the width"
+    outside = architecture.tensors_by_layer[None]
+    norms = [
+        name for name in outside if name.startswith(start) and LAST_NORM.fullmatch(name.removeprefix(start))
+    ]
+    optional = architecture.strict or kinds is None or architecture.model_type in WITHOUT_LAST_NORM
+    if not norms and not optional:
+        raise CheckpointError(
+            f"the checkpoint holds no norm behind the last block ('{start}norm.weight' in most models); "
+            f"{explain_missing([f'{start}norm.weight'], architecture.shapes)}"
+        )
+    for name in norms:
+        yield name, (width,), "config.json says the width"
     if kinds is not None:
         yield from _list_head(architecture)
         yield from _list_alike(architecture, kinds)
@@ -143,13 +161,16 @@ def _list_alike(architecture: Architecture, kinds: tuple[str, ...]) -> Iterator[
 
 
 def _list_projections(architecture: Architecture) -> Iterator[tuple[str, Shape, str]]:
-    head_rows = _count_head_rows(architecture.text_config or {})
+    text = architecture.text_config or {}
+    rows, size = _count_head_rows(text), text.get("intermediate_size")
+    if type(size) is int:
+        rows |= {"gate": size, "up": size}
     for _, start, names in _layer_names(architecture):
         for name in names:
             match = PROJECTION.fullmatch(name[start:])
-            rows = head_rows.get(match[1]) if match else None
-            if rows is not None:
-                yield name, (rows, architecture.d_model), "config.json says heads and their size"
+            part = (match[1] or match[2]) if match else ""
+            if part in rows:
+                yield name, (rows[part], architecture.d_model), f"config.json says {SAYS[part]}"
 
 
 def _count_head_rows(text: Mapping[str, JsonValue]) -> dict[str, int]:

@@ -96,6 +96,10 @@ class Checkpoint:
                     )
                 tensors[entry.name] = entry
         notes = [] if index is None else _check_weight_map(path, index["weight_map"], tensors)
+        if index is None and names != [SINGLE]:
+            notes.append(
+                f"the weights are in {names[0]}; transformers finds them as {SINGLE} alone: rename it"
+            )
         if not tensors:
             raise CheckpointError(f"the weights in {path} hold no tensor; save the model again")
         hint = ""
@@ -156,6 +160,11 @@ def _shard_names(path: Path) -> tuple[dict[str, Any] | None, list[str]]:
         )
     if len(strays) == 1:
         return None, strays
+    capitals = [file.name for file in path.iterdir() if file.name.lower().endswith(".safetensors")]
+    if capitals and not strays:
+        raise CheckpointError(
+            f"{path} holds {capitals[0]}, and names of files are in small letters: rename it to {SINGLE}"
+        )
     if strays:
         raise CheckpointError(
             f"{path} has {len(strays)} .safetensors files ({', '.join(strays[:4])}) but no {INDEX}, which "

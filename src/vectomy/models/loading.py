@@ -29,7 +29,7 @@ from vectomy.models.chat_template import read_template
 from vectomy.models.layerwise import LayerwiseModel
 from vectomy.models.precision import cast_plain, working_dtype
 from vectomy.models.quiet import quiet
-from vectomy.models.weights import Weights, auto_class, read_model_config, skeleton
+from vectomy.models.weights import Weights, auto_class, check_class, read_model_config, skeleton
 
 __all__ = [
     "check_device",
@@ -208,8 +208,9 @@ def load_without_weights(
     label = name or str(path)
     chosen = runtime or Runtime()
     with loading(label):
-        tokenizer = _load_tokenizer(checkpoint, chosen.trust_remote_code)
         model = skeleton(checkpoint, "float32", chosen.trust_remote_code)
+        check_class(model, checkpoint)
+        tokenizer = _load_tokenizer(checkpoint, chosen.trust_remote_code)
     _check_template(tokenizer, label)
     return ChatModel(label, checkpoint, architecture, model, tokenizer, chosen.thinking)
 
@@ -246,6 +247,7 @@ def load_layerwise(
     with loading(label):
         text_tokenizer = _load_tokenizer(checkpoint, chosen.trust_remote_code) if tokenizer else None
         model = skeleton(checkpoint, chosen.dtype, chosen.trust_remote_code, target)
+        check_class(model, checkpoint)
         weights = Weights(model, checkpoint, torch.device(target))
     if tokenizer:
         _check_template(text_tokenizer, label)

@@ -7,6 +7,7 @@ tensors, one module at a time.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
@@ -17,12 +18,13 @@ from jaxtyping import Int, Shaped
 from torch import Tensor, nn
 
 from vectomy.architecture.missing_tensor import explain_missing
+from vectomy.architecture.model_architecture import OTHER_CONFIG
 from vectomy.checkpoint import Checkpoint, read_stored
 from vectomy.core.errors import CheckpointError, ModelError
 from vectomy.models.precision import FLOATS, stored_dtype, working_dtype
 from vectomy.models.quiet import quiet
 
-__all__ = ["Weights", "auto_class", "is_empty", "read_model_config", "skeleton"]
+__all__ = ["Weights", "auto_class", "check_class", "is_empty", "read_model_config", "skeleton"]
 
 # Packed weights are useless without their scales, which this loader does not handle.
 UNPACKED = {*FLOATS, "BOOL", "I16", "I32", "I64"}
@@ -208,6 +210,51 @@ def _plan_loading(model: Any, tensors: Iterable[str]) -> tuple[list[Any], dict[s
         if target in state:
             sources.setdefault(target, []).append(name)
     return transforms, sources
+
+
+def check_class(model: Any, checkpoint: Checkpoint) -> None:
+    """Check that a folder holds what the model class of its config.json loads, by names and shapes.
+    Packed weights and those that transformers converts (fused experts) are not compared.
+
+    Args:
+        model: of `skeleton`.
+
+    Raises:
+        CheckpointError: a tensor is missing, which transformers would fill with random numbers, or
+            has another shape.
+    """
+    from transformers.core_model_loading import WeightConverter
+
+    if checkpoint.config.get("quantization_config"):
+        return
+    transforms, sources = _plan_loading(model, checkpoint.tensors)
+    state = model.state_dict()
+    if 2 * len(sources) < len(state):
+        # Names of another class, as Emu3's; the architecture's own checks explain all others.
+        return
+    converted = [
+        pattern.replace(r"\1", "").strip("^$.")
+        for entry in transforms
+        if isinstance(entry, WeightConverter)
+        for pattern in entry.target_patterns
+    ]
+    tied = getattr(model, "all_tied_weights_keys", None) or {}
+    optional = [re.compile(pattern) for pattern in model._keys_to_ignore_on_load_missing or ()]
+    for name, value in state.items():
+        stored = sources.get(name, [])
+        if any(part in name for part in converted) or (len(stored) != 1 and name in (*tied, *tied.values())):
+            continue
+        if not stored and not any(pattern.search(name) for pattern in optional):
+            raise CheckpointError(
+                f"the checkpoint lacks '{name}', which the model class of config.json has, and transformers "
+                f"would fill it with random numbers; {explain_missing([name], checkpoint.tensors)}"
+            )
+        shape = checkpoint.tensors[stored[0]].shape if len(stored) == 1 else tuple(value.shape)
+        if shape != tuple(value.shape):
+            raise CheckpointError(
+                f"'{stored[0]}' has shape {list(shape)!s:.120}, and {list(value.shape)!s:.120} is expected "
+                f"by the model class of config.json; {OTHER_CONFIG}"
+            )
 
 
 def is_empty(module: nn.Module) -> bool:
