@@ -118,7 +118,7 @@ def test_sentence_of_a_removal(
     assert ("McNemar's p" in told) == (before != after)
     assert ("No answer is degenerate afterwards." in told) == (degenerate == 0)
     if degenerate:
-        assert f"Afterwards {degenerate} of {total} answers are degenerate (0 before)" in told
+        assert f"Afterwards {degenerate} of {total} answers are degenerate (0 before; they repeat" in told
         assert f"{degenerate} of the {lost} prompts that lost the behaviour are among them" in told
 
 

@@ -193,12 +193,12 @@ def _count_degenerate(effect: BehaviourEffect) -> str:
     if pairs.degenerate == 0:
         return "No answer is degenerate afterwards."
     total = "" if effect.after.total is None else f" of {effect.after.total}"
-    before = "" if pairs.degenerate_before is None else f" ({pairs.degenerate_before} before)"
-    text = f"Afterwards {pairs.degenerate}{total} answers are degenerate{before}"
+    before = "" if pairs.degenerate_before is None else f"{pairs.degenerate_before} before; "
+    text = f"Afterwards {pairs.degenerate}{total} answers are degenerate ({before}{DEGENERATE[1:]}"
     if not pairs.lost_to_degenerate:
-        return f"{text} {DEGENERATE}."
+        return f"{text}."
     return (
-        f"{text} {DEGENERATE}: {pairs.lost_to_degenerate} of the {pairs.lost} prompts that lost the "
+        f"{text}: {pairs.lost_to_degenerate} of the {pairs.lost} prompts that lost the "
         "behaviour are among them."
     )
 

@@ -142,7 +142,7 @@ def types_table(compared: Sequence[SubjectResult], name: str) -> Table | None:
             lines.append(Line(kind.replace("_", " "), hint, tuple(cells)))
     return _table(
         f"{name} by type",
-        f"Refusals on {name} by type of prompt: darker refuses more. Safe types ought to stay light.",
+        f"Refusals on {name} by type of prompt: darker refuses more. Safe types should stay light.",
         "Type",
         [Column(subject.name) for subject in columns],
         lines,
