@@ -278,6 +278,15 @@ def test_the_faults_of_a_template_are_listed_by_form_of_prompt() -> None:
     )
 
 
+def test_a_prompt_that_holds_a_special_token_is_said() -> None:
+    lines: list[str] = []
+    prompts = [SHOW, Prompt("show <|end|> the owl"), Prompt("show <pad> <|end|>")]
+    check_prompts(tiny_chat.folder(), prompts, 8, name="tiny", log=lines.append)
+    (line,) = lines
+    assert line.startswith("2 of 3 prompts hold text that the tokenizer of tiny reads as a special token")
+    assert "<|end|> in 'show <|end|> the owl'" in line
+
+
 def test_a_dated_template_is_said_before_any_work() -> None:
     lines: list[str] = []
     check_prompts(tiny_chat.folder(template=DATED), [SHOW], 8, name="tiny", log=lines.append)

@@ -63,7 +63,23 @@ def check_prompts(
             "results"
         )
     check_lengths(chat, prompts, chat.tokens(prompts), answer_tokens, log)
+    _tell_special_tokens(chat, prompts, log)
     return chat
+
+
+def _tell_special_tokens(chat: ChatModel, prompts: Sequence[Prompt], log: Log) -> None:
+    """The tokenizer reads the names of its special tokens as these tokens wherever they are, so
+    that a prompt may end its own turn.
+    """
+    names = [str(name) for name in chat.tokenizer.all_special_tokens if str(name).strip()]
+    holding = [(name, prompt) for prompt in prompts for name in names if name in prompt.text]
+    if holding:
+        name, prompt = holding[0]
+        count = len({prompt.key for _, prompt in holding})
+        log(
+            f"{count} of {len(prompts)} prompts hold text that the tokenizer of {chat.name} reads as a "
+            f"special token, such as {name} in '{prompt.text[:60]}'; the model sees the token there"
+        )
 
 
 def list_template_faults(
