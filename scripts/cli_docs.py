@@ -85,9 +85,9 @@ def records_of(command: Any) -> dict[str, list[tuple[str, str]]]:
 def table(heads: tuple[str, str], rows: list[tuple[str, str]]) -> str:
     """A Markdown table of two columns."""
     lines = [f"| {heads[0]} | {heads[1]} |", "|---|---|"]
-    lines += [
-        f"| {first.replace('|', chr(92) + '|')} | {' '.join(second.split())} |" for first, second in rows
-    ]
+    for row in rows:
+        first, second = (" ".join(text.split()).replace("|", "\\|") for text in row)
+        lines.append(f"| {first} | {second} |")
     return "\n".join(lines) + "\n"
 
 

@@ -14,7 +14,8 @@ LOG = Path(__file__).resolve().parent.parent / "docs" / "log"
 HEADING = re.compile(r"^## (\d{4}-\d\d-\d\d): (.+?) \*\*(.+)\*\*$")
 ABOUT = """# Log of experiments
 
-Made by `python scripts/log_index.py` from the headings of the files in this folder; not by hand.
+Made by `python scripts/log_index.py` from the headings of the files in this folder; not written
+by hand.
 Unless an entry says otherwise: two cores, bfloat16, no GPU. No entry is ever removed, failed
 experiments included.
 
