@@ -1,5 +1,6 @@
-"""Every row of a table in README, CONTRIBUTING and docs has as many cells as the table's head: a bar
-in a text is escaped, or it ends the cell.
+"""Every row of a table in README, CONTRIBUTING and docs has as many cells as the table has columns.
+
+A bar in a text is escaped, or it ends the cell.
 """
 
 from __future__ import annotations
