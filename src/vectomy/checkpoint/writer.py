@@ -1,8 +1,7 @@
 """Rewrite some tensors of a checkpoint, shard by shard; every other byte stays as it was.
 
-The new folder is built beside its final place and renamed when it is whole. A shard that is
-finished there is held against its checksum and the source, and not written again, so a killed
-rewrite goes on where it stopped.
+The new folder is built next to its final place and renamed when it is complete. A finished shard
+is compared with its checksum and the source, and not written again, so a killed rewrite resumes.
 """
 
 from __future__ import annotations

@@ -132,7 +132,7 @@ def _frame(x: Scale, y: Scale, marks: list[float], most: float, kl: str, positiv
 def _limits(
     x: Scale, y: Scale, target: float | None, budget: float | None, base: float | None
 ) -> list[Markup]:
-    """Lines at what was asked for, and at what the base holds of what is to be kept."""
+    """Lines at the target rate and the KL budget, and at the base's rate on prompts to keep."""
     parts = []
     if target is not None:
         tip = element("title", f"asked for: at most {100 * target:.3g}%")

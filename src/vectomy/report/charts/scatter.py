@@ -18,7 +18,7 @@ __all__ = ["Axis", "Mark", "scatter"]
 WIDTH, LEFT, RIGHT = 340.0, 40.0, 12.0
 TOP, BOTTOM = 26.0, 232.0
 CHARACTER, LINE = 6.3, 11.0
-# Where a name may stand beside its mark: shift to its anchor, and which end of it is there. The
+# Possible places of a name near its mark: the shift of its anchor, and the end that is there. The
 # first is preferred.
 PLACES = [
     place

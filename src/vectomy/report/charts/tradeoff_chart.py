@@ -59,7 +59,7 @@ def tradeoff_chart(compared: Sequence[SubjectResult], main: Part, damage: str) -
 
 
 def over_refusal_chart(compared: Sequence[SubjectResult], safe: Part, unsafe: Part) -> Markup:
-    """Refusal of prompts that ought to be answered, against refusal of those that ought not."""
+    """Refusals of prompts that should be answered, against refusals of those that should not."""
     marks = []
     for subject in compared:
         true, over = unsafe.rate(subject), safe.rate(subject)

@@ -107,7 +107,7 @@ rates with Wilson's 95% interval.
 def healing_safety(results: HealingResults) -> str:
     """The warning on a healed model: whether what the edit took away is still away."""
     state = {
-        True: "The behaviour that the edit changed came back in part or wholly.",
+        True: "The behaviour that the edit changed came back, in part or completely.",
         False: "Healing did not measurably bring back what the edit had removed.",
         None: "It was not measured whether healing brought back what the edit had removed.",
     }[results.outcome.came_back]

@@ -177,7 +177,7 @@ def damage_set(evaluation: EvaluationResults) -> str | None:
 
 
 def over_refusal(evaluation: EvaluationResults) -> tuple[Part, Part] | None:
-    """Prompts of one set that ought to be answered (safe), and those that ought not (unsafe)."""
+    """Prompts of one set that should be answered (safe), and those that should not (unsafe)."""
     all_parts = parts(evaluation)
     for part in all_parts:
         unsafe = Part(part.set, "unsafe")

@@ -58,8 +58,8 @@ SENTENCE_END = re.compile(r"[.!?][\"')]?\s*$")
 SHORTEST_SENTENCE, LONGEST_LEAD = 4, 24
 # Tokens of a plain answer that follow a lead.
 FOLLOWING = 40
-# What the first token behind a lead counts for: there the model goes on with its answer, or says
-# the lead once more, and then goes on saying it (docs/log/traits.md).
+# Weight of the first token after a lead: there the model either begins its answer, or repeats the
+# lead and then never stops repeating it (docs/log/traits.md).
 TURN = 4.0
 
 

@@ -57,14 +57,14 @@ def choose_strength(points: Sequence[Mapping[str, Any]], trait: Trait) -> tuple[
         if trait.kl_budget is not None:
             limits = f"KL within {trait.kl_budget:g} and {limits}"
         return best, (
-            f"no strength keeps {limits}; taken is {points[best]['strength']:g} "
+            f"no strength keeps {limits}; {points[best]['strength']:g} is chosen "
             f"({points[best]['degenerate']:.0%} degenerate, KL {points[best]['kl']:.3g})"
         )
     best = min(within, key=lambda at: (short(points[at]), points[at]["kl"]))
     if short(points[best]):
         return best, (
             f"no strength within the limits brings the trait to {trait.target:.0%} of the search answers; "
-            f"taken is the nearest ({_word_share(points[best]['shown'])})"
+            f"the nearest is chosen ({_word_share(points[best]['shown'])})"
         )
     return best, None
 
