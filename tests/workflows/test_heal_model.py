@@ -13,7 +13,7 @@ from interrupted import interrupting
 from tiny import file_hashes, orthonormal
 
 from vectomy.cli import main
-from vectomy.core.errors import FingerprintError, FinishedRunError, ModelError, UsageError
+from vectomy.core.errors import FingerprintError, FinishedRunError, ModelError, PromptError, UsageError
 from vectomy.core.jsonl import read_jsonl
 from vectomy.edits.edit import Edit
 from vectomy.healing.heal_config import parse_heal
@@ -407,3 +407,13 @@ def test_a_wrong_command_is_one_sentence(
     assert found == status
     assert said in err
     assert "Traceback" not in err
+
+
+def test_prompts_to_learn_from_are_checked_before_the_bake(
+    tmp_path: Path, sources: dict[str, str], strong: Path
+) -> None:
+    (tmp_path / "long.json").write_text(json.dumps(["show " * 70]), encoding="utf-8")
+    config = parse_heal(options({**sources, "prompts": str(tmp_path / "long.json")}))
+    with pytest.raises(PromptError, match="exceed the 64 positions"):
+        heal_model(str(tiny_chat.folder()), tmp_path / "healed", config, edit=Edit.load(strong))
+    assert not (tmp_path / "healed" / "stages").exists()

@@ -92,13 +92,16 @@ class Workflow:
         )
         check_covered(architecture_in(self.checkpoint))
 
-    def check_prompts(self, prompts: Sequence[Prompt], answer_tokens: int) -> None:
+    def check_prompts(self, prompts: Sequence[Prompt], answer_tokens: int) -> ChatModel:
         """Check that prompts reach the model whole and leave room for answers (prompt_checks.py).
+
+        Returns:
+            The model without weights.
 
         Raises:
             ModelError, PromptError: they do not.
         """
-        check_prompts(
+        return check_prompts(
             self.source, prompts, answer_tokens, runtime=self.runtime, name=self.model, log=self.log
         )
 

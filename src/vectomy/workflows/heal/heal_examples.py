@@ -21,7 +21,7 @@ from vectomy.healing.pairs import Pair, encode_pairs
 from vectomy.metrics.prompt_set import sample
 from vectomy.models import ChatModel, check_lengths, load_model
 
-__all__ = ["HELD_OUT", "build_training_pairs", "load_for"]
+__all__ = ["HELD_OUT", "build_training_pairs", "list_own_prompts", "load_for"]
 
 HELD_OUT = "a prompt that is measured on"
 TIMED_TOKENS = 512
@@ -63,6 +63,26 @@ def build_training_pairs(
     return pairs, told, _seconds_per_token(chat, pairs)
 
 
+def list_own_prompts(
+    config: HealConfig, measured: Sequence[Prompt], log: Log = ignore
+) -> tuple[list[Prompt], int]:
+    """The prompts whose answers are learned from, and how many are left out because they are
+    measured on (0 where a limit takes a sample).
+
+    Raises:
+        PromptError: the source cannot be read, or all its prompts are measured on.
+    """
+    prompts = read_unmeasured(Source(prompts=config.prompts), log)
+    texts = {prompt.key[0] for prompt in measured}
+    kept = [prompt for prompt in prompts if prompt.key[0] not in texts]
+    kept = [kept[index] for index in sample(len(kept), config.limit, config.seed)]
+    if not kept:
+        raise PromptError(
+            f"all prompts of {config.prompts} are measured on; use other ones to learn from (--prompts SRC)"
+        )
+    return kept, len(prompts) - len(kept) if config.limit is None else 0
+
+
 def _own(
     config: HealConfig,
     base: Path,
@@ -71,14 +91,7 @@ def _own(
     progress: Progress,
     log: Log,
 ) -> tuple[list[Pair], Preferences, ChatModel]:
-    prompts = read_unmeasured(Source(prompts=config.prompts), log)
-    texts = {prompt.key[0] for prompt in measured}
-    kept = [prompt for prompt in prompts if prompt.key[0] not in texts]
-    kept = [kept[at] for at in sample(len(kept), config.limit, config.seed)]
-    if not kept:
-        raise PromptError(
-            f"all prompts of {config.prompts} are measured on; use other ones to learn from (--prompts SRC)"
-        )
+    kept, gone = list_own_prompts(config, measured, log)
     chat = load_for(config, base, "base")
     tokens = chat.tokens(kept)
     check_lengths(chat, kept, tokens, config.own_tokens, log)
@@ -90,7 +103,6 @@ def _own(
             tokens, config.own_tokens, config.runtime.batch_tokens, progress, "edited model's answers"
         )
     pairs, told = pair_own_answers(chat, kept, ours, theirs)
-    gone = len(prompts) - len(kept) if config.limit is None else 0
     return pairs, Preferences(told.rows, {**told.left_out, **({HELD_OUT: gone} if gone else {})}), chat
 
 

@@ -17,9 +17,11 @@ from vectomy.core.progress import Progress, silent
 from vectomy.core.run_folder import RunFolder, hash_of, read_json
 from vectomy.core.versions import versions
 from vectomy.edits.edit import Edit
-from vectomy.healing.heal_config import HealConfig, parse_heal
+from vectomy.healing.heal_config import OWN, HealConfig, parse_heal
 from vectomy.healing.launching import launch_file
 from vectomy.healing.machine import resolve_machine
+from vectomy.models import check_lengths
+from vectomy.workflows.heal.heal_examples import list_own_prompts
 from vectomy.workflows.heal.heal_inputs import open_inputs
 from vectomy.workflows.heal.heal_stages import STAGES, HealWorkflow, StageName, list_heal_stages
 from vectomy.workflows.preflight import refuse
@@ -100,6 +102,9 @@ def heal_model(
             launcher=launcher,
             processes=processes,
         )
-        work.check_prompts(work.sets.prompts, config.answer_tokens)
+        chat = work.check_prompts(work.sets.prompts, config.answer_tokens)
+        if trained is None and config.preferences == OWN:
+            learned, _ = list_own_prompts(config, work.sets.prompts)
+            check_lengths(chat, learned, chat.tokens(learned), config.own_tokens)
         work.run_stages(list_heal_stages(work), hash_of([versions()["vectomy"], inputs.identity]), until)
         return dict(read_json(folder.file("summary.json"))) if until == "report" else {}
