@@ -75,10 +75,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(tiers[0])
 
 
-def pytest_collection_finish() -> None:
-    """The garbage collector leaves out what the imports made. Each run of a tiny model collects
+# Seconds of imports each, in every process of the tests.
+SLOW_IMPORTS = ("datasets", "lm_eval", "peft", "transformers.modeling_utils", "trl")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """The unit tests start soon: they import no library that runs models. The garbage collector leaves out what the imports made. Each run of a tiny model collects
     several times (`Workflow.free`), and would look through all modules each time.
     """
+    imported = [name for name in SLOW_IMPORTS if name in sys.modules]
+    if session.config.option.markexpr == "unit" and imported:
+        raise pytest.UsageError(
+            f"the unit tests import {imported}: import them in the functions that use them, "
+            "or move the tests marked unit to a file of their own"
+        )
     gc.collect()
     gc.freeze()
 

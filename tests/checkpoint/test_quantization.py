@@ -9,6 +9,7 @@ from packed_weights import (
     BLOCK,
     E4M3,
     EXPERTS,
+    FP4_VALUES,
     NAME,
     QUANTISED,
     SCALE,
@@ -21,8 +22,6 @@ from packed_weights import (
     same,
     stored_as,
 )
-from transformers.integrations.finegrained_fp8 import Fp8Dequantize
-from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 from vectomy.checkpoint.quantization import (
     companions,
@@ -48,7 +47,10 @@ def test_decoding_is_values_times_scales_of_the_stored_shape(kind: str, tmp_path
     assert W.shape == encoded.shape
     assert W.dtype == torch.float32
     if kind == "mxfp4":
-        oracle = convert_moe_packed_tensors(*tensors.values(), dtype=torch.float32).mT
+        blocks, scale = tensors.values()
+        nibbles = torch.stack([blocks & 15, blocks >> 4], -1).flatten(-2).long()
+        powers = (scale.float() - 127).exp2()[..., None]
+        oracle = (torch.tensor(FP4_VALUES)[nibbles] * powers).flatten(-2)
     else:
         values, scale = tensors[name].float(), next(v for k, v in tensors.items() if k != name)
         scale = (scale.float() - 127).exp2() if scale.dtype == torch.uint8 else scale.float()
@@ -65,8 +67,11 @@ def test_decoding_is_values_times_scales_of_the_stored_shape(kind: str, tmp_path
     assert torch.equal(W, oracle)
 
 
+@pytest.mark.tiny
 @pytest.mark.parametrize("kind", ["block", "experts", "mxfp8"])
 def test_fp8_decodes_as_transformers_dequantises(kind: str, tmp_path: Path) -> None:
+    from transformers.integrations.finegrained_fp8 import Fp8Dequantize
+
     # Its dequantisation needs whole blocks.
     if kind == "block":
         name, tensors = NAME, dict(zip((NAME, SCALE), fp8_blocks(256, 384), strict=True))
@@ -80,7 +85,10 @@ def test_fp8_decodes_as_transformers_dequantises(kind: str, tmp_path: Path) -> N
     assert torch.equal(decode(*opened(checkpoint, name)), oracle)
 
 
+@pytest.mark.tiny
 def test_mxfp4_rows_are_the_output_axis_and_transformers_transposes_them(tmp_path: Path) -> None:
+    from transformers.integrations.mxfp4 import convert_moe_packed_tensors
+
     # A square matrix, so that shapes hide nothing.
     parts = mxfp4_parts(2, 64, 2)
     W = decode(*opened(folder(tmp_path, parts, {"quant_method": "mxfp4"}), EXPERTS))

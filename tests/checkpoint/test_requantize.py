@@ -15,6 +15,7 @@ from packed_weights import (
     EXPERTS,
     NAME,
     QUANTISED,
+    FP4_VALUES,
     SCALE,
     bits,
     folder,
@@ -27,8 +28,6 @@ from packed_weights import (
 from safetensors.torch import save_file
 from tiny import orthonormal, unit
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM
-from transformers.integrations.mxfp4 import FP4_VALUES
 
 from vectomy.checkpoint import Change, Checkpoint, read_stored, rewrite
 from vectomy.checkpoint.quantization import (
@@ -294,6 +293,8 @@ def test_a_change_may_write_into_what_it_gets(tmp_path: Path) -> None:
 
 def model_folder(path: Path, kind: str) -> str:
     """A tiny quantised model as released, and the name of a writer in it."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
     sizes = {"num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 32}
     if kind == "mxfp4":
         experts = {"num_local_experts": 2, "num_experts_per_tok": 1, "layer_types": ["full_attention"]}
@@ -327,6 +328,8 @@ def test_an_edited_folder_is_what_transformers_loads(kind: str, tmp_path: Path) 
     """Square writers: only the right axis and order of nibbles give the loaded model a stream
     without the direction.
     """
+    from transformers import AutoModelForCausalLM
+
     name = model_folder(tmp_path / "base", kind)
     checkpoint = Checkpoint.open(tmp_path / "base")
     encoded = locate(checkpoint, name)

@@ -226,7 +226,6 @@ def test_singular_values_are_those_of_a_whole_decomposition(tmp_path: Path) -> N
     )
 
 
-@pytest.mark.unit
 def test_a_step_is_the_distance_to_the_next_number() -> None:
     values = torch.tensor([1.0, 1.5, -3.0, 0.01, 100.0]).to(BF16)
     grown = (values.view(torch.int16) + 1).view(BF16)

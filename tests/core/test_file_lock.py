@@ -69,6 +69,7 @@ def test_a_lock_keeps_others_out_until_its_process_ends(tmp_path: Path, system: 
     third.communicate()
 
 
+@pytest.mark.tiny
 @pytest.mark.parametrize("system", ["windows", "neither"])
 def test_every_command_can_be_asked_for_without_the_modules_of_posix(tmp_path: Path, system: str) -> None:
     program = (

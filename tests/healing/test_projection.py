@@ -25,7 +25,6 @@ from vectomy.healing.projection import (
     preserve_writer_outputs,
     project_adapter,
     project_adapter_outputs,
-    project_matrix,
     restore_weights,
     share_along,
 )
@@ -39,16 +38,6 @@ TIER = "chat"
 
 # float32 through a few sums.
 ROUNDING = 1e-5
-
-
-@pytest.mark.unit
-def test_a_projected_matrix_writes_nothing_along_the_rows_and_keeps_the_rest() -> None:
-    rows, matrix = orthonormal(3), torch.randn(32, 7)
-    kept = project_matrix(matrix, rows)
-    assert share_along(kept, rows) < 1e-6 < 0.1 < share_along(matrix, rows)
-    assert torch.allclose(project_matrix(kept, rows), kept, atol=1e-6)
-    rest = matrix - rows.T @ (rows @ matrix)
-    assert torch.allclose(kept, rest, atol=1e-6)
 
 
 @pytest.mark.parametrize("objective", ["sft", "dpo"])

@@ -223,14 +223,6 @@ def test_what_takes_a_card_is_refused_by_name_without_one(
     assert said in str(caught.value)
 
 
-@pytest.mark.unit
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a card")
-@pytest.mark.parametrize("name", ["ddp", "zero2", "zero3", "fsdp"])
-def test_launches_on_cards_are_refused_by_name_without_one(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ModelError, match=f"--launch {name} runs on CUDA cards"):
-        launch(tmp_path, name, 2)
-
-
 def test_a_loss_that_is_no_number_ends_the_training(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="--learning-rate"):
         train(job(tmp_path, quick(objective="sft", learning_rate=1e30, epochs=2.0)))

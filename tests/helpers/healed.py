@@ -19,7 +19,6 @@ from vectomy.edits.export import bake
 from vectomy.healing.heal_config import HealConfig, parse_heal
 from vectomy.healing.job import Job
 from vectomy.healing.pairs import Pair, encode_pairs
-from vectomy.healing.training import train
 from vectomy.workflows.heal.heal_inputs import compute_protected_directions
 
 # Small and quick: float32, no dropout, a rate at which a few steps show.
@@ -95,6 +94,8 @@ def curve(folder: Path) -> list[float]:
 
 
 def trained(folder: Path, project: bool = True, **more: Any) -> Job:
+    from vectomy.healing.training import train
+
     made = job(folder, quick(**more), project=project)
     train(made)
     return made

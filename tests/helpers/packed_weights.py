@@ -19,6 +19,9 @@ from vectomy.checkpoint.quantization import (
 E4M3, E5M2, E8M0 = torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e8m0fnu
 NAME, EXPERTS = "model.layers.0.mlp.down_proj.weight", "model.layers.0.mlp.experts.down_proj"
 SCALE = NAME + "_scale_inv"
+# E2M1 by code, the sign in its highest bit: OCP Microscaling Formats 1.0, section 5.3.3.
+FP4_MAGNITUDES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+FP4_VALUES = (*FP4_MAGNITUDES, *(-value for value in FP4_MAGNITUDES))
 BLOCK = {"quant_method": "fp8", "weight_block_size": [128, 128]}
 
 

@@ -10,11 +10,14 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+# Its classes are imported where they are used: that takes seconds, and the unit tests need none.
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 WIDTH, LAYERS, VOCAB = 32, 4, 97
 MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3", "smollm3")
@@ -31,6 +34,8 @@ class Tiny:
 
 
 def tiny_config(model_type: str, **changes: object) -> Any:
+    from transformers import AutoConfig
+
     return AutoConfig.for_model(
         model_type,
         **{
@@ -53,6 +58,8 @@ def tiny_config(model_type: str, **changes: object) -> Any:
 
 def random_model(model_type: str, seed: int = 0, **changes: object) -> PreTrainedModel:
     generator = torch.Generator().manual_seed(seed)
+    from transformers import AutoModelForCausalLM
+
     model = AutoModelForCausalLM.from_config(tiny_config(model_type, **changes)).float().eval()
     with torch.no_grad():
         for name, value in model.named_parameters():
@@ -73,6 +80,8 @@ def build(
 
 
 def load(folder: Path) -> PreTrainedModel:
+    from transformers import AutoModelForCausalLM
+
     return AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager"
     ).eval()

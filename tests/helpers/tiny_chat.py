@@ -15,15 +15,17 @@ import shutil
 import tempfile
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from tiny import random_model, tiny_config
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from vectomy.data.prompts import Prompt
 from vectomy.models import ChatModel, load_model
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 VERBS = ("show", "paint", "find", "name", "draw", "keep")
 NIGHT = ("owl", "moon", "bat", "star", "lamp", "moth")
@@ -79,6 +81,8 @@ def answer_of(text: str) -> str:
 
 
 def tokenizer(template: str | None = TEMPLATE, add_bos: bool = False) -> PreTrainedTokenizerFast:
+    from transformers import PreTrainedTokenizerFast
+
     words = Tokenizer(models.WordLevel({word: at for at, word in enumerate(VOCABULARY)}, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     if add_bos:
@@ -123,6 +127,8 @@ def save(
     add_bos: bool = False,
     thought: str = "",
 ) -> Path:
+    from transformers import AutoModelForCausalLM
+
     model = AutoModelForCausalLM.from_config(tiny_config("llama", vocab_size=len(VOCABULARY))).float().eval()
     model.load_state_dict(
         taught(thought) if taught_ else random_model("llama", vocab_size=len(VOCABULARY)).state_dict()

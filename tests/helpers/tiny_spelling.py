@@ -8,12 +8,13 @@ from pathlib import Path
 from tiny import random_model
 from tiny_chat import TEMPLATE, scratch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
 
 @cache
 def spelling_folder() -> Path:
     """A model folder, made once a session; not to be written to."""
+    from transformers import PreTrainedTokenizerFast
+
     letters = {
         sign: at
         for at, sign in enumerate(["<pad>", "<bos>", "<end>", "<unk>", *map(chr, range(32, 127)), "\n"])

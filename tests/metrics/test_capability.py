@@ -189,7 +189,6 @@ def test_every_name_of_a_suite_is_one_of_the_installed_harness() -> None:
     assert len(wanted_tasks("nous,nous,example")) == len(SUITES["nous"]) + 1
 
 
-@pytest.mark.unit
 def test_the_example_has_four_different_answers_each_and_no_favourite_place() -> None:
     rows = read_jsonl(EXAMPLE.parent / "questions.jsonl")
     assert all(len(set(row["choices"])) == 4 and 0 <= row["answer"] < 4 for row in rows)

@@ -221,7 +221,7 @@ text = ("To keep a bicycle in order, you should wash it once a week and oil its 
         "at a shop. They will show you, and most of them like to be asked. A good lamp is worth its "
         "price in winter, and so is a bell.")
 first = "Number {} is the one I would begin with, since it takes a minute."
-texts = [text.format(first.format(n)) for n in range(600)]
+texts = [text.format(first.format(n)) for n in range(200)]
 judge = RefusalJudge()
 judge.verdict("", texts[0])
 seconds = []

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from candidate_scores import Row
-from command_line import Vectomy
+from command_line import Vectomy, process
 
 from vectomy.core.errors import SelectionError
 from vectomy.core.run_config import Selection
@@ -263,10 +263,6 @@ finally:
 """
 
 
-def command(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", LOADED, *words], capture_output=True, text=True, check=False)
-
-
 def scores_file(path: Path, value: Any) -> str:
     file = path / "scores.json"
     file.write_text(value if isinstance(value, str) else json.dumps(value))
@@ -288,7 +284,7 @@ def test_select_from_scores_reproduces_each_published_choice(
 def test_select_from_scores_prints_the_choice_and_loads_no_torch(tmp_path: Path) -> None:
     layers, place, _ = PUBLISHED["Yi-6B"]
     file = scores_file(tmp_path, [{**entry, "extra": "kept"} for entry in published_rows("Yi-6B")])
-    done = command("select", "--from-scores", file, "--layers", str(layers))
+    done = process(LOADED, "select", "--from-scores", file, "--layers", str(layers))
     assert done.returncode == 0
     chosen = json.loads(done.stdout)
     assert (chosen["position"], chosen["layer"]) == place
@@ -334,13 +330,14 @@ FAILS: dict[str, tuple[Any, tuple[str, ...], int, str]] = {
 
 
 @pytest.mark.parametrize("case", FAILS)
-def test_select_from_scores_fails_with_a_status_and_a_sentence(tmp_path: Path, case: str) -> None:
-    value, more, status, said = FAILS[case]
-    done = command("select", "--from-scores", scores_file(tmp_path, value), *more)
-    assert done.returncode == status
-    assert done.stdout == ""
-    assert said in done.stderr
-    assert "Traceback" not in done.stderr
+def test_select_from_scores_fails_with_a_status_and_a_sentence(
+    tmp_path: Path, vectomy: Vectomy, case: str
+) -> None:
+    value, more, status, message = FAILS[case]
+    result, out, err = vectomy("select", "--from-scores", scores_file(tmp_path, value), *more)
+    assert (result, out) == (status, "")
+    assert message in err
+    assert "Traceback" not in err
 
 
 # The benchmark over the published files

@@ -1,6 +1,5 @@
 """What a command lacks is said before its first stage, and before the model is read."""
 
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -60,16 +59,6 @@ def test_a_missing_package_is_named_with_its_extra(modules: list[str], extra: st
     assert message is not None
     assert message.endswith(f"pip install 'vectomy[{extra}]'")
     assert describe_missing("this", "torch") is None
-
-
-def test_no_command_imports_the_optional_packages_to_begin_with() -> None:
-    program = (
-        "import sys; sys.modules.update(dict.fromkeys(('peft', 'trl', 'gguf', 'lm_eval')))\n"
-        "import vectomy.workflows.heal, vectomy.workflows.run, vectomy.workflows.evaluate.evaluation\n"
-        "import vectomy.workflows.reproduce, vectomy.workflows.direction, vectomy.workflows.plan"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-1000:]
 
 
 class Checked(Workflow):
