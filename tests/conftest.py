@@ -80,8 +80,9 @@ SLOW_IMPORTS = ("datasets", "lm_eval", "peft", "transformers.modeling_utils", "t
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """The unit tests start soon: they import no library that runs models. The garbage collector leaves out what the imports made. Each run of a tiny model collects
-    several times (`Workflow.free`), and would look through all modules each time.
+    """The unit tests start soon: they import no library that runs models. And the garbage collector
+    leaves out what the imports made: each run of a tiny model collects several times
+    (`Workflow.free`), and would look through all modules each time.
     """
     imported = [name for name in SLOW_IMPORTS if name in sys.modules]
     if session.config.option.markexpr == "unit" and imported:

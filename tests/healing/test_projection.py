@@ -11,7 +11,7 @@ import tiny_chat
 import torch
 from healed import damaged, edit, job, pairs, protected_directions, quick, trained
 from peft import LoraConfig, PeftModel, get_peft_model
-from tiny import Tiny, load, orthonormal, tokens, unit
+from tiny import Tiny, load, tokens, unit
 from torch import Tensor
 
 from vectomy.checkpoint import Checkpoint
