@@ -51,6 +51,18 @@ def test_the_unedited_base_carries_nothing(pair) -> None:
         assert receipt.max_projection > 0.1
 
 
+@pytest.mark.parametrize("given", [None, [[5] * 90]])
+def test_texts_are_cut_at_the_positions_of_a_model(tmp_path: Path, given: list[list[int]] | None) -> None:
+    """Positions of GPT-2 are rows of a table, and a text has more tokens."""
+    tiny = build(tmp_path / "base", "gpt2", n_positions=20, max_position_embeddings=20)
+    edit = Edit.ablation(tiny.folder, unit())
+    bake(edit, tiny.folder, tmp_path / "edited")
+    receipt = verify(tmp_path / "edited", edit, tokens=given)
+    assert not any("not measured" in note for note in receipt.notes)
+    assert receipt.max_projection < 1e-5
+    assert "cut at its 20 positions" in receipt.how
+
+
 @pytest.mark.parametrize("base", [True, False])
 def test_one_writer_that_was_missed_is_named(pair, tmp_path: Path, base: bool) -> None:
     tiny, edit, edited = pair

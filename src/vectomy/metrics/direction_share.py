@@ -45,7 +45,8 @@ def projections(
     block and leaves each one; float32, block by block. With it, in words, on what it was measured.
 
     Args:
-        tokens: prompts as token ids to run (else 8 random texts of 48 tokens, from `seed`).
+        tokens: prompts as token ids to run (else 8 random texts of 48 tokens, from `seed`). Texts
+            are cut at the positions of the model, which is said.
 
     Raises:
         ActivationError: the stream has NaN or infinite values.
@@ -54,12 +55,12 @@ def projections(
     opened = Checkpoint.of(checkpoint)
     chat = _open_chat(opened, device)
     layers = chat.architecture.n_layers
-    how = (
-        f"{len(tokens)} given prompts, float32"
-        if tokens
-        else f"8 random texts of 48 tokens (seed {seed}), float32"
-    )
     texts = tokens or _random_texts(chat.architecture.vocab, seed)
+    what = f"{len(tokens)} given prompts" if tokens else f"8 random texts of 48 tokens (seed {seed})"
+    longest = max(map(len, texts))
+    cut = chat.context is not None and longest > chat.context
+    how = f"{what}{f', cut at its {chat.context} positions' if cut else ''}, float32"
+    texts = [row[: chat.context] for row in texts]
     largest = torch.zeros(layers + 1)
     batches = list(chat.batches(texts, 4096))
     with (
