@@ -33,6 +33,7 @@ install_import_hook(_checked_modules(), "shape_checks.checked")
 import gc  # noqa: E402
 import re  # noqa: E402
 import sys  # noqa: E402
+from collections import Counter  # noqa: E402
 from collections.abc import Callable, Iterator  # noqa: E402
 from functools import cache  # noqa: E402
 from typing import TYPE_CHECKING  # noqa: E402
@@ -73,6 +74,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             )
         if not own:
             item.add_marker(tiers[0])
+    _sort_longest_first(items)
+
+
+def _sort_longest_first(items: list[pytest.Item]) -> None:
+    """Files of many tests first, and before them the demo model's: minutes each, they would leave
+    the other processes idle at the end.
+    """
+    files = Counter(item.path for item in items)
+    items.sort(key=lambda item: (item.get_closest_marker("demo") is None, -files[item.path], str(item.path)))
 
 
 # Seconds of imports each, in every process of the tests.

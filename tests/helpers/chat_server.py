@@ -31,7 +31,8 @@ params.model.path = sys.argv[1]
 params.n_ctx = 2048 if slots == 1 else 512 * slots
 params.n_parallel = slots
 params.warmup = False
-params.cpuparams.n_threads = params.cpuparams_batch.n_threads = len(os.sched_getaffinity(0))
+threads = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
+params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
 if sys.argv[3] == "f32":
     params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
     params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
