@@ -8,8 +8,8 @@ asked in the context that shows the trait, negative ones in the context that doe
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from dataclasses import replace
+from functools import partial
 
 import safetensors.torch
 import torch
@@ -17,37 +17,29 @@ import torch
 from vectomy.core.json_value import JsonObject
 from vectomy.core.jsonl import write_jsonl
 from vectomy.core.linalg import normalise
-from vectomy.core.run_config import Contrast, Source
 from vectomy.core.run_folder import read_json, write_json, write_whole
 from vectomy.core.types import Vector
 from vectomy.data.prompts import Prompt
-from vectomy.data.splits import Splits, split_preserve
 from vectomy.data.trait_context import in_context
-from vectomy.data.trait_file import Trait, TraitContext
 from vectomy.edits.edit import Edit
 from vectomy.metrics.intervals import rate_of, share_of
 from vectomy.metrics.judges.judged_part import find_degenerate
-from vectomy.metrics.trait_scorers import Scorer, scorer_of
 from vectomy.metrics.variants import separation
-from vectomy.models import ChatModel
-from vectomy.search.distill.closed_forms import Means, closed_form, learnables
+from vectomy.search.distill.closed_forms import closed_form, learnables
 from vectomy.search.distill.distill_examples import (
     DistillBatch,
     DistillExample,
     check_enough,
     distill_examples,
-    good_answers,
     mean_streams,
     pair_examples,
 )
 from vectomy.search.distill.distillation import learn_edit
 from vectomy.search.distill.strength_choice import choose_strength
 from vectomy.search.distill.trait_bench import AskedModel, TraitBench
-from vectomy.workflows.run_stages import RunWorkflow
-from vectomy.workflows.trait_config import TraitRun
+from vectomy.workflows.distill_workflow import SIDES, DistillWorkflow
 
 __all__ = [
-    "DistillWorkflow",
     "run_distill_baseline",
     "run_distill_collect",
     "run_distill_directions",
@@ -55,7 +47,6 @@ __all__ = [
     "run_distill_select",
 ]
 
-SIDES = ("positive", "negative")
 Candidate = tuple[int | None, float, Edit]
 """(layer, strength, edit); the layer is None where the edit is of many."""
 # Layers at which a closed form is tried, as shares of the depth. Answers are generated at the
@@ -66,110 +57,6 @@ GENERATED = 2
 SCREENED = 8
 # The layer at which the two contexts are compared on the page, where the edit names none.
 SHOWN_DEPTH = 0.6
-
-
-@dataclass(kw_only=True)
-class DistillWorkflow(RunWorkflow):
-    """A run of a trait: the same prompts in two contexts."""
-
-    config: TraitRun
-
-    @cached_property
-    def plain_splits(self) -> Splits:
-        """The prompts without a context; fit, search and test share none."""
-        contrast = self.config.contrast
-        source = Source(prompts=self.config.trait.prompts.source)
-        sizes = {name: getattr(contrast, name) for name in ("n_fit", "n_search", "n_test")}
-        result = split_preserve(
-            Contrast(positive=source, negative=source, keep=source, **sizes), self.config.seed, self.log
-        )
-        assert result is not None
-        return result
-
-    @cached_property
-    def splits(self) -> tuple[Splits, Splits]:
-        trait = self.config.trait
-        return self._splits_in(trait.positive), self._splits_in(trait.negative)
-
-    def _splits_in(self, context: TraitContext) -> Splits:
-        return Splits(*(tuple(in_context(self.texts(split), context)) for split in ("fit", "search", "test")))
-
-    @cached_property
-    def keep(self) -> None:
-        return None
-
-    def texts(self, split: str) -> list[str]:
-        return [prompt.text for prompt in getattr(self.plain_splits, split)]
-
-    @property
-    def contexts(self) -> tuple[TraitContext, TraitContext]:
-        """(source, target): in the source context, the edited model is to answer as the base does
-        in the target context.
-        """
-        trait = self.config.trait
-        sides = (trait.negative, trait.positive)
-        return sides if trait.operation == "induce" else sides[::-1]
-
-    def own_answers(self, side: str, split: str) -> tuple[list[str], list[list[int]], list[str]]:
-        """Prompts, answers as tokens and answers as texts, as the base gave them."""
-        answers: list[list[int]] = read_json(self.folder.file("answers.json"))[side][split]
-        return self.texts(split), answers, [self.chat.text(answer) for answer in answers]
-
-    @property
-    def writes_gguf(self) -> bool:
-        """A GGUF file takes no added vectors."""
-        return False
-
-    @property
-    def trait(self) -> Trait:
-        return self.config.trait
-
-    @property
-    def described_judge(self) -> JsonObject:
-        scorer = read_json(self.folder.file("baseline.json"))["scorer"]
-        note = f"The trait is shown by {scorer['note']}"
-        return {"name": scorer["name"], "version": None, "note": note, "agreement": None}
-
-    @cached_property
-    def scorer(self) -> Scorer:
-        return scorer_of(
-            self.chat,
-            self.config.trait,
-            self.own_answers("positive", "fit")[:2],
-            self.own_answers("negative", "fit")[1],
-            self.runtime.batch_tokens,
-        )
-
-    def bench(self, split: str, chat: ChatModel | None = None) -> TraitBench:
-        """The prompts of a split, ready to be asked."""
-        c = self.config
-        return TraitBench(
-            chat or self.chat,
-            c.trait,
-            self.scorer,
-            self.texts(split),
-            c.answer_tokens,
-            c.runtime.batch_tokens,
-            self.progress,
-        )
-
-    def good_fit_answers(self) -> dict[str, list[bool]]:
-        """By side, which of the base's own fit answers are as their context says."""
-        return {
-            side: good_answers(*self.own_answers(side, "fit"), self.scorer, side == "positive")
-            for side in SIDES
-        }
-
-    def means(self) -> Means:
-        """The mean streams of the positive and of the negative context."""
-        files = (self.folder.file(f"activations-{side}.safetensors") for side in SIDES)
-        positive, negative = (safetensors.torch.load_file(file)["resid_post"] for file in files)
-        return positive, negative
-
-    def free(self) -> None:
-        super().free()
-        # It may hold the model.
-        self.__dict__.pop("scorer", None)
 
 
 def run_distill_baseline(work: DistillWorkflow) -> None:

@@ -19,19 +19,17 @@ from vectomy.models.demo import is_demo
 from vectomy.search.recipe import Ask
 from vectomy.search.recipes import SEARCHES
 from vectomy.workflows.distill_stages import (
-    DistillWorkflow,
     run_distill_baseline,
     run_distill_collect,
     run_distill_directions,
     run_distill_evaluate,
     run_distill_select,
 )
+from vectomy.workflows.distill_workflow import DistillWorkflow
 from vectomy.workflows.preflight import refuse
 from vectomy.workflows.run_stages import (
     STAGES,
-    RunWorkflow,
     StageName,
-    digest_given_direction,
     run_apply,
     run_baseline,
     run_collect,
@@ -40,6 +38,7 @@ from vectomy.workflows.run_stages import (
     run_report,
     run_select,
 )
+from vectomy.workflows.run_workflow import RunWorkflow, digest_given_direction
 from vectomy.workflows.stages import Log, Stage, ignore
 from vectomy.workflows.trait_config import TraitRun
 
