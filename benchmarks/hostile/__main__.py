@@ -1,6 +1,7 @@
 """python benchmarks/hostile [--cases 100000] [--seed 0] [--kinds NAME ...] [--json FILE]
 
-Runs on from the case where the file of results ends, so that a run may be cut off at any time.
+Continues from the case where the file of results ends, so that a run may be cut off at any time;
+cases that failed are run again first.
 """
 
 from __future__ import annotations

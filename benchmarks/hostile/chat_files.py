@@ -70,7 +70,7 @@ def _damage_template(rng: random.Random, folder: Path) -> str:
     if rng.random() < 0.3:
         damage_text(file, rng)
     else:
-        template = rng.choice(ENDLESS if rng.random() < 0.01 else TEMPLATES)
+        template = rng.choice(ENDLESS if rng.random() < 0.002 else TEMPLATES)
         if rng.random() < 0.3:
             template = rng.choice(TEMPLATES) + template
         file.unlink()

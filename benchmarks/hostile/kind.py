@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import os
 import random
@@ -11,6 +12,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import typer.main
 
 __all__ = ["Kind", "NotAllowedError", "allow", "run_command"]
 
@@ -40,6 +43,10 @@ class Kind:
 def allow(condition: bool, wrong: str) -> None:
     if not condition:
         raise NotAllowedError(wrong)
+
+
+# The parser of all commands, which does not change, takes longer to make than most commands.
+typer.main.get_command = functools.cache(typer.main.get_command)
 
 
 def run_command(*words: str) -> tuple[int, str]:

@@ -27,6 +27,9 @@ def _build(path: Path) -> None:
     for name, part in zip(PARTS, parts, strict=True):
         (path / "pages").mkdir(exist_ok=True)
         (path / "pages" / f"{name}.json").write_text(json.dumps(part))
+    # Templates are compiled here, and not in each child.
+    render_card(parts[0])
+    render_page(*parts[:4])
 
 
 def _damage(rng: random.Random, folder: Path) -> dict[str, Any]:
@@ -41,7 +44,11 @@ def _damage(rng: random.Random, folder: Path) -> dict[str, Any]:
             given[name] = parsed if name != "completions" or isinstance(parsed, list) else [parsed]
     if name == "summary" and isinstance(given[name], dict) and rng.random() < 0.3:
         given[name]["license"] = rng.choice([*ODD, {"license": [1]}, {"license_name": {"x": "\n---\n"}}])
-    return {**given, "kind": rng.choice(FORMS)}
+    return {
+        **given,
+        "kind": rng.choice(FORMS),
+        "page": name not in ("summary", "evaluation") or rng.random() < 0.3,
+    }
 
 
 def _parsed(value: Any, otherwise: Any) -> Any:
@@ -62,6 +69,8 @@ def _steps(folder: Path, out: Path, given: dict[str, Any]) -> Iterator[str]:
     head = yaml.safe_load(front)
     allow(isinstance(head, dict) and "vectomy" in head["tags"], f"the front matter is {head!r:.100}")
     allow(bool(text.strip()), "a card without text")
+    if not given["page"]:
+        return
     yield "page"
     page = render_page(given["summary"], given["scores"], given["separation"], given["completions"])
     page.encode()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib
 import json
 import os
 import random
@@ -22,7 +24,7 @@ import torch
 
 from hostile.chat_files import CHAT_KINDS
 from hostile.gguf_cases import GGUF_KINDS
-from hostile.kind import Kind, NotAllowedError
+from hostile.kind import Kind, NotAllowedError, run_command
 from hostile.page_cases import PAGE_KINDS
 from hostile.prompt_cases import PROMPT_KINDS
 from hostile.replies import REPLY_KINDS
@@ -30,7 +32,7 @@ from hostile.run_cases import RUN_KINDS
 from hostile.weights import WEIGHT_KINDS
 from vectomy.core.errors import VectomyError
 
-__all__ = ["KINDS", "build", "main", "run", "snapshot"]
+__all__ = ["KINDS", "build", "kind_of", "main", "run", "snapshot"]
 
 KINDS: tuple[Kind, ...] = (
     *WEIGHT_KINDS,
@@ -41,6 +43,8 @@ KINDS: tuple[Kind, ...] = (
     *REPLY_KINDS,
     *PAGE_KINDS,
 )
+# Turns of a kind of which one case takes a millisecond or a few; each other kind has one.
+TURNS = {"prompts": 6, "trait": 3, "journal": 4, "run folder": 3}
 # Per case: seconds, and how much the process may grow.
 SECONDS, GROWTH = 20, 300 << 20
 LONGEST = 2000
@@ -49,6 +53,7 @@ BATCH = 50
 
 def build(path: Path, kinds: Sequence[Kind] = KINDS) -> dict[str, list[Path]]:
     """The undamaged folders of each kind; those of one `build` are made once."""
+    run_command("--version")
     made: dict[Any, list[Path]] = {}
     for kind in kinds:
         if kind.build not in made:
@@ -57,6 +62,12 @@ def build(path: Path, kinds: Sequence[Kind] = KINDS) -> dict[str, list[Path]]:
             kind.build(folder)
             made[kind.build] = sorted(each for each in folder.iterdir() if each.is_dir())
     return {kind.name: made[kind.build] for kind in kinds}
+
+
+def kind_of(number: int, kinds: Sequence[Kind] = KINDS) -> Kind:
+    """The kind of the case of this number."""
+    turns = [kind for kind in kinds for _ in range(TURNS.get(kind.name, 1))]
+    return turns[number % len(turns)]
 
 
 # One case
@@ -127,7 +138,7 @@ def _end(kind: Kind, folder: Path, given: Any) -> str:
 
 def _case(number: int, seed: int, kinds: Sequence[Kind], bases: Mapping[str, list[Path]], area: Path) -> str:
     rng = random.Random(f"{seed}/{number}")
-    kind = kinds[number % len(kinds)]
+    kind = kind_of(number, kinds)
     base = rng.choice(bases[kind.name])
     # Levels above the folder, so that names that climb out of it are seen.
     folder = area / "a" / "b"
@@ -153,12 +164,15 @@ def _work(
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + GROWTH * 3 // 2
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    imported = set(sys.modules)
     for number in numbers:
         os.write(pipe, f"{number}\t".encode())
         signal.alarm(SECONDS)
         text = _case(number, seed, kinds, bases, area)
         signal.alarm(0)
         os.write(pipe, text.encode("utf-8", "backslashreplace").replace(b"\n", b" ")[:600] + b"\n")
+    for name in sorted(set(sys.modules) - imported):
+        os.write(pipe, f"{name}\n".encode())
 
 
 def run(
@@ -197,6 +211,10 @@ def run(
                     text or f"FAILED the process ended with status {status} (14: after {SECONDS} s)"
                 )
                 start = int(number) + 1
+        # What the child imported late, the next one finds imported.
+        for name in (line for line in lines if line and "\t" not in line):
+            with contextlib.suppress(Exception):
+                importlib.import_module(name)
         shutil.rmtree(area, ignore_errors=True)
         if not any("\t" in line for line in lines):
             raise SystemExit(f"a child ended with status {status} before its first case")
@@ -207,7 +225,8 @@ class _Record:
     """The file of results: counts by kind and end, and every failure by its number."""
 
     def __init__(self, path: Path, seed: int, kinds: Sequence[Kind]) -> None:
-        self.path, self.seed, self.names = path, seed, [kind.name for kind in kinds]
+        self.path, self.seed, self.kinds = path, seed, kinds
+        self.names = [kind.name for kind in kinds]
         self.cases, self.seconds = 0, 0.0
         self.ends = {name: Counter[str]() for name in self.names}
         self.failed: dict[str, str] = {}
@@ -217,10 +236,19 @@ class _Record:
                 self.cases, self.seconds, self.failed = stored["cases"], stored["seconds"], stored["failed"]
                 self.ends = {name: Counter(stored["ends"].get(name, {})) for name in self.names}
 
+    def repeat(self, number: int, text: str) -> None:
+        """How a case that failed before ends now."""
+        name = kind_of(number, self.kinds).name
+        if not text.startswith("FAILED"):
+            del self.failed[str(number)]
+            self.ends[name].subtract(["FAILED"])
+            self.ends[name] += Counter([text])
+            self.add({}, 0.0)
+
     def add(self, ends: Mapping[int, str], seconds: float) -> None:
         for number, text in ends.items():
             wrong = text.startswith("FAILED")
-            self.ends[self.names[number % len(self.names)]]["FAILED" if wrong else text] += 1
+            self.ends[kind_of(number, self.kinds).name]["FAILED" if wrong else text] += 1
             if wrong:
                 self.failed[str(number)] = text
         self.cases, self.seconds = self.cases + len(ends), self.seconds + seconds
@@ -243,7 +271,7 @@ class _Record:
             for text, count in self.ends[name].most_common():
                 print(f"  {count:7d}  {text}")
         for number, text in list(self.failed.items())[:60]:
-            print(f"case {number} ({self.names[int(number) % len(self.names)]}): {text}")
+            print(f"case {number} ({kind_of(int(number), self.kinds).name}): {text}")
         print(f"{self.cases} cases, {len(self.failed)} failed, {self.seconds:.0f} s")
 
 
@@ -264,6 +292,8 @@ def main(results: Path) -> None:
         if args.case is not None:
             print(run(1, args.seed, bases, Path(folder) / "area", args.case, kinds)[args.case])
             return
+        for number in [int(number) for number in record.failed]:
+            record.repeat(number, run(1, args.seed, bases, Path(folder) / "area", number, kinds)[number])
         while record.cases < args.cases:
             began = time.monotonic()
             count = min(500, args.cases - record.cases)

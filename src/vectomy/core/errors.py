@@ -49,11 +49,10 @@ __all__ = [
     "UnsafeCheckpointError",
     "UsageError",
     "VectomyError",
-    "escape_unprintable",
 ]
 
 
-def escape_unprintable(text: str) -> str:
+def _escape_unprintable(text: str) -> str:
     """The text in one line: line breaks, invisible characters and halves of a pair as escapes."""
     if text.isprintable():
         return text
@@ -69,7 +68,7 @@ class VectomyError(Exception):
     exit_status = 1
 
     def __str__(self) -> str:
-        return escape_unprintable(super().__str__())
+        return _escape_unprintable(super().__str__())
 
 
 class UsageError(VectomyError):
@@ -140,7 +139,7 @@ class PreflightError(VectomyError):
     """The sentence of each fault, one a line."""
 
     def __str__(self) -> str:
-        return "\n".join(map(escape_unprintable, Exception.__str__(self).split("\n")))
+        return "\n".join(map(_escape_unprintable, Exception.__str__(self).split("\n")))
 
 
 class ArtifactError(VectomyError):

@@ -19,6 +19,10 @@ __all__ = ["NO_RIGHT", "check_writable", "describe_os_error", "name_full_disk", 
 PROBE = ".vectomy-"
 NO_RIGHT = "no right to read it; get it from its owner (chmod a+r), or run as one who has"
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+# What torch.save says when a write fails, and when the last one, as the file is closed, does.
+TORCH_SAVE = re.compile(
+    r"inline_container.*(unexpected pos|failed writing)|(basic_ios|ios_base)::clear", re.S
+)
 REMEDIES = {
     errno.EACCES: "no right to write there; choose a folder of your own",
     errno.EPERM: "no right to write there; choose a folder of your own",
@@ -143,7 +147,7 @@ def _exists(path: Path) -> bool:
 def _error_number(error: Exception) -> int | None:
     if isinstance(error, OSError):
         return error.errno
-    if "inline_container" in str(error) and re.search(r"unexpected pos|failed writing", str(error)):
+    if TORCH_SAVE.search(str(error)):
         # torch.save does not say why; it is the disk but for rare cases.
         return errno.ENOSPC
     # safetensors reports the system's number in the text of an error of its own.

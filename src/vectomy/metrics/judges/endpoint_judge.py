@@ -11,10 +11,11 @@ from __future__ import annotations
 import ipaddress
 import json
 import os
+import ssl
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -179,7 +180,12 @@ def _fetch(url: str, body: JsonObject | None, timeout: float) -> Any:
     deadline = time.monotonic() + timeout
     try:
         with (
-            httpx2.Client(timeout=timeout, follow_redirects=False, trust_env=not direct) as client,
+            httpx2.Client(
+                verify=_certificates(not direct),
+                timeout=timeout,
+                follow_redirects=False,
+                trust_env=not direct,
+            ) as client,
             client.stream("GET" if body is None else "POST", url, content=content, headers=headers) as reply,
         ):
             text = _read_body(url, reply.iter_raw(), deadline)
@@ -205,6 +211,14 @@ def _fetch(url: str, body: JsonObject | None, timeout: float) -> Any:
         raise JudgeError(
             f"the server at {url} is not OpenAI-compatible: its reply is not JSON; check the address"
         ) from None
+
+
+@cache
+def _certificates(trust_env: bool) -> ssl.SSLContext:
+    """Read once: it takes longer than a request to a server of one's own."""
+    import httpx2
+
+    return httpx2.create_ssl_context(trust_env=trust_env)
 
 
 def _read_body(url: str, chunks: Iterator[bytes], deadline: float) -> bytes:

@@ -10,8 +10,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Literal
 
+from jinja2 import Environment
 from markupsafe import Markup
 
 from vectomy.core.json_value import JsonValue
@@ -85,52 +87,62 @@ def render_card(
         Markdown that says what was changed, how it was measured, what it costs and what it means
         for safety.
     """
-    templates = environment(autoescape=False, finalize=_markdown, keep_trailing_newline=True)
-    templates.filters.update(yaml=_yaml, code=_code, fence=_fence)
     summary = RunResults.repair(summary)
     behaviour = str(summary.get("behaviour") or "behaviour")
     summary = {key: without_folders(value) for key, value in summary.items()}
     summary["base_model"] = summary.get("base_model") or summary.get("model") or "unknown"
     results = RunResults.from_json(summary)
-    card = templates.get_template("card.md.jinja").render(
-        summary=summary,
-        behaviour=behaviour,
-        kind=kind,
-        title=repository.rpartition("/")[2] or summary.get("model") or summary["base_model"],
-        repository=repository,
-        linked=linked,
-        relation=RELATIONS[kind],
-        library=LIBRARIES[kind],
-        licence=_licence(summary.get("license")),
-        record=dict(record or {}),
-        use=use,
-        language="sh" if kind == "gguf" else "python",
-        tags=["vectomy", _method_tag(results), *KIND_TAGS[kind]],
-        measured=any(summary.get(key) for key in ("base", "edited", "forms")),
-        elsewhere=_elsewhere(results, kind),
-        evaluations=[
-            evaluation_rows(EvaluationResults.from_json(without_folders(evaluation)))
-            for evaluation in evaluations
-        ],
-        what=what(results),
-        several=several(results),
-        origin=origin(results),
-        strength=strength(results),
-        forms=list(forms(results)),
-        rows=rows(results),
-        **describe_results(results),
-        **_opening(results),
-        base=results.base.to_json(),
-        edited=results.edited.to_json(),
-        sources=sources(results),
-        direction=results.direction.to_json() if results.direction else {},
-        receipt=summary.get("receipt"),
-        judge=results.judge.to_json(),
-        settings=results.settings,
-        versions=results.versions,
-        edit=results.edit.to_json(),
+    card = (
+        _cards()
+        .get_template("card.md.jinja")
+        .render(
+            summary=summary,
+            behaviour=behaviour,
+            kind=kind,
+            title=repository.rpartition("/")[2] or summary.get("model") or summary["base_model"],
+            repository=repository,
+            linked=linked,
+            relation=RELATIONS[kind],
+            library=LIBRARIES[kind],
+            licence=_licence(summary.get("license")),
+            record=dict(record or {}),
+            use=use,
+            language="sh" if kind == "gguf" else "python",
+            tags=["vectomy", _method_tag(results), *KIND_TAGS[kind]],
+            measured=any(summary.get(key) for key in ("base", "edited", "forms")),
+            elsewhere=_elsewhere(results, kind),
+            evaluations=[
+                evaluation_rows(EvaluationResults.from_json(without_folders(evaluation)))
+                for evaluation in evaluations
+            ],
+            what=what(results),
+            several=several(results),
+            origin=origin(results),
+            strength=strength(results),
+            forms=list(forms(results)),
+            rows=rows(results),
+            **describe_results(results),
+            **_opening(results),
+            base=results.base.to_json(),
+            edited=results.edited.to_json(),
+            sources=sources(results),
+            direction=results.direction.to_json() if results.direction else {},
+            receipt=summary.get("receipt"),
+            judge=results.judge.to_json(),
+            settings=results.settings,
+            versions=results.versions,
+            edit=results.edit.to_json(),
+        )
     )
     return encodable(card)
+
+
+@cache
+def _cards() -> Environment:
+    """Made once: compiling the template takes longer than a card."""
+    made = environment(autoescape=False, finalize=_markdown, keep_trailing_newline=True)
+    made.filters.update(yaml=_yaml, code=_code, fence=_fence)
+    return made
 
 
 def _opening(results: RunResults) -> dict[str, str]:
