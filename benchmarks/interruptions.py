@@ -307,12 +307,13 @@ def repeat_wrong(record: dict[str, Any], workload: Workload, seed: int, area: Pa
 
 def build_bake_bases(path: Path) -> tuple[Path, ...]:
     """Plain, experts, quantised, tied in one file, and tied in several."""
-    from hostile import build_bases
+    from hostile.weight_bases import build_bases
     from tiny import build, unit
 
     from vectomy.edits.edit import Edit
 
-    bases = build_bases(path)
+    build_bases(path)
+    bases = sorted(path.iterdir())
     folder = build(path / "tied" / "in", "mistral", tied=True, sharded=True).folder
     Edit.ablation(folder, unit()).save(path / "tied" / "edit.safetensors")
     return (*bases, path / "tied")

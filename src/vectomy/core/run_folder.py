@@ -147,10 +147,10 @@ class Journal:
         for line in kept[1:]:
             try:
                 row = json.loads(line)
-                if row.get("check", _checksum(row["key"], row["value"])) != _checksum(
-                    row["key"], row["value"]
-                ):
-                    break
+                # Lines of earlier versions have no checksum, and nothing else besides.
+                if "check" in row or len(row) != 2:
+                    if row["check"] != _checksum(row["key"], row["value"]):
+                        break
                 self._done[row["key"]] = row["value"]
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 break
