@@ -144,6 +144,8 @@ def jumbled(data: bytes, rng: random.Random) -> bytes:
     """Damage that knows nothing of the format; most of it where a file begins, as that is what is
     parsed.
     """
+    if not data:
+        return rng.randbytes(9)
     data, reach = bytearray(data), min(len(data), 3000)
     how = rng.choice(
         ["flip", "flip", "flip", "cut", "empty", "insert", "zeros", "random", "repeat", "length"]

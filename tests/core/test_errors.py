@@ -114,6 +114,14 @@ def test_names_of_others_stay_within_the_line_of_the_message(name: str) -> None:
     assert message == r"the key 'a\u202eb\ufeff\x1b[31m\ud800 é東' is unknown"
 
 
+def test_of_a_word_without_end_the_beginning_is_quoted() -> None:
+    path = "/" + "/".join(["folder"] * 100)
+    assert str(errors.PromptError(f"{path} does not exist")) == f"{path} does not exist"
+    message = str(errors.ConfigError(f"the key '{'n' * 70_000}' is unknown, and '{'9' * 5000}' too"))
+    assert re.fullmatch("the key 'n+…? is unknown, and '9+…? too", message)
+    assert len(message) < 2000
+
+
 def test_a_line_break_is_an_escape_but_between_the_sentences_of_a_preflight() -> None:
     assert str(errors.PromptError("a\nb")) == r"a\nb"
     assert str(errors.PreflightError("a\nb")) == "a\nb"

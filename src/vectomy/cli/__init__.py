@@ -144,10 +144,14 @@ def _unforeseen(error: Exception) -> str:
 
 
 def _allow_any_text() -> None:
-    """Let a terminal or pipe that is not UTF-8 show text with replacements instead of failing."""
+    """Let a terminal or pipe show what its encoding does not hold, or no encoding does, by
+    replacements instead of failing.
+    """
     codecs.register_error("vectomy", _replace_characters)
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper) and not stream.encoding.lower().startswith("utf"):
+        if isinstance(stream, io.TextIOWrapper) and (
+            stream.errors == "strict" or not stream.encoding.lower().startswith("utf")
+        ):
             stream.reconfigure(errors="vectomy")
 
 

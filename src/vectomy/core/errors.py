@@ -26,6 +26,7 @@ A message names the thing, its value and the remedy. `exit_status` is what the c
 """
 
 import pathlib
+import re
 
 __all__ = [
     "ActivationError",
@@ -51,9 +52,15 @@ __all__ = [
     "VectomyError",
 ]
 
+LONGEST_WORD = 1000
 
-def _escape_unprintable(text: str) -> str:
-    """The text in one line: line breaks, invisible characters and halves of a pair as escapes."""
+
+def _quotable(text: str) -> str:
+    """The text in one line: line breaks, invisible characters and halves of a pair as escapes, and
+    only the beginning of a word that is longer than any path.
+    """
+    if len(text) > LONGEST_WORD:
+        text = re.sub(rf"(\S{{{LONGEST_WORD // 2}}})\S{{{LONGEST_WORD // 2},}}", r"\1…", text)
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
@@ -62,13 +69,14 @@ def _escape_unprintable(text: str) -> str:
 class VectomyError(Exception):
     """Base of all errors raised on purpose; the message is one clear sentence or two.
 
-    It may quote names that others chose: characters that no line shows are written as escapes.
+    It may quote names that others chose: characters that no line shows are written as escapes, and
+    of a word without end only the beginning.
     """
 
     exit_status = 1
 
     def __str__(self) -> str:
-        return _escape_unprintable(super().__str__())
+        return _quotable(super().__str__())
 
 
 class UsageError(VectomyError):
@@ -139,7 +147,7 @@ class PreflightError(VectomyError):
     """The sentence of each fault, one a line."""
 
     def __str__(self) -> str:
-        return "\n".join(map(_escape_unprintable, Exception.__str__(self).split("\n")))
+        return "\n".join(map(_quotable, Exception.__str__(self).split("\n")))
 
 
 class ArtifactError(VectomyError):

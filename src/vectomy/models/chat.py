@@ -79,11 +79,21 @@ class ChatModel:
         """Token ids per prompt. The template writes the special tokens, so none are added.
 
         Raises:
-            ModelError: see `render` and `check_ids`.
+            ModelError: see `render` and `check_ids`; or the tokenizer fails.
         """
         if not prompts:
             return []
-        encoded = self.tokenizer([self.render(prompt) for prompt in prompts], add_special_tokens=False)
+        texts = [self.render(prompt) for prompt in prompts]
+        try:
+            encoded = self.tokenizer(texts, add_special_tokens=False)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        # The library of tokenizers panics over damaged files, which is no Exception.
+        except BaseException as error:
+            raise ModelError(
+                f"the tokenizer of {self.name} cannot encode the prompts ({type(error).__name__}: "
+                f"{' '.join(str(error).split())[:200]}); download tokenizer.json again"
+            ) from error
         tokens = [list(ids) for ids in encoded["input_ids"]]
         self.check_ids(tokens)
         return tokens

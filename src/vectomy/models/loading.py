@@ -303,9 +303,10 @@ def loading(label: str) -> Iterator[None]:
     try:
         with quiet():
             yield
-    except VectomyError:
+    except (VectomyError, KeyboardInterrupt, SystemExit):
         raise
-    except Exception as error:
+    # The library of tokenizers panics over damaged files, which is no Exception.
+    except BaseException as error:
         raise ModelError(
             f"transformers cannot load {label}: {type(error).__name__}: {' '.join(str(error).split())[:400]}"
         ) from error

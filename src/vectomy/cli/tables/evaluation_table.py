@@ -6,11 +6,20 @@ from __future__ import annotations
 
 from rich.box import SIMPLE
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
+from vectomy.cli.tables.cells import setting, shown, text_cell
 from vectomy.core.json_value import JsonObject
-from vectomy.core.results import EvaluatedSet, EvaluationResults, PartNumbers, Rate
+from vectomy.core.results import (
+    EvaluatedSet,
+    EvaluationResults,
+    PartNumbers,
+    Rate,
+    SetNumbers,
+    SubjectNumbers,
+    TaskScore,
+)
 
 __all__ = ["print_comparison"]
 
@@ -34,12 +43,13 @@ def print_comparison(evaluation: JsonObject, folder: str) -> None:
         ),
         (
             "damage   KL(base || subject) and CE in nats per token, over the base's answers to "
-            f"{settings['damage_prompts']} prompts of a set"
+            f"{setting(settings, 'damage_prompts')} prompts of a set"
         ),
         f"judge    {judge.name} {judge.version}: {judge.note}",
         (
-            f"answers  {settings['answer_tokens']} greedy tokens, {settings['dtype']} on "
-            f"{settings['device']}; rates with 95% intervals"
+            f"answers  {setting(settings, 'answer_tokens')} greedy tokens, "
+            f"{settings.get('dtype', 'unrecorded dtype')} on "
+            f"{settings.get('device', 'an unrecorded device')}; rates with 95% intervals"
         ),
         *(
             f"tasks    lm-eval {version}; scores and paired differences from the model that a subject is "
@@ -59,14 +69,20 @@ def _on_set(results: EvaluationResults, measured: EvaluatedSet) -> Table:
     for head in ("refusals", *labels, "degen.", "lost", "gained", "p", "KL", "CE"):
         table.add_column(head, justify="right", no_wrap=True)
     for subject in results.subjects:
-        numbers = results.results[str(subject.name)].sets[str(measured.name)]
+        numbers = results.results.get(str(subject.name), SubjectNumbers()).sets.get(
+            str(measured.name), SetNumbers()
+        )
         paired = numbers.against_base
         table.add_row(
-            subject.name,
+            text_cell(subject.name),
             _rate(numbers.refusal),
             *(_share(numbers.by_label.get(label, PartNumbers()).refusal) for label in labels),
             _share(numbers.degenerate),
-            *(("", "", "") if paired is None else (str(paired.lost), str(paired.gained), f"{paired.p:.1g}")),
+            *(
+                ("", "", "")
+                if paired is None
+                else (shown(paired.lost, "d"), shown(paired.gained, "d"), shown(paired.p, ".1g"))
+            ),
             _decimal(numbers.kl_per_token),
             _decimal(numbers.ce_own_answers),
         )
@@ -78,7 +94,7 @@ def _beside(results: EvaluationResults) -> Table | None:
     columns: dict[str, dict[str, str]] = {}
     for name, subject_numbers in results.results.items():
         for text, numbers in subject_numbers.perplexity.items():
-            columns.setdefault(f"perplexity {text}", {})[name] = f"{numbers.perplexity:.2f}"
+            columns.setdefault(f"perplexity {text}", {})[name] = shown(numbers.perplexity, ".2f")
         if multi_turn := subject_numbers.multi_turn:
             columns.setdefault("2nd turns refused", {})[name] = _rate(multi_turn.refusal)
         if long_context := subject_numbers.long_context:
@@ -93,7 +109,7 @@ def _beside(results: EvaluationResults) -> Table | None:
     for subject in results.subjects:
         cells = [column.get(str(subject.name), "") for column in columns.values()]
         if any(cells):
-            table.add_row(subject.name, *cells)
+            table.add_row(text_cell(subject.name), *cells)
     return table
 
 
@@ -109,23 +125,25 @@ def _tasks(results: EvaluationResults) -> Table | None:
         table.add_column(head, justify="right", no_wrap=True)
     for task in next(iter(scores.values())):
         table.add_section()
-        table.add_row(f"[bold]{escape(task)}[/]")
+        table.add_row(Text(task, "bold"))
         for subject in results.subjects:
             if str(subject.name) in scores:
-                item = scores[str(subject.name)][task]
-                score = f"{item.value:.3f} ± {item.stderr:.3f}"
+                item = scores[str(subject.name)].get(task, TaskScore())
+                score = f"{shown(item.value, '.3f')} ± {shown(item.stderr, '.3f')}"
                 difference = (
                     ""
                     if item.difference is None
-                    else f"{item.difference:+.3f} ± {item.difference_stderr:.3f}"
+                    else f"{item.difference:+.3f} ± {shown(item.difference_stderr, '.3f')}"
                 )
-                table.add_row(escape(str(subject.name)), item.metric, score, difference, f"{item.n:,}")
+                table.add_row(
+                    text_cell(subject.name), text_cell(item.metric), score, difference, shown(item.n, ",")
+                )
     return table
 
 
 def _table(title: str) -> Table:
     table = Table(
-        title=title, title_justify="left", box=SIMPLE, padding=(0, 0), pad_edge=False, show_edge=False
+        title=Text(title), title_justify="left", box=SIMPLE, padding=(0, 0), pad_edge=False, show_edge=False
     )
     table.add_column("subject", overflow="fold")
     return table
@@ -138,8 +156,8 @@ def _rate(rate: Rate) -> str:
 
 
 def _share(rate: Rate) -> str:
-    return "–" if rate.rate is None else f"{rate.rate:.0%}"
+    return shown(rate.rate, ".0%")
 
 
 def _decimal(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
+    return shown(value, ".3f")

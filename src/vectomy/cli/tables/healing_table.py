@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from vectomy.cli.tables.cells import text_cell
 from vectomy.core.json_value import JsonObject
 from vectomy.core.results import HealingResults
 from vectomy.report import healing_rows
@@ -16,12 +18,12 @@ def print_healing(summary: JsonObject, folder: str) -> None:
     """Every number before the edit, after it and after healing; then the conclusion in words."""
     console = Console()
     results = HealingResults.from_json(summary)
-    table = Table(title=f"{results.behaviour} in {results.model}: healing", title_justify="left")
+    table = Table(title=Text(f"{results.behaviour} in {results.model}: healing"), title_justify="left")
     table.add_column("held-out prompts")
-    for name in results.models:
-        table.add_column(name, justify="right")
+    for name in results.measured:
+        table.add_column(Text(name), justify="right")
     for label, cells in healing_rows(summary):
-        table.add_row(label, *cells)
+        table.add_row(text_cell(label), *cells)
     console.print(table)
     console.print("\n".join(_lines(results, folder)), highlight=False, markup=False, soft_wrap=True)
 
@@ -32,7 +34,7 @@ def _lines(results: HealingResults, folder: str) -> list[str]:
     steps = (
         "trained elsewhere"
         if training is None
-        else f"{config['objective']} on {results.rows.pairs} rows, {training.steps} steps, "
+        else f"{config.get('objective', 'trained')} on {results.rows.pairs} rows, {training.steps} steps, "
         f"{training.machine.method}"
     )
     lines = [

@@ -6,7 +6,9 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from vectomy.cli.tables.cells import setting, shown
 from vectomy.core.json_value import JsonObject
 from vectomy.core.results import DirectionPlace, FormMetrics, RateName, RunResults, StrengthRange
 from vectomy.report import describe_results
@@ -35,8 +37,10 @@ def print_summary(summary: JsonObject, folder: str) -> None:
     console = Console()
     results = RunResults.from_json(summary)
     counts = results.contrast.counts
-    tested = [counts[side]["test"] for side in ("positive", "negative", "keep") if side in counts]
-    table = Table(title=f"{results.behaviour} in {results.model}: before and after", title_justify="left")
+    tested = [counts[side].get("test", 0) for side in ("positive", "negative", "keep") if side in counts]
+    table = Table(
+        title=Text(f"{results.behaviour} in {results.model}: before and after"), title_justify="left"
+    )
     table.add_column("held-out prompts")
     forms: dict[str, FormMetrics] = {
         "base": results.base,
@@ -60,7 +64,7 @@ def print_summary(summary: JsonObject, folder: str) -> None:
         f"direction  {_direction(results)}, recipe {results.recipe} on {results.estimator}",
         (
             f"prompts    test {' + '.join(str(count) for count in tested)}, none used in fit or choice; "
-            f"{results.settings['answer_tokens']} greedy tokens, judge {results.judge.name} "
+            f"{setting(results.settings, 'answer_tokens')} greedy tokens, judge {results.judge.name} "
             f"{results.judge.version or ''}".rstrip()
         ),
         *(f"note       {note}" for note in results.notes),
@@ -79,11 +83,15 @@ def _direction(results: RunResults) -> str:
     chosen, spread = results.direction or DirectionPlace(), results.strength
     place = f"{chosen.site} of layer {chosen.layer}"
     if trait := results.trait:
-        return f"{trait.form} at strength {spread:g} in {trait.writers} writers, contexts compared at {place}"
+        strength = "several" if isinstance(spread, StrengthRange) else shown(spread, "g")
+        return f"{trait.form} at strength {strength} in {trait.writers} writers, contexts compared at {place}"
     if not isinstance(spread, StrengthRange):
         return f"{place}, token {chosen.token!r} (position {chosen.position})"
     came = f"mainly {place}, strengths by trials," if results.recipe == "tpe" else f"learned from {place},"
-    return f"{came} in {spread.writers} writers with strengths of {spread.lowest:.2g} to {spread.highest:.2g}"
+    return (
+        f"{came} in {spread.writers} writers with strengths of "
+        f"{shown(spread.lowest, '.2g')} to {shown(spread.highest, '.2g')}"
+    )
 
 
 def _written(results: RunResults) -> list[str]:
@@ -107,6 +115,4 @@ def _rate(metrics: FormMetrics, name: RateName) -> str:
 
 def _number(metrics: FormMetrics, key: str) -> str:
     value = getattr(metrics, key)
-    if value is None:
-        return "–"
-    return f"{value:.1%}" if key.endswith("_rate") else f"{value:.3f}"
+    return shown(value, ".1%" if key.endswith("_rate") else ".3f")

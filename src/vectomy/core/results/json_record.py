@@ -77,14 +77,21 @@ class JsonRecord(BaseModel):
         """Read a parsed JSON object; this is the one place where absent keys get their defaults.
 
         Raises:
-            ArtifactError: `value` is no JSON object.
+            ArtifactError: `value` is no JSON object, or one of its keys is no text.
         """
         if not isinstance(value, Mapping):
             raise ArtifactError(
                 f"{cls.__name__} is a JSON object, not {type(value).__name__}; write the file again with the "
                 "command that made it"
             )
-        return cls.model_validate(value)
+        try:
+            return cls.model_validate(value)
+        except ValidationError:
+            # A key with half of a character: JSON has it ("\\ud800"), and no text does.
+            raise ArtifactError(
+                f"{cls.__name__} has a key that is no text; write the file again "
+                "with the command that made it"
+            ) from None
 
     @classmethod
     def repair(cls, value: object) -> JsonObject:

@@ -14,7 +14,7 @@ from vectomy.report.charts.losses_chart import losses_chart
 from vectomy.report.charts.rate_charts import timings
 from vectomy.report.tables.completions import answers
 from vectomy.report.tables.numbers import decimal, finite, interval, percent
-from vectomy.report.templates import html_page
+from vectomy.report.templates import encodable, html_page
 
 __all__ = ["healing_rows", "render_healing", "render_healing_card"]
 
@@ -86,10 +86,13 @@ def render_healing_card(summary: JsonObject) -> str:
     cells = [["held-out prompts", *models], ["---"] * (len(models) + 1)]
     cells += [[label, *row] for label, row in healing_rows(summary)]
     table = "\n".join(f"| {' | '.join(row)} |" for row in cells)
-    learned = f"{config['objective']} on {results.rows.pairs} rows of {config['preferences']}"
+    learned = (
+        f"{config.get('objective', 'trained')} on {results.rows.pairs} rows of "
+        f"{config.get('preferences', 'an unrecorded source')}"
+    )
     name = plain_name(results.model or "")
     trained = learned if results.training else "an adapter that was trained elsewhere"
-    return f"""# {name}, edited and healed
+    card = f"""# {name}, edited and healed
 
 {results.sentence}
 
@@ -102,6 +105,7 @@ rates with Wilson's 95% interval.
 
 {healing_safety(results)}
 """
+    return encodable(card)
 
 
 def healing_safety(results: HealingResults) -> str:
