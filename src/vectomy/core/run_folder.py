@@ -148,9 +148,8 @@ class Journal:
             try:
                 row = json.loads(line)
                 # Lines of earlier versions have no checksum, and nothing else besides.
-                if "check" in row or len(row) != 2:
-                    if row["check"] != _checksum(row["key"], row["value"]):
-                        break
+                if len(row) != 2 and row["check"] != _checksum(row["key"], row["value"]):
+                    break
                 self._done[row["key"]] = row["value"]
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 break
