@@ -93,6 +93,19 @@ def test_a_lacking_last_norm_is_named(tmp_path: Path) -> None:
         check_covered(architecture_in(Checkpoint.open(folder)))
 
 
+def test_a_layer_of_another_kind_lacks_nothing() -> None:
+    """As the dense first layer of a mixture of experts, of which config.json says nothing."""
+    shapes = {f"{name}.weight": (VOCAB, WIDTH) for name in ("model.embed_tokens", "lm_head")}
+    shapes["model.norm.weight"] = (WIDTH,)
+    for layer in range(LAYERS):
+        inside = {"self_attn.o_proj": (WIDTH, WIDTH), "self_attn.k_proj": (16, WIDTH)}
+        inside |= {"mlp.up_proj": (48, WIDTH), "mlp.down_proj": (WIDTH, 48)}
+        inside |= {"mlp.shared_expert_gate": (1, WIDTH)} if layer else {"self_attn.q_norm": (8,)}
+        shapes |= {f"model.layers.{layer}.{name}.weight": shape for name, shape in inside.items()}
+    config = {"model_type": "llama", "hidden_size": WIDTH, "num_hidden_layers": LAYERS, "vocab_size": VOCAB}
+    check_covered(resolve({**config, "tie_word_embeddings": False}, shapes))
+
+
 @pytest.mark.parametrize(
     ("model_type", "part"),
     [("qwen2", "q_proj.bias"), ("qwen3", "q_norm.weight"), ("llama", "up_proj.weight")],
@@ -134,6 +147,7 @@ def test_layers_that_the_configuration_tells_apart_may_differ() -> None:
         {"global_layers": [1, 3]},
         {"full_attention_interval": 2},
         {"block_types": ["recurrent", "attention"]},
+        {"overrides": {"1": {"heads": 4}, "3": {"heads": 4}}},
     ):
         check_covered(resolve(config | told, shapes))
     # Identifiers of tokens are no layers.

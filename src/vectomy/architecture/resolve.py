@@ -95,7 +95,7 @@ def resolve(
         shapes=shapes or {},
         layout=layout,
         extra_layers=extra if type(extra) is int and 0 < extra < 100 else 0,
-        text_config=text if comparable and shapes else None,
+        text_config=text if comparable and shapes and not strict else None,
         strict=strict or live or "auto_map" in config,
     )
 

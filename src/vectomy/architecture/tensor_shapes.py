@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
+from itertools import chain
 
 from vectomy.architecture.missing_tensor import explain_missing
 from vectomy.architecture.model_architecture import NUMBER, OTHER_CONFIG, Architecture
@@ -37,6 +38,8 @@ SAYS = {
     **dict.fromkeys("qkv", "the number of heads and their size"),
     **dict.fromkeys(("gate", "up"), "intermediate_size"),
 }
+# Ends of keys under which other things than layers are listed.
+OTHER_LISTS = ("_token_id", "_token_ids", "_section", "id2label")
 # Keys under which the rows of projections are more than heads times the size of a head.
 OTHER_ATTENTION = (
     *("kv_lora_rank", "q_lora_rank", "v_head_dim", "qk_rope_head_dim", "qk_nope_head_dim"),
@@ -46,18 +49,21 @@ OTHER_ATTENTION = (
 
 def _tell_layers_apart(text: Mapping[str, JsonValue], n_layers: int) -> tuple[str, ...]:
     """For each layer, all that the configuration of the text model may say of it alone: its entries
-    in lists, its membership in lists of layers, and its place in a pattern.
+    in lists, its membership in lists of layers, what is said under its number, and its place in a
+    pattern.
     """
     kinds: list[list[str]] = [[] for _ in range(n_layers)]
-    for key, value in text.items():
-        if key.endswith(("_token_id", "_token_ids")):
+    inner = (value for value in text.values() if isinstance(value, Mapping))
+    for key, value in chain(text.items(), *(part.items() for part in inner)):
+        if key.endswith(OTHER_LISTS):
             continue
-        if isinstance(value, list) and value:
-            # A list that is shorter is repeated, or lists layers.
-            for layer, kind in enumerate(kinds):
+        for layer, kind in enumerate(kinds):
+            if isinstance(value, Mapping):
+                kind.append(repr(value.get(str(layer))))
+            elif isinstance(value, list) and value:
+                # A list that is shorter is repeated, or lists layers.
                 kind.append(f"{value[layer % len(value)]!r} {layer in value}")
-        elif type(value) is int and 1 <= value < n_layers and PATTERN.search(key):
-            for layer, kind in enumerate(kinds):
+            elif type(value) is int and 1 <= value < n_layers and PATTERN.search(key):
                 kind.append(f"{layer % value} {layer < value} {layer >= n_layers - value}")
     return tuple("; ".join(kind) for kind in kinds)
 
@@ -109,7 +115,9 @@ def _list_expected(
 
 
 def _check_none_lacks(architecture: Architecture) -> None:
-    """Where config.json says the same of all layers, one lacks nothing that all others have."""
+    """Where config.json says the same of all layers, one lacks nothing that all others have, unless
+    it has something else instead, as a dense layer among those of experts.
+    """
     places = {
         layer: {NUMBER.sub(".0.", f".{name[start:]}") for name in names}
         for layer, start, names in _layer_names(architecture)
@@ -118,6 +126,8 @@ def _check_none_lacks(architecture: Architecture) -> None:
     for place, count in counts.items():
         if count == len(places) - 1 > 1:
             layer = next(layer for layer, here in places.items() if place not in here)
+            if any(counts[own] == 1 for own in places[layer]):
+                continue
             name = architecture.stored(f"{architecture.family.blocks}.{layer}{place}")
             raise CheckpointError(
                 f"the checkpoint lacks '{name}', which every other layer has; "
