@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_chat
+from tiny import build
 from tiny_evaluation import QUICK, go, places
 
 from vectomy.cli import main
@@ -54,6 +56,15 @@ def refused(tmp_path: Path, error: type[Exception], match: str, **values: Any) -
     with pytest.raises(error, match=match):
         evaluate_models(parse_evaluation(given), tmp_path / "out")
     assert not (tmp_path / "out" / "evaluation.json").exists()
+
+
+def test_tool_prompts_that_exceed_learned_positions_are_refused_before_work(tmp_path: Path) -> None:
+    """Computed positions have no hard end: there they are measured, with a note."""
+    folder = build(tmp_path / "m", "gpt2", vocab_size=len(tiny_chat.VOCABULARY)).folder
+    tiny_chat.tokenizer().save_pretrained(folder)
+    match = r"exceed the 64 positions .*--no-tool-calls"
+    refused(tmp_path, PromptError, match, subjects=[str(folder)], tool_calls=True)
+    assert not (tmp_path / "out" / "cache").exists()
 
 
 REFUSED = {

@@ -103,9 +103,15 @@ def check_lengths(
     tokens: Sequence[Sequence[int]],
     answer_tokens: int,
     log: Log = ignore,
+    *,
+    remedy: str = "shorten it, or lower --answer-tokens",
+    fixed: bool = False,
 ) -> None:
     """Check that each prompt and its answer fit the positions of the model. Positions that are
     computed, not learned, have no hard end: answers may pass it, with a note to `log`.
+
+    Args:
+        fixed: the prompts are the measure's own, so that they may pass the end too.
 
     Raises:
         PromptError: with the longest prompt.
@@ -120,6 +126,6 @@ def check_lengths(
         f"{chat.context} positions of {chat.name} (max_position_embeddings)"
     )
     learned = any(writer.component == "position" for writer in chat.architecture.writers)
-    if learned or length >= chat.context:
-        raise PromptError(f"{fault}; leave it out, shorten it, or lower --answer-tokens")
-    log(f"{fault}; what is beyond them may be garbled: shorten it, or lower --answer-tokens")
+    if learned or (length >= chat.context and not fixed):
+        raise PromptError(f"{fault}; leave it out, {remedy}")
+    log(f"{fault}; what is beyond them may be garbled: {remedy}")

@@ -162,7 +162,8 @@ class EvaluationWorkflow(Workflow):
                 behind_text(chat, self._sample(CONTEXT_PROMPTS), c.context_tokens, c.answer_tokens)
             if c.tool_calls:
                 tools = [item.prompt for item in tool_prompts()]
-                check_lengths(chat, tools, chat.tokens(tools), TOOL_TOKENS, self.log)
+                tokens, remedy = chat.tokens(tools), "or measure no tool calls (--no-tool-calls)"
+                check_lengths(chat, tools, tokens, TOOL_TOKENS, self.log, remedy=remedy, fixed=True)
 
     def _in_order(self) -> list[Subject]:
         """Subjects that share weights follow one another, after the model that they are compared
