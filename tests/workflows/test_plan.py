@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,10 @@ import zoo
 from tiny import LAYERS, VOCAB, WIDTH, build, unit
 
 from vectomy import Edit, bake, plan
+from vectomy.checkpoint import Checkpoint, architecture_in
+from vectomy.cli.tables.plan_table import print_plan
 from vectomy.core.errors import ArchitectureError
+from vectomy.workflows.plan import _count_multiplied
 
 TIER = "zoo"
 
@@ -56,6 +60,38 @@ def test_it_plans_what_a_bake_then_does(tmp_path: Path, tiny_of) -> None:
     assert found.disk_bytes == pytest.approx(size, rel=0.05)
     assert found.memory_bytes > 0
     assert set(found.seconds) == {"bake", "collect"}
+
+
+@pytest.mark.tiny
+def test_a_plan_states_assumptions_and_bounds_not_guesses(
+    tiny_of, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Disk speed is assumed, collecting has a lower bound, the search is not known."""
+    print_plan(plan(tiny_of("llama", tied=True).folder))
+    out = " ".join(capsys.readouterr().out.split())
+    assert "if the disk reads and writes 400 MB a second" in out
+    assert "at least 1 s for 512 prompts of 64 tokens" in out
+    assert "search not known yet" in out
+    assert "about" not in out
+
+
+@pytest.mark.tiny
+def test_the_bound_counts_only_weights_that_every_token_is_multiplied_with(tiny_of) -> None:
+    """No embedding and no head; of 4 experts the 2 that a token is sent to."""
+    dense = architecture_in(Checkpoint.open(tiny_of("llama", tied=True).folder))
+    blocks = {name: shape for name, shape in dense.shapes.items() if ".layers." in name and len(shape) == 2}
+    assert _count_multiplied(dense) == sum(math.prod(shape) for shape in blocks.values())
+    moe = architecture_in(Checkpoint.open(tiny_of("mixtral").folder))
+    experts = sum(math.prod(shape) for name, shape in moe.shapes.items() if ".experts." in name)
+    others = sum(
+        math.prod(shape)
+        for name, shape in moe.shapes.items()
+        if ".layers." in name and len(shape) == 2 and ".experts." not in name
+    )
+    assert experts > 0
+    text = moe.text_config or {}
+    share = text["num_experts_per_tok"] / text["num_local_experts"]
+    assert _count_multiplied(moe) == others + share * experts
 
 
 @pytest.mark.chat

@@ -44,11 +44,15 @@ def print_plan(plan: Plan) -> None:
 def _costs(plan: Plan) -> list[str]:
     how = "whole" if plan.fits else "block by block, because it is larger than the free memory"
     job = "collect_whole" if plan.fits else "collect_streamed"
-    bake, collect = duration(plan.seconds["bake"]), duration(plan.seconds["collect"])
+    bake, collect = plan.seconds["bake"], plan.seconds["collect"]
+    disk_speed = 2 * plan.disk_bytes / bake / 1e6 if bake else 0.0
+    written = f"{duration(bake)} if the disk reads and writes {disk_speed:.0f} MB a second"
+    least = f"at least {duration(collect)}" if collect else "a time not known yet"
     return [
         f"an edit of all of them changes {plan.parameters:,} parameters",
-        f"bake     {_size(plan.memory_bytes)} of memory, {_size(plan.disk_bytes)} of disk, about {bake}",
-        f"collect  {_size(plan.memory[job])} of memory ({how}), about {collect} for 512 prompts of 64 tokens",
+        f"bake     {_size(plan.memory_bytes)} of memory, {_size(plan.disk_bytes)} of disk; {written}",
+        f"collect  {_size(plan.memory[job])} of memory ({how}); {least} for 512 prompts of 64 tokens",
+        "search   not known yet: it depends on the recipe and on how long the answers are",
     ]
 
 

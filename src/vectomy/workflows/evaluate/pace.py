@@ -11,26 +11,44 @@ from vectomy.workflows.stages import Log
 
 __all__ = ["Pace"]
 
+# What an estimate of the rest takes: a share of the answers, or seconds of answering.
+MEASURED_SHARE = 0.1
+MEASURED_SECONDS = 20.0
+
 
 class Pace:
-    """A `Progress` that logs after the first batch of answers how long all of them will take."""
+    """A `Progress` that logs once how long the answers that are left will take: not before a tenth
+    of them is there, or answering was timed for 20 seconds.
+    """
 
-    def __init__(self, progress: Progress, log: Log) -> None:
-        self._progress, self._log = progress, log
+    def __init__(self, progress: Progress, log: Log, clock: Callable[[], float] = time.monotonic) -> None:
+        self._progress, self._log, self._clock = progress, log, clock
         self.left = 0
+        self._done, self._seconds = 0, 0.0
 
     @contextmanager
     def __call__(self, what: str, total: int, unit: str = "") -> Iterator[Callable[[int], None]]:
-        began = time.monotonic()
+        last = self._clock()
         with self._progress(what, total, unit) as update:
 
             def step(count: int) -> None:
+                nonlocal last
                 update(count)
-                if self.left > count and unit == "prompts":
-                    seconds = (time.monotonic() - began) / count * self.left
-                    self._log(
-                        f"some {duration(seconds)} for {self.left:,} answers, going by the first {count}"
-                    )
-                    self.left = 0
+                now = self._clock()
+                if self.left and unit == "prompts":
+                    self._measure(count, now - last)
+                last = now
 
             yield step
+
+    def _measure(self, count: int, seconds: float) -> None:
+        self._done, self._seconds = self._done + count, self._seconds + seconds
+        rest = self.left - self._done
+        if rest <= 0:
+            self.left = 0
+        elif self._done >= MEASURED_SHARE * self.left or self._seconds >= MEASURED_SECONDS:
+            self._log(
+                f"some {duration(self._seconds / self._done * rest)} more for {rest:,} answers, going by "
+                f"the first {self._done:,}"
+            )
+            self.left = 0
