@@ -204,7 +204,7 @@ def damage_text(file: Path, rng: random.Random) -> None:
     file.unlink()
     try:
         value = json.loads(raw)
-    except ValueError:
+    except (ValueError, RecursionError):
         value = None
     if how < 0.4 or not isinstance(value, dict | list):
         file.write_bytes(jumbled(raw, rng))

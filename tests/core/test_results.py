@@ -72,3 +72,16 @@ def test_one_spoilt_number_takes_nothing_else_away() -> None:
 def test_a_list_is_no_result() -> None:
     with pytest.raises(ArtifactError, match="RunResults is a JSON object, not list"):
         RunResults.from_json([])
+
+
+def test_a_repaired_object_lacks_what_was_spoilt_and_nothing_else() -> None:
+    whole: dict[str, Any] = {"model": "demo", "trait": None, "later": [1], "base": {"refusal_count": 3}}
+    assert RunResults.repair(whole) == whole
+    assert RunResults.repair({**whole, "model": 7, "strength": [1]}) == {
+        key: value for key, value in whole.items() if key != "model"
+    }
+
+
+def test_a_key_with_half_of_a_character_is_refused() -> None:
+    with pytest.raises(ArtifactError, match="RunResults has a key that is no text"):
+        RunResults.from_json({"a\ud800": 1})

@@ -3,8 +3,10 @@
 import json
 import shutil
 import time
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny_chat
@@ -330,3 +332,28 @@ def test_an_end_token_that_is_no_number_is_refused(tmp_path: Path, end: object) 
         ModelError, match=r"end-of-text token .* of tiny is not a number; correct eos_token_id"
     ):
         chat.answer(chat.tokens([SHOW]), 3, 4096)
+
+
+class Panic(BaseException):
+    """As the library of tokenizers raises it over a damaged file."""
+
+
+class Panicking:
+    """A tokenizer that renders and cannot encode."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tokenizer, name)
+
+    def __call__(self, *_: object, **__: object) -> Any:
+        raise Panic("index out of bounds:\nthe len is 1")
+
+
+def test_a_tokenizer_that_panics_is_refused_by_name() -> None:
+    chat = replace(tiny_chat.chat(), tokenizer=Panicking(tiny_chat.chat().tokenizer))
+    with pytest.raises(
+        ModelError, match=r"cannot encode the prompts \(Panic: index out of bounds: the len is 1\)"
+    ):
+        chat.tokens([SHOW])

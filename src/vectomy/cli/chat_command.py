@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vectomy.cli.help import JOB, SectionedCommand
+from vectomy.cli.terminal import open_console
 from vectomy.cli.vocabulary import MEASURES, Edit, base_option, option, strength_option
 from vectomy.core.errors import ModelError, PromptError, UsageError
 
@@ -42,7 +43,7 @@ def _chat(
     """Talk to the base and the edited model side by side. Each line starts a new conversation.
     Lines may come from a pipe.
     """
-    console = Console()
+    console = open_console()
     talk = _Talk.open(edit, base, console, strength, answer_tokens)
     console.print(HELP, highlight=False)
     for line in _lines(console):
@@ -101,7 +102,7 @@ class _Talk:
                     self.tokens = max(1, int(value))
                 self.console.print(f"strength {self.strength:g}, {self.tokens} tokens", highlight=False)
             except ValueError:
-                self.console.print(f"{command} takes a number, not '{value}'", markup=False, highlight=False)
+                self.console.print(f"{command} takes a number, not '{value}'", highlight=False)
         elif command.startswith("/"):
             self.console.print(HELP, highlight=False)
         else:
@@ -117,7 +118,7 @@ class _Talk:
             check_lengths(self.chat, asked, prompt, self.tokens)
         except (ModelError, PromptError) as error:
             # One line that does not reach the model does not end the talk.
-            self.console.print(str(error), markup=False, highlight=False)
+            self.console.print(str(error), highlight=False)
             return
         base = self.chat.text(self.chat.answer(prompt, self.tokens, 4096)[0])
         with self.edit.hooks(self.chat.model, strength=self.strength):

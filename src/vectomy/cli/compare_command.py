@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from vectomy.cli.help import MEASURE, SectionedCommand
 from vectomy.cli.output_folder import write_file
 from vectomy.cli.progress_bars import bars
+from vectomy.cli.terminal import open_console
 from vectomy.cli.vocabulary import AsJson, Overwrite, out_option
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def _compare(
 
 
 def _print(result: Comparison) -> None:
-    console = Console()
+    console = open_console()
     if result.writers:
         table = Table(title="what writes to the stream", title_justify="left")
         for column in ("writer", "difference", "rank", "strengths", "norm kept", "along shared", "exact"):
@@ -97,7 +97,7 @@ def _print(result: Comparison) -> None:
             f"{result.within:.1%} to within a step of their format, at most {result.worst:.3g} steps away"
         )
     lines.append(result.summary)
-    console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
+    console.print("\n".join(lines), highlight=False, soft_wrap=True)
 
 
 def _cells(row: WriterDifference) -> tuple[str, ...]:

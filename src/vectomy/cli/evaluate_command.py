@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from vectomy.cli.help import MEASURE, SectionedCommand
 from vectomy.cli.options import SOURCE_HELP, command_of, config_options, given_options
 from vectomy.cli.output_folder import ask_about_folder, at_terminal, work_in_folder
 from vectomy.cli.progress_bars import bars
+from vectomy.cli.terminal import open_console
 from vectomy.cli.vocabulary import AsJson, Overwrite, out_option
 from vectomy.core.evaluation_config import EvaluationConfig, parse_evaluation
 from vectomy.core.json_value import JsonObject
@@ -81,7 +81,7 @@ def _evaluate(values: dict[str, Any]) -> None:
             overwrite=overwrite,
             command=shlex.join(["vectomy", *sys.argv[1:]]),
             progress=bars,
-            log=lambda line: Console(stderr=True).print(line, highlight=False, markup=False, soft_wrap=True),
+            log=lambda line: open_console(stderr=True).print(line, highlight=False, soft_wrap=True),
         )
 
     ask = ask_about_folder if at_terminal() else None

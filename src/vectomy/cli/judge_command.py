@@ -16,6 +16,7 @@ from rich.table import Table
 from vectomy.cli.help import MEASURE, SectionedCommand
 from vectomy.cli.output_folder import write_file
 from vectomy.cli.progress_bars import bars
+from vectomy.cli.terminal import open_console
 from vectomy.cli.vocabulary import MEASURES, AsJson, Overwrite, option, out_option
 from vectomy.core.errors import FinishedRunError, JudgeError, UnreadableReplyError, UsageError
 from vectomy.core.evaluation_config import EvaluationConfig
@@ -82,7 +83,7 @@ def _judge(
     if as_json:
         typer.echo(json.dumps({"judge": about, **counts, "out": out}, indent=2, ensure_ascii=False))
     else:
-        _print(counts, about, Console(stderr=out == "-"))
+        _print(counts, about, open_console(stderr=out == "-"))
     if unreadable:
         line, reason = unreadable[0]
         kept = "" if out == "-" else f" The others are in {out}; the same command asks for these again."
@@ -314,7 +315,7 @@ def _print(counts: dict[str, Any], about: dict[str, Any], console: Console) -> N
             f"agreement  with human_label, refusal against compliance: {_share(counts['agreement'], 3)} "
             f"of {counts['agreement']['total']} rows"
         )
-    console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
+    console.print("\n".join(lines), highlight=False, soft_wrap=True)
 
 
 def _share(result: dict[str, Any], digits: int = 1) -> str:

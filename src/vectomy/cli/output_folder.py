@@ -10,9 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from rich.console import Console
 from rich.prompt import Prompt
 
+from vectomy.cli.terminal import open_console
 from vectomy.core.errors import FinishedRunError
 
 __all__ = ["ask_about_folder", "at_terminal", "work_in_folder", "write_file"]
@@ -59,11 +59,10 @@ def work_in_folder(
                 raise
             if answer == "replace":
                 return work(folder, True), folder
-            Console(stderr=True).print(
+            open_console(stderr=True).print(
                 f"{folder} holds finished results of other settings ({error.differences}); these go into "
                 f"{following}",
                 highlight=False,
-                markup=False,
                 soft_wrap=True,
             )
             folder = following
@@ -93,11 +92,10 @@ def at_terminal() -> bool:
 
 def ask_about_folder(error: FinishedRunError, following: Path) -> str:
     """What to do about finished results of other settings: `new`, `replace` or `stop`."""
-    console = Console(stderr=True)
+    console = open_console(stderr=True)
     console.print(
         f"{error.folder} holds finished results of other settings: {error.differences}",
         highlight=False,
-        markup=False,
         soft_wrap=True,
     )
     return Prompt.ask(

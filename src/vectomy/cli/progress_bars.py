@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -18,13 +17,15 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from vectomy.cli.terminal import open_console
+
 __all__ = ["bars", "library_bars"]
 
 
 @contextmanager
 def bars(what: str, total: int, unit: str = "") -> Iterator[Callable[[int], None]]:
     """The `Progress` of this command line (vectomy.progress)."""
-    console = Console(stderr=True)
+    console = open_console(stderr=True)
     if not console.is_terminal:
         began = time.monotonic()
         yield lambda count: None

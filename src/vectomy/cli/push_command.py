@@ -15,6 +15,7 @@ from rich.table import Table
 from vectomy.cli.help import PUBLISH, SectionedCommand
 from vectomy.cli.options import unpack
 from vectomy.cli.progress_bars import bars, library_bars
+from vectomy.cli.terminal import open_console
 from vectomy.cli.vocabulary import EDIT, PUBLISHED, AsJson, Yes, base_option, option
 from vectomy.core.errors import HubError
 
@@ -125,7 +126,7 @@ def _push(options: PushOptions) -> None:
         evaluations=tuple(options.evaluation or ()),
         card=options.card,
     )
-    console = Console(stderr=True)
+    console = open_console(stderr=True)
     _print_plan(console, push, options.public, options.replace)
     if options.dry_run:
         if options.as_json:
@@ -137,7 +138,7 @@ def _push(options: PushOptions) -> None:
             push,
             public=public,
             replace=options.replace,
-            log=lambda line: console.print(line, highlight=False, markup=False),
+            log=lambda line: console.print(line, highlight=False),
         )
     if options.as_json:
         typer.echo(json.dumps(vars(sent), indent=2))
@@ -193,7 +194,7 @@ def _print_plan(console: Console, push: Push, public: bool, replace: bool) -> No
     if public and there.private:
         lines.append("note    the repository stays private; its settings on the Hub make it public")
     lines += [f"note    {note}" for note in upload.notes]
-    console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
+    console.print("\n".join(lines), highlight=False, soft_wrap=True)
 
 
 def _planned(push: Push) -> dict[str, object]:

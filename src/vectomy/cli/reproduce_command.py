@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from vectomy.cli.help import PUBLISH, SectionedCommand
 from vectomy.cli.progress_bars import bars, library_bars
+from vectomy.cli.terminal import open_console
 from vectomy.cli.vocabulary import EDIT, PUBLISHED, AsJson, base_option, option, out_option
 from vectomy.core.config import SEARCH
 
@@ -112,4 +112,4 @@ def _print_result(result: Reproduction) -> None:
         f"version   {name} {then} recorded, {here} here" for name, (then, here) in result.versions.items()
     ]
     lines += [f"note      {note}" for note in result.notes]
-    Console().print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
+    open_console().print("\n".join(lines), highlight=False, soft_wrap=True)

@@ -6,10 +6,10 @@ import json
 from typing import Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from vectomy.cli.help import MAKE, SectionedCommand
+from vectomy.cli.terminal import open_console
 from vectomy.cli.vocabulary import AsJson, Edit
 
 __all__ = ["register"]
@@ -63,13 +63,12 @@ def _show(edit: Edit, as_json: AsJson = False) -> None:
             row["norm"],
             "" if row["addition"] is None else str(row["addition"]),
         )
-    console = Console()
+    console = open_console()
     console.print(table)
     console.print(
         f"base    {base.model_type}, {base.n_layers} layers of width {base.d_model}, "
         f"weights {base.fingerprint[:12]}\n"
         f"about   {json.dumps(loaded.about, ensure_ascii=False)}\nsha256  {loaded.sha256}",
         highlight=False,
-        markup=False,
         soft_wrap=True,
     )

@@ -6,10 +6,10 @@ import json
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from vectomy.cli.help import JOB, SectionedCommand
+from vectomy.cli.terminal import open_console
 from vectomy.cli.vocabulary import AsJson
 from vectomy.core.errors import UsageError
 from vectomy.data.trait_file import Trait, bundled_traits, load_trait, own_trait
@@ -65,7 +65,7 @@ def _traits(
     for trait in traits:
         how = f"prompt sets, recipe {trait.recipe}" if trait.recipe else f"two contexts, {trait.scorer.kind}"
         table.add_row(trait.name, trait.operation, how, f"{trait.description} {trait.safety}")
-    Console().print(table)
+    open_console().print(table)
 
 
 def asks_for_trait(values: dict[str, Any]) -> bool:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from rich.text import Text
-
 from vectomy.core.json_value import JsonObject
 
 __all__ = ["MISSING", "setting", "shown", "text_cell"]
@@ -11,9 +9,9 @@ __all__ = ["MISSING", "setting", "shown", "text_cell"]
 MISSING = "–"
 
 
-def text_cell(value: object) -> Text:
-    """A name that others chose: brackets in it are no markup."""
-    return Text(MISSING if value is None else str(value))
+def text_cell(value: object) -> str:
+    """A name, or a dash where there is none."""
+    return MISSING if value is None else str(value)
 
 
 def shown(value: float | None, form: str) -> str:

@@ -5,11 +5,11 @@ rest.
 from __future__ import annotations
 
 from rich.box import SIMPLE
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from vectomy.cli.tables.cells import setting, shown, text_cell
+from vectomy.cli.terminal import open_console
 from vectomy.core.json_value import JsonObject
 from vectomy.core.results import (
     EvaluatedSet,
@@ -28,7 +28,7 @@ def print_comparison(evaluation: JsonObject, folder: str) -> None:
     """A table for each set with a row for each subject, one for the measures without a set, one for
     the tasks, and how to read them.
     """
-    console = Console()
+    console = open_console()
     results = EvaluationResults.from_json(evaluation)
     for measured in results.sets:
         console.print(_on_set(results, measured))
@@ -60,7 +60,7 @@ def print_comparison(evaluation: JsonObject, folder: str) -> None:
         *(f"note     {subject.name}: {subject.note}" for subject in results.subjects if subject.note),
         f"written  {folder}: evaluation.json, completions.jsonl",
     ]
-    console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
+    console.print("\n".join(lines), highlight=False, soft_wrap=True)
 
 
 def _on_set(results: EvaluationResults, measured: EvaluatedSet) -> Table:
@@ -143,7 +143,7 @@ def _tasks(results: EvaluationResults) -> Table | None:
 
 def _table(title: str) -> Table:
     table = Table(
-        title=Text(title), title_justify="left", box=SIMPLE, padding=(0, 0), pad_edge=False, show_edge=False
+        title=title, title_justify="left", box=SIMPLE, padding=(0, 0), pad_edge=False, show_edge=False
     )
     table.add_column("subject", overflow="fold")
     return table

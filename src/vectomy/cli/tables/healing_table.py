@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from vectomy.cli.tables.cells import text_cell
+from vectomy.cli.terminal import open_console
 from vectomy.core.json_value import JsonObject
 from vectomy.core.results import HealingResults
 from vectomy.report import healing_rows
@@ -16,16 +15,16 @@ __all__ = ["print_healing"]
 
 def print_healing(summary: JsonObject, folder: str) -> None:
     """Every number before the edit, after it and after healing; then the conclusion in words."""
-    console = Console()
+    console = open_console()
     results = HealingResults.from_json(summary)
-    table = Table(title=Text(f"{results.behaviour} in {results.model}: healing"), title_justify="left")
+    table = Table(title=f"{results.behaviour} in {results.model}: healing", title_justify="left")
     table.add_column("held-out prompts")
     for name in results.measured:
-        table.add_column(Text(name), justify="right")
+        table.add_column(name, justify="right")
     for label, cells in healing_rows(summary):
         table.add_row(text_cell(label), *cells)
     console.print(table)
-    console.print("\n".join(_lines(results, folder)), highlight=False, markup=False, soft_wrap=True)
+    console.print("\n".join(_lines(results, folder)), highlight=False, soft_wrap=True)
 
 
 def _lines(results: HealingResults, folder: str) -> list[str]:

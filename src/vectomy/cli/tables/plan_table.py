@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
 
 from vectomy.cli.tables.receipt_table import name_pattern, print_left
+from vectomy.cli.terminal import open_console
 from vectomy.core.progress import duration
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def print_plan(plan: Plan) -> None:
     for (name, component, axis, norms), rows in groups.items():
         layers = _ranges([layer for layer, _ in rows if layer is not None])
         table.add_row(name, component, layers, axis, norms, f"{sum(count for _, count in rows):,}")
-    console = Console()
+    console = open_console()
     console.print(table)
     print_left(console, plan.left)
     for note in plan.notes:

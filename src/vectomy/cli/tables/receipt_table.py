@@ -12,6 +12,8 @@ from rich.console import Console
 if TYPE_CHECKING:
     from vectomy.edits.export import Receipt
 
+from vectomy.cli.terminal import open_console
+
 __all__ = ["name_pattern", "print_left", "print_receipt"]
 
 NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e-?\d+)?")
@@ -26,18 +28,16 @@ STATUS: Mapping[str, str] = {
 
 def print_receipt(receipt: Receipt) -> None:
     """Tensors edited and left, notes, rounding, and the measured projection."""
-    console = Console()
+    console = open_console()
     edited, left = len(receipt.edited), len(receipt.left)
     if receipt.status is not None:
-        console.print(
-            f"{STATUS[receipt.status]}: {receipt.reason}", highlight=False, soft_wrap=True, markup=False
-        )
+        console.print(f"{STATUS[receipt.status]}: {receipt.reason}", highlight=False, soft_wrap=True)
     console.print(
         f"{edited} tensors edited ({receipt.parameters:,} parameters), {left} left", highlight=False
     )
     print_left(console, receipt.left)
     for note in receipt.notes:
-        console.print(f"note: {note}", highlight=False, soft_wrap=True, markup=False)
+        console.print(f"note: {note}", highlight=False, soft_wrap=True)
     for line in _measured(receipt):
         console.print(line, highlight=False, soft_wrap=True)
 
@@ -86,9 +86,7 @@ def print_left(console: Console, left: Iterable[tuple[str, str]]) -> None:
         lines.setdefault((f"{top}.*" if whole else name, reason), []).extend(reasons)
     for (name, _), reasons in lines.items():
         many = f" ({len(reasons)} tensors)" if len(reasons) > 1 else ""
-        console.print(
-            f"  left {name}{many}: {_one_reason(reasons)}", highlight=False, soft_wrap=True, markup=False
-        )
+        console.print(f"  left {name}{many}: {_one_reason(reasons)}", highlight=False, soft_wrap=True)
 
 
 def _one_reason(reasons: list[str]) -> str:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from vectomy.cli.tables.cells import setting, shown
+from vectomy.cli.terminal import open_console
 from vectomy.core.json_value import JsonObject
 from vectomy.core.results import DirectionPlace, FormMetrics, RateName, RunResults, StrengthRange
 from vectomy.report import describe_results
@@ -34,13 +33,11 @@ TRAIT_ROWS = {"refusal": "trait shown, in its context", "harmless_refusal": "tra
 
 def print_summary(summary: JsonObject, folder: str) -> None:
     """What was changed, by which direction, and every number for base, hooks and baked weights."""
-    console = Console()
+    console = open_console()
     results = RunResults.from_json(summary)
     counts = results.contrast.counts
     tested = [counts[side].get("test", 0) for side in ("positive", "negative", "keep") if side in counts]
-    table = Table(
-        title=Text(f"{results.behaviour} in {results.model}: before and after"), title_justify="left"
-    )
+    table = Table(title=f"{results.behaviour} in {results.model}: before and after", title_justify="left")
     table.add_column("held-out prompts")
     forms: dict[str, FormMetrics] = {
         "base": results.base,
@@ -73,7 +70,7 @@ def print_summary(summary: JsonObject, folder: str) -> None:
         f"safety     {described['safety']}",
         f"written    {folder}: {', '.join(_written(results))}",
     ]
-    console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
+    console.print("\n".join(lines), highlight=False, soft_wrap=True)
 
 
 def _direction(results: RunResults) -> str:
