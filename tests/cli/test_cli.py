@@ -28,6 +28,8 @@ QUICK = [
     "8",
     "--behaviour-tokens",
     "I",
+    "--layer-fraction",
+    "1.0",
     "--n-search",
     "4",
     "--n-test",

@@ -20,7 +20,8 @@ def finished_run(
     """The folder of a finished run. `options` are a run's, sequences as tuples."""
     out = tiny_chat.scratch() / "run"
     plain = {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}
-    settings = {"device": "cpu", "answer_tokens": 8, "recipe": "arditi", **plain}
+    # Of four layers, only the last has the direction whose removal removes the refusals.
+    settings = {"device": "cpu", "answer_tokens": 8, "recipe": "arditi", "layer_fraction": 1.0, **plain}
     run(str(model or tiny_chat.folder()), out, **prompts(), **settings)
     return out
 

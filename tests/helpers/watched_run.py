@@ -9,7 +9,13 @@ from finished_run import finished_run
 
 from vectomy.workflows.run import run
 
-SHORT = {"device": "cpu", "answer_tokens": 8, "behaviour_tokens": ("I",), "recipe": "arditi"}
+SHORT = {
+    "device": "cpu",
+    "answer_tokens": 8,
+    "behaviour_tokens": ("I",),
+    "recipe": "arditi",
+    "layer_fraction": 1.0,
+}
 
 
 def go(out: Path, model: Path | None = None, **options: Any) -> dict[str, Any]:

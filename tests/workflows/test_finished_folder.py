@@ -136,7 +136,8 @@ def test_the_usual_folder_gets_a_number_and_a_typed_one_is_refused(
     shutil.copytree(finished_with(), tmp_path / usual)
     before = file_hashes(tmp_path / usual)
     given = [f"--{side}={file}" for side, file in tiny_chat.sources().items()]
-    given += ["--device=cpu", "--answer-tokens=8", "--behaviour-tokens=I", "--recipe=arditi", "--yes"]
+    given += ["--device=cpu", "--answer-tokens=8", "--behaviour-tokens=I", "--recipe=arditi"]
+    given += ["--layer-fraction=1.0", "--yes"]
     command = ("run", str(tiny_chat.folder()), *given)
 
     status, _, err = vectomy(*command)
