@@ -73,7 +73,7 @@ NO_MODEL = {
 # A run has two models: its base is named where an unedited one is needed.
 NO_BASE = {
     **NO_MODEL,
-    "run": "is the folder of a run, .*give .*tiny-base.*`vectomy run .*tiny-base --out .* resumes",
+    "run": "is the folder of a run, .*give .*tiny-base.*`vectomy run .*tiny-base --config .*--out .* resumes",
     "unfinished run": "is the folder of a run, .*give .*tiny-base",
 }
 NO_CHECKPOINT = {**NO_MODEL, "unfinished run": "has no checkpoint; write one with `vectomy apply"}
@@ -81,10 +81,10 @@ NO_EDIT = {
     "adapter of PEFT": "is an adapter without its Edit; give the Edit",
     "model": "is a model without its Edit; .*`vectomy compare BASE",
     "GGUF": "is a GGUF file, which names no Edit; .*`vectomy compare BASE",
-    "weights": "is a safetensors file, but no Edit",
+    "weights": "is a safetensors file, but not an Edit",
     "text": "is no Edit file; give",
     "evaluation": "is the folder of an evaluation, which holds no Edit; give",
-    "unfinished run": "has found no Edit yet; finish it",
+    "unfinished run": "is a run without an Edit; finish it with",
     "empty folder": "is a folder without an Edit .*give",
     "nothing": "does not exist",
     "Hub id": "fetching 'owner/nothing' failed",
@@ -93,7 +93,7 @@ NO_RUN = {
     "checkpoint": "is a part of the run .*give that folder",
     "adapter": "is a part of the run .*give that folder",
     "edit": "is an Edit, not the folder of a run; `vectomy show",
-    "unfinished run": "is not finished; resume it with `vectomy run",
+    "unfinished run": "is not finished; resume it with",
     "nothing": "does not exist; give the folder of a finished run",
     "Hub id": "does not exist; give the folder of a finished run",
     **dict.fromkeys(

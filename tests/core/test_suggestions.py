@@ -19,7 +19,7 @@ TIER = "unit"
     [("refusd", "refused"), ("Harmles", "harmless"), ("xxx", None), ("", None), ("everday", "everyday")],
 )
 def test_a_name_is_answered_with_the_near_one(name: str, near: str | None) -> None:
-    assert suggest(name, ("refused", "harmless", "everyday")) == (f"; did you mean {near}?" if near else "")
+    assert suggest(name, ("refused", "harmless", "everyday")) == (f" (did you mean {near}?)" if near else "")
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_a_path_is_answered_with_the_near_one(name: str, near: str | None, tmp_p
     for file in ("positive.json", "long.txt", ".run"):
         (tmp_path / file).touch()
     assert near_path(tmp_path / name) == (tmp_path / near if near else None)
-    assert suggest_path(tmp_path / name) == (f"; did you mean {tmp_path / near}?" if near else "")
+    assert suggest_path(tmp_path / name) == (f" (did you mean {tmp_path / near}?)" if near else "")
 
 
 def test_two_paths_of_one_file_are_no_difference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

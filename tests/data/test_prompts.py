@@ -147,7 +147,7 @@ def test_a_file_without_prompts_is_named_with_its_fault(tmp_path: Path, case: st
             "owner/name",
             "'owner/name' does not exist as a local file, and the Hub cannot be reached .*bundled",
         ),
-        ("bundled:refusd", "; did you mean refused"),
+        ("bundled:refusd", r"\(did you mean refused\?\); there are"),
         ("{}/pp.txt", "did you mean .*/p.txt"),
         ("{}/p.txt[:x]", "is no slice of .*write .:400."),
         ("a/b/c", "does not exist"),

@@ -8,7 +8,11 @@ from pathlib import Path
 
 from vectomy.core.text_file import read_text
 
-__all__ = ["explain_file", "explain_folder", "is_lfs_pointer"]
+__all__ = ["RECORDS", "explain_file", "explain_folder", "is_lfs_pointer", "name_remedy", "was_written_here"]
+
+# A folder beside the weights for what vectomy recorded of them (hub/provenance.py): no part of the
+# model, and not true of a copy that is edited.
+RECORDS = "vectomy"
 
 LFS = b"version https://git-lfs.github.com/spec/"
 ADAPTER, PIPELINE = "adapter_config.json", "model_index.json"
@@ -30,6 +34,18 @@ OTHER_FORMATS = {
 }
 # Folders of one rank's or one part's weights, as training writes them.
 SHARDED = ("global_step*", "pytorch_model_fsdp*", "*.distcp", "zero_to_fp32.py", "mp_rank_*")
+
+
+def was_written_here(folder: Path) -> bool:
+    """Whether vectomy wrote this checkpoint: then it cannot be downloaded again."""
+    return (folder / RECORDS).is_dir()
+
+
+def name_remedy(folder: Path) -> str:
+    """What to do about a model folder with a damaged or missing file."""
+    if not was_written_here(folder):
+        return "download it again"
+    return "write it again: with the same `vectomy run`, or, once the folder is deleted, with `vectomy apply`"
 
 
 def is_lfs_pointer(path: Path) -> bool:

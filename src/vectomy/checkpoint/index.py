@@ -12,7 +12,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from vectomy.checkpoint.auxiliary_files import sort_files
-from vectomy.checkpoint.folder_kind import explain_file, explain_folder
+from vectomy.checkpoint.folder_kind import (
+    RECORDS,
+    explain_file,
+    explain_folder,
+    name_remedy,
+    was_written_here,
+)
 from vectomy.checkpoint.safetensors_header import (
     Shard,
     TensorEntry,
@@ -22,15 +28,14 @@ from vectomy.checkpoint.safetensors_header import (
 )
 from vectomy.core.errors import CheckpointError, UnsafeCheckpointError
 from vectomy.core.text_file import read_text
+from vectomy.core.suggestions import suggest_path
+from vectomy.core.write_errors import NO_RIGHT
 
 __all__ = ["INDEX", "RECORDS", "Checkpoint"]
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 PART = re.compile(r".*-(\d{5})-of-(\d{5})\.safetensors")
-# A folder beside the weights for what vectomy recorded of them (record.py): no part of the model,
-# and not true of a copy that is edited.
-RECORDS = "vectomy"
 
 
 @dataclass(frozen=True)
@@ -77,12 +82,13 @@ class Checkpoint:
         if not path.is_dir():
             raise CheckpointError(
                 explain_file(path)
-                or f"model folder {path} does not exist; give a folder with config.json and *.safetensors"
+                or f"the model folder {path} does not exist{suggest_path(path)}; give a folder with "
+                "config.json and *.safetensors, or OWNER/NAME on the Hub"
             )
         reason = explain_folder(path)
         if reason is not None:
             raise CheckpointError(reason)
-        config = _read_object(path / "config.json", "every model folder needs it; was the download complete?")
+        config = _read_object(path / "config.json", f"every model folder needs it; {name_remedy(path)}")
         index, names = _shard_names(path)
         shards = tuple(read_shard(path, name) for name in names)
         tensors: dict[str, TensorEntry] = {}
@@ -176,7 +182,12 @@ def _shard_names(path: Path) -> tuple[dict[str, Any] | None, list[str]]:
     if pickles:
         raise UnsafeCheckpointError(
             f"{path} holds pickle weights only ({pickles[0]}), which can run code when they are read; "
-            "convert them to safetensors first"
+            "if you trust their maker, load them with transformers and save them as safetensors: "
+            "AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(DIR)"
+        )
+    if was_written_here(path):
+        raise CheckpointError(
+            f"{path} holds no weights any more (no {SINGLE} and no {INDEX}); {name_remedy(path)}"
         )
     raise CheckpointError(
         f"{path} holds no weights (no {SINGLE} and no {INDEX}); was the download complete? Of a repository "
@@ -194,7 +205,8 @@ def _read_object(
     except FileNotFoundError:
         raise CheckpointError(f"{path} does not exist; {remedy}") from None
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read ({error.strerror}); {remedy}") from None
+        reason = f": {NO_RIGHT}" if isinstance(error, PermissionError) else f" ({error.strerror}); {remedy}"
+        raise CheckpointError(f"{path} cannot be read{reason}") from None
     # ValueError: no JSON, no UTF-8, or a number of more digits than Python takes.
     except (ValueError, RecursionError) as error:
         if isinstance(error, UnicodeDecodeError) or "BOM" in str(error):

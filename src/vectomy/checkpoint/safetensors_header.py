@@ -15,9 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeGuard
 
+from vectomy.checkpoint.folder_kind import name_remedy
 from vectomy.core.errors import CheckpointError
 from vectomy.core.json_value import JsonObject, JsonValue
 from vectomy.core.text_file import check_regular
+from vectomy.core.write_errors import NO_RIGHT
 
 __all__ = [
     "DTYPE_BITS",
@@ -118,15 +120,15 @@ def read_shard(folder: Path, name: str) -> Shard:
         listing = json.loads(header, object_pairs_hook=unique_keys)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(
-            f"the header of shard {path} does not parse ({error}); download it again"
+            f"the header of shard {path} does not parse ({error}); {name_remedy(path.parent)}"
         ) from None
     if not isinstance(listing, dict):
-        raise CheckpointError(f"the header of shard {path} is not a JSON object; download it again")
+        raise CheckpointError(f"the header of shard {path} is not a JSON object; {name_remedy(path.parent)}")
     metadata = listing.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise CheckpointError(
-            f"the header of shard {path} has a __metadata__ that is not an object of strings; download it "
-            "again"
+            f"the header of shard {path} has a __metadata__ that is not an object of strings; "
+            f"{name_remedy(path.parent)}"
         )
     entries = [_read_entry(path, tensor, row, 8 + len(header)) for tensor, row in listing.items()]
     entries.sort(key=lambda entry: (entry.start, entry.end))
@@ -135,19 +137,20 @@ def read_shard(folder: Path, name: str) -> Shard:
         if entry.start != end:
             raise CheckpointError(
                 f"tensor '{entry.name}' of shard {path} overlaps another or leaves a gap; the file is "
-                "damaged: download it again"
+                f"damaged; {name_remedy(path.parent)}"
             )
         end = entry.end
     if end != size:
         raise CheckpointError(
-            f"shard {path} has {size} bytes where its header says {end}; it is truncated or damaged, "
-            "download it again"
+            f"shard {path} has {size} bytes where its header says {end}; it is truncated or damaged; "
+            f"{name_remedy(path.parent)}"
         )
     return Shard(name, size, header, tuple(entries))
 
 
 def _read_header(path: Path) -> tuple[bytes, int]:
     """The header as written, and the size of the file."""
+    folder = path.parent
     try:
         check_regular(path)
         with path.open("rb") as file:
@@ -157,16 +160,18 @@ def _read_header(path: Path) -> tuple[bytes, int]:
             if not 2 <= length <= HEADER_LIMIT or 8 + length > size:
                 raise CheckpointError(
                     f"shard {path} is not a whole safetensors file (header of {length} bytes in a file of "
-                    f"{size}); download it again"
+                    f"{size}); {name_remedy(path.parent)}"
                 )
             return file.read(length), size
     except (FileNotFoundError, UnicodeEncodeError):
         raise CheckpointError(
-            f"shard {path!s:.300} is missing though the index names it; download it again"
+            f"shard {path!s:.300} is missing though the index names it; {name_remedy(folder)}"
         ) from None
+    except PermissionError:
+        raise CheckpointError(f"shard {path!s:.300} cannot be read: {NO_RIGHT}") from None
     except OSError as error:
         raise CheckpointError(
-            f"shard {path!s:.300} cannot be read ({error.strerror}); download it again"
+            f"shard {path!s:.300} cannot be read ({error.strerror}); {name_remedy(folder)}"
         ) from None
 
 
@@ -175,7 +180,7 @@ def _read_entry(path: Path, tensor: str, row: JsonValue, data_start: int) -> Ten
     if not is_printable_name(tensor):
         raise CheckpointError(
             f"the header of shard {path} names a tensor {tensor!r:.200}, which is empty, not printable or "
-            f"longer than {NAME_LIMIT} characters; download it again"
+            f"longer than {NAME_LIMIT} characters; {name_remedy(path.parent)}"
         )
     row = row if isinstance(row, dict) else {}
     dtype, shape, offsets = (row.get(key) for key in ("dtype", "shape", "data_offsets"))
@@ -187,14 +192,14 @@ def _read_entry(path: Path, tensor: str, row: JsonValue, data_start: int) -> Ten
         or len(offsets) != 2
     ):
         raise CheckpointError(
-            f"the header of shard {path} describes tensor '{tensor}' wrongly ({row!r:.120}); download it "
-            "again"
+            f"the header of shard {path} describes tensor '{tensor}' wrongly ({row!r:.120}); "
+            f"{name_remedy(path.parent)}"
         )
     start, end = offsets
     if (end - start) * 8 != math.prod(shape) * DTYPE_BITS[dtype]:
         raise CheckpointError(
             f"tensor '{tensor}' of shard {path} has {end - start} bytes, which is not {dtype} of shape "
-            f"{shape!s:.200}; the file is damaged: download it again"
+            f"{shape!s:.200}; the file is damaged; {name_remedy(path.parent)}"
         )
     return TensorEntry(tensor, path.name, dtype, tuple(shape), data_start + start, data_start + end)
 

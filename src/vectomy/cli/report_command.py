@@ -72,12 +72,10 @@ def _read_result(run: Path) -> JsonObject:
 
 def _without_result(run: Path) -> str:
     """Why a path has no result to print, and what to give instead."""
-    from vectomy.workflows.named_model import base_named_by, kind_of
+    from vectomy.workflows.named_model import kind_of, name_resuming
 
     if (run / MARK).is_file():
-        base = base_named_by(str(run)) or "MODEL"
-        config = f" --config {run / 'config.json'}" if (run / "config.json").is_file() else ""
-        return f"the run in {run} is not finished; resume it with `vectomy run {base}{config} --out {run}`"
+        return f"the run in {run} is not finished; resume it with {name_resuming(str(run))}"
     around = next((folder for folder in run.absolute().parents[:2] if (folder / MARK).is_file()), None)
     if around is not None:
         return f"{run} is a part of the run {around}; give that folder"

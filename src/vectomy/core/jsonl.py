@@ -37,7 +37,7 @@ def iter_jsonl(text: str, refuse: Callable[[int, str], VectomyError]) -> Iterato
         try:
             value = json.loads(line)
         except json.JSONDecodeError as error:
-            raise refuse(number, f"{error.msg} at column {error.colno}") from None
+            raise refuse(number, f"{error.msg.removesuffix(' at')} at column {error.colno}") from None
         # ValueError: a number of more digits than Python takes.
         except (ValueError, RecursionError) as error:
             raise refuse(number, str(error)) from None

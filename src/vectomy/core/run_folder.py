@@ -25,7 +25,7 @@ from vectomy.core.json_value import JsonObject
 from vectomy.core.output_path import check_replaceable_file, check_run_output
 from vectomy.core.settings_change import RunSettings
 from vectomy.core.text_file import read_text
-from vectomy.core.write_errors import name_full_disk, name_write_errors
+from vectomy.core.write_errors import NO_RIGHT, name_full_disk, name_write_errors
 
 __all__ = [
     "MARK",
@@ -42,6 +42,8 @@ __all__ = [
 ]
 
 MARK, SETTINGS = "vectomy-run.json", "settings.json"
+# Of every file with a `format` of ours.
+VERSION = 1
 
 
 def canonical_json(value: Any) -> str:
@@ -117,17 +119,31 @@ def json_bytes(value: Any) -> bytes:
 
 
 def read_json(path: Path) -> Any:
-    """Raises ArtifactError when the file is absent or does not parse."""
+    """Raises ArtifactError when the file is absent, does not parse, or is of a newer version."""
     try:
-        return json.loads(read_text(path))
+        value = json.loads(read_text(path))
     except FileNotFoundError:
-        raise ArtifactError(f"{path} does not exist") from None
+        raise ArtifactError(f"{path} does not exist; run the command that writes it") from None
+    except PermissionError:
+        raise ArtifactError(f"{path} cannot be read: {NO_RIGHT}") from None
     except (ValueError, RecursionError) as error:
         raise ArtifactError(f"{path} does not parse as JSON ({error}); delete it and run again") from None
     except OSError as error:
         raise ArtifactError(
             f"{path} cannot be read ({error.strerror}); delete it and run again, or give another folder"
         ) from None
+    check_version(value, path)
+    return value
+
+
+def check_version(value: Any, path: Path) -> None:
+    """Raises ArtifactError if a newer vectomy wrote `value`: it may mean something else there."""
+    version = value.get("version") if isinstance(value, dict) else None
+    if type(version) is int and version > VERSION and str(value.get("format")).startswith("vectomy-"):
+        raise ArtifactError(
+            f"{path} has version {version} of its format, and this vectomy reads up to {VERSION}: a newer "
+            "one wrote it; update vectomy, or choose another folder"
+        )
 
 
 class Journal:
@@ -208,11 +224,24 @@ class RunFolder:
                 raise ArtifactError(
                     f"another run is at work in {self.path}; wait for it or choose another --out"
                 )
+            self._check_mark()
             clear_partials(self.path)
             if not self._lock.tell():
-                self._lock.write('{"format": "vectomy-run", "version": 1}\n')
+                self._lock.write(f'{{"format": "vectomy-run", "version": {VERSION}}}\n')
                 self._lock.flush()
         return self
+
+    def _check_mark(self) -> None:
+        try:
+            mark = json.loads((self.path / MARK).read_text(encoding="utf-8"))
+        except (ValueError, RecursionError):
+            # Empty where the folder is new; what it says otherwise does not matter.
+            return
+        try:
+            check_version(mark, self.path / MARK)
+        except ArtifactError:
+            self._lock.close()
+            raise
 
     def __exit__(self, *_: object) -> None:
         self._lock.close()

@@ -36,12 +36,12 @@ def near_path(path: Path) -> Path | None:
 
 
 def suggest(name: str, choices: Iterable[str]) -> str:
-    """`; did you mean CHOICE?`, or nothing where no choice is near."""
+    """` (did you mean CHOICE?)`, or nothing where no choice is near."""
     near = near_name(name, choices)
-    return "" if near is None else f"; did you mean {near}?"
+    return "" if near is None else f" (did you mean {near}?)"
 
 
 def suggest_path(path: str | Path) -> str:
-    """`; did you mean PATH?` for a path that does not exist, or nothing where no name is near."""
+    """` (did you mean PATH?)` for a path that does not exist, or nothing where no name is near."""
     near = near_path(Path(os.path.expanduser(path)))
-    return "" if near is None else f"; did you mean {near}?"
+    return "" if near is None else f" (did you mean {near}?)"

@@ -7,6 +7,7 @@ import re
 from importlib import resources
 from pathlib import Path
 
+from vectomy.core.config import HUB_PROMPTS
 from vectomy.core.errors import PromptError
 from vectomy.core.json_value import JsonObject
 from vectomy.core.jsonl import read_jsonl
@@ -78,8 +79,8 @@ def _explain_missing(spec: str) -> str:
         return f", and '[{part}' is no slice of {path}; write [:400], [100:] or [100:400]"
     folder = os.path.dirname(os.path.expanduser(spec)) or "."
     nor = "" if os.path.isdir(folder) else f", nor does its folder {clip(folder, 300)}"
-    known = f"{nor}; give a file ({', '.join(SUFFIXES)}), OWNER/NAME on the Hub, or bundled:NAME"
-    return suggest_path(spec) or known
+    known = f"give a file ({', '.join(SUFFIXES)}), OWNER/NAME on the Hub, or bundled:NAME"
+    return f"{nor or suggest_path(spec)}; {known}"
 
 
 def _bundled(name: str) -> list[JsonObject]:
@@ -90,7 +91,7 @@ def _bundled(name: str) -> list[JsonObject]:
             entry.name.removesuffix(".jsonl") for entry in folder.iterdir() if entry.name.endswith(".jsonl")
         )
         raise PromptError(
-            f"there is no bundled prompt set '{name}'; there are {', '.join(names)}{suggest(name, names)}"
+            f"there is no bundled prompt set '{name}'{suggest(name, names)}; there are {', '.join(names)}"
         )
     return read_jsonl(file, remedy="install vectomy again")
 
@@ -123,14 +124,19 @@ def _hub_fault(name: str, subset: str | None, split: str, error: Exception) -> s
     if "gated" in text:
         return f"the data set {name} is gated; accept its terms on its page and log in with `hf auth login`"
     called = f"{name}/{subset}" if subset else name
+    if name in HUB_PROMPTS.values():
+        options = "--positive and --negative, of `heal` --positive-test, --negative-test and --prompts"
+        called += f"' (a default: give {options})"
+    else:
+        called += "'"
     if "Couldn't reach" in text or "Offline" in text or "Connection" in type(error).__name__:
         return (
-            f"'{called}' does not exist as a local file, and the Hub cannot be reached ({reason})"
-            f"{suggest_path(called)}. Check the network and HF_HUB_OFFLINE, or use local files, or "
+            f"'{called} does not exist as a local file{suggest_path(name)}, and the Hub cannot be reached "
+            f"({reason}). Check the network and HF_HUB_OFFLINE, or use local files, or "
             "bundled:refused and bundled:harmless"
         )
     return (
-        f"'{called}' does not exist as a local file, and the Hub has no data set of that name with split "
+        f"'{called} does not exist as a local file, and the Hub has no data set of that name with split "
         f"'{split}': {reason}. Correct the name, or use local files, or bundled:refused and "
         "bundled:harmless"
     )

@@ -88,9 +88,11 @@ def _cut(
 ) -> Splits:
     limit = {"fit": contrast.n_fit, "search": contrast.n_search, "test": contrast.n_test}
     if len(fit.prompts) < (FEWEST if None in own.values() else 2):
+        reasons = ", ".join(f"{count} {reason}" for reason, count in fit.left_out.items())
+        unused = f" without the rows that are not used ({reasons})" if reasons else ""
         raise PromptError(
-            f"the {side} prompts ({fit.source}) are {len(fit.prompts)}; at least {FEWEST} are needed for "
-            "separate fit, search and test splits"
+            f"the {side} prompts ({fit.source}) are {len(fit.prompts)}{unused}; at least {FEWEST} are needed "
+            "for separate fit, search and test splits: add prompts"
         )
     chosen = _use_own_splits(fit) if any(fit.split) else _shuffle_splits(fit, own, limit, seed)
     chosen |= {name: list(read.prompts) for name, read in own.items() if read is not None}

@@ -94,8 +94,10 @@ def read_edit(path: Path, make: Callable[[BaseModelRef, tuple[Operation, ...], J
             )
         path = stored
     if not path.is_file():
-        remedy = suggest_path(path) or "; give an Edit file, or the folder of a finished run"
-        raise EditError(f"the Edit file {path} does not exist{remedy}")
+        raise EditError(
+            f"the Edit file {path} does not exist{suggest_path(path)}; give an Edit file, or the folder of a "
+            "finished run"
+        )
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {}).get("vectomy", "null"))

@@ -120,8 +120,8 @@ def check_fits(operation: Operation, base: BaseModelRef) -> None:
     name, basis, strengths = operation.writer_name, operation.basis, operation.strengths
     if operation.component not in COMPONENTS or (operation.component in OUTSIDE) != (operation.layer is None):
         raise EditError(
-            f"operation on '{name}': there is no such component{suggest(operation.component, COMPONENTS)} "
-            f"(they are {', '.join(COMPONENTS)}, and all but {' and '.join(OUTSIDE)} have a layer)"
+            f"operation on '{name}': a component{suggest(str(operation.component), COMPONENTS)} is one of "
+            f"{', '.join(COMPONENTS)}, and all but {' and '.join(OUTSIDE)} have a layer"
         )
     # `type`, since True and 1.0 equal 1: a file can hold either.
     if operation.layer is not None and not (

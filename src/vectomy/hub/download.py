@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from vectomy.core.suggestions import suggest_path
 from vectomy.hub.client import hub_errors
 
 __all__ = ["download"]
@@ -25,7 +26,7 @@ def download(repo_id: str, revision: str | None = None) -> Path:
             return Path(snapshot_download(repo_id, revision=revision))
         except LocalEntryNotFoundError:
             raise HubError(
-                f"fetching '{repo_id}' failed: the Hub cannot be reached, and the cache does not hold "
-                "the whole "
-                "repository; check the network and HF_HUB_OFFLINE"
+                f"'{repo_id}' is not here{suggest_path(repo_id)}, and fetching '{repo_id}' failed: the Hub "
+                "cannot be reached, and the cache does not hold the whole repository; check the name, the "
+                "network and HF_HUB_OFFLINE"
             ) from None

@@ -142,8 +142,7 @@ def _find_kind(path: Path, form: Kind | None) -> tuple[Kind, Path]:
         return "edit", path / EDIT
     raise UsageError(
         f"{path} holds nothing to publish: no config.json of a checkpoint, no adapter_config.json, no "
-        f"{EDIT}, "
-        "no .gguf"
+        f"{EDIT}, no .gguf; give the folder of a finished run, a checkpoint, an adapter or an Edit file"
     )
 
 

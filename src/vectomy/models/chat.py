@@ -245,11 +245,20 @@ class ChatModel:
             out[batch.rows] = self.log_probs(self.hidden(batch)[:, -1]).cpu()
         if not bool(out.isfinite().all()):
             raise ActivationError(
-                f"{self.name} gives NaN or infinite log-probabilities; the weights are damaged, or the "
-                "dtype is too narrow for this "
-                "model (try --dtype float32 or bfloat16)"
+                f"{self.name} gives NaN or infinite log-probabilities; {self._explain_not_finite()}"
             )
         return out
+
+    def _explain_not_finite(self) -> str:
+        for name, value in self.model.named_parameters():
+            if not value.is_meta and not bool(value.isfinite().all()):
+                return f"its tensor '{name}' holds some: download the model again, or take another release"
+        if self.model.dtype == torch.float16:
+            return "float16 is too narrow for this model: use --dtype bfloat16 or float32"
+        return (
+            f"its weights are finite, and computed with in {str(self.model.dtype).removeprefix('torch.')}: "
+            "use another --dtype or --device, or take another release of the model"
+        )
 
     # Answers
 

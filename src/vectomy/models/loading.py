@@ -27,6 +27,7 @@ from vectomy.core.write_errors import name_write_errors
 from vectomy.models.chat import ChatModel
 from vectomy.models.chat_template import read_template
 from vectomy.models.layerwise import LayerwiseModel
+from vectomy.models.loading_faults import explain_absent_model, explain_loading
 from vectomy.models.precision import cast_plain, working_dtype
 from vectomy.models.quiet import quiet
 from vectomy.models.weights import Weights, auto_class, check_class, read_model_config, skeleton
@@ -70,16 +71,11 @@ def check_known(model: str) -> None:
     try:
         config = json.loads(read_text(Path(hf_hub_download(model, "config.json"))))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError, RecursionError) as error:
-        raise _not_found(model, error) from None
+        raise CheckpointError(explain_absent_model(model, error)) from None
     check_supported(config)
     if config.get("model_type") in FAMILIES | REFUSED:
         # Any other type may be probed once it is downloaded.
         resolve(config)
-
-
-def _not_found(model: str, error: Exception) -> CheckpointError:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return CheckpointError(f"'{model}' is not a local folder, and the Hub does not serve it: {reason[:200]}")
 
 
 def fetch(model: str, revision: str | None = None) -> Path:
@@ -106,7 +102,7 @@ def fetch(model: str, revision: str | None = None) -> Path:
             )
         )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        raise _not_found(model, error) from None
+        raise CheckpointError(explain_absent_model(model, error)) from None
 
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -145,7 +141,7 @@ def load_model(
     label = name or str(path)
     chosen = _override(runtime, device, dtype, thinking, trust_remote_code)
     target = _device(chosen.device)
-    with loading(label):
+    with loading(label, checkpoint.path):
         text_tokenizer = _load_tokenizer(checkpoint, chosen.trust_remote_code) if tokenizer else None
         config = read_model_config(checkpoint, chosen.trust_remote_code)
         wanted = working_dtype(chosen.dtype, config, checkpoint, target)
@@ -207,7 +203,7 @@ def load_without_weights(
     checkpoint, architecture = _open_checked(path)
     label = name or str(path)
     chosen = runtime or Runtime()
-    with loading(label):
+    with loading(label, checkpoint.path):
         model = skeleton(checkpoint, "float32", chosen.trust_remote_code)
         check_class(model, checkpoint)
         tokenizer = _load_tokenizer(checkpoint, chosen.trust_remote_code)
@@ -244,7 +240,7 @@ def load_layerwise(
     target = _device(chosen.device)
     if target == "auto":
         target = "cuda:0"
-    with loading(label):
+    with loading(label, checkpoint.path):
         text_tokenizer = _load_tokenizer(checkpoint, chosen.trust_remote_code) if tokenizer else None
         model = skeleton(checkpoint, chosen.dtype, chosen.trust_remote_code, target)
         check_class(model, checkpoint)
@@ -285,7 +281,7 @@ def with_adapter(chat: ChatModel, folder: str | Path) -> ChatModel:
         raise ModelError(missing)
     from peft import PeftModel
 
-    with loading(f"the adapter {folder}"):
+    with loading(f"the adapter {folder}", Path(folder)):
         adapted = PeftModel.from_pretrained(chat.model, str(folder))
     # The inner model: its modules keep their names, its linear layers are now those of PEFT.
     return replace(chat, model=adapted.base_model.model.eval(), name=f"{chat.name} with an adapter")
@@ -299,7 +295,8 @@ def _open_checked(path: str | Path) -> tuple[Checkpoint, Architecture]:
 
 
 @contextmanager
-def loading(label: str) -> Iterator[None]:
+def loading(label: str, folder: Path | None = None) -> Iterator[None]:
+    """Turn errors of transformers into a ModelError; `folder` is what it loads."""
     try:
         with quiet():
             yield
@@ -307,9 +304,7 @@ def loading(label: str) -> Iterator[None]:
         raise
     # The library of tokenizers panics over damaged files, which is no Exception.
     except BaseException as error:
-        raise ModelError(
-            f"transformers cannot load {label}: {type(error).__name__}: {' '.join(str(error).split())[:400]}"
-        ) from error
+        raise ModelError(explain_loading(label, folder, error)) from error
 
 
 def _load_tokenizer(checkpoint: Checkpoint, trust_remote_code: bool) -> Any:

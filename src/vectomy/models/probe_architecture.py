@@ -72,7 +72,7 @@ def probe_architecture(
 
 
 def _build_random(checkpoint: Checkpoint, trust_remote_code: bool) -> Any:
-    with loading(str(checkpoint.path)):
+    with loading(str(checkpoint.path), checkpoint.path):
         size = 4 * sum(
             parameter.numel() for parameter in skeleton(checkpoint, "float32", trust_remote_code).parameters()
         )

@@ -279,7 +279,10 @@ def _vectors(path: Path) -> Tensor:
         with path.open("rb") as data:
             if data.read(6) != b"\x93NUMPY":
                 raise ValueError("it is no NumPy file")
-        return torch.from_numpy(np.load(path, allow_pickle=False))
+        try:
+            return torch.from_numpy(np.load(path, allow_pickle=False))
+        except ValueError as error:
+            raise ValueError("it holds Python objects" if "allow_pickle" in str(error) else error) from None
     if path.suffix != ".safetensors":
         raise ValueError("the file name must end in .npy or .safetensors")
     with safetensors.safe_open(path, framework="pt") as file:

@@ -27,6 +27,7 @@ __all__ = [
     "check_base",
     "edited_model",
     "kind_of",
+    "name_resuming",
     "open_base",
     "open_edit",
     "open_model",
@@ -50,7 +51,7 @@ def kind_of(name: str) -> Kind:
             return "edit" if is_edit_file(path) else "weights"
         return "file"
     if not path.is_dir():
-        return "missing" if is_local(name) else "hub"
+        return "missing" if is_local(name) or path.suffix == ".safetensors" else "hub"
     if (path / MARK).is_file():
         # A run has an evaluation.json too, next to its configuration.
         evaluation = (path / "evaluation.json").is_file() and not (path / "config.json").is_file()
@@ -112,8 +113,7 @@ def check_base(name: str) -> None:
         base = base_named_by(name) or "MODEL"
         raise UsageError(
             f"{name} is the folder of a run, and an unedited model is needed here: give {base}. "
-            f"(`vectomy run {base} --out {name}` resumes the run; {Path(name) / 'checkpoint'} is its edited "
-            "model)"
+            f"({name_resuming(name)} resumes the run; {Path(name) / 'checkpoint'} is its edited model)"
         )
     if kind == "edit":
         base = base_named_by(name) or str(Edit.load(name).base)
@@ -164,7 +164,7 @@ def open_edit(name: str | Path) -> Edit:
                 f"the repository '{name}' holds no Edit; give one that `vectomy push` wrote, or an Edit file"
             )
         return Edit.load(folder)
-    raise EditError(f"{name} {_NO_EDIT[kind].format(name=name)}")
+    raise EditError(f"{name} {_NO_EDIT[kind].format(name=name, resuming=name_resuming(name))}")
 
 
 _FROM_TWO = "`vectomy compare BASE {name} --out FILE` writes the Edit that made it, if there is one"
@@ -172,7 +172,7 @@ _NO_EDIT: dict[Kind, str] = {
     "demo": "is a model, not an Edit; give an Edit file or the folder of a finished run",
     "gguf": f"is a GGUF file, which names no Edit; give the Edit that it was made with, or {_FROM_TWO}",
     "file": "is no Edit file; give edit.safetensors, or the folder of a finished run",
-    "run": "is a run that has found no Edit yet; finish it with the same command, or give an Edit file",
+    "run": "is a run without an Edit; finish it with {resuming}, or give an Edit file",
     "evaluation": "is the folder of an evaluation, which holds no Edit; give an Edit file or a run folder",
     "adapter": "is an adapter without its Edit; give the Edit that it was made with, if it was made with one",
     "checkpoint": f"is a model without its Edit; give an Edit file or a run folder, or {_FROM_TWO}",
@@ -196,6 +196,14 @@ def base_named_by(name: str) -> str | None:
         if base is not None and (is_demo(base) or not is_local(base) or Path(base).is_dir()):
             return base
     return None
+
+
+def name_resuming(run: str) -> str:
+    """The command that resumes a run."""
+    config = Path(run).expanduser() / "config.json"
+    if not config.is_file() or _text_in(config, "recipe") == "distill":
+        return "its own command"
+    return f"`vectomy run {base_named_by(run) or 'MODEL'} --config {config} --out {run}`"
 
 
 def _text_in(file: Path, key: str) -> str | None:

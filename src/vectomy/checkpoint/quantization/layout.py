@@ -147,9 +147,14 @@ def locate(checkpoint: Checkpoint, name: str) -> PackedWeight:
             )
         return PackedWeight(name, (name,), "plain", entry.shape)
     if entry.dtype not in FP8:
+        if not scheme.method:
+            raise CheckpointError(
+                f"tensor '{name}' of {checkpoint.path} is stored as {entry.dtype}, and config.json names no "
+                "method of quantisation that says what its numbers mean; use the model's bfloat16 release"
+            )
         raise CheckpointError(
-            f"tensor '{name}' is stored as {entry.dtype} with method '{scheme.method or 'unknown'}', which "
-            f"cannot be edited; {REMEDY}"
+            f"tensor '{name}' is stored as {entry.dtype} with method '{scheme.method}', which cannot be "
+            f"edited; {REMEDY}"
         )
     if len(scales) != 1:
         names = ", ".join(f"'{scale.name}'" for scale in scales) or "none"

@@ -1,0 +1,109 @@
+"""Why transformers does not load a folder, and what to do: from the files, before its own words."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from vectomy.core.suggestions import suggest, suggest_path
+from vectomy.core.text_file import read_text
+from vectomy.core.write_errors import NO_RIGHT
+
+__all__ = ["explain_absent_model", "explain_loading"]
+
+# Any of these is a tokenizer.
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "*.tiktoken")
+# What transformers reads beside the weights; config.json is read before (checkpoint/index.py).
+READ_AS_JSON = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.json", "generation_config.json", "adapter_config.json", "processor_config.json"),
+)
+CLIP = 300
+
+
+def explain_loading(label: str, folder: Path | None, error: BaseException) -> str:
+    """One sentence for an error of transformers or PEFT.
+
+    Args:
+        folder: what was loaded, where the error may come from its files.
+    """
+    if isinstance(error, PermissionError):
+        return f"{error.filename or label} cannot be read: {NO_RIGHT}"
+    reason = None if folder is None else _explain_files(folder, error)
+    if reason is not None:
+        return reason
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else "no message"
+    return f"transformers cannot load {label}: {type(error).__name__}: {text[:CLIP]}"
+
+
+def _explain_files(folder: Path, error: BaseException) -> str | None:
+    for name in READ_AS_JSON:
+        try:
+            json.loads(read_text(folder / name))
+        except PermissionError:
+            return f"{folder / name} cannot be read: {NO_RIGHT}"
+        except (ValueError, RecursionError) as fault:
+            return f"{folder / name} does not parse as JSON ({str(fault)[:CLIP]}); download it again"
+        except OSError:
+            continue
+    text = str(error)
+    if "custom code" in text or "trust_remote_code" in text:
+        return (
+            f"{folder} is loaded by Python code of its own, which is not run unasked; read the code, and "
+            "give --trust-remote-code"
+        )
+    if "does not recognize this architecture" in text:
+        return _explain_type(folder)
+    if "okenizer" not in text:
+        return None
+    if not any(any(folder.glob(pattern)) for pattern in TOKENIZERS):
+        return (
+            f"{folder} holds no tokenizer (none of {', '.join(TOKENIZERS)}); copy tokenizer.json, "
+            "tokenizer_config.json and chat_template.jinja from the model that it was made from"
+        )
+    if "sentencepiece" in text:
+        return (
+            f"the tokenizer of {folder} needs a package: pip install sentencepiece tiktoken; or add its "
+            "tokenizer.json"
+        )
+    return None
+
+
+def _explain_type(folder: Path) -> str:
+    import transformers
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    try:
+        name = str(json.loads(read_text(folder / "config.json")).get("model_type"))
+    except (OSError, ValueError, AttributeError):
+        name = "?"
+    return (
+        f"{folder / 'config.json'} says model_type {name!r:.80}, which transformers "
+        f"{transformers.__version__} does not know{suggest(name[:80], CONFIG_MAPPING_NAMES)}; correct it, or "
+        "update transformers: pip install --upgrade transformers"
+    )
+
+
+def explain_absent_model(model: str, error: Exception) -> str:
+    """One sentence for a name that is neither a local folder nor given out by the Hub."""
+    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
+
+    start = f"'{model}' is not a local folder{suggest_path(model)}"
+    if isinstance(error, GatedRepoError):
+        return f"the model '{model}' is gated; accept its terms on its page, and log in with `hf auth login`"
+    if isinstance(error, HFValidationError):
+        return f"{start}, and no name of a model on the Hub (OWNER/NAME)"
+    if isinstance(error, RepositoryNotFoundError):
+        return (
+            f"{start}, and the Hub has no model of that name, or hides it from this token; correct the "
+            "name, or log in with `hf auth login`"
+        )
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    reason = lines[0] if lines else type(error).__name__
+    if "config.json" in reason and "404" in reason:
+        return f"{start}, and the repository on the Hub holds no model (no config.json); give another"
+    return (
+        f"{start}, and the Hub does not serve it; check the name, the network and HF_HUB_OFFLINE "
+        f"({reason.split('. ')[0][:CLIP].rstrip('.')})"
+    )
