@@ -6,6 +6,7 @@ import codecs
 import importlib.metadata
 import io
 import os
+import re
 import sys
 from typing import Annotated
 
@@ -38,6 +39,8 @@ from vectomy.core.write_errors import describe_os_error
 __all__ = ["app", "main"]
 
 INTERRUPTED = 130
+# As CUDA, torch's CPU allocator and the system say it.
+NO_MEMORY = "out of memory|can(no|')t allocate memory|not enough memory"
 # Signs of our own output, for terminals that are not UTF-8.
 PLAIN_SIGNS = {
     "–": "-",
@@ -130,8 +133,10 @@ def main() -> None:
 
 def _describe(error: Exception) -> str:
     """One sentence for an error that no room below has named."""
-    if "out of memory" in str(error).lower() or isinstance(error, MemoryError):
-        return "out of memory; lower --batch-tokens, or choose --dtype bfloat16 or a smaller --device"
+    if isinstance(error, MemoryError) or re.search(NO_MEMORY, str(error), re.IGNORECASE):
+        return (
+            "out of memory; lower --batch-tokens, or choose --dtype bfloat16, or a --device with more memory"
+        )
     if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("vectomy"):
         return describe_missing("this command", error.name.partition(".")[0]) or str(error)
     if isinstance(error, OSError) and error.errno is not None:

@@ -58,8 +58,16 @@ def hash_of(value: Any) -> str:
 def cache_folder() -> Path:
     """The folder of things that can be remade: $VECTOMY_CACHE, else the user's cache folder."""
     given = os.environ.get("VECTOMY_CACHE")
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(given) if given else Path(home) / "vectomy"
+    if given:
+        return Path(given)
+    try:
+        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError:
+        raise ArtifactError(
+            "this user has no home folder to keep caches in; set VECTOMY_CACHE (and HF_HOME) to a folder "
+            "that can be written to"
+        ) from None
+    return Path(home) / "vectomy"
 
 
 def sha256_file(path: Path) -> str:

@@ -85,13 +85,26 @@ def name_full_disk(path: Path) -> Iterator[None]:
 
 def describe_os_error(error: OSError) -> str:
     """One sentence for a system error that no caller has named."""
-    path = error.filename if error.filename is not None else "a file"
+    path = error.filename
+    if path is None:
+        return _describe_nameless(error)
     reason = REMEDIES.get(error.errno or 0) or (error.strerror or str(error) or type(error).__name__)
     if error.errno == errno.ENOENT:
         reason = "it does not exist"
     if error.errno in DISK_FULL:
-        return _describe_full_disk(Path(os.fsdecode(path)) if error.filename is not None else Path.cwd())
+        return _describe_full_disk(Path(os.fsdecode(path)))
     return f"{os.fsdecode(path) if isinstance(path, bytes) else path}: {reason}"
+
+
+def _describe_nameless(error: OSError) -> str:
+    """Of an error that names no file: mostly of a stream or of the system itself."""
+    if error.errno in DISK_FULL:
+        return "no space is left where the output goes; free some, or send the output elsewhere"
+    text = error.strerror or str(error) or type(error).__name__
+    if "temporary directory" in text:
+        return f"{text[:300]}; set TMPDIR to a folder that can be written to"
+    remedy = REMEDIES.get(error.errno or 0)
+    return f"{text[:300]}; {remedy or 'run the same command again, and VECTOMY_DEBUG=1 shows where it fails'}"
 
 
 def check_writable(path: Path) -> None:
