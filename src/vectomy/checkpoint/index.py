@@ -27,8 +27,8 @@ from vectomy.checkpoint.safetensors_header import (
     unique_keys,
 )
 from vectomy.core.errors import CheckpointError, UnsafeCheckpointError
-from vectomy.core.text_file import read_text
 from vectomy.core.suggestions import suggest_path
+from vectomy.core.text_file import read_text
 from vectomy.core.write_errors import NO_RIGHT
 
 __all__ = ["INDEX", "RECORDS", "Checkpoint"]

@@ -7,10 +7,10 @@ import re
 from importlib import resources
 from pathlib import Path
 
-from vectomy.core.config import HUB_PROMPTS
 from vectomy.core.errors import PromptError
 from vectomy.core.json_value import JsonObject
 from vectomy.core.jsonl import read_jsonl
+from vectomy.core.run_config import HUB_PROMPTS
 from vectomy.core.suggestions import suggest, suggest_path
 from vectomy.data.prompt_files import SUFFIXES, clip, read_file
 
