@@ -68,7 +68,7 @@ MODELS = {
     "no tokenizer": (
         f"{RUN.replace(BASE, 'X')} --out OUT",
         remove("tokenizer.json", "tokenizer_config.json"),
-        ("X holds no tokenizer", "copy tokenizer.json"),
+        ("X has no tokenizer", "copy it from the model"),
     ),
     "tokenizer cut": (
         f"{RUN.replace(BASE, 'X')} --out OUT",

@@ -11,8 +11,6 @@ from vectomy.core.write_errors import NO_RIGHT
 
 __all__ = ["explain_absent_model", "explain_loading"]
 
-# Any of these is a tokenizer.
-TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "*.tiktoken")
 # What transformers reads beside the weights; config.json is read before (checkpoint/index.py).
 READ_AS_JSON = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
@@ -34,7 +32,10 @@ def explain_loading(label: str, folder: Path | None, error: BaseException) -> st
         return reason
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[0] if lines else "no message"
-    return f"transformers cannot load {label}: {type(error).__name__}: {text[:CLIP]}"
+    return (
+        f"transformers cannot load {label}: {type(error).__name__}: {text[:CLIP].rstrip('.')}; compare the "
+        "folder with its release, or update transformers"
+    )
 
 
 def _explain_files(folder: Path, error: BaseException) -> str | None:
@@ -55,13 +56,6 @@ def _explain_files(folder: Path, error: BaseException) -> str | None:
         )
     if "does not recognize this architecture" in text:
         return _explain_type(folder)
-    if "okenizer" not in text:
-        return None
-    if not any(any(folder.glob(pattern)) for pattern in TOKENIZERS):
-        return (
-            f"{folder} holds no tokenizer (none of {', '.join(TOKENIZERS)}); copy tokenizer.json, "
-            "tokenizer_config.json and chat_template.jinja from the model that it was made from"
-        )
     if "sentencepiece" in text:
         return (
             f"the tokenizer of {folder} needs a package: pip install sentencepiece tiktoken; or add its "
