@@ -40,3 +40,13 @@ def test_there_are_links_and_anchors_to_check() -> None:
     every = [target for page in PAGES for target in links(page)]
     assert len(every) > 50
     assert any("#" in target for target in every)
+
+
+def test_the_places_that_contributors_are_sent_to_exist() -> None:
+    """`search/NAME.py` is a new file; its folder exists."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    places = set(re.findall(r"`([a-z_]+/[\w./-]*)`", text))
+    known = {place: re.sub(r"[^/]*(NAME|TOPIC|ROOM).*", "", place) for place in places}
+    assert len(known) > 20
+    roots = (ROOT / "src" / "vectomy", ROOT)
+    assert not [place for place, path in known.items() if not any((root / path).exists() for root in roots)]

@@ -123,12 +123,20 @@ def load_model(
     """Load a model folder for inference.
 
     Args:
-        device: overrides `runtime.device`, as the next three do. `auto` means CUDA, spread over all
-            cards, else MPS, else CPU; otherwise cpu, cuda, cuda:N or mps.
-        dtype: `auto` is the checkpoint's own, or float32 if the processor cannot compute in it
-            (precision.py).
+        path: a model folder; the Hub is not asked.
+        runtime: device, dtype, thinking and trust_remote_code in one value; the four arguments
+            override it.
+        device: `auto` means CUDA, spread over all cards, else MPS, else CPU; otherwise cpu, cuda,
+            cuda:N or mps.
+        dtype: `auto` is the checkpoint's own, or float32 if the processor cannot compute in it.
+        thinking: let a model with a thinking block think before it answers.
+        trust_remote_code: run Python code that the folder contains.
         name: the name in messages; the path unless given.
+        tokenizer: False for a folder without a tokenizer; the model then runs only token ids.
         template: False for a model without a chat template.
+
+    Returns:
+        The model (`.model`, of transformers) with its tokenizer and template, in evaluation mode.
 
     Raises:
         CheckpointError: the folder is incomplete.
