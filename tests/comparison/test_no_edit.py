@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -174,16 +175,21 @@ def test_biases_that_a_tool_left_alone_are_not_taken_for_edited(tmp_path: Path, 
         torch.testing.assert_close(after[name].float(), before[name].float(), rtol=0.01, atol=0.01)
 
 
-def test_a_tensor_that_one_lacks_is_named(tmp_path: Path) -> None:
-    found = compare(folder_of("llama"), folder_of("llama"))
-    assert (found.only_in_a, found.only_in_b) == ((), ())
+def test_tensors_that_one_lacks_are_named(tmp_path: Path) -> None:
+    """A folder whose layers differ in their tensors is refused, so B lacks the biases of all."""
+    result = compare(folder_of("llama"), folder_of("llama"))
+    assert (result.only_in_a, result.only_in_b) == ((), ())
     shutil.copytree(folder_of("llama:bias"), tmp_path / "b")
+    config = json.loads((tmp_path / "b" / "config.json").read_text())
+    (tmp_path / "b" / "config.json").write_text(json.dumps(config | {"attention_bias": False}))
     state = load_file(tmp_path / "b" / "model.safetensors")
-    name = "model.layers.1.self_attn.q_proj.bias"
-    save_file({n: W for n, W in state.items() if n != name}, tmp_path / "b" / "model.safetensors")
-    found = compare(folder_of("llama:bias"), tmp_path / "b")
-    assert found.only_in_a == (name,)
-    assert found.verdict == "other"
+    biases = {name for name in state if "self_attn" in name and name.endswith(".bias")}
+    assert biases
+    rest = {name: value for name, value in state.items() if name not in biases}
+    save_file(rest, tmp_path / "b" / "model.safetensors")
+    result = compare(folder_of("llama:bias"), tmp_path / "b")
+    assert set(result.only_in_a) == biases
+    assert result.verdict == "other"
 
 
 # Bad input
