@@ -61,6 +61,10 @@ FOLDERS: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
         lambda f: write(f, **{"model-Q4_dot_gguf": b"GGUF", "mmproj-model_dot_gguf": b"GGUF"}),
         ("holds GGUF files", "give one of the files", "/model-Q4.gguf"),
     ),
+    "capitals": (
+        lambda f: write(f, config_dot_json="{}", MODEL_dot_SAFETENSORS=HEADER),
+        ("holds MODEL.SAFETENSORS", "rename it to model.safetensors"),
+    ),
     "projector": (
         lambda f: write(f, **{"mmproj-model-f16_dot_gguf": b"GGUF"}),
         ("holds a projector alone", "does not generate text", "give the language model"),

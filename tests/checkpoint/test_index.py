@@ -90,7 +90,9 @@ def test_sidecars_and_other_weights_are_told_apart(single: Path) -> None:
 def test_one_weight_file_of_another_name_is_taken(single: Path) -> None:
     tensors = Checkpoint.open(single).tensors.keys()
     (single / SINGLE).rename(single / "weights.safetensors")
-    assert Checkpoint.open(single).tensors.keys() == tensors
+    renamed = Checkpoint.open(single)
+    assert renamed.tensors.keys() == tensors
+    assert any("transformers finds them as model.safetensors alone" in note for note in renamed.notes)
 
 
 def test_the_fingerprint_changes_with_any_sampled_byte_name_or_dtype(single: Path) -> None:
