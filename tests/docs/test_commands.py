@@ -24,7 +24,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 SHOWN = re.compile(r"(?:^|`|\$ )(?: {4})?(vectomy [a-z][^`\n]*)", re.M)
 # Options of other programs that our texts name.
 FOREIGN = {
-    "pip": {"--no-deps", "--target"},
+    "pip": {"--no-deps", "--target", "--upgrade"},
     "accelerate": {"--config_file", "--num_processes", "--main_process_port"},
     "convert_hf_to_gguf.py": {"--outtype", "--outfile"},
     "llama.cpp": {

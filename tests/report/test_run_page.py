@@ -181,7 +181,7 @@ def test_cosmic_maps_its_score_and_lists_the_rest() -> None:
     assert len(found.having(class_="unmeasured")) == sum(row["score"] is None for row in scores["candidates"])
     heads = [words for tag, _, words in found.found if tag == "th"]
     assert {"score", "induced", "removed", "KL divergence"} <= set(heads)
-    assert "72 of 90 candidates were scored by what they do to activations behind layers 2, 19, 20" in text
+    assert "72 of 90 candidates were scored by their effect on activations behind layers 2, 19, 20" in text
     assert "refusal score" not in text
 
 
@@ -306,7 +306,7 @@ def test_the_receipt_shows_what_was_measured() -> None:
     assert "8 random texts of 48 tokens (seed 0), float32" in text
     everything = "".join(words for tag, _, words in found.found if tag == "main")
     assert (
-        "1 of those left are named by the edit and do not carry it: model.layers.3.mlp.down_proj.weight."
+        "1 of the weights named by the edit do not carry it: model.layers.3.mlp.down_proj.weight."
         in everything
     )
     assert "packed.weight0.2% off what was wanted" in everything

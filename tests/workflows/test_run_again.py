@@ -90,7 +90,7 @@ def test_a_changed_option_reruns_what_depends_on_it_and_no_more(copy: Path, watc
 
 def test_a_changed_threshold_changes_the_choice(copy: Path, tmp_path: Path) -> None:
     """Going on in a folder gives what a fresh folder gives."""
-    options = {"layer_fraction": 0.6, "induce_threshold": -3.0}
+    options = {"layer_fraction": 0.75, "induce_threshold": -3.0}
     again, fresh = go(copy, overwrite=True, **options), go(tmp_path / "fresh", **options)
     assert again["direction"] == fresh["direction"] != summary_in(finished_with())["direction"]
 
