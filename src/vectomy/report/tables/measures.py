@@ -4,8 +4,7 @@ measured is left out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from vectomy.core.results import (
@@ -22,9 +21,9 @@ from vectomy.report.charts.lengths_chart import budgets_of
 from vectomy.report.tables.numbers import chance, decimal, finite, percent, plain, thousands
 from vectomy.report.tables.statement import Cell, rate_cell
 from vectomy.report.tables.subject_parts import Part, SubjectResult
+from vectomy.report.tables.table_layout import Column, Line, Reply, Table, lay_out, lay_out_subjects
 
 __all__ = [
-    "Table",
     "budget_table",
     "capability_table",
     "conditions_table",
@@ -37,33 +36,6 @@ __all__ = [
 NONE = Cell(None, "")
 # Both sides of a normal distribution outside this many standard errors hold 5%.
 APART = 1.96
-Reply = Callable[[SubjectResult], Cell]
-
-
-@dataclass(frozen=True)
-class Column:
-    head: str
-    hint: str = ""
-
-
-@dataclass(frozen=True)
-class Line:
-    """A row; without cells it heads the rows below it."""
-
-    head: str
-    hint: str
-    cells: tuple[Cell, ...]
-    class_: str = ""
-
-
-@dataclass(frozen=True)
-class Table:
-    name: str
-    caption: str
-    corner: str
-    columns: tuple[Column, ...]
-    lines: tuple[Line, ...]
-    class_: str = ""
 
 
 def summary_table(
@@ -82,7 +54,7 @@ def summary_table(
             ("ce_own_answers", "CE of base's answers", f"nats a token, {damage}"),
         )
     )
-    return _of_subjects(
+    return lay_out_subjects(
         "result",
         "Refusal rates with 95% Wilson intervals, degenerate answers on all sets together, and distance from "
         "the base.",
@@ -112,7 +84,7 @@ def set_table(compared: Sequence[SubjectResult], name: str) -> Table | None:
         for heading in field.metadata
         if isinstance(heading, Heading)
     ]
-    return _of_subjects(
+    return lay_out_subjects(
         f"all of {name}",
         f"{name}: verdicts, distance from the base, and the shape of the answers.",
         compared,
@@ -140,7 +112,7 @@ def types_table(compared: Sequence[SubjectResult], name: str) -> Table | None:
             hint = "" if each else f"of {known[kind][1]}"
             cells = (_heat(s.on(name).by_type.get(kind, PartNumbers()).refusal) for s in columns)
             lines.append(Line(kind.replace("_", " "), hint, tuple(cells)))
-    return _table(
+    return lay_out(
         f"{name} by type",
         f"Refusals on {name} by type of prompt: darker refuses more. Safe types should stay light.",
         "Type",
@@ -162,7 +134,7 @@ def budget_table(compared: Sequence[SubjectResult], names: Sequence[str]) -> Tab
         for name in names
         for length in budgets_of(compared, name)
     ]
-    return _of_subjects(
+    return lay_out_subjects(
         "budgets", "Refusals when the same answers are judged after fewer tokens.", compared, columns
     )
 
@@ -181,7 +153,7 @@ def paired_table(compared: Sequence[SubjectResult], names: Sequence[str]) -> Tab
         )
 
     others = [subject for subject in compared if subject.kind != "base"]
-    return _of_subjects(
+    return lay_out_subjects(
         "paired tests",
         "Prompts whose refusal was lost (−) and gained (+) against its base, and the p of McNemar's exact "
         "test; p below 0.05 is bold. No correction is made for the number of tests.",
@@ -213,7 +185,7 @@ def conditions_table(compared: Sequence[SubjectResult]) -> Table | None:
         value = finite(subject.results.long_context.tokens if subject.results.long_context else None)
         return Cell(value, thousands(value))
 
-    return _of_subjects(
+    return lay_out_subjects(
         "conditions",
         "Perplexity on texts; prompts of several turns, at the end of a long text, and with tools: "
         "rates with 95% Wilson intervals.",
@@ -245,7 +217,7 @@ def capability_table(compared: Sequence[SubjectResult]) -> Table | None:
         n = next((score.n for score in scores if score.n is not None), None)
         hint = ", ".join(words for words in (metric, f"n {thousands(n)}" if n is not None else "") if words)
         lines.append(Line(task, hint, tuple(_capability(score) for score in scores)))
-    return _table(
+    return lay_out(
         "capability",
         "Benchmarks: the value ± its standard error. Below it, ± its standard error, the paired difference "
         "from the base or from the model that a subject was made of: bold if it is more than 1.96 standard "
@@ -313,35 +285,3 @@ def _number(name: str, key: str) -> Reply:
         return Cell(value, decimal(value))
 
     return of
-
-
-def _of_subjects(
-    name: str, caption: str, compared: Sequence[SubjectResult], columns: Sequence[tuple[Column, Reply]]
-) -> Table | None:
-    """A line for each subject."""
-    lines = [
-        Line(subject.name, subject.described, tuple(of(subject) for _, of in columns), subject.class_)
-        for subject in compared
-    ]
-    return _table(name, caption, "Subject", [column for column, _ in columns], lines)
-
-
-def _is_told(cell: Cell) -> bool:
-    """Whether a cell has a value, or says why it has none."""
-    return cell.value is not None or bool(cell.detail)
-
-
-def _table(
-    name: str, caption: str, corner: str, columns: Sequence[Column], lines: Sequence[Line], class_: str = ""
-) -> Table | None:
-    """Without the columns that nobody has a value in; None where no column is left."""
-    full = [line for line in lines if line.cells]
-    kept = [index for index in range(len(columns)) if any(_is_told(line.cells[index]) for line in full)]
-    if not kept:
-        return None
-    left = [
-        replace(line, cells=tuple(line.cells[index] for index in kept)) if line.cells else line
-        for line in lines
-    ]
-    filled = [line for line in left if not line.cells or any(map(_is_told, line.cells))]
-    return Table(name, caption, corner, tuple(columns[index] for index in kept), tuple(filled), class_)
