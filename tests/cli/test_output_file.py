@@ -3,6 +3,7 @@ refused before it is lost, unless --overwrite or a person says so.
 """
 
 import json
+import shutil
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -73,6 +74,16 @@ def test_a_file_of_other_content_is_replaced_by_overwrite_alone(
     assert out.read_bytes() == first
     assert vectomy(*arguments(tmp_path, "2"), *to, "--overwrite")[0] == 0
     assert out.read_bytes() != first
+
+
+def test_the_same_edit_of_another_folder_is_no_other_edit(vectomy: Vectomy, tmp_path: Path) -> None:
+    out = tmp_path / "e.safetensors"
+    shutil.copytree(tiny_chat.folder(), tmp_path / "other")
+    for model in (tiny_chat.folder(), tmp_path / "other"):
+        given = ["edit", "new", str(model), "--direction", "random:1", "--out", str(out)]
+        assert vectomy(*given)[0] == 0
+        assert Edit.load(out).base.name == model.name
+    assert vectomy(*given, "--strength", "0.5")[0] == 1
 
 
 def test_both_files_of_a_direction_stay_where_one_is_another(vectomy: Vectomy, tmp_path: Path) -> None:

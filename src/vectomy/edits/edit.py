@@ -25,7 +25,7 @@ from vectomy.checkpoint import Checkpoint, architecture_in, fingerprint
 from vectomy.core import linalg
 from vectomy.core.component import OUTSIDE, Component
 from vectomy.core.errors import EditError, FingerprintError
-from vectomy.core.output_path import check_file_content
+from vectomy.core.output_path import check_file_content, check_replaceable_file
 from vectomy.core.run_folder import write_whole
 from vectomy.core.types import NormMode, Vector
 from vectomy.edits.edit_file import encode_edit, read_edit
@@ -275,10 +275,21 @@ class Edit:
             FinishedRunError: without `overwrite`, another Edit or file has that name.
         """
         path, content = Path(path), self.to_bytes()
-        if not overwrite:
+        if not overwrite and not self._is_made_for_another_base(path):
             check_file_content(path, content, "another Edit is there, or another file")
         with write_whole(path) as beside:
             beside.write_bytes(content)
+
+    def _is_made_for_another_base(self, path: Path) -> bool:
+        """Whether the Edit at `path` differs in nothing but the base that it names, as of the same
+        model under other names of its tensors: no choice is lost with it.
+        """
+        check_replaceable_file(path)
+        try:
+            other = Edit.load(path)
+        except EditError:
+            return False
+        return replace(other, base=self.base).to_bytes() == self.to_bytes()
 
     @classmethod
     def load(cls, path: str | Path) -> Edit:
