@@ -1,7 +1,7 @@
-"""Fifty faults of a user's things and machine. Each is answered in one sentence with the thing and
+"""Eighty faults of a user's things and machine. Each is answered in one sentence with the thing and
 the remedy.
 
-Ten each of model folders, prompt files, Edits, run folders and machines, as people meet them. The
+Ten each of model folders, prompt files, Edits, run folders and machines, and thirty of options. The
 words that a message has to hold are the path or value at fault and the key of what to do next.
 """
 
@@ -301,14 +301,15 @@ def test_a_run_folder_in_use_is_named(tmp_path: Path, vectomy: Vectomy) -> None:
 def test_a_missing_right_is_named(
     command: str, parts: tuple[str, ...], tmp_path: Path, vectomy: Vectomy
 ) -> None:
-    folder = tmp_path / "closed"
-    folder.mkdir()
+    folder, sound = tiny_chat.scratch(), tiny_chat.scratch()
     make_faulty(folder / "model", tiny_chat.folder(), lambda path: (path / "model.safetensors").chmod(0))
-    faults.run()
-    # What the command imports and reads is open to nobody once it has run.
-    vectomy(*fill("plan BASE", folder, tmp_path))
-    for parent in (tiny_chat.folder(), faults.run(), *list(folder.parents)[:3]):
-        parent.chmod(0o755)
+    make_faulty(sound / "model", tiny_chat.folder(), lambda path: None)
+    # What the command imports may lie where nobody may read.
+    assert vectomy(*fill(command, sound, tmp_path))[0] == 0
+    for opened in (tiny_chat.folder(), faults.run(), faults.run().parent):
+        opened.chmod(0o755)
+    for file in (*tiny_chat.folder().iterdir(), faults.run() / "edit.safetensors"):
+        file.chmod(0o644)
     folder.chmod(0o555)
     with faults.as_nobody():
         check_all(vectomy, command, folder, tmp_path, parts)
@@ -342,3 +343,54 @@ def test_a_full_disk_and_a_reader_that_has_gone_end_a_command_without_a_tracebac
     assert result.returncode == 1
     assert "Traceback" not in result.stderr, result.stderr
     assert "unforeseen" not in result.stderr
+
+
+# Misspelt names and values out of range, of all commands: status and parts of the message
+
+ASKED_WRONGLY = {
+    "rnu BASE": (2, "Did you mean 'run'"),
+    "run BASE --positve POSITIVE": (2, "--positive"),
+    "run BASE --recipe gradint": (2, r"did you mean gradient\?"),
+    "run BASE --trait verbosty --out OUT": (2, r"did you mean verbosity\?"),
+    "run BASE --config RUN/confg.json": (2, r"does not exist .did you mean .*config\.json\?"),
+    "run BASE --positive bundled:refusd": (1, r"did you mean refused\?"),
+    "run BASE --positive POSITIVE[:x]": (1, r"no slice of .*write \[:400\]"),
+    "run BASE --target-rate 1.5": (2, "--target-rate is 1.5: .*less than or equal to 1"),
+    "run BASE --n-test 1": (2, "--n-test is 1: .*greater than or equal to 2"),
+    f"{RUN} --recipe selective --out OUT": (1, "--keep SRC"),
+    "evaluate BASE --prompts POSITIVE --judge refusl --out OUT": (2, r"did you mean refusal\?"),
+    "evaluate BASE --prompts POSITIVE --text RUN/sumary.json --out OUT": (1, "did you mean .*summary"),
+    "evaluate BASE RUNN --prompts POSITIVE --out OUT": (2, "RUNN' is nothing to evaluate"),
+    "evaluate BASE RUN@x --prompts POSITIVE --out OUT": (2, "after the @ come strengths"),
+    "apply RUN BASE --out OUT --as loar": (2, r"did you mean lora\?"),
+    "apply RUN BASE --out OUT --strength nan": (1, "the strength nan; give a finite number"),
+    "apply RUN BASE --out OUT --as lora --quant q8_0": (2, "--quant needs --as gguf"),
+    "direction BASE --positive POSITIVE --negative NEGATIVE --position 5 --out OUT.safetensors": (
+        2,
+        "--position is 5: positions are counted back",
+    ),
+    "direction BASE --positive POSITIVE --negative NEGATIVE --layer 99 --out OUT.safetensors": (
+        2,
+        "--layer 99: .*layers 0 to 3",
+    ),
+    "edit new BASE --direction random:x --out OUT": (1, "random:SEED with a whole number"),
+    "edit new BASE --direction EDIT --out OUT": (1, "it is an Edit"),
+    "edit new BASE --direction random:0 --norm rows --out OUT": (2, r"did you mean row\?"),
+    "heal BASE --edit RUN --objective dpoo --out OUT": (2, r"did you mean dpo\?"),
+    "heal BASE --edit RUN --launch ddpp --out OUT": (2, r"did you mean ddp\?"),
+    "heal BASE --out OUT": (2, "--edit FILE"),
+    "judge -": (1, "stdin holds no rows"),
+    "push RUN nobody --dry-run": (2, "give OWNER/NAME"),
+    "push RUN nobody/x --dry-run --card none.md": (2, "the card none.md cannot be read .No such file"),
+    "select BASE --from-scores none.json": (2, "needs --layers N, the number of layers of the model$"),
+    "chat RUN --base RUN/checkpint": (1, r"did you mean .*checkpoint\?"),
+}
+
+
+@pytest.mark.parametrize("command", ASKED_WRONGLY)
+def test_a_wrong_option_or_name_is_answered_with_the_right_one(
+    command: str, tmp_path: Path, vectomy: Vectomy
+) -> None:
+    wanted, part = ASKED_WRONGLY[command]
+    status, _, err = vectomy(*fill(command, tmp_path, tmp_path))
+    check_message(err, status, wanted, part)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
+
+from vectomy.core.suggestions import suggest
 
 __all__ = [
     "ENVIRONMENT",
@@ -74,12 +77,12 @@ class SectionedCommand(TyperCommand):
     """A command whose help lists its options in the sections that `rich_help_panel` names."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """As in typer, but a wrong value is named without the library's own word for it."""
+        """As in typer; a wrong value is named in our words, with the choice that is near to it."""
         try:
             return super().parse_args(ctx, args)
         except Exception as error:
-            if "Value error, " in getattr(error, "message", ""):
-                error.message = error.message.replace("Value error, ", "")  # type: ignore[attr-defined]
+            if hasattr(error, "message"):
+                error.message = _reword(str(error.message))
             raise
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
@@ -94,6 +97,13 @@ class SectionedCommand(TyperCommand):
         if hidden:
             formatter.write_paragraph()
             formatter.write_text(f"{len(hidden)} expert options are not shown: --help-all.")
+
+
+def _reword(message: str) -> str:
+    message = message.replace("Value error, ", "")
+    match = re.search(r"'([^']*)' is not one of ('.*')", message)
+    near = suggest(match[1], re.findall(r"'([^']+)'", match[2])) if match else ""
+    return f"{message.rstrip('.')}{near}" if near else message
 
 
 def sections_of(command: Any, context: Any) -> dict[str, list[tuple[str, str]]]:

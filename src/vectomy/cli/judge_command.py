@@ -117,7 +117,8 @@ def _rows(file: str) -> Iterator[tuple[int, JsonObject]]:
         found = True
         yield number, _row(f"line {number} of {file}", value)
     if not found:
-        raise JudgeError(f"{file} holds no rows; each line is an object with `prompt` and `completion`")
+        name = "stdin" if file == "-" else file
+        raise JudgeError(f"{name} holds no rows; each line is an object with `prompt` and `completion`")
 
 
 def _no_json(file: str, number: int, why: str) -> JudgeError:

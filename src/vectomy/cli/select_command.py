@@ -77,12 +77,11 @@ def _from_scores(values: JsonObject) -> None:
 
     layers = values["layers"]
     if not isinstance(layers, int) or layers < 1:
-        raise UsageError(
-            f"--from-scores needs --layers N, the number of layers of the model (given: {layers})"
-        )
-    given = {name: values[name] for name in Selection.model_fields if values.get(name) is not None}
+        given = "" if layers is None else f", not {layers}"
+        raise UsageError(f"--from-scores needs --layers N, the number of layers of the model{given}")
+    options = {name: values[name] for name in Selection.model_fields if values.get(name) is not None}
     rows = _read_scores(Path(str(values["from_scores"])), layers)
-    outcome = explain_choice(rows, layers, parse_selection(given, flags=True))
+    outcome = explain_choice(rows, layers, parse_selection(options, flags=True))
     result: JsonObject = dict(outcome.chosen)
     if values["as_json"]:
         result |= {"candidates": len(rows), "passing": outcome.passing, "rejected_by": outcome.rejected_by}

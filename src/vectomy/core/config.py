@@ -24,6 +24,7 @@ from pydantic import (
 
 from vectomy.core.errors import ConfigError
 from vectomy.core.json_value import JsonObject
+from vectomy.core.suggestions import suggest, suggest_path
 from vectomy.core.text_file import read_text
 
 __all__ = [
@@ -147,7 +148,8 @@ def _explain(problem: Any, kind: type[BaseModel], typed: Mapping[str, str]) -> s
             annotation = kind.model_fields[str(part)].annotation
             options = getattr(annotation, "__args__", (annotation,))
             kind = next(item for item in options if isinstance(item, type) and issubclass(item, BaseModel))
-        return f"unknown configuration key '{key}'; known here: {', '.join(_keys(kind))}"
+        near = suggest(str(place[-1]), _keys(kind))
+        return f"unknown configuration key '{key}'{near}; known here: {', '.join(_keys(kind))}"
     if problem["type"] == "missing":
         return f"configuration key '{key}' is missing"
     # A value of a list (`budgets.0`) was typed as one option.
@@ -183,10 +185,12 @@ def load_config(path: Path) -> JsonObject:
                 return values
             raise ConfigError(f"configuration {path} holds a {type(values).__name__}, not an object of keys")
     except FileNotFoundError:
-        raise ConfigError(f"configuration file {path} does not exist") from None
+        raise ConfigError(
+            f"the configuration file {path} does not exist{suggest_path(path)}; give a .toml or .json file"
+        ) from None
     # ValueError: no UTF-8, no TOML, no JSON, or a number of more digits than Python takes.
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"configuration file {path} does not parse: {error}") from None
     except OSError as error:
         raise ConfigError(f"configuration file {path} cannot be read: {error.strerror}") from None
-    raise ConfigError(f"configuration file {path} is neither .toml nor .json")
+    raise ConfigError(f"configuration file {path} is neither .toml nor .json; write it as one of them")

@@ -31,6 +31,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from vectomy.core.choices import Recipe
 from vectomy.core.config import load_config
 from vectomy.core.errors import ConfigError
+from vectomy.core.suggestions import suggest
 
 __all__ = [
     "ContextExample",
@@ -179,8 +180,8 @@ def load_trait(name: str, **changed: Any) -> Trait:
             values, label = load_config(file), name
     else:
         raise ConfigError(
-            f"there is no trait '{name}'; choose from {', '.join(bundled_traits())}, or give a file (.toml, "
-            ".json)"
+            f"there is no trait '{name}'{suggest(name, bundled_traits())}; choose from "
+            f"{', '.join(bundled_traits())}, or give a file (.toml, .json)"
         )
     return _validate(
         {"name": label, **values, **{key: value for key, value in changed.items() if value is not None}}

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -136,7 +137,12 @@ class Edit:
     def __mul__(self, factor: float) -> Edit:
         """All strengths and additions times `factor`: the dial. 0 is no edit, 1 this one, 2
         reflects a removal.
+
+        Raises:
+            EditError: the factor is NaN or infinite.
         """
+        if not math.isfinite(factor):
+            raise EditError(f"an edit cannot have the strength {factor}; give a finite number, such as 0.5")
         return replace(
             self,
             operations=tuple(

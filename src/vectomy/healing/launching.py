@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from vectomy.core.errors import ModelError, UsageError
+from vectomy.core.suggestions import suggest
 
 __all__ = ["LAUNCHES", "SHARDED", "launch", "launch_file"]
 
@@ -33,7 +34,8 @@ def launch_file(name: str) -> Path:
         path = Path(name).expanduser()
         if not path.is_file():
             raise UsageError(
-                f"--launch '{name}' is no configuration file of accelerate, and none of {', '.join(LAUNCHES)}"
+                f"--launch '{name}' is no configuration file of accelerate, and none of "
+                f"{', '.join(LAUNCHES)}{suggest(name, LAUNCHES)}"
             )
         return path
     if name in NEEDS_CARDS and not torch.cuda.is_available():

@@ -14,6 +14,7 @@ from vectomy.checkpoint.index import INDEX, RECORDS
 from vectomy.core.errors import ArtifactError, UsageError
 from vectomy.core.json_value import JsonObject
 from vectomy.core.run_folder import read_json
+from vectomy.core.suggestions import suggest_path
 from vectomy.core.text_file import read_text
 from vectomy.hub import Item, is_repo_id, licence_of
 from vectomy.hub.card_text import loading_lines, unmeasured_warning
@@ -137,7 +138,10 @@ def _read_card(card: Path) -> str:
     try:
         return read_text(card.expanduser())
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"the card {card} cannot be read ({error}); --card takes a Markdown file") from None
+        reason = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error.strerror
+        raise UsageError(
+            f"the card {card} cannot be read ({reason}){suggest_path(card)}; --card takes a Markdown file"
+        ) from None
 
 
 def _files(origin: PublishedSource, base: str | None) -> tuple[list[Item], tuple[tuple[str, str], ...]]:

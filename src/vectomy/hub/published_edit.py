@@ -12,6 +12,7 @@ from vectomy.checkpoint.index import RECORDS
 from vectomy.core.errors import UsageError
 from vectomy.core.json_value import JsonObject
 from vectomy.core.run_folder import MARK, hash_of, read_json
+from vectomy.core.suggestions import suggest_path
 from vectomy.edits.edit import Edit
 from vectomy.hub import download, frontmatter, is_repo_id
 from vectomy.hub.provenance import Form, Record, edit_in, record_in
@@ -74,7 +75,9 @@ def published_edit_of(what: str, revision: str | None = None) -> PublishedEdit:
         return _read_edit_file(path, what)
     if is_repo_id(what):
         return _read_folder(download(what, revision), what)
-    raise UsageError(f"'{what}' is not a file or folder, and not a repository name (OWNER/NAME)")
+    raise UsageError(
+        f"'{what}' is not a file or folder{suggest_path(what)}, and not a repository name (OWNER/NAME)"
+    )
 
 
 def _read_folder(folder: Path, what: str) -> PublishedEdit:

@@ -128,4 +128,4 @@ def check_lengths(
     learned = any(writer.component == "position" for writer in chat.architecture.writers)
     if learned or (length >= chat.context and not fixed):
         raise PromptError(f"{fault}; leave it out, {remedy}")
-    log(f"{fault}; what is beyond them may be garbled: {remedy}")
+    log(f"{fault}; what is beyond them may be garbled: {remedy.removeprefix('or ')}")

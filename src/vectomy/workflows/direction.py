@@ -114,6 +114,11 @@ def find_direction(
 ) -> FoundDirection:
     """`fit_direction` without writing: `out` is only checked to be writable."""
     out = Path(out)
+    if position >= 0:
+        raise ConfigError(
+            f"--position is {position}: positions are counted back from the end of the template, and -1 is "
+            "its last token"
+        )
     for file in (out, out.with_suffix(".json")):
         check_file_output(file)
     source = model_folder(config.model, progress)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from vectomy.core.errors import UsageError
+from vectomy.core.suggestions import suggest
 from vectomy.metrics.judges.endpoint_judge import EndpointJudge
 from vectomy.metrics.judges.named import JUDGES
 from vectomy.metrics.judges.verdict import Judge
@@ -35,5 +36,6 @@ def open_judge(spec: str) -> Judge:
 
         return ClassifierJudge.open(rest)
     raise UsageError(
-        f"there is no judge '{spec}'; choose from {', '.join(JUDGES)}, openai:URL[#MODEL] and hf:ID"
+        f"there is no judge '{spec}'{suggest(spec, JUDGES)}; choose from {', '.join(JUDGES)}, "
+        "openai:URL[#MODEL] and hf:ID"
     )

@@ -12,6 +12,7 @@ from vectomy.core.json_value import JsonObject
 from vectomy.core.output_path import check_run_output
 from vectomy.core.progress import Progress, silent
 from vectomy.core.run_folder import RunFolder
+from vectomy.core.suggestions import suggest_path
 from vectomy.core.text_file import read_text
 from vectomy.metrics.judges import open_judge
 from vectomy.metrics.lm_eval.harness import load_tasks
@@ -105,5 +106,7 @@ def _read_texts(files: Sequence[str]) -> dict[str, str]:
                 if isinstance(error, UnicodeDecodeError)
                 else f"cannot be read: {error.strerror}"
             )
-            raise PromptError(f"the text {file} {reason}") from None
+            raise PromptError(
+                f"the text {file} {reason}{suggest_path(path)}; give a UTF-8 text file"
+            ) from None
     return texts

@@ -27,6 +27,7 @@ from vectomy.core.errors import FingerprintError, UsageError
 from vectomy.core.json_value import JsonObject
 from vectomy.core.progress import Progress, silent
 from vectomy.core.run_folder import hash_of, sha256_file
+from vectomy.core.suggestions import suggest_path
 from vectomy.data.sources import plain_source
 from vectomy.edits.controls import random_control
 from vectomy.edits.edit import Edit
@@ -132,8 +133,8 @@ def _parse_spec(spec: str) -> _ParsedSpec:
         kind = "model"
     else:
         raise UsageError(
-            f"'{spec}' is nothing to evaluate: it is no model (a folder, a Hub id or demo), no Edit file, no "
-            "run folder with an Edit and no folder of a PEFT adapter"
+            f"'{spec}' is nothing to evaluate{suggest_path(plain)}: it is no model (a folder, a Hub id or "
+            "demo), no Edit file, no run folder with an Edit and no folder of a PEFT adapter"
         )
     if strengths is not None:
         raise UsageError(f"'{spec}' is a {kind}; only Edits take strengths after an @")
