@@ -47,9 +47,11 @@ def leaves(group: Any) -> Iterator[Any]:
         yield from leaves(item) if hasattr(item, "commands") else [item]
 
 
+# Made once: every command line below asks for it.
+COMMANDS: Any = typer.main.get_command(app)
 OPTIONS = {
     name
-    for command in leaves(typer.main.get_command(app))
+    for command in leaves(COMMANDS)
     for parameter in command.params
     for name in (*parameter.opts, *parameter.secondary_opts)
 } | {"--help", "--version"}
@@ -69,7 +71,7 @@ def commands() -> list[tuple[str, str]]:
 
 def find_command(words: list[str]) -> tuple[Any, list[str]]:
     """The command that the words name, and the arguments that follow."""
-    command: Any = typer.main.get_command(app)
+    command = COMMANDS
     while hasattr(command, "commands") and words:
         name, words = words[0], words[1:]
         assert name in command.commands, name
