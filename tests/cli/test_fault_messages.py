@@ -225,6 +225,7 @@ def test_a_faulty_prompt_file_is_named(name: str, tmp_path: Path, vectomy: Vecto
     check_all(vectomy, f"{RUN.replace('POSITIVE', 'X')} --out OUT", file, tmp_path, parts)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("fault", EDITS)
 def test_a_faulty_edit_is_named(fault: str, tmp_path: Path, vectomy: Vectomy) -> None:
     command, spoil, parts = EDITS[fault]
