@@ -132,7 +132,7 @@ def test_a_size_limit_of_the_shell_is_named(tmp_path: Path) -> None:
         RuntimeError("basic_ios::clear: iostream error"),
         OSError(errno.ENOSPC, "No space left on device"),
     ],
-    ids=["safetensors", "torch", "torch at its end", "system"],
+    ids=["safetensors", "torch", "torch at its end", "a C++ stream", "system"],
 )
 def test_a_stage_names_a_full_disk_whoever_wrote(error: Exception, tmp_path: Path) -> None:
     def work() -> None:
