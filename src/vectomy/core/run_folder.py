@@ -35,6 +35,7 @@ __all__ = [
     "canonical_json",
     "clear_partials",
     "hash_of",
+    "json_bytes",
     "read_json",
     "sha256_file",
     "write_json",

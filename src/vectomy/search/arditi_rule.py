@@ -20,7 +20,15 @@ from typing import Any, TypeAlias
 from vectomy.core.errors import SelectionError
 from vectomy.core.run_config import Selection
 
-__all__ = ["SCORES", "choose", "choose_beyond_kl", "explain_choice", "first_late_layer", "rejection"]
+__all__ = [
+    "SCORES",
+    "RuleOutcome",
+    "choose",
+    "choose_beyond_kl",
+    "explain_choice",
+    "first_late_layer",
+    "rejection",
+]
 
 Scored: TypeAlias = Mapping[str, Any]
 """A candidate: position, layer, refusal_score, steering_score and kl_div_score."""
