@@ -17,7 +17,12 @@ from vectomy.metrics.judges.classifier_judge import _from_file
 
 TIER = "unit"
 
-READERS: list[Callable[[Path], object]] = [read_json, load_config, _read_scores, _from_file]
+
+def read_scores(path: Path) -> object:
+    return _read_scores(path, layers=4)
+
+
+READERS: list[Callable[[Path], object]] = [read_json, load_config, read_scores, _from_file]
 CONTENTS = {
     "nested": b"[" * 100_000,
     "a long number": b"9" * 6000,

@@ -65,7 +65,7 @@ def test_an_impossible_direction_is_refused(tiny_of, direction: torch.Tensor, me
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"component": "norm"}, "component is one of"),
+        ({"component": "norm"}, "there is no such component"),
         ({"component": "embedding"}, "all but embedding and position have a layer"),
         ({"layer": None}, "all but embedding and position have a layer"),
         ({"layer": LAYERS}, "layers 0 to 3"),

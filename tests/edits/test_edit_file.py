@@ -87,7 +87,7 @@ def test_the_bytes_are_the_same_in_every_process(tiny_of) -> None:
     [
         (b"", "no Edit file"),
         (b"not safetensors", "no Edit file"),
-        (safetensors.torch.save({"a": torch.ones(2)}), "no Edit"),
+        (safetensors.torch.save({"a": torch.ones(2)}), "not an Edit"),
         (safetensors.torch.save({}, metadata={"vectomy": "[1"}), "no Edit file"),
         (
             safetensors.torch.save({}, metadata={"vectomy": '{"format": "vectomy-edit", "version": 2}'}),
