@@ -126,6 +126,10 @@ def found(
     return {"seconds": took["seconds"], "search": search, "test": meter.of_edit(folder / "edit.safetensors")}
 
 
+def _seconds(row: dict[str, Any]) -> str:
+    return f"{row['seconds']:.0f}" if row.get("seconds") is not None else "-"
+
+
 def table(rows: list[dict[str, Any]]) -> str:
     lines = [
         (
@@ -141,7 +145,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         lines.append(
             f"{row['what']:34s}{seed!s:>5s}{refused:>20s}{test['kl_per_token']:10.4f}"
             f"{test['kl_first_token']:10.4f}"
-            f"{test['harmless_refusals']:10d}{row.get('seconds', 0):9.0f}"
+            f"{test['harmless_refusals']:10d}{_seconds(row):>9s}"
         )
     return "\n".join(lines)
 

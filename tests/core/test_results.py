@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -85,3 +87,46 @@ def test_a_repaired_object_lacks_what_was_spoilt_and_nothing_else() -> None:
 def test_a_key_with_half_of_a_character_is_refused() -> None:
     with pytest.raises(ArtifactError, match="RunResults has a key that is no text"):
         RunResults.from_json({"a\ud800": 1})
+
+
+def _record_types(parent: type[JsonRecord] = JsonRecord) -> list[type[JsonRecord]]:
+    children = parent.__subclasses__()
+    return [*children, *(record for child in children for record in _record_types(child))]
+
+
+# Where something lies, or which it is: no measurement.
+PLACES = {("LayerSeparation", "layer")}
+
+
+def test_no_result_is_a_number_where_nothing_was_measured() -> None:
+    """An absent measurement is read as None, never as a number such as 0."""
+    assert len(_record_types()) > 40
+    numbers = {
+        (record.__name__, name)
+        for record in _record_types()
+        if record.__module__.startswith("vectomy.")
+        for name, field in record.model_fields.items()
+        if isinstance(field.get_default(call_default_factory=True), int | float)
+        and not isinstance(field.get_default(call_default_factory=True), bool)
+    }
+    assert numbers <= PLACES
+
+
+def test_no_writer_of_results_puts_a_number_where_a_key_is_absent() -> None:
+    """`row.get("seconds", 0)` in a benchmark prints a measurement that nobody made."""
+    root = Path(__file__).parents[2]
+    pattern = re.compile(r"""\.get\(\s*["'](\w*)["'],\s*0(?:\.0)?\s*\)""")
+    counters = {"rounds"}
+    texts = [
+        *sorted((root / "benchmarks").glob("*.py")),
+        *sorted((root / "src/vectomy/report").rglob("*.py")),
+        *sorted((root / "src/vectomy/cli").rglob("*.py")),
+        *sorted((root / "src/vectomy/workflows").rglob("*.py")),
+    ]
+    found = {
+        f"{file.name}: {match[1]}"
+        for file in texts
+        for match in pattern.finditer(file.read_text(encoding="utf-8"))
+        if match[1] not in counters
+    }
+    assert found == set()

@@ -161,7 +161,32 @@ def test_a_writer_without_a_bias_is_given_one_where_the_configuration_can(
     )
     receipt = bake(edit, tiny.folder, tmp_path / "out")
     assert any("attention_bias" in note for note in receipt.notes)
+    assert set(receipt.added) == {
+        f"model.layers.{layer}.{'self_attn.o_proj' if part == 'attention' else 'mlp.down_proj'}.bias"
+        for layer, part in added
+    }
     torch.testing.assert_close(logits(load(tmp_path / "out")), under(edit, tiny.model), **ROUNDING)
+
+
+def test_the_receipt_of_vectors_alone_names_the_biases_that_hold_them(tiny_of, tmp_path: Path) -> None:
+    """No weight is edited; that of a writer with a vector is left for this reason."""
+    tiny = tiny_of("llama")
+    plain = Edit.ablation(tiny.folder, unit(), 0.0, embeddings=False)
+    edit = dataclasses.replace(
+        plain,
+        operations=tuple(
+            dataclasses.replace(op, addition=unit(1))
+            for op in plain.operations
+            if (op.layer, op.component) == (1, "mlp")
+        ),
+    )
+    receipt = bake(edit, tiny.folder, tmp_path / "out")
+    bias = "model.layers.1.mlp.down_proj.bias"
+    assert (receipt.edited, receipt.added) == ((), (bias,))
+    reasons = dict(receipt.left)
+    assert reasons["model.layers.1.mlp.down_proj.weight"] == f"the edit's vector is in '{bias}'"
+    assert reasons["model.layers.2.mlp.down_proj.weight"] == "no operation of the edit names it"
+    assert receipt.to_json()["added"] == (bias,)
 
 
 def test_an_addition_without_a_bias_is_refused_by_name_and_writes_nothing(tiny_of, tmp_path: Path) -> None:

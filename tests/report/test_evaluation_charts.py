@@ -11,6 +11,8 @@ import pytest
 from invented_evaluation import BUDGETS, SUBJECTS, TYPES, an_evaluation
 from parsed_evaluation import find_signs, find_svg, parse_evaluation_page, read_table
 
+from vectomy.report.charts.rate_charts import timings
+
 TIER = "unit"
 
 
@@ -156,3 +158,10 @@ def test_the_dial_of_another_model_does_not_begin_where_that_one_stands() -> Non
     assert [float(place.split()[0]) for place in line.split("L")] == pytest.approx(
         [found[f"edit@{s}"][0] for s in ("0.25", "0.5", "1", "1.5", "2")]
     )
+
+
+def test_a_time_that_was_not_measured_is_no_zero() -> None:
+    shown = timings({"select": 3.0, "apply": math.nan, "evaluate": 1.0})
+    rows = {name: (value, bool(bar)) for name, value, bar in shown["timings"]}
+    assert rows == {"select": (3.0, True), "apply": (None, False), "evaluate": (1.0, True)}
+    assert shown["total_seconds"] == 4.0

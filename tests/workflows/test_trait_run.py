@@ -57,6 +57,13 @@ def test_a_style_is_induced_without_its_system_prompt() -> None:
         assert "None: it is a test." in text, page
         assert "made to induce pointing by learned vectors" in text, page
         assert "Refusals" not in text, page
+    page = " ".join((out / "report.html").read_text("utf-8").split())
+    assert "It added 3 vectors as biases; every other tensor is byte-identical" in page
+    assert len(summary["receipt"]["added"]) == 3
+    assert "0 weight tensors" not in page
+    assert "of 1 patterns" not in page
+    # The losses of a trait have no chosen step: the chart has no such line to explain.
+    assert "the dashed line marks the step" not in page
     rows = [row for row in read_jsonl(out / "completions.jsonl") if row["set"] == "negative"]
     assert sum("that" in row["hooks"]["text"] for row in rows) == counts(summary, "hooks")[1]
     assert [row["hooks"]["text"] for row in rows] == [row["baked"]["text"] for row in rows]

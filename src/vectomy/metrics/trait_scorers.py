@@ -54,7 +54,12 @@ class LexiconScorer:
         )
         self.at_least = spec.at_least
         words = f"{spec.at_least} different ones" if spec.at_least > 1 else "one"
-        self.note = f"answers that contain at least {words} of {len(spec.patterns)} patterns"
+        known = len(spec.patterns)
+        self.note = (
+            "answers that contain its pattern"
+            if known == 1
+            else f"answers that contain at least {words} of {known} patterns"
+        )
 
     def shown(
         self, texts: Sequence[str], prompts: Sequence[str], answers: Sequence[Sequence[int]]

@@ -32,8 +32,9 @@ def print_receipt(receipt: Receipt) -> None:
     edited, left = len(receipt.edited), len(receipt.left)
     if receipt.status is not None:
         console.print(f"{STATUS[receipt.status]}: {receipt.reason}", highlight=False, soft_wrap=True)
+    added = f", {len(receipt.added)} biases added" if receipt.added else ""
     console.print(
-        f"{edited} tensors edited ({receipt.parameters:,} parameters), {left} left", highlight=False
+        f"{edited} tensors edited ({receipt.parameters:,} parameters){added}, {left} left", highlight=False
     )
     print_left(console, receipt.left)
     for note in receipt.notes:

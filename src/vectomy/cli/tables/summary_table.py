@@ -36,7 +36,8 @@ def print_summary(summary: JsonObject, folder: str) -> None:
     console = open_console()
     results = RunResults.from_json(summary)
     counts = results.contrast.counts
-    tested = [counts[side].get("test", 0) for side in ("positive", "negative", "keep") if side in counts]
+    sides = [counts[side] for side in ("positive", "negative", "keep") if side in counts]
+    tested = [str(side["test"]) if "test" in side else "not recorded" for side in sides]
     table = Table(title=f"{results.behaviour} in {results.model}: before and after", title_justify="left")
     table.add_column("held-out prompts")
     forms: dict[str, FormMetrics] = {
@@ -60,7 +61,7 @@ def print_summary(summary: JsonObject, folder: str) -> None:
     lines = [
         f"direction  {_direction(results)}, recipe {results.recipe} on {results.estimator}",
         (
-            f"prompts    test {' + '.join(str(count) for count in tested)}, none used in fit or choice; "
+            f"prompts    test {' + '.join(tested)}, none used in fit or choice; "
             f"{setting(results.settings, 'answer_tokens')} greedy tokens, judge {results.judge.name} "
             f"{results.judge.version or ''}".rstrip()
         ),

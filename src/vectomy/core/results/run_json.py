@@ -122,6 +122,8 @@ class ReceiptRecord(JsonRecord):
     status: str | None = None
     """`carried`, `not_carried` or `unknown`; None where a bake found nothing wrong."""
     reason: str | None = None
+    added: Rows[str] = ()
+    """Biases that the base does not have and that hold the edit's vectors."""
 
 
 class RunTrait(JsonRecord):

@@ -24,22 +24,22 @@ class TraitForm(JsonRecord):
     name: str = ""
     shown: Rate = Rate()
     degenerate: Rate = Rate()
-    length_mean: Number = 0
+    length_mean: Number | None = None
     """Tokens of an answer."""
 
 
 class TraitDivergence(JsonRecord):
     """KL(base || edited) and cross-entropy over the base's own answers, in nats."""
 
-    kl_first_token: Number = 0
-    kl_per_token: Number = 0
-    ce_own_answers: Number = 0
+    kl_first_token: Number | None = None
+    kl_per_token: Number | None = None
+    ce_own_answers: Number | None = None
 
 
 class ChosenStrength(JsonRecord):
     """The strength that was chosen, with its measures on the search prompts."""
 
-    strength: Number = 1
+    strength: Number | None = None
     layer: int | None = None
     shown: Number | None = None
     degenerate: Number | None = None

@@ -83,7 +83,14 @@ def bake(
         purpose=edit.sha256,
         progress=progress,
     )
-    receipt = Receipt.of(opened, arch, baking.edited, notes=(*notes, *said), errors=baking.errors)
+    receipt = Receipt.of(
+        opened,
+        arch,
+        baking.edited,
+        notes=(*notes, *said),
+        errors=baking.errors,
+        added=baking.given_biases,
+    )
     return receipt.with_non_finite(baking.non_finite)
 
 
@@ -99,6 +106,8 @@ class Baking:
     errors: dict[str, float] = field(default_factory=dict)
     """By quantised weight, what storing it again cost, relative to its length."""
     added: dict[str, Added] = field(default_factory=dict)
+    given_biases: dict[str, str] = field(default_factory=dict)
+    """New biases that hold an added vector, by the logical name of their writer's weight."""
     config: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     non_finite: dict[str, None] = field(default_factory=dict)
@@ -227,6 +236,7 @@ class Baking:
         dtype = TORCH_DTYPES[self.added[own].dtype]
         zero = next(change for change in self.changes if change.tensors == (own,))
         self.changes[self.changes.index(zero)] = Change((own,), lambda _: {own: addition.to(dtype)})
+        self.given_biases[writer.weights[0].name] = own
         if switch.key not in self.config:
             self.config[switch.key] = True
             self.notes.append(

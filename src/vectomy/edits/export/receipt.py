@@ -18,6 +18,8 @@ __all__ = ["Receipt", "Status"]
 Status = Literal["carried", "not_carried", "unknown"]
 """What `verify` can say: the checkpoint carries the edit, does not, or nothing shows which."""
 
+UNNAMED = "no operation of the edit names it"
+
 
 @dataclass(frozen=True)
 class Receipt:
@@ -50,6 +52,8 @@ class Receipt:
     """
     reason: str = ""
     """What the status is based on."""
+    added: tuple[str, ...] = ()
+    """Biases that the base does not have and that hold the edit's vectors."""
 
     @property
     def max_projection(self) -> float | None:
@@ -73,25 +77,32 @@ class Receipt:
         edited: Collection[str],
         notes: Collection[str] = (),
         errors: Mapping[str, float] | None = None,
+        added: Mapping[str, str] | None = None,
     ) -> Receipt:
         """The receipt of a finished bake, before anything is measured.
 
         Args:
             edited: names of the edited tensors; all other writers are listed as left.
             errors: relative rounding errors, by name of a quantised weight.
+            added: new biases that hold the edit's vectors, by weight of their writer.
         """
-        touched = set(edited)
+        touched, biases = set(edited), added or {}
         order = {name: place for place, name in enumerate(architecture.shapes)}
         writers = dict.fromkeys(
             name for writer in architecture.writers for name in writer.tensors if name in architecture.shapes
         )
-        left = [(name, "no operation of the edit names it") for name in writers if name not in touched]
+        left = [
+            (name, f"the edit's vector is in '{biases[name]}'" if name in biases else UNNAMED)
+            for name in writers
+            if name not in touched
+        ]
         return cls(
             edited=tuple(sorted(touched, key=lambda name: order[name])),
             left=(*left, *excluded_tensors(architecture)),
             parameters=sum(math.prod(architecture.shapes[name]) for name in touched),
             notes=tuple(notes),
             rounding=dict(errors or {}),
+            added=tuple(biases.values()),
         )
 
     def to_json(self) -> JsonObject:

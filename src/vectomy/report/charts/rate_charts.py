@@ -178,13 +178,14 @@ def auroc_by_layer(separation: Separation) -> Markup:
 
 
 def timings(seconds: Mapping[str, float]) -> dict[str, object]:
-    """The time that each piece took as (name, seconds, bar), the longest having the whole bar; and
-    their sum.
+    """The time that each piece took as (name, seconds, bar), the longest having the whole bar, and
+    the sum; a time that was not measured is None and has no bar.
     """
-    spent = {str(name): finite(value) or 0.0 for name, value in seconds.items()}
-    longest = max(spent.values(), default=0.0) or 1.0
-    rows = [(name, value, _bar(value / longest)) for name, value in spent.items()]
-    return {"timings": rows, "total_seconds": sum(spent.values())}
+    spent = {str(name): finite(value) for name, value in seconds.items()}
+    known = [value for value in spent.values() if value is not None]
+    longest = max(known, default=0.0) or 1.0
+    rows = [(name, value, "" if value is None else _bar(value / longest)) for name, value in spent.items()]
+    return {"timings": rows, "total_seconds": sum(known)}
 
 
 def _bar(share: float) -> Markup:

@@ -112,6 +112,7 @@ def _searched(summary: RunResults, scores: SearchResults, separation: Separation
     if not scores.is_of_edits:
         return {"points": []}
     settings, sides = summary.settings, name_sides(summary)
+    taken = finite(scores.chosen.step if scores.chosen else None)
     return {
         "points": points(scores),
         "kl_name": kl_name(scores.recipe),
@@ -120,7 +121,8 @@ def _searched(summary: RunResults, scores: SearchResults, separation: Separation
         "frontier": "" if summary.trait else frontier_chart(scores, settings, sides["positive"]),
         "strengths": strengths_of(scores),
         "strengths_map": strengths_map(scores, len(separation.layers)),
-        "losses": losses_chart(scores.history, taken=finite(scores.chosen.step if scores.chosen else None)),
+        "losses": losses_chart(scores.history, taken=taken),
+        "marks_step": taken is not None,
     }
 
 
