@@ -81,7 +81,7 @@ def test_the_frontier_has_what_is_held_on_prompts_to_keep() -> None:
         ),
         (
             {"target_rate": 0.05, "kl_budget": 0.3},
-            "with a KL per token of at most 0.3 nats, the one that leaves least",
+            "whose KL per token is at most 0.3 nats, the one that leaves least",
         ),
         ({}, "on few enough of the harmful search prompts"),
     ],
