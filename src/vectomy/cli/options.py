@@ -135,6 +135,8 @@ def _option(
     if name == "recipe":
         # A trait (`--trait`) is what selects recipe distill.
         annotation = Literal[tuple(item for item in get_args(annotation) if item != "distill")]
+    elif Literal["auto"] in _members(field.annotation):
+        annotation, metavar = str, "auto|N"
     text = " ".join((field.description or "").split())
     if usual := _shown(name, shown, flags):
         text += f" [default: {usual}]"

@@ -15,6 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
@@ -28,6 +29,7 @@ from vectomy.core.suggestions import suggest, suggest_path
 from vectomy.core.text_file import read_text
 
 __all__ = [
+    "BatchTokens",
     "JobConfig",
     "Panel",
     "Runtime",
@@ -36,6 +38,10 @@ __all__ = [
     "validate_config",
     "write_flag",
 ]
+
+BatchTokens = int | Literal["auto"]
+"""Tokens in one forward pass, padding included; auto: as many as a card has memory for."""
+FEWEST_TOKENS = 64
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,14 @@ class StrictModel(BaseModel):
     """The panel of the fields that name none."""
 
 
+def _parse_batch_tokens(value: object) -> BatchTokens:
+    if value == "auto":
+        return "auto"
+    if isinstance(value, int | str) and str(value).isdecimal() and int(value) >= FEWEST_TOKENS:
+        return int(value)
+    raise ValueError(f"input should be auto, or a number of at least {FEWEST_TOKENS}")
+
+
 class Runtime(StrictModel):
     """How a model is loaded and run: the settings that depend on the machine, not on the job."""
 
@@ -70,8 +84,10 @@ class Runtime(StrictModel):
     """Data type of the weights; auto is the checkpoint's own, or float32 on a processor without
     16-bit arithmetic.
     """
-    batch_tokens: int = Field(4096, ge=64)
-    """Tokens in one forward pass, padding included; lower it when memory is short."""
+    batch_tokens: Annotated[BatchTokens, BeforeValidator(_parse_batch_tokens)] = "auto"
+    """Tokens in one forward pass, padding included; auto fits them to the free memory of a card,
+    and is 4096 on a processor.
+    """
     thinking: Annotated[bool, EXPERT] = False
     """Let models with a thinking block think before they answer."""
     trust_remote_code: Annotated[bool, EXPERT] = False
@@ -155,7 +171,7 @@ def _explain(problem: Any, kind: type[BaseModel], typed: Mapping[str, str]) -> s
     # A value of a list (`budgets.0`) was typed as one option.
     name = next((typed[start] for start in _beginnings(place) if start in typed), None)
     subject = f"configuration key '{key}'" if name is None else name
-    return f"{subject} is {problem['input']!r:.200}: {problem['msg'].lower()}"
+    return f"{subject} is {problem['input']!r:.200}: {problem['msg'].removeprefix('Value error, ').lower()}"
 
 
 def _beginnings(place: list[Any]) -> list[str]:

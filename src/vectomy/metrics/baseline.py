@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 
 from torch import Tensor
 
+from vectomy.core.config import BatchTokens
 from vectomy.core.errors import SelectionError
 from vectomy.core.json_value import JsonObject
 from vectomy.core.progress import Progress, silent
@@ -130,7 +131,7 @@ def measure_baseline(
 
 
 def _score_first_tokens(
-    chat: ChatModel, sides: dict[str, Splits], batch_tokens: int
+    chat: ChatModel, sides: dict[str, Splits], batch_tokens: BatchTokens
 ) -> dict[tuple[str, str], Tensor]:
     """Log-probabilities of the first token, by side and split."""
     return {

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vectomy.core.config import BatchTokens
 from vectomy.data.prompts import Prompt
 from vectomy.metrics.logits import kl_divergence
 from vectomy.models import ChatModel
@@ -25,7 +26,7 @@ CHUNK = 256
 
 @torch.inference_mode()
 def answer_hidden(
-    chat: ChatModel, prompts: Sequence[Prompt], answers: Sequence[Sequence[int]], batch_tokens: int
+    chat: ChatModel, prompts: Sequence[Prompt], answers: Sequence[Sequence[int]], batch_tokens: BatchTokens
 ) -> list[Float[Tensor, "_ d_model"]]:
     """Last hidden states at the positions that predict the answer tokens, teacher-forced, on the
     CPU; one tensor per prompt.

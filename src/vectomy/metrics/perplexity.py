@@ -6,6 +6,7 @@ import math
 
 import torch
 
+from vectomy.core.config import BatchTokens
 from vectomy.core.errors import PromptError
 from vectomy.core.json_value import JsonObject
 from vectomy.models import ChatModel
@@ -30,7 +31,9 @@ def windows(count: int, width: int) -> list[tuple[int, int, int]]:
 
 
 @torch.inference_mode()
-def perplexity(chat: ChatModel, text: str, limit: int, batch_tokens: int, width: int = WINDOW) -> JsonObject:
+def perplexity(
+    chat: ChatModel, text: str, limit: int, batch_tokens: BatchTokens, width: int = WINDOW
+) -> JsonObject:
     """`nats_per_token` (mean over predicted tokens), its exponential `perplexity`, and `tokens`,
     over the first `limit` tokens of a text.
 

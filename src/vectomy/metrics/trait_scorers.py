@@ -10,6 +10,7 @@ from typing import Protocol, runtime_checkable
 
 import torch
 
+from vectomy.core.config import BatchTokens
 from vectomy.core.errors import BehaviourAbsentError
 from vectomy.data.prompts import Prompt
 from vectomy.data.thoughts import split_thoughts
@@ -103,7 +104,7 @@ class LogOddsScorer:
 
     name = "log_odds"
 
-    def __init__(self, chat: ChatModel, trait: Trait, threshold: float, batch_tokens: int) -> None:
+    def __init__(self, chat: ChatModel, trait: Trait, threshold: float, batch_tokens: BatchTokens) -> None:
         self.chat, self.trait, self.threshold, self.batch_tokens = chat, trait, threshold, batch_tokens
         self.note = (
             f"answers whose mean log-odds under the two contexts are above {threshold:.3g} nats a token"
@@ -123,7 +124,7 @@ def log_odds(
     positive: Sequence[Prompt],
     negative: Sequence[Prompt],
     answers: Sequence[Sequence[int]],
-    batch_tokens: int,
+    batch_tokens: BatchTokens,
 ) -> list[float | None]:
     """log p(answer | positive context) - log p(answer | negative context) of each answer, in nats
     per token of the final part, behind the thought in either context; None without a final part.
@@ -154,7 +155,7 @@ def scorer_of(
     trait: Trait,
     styled: tuple[Sequence[str], Sequence[Sequence[int]]],
     plain: Sequence[Sequence[int]],
-    batch_tokens: int,
+    batch_tokens: BatchTokens,
 ) -> Scorer:
     """The trait's scorer. The threshold of log-odds is the midpoint of the base's own answers in
     the two contexts.

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vectomy.core.config import BatchTokens
 from vectomy.core.json_value import JsonObject
 from vectomy.core.linalg import normalise
 from vectomy.core.progress import Progress, silent
@@ -75,7 +76,7 @@ def answer_base(
     positive: Sequence[Prompt],
     negative: Sequence[Prompt],
     answer_tokens: int,
-    batch_tokens: int,
+    batch_tokens: BatchTokens,
     progress: Progress = silent,
     answers: dict[str, list[list[int]]] | None = None,
     keep: Sequence[Prompt] = (),
@@ -103,7 +104,7 @@ def evaluate_variant(
     base: BaseAnswers,
     judge: Judge,
     answer_tokens: int,
-    batch_tokens: int,
+    batch_tokens: BatchTokens,
     progress: Progress = silent,
     *,
     form: str,
@@ -156,7 +157,7 @@ def _rate(name: str, verdicts: Sequence[Verdict]) -> JsonObject:
 
 @torch.inference_mode()
 def _largest_projection(
-    chat: ChatModel, direction: Vector, base: BaseAnswers, batch_tokens: int
+    chat: ChatModel, direction: Vector, base: BaseAnswers, batch_tokens: BatchTokens
 ) -> float | None:
     """Largest |x . r| / |x| of the residual stream on some test prompts: the measured remainder of
     a direction. None for a stream with NaN or infinite values.
@@ -174,7 +175,7 @@ def _largest_projection(
     return float(largest) if bool(largest.isfinite()) else None
 
 
-def _measure_divergence(chat: ChatModel, base: BaseAnswers, batch_tokens: int) -> dict[str, float]:
+def _measure_divergence(chat: ChatModel, base: BaseAnswers, batch_tokens: BatchTokens) -> dict[str, float]:
     """KL and cross-entropy over the base's answers to the negative prompts. No edit changes the
     head, so the model's own head serves for both.
     """
@@ -192,7 +193,7 @@ def separation(
     position: int,
     positive: Sequence[Prompt],
     negative: Sequence[Prompt],
-    batch_tokens: int,
+    batch_tokens: BatchTokens,
 ) -> Separation:
     """How well a direction separates the two sets: means, standard deviations and AUROC of the
     projections at every layer, and the principal components at `layer`.

@@ -4,11 +4,12 @@
   prompts reach it. generation.py: its greedy decoding. head.py: its logits.
 - loading.py: finds, fetches and loads models. precision.py: the dtype they compute in.
 - layerwise.py: runs a model that is larger than memory, with weights.py; memory.py: what fits.
-- teacher_forcing.py: runs given answers.
+- teacher_forcing.py: runs given answers. recompute.py: their backward passes in less memory.
 - probe_architecture.py: finds the writers of a model type that the table lacks.
 - demo.py: builds the demo model.
 """
 
+from vectomy.models.attention_kernels import without_cudnn_attention
 from vectomy.models.batch import Batch
 from vectomy.models.chat import ChatModel
 from vectomy.models.final_parts import FinalPart, find_final_parts
@@ -23,9 +24,10 @@ from vectomy.models.loading import (
     load_model,
     with_adapter,
 )
-from vectomy.models.memory import fits, layerwise_memory
+from vectomy.models.memory import available_memory, fits, layerwise_memory
 from vectomy.models.probe_architecture import probe_architecture
 from vectomy.models.prompt_checks import check_lengths, check_prompts, list_template_faults
+from vectomy.models.recompute import count_saved_bytes, recompute_blocks
 from vectomy.models.teacher_forcing import (
     Example,
     TeacherForcedBatch,
@@ -41,11 +43,13 @@ __all__ = [
     "Example",
     "FinalPart",
     "TeacherForcedBatch",
+    "available_memory",
     "check_device",
     "check_known",
     "check_lengths",
     "check_prompts",
     "convert_gguf",
+    "count_saved_bytes",
     "fetch",
     "find_final_parts",
     "fits",
@@ -57,8 +61,10 @@ __all__ = [
     "pack_examples",
     "packs_exactly",
     "probe_architecture",
+    "recompute_blocks",
     "resume_at",
     "resumes_exactly",
     "shared_beginning",
     "with_adapter",
+    "without_cudnn_attention",
 ]

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+import torch
 
 from vectomy.core.types import TokenIds
 
-__all__ = ["Batch", "Pass"]
+__all__ = ["Batch", "Pass", "halve_until_fits"]
+
+Result = TypeVar("Result")
 
 
 @runtime_checkable
@@ -38,3 +43,44 @@ class Batch:
             "position_ids": positions,
             "use_cache": False,
         }
+
+    def halves(self) -> tuple[Batch, Batch]:
+        middle = len(self.rows) // 2
+        first, second = slice(None, middle), slice(middle, None)
+        return (
+            Batch(self.rows[first], self.input_ids[first], self.attention_mask[first]),
+            Batch(self.rows[second], self.input_ids[second], self.attention_mask[second]),
+        )
+
+
+def halve_until_fits(
+    batches: Iterable[Batch], work: Callable[[Batch], Result]
+) -> Iterator[tuple[Batch, Result]]:
+    """The batches with the results of `work`. A batch that runs out of memory is run as two halves,
+    and the batches behind it as pieces of that size.
+
+    Raises:
+        torch.OutOfMemoryError: a single row does not fit.
+    """
+    most = None
+    for whole in batches:
+        waiting = [whole]
+        while waiting:
+            batch = waiting.pop()
+            if most is not None and len(batch.rows) > most:
+                waiting += reversed(batch.halves())
+                continue
+            try:
+                result = work(batch)
+            except torch.OutOfMemoryError:
+                if len(batch.rows) == 1:
+                    raise
+                most = (len(batch.rows) + 1) // 2
+                result = None
+            if result is None:
+                # Out of the handler: its traceback holds the tensors of the failed pass.
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()
+                waiting += reversed(batch.halves())
+            else:
+                yield batch, result

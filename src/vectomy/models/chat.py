@@ -15,19 +15,24 @@ from torch import Tensor, nn
 
 from vectomy.architecture import Architecture, architecture_of
 from vectomy.checkpoint import Checkpoint
+from vectomy.core.config import BatchTokens
 from vectomy.core.errors import ActivationError, ModelError
 from vectomy.core.progress import Progress, silent
 from vectomy.data.prompts import Prompt
 from vectomy.data.thoughts import TAGS
 from vectomy.models.answer_text import decode_answer, find_final_part, find_opened_thought
-from vectomy.models.batch import Batch, Pass
+from vectomy.models.attention_kernels import without_cudnn_attention
+from vectomy.models.batch import Batch, Pass, halve_until_fits
 from vectomy.models.chat_template import ChatTemplate
 from vectomy.models.generation import Greedy, has_plain_kv_cache, shared_beginning
 from vectomy.models.head import logits_of
 from vectomy.models.layerwise import LayerBatches, LayerwiseModel
+from vectomy.models.memory import available_memory, count_pass_tokens
 
 __all__ = ["ChatModel"]
 
+# Tokens in one pass on a processor, unless told otherwise.
+CPU_TOKENS = 4096
 # Tokens for which the two ways of decoding are compared, and the result by model.
 TRIED = 4
 _BY_ROW: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
@@ -141,14 +146,28 @@ class ChatModel:
             )
         return ending[::-1]
 
-    def batches(self, tokens: Sequence[Sequence[int]], batch_tokens: int, growth: int = 0) -> Iterator[Batch]:
+    def pass_tokens(self, batch_tokens: BatchTokens) -> int:
+        """The number of tokens in one pass. With `auto`, from the free memory of a card; more than
+        CPU_TOKENS at once make a processor no faster.
+        """
+        if batch_tokens != "auto":
+            return batch_tokens
+        if self.device.type != "cuda":
+            return CPU_TOKENS
+        config = self.model.config.get_text_config()
+        return count_pass_tokens(config, available_memory(self.device), self.model.dtype.itemsize)
+
+    def batches(
+        self, tokens: Sequence[Sequence[int]], batch_tokens: BatchTokens, growth: int = 0
+    ) -> Iterator[Batch]:
         """Batches of at most `batch_tokens` tokens, including padding and `growth` tokens per row.
         The longest rows come first, so that memory peaks at the start.
         """
+        limit = self.pass_tokens(batch_tokens)
         order = sorted(range(len(tokens)), key=lambda row: (-len(tokens[row]), row))
         while order:
             width = len(tokens[order[0]])
-            count = max(1, batch_tokens // max(1, width + growth))
+            count = max(1, limit // max(1, width + growth))
             rows, order = order[:count], order[count:]
             yield self._pad(rows, [tokens[row] for row in rows], width)
 
@@ -176,7 +195,8 @@ class ChatModel:
         no logits.
         """
         self._check_whole()
-        hidden: Tensor = self.model.base_model(**batch.inputs()).last_hidden_state
+        with without_cudnn_attention():
+            hidden: Tensor = self.model.base_model(**batch.inputs()).last_hidden_state
         return hidden
 
     @contextmanager
@@ -237,12 +257,15 @@ class ChatModel:
 
     @torch.inference_mode()
     def next_token_log_probs(
-        self, tokens: Sequence[Sequence[int]], batch_tokens: int
+        self, tokens: Sequence[Sequence[int]], batch_tokens: BatchTokens
     ) -> Float[Tensor, "prompt vocab"]:
         """Log-probabilities of the first answer token for each prompt, float32 on the CPU."""
         out = torch.empty(len(tokens), self.architecture.vocab)
-        for batch in self.batches(tokens, batch_tokens):
-            out[batch.rows] = self.log_probs(self.hidden(batch)[:, -1]).cpu()
+        batches = self.batches(tokens, batch_tokens)
+        for batch, log_probs in halve_until_fits(
+            batches, lambda batch: self.log_probs(self.hidden(batch)[:, -1]).cpu()
+        ):
+            out[batch.rows] = log_probs
         if not bool(out.isfinite().all()):
             raise ActivationError(
                 f"{self.name} gives NaN or infinite log-probabilities; {self._explain_not_finite()}"
@@ -288,12 +311,12 @@ class ChatModel:
         self,
         tokens: Sequence[Sequence[int]],
         max_new_tokens: int,
-        batch_tokens: int,
+        batch_tokens: BatchTokens,
         progress: Progress = silent,
         what: str = "answering",
     ) -> list[list[int]]:
         """Greedy answers as token ids, including the end-of-turn token where an answer
-        reached it.
+        reached it. A batch that runs out of memory is halved.
         """
         self._check_whole()
         answers: list[list[int]] = [[] for _ in tokens]
@@ -302,9 +325,10 @@ class ChatModel:
         beginning = shared_beginning(tokens) if self._decodes_by_row(tokens) else None
         decode = self._generate if beginning is None else self._greedy(tokens[0][:beginning]).answers
         own = [ids[beginning or 0 :] for ids in tokens]
-        with progress(what, len(tokens), "prompts") as update:
-            for batch in self.batches(own, batch_tokens, growth=max_new_tokens + (beginning or 0)):
-                for row, answer in zip(batch.rows, decode(batch, max_new_tokens), strict=True):
+        batches = self.batches(own, batch_tokens, growth=max_new_tokens + (beginning or 0))
+        with progress(what, len(tokens), "prompts") as update, without_cudnn_attention():
+            for batch, result in halve_until_fits(batches, lambda batch: decode(batch, max_new_tokens)):
+                for row, answer in zip(batch.rows, result, strict=True):
                     answers[row] = answer
                 update(len(batch.rows))
         return answers

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -11,11 +12,14 @@ import torch
 from vectomy.architecture import Architecture
 from vectomy.checkpoint import Checkpoint
 
-__all__ = ["available_memory", "fits", "layerwise_memory"]
+__all__ = ["available_memory", "count_pass_tokens", "fits", "layerwise_memory"]
 
 # Weights may take this share of the available memory; activations, the interpreter and other
 # programs need the rest.
 SHARE = 0.8
+# A pass may take this share of the free memory of a card.
+PASS_SHARE = 0.5
+FEWEST_TOKENS, MOST_TOKENS = 256, 1 << 16
 # Interpreter, torch and transformers.
 PROGRAM = 600 << 20
 CGROUP = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current")
@@ -25,13 +29,43 @@ BLOCK = re.compile(r"(.*?\.\d+)\.")
 def available_memory(device: torch.device | None = None) -> int:
     """Free bytes on a card; without one, on this machine or in its container."""
     if device is not None and device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        return _free_on_card(device)
     free = int(psutil.virtual_memory().available)
     try:
         limit, used = (Path(path).read_text(encoding="ascii").strip() for path in CGROUP)
         return free if limit == "max" else max(0, min(free, int(limit) - int(used)))
     except (OSError, ValueError):
         return free
+
+
+def _free_on_card(device: torch.device) -> int:
+    """Free bytes, with those that PyTorch has reserved and does not use, below its limit."""
+    free, total = torch.cuda.mem_get_info(device)
+    reserved = torch.cuda.memory_reserved(device)
+    limit = int(total * torch.cuda.get_per_process_memory_fraction(device))
+    return max(0, min(free, limit - reserved)) + reserved - torch.cuda.memory_allocated(device)
+
+
+def count_pass_tokens(config: Any, free: int, itemsize: int) -> int:
+    """Tokens of one forward pass without gradients for which `free` bytes are enough.
+
+    A token takes its keys and values in every layer, and what a block computes at once: some 12
+    times the stream and 6 times the inner width of the MLP.
+
+    Args:
+        config: transformers' configuration of the text model.
+        itemsize: bytes of a number.
+    """
+    d_model, layers = int(config.hidden_size), int(config.num_hidden_layers)
+    heads = int(getattr(config, "num_attention_heads", None) or 1)
+    kv_heads = int(getattr(config, "num_key_value_heads", None) or heads)
+    head_dim = int(getattr(config, "head_dim", None) or d_model // heads)
+    inner = int(getattr(config, "intermediate_size", None) or 4 * d_model)
+    chosen = int(getattr(config, "num_experts_per_tok", None) or 0)
+    inner = max(inner, chosen * int(getattr(config, "moe_intermediate_size", None) or inner))
+    numbers = 2 * layers * kv_heads * head_dim + 12 * d_model + 6 * inner
+    tokens = int(PASS_SHARE * free) // (numbers * itemsize)
+    return max(FEWEST_TOKENS, min(MOST_TOKENS, tokens))
 
 
 def fits(checkpoint: Checkpoint, device: torch.device | None = None, times: int = 1) -> bool:

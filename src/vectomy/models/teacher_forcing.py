@@ -19,6 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vectomy.architecture import architecture_of
+from vectomy.core.config import BatchTokens
 from vectomy.core.types import Stream, TokenIds
 from vectomy.models.chat import ChatModel
 from vectomy.models.generation import shared_beginning
@@ -49,6 +50,7 @@ class TeacherForcedBatch:
         first: for each answer, the index of its first label.
         rows: for each answer, the `row` of its example.
         which: for each answer, its index among the answers of its example.
+        examples: what the pass was made of.
     """
 
     input_ids: TokenIds
@@ -61,6 +63,7 @@ class TeacherForcedBatch:
     first: Int[Tensor, " answer"]
     rows: list[int]
     which: list[int]
+    examples: Sequence[Example]
 
     def inputs(self) -> dict[str, Any]:
         return {
@@ -90,18 +93,20 @@ class TeacherForcedBatch:
 def pack_examples(
     chat: ChatModel,
     examples: Sequence[Example],
-    batch_tokens: int,
+    batch_tokens: BatchTokens,
     count: int | None = None,
     packed: bool = True,
+    most: int | None = None,
 ) -> list[TeacherForcedBatch]:
     """Passes over the examples in the given order. A pass has at most `batch_tokens` tokens (or one
-    example) and at most `count` examples.
+    example), at most `most` tokens whatever `batch_tokens` says, and at most `count` examples.
     """
+    limit = chat.pass_tokens(batch_tokens) if most is None else min(most, chat.pass_tokens(batch_tokens))
     prefix = shared_beginning([example.prompt for example in examples]) if packed else 0
     groups: list[list[Example]] = []
     for example in examples:
         grown = [*groups[-1], example] if groups else [example]
-        if not groups or len(groups[-1]) == count or _size(grown, prefix, packed) > batch_tokens:
+        if not groups or len(groups[-1]) == count or _size(grown, prefix, packed) > limit:
             groups.append([example])
         else:
             groups[-1] = grown
@@ -177,6 +182,7 @@ def _pack(chat: ChatModel, examples: Sequence[Example], prefix: int) -> TeacherF
         torch.tensor([positions], device=device),
         additive[None, None].to(device),
         **labels.tensors(device),
+        examples=examples,
     )
 
 
@@ -205,7 +211,13 @@ def _pad(chat: ChatModel, examples: Sequence[Example]) -> TeacherForcedBatch:
         labels.add(example, which, place, range(width - len(example.answers[which]), width))
     positions = (mask.cumsum(-1) - 1).clamp_min(0)
     device = chat.device
-    return TeacherForcedBatch(ids.to(device), positions.to(device), mask.to(device), **labels.tensors(device))
+    return TeacherForcedBatch(
+        ids.to(device),
+        positions.to(device),
+        mask.to(device),
+        **labels.tensors(device),
+        examples=examples,
+    )
 
 
 @torch.inference_mode()

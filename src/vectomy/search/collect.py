@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vectomy.core.config import BatchTokens
 from vectomy.core.errors import ActivationError, PromptError
 from vectomy.core.progress import Progress, silent
 from vectomy.core.types import SITES, Site
@@ -44,7 +45,7 @@ def collect(
     positions: Sequence[int] = (-1,),
     covariance: bool = False,
     samples: bool = False,
-    batch_tokens: int = 4096,
+    batch_tokens: BatchTokens = "auto",
     packed: bool = False,
     progress: Progress = silent,
 ) -> ActivationStats:
@@ -92,13 +93,17 @@ def collect(
             )
             with capture(chat.model, sites, layers=layers, positions=None if packs else positions) as stream:
                 for batch in finished:
-                    values = torch.empty(len(batch.rows), len(sites), len(layers), *shape[2:])
+                    # On the model's device, so that one transfer brings them all.
+                    gathered = torch.empty(
+                        len(batch.rows), len(sites), len(layers), *shape[2:], device=chat.device
+                    )
                     for (site, layer), value in stream.items():
                         wanted = (
                             batch.ending(value, positions) if isinstance(batch, TeacherForcedBatch) else value
                         )
-                        values[:, sites.index(site), layer - layers.start] = wanted.float().cpu()
+                        gathered[:, sites.index(site), layer - layers.start] = wanted.float()
                     stream.clear()
+                    values = gathered.cpu()
                     _check_finite(values, sites, layers)
                     part.update(values)
                     if kept is not None:
@@ -118,7 +123,7 @@ def collect(
 
 
 def _pack_prompts(
-    chat: ChatModel, tokens: Sequence[Sequence[int]], last: int, batch_tokens: int
+    chat: ChatModel, tokens: Sequence[Sequence[int]], last: int, batch_tokens: BatchTokens
 ) -> list[TeacherForcedBatch]:
     """The prompts in packs, longest first, as in `ChatModel.batches`.
 
@@ -132,7 +137,7 @@ def _pack_prompts(
     examples = [Example(row, tokens[row], [[0]]) for row in order]
     if len(examples) < 2 or not packs_exactly(chat, examples[:2]):
         return []
-    return pack_examples(chat, examples, min(batch_tokens, PACK))
+    return pack_examples(chat, examples, batch_tokens, most=PACK)
 
 
 def _check_finite(

@@ -43,7 +43,7 @@ class SearchSplitEvaluator:
         ]
         order = sorted(examples, key=lambda example: len(example.prompt) + len(example.answers[0]))
         tokens = task.config.runtime.batch_tokens
-        self.passes = pack_examples(chat, order, min(tokens, PACK) if packed else tokens, packed=packed)
+        self.passes = pack_examples(chat, order, tokens, packed=packed, most=PACK if packed else None)
         self.base: list[Tensor] = []
         self.streams: list[Stream | None] = []
         for batch in self.passes:

@@ -142,7 +142,7 @@ def find_direction(
     sides = [side.fit for side in (positive, negative)]
     tokens = sum(len(row) for prompts in sides for row in chat.tokens(prompts))
     needed = (
-        layerwise_memory(checkpoint, arch, tokens, config.runtime.batch_tokens)
+        layerwise_memory(checkpoint, arch, tokens, chat.pass_tokens(config.runtime.batch_tokens))
         if blockwise
         else checkpoint.bytes
     )

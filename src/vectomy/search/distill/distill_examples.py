@@ -22,6 +22,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from vectomy.core.config import BatchTokens
 from vectomy.core.errors import BehaviourAbsentError
 from vectomy.core.progress import Progress
 from vectomy.data.prompts import Prompt
@@ -50,8 +51,8 @@ __all__ = [
     "pair_examples",
 ]
 
-# Prompts in one pass, and the fewest answers that anything can be learned from.
-PER_PASS = 8
+# Prompts and tokens in one pass, and the fewest answers that anything can be learned from.
+PER_PASS, MOST_TOKENS = 8, 4096
 FEWEST = 8
 SENTENCE_END = re.compile(r"[.!?][\"')]?\s*$")
 # Sentences of fewer tokens are interjections; leads of more are no sentence.
@@ -203,7 +204,7 @@ def _first_sentences(chat: ChatModel, answer: list[int], count: int) -> list[int
 
 @torch.no_grad()
 def pair_examples(
-    chat: ChatModel, examples: Sequence[DistillExample], batch_tokens: int, progress: Progress
+    chat: ChatModel, examples: Sequence[DistillExample], batch_tokens: BatchTokens, progress: Progress
 ) -> list[DistillBatch]:
     """The examples as passes in the source context, each with the base's states in the contexts
     that the tokens come from.
@@ -213,7 +214,7 @@ def pair_examples(
     found = []
     with progress("what the base does", len(examples), "answers") as update:
         by_row = _states(chat, examples, batch_tokens)
-        for one in pack_examples(chat, source, batch_tokens, count=PER_PASS, packed=packed):
+        for one in pack_examples(chat, source, batch_tokens, count=PER_PASS, packed=packed, most=MOST_TOKENS):
             base = torch.cat([by_row[row] for row in one.rows])
             labels = [
                 (at >= begin, TURN if number and not at else 1.0)
@@ -230,7 +231,7 @@ def pair_examples(
 
 
 def _states(
-    chat: ChatModel, examples: Sequence[DistillExample], batch_tokens: int
+    chat: ChatModel, examples: Sequence[DistillExample], batch_tokens: BatchTokens
 ) -> list[Float[Tensor, "label d_model"]]:
     """By example, the states that predict the tokens of its answer, each part in its own context.
     First parts run together, then second ones: prompts that begin alike share a pass.
@@ -255,7 +256,7 @@ def mean_streams(
     chat: ChatModel,
     prompts: Sequence[Prompt],
     answers: Sequence[Sequence[int]],
-    batch_tokens: int,
+    batch_tokens: BatchTokens,
     last: bool = False,
 ) -> Float[Tensor, "layer d_model"]:
     """The mean of resid_post at every layer where the answers' tokens are predicted; with `last`,
@@ -268,7 +269,7 @@ def mean_streams(
     packed = packs_exactly(chat, examples[:2])
     arch = chat.architecture
     total, count = torch.zeros(arch.n_layers, arch.d_model, dtype=torch.float64), 0
-    for one in pack_examples(chat, examples, min(batch_tokens, 1024), packed=packed):
+    for one in pack_examples(chat, examples, batch_tokens, packed=packed, most=1024):
         with capture(chat.model, ["resid_post"]) as stream:
             chat.hidden(one)
         for (_, layer), value in stream.items():

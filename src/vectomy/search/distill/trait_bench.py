@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vectomy.core.config import BatchTokens
 from vectomy.core.json_value import JsonObject
 from vectomy.core.progress import Progress
 from vectomy.data.trait_context import in_context
@@ -62,7 +63,7 @@ class TraitBench:
     scorer: Scorer
     texts: Sequence[str]
     answer_tokens: int
-    batch_tokens: int
+    batch_tokens: BatchTokens
     progress: Progress
 
     def answers(self, form: AskedModel) -> list[list[int]]:

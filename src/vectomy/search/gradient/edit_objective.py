@@ -80,17 +80,19 @@ class EditObjective:
 
     def behaviour_loss(self, target: TrainPass, hidden: Float[Tensor, "label d_model"]) -> Tensor:
         """softplus(log p + MARGIN) / MARGIN, with p the probability of a whole opening; the mean
-        over openings.
+        over openings, times the share of a piece.
         """
         batch = target.forced
         each = self.chat.log_probs(hidden).gather(-1, batch.labels[:, None])[:, 0]
         whole = torch.zeros(len(batch.first), device=each.device).index_add(0, batch.answer, each)
-        return functional.softplus(whole + MARGIN).mean() / MARGIN
+        return target.answer_share * functional.softplus(whole + MARGIN).mean() / MARGIN
 
     def kl_loss(self, target: TrainPass, hidden: Float[Tensor, "label d_model"]) -> Tensor:
-        """KL(base || edited) in nats: the mean over tokens plus the mean over first tokens."""
+        """KL(base || edited) in nats: the mean over tokens plus the mean over first tokens, each
+        times the share of a piece.
+        """
         kl = kl_divergence(self.chat.log_probs(target.base), self.chat.log_probs(hidden))
-        return kl.mean() + kl[target.forced.first].mean()
+        return target.label_share * kl.mean() + target.answer_share * kl[target.forced.first].mean()
 
     @torch.no_grad()
     def measure_ablations(
@@ -118,13 +120,12 @@ class EditObjective:
 
     def list_changes(self, parameters: EditParameters) -> list[tuple[Writer, Callable[[Tensor], Tensor]]]:
         """The change of each writer's output under `parameters`, differentiable."""
-        bases = parameters.basis()
+        # Moved once, not at every writer: on a card each move waits for the processor.
+        bases, strengths = parameters.basis().to(self.chat.device), parameters.strengths.to(self.chat.device)
         return [
             (
                 writer,
-                ablate_with_strengths(
-                    fold_live(self.chat.model, writer, bases[group]), parameters.strengths[index]
-                ),
+                ablate_with_strengths(fold_live(self.chat.model, writer, bases[group]), strengths[index]),
             )
             for index, (writer, group) in enumerate(zip(self.writers, self.groups, strict=True))
         ]

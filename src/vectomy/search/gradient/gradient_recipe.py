@@ -39,10 +39,18 @@ from vectomy.search.gradient.frontier_points import (
     list_tried,
     measure_points,
 )
-from vectomy.search.gradient.parameters import KLWeightSchedule, Optimizer, Phase, SearchState, write_state
+from vectomy.search.gradient.parameters import (
+    EditParameters,
+    KLWeightSchedule,
+    Optimizer,
+    Phase,
+    SearchState,
+    write_state,
+)
+from vectomy.search.gradient.pass_memory import PassMemory
 from vectomy.search.gradient.pass_order import PassOrder
 from vectomy.search.gradient.start_directions import init_parameters, read_directions, screen_directions
-from vectomy.search.gradient.train_passes import STORED_NAMES, TargetName, with_openings_left
+from vectomy.search.gradient.train_passes import STORED_NAMES, TargetName, TrainPass, with_openings_left
 from vectomy.search.pareto import frontier
 from vectomy.search.recipe import Candidate, RecipeInput, RecipeResult
 from vectomy.search.search_split import SearchSplitEvaluator
@@ -56,6 +64,7 @@ START = 0.4
 STRIDE = 4
 # Further rounds, of half the steps each, while the target rate is missed.
 MORE_ROUNDS = 2
+Loss = Callable[[TrainPass, Tensor], Tensor]
 # A given direction has no layer; scores.json places it at this fraction of the depth, where the
 # report measures along it.
 GIVEN = 0.6
@@ -100,6 +109,7 @@ class _Search:
 
     def __init__(self, task: RecipeInput) -> None:
         self.task = task
+        self.memory = PassMemory(task.chat)
         self.history: list[dict[str, float]] = []
         turned = None
         n_layers, source = task.chat.architecture.n_layers, task.config.selection.direction
@@ -172,10 +182,10 @@ class _Search:
             for name in STORED_NAMES
         }
         states: list[SearchState] = []
-        with targets.running() as run, self.task.progress("learning", phase.steps, "steps") as update:
+        with self.task.progress("learning", phase.steps, "steps") as update:
             for step in range(0, phase.steps, STRIDE):
                 end = min(step + STRIDE, phase.steps)
-                advance = partial(self._advance, state, phase, phase.first + end, orders, run)
+                advance = partial(self._advance, state, phase, phase.first + end, orders)
                 state = self.task.journal.get_or_compute(f"steps to {phase.first + end}", advance)
                 self.history += state["history"]
                 states.append(state)
@@ -188,42 +198,66 @@ class _Search:
         phase: Phase,
         end: int,
         orders: Mapping[TargetName, PassOrder],
-        run: Callable[..., Tensor],
     ) -> SearchState:
         """The state at step `end`, from an earlier state."""
         optimizer = Optimizer(state["tensors"], state["step"], self.task.config.selection.learn_direction)
+        self._measure_memory(optimizer.parameters)
         history = []
         with torch.enable_grad():
             for step in range(state["step"], end):
-                history.append({"step": step, **self._step(optimizer, phase, step, orders, run)})
+                history.append({"step": step, **self._step(optimizer, phase, step, orders)})
         return {"tensors": optimizer.write(), "history": history, "step": end}
 
     def _step(
-        self,
-        optimizer: Optimizer,
-        phase: Phase,
-        step: int,
-        orders: Mapping[TargetName, PassOrder],
-        run: Callable[..., Tensor],
+        self, optimizer: Optimizer, phase: Phase, step: int, orders: Mapping[TargetName, PassOrder]
     ) -> dict[str, float]:
-        """One step of the optimiser. Returns the losses by the names that scores.json uses."""
-        objective = self.objective
-        rate_scale, weight = phase.at(step)
+        """One step of the optimiser, in less memory if it runs out. Returns the losses by the names
+        that scores.json uses.
+        """
+        while True:
+            backward = partial(self._add_gradients, optimizer, phase, step, orders)
+            try:
+                return optimizer.step(phase.at(step)[0], backward)
+            except torch.OutOfMemoryError:
+                if not self.memory.lower():
+                    raise
 
-        def backward() -> dict[str, float]:
-            losses = {}
-            terms: tuple[tuple[TargetName, Callable[..., Tensor], float], ...] = (
-                ("change", objective.behaviour_loss, 1.0),
-                ("negative", objective.kl_loss, weight),
-                ("preserve", objective.kl_loss, weight),
-            )
-            for name, loss, scale in terms:
-                if passes := objective.targets.of(name):
-                    target = passes[orders[name].at(step - phase.first)]
-                    with change_outputs(objective.chat.model, objective.list_changes(optimizer.parameters)):
-                        value = loss(target, run(target)[0])
-                        (scale * value).backward()
-                    losses[STORED_NAMES[name]] = float(value.detach())
-            return losses
+    def _add_gradients(
+        self, optimizer: Optimizer, phase: Phase, step: int, orders: Mapping[TargetName, PassOrder]
+    ) -> dict[str, float]:
+        """The backward passes of one pass per target. Returns the losses by stored name."""
+        targets, weight, losses = self.objective.targets, phase.at(step)[1], {}
+        terms: tuple[tuple[TargetName, Loss, float], ...] = (
+            ("change", self.objective.behaviour_loss, 1.0),
+            ("negative", self.objective.kl_loss, weight),
+            ("preserve", self.objective.kl_loss, weight),
+        )
+        for name, loss, scale in terms:
+            if passes := targets.of(name):
+                target = passes[orders[name].at(step - phase.first)]
+                losses[STORED_NAMES[name]] = sum(
+                    self._add_gradient(optimizer.parameters, piece, loss, scale)
+                    for piece in self.memory.pieces_of(targets, target)
+                )
+        return losses
 
-        return optimizer.step(rate_scale, backward)
+    def _add_gradient(self, parameters: EditParameters, target: TrainPass, loss: Loss, scale: float) -> float:
+        """The backward pass of a loss on one pass. Returns the loss."""
+        chat, targets = self.objective.chat, self.objective.targets
+        with (
+            targets.running() as run,
+            change_outputs(chat.model, self.objective.list_changes(parameters)),
+            self.memory.saving(targets.layer),
+        ):
+            value = loss(target, run(target)[0])
+            (scale * value).backward()
+        return float(value.detach())
+
+    def _measure_memory(self, parameters: EditParameters) -> None:
+        targets = self.objective.targets
+        with (
+            torch.enable_grad(),
+            targets.running() as run,
+            change_outputs(self.objective.chat.model, self.objective.list_changes(parameters)),
+        ):
+            self.memory.measure([*targets.change, *targets.negative, *targets.preserve], run)

@@ -44,6 +44,7 @@ from vectomy.models import (
     packs_exactly,
     resume_at,
     resumes_exactly,
+    without_cudnn_attention,
 )
 from vectomy.search.recipe import RecipeInput
 
@@ -73,8 +74,8 @@ NEGATIVE_TOKENS = 16
 JUDGED = 16
 # Why an answer may have no verdict.
 UNJUDGED = "they are not in English, or are cut inside the thought"
-# Prompts in the pass of one step.
-PER_PASS = 16
+# Most prompts and tokens in the pass of one step.
+PER_PASS, MOST_TOKENS = 16, 4096
 # Two openings differ if their first PARTED tokens do.
 PARTED = 4
 
@@ -83,11 +84,18 @@ PARTED = 4
 class TrainPass:
     """A teacher-forced batch, the base's residual stream at the layer where the pass resumes (None
     if it does not resume), and the base's hidden states that predict the labels.
+
+    Attributes:
+        answer_share: of a piece of a pass (`CachedPasses.split`), the share of the answers of the
+            whole pass.
+        label_share: likewise of the labels.
     """
 
     forced: TeacherForcedBatch
     stream: Stream | None
     base: Float[Tensor, "label d_model"]
+    answer_share: float = 1.0
+    label_share: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -126,13 +134,33 @@ class CachedPasses:
                 if resumed is not None and target.stream is not None:
                     resumed[:] = [target.stream.repeat(copies, 1, 1)]
                 inputs = batch.inputs() if copies == 1 else _repeat_inputs(batch, copies)
-                hidden: Tensor = self.chat.model.base_model(**inputs).last_hidden_state
+                with without_cudnn_attention():
+                    hidden: Tensor = self.chat.model.base_model(**inputs).last_hidden_state
                 rows = batch.input_ids.shape[0]
                 return torch.stack(
                     [batch.predicting(hidden[copy * rows : (copy + 1) * rows]) for copy in range(copies)]
                 )
 
             yield run
+
+    @torch.no_grad()
+    def split(self, target: TrainPass, pieces: int) -> list[TrainPass]:
+        """A pass as at most `pieces` smaller ones of whole examples. Their losses, weighted by
+        their shares, add up to the loss of the pass.
+        """
+        examples, whole = target.forced.examples, target.forced
+        size = -(-len(examples) // pieces)
+        if size >= len(examples):
+            return [target]
+        parts = pack_examples(self.chat, examples, 1 << 30, count=size, packed=self.packed)
+        return [
+            replace(
+                _run_base(self.chat, part, self.layer),
+                answer_share=len(part.first) / len(whole.first),
+                label_share=len(part.labels) / len(whole.labels),
+            )
+            for part in parts
+        ]
 
 
 def _repeat_inputs(batch: TeacherForcedBatch, copies: int) -> JsonObject:
@@ -335,7 +363,12 @@ def _count_judged_tokens(task: RecipeInput) -> int:
 def _build_passes(task: RecipeInput, examples: list[Example], layer: int, packed: bool) -> list[TrainPass]:
     shuffled = random.Random(task.config.seed).sample(examples, len(examples))
     batches = pack_examples(
-        task.chat, shuffled, task.config.runtime.batch_tokens, count=PER_PASS, packed=packed
+        task.chat,
+        shuffled,
+        task.config.runtime.batch_tokens,
+        count=PER_PASS,
+        packed=packed,
+        most=MOST_TOKENS,
     )
     return [_run_base(task.chat, batch, layer) for batch in batches]
 

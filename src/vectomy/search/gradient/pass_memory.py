@@ -1,0 +1,88 @@
+"""How the passes of a gradient search fit the memory that is free.
+
+Plain passes are the fastest. Where the largest one would not fit, or a pass runs out of memory,
+blocks are recomputed in the backward pass (same gradients to the bit); and where that is not
+enough, passes are split into pieces whose gradients add up (same gradients to rounding).
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+
+import torch
+from torch import Tensor
+
+from vectomy.models import ChatModel, available_memory, count_saved_bytes, recompute_blocks
+from vectomy.search.gradient.train_passes import CachedPasses, TrainPass
+
+__all__ = ["PassMemory"]
+
+# Tensors for the backward pass may take this share of the free memory: the losses and the backward
+# pass itself need the rest.
+SHARE = 0.6
+MOST_PIECES = 16
+
+
+class PassMemory:
+    """Decides how passes run: `recompute` blocks or not, in how many `pieces`.
+
+    Args:
+        free: the free bytes of a device.
+    """
+
+    def __init__(self, chat: ChatModel, free: Callable[[torch.device], int] = available_memory) -> None:
+        self.chat, self.free = chat, free
+        self.recompute = False
+        self.pieces = 1
+        self._measured = False
+        self._split: dict[TrainPass, list[TrainPass]] = {}
+
+    def measure(self, passes: Sequence[TrainPass], run: Callable[[TrainPass], Tensor]) -> None:
+        """Recompute blocks if the largest pass would not fit otherwise. Counted once, on the
+        smallest pass.
+        """
+        if self._measured or not passes:
+            return
+        self._measured = True
+        sizes = [target.forced.tokens for target in passes]
+        smallest, largest = min(sizes), max(sizes)
+        target = passes[sizes.index(smallest)]
+        try:
+            saved = count_saved_bytes(lambda: run(target))
+        except torch.OutOfMemoryError:
+            self.lower()
+            return
+        # Attention without a fused kernel stores a square of scores.
+        eager = self.chat.model.config._attn_implementation == "eager"
+        growth = (largest / smallest) ** (2 if eager else 1)
+        self.recompute = growth * saved > SHARE * self.free(self.chat.device)
+
+    def lower(self) -> bool:
+        """Take less memory from now on. False if there is no way left."""
+        if not self.recompute:
+            self.recompute = True
+        elif self.pieces < MOST_PIECES:
+            self.pieces *= 2
+            self._split.clear()
+        else:
+            return False
+        gc.collect()
+        if self.chat.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return True
+
+    def pieces_of(self, targets: CachedPasses, target: TrainPass) -> list[TrainPass]:
+        """The pass, or the pieces that are run one after the other."""
+        if self.pieces == 1:
+            return [target]
+        if target not in self._split:
+            self._split[target] = targets.split(target, self.pieces)
+        return self._split[target]
+
+    @contextmanager
+    def saving(self, layer: int) -> Iterator[None]:
+        """A context for the forward and backward pass of one piece that starts at `layer`."""
+        with recompute_blocks(self.chat, layer) if self.recompute else nullcontext():
+            yield
