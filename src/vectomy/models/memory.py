@@ -42,7 +42,9 @@ def _free_on_card(device: torch.device) -> int:
     """Free bytes, with those that PyTorch has reserved and does not use, below its limit."""
     free, total = torch.cuda.mem_get_info(device)
     reserved = torch.cuda.memory_reserved(device)
-    limit = int(total * torch.cuda.get_per_process_memory_fraction(device))
+    # Newer than the oldest torch that is allowed.
+    fraction = getattr(torch.cuda, "get_per_process_memory_fraction", lambda _device: 1.0)
+    limit = int(total * fraction(device))
     return max(0, min(free, limit - reserved)) + reserved - torch.cuda.memory_allocated(device)
 
 
