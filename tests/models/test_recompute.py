@@ -111,3 +111,19 @@ def test_counted_bytes_are_those_of_a_known_graph() -> None:
     weight = torch.nn.Parameter(torch.randn(50, 50))
     y = torch.randn(10, 50, requires_grad=True)
     assert count_saved_bytes(lambda: y @ weight.T) == y.numel() * 4
+
+
+def test_blocks_run_on_the_same_kernels_both_times() -> None:
+    chat = chat_of("llama")
+    block = chat.model.get_submodule(chat.architecture.block(1))
+    enabled: list[bool] = []
+    handle = block.self_attn.register_forward_hook(
+        lambda *_: enabled.append(torch.backends.cuda.cudnn_sdp_enabled())
+    )
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    try:
+        gradient(chat, 0)
+    finally:
+        handle.remove()
+    assert enabled == [False, False]
+    assert torch.backends.cuda.cudnn_sdp_enabled() is before

@@ -18,6 +18,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
 from vectomy.architecture import architecture_of
+from vectomy.models.attention_kernels import without_cudnn_attention
 from vectomy.models.chat import ChatModel
 
 __all__ = ["count_saved_bytes", "recompute_blocks"]
@@ -51,7 +52,15 @@ def _checkpointed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any
     if not torch.is_grad_enabled():
         return forward(*args, **kwargs)
     # Models in evaluation mode draw no random numbers.
-    return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+    return checkpoint(
+        partial(_run_block, forward), *args, use_reentrant=False, preserve_rng_state=False, **kwargs
+    )
+
+
+def _run_block(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    # Chosen here, so that the block runs on the same kernels both times.
+    with without_cudnn_attention():
+        return forward(*args, **kwargs)
 
 
 def count_saved_bytes(work: Callable[[], object]) -> int:

@@ -219,8 +219,10 @@ class _Search:
             try:
                 return optimizer.step(phase.at(step)[0], backward)
             except torch.OutOfMemoryError:
-                if not self.memory.lower():
+                if self.memory.lowest:
                     raise
+            # Out of the handler, whose traceback holds the tensors of the failed pass.
+            self.memory.lower()
 
     def _add_gradients(
         self, optimizer: Optimizer, phase: Phase, step: int, orders: Mapping[TargetName, PassOrder]

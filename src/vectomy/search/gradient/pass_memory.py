@@ -52,6 +52,8 @@ class PassMemory:
         try:
             saved = count_saved_bytes(lambda: run(target))
         except torch.OutOfMemoryError:
+            saved = None
+        if saved is None:
             self.lower()
             return
         # Attention without a fused kernel stores a square of scores.
@@ -59,19 +61,20 @@ class PassMemory:
         growth = (largest / smallest) ** (2 if eager else 1)
         self.recompute = growth * saved > SHARE * self.free(self.chat.device)
 
-    def lower(self) -> bool:
-        """Take less memory from now on. False if there is no way left."""
-        if not self.recompute:
-            self.recompute = True
-        elif self.pieces < MOST_PIECES:
-            self.pieces *= 2
+    @property
+    def lowest(self) -> bool:
+        """Whether there is no way left to take less memory."""
+        return self.recompute and self.pieces >= MOST_PIECES
+
+    def lower(self) -> None:
+        """Take less memory from now on."""
+        if self.recompute:
+            self.pieces = min(MOST_PIECES, 2 * self.pieces)
             self._split.clear()
-        else:
-            return False
+        self.recompute = True
         gc.collect()
         if self.chat.device.type == "cuda":
             torch.cuda.empty_cache()
-        return True
 
     def pieces_of(self, targets: CachedPasses, target: TrainPass) -> list[TrainPass]:
         """The pass, or the pieces that are run one after the other."""
