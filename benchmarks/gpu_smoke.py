@@ -31,6 +31,7 @@ import torch
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "helpers"))
 import tiny_chat
 
+import vectomy.models.chat as chat_module
 from vectomy import Edit, collect, evaluate_models, load_layerwise, load_model, run
 from vectomy.core.errors import VectomyError
 from vectomy.core.progress import silent
@@ -325,6 +326,31 @@ def decode(smoke: Smoke, chat: ChatModel, ids: list[list[int]], limit: int) -> F
     }
 
 
+def generation(smoke: Smoke) -> Figures:
+    """Tokens a second for 128 prompts and 64 tokens: with passes of 4,096 tokens and cuDNN's
+    attention, without the latter, and with `auto`.
+    """
+    chat = load_model(smoke.big, device=smoke.device, dtype="bfloat16")
+    ids = chat.tokens([Prompt(text) for text in smoke.words(128, 7)])
+    figures = {}
+    plain = chat_module.without_cudnn_attention
+    for name, batch_tokens, kernels in (
+        ("4096 tokens, cuDNN", 4096, nullcontext),
+        ("4096 tokens", 4096, plain),
+        ("auto", "auto", plain),
+    ):
+        chat_module.without_cudnn_attention = kernels  # type: ignore[assignment]
+        try:
+            smoke.synchronise()
+            began = time.monotonic()
+            answers = chat.answer(ids, 64, batch_tokens)
+            smoke.synchronise()
+            figures[name] = round(sum(map(len, answers)) / (time.monotonic() - began))
+        finally:
+            chat_module.without_cudnn_attention = plain
+    return {"tokens_a_second": figures}
+
+
 def attention_kernels(smoke: Smoke, chat: ChatModel, ids: list[list[int]]) -> list[str]:
     from torch.profiler import ProfilerActivity, profile
 
@@ -448,6 +474,7 @@ def main() -> int:
     smoke.section("evaluate", lambda: evaluate(smoke))
     smoke.section("make the big model", lambda: make_big_model(smoke), least=60)
     smoke.section("speed", lambda: speed(smoke), least=60)
+    smoke.section("generation", lambda: generation(smoke), least=60)
     for kind, ending in (("short", ""), ("long", "-long")):
         name = f"memory of a search on 24 GB, {kind} prompts"
         smoke.section(name, lambda ending=ending: capped_search(smoke, ending), least=50)
