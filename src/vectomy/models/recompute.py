@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 
 from vectomy.architecture import architecture_of
 from vectomy.models.attention_kernels import without_cudnn_attention
@@ -51,10 +51,12 @@ def recompute_blocks(chat: ChatModel, first: int = 0) -> Iterator[None]:
 def _checkpointed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     if not torch.is_grad_enabled():
         return forward(*args, **kwargs)
-    # Models in evaluation mode draw no random numbers.
-    return checkpoint(
-        partial(_run_block, forward), *args, use_reentrant=False, preserve_rng_state=False, **kwargs
-    )
+    # Models in evaluation mode draw no random numbers. An early stop of the recomputation ends by
+    # an exception in the thread of the card, which seems to keep the model (docs/log/performance.md).
+    with set_checkpoint_early_stop(False):
+        return checkpoint(
+            partial(_run_block, forward), *args, use_reentrant=False, preserve_rng_state=False, **kwargs
+        )
 
 
 def _run_block(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
