@@ -52,7 +52,7 @@ def _checkpointed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any
     if not torch.is_grad_enabled():
         return forward(*args, **kwargs)
     # Models in evaluation mode draw no random numbers. An early stop of the recomputation ends by
-    # an exception in the thread of the card, which seems to keep the model (docs/log/performance.md).
+    # an exception in the thread of the card, which seems to keep the model (docs/log/gpu.md).
     with set_checkpoint_early_stop(False):
         return checkpoint(
             partial(_run_block, forward), *args, use_reentrant=False, preserve_rng_state=False, **kwargs
