@@ -84,7 +84,9 @@ def test_the_size_of_a_pass_grows_with_the_free_memory_and_falls_with_the_model(
     )
     free = 8 << 30
     assert count_pass_tokens(small, free, 2) > count_pass_tokens(large, free, 2)
-    assert count_pass_tokens(large, 2 * free, 2) == pytest.approx(2 * count_pass_tokens(large, free, 2), rel=0.01)
+    assert count_pass_tokens(large, 2 * free, 2) == pytest.approx(
+        2 * count_pass_tokens(large, free, 2), rel=0.01
+    )
     assert count_pass_tokens(large, free, 4) == pytest.approx(count_pass_tokens(large, free, 2) / 2, rel=0.01)
     # Keys and values of 32 layers alone: 128 KiB a token at 16 bits.
     assert count_pass_tokens(large, free, 2) * (128 << 10) < free
