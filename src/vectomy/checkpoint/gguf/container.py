@@ -119,8 +119,11 @@ class GgufFile:
         return value
 
     @classmethod
-    def open(cls, path: str | Path) -> GgufFile:
+    def open(cls, path: str | Path, *, model: bool = True) -> GgufFile:
         """Check a file and list it.
+
+        Args:
+            model: refuse what is no language model, such as an adapter.
 
         Raises:
             CheckpointError: no file, no GGUF, another byte order, a part of a split model, no
@@ -141,7 +144,7 @@ class GgufFile:
             raise CheckpointError(
                 f"{path} is one of several parts of a model; join them with llama-gguf-split --merge"
             )
-        reason = explain_gguf(opened)
+        reason = explain_gguf(opened) if model else None
         if reason is not None:
             raise CheckpointError(reason)
         return opened
