@@ -83,7 +83,9 @@ def _steps(folder: Path, out: Path, by_command: bool) -> Iterator[str]:
     after = {each.name: each for each in gguf.GGUFReader(made).tensors}
     allow(before.keys() <= after.keys(), "a tensor was lost")
     for name, tensor in after.items():
-        if tensor.data.dtype.kind == "f":
+        # A tensor that is copied as it is keeps the values that damage gave it.
+        copied = name in before and tensor.data.tobytes() == before[name].data.tobytes()
+        if tensor.data.dtype.kind == "f" and not copied:
             allow(bool(torch.isfinite(torch.from_numpy(tensor.data.copy())).all()), f"{name} is not finite")
 
 

@@ -324,15 +324,25 @@ def test_a_template_whose_loops_do_not_end_is_refused_in_time(template: str) -> 
     assert time.monotonic() - began < 5
 
 
-@pytest.mark.parametrize("end", ["../../x", [2, "3"], 1.5, True, [[2]], {"x": 1}])
+@pytest.mark.parametrize("end", ["../../x", [2, "3"], 1.5, True, [[2]], {"x": 1}, 1 << 70])
 def test_an_end_token_that_is_no_number_is_refused(tmp_path: Path, end: object) -> None:
     # A copy, for the loaded model knows its end tokens.
     chat = replace(opened(changed(tmp_path)))
     chat.model.generation_config.eos_token_id = end
     with pytest.raises(
-        ModelError, match=r"end-of-text token .* of tiny is not a number; correct eos_token_id"
+        ModelError, match=r"end-of-text token .* of tiny is not the number of a token; correct eos"
     ):
         chat.answer(chat.tokens([SHOW]), 3, 4096)
+
+
+@pytest.mark.parametrize("length", ["long", [512], {"x": 1}])
+def test_a_length_that_is_no_number_is_refused(tmp_path: Path, length: object) -> None:
+    folder = tiny_chat.save(tmp_path / "model")
+    file = folder / "tokenizer_config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps({**config, "model_max_length": length}), encoding="utf-8")
+    with pytest.raises(ModelError, match="tiny"):
+        load_model(folder, device="cpu", dtype="float32", name="tiny")
 
 
 class Panic(BaseException):

@@ -31,6 +31,8 @@ from vectomy.models.memory import available_memory, count_pass_tokens
 
 __all__ = ["ChatModel"]
 
+# Ids beyond are of no vocabulary, and too large for a tensor.
+LARGEST_TOKEN = 1 << 31
 # Tokens in one pass on a processor, unless told otherwise.
 CPU_TOKENS = 4096
 # Tokens for which the two ways of decoding are compared, and the result by model.
@@ -291,7 +293,7 @@ class ChatModel:
         the one that the template puts behind an answer.
 
         Raises:
-            ModelError: one of them is not a number.
+            ModelError: one of them is no token id.
         """
         ends: Any = self.model.generation_config.eos_token_id
         listed = [*ends] if isinstance(ends, list | tuple) else [ends, self.tokenizer.eos_token_id]
@@ -299,10 +301,10 @@ class ChatModel:
             listed.append(self.template.end_token)
         listed = [token for token in listed if token is not None]
         for token in listed:
-            if type(token) is not int:
+            if type(token) is not int or abs(token) >= LARGEST_TOKEN:
                 raise ModelError(
-                    f"the end-of-text token {token!r:.100} of {self.name} is not a number; correct "
-                    "eos_token_id in its generation_config.json"
+                    f"the end-of-text token {token!r:.100} of {self.name} is not the number of a token; "
+                    "correct eos_token_id in its generation_config.json"
                 )
         return tuple(sorted(set(listed)))
 

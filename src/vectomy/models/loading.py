@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from vectomy.core.errors import CheckpointError, ModelError, VectomyError
 from vectomy.core.file_lock import wait_for_lock
 from vectomy.core.packages import describe_missing
 from vectomy.core.run_folder import cache_folder, sha256_file
-from vectomy.core.text_file import read_text
+from vectomy.core.text_file import LARGEST_TEXT, check_regular, read_text
 from vectomy.core.write_errors import name_write_errors
 from vectomy.models.chat import ChatModel
 from vectomy.models.chat_template import read_template
@@ -51,6 +52,16 @@ WANTED_FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.py"
 OTHER_WEIGHTS = ["consolidated*", "original/*"]
 # Raised whenever GGUF files are dequantised in another way.
 GGUF_RECIPE = 1
+# Files that are read besides the weights, and the most bytes that each may have.
+TEXT_FILES = {
+    "chat_template.jinja": 1 << 20,
+    "tokenizer.json": 1 << 29,
+    "tokenizer_config.json": LARGEST_TEXT,
+    "special_tokens_map.json": LARGEST_TEXT,
+    "added_tokens.json": LARGEST_TEXT,
+    "vocab.json": LARGEST_TEXT,
+    "generation_config.json": LARGEST_TEXT,
+}
 
 
 def is_local(model: str) -> bool:
@@ -171,7 +182,8 @@ def load_model(
             f"{len(missing) - 1} more; transformers would fill them with random numbers: save the model again"
         )
     if tokenizer and template:
-        _check_template(text_tokenizer, label)
+        with loading(label):
+            _check_template(text_tokenizer, label)
     if any(parameter.is_meta for parameter in model.parameters()):
         raise ModelError(
             f"{label} does not fit on the device '{chosen.device}'; transformers moved a part to memory or "
@@ -186,7 +198,8 @@ def load_model(
         label, checkpoint, architecture, model.eval().requires_grad_(False), text_tokenizer, chosen.thinking
     )
     if tokenizer:
-        _prepare_for_generate(chat)
+        with loading(label):
+            _prepare_for_generate(chat)
     return chat
 
 
@@ -215,7 +228,8 @@ def load_without_weights(
         model = skeleton(checkpoint, "float32", chosen.trust_remote_code)
         check_class(model, checkpoint)
         tokenizer = _load_tokenizer(checkpoint, chosen.trust_remote_code)
-    _check_template(tokenizer, label)
+    with loading(label):
+        _check_template(tokenizer, label)
     return ChatModel(label, checkpoint, architecture, model, tokenizer, chosen.thinking)
 
 
@@ -254,7 +268,8 @@ def load_layerwise(
         check_class(model, checkpoint)
         weights = Weights(model, checkpoint, torch.device(target))
     if tokenizer:
-        _check_template(text_tokenizer, label)
+        with loading(label):
+            _check_template(text_tokenizer, label)
     blocks = [architecture.block(layer) for layer in range(architecture.n_layers)]
     stream = LayerwiseModel(model, weights, blocks, architecture.d_model)
     return ChatModel(label, checkpoint, architecture, model, text_tokenizer, chosen.thinking, stream)
@@ -324,11 +339,27 @@ def _load_tokenizer(checkpoint: Checkpoint, trust_remote_code: bool) -> Any:
             f"{checkpoint.path} has no tokenizer (tokenizer.json or another of its files); copy it from the "
             "model that these weights were made from"
         )
+    _check_text_files(checkpoint.path)
     tokenizer = AutoTokenizer.from_pretrained(
         checkpoint.path, trust_remote_code=trust_remote_code, local_files_only=True
     )
     read_template(tokenizer, checkpoint.path)
     return tokenizer
+
+
+def _check_text_files(folder: Path) -> None:
+    """Raises ModelError for a file that transformers would read for ever (a pipe, a device), or
+    that is larger than any of its kind: a template is copied many times.
+    """
+    for name, limit in TEXT_FILES.items():
+        file = folder / name
+        if os.path.lexists(file):
+            try:
+                check_regular(file, limit)
+            except OSError as error:
+                raise ModelError(
+                    f"{file} cannot be read ({error.strerror}); download it again, or move it away"
+                ) from None
 
 
 def _check_template(tokenizer: Any, label: str) -> None:

@@ -4,6 +4,8 @@ along the chosen direction.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field
 
 from vectomy.core.json_value import JsonValue
@@ -22,11 +24,15 @@ __all__ = [
 ]
 
 
+Layer = Annotated[int, Field(ge=0, le=10_000)]
+"""Of a model; charts have a column for each up to the largest."""
+
+
 class DirectionPlace(JsonRecord):
     """Where in the residual stream a direction was read."""
 
     site: str | None = None
-    layer: int | None = None
+    layer: Layer | None = None
     position: int | None = None
     """Of the token, from the end of the prompt: -1 is the last."""
     token: str | None = None
@@ -92,7 +98,7 @@ class WriterStrengths(JsonRecord):
     block.
     """
 
-    layer: int | None = None
+    layer: Layer | None = None
     component: str | None = None
     strengths: Numbers = ()
 
@@ -115,7 +121,7 @@ class SearchResults(JsonRecord):
     thresholds: JsonObject = Field(default_factory=dict)
     how: str | None = None
     note: str | None = None
-    compared_layers: tuple[int, ...] = ()
+    compared_layers: tuple[Layer, ...] = ()
     strengths: Rows[WriterStrengths] = ()
     history: Rows[LossRow] = ()
 
@@ -135,7 +141,7 @@ class SearchResults(JsonRecord):
 class LayerSeparation(JsonRecord):
     """Projections of both sets on the direction at one layer."""
 
-    layer: int = 0
+    layer: Layer = 0
     positive_mean: Number | None = None
     positive_std: Number | None = None
     negative_mean: Number | None = None
@@ -158,7 +164,7 @@ class Separation(JsonRecord):
     """separation.json: the two prompt sets projected on the chosen direction."""
 
     site: str | None = None
-    layer: int | None = None
+    layer: Layer | None = None
     position: int | None = None
     layers: Rows[LayerSeparation] = ()
     pca: PrincipalPlane | None = None

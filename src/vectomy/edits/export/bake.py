@@ -218,7 +218,7 @@ class Baking:
 
     def _checked(self, name: str, new: Tensor) -> Tensor:
         """The new values, with a note of their tensor if some are NaN or infinite."""
-        if new.numel() and not all(bool(end.isfinite()) for end in new.aminmax()):
+        if new.is_floating_point() and new.numel() and not all(bool(end.isfinite()) for end in new.aminmax()):
             self.non_finite[name] = None
         return new
 

@@ -49,7 +49,7 @@ def render_healing(summary: JsonObject, completions: Sequence[JsonObject]) -> st
     training = results.training
     return html_page(
         "healing.html.jinja",
-        summary=summary,
+        summary=HealingResults.repair(summary),
         behaviour=str(results.behaviour or "behaviour"),
         models=models,
         rows=healing_rows(summary),

@@ -54,7 +54,7 @@ def render_page(
     projections = Separation.from_json(separation)
     return html_page(
         "page.html.jinja",
-        summary=summary,
+        summary=RunResults.repair(summary),
         **_result(results),
         **_selection(search, name_sides(results)),
         **_searched(results, search, projections),
