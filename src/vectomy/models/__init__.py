@@ -9,7 +9,6 @@
 - demo.py: builds the demo model.
 """
 
-from vectomy.models.attention_kernels import without_cudnn_attention
 from vectomy.models.batch import Batch
 from vectomy.models.chat import ChatModel
 from vectomy.models.final_parts import FinalPart, find_final_parts
@@ -66,5 +65,4 @@ __all__ = [
     "resumes_exactly",
     "shared_beginning",
     "with_adapter",
-    "without_cudnn_attention",
 ]

@@ -196,9 +196,13 @@ class ChatModel:
         """The last hidden states, after the final norm: the input of the head. Computes
         no logits.
         """
+        return self.run_inputs(batch.inputs())
+
+    def run_inputs(self, inputs: dict[str, Any]) -> Float[Tensor, "batch seq d_model"]:
+        """`hidden` from arguments of the base model's forward."""
         self._check_whole()
         with without_cudnn_attention():
-            hidden: Tensor = self.model.base_model(**batch.inputs()).last_hidden_state
+            hidden: Tensor = self.model.base_model(**inputs).last_hidden_state
         return hidden
 
     @contextmanager

@@ -29,7 +29,7 @@ from vectomy.edits.edit import BaseModelRef, Edit
 from vectomy.edits.operation import Operation
 from vectomy.hooks.writer_outputs import change_outputs
 from vectomy.metrics.logits import kl_divergence
-from vectomy.models import ChatModel, without_cudnn_attention
+from vectomy.models import ChatModel
 from vectomy.search.distill.distill_examples import DistillBatch
 
 __all__ = ["Learnable", "distance", "learn_edit"]
@@ -120,9 +120,7 @@ def learn_edit(
 def distance(chat: ChatModel, target: DistillBatch) -> Tensor:
     """KL(base || edited) per token; for tokens without a teacher, minus their log-probability."""
     one = target.forced
-    with without_cudnn_attention():
-        hidden = chat.model.base_model(**one.inputs()).last_hidden_state
-    now = chat.log_probs(one.predicting(hidden))
+    now = chat.log_probs(one.predicting(chat.hidden(one)))
     each = kl_divergence(chat.log_probs(target.base), now)
     if not bool(target.has_teacher.all()):
         each = torch.where(target.has_teacher, each, -now.gather(-1, one.labels[:, None])[:, 0])

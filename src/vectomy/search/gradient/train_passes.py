@@ -44,7 +44,6 @@ from vectomy.models import (
     packs_exactly,
     resume_at,
     resumes_exactly,
-    without_cudnn_attention,
 )
 from vectomy.search.recipe import RecipeInput
 
@@ -134,8 +133,7 @@ class CachedPasses:
                 if resumed is not None and target.stream is not None:
                     resumed[:] = [target.stream.repeat(copies, 1, 1)]
                 inputs = batch.inputs() if copies == 1 else _repeat_inputs(batch, copies)
-                with without_cudnn_attention():
-                    hidden: Tensor = self.chat.model.base_model(**inputs).last_hidden_state
+                hidden = self.chat.run_inputs(inputs)
                 rows = batch.input_ids.shape[0]
                 return torch.stack(
                     [batch.predicting(hidden[copy * rows : (copy + 1) * rows]) for copy in range(copies)]
