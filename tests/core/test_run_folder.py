@@ -235,7 +235,7 @@ def test_a_stage_is_skipped_for_the_same_inputs_and_says_the_same_hash(run: RunF
     assert stage({"a": 1, "b": 2}) == stage({"b": 2, "a": 1})
     assert stage.count == 1
     assert run.reused == ["make"]
-    assert set(run.seconds()) == {"make"}
+    assert set(run.costs()) == {"make"}
 
 
 def test_a_journal_that_a_kill_left_behind_a_finished_stage_is_removed(run: RunFolder) -> None:

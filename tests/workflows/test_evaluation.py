@@ -248,6 +248,7 @@ def test_evaluation_json_has_every_key_of_its_contract() -> None:
         "settings",
         "versions",
         "seconds",
+        "costs",
         "subjects",
         "sets",
         "results",

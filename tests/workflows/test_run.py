@@ -56,6 +56,8 @@ TOP = {
     "outcome",
     "receipt",
     "stages",
+    "costs",
+    "searched_on",
     "edit",
     "checkpoint",
     "safety",
@@ -116,6 +118,13 @@ def test_the_summary_has_every_key_of_its_contract(options: dict[str, Any]) -> N
         assert high <= 1
     assert set(summary["stages"]) == set(STAGES[:-1])
     assert all(seconds >= 0 for seconds in summary["stages"].values())
+    for stage, cost in summary["costs"].items():
+        assert set(cost) == {"seconds", "peak_memory_bytes", "peak_device_bytes"}
+        assert cost["seconds"] == summary["stages"][stage]
+        assert cost["peak_memory_bytes"] > 1 << 20
+        assert cost["peak_device_bytes"] is None, "this run was told to use the CPU"
+    assert list(summary["costs"]) == list(summary["stages"])
+    assert summary["searched_on"] == summary["settings"]["dtype"]
     assert summary["edit"] == {
         "path": str(out.resolve() / "edit.safetensors"),
         "sha256": Edit.load(out / "edit.safetensors").sha256,

@@ -4,12 +4,13 @@ not for a new subject.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from vectomy.core.cost_meter import CostMeter, highest_cost
 from vectomy.core.json_value import JsonObject
+from vectomy.core.results.result_parts import StageCost
 from vectomy.core.run_folder import hash_of, read_json, write_json
 
 __all__ = ["Cache"]
@@ -20,11 +21,15 @@ class Cache:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self.seconds = 0.0
-        """Seconds that the requested values took to measure, now or in an earlier run."""
+        self.cost = StageCost(seconds=0.0)
+        """What the values asked for since the last `start` took, now or in an earlier run."""
 
     def __contains__(self, inputs: JsonObject) -> bool:
         return self._file(inputs).exists()
+
+    def start(self) -> None:
+        """Count `cost` anew."""
+        self.cost = StageCost(seconds=0.0)
 
     def get_or_compute(self, inputs: dict[str, Any], work: Callable[[], Any]) -> Any:
         """The value stored for `inputs`, else that of `work()`, stored now. Values must survive
@@ -35,15 +40,14 @@ class Cache:
         """
         file = self._file(inputs)
         if not file.exists():
-            began = time.monotonic()
-            value = work()
-            write_json(
-                file, {"inputs": inputs, "seconds": round(time.monotonic() - began, 3), "value": value}
-            )
+            with CostMeter() as meter:
+                value = work()
+            write_json(file, {"inputs": inputs, **meter.cost.to_json(), "value": value})
         # A new value is read back too: a run that was killed and one that was not see the same
         # values.
         stored = read_json(file)
-        self.seconds += stored["seconds"]
+        cost = StageCost.from_json({name: stored.get(name) for name in StageCost.model_fields})
+        self.cost = highest_cost(self.cost, cost)
         return stored["value"]
 
     def _file(self, inputs: JsonObject) -> Path:

@@ -12,17 +12,18 @@ import hashlib
 import json
 import os
 import shutil
-import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from vectomy.core.cost_meter import CostMeter
 from vectomy.core.errors import ArtifactError
 from vectomy.core.file_lock import try_lock
 from vectomy.core.json_value import JsonObject
 from vectomy.core.output_path import check_replaceable_file, check_run_output
+from vectomy.core.results.result_parts import StageCost
 from vectomy.core.settings_change import RunSettings
 from vectomy.core.text_file import read_text
 from vectomy.core.write_errors import NO_RIGHT, name_full_disk, name_write_errors
@@ -292,13 +293,11 @@ class RunFolder:
                 return hash_of([before, inputs, record["outputs"]])
             path.unlink()
         self._at_work[name] = wanted
-        began = time.monotonic()
-        with name_full_disk(self.path):
+        with CostMeter() as meter, name_full_disk(self.path):
             work()
-        spent = time.monotonic() - began
         digests = self._digests(outputs)
         record = {"inputs_sha256": wanted, "before": before, "inputs": inputs, "outputs": digests}
-        write_json(path, {**record, "seconds": round(spent, 3)})
+        write_json(path, {**record, **meter.cost.to_json()})
         journal.unlink(missing_ok=True)
         return hash_of([before, inputs, digests])
 
@@ -351,10 +350,13 @@ class RunFolder:
         stored = read_json(path) if path.exists() else None
         return stored if isinstance(stored, dict) and "settings" in stored else None
 
-    def seconds(self) -> dict[str, float]:
-        """Seconds of each finished stage, by name."""
-        records = sorted((self.path / "stages").glob("*.json"))
-        return {path.stem: read_json(path)["seconds"] for path in records}
+    def costs(self) -> dict[str, StageCost]:
+        """What each finished stage took, by name: in this command, or in the one that did it."""
+        records = {path.stem: read_json(path) for path in sorted((self.path / "stages").glob("*.json"))}
+        return {
+            stage: StageCost.from_json({name: record.get(name) for name in StageCost.model_fields})
+            for stage, record in records.items()
+        }
 
     def _digests(self, outputs: list[str]) -> dict[str, str | None]:
         """Content hash per output. A folder (a checkpoint may be many GB) counts by the names and

@@ -24,6 +24,7 @@ from vectomy.models.loading import (
     with_adapter,
 )
 from vectomy.models.memory import available_memory, fits, layerwise_memory
+from vectomy.models.precision import describe_precision
 from vectomy.models.probe_architecture import probe_architecture
 from vectomy.models.prompt_checks import check_lengths, check_prompts, list_template_faults
 from vectomy.models.recompute import count_saved_bytes, recompute_blocks
@@ -49,6 +50,7 @@ __all__ = [
     "check_prompts",
     "convert_gguf",
     "count_saved_bytes",
+    "describe_precision",
     "fetch",
     "find_final_parts",
     "fits",

@@ -14,7 +14,7 @@ from vectomy.checkpoint import Checkpoint
 from vectomy.core.json_value import JsonValue
 from vectomy.models.memory import fits
 
-__all__ = ["FLOATS", "cast_plain", "computes", "stored_dtype", "working_dtype"]
+__all__ = ["FLOATS", "cast_plain", "computes", "describe_precision", "stored_dtype", "working_dtype"]
 
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 # Instruction sets of x86 processors that multiply matrices in a 16-bit dtype. On other processors
@@ -48,6 +48,26 @@ def working_dtype(
     if device != "cpu" or packed or stored not in INSTRUCTIONS or computes(stored, capabilities()):
         return None
     return None if whole and not fits(checkpoint, times=2) else torch.float32
+
+
+def describe_precision(model: Any) -> str:
+    """How the weights of a live model are held: `4bit` or `8bit` (bitsandbytes), another
+    quantisation by its name in config.json (`fp8`, `gptq`), else the dtype (`bfloat16`).
+    """
+    for bits in ("4bit", "8bit"):
+        if getattr(model, f"is_loaded_in_{bits}", False):
+            return bits
+    quantizer = getattr(model, "hf_quantizer", None)
+    method = getattr(getattr(quantizer, "quantization_config", None), "quant_method", None)
+    # A checkpoint that was decoded on loading keeps its quantiser and has plain weights.
+    if method is not None and _has_packed_weights(model):
+        return str(getattr(method, "value", method))
+    return str(model.dtype).removeprefix("torch.")
+
+
+def _has_packed_weights(model: nn.Module) -> bool:
+    values = (*model.parameters(), *model.buffers())
+    return any(value.dtype not in FLOATS.values() and value.dim() > 1 for value in values)
 
 
 def cast_plain(model: nn.Module, dtype: torch.dtype) -> None:

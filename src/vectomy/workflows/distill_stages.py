@@ -74,7 +74,7 @@ def run_distill_baseline(work: DistillWorkflow) -> None:
     scorer = {"name": work.scorer.name, "note": work.scorer.note}
     write_json(
         work.folder.file("baseline.json"),
-        {**baseline, "scorer": scorer, "measured_with": work.measured_with()},
+        {**baseline, "scorer": scorer, **work.describe_setup()},
     )
 
 

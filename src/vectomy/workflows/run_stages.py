@@ -56,7 +56,7 @@ WHOLE_ENDING = ("arditi", "cosmic")
 def run_baseline(work: RunWorkflow) -> None:
     """Measure what the base does."""
     result = measure_baseline(work.chat, *work.splits, work.judge, work.config, work.progress)
-    baseline = {**result.to_json(), "measured_with": work.measured_with()}
+    baseline = {**result.to_json(), **work.describe_setup()}
     write_json(work.folder.file("baseline.json"), baseline)
     for note in result.notes:
         work.log(f"note: {note}")

@@ -21,7 +21,7 @@ from vectomy.data.splits import Splits, split_contrast, split_preserve
 from vectomy.data.trait_file import Trait
 from vectomy.edits.edit import BaseModelRef, Edit
 from vectomy.metrics.judges import DEFAULT_JUDGE, JUDGES, Judge, describe
-from vectomy.models import check_known, is_local
+from vectomy.models import check_known, describe_precision, is_local
 from vectomy.models.demo import is_demo
 from vectomy.search.estimators import NEEDS_SAMPLES
 from vectomy.search.recipe import Ask
@@ -88,6 +88,13 @@ class RunWorkflow(Workflow):
         """What an Edit records of its base."""
         name = self.model if is_demo(self.model) else Path(self.model).name
         return BaseModelRef.of(self.checkpoint, name)
+
+    def describe_setup(self) -> JsonObject:
+        """What baseline.json says of the model that was measured and is searched on."""
+        return {
+            "measured_with": self.measured_with(),
+            "searched_on": describe_precision(self.chat.model),
+        }
 
     def measured_with(self) -> dict[str, str]:
         """The dtype and device of the live model, and the date that its template writes, if any."""

@@ -63,8 +63,8 @@ def build_summary(
     Raises:
         ArtifactError: a stage has not been run.
     """
-    seconds = folder.seconds()
-    missing = [stage for stage in stages if stage not in seconds]
+    costs = folder.costs()
+    missing = [stage for stage in stages if stage not in costs]
     if missing:
         raise ArtifactError(
             f"{folder.path} lacks the stages {', '.join(missing)}; run the whole command again"
@@ -98,7 +98,9 @@ def build_summary(
         strength=_strength(edit, scores, trait),
         notes=(*baseline.get("notes", ()), *_notes(config, splits, kept, scores.note)),
         receipt=ReceiptRecord.from_json(read_json(folder.file("receipt.json"))) if config.bake else None,
-        stages={stage: seconds[stage] for stage in stages},
+        stages={stage: seconds for stage in stages if (seconds := costs[stage].seconds) is not None},
+        costs={stage: costs[stage] for stage in stages},
+        searched_on=baseline.get("searched_on") or baseline["measured_with"].get("dtype"),
         edit=EditFile(path="edit.safetensors", sha256=edit.sha256),
         checkpoint="checkpoint" if config.bake else None,
     )

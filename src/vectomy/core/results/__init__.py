@@ -42,6 +42,7 @@ from vectomy.core.results.result_parts import (
     PairedOutcome,
     PairedTest,
     Rate,
+    StageCost,
     TaskScore,
 )
 from vectomy.core.results.run_json import (
@@ -109,6 +110,7 @@ __all__ = [
     "SearchResults",
     "Separation",
     "SetNumbers",
+    "StageCost",
     "StrengthRange",
     "SubjectNumbers",
     "TaskScore",

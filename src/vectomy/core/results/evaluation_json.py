@@ -13,6 +13,7 @@ from vectomy.core.results.result_parts import (
     JudgeRecord,
     PairedTest,
     Rate,
+    StageCost,
     TaskScore,
     Version,
 )
@@ -141,6 +142,8 @@ class EvaluationResults(JsonRecord):
     subjects: Rows[EvaluatedSubject] = ()
     sets: Rows[EvaluatedSet] = ()
     seconds: Named[Number] = Field(default_factory=dict)
+    costs: Named[StageCost] = Field(default_factory=dict)
+    """Seconds and peaks of memory by subject, over all its measurements."""
     results: Named[SubjectNumbers] = Field(default_factory=dict)
 
 

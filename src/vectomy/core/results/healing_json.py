@@ -11,6 +11,7 @@ from vectomy.core.results.result_parts import (
     LossRow,
     PairedTest,
     Rate,
+    StageCost,
     TaskScore,
     Version,
 )
@@ -136,6 +137,8 @@ class HealingResults(JsonRecord):
     outcome: HealingOutcome = HealingOutcome()
     sentence: str | None = None
     seconds: Named[Number] = Field(default_factory=dict)
+    costs: Named[StageCost] = Field(default_factory=dict)
+    """Seconds and peaks of memory by stage."""
     versions: Named[Version] = Field(default_factory=dict)
 
     @property

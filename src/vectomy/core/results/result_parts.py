@@ -16,6 +16,7 @@ __all__ = [
     "PairedOutcome",
     "PairedTest",
     "Rate",
+    "StageCost",
     "TaskScore",
     "Version",
 ]
@@ -106,6 +107,16 @@ class EditFile(JsonRecord):
 
     path: str | None = None
     sha256: str | None = None
+
+
+class StageCost(JsonRecord):
+    """What a stage took when it was done, whichever command did it."""
+
+    seconds: Number | None = None
+    peak_memory_bytes: int | None = None
+    """Resident bytes of the process and its children; None in a file of an earlier version."""
+    peak_device_bytes: int | None = None
+    """Bytes allocated on all cards together; None where no card was used."""
 
 
 class LossRow(JsonRecord):

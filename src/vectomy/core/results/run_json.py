@@ -13,6 +13,7 @@ from vectomy.core.results.result_parts import (
     JudgeRecord,
     PairedOutcome,
     Rate,
+    StageCost,
     Version,
 )
 from vectomy.core.results.search_json import DirectionPlace
@@ -178,6 +179,10 @@ class RunResults(JsonRecord):
     receipt: ReceiptRecord | None = None
     stages: Named[Number] = Field(default_factory=dict)
     """Seconds by stage."""
+    costs: Named[StageCost] = Field(default_factory=dict)
+    """Seconds and peaks of memory by stage."""
+    searched_on: str | None = None
+    """The dtype of the weights that the search ran on, or their quantisation (4bit, 8bit, fp8)."""
     edit: EditFile = EditFile()
     checkpoint: str | None = None
     safety: str | None = None

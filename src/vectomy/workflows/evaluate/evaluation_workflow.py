@@ -18,6 +18,7 @@ from vectomy.core.results import (
     EvaluationResults,
     JsonRecord,
     SetNumbers,
+    StageCost,
     SubjectNumbers,
     TaskScore,
 )
@@ -121,18 +122,22 @@ class EvaluationWorkflow(Workflow):
         self._log_work()
         # Now, while the base is loaded.
         self.measurer.describe_setup(self.subjects[0])
-        results, seconds = {}, {}
+        results: dict[str, SubjectNumbers] = {}
+        costs: dict[str, StageCost] = {}
         for number, subject in enumerate(self._in_order(), 1):
             self.log(f"{number} of {len(self.subjects)}: {subject.name}")
-            before = self.cache.seconds
+            self.cache.start()
             results[subject.name] = self._measure(subject)
-            seconds[subject.name] = round(self.cache.seconds - before, 1)
+            costs[subject.name] = self.cache.cost
         self.models.free()
         names = [subject.name for subject in self.subjects]
         evaluation = EvaluationResults.from_json(
             {
                 **self._about(),
-                "seconds": {name: seconds[name] for name in names},
+                "seconds": {
+                    name: round(spent, 1) for name in names if (spent := costs[name].seconds) is not None
+                },
+                "costs": {name: costs[name].to_json() for name in names},
                 "results": {name: results[name] for name in names},
             }
         ).to_json()

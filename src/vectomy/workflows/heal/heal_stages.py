@@ -294,7 +294,7 @@ def _summarise(work: HealWorkflow) -> JsonObject:
     edit = work.inputs.edit
     behaviour = str(edit.about.get("behaviour", "refusal")) if edit is not None else "refusal"
     losses = None if work.trained is not None else read_json(work.job.folder / "losses.json")
-    seconds = work.folder.seconds()
+    costs = work.folder.costs()
     return {
         "format": "vectomy-healing",
         "version": 1,
@@ -312,7 +312,8 @@ def _summarise(work: HealWorkflow) -> JsonObject:
         "measures": models,
         "outcome": outcome.to_json(),
         "sentence": describe_outcome(behaviour, numbers, outcome),
-        "seconds": {stage: seconds[stage] for stage in STAGES if stage in seconds},
+        "seconds": {stage: costs[stage].seconds for stage in STAGES if stage in costs},
+        "costs": {stage: costs[stage].to_json() for stage in STAGES if stage in costs},
         "versions": versions(),
     }
 
