@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -73,6 +75,19 @@ def test_stored_bytes_fall_with_every_recomputed_block() -> None:
     stored = [gradient(chat, first)[3] for first in range(n_layers, -1, -1)]
     assert stored[0] == gradient(chat, None)[3]
     assert all(after < before for before, after in pairwise(stored))
+
+
+def test_a_counted_graph_is_freed_with_its_model() -> None:
+    chat = chat_of("llama")
+    parameters = [weakref.ref(parameter) for parameter in chat.model.parameters()]
+
+    def forward() -> None:
+        chat.model.base_model(input_ids=tokens(), use_cache=False)
+
+    assert count_saved_bytes(forward) > 0
+    del chat
+    gc.collect()
+    assert not [True for parameter in parameters if parameter() is not None]
 
 
 def test_blocks_are_as_before_after_an_error() -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
-from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
+from torch.utils.checkpoint import checkpoint
 
 from vectomy.architecture import architecture_of
 from vectomy.models.attention_kernels import without_cudnn_attention
@@ -51,12 +51,10 @@ def recompute_blocks(chat: ChatModel, first: int = 0) -> Iterator[None]:
 def _checkpointed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     if not torch.is_grad_enabled():
         return forward(*args, **kwargs)
-    # Models in evaluation mode draw no random numbers. An early stop of the recomputation ends by
-    # an exception in the thread of the card, which seems to keep the model (docs/log/gpu.md).
-    with set_checkpoint_early_stop(False):
-        return checkpoint(
-            partial(_run_block, forward), *args, use_reentrant=False, preserve_rng_state=False, **kwargs
-        )
+    # Models in evaluation mode draw no random numbers.
+    return checkpoint(
+        partial(_run_block, forward), *args, use_reentrant=False, preserve_rng_state=False, **kwargs
+    )
 
 
 def _run_block(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -76,7 +74,9 @@ def count_saved_bytes(work: Callable[[], object]) -> int:
         if not isinstance(tensor, torch.nn.Parameter) and not _is_view_of_parameter(tensor):
             storage = tensor.untyped_storage()
             sizes[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        # Detached: an output that its own node stored as it is would never be freed, nor would the
+        # model behind it.
+        return tensor.detach()
 
     with saved_tensors_hooks(pack, lambda tensor: tensor):
         work()
