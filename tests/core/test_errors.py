@@ -60,6 +60,8 @@ def by_kind(name: str) -> tuple[int, str]:
     return (0 if name.isupper() else 1 if name[0].isupper() else 2, name)
 
 
+# Every module is loaded, PyTorch and the trainers with it. So, too, below.
+@pytest.mark.tiny
 @pytest.mark.parametrize("name", MODULES)
 def test_all_is_sorted_without_doubles_and_names_what_is_there(name: str) -> None:
     found = module(name)
@@ -81,6 +83,7 @@ def source(name: str) -> ast.Module:
     return ast.parse(inspect.getsource(module(name)))
 
 
+@pytest.mark.tiny
 def test_nothing_undeclared_is_imported_from_a_module_by_another() -> None:
     """What others use of a module is a type alias, a constant, or in its __all__; a public class is
     in its __all__.

@@ -254,6 +254,8 @@ def fitted() -> tuple[ModuleType, object]:
     return made, made.Rows(LABELS)
 
 
+# Trained on labelled completions, seconds each.
+@pytest.mark.tiny
 def test_it_agrees_with_people_on_models_and_prompts_it_did_not_see(
     fitted: tuple[ModuleType, object],
 ) -> None:
@@ -268,6 +270,7 @@ def test_it_agrees_with_people_on_models_and_prompts_it_did_not_see(
         assert made.agreement(found[length] >= 0.5, rows) >= least
 
 
+@pytest.mark.tiny
 def test_the_shipped_weights_are_those_of_the_script(fitted: tuple[ModuleType, object]) -> None:
     made, rows = fitted
     held = json.loads((ROOT / "src/vectomy/metrics/judges/refusal.json").read_text(encoding="utf-8"))
@@ -277,6 +280,7 @@ def test_the_shipped_weights_are_those_of_the_script(fitted: tuple[ModuleType, o
     assert again["bias"] == pytest.approx(held["refusal"]["bias"], abs=2e-3)
 
 
+@pytest.mark.tiny
 def test_the_package_ships_no_text_of_the_rows(fitted: tuple[ModuleType, object]) -> None:
     """No five words in a row of a completion stand in the weights; patterns are ours, and hold
     phrases of the language.
@@ -292,6 +296,7 @@ def test_the_package_ships_no_text_of_the_rows(fitted: tuple[ModuleType, object]
         assert runs.isdisjoint(tuple(words[at : at + 5]) for at in range(len(words) - 4))
 
 
+@pytest.mark.tiny
 def test_the_baselines_are_as_published(fitted: tuple[ModuleType, object]) -> None:
     """On these three models near what is known for all five: 0.884, 0.834 and 0.829."""
     for name, known in (("xstest", 0.884), ("heretic", 0.834), ("arditi", 0.829)):

@@ -343,6 +343,8 @@ def test_select_from_scores_fails_with_a_status_and_a_sentence(
 # The benchmark over the published files
 
 
+# Three processes of the benchmark.
+@pytest.mark.tiny
 def test_the_benchmark_says_what_it_did_not_check(tmp_path: Path) -> None:
     """Four models reproduced, one without files: status 2 and a line that says so; another choice
     than the published one: status 1.

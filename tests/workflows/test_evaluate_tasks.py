@@ -304,7 +304,6 @@ def test_other_questions_and_other_batches_are_measured_anew(
     assert len(runs.names) == 5
 
 
-@pytest.mark.unit
 def test_a_task_is_known_by_what_it_asks() -> None:
     (one,), (same,), (fewer,) = load_tasks("example"), load_tasks("example"), load_tasks("example", limit=47)
     assert one.sha256 == same.sha256 != fewer.sha256
