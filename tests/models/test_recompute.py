@@ -77,16 +77,17 @@ def test_stored_bytes_fall_with_every_recomputed_block() -> None:
     assert all(after < before for before, after in pairwise(stored))
 
 
-def test_a_counted_graph_is_freed_with_its_model() -> None:
+def count_and_forget() -> list[weakref.ref[Tensor]]:
+    """Parameters of a model whose stored bytes were counted; nothing else refers to it."""
     chat = chat_of("llama")
-    parameters = [weakref.ref(parameter) for parameter in chat.model.parameters()]
+    assert count_saved_bytes(lambda: chat.model.base_model(input_ids=tokens(), use_cache=False)) > 0
+    return [weakref.ref(parameter) for parameter in chat.model.parameters()]
 
-    def forward() -> None:
-        chat.model.base_model(input_ids=tokens(), use_cache=False)
 
-    assert count_saved_bytes(forward) > 0
-    del chat
+def test_a_counted_graph_is_freed_with_its_model() -> None:
+    parameters = count_and_forget()
     gc.collect()
+    assert parameters
     assert not [True for parameter in parameters if parameter() is not None]
 
 
