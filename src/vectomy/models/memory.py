@@ -11,6 +11,7 @@ import torch
 
 from vectomy.architecture import Architecture
 from vectomy.checkpoint import Checkpoint
+from vectomy.models.block_sizes import BlockSizes
 
 __all__ = ["available_memory", "count_pass_tokens", "fits", "layerwise_memory"]
 
@@ -58,15 +59,8 @@ def count_pass_tokens(config: Any, free: int, itemsize: int) -> int:
         config: transformers' configuration of the text model.
         itemsize: bytes of a number.
     """
-    d_model, layers = int(config.hidden_size), int(config.num_hidden_layers)
-    heads = int(getattr(config, "num_attention_heads", None) or 1)
-    kv_heads = int(getattr(config, "num_key_value_heads", None) or heads)
-    head_dim = int(getattr(config, "head_dim", None) or d_model // heads)
-    inner = int(getattr(config, "intermediate_size", None) or 4 * d_model)
-    chosen = int(getattr(config, "num_experts_per_tok", None) or 0)
-    inner = max(inner, chosen * int(getattr(config, "moe_intermediate_size", None) or inner))
-    numbers = 2 * layers * kv_heads * head_dim + 12 * d_model + 6 * inner
-    tokens = int(PASS_SHARE * free) // (numbers * itemsize)
+    sizes = BlockSizes.of(config)
+    tokens = int(PASS_SHARE * free) // (itemsize * (sizes.kv_numbers + sizes.pass_numbers))
     return max(FEWEST_TOKENS, min(MOST_TOKENS, tokens))
 
 

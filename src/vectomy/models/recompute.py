@@ -73,7 +73,8 @@ def count_saved_bytes(work: Callable[[], object]) -> int:
     def pack(tensor: Tensor) -> Tensor:
         if not isinstance(tensor, torch.nn.Parameter) and not _is_view_of_parameter(tensor):
             storage = tensor.untyped_storage()
-            sizes[storage.data_ptr()] = storage.nbytes()
+            # On the meta device no storage has an address.
+            sizes[storage._cdata] = storage.nbytes()
         # Detached: an output that its own node stored as it is would never be freed, nor would the
         # model behind it.
         return tensor.detach()

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,7 +25,15 @@ from vectomy.core.errors import CheckpointError, ModelError
 from vectomy.models.precision import FLOATS, stored_dtype, working_dtype
 from vectomy.models.quiet import quiet
 
-__all__ = ["Weights", "auto_class", "check_class", "is_empty", "read_model_config", "skeleton"]
+__all__ = [
+    "Weights",
+    "auto_class",
+    "check_class",
+    "is_empty",
+    "read_config_in",
+    "read_model_config",
+    "skeleton",
+]
 
 # Packed weights are useless without their scales, which this loader does not handle.
 UNPACKED = {*FLOATS, "BOOL", "I16", "I32", "I64"}
@@ -42,15 +51,18 @@ def auto_class(config: Any) -> Any:
 
 
 def read_model_config(checkpoint: Checkpoint, trust_remote_code: bool) -> Any:
+    """`read_config_in` of a checkpoint's folder."""
+    return read_config_in(checkpoint.path, trust_remote_code)
+
+
+def read_config_in(folder: Path, trust_remote_code: bool) -> Any:
     """config.json as transformers reads it, with what would not run here left to its defaults: an
     attention kernel that is a package of its own (the results are the same without it), and a
     padding token beyond the embedding.
     """
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(
-        checkpoint.path, trust_remote_code=trust_remote_code, local_files_only=True
-    )
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code, local_files_only=True)
     if config._attn_implementation not in BUILT_IN_ATTENTION:
         config._attn_implementation = None
     for part in {id(part): part for part in (config, config.get_text_config())}.values():

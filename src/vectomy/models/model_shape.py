@@ -1,0 +1,159 @@
+"""The sizes of a model that its memory and time depend on, from config.json alone."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vectomy.architecture import Architecture, architecture_of
+from vectomy.core.errors import ModelError
+from vectomy.models.block_sizes import BlockSizes, count_experts
+from vectomy.models.quiet import quiet
+from vectomy.models.weights import auto_class, read_config_in
+
+__all__ = ["ModelShape", "build_on_meta", "count_multiplied"]
+
+# Bytes of a weight by the way it is quantised, scales included (blocks of 32 and of 128).
+QUANTISED = {"fp8": 1.0, "mxfp4": 4.25 / 8, "gptq": 4.5 / 8, "awq": 4.5 / 8, "bitsandbytes": 4.25 / 8}
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """Counts of a model. Bytes are of its weights as they are stored.
+
+    `norms` and `head_norms` are those of one block: over the stream, and over each head's queries
+    and keys. `multiplied` counts the weights of the blocks that every token is multiplied with.
+    """
+
+    sizes: BlockSizes
+    vocab: int
+    tied: bool
+    norms: int
+    head_norms: int
+    parameters: int
+    in_blocks: int
+    """Parameters of all blocks together, and of the largest one."""
+    in_largest_block: int
+    multiplied: float
+    experts: tuple[int, int]
+    """Of a token, and of a block; (0, 0) without experts."""
+    itemsize: int
+    """Bytes of a number that the model computes with."""
+    bytes: int
+    largest_writer: int
+    """Parameters of the largest tensor that an edit changes in a block."""
+
+    @classmethod
+    def of(cls, model: Any, stored: int | None = None) -> ModelShape:
+        """The counts of a model of transformers, which may lie on the meta device.
+
+        Args:
+            stored: bytes of the weights, where they are known better than from the configuration.
+        """
+        config = model.config
+        text, arch = config.get_text_config(), architecture_of(model)
+        blocks = _by_block(arch)
+        parameters = sum(map(math.prod, arch.shapes.values()))
+        if arch.tied and arch.head in arch.shapes:
+            parameters -= math.prod(arch.shapes[arch.head])
+        inside = [sum(map(math.prod, shapes.values())) for shapes in blocks]
+        middle = blocks[len(blocks) // 2]
+        itemsize = model.dtype.itemsize
+        return cls(
+            sizes=BlockSizes.of(text),
+            vocab=arch.vocab or int(text.vocab_size),
+            tied=arch.tied,
+            norms=sum(tuple(shape) == (arch.d_model,) for name, shape in middle.items() if "norm" in name),
+            head_norms=sum(len(shape) == 1 for name, shape in middle.items() if _is_head_norm(name)),
+            parameters=parameters,
+            in_blocks=sum(inside),
+            in_largest_block=max(inside),
+            multiplied=count_multiplied(arch, text),
+            experts=count_experts(text),
+            itemsize=itemsize,
+            bytes=stored or _stored_bytes(config, parameters, sum(inside), itemsize),
+            largest_writer=max(
+                math.prod(arch.shapes[name])
+                for writer in arch.writers
+                if writer.layer is not None
+                for name in writer.tensors
+            ),
+        )
+
+    @cached_property
+    def largest_block(self) -> int:
+        """Bytes of the largest block, as it is stored."""
+        return round(self.in_largest_block * self.bytes / self.parameters)
+
+    @property
+    def head_parameters(self) -> int:
+        return self.vocab * self.sizes.d_model
+
+
+def build_on_meta(folder: Path, trust_remote_code: bool = False) -> Any:
+    """The model of a folder's config.json on the meta device: modules and shapes, no numbers.
+
+    Raises:
+        ModelError: transformers cannot build it.
+    """
+    try:
+        with quiet(), torch.device("meta"):
+            config = read_config_in(folder, trust_remote_code)
+            dtype = config.dtype or config.get_text_config().dtype or torch.bfloat16
+            model = auto_class(config).from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError) as error:
+        raise ModelError(
+            f"transformers cannot build the model of {folder / 'config.json'} "
+            f"({type(error).__name__}: {' '.join(str(error).split())[:200]}); correct it, or update "
+            "transformers"
+        ) from None
+    return model.eval().requires_grad_(False)
+
+
+def count_multiplied(arch: Architecture, config: Any) -> float:
+    """Weights that every token is multiplied with: matrices of the blocks. Of the experts, only the
+    share that a token is sent to, or none where the configuration does not say it.
+    """
+    chosen, experts = count_experts(config)
+    share = chosen / experts if chosen and experts else 0.0
+    sizes = [
+        (name, shape, math.prod(shape))
+        for shapes in _by_block(arch)
+        for name, shape in shapes.items()
+        if len(shape) >= 2
+    ]
+    inside = sum(size for name, shape, size in sizes if ".experts." in name or len(shape) > 2)
+    return sum(size for _, _, size in sizes) - (1 - share) * inside
+
+
+def _by_block(arch: Architecture) -> list[Mapping[str, Sequence[int]]]:
+    """Names and shapes of the tensors of each block."""
+    block = re.compile(re.escape(arch.stored(f"{arch.family.blocks}.")) + r"(\d{1,6})\.")
+    blocks: dict[int, dict[str, Sequence[int]]] = defaultdict(dict)
+    for name, shape in arch.shapes.items():
+        if match := block.match(name):
+            blocks[int(match[1])][name] = shape
+    return [blocks[layer] for layer in sorted(blocks)]
+
+
+def _is_head_norm(name: str) -> bool:
+    return re.search(r"\b[qk]_(layer)?norm\.weight$", name) is not None
+
+
+def _stored_bytes(config: Any, parameters: int, inside: int, itemsize: int) -> int:
+    """Quantised weights are those of the blocks; embedding and head stay as they are."""
+    quantised = getattr(config, "quantization_config", None)
+    if not quantised:
+        return parameters * itemsize
+    given = quantised if isinstance(quantised, Mapping) else vars(quantised)
+    method = given.get("quant_method") or ""
+    width = QUANTISED.get(str(getattr(method, "value", method)), itemsize)
+    return round(inside * width + (parameters - inside) * itemsize)
