@@ -5,11 +5,13 @@ not for a new subject.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from vectomy.core.cost_meter import CostMeter, highest_cost
 from vectomy.core.json_value import JsonObject
+from vectomy.core.ranks import current_ranks
 from vectomy.core.results.result_parts import StageCost
 from vectomy.core.run_folder import hash_of, read_json, write_json
 
@@ -25,7 +27,7 @@ class Cache:
         """What the values asked for since the last `start` took, now or in an earlier run."""
 
     def __contains__(self, inputs: JsonObject) -> bool:
-        return self._file(inputs).exists()
+        return current_ranks().on_first(self._file(inputs).exists)
 
     def start(self) -> None:
         """Count `cost` anew."""
@@ -33,19 +35,20 @@ class Cache:
 
     def get_or_compute(self, inputs: dict[str, Any], work: Callable[[], Any]) -> Any:
         """The value stored for `inputs`, else that of `work()`, stored now. Values must survive
-        JSON.
+        JSON. All ranks run `work`, and get the value of rank 0.
 
         Raises:
             ArtifactError: a kept file was changed by hand and does not parse.
         """
-        file = self._file(inputs)
-        if not file.exists():
+        file, ranks = self._file(inputs), current_ranks()
+        if not ranks.on_first(file.exists):
             with CostMeter() as meter:
                 value = work()
-            write_json(file, {"inputs": inputs, **meter.cost.to_json(), "value": value})
+            record = {"inputs": inputs, **meter.cost.to_json(), "value": value}
+            ranks.on_first(partial(write_json, file, record))
         # A new value is read back too: a run that was killed and one that was not see the same
         # values.
-        stored = read_json(file)
+        stored = ranks.on_first(partial(read_json, file))
         cost = StageCost.from_json({name: stored.get(name) for name in StageCost.model_fields})
         self.cost = highest_cost(self.cost, cost)
         return stored["value"]

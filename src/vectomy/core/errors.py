@@ -17,6 +17,7 @@
     │   └── UnreadableReplyError    a reply that holds no judgement
     ├── HubError                    the Hub refuses or cannot be reached
     │   └── LeakError               a token or a local path in what was to be published
+    ├── RankError                   another process of a job of several has ended, or never came
     ├── PreflightError              a package, space or right that the work needs is missing
     ├── ArtifactError               a run folder in use, or changed by hand
     │   └── FinishedRunError        a folder or file that holds finished results of other settings
@@ -27,6 +28,7 @@ A message names the thing, its value and the remedy. `exit_status` is what the c
 
 import pathlib
 import re
+from typing import Self
 
 __all__ = [
     "ActivationError",
@@ -45,6 +47,7 @@ __all__ = [
     "ModelError",
     "PreflightError",
     "PromptError",
+    "RankError",
     "SelectionError",
     "UnreadableReplyError",
     "UnsafeCheckpointError",
@@ -143,6 +146,10 @@ class LeakError(HubError):
     pass
 
 
+class RankError(VectomyError):
+    pass
+
+
 class PreflightError(VectomyError):
     """The sentence of each fault, one a line."""
 
@@ -165,6 +172,10 @@ class FinishedRunError(ArtifactError):
             "another --out, or replace them with --overwrite"
         )
         self.folder, self.differences = folder, differences
+
+    def __reduce__(self) -> tuple[type[Self], tuple[pathlib.Path, str]]:
+        """For other processes: by default only the message is passed to `__init__`."""
+        return type(self), (self.folder, self.differences)
 
 
 class DiskFullError(VectomyError):

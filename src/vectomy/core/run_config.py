@@ -122,6 +122,10 @@ class Selection(StrictModel):
     """
     steps: Annotated[int | None, SEARCH] = Field(None, ge=1)
     """gradient, selective: steps of the optimiser; 36, or 96 for selective, if not given."""
+    accumulate: int = Field(1, ge=1)
+    """gradient, selective: passes of each set in one step of the optimiser; several processes run
+    them side by side.
+    """
     rank: int = Field(1, ge=1)
     """Rank of the learned change: gradient and selective learn this many orthonormal directions."""
     per_layer: bool | None = None

@@ -15,6 +15,7 @@ import shutil
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from vectomy.core.errors import ArtifactError
 from vectomy.core.file_lock import try_lock
 from vectomy.core.json_value import JsonObject
 from vectomy.core.output_path import check_replaceable_file, check_run_output
+from vectomy.core.ranks import current_ranks
 from vectomy.core.results.result_parts import StageCost
 from vectomy.core.settings_change import RunSettings
 from vectomy.core.text_file import read_text
@@ -46,6 +48,8 @@ __all__ = [
 MARK, SETTINGS = "vectomy-run.json", "settings.json"
 # Of every file with a `format` of ours.
 VERSION = 1
+Digests = dict[str, str | None]
+"""Content hashes of a stage's outputs, by name; None for what is absent."""
 
 
 def canonical_json(value: Any) -> str:
@@ -111,11 +115,11 @@ def write_whole(path: Path) -> Iterator[Path]:
 
 def clear_partials(folder: Path) -> None:
     """Remove half-written files of killed processes; nobody else may be writing in `folder`."""
-    for partial in list(folder.rglob(".*.partial")):
-        if partial.is_dir() and not partial.is_symlink():
-            shutil.rmtree(partial)
+    for leftover in list(folder.rglob(".*.partial")):
+        if leftover.is_dir() and not leftover.is_symlink():
+            shutil.rmtree(leftover)
         else:
-            partial.unlink(missing_ok=True)
+            leftover.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -166,7 +170,11 @@ class Journal:
 
     def __init__(self, path: Path, inputs: Any) -> None:
         self._path = path
-        self._done: JsonObject = {}
+        self._done: JsonObject = current_ranks().on_first(partial(self._open, inputs))
+
+    def _open(self, inputs: Any) -> JsonObject:
+        """The finished pieces; everything else is cut off."""
+        path, done = self._path, {}
         header = canonical_json({"inputs": hash_of(inputs)})
         lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else []
         kept = lines[:-1] if lines and lines[0] == header else []
@@ -176,25 +184,29 @@ class Journal:
                 # Lines of earlier versions have no checksum, and nothing else besides.
                 if len(row) != 2 and row["check"] != _checksum(row["key"], row["value"]):
                     break
-                self._done[row["key"]] = row["value"]
+                done[row["key"]] = row["value"]
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 break
-        rows = [header, *(_journal_line(key, value) for key, value in self._done.items())]
+        rows = [header, *(_journal_line(key, value) for key, value in done.items())]
         with write_whole(path) as beside:
             beside.write_text("\n".join(rows) + "\n", encoding="utf-8")
+        return done
 
     def get_or_compute(self, key: str, work: Callable[[], Any]) -> Any:
         """The recorded value of `key`, else that of `work()`, recorded now. Values must survive
-        JSON.
+        JSON. All ranks run `work`, and get the value of rank 0.
         """
         if key not in self._done:
-            value = json.loads(canonical_json(work()))
-            with name_write_errors(self._path), self._path.open("a", encoding="utf-8") as file:
-                file.write(_journal_line(key, value) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            self._done[key] = value
+            self._done[key] = current_ranks().on_first(partial(self._add, key, work()))
         return self._done[key]
+
+    def _add(self, key: str, result: Any) -> Any:
+        value = json.loads(canonical_json(result))
+        with name_write_errors(self._path), self._path.open("a", encoding="utf-8") as file:
+            file.write(_journal_line(key, value) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        return value
 
     def __contains__(self, key: str) -> bool:
         return key in self._done
@@ -209,7 +221,10 @@ def _journal_line(key: str, value: Any) -> str:
 
 
 class RunFolder:
-    """A folder that holds one run. Within `with RunFolder(path)` no other run can use it."""
+    """A folder that holds one run. Within `with RunFolder(path)` no other run can use it.
+
+    Of several ranks, rank 0 alone writes here; the others need to see its files.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -219,8 +234,19 @@ class RunFolder:
 
     def __enter__(self) -> RunFolder:
         """Raises ArtifactError: the folder holds something else, cannot be written to, or another
-        run is at work in it.
+        run is at work in it, or another rank does not see it.
         """
+        ranks = current_ranks()
+        ranks.on_first(self._open)
+        blind = [rank for rank, sees in enumerate(ranks.gather((self.path / MARK).exists())) if not sees]
+        if blind:
+            raise ArtifactError(
+                f"process {blind[0]} of this job does not see {self.path}, which process 0 has opened; "
+                "choose an --out that all machines share"
+            )
+        return self
+
+    def _open(self) -> None:
         check_run_output(self.path)
         if self.path.is_dir() and any(self.path.iterdir()) and not (self.path / MARK).exists():
             raise ArtifactError(
@@ -239,7 +265,6 @@ class RunFolder:
             if not self._lock.tell():
                 self._lock.write(f'{{"format": "vectomy-run", "version": {VERSION}}}\n')
                 self._lock.flush()
-        return self
 
     def _check_mark(self) -> None:
         try:
@@ -254,7 +279,8 @@ class RunFolder:
             raise
 
     def __exit__(self, *_: object) -> None:
-        self._lock.close()
+        if self._lock is not None:
+            self._lock.close()
 
     def file(self, name: str) -> Path:
         return self.path / name
@@ -277,29 +303,43 @@ class RunFolder:
             wrote. The inputs count even where they changed no byte of the outputs: later stages
             depend on them too.
         """
-        path = self.path / "stages" / f"{name}.json"
-        journal = path.with_suffix(".journal")
         wanted = hash_of([before, inputs])
-        if path.exists():
-            record = read_json(path)
-            # A record of another shape was changed by hand: the stage runs again.
-            stored = (
-                (record.get("inputs_sha256"), record.get("outputs")) if isinstance(record, dict) else None
-            )
-            if stored == (wanted, self._digests(outputs)):
-                self.reused.append(name)
-                # A kill may have come between the record and the end of the journal.
-                journal.unlink(missing_ok=True)
-                return hash_of([before, inputs, record["outputs"]])
-            path.unlink()
+        ranks = current_ranks()
+        digests = ranks.on_first(partial(self._find_done, name, wanted, outputs))
+        if digests is not None:
+            self.reused.append(name)
+            return hash_of([before, inputs, digests])
         self._at_work[name] = wanted
         with CostMeter() as meter, name_full_disk(self.path):
             work()
-        digests = self._digests(outputs)
-        record = {"inputs_sha256": wanted, "before": before, "inputs": inputs, "outputs": digests}
-        write_json(path, {**record, **meter.cost.to_json()})
-        journal.unlink(missing_ok=True)
+        record = {"inputs_sha256": wanted, "before": before, "inputs": inputs, **meter.cost.to_json()}
+        digests = ranks.on_first(partial(self._record, name, record, outputs))
         return hash_of([before, inputs, digests])
+
+    def _find_done(self, name: str, wanted: str, outputs: list[str]) -> Digests | None:
+        """The digests of a stage's outputs, if it was done for the same inputs. Otherwise its
+        record is removed.
+        """
+        path = self.path / "stages" / f"{name}.json"
+        if not path.exists():
+            return None
+        record = read_json(path)
+        # A record of another shape was changed by hand: the stage runs again.
+        stored = (record.get("inputs_sha256"), record.get("outputs")) if isinstance(record, dict) else None
+        digests = self._digests(outputs)
+        if stored != (wanted, digests):
+            path.unlink()
+            return None
+        # A kill may have come between the record and the end of the journal.
+        path.with_suffix(".journal").unlink(missing_ok=True)
+        return digests
+
+    def _record(self, name: str, record: JsonObject, outputs: list[str]) -> Digests:
+        path = self.path / "stages" / f"{name}.json"
+        digests = self._digests(outputs)
+        write_json(path, {**record, "outputs": digests})
+        path.with_suffix(".journal").unlink(missing_ok=True)
+        return digests
 
     def find_changed(self, stages: Iterable[tuple[str, Any]], before: str) -> str | None:
         """The first stage that was done for other inputs, if there is one. Nothing is run.
@@ -358,11 +398,11 @@ class RunFolder:
             for stage, record in records.items()
         }
 
-    def _digests(self, outputs: list[str]) -> dict[str, str | None]:
+    def _digests(self, outputs: list[str]) -> Digests:
         """Content hash per output. A folder (a checkpoint may be many GB) counts by the names and
         sizes of its files, without README.md, which the report writes later.
         """
-        result: dict[str, str | None] = {}
+        result: Digests = {}
         for output in outputs:
             path = self.path / output
             if path.is_dir():

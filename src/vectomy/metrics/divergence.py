@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vectomy.core.config import BatchTokens
+from vectomy.core.ranks import current_ranks
 from vectomy.data.prompts import Prompt
 from vectomy.metrics.logits import kl_divergence
 from vectomy.models import ChatModel
@@ -29,17 +30,19 @@ def answer_hidden(
     chat: ChatModel, prompts: Sequence[Prompt], answers: Sequence[Sequence[int]], batch_tokens: BatchTokens
 ) -> list[Float[Tensor, "_ d_model"]]:
     """Last hidden states at the positions that predict the answer tokens, teacher-forced, on the
-    CPU; one tensor per prompt.
+    CPU; one tensor per prompt. The batches are shared by the ranks.
     """
+    ranks = current_ranks()
     tokens = [ids + list(answer) for ids, answer in zip(chat.tokens(prompts), answers, strict=True)]
-    result: list[Tensor] = [torch.empty(0)] * len(tokens)
-    for batch in chat.batches(tokens, batch_tokens):
+    result: dict[int, Tensor] = {}
+    for batch in ranks.share(chat.batches(tokens, batch_tokens)):
         hidden = chat.hidden(batch)
         for row, states in zip(batch.rows, hidden, strict=True):
             # Padded on the left: the answer ends the row, and each token is predicted one place
             # earlier.
             result[row] = states[-len(answers[row]) - 1 : -1].cpu().clone()
-    return result
+    result = ranks.merge(result)
+    return [result[row] for row in range(len(tokens))]
 
 
 @torch.inference_mode()

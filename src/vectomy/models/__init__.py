@@ -6,6 +6,7 @@
 - layerwise.py: runs a model that is larger than memory, with weights.py; memory.py: what fits.
 - teacher_forcing.py: runs given answers. recompute.py: their backward passes in less memory.
 - probe_architecture.py: finds the writers of a model type that the table lacks.
+- launched_ranks.py: the processes of a launcher, which share the work.
 - demo.py: builds the demo model.
 """
 
@@ -13,6 +14,7 @@ from vectomy.models.batch import Batch
 from vectomy.models.chat import ChatModel
 from vectomy.models.final_parts import FinalPart, find_final_parts
 from vectomy.models.generation import shared_beginning
+from vectomy.models.launched_ranks import join_ranks
 from vectomy.models.loading import (
     check_device,
     check_known,
@@ -55,6 +57,7 @@ __all__ = [
     "find_final_parts",
     "fits",
     "is_local",
+    "join_ranks",
     "layerwise_memory",
     "list_template_faults",
     "load_layerwise",

@@ -18,6 +18,7 @@ from vectomy.checkpoint import Checkpoint
 from vectomy.core.config import BatchTokens
 from vectomy.core.errors import ActivationError, ModelError
 from vectomy.core.progress import Progress, silent
+from vectomy.core.ranks import current_ranks
 from vectomy.data.prompts import Prompt
 from vectomy.data.thoughts import TAGS
 from vectomy.models.answer_text import decode_answer, find_final_part, find_opened_thought
@@ -150,14 +151,16 @@ class ChatModel:
 
     def pass_tokens(self, batch_tokens: BatchTokens) -> int:
         """The number of tokens in one pass. With `auto`, from the free memory of a card; more than
-        CPU_TOKENS at once make a processor no faster.
+        CPU_TOKENS at once make a processor no faster. All ranks make the same passes, which fit the
+        fullest card.
         """
         if batch_tokens != "auto":
             return batch_tokens
         if self.device.type != "cuda":
             return CPU_TOKENS
         config = self.model.config.get_text_config()
-        return count_pass_tokens(config, available_memory(self.device), self.model.dtype.itemsize)
+        free = min(current_ranks().gather(available_memory(self.device)))
+        return count_pass_tokens(config, free, self.model.dtype.itemsize)
 
     def batches(
         self, tokens: Sequence[Sequence[int]], batch_tokens: BatchTokens, growth: int = 0
@@ -265,13 +268,16 @@ class ChatModel:
     def next_token_log_probs(
         self, tokens: Sequence[Sequence[int]], batch_tokens: BatchTokens
     ) -> Float[Tensor, "prompt vocab"]:
-        """Log-probabilities of the first answer token for each prompt, float32 on the CPU."""
+        """Log-probabilities of the first answer token for each prompt, float32 on the CPU. The
+        batches are shared by the ranks.
+        """
+        ranks = current_ranks()
+        batches = ranks.share(self.batches(tokens, batch_tokens))
+        results = halve_until_fits(batches, lambda batch: self.log_probs(self.hidden(batch)[:, -1]).cpu())
+        parts = ranks.merge({tuple(batch.rows): log_probs for batch, log_probs in results})
         out = torch.empty(len(tokens), self.architecture.vocab)
-        batches = self.batches(tokens, batch_tokens)
-        for batch, log_probs in halve_until_fits(
-            batches, lambda batch: self.log_probs(self.hidden(batch)[:, -1]).cpu()
-        ):
-            out[batch.rows] = log_probs
+        for rows, log_probs in parts.items():
+            out[list(rows)] = log_probs
         if not bool(out.isfinite().all()):
             raise ActivationError(
                 f"{self.name} gives NaN or infinite log-probabilities; {self._explain_not_finite()}"
@@ -322,22 +328,25 @@ class ChatModel:
         what: str = "answering",
     ) -> list[list[int]]:
         """Greedy answers as token ids, including the end-of-turn token where an answer
-        reached it. A batch that runs out of memory is halved.
+        reached it. A batch that runs out of memory is halved. The batches are shared by the ranks.
         """
         self._check_whole()
-        answers: list[list[int]] = [[] for _ in tokens]
         if not tokens:
-            return answers
-        beginning = shared_beginning(tokens) if self._decodes_by_row(tokens) else None
+            return []
+        ranks = current_ranks()
+        by_row = all(ranks.gather(self._decodes_by_row(tokens)))
+        beginning = shared_beginning(tokens) if by_row else None
         decode = self._generate if beginning is None else self._greedy(tokens[0][:beginning]).answers
         own = [ids[beginning or 0 :] for ids in tokens]
-        batches = self.batches(own, batch_tokens, growth=max_new_tokens + (beginning or 0))
+        batches = ranks.share(self.batches(own, batch_tokens, growth=max_new_tokens + (beginning or 0)))
+        answers: dict[int, list[int]] = {}
         with progress(what, len(tokens), "prompts") as update, without_cudnn_attention():
             for batch, result in halve_until_fits(batches, lambda batch: decode(batch, max_new_tokens)):
-                for row, answer in zip(batch.rows, result, strict=True):
-                    answers[row] = answer
+                answers |= zip(batch.rows, result, strict=True)
                 update(len(batch.rows))
-        return answers
+            others = ranks.merge(answers)
+            update(len(tokens) - len(answers))
+        return [others[row] for row in range(len(tokens))]
 
     def _decodes_by_row(self, tokens: Sequence[Sequence[int]]) -> bool:
         """Whether generation.py gives the same answers as `generate` of transformers. Tried once

@@ -22,6 +22,7 @@ from vectomy.core.config import Runtime, validate_config
 from vectomy.core.errors import CheckpointError, ModelError, VectomyError
 from vectomy.core.file_lock import wait_for_lock
 from vectomy.core.packages import describe_missing
+from vectomy.core.ranks import current_ranks
 from vectomy.core.run_folder import cache_folder, sha256_file
 from vectomy.core.text_file import LARGEST_TEXT, check_regular, read_text
 from vectomy.core.write_errors import name_write_errors
@@ -370,6 +371,9 @@ def _check_template(tokenizer: Any, label: str) -> None:
 
 
 def _device(device: str) -> str:
+    card = current_ranks().card
+    if card is not None and device in ("auto", "cuda"):
+        return f"cuda:{card}"
     if device == "auto":
         return "auto" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     check_device(device)

@@ -74,12 +74,21 @@ class RunningStats:
 
     def update(self, batch: Float[Tensor, batch * shape]) -> None:
         values = batch.to(device="cpu", dtype=torch.float64)
-        count = self.count + len(values)
-        mean = values.mean(0)
-        shift = mean - self.mean
+        own = RunningStats(*values.shape[1:])
+        own.count, own.mean = len(values), values.mean(0)
         if self.scatter is not None:
-            centred = values - mean
-            self.scatter += torch.einsum("b...i,b...j->...ij", centred, centred)
-            self.scatter += shift[..., :, None] * shift[..., None, :] * (self.count * len(values) / count)
-        self.mean = self.mean + shift * (len(values) / count)
+            centred = values - own.mean
+            own.scatter = torch.einsum("b...i,b...j->...ij", centred, centred)
+        self.merge(own)
+
+    def merge(self, other: RunningStats) -> None:
+        """Add the vectors of `other`. One batch of vectors after the other gives the same bits as
+        `update`.
+        """
+        count = self.count + other.count
+        shift = other.mean - self.mean
+        if self.scatter is not None and other.scatter is not None:
+            self.scatter += other.scatter
+            self.scatter += shift[..., :, None] * shift[..., None, :] * (self.count * other.count / count)
+        self.mean = self.mean + shift * (other.count / count)
         self.count = count

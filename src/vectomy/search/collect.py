@@ -6,7 +6,7 @@ statistics.mean        # site x layer x position x d_model, float64
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 from vectomy.core.config import BatchTokens
 from vectomy.core.errors import ActivationError, PromptError
 from vectomy.core.progress import Progress, silent
+from vectomy.core.ranks import current_ranks
 from vectomy.core.types import SITES, Site
 from vectomy.data.prompts import Prompt
 from vectomy.hooks.capture import capture
@@ -52,6 +53,8 @@ def collect(
     """Statistics of the residual stream at all layers over `prompts`: means, and more on request.
 
     No logits are computed. A model read block by block (`load_layerwise`) gives the same numbers.
+    The batches are shared by the ranks, whose statistics are merged in the order of the batches: to
+    the same bits as those of one process, with a covariance to rounding (float64).
 
     Args:
         chat: a model of `load_model` or `load_layerwise`.
@@ -79,18 +82,20 @@ def collect(
     packs = (
         _pack_prompts(chat, tokens, max(-position for position in positions), batch_tokens) if packed else []
     )
-    batches: list[Any] = [*(packs or chat.batches(tokens, batch_tokens))]
-    # By first layer: one part for all layers, or one per layer if the model is read block by block.
-    parts: dict[int, RunningStats] = {}
-    kept = torch.empty(len(prompts), *shape) if samples else None
+    ranks = current_ranks()
+    share: list[tuple[int, Any]] = ranks.share(enumerate(packs or chat.batches(tokens, batch_tokens)))
+    batches = [batch for _, batch in share]
+    # By the first layer: one part for all layers, or one per layer if the model is read block by
+    # block; and by batch, or by rank where one part takes much memory.
+    parts: dict[tuple[int, int], RunningStats] = {}
+    apart = ranks.count > 1 and not covariance
+    places = {id(batch): place if apart else ranks.rank for place, batch in share}
+    kept: dict[tuple[int, int], Tensor] = {}
     with (
         progress("collecting", len(prompts) * arch.n_layers, "layers of prompts") as update,
         chat.iter_layers(batches) as steps,
     ):
         for layers, finished in steps:
-            part = parts.setdefault(
-                layers.start, RunningStats(len(sites), len(layers), *shape[2:], covariance=covariance)
-            )
             with capture(chat.model, sites, layers=layers, positions=None if packs else positions) as stream:
                 for batch in finished:
                     # On the model's device, so that one transfer brings them all.
@@ -105,11 +110,17 @@ def collect(
                     stream.clear()
                     values = gathered.cpu()
                     _check_finite(values, sites, layers)
-                    part.update(values)
-                    if kept is not None:
-                        kept[batch.rows, :, layers.start : layers.stop] = values
+                    key = layers.start, places[id(batch)]
+                    if key not in parts:
+                        parts[key] = RunningStats(*values.shape[1:], covariance=covariance)
+                    parts[key].update(values)
+                    if samples:
+                        kept |= {
+                            (row, layers.start): own for row, own in zip(batch.rows, values, strict=True)
+                        }
                     update(len(batch.rows) * len(layers))
-    moments = [parts[first] for first in sorted(parts)]
+        moments = _merge_stats(ranks.merge(parts))
+        update((len(prompts) - sum(len(batch.rows) for batch in batches)) * arch.n_layers)
     return ActivationStats(
         tuple(sites),
         tuple(positions),
@@ -118,8 +129,32 @@ def collect(
         torch.cat([part.scatter for part in moments if part.scatter is not None], dim=1) / moments[0].count
         if covariance
         else None,
-        kept,
+        _join_samples(ranks.merge(kept), len(prompts)) if samples else None,
     )
+
+
+def _merge_stats(parts: Mapping[tuple[int, int], RunningStats]) -> list[RunningStats]:
+    """The statistics by first layer, in the order of the layers.
+
+    Args:
+        parts: by first layer, and in the order in which they are merged.
+    """
+    result: dict[int, RunningStats] = {}
+    for layer, place in sorted(parts):
+        part = parts[layer, place]
+        if layer in result:
+            result[layer].merge(part)
+        else:
+            result[layer] = part
+    return list(result.values())
+
+
+def _join_samples(
+    values: Mapping[tuple[int, int], Float[Tensor, "site layer position d_model"]], count: int
+) -> Float[Tensor, "prompt site n_layers position d_model"]:
+    """Args: `values` by prompt and first layer, and the `count` of prompts."""
+    layers = sorted({layer for _, layer in values})
+    return torch.stack([torch.cat([values[row, layer] for layer in layers], dim=1) for row in range(count)])
 
 
 def _pack_prompts(

@@ -27,13 +27,14 @@ from torch import Tensor
 
 from vectomy.core.errors import SelectionError
 from vectomy.core.linalg import cosine
+from vectomy.core.ranks import current_ranks
 from vectomy.core.run_config import Selection
 from vectomy.core.types import Vector
 from vectomy.edits.edit import Edit
 from vectomy.hooks.capture import capture
 from vectomy.hooks.interventions import add, intervene
 from vectomy.metrics.logits import kl_divergence
-from vectomy.models import ChatModel
+from vectomy.models import Batch, ChatModel
 from vectomy.search.arditi_rule import rejection
 from vectomy.search.estimators import Directions
 from vectomy.search.recipe import Candidate, RecipeInput, RecipeResult
@@ -189,12 +190,18 @@ class _CosmicScorer:
     def _mean(
         self, tokens: Sequence[Sequence[int]], layers: Sequence[int], change: AbstractContextManager[None]
     ) -> Float[Tensor, "layer position d_model"]:
-        """Mean over the prompts after each of `layers`, under `change`; summed in float64."""
-        total: Tensor = torch.zeros((), dtype=torch.float64)
+        """Mean over the prompts after each of `layers`, under `change`; summed in float64. The
+        batches are shared by the ranks.
+        """
         positions = self.task.directions.positions
         with change, capture(self.chat.model, ["resid_post"], layers, positions) as activations:
-            for batch in self.chat.batches(tokens, self.task.config.runtime.batch_tokens):
+
+            def sum_rows(batch: Batch) -> Tensor:
                 self.chat.hidden(batch)
-                sums = [activations["resid_post", layer].cpu().double().sum(0) for layer in layers]
-                total = total + torch.stack(sums)
+                return torch.stack(
+                    [activations["resid_post", layer].cpu().double().sum(0) for layer in layers]
+                )
+
+            batches = list(self.chat.batches(tokens, self.task.config.runtime.batch_tokens))
+            total: Tensor = sum(current_ranks().map(sum_rows, batches), torch.zeros((), dtype=torch.float64))
         return total / len(tokens)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vectomy.core.ranks import current_ranks
 from vectomy.core.types import Stream
 from vectomy.data.prompts import Prompt
 from vectomy.edits.edit import Edit
@@ -29,9 +31,20 @@ PACK = 512
 SAME_OPENING = 4
 
 
+class _PassSums(NamedTuple):
+    """KL of a pass in nats by Edit, summed over its tokens and over the first ones; and how many
+    there are.
+    """
+
+    every: list[float]
+    first: list[float]
+    tokens: int
+    answers: int
+
+
 class SearchSplitEvaluator:
     """Measures Edits on the search split of a task. Passes resume at `layer`; the Edits must not
-    touch anything below it.
+    touch anything below it. The passes are shared by the ranks.
     """
 
     def __init__(self, task: RecipeInput, packed: bool, layer: int) -> None:
@@ -43,7 +56,10 @@ class SearchSplitEvaluator:
         ]
         order = sorted(examples, key=lambda example: len(example.prompt) + len(example.answers[0]))
         tokens = task.config.runtime.batch_tokens
-        self.passes = pack_examples(chat, order, tokens, packed=packed, most=PACK if packed else None)
+        passes = pack_examples(chat, order, tokens, packed=packed, most=PACK if packed else None)
+        self.count = len(passes)
+        share = current_ranks().share(enumerate(passes))
+        self.places, self.passes = [place for place, _ in share], [batch for _, batch in share]
         self.base: list[Tensor] = []
         self.streams: list[Stream | None] = []
         for batch in self.passes:
@@ -63,24 +79,39 @@ class SearchSplitEvaluator:
         Each pass runs all edits in turn, so that the base's distributions are computed once.
         """
         chat = self.task.chat
-        every, first = [0.0] * len(edits), [0.0] * len(edits)
-        tokens, answers = 0, 0
+        sums: dict[int, _PassSums] = {}
         with (
             resume_at(chat, self.layer) as resumed,
-            self.task.progress("KL on the search prompts", len(self.passes), "passes") as update,
+            self.task.progress("KL on the search prompts", self.count, "passes") as update,
         ):
-            for batch, base, stream in zip(self.passes, self.base, self.streams, strict=True):
+            for place, batch, base, stream in zip(
+                self.places, self.passes, self.base, self.streams, strict=True
+            ):
                 states = []
                 for edit in edits:
                     resumed[:] = [stream]
                     with edit.hooks(chat.model):
                         states.append(self._hidden(batch))
-                for index, kl in enumerate(self._divergences(base, states)):
-                    every[index] += float(kl.sum())
-                    first[index] += float(kl[batch.first.to(kl.device)].sum())
-                tokens, answers = tokens + len(base), answers + len(batch.first)
+                divergences = self._divergences(base, states)
+                sums[place] = _PassSums(
+                    [float(kl.sum()) for kl in divergences],
+                    [float(kl[batch.first.to(kl.device)].sum()) for kl in divergences],
+                    len(base),
+                    len(batch.first),
+                )
                 update(1)
-        return [{"kl": e / tokens, "kl_first_token": f / answers} for e, f in zip(every, first, strict=True)]
+            results = current_ranks().merge(sums)
+            update(self.count - len(self.passes))
+        # Always added in the same order.
+        passes = [results[place] for place in range(self.count)]
+        tokens, answers = sum(part.tokens for part in passes), sum(part.answers for part in passes)
+        return [
+            {
+                "kl": sum(part.every[index] for part in passes) / tokens,
+                "kl_first_token": sum(part.first[index] for part in passes) / answers,
+            }
+            for index in range(len(edits))
+        ]
 
     def _divergences(self, base: Tensor, edited: Sequence[Tensor]) -> list[Float[Tensor, " label"]]:
         chat = self.task.chat

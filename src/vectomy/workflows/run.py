@@ -15,6 +15,7 @@ from vectomy.core.packages import describe_missing
 from vectomy.core.progress import Progress, silent
 from vectomy.core.run_config import RunConfig, make_config
 from vectomy.core.run_folder import RunFolder, read_json
+from vectomy.models import join_ranks
 from vectomy.models.demo import is_demo
 from vectomy.search.recipe import Ask
 from vectomy.search.recipes import SEARCHES
@@ -59,6 +60,8 @@ def run(
 ) -> dict[str, Any]:
     """Find the direction of a behaviour, edit the weights and measure; the results go into `out`.
 
+    Several processes of a launcher (`accelerate launch`, `torchrun`) share the work.
+
     Args:
         model: a folder, a Hub id or `demo`; or a whole configuration.
         until: the last stage to run.
@@ -77,6 +80,9 @@ def run(
         VectomyError: see core/errors.py; finished stages are kept and not run again.
     """
     config = model if isinstance(model, RunConfig) else make_config(model, options)
+    ranks = join_ranks(config.runtime.device)
+    if not ranks.is_first:
+        progress, log = silent, ignore
     measures = STAGES.index(until) >= STAGES.index("evaluate")
     refuse(describe_missing("measuring the adapter of --lora", "peft") if config.lora and measures else None)
     check_run_output(out, *(() if is_demo(config.model) else (config.model,)))
@@ -125,12 +131,13 @@ def list_stages(work: RunWorkflow) -> Sequence[Stage[RunWorkflow]]:
         "direction": digest_given_direction(config),
     }
     return (
-        Stage("baseline", baseline, ["baseline.json"], run_baseline),
+        Stage("baseline", baseline, ["baseline.json"], run_baseline, shared=True),
         Stage(
             "collect",
             {"covariance": config.covariance, "samples": work.samples},
             ["activations-positive.safetensors", "activations-negative.safetensors"],
             run_collect,
+            shared=True,
         ),
         Stage(
             "directions",
@@ -143,6 +150,7 @@ def list_stages(work: RunWorkflow) -> Sequence[Stage[RunWorkflow]]:
             select,
             ["scores.json", "edit.safetensors", *(["frontier"] if config.recipe in SEARCHES else [])],
             run_select,
+            shared=True,
         ),
         _apply_stage(work),
         Stage(
@@ -150,6 +158,7 @@ def list_stages(work: RunWorkflow) -> Sequence[Stage[RunWorkflow]]:
             {"prompts": [side.to_json()["test"] for side in work.prompt_sets.values()]},
             ["evaluation.json", "completions.jsonl", "separation.json"],
             run_evaluate,
+            shared=True,
         ),
         _report_stage(work),
     )

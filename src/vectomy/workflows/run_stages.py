@@ -12,8 +12,9 @@ from typing import Literal
 from vectomy.checkpoint.gguf import gguf_mark
 from vectomy.core.json_value import JsonObject
 from vectomy.core.jsonl import read_jsonl, write_jsonl
-from vectomy.core.results import FormMetrics, JudgeRecord
-from vectomy.core.run_folder import Journal, read_json, write_json, write_whole
+from vectomy.core.ranks import current_ranks
+from vectomy.core.results import FormMetrics, JudgeRecord, Separation
+from vectomy.core.run_folder import Journal, RunFolder, read_json, write_json, write_whole
 from vectomy.core.types import SITES, Site
 from vectomy.core.versions import versions
 from vectomy.data.sources import plain_source
@@ -30,7 +31,7 @@ from vectomy.report import render_card, render_page
 from vectomy.search.activation_stats import ActivationStats
 from vectomy.search.collect import collect
 from vectomy.search.estimators import Directions, fit_directions
-from vectomy.search.recipe import RecipeInput
+from vectomy.search.recipe import RecipeInput, RecipeResult
 from vectomy.search.recipes import RECIPES
 from vectomy.workflows.run_workflow import RunWorkflow
 from vectomy.workflows.summary import build_summary
@@ -57,7 +58,7 @@ def run_baseline(work: RunWorkflow) -> None:
     """Measure what the base does."""
     result = measure_baseline(work.chat, *work.splits, work.judge, work.config, work.progress)
     baseline = {**result.to_json(), **work.describe_setup()}
-    write_json(work.folder.file("baseline.json"), baseline)
+    current_ranks().on_first(partial(write_json, work.folder.file("baseline.json"), baseline))
     for note in result.notes:
         work.log(f"note: {note}")
 
@@ -81,7 +82,8 @@ def run_collect(work: RunWorkflow) -> None:
             packed=recipe not in (*WHOLE_ENDING, "article"),
             progress=work.progress,
         )
-        statistics.save(work.folder.file(f"activations-{side}.safetensors"))
+        file = work.folder.file(f"activations-{side}.safetensors")
+        current_ranks().on_first(partial(statistics.save, file))
 
 
 def run_directions(work: RunWorkflow) -> None:
@@ -96,8 +98,12 @@ def run_directions(work: RunWorkflow) -> None:
 
 def run_select(work: RunWorkflow) -> None:
     """Let the recipe choose an Edit."""
-    c = work.config
-    scores, edit, others = RECIPES[c.recipe](_recipe_input(work))
+    result = RECIPES[work.config.recipe](_recipe_input(work))
+    current_ranks().on_first(partial(_write_selection, work, result))
+
+
+def _write_selection(work: RunWorkflow, result: RecipeResult) -> None:
+    c, (scores, edit, others) = work.config, result
     contrast = [plain_source(c.contrast.positive.prompts), plain_source(c.contrast.negative.prompts)]
     about = {
         "behaviour": c.contrast.behaviour,
@@ -209,12 +215,16 @@ def run_evaluate(work: RunWorkflow) -> None:
     if c.bake:
         checkpoint = work.folder.file("checkpoint")
         forms["baked"] = evaluate("baked", partial(work.load, checkpoint, "the baked checkpoint"))
-    write_json(work.folder.file("separation.json"), apart.to_json())
-    write_jsonl(work.folder.file("completions.jsonl"), pair_completions(base, forms))
-    write_json(
-        work.folder.file("evaluation.json"),
-        {form: result.metrics.to_json() for form, result in forms.items()},
-    )
+    current_ranks().on_first(partial(_write_evaluation, work.folder, apart, base, forms))
+
+
+def _write_evaluation(
+    folder: RunFolder, apart: Separation, base: BaseAnswers, forms: Mapping[str, VariantResult]
+) -> None:
+    write_json(folder.file("separation.json"), apart.to_json())
+    write_jsonl(folder.file("completions.jsonl"), pair_completions(base, forms))
+    metrics = {form: result.metrics.to_json() for form, result in forms.items()}
+    write_json(folder.file("evaluation.json"), metrics)
 
 
 def _get_or_evaluate(journal: Journal, form: str, evaluate: Callable[[], VariantResult]) -> VariantResult:

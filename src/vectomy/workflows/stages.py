@@ -17,8 +17,9 @@ from typing import Any, Generic, Self, TypeVar
 from vectomy.architecture import check_covered
 from vectomy.checkpoint import Checkpoint, architecture_in, fingerprint, sidecar_digest
 from vectomy.core.config import Runtime
-from vectomy.core.errors import FinishedRunError
+from vectomy.core.errors import FinishedRunError, ModelError
 from vectomy.core.progress import Log, Progress, ignore, silent
+from vectomy.core.ranks import current_ranks
 from vectomy.core.run_folder import RunFolder
 from vectomy.core.settings_change import RunSettings
 from vectomy.data.prompts import Prompt
@@ -39,12 +40,15 @@ class Stage(Generic[StagedWorkflow]):
 
     `needs` is all that the stage depends on besides the stages before it, as JSON; `writes` are the
     files and folders that it leaves in the run folder; `run` does the work.
+
+    Of several ranks, all run a stage that is `shared`; others are run by rank 0 alone.
     """
 
     name: str
     needs: Any
     writes: Sequence[str]
     run: Callable[[StagedWorkflow], None]
+    shared: bool = False
 
 
 @dataclass(kw_only=True)
@@ -159,10 +163,42 @@ class Workflow:
         Raises:
             PreflightError: a check found a fault; no stage was run.
             FinishedRunError: finished results of other settings would be replaced.
+            ModelError: ranks on other machines see other inputs.
         """
         check_ready(self, self.list_checks())
+        ranks = current_ranks()
+        digests = ranks.gather(digest)
+        if len(set(digests)) > 1:
+            other = next(rank for rank, own in enumerate(digests) if own != digests[0])
+            raise ModelError(
+                f"process {other} of this job has another model, other prompts or another version of vectomy "
+                "than process 0; give all machines the same files"
+            )
         names = [stage.name for stage in stages]
         asked = stages[: names.index(until) + 1] if until in names else stages
+        ranks.on_first(partial(self._prepare_folder, stages, asked, digest))
+        for stage in stages:
+            work = partial(stage.run, self)
+            digest = self.folder.stage(
+                stage.name,
+                digest,
+                stage.needs,
+                list(stage.writes),
+                work if stage.shared else partial(ranks.on_first, work),
+            )
+            if stage.name in self.folder.reused:
+                self.log(f"{stage.name}: done before with the same inputs, not run again")
+            if stage.name == until:
+                break
+        self.free()
+
+    def _prepare_folder(
+        self: AnyWorkflow,
+        stages: Sequence[Stage[AnyWorkflow]],
+        asked: Sequence[Stage[AnyWorkflow]],
+        digest: str,
+    ) -> None:
+        names = [stage.name for stage in stages]
         # The last stage only shows what the others found.
         working = [(stage.name, stage.needs) for stage in asked if stage is not stages[-1]]
         changed = self.folder.find_changed(working, digest)
@@ -171,12 +207,3 @@ class Workflow:
         if changed is not None:
             self.folder.forget(names[names.index(changed) :])
         self.write_inputs()
-        for stage in stages:
-            digest = self.folder.stage(
-                stage.name, digest, stage.needs, list(stage.writes), partial(stage.run, self)
-            )
-            if stage.name in self.folder.reused:
-                self.log(f"{stage.name}: done before with the same inputs, not run again")
-            if stage.name == until:
-                break
-        self.free()

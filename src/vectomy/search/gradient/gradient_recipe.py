@@ -14,6 +14,9 @@ computed. The weight w grows during the search, so the intermediate states form 
 behaviour against KL. Each point is measured on the search split, and the rule of pareto.py chooses
 one.
 
+A step has `accumulate` passes of each set. Ranks take different passes of a step; their gradients
+are added in the order of the passes, so any number of ranks learns the same.
+
 The parts: start_directions.py (screening), edit_objective.py (writers and losses), this module (the
 loop) and frontier_points.py (measuring and choosing).
 
@@ -25,10 +28,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from vectomy.core.ranks import current_ranks
 from vectomy.edits.edit import Edit
 from vectomy.hooks.writer_outputs import change_outputs
 from vectomy.search.gradient.edit_objective import EditObjective
@@ -102,6 +107,15 @@ def select_gradient(task: RecipeInput) -> RecipeResult:
         "note": "; ".join(text for text in (*search.notes, note) if text) or None,
     }
     return RecipeResult(scores, edit, files)
+
+
+class _StepPass(NamedTuple):
+    """A pass of one step, and the weight of its loss."""
+
+    name: TargetName
+    target: TrainPass
+    loss: Loss
+    scale: float
 
 
 class _Search:
@@ -211,40 +225,59 @@ class _Search:
     def _step(
         self, optimizer: Optimizer, phase: Phase, step: int, orders: Mapping[TargetName, PassOrder]
     ) -> dict[str, float]:
-        """One step of the optimiser, in less memory if it runs out. Returns the losses by the names
-        that scores.json uses.
+        """One step of the optimiser. Returns the losses by the names that scores.json uses, each
+        the mean over the passes of its set.
         """
+        targets, weight, count = (
+            self.objective.targets,
+            phase.at(step)[1],
+            self.task.config.selection.accumulate,
+        )
+        terms: tuple[tuple[TargetName, Loss, float], ...] = (
+            ("change", self.objective.behaviour_loss, 1.0),
+            ("negative", self.objective.kl_loss, weight),
+            ("preserve", self.objective.kl_loss, weight),
+        )
+        passes = [
+            _StepPass(
+                name, targets.of(name)[orders[name].at((step - phase.first) * count + number)], loss, scale
+            )
+            for name, loss, scale in terms
+            if targets.of(name)
+            for number in range(count)
+        ]
+
+        def backward() -> dict[str, float]:
+            gradients = current_ranks().map(partial(self._find_gradient, optimizer.parameters, count), passes)
+            losses: dict[str, float] = {}
+            for one, (loss, gradient) in zip(passes, gradients, strict=True):
+                optimizer.parameters.add_gradient(gradient)
+                name = STORED_NAMES[one.name]
+                losses[name] = losses.get(name, 0.0) + loss / count
+            return losses
+
+        return optimizer.step(phase.at(step)[0], backward)
+
+    def _find_gradient(
+        self, parameters: EditParameters, count: int, one: _StepPass
+    ) -> tuple[float, list[Tensor]]:
+        """The loss on one of `count` passes and its gradient, in less memory if it runs out."""
         while True:
-            backward = partial(self._add_gradients, optimizer, phase, step, orders)
+            parameters.clear_gradient()
             try:
-                return optimizer.step(phase.at(step)[0], backward)
+                loss = sum(
+                    self._add_gradient(parameters, piece, one.loss, one.scale / count)
+                    for piece in self.memory.pieces_of(self.objective.targets, one.target)
+                )
+                return loss, parameters.take_gradient()
             except torch.OutOfMemoryError:
                 if self.memory.lowest:
                     raise
             # Out of the handler, whose traceback holds the tensors of the failed pass.
             self.memory.lower()
 
-    def _add_gradients(
-        self, optimizer: Optimizer, phase: Phase, step: int, orders: Mapping[TargetName, PassOrder]
-    ) -> dict[str, float]:
-        """The backward passes of one pass per target. Returns the losses by stored name."""
-        targets, weight, losses = self.objective.targets, phase.at(step)[1], {}
-        terms: tuple[tuple[TargetName, Loss, float], ...] = (
-            ("change", self.objective.behaviour_loss, 1.0),
-            ("negative", self.objective.kl_loss, weight),
-            ("preserve", self.objective.kl_loss, weight),
-        )
-        for name, loss, scale in terms:
-            if passes := targets.of(name):
-                target = passes[orders[name].at(step - phase.first)]
-                losses[STORED_NAMES[name]] = sum(
-                    self._add_gradient(optimizer.parameters, piece, loss, scale)
-                    for piece in self.memory.pieces_of(targets, target)
-                )
-        return losses
-
     def _add_gradient(self, parameters: EditParameters, target: TrainPass, loss: Loss, scale: float) -> float:
-        """The backward pass of a loss on one pass. Returns the loss."""
+        """The backward pass of a loss on one pass or piece. Returns the loss."""
         chat, targets = self.objective.chat, self.objective.targets
         with (
             targets.running() as run,

@@ -5,7 +5,7 @@ of the optimiser.
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,6 +90,22 @@ class EditParameters:
         if self.vectors.shape[1] == 1:
             return linalg.normalise(self.vectors)
         return torch.linalg.qr(self.vectors.mT).Q.mT
+
+    def clear_gradient(self) -> None:
+        self.strengths.grad = self.vectors.grad = None
+
+    def take_gradient(self) -> list[Tensor]:
+        """The gradients of both, which are cleared."""
+        result = [
+            torch.zeros_like(value) if value.grad is None else value.grad
+            for value in (self.strengths, self.vectors)
+        ]
+        self.clear_gradient()
+        return result
+
+    def add_gradient(self, gradient: Sequence[Tensor]) -> None:
+        for value, more in zip((self.strengths, self.vectors), gradient, strict=True):
+            value.grad = more.clone() if value.grad is None else value.grad + more
 
 
 class Optimizer:
