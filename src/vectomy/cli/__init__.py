@@ -32,13 +32,16 @@ from vectomy.cli import (
     verify_command,
 )
 from vectomy.cli.help import SectionedGroup
-from vectomy.core.errors import VectomyError
+from vectomy.core.errors import UsageError, VectomyError
 from vectomy.core.packages import describe_missing
+from vectomy.core.ranks import is_launched, may_say
 from vectomy.core.write_errors import describe_os_error
 
 __all__ = ["app", "main"]
 
 INTERRUPTED = 130
+# Commands whose work several processes of a launcher share.
+SHARED = ("run", "baseline", "collect", "directions", "evaluate")
 # As CUDA, torch's CPU allocator and the system say it.
 NO_MEMORY = "out of memory|can(no|')t allocate memory|not enough memory"
 # Signs of our own output, for terminals that are not UTF-8.
@@ -80,11 +83,18 @@ def _print_version(wanted: bool) -> bool:
 
 @app.callback()
 def _options(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
     ] = False,
 ) -> None:
     """The options of `vectomy` itself."""
+    command = context.invoked_subcommand
+    if is_launched() and command not in SHARED:
+        raise UsageError(
+            f"`vectomy {command}` works in one process; start it without accelerate launch or torchrun. "
+            f"Several processes share the work of: {', '.join(SHARED)}"
+        )
 
 
 for command in (
@@ -169,5 +179,6 @@ def _replace_characters(error: UnicodeError) -> tuple[str, int]:
 
 
 def _stop(message: str, status: int) -> None:
-    print(f"vectomy: {message}", file=sys.stderr)  # noqa: T201 (this is the command line)
+    if may_say(message):
+        print(f"vectomy: {message}", file=sys.stderr)  # noqa: T201 (this is the command line)
     raise SystemExit(status)

@@ -68,11 +68,13 @@ def _evaluate(values: dict[str, Any]) -> None:
     given = {"subjects": values["subjects"], **given_options(values, OPTIONS)}
     if "budgets" in given:
         given["budgets"] = [part.strip() for part in given["budgets"].split(",") if part.strip()]
+    from vectomy.models import join_ranks
     from vectomy.workflows.evaluate.evaluation import evaluate_models
 
     if "base" not in given and (base := _base_of(values["subjects"])) is not None:
         given["base"] = base
     config = parse_evaluation(given, flags=True)
+    first = join_ranks(config.runtime.device).is_first
 
     def work(folder: Path, overwrite: bool) -> JsonObject:
         return evaluate_models(
@@ -86,6 +88,8 @@ def _evaluate(values: dict[str, Any]) -> None:
 
     ask = ask_about_folder if at_terminal() else None
     result, out = work_in_folder(work, values["out"], values["out"], overwrite=values["overwrite"], ask=ask)
+    if not first:
+        return
     if values["as_json"]:
         typer.echo(json.dumps(result, indent=2))
     else:

@@ -14,6 +14,7 @@ from rich.prompt import Prompt
 
 from vectomy.cli.terminal import open_console
 from vectomy.core.errors import FinishedRunError
+from vectomy.core.ranks import current_ranks, is_launched
 
 __all__ = ["ask_about_folder", "at_terminal", "work_in_folder", "write_file"]
 
@@ -59,12 +60,13 @@ def work_in_folder(
                 raise
             if answer == "replace":
                 return work(folder, True), folder
-            open_console(stderr=True).print(
-                f"{folder} holds finished results of other settings ({error.differences}); these go into "
-                f"{following}",
-                highlight=False,
-                soft_wrap=True,
-            )
+            if current_ranks().is_first:
+                open_console(stderr=True).print(
+                    f"{folder} holds finished results of other settings ({error.differences}); these go "
+                    f"into {following}",
+                    highlight=False,
+                    soft_wrap=True,
+                )
             folder = following
     raise AssertionError
 
@@ -86,8 +88,8 @@ def write_file(write: Callable[[Path, bool], None], out: Path, overwrite: bool) 
 
 
 def at_terminal() -> bool:
-    """Whether a person can be asked."""
-    return sys.stdin.isatty() and sys.stderr.isatty()
+    """Whether a person can be asked; the processes of a launcher ask nobody."""
+    return not is_launched() and sys.stdin.isatty() and sys.stderr.isatty()
 
 
 def ask_about_folder(error: FinishedRunError, following: Path) -> str:

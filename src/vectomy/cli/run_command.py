@@ -83,15 +83,18 @@ def run_until(until: str, values: dict[str, Any]) -> None:
     options = given_options(values, RUN_OPTIONS)
     config, name = _configure(model, values, options)
     from vectomy.cli.picking import ask_person
+    from vectomy.models import join_ranks
     from vectomy.workflows.named_model import check_base
     from vectomy.workflows.run import run
 
     check_base(model)
 
+    first = join_ranks(config.runtime.device).is_first
     headless = values["yes"] or not at_terminal()
 
     def work(folder: Path, overwrite: bool) -> dict[str, Any]:
-        _announce(config, folder)
+        if first:
+            _announce(config, folder)
         return run(
             config,
             folder,
@@ -110,6 +113,8 @@ def run_until(until: str, values: dict[str, Any]) -> None:
         overwrite=values["overwrite"],
         ask=None if headless else ask_about_folder,
     )
+    if not first:
+        return
     if values["as_json"]:
         typer.echo(json.dumps(summary or {"folder": str(out), "until": until}, indent=2))
     elif summary:

@@ -19,7 +19,7 @@ from typing import TypeVar
 
 from vectomy.core.errors import VectomyError
 
-__all__ = ["LAUNCHED", "Ranks", "apart", "current_ranks", "is_launched", "set_ranks", "use_ranks"]
+__all__ = ["LAUNCHED", "Ranks", "apart", "current_ranks", "is_launched", "may_say", "set_ranks", "use_ranks"]
 
 Item = TypeVar("Item")
 Key = TypeVar("Key")
@@ -137,6 +137,14 @@ def apart() -> Iterator[None]:
     """A context in which this process works alone, whatever the others do."""
     with use_ranks(Ranks(card=current_ranks().card)):
         yield
+
+
+def may_say(message: str) -> bool:
+    """Whether this process prints the sentence that ends it: all ranks may end with the same."""
+    if current_ranks().count == 1 and is_launched():
+        # It ended before it met the others, as they all did.
+        return os.environ["RANK"] == "0"
+    return current_ranks().claim(message)
 
 
 def is_launched() -> bool:

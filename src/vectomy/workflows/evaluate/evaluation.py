@@ -17,6 +17,7 @@ from vectomy.core.text_file import read_text
 from vectomy.metrics.judges import open_judge
 from vectomy.metrics.lm_eval.harness import load_tasks
 from vectomy.metrics.prompt_set import read_sets
+from vectomy.models import join_ranks
 from vectomy.workflows.evaluate.evaluation_workflow import EvaluationWorkflow
 from vectomy.workflows.evaluate.subjects import open_subjects, with_controls
 from vectomy.workflows.stages import Log, ignore
@@ -34,7 +35,8 @@ def evaluate_models(
     log: Log = ignore,
     **options: Any,
 ) -> JsonObject:
-    """Measure all subjects on all prompt sets, and write the results into the folder `out`.
+    """Measure all subjects on all prompt sets, and write the results into the folder `out`. Several
+    processes of a launcher share the work.
 
     Measurements that `out` already has for the same inputs are not repeated: a killed evaluation
     resumes, and a new subject does not repeat the others.
@@ -56,6 +58,8 @@ def evaluate_models(
         if isinstance(subjects, EvaluationConfig)
         else parse_evaluation({"subjects": tuple(subjects), **options})
     )
+    if not join_ranks(config.runtime.device).is_first:
+        progress, log = silent, ignore
     out = Path(out)
     check_run_output(out)
     if (out / "stages").exists():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Self
@@ -22,6 +22,7 @@ from vectomy.core.results import (
     SubjectNumbers,
     TaskScore,
 )
+from vectomy.core.ranks import current_ranks
 from vectomy.core.run_folder import read_json, write_json, write_whole
 from vectomy.core.settings_change import RunSettings
 from vectomy.core.versions import versions
@@ -114,10 +115,7 @@ class EvaluationWorkflow(Workflow):
     def evaluate(self) -> JsonObject:
         """Measure every subject and write the results."""
         check_ready(self, self.list_checks())
-        stored = self.stored_settings()
-        changed = "the evaluation" if stored and self.settings.list_differences(stored) else None
-        finished = self.folder.file("evaluation.json").exists()
-        self.protect_finished(changed, finished=finished, until="evaluation")
+        current_ranks().on_first(self._prepare_evaluation)
         self._check_prompts()
         self._log_work()
         # Now, while the base is loaded.
@@ -143,11 +141,20 @@ class EvaluationWorkflow(Workflow):
         ).to_json()
         answered = list_completions(self.sets, {name: self.answers[name] for name in names})
         rows = [row.to_json() for row in answered]
+        current_ranks().on_first(partial(self._write, evaluation, rows))
+        return evaluation
+
+    def _prepare_evaluation(self) -> None:
+        stored = self.stored_settings()
+        changed = "the evaluation" if stored and self.settings.list_differences(stored) else None
+        finished = self.folder.file("evaluation.json").exists()
+        self.protect_finished(changed, finished=finished, until="evaluation")
+
+    def _write(self, evaluation: JsonObject, rows: Sequence[JsonObject]) -> None:
         write_jsonl(self.folder.file("completions.jsonl"), rows)
         write_json(self.folder.file("evaluation.json"), evaluation)
         with write_whole(self.folder.file("report.html")) as path:
             path.write_text(render_evaluation(evaluation, rows), encoding="utf-8")
-        return evaluation
 
     def _check_prompts(self) -> None:
         """Check all prompts of all measures, with each model's template."""

@@ -15,12 +15,13 @@ from vectomy.core.cache import Cache
 from vectomy.core.evaluation_config import EvaluationConfig
 from vectomy.core.json_value import JsonObject
 from vectomy.core.progress import Progress
+from vectomy.core.ranks import current_ranks
 from vectomy.core.results import TextPerplexity
 from vectomy.core.run_folder import hash_of
 from vectomy.core.versions import versions
 from vectomy.data.prompts import Prompt
 from vectomy.metrics.divergence import answer_hidden, divergence
-from vectomy.metrics.judges import Judge
+from vectomy.metrics.judges import Judge, Verdict
 from vectomy.metrics.lm_eval.harness import HarnessTask, TaskScores
 from vectomy.metrics.perplexity import perplexity
 from vectomy.metrics.prompt_set import PromptSet, sample
@@ -188,9 +189,12 @@ class SubjectMeasurer:
             "judge": [judge.name, judge.version],
             "texts": hash_of([[p.text, t] for p, t in zip(prompts, texts, strict=True)]),
         }
-        rows = self._cache.get_or_compute(
-            inputs, lambda: [[j.verdict, j.p_refusal] for j in judge_all(judge, prompts, texts)]
-        )
+
+        def judged() -> list[tuple[Verdict, float | None]]:
+            return [(j.verdict, j.p_refusal) for j in judge_all(judge, prompts, texts)]
+
+        # An endpoint is asked once.
+        rows = self._cache.get_or_compute(inputs, lambda: current_ranks().on_first(judged))
         return [JudgedAnswers(verdict, p_refusal) for verdict, p_refusal in rows]
 
     # Damage
