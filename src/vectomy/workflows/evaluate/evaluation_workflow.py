@@ -14,6 +14,7 @@ from vectomy.core.evaluation_config import EvaluationConfig
 from vectomy.core.json_value import JsonObject
 from vectomy.core.jsonl import write_jsonl
 from vectomy.core.packages import describe_missing
+from vectomy.core.ranks import current_ranks
 from vectomy.core.results import (
     EvaluationResults,
     JsonRecord,
@@ -22,7 +23,6 @@ from vectomy.core.results import (
     SubjectNumbers,
     TaskScore,
 )
-from vectomy.core.ranks import current_ranks
 from vectomy.core.run_folder import read_json, write_json, write_whole
 from vectomy.core.settings_change import RunSettings
 from vectomy.core.versions import versions
