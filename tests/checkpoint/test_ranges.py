@@ -5,12 +5,13 @@ for a finished one.
 import errno
 import os
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from tiny import file_hashes, unit
 
 from vectomy.checkpoint import Checkpoint, ranges, shard, writer
-from vectomy.checkpoint.ranges import Range, copy_range, join_ranges
+from vectomy.checkpoint.ranges import Range, copy_range, join_ranges, read_at
 from vectomy.core.errors import ArtifactError, CheckpointError
 from vectomy.edits.edit import Edit
 from vectomy.edits.export import bake
@@ -23,26 +24,30 @@ DATA = bytes(range(256)) * 40
 @pytest.fixture
 def files(tmp_path: Path):
     (tmp_path / "source").write_bytes(DATA)
-    opened = [os.open(tmp_path / "source", os.O_RDONLY), os.open(tmp_path / "target", os.O_RDWR | os.O_CREAT)]
-    yield opened
-    for each in opened:
-        os.close(each)
+    (tmp_path / "target").touch()
+    with (
+        (tmp_path / "source").open("rb", buffering=0) as source,
+        (tmp_path / "target").open("r+b", buffering=0) as target,
+    ):
+        yield [source, target]
 
 
 @pytest.mark.parametrize("number", sorted(ranges.NOT_HERE))
 def test_what_the_kernel_refuses_to_copy_is_copied_by_hand(
-    files: list[int], monkeypatch, number: int
+    files: list[BinaryIO], monkeypatch, number: int
 ) -> None:
     def refused(*_: int) -> int:
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "copy_file_range", refused, raising=False)
     copy_range(*files, Range("s", 100, 7, 5000))
-    assert os.pread(files[1], 9000, 7) == DATA[100:5100]
+    assert read_at(files[1], 9000, 7) == DATA[100:5100]
 
 
 @pytest.mark.parametrize("moved", [0, 1, 4999])
-def test_what_the_kernel_leaves_over_is_copied_by_hand(files: list[int], monkeypatch, moved: int) -> None:
+def test_what_the_kernel_leaves_over_is_copied_by_hand(
+    files: list[BinaryIO], monkeypatch, moved: int
+) -> None:
     calls = []
 
     def short(source: int, target: int, count: int, start: int, at: int) -> int:
@@ -51,11 +56,11 @@ def test_what_the_kernel_leaves_over_is_copied_by_hand(files: list[int], monkeyp
 
     monkeypatch.setattr(os, "copy_file_range", short, raising=False)
     copy_range(*files, Range("s", 100, 0, 5000))
-    assert os.pread(files[1], 9000, 0) == DATA[100:5100]
+    assert read_at(files[1], 9000, 0) == DATA[100:5100]
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
-def test_other_failures_of_a_copy_are_not_hidden(files: list[int], monkeypatch, number: int) -> None:
+def test_other_failures_of_a_copy_are_not_hidden(files: list[BinaryIO], monkeypatch, number: int) -> None:
     def failed(*_: int) -> int:
         raise OSError(number, os.strerror(number))
 
@@ -64,7 +69,7 @@ def test_other_failures_of_a_copy_are_not_hidden(files: list[int], monkeypatch, 
         copy_range(*files, Range("s", 0, 0, 10))
 
 
-def test_a_source_that_became_shorter_is_named(files: list[int]) -> None:
+def test_a_source_that_became_shorter_is_named(files: list[BinaryIO]) -> None:
     with pytest.raises(CheckpointError, match=r"shard model-1\.safetensors became shorter"):
         copy_range(*files, Range("model-1.safetensors", len(DATA) - 10, 0, 11))
 
@@ -188,7 +193,7 @@ def test_a_shard_is_the_same_through_the_kernel_and_by_hand(tiny_of, tmp_path: P
     monkeypatch.setattr(
         shard,
         "copy_range",
-        lambda s, t, piece: shard.write_all(t, os.pread(s, piece.length, piece.start), piece.at),
+        lambda s, t, piece: shard.write_all(t, read_at(s, piece.length, piece.start), piece.at),
     )
     bake(edit, tiny.folder, tmp_path / "hand")
     assert file_hashes(tmp_path / "kernel") == file_hashes(tmp_path / "hand")

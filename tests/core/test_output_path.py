@@ -84,7 +84,7 @@ def test_what_is_no_regular_file_is_never_replaced(
 def test_a_mount_point_is_never_replaced_and_can_hold_a_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Path, "is_mount", lambda self: self == tmp_path)
+    monkeypatch.setattr("os.path.ismount", lambda path: path == tmp_path)
     with pytest.raises(ArtifactError, match="mount point"):
         check_new_folder(tmp_path)
     with pytest.raises(ArtifactError, match="mount point"):

@@ -149,6 +149,8 @@ def _shard_names(path: Path) -> tuple[dict[str, Any] | None, list[str]]:
             if (
                 not is_printable_name(name)
                 or "\\" in name
+                # C:name lies on another drive, name:more in a stream of a file.
+                or ":" in name
                 or name in (".", "..")
                 or PurePosixPath(name).name != name
             ):

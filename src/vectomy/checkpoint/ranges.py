@@ -1,4 +1,8 @@
-"""Copy and compare ranges of bytes between files, by the kernel where it can."""
+"""Copy and compare ranges of bytes between files, by the kernel where it can.
+
+Files are moved to a place and read or written there (Windows has no pread): each thread needs an
+open file of its own.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +10,16 @@ import errno
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import BinaryIO
 
 from vectomy.core.errors import CheckpointError
 
-__all__ = ["Range", "copy_range", "join_ranges", "same_range", "write_all"]
+__all__ = ["Range", "copy_range", "join_ranges", "read_at", "read_into", "same_range", "write_all"]
 
 # How much is copied or compared at a time: between two pieces a copy can be stopped.
 PIECE = 1 << 24
+# A system call moves 2 GiB at the most.
+CALL = 1 << 30
 # What copy_file_range says where it does not work (across file systems on old kernels, odd file
 # systems, sandboxes).
 NOT_HERE = {errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM, errno.EBADF}
@@ -49,13 +56,13 @@ def join_ranges(ranges: Iterable[Range]) -> tuple[Range, ...]:
     return tuple(result)
 
 
-def copy_range(source: int, target: int, piece: Range) -> None:
+def copy_range(source: BinaryIO, target: BinaryIO, piece: Range) -> None:
     """From one open file to another, without the bytes passing through here if the system can do
-    that.
+    that. What `target` has in a buffer must be flushed.
     """
-    done = _copy_in_kernel(source, target, piece)
+    done = _copy_in_kernel(source.fileno(), target.fileno(), piece)
     while done < piece.length:
-        block = os.pread(source, min(1 << 20, piece.length - done), piece.start + done)
+        block = read_at(source, min(1 << 20, piece.length - done), piece.start + done)
         if not block:
             raise CheckpointError(
                 f"shard {piece.shard} became shorter while it was read; is something else writing to it?"
@@ -82,12 +89,32 @@ def _copy_in_kernel(source: int, target: int, piece: Range) -> int:
     return done
 
 
-def write_all(target: int, data: bytes | memoryview, offset: int) -> None:
+def write_all(target: BinaryIO, data: bytes | memoryview, offset: int) -> None:
+    """Write all of `data` at `offset`; an unbuffered file may take it in several calls."""
     view = memoryview(data)
+    target.seek(offset)
     while view:
-        count = os.pwrite(target, view, offset)
-        view, offset = view[count:], offset + count
+        view = view[target.write(view[:CALL]) :]
 
 
-def same_range(source: int, other: int, piece: Range) -> bool:
-    return os.pread(source, piece.length, piece.start) == os.pread(other, piece.length, piece.at)
+def read_into(source: BinaryIO, view: memoryview, offset: int) -> int:
+    """Fill `view` from `offset` on; returns the number of bytes, fewer where the file ends."""
+    source.seek(offset)
+    filled = 0
+    while filled < len(view):
+        # readinto is a method of every binary file, though typeshed's BinaryIO lacks it.
+        count: int = source.readinto(view[filled : filled + CALL])  # type: ignore[attr-defined]
+        if not count:
+            break
+        filled += count
+    return filled
+
+
+def read_at(source: BinaryIO, length: int, offset: int) -> bytes:
+    """`length` bytes from `offset` on, fewer where the file ends."""
+    data = bytearray(length)
+    return bytes(data[: read_into(source, memoryview(data), offset)])
+
+
+def same_range(source: BinaryIO, other: BinaryIO, piece: Range) -> bool:
+    return read_at(source, piece.length, piece.start) == read_at(other, piece.length, piece.at)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable
 from typing import BinaryIO
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vectomy.checkpoint.index import Checkpoint
+from vectomy.checkpoint.ranges import read_into
 from vectomy.checkpoint.safetensors_header import TensorEntry
 from vectomy.core.errors import CheckpointError
 from vectomy.core.progress import Progress, silent
@@ -100,16 +100,11 @@ def read_stored(
 
 def _read_into(view: memoryview, checkpoint: Checkpoint, entry: TensorEntry, start: int) -> None:
     path = checkpoint.path / entry.shard
-    with path.open("rb") as file:
-        filled = 0
-        while filled < len(view):
-            # A system call moves 2 GiB at the most.
-            got = os.preadv(file.fileno(), [view[filled : filled + (1 << 30)]], start + filled)
-            if not got:
-                raise CheckpointError(
-                    f"shard {path} became shorter while it was read; is something else writing to it?"
-                )
-            filled += got
+    with path.open("rb", buffering=0) as file:
+        if read_into(file, view, start) < len(view):
+            raise CheckpointError(
+                f"shard {path} became shorter while it was read; is something else writing to it?"
+            )
 
 
 def _bytes(checkpoint: Checkpoint, entry: TensorEntry, start: int, end: int) -> bytes:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from vectomy.checkpoint.change import Added, Change
 from vectomy.checkpoint.index import Checkpoint
-from vectomy.checkpoint.ranges import Range, copy_range, join_ranges, same_range, write_all
+from vectomy.checkpoint.ranges import Range, copy_range, join_ranges, read_at, same_range, write_all
 from vectomy.checkpoint.reader import STORED_DTYPES, read_stored
 from vectomy.checkpoint.safetensors_header import DTYPE_BITS, Shard, TensorEntry
 
@@ -109,43 +109,41 @@ def write_shard(
     for `shard_holds`.
     """
     stop, copied = Event(), SimpleQueue[int]()
-    target = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | getattr(os, "O_CLOEXEC", 0), 0o666)
-    try:
-        with ThreadPoolExecutor(1) as second:
-            copier = second.submit(_copy_all, checkpoint.path, plan.copied, target, stop, copied.put)
-            try:
-                write_all(target, plan.header, 0)
-                advance(len(plan.header))
-                crc = zlib.crc32(plan.header)
-                for offset, block in _blocks(checkpoint, plan, changes, added):
-                    write_all(target, block, offset)
-                    crc = zlib.crc32(block, crc)
-                    advance(len(block))
-                    _drain(copied, advance)
-                    if copier.done():
-                        copier.result()
-                while not wait([copier], timeout=0.1).done:
-                    _drain(copied, advance)
-                copier.result()
+    with path.open("wb", buffering=0) as target, ThreadPoolExecutor(1) as second:
+        copier = second.submit(_copy_all, checkpoint.path, plan.copied, path, stop, copied.put)
+        try:
+            write_all(target, plan.header, 0)
+            advance(len(plan.header))
+            crc = zlib.crc32(plan.header)
+            for offset, block in _blocks(checkpoint, plan, changes, added):
+                write_all(target, block, offset)
+                crc = zlib.crc32(block, crc)
+                advance(len(block))
                 _drain(copied, advance)
-            except BaseException:
-                stop.set()
-                raise
-    finally:
-        os.close(target)
+                if copier.done():
+                    copier.result()
+            while not wait([copier], timeout=0.1).done:
+                _drain(copied, advance)
+            copier.result()
+            _drain(copied, advance)
+        except BaseException:
+            stop.set()
+            raise
     return crc
 
 
 def _copy_all(
-    folder: Path, ranges: tuple[Range, ...], target: int, stop: Event, copied: Callable[[int], None]
+    folder: Path, ranges: tuple[Range, ...], path: Path, stop: Event, copied: Callable[[int], None]
 ) -> None:
-    for range_ in ranges:
-        with (folder / range_.shard).open("rb") as source:
-            for piece in range_.pieces():
-                if stop.is_set():
-                    return
-                copy_range(source.fileno(), target, piece)
-                copied(piece.length)
+    """Runs in a thread of its own, so with an open file of its own."""
+    with path.open("r+b", buffering=0) as target:
+        for range_ in ranges:
+            with (folder / range_.shard).open("rb", buffering=0) as source:
+                for piece in range_.pieces():
+                    if stop.is_set():
+                        return
+                    copy_range(source, target, piece)
+                    copied(piece.length)
 
 
 def _drain(copied: SimpleQueue[int], advance: Callable[[int], None]) -> None:
@@ -260,16 +258,16 @@ def shard_holds(checkpoint: Checkpoint, plan: ShardPlan, path: Path, crc: int) -
     anything here).
     """
     checksum = 0
-    with path.open("rb") as file:
+    with path.open("rb", buffering=0) as file:
         if os.fstat(file.fileno()).st_size != plan.size:
             return False
         for start, end in [(0, len(plan.header)), *((entry.start, entry.end) for entry in plan.made)]:
             for piece in Range("", start, start, end - start).pieces():
-                checksum = zlib.crc32(os.pread(file.fileno(), piece.length, piece.start), checksum)
+                checksum = zlib.crc32(read_at(file, piece.length, piece.start), checksum)
         if checksum != crc:
             return False
         for range_ in plan.copied:
-            with (checkpoint.path / range_.shard).open("rb") as source:
-                if not all(same_range(source.fileno(), file.fileno(), piece) for piece in range_.pieces()):
+            with (checkpoint.path / range_.shard).open("rb", buffering=0) as source:
+                if not all(same_range(source, file, piece) for piece in range_.pieces()):
                     return False
     return True

@@ -13,7 +13,7 @@ import shutil
 import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,8 @@ from vectomy.checkpoint.index import INDEX, Checkpoint
 from vectomy.checkpoint.reader import fingerprint, sidecar_digest
 from vectomy.checkpoint.shard import ShardPlan, plan_shard, shard_holds, write_shard
 from vectomy.core.errors import ArtifactError, DiskFullError
-from vectomy.core.file_lock import lock_folder, try_lock
+from vectomy.core.file_lock import lock_while
+from vectomy.core.file_moves import move_into_place, sync_file
 from vectomy.core.output_path import check_new_folder
 from vectomy.core.progress import Progress, silent
 from vectomy.core.run_folder import Journal, clear_partials, hash_of, write_json, write_whole
@@ -123,7 +124,7 @@ def rewrite(
         check_new_folder(out)
         if out.exists():
             out.rmdir()
-        beside.replace(out)
+        move_into_place(beside, out)
     return tuple(notes)
 
 
@@ -158,33 +159,25 @@ def _claim_folder(beside: Path, out: Path, identity: str) -> Iterator[None]:
     """The folder beside, for this process alone, with only what an interrupted rewrite of the same
     identity finished.
 
-    The lock is on the folder: a lock on a file in it would end before the folder has its name.
+    The lock is on a file beside it: one on a file in it would end before the folder has its name.
     """
     if beside.exists() and not beside.is_dir():
         raise ArtifactError(f"{beside} is a file where the folder in the making goes; delete it")
-    beside.mkdir(parents=True, exist_ok=True)
-    with (
-        lock_folder(beside) as alone,
-        (beside / _PURPOSE).open("a+", encoding="utf-8", errors="replace")
-        if alone
-        else nullcontext() as mark,
-    ):
-        if mark is None or not try_lock(mark):
+    with lock_while(beside.with_name(f"{beside.name}.lock")) as alone:
+        if not alone:
             raise ArtifactError(f"another process is writing {beside}; wait for it or choose another folder")
         try:
             # Another process may have finished since the first look.
             check_new_folder(out)
         except ArtifactError:
-            shutil.rmtree(beside)
+            shutil.rmtree(beside, ignore_errors=True)
             raise
-        mark.seek(0)
-        if mark.read() != identity:
+        beside.mkdir(parents=True, exist_ok=True)
+        mark = beside / _PURPOSE
+        if not mark.exists() or mark.read_text(encoding="utf-8", errors="replace") != identity:
             for path in beside.iterdir():
-                if path.name != _PURPOSE:
-                    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-            mark.truncate(0)
-            mark.write(identity)
-            mark.flush()
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+            mark.write_text(identity, encoding="utf-8", newline="\n")
         clear_partials(beside)
         try:
             yield
@@ -214,11 +207,12 @@ def _link_note(checkpoint: Checkpoint, plan: ShardPlan, beside: Path) -> str:
 
 
 def _finish(partial: Path, target: Path, journal: Journal, crc: int) -> None:
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
+    # A link is the source's file, which is on disk.
+    if partial.stat().st_nlink == 1:
+        sync_file(partial)
     # Before the name: a shard under its own name is always one that can be checked.
     journal.get_or_compute(target.name, lambda: crc)
-    partial.replace(target)
+    move_into_place(partial, target)
 
 
 def _link(source: Path, partial: Path) -> bool:

@@ -1,92 +1,82 @@
-"""A lock on an open file or a folder: flock on POSIX systems, a locked byte on Windows. Loads no
+"""Locks between processes, by filelock: flock on POSIX systems, LockFileEx on Windows. Loads no
 torch.
 
-The lock is held until the file is closed or the process ends, however it ends.
+A lock is held until its file is closed or the process ends, however it ends.
 """
 
 from __future__ import annotations
 
+import errno
 import os
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import BinaryIO
 
-try:
-    import fcntl
-except ImportError:
-    fcntl = None  # type: ignore[assignment]
-try:
-    import msvcrt
-except ImportError:
-    msvcrt = None  # type: ignore[assignment]
+from filelock import lock_descriptor
 
-__all__ = ["lock_folder", "try_lock", "wait_for_lock"]
+__all__ = ["hold_lock", "lock_while", "wait_for_lock"]
 
-# Windows keeps other processes from reading locked bytes; this one lies behind the end of any file
-# that is locked here.
-BYTE = 2**30
-SECONDS = 0.1
+# What a file system without locks says, and a Python without them. There is then no lock to wait
+# for.
+WITHOUT_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
 
 
-def try_lock(file: IO[Any]) -> bool:
-    """Whether this process now holds the lock. True on a system without locks."""
-    if fcntl is not None:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-    elif msvcrt is not None:
-        return _lock_byte(file)
-    return True
+def hold_lock(path: Path) -> BinaryIO | None:
+    """The open lock of `path`; None while another process holds it. Closing the file releases it.
+
+    On POSIX systems the lock is on `path` itself, which is created empty: so did earlier versions,
+    and they and this one keep each other out. Windows lets nobody read a locked file: there the
+    lock is on a file beside, `path` with .lock added.
+    """
+    file = (path if os.name == "posix" else path.with_name(f"{path.name}.lock")).open("ab")
+    if _lock(file, wait=False):
+        return file
+    file.close()
+    return None
 
 
 @contextmanager
-def lock_folder(folder: Path) -> Iterator[bool]:
-    """Whether this process holds the lock on a folder; it stays locked while it is renamed.
+def wait_for_lock(path: Path) -> Iterator[None]:
+    """Hold the lock of the file `path`, which holds nothing else and stays."""
+    with path.open("ab") as file:
+        _lock(file, wait=True)
+        yield
 
-    True on a system or a file system without locks on folders (Windows, NFS).
-    """
-    if fcntl is None:
-        yield True
-        return
+
+@contextmanager
+def lock_while(path: Path) -> Iterator[bool]:
+    """Whether this process alone holds the lock of the file `path`, which is removed at the end."""
+    with _open_named(path) as file:
+        held = _lock(file, wait=False) and _has_name(file, path)
+        try:
+            yield held
+        finally:
+            # Under the lock, so that nobody else's file goes; Windows removes no open file.
+            if held and os.name == "posix":
+                path.unlink(missing_ok=True)
+    if held and os.name != "posix":
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+
+
+def _open_named(path: Path) -> BinaryIO:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.open("ab")
+
+
+def _has_name(file: BinaryIO, path: Path) -> bool:
+    """Whether the open file still has its name: its last holder may have removed it meanwhile."""
     try:
-        handle = os.open(folder, os.O_RDONLY)
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:
-        yield False
-        return
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Renamed by its last holder between the two calls, it is no longer the folder of this name.
-        alone = folder.exists() and os.path.samestat(os.fstat(handle), folder.stat())
-    except BlockingIOError:
-        alone = False
-    except OSError:
-        alone = True
-    try:
-        yield alone
-    finally:
-        os.close(handle)
-
-
-def wait_for_lock(file: IO[Any]) -> None:
-    """Return when this process holds the lock."""
-    while not try_lock(file):
-        time.sleep(SECONDS)
-
-
-def _lock_byte(file: IO[Any]) -> bool:
-    file.flush()
-    handle = file.fileno()
-    place = os.lseek(handle, 0, os.SEEK_CUR)
-    # mypy knows these names on Windows alone.
-    windows: Any = msvcrt
-    try:
-        os.lseek(handle, BYTE, os.SEEK_SET)
-        windows.locking(handle, windows.LK_NBLCK, 1)
-    except OSError:
         return False
-    finally:
-        os.lseek(handle, place, os.SEEK_SET)
-    return True
+
+
+def _lock(file: BinaryIO, wait: bool) -> bool:
+    try:
+        return lock_descriptor(file.fileno(), blocking=wait)
+    except OSError as error:
+        if error.errno not in WITHOUT_LOCKS:
+            raise
+        return True

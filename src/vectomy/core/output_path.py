@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 import stat
-from pathlib import Path
+from pathlib import Path, PurePath, PureWindowsPath
 
 from vectomy.core.errors import ArtifactError, FinishedRunError
 from vectomy.core.write_errors import check_writable, name_write_errors
@@ -18,6 +18,7 @@ __all__ = [
     "check_output",
     "check_replaceable_file",
     "check_run_output",
+    "explain_name",
 ]
 
 KINDS = {
@@ -27,11 +28,24 @@ KINDS = {
     stat.S_IFSOCK: "a socket",
 }
 
+# Names of Windows' devices, with any ending, and what no name there may hold.
+DEVICES = {
+    "CON",
+    "PRN",
+    "AUX",
+    "NUL",
+    *(f"{port}{number}" for port in ("COM", "LPT") for number in range(1, 10)),
+}
+FORBIDDEN = set('<>:"|?*') | {chr(number) for number in range(32)}
+
 
 def check_output(out: str | Path, *inputs: str | Path) -> None:
     """Raises ArtifactError: `out` is one of the inputs, or lies in an input folder. An input is
-    never touched.
+    never touched. Or Windows gives no file that name.
     """
+    reason = explain_name(Path(out))
+    if reason is not None:
+        raise ArtifactError(f"--out {out}: {reason}; choose another name")
     target = Path(out).expanduser().resolve()
     for path in inputs:
         given = Path(path).expanduser().resolve()
@@ -117,6 +131,23 @@ def check_run_output(out: str | Path, *inputs: str | Path) -> None:
     check_writable(path)
 
 
+def explain_name(path: PurePath) -> str | None:
+    """Why Windows gives no file this name, or another; None for other systems and good names."""
+    if not isinstance(path, PureWindowsPath):
+        return None
+    for part in path.parts[1:] if path.anchor else path.parts:
+        if part in (".", ".."):
+            continue
+        # name:more would be written to a hidden stream of the file `name`.
+        if forbidden := sorted(FORBIDDEN & set(part)):
+            return f"a name on Windows holds no {forbidden[0]!r}"
+        if part.partition(".")[0].strip().upper() in DEVICES:
+            return f"'{part}' is a device on Windows"
+        if part.endswith((" ", ".")):
+            return f"Windows drops the end of '{part}'"
+    return None
+
+
 def _check_replaceable(path: Path, wanted: str) -> None:
     if path.is_symlink():
         raise ArtifactError(
@@ -125,7 +156,8 @@ def _check_replaceable(path: Path, wanted: str) -> None:
     kind = _kind_of(path)
     if kind is not None:
         raise ArtifactError(f"{path} is {kind}, which is never replaced; give {wanted} for --out")
-    if path.is_mount():
+    # Path.is_mount raises on Windows before Python 3.12.
+    if os.path.ismount(path):
         raise ArtifactError(
             f"{path} is a mount point, which is never replaced; give {wanted} inside or beside it for --out"
         )

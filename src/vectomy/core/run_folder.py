@@ -21,7 +21,8 @@ from typing import Any
 
 from vectomy.core.cost_meter import CostMeter
 from vectomy.core.errors import ArtifactError
-from vectomy.core.file_lock import try_lock
+from vectomy.core.file_lock import hold_lock
+from vectomy.core.file_moves import move_into_place, sync_file
 from vectomy.core.json_value import JsonObject
 from vectomy.core.output_path import check_replaceable_file, check_run_output
 from vectomy.core.ranks import current_ranks
@@ -105,10 +106,8 @@ def write_whole(path: Path) -> Iterator[Path]:
         with name_write_errors(path):
             folder.mkdir(parents=True, exist_ok=True)
             yield beside
-            # Windows syncs a file that is open for writing alone.
-            with beside.open("r+b") as file:
-                os.fsync(file.fileno())
-            beside.replace(path)
+            sync_file(beside)
+            move_into_place(beside, path)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -189,7 +188,7 @@ class Journal:
                 break
         rows = [header, *(_journal_line(key, value) for key, value in done.items())]
         with write_whole(path) as beside:
-            beside.write_text("\n".join(rows) + "\n", encoding="utf-8")
+            beside.write_text("\n".join(rows) + "\n", encoding="utf-8", newline="\n")
         return done
 
     def get_or_compute(self, key: str, work: Callable[[], Any]) -> Any:
@@ -202,8 +201,8 @@ class Journal:
 
     def _add(self, key: str, result: Any) -> Any:
         value = json.loads(canonical_json(result))
-        with name_write_errors(self._path), self._path.open("a", encoding="utf-8") as file:
-            file.write(_journal_line(key, value) + "\n")
+        with name_write_errors(self._path), self._path.open("ab") as file:
+            file.write((_journal_line(key, value) + "\n").encode())
             file.flush()
             os.fsync(file.fileno())
         return value
@@ -254,29 +253,32 @@ class RunFolder:
             )
         with name_write_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.path / MARK).open("a+", encoding="utf-8")
-            if not try_lock(self._lock):
-                self._lock.close()
+            self._lock = hold_lock(self.path / MARK)
+            if self._lock is None:
                 raise ArtifactError(
                     f"another run is at work in {self.path}; wait for it or choose another --out"
                 )
-            self._check_mark()
+            try:
+                self._mark()
+            except BaseException:
+                self._lock.close()
+                raise
             clear_partials(self.path)
-            if not self._lock.tell():
-                self._lock.write(f'{{"format": "vectomy-run", "version": {VERSION}}}\n')
-                self._lock.flush()
 
-    def _check_mark(self) -> None:
-        try:
-            mark = json.loads((self.path / MARK).read_text(encoding="utf-8"))
-        except (ValueError, RecursionError):
-            # Empty where the folder is new; what it says otherwise does not matter.
+    def _mark(self) -> None:
+        """Write the mark into a new folder; check that of an old one."""
+        file = self.path / MARK
+        if not file.exists() or not file.stat().st_size:
+            text = f'{{"format": "vectomy-run", "version": {VERSION}}}\n'
+            # Not by another name: the lock is on this very file.
+            file.write_text(text, encoding="utf-8", newline="\n")
             return
         try:
-            check_version(mark, self.path / MARK)
-        except ArtifactError:
-            self._lock.close()
-            raise
+            mark = json.loads(read_text(file))
+        except (ValueError, RecursionError):
+            # What else it says does not matter.
+            return
+        check_version(mark, file)
 
     def __exit__(self, *_: object) -> None:
         if self._lock is not None:

@@ -19,29 +19,40 @@ __all__ = ["NO_RIGHT", "check_writable", "describe_os_error", "name_full_disk", 
 PROBE = ".vectomy-"
 NO_RIGHT = "no right to read it; get it from its owner (chmod a+r), or run as one who has"
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+# Windows' own error numbers: Python calls several of them EACCES, and other libraries name no other.
+WINDOWS_NUMBERS = {
+    **dict.fromkeys((2, 3), errno.ENOENT),
+    **dict.fromkeys((5, 19), errno.EACCES),
+    **dict.fromkeys((32, 33, 1224), errno.EBUSY),
+    **dict.fromkeys((39, 112), errno.ENOSPC),
+    **dict.fromkeys((87, 123), errno.EINVAL),
+    **dict.fromkeys((111, 206), errno.ENAMETOOLONG),
+}
 # What torch.save says when a write fails, and when the last one, as the file is closed, does.
 TORCH_SAVE = re.compile(
     r"inline_container.*(unexpected pos|failed writing)|(basic_ios|ios_base)::clear", re.S
 )
-REMEDIES = {
-    errno.EACCES: "no right to write there; choose a folder of your own",
-    errno.EPERM: "no right to write there; choose a folder of your own",
-    errno.EROFS: "the file system is read-only; choose a folder on another",
-    errno.ENOENT: "no folder can be made there; choose another",
-    errno.ENOTDIR: "a part of the path is a file; choose another folder",
-    errno.EISDIR: "a folder has that name; choose another name",
-    errno.ENAMETOOLONG: "a name in the path is too long for the file system; choose a shorter one",
-    errno.EFBIG: "the file is larger than the file system or `ulimit -f` allows; write to another disk or "
+_BY_NAME = {
+    "EACCES": "no right to write there; choose a folder of your own",
+    "EPERM": "no right to write there; choose a folder of your own",
+    "EROFS": "the file system is read-only; choose a folder on another",
+    "ENOENT": "no folder can be made there; choose another",
+    "ENOTDIR": "a part of the path is a file; choose another folder",
+    "EISDIR": "a folder has that name; choose another name",
+    "ENAMETOOLONG": "a name in the path is too long for the file system; choose a shorter one",
+    "EFBIG": "the file is larger than the file system or `ulimit -f` allows; write to another disk or "
     "raise the limit",
-    errno.EMFILE: "too many open files; raise `ulimit -n`",
-    errno.ENFILE: "too many open files on this machine; close other programs",
-    errno.EIO: "the disk reports an error; check it, or write to another",
-    errno.EINVAL: "the file system does not accept the name; choose another",
-    errno.EBUSY: "another program uses the file; close it",
-    errno.ETXTBSY: "another program uses the file; close it",
-    errno.ESTALE: "the network drive has lost the file; mount it again",
-    errno.EILSEQ: "the file system does not accept a character of the name; choose another",
+    "EMFILE": "too many open files; raise `ulimit -n`",
+    "ENFILE": "too many open files on this machine; close other programs",
+    "EIO": "the disk reports an error; check it, or write to another",
+    "EINVAL": "the file system does not accept the name; choose another",
+    "EBUSY": "another program uses the file; close it",
+    "ETXTBSY": "another program uses the file; close it",
+    "ESTALE": "the network drive has lost the file; mount it again",
+    "EILSEQ": "the file system does not accept a character of the name; choose another",
 }
+# Not every system has every error.
+REMEDIES = {getattr(errno, name): text for name, text in _BY_NAME.items() if hasattr(errno, name)}
 
 
 @contextmanager
@@ -88,10 +99,11 @@ def describe_os_error(error: OSError) -> str:
     path = error.filename
     if path is None:
         return _describe_nameless(error)
-    reason = REMEDIES.get(error.errno or 0) or (error.strerror or str(error) or type(error).__name__)
-    if error.errno == errno.ENOENT:
+    number = _error_number(error)
+    reason = REMEDIES.get(number or 0) or (error.strerror or str(error) or type(error).__name__)
+    if number == errno.ENOENT:
         reason = "it does not exist"
-    if error.errno in DISK_FULL:
+    if number in DISK_FULL:
         return _describe_full_disk(Path(os.fsdecode(path)))
     return f"{os.fsdecode(path) if isinstance(path, bytes) else path}: {reason}"
 
@@ -159,13 +171,18 @@ def _exists(path: Path) -> bool:
 
 def _error_number(error: Exception) -> int | None:
     if isinstance(error, OSError):
-        return error.errno
+        # Absent on other systems.
+        windows = getattr(error, "winerror", None)
+        return WINDOWS_NUMBERS.get(windows, error.errno) if windows else error.errno
     if TORCH_SAVE.search(str(error)):
         # torch.save does not say why; it is the disk but for rare cases.
         return errno.ENOSPC
     # safetensors reports the system's number in the text of an error of its own.
     match = re.search(r"os error (\d+)", str(error))
-    return int(match[1]) if match else None
+    if match is None:
+        return None
+    number = int(match[1])
+    return number if os.name == "posix" else WINDOWS_NUMBERS.get(number)
 
 
 def _describe_full_disk(path: Path) -> str:

@@ -173,7 +173,7 @@ def write_axolotl(path: Path, values: Values, project: bool) -> None:
         values, sort_keys=False, allow_unicode=True
     )
     with write_whole(path) as beside:
-        beside.write_text(text, encoding="utf-8")
+        beside.write_text(text, encoding="utf-8", newline="\n")
 
 
 def read_axolotl(path: Path) -> tuple[Values, list[str]]:

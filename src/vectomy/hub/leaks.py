@@ -16,7 +16,7 @@ import struct
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 
 from vectomy.checkpoint.safetensors_header import HEADER_LIMIT
 from vectomy.core.errors import LeakError
@@ -122,7 +122,17 @@ def _find_paths(block: bytes, own: Sequence[Path], homes: bool) -> Iterator[tupl
 def _private_folders(more: Sequence[Path]) -> list[bytes]:
     """Folders of this machine as written in a text; `/` and folders of one part are no secret."""
     folders = {Path.home(), Path.cwd(), Path(tempfile.gettempdir()).resolve(), *more}
-    return sorted(os.fsencode(f"{folder}/") for folder in folders if len(folder.parts) > 2)
+    private = [folder for folder in folders if len(folder.parts) > 2]
+    return sorted({os.fsencode(text) for folder in private for text in _spell(folder)})
+
+
+def _spell(folder: PurePath) -> list[str]:
+    r"""A folder as texts write it before the name of a file: of Windows with \, with \\ (JSON) and
+    with /.
+    """
+    if not isinstance(folder, PureWindowsPath):
+        return [f"{folder}/"]
+    return [f"{folder}\\", f"{folder}\\".replace("\\", "\\\\"), f"{folder.as_posix()}/"]
 
 
 def _is_text(source: Path | bytes) -> bool:

@@ -11,6 +11,7 @@ from vectomy.checkpoint import Change, Checkpoint, rewrite
 from vectomy.checkpoint.lora import read_lora
 from vectomy.core.errors import CheckpointError
 from vectomy.core.file_lock import wait_for_lock
+from vectomy.core.file_moves import move_into_place
 from vectomy.core.progress import Progress, silent
 from vectomy.core.run_folder import cache_folder, hash_of, sha256_file
 from vectomy.core.write_errors import name_write_errors
@@ -49,8 +50,7 @@ def demo_folder(progress: Progress = silent) -> Path:
     key = hash_of([RECIPE, sha256_file(adapter / "adapter_model.safetensors"), source is not None])
     folder = cache_folder() / f"demo-{key[:12]}"
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with (folder.parent / "demo.lock").open("w") as lock:
-        wait_for_lock(lock)
+    with wait_for_lock(folder.parent / "demo.lock"):
         if not (folder / "config.json").exists():
             _build(adapter, source, folder, progress)
     return folder
@@ -68,14 +68,13 @@ def demo_base_folder(progress: Progress = silent) -> Path:
         return _from_hub()
     folder = cache_folder() / f"demo-base-{hash_of([RECIPE, source.name, source.stat().st_size])[:12]}"
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with (folder.parent / "demo.lock").open("w") as lock:
-        wait_for_lock(lock)
+    with wait_for_lock(folder.parent / "demo.lock"):
         if not (folder / "config.json").exists():
             beside = folder.with_name(f"{folder.name}.partial")
             with name_write_errors(beside), progress("unpacking the demo model", 1) as update:
                 shutil.rmtree(beside, ignore_errors=True)
                 convert_gguf(source, beside)
-                beside.rename(folder)
+                move_into_place(beside, folder)
                 update(1)
     return folder
 

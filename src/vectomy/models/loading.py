@@ -21,6 +21,7 @@ from vectomy.checkpoint.quantization import check_supported
 from vectomy.core.config import Runtime, validate_config
 from vectomy.core.errors import CheckpointError, ModelError, VectomyError
 from vectomy.core.file_lock import wait_for_lock
+from vectomy.core.file_moves import move_into_place
 from vectomy.core.packages import describe_missing
 from vectomy.core.ranks import current_ranks
 from vectomy.core.run_folder import cache_folder, sha256_file
@@ -399,14 +400,13 @@ def load_dequantized(file: Path) -> Path:
     GgufFile.open(file)
     folder = cache_folder() / f"gguf-{sha256_file(file)[:16]}-{GGUF_RECIPE}"
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with folder.with_name(f"{folder.name}.lock").open("w") as lock:
-        wait_for_lock(lock)
+    with wait_for_lock(folder.with_name(f"{folder.name}.lock")):
         if not folder.exists():
             beside = folder.with_name(f"{folder.name}.partial")
             shutil.rmtree(beside, ignore_errors=True)
             with name_write_errors(folder), loading(str(file)):
                 convert_gguf(file, beside)
-            beside.replace(folder)
+            move_into_place(beside, folder)
     return folder
 
 

@@ -153,7 +153,7 @@ def _open_place(out: str | Path | None) -> Iterator[Path]:
     if out is not None:
         yield Path(out)
         return
-    with tempfile.TemporaryDirectory(prefix="vectomy-reproduce-") as folder:
+    with tempfile.TemporaryDirectory(prefix="vectomy-reproduce-", ignore_cleanup_errors=True) as folder:
         yield Path(folder) / "rebuilt"
 
 
@@ -188,7 +188,7 @@ def _repeat_search(
     result: Reproduction, claim: PublishedEdit, source: Path, prompts: str | Path | None, progress: Progress
 ) -> Reproduction:
     base = "demo" if result.base == "demo" else str(source)
-    with tempfile.TemporaryDirectory(prefix="vectomy-search-") as folder:
+    with tempfile.TemporaryDirectory(prefix="vectomy-search-", ignore_cleanup_errors=True) as folder:
         again = search_again(
             claim.run or {},
             claim.edit,

@@ -267,7 +267,7 @@ def run_report(work: RunWorkflow, stages: Sequence[str] = STAGES[:-1]) -> None:
         targets["checkpoint/README.md"] = card
     for name, text in targets.items():
         with write_whole(file(name)) as path:
-            path.write_text(text, encoding="utf-8")
+            path.write_text(text, encoding="utf-8", newline="\n")
     # Scripts open these from any folder; the page and the card name no folder of this machine.
     here = work.folder.path.resolve()
     edit = results.edit.model_copy(update={"path": str(here / str(results.edit.path))})

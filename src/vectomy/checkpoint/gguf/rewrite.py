@@ -184,7 +184,7 @@ class _Writing:
                 kind = tensor.type
                 target.flush()
                 for piece in Range("", tensor.start, offset, tensor.end - tensor.start).pieces():
-                    copy_range(source.fileno(), target.fileno(), piece)
+                    copy_range(source, target, piece)
             end = offset + bytes_of(tensor.name, kind, tensor.shape)
             self.placed[tensor.name] = replace(tensor, type=kind, start=offset, end=end)
             offset = self._align(end)

@@ -28,6 +28,7 @@ from vectomy.checkpoint.gguf import (
     store_as,
 )
 from vectomy.core.errors import CheckpointError
+from vectomy.core.file_moves import move_into_place
 from vectomy.core.progress import Progress, silent
 from vectomy.core.run_folder import write_whole
 from vectomy.core.write_errors import name_write_errors
@@ -85,7 +86,10 @@ def bake_gguf(
     out = Path(out).expanduser().absolute()
     check_new(out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", suffix=".partial", dir=out.parent) as beside:
+    # Windows removes no file that something still has open; the name says what it was.
+    with tempfile.TemporaryDirectory(
+        prefix=f".{out.name}.", suffix=".partial", dir=out.parent, ignore_cleanup_errors=True
+    ) as beside:
         folder, whole = Path(beside) / out.stem, Path(beside) / "whole.gguf"
         receipt = look(bake(edit, checkpoint, folder, progress=progress), folder)
         with progress("converting", 1) as update, name_write_errors(out):
@@ -93,7 +97,7 @@ def bake_gguf(
             update(1)
         if quant in ITSELF:
             with write_whole(out) as target:
-                whole.replace(target)
+                move_into_place(whole, target)
         else:
             quantise_gguf(GgufFile.open(whole), out, quant, progress=progress)
     return receipt
@@ -136,9 +140,16 @@ def converter() -> Path:
 
 
 def _convert(script: Path, folder: Path, out: Path, kind: str) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(script.parent), "HF_HUB_OFFLINE": "1"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(script.parent),
+        "HF_HUB_OFFLINE": "1",
+        "PYTHONIOENCODING": "utf-8",
+    }
     command = [sys.executable, str(script), str(folder), "--outfile", str(out), "--outtype", kind]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, env=environment, capture_output=True, encoding="utf-8", errors="replace", check=False
+    )
     if done.returncode or not out.is_file():
         said = [line for line in done.stderr.splitlines() if line.strip()]
         raise CheckpointError(

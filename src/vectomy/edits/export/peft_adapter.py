@@ -27,6 +27,7 @@ from vectomy.checkpoint import Checkpoint, architecture_in, read_tensor
 from vectomy.checkpoint.quantization import locate
 from vectomy.checkpoint.reader import TORCH_DTYPES
 from vectomy.core import linalg
+from vectomy.core.file_moves import move_into_place
 from vectomy.core.output_path import check_new_folder
 from vectomy.core.progress import Progress, silent
 from vectomy.core.run_folder import write_json, write_whole
@@ -91,7 +92,7 @@ def write_lora(
             edit.save(beside / "edit.safetensors")
             if out.exists():
                 out.rmdir()
-            beside.replace(out)
+            move_into_place(beside, out)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     broken = [name for name, values in adapter.tensors.items() if not bool(values.isfinite().all())]

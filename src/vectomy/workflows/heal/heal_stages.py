@@ -283,7 +283,7 @@ def write_report(work: HealWorkflow) -> None:
         pages[f"{work.healed.name}/README.md"] = render_healing_card(summary)
     for name, text in pages.items():
         with write_whole(work.folder.file(name)) as path:
-            path.write_text(text, encoding="utf-8")
+            path.write_text(text, encoding="utf-8", newline="\n")
 
 
 def _summarise(work: HealWorkflow) -> JsonObject:
