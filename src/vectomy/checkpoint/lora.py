@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vectomy.core.errors import CheckpointError
+from vectomy.core.tensor_file import read_tensors
 from vectomy.core.text_file import read_text
 
 __all__ = ["ADAPTER_PREFIX", "LORA_TENSORS", "LORA_UP", "LoraUpdate", "is_transposed_lora", "read_lora"]
@@ -70,7 +71,7 @@ def read_lora(adapter: Path) -> dict[str, LoraUpdate]:
     """
     try:
         config = _read_config(adapter)
-        tensors = safetensors.torch.load_file(adapter / LORA_TENSORS)
+        tensors, _ = read_tensors(adapter / LORA_TENSORS)
     except (OSError, ValueError, safetensors.SafetensorError) as error:
         raise CheckpointError(f"{adapter} holds no PEFT adapter ({error})") from None
     extra = [name for name in UNSUPPORTED if config.get(name)]

@@ -19,7 +19,7 @@ __all__ = ["NO_RIGHT", "check_writable", "describe_os_error", "name_full_disk", 
 PROBE = ".vectomy-"
 NO_RIGHT = "no right to read it; get it from its owner (chmod a+r), or run as one who has"
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-# Windows' own error numbers: Python calls several of them EACCES, and other libraries name no other.
+# Windows' own error numbers. Python calls several of them EACCES; other libraries know no other.
 WINDOWS_NUMBERS = {
     **dict.fromkeys((2, 3), errno.ENOENT),
     **dict.fromkeys((5, 19), errno.EACCES),

@@ -19,6 +19,7 @@ from vectomy.core.errors import EditError
 from vectomy.core.json_value import JsonObject
 from vectomy.core.run_folder import canonical_json, hash_of
 from vectomy.core.suggestions import suggest_path
+from vectomy.core.tensor_file import read_tensors
 from vectomy.core.write_errors import NO_RIGHT
 from vectomy.edits.operation import BaseModelRef, Operation
 
@@ -99,9 +100,8 @@ def read_edit(path: Path, make: Callable[[BaseModelRef, tuple[Operation, ...], J
             "finished run"
         )
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {}).get("vectomy", "null"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        tensors, metadata = read_tensors(path)
+        header = json.loads(metadata.get("vectomy", "null"))
     except PermissionError:
         raise EditError(f"the Edit file {path} cannot be read: {NO_RIGHT}") from None
     except (safetensors.SafetensorError, ValueError, RecursionError, OSError) as error:

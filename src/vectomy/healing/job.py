@@ -23,6 +23,7 @@ from torch import Tensor
 from vectomy.checkpoint import Checkpoint, fingerprint
 from vectomy.core.errors import ArtifactError
 from vectomy.core.run_folder import hash_of, read_json, sha256_file, write_json, write_whole
+from vectomy.core.tensor_file import read_tensors
 from vectomy.core.text_file import read_text
 from vectomy.healing.heal_config import HealConfig, parse_heal
 from vectomy.healing.pairs import Pair, read_pairs, write_pairs
@@ -104,7 +105,7 @@ class Job:
     @property
     def protected_directions(self) -> dict[str, Tensor]:
         """Directions that training must not write along, by module; empty without projection."""
-        return dict(safetensors.torch.load_file(self.folder / DIRECTIONS))
+        return read_tensors(self.folder / DIRECTIONS)[0]
 
     @property
     def identity(self) -> str:

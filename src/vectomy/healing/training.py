@@ -25,6 +25,7 @@ from vectomy.core.json_value import JsonObject
 from vectomy.core.progress import Progress, silent
 from vectomy.core.results import LossRow
 from vectomy.core.run_folder import read_json, write_json, write_whole
+from vectomy.core.tensor_file import read_tensors
 from vectomy.healing.heal_config import HealConfig
 from vectomy.healing.job import ADAPTER, RECORD, WEIGHTS, Job, find_last_checkpoint
 from vectomy.healing.machine import Machine, is_sharded, resolve_machine
@@ -180,7 +181,7 @@ def _save(
 
 
 def _project_file(file: Path, job: Job) -> None:
-    tensors = project_adapter(safetensors.torch.load_file(file), job.protected_directions)
+    tensors = project_adapter(read_tensors(file)[0], job.protected_directions)
     with write_whole(file) as path:
         safetensors.torch.save_file(tensors, str(path), metadata={"format": "pt"})
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from vectomy.core.errors import ArtifactError
 from vectomy.core.run_folder import canonical_json, write_whole
+from vectomy.core.tensor_file import read_tensors
 from vectomy.core.types import Site
 
 __all__ = ["ActivationStats", "RunningStats"]
@@ -51,9 +52,8 @@ class ActivationStats:
     def load(cls, path: Path) -> ActivationStats:
         """Raises ArtifactError for a file that `save` did not write."""
         try:
-            with safetensors.safe_open(path, framework="pt") as file:
-                header = json.loads(file.metadata()["vectomy"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            tensors, metadata = read_tensors(path)
+            header = json.loads(metadata["vectomy"])
             return cls(tuple(header["sites"]), tuple(header["positions"]), header["count"], **tensors)
         except (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
             raise ArtifactError(

@@ -24,6 +24,7 @@ from vectomy.core.errors import ArtifactError, EditError, UsageError
 from vectomy.core.linalg import normalise, project_out
 from vectomy.core.run_folder import canonical_json, write_whole
 from vectomy.core.suggestions import suggest_path
+from vectomy.core.tensor_file import read_tensors
 from vectomy.core.types import Site, Vector
 from vectomy.search.activation_stats import ActivationStats
 
@@ -186,10 +187,10 @@ class Directions:
     def load(cls, path: Path) -> Directions:
         """Raises ArtifactError for a file that `save` did not write."""
         try:
-            with safetensors.safe_open(path, framework="pt") as file:
-                header = json.loads(file.metadata()["vectomy"])
-                vectors = file.get_tensor("vectors")
-            return cls(header["estimator"], tuple(header["sites"]), tuple(header["positions"]), vectors)
+            tensors, metadata = read_tensors(path)
+            header = json.loads(metadata["vectomy"])
+            sites, positions = tuple(header["sites"]), tuple(header["positions"])
+            return cls(header["estimator"], sites, positions, tensors["vectors"])
         except (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
             raise ArtifactError(f"{path} has no directions ({error}); delete it and run again") from None
 
@@ -291,4 +292,4 @@ def _vectors(path: Path) -> Tensor:
             raise ValueError("it is an Edit, which `vectomy apply` writes into a checkpoint")
         if "direction" not in names:
             raise ValueError(f"no tensor is called 'direction'; there are {', '.join(names[:5])}")
-        return file.get_tensor("direction")
+        return file.get_tensor("direction").clone()

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-import safetensors.torch
-
 from vectomy.core.json_value import JsonObject
 from vectomy.core.run_config import Contrast, Source
 from vectomy.core.run_folder import read_json
+from vectomy.core.tensor_file import read_tensors
 from vectomy.data.splits import Splits, split_preserve
 from vectomy.data.trait_context import in_context
 from vectomy.data.trait_file import Trait, TraitContext
@@ -121,7 +120,7 @@ class DistillWorkflow(RunWorkflow):
     def means(self) -> Means:
         """The mean streams of the positive and of the negative context."""
         files = (self.folder.file(f"activations-{side}.safetensors") for side in SIDES)
-        positive, negative = (safetensors.torch.load_file(file)["resid_post"] for file in files)
+        positive, negative = (read_tensors(file)[0]["resid_post"] for file in files)
         return positive, negative
 
     def free(self) -> None:
