@@ -151,22 +151,23 @@ def side_by_side(
     """
     context = multiprocessing.get_context("spawn")
     threads = max(1, torch.get_num_threads() // count)
-    processes: dict[Connection, Any] = {}
+    # By this process's end of its pipe, a class of its own on Windows.
+    processes: dict[Any, Any] = {}
     try:
         for _ in range(count):
             ours, theirs = context.Pipe()
             processes[ours] = context.Process(target=_work, args=(theirs, bench, threads), daemon=True)
             processes[ours].start()
             theirs.close()
-        idle, busy = list(processes), dict[Connection, int]()
+        idle, busy = list(processes), dict[Any, int]()
         while True:
             while idle and (job := next(jobs, None)) is not None:
                 busy[idle[-1]] = job[0]
                 _exchange(partial(idle.pop().send, job[1:]))
             if not busy:
                 return
+            ready: Any
             for ready in wait(list(busy)):
-                assert isinstance(ready, Connection)
                 yield busy.pop(ready), _exchange(ready.recv)
                 idle.append(ready)
     finally:
