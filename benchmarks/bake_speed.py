@@ -141,7 +141,10 @@ def drop_cached(folder: Path) -> None:
 def own_memory(pid: int) -> int:
     """Bytes of memory that are the process's own: neither file pages nor shared ones."""
     try:
-        rows = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+        rows = dict(
+            line.split(":", 1)
+            for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
+        )
         return int(rows["RssAnon"].split()[0]) * 1024
     except (OSError, KeyError, ValueError):
         return 0

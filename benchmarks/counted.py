@@ -93,7 +93,9 @@ def peak_bytes() -> int:
     """The largest resident set of this process so far (getrusage would also count the process that
     started it).
     """
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    status = dict(
+        line.split(":", 1) for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    )
     return int(status["VmHWM"].split()[0]) * 1024
 
 
@@ -109,7 +111,7 @@ def main() -> None:
         getattr(importlib.import_module(module), function)()
     finally:
         took = {"seconds": time.monotonic() - began, "peak_bytes": peak_bytes(), **counter.to_json()}
-        Path(out).write_text(json.dumps(took, indent=2) + "\n")
+        Path(out).write_text(json.dumps(took, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

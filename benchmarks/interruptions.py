@@ -123,7 +123,7 @@ def start(
     try:
         from vectomy.core.errors import VectomyError
 
-        with log.open("w") as file:
+        with log.open("w", encoding="utf-8") as file:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
             try:

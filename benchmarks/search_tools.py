@@ -148,7 +148,7 @@ class Searches:
     def _run(self, command: Sequence[str], log: Path) -> float:
         log.parent.mkdir(parents=True, exist_ok=True)
         began = time.monotonic()
-        with log.open("a") as out:
+        with log.open("a", encoding="utf-8") as out:
             status = subprocess.run(
                 command, env=self.environment, stdout=out, stderr=subprocess.STDOUT
             ).returncode

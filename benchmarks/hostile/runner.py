@@ -161,7 +161,7 @@ def _work(
     it.
     """
     # The child's own size now, and as much as a case may take and a half.
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0])
     limit = pages * resource.getpagesize() + GROWTH * 3 // 2
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     imported = set(sys.modules)
@@ -231,7 +231,7 @@ class _Record:
         self.ends = {name: Counter[str]() for name in self.names}
         self.failed: dict[str, str] = {}
         if path.exists():
-            stored = json.loads(path.read_text())
+            stored = json.loads(path.read_text(encoding="utf-8"))
             if stored.get("seed") == seed and stored.get("kinds") == self.names:
                 self.cases, self.seconds, self.failed = stored["cases"], stored["seconds"], stored["failed"]
                 self.ends = {name: Counter(stored["ends"].get(name, {})) for name in self.names}

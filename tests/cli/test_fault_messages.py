@@ -20,7 +20,7 @@ import tiny_chat
 import torch
 from faults import change_edit, change_json, change_weight, cut, make_faulty, remove, write
 
-from vectomy.core.file_lock import try_lock
+from vectomy.core.file_lock import hold_lock
 
 if TYPE_CHECKING:
     from command_line import Vectomy
@@ -286,10 +286,11 @@ def test_a_machine_without_the_place_or_device_is_named(
 def test_a_run_folder_in_use_is_named(tmp_path: Path, vectomy: Vectomy) -> None:
     folder = tmp_path / "out"
     folder.mkdir()
-    with (folder / "vectomy-run.json").open("w") as mark:
-        assert try_lock(mark)
-        parts = ("another run is at work in X", "wait for it or choose another --out")
-        check_all(vectomy, f"{RUN} --out X", folder, tmp_path, parts)
+    release = hold_lock(folder / "vectomy-run.json")
+    assert release is not None
+    parts = ("another run is at work in X", "wait for it or choose another --out")
+    check_all(vectomy, f"{RUN} --out X", folder, tmp_path, parts)
+    release()
 
 
 @pytest.mark.parametrize(
@@ -332,7 +333,7 @@ def test_a_missing_package_is_named_before_any_work(
 def test_a_full_disk_and_a_reader_that_has_gone_end_a_command_without_a_traceback(tmp_path: Path) -> None:
     """In processes of their own: the streams are the machine's."""
     command = [sys.executable, "-c", "from vectomy.cli import main; main()", "plan", "demo", "--help"]
-    with open("/dev/full", "w") as full:
+    with open("/dev/full", "w", encoding="utf-8") as full:
         result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert result.returncode == 1, result.stderr
     assert "Traceback" not in result.stderr

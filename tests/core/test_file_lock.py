@@ -1,7 +1,8 @@
-"""One process at a time, on every system: with flock, with Windows' locked bytes, and no crash
-without either.
+"""One process at a time, on every system: with flock, with the locks beside files of Windows, and
+without any locks.
 """
 
+import errno
 import signal
 import subprocess
 import sys
@@ -9,36 +10,45 @@ from pathlib import Path
 
 import pytest
 
+from vectomy.core import file_lock
+from vectomy.core.file_lock import hold_lock, lock_while
+
 TIER = "unit"
 
-# Windows' module over POSIX's locks of a range, which follow the same rules.
-WINDOWS = """
-# subprocess takes this system for Windows where there is an msvcrt: it is imported before.
-import fcntl, multiprocessing, subprocess, sys, types
-real, sys.modules["fcntl"] = fcntl, None
-def locking(handle, mode, count):
-    assert mode == 2, "LK_NBLCK"
-    real.lockf(handle, real.LOCK_EX | real.LOCK_NB, count, 0, 1)
-sys.modules["msvcrt"] = types.SimpleNamespace(LK_NBLCK=2, locking=locking)
-"""
-NEITHER = "import subprocess, sys; sys.modules['fcntl'] = sys.modules['msvcrt'] = None\n"
-SYSTEMS = {"posix": "", "windows": WINDOWS}
-
-HOLD = """
-import sys
-from vectomy.core.file_lock import try_lock
+# Earlier versions locked the file itself like this.
+EARLIER = """
+import fcntl, sys
 with open(sys.argv[1], "a+") as file:
-    file.write("written while locked\\n")
-    print(try_lock(file), flush=True)
-    file.write("and after\\n")
-    file.flush()
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        print(True, flush=True)
+    except BlockingIOError:
+        print(False, flush=True)
     sys.stdin.read()
 """
+POSIX = """
+import sys
+from pathlib import Path
+from vectomy.core import file_lock
+release = file_lock.hold_lock(Path(sys.argv[1]))
+print(release is not None, flush=True)
+sys.stdin.read()
+if release is not None:
+    release()
+"""
+# The names that file_lock looks up in `os`, with the name of Windows.
+WINDOWS = POSIX.replace(
+    "release =",
+    "import os, types\n"
+    "file_lock.os = types.SimpleNamespace(name='nt', fstat=os.fstat, path=os.path)\n"
+    "release =",
+)
+SYSTEMS = {"posix": POSIX, "windows": WINDOWS, "earlier": EARLIER}
 
 
 def start(system: str, file: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", SYSTEMS[system] + HOLD, str(file)],
+        [sys.executable, "-c", SYSTEMS[system], str(file)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -51,37 +61,74 @@ def answer(process: subprocess.Popen[str]) -> str:
 
 
 @pytest.mark.parametrize("end", ["closed", "killed"])
-@pytest.mark.parametrize("system", SYSTEMS)
-def test_a_lock_keeps_others_out_until_its_process_ends(tmp_path: Path, system: str, end: str) -> None:
+@pytest.mark.parametrize(
+    ("holder", "other"),
+    [("posix", "posix"), ("windows", "windows"), ("earlier", "posix"), ("posix", "earlier")],
+)
+def test_a_lock_keeps_others_out_until_its_process_ends(
+    tmp_path: Path, holder: str, other: str, end: str
+) -> None:
     file = tmp_path / "mark"
-    first = start(system, file)
+    file.write_text("what it says", encoding="utf-8")
+    first = start(holder, file)
     assert answer(first) == "True"
-    second = start(system, file)
+    second = start(other, file)
     assert answer(second) == "False"
-    # What is locked can be read by others.
-    assert "written while locked\nand after\n" in file.read_text()
     second.communicate()
     if end == "killed":
         first.send_signal(signal.SIGKILL)
     first.communicate()
-    third = start(system, file)
+    third = start(other, file)
     assert answer(third) == "True"
     third.communicate()
+    assert file.read_text(encoding="utf-8") == "what it says"
+    assert [path.name for path in tmp_path.iterdir()] == ["mark"]
 
 
-@pytest.mark.tiny
-@pytest.mark.parametrize("system", ["windows", "neither"])
-def test_every_command_can_be_asked_for_without_the_modules_of_posix(tmp_path: Path, system: str) -> None:
-    program = (
-        (WINDOWS if system == "windows" else NEITHER)
-        + "import vectomy, vectomy.models, vectomy.workflows.run, vectomy.workflows.evaluate.evaluation\n"
-        + "import vectomy.workflows.heal, vectomy.checkpoint.writer\n"
-        + "from pathlib import Path; from vectomy.core.run_folder import RunFolder, write_json\n"
-        + "with RunFolder(Path(sys.argv[1])) as folder: write_json(folder.file('a.json'), 1)\n"
-        + "from vectomy.cli import main; sys.argv[1:] = ['--help']; main()"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path / "run")], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[-1000:]
-    assert "Usage" in done.stdout
+def test_a_lock_beside_a_folder_is_held_once_and_leaves_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "out.lock"
+    with lock_while(path) as first, lock_while(path) as second:
+        assert (first, second) == (True, False)
+        # The one that was kept out removes nothing.
+        assert path.exists()
+    assert not path.exists()
+    with lock_while(path) as again:
+        assert again
+
+
+def test_a_lock_whose_file_its_last_holder_removed_is_not_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Opened before the holder removed it, locked after: it guards no name."""
+    path = tmp_path / "out.lock"
+    lock = file_lock.lock_descriptor
+
+    def removed_meanwhile(number: int, *, blocking: bool) -> bool:
+        path.unlink()
+        return lock(number, blocking=blocking)
+
+    monkeypatch.setattr("vectomy.core.file_lock.lock_descriptor", removed_meanwhile)
+    with lock_while(path) as held:
+        assert not held
+
+
+@pytest.mark.parametrize("number", sorted(file_lock.WITHOUT_LOCKS))
+def test_a_file_system_without_locks_keeps_nobody_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def missing(*_: object, **__: object) -> bool:
+        raise OSError(number, "no locks here")
+
+    monkeypatch.setattr("vectomy.core.file_lock.lock_descriptor", missing)
+    release = hold_lock(tmp_path / "mark")
+    assert release is not None
+    release()
+
+
+def test_other_faults_of_a_lock_are_not_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> bool:
+        raise OSError(errno.EIO, "broken")
+
+    monkeypatch.setattr("vectomy.core.file_lock.lock_descriptor", broken)
+    with pytest.raises(OSError, match="broken"):
+        hold_lock(tmp_path / "mark")

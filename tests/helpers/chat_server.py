@@ -122,7 +122,7 @@ def llama_cpp(
     `cache` "f32": keys and values are held in f32 and attention is plain; llama.cpp's own default
     is f16 and flash attention.
     """
-    with log.open("w") as said:
+    with log.open("w", encoding="utf-8") as said:
         process = subprocess.Popen(
             [sys.executable, "-c", LLAMA_CPP, str(model), str(slots), cache, *map(str, adapters)],
             stdin=subprocess.PIPE,
@@ -133,7 +133,7 @@ def llama_cpp(
     try:
         assert process.stdout
         address = process.stdout.readline().strip()
-        assert address.startswith("http://127.0.0.1:"), log.read_text()[-2000:]
+        assert address.startswith("http://127.0.0.1:"), log.read_text(encoding="utf-8")[-2000:]
         yield address, process
     finally:
         if process.stdin:

@@ -54,13 +54,13 @@ def test_what_differs_is_named_with_both_values(copy: Path, tmp_path: Path, reco
     # A stage of a run protects as the run does, and so does a file that changed under its name.
     refused(copy, r"seed: 0 -> 2", seed=2, until="collect")
     file = Path(tiny_chat.sources()["negative"])
-    rows = json.loads(file.read_text())
-    text = file.read_text()
+    rows = json.loads(file.read_text(encoding="utf-8"))
+    text = file.read_text(encoding="utf-8")
     try:
-        file.write_text(json.dumps([*rows[:-1], "draw the bee purple"]))
+        file.write_text(json.dumps([*rows[:-1], "draw the bee purple"]), encoding="utf-8")
         refused(copy, r"\(the negative prompts: changed\)")
     finally:
-        file.write_text(text)
+        file.write_text(text, encoding="utf-8")
     assert go(copy) == summary_in(finished_with())
 
 

@@ -112,8 +112,8 @@ def test_nothing_is_learned_on_a_prompt_that_is_measured_on(
     healed_folder: Path, sources: dict[str, str]
 ) -> None:
     learned = [row["messages"][-1]["content"] for row in read_jsonl(healed_folder / "preferences.jsonl")]
-    assert set(learned) == set(json.loads(Path(sources["prompts"]).read_text()))
-    assert not set(learned) & set(json.loads(Path(sources["negative_test"]).read_text()))
+    assert set(learned) == set(json.loads(Path(sources["prompts"]).read_text(encoding="utf-8")))
+    assert not set(learned) & set(json.loads(Path(sources["negative_test"]).read_text(encoding="utf-8")))
 
 
 def test_the_page_has_the_table_the_curve_and_the_answers(healed_folder: Path) -> None:

@@ -98,7 +98,7 @@ def test_a_changed_threshold_changes_the_choice(copy: Path, tmp_path: Path) -> N
 def swapped(path: Path, side: str, at: int) -> dict[str, str]:
     """The same prompt files with one prompt of one side replaced by a new one."""
     given = tiny_chat.sources()
-    rows = json.loads(Path(given[side]).read_text())
+    rows = json.loads(Path(given[side]).read_text(encoding="utf-8"))
     rows[at] = tiny_chat.texts(NIGHT if side == "positive" else DAY)[-1]
     file = path / f"{side}.json"
     file.write_text(json.dumps(rows))
@@ -108,7 +108,7 @@ def swapped(path: Path, side: str, at: int) -> dict[str, str]:
 def split_of(out: Path, side: str, split: str) -> int:
     """The place in the prompt file of a prompt that went to `split`."""
     prompt = json.loads((out / "prompts.json").read_text())[side][split][0]
-    rows = json.loads(Path(tiny_chat.sources()[side]).read_text())
+    rows = json.loads(Path(tiny_chat.sources()[side]).read_text(encoding="utf-8"))
     return rows.index(prompt if isinstance(prompt, str) else prompt["text"])
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -22,16 +22,24 @@ __all__ = ["hold_lock", "lock_while", "wait_for_lock"]
 WITHOUT_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
 
 
-def hold_lock(path: Path) -> BinaryIO | None:
-    """The open lock of `path`; None while another process holds it. Closing the file releases it.
+def hold_lock(path: Path) -> Callable[[], None] | None:
+    """Take the lock of `path`; gives what releases it. None while another process holds it.
 
     On POSIX systems the lock is on `path` itself, which is created empty: so did earlier versions,
     and they and this one keep each other out. Windows lets nobody read a locked file: there the
     lock is on a file beside, `path` with .lock added.
     """
-    file = (path if os.name == "posix" else path.with_name(f"{path.name}.lock")).open("ab")
+    posix = os.name == "posix"
+    locked = path if posix else path.with_name(f"{path.name}.lock")
+    file = locked.open("ab")
+
+    def release() -> None:
+        file.close()
+        if not posix:
+            _remove(locked)
+
     if _lock(file, wait=False):
-        return file
+        return release
     file.close()
     return None
 
@@ -56,8 +64,13 @@ def lock_while(path: Path) -> Iterator[bool]:
             if held and os.name == "posix":
                 path.unlink(missing_ok=True)
     if held and os.name != "posix":
-        with suppress(OSError):
-            path.unlink(missing_ok=True)
+        _remove(path)
+
+
+def _remove(path: Path) -> None:
+    """Windows refuses while another process has the file open, which then removes it."""
+    with suppress(OSError):
+        path.unlink(missing_ok=True)
 
 
 def _open_named(path: Path) -> BinaryIO:

@@ -228,7 +228,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.reused: list[str] = []
-        self._lock: Any = None
+        self._release: Callable[[], None] | None = None
         self._at_work: dict[str, str] = {}
 
     def __enter__(self) -> RunFolder:
@@ -253,15 +253,15 @@ class RunFolder:
             )
         with name_write_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = hold_lock(self.path / MARK)
-            if self._lock is None:
+            self._release = hold_lock(self.path / MARK)
+            if self._release is None:
                 raise ArtifactError(
                     f"another run is at work in {self.path}; wait for it or choose another --out"
                 )
             try:
                 self._mark()
             except BaseException:
-                self._lock.close()
+                self._release()
                 raise
             clear_partials(self.path)
 
@@ -281,8 +281,8 @@ class RunFolder:
         check_version(mark, file)
 
     def __exit__(self, *_: object) -> None:
-        if self._lock is not None:
-            self._lock.close()
+        if self._release is not None:
+            self._release()
 
     def file(self, name: str) -> Path:
         return self.path / name

@@ -61,7 +61,7 @@ class Leak:
         return f"{self.file}{f', line {self.line}' if self.line else ''}: {self.what}"
 
 
-def find_leaks(name: str, source: Path | bytes, own: Sequence[Path] = ()) -> list[Leak]:
+def find_leaks(name: str, source: Path | bytes, own: Sequence[PurePath] = ()) -> list[Leak]:
     """The secrets in one file.
 
     Args:
@@ -107,7 +107,7 @@ def _find_tokens(block: bytes, text: bool, values: Sequence[bytes]) -> Iterator[
             offset = block.find(value, offset + 1)
 
 
-def _find_paths(block: bytes, own: Sequence[Path], homes: bool) -> Iterator[tuple[str, int]]:
+def _find_paths(block: bytes, own: Sequence[PurePath], homes: bool) -> Iterator[tuple[str, int]]:
     """Kind and offset of the paths of this machine, and with `homes` of any home folder."""
     if homes:
         for match in HOMES.finditer(block):
@@ -119,7 +119,7 @@ def _find_paths(block: bytes, own: Sequence[Path], homes: bool) -> Iterator[tupl
             offset = block.find(folder, offset + 1)
 
 
-def _private_folders(more: Sequence[Path]) -> list[bytes]:
+def _private_folders(more: Sequence[PurePath]) -> list[bytes]:
     """Folders of this machine as written in a text; `/` and folders of one part are no secret."""
     folders = {Path.home(), Path.cwd(), Path(tempfile.gettempdir()).resolve(), *more}
     private = [folder for folder in folders if len(folder.parts) > 2]
