@@ -154,8 +154,7 @@ class EvaluationWorkflow(Workflow):
         write_jsonl(self.folder.file("completions.jsonl"), rows)
         write_json(self.folder.file("evaluation.json"), evaluation)
         with write_whole(self.folder.file("report.html")) as path:
-            path.write_text(render_evaluation(evaluation, rows), encoding="utf-8", newline="
-")
+            path.write_text(render_evaluation(evaluation, rows), encoding="utf-8", newline="\n")
 
     def _check_prompts(self) -> None:
         """Check all prompts of all measures, with each model's template."""
