@@ -3,7 +3,8 @@
 - chat.py: a chat model on a device. chat_template.py: its template; prompt_checks.py: whether
   prompts reach it. generation.py: its greedy decoding. head.py: its logits.
 - loading.py: finds, fetches and loads models. precision.py: the dtype they compute in.
-- layerwise.py: runs a model that is larger than memory, with weights.py; memory.py: what fits.
+- layerwise.py: runs a model that is larger than memory, with weights.py and block_pages.py;
+  memory.py: what fits. model_pass.py: several passes together.
 - teacher_forcing.py: runs given answers. recompute.py: their backward passes in less memory.
 - probe_architecture.py: finds the writers of a model type that the table lacks.
 - launched_ranks.py: the processes of a launcher, which share the work.
@@ -26,6 +27,7 @@ from vectomy.models.loading import (
     with_adapter,
 )
 from vectomy.models.memory import available_memory, fits, layerwise_memory
+from vectomy.models.model_pass import ModelPass, run_passes
 from vectomy.models.precision import describe_precision
 from vectomy.models.probe_architecture import probe_architecture
 from vectomy.models.prompt_checks import check_lengths, check_prompts, list_template_faults
@@ -44,6 +46,7 @@ __all__ = [
     "ChatModel",
     "Example",
     "FinalPart",
+    "ModelPass",
     "TeacherForcedBatch",
     "available_memory",
     "check_device",
@@ -68,6 +71,7 @@ __all__ = [
     "recompute_blocks",
     "resume_at",
     "resumes_exactly",
+    "run_passes",
     "shared_beginning",
     "with_adapter",
 ]

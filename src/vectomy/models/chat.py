@@ -51,7 +51,7 @@ class ChatModel:
     Attributes:
         tokenizer: None for a model that only runs token ids.
         stream: for a model read block by block. `model` then has no weights, and only `iter_layers`
-            runs.
+            runs; after `stream.allow_passes()` everything does, and each pass reads the model.
     """
 
     name: str
@@ -151,12 +151,12 @@ class ChatModel:
 
     def pass_tokens(self, batch_tokens: BatchTokens) -> int:
         """The number of tokens in one pass. With `auto`, from the free memory of a card; more than
-        CPU_TOKENS at once make a processor no faster. All ranks make the same passes, which fit the
-        fullest card.
+        CPU_TOKENS at once make a processor no faster, unless each pass reads the model. All ranks
+        make the same passes, which fit the fullest card.
         """
         if batch_tokens != "auto":
             return batch_tokens
-        if self.device.type != "cuda":
+        if self.device.type != "cuda" and self.stream is None:
             return CPU_TOKENS
         config = self.model.config.get_text_config()
         free = min(current_ranks().gather(available_memory(self.device)))
@@ -234,7 +234,7 @@ class ChatModel:
             yield batch
 
     def _check_whole(self) -> None:
-        if self.stream is not None:
+        if self.stream is not None and not self.stream.runs_passes:
             raise ModelError(
                 f"{self.name} is read block by block, which computes only its residual stream; load it "
                 "whole (load_model) for answers and logits"

@@ -10,21 +10,23 @@ re-entered in the same thread. Threads would each start a pool of OpenMP workers
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from greenlet import getcurrent, greenlet
-from torch import Tensor, nn
+from torch import nn
 
+from vectomy.architecture import architecture_of
 from vectomy.core.errors import ModelError
 from vectomy.models.batch import Batch
+from vectomy.models.block_pages import BlockPages
 from vectomy.models.memory import available_memory
 from vectomy.models.weights import Weights, is_empty
 
-__all__ = ["LayerBatches", "LayerwiseModel"]
+__all__ = ["LayerBatches", "LayerwiseModel", "LayerwisePass"]
 
 LayerBatches = tuple[range, Iterator[Batch]]
 """Layers, and an iterator that runs the batches through them and yields each one afterwards."""
@@ -32,6 +34,21 @@ LayerBatches = tuple[range, Iterator[Batch]]
 # An embedding with more rows than this is a token table, of which few rows are read; tables of
 # positions have fewer.
 TOKEN_TABLE = 1 << 16
+
+
+@dataclass(frozen=True, eq=False)
+class LayerwisePass:
+    """One of several passes that run together.
+
+    Attributes:
+        start: prepares the pass, and returns the call of the model.
+        hooks: makes the context in which every part of the pass runs.
+        read: takes what is wanted from the model's output.
+    """
+
+    start: Callable[[], Callable[[], Any]]
+    hooks: Callable[[], AbstractContextManager[Any]]
+    read: Callable[[Any], Any]
 
 
 class LayerwiseModel:
@@ -51,6 +68,49 @@ class LayerwiseModel:
         self.d_model = d_model
         if len(set(map(id, self.blocks))) < len(self.blocks):
             raise self._error("uses one block at several layers")
+        self.pages = BlockPages(weights, list(zip(paths, self.blocks, strict=True)))
+        self._others = ExitStack()
+        self.runs_passes = False
+
+    def allow_passes(self) -> None:
+        """Let whole passes run, each of which reads all blocks: `ChatModel.hidden`, logits, answers
+        and backward passes with recomputed blocks. The head, norms and biases stay in memory, and
+        as many blocks as there is room for.
+        """
+        if self.runs_passes:
+            return
+        # The architecture is known by whether head and embedding are one, which ends here.
+        architecture_of(self.model)
+        self.weights.load_head()
+        self.weights.load_vectors(self.paths)
+        self._load_others_when_called(self._others)
+        self.runs_passes = True
+        self.pages.expect_passes()
+
+    def run_together(self, passes: Sequence[LayerwisePass], first: int = 0) -> list[Any]:
+        """Run passes block by block: all of them through each block from `first` on before the next
+        one. What the blocks below `first` do is up to the caller.
+
+        Returns:
+            What each pass reads from its output.
+        """
+        with ExitStack() as stack:
+            self._pause_before_blocks(stack, first)
+            runs: list[Any] = []
+            stack.callback(_abandon, runs)
+            for item in passes:
+                runs.append(greenlet(item.start()))
+                with item.hooks():
+                    self._switch(runs[-1], first)
+            for layer in range(first + 1, len(self.blocks)):
+                for run, item in zip(runs, passes, strict=True):
+                    with item.hooks():
+                        self._switch(run, layer)
+            results = []
+            for run, item in zip(runs, passes, strict=True):
+                with item.hooks():
+                    results.append(item.read(self._switch(run, len(self.blocks))))
+            return results
 
     def iter_layers(
         self, batches: Sequence[Batch], state_bytes: int | None = None
@@ -65,11 +125,15 @@ class LayerwiseModel:
             ModelError: the model does not run its blocks one after the other.
             CheckpointError: weights are missing.
         """
-        block = max(map(self.weights.bytes, self.paths))
-        room = available_memory(self.device) - 2 * block
+        room = available_memory(self.device) - 2 * self.pages.largest
         state_bytes = max(room // 2, 0) if state_bytes is None else state_bytes
-        for group in self._groups(batches, state_bytes):
-            yield from self._iter_group(group, ahead=room > 0)
+        self.pages.ahead = room > 0
+        try:
+            for group in self._groups(batches, state_bytes):
+                yield from self._iter_group(group)
+        finally:
+            if not self.runs_passes:
+                self.pages.clear()
 
     def _groups(self, batches: Sequence[Batch], state_bytes: int) -> Iterator[list[Batch]]:
         group: list[Batch] = []
@@ -85,10 +149,10 @@ class LayerwiseModel:
         if group:
             yield group
 
-    def _iter_group(self, batches: list[Batch], ahead: bool) -> Iterator[LayerBatches]:
+    def _iter_group(self, batches: list[Batch]) -> Iterator[LayerBatches]:
         with ExitStack() as stack:
-            reader = stack.enter_context(ThreadPoolExecutor(1))
-            self._load_others_when_called(stack)
+            if not self.runs_passes:
+                self._load_others_when_called(stack)
             self._pause_before_blocks(stack)
             passes: list[Any] = []
             stack.callback(_abandon, passes)
@@ -98,22 +162,12 @@ class LayerwiseModel:
                 # `partial` here, and a lambda in `_pause_before`.
                 passes.append(greenlet(partial(self.model.base_model, **batch.inputs())))
                 self._resume(passes[-1], 0)
-            coming = self._read(reader, 0)
-            for layer, path in enumerate(self.paths):
-                tensors = coming.result()
-                if ahead:
-                    coming = self._read(reader, layer + 1)
-                with self.weights.loaded(path, tensors):
+            for layer in range(len(self.paths)):
+                with self.pages.loaded(layer):
                     finished = self._run_layer(layer, passes, batches)
                     yield range(layer, layer + 1), finished
                     for _ in finished:  # a caller that left early still gets the next layer's input
                         pass
-                if not ahead:
-                    coming = self._read(reader, layer + 1)
-
-    def _read(self, reader: ThreadPoolExecutor, layer: int) -> Future[dict[str, Tensor]]:
-        names = self.weights.names(self.paths[layer]) if layer < len(self.paths) else []
-        return reader.submit(self.weights.read, names)
 
     def _run_layer(self, layer: int, passes: list[Any], batches: list[Batch]) -> Iterator[Batch]:
         for run, batch in zip(passes, batches, strict=True):
@@ -121,10 +175,15 @@ class LayerwiseModel:
             yield batch
 
     def _resume(self, run: Any, layer: int) -> None:
-        """Continue a pass up to block `layer`, or to its end if `layer` is after the last block."""
+        with torch.inference_mode():
+            self._switch(run, layer)
+
+    def _switch(self, run: Any, layer: int) -> Any:
+        """Continue a pass up to block `layer`, or to its end if `layer` is after the last block.
+        Returns the result at its end.
+        """
         try:
-            with torch.inference_mode():
-                arrived = run.switch()
+            arrived = run.switch()
         except (RuntimeError, NotImplementedError) as error:
             if "meta" not in str(error):
                 raise
@@ -136,6 +195,7 @@ class LayerwiseModel:
             raise self._error(
                 f"does not run its blocks one after the other ({where} where {layer} comes next)"
             )
+        return arrived
 
     def _error(self, reason: str) -> ModelError:
         return ModelError(
@@ -144,8 +204,8 @@ class LayerwiseModel:
             "load the model whole"
         )
 
-    def _pause_before_blocks(self, stack: ExitStack) -> None:
-        for layer, block in enumerate(self.blocks):
+    def _pause_before_blocks(self, stack: ExitStack, first: int = 0) -> None:
+        for layer, block in enumerate(self.blocks[first:], first):
             # torch.nn.Module calls this attribute, if set, instead of the module and its hooks,
             # which may be registered during the pause.
             block._compiled_call_impl = _pause_before(layer, block)

@@ -245,12 +245,14 @@ def load_layerwise(
     trust_remote_code: bool | None = None,
     name: str | None = None,
     tokenizer: bool = True,
+    passes: bool = False,
 ) -> ChatModel:
     """Open a model folder of any size for `ChatModel.iter_layers`, which reads it block by block
     (layerwise.py).
 
     Args: as `load_model`; `device` auto is one card, if there is one. With `tokenizer` False the
-        folder needs neither a tokenizer nor a chat template.
+        folder needs neither a tokenizer nor a chat template. With `passes` the model also answers
+        and runs backward passes with recomputed blocks; each pass reads all blocks.
 
     Raises:
         CheckpointError: the folder is incomplete.
@@ -274,7 +276,24 @@ def load_layerwise(
             _check_template(text_tokenizer, label)
     blocks = [architecture.block(layer) for layer in range(architecture.n_layers)]
     stream = LayerwiseModel(model, weights, blocks, architecture.d_model)
-    return ChatModel(label, checkpoint, architecture, model, text_tokenizer, chosen.thinking, stream)
+    chat = ChatModel(label, checkpoint, architecture, model, text_tokenizer, chosen.thinking, stream)
+    if passes:
+        with loading(label, checkpoint.path):
+            stream.allow_passes()
+            model.generation_config = _read_end_tokens(checkpoint, model)
+            if tokenizer:
+                _prepare_for_generate(chat)
+    return chat
+
+
+def _read_end_tokens(checkpoint: Checkpoint, model: Any) -> Any:
+    """A generation config with nothing but the tokens that end an answer."""
+    from transformers import GenerationConfig
+
+    stored = model.generation_config
+    if (checkpoint.path / "generation_config.json").is_file():
+        stored = GenerationConfig.from_pretrained(checkpoint.path, local_files_only=True)
+    return GenerationConfig(eos_token_id=stored.eos_token_id)
 
 
 def _override(

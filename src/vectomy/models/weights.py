@@ -8,8 +8,9 @@ tensors, one module at a time.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from vectomy.models.precision import FLOATS, stored_dtype, working_dtype
 from vectomy.models.quiet import quiet
 
 __all__ = [
+    "Page",
     "Weights",
     "auto_class",
     "check_class",
@@ -85,6 +87,32 @@ def skeleton(checkpoint: Checkpoint, dtype: str, trust_remote_code: bool, device
     return model.eval().requires_grad_(False)
 
 
+@dataclass(frozen=True, eq=False)
+class Page:
+    """Weights in memory for modules that have none: parameters and buffers, module by module."""
+
+    values: Sequence[tuple[nn.Module, Mapping[str, Any], Mapping[str, Any]]]
+
+    def apply(self) -> None:
+        """Give the modules their weights."""
+        for owner, parameters, buffers in self.values:
+            owner._parameters.update(parameters)
+            owner._buffers.update(buffers)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """A context in which the modules have their weights; afterwards what they had before."""
+        before = [
+            (owner, {n: owner._parameters[n] for n in parameters}, {n: owner._buffers[n] for n in buffers})
+            for owner, parameters, buffers in self.values
+        ]
+        try:
+            self.apply()
+            yield
+        finally:
+            Page(before).apply()
+
+
 class Weights:
     """Finds the weights of each module of a skeleton on disk, loads them and unloads them.
 
@@ -119,13 +147,19 @@ class Weights:
             for name in names
         ]
 
+    def live_bytes(self, module: str) -> int:
+        """Bytes of a module's weights in the dtype that the model computes in."""
+        values = self.model.get_submodule(module).parameters()
+        return sum(value.numel() * value.itemsize for value in values)
+
     def bytes(self, module: str) -> int:
         entries = (self.checkpoint.tensors[name] for name in self.names(module))
         return sum(entry.end - entry.start for entry in entries)
 
     def read(self, names: Iterable[str]) -> dict[str, Tensor]:
         """Tensors as stored. Touches no module, so it can run during a forward pass."""
-        return {name: read_stored(self.checkpoint, name) for name in names}
+        with torch.inference_mode(False):
+            return {name: read_stored(self.checkpoint, name) for name in names}
 
     def table(self, module: str) -> str | None:
         """The tensor on disk that equals the weight of an embedding, row by row; None if there is
@@ -153,6 +187,15 @@ class Weights:
         Raises:
             ModelError: the checkpoint lacks a tensor of the module, or its shape differs.
         """
+        with self.page(module, tensors, below).applied():
+            yield
+
+    def page(self, module: str, tensors: dict[str, Tensor], below: bool = True) -> Page:
+        """The weights that a module lacks, ready to be used. `tensors`, the result of `read`, is
+        emptied.
+
+        Raises: as `loaded`.
+        """
         root = self.model.get_submodule(module)
         modules = list(root.modules()) if below else [root]
         before = [(m, m._parameters.copy(), m._buffers.copy()) for m in modules]
@@ -162,11 +205,49 @@ class Weights:
             for name, value in chain(root.named_parameters(recurse=below), root.named_buffers(recurse=below)):
                 if value.is_meta:
                     raise ModelError(self._explain_lacking(f"{module}.{name}"))
-            yield
+            return Page(
+                [
+                    (
+                        owner,
+                        {name: owner._parameters[name] for name, value in parameters.items() if _lacks(value)},
+                        {name: b for name, b in owner._buffers.items() if b is not buffers.get(name)},
+                    )
+                    for owner, parameters, buffers in before
+                ]
+            )
         finally:
             for owner, parameters, buffers in before:
                 owner._parameters.update(parameters)
                 owner._buffers.update(buffers)
+
+    def load_vectors(self, modules: Iterable[str]) -> None:
+        """Load all weights of one axis (gains of norms, biases) of these modules for good."""
+        inside = tuple(f"{module}." for module in modules)
+        state = self.model.state_dict()
+        names = [
+            name
+            for target, stored in self._sources.items()
+            if target.startswith(inside) and state[target].ndim < 2
+            for name in stored
+        ]
+        self._load(self.read(names))
+
+    def load_head(self) -> None:
+        """Load the output head for good; that of a tied model gets the embedding's weight."""
+        head = self.model.get_output_embeddings()
+        if not is_empty(head):
+            return
+        path = next(name for name, module in self.model.named_modules() if module is head)
+        names = self.names(path, below=False)
+        if names:
+            self.page(path, self.read(names), below=False).apply()
+            return
+        embedding = self.model.get_input_embeddings()
+        table = self.table(next(name for name, m in self.model.named_modules() if m is embedding))
+        if table is None:
+            raise ModelError(self._explain_lacking(f"{path}.weight"))
+        value = read_stored(self.checkpoint, table).to(self.device, head.weight.dtype)
+        head.weight = nn.Parameter(value, requires_grad=False)
 
     def _explain_lacking(self, name: str) -> str:
         lacks = f"the checkpoint in {self.checkpoint.path} has no tensor for '{name}'"
@@ -189,7 +270,8 @@ class Weights:
             dtype_plan=self.model._get_dtype_plan(dtype),
             weight_mapping=self._transforms,
         )
-        with quiet():
+        # They may be used in a backward pass later, wherever they are read now.
+        with quiet(), torch.inference_mode(False), torch.no_grad():
             info, _ = convert_and_load_state_dict_in_model(self.model, dict(tensors), settings)
         for name, actual, expected in info.mismatched_keys:
             raise CheckpointError(
@@ -269,6 +351,10 @@ def check_class(model: Any, checkpoint: Checkpoint) -> None:
             )
 
 
+def _lacks(value: Tensor | None) -> bool:
+    return value is not None and value.is_meta
+
+
 def is_empty(module: nn.Module) -> bool:
     """Whether any of its own parameters (not of submodules) has no value."""
-    return any(value is not None and value.is_meta for value in module._parameters.values())
+    return any(map(_lacks, module._parameters.values()))
