@@ -19,23 +19,30 @@ from transformers import AutoModelForCausalLM
 from zoo import D_MODEL, zoo_folder
 
 from vectomy.architecture import resolve
+from vectomy.architecture.norms import fold_live
 from vectomy.checkpoint import Checkpoint
+from vectomy.core import linalg
 from vectomy.core.errors import ActivationError, CheckpointError, ModelError, PromptError
 from vectomy.core.types import SITES
 from vectomy.hooks.capture import capture
+from vectomy.hooks.writer_outputs import change_outputs, is_hookable
 from vectomy.models import (
     Batch,
     ChatModel,
+    ModelPass,
     fits,
     layerwise_memory,
     load_layerwise,
     load_model,
     memory,
+    recompute_blocks,
+    run_passes,
     weights,
 )
 from vectomy.models.layerwise import LayerwiseModel
 from vectomy.models.weights import Weights, skeleton
 from vectomy.search.collect import collect
+from vectomy.search.gradient.parameters import ablate_with_strengths
 
 TIER = "chat"
 
@@ -280,6 +287,67 @@ def test_what_fits_is_said_by_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert memory.largest_block(checkpoint) == sum(e.end - e.start for e in entries)
     more = layerwise_memory(checkpoint, architecture, 2000) - layerwise_memory(checkpoint, architecture, 1000)
     assert more == 1000 * 2 * 2 * architecture.d_model
+
+
+# Whole passes
+
+PASSING = {
+    "llama": {},
+    "llama:tied": {"tied": True},
+    "gemma2": {},  # norms between writers and stream, capped logits
+    "qwen3_moe": {},
+    "gpt_oss": {},
+    "gpt2": {},
+    "falcon_h1": {},  # no plain cache; scaled logits
+}
+
+
+@pytest.mark.parametrize("case", PASSING)
+def test_whole_passes_are_those_of_the_whole_model(tiny_of, case: str) -> None:
+    """Hidden states, logits, greedy tokens and gradients; the gradients to the bit."""
+    folder = tiny_of(case.partition(":")[0], **PASSING[case]).folder
+    chat = load_layerwise(folder, device="cpu", tokenizer=False, passes=True)
+    assert chat.stream is not None
+    resident = load_model(folder, device="cpu", tokenizer=False)
+    batch = random_batches(chat)[0]
+    with torch.inference_mode():
+        hidden = chat.hidden(batch)
+        torch.testing.assert_close(hidden, resident.hidden(batch), **EXACT)
+        torch.testing.assert_close(chat.log_probs(hidden), resident.log_probs(hidden), **EXACT)
+    writers = [writer for writer in resident.architecture.writers if is_hookable(writer)]
+    gradients = []
+    for model in (chat, resident):
+        basis = linalg.normalise(torch.linspace(-1, 1, model.architecture.d_model))[None].requires_grad_()
+        changes = [
+            (writer, ablate_with_strengths(fold_live(model.model, writer, basis), torch.tensor([0.7])))
+            for writer in writers
+        ]
+        with torch.enable_grad(), change_outputs(model.model, changes), recompute_blocks(model):
+            (states,) = run_passes(model, [ModelPass(batch, lambda states: states[:, -1])])
+            model.log_probs(states)[:, 3].mean().backward()
+        assert float(basis.grad.abs().max()) > 0
+        gradients.append(basis.grad)
+    assert torch.equal(*gradients)
+
+
+@pytest.mark.parametrize("most", [1, 9])
+def test_answers_are_those_of_the_whole_model(most: int) -> None:
+    chat = load_layerwise(tiny_chat.folder(), device="cpu", passes=True)
+    assert chat.stream is not None
+    chat.stream.pages.most = most
+    tokens = chat.tokens(PROMPTS)
+    resident = load_model(tiny_chat.folder(), device="cpu")
+    assert chat.end_tokens == resident.end_tokens
+    assert chat.answer(tokens, 8, 100) == resident.answer(tokens, 8, 100)
+    torch.testing.assert_close(
+        chat.next_token_log_probs(tokens, 100), resident.next_token_log_probs(tokens, 100), **EXACT
+    )
+    # The stream is still there, and what was read in a pass without gradients may be used in one.
+    assert len(stream_of(chat, list(chat.batches(tokens, 40)))) > 0
+    with torch.enable_grad(), recompute_blocks(chat):
+        hidden = chat.hidden(next(chat.batches(tokens, 40)))
+    assert chat.stream.pages.reads <= chat.architecture.n_layers or most == 1
+    assert not hidden.requires_grad
 
 
 # Errors and ends

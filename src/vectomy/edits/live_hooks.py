@@ -18,6 +18,7 @@ from vectomy.architecture import Writer
 from vectomy.architecture.norms import fold_live_removal
 from vectomy.core import linalg
 from vectomy.core.component import OUTSIDE
+from vectomy.core.errors import EditError
 from vectomy.core.types import NormMode, Vector
 from vectomy.edits.operation import Operation
 from vectomy.hooks.writer_outputs import output_hook
@@ -39,8 +40,8 @@ def edit_writers(model: nn.Module, edits: Sequence[tuple[Writer, Operation]]) ->
             module = model.get_submodule(writer.module)
             basis, strengths = fold_live_removal(model, writer, edit.basis, edit.strengths)
             weight = model.get_parameter(writer.weight)
-            basis = basis.to(device=weight.device, dtype=torch.float32)
-            strengths = strengths.to(device=weight.device, dtype=torch.float32)
+            _check_loaded(weight, writer, edit, _needs_swap(module, writer, edit))
+            basis, strengths = (_to_device(value, weight) for value in (basis, strengths))
             if _needs_swap(module, writer, edit):
                 _swap_writer(changes, model, writer, edit, basis, strengths)
                 made = OutputChange(None, None)
@@ -58,6 +59,21 @@ def edit_writers(model: nn.Module, edits: Sequence[tuple[Writer, Operation]]) ->
             if made.change is not None or addition is not None:
                 changes.callback(module.register_forward_hook(output_hook(made.change, addition)).remove)
         yield
+
+
+def _to_device(value: Tensor, weight: Tensor) -> Float[Tensor, "*shape"]:
+    """A tensor in float32 on the device of a weight; where it is for a weight not in memory."""
+    device = value.device if weight.is_meta else weight.device
+    return value.to(device=device, dtype=torch.float32)
+
+
+def _check_loaded(weight: Tensor, writer: Writer, edit: Operation, swapped: bool) -> None:
+    """Raises EditError: the edit needs the numbers of a weight that is read block by block."""
+    if weight.is_meta and (swapped or edit.norm != "none"):
+        raise EditError(
+            f"the edit of '{writer.weight}' changes the weight itself, or keeps its lengths, and the model "
+            "is read block by block; bake the edit, or load the model whole"
+        )
 
 
 @dataclass(frozen=True)
@@ -156,7 +172,7 @@ def _swap(changes: ExitStack, parameter: Tensor, change: Callable[[Tensor], Tens
 
 
 def _removal(basis: Tensor, strengths: Tensor) -> Callable[[Tensor], Tensor]:
-    return lambda output: linalg.remove(output, basis, strengths)
+    return lambda output: linalg.remove(output, basis.to(output.device), strengths.to(output.device))
 
 
 def _row_removal(basis: Tensor, strengths: Tensor, norm: NormMode) -> Callable[[Tensor], Tensor]:

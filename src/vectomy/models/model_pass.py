@@ -46,7 +46,8 @@ def run_passes(chat: ChatModel, passes: Sequence[ModelPass], layer: int = 0) -> 
         layer: where passes with a stream resume. Either all passes have one, or none.
     """
     resumed = bool(layer) and all(item.stream is not None for item in passes)
-    with resume_at(chat, layer) if resumed else nullcontext([]) as given:
+    resuming: AbstractContextManager[list[Stream]] = resume_at(chat, layer) if resumed else nullcontext([])
+    with resuming as given:
         if chat.stream is None:
             return [_run(chat, item, given) for item in passes]
         runs = [

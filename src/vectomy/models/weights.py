@@ -209,7 +209,11 @@ class Weights:
                 [
                     (
                         owner,
-                        {name: owner._parameters[name] for name, value in parameters.items() if _lacks(value)},
+                        {
+                            name: owner._parameters[name]
+                            for name, value in parameters.items()
+                            if _lacks(value)
+                        },
                         {name: b for name, b in owner._buffers.items() if b is not buffers.get(name)},
                     )
                     for owner, parameters, buffers in before
@@ -273,6 +277,7 @@ class Weights:
         # They may be used in a backward pass later, wherever they are read now.
         with quiet(), torch.inference_mode(False), torch.no_grad():
             info, _ = convert_and_load_state_dict_in_model(self.model, dict(tensors), settings)
+            self.model.requires_grad_(False)
         for name, actual, expected in info.mismatched_keys:
             raise CheckpointError(
                 f"'{name}' has the shape {list(actual)} in {self.checkpoint.path}, but config.json says "

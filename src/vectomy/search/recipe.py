@@ -76,6 +76,13 @@ class RecipeInput:
     ask: Ask | None = None
     progress: Progress = silent
 
+    @property
+    def teacher_forced(self) -> bool:
+        """Whether edits are measured by the likelihood of openings instead of by generating, which
+        reads a model that is read block by block for each token.
+        """
+        return self.chat.stream is not None
+
     def ablate_everywhere(self, scores: Scores, vector: Vector) -> RecipeResult:
         """The result that ablates one direction at every writer."""
         scores["chosen"]["norm"] = float(vector.norm())

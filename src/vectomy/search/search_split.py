@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -10,14 +11,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vectomy.core.ranks import current_ranks
-from vectomy.core.types import Stream
 from vectomy.data.prompts import Prompt
 from vectomy.edits.edit import Edit
-from vectomy.hooks.capture import capture
 from vectomy.metrics.intervals import share_of_most
 from vectomy.metrics.judges import refuses
 from vectomy.metrics.logits import kl_divergence
-from vectomy.models import Example, TeacherForcedBatch, pack_examples, resume_at
+from vectomy.models import Example, pack_examples
+from vectomy.search.edited_passes import run_base, run_edited
+from vectomy.search.opening_shares import OpeningEvaluator
 from vectomy.search.recipe import RecipeInput
 
 __all__ = ["SearchSplitEvaluator"]
@@ -60,16 +61,9 @@ class SearchSplitEvaluator:
         self.count = len(passes)
         share = current_ranks().share(enumerate(passes))
         self.places, self.passes = [place for place, _ in share], [batch for _, batch in share]
-        self.base: list[Tensor] = []
-        self.streams: list[Stream | None] = []
-        for batch in self.passes:
-            with capture(chat.model, ["resid_pre"], layers=[layer] if layer else []) as stream:
-                self.base.append(self._hidden(batch))
-            self.streams.append(stream["resid_pre", layer] if layer else None)
-
-    @torch.inference_mode()
-    def _hidden(self, batch: TeacherForcedBatch) -> Float[Tensor, "label d_model"]:
-        return batch.predicting(self.task.chat.hidden(batch))
+        self.packed = packed
+        with torch.inference_mode():
+            self.streams, self.base = run_base(chat, self.passes, layer)
 
     @torch.inference_mode()
     def divergence(self, edits: Sequence[Edit]) -> list[dict[str, float]]:
@@ -78,20 +72,10 @@ class SearchSplitEvaluator:
 
         Each pass runs all edits in turn, so that the base's distributions are computed once.
         """
-        chat = self.task.chat
         sums: dict[int, _PassSums] = {}
-        with (
-            resume_at(chat, self.layer) as resumed,
-            self.task.progress("KL on the search prompts", self.count, "passes") as update,
-        ):
-            for place, batch, base, stream in zip(
-                self.places, self.passes, self.base, self.streams, strict=True
-            ):
-                states = []
-                for edit in edits:
-                    resumed[:] = [stream]
-                    with edit.hooks(chat.model):
-                        states.append(self._hidden(batch))
+        with self.task.progress("KL on the search prompts", self.count, "passes") as update:
+            edited = run_edited(self.task.chat, self.passes, self.streams, edits, self.layer)
+            for place, batch, base, states in zip(self.places, self.passes, self.base, edited, strict=True):
                 divergences = self._divergences(base, states)
                 sums[place] = _PassSums(
                     [float(kl.sum()) for kl in divergences],
@@ -123,6 +107,13 @@ class SearchSplitEvaluator:
                 part.append(kl_divergence(log_probs, chat.log_probs(hidden[chunk])))
         # MPS has no float64.
         return [torch.cat(part).cpu().double() for part in parts]
+
+    @cached_property
+    def openings(self) -> OpeningEvaluator:
+        """The openings of the base's answers to the positive search prompts."""
+        prompts, answers = self.task.positive["search"], self.task.answers["positive"]
+        shows = [self._shows(prompt, own, own) for prompt, own in zip(prompts, answers, strict=True)]
+        return OpeningEvaluator(self.task.chat, prompts, answers, shows, self.packed, self.layer)
 
     def rate(self, edit: Edit) -> float | None:
         """Share of the positive search prompts whose answer still shows the behaviour; None if most

@@ -72,7 +72,8 @@ def measure_points(
 ) -> tuple[list[Candidate], list[Edit]]:
     """Measure states on the search split, as points and Edits in the same order.
 
-    KL is measured for all. The behaviour is measured by generating: with a KL budget for the points
+    KL is measured for all. The behaviour is measured by generating, or by the openings of answers
+    (opening_shares.py) if the model is read block by block: with a KL budget for the points
     within it; otherwise by bisection, until the least KL at which the behaviour is gone is known.
     Points that were not tried are marked as rejected.
     """
@@ -92,11 +93,20 @@ def measure_points(
         for state, edit, divergence in zip(states, edits, divergences, strict=True)
     ]
     order = sorted(range(len(points)), key=lambda index: points[index]["kl"])
+    # In one read of the model, if it is read block by block.
+    shares = (
+        task.journal.get_or_compute(
+            f"openings up to {states[-1]['step']}", lambda: evaluator.openings.rates(edits)
+        )
+        if task.teacher_forced
+        else None
+    )
 
     def try_edit(place: int) -> bool:
         index = order[place]
         point, edit = points[index], edits[index]
-        rate = task.journal.get_or_compute(f"rate {point['step']}", partial(evaluator.rate, edit))
+        measure = partial(evaluator.rate, edit)
+        rate = shares[index] if shares else task.journal.get_or_compute(f"rate {point['step']}", measure)
         point |= {"rejected": MOST_UNJUDGED if rate is None else None, "rate": rate}
         if rate is None:
             return False

@@ -26,7 +26,7 @@ RDO (arXiv 2502.17420) learns a direction with a similar loss.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -247,46 +247,68 @@ class _Search:
             for number in range(count)
         ]
 
+        # A model that is read block by block is read once for all passes.
+        groups = [passes] if self.task.teacher_forced else [[one] for one in passes]
+
         def backward() -> dict[str, float]:
-            gradients = current_ranks().map(partial(self._find_gradient, optimizer.parameters, count), passes)
+            gradients = current_ranks().map(partial(self._find_gradient, optimizer.parameters, count), groups)
             losses: dict[str, float] = {}
-            for one, (loss, gradient) in zip(passes, gradients, strict=True):
+            for group, (values, gradient) in zip(groups, gradients, strict=True):
                 optimizer.parameters.add_gradient(gradient)
-                name = STORED_NAMES[one.name]
-                losses[name] = losses.get(name, 0.0) + loss / count
+                for one, loss in zip(group, values, strict=True):
+                    name = STORED_NAMES[one.name]
+                    losses[name] = losses.get(name, 0.0) + loss / count
             return losses
 
         return optimizer.step(phase.at(step)[0], backward)
 
     def _find_gradient(
-        self, parameters: EditParameters, count: int, one: _StepPass
-    ) -> tuple[float, list[Tensor]]:
-        """The loss on one of `count` passes and its gradient, in less memory if it runs out."""
+        self, parameters: EditParameters, count: int, passes: Sequence[_StepPass]
+    ) -> tuple[list[float], list[Tensor]]:
+        """The losses on some of the passes, of which there are `count` a set, and the gradient of
+        their weighted sum, in less memory if it runs out.
+        """
         while True:
             parameters.clear_gradient()
             try:
-                loss = sum(
-                    self._add_gradient(parameters, piece, one.loss, one.scale / count)
-                    for piece in self.memory.pieces_of(self.objective.targets, one.target)
-                )
-                return loss, parameters.take_gradient()
+                losses = self._add_gradients(parameters, count, passes)
+                return losses, parameters.take_gradient()
             except torch.OutOfMemoryError:
                 if self.memory.lowest:
                     raise
             # Out of the handler, whose traceback holds the tensors of the failed pass.
             self.memory.lower()
 
-    def _add_gradient(self, parameters: EditParameters, target: TrainPass, loss: Loss, scale: float) -> float:
-        """The backward pass of a loss on one pass or piece. Returns the loss."""
+    def _add_gradients(
+        self, parameters: EditParameters, count: int, passes: Sequence[_StepPass]
+    ) -> list[float]:
+        """The backward passes of some passes. Returns the loss of each."""
+        targets = self.objective.targets
+        pieces = [
+            (index, one._replace(target=piece, scale=one.scale / count))
+            for index, one in enumerate(passes)
+            for piece in self.memory.pieces_of(targets, one.target)
+        ]
+        groups = [pieces] if self.task.teacher_forced else [[piece] for piece in pieces]
+        losses = [0.0] * len(passes)
+        for group in groups:
+            values = self._add_gradient(parameters, [piece for _, piece in group])
+            for (index, _), value in zip(group, values, strict=True):
+                losses[index] += value
+        return losses
+
+    def _add_gradient(self, parameters: EditParameters, pieces: Sequence[_StepPass]) -> list[float]:
+        """One backward pass of the weighted losses on passes or pieces. Returns the losses."""
         chat, targets = self.objective.chat, self.objective.targets
         with (
-            targets.running() as run,
             change_outputs(chat.model, self.objective.list_changes(parameters)),
             self.memory.saving(targets.layer),
         ):
-            value = loss(target, run(target)[0])
-            (scale * value).backward()
-        return float(value.detach())
+            states = targets.run_together([piece.target for piece in pieces])
+            values = [piece.loss(piece.target, hidden) for piece, hidden in zip(pieces, states, strict=True)]
+            weighted = [piece.scale * value for piece, value in zip(pieces, values, strict=True)]
+            torch.stack(weighted).sum().backward()
+        return [float(value.detach()) for value in values]
 
     def _measure_memory(self, parameters: EditParameters) -> None:
         targets = self.objective.targets

@@ -34,9 +34,9 @@ class PassMemory:
 
     def __init__(self, chat: ChatModel, free: Callable[[torch.device], int] = available_memory) -> None:
         self.chat, self.free = chat, free
-        self.recompute = False
+        # A model read block by block has no weights left when the backward pass begins.
+        self.recompute = self._measured = chat.stream is not None
         self.pieces = 1
-        self._measured = False
         self._split: dict[TrainPass, list[TrainPass]] = {}
 
     def measure(self, passes: Sequence[TrainPass], run: Callable[[TrainPass], Tensor]) -> None:

@@ -54,7 +54,7 @@ def screen_directions(objective: EditObjective) -> JsonObject:
     """Fully ablate each candidate start direction: rank them by loss, then generate in that order.
 
     The start layer is chosen by generating, not by loss alone: without its usual opening, the model
-    may still show the behaviour in other words.
+    may still show the behaviour in other words. A model read block by block is judged by the loss.
 
     Returns:
         A JSON record: the best `layer`, all screened `layers`, the share of the behaviour `left` by
@@ -75,7 +75,7 @@ def screen_directions(objective: EditObjective) -> JsonObject:
     both = [sum(pair) for pair in zip(*losses.values(), strict=True)]
     order = sorted(range(len(layers)), key=lambda index: both[index])
     left: dict[int, float] = {}
-    for index in order if task.judge is not None else ():
+    for index in order if task.judge is not None and not task.teacher_forced else ():
         layer = layers[index]
         edit = Edit.from_directions(directions[layer], task.base, objective.writers)
         left[layer] = share_left(task, edit, SCREENED_PROMPTS)

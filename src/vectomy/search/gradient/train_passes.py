@@ -32,19 +32,21 @@ from vectomy.core.types import Stream
 from vectomy.data.prompts import Prompt
 from vectomy.data.thoughts import split_thoughts
 from vectomy.edits.edit import Edit
-from vectomy.hooks.capture import capture
 from vectomy.metrics.intervals import share_of_most
 from vectomy.metrics.judges import REFUSALS, find_refusals
 from vectomy.models import (
     ChatModel,
     Example,
+    ModelPass,
     TeacherForcedBatch,
     find_final_parts,
     pack_examples,
     packs_exactly,
     resume_at,
     resumes_exactly,
+    run_passes,
 )
+from vectomy.search.edited_passes import run_base
 from vectomy.search.recipe import RecipeInput
 
 __all__ = [
@@ -141,6 +143,13 @@ class CachedPasses:
 
             yield run
 
+    def run_together(self, targets: Sequence[TrainPass]) -> list[Float[Tensor, "label d_model"]]:
+        """Run passes under the active hooks; if the model is read block by block, all of them
+        through each block before the next one.
+        """
+        passes = [ModelPass(target.forced, target.forced.predicting, target.stream) for target in targets]
+        return run_passes(self.chat, passes, self.layer)
+
     @torch.no_grad()
     def split(self, target: TrainPass, pieces: int) -> list[TrainPass]:
         """A pass as at most `pieces` smaller ones of whole examples. Their losses, weighted by
@@ -153,11 +162,11 @@ class CachedPasses:
         parts = pack_examples(self.chat, examples, 1 << 30, count=size, packed=self.packed)
         return [
             replace(
-                _run_base(self.chat, part, self.layer),
-                answer_share=len(part.first) / len(whole.first),
-                label_share=len(part.labels) / len(whole.labels),
+                piece,
+                answer_share=len(piece.forced.first) / len(whole.first),
+                label_share=len(piece.forced.labels) / len(whole.labels),
             )
-            for part in parts
+            for piece in _run_base(self.chat, parts, self.layer)
         ]
 
 
@@ -316,8 +325,11 @@ def with_openings_left(task: RecipeInput, targets: CachedPasses, edit: Edit, nam
     """The targets, plus the openings under an edit that still show the behaviour on positive fit
     prompts.
 
-    The answers are stored in the journal under `name`. Without a judge nothing is added.
+    The answers are stored in the journal under `name`. Without a judge nothing is added, and
+    nothing where generating would read the model for each token.
     """
+    if task.teacher_forced:
+        return targets
     prompts = task.positive["fit"][:MOST_PROMPTS]
 
     def answers() -> list[list[int]]:
@@ -368,10 +380,9 @@ def _build_passes(task: RecipeInput, examples: list[Example], layer: int, packed
         packed=packed,
         most=MOST_TOKENS,
     )
-    return [_run_base(task.chat, batch, layer) for batch in batches]
+    return _run_base(task.chat, batches, layer)
 
 
-def _run_base(chat: ChatModel, batch: TeacherForcedBatch, layer: int) -> TrainPass:
-    with capture(chat.model, ["resid_pre"], layers=[layer] if layer else []) as stream:
-        base = batch.predicting(chat.hidden(batch))
-    return TrainPass(batch, stream["resid_pre", layer] if layer else None, base)
+def _run_base(chat: ChatModel, batches: Sequence[TeacherForcedBatch], layer: int) -> list[TrainPass]:
+    streams, states = run_base(chat, batches, layer)
+    return [TrainPass(*parts) for parts in zip(batches, streams, states, strict=True)]
