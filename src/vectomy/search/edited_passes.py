@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
-from jaxtyping import Float
 from torch import Tensor
 
 from vectomy.core.types import Point, Stream
@@ -20,11 +19,11 @@ __all__ = ["run_base", "run_edited"]
 
 def run_base(
     chat: ChatModel, batches: Sequence[TeacherForcedBatch], layer: int
-) -> tuple[list[Stream | None], list[Float[Tensor, "label d_model"]]]:
+) -> tuple[list[Tensor | None], list[Tensor]]:
     """For each batch the stream that enters `layer` (None for layer 0), and the last hidden states
-    that predict the labels.
+    that predict the labels (label x d_model).
     """
-    streams: list[Stream | None] = [None] * len(batches)
+    streams: list[Tensor | None] = [None] * len(batches)
 
     def store(index: int) -> AbstractContextManager[Any]:
         consume = partial(_store_clone, streams, index)
@@ -36,18 +35,18 @@ def run_base(
     return streams, run_passes(chat, passes)
 
 
-def _store_clone(streams: list[Stream | None], index: int, _point: Point, value: Stream) -> None:
+def _store_clone(streams: list[Tensor | None], index: int, _point: Point, value: Stream) -> None:
     streams[index] = value.clone()
 
 
 def run_edited(
     chat: ChatModel,
     batches: Sequence[TeacherForcedBatch],
-    streams: Sequence[Stream | None],
+    streams: Sequence[Tensor | None],
     edits: Sequence[Edit],
     layer: int,
-) -> Iterator[list[Float[Tensor, "label d_model"]]]:
-    """For each batch, the states that predict its labels under each edit.
+) -> Iterator[list[Tensor]]:
+    """For each batch, the states that predict its labels under each edit (label x d_model).
 
     Args:
         streams: of `run_base`. Passes resume at `layer`; the edits must not touch anything below.

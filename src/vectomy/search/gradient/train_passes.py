@@ -143,8 +143,8 @@ class CachedPasses:
 
             yield run
 
-    def run_together(self, targets: Sequence[TrainPass]) -> list[Float[Tensor, "label d_model"]]:
-        """Run passes under the active hooks; if the model is read block by block, all of them
+    def run_together(self, targets: Sequence[TrainPass]) -> list[Tensor]:
+        """The states that predict the labels of passes (label x d_model), under the active hooks; if the model is read block by block, all of them
         through each block before the next one.
         """
         passes = [ModelPass(target.forced, target.forced.predicting, target.stream) for target in targets]
