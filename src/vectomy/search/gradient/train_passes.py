@@ -144,8 +144,8 @@ class CachedPasses:
             yield run
 
     def run_together(self, targets: Sequence[TrainPass]) -> list[Tensor]:
-        """The states that predict the labels of passes (label x d_model), under the active hooks; if the model is read block by block, all of them
-        through each block before the next one.
+        """The states that predict the labels of passes (label x d_model), under the active hooks.
+        If the model is read block by block, all of them go through each block before the next one.
         """
         passes = [ModelPass(target.forced, target.forced.predicting, target.stream) for target in targets]
         return run_passes(self.chat, passes, self.layer)
