@@ -176,8 +176,8 @@ def test_gradients_are_those_of_the_resident_model(tmp_path: Path) -> None:
             values = searching._add_gradient(
                 optimizer.parameters,
                 [
-                    (targets.change[0], searching.objective.behaviour_loss, 1.0),
-                    (targets.negative[0], searching.objective.kl_loss, 3.0),
+                    gradient._StepPass("change", targets.change[0], searching.objective.behaviour_loss, 1.0),
+                    gradient._StepPass("negative", targets.negative[0], searching.objective.kl_loss, 3.0),
                 ],
             )
         learned = optimizer.parameters
