@@ -10,7 +10,16 @@ import typer
 
 from vectomy.cli.help import MAKE, SectionedCommand
 from vectomy.cli.progress_bars import bars
-from vectomy.cli.vocabulary import AsJson, Edit, Model, base_option, option, out_option, strength_option
+from vectomy.cli.vocabulary import (
+    AsJson,
+    Edit,
+    Model,
+    TrustRemoteCode,
+    base_option,
+    option,
+    out_option,
+    strength_option,
+)
 from vectomy.core.choices import ExportFormat, Quantization
 from vectomy.core.config import OUTPUT
 
@@ -63,6 +72,7 @@ def _apply(
             panel=OUTPUT,
         ),
     ] = True,
+    trust_remote_code: TrustRemoteCode = False,
     as_json: AsJson = False,
 ) -> None:
     """Write an Edit into a copy of its base, or as an adapter. Prints the receipt: every weight
@@ -82,10 +92,12 @@ def _apply(
     _check_options(in_place, form, quant, base)
 
     def measure(receipt: Receipt, folder: Path) -> Receipt:
-        return with_measurement(receipt, folder, chosen, progress=bars) if verified else receipt
+        if not verified:
+            return receipt
+        return with_measurement(receipt, folder, chosen, trust_remote_code=trust_remote_code, progress=bars)
 
-    source = Path(model) if in_place else open_base(model, bars)
-    unedited = None if base is None else open_base(base, bars)
+    source = Path(model) if in_place else open_base(model, bars, trust_remote_code=trust_remote_code)
+    unedited = None if base is None else open_base(base, bars, trust_remote_code=trust_remote_code)
     export = EXPORTS[form]
     receipt = export.write(
         ExportRequest(

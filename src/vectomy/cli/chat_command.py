@@ -15,7 +15,7 @@ from rich.text import Text
 
 from vectomy.cli.help import JOB, SectionedCommand
 from vectomy.cli.terminal import open_console
-from vectomy.cli.vocabulary import MEASURES, Edit, base_option, option, strength_option
+from vectomy.cli.vocabulary import MEASURES, Edit, TrustRemoteCode, base_option, option, strength_option
 from vectomy.core.errors import ModelError, PromptError, UsageError
 
 __all__ = ["register"]
@@ -39,12 +39,13 @@ def _chat(
     answer_tokens: Annotated[
         int, option("--answer-tokens", help="Greedy tokens in each answer.", panel=MEASURES, min=1)
     ] = 128,
+    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Talk to the base and the edited model side by side. Each line starts a new conversation.
     Lines may come from a pipe.
     """
     console = open_console()
-    talk = _Talk.open(edit, base, console, strength, answer_tokens)
+    talk = _Talk(*_open_pair(edit, base, trust_remote_code), console, strength, answer_tokens)
     console.print(HELP, highlight=False)
     for line in _lines(console):
         if line in ("/quit", "/exit"):
@@ -64,31 +65,35 @@ def _lines(console: Console) -> Iterator[str]:
             yield line.strip()
 
 
+def _open_pair(name: str, base: str | None, trust_remote_code: bool) -> tuple[Any, Any]:
+    """The live base and the Edit. A run's own settings load its model; its right to run code does
+    not count here.
+    """
+    from vectomy.cli.progress_bars import bars
+    from vectomy.core.config import Runtime
+    from vectomy.models import load_model
+    from vectomy.workflows.named_model import base_named_by, kind_of, open_base, open_edit
+    from vectomy.workflows.trait_config import read_run_config
+
+    edit = open_edit(name)
+    model = base or base_named_by(name)
+    if model is None:
+        raise UsageError(
+            f"{name} was made for {edit.base}, which is not at hand; give that model with --base MODEL"
+        )
+    runtime = read_run_config(Path(name)).runtime if kind_of(name) == "run" else Runtime()
+    folder = open_base(model, bars, trust_remote_code=trust_remote_code)
+    chat = load_model(folder, runtime=runtime, trust_remote_code=trust_remote_code, name=model)
+    edit.check_base(chat.checkpoint)
+    return chat, edit
+
+
 class _Talk:
     """The loaded model, the edit, the strength and the length of answers."""
 
     def __init__(self, chat: Any, edit: Any, console: Console, strength: float, tokens: int) -> None:
         self.chat, self.edit, self.console = chat, edit, console
         self.strength, self.tokens = strength, tokens
-
-    @classmethod
-    def open(cls, name: str, base: str | None, console: Console, strength: float, tokens: int) -> _Talk:
-        from vectomy.cli.progress_bars import bars
-        from vectomy.core.config import Runtime
-        from vectomy.models import load_model
-        from vectomy.workflows.named_model import base_named_by, kind_of, open_base, open_edit
-        from vectomy.workflows.trait_config import read_run_config
-
-        edit = open_edit(name)
-        model = base or base_named_by(name)
-        if model is None:
-            raise UsageError(
-                f"{name} was made for {edit.base}, which is not at hand; give that model with --base MODEL"
-            )
-        runtime = read_run_config(Path(name)).runtime if kind_of(name) == "run" else Runtime()
-        chat = load_model(open_base(model, bars), runtime=runtime, trust_remote_code=False, name=model)
-        edit.check_base(chat.checkpoint)
-        return cls(chat, edit, console, strength, tokens)
 
     def hear(self, line: str) -> None:
         command, _, value = line.partition(" ")

@@ -17,6 +17,7 @@ from vectomy.cli.vocabulary import (
     Embeddings,
     Model,
     Overwrite,
+    TrustRemoteCode,
     direction_option,
     option,
     out_option,
@@ -49,6 +50,7 @@ def _new(
     behaviour: Annotated[
         str, option("--behaviour", help="Name of the behaviour, for tables and the model card.", panel=EDIT)
     ] = "",
+    trust_remote_code: TrustRemoteCode = False,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
@@ -56,12 +58,13 @@ def _new(
     from vectomy.checkpoint import Checkpoint, architecture_in
     from vectomy.checkpoint.gguf import gguf_mark
     from vectomy.core.output_path import check_file_output
+    from vectomy.core.repo_name import split_revision
     from vectomy.edits.edit import Edit
     from vectomy.search.estimators import direction_from
     from vectomy.workflows.named_model import open_base
 
     check_file_output(out, direction)
-    source = Checkpoint.open(open_base(model, bars))
+    source = Checkpoint.open(open_base(model, bars, trust_remote_code=trust_remote_code))
     check_file_output(out, source.path)
     rows = direction_from(direction, architecture_in(source).d_model)
     about = {
@@ -76,7 +79,7 @@ def _new(
         norm,
         embeddings,
         about,
-        name=model if model == "demo" else Path(model).name,
+        name=model if model == "demo" else Path(split_revision(model)[0]).name,
     )
     out = write_file(lambda file, replace: edit.save(file, overwrite=replace), out, overwrite)
     if as_json:

@@ -38,6 +38,7 @@ from vectomy.cli.vocabulary import (
 )
 from vectomy.core.config import EXPERT, OUTPUT, load_config
 from vectomy.core.json_value import JsonObject
+from vectomy.core.repo_name import split_revision
 from vectomy.healing.heal_config import HealConfig, parse_heal
 
 __all__ = ["register"]
@@ -161,7 +162,7 @@ def _heal(values: dict[str, Any]) -> None:
         file = {"prompts": "bundled:harmless", "preferences": "own", **file}
     typed = {name: "--" + name.replace("_", "-") for name in options}
     parsed = parse_heal({**file, **options}, typed)
-    out = job.out or Path("runs") / f"{Path(job.model).resolve().name}-healed"
+    out = job.out or Path("runs") / f"{Path(split_revision(job.model)[0]).resolve().name}-healed"
     if job.export_axolotl is not None:
         _export(job.export_axolotl, parsed, out, job.launch)
         return

@@ -19,6 +19,7 @@ from pydantic.fields import FieldInfo
 
 from vectomy.cli.help import HelpAll
 from vectomy.core.config import EXPERT, JobConfig, Panel
+from vectomy.core.repo_name import split_revision
 from vectomy.core.run_config import DEMO_PROMPTS, FLAT, HUB_PROMPTS, Contrast, RunConfig, Source
 
 __all__ = [
@@ -230,4 +231,5 @@ def unpack(kind: type[Fields]) -> Callable[[Callable[[Fields], None]], Callable[
 
 def default_folder(model: str, recipe: str | None) -> Path:
     """runs/NAME-RECIPE, the run folder if no other is given."""
-    return Path("runs") / f"{Path(model).resolve().name}-{recipe or 'gradient'}"
+    name, _ = split_revision(model)
+    return Path("runs") / f"{Path(name).resolve().name}-{recipe or 'gradient'}"

@@ -8,7 +8,7 @@ import typer
 
 from vectomy.cli.help import JOB, SectionedCommand
 from vectomy.cli.progress_bars import bars
-from vectomy.cli.vocabulary import AsJson, Embeddings, Model
+from vectomy.cli.vocabulary import AsJson, Embeddings, Model, TrustRemoteCode
 
 __all__ = ["register"]
 
@@ -20,6 +20,7 @@ def register(app: typer.Typer) -> None:
 def _plan(
     model: Model,
     embeddings: Embeddings = True,
+    trust_remote_code: TrustRemoteCode = False,
     as_json: AsJson = False,
 ) -> None:
     """List the weights that an edit would change, and the memory, disk and time of a run. Reads no
@@ -29,7 +30,9 @@ def _plan(
     from vectomy.workflows.named_model import open_base
     from vectomy.workflows.plan import plan
 
-    result = plan(open_base(model, bars), embeddings=embeddings, name=model)
+    result = plan(
+        open_base(model, bars, trust_remote_code=trust_remote_code), embeddings=embeddings, name=model
+    )
     if as_json:
         typer.echo(json.dumps(result.to_json(), indent=2))
     else:

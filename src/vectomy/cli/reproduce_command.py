@@ -12,7 +12,7 @@ import typer
 from vectomy.cli.help import PUBLISH, SectionedCommand
 from vectomy.cli.progress_bars import bars, library_bars
 from vectomy.cli.terminal import open_console
-from vectomy.cli.vocabulary import EDIT, PUBLISHED, AsJson, base_option, option, out_option
+from vectomy.cli.vocabulary import EDIT, PUBLISHED, AsJson, TrustRemoteCode, base_option, option, out_option
 from vectomy.core.config import SEARCH
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ def _reproduce(
     out: Annotated[
         Path | None, out_option("DIR", "a new folder for the rebuilt model; it is deleted if not given.")
     ] = None,
+    trust_remote_code: TrustRemoteCode = False,
     as_json: AsJson = False,
 ) -> None:
     """Rebuild an edited model from its base and compare it with the published one: MATCH, or
@@ -84,6 +85,7 @@ def _reproduce(
             from_scratch=from_scratch,
             prompts=prompt_folder,
             out=out,
+            trust_remote_code=trust_remote_code,
             progress=bars,
         )
     if as_json:

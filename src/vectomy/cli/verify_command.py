@@ -9,7 +9,7 @@ import typer
 
 from vectomy.cli.help import MEASURE, SectionedCommand
 from vectomy.cli.progress_bars import bars
-from vectomy.cli.vocabulary import MEASURES, AsJson, Device, EditOption, base_option, option
+from vectomy.cli.vocabulary import MEASURES, AsJson, Device, EditOption, TrustRemoteCode, base_option, option
 
 __all__ = ["register"]
 
@@ -44,6 +44,7 @@ def _verify(
     seed: Annotated[
         int, option("--seed", help="Random seed: of the texts that are run.", panel=MEASURES)
     ] = 0,
+    trust_remote_code: TrustRemoteCode = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure whether a checkpoint carries an Edit: exit status 0 if yes, 1 if no, 3 if unknown."""
@@ -52,9 +53,16 @@ def _verify(
     from vectomy.workflows.named_model import open_base, open_edit, open_model
 
     loaded = open_edit(edit)
-    source = None if base is None else open_base(base, bars)
+    source = None if base is None else open_base(base, bars, trust_remote_code=trust_remote_code)
     receipt = verify(
-        open_model(checkpoint, bars), loaded, base=source, run=run, device=device, seed=seed, progress=bars
+        open_model(checkpoint, bars, trust_remote_code=trust_remote_code),
+        loaded,
+        base=source,
+        run=run,
+        device=device,
+        seed=seed,
+        trust_remote_code=trust_remote_code,
+        progress=bars,
     )
     if as_json:
         typer.echo(json.dumps(receipt.to_json(), indent=2))

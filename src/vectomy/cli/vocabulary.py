@@ -26,6 +26,7 @@ __all__ = [
     "Model",
     "Overwrite",
     "Run",
+    "TrustRemoteCode",
     "Yes",
     "base_option",
     "direction_option",
@@ -90,4 +91,12 @@ AsJson = Annotated[bool, option("--json", help="Print JSON instead of text.", pa
 Device = Annotated[
     str,
     option("--device", help="auto (CUDA, else MPS, else CPU), cpu, cuda, cuda:N or mps.", panel=MACHINE),
+]
+TrustRemoteCode = Annotated[
+    bool,
+    option(
+        "--trust-remote-code/--no-trust-remote-code",
+        help="Run Python code that the model's folder contains.",
+        panel=EXPERT,
+    ),
 ]

@@ -10,6 +10,7 @@ from pathlib import Path
 from vectomy.core.errors import PromptError
 from vectomy.core.json_value import JsonObject
 from vectomy.core.jsonl import read_jsonl
+from vectomy.core.repo_name import explain_gated
 from vectomy.core.run_config import HUB_PROMPTS
 from vectomy.core.suggestions import suggest, suggest_path
 from vectomy.data.prompt_files import SUFFIXES, clip, read_file
@@ -122,7 +123,7 @@ def _hub_fault(name: str, subset: str | None, split: str, error: Exception) -> s
     if "Unknown split" in text:
         return f"the data set {name} has no split '{split}'; it has {choices or reason}. Write {name}:SPLIT"
     if "gated" in text:
-        return f"the data set {name} is gated; accept its terms on its page and log in with `hf auth login`"
+        return explain_gated(name, "data set")
     called = f"{name}/{subset}" if subset else name
     if name in HUB_PROMPTS.values():
         options = "--positive and --negative, of `heal` --positive-test, --negative-test and --prompts"

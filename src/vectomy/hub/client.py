@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from vectomy.core.errors import HubError, VectomyError
+from vectomy.core.repo_name import explain_gated
 
 __all__ = ["client", "hub_errors", "is_repo_id", "redact", "secrets"]
 
@@ -82,9 +83,11 @@ def hub_errors(doing: str, repo_id: str) -> Iterator[None]:
 
 def _explain(error: Exception, repo_id: str) -> str | None:
     """The cause and its remedy; None for an error that is not the Hub's."""
-    from huggingface_hub.errors import HFValidationError, LocalTokenNotFoundError
+    from huggingface_hub.errors import GatedRepoError, HFValidationError, LocalTokenNotFoundError
 
     chain = list(_causes(error))
+    if any(isinstance(cause, GatedRepoError) for cause in chain):
+        return explain_gated(repo_id)
     for cause in chain:
         response = getattr(cause, "response", None)
         if response is not None and isinstance(getattr(response, "status_code", None), int):

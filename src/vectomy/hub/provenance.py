@@ -23,6 +23,7 @@ from vectomy.checkpoint.safetensors_header import read_shard
 from vectomy.core.errors import ArtifactError
 from vectomy.core.json_value import JsonObject
 from vectomy.core.progress import Progress, silent
+from vectomy.core.repo_name import split_revision
 from vectomy.core.run_folder import read_json, write_json
 from vectomy.edits.edit import Edit
 from vectomy.edits.edit_file import edit_file_in
@@ -138,11 +139,11 @@ def adapter_weights(folder: Path) -> Checkpoint:
 
 
 def base_name(model: str) -> str:
-    """The name of a base without the folders of this machine: a Hub id or `demo` unchanged, the
-    last part of a folder.
+    """The name of a base without the folders of this machine: a Hub id without its revision,
+    `demo`, the last part of a folder.
     """
     if model == "demo" or not is_local(model):
-        return model
+        return split_revision(model)[0]
     folder = Path(model).expanduser().resolve()
     cached = folder.parents[1].name.split("--") if revision_of(folder) else []
     return "/".join(cached[1:]) if len(cached) == 3 and cached[0] == "models" else folder.name

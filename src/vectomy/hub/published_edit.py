@@ -11,6 +11,7 @@ from typing import Any
 from vectomy.checkpoint.index import RECORDS
 from vectomy.core.errors import UsageError
 from vectomy.core.json_value import JsonObject
+from vectomy.core.repo_name import split_revision
 from vectomy.core.run_folder import MARK, hash_of, read_json
 from vectomy.core.suggestions import suggest_path
 from vectomy.edits.edit import Edit
@@ -53,8 +54,8 @@ def published_edit_of(what: str, revision: str | None = None) -> PublishedEdit:
 
     Args:
         what: a card (.md), an Edit file, a folder (a run, a checkpoint, an adapter, a published
-            repository) or OWNER/NAME.
-        revision: branch or commit of a repository.
+            repository), OWNER/NAME or OWNER/NAME@REVISION.
+        revision: branch or commit of a repository, where `what` names none.
 
     Raises:
         UsageError: `what` is none of these, or does not name its Edit.
@@ -73,8 +74,9 @@ def published_edit_of(what: str, revision: str | None = None) -> PublishedEdit:
                 "repository"
             )
         return _read_edit_file(path, what)
-    if is_repo_id(what):
-        return _read_folder(download(what, revision), what)
+    name, own = split_revision(what)
+    if is_repo_id(name):
+        return _read_folder(download(name, own or revision), what)
     raise UsageError(
         f"'{what}' is not a file or folder{suggest_path(what)}, and not a repository name (OWNER/NAME)"
     )

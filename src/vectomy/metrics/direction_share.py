@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vectomy.checkpoint import Checkpoint
+from vectomy.core.config import Runtime
 from vectomy.core.errors import ActivationError, ModelError
 from vectomy.core.progress import Progress, silent
 from vectomy.hooks.capture import capture
@@ -39,6 +40,7 @@ def projections(
     tokens: Sequence[Sequence[int]] | None = None,
     seed: int = 0,
     device: str = "auto",
+    trust_remote_code: bool = False,
     progress: Progress = silent,
 ) -> tuple[list[float], str]:
     """The largest |r . x| / |x| over directions and tokens, of the stream x that enters the first
@@ -47,13 +49,15 @@ def projections(
     Args:
         tokens: prompts as token ids to run (else 8 random texts of 48 tokens, from `seed`). Texts
             are cut at the positions of the model, which is said.
+        trust_remote_code: run Python code that the folder contains.
 
     Raises:
         ActivationError: the stream has NaN or infinite values.
         ModelError: the model cannot be run here (packed weights, say).
     """
     opened = Checkpoint.of(checkpoint)
-    chat = _open_chat(opened, device)
+    runtime = Runtime(device=device, dtype="float32", trust_remote_code=trust_remote_code)
+    chat = _open_chat(opened, runtime)
     layers = chat.architecture.n_layers
     texts = tokens or _random_texts(chat.architecture.vocab, seed)
     what = f"{len(tokens)} given prompts" if tokens else f"8 random texts of 48 tokens (seed {seed})"
@@ -97,12 +101,12 @@ def _random_texts(vocab: int, seed: int) -> list[list[int]]:
     return rows
 
 
-def _open_chat(checkpoint: Checkpoint, device: str) -> ChatModel:
+def _open_chat(checkpoint: Checkpoint, runtime: Runtime) -> ChatModel:
     """Block by block; whole where its blocks cannot be read apart (shared weights)."""
     try:
-        return load_layerwise(checkpoint.path, device=device, dtype="float32", tokenizer=False)
+        return load_layerwise(checkpoint.path, runtime=runtime, tokenizer=False)
     except ModelError as error:
         try:
-            return load_model(checkpoint.path, device=device, dtype="float32", tokenizer=False)
+            return load_model(checkpoint.path, runtime=runtime, tokenizer=False)
         except ModelError:
             raise error from None

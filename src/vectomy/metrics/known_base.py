@@ -11,6 +11,7 @@ from pathlib import Path
 from vectomy.checkpoint import Checkpoint, fingerprint
 from vectomy.checkpoint.index import RECORDS
 from vectomy.core.errors import VectomyError
+from vectomy.core.repo_name import split_revision
 from vectomy.core.run_folder import MARK
 from vectomy.core.text_file import read_text
 from vectomy.edits.operation import BaseModelRef
@@ -72,7 +73,7 @@ def _folders(name: str, checkpoint: Path) -> Iterator[Path]:
     yield from (Path(name).expanduser(), here.parent / name, here.parent.parent / name)
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    owner, _, repository = name.rpartition("/")
+    owner, _, repository = split_revision(name)[0].rpartition("/")
     if repository and not set("*?[") & set(name) and "/" not in owner:
         cache = Path(HF_HUB_CACHE)
         if cache.is_dir():

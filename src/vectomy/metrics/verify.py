@@ -45,6 +45,7 @@ def verify(
     run: bool = True,
     seed: int = 0,
     device: str = "auto",
+    trust_remote_code: bool = False,
     progress: Progress = silent,
 ) -> Receipt:
     """Measure whether a checkpoint carries an Edit; no record is trusted.
@@ -59,6 +60,7 @@ def verify(
         tokens: prompts to run, as token ids; None: 8 random texts of 48 tokens, from `seed`.
         run: also run the model in float32 and measure its residual stream. An error in this part
             becomes a note of the receipt.
+        trust_remote_code: run Python code that the folder contains.
 
     Raises:
         FingerprintError: the shape of the checkpoint, or the weights of `base`, differ from the
@@ -97,7 +99,16 @@ def verify(
     ).with_non_finite([name for name, _ in non_finite_tensors(opened)])
     if not run:
         return receipt
-    return with_measurement(receipt, opened, edit, tokens=tokens, seed=seed, device=device, progress=progress)
+    return with_measurement(
+        receipt,
+        opened,
+        edit,
+        tokens=tokens,
+        seed=seed,
+        device=device,
+        trust_remote_code=trust_remote_code,
+        progress=progress,
+    )
 
 
 def _summarise(
@@ -138,6 +149,7 @@ def with_measurement(
     tokens: Sequence[Sequence[int]] | None = None,
     seed: int = 0,
     device: str = "auto",
+    trust_remote_code: bool = False,
     progress: Progress = silent,
 ) -> Receipt:
     """The receipt of a checkpoint with the projections of its running stream, or with a note that
@@ -148,7 +160,13 @@ def with_measurement(
         return receipt
     try:
         shares, how = projections(
-            checkpoint, basis, tokens=tokens, seed=seed, device=device, progress=progress
+            checkpoint,
+            basis,
+            tokens=tokens,
+            seed=seed,
+            device=device,
+            trust_remote_code=trust_remote_code,
+            progress=progress,
         )
     except ActivationError as error:
         reason = f"{receipt.reason}; {error}" if receipt.status == "not_carried" else str(error)

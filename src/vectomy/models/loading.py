@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any, Literal
 
 import torch
@@ -24,6 +24,7 @@ from vectomy.core.file_lock import wait_for_lock
 from vectomy.core.file_moves import move_into_place
 from vectomy.core.packages import describe_missing
 from vectomy.core.ranks import current_ranks
+from vectomy.core.repo_name import split_revision
 from vectomy.core.run_folder import cache_folder, sha256_file
 from vectomy.core.text_file import LARGEST_TEXT, check_regular, read_text
 from vectomy.core.write_errors import name_write_errors
@@ -67,8 +68,12 @@ TEXT_FILES = {
 
 
 def is_local(model: str) -> bool:
-    """Whether `model` names a local folder: it exists, or it is not written as OWNER/NAME."""
-    return Path(model).expanduser().exists() or model.count("/") != 1 or model.startswith((".", "/", "~"))
+    """Whether `model` names a local folder: it exists, or it is not written as OWNER/NAME or
+    OWNER/NAME@REVISION.
+    """
+    name, _ = split_revision(model)
+    path = name.count("/") != 1 or name.startswith((".", "/", "~")) or PureWindowsPath(name).drive != ""
+    return path or Path(model).expanduser().exists()
 
 
 def check_known(model: str) -> None:
@@ -82,7 +87,8 @@ def check_known(model: str) -> None:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        config = json.loads(read_text(Path(hf_hub_download(model, "config.json"))))
+        name, revision = split_revision(model)
+        config = json.loads(read_text(Path(hf_hub_download(name, "config.json", revision=revision))))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError, RecursionError) as error:
         raise CheckpointError(explain_absent_model(model, error)) from None
     check_supported(config)
@@ -96,7 +102,8 @@ def fetch(model: str, revision: str | None = None) -> Path:
     safetensors and sidecars from the Hub.
 
     Args:
-        revision: a commit on the Hub; the newest one unless given.
+        model: a folder, a GGUF file, OWNER/NAME or OWNER/NAME@REVISION.
+        revision: a branch, tag or commit, where the name has none; the newest commit unless given.
 
     Raises:
         CheckpointError: it is neither a local folder nor a model on the Hub.
@@ -108,10 +115,11 @@ def fetch(model: str, revision: str | None = None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
+    name, own = split_revision(model)
     try:
         return Path(
             snapshot_download(
-                model, revision=revision, allow_patterns=WANTED_FILES, ignore_patterns=OTHER_WEIGHTS
+                name, revision=own or revision, allow_patterns=WANTED_FILES, ignore_patterns=OTHER_WEIGHTS
             )
         )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from vectomy.core.repo_name import explain_gated, split_revision
 from vectomy.core.suggestions import suggest, suggest_path
 from vectomy.core.text_file import read_text
 from vectomy.core.write_errors import NO_RIGHT
@@ -81,11 +82,22 @@ def _explain_type(folder: Path) -> str:
 
 def explain_absent_model(model: str, error: Exception) -> str:
     """One sentence for a name that is neither a local folder nor given out by the Hub."""
-    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
+    name, revision = split_revision(model)
     start = f"'{model}' is not a local folder{suggest_path(model)}"
     if isinstance(error, GatedRepoError):
-        return f"the model '{model}' is gated; accept its terms on its page, and log in with `hf auth login`"
+        return explain_gated(name)
+    if isinstance(error, RevisionNotFoundError):
+        return (
+            f"the model '{name}' on the Hub has no branch, tag or commit '{revision}'; see its files for "
+            f"those that it has: https://huggingface.co/{name}/commits/main"
+        )
     if isinstance(error, HFValidationError):
         return f"{start}, and no name of a model on the Hub (OWNER/NAME)"
     if isinstance(error, RepositoryNotFoundError):

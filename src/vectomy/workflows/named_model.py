@@ -13,6 +13,7 @@ from typing import Literal
 from vectomy.checkpoint.gguf import is_gguf
 from vectomy.core.errors import ArtifactError, EditError, UsageError
 from vectomy.core.progress import Progress, silent
+from vectomy.core.repo_name import split_revision
 from vectomy.core.run_folder import MARK, read_json
 from vectomy.edits.edit import Edit
 from vectomy.edits.edit_file import edit_file_in, is_edit_file
@@ -61,14 +62,14 @@ def kind_of(name: str) -> Kind:
     return "checkpoint" if (path / "config.json").is_file() else "folder"
 
 
-def open_model(name: str, progress: Progress = silent) -> Path:
+def open_model(name: str, progress: Progress = silent, *, trust_remote_code: bool = False) -> Path:
     """The folder of a model, edited or not; a run stands for its edited checkpoint.
 
     Raises:
         UsageError: `name` is no whole model, or a run without a checkpoint.
         CheckpointError: the model is not available.
     """
-    return open_base(edited_model(name), progress)
+    return open_base(edited_model(name), progress, trust_remote_code=trust_remote_code)
 
 
 def edited_model(name: str) -> str:
@@ -89,8 +90,11 @@ def edited_model(name: str) -> str:
     return str(checkpoint)
 
 
-def open_base(name: str, progress: Progress = silent) -> Path:
+def open_base(name: str, progress: Progress = silent, *, trust_remote_code: bool = False) -> Path:
     """The folder of an unedited model.
+
+    Args:
+        trust_remote_code: run Python code that the folder contains, where its type is not known.
 
     Raises:
         UsageError: `name` is no whole model, or a run.
@@ -98,7 +102,7 @@ def open_base(name: str, progress: Progress = silent) -> Path:
     """
     check_base(name)
     folder = model_folder(name, progress)
-    probe_architecture(folder, progress=progress)
+    probe_architecture(folder, trust_remote_code=trust_remote_code, progress=progress)
     return folder
 
 
@@ -158,7 +162,7 @@ def open_edit(name: str | Path) -> Edit:
     if kind in ("edit", "weights", "missing") or (path.is_dir() and edit_file_in(path) is not None):
         return Edit.load(path)
     if kind == "hub":
-        folder = download(name)
+        folder = download(*split_revision(name))
         if edit_file_in(folder) is None:
             raise EditError(
                 f"the repository '{name}' holds no Edit; give one that `vectomy push` wrote, or an Edit file"

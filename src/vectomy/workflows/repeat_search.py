@@ -34,6 +34,7 @@ def search_again(
     folder: Path,
     *,
     prompts: Path | None = None,
+    trust_remote_code: bool = False,
     progress: Progress = silent,
 ) -> RepeatedSearch:
     """Run the stages up to the choice of an Edit into `folder`.
@@ -42,12 +43,13 @@ def search_again(
         recorded: `config` of the run, and the hashes of its `prompts`.
         base: the base to search on, a folder or `demo`.
         prompts: the folder of prompt files, of which the record has only the names.
+        trust_remote_code: run Python code that the base contains, whatever the record says.
 
     Raises:
         UsageError: a prompt file is not there.
         VectomyError: see run.run.
     """
-    config = _config(recorded.get("config"), base, prompts or Path())
+    config = _config(recorded.get("config"), base, prompts or Path(), trust_remote_code)
     run(config, folder, until="select", progress=progress)
     result = Edit.load(folder / "edit.safetensors")
     # The base's name depends on how it was given, and is no part of what the edit does.
@@ -66,13 +68,13 @@ def search_again(
     return RepeatedSearch(result, tuple(differences))
 
 
-def _config(recorded: Any, base: str, prompts: Path) -> RunConfig:
+def _config(recorded: Any, base: str, prompts: Path, trust_remote_code: bool) -> RunConfig:
     if not isinstance(recorded, dict):
         raise UsageError(
             "the search was not recorded, so it cannot be done again; leave out --from-scratch to rebuild "
             "from the Edit"
         )
-    values = {**recorded, "model": base, "bake": False, "lora": False}
+    values = {**recorded, "model": base, "bake": False, "lora": False, "trust_remote_code": trust_remote_code}
     contrast = dict(values.get("contrast") or {})
     for side, source in contrast.items():
         if isinstance(source, dict) and isinstance(source.get("prompts"), str):

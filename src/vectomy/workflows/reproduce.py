@@ -60,6 +60,7 @@ def reproduce(
     from_scratch: bool = False,
     prompts: str | Path | None = None,
     out: str | Path | None = None,
+    trust_remote_code: bool = False,
     progress: Progress = silent,
 ) -> Reproduction:
     """Rebuild an edited checkpoint or adapter from its base, and compare it with the published one.
@@ -72,6 +73,7 @@ def reproduce(
         from_scratch: repeat the search too, and compare its Edit.
         prompts: a folder with the prompt files of the search, for `from_scratch`.
         out: a new folder for the rebuilt model; None: it is deleted.
+        trust_remote_code: run Python code that the base contains; what was recorded does not count.
 
     Raises:
         UsageError: nothing to compare with, or no base.
@@ -83,7 +85,7 @@ def reproduce(
     if against is not None:
         claim = _compare_with(claim, Path(against))
     source = _base_of(claim, base, progress)
-    probe_architecture(source, progress=progress)
+    probe_architecture(source, trust_remote_code=trust_remote_code, progress=progress)
     opened = Checkpoint.open(source)
     result = Reproduction(
         what=claim.what,
@@ -115,7 +117,9 @@ def reproduce(
         else:
             bake(claim.edit, opened, folder, progress=progress)
         result = _compare_rebuilt(result, claim, folder, progress)
-    return _repeat_search(result, claim, source, prompts, progress) if from_scratch else result
+    if not from_scratch:
+        return result
+    return _repeat_search(result, claim, source, prompts, trust_remote_code, progress)
 
 
 def _compare_with(claim: PublishedEdit, folder: Path) -> PublishedEdit:
@@ -185,7 +189,12 @@ def _compare_rebuilt(
 
 
 def _repeat_search(
-    result: Reproduction, claim: PublishedEdit, source: Path, prompts: str | Path | None, progress: Progress
+    result: Reproduction,
+    claim: PublishedEdit,
+    source: Path,
+    prompts: str | Path | None,
+    trust_remote_code: bool,
+    progress: Progress,
 ) -> Reproduction:
     base = "demo" if result.base == "demo" else str(source)
     with tempfile.TemporaryDirectory(prefix="vectomy-search-", ignore_cleanup_errors=True) as folder:
@@ -195,6 +204,7 @@ def _repeat_search(
             base,
             Path(folder) / "run",
             prompts=None if prompts is None else Path(prompts),
+            trust_remote_code=trust_remote_code,
             progress=progress,
         )
     return replace(result, searched=True, differences=(*result.differences, *again.differences))

@@ -21,7 +21,7 @@ from vectomy.data.sources import plain_source
 from vectomy.edits.edit import Edit
 from vectomy.edits.export import bake, edit_gguf, write_lora
 from vectomy.hub import licence_in
-from vectomy.hub.provenance import Form, write_record
+from vectomy.hub.provenance import Form, revision_of, write_record
 from vectomy.metrics.baseline import measure_baseline
 from vectomy.metrics.variants import BaseAnswers, VariantResult, answer_base, evaluate_variant, separation
 from vectomy.metrics.verify import with_measurement
@@ -164,7 +164,8 @@ def run_apply(work: RunWorkflow) -> None:
     if not work.config.bake:
         return
     baked = bake(edit, work.checkpoint, out, progress=progress)
-    receipt = with_measurement(baked, out, edit, progress=progress)
+    trust = work.runtime.trust_remote_code
+    receipt = with_measurement(baked, out, edit, trust_remote_code=trust, progress=progress)
     _record(work, out, "checkpoint", edit)
     write_json(work.folder.file("receipt.json"), receipt.to_json())
     if work.writes_gguf:
@@ -255,6 +256,7 @@ def run_report(work: RunWorkflow, stages: Sequence[str] = STAGES[:-1]) -> None:
         command=work.command,
         stages=stages,
         trait=work.trait,
+        revision=revision_of(work.source),
         licence=DEMO_LICENCE if is_demo(work.model) else licence_in(work.source),
     )
     summary = results.to_json()

@@ -12,6 +12,7 @@ from vectomy.checkpoint.gguf import is_gguf
 from vectomy.core.component import OUTSIDE
 from vectomy.core.errors import PromptError
 from vectomy.core.json_value import JsonObject
+from vectomy.core.repo_name import split_revision
 from vectomy.core.run_config import RunConfig
 from vectomy.core.run_folder import hash_of, read_json, sha256_file, write_json
 from vectomy.core.settings_change import RunSettings
@@ -86,7 +87,7 @@ class RunWorkflow(Workflow):
     @property
     def base(self) -> BaseModelRef:
         """What an Edit records of its base."""
-        name = self.model if is_demo(self.model) else Path(self.model).name
+        name = self.model if is_demo(self.model) else Path(split_revision(self.model)[0]).name
         return BaseModelRef.of(self.checkpoint, name)
 
     def describe_setup(self) -> JsonObject:

@@ -8,6 +8,7 @@ from pathlib import Path
 from vectomy.core.errors import ArtifactError
 from vectomy.core.json_value import JsonObject
 from vectomy.core.jsonl import read_jsonl
+from vectomy.core.repo_name import split_revision
 from vectomy.core.results import (
     ContrastRecord,
     EditFile,
@@ -51,12 +52,14 @@ def build_summary(
     *,
     command: str,
     stages: Sequence[str],
+    revision: str | None = None,
     licence: dict[str, str] | None = None,
     trait: Trait | None = None,
 ) -> RunResults:
     """Read what the stages wrote. `edited` is the baked form where there is one, else the hooks.
 
     Args:
+        revision: the base's commit on the Hub.
         licence: the base's.
         trait: what a recipe `distill` was run for.
 
@@ -81,6 +84,7 @@ def build_summary(
         version=1,
         model=config.model,
         base_model=_base_name(config.model),
+        revision=revision,
         license=licence,
         behaviour=config.contrast.behaviour,
         recipe=config.recipe,
@@ -179,4 +183,4 @@ def _notes(
 def _base_name(model: str) -> str:
     if is_demo(model):
         return DEMO_BASE
-    return Path(model).resolve().name if Path(model).exists() else model
+    return Path(model).resolve().name if Path(model).exists() else split_revision(model)[0]

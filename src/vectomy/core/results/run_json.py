@@ -156,6 +156,8 @@ class RunResults(JsonRecord):
     version: int | None = None
     model: str | None = None
     base_model: str | None = None
+    revision: str | None = None
+    """The base's commit on the Hub."""
     license: str | dict[str, str] | None = None
     """Of the base: its name, or the keys that a card's front matter gives it."""
     behaviour: str | None = None

@@ -26,6 +26,7 @@ from vectomy.checkpoint.gguf import is_gguf
 from vectomy.core.errors import FingerprintError, UsageError
 from vectomy.core.json_value import JsonObject
 from vectomy.core.progress import Progress, silent
+from vectomy.core.repo_name import split_revision
 from vectomy.core.run_folder import hash_of, sha256_file
 from vectomy.core.suggestions import suggest_path
 from vectomy.data.sources import plain_source
@@ -150,6 +151,8 @@ def _strengths(spec: str) -> tuple[str, tuple[float, ...] | None]:
     try:
         strengths = tuple(float(part) for part in result[2].split(","))
     except ValueError:
+        if split_revision(spec)[1] is not None and not is_local(result[1]):
+            return spec, None
         strengths = (math.nan,)
     if not all(math.isfinite(value) for value in strengths):
         raise UsageError(

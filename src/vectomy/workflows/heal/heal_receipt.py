@@ -28,6 +28,7 @@ def measure_receipt(
     edited: Path,
     healed: Path,
     protected_directions: Mapping[str, Tensor],
+    trust_remote_code: bool,
     progress: Progress,
 ) -> JsonObject:
     """The receipt of a healing, as receipt.json has it.
@@ -48,7 +49,7 @@ def measure_receipt(
         "verified": None,
     }
     if edit is not None and removes_fully(edit):
-        receipt = verify(healed, edit, progress=progress)
+        receipt = verify(healed, edit, trust_remote_code=trust_remote_code, progress=progress)
         result["verified"] = {
             "carried": len(receipt.edited),
             "failures": list(receipt.failures),

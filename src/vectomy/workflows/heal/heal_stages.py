@@ -262,7 +262,9 @@ def merge_trained(work: HealWorkflow) -> None:
     changed = merge_training(
         work.learned, work.edited, work.healed, directions=directions, progress=work.progress
     )
-    found = measure_receipt(work.inputs, work.learned, work.edited, work.healed, directions, work.progress)
+    folders = (work.learned, work.edited, work.healed)
+    trust = work.runtime.trust_remote_code
+    found = measure_receipt(work.inputs, *folders, directions, trust, work.progress)
     write_json(work.folder.file("receipt.json"), {"changed": len(changed), **found})
 
 
