@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from vectomy.architecture.writers import PostNorm, Writer
 from vectomy.core import linalg
+from vectomy.core.placed_module import read_parameter
 from vectomy.core.types import Vector
 
 __all__ = [
@@ -40,7 +41,7 @@ def fold(rows: Float[Tensor, "k d_model"], gain: Vector, centred: bool = False) 
     """The unit vectors that the input of a norm has to be orthogonal to, one for each direction of
     its output. Gradients flow through.
     """
-    folded = rows.double() * gain.double()
+    folded = linalg.widen(rows) * linalg.widen(gain.to(rows.device))
     if centred:
         folded = folded - folded.mean(dim=-1, keepdim=True)
     return linalg.normalise(folded).to(rows.dtype)
@@ -87,7 +88,7 @@ def fold_live_removal(
 
 
 def _live_weights(model: nn.Module) -> WeightOf:
-    return lambda norm: model.get_parameter(f"{norm.module}.weight").detach().float().cpu()
+    return lambda norm: read_parameter(model, f"{norm.module}.weight").float()
 
 
 def combine_removals(

@@ -29,6 +29,7 @@ __all__ = [
     "remove",
     "row_factors",
     "symmetric_basis",
+    "widen",
 ]
 
 # A direction shorter than this share of its parent's length is rounding noise.
@@ -43,6 +44,11 @@ def normalise(vector: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch 
 
 def cosine(a: Float[Tensor, "*batch d_model"], b: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch"]:
     return (normalise(a) * normalise(b)).sum(-1)
+
+
+def widen(values: Tensor) -> Tensor:
+    """The values in float64; as they are on an Apple chip, which has none."""
+    return values if values.device.type == "mps" else values.double()
 
 
 def project_out(

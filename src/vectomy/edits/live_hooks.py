@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -19,6 +18,7 @@ from vectomy.architecture.norms import fold_live_removal
 from vectomy.core import linalg
 from vectomy.core.component import OUTSIDE
 from vectomy.core.errors import EditError
+from vectomy.core.placed_module import execution_device, read_parameter
 from vectomy.core.types import NormMode, Vector
 from vectomy.edits.operation import Operation
 from vectomy.hooks.writer_outputs import output_hook
@@ -39,40 +39,40 @@ def edit_writers(model: nn.Module, edits: Sequence[tuple[Writer, Operation]]) ->
         for writer, edit in edits:
             module = model.get_submodule(writer.module)
             basis, strengths = fold_live_removal(model, writer, edit.basis, edit.strengths)
-            weight = model.get_parameter(writer.weight)
-            _check_loaded(weight, writer, edit, _needs_swap(module, writer, edit))
-            basis, strengths = (_to_device(value, weight) for value in (basis, strengths))
+            _check_readable(model, writer, edit, _needs_swap(module, writer, edit))
+            # Not where the weight is: that may be offloaded.
+            device = execution_device(module)
+            basis, strengths = (value.to(device, torch.float32) for value in (basis, strengths))
             if _needs_swap(module, writer, edit):
                 _swap_writer(changes, model, writer, edit, basis, strengths)
                 made = OutputChange(None, None)
             else:
-                made = _output_change(module, writer, edit, weight, basis, strengths)
+                made = _output_change(model, writer, edit, basis, strengths)
             if made.columns is not None:
                 changes.callback(module.register_forward_pre_hook(_scale_input(made.columns)).remove)
             for name in _biases_to_swap(writer):
                 # What the last norm adds comes to the stream as it is: there the basis is not
                 # folded.
                 loose = name == writer.bias
-                rows = (basis, strengths) if loose else (edit.basis.to(basis), edit.strengths.to(strengths))
-                _swap(changes, model.get_parameter(name), _removal(*rows))
+                rows = (basis, strengths) if loose else (edit.basis, edit.strengths)
+                bias = model.get_parameter(name)
+                _swap(changes, bias, _removal(*(value.to(bias.device, torch.float32) for value in rows)))
             addition = None if edit.addition is None else edit.addition.to(basis)
             if made.change is not None or addition is not None:
                 changes.callback(module.register_forward_hook(output_hook(made.change, addition)).remove)
         yield
 
 
-def _to_device(value: Tensor, weight: Tensor) -> Float[Tensor, "*shape"]:
-    """A tensor in float32 on the device of a weight; where it is for a weight not in memory."""
-    device = value.device if weight.is_meta else weight.device
-    return value.to(device=device, dtype=torch.float32)
-
-
-def _check_loaded(weight: Tensor, writer: Writer, edit: Operation, swapped: bool) -> None:
-    """Raises EditError: the edit needs the numbers of a weight that is read block by block."""
-    if weight.is_meta and (swapped or edit.norm != "none"):
+def _check_readable(model: nn.Module, writer: Writer, edit: Operation, swapped: bool) -> None:
+    """Raises EditError: the edit changes a weight that is not in memory, or needs its numbers where
+    the model is read block by block.
+    """
+    absent = swapped and model.get_parameter(writer.weight).is_meta
+    if absent or (edit.norm != "none" and read_parameter(model, writer.weight).is_meta):
         raise EditError(
             f"the edit of '{writer.weight}' changes the weight itself, or keeps its lengths, and the model "
-            "is read block by block; bake the edit, or load the model whole"
+            "is read block by block or offloaded from its device; bake the edit, or load the model whole "
+            "(--device cpu)"
         )
 
 
@@ -94,24 +94,27 @@ def output_change(model: nn.Module, writer: Writer, edit: Operation) -> OutputCh
     module = model.get_submodule(writer.module)
     if _needs_swap(module, writer, edit) or (bool(edit.strengths.any()) and _biases_to_swap(writer)):
         return None
-    weight = model.get_parameter(writer.weight)
     basis, strengths = (
-        value.to(device=weight.device, dtype=torch.float32)
+        value.to(device=execution_device(module), dtype=torch.float32)
         for value in fold_live_removal(model, writer, edit.basis, edit.strengths)
     )
-    made = _output_change(module, writer, edit, weight, basis, strengths)
+    made = _output_change(model, writer, edit, basis, strengths)
     return replace(made, addition=None if edit.addition is None else edit.addition.to(basis))
 
 
 def _output_change(
-    module: nn.Module, writer: Writer, edit: Operation, weight: Tensor, basis: Tensor, strengths: Tensor
+    model: nn.Module, writer: Writer, edit: Operation, basis: Tensor, strengths: Tensor
 ) -> OutputChange:
     if writer.slot.axis == 1 and writer.component in OUTSIDE:
         return OutputChange(_row_removal(basis, strengths, edit.norm), None)
     if edit.norm == "row":
-        bias: Any = getattr(module, "bias", None)
-        return OutputChange(_row_norm_removal(_matrix(writer, weight), bias, basis, strengths), None)
-    columns = _column_scale(_matrix(writer, weight), basis, strengths) if edit.norm == "column" else None
+        biased = getattr(model.get_submodule(writer.module), "bias", None) is not None
+        bias = read_parameter(model, f"{writer.module}.bias").to(basis) if biased else None
+        matrix = _read_matrix(model, writer, basis)
+        return OutputChange(_row_norm_removal(matrix, bias, basis, strengths), None)
+    columns = None
+    if edit.norm == "column":
+        columns = _column_scale(_read_matrix(model, writer, basis), basis, strengths)
     return OutputChange(_removal(basis, strengths), columns)
 
 
@@ -124,8 +127,8 @@ def _biases_to_swap(writer: Writer) -> list[str]:
     return names if norm is None else [*names, norm.live_bias]
 
 
-def _matrix(writer: Writer, weight: Tensor) -> Float[Tensor, "d_model d_in"]:
-    return weight.detach().float().movedim(writer.slot.axis, 0)
+def _read_matrix(model: nn.Module, writer: Writer, basis: Tensor) -> Float[Tensor, "d_model d_in"]:
+    return read_parameter(model, writer.weight).to(basis).movedim(writer.slot.axis, 0)
 
 
 def _needs_swap(module: nn.Module, writer: Writer, edit: Operation) -> bool:
@@ -166,6 +169,11 @@ def _is_row(value: Tensor, row: int) -> Tensor:
 
 
 def _swap(changes: ExitStack, parameter: Tensor, change: Callable[[Tensor], Tensor]) -> None:
+    if parameter.is_meta:
+        raise EditError(
+            "this Edit changes a weight in place for the length of a measurement, and that weight is "
+            "offloaded to memory or disk; use --device cpu, or a larger device"
+        )
     old = parameter.data
     changes.callback(setattr, parameter, "data", old)
     parameter.data = change(old.float() if old.ndim == 1 else old).to(old.dtype)
@@ -183,7 +191,7 @@ def _row_norm_removal(
     weight: Tensor, bias: Tensor | None, basis: Tensor, strengths: Tensor
 ) -> Callable[[Tensor], Tensor]:
     lengths, kept = linalg.row_factors(weight, basis, strengths)
-    offset = torch.zeros_like(lengths) if bias is None else bias.detach().float()
+    offset = torch.zeros_like(lengths) if bias is None else bias
 
     def change(output: Tensor) -> Tensor:
         rows = linalg.remove((output - offset) / lengths, basis, strengths)

@@ -140,7 +140,9 @@ def log_odds(
             states = batch.predicting(chat.hidden(batch))
             for start in range(0, len(states), CHUNK):
                 part = slice(start, start + CHUNK)
-                likely = chat.log_probs(states[part]).gather(-1, batch.labels[part, None])[:, 0].tolist()
+                log_probs = chat.log_probs(states[part])
+                labels = batch.labels[part, None].to(log_probs.device)
+                likely = log_probs.gather(-1, labels)[:, 0].tolist()
                 for answer, value in zip(batch.answer[part].tolist(), likely, strict=True):
                     total[batch.rows[answer]] += value
         sides.append(total)

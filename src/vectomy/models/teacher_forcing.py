@@ -86,8 +86,10 @@ class TeacherForcedBatch:
         return hidden[self.batch_row[self.first][:, None].to(hidden.device), columns.to(hidden.device)]
 
     def predicting(self, hidden: Stream) -> Float[Tensor, "label d_model"]:
-        """The states that predict the labels."""
-        return hidden[self.batch_row, self.column]
+        """The states that predict the labels, on their own device: that of the last card, where a
+        model is spread over several.
+        """
+        return hidden[self.batch_row.to(hidden.device), self.column.to(hidden.device)]
 
 
 def pack_examples(

@@ -247,7 +247,7 @@ def _states(
         for one in pack_examples(chat, teacher_examples, batch_tokens, count=PER_PASS, packed=packed):
             states = one.predicting(chat.hidden(one))
             for number, row in enumerate(one.rows):
-                found[row].append(states[one.answer == number])
+                found[row].append(states[(one.answer == number).to(states.device)])
     return [torch.cat(parts) for parts in found]
 
 
@@ -274,7 +274,7 @@ def mean_streams(
             chat.hidden(one)
         for (_, layer), value in stream.items():
             states = one.predicting(value)
-            states = states[one.first] if last else states
+            states = states[one.first.to(states.device)] if last else states
             total[layer] += states.cpu().double().sum(0)
         count += len(one.first) if last else len(one.labels)
     return (total / count).float()

@@ -20,10 +20,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vectomy.architecture import Writer
 from vectomy.core import linalg
+from vectomy.core.placed_module import execution_device
 from vectomy.core.progress import Progress
 from vectomy.edits.edit import BaseModelRef, Edit
 from vectomy.edits.operation import Operation
@@ -92,6 +93,7 @@ def learn_edit(
     progress: Progress,
 ) -> tuple[Edit, list[dict[str, float]]]:
     """The learned Edit, and the losses by step."""
+    _place(chat.model, learnables)
     orders = [_endless(part, seed + at) for at, part in enumerate((change, keep))]
     adam = torch.optim.Adam(_groups(learnables), betas=(0.9, 0.98))
     rates = [group["lr"] for group in adam.param_groups]
@@ -122,9 +124,24 @@ def distance(chat: ChatModel, target: DistillBatch) -> Tensor:
     one = target.forced
     now = chat.log_probs(one.predicting(chat.hidden(one)))
     each = kl_divergence(chat.log_probs(target.base), now)
-    if not bool(target.has_teacher.all()):
-        each = torch.where(target.has_teacher, each, -now.gather(-1, one.labels[:, None])[:, 0])
-    return (each * target.weight).sum() / target.weight.sum()
+    has_teacher, weight = target.has_teacher.to(each.device), target.weight.to(each.device)
+    if not bool(has_teacher.all()):
+        labels = one.labels.to(each.device)
+        each = torch.where(has_teacher, each, -now.gather(-1, labels[:, None])[:, 0])
+    return (each * weight).sum() / weight.sum()
+
+
+def _place(model: nn.Module, learnables: Sequence[Learnable]) -> None:
+    """Put the parameters where their writers are, so that no step moves them."""
+    placed: dict[tuple[int, torch.device], Tensor] = {}
+    for one in learnables:
+        device = execution_device(model.get_submodule(one.writer.module))
+        for name in ("addition", "strength", "direction"):
+            value: Tensor | None = getattr(one, name)
+            if value is not None and value.device != device:
+                # The writers of a layer share one direction.
+                moved = placed.setdefault((id(value), device), value.detach().to(device).requires_grad_())
+                setattr(one, name, moved)
 
 
 def _groups(learnables: Sequence[Learnable]) -> list[dict[str, object]]:

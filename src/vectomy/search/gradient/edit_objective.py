@@ -12,6 +12,7 @@ from torch.nn import functional
 from vectomy.architecture import Writer
 from vectomy.architecture.norms import fold_live
 from vectomy.core.errors import SelectionError
+from vectomy.core.placed_module import execution_device
 from vectomy.edits.edit import Edit
 from vectomy.edits.operation import Operation
 from vectomy.hooks.writer_outputs import change_outputs, is_hookable
@@ -83,8 +84,10 @@ class EditObjective:
         over openings, times the share of a piece.
         """
         batch = target.forced
-        each = self.chat.log_probs(hidden).gather(-1, batch.labels[:, None])[:, 0]
-        whole = torch.zeros(len(batch.first), device=each.device).index_add(0, batch.answer, each)
+        log_probs = self.chat.log_probs(hidden)
+        labels, answer = batch.labels.to(log_probs.device), batch.answer.to(log_probs.device)
+        each = log_probs.gather(-1, labels[:, None])[:, 0]
+        whole = torch.zeros(len(batch.first), device=each.device).index_add(0, answer, each)
         return target.answer_share * functional.softplus(whole + MARGIN).mean() / MARGIN
 
     def kl_loss(self, target: TrainPass, hidden: Float[Tensor, "label d_model"]) -> Tensor:
@@ -92,7 +95,8 @@ class EditObjective:
         times the share of a piece.
         """
         kl = kl_divergence(self.chat.log_probs(target.base), self.chat.log_probs(hidden))
-        return target.label_share * kl.mean() + target.answer_share * kl[target.forced.first].mean()
+        first = target.forced.first.to(kl.device)
+        return target.label_share * kl.mean() + target.answer_share * kl[first].mean()
 
     @torch.no_grad()
     def measure_ablations(
@@ -120,15 +124,16 @@ class EditObjective:
 
     def list_changes(self, parameters: EditParameters) -> list[tuple[Writer, Callable[[Tensor], Tensor]]]:
         """The change of each writer's output under `parameters`, differentiable."""
-        # Moved once, not at every writer: on a card each move waits for the processor.
-        bases, strengths = parameters.basis().to(self.chat.device), parameters.strengths.to(self.chat.device)
-        return [
-            (
-                writer,
-                ablate_with_strengths(fold_live(self.chat.model, writer, bases[group]), strengths[index]),
-            )
-            for index, (writer, group) in enumerate(zip(self.writers, self.groups, strict=True))
-        ]
+        model, basis = self.chat.model, parameters.basis()
+        devices = [execution_device(model.get_submodule(writer.module)) for writer in self.writers]
+        # Once for each card, not at every writer: a move waits for the processor.
+        placed = {device: (basis.to(device), parameters.strengths.to(device)) for device in {*devices}}
+        changes = []
+        for index, (writer, group, device) in enumerate(zip(self.writers, self.groups, devices, strict=True)):
+            bases, strengths = placed[device]
+            rows = fold_live(model, writer, bases[group])
+            changes.append((writer, ablate_with_strengths(rows, strengths[index])))
+        return changes
 
     def build_edit(self, state: SearchState) -> Edit:
         """The Edit of a stored state; writers whose strengths are all 0 are left out."""

@@ -214,7 +214,8 @@ class _Search:
         orders: Mapping[TargetName, PassOrder],
     ) -> SearchState:
         """The state at step `end`, from an earlier state."""
-        optimizer = Optimizer(state["tensors"], state["step"], self.task.config.selection.learn_direction)
+        learn = self.task.config.selection.learn_direction
+        optimizer = Optimizer(state["tensors"], state["step"], learn, self.task.chat.device)
         self._measure_memory(optimizer.parameters)
         history = []
         with torch.enable_grad():

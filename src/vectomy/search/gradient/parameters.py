@@ -115,10 +115,11 @@ class Optimizer:
         text: a state of `write`, or parameters alone (`write_state`) at the first step.
         step: the number of steps so far.
         directions: learn the directions too; otherwise only the strengths.
+        device: where the parameters live; on the model's, no step moves them.
     """
 
-    def __init__(self, text: str, step: int, directions: bool) -> None:
-        stored = read_state(text)
+    def __init__(self, text: str, step: int, directions: bool, device: str | torch.device = "cpu") -> None:
+        stored = {name: value.to(device) for name, value in read_state(text).items()}
         self.parameters = EditParameters(
             stored["strengths"].requires_grad_(), stored["vectors"].requires_grad_()
         )
@@ -159,7 +160,7 @@ class Optimizer:
 def write_state(tensors: dict[str, Tensor]) -> str:
     """Tensors as text; every bit is kept."""
     return base64.b64encode(
-        safetensors.torch.save({k: v.detach().contiguous() for k, v in tensors.items()})
+        safetensors.torch.save({k: v.detach().cpu().contiguous() for k, v in tensors.items()})
     ).decode()
 
 
@@ -172,7 +173,7 @@ def ablate_with_strengths(
     basis: Float[Tensor, "k d_model"], strengths: Float[Tensor, " k"]
 ) -> Callable[[Tensor], Tensor]:
     """A change of a writer's output: each direction is removed by its strength."""
-    return lambda output: linalg.remove(output, basis.to(output.device), strengths.to(output.device))
+    return lambda output: linalg.remove(output, basis, strengths)
 
 
 def ablate_by_row(vectors: Float[Tensor, "copy d_model"]) -> Callable[[Tensor], Tensor]:
