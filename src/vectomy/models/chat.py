@@ -17,6 +17,7 @@ from vectomy.architecture import Architecture, architecture_of
 from vectomy.checkpoint import Checkpoint
 from vectomy.core.config import BatchTokens
 from vectomy.core.errors import ActivationError, ModelError
+from vectomy.core.placed_module import execution_device
 from vectomy.core.progress import Progress, silent
 from vectomy.core.ranks import current_ranks
 from vectomy.data.prompts import Prompt
@@ -64,9 +65,15 @@ class ChatModel:
 
     @property
     def device(self) -> torch.device:
-        return (
-            self.stream.device if self.stream is not None else self.model.get_input_embeddings().weight.device
-        )
+        """The device that takes token ids."""
+        if self.stream is not None:
+            return self.stream.device
+        return execution_device(self.model.get_input_embeddings())
+
+    @property
+    def offloaded(self) -> bool:
+        """Whether weights are in memory or on disk until their block runs."""
+        return self.stream is None and any(value.is_meta for value in self.model.parameters())
 
     # Prompts to tokens
 

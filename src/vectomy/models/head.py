@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vectomy.core.errors import ModelError
+from vectomy.core.placed_module import execution_device
 
 __all__ = ["logits_of"]
 
@@ -87,9 +88,11 @@ def _is_plain(model: Any) -> bool:
     """
     if not _calls_base(model):
         return True
-    weight = model.get_output_embeddings().weight
+    head = model.get_output_embeddings()
     generator = torch.Generator().manual_seed(0)
-    hidden = (LARGE * torch.randn(TRIED, weight.shape[-1], generator=generator)).to(weight)
+    hidden = LARGE * torch.randn(TRIED, head.weight.shape[-1], generator=generator)
+    # Not where the weight is: that may be offloaded.
+    hidden = hidden.to(execution_device(head), head.weight.dtype)
     try:
         own = _by_forward(model, hidden).float()
     except (TypeError, AttributeError, ValueError, RuntimeError, IndexError, KeyError) as error:

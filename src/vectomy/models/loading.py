@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path, PureWindowsPath
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
+from weakref import finalize
 
 import torch
 
@@ -174,15 +176,21 @@ def load_model(
         text_tokenizer = _load_tokenizer(checkpoint, chosen.trust_remote_code) if tokenizer else None
         config = read_model_config(checkpoint, chosen.trust_remote_code)
         wanted = working_dtype(chosen.dtype, config, checkpoint, target)
+        # For weights that fit no card and are stored in another layout (experts); others are read
+        # from the checkpoint.
+        aside = TemporaryDirectory(prefix="vectomy-", ignore_cleanup_errors=True) if target == "auto" else None
         model, info = auto_class(config).from_pretrained(
             checkpoint.path,
             config=config,
             output_loading_info=True,
             dtype=wanted or "auto",
             device_map=target,
+            offload_folder=None if aside is None else aside.name,
             trust_remote_code=chosen.trust_remote_code,
             local_files_only=True,
         )
+    if aside is not None:
+        finalize(model, aside.cleanup)
     if wanted is not None and check_supported(checkpoint.config).method:
         cast_plain(model, wanted)
     missing = sorted(info["missing_keys"])
@@ -194,12 +202,6 @@ def load_model(
     if tokenizer and template:
         with loading(label):
             _check_template(text_tokenizer, label)
-    if any(parameter.is_meta for parameter in model.parameters()):
-        raise ModelError(
-            f"{label} does not fit on the device '{chosen.device}'; transformers moved a part to memory or "
-            "disk, where hooks "
-            "do not work: use --device cpu or a larger device"
-        )
     # Decoding is greedy: only the end-of-turn tokens of the folder's generation config are kept,
     # not its sampling, penalties and lengths.
     ends = model.generation_config.eos_token_id

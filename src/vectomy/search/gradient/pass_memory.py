@@ -34,8 +34,9 @@ class PassMemory:
 
     def __init__(self, chat: ChatModel, free: Callable[[torch.device], int] = available_memory) -> None:
         self.chat, self.free = chat, free
-        # A model read block by block has no weights left when the backward pass begins.
-        self.recompute = self._measured = chat.stream is not None
+        # A model read block by block has no weights left when the backward pass begins; those of
+        # offloaded blocks would all stay on the card until it ends.
+        self.recompute = self._measured = chat.stream is not None or chat.offloaded
         self.pieces = 1
         self._split: dict[TrainPass, list[TrainPass]] = {}
 
