@@ -178,7 +178,9 @@ def load_model(
         wanted = working_dtype(chosen.dtype, config, checkpoint, target)
         # For weights that fit no card and are stored in another layout (experts); others are read
         # from the checkpoint.
-        aside = TemporaryDirectory(prefix="vectomy-", ignore_cleanup_errors=True) if target == "auto" else None
+        aside = (
+            TemporaryDirectory(prefix="vectomy-", ignore_cleanup_errors=True) if target == "auto" else None
+        )
         model, info = auto_class(config).from_pretrained(
             checkpoint.path,
             config=config,
