@@ -292,7 +292,9 @@ def spread(model: nn.Module, count: int) -> nn.Module:
 
 
 @contextmanager
-def virtual_machine(kind: Literal["cuda", "mps"], count: int = 1) -> Iterator[VirtualDevices]:
+def virtual_machine(
+    kind: Literal["cuda", "mps"], count: int = 1, capability: tuple[int, int] = (9, 0)
+) -> Iterator[VirtualDevices]:
     """A machine with virtual cards, or with Apple's chip. transformers loads models onto them; what
     PyTorch says of this machine agrees. Nothing of it is left behind the block.
     """
@@ -331,7 +333,7 @@ def virtual_machine(kind: Literal["cuda", "mps"], count: int = 1) -> Iterator[Vi
         "mem_get_info": lambda device=None: (FREE, FREE),
         "memory_reserved": lambda device=None: 0,
         "memory_allocated": lambda device=None: 0,
-        "is_bf16_supported": lambda: True,
+        "get_device_capability": lambda device=None: capability,
         "empty_cache": lambda: None,
         "synchronize": lambda device=None: None,
         "get_per_process_memory_fraction": lambda device=None: 1.0,

@@ -13,13 +13,15 @@ import tiny_evaluation
 import tiny_style
 import torch
 from healed import QUICK as QUICK_HEALING
-from tiny import orthonormal
+from tiny import orthonormal, random_model
 from trait_runs import trait
 from virtual_devices import VirtualDevices, place, tag_of, virtual_machine
 
 from vectomy.core.jsonl import read_jsonl
 from vectomy.edits.edit import Edit
 from vectomy.healing.heal_config import parse_heal
+from vectomy.healing.machine import resolve_machine
+from vectomy.models import load_model
 from vectomy.workflows.heal.heal_model import heal_model
 from vectomy.workflows.run import run
 from vectomy.workflows.trait_config import make_trait_run
@@ -196,6 +198,26 @@ def healed(method: str, device: str) -> dict[str, Any]:
     summary = heal_model(str(tiny_chat.folder()), folder / "out", parse_heal(config), edit=edit)
     measures: dict[str, Any] = summary["measures"]
     return measures
+
+
+# Precision
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype"), [((7, 5), torch.float16), ((8, 0), torch.bfloat16), ((9, 0), torch.bfloat16)]
+)
+def test_a_card_that_only_emulates_bfloat16_computes_in_float16(
+    tmp_path: Path, capability: tuple[int, int], dtype: torch.dtype
+) -> None:
+    model = random_model("llama", vocab_size=len(tiny_chat.VOCABULARY)).to(torch.bfloat16)
+    model.save_pretrained(tmp_path)
+    with virtual_machine("cuda", 2, capability):
+        assert load_model(tmp_path, tokenizer=False, device="auto").model.dtype == dtype
+        assert load_model(tmp_path, tokenizer=False, device="cuda:1").model.dtype == dtype
+        assert load_model(tmp_path, tokenizer=False, dtype="float32").model.dtype == torch.float32
+    with virtual_machine("cuda", 1, capability):
+        machine = resolve_machine(parse_heal({**QUICK_HEALING, "device": "auto", "dtype": "auto"}))
+    assert machine.dtype == str(dtype).removeprefix("torch.")
 
 
 # The virtual devices themselves

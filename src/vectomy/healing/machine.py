@@ -13,7 +13,7 @@ import torch
 
 from vectomy.core.errors import ConfigError, ModelError
 from vectomy.healing.heal_config import HealConfig
-from vectomy.models import check_device
+from vectomy.models import cards_compute_bfloat16, check_device
 
 __all__ = ["PAGED", "Machine", "is_sharded", "resolve_machine"]
 
@@ -79,7 +79,7 @@ def resolve_machine(config: HealConfig) -> Machine:
         else config.runtime.dtype
     )
     if dtype == "auto":
-        dtype = "bfloat16" if not cuda or torch.cuda.is_bf16_supported() else "float16"
+        dtype = "bfloat16" if not cuda or cards_compute_bfloat16() else "float16"
     if dtype == "float16" and not cuda:
         raise ConfigError(
             "float16 training needs a CUDA card; on this machine use --dtype bfloat16 or float32"

@@ -2,7 +2,8 @@
 
 - chat.py: a chat model on a device. chat_template.py: its template; prompt_checks.py: whether
   prompts reach it. generation.py: its greedy decoding. head.py: its logits.
-- loading.py: finds, fetches and loads models. precision.py: the dtype they compute in.
+- loading.py: finds, fetches and loads models. device_choice.py: where to; precision.py: the dtype
+  they compute in.
 - layerwise.py: runs a model that is larger than memory, with weights.py and block_pages.py;
   memory.py: what fits. model_pass.py: several passes together.
 - teacher_forcing.py: runs given answers. recompute.py: their backward passes in less memory.
@@ -13,11 +14,11 @@
 
 from vectomy.models.batch import Batch
 from vectomy.models.chat import ChatModel
+from vectomy.models.device_choice import check_device
 from vectomy.models.final_parts import FinalPart, find_final_parts
 from vectomy.models.generation import shared_beginning
 from vectomy.models.launched_ranks import join_ranks
 from vectomy.models.loading import (
-    check_device,
     check_known,
     convert_gguf,
     fetch,
@@ -28,7 +29,7 @@ from vectomy.models.loading import (
 )
 from vectomy.models.memory import available_memory, fits, layerwise_memory
 from vectomy.models.model_pass import ModelPass, run_passes
-from vectomy.models.precision import describe_precision
+from vectomy.models.precision import cards_compute_bfloat16, describe_precision
 from vectomy.models.probe_architecture import probe_architecture
 from vectomy.models.prompt_checks import check_lengths, check_prompts, list_template_faults
 from vectomy.models.recompute import count_saved_bytes, recompute_blocks
@@ -49,6 +50,7 @@ __all__ = [
     "ModelPass",
     "TeacherForcedBatch",
     "available_memory",
+    "cards_compute_bfloat16",
     "check_device",
     "check_known",
     "check_lengths",

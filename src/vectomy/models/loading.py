@@ -25,13 +25,13 @@ from vectomy.core.errors import CheckpointError, ModelError, VectomyError
 from vectomy.core.file_lock import wait_for_lock
 from vectomy.core.file_moves import move_into_place
 from vectomy.core.packages import describe_missing
-from vectomy.core.ranks import current_ranks
 from vectomy.core.repo_name import split_revision
 from vectomy.core.run_folder import cache_folder, sha256_file
 from vectomy.core.text_file import LARGEST_TEXT, check_regular, read_text
 from vectomy.core.write_errors import name_write_errors
 from vectomy.models.chat import ChatModel
 from vectomy.models.chat_template import read_template
+from vectomy.models.device_choice import choose_device
 from vectomy.models.layerwise import LayerwiseModel
 from vectomy.models.loading_faults import explain_absent_model, explain_loading
 from vectomy.models.precision import cast_plain, working_dtype
@@ -39,7 +39,6 @@ from vectomy.models.quiet import quiet
 from vectomy.models.weights import Weights, auto_class, check_class, read_model_config, skeleton
 
 __all__ = [
-    "check_device",
     "check_known",
     "convert_gguf",
     "fetch",
@@ -171,7 +170,7 @@ def load_model(
 
     label = name or str(path)
     chosen = _override(runtime, device, dtype, thinking, trust_remote_code)
-    target = _device(chosen.device)
+    target = choose_device(chosen.device)
     with loading(label, checkpoint.path):
         text_tokenizer = _load_tokenizer(checkpoint, chosen.trust_remote_code) if tokenizer else None
         config = read_model_config(checkpoint, chosen.trust_remote_code)
@@ -275,7 +274,7 @@ def load_layerwise(
     checkpoint, architecture = _open_checked(path)
     label = name or str(path)
     chosen = _override(runtime, device, dtype, thinking, trust_remote_code)
-    target = _device(chosen.device)
+    target = choose_device(chosen.device)
     if target == "auto":
         target = "cuda:0"
     with loading(label, checkpoint.path):
@@ -400,25 +399,6 @@ def _check_template(tokenizer: Any, label: str) -> None:
         raise ModelError(
             f"{label} has no chat template, so it is not a chat model; add chat_template.jinja to its folder"
         )
-
-
-def _device(device: str) -> str:
-    card = current_ranks().card
-    if card is not None and device in ("auto", "cuda"):
-        return f"cuda:{card}"
-    if device == "auto":
-        return "auto" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    check_device(device)
-    return device
-
-
-def check_device(device: str) -> None:
-    """Raise a ModelError unless this machine has `device` (cpu, cuda, cuda:N, mps)."""
-    kind = device.partition(":")[0]
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not there.get(kind, False):
-        usable = ", ".join(name for name, yes in there.items() if yes)
-        raise ModelError(f"this machine has no device '{device}'; usable: auto, {usable}")
 
 
 def load_dequantized(file: Path) -> Path:

@@ -14,12 +14,24 @@ from vectomy.checkpoint import Checkpoint
 from vectomy.core.json_value import JsonValue
 from vectomy.models.memory import fits
 
-__all__ = ["FLOATS", "cast_plain", "computes", "describe_precision", "stored_dtype", "working_dtype"]
+__all__ = [
+    "FLOATS",
+    "cards_compute_bfloat16",
+    "cast_plain",
+    "computes",
+    "describe_precision",
+    "stored_dtype",
+    "working_dtype",
+]
 
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 # Instruction sets of x86 processors that multiply matrices in a 16-bit dtype. On other processors
 # torch converts every element to float32 and back, which is eight times slower than float32 itself.
 INSTRUCTIONS = {torch.bfloat16: ("avx512_bf16", "amx_bf16"), torch.float16: ("avx512_fp16", "amx_fp16")}
+
+
+# Compute capability of the first NVIDIA cards with instructions for bfloat16.
+AMPERE = (8, 0)
 
 
 def stored_dtype(config: Any, checkpoint: Checkpoint) -> torch.dtype | None:
@@ -37,7 +49,8 @@ def working_dtype(
 
     Args:
         asked: the name of a dtype, or `auto`: the checkpoint's own, but float32 for a 16-bit
-            checkpoint on a CPU without instructions for it, if that fits in memory.
+            checkpoint on a CPU without instructions for it, if that fits in memory, and float16 for
+            a bfloat16 checkpoint on a card that only emulates it.
         whole: whether the whole model is in memory at once.
     """
     if asked != "auto":
@@ -45,9 +58,23 @@ def working_dtype(
         return named
     stored = stored_dtype(config, checkpoint)
     packed = getattr(config, "quantization_config", None) is not None
+    on_card = device == "auto" or device.startswith("cuda")
+    if on_card and stored == torch.bfloat16 and not packed and not cards_compute_bfloat16():
+        return torch.float16
     if device != "cpu" or packed or stored not in INSTRUCTIONS or computes(stored, capabilities()):
         return None
     return None if whole and not fits(checkpoint, times=2) else torch.float32
+
+
+def cards_compute_bfloat16() -> bool:
+    """Whether all cards have instructions for bfloat16 (NVIDIA's since Ampere, all of AMD's).
+
+    `torch.cuda.is_bf16_supported` is True for a T4 as well, which emulates it.
+    """
+    if torch.version.hip is not None:
+        return True
+    cards = range(torch.cuda.device_count())
+    return all(torch.cuda.get_device_capability(card) >= AMPERE for card in cards)
 
 
 def describe_precision(model: Any) -> str:
