@@ -3,6 +3,9 @@ chip: what comes out is what the CPU gives.
 """
 
 import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -15,13 +18,15 @@ import torch
 from healed import QUICK as QUICK_HEALING
 from tiny import orthonormal, random_model
 from trait_runs import trait
-from virtual_devices import VirtualDevices, place, tag_of, virtual_machine
+from virtual_devices import Transfer, VirtualDevices, place, tag_of, virtual_machine
 
 from vectomy.core.jsonl import read_jsonl
+from vectomy.core.progress import Progress, silent
 from vectomy.edits.edit import Edit
 from vectomy.healing.heal_config import parse_heal
 from vectomy.healing.machine import resolve_machine
 from vectomy.models import load_model
+from vectomy.search.gradient.gradient_recipe import _Search
 from vectomy.workflows.heal.heal_model import heal_model
 from vectomy.workflows.run import run
 from vectomy.workflows.trait_config import make_trait_run
@@ -109,12 +114,12 @@ def test_a_recipe_gives_the_edit_of_the_cpu(recipe: str, machine: Machine) -> No
 # Traits
 
 
-def learn_trait(operation: str, form: str, device: str) -> Edit:
+def learn_trait(operation: str, form: str, device: str, progress: Progress = silent) -> Edit:
     out = tiny_style.scratch() / "run"
     steps = {"steps": 6} if form == "learned" else {}
     options = {**SAME, **steps, "n_fit": 24, "n_search": 8, "n_test": 8, "device": device}
     config = make_trait_run(str(tiny_style.folder()), trait(operation=operation, form=form), options)
-    run(config, out, command="vectomy run", until="select")
+    run(config, out, command="vectomy run", until="select", progress=progress)
     return Edit.load(out / "edit.safetensors")
 
 
@@ -138,6 +143,40 @@ def test_a_trait_is_learned_as_on_the_cpu(operation: str, form: str, machine: Ma
     with virtual_machine(*machine):
         edit = learn_trait(operation, form, "auto")
     assert_same_edit(edit, wanted)
+
+
+# The loop of learning
+
+
+def test_no_step_of_a_search_by_gradients_moves_anything(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is learned, the targets and the states of the base are where the losses are."""
+    moved: list[Counter[Transfer]] = []
+    step = _Search._step
+
+    def count(*args: Any) -> dict[str, float]:
+        before = devices.moves.copy()
+        losses = step(*args)
+        moved.append(devices.moves - before)
+        return losses
+
+    monkeypatch.setattr(_Search, "_step", count)
+    with virtual_machine("cuda", 1) as devices:
+        learn("gradient", "auto")
+    assert moved == [Counter()] * RECIPES["gradient"]["steps"]
+
+
+@pytest.mark.parametrize("operation", ["induce", "remove"])
+def test_no_step_of_learning_a_trait_moves_anything(operation: str) -> None:
+    moved: list[Counter[Transfer]] = []
+
+    @contextmanager
+    def count(title: str, total: int, unit: str = "") -> Iterator[Callable[[int], None]]:
+        yield lambda _: moved.append(devices.moves.copy()) if title == "learning" else None
+
+    with virtual_machine("cuda", 1) as devices:
+        learn_trait(operation, "learned", "auto", count)
+    assert len(moved) == 6
+    assert moved[0] == moved[-1]
 
 
 # Evaluation and healing
