@@ -95,4 +95,5 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'vectomy' has no attribute '{name}'")
+    import_module("vectomy.core.threads").prepare_threads()
     return getattr(import_module(f"vectomy.{_HOMES[name]}"), name)

@@ -52,6 +52,7 @@ OUT_OF_RANGE = {
     "estimator": "mean",
     "seed": -1,
     "batch_tokens": 8,
+    "threads": 0,
     "answer_tokens": 0,
     "dtype": "int8",
     "n_fit": 1,
@@ -107,6 +108,7 @@ SAMPLES = {
     "layer_fraction": 0.5,
     "behaviour_tokens": ("I",),
     "batch_tokens": 128,
+    "threads": 3,
 }
 
 

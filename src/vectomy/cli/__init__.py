@@ -8,7 +8,7 @@ import io
 import os
 import re
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -35,6 +35,7 @@ from vectomy.cli.help import SectionedGroup
 from vectomy.core.errors import UsageError, VectomyError
 from vectomy.core.packages import describe_missing
 from vectomy.core.ranks import is_launched, may_say
+from vectomy.core.threads import prepare_threads
 from vectomy.core.write_errors import describe_os_error
 
 __all__ = ["app", "main"]
@@ -63,8 +64,22 @@ ABOUT = (
     "`vectomy COMMAND --help` describes a command."
 )
 
+
+class LaunchableGroup(SectionedGroup):
+    """The commands; under a launcher, those that several processes share."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, command, rest = super().resolve_command(ctx, args)
+        if is_launched() and name not in SHARED:
+            raise UsageError(
+                f"`vectomy {name}` works in one process; start it without accelerate launch or torchrun. "
+                f"Several processes share the work of: {', '.join(SHARED)}"
+            )
+        return name, command, rest
+
+
 app = typer.Typer(
-    cls=SectionedGroup,
+    cls=LaunchableGroup,
     no_args_is_help=True,
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -83,18 +98,11 @@ def _print_version(wanted: bool) -> bool:
 
 @app.callback()
 def _options(
-    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
     ] = False,
 ) -> None:
     """The options of `vectomy` itself."""
-    command = context.invoked_subcommand
-    if is_launched() and command not in SHARED:
-        raise UsageError(
-            f"`vectomy {command}` works in one process; start it without accelerate launch or torchrun. "
-            f"Several processes share the work of: {', '.join(SHARED)}"
-        )
 
 
 for command in (
@@ -122,6 +130,7 @@ for command in (
 def main() -> None:
     """Exit status: 0 done, 1 failed with one sentence on stderr, 2 bad usage, 130 interrupted."""
     _allow_any_text()
+    prepare_threads()
     try:
         app(prog_name="vectomy")
     except VectomyError as error:

@@ -14,6 +14,7 @@ from vectomy.cli.vocabulary import (
     AsJson,
     Edit,
     Model,
+    ThreadCount,
     TrustRemoteCode,
     base_option,
     option,
@@ -72,6 +73,7 @@ def _apply(
             panel=OUTPUT,
         ),
     ] = True,
+    threads: ThreadCount = "auto",
     trust_remote_code: TrustRemoteCode = False,
     as_json: AsJson = False,
 ) -> None:

@@ -15,7 +15,15 @@ from rich.text import Text
 
 from vectomy.cli.help import JOB, SectionedCommand
 from vectomy.cli.terminal import open_console
-from vectomy.cli.vocabulary import MEASURES, Edit, TrustRemoteCode, base_option, option, strength_option
+from vectomy.cli.vocabulary import (
+    MEASURES,
+    Edit,
+    ThreadCount,
+    TrustRemoteCode,
+    base_option,
+    option,
+    strength_option,
+)
 from vectomy.core.errors import ModelError, PromptError, UsageError
 
 __all__ = ["register"]
@@ -39,6 +47,7 @@ def _chat(
     answer_tokens: Annotated[
         int, option("--answer-tokens", help="Greedy tokens in each answer.", panel=MEASURES, min=1)
     ] = 128,
+    threads: ThreadCount = "auto",
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Talk to the base and the edited model side by side. Each line starts a new conversation.

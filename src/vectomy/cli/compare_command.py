@@ -13,7 +13,7 @@ from vectomy.cli.help import MEASURE, SectionedCommand
 from vectomy.cli.output_folder import write_file
 from vectomy.cli.progress_bars import bars
 from vectomy.cli.terminal import open_console
-from vectomy.cli.vocabulary import AsJson, Overwrite, TrustRemoteCode, out_option
+from vectomy.cli.vocabulary import AsJson, Overwrite, ThreadCount, TrustRemoteCode, out_option
 
 if TYPE_CHECKING:
     from vectomy.comparison import Comparison, WriterDifference
@@ -39,6 +39,7 @@ def _compare(
         str, typer.Argument(metavar="B", help="The checkpoint that was made from it, named in the same way.")
     ],
     out: Annotated[Path | None, out_option("FILE", "the Edit that turns A into B, as a new file.")] = None,
+    threads: ThreadCount = "auto",
     trust_remote_code: TrustRemoteCode = False,
     overwrite: Overwrite = False,
     as_json: AsJson = False,

@@ -17,7 +17,7 @@ from vectomy.cli.help import MEASURE, SectionedCommand
 from vectomy.cli.output_folder import write_file
 from vectomy.cli.progress_bars import bars
 from vectomy.cli.terminal import open_console
-from vectomy.cli.vocabulary import MEASURES, AsJson, Overwrite, option, out_option
+from vectomy.cli.vocabulary import MEASURES, AsJson, Overwrite, ThreadCount, option, out_option
 from vectomy.core.errors import FinishedRunError, JudgeError, UnreadableReplyError, UsageError
 from vectomy.core.evaluation_config import EvaluationConfig
 from vectomy.core.json_value import JsonObject
@@ -55,6 +55,7 @@ def _judge(
     out: Annotated[
         str, out_option("FILE", "the judged rows; - is stdout. The same command resumes an interrupted run.")
     ] = "-",
+    threads: ThreadCount = "auto",
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:

@@ -12,7 +12,16 @@ import typer
 from vectomy.cli.help import PUBLISH, SectionedCommand
 from vectomy.cli.progress_bars import bars, library_bars
 from vectomy.cli.terminal import open_console
-from vectomy.cli.vocabulary import EDIT, PUBLISHED, AsJson, TrustRemoteCode, base_option, option, out_option
+from vectomy.cli.vocabulary import (
+    EDIT,
+    PUBLISHED,
+    AsJson,
+    ThreadCount,
+    TrustRemoteCode,
+    base_option,
+    option,
+    out_option,
+)
 from vectomy.core.config import SEARCH
 
 if TYPE_CHECKING:
@@ -68,6 +77,7 @@ def _reproduce(
     out: Annotated[
         Path | None, out_option("DIR", "a new folder for the rebuilt model; it is deleted if not given.")
     ] = None,
+    threads: ThreadCount = "auto",
     trust_remote_code: TrustRemoteCode = False,
     as_json: AsJson = False,
 ) -> None:

@@ -9,7 +9,16 @@ import typer
 
 from vectomy.cli.help import MEASURE, SectionedCommand
 from vectomy.cli.progress_bars import bars
-from vectomy.cli.vocabulary import MEASURES, AsJson, Device, EditOption, TrustRemoteCode, base_option, option
+from vectomy.cli.vocabulary import (
+    MEASURES,
+    AsJson,
+    Device,
+    EditOption,
+    ThreadCount,
+    TrustRemoteCode,
+    base_option,
+    option,
+)
 
 __all__ = ["register"]
 
@@ -44,6 +53,7 @@ def _verify(
     seed: Annotated[
         int, option("--seed", help="Random seed: of the texts that are run.", panel=MEASURES)
     ] = 0,
+    threads: ThreadCount = "auto",
     trust_remote_code: TrustRemoteCode = False,
     as_json: AsJson = False,
 ) -> None:

@@ -11,7 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
-from vectomy.core.config import EDIT, EXPERT, MACHINE, OUTPUT, Panel
+from vectomy.core.config import EDIT, EXPERT, MACHINE, OUTPUT, Panel, Runtime, validate_config
+from vectomy.core.threads import use_threads
 
 __all__ = [
     "EDIT",
@@ -26,6 +27,7 @@ __all__ = [
     "Model",
     "Overwrite",
     "Run",
+    "ThreadCount",
     "TrustRemoteCode",
     "Yes",
     "base_option",
@@ -68,6 +70,12 @@ def direction_option(detail: str) -> Any:
     return option("--direction", help=text, panel=EDIT, metavar="FILE|random:SEED")
 
 
+def _use_threads(value: str) -> str:
+    runtime = validate_config(Runtime, {"threads": value}, {"threads": "--threads"})
+    use_threads(runtime.threads)
+    return value
+
+
 Model = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)]
 Edit = Annotated[str, typer.Argument(metavar="EDIT", help=EDIT_HELP)]
 EditOption = Annotated[str, option("--edit", help=EDIT_HELP, panel=EDIT, metavar="EDIT")]
@@ -92,6 +100,17 @@ Device = Annotated[
     str,
     option("--device", help="auto (CUDA, else MPS, else CPU), cpu, cuda, cuda:N or mps.", panel=MACHINE),
 ]
+ThreadCount = Annotated[
+    str,
+    option(
+        "--threads",
+        help=" ".join(str(Runtime.model_fields["threads"].description).split()),
+        panel=MACHINE,
+        metavar="auto|N",
+        callback=_use_threads,
+    ),
+]
+"""Of commands without a configuration; it takes effect when it is read."""
 TrustRemoteCode = Annotated[
     bool,
     option(

@@ -26,6 +26,7 @@ from vectomy.core.errors import ConfigError
 from vectomy.core.json_value import JsonObject
 from vectomy.core.suggestions import suggest, suggest_path
 from vectomy.core.text_file import read_text
+from vectomy.core.threads import Threads
 
 __all__ = [
     "BatchTokens",
@@ -72,6 +73,14 @@ def _parse_batch_tokens(value: object) -> BatchTokens:
     raise ValueError(f"input should be auto, or a number of at least {FEWEST_TOKENS}")
 
 
+def _parse_threads(value: object) -> Threads:
+    if value == "auto":
+        return "auto"
+    if isinstance(value, int | str) and str(value).isdecimal() and int(value) >= 1:
+        return int(value)
+    raise ValueError("input should be auto, or a number of at least 1")
+
+
 class Runtime(StrictModel):
     """How a model is loaded and run: the settings that depend on the machine, not on the job."""
 
@@ -86,6 +95,10 @@ class Runtime(StrictModel):
     batch_tokens: Annotated[BatchTokens, BeforeValidator(_parse_batch_tokens)] = "auto"
     """Tokens in one forward pass, padding included; auto fits them to the free memory of a card,
     and is 4096 on a processor.
+    """
+    threads: Annotated[Threads, BeforeValidator(_parse_threads)] = "auto"
+    """Threads of the processor; auto: one a core that this process may use. Another number rounds
+    sums in another order.
     """
     thinking: Annotated[bool, EXPERT] = False
     """Let models with a thinking block think before they answer."""

@@ -35,7 +35,13 @@ class HealConfig(JobConfig):
 
     PANEL: ClassVar[Panel] = EXPERT
     # Training renders the chat template itself, so thinking is not an option here.
-    RUNTIME_KEYS: ClassVar[tuple[str, ...]] = ("device", "dtype", "batch_tokens", "trust_remote_code")
+    RUNTIME_KEYS: ClassVar[tuple[str, ...]] = (
+        "device",
+        "dtype",
+        "batch_tokens",
+        "threads",
+        "trust_remote_code",
+    )
 
     objective: Annotated[Objective, TRAINING] = "dpo"
     """sft: the base's own answers; dpo: sigmoid (arXiv 2305.18290); ipo (arXiv 2310.12036); orpo

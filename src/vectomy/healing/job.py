@@ -44,6 +44,7 @@ NOT_TRAINING = (
     "tasks",
     "task_limit",
     "batch_tokens",
+    "threads",
     "report_to",
 )
 

@@ -28,6 +28,7 @@ from vectomy.core.packages import describe_missing
 from vectomy.core.repo_name import split_revision
 from vectomy.core.run_folder import cache_folder, sha256_file
 from vectomy.core.text_file import LARGEST_TEXT, check_regular, read_text
+from vectomy.core.threads import use_threads
 from vectomy.core.write_errors import name_write_errors
 from vectomy.models.chat import ChatModel
 from vectomy.models.chat_template import read_template
@@ -146,7 +147,7 @@ def load_model(
 
     Args:
         path: a model folder; the Hub is not asked.
-        runtime: device, dtype, thinking and trust_remote_code in one value; the four arguments
+        runtime: device, dtype, threads, thinking and trust_remote_code in one value; the arguments
             override it.
         device: `auto` means CUDA, spread over all cards, else MPS, else CPU; otherwise cpu, cuda,
             cuda:N or mps.
@@ -170,6 +171,7 @@ def load_model(
 
     label = name or str(path)
     chosen = _override(runtime, device, dtype, thinking, trust_remote_code)
+    use_threads(chosen.threads)
     target = choose_device(chosen.device)
     with loading(label, checkpoint.path):
         text_tokenizer = _load_tokenizer(checkpoint, chosen.trust_remote_code) if tokenizer else None
@@ -274,6 +276,7 @@ def load_layerwise(
     checkpoint, architecture = _open_checked(path)
     label = name or str(path)
     chosen = _override(runtime, device, dtype, thinking, trust_remote_code)
+    use_threads(chosen.threads)
     target = choose_device(chosen.device)
     if target == "auto":
         target = "cuda:0"

@@ -19,6 +19,7 @@ from vectomy.core.output_path import check_file_content, check_file_output
 from vectomy.core.progress import Progress, silent
 from vectomy.core.run_config import RunConfig
 from vectomy.core.run_folder import json_bytes, write_whole
+from vectomy.core.threads import use_threads
 from vectomy.core.types import Vector
 from vectomy.data.splits import split_contrast
 from vectomy.models import (
@@ -121,6 +122,7 @@ def find_direction(
         )
     for file in (out, out.with_suffix(".json")):
         check_file_output(file)
+    use_threads(config.runtime.threads)
     source = model_folder(config.model, progress)
     probe_architecture(source, trust_remote_code=config.runtime.trust_remote_code, progress=progress)
     check_file_output(out, source)

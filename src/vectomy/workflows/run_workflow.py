@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import torch
+
 from vectomy.architecture import Writer
 from vectomy.checkpoint import architecture_in
 from vectomy.checkpoint.gguf import is_gguf
@@ -97,12 +99,15 @@ class RunWorkflow(Workflow):
             "searched_on": describe_precision(self.chat.model),
         }
 
-    def measured_with(self) -> dict[str, str]:
-        """The dtype and device of the live model, and the date that its template writes, if any."""
+    def measured_with(self) -> JsonObject:
+        """The dtype and device of the live model, the threads of a processor, and the date that its
+        template writes, if any.
+        """
         dtype = str(self.chat.model.dtype).removeprefix("torch.")
         date = self.chat.template.date
         dated = {} if date is None else {"template_date": date}
-        return {"dtype": dtype, "device": str(self.chat.device), **dated}
+        counted = {"threads": torch.get_num_threads()} if self.chat.device.type == "cpu" else {}
+        return {"dtype": dtype, "device": str(self.chat.device), **counted, **dated}
 
     @property
     def edit(self) -> Edit:

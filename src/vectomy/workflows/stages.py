@@ -22,6 +22,7 @@ from vectomy.core.progress import Log, Progress, ignore, silent
 from vectomy.core.ranks import current_ranks
 from vectomy.core.run_folder import RunFolder
 from vectomy.core.settings_change import RunSettings
+from vectomy.core.threads import use_threads
 from vectomy.data.prompts import Prompt
 from vectomy.models import ChatModel, check_prompts, load_model, probe_architecture
 from vectomy.models.demo import model_folder
@@ -64,6 +65,10 @@ class Workflow:
     overwrite: bool = False
     """Whether finished results of other settings may be replaced."""
     _chat: ChatModel | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        # Before the first stage: not every stage loads a model, and all round alike.
+        use_threads(self.runtime.threads)
 
     @cached_property
     def source(self) -> Path:

@@ -21,6 +21,7 @@ from jaxtyping import Float
 
 from vectomy.core.errors import ActivationError, SelectionError, VectomyError
 from vectomy.core.run_config import RunConfig
+from vectomy.core.threads import use_threads
 from vectomy.data.prompts import Prompt
 from vectomy.edits.edit import BaseModelRef, Edit
 from vectomy.metrics.judges import Judge, find_refusals
@@ -199,13 +200,13 @@ def _work(connection: Connection, bench: TrialBench, threads: int) -> None:
     """
     # Ctrl-C reaches all processes of a terminal; the first one ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(threads)
+    use_threads(threads)
     c = bench.config
     try:
         probe_architecture(bench.folder, trust_remote_code=c.runtime.trust_remote_code)
         chat = load_model(
             bench.folder,
-            runtime=c.runtime,
+            runtime=c.runtime.model_copy(update={"threads": threads}),
             name=bench.name,
         )
         measure = bench.on(chat)

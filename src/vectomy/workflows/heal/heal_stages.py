@@ -42,8 +42,8 @@ from vectomy.workflows.stages import Stage, Workflow
 
 __all__ = ["STAGES", "HealWorkflow", "StageName", "list_heal_stages"]
 
-# They change no result.
-IGNORED = ("batch_tokens", "trust_remote_code", "report_to")
+# They change no result beyond rounding.
+IGNORED = ("batch_tokens", "threads", "trust_remote_code", "report_to")
 StageName = Literal["edited", "rows", "train", "merge", "measure", "report"]
 STAGES: tuple[StageName, ...] = ("edited", "rows", "train", "merge", "measure", "report")
 
