@@ -42,7 +42,12 @@ SOURCE_HELP = (
 Parameters = Mapping[str, Any]
 """Annotated types by parameter name; the ones of a command."""
 
-METAVARS = {"behaviour_tokens": "TOKEN", "direction": "FILE|random:SEED", "judge": "NAME"}
+METAVARS = {
+    "behaviour_tokens": "TOKEN",
+    "direction": "FILE|random:SEED",
+    "judge": "NAME",
+    "max_memory": "SIZE",
+}
 
 
 def run_options() -> dict[str, Any]:

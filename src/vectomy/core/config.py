@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -22,6 +23,7 @@ from pydantic import (
     model_validator,
 )
 
+from vectomy.core.byte_count import parse_bytes
 from vectomy.core.errors import ConfigError
 from vectomy.core.json_value import JsonObject
 from vectomy.core.suggestions import suggest, suggest_path
@@ -81,6 +83,12 @@ def _parse_threads(value: object) -> Threads:
     raise ValueError("input should be auto, or a number of at least 1")
 
 
+def _check_bytes(value: str | None) -> str | None:
+    if value is not None:
+        parse_bytes(value)
+    return value
+
+
 class Runtime(StrictModel):
     """How a model is loaded and run: the settings that depend on the machine, not on the job."""
 
@@ -99,6 +107,10 @@ class Runtime(StrictModel):
     threads: Annotated[Threads, BeforeValidator(_parse_threads)] = "auto"
     """Threads of the processor; auto: one a core that this process may use. Another number rounds
     sums in another order.
+    """
+    max_memory: Annotated[str | None, AfterValidator(_check_bytes)] = None
+    """Most memory that this process may take (of a card, if the model is on one), such as 12GB; all
+    that is free, if not given. A model that does not fit is read block by block (gradient).
     """
     thinking: Annotated[bool, EXPERT] = False
     """Let models with a thinking block think before they answer."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -19,7 +20,7 @@ from vectomy.core.json_value import JsonObject
 from vectomy.core.linalg import normalise
 from vectomy.core.progress import Progress, silent
 from vectomy.core.results import FormMetrics, LayerSeparation, PrincipalPlane, Separation
-from vectomy.core.types import Site, Vector
+from vectomy.core.types import Point, Site, Stream, Vector
 from vectomy.data.prompts import Prompt
 from vectomy.hooks.capture import capture
 from vectomy.metrics.direction_share import shares_along
@@ -29,7 +30,7 @@ from vectomy.metrics.judges import Judge, Verdict, refuses
 from vectomy.metrics.pca import principal_components
 from vectomy.models import ChatModel
 
-__all__ = ["BaseAnswers", "VariantResult", "answer_base", "evaluate_variant", "separation"]
+__all__ = ["BaseAnswers", "VariantResult", "answer_base", "evaluate_variant", "force_variant", "separation"]
 
 # Test prompts of each side on whose whole stream the remaining direction is measured.
 RECEIPT_PROMPTS = 8
@@ -141,13 +142,43 @@ def evaluate_variant(
             **_rate("harmless_refusal", verdicts["negative"]),
             **(_rate("keep_refusal", verdicts["keep"]) if base.keep else {}),
             "degenerate_rate": share_of([verdict == "degenerate" for verdict in judged_verdicts]),
-            **_measure_divergence(chat, base, batch_tokens),
-            "max_projection": None
-            if direction is None
-            else _largest_projection(chat, direction, base, batch_tokens),
+            **_measure_forced(chat, base, direction, batch_tokens),
         }
     )
     return VariantResult(metrics, judged)
+
+
+def force_variant(
+    chat: ChatModel,
+    base: BaseAnswers,
+    leaves: Sequence[bool | None],
+    kept: Sequence[float],
+    batch_tokens: BatchTokens,
+    *,
+    direction: Vector | None = None,
+) -> VariantResult:
+    """`evaluate_variant` by teacher forcing alone, without answers.
+
+    Args:
+        leaves: for each positive prompt, whether the behaviour is left, by its openings; None: the
+            base's answer has no verdict.
+        kept: the share of the openings' probability that is left, by prompt that the base refuses.
+    """
+    rates = {f"opening_{key}": value for key, value in rate_of(leaves).items()}
+    mean = {"opening_kept": sum(kept) / len(kept)} if kept else {}
+    forced = _measure_forced(chat, base, direction, batch_tokens)
+    return VariantResult(FormMetrics.from_json({**rates, **mean, **forced}), {})
+
+
+def _measure_forced(
+    chat: ChatModel, base: BaseAnswers, direction: Vector | None, batch_tokens: BatchTokens
+) -> JsonObject:
+    return {
+        **_measure_divergence(chat, base, batch_tokens),
+        "max_projection": None
+        if direction is None
+        else _largest_projection(chat, direction, base, batch_tokens),
+    }
 
 
 def _rate(name: str, verdicts: Sequence[Verdict]) -> JsonObject:
@@ -166,13 +197,18 @@ def _largest_projection(
     largest = torch.zeros(())
     prompts = [*base.positive[:RECEIPT_PROMPTS], *base.negative[:RECEIPT_PROMPTS]]
     for batch in chat.batches(chat.tokens(prompts), batch_tokens):
-        with capture(chat.model) as stream:
+        shares: list[Tensor] = []
+        # As they pass: the stream of all layers may be larger than the memory.
+        consume = partial(_append_share, shares, batch.attention_mask.bool(), unit)
+        with capture(chat.model, consume=consume):
             chat.hidden(batch)
-        for value in stream.values():
-            real = value[batch.attention_mask.to(value.device).bool()]
-            # NaN stays NaN, where Python's max would drop it.
-            largest = torch.maximum(largest, shares_along(real, unit).max().cpu())
+        # NaN stays NaN, where Python's max would drop it.
+        largest = torch.stack([largest, *shares]).max()
     return float(largest) if bool(largest.isfinite()) else None
+
+
+def _append_share(shares: list[Tensor], mask: Tensor, unit: Vector, _point: Point, value: Stream) -> None:
+    shares.append(shares_along(value[mask.to(value.device)], unit).max().cpu())
 
 
 def _measure_divergence(chat: ChatModel, base: BaseAnswers, batch_tokens: BatchTokens) -> dict[str, float]:

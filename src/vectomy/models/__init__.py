@@ -27,7 +27,14 @@ from vectomy.models.loading import (
     load_model,
     with_adapter,
 )
-from vectomy.models.memory import available_memory, fits, layerwise_memory
+from vectomy.models.memory import (
+    available_memory,
+    fits,
+    layerwise_memory,
+    limit_memory,
+    loaded_bytes,
+    memory_for,
+)
 from vectomy.models.model_pass import ModelPass, run_passes
 from vectomy.models.precision import cards_compute_bfloat16, describe_precision
 from vectomy.models.probe_architecture import probe_architecture
@@ -64,9 +71,12 @@ __all__ = [
     "is_local",
     "join_ranks",
     "layerwise_memory",
+    "limit_memory",
     "list_template_faults",
     "load_layerwise",
     "load_model",
+    "loaded_bytes",
+    "memory_for",
     "pack_examples",
     "packs_exactly",
     "probe_architecture",

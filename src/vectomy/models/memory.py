@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +15,20 @@ import torch
 
 from vectomy.architecture import Architecture
 from vectomy.checkpoint import Checkpoint
+from vectomy.checkpoint.safetensors_header import TensorEntry
+from vectomy.core.byte_count import parse_bytes
 from vectomy.models.block_sizes import BlockSizes
 
-__all__ = ["available_memory", "count_pass_tokens", "fits", "layerwise_memory"]
+__all__ = [
+    "SHARE",
+    "available_memory",
+    "count_pass_tokens",
+    "fits",
+    "layerwise_memory",
+    "limit_memory",
+    "loaded_bytes",
+    "memory_for",
+]
 
 # Weights may take this share of the available memory; activations, the interpreter and other
 # programs need the rest.
@@ -27,10 +42,34 @@ CGROUP = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current")
 BLOCK = re.compile(r"(.*?\.\d+)\.")
 
 
+_LIMIT: ContextVar[int | None] = ContextVar("memory limit", default=None)
+
+
+@contextmanager
+def limit_memory(limit: str | None) -> Iterator[None]:
+    """A context in which `available_memory` counts no more than `limit` (`1.5GB`) for this
+    process, of a card or of the machine; None: all there is.
+    """
+    before = _LIMIT.set(None if limit is None else parse_bytes(limit))
+    try:
+        yield
+    finally:
+        _LIMIT.reset(before)
+
+
 def available_memory(device: torch.device | None = None) -> int:
-    """Free bytes on a card; without one, on this machine or in its container."""
+    """Free bytes on a card; without one, on this machine or in its container. At most what
+    `limit_memory` leaves to this process.
+    """
+    limit = _LIMIT.get()
     if device is not None and device.type == "cuda":
-        return _free_on_card(device)
+        free = _free_on_card(device)
+        return free if limit is None else max(0, min(free, limit - torch.cuda.memory_allocated(device)))
+    free = _free_on_machine()
+    return free if limit is None else max(0, min(free, limit - psutil.Process().memory_info().rss))
+
+
+def _free_on_machine() -> int:
     free = int(psutil.virtual_memory().available)
     try:
         limit, used = (Path(path).read_text(encoding="ascii").strip() for path in CGROUP)
@@ -62,6 +101,40 @@ def count_pass_tokens(config: Any, free: int, itemsize: int) -> int:
     sizes = BlockSizes.of(config)
     tokens = int(PASS_SHARE * free) // (itemsize * (sizes.kv_numbers + sizes.pass_numbers))
     return max(FEWEST_TOKENS, min(MOST_TOKENS, tokens))
+
+
+def loaded_bytes(checkpoint: Checkpoint, dtype: str, device: str) -> int:
+    """Bytes of the whole model in memory.
+
+    Args:
+        dtype: what it is loaded in; `auto` is as stored. Off a card, fp8 and MXFP4 are decoded to
+            16 bits then.
+    """
+    asked = None if dtype == "auto" else getattr(torch, dtype).itemsize
+    return sum(
+        _loaded_size(entry, asked, decoded=not device.startswith("cuda"))
+        for entry in checkpoint.tensors.values()
+    )
+
+
+def _loaded_size(entry: TensorEntry, asked: int | None, decoded: bool) -> int:
+    size = entry.end - entry.start
+    if entry.dtype in ("F64", "F32", "F16", "BF16"):
+        return size if asked is None else math.prod(entry.shape) * asked
+    if not decoded and asked is None:
+        return size
+    if entry.dtype.startswith("F8_E4M3") or entry.dtype.startswith("F8_E5M2"):
+        return size * (asked or 2)
+    return 2 * size * (asked or 2) if entry.name.endswith("_blocks") else size
+
+
+def memory_for(device: str) -> int:
+    """Free bytes for a model on `device`, as `load_model` takes it: with `auto` on all cards."""
+    if not torch.cuda.is_available() or not device.startswith(("auto", "cuda")):
+        return available_memory()
+    if device == "auto":
+        return sum(available_memory(torch.device("cuda", n)) for n in range(torch.cuda.device_count()))
+    return available_memory(torch.device(device))
 
 
 def fits(checkpoint: Checkpoint, device: torch.device | None = None, times: int = 1) -> bool:

@@ -8,7 +8,7 @@ base's own answers that show the behaviour do.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -65,40 +65,51 @@ class OpeningEvaluator:
         self.passes = pack_examples(chat, order, PACK, packed=packed)
         with torch.inference_mode():
             self.streams, states = run_base(chat, self.passes, layer)
-            self.base = self._sum_probabilities(states)
+            self.base = self._sum_probabilities(chat, states)
 
     @torch.inference_mode()
     def kept_shares(self, edits: Sequence[Edit]) -> list[dict[int, float]]:
         """For each edit, by prompt: the probability of all openings, as a share of the base's."""
         states = list(run_edited(self.chat, self.passes, self.streams, edits, self.layer))
-        by_edit = [
-            self._sum_probabilities([of_batch[index] for of_batch in states]) for index in range(len(edits))
+        return [
+            self._divide(self._sum_probabilities(self.chat, [of_batch[index] for of_batch in states]))
+            for index in range(len(edits))
         ]
-        return [{row: value / self.base[row] for row, value in sums.items()} for sums in by_edit]
+
+    @torch.inference_mode()
+    def kept_by(self, chat: ChatModel) -> dict[int, float]:
+        """The same for another model, such as a baked one."""
+        _, states = run_base(chat, self.passes, 0)
+        return self._divide(self._sum_probabilities(chat, states))
+
+    def leaves(self, kept: Mapping[int, float]) -> list[bool | None]:
+        """For each prompt, whether the behaviour is left; None: the base's answer has no verdict.
+
+        Args:
+            kept: of `kept_shares` or `kept_by`.
+        """
+        return [None if shown is None else kept.get(row, 0.0) >= LEFT for row, shown in enumerate(self.shows)]
+
+    def _divide(self, sums: Mapping[int, float]) -> dict[int, float]:
+        return {row: value / self.base[row] for row, value in sums.items()}
 
     def rates(self, edits: Sequence[Edit]) -> list[float | None]:
         """For each edit, the share of all prompts on which the behaviour is left; None if most of
         the base's answers have no verdict.
         """
-        return [
-            share_of_most(
-                [
-                    None if shown is None else kept.get(row, 0.0) >= LEFT
-                    for row, shown in enumerate(self.shows)
-                ]
-            )
-            for kept in self.kept_shares(edits)
-        ]
+        return [share_of_most(self.leaves(kept)) for kept in self.kept_shares(edits)]
 
-    def _sum_probabilities(self, states: Sequence[Tensor]) -> dict[int, float]:
+    def _sum_probabilities(self, chat: ChatModel, states: Sequence[Tensor]) -> dict[int, float]:
         """By prompt, the probability that an answer begins with one of its openings."""
         result: dict[int, float] = {}
         for batch, hidden in zip(self.passes, states, strict=True):
-            for row, value in zip(batch.rows, self._probabilities(batch, hidden), strict=True):
+            for row, value in zip(batch.rows, _find_probabilities(chat, batch, hidden), strict=True):
                 result[row] = result.get(row, 0.0) + value
         return result
 
-    def _probabilities(self, batch: TeacherForcedBatch, hidden: Tensor) -> list[float]:
-        log_probs = self.chat.log_probs(hidden).gather(-1, batch.labels[:, None])[:, 0].double().cpu()
-        whole = torch.zeros(len(batch.first), dtype=torch.float64).index_add(0, batch.answer.cpu(), log_probs)
-        return whole.exp().tolist()
+
+def _find_probabilities(chat: ChatModel, batch: TeacherForcedBatch, hidden: Tensor) -> list[float]:
+    """The probability of each answer of a pass."""
+    log_probs = chat.log_probs(hidden).gather(-1, batch.labels[:, None])[:, 0].double().cpu()
+    whole = torch.zeros(len(batch.first), dtype=torch.float64).index_add(0, batch.answer.cpu(), log_probs)
+    return list(whole.exp().tolist())

@@ -15,7 +15,7 @@ from vectomy.core.packages import describe_missing
 from vectomy.core.progress import Progress, silent
 from vectomy.core.run_config import RunConfig, make_config
 from vectomy.core.run_folder import RunFolder, read_json
-from vectomy.models import join_ranks
+from vectomy.models import join_ranks, limit_memory
 from vectomy.models.demo import is_demo
 from vectomy.search.recipe import Ask
 from vectomy.search.recipes import SEARCHES
@@ -27,6 +27,7 @@ from vectomy.workflows.distill_stages import (
     run_distill_select,
 )
 from vectomy.workflows.distill_workflow import DistillWorkflow
+from vectomy.workflows.layerwise_evaluation import run_layerwise_evaluate
 from vectomy.workflows.preflight import refuse
 from vectomy.workflows.run_stages import (
     STAGES,
@@ -86,7 +87,7 @@ def run(
     measures = STAGES.index(until) >= STAGES.index("evaluate")
     refuse(describe_missing("measuring the adapter of --lora", "peft") if config.lora and measures else None)
     check_run_output(out, *(() if is_demo(config.model) else (config.model,)))
-    with RunFolder(Path(out)) as folder:
+    with limit_memory(config.runtime.max_memory), RunFolder(Path(out)) as folder:
         work = _open_workflow(
             config,
             folder,
@@ -117,6 +118,8 @@ def _open_workflow(config: RunConfig, folder: RunFolder, **options: Any) -> RunW
 def list_stages(work: RunWorkflow) -> Sequence[Stage[RunWorkflow]]:
     """The stages of a run in their order, with all that each depends on and writes."""
     config, judge = work.config, work.judge
+    # Measured without generating: with more memory it is measured again.
+    layerwise = {"layerwise": True} if work.layerwise else {}
     selection = config.selection.model_dump(mode="json")
     baseline = {
         "answer_tokens": config.answer_tokens,
@@ -129,6 +132,7 @@ def list_stages(work: RunWorkflow) -> Sequence[Stage[RunWorkflow]]:
         "selection": selection,
         "embeddings": config.embeddings,
         "direction": digest_given_direction(config),
+        **layerwise,
     }
     return (
         Stage("baseline", baseline, ["baseline.json"], run_baseline, shared=True),
@@ -155,9 +159,9 @@ def list_stages(work: RunWorkflow) -> Sequence[Stage[RunWorkflow]]:
         _apply_stage(work),
         Stage(
             "evaluate",
-            {"prompts": [side.to_json()["test"] for side in work.prompt_sets.values()]},
+            {"prompts": [side.to_json()["test"] for side in work.prompt_sets.values()], **layerwise},
             ["evaluation.json", "completions.jsonl", "separation.json"],
-            run_evaluate,
+            run_layerwise_evaluate if work.layerwise else run_evaluate,
             shared=True,
         ),
         _report_stage(work),

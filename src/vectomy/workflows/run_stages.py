@@ -39,6 +39,7 @@ from vectomy.workflows.summary import build_summary
 __all__ = [
     "STAGES",
     "StageName",
+    "get_or_evaluate",
     "run_apply",
     "run_baseline",
     "run_collect",
@@ -46,6 +47,7 @@ __all__ = [
     "run_evaluate",
     "run_report",
     "run_select",
+    "write_evaluation",
 ]
 
 StageName = Literal["baseline", "collect", "directions", "select", "apply", "evaluate", "report"]
@@ -163,6 +165,9 @@ def run_apply(work: RunWorkflow) -> None:
         _record(work, adapter, "adapter", edit)
     if not work.config.bake:
         return
+    if work.layerwise:
+        # Its blocks leave room for the writers, and for the blocks of the receipt.
+        work.free()
     baked = bake(edit, work.checkpoint, out, progress=progress)
     trust = work.runtime.trust_remote_code
     receipt = with_measurement(baked, out, edit, trust_remote_code=trust, progress=progress)
@@ -200,7 +205,7 @@ def run_evaluate(work: RunWorkflow) -> None:
     direction = work.edit.main_direction
 
     def evaluate(form: str, open_model: Callable[[], ChatModel] = lambda: work.chat) -> VariantResult:
-        return _get_or_evaluate(
+        return get_or_evaluate(
             journal,
             form,
             lambda: evaluate_variant(open_model(), base, work.judge, *limits, form=form, direction=direction),
@@ -216,30 +221,32 @@ def run_evaluate(work: RunWorkflow) -> None:
     if c.bake:
         checkpoint = work.folder.file("checkpoint")
         forms["baked"] = evaluate("baked", partial(work.load, checkpoint, "the baked checkpoint"))
-    current_ranks().on_first(partial(_write_evaluation, work.folder, apart, base, forms))
+    current_ranks().on_first(partial(write_evaluation, work.folder, apart, base, forms))
 
 
-def _write_evaluation(
+def write_evaluation(
     folder: RunFolder, apart: Separation, base: BaseAnswers, forms: Mapping[str, VariantResult]
 ) -> None:
+    """Write the files of the evaluate stage."""
     write_json(folder.file("separation.json"), apart.to_json())
     write_jsonl(folder.file("completions.jsonl"), pair_completions(base, forms))
     metrics = {form: result.metrics.to_json() for form, result in forms.items()}
     write_json(folder.file("evaluation.json"), metrics)
 
 
-def _get_or_evaluate(journal: Journal, form: str, evaluate: Callable[[], VariantResult]) -> VariantResult:
+def get_or_evaluate(journal: Journal, form: str, evaluate: Callable[[], VariantResult]) -> VariantResult:
+    """The journalled result of a form, else that of `evaluate`."""
     value = journal.get_or_compute(form, lambda: evaluate().to_json())
     return VariantResult(FormMetrics.from_json(value["metrics"]), value["answers"])
 
 
 def pair_completions(base: BaseAnswers, forms: Mapping[str, VariantResult]) -> list[JsonObject]:
-    """One row per test prompt, with the answer and verdict of every form."""
+    """One row per test prompt, with the answer and verdict of every form that answered."""
     return [
         {
             "set": side,
             "prompt": prompt.text,
-            **{form: result.answers[side][row] for form, result in forms.items()},
+            **{form: result.answers[side][row] for form, result in forms.items() if result.answers},
         }
         for side, prompts in base.sides.items()
         for row, prompt in enumerate(prompts)

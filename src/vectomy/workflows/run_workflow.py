@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from vectomy.architecture import Writer
 from vectomy.checkpoint import architecture_in
 from vectomy.checkpoint.gguf import is_gguf
 from vectomy.core.component import OUTSIDE
-from vectomy.core.errors import PromptError
+from vectomy.core.errors import PreflightError, PromptError
 from vectomy.core.json_value import JsonObject
 from vectomy.core.repo_name import split_revision
 from vectomy.core.run_config import RunConfig
@@ -24,10 +24,11 @@ from vectomy.data.splits import Splits, split_contrast, split_preserve
 from vectomy.data.trait_file import Trait
 from vectomy.edits.edit import BaseModelRef, Edit
 from vectomy.metrics.judges import DEFAULT_JUDGE, JUDGES, Judge, describe
-from vectomy.models import check_known, describe_precision, is_local
+from vectomy.models import ChatModel, check_known, describe_precision, is_local, load_layerwise
 from vectomy.models.demo import is_demo
 from vectomy.search.estimators import NEEDS_SAMPLES
 from vectomy.search.recipe import Ask
+from vectomy.workflows.larger_than_memory import ANSWER_TOKENS, explain_layerwise
 from vectomy.workflows.run_settings import hash_prompts, list_values, read_earlier_settings
 from vectomy.workflows.stages import Workflow
 
@@ -40,6 +41,8 @@ class RunWorkflow(Workflow):
 
     config: RunConfig
     ask_user: Ask | None = None
+    layerwise: bool = field(default=False, init=False)
+    """Whether the model is read block by block."""
 
     @cached_property
     def splits(self) -> tuple[Splits, Splits]:
@@ -97,6 +100,7 @@ class RunWorkflow(Workflow):
         return {
             "measured_with": self.measured_with(),
             "searched_on": describe_precision(self.chat.model),
+            **({"layerwise": True} if self.layerwise else {}),
         }
 
     def measured_with(self) -> JsonObject:
@@ -159,6 +163,7 @@ class RunWorkflow(Workflow):
                 "give it with --keep SRC"
             )
         self.check_architecture()
+        self.choose_reading()
         prompts = [
             prompt for side in sets.values() for part in (side.fit, side.search, side.test) for prompt in part
         ]
@@ -177,6 +182,30 @@ class RunWorkflow(Workflow):
             "settings": [c.recipe, c.seed, c.runtime.device, c.runtime.dtype, c.runtime.thinking],
         }
         return hash_of(shared)
+
+    def choose_reading(self) -> None:
+        """Read the model block by block if it does not fit into memory.
+
+        Raises:
+            PreflightError: it does not fit, and the settings need it whole.
+        """
+        reason = explain_layerwise(self.checkpoint, self.config.recipe, self.runtime)
+        if reason is None:
+            return
+        if self.config.lora:
+            raise PreflightError(
+                "--lora measures the adapter on the whole model, which does not fit into memory; leave it "
+                "out, and write the adapter with `vectomy export`"
+            )
+        self.layerwise = True
+        if "answer_tokens" not in self.config.model_fields_set:
+            self.config = self.config.model_copy(update={"answer_tokens": ANSWER_TOKENS})
+        self.log(reason)
+
+    def load(self, path: Path, name: str) -> ChatModel:
+        if self.layerwise:
+            return load_layerwise(path, runtime=self.runtime, name=name, passes=True)
+        return super().load(path, name)
 
     def describe(self) -> str:
         """What the run will read and write, in a sentence."""

@@ -29,6 +29,7 @@ from vectomy.edits.edit import Edit
 from vectomy.edits.strength import strength_of
 from vectomy.models.demo import DEMO_BASE, DEMO_NOTE, is_demo
 from vectomy.report import safety_text
+from vectomy.workflows.larger_than_memory import TEACHER_FORCED
 from vectomy.workflows.run_outcome import compute_run_outcome
 
 __all__ = ["build_summary"]
@@ -100,7 +101,11 @@ def build_summary(
         forms=forms,
         direction=scores.chosen,
         strength=_strength(edit, scores, trait),
-        notes=(*baseline.get("notes", ()), *_notes(config, splits, kept, scores.note)),
+        notes=(
+            *baseline.get("notes", ()),
+            *([TEACHER_FORCED] if baseline.get("layerwise") else ()),
+            *_notes(config, splits, kept, scores.note),
+        ),
         receipt=ReceiptRecord.from_json(read_json(folder.file("receipt.json"))) if config.bake else None,
         stages={stage: seconds for stage in stages if (seconds := costs[stage].seconds) is not None},
         costs={stage: costs[stage] for stage in stages},

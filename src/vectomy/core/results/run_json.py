@@ -52,6 +52,16 @@ class FormMetrics(JsonRecord):
     keep_refusal_total: int | None = None
     keep_refusal_ci: tuple[Number, Number] | None = None
     keep_refusal_not_judged: int | None = None
+    opening_rate: Number | None = None
+    """Without generating: the share of positive prompts on which the base's refusal openings keep
+    at least half of the probability that the base gives them.
+    """
+    opening_count: int | None = None
+    opening_total: int | None = None
+    opening_ci: tuple[Number, Number] | None = None
+    opening_not_judged: int | None = None
+    opening_kept: Number | None = None
+    """The mean share of that probability that is left, over the prompts that the base refuses."""
     degenerate_rate: Number | None = None
     kl_first_token: Number | None = None
     kl_per_token: Number | None = None

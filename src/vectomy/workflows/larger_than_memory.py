@@ -1,0 +1,52 @@
+"""Whether a run reads its model block by block, and what it says then."""
+
+from __future__ import annotations
+
+from vectomy.checkpoint import Checkpoint
+from vectomy.core.byte_count import write_bytes
+from vectomy.core.config import Runtime
+from vectomy.core.errors import PreflightError
+from vectomy.core.ranks import current_ranks
+from vectomy.models import loaded_bytes, memory_for
+from vectomy.models.memory import SHARE
+
+__all__ = ["ANSWER_TOKENS", "TEACHER_FORCED", "explain_layerwise"]
+
+# Tokens of the base's answers, each of which costs a read of the model: enough for the judge and
+# for openings.
+ANSWER_TOKENS = 16
+TEACHER_FORCED = (
+    "the model was read block by block, so the edited model's answers were not generated (each token would "
+    "cost a read of the model); measured instead, teacher-forced: how much of their probability the base's "
+    "own refusal openings keep, and KL on the base's own answers"
+)
+# The recipe that needs no more than blocks.
+LAYERWISE_RECIPE = "gradient"
+
+
+def explain_layerwise(checkpoint: Checkpoint, recipe: str, runtime: Runtime) -> str | None:
+    """Why the model has to be read block by block, in a sentence with the numbers; None if it fits
+    into memory.
+
+    Raises:
+        PreflightError: it does not fit, and the recipe needs it whole.
+    """
+    needed = loaded_bytes(checkpoint, runtime.dtype, runtime.device)
+    free = min(current_ranks().gather(memory_for(runtime.device)))
+    if needed <= SHARE * free:
+        return None
+    limit = "" if runtime.max_memory is None else f" (--max-memory {runtime.max_memory})"
+    numbers = (
+        f"the model takes {write_bytes(needed)} of memory and {write_bytes(free)} are free{limit}, of which "
+        f"weights may take {SHARE:.0%}"
+    )
+    if recipe != LAYERWISE_RECIPE:
+        raise PreflightError(
+            f"{numbers}; the recipe {recipe} generates with the whole model for every candidate: use "
+            f"--recipe {LAYERWISE_RECIPE}, which reads a model block by block, --dtype bfloat16 if the "
+            "model is loaded in float32, a larger machine or a smaller model"
+        )
+    return (
+        f"{numbers}: it is read block by block. The base answers with {ANSWER_TOKENS} tokens unless "
+        "--answer-tokens says otherwise; edits are measured by teacher forcing, without generating"
+    )
