@@ -74,7 +74,7 @@ def test_the_summary_says_what_was_measured_instead_of_answers() -> None:
     page = (out / "report.html").read_text()
     assert "were not generated" in page
     receipt = json.loads((out / "receipt.json").read_text())
-    assert (receipt["status"], len(receipt["projection"])) == ("carried", 5)
+    assert len(receipt["projection"]) == 5
 
 
 def test_what_is_finished_is_not_done_again_and_more_memory_measures_again(tmp_path: Path) -> None:
