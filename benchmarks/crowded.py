@@ -4,8 +4,8 @@ while they wait (`before`) and threads that sleep (`after`, what `vectomy` sets)
     python benchmarks/crowded.py [--rounds 3] [--busy 2] [--threads N] [--also NAME=VALUE ...]
     [--json FILE]
 
-The job is that of a run in small: a random Llama of 6 layers and width 576 (SmolLM2-135M has 30)
-reads 16 prompts of 40 tokens, answers each with 24, and makes one backward pass. Each setting is a
+The job is that of a run in small: a random Llama of 4 layers and width 576 (SmolLM2-135M has 30)
+reads 16 prompts of 40 tokens, answers each with 12, and makes one backward pass. Each setting is a
 process of its own that stays, so that imports are not timed; rounds are made in turns. Medians.
 """
 
@@ -26,7 +26,7 @@ import json, sys, time, torch
 from transformers import LlamaConfig, LlamaForCausalLM
 torch.manual_seed(0)
 model = LlamaForCausalLM(LlamaConfig(
-    hidden_size=576, intermediate_size=1536, num_hidden_layers=6, num_attention_heads=9,
+    hidden_size=576, intermediate_size=1536, num_hidden_layers=4, num_attention_heads=9,
     num_key_value_heads=3, vocab_size=8192,
 )).eval().requires_grad_(False)
 prompts = torch.randint(0, 8192, (16, 40))
@@ -34,7 +34,7 @@ prompts = torch.randint(0, 8192, (16, 40))
 def work():
     with torch.inference_mode():
         result = model(prompts, use_cache=True)
-        for _ in range(24):
+        for _ in range(12):
             token = result.logits[:, -1:].argmax(-1)
             result = model(token, past_key_values=result.past_key_values, use_cache=True)
     inputs = model.model.embed_tokens(prompts).detach().requires_grad_()

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 import zoo
 from tiny import unit
 
 from vectomy import Edit, bake, probe_architecture, verify
 from vectomy.architecture import FAMILIES
 from vectomy.core.errors import ArchitectureError, ModelError
+from vectomy.models.reduced_config import reduce_config
 
 TIER = "zoo"
 
@@ -84,3 +86,69 @@ def test_a_model_too_large_to_build_says_so(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(ModelError, match="use a larger machine"):
         probe_architecture(tmp_path / "in")
     assert torch.is_grad_enabled()
+
+
+# Types of an unknown size: the smallest likeness has every kind of block, and the same writers.
+
+
+def likeness(config: transformers.PretrainedConfig) -> tuple[torch.nn.Module, list[torch.nn.Module]]:
+    """The whole model and its likenesses, on the meta device."""
+    with torch.device("meta"):
+        whole = transformers.AutoModelForCausalLM.from_config(config)
+        smaller = [transformers.AutoModelForCausalLM.from_config(c) for c in reduce_config(config, whole)]
+    return whole, smaller
+
+
+def gibibytes(model: torch.nn.Module) -> float:
+    return 4 * sum(parameter.numel() for parameter in model.parameters()) / 2**30
+
+
+LARGE = {
+    "llama": {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "vocab_size": 128256},
+    "qwen3": {"hidden_size": 5120, "intermediate_size": 25600, "num_hidden_layers": 64, "head_dim": 128},
+    "qwen3_moe": {"hidden_size": 4096, "num_hidden_layers": 94, "num_experts": 128, "head_dim": 128},
+    "gemma2": {"hidden_size": 3584, "num_hidden_layers": 42, "head_dim": 256},
+}
+
+
+@pytest.mark.tiny
+@pytest.mark.parametrize("model_type", LARGE)
+def test_a_large_model_is_probed_on_a_small_likeness(model_type: str) -> None:
+    config = transformers.AutoConfig.for_model(model_type, **LARGE[model_type])
+    whole, smaller = likeness(config)
+    assert gibibytes(whole) > 10
+    assert gibibytes(smaller[0]) < 1
+    names = {name for name, _ in whole.named_parameters()}
+    assert {name for name, _ in smaller[0].named_parameters()} < names
+    # Nothing of the caller's configuration was changed.
+    assert config.num_hidden_layers == LARGE[model_type]["num_hidden_layers"]
+
+
+@pytest.mark.tiny
+def test_a_likeness_has_every_kind_of_block() -> None:
+    kinds = ["linear_attention"] * 3 + ["full_attention"]
+    config = transformers.AutoConfig.for_model("qwen3_next", num_hidden_layers=12, layer_types=kinds * 3)
+    _, smaller = likeness(config)
+    assert [model.config.layer_types for model in smaller] == [kinds, kinds]
+    config = transformers.AutoConfig.for_model("deepseek_v3", num_hidden_layers=9, first_k_dense_replace=3)
+    _, smaller = likeness(config)
+    assert {model.config.num_hidden_layers for model in smaller} == {4}
+
+
+@pytest.mark.parametrize("label", ["llama", "gemma2", "gpt_oss", "phi"])
+def test_a_likeness_has_the_writers_of_the_whole(
+    label: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    zoo.zoo_folder(label, tmp_path / "in")
+    monkeypatch.delitem(FAMILIES, zoo.ZOO[label].model_type)
+    families = []
+    for reduced in (True, False):
+        monkeypatch.setattr(
+            MODULE,
+            "reduce_config",
+            (lambda *given: reduce_config(*given)) if reduced else lambda *_: iter(()),
+        )
+        families.append(probe_architecture(tmp_path / "in"))
+        FAMILIES.pop(zoo.ZOO[label].model_type)
+    assert families[0] == families[1]
+    assert families[0] is not None

@@ -2,7 +2,7 @@
 
 torch's wheels compute on OpenMP threads. By default a thread that waits for the others spins for
 milliseconds: free on a quiet machine, but with other work on the cores the spinning takes the time
-that the thread it waits for needs (docs/log/speed.md: 10 times the processor time). OpenMP reads
+that the thread it waits for needs (docs/log/portable.md: 3 times the processor time). OpenMP reads
 its variables when torch is loaded, so that they are set before.
 """
 

@@ -1,5 +1,5 @@
-"""Finds the writers of a model type that the table of families lacks: builds the model with random
-weights and probes it.
+"""Finds the writers of a model type that the table of families lacks: builds a small model of the
+type with random weights and probes it (reduced_config.py).
 
 The result is a family like those in architecture/families/, for this process only. It is checked
 against the checkpoint: a tensor whose name the model does not know is an error.
@@ -8,7 +8,7 @@ against the checkpoint: a tensor whose name the model does not know is an error.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,12 @@ from vectomy.architecture.norms import measure_gain
 from vectomy.architecture.probe import ProbedWriter, probe
 from vectomy.checkpoint import Checkpoint
 from vectomy.core.component import Component
-from vectomy.core.errors import ArchitectureError, ModelError
+from vectomy.core.errors import ArchitectureError, ModelError, VectomyError
 from vectomy.core.progress import Progress, silent
 from vectomy.models.loading import loading
 from vectomy.models.memory import SHARE, available_memory
+from vectomy.models.quiet import quiet
+from vectomy.models.reduced_config import reduce_config
 from vectomy.models.weights import auto_class, read_model_config, skeleton
 
 __all__ = ["probe_architecture"]
@@ -44,8 +46,8 @@ KINDS: tuple[tuple[str, Component], ...] = (
 def probe_architecture(
     path: str | Path, *, trust_remote_code: bool = False, progress: Progress = silent
 ) -> Family | None:
-    """Add an unknown model type to the families of this process. Needs memory for the model in
-    float32, but no weights.
+    """Add an unknown model type to the families of this process. Needs no weights, and memory for
+    one block of each kind; for the whole model in float32 where only that can be probed.
 
     Returns:
         The new family, or None if the type is already known.
@@ -60,37 +62,68 @@ def probe_architecture(
     if not isinstance(model_type, str) or model_type in FAMILIES or model_type in REFUSED:
         return None
     with progress(f"probing the unknown type {model_type}", 3, "steps") as update:
-        model = _build_random(checkpoint, trust_remote_code)
+        with loading(str(checkpoint.path), checkpoint.path):
+            whole = skeleton(checkpoint, "float32", trust_remote_code)
         update(1)
-        found = probe(model)
+        model, found = _probe_smallest(checkpoint, whole, trust_remote_code)
         update(1)
         family = _family(model, found)
-        _check_names(checkpoint, model, family, found)
+        known = dict(whole.named_parameters(remove_duplicate=False)) | dict(whole.named_buffers())
+        _check_names(checkpoint, model, known, family, found)
         FAMILIES[model_type] = family
         update(1)
     return family
 
 
-def _build_random(checkpoint: Checkpoint, trust_remote_code: bool) -> Any:
+def _probe_smallest(
+    checkpoint: Checkpoint, whole: nn.Module, trust_remote_code: bool
+) -> tuple[Any, list[ProbedWriter]]:
+    """The smallest model of the type that can be built and probed, and its writers."""
     with loading(str(checkpoint.path), checkpoint.path):
-        size = 4 * sum(
-            parameter.numel() for parameter in skeleton(checkpoint, "float32", trust_remote_code).parameters()
-        )
-        if size > SHARE * available_memory():
-            raise ModelError(
-                f"the type '{checkpoint.config['model_type']}' is not known, and finding its writers needs "
-                "the whole model in memory, "
-                f"which takes {size / 2**30:.0f} GiB; use a larger machine, or a smaller model of this type "
-                "to add it to "
-                "architecture/families/"
-            )
         config = read_model_config(checkpoint, trust_remote_code)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            model = auto_class(config).from_config(
-                config, dtype=torch.float32, trust_remote_code=trust_remote_code
-            )
-        return model.eval().requires_grad_(False)
+    first: VectomyError | None = None
+    for smaller in reduce_config(config, whole):
+        try:
+            with quiet():
+                with torch.device("meta"):
+                    empty = _build_random(smaller, trust_remote_code)
+                if not _has_names(empty, whole) or not _fits(empty):
+                    continue
+                model = _build_random(smaller, trust_remote_code)
+            return model, probe(model)
+        except ArchitectureError as error:
+            # Perhaps of the size: the whole model decides, where it can be built.
+            first = first or error
+        except Exception:  # noqa: BLE001 (a type refuses other sizes in any way)
+            continue
+    if not _fits(whole):
+        size = 4 * sum(parameter.numel() for parameter in whole.parameters())
+        raise first or ModelError(
+            f"the type '{checkpoint.config['model_type']}' is not known, and finding its writers needs the "
+            f"whole model in memory, which takes {size / 2**30:.0f} GiB; use a larger machine, or a smaller "
+            "model of this type to add it to architecture/families/"
+        )
+    with loading(str(checkpoint.path), checkpoint.path):
+        model = _build_random(config, trust_remote_code)
+    return model, probe(model)
+
+
+def _fits(model: nn.Module) -> bool:
+    return 4 * sum(parameter.numel() for parameter in model.parameters()) <= SHARE * available_memory()
+
+
+def _has_names(model: nn.Module, whole: nn.Module) -> bool:
+    """Whether every parameter of the small model is one of the whole."""
+    return {name for name, _ in model.named_parameters()} <= {name for name, _ in whole.named_parameters()}
+
+
+def _build_random(config: Any, trust_remote_code: bool) -> Any:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = auto_class(config).from_config(
+            config, dtype=torch.float32, trust_remote_code=trust_remote_code
+        )
+    return model.eval().requires_grad_(False)
 
 
 def _family(model: Any, found: list[ProbedWriter]) -> Family:
@@ -189,9 +222,18 @@ def _check_kinds(
             )
 
 
-def _check_names(checkpoint: Checkpoint, model: Any, family: Family, found: Iterable[ProbedWriter]) -> None:
-    """Check that the model knows every tensor by name, and that every bias belongs to a writer."""
-    known = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers())
+def _check_names(
+    checkpoint: Checkpoint,
+    model: Any,
+    known: Collection[str],
+    family: Family,
+    found: Iterable[ProbedWriter],
+) -> None:
+    """Check that the model knows every tensor by name, and that every bias belongs to a writer.
+
+    Args:
+        known: the tensors of the whole model.
+    """
     for name in checkpoint.tensors:
         if name not in known:
             raise ArchitectureError(
