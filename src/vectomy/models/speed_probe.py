@@ -1,0 +1,291 @@
+"""How fast this machine runs blocks of a model's widths, measured with numbers that mean nothing.
+
+Plain blocks of the model's sizes (attention with grouped heads, a gated MLP) are built and timed: a
+pass, a pass with its backward pass, a step of decoding, the head. So attention, norms and launches
+count as they do in a run, and not matrix products alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vectomy.core.json_value import JsonObject
+from vectomy.models.block_sizes import BlockSizes
+from vectomy.models.model_shape import ModelShape
+
+__all__ = ["Line", "Speeds", "measure_speeds"]
+
+# Weights of the probe's blocks together: at least LEAST bytes, that no cache of a processor holds
+# them, and at most MOST in one block; wider ones are timed narrower and scaled by their weights.
+LEAST, MOST = 256 << 20, 256 << 20
+# Products of a weight and a token in one timed pass of a processor.
+PRODUCTS = 12e9
+LONGEST, SHORTEST = 512, 32
+FEW_ROWS, MANY_ROWS = 4, 32
+# Tokens that decoding looks back at.
+BEFORE = 96
+LABELS, HEAD_ROWS = 64, 16384
+DISK_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class Line:
+    """Seconds of a call on `n` tokens or rows: `fixed + each * n`."""
+
+    fixed: float
+    each: float
+
+    def of(self, count: float) -> float:
+        return self.fixed + self.each * count
+
+    def times(self, fixed: float, each: float) -> Line:
+        return Line(self.fixed * fixed, self.each * each)
+
+    @classmethod
+    def through(cls, first: tuple[float, float], second: tuple[float, float]) -> Line:
+        """The line through two measurements (count, seconds). Neither part is negative."""
+        each = max(0.0, (second[1] - first[1]) / (second[0] - first[0]))
+        return cls(max(0.0, first[1] - each * first[0]), each or second[1] / second[0])
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """Seconds of a model of one shape on one device, all blocks together.
+
+    `step` is of the blocks in a step of decoding, by rows; `label` of the head with probabilities
+    in float32; `byte` of reading, writing (to the disk itself) and hashing a byte; `float32` is how
+    many times as long a product takes in float32.
+    """
+
+    device: str
+    passed: Line
+    trained: Line
+    step: Line
+    label: Line
+    float32: float
+    read_byte: float
+    written_byte: float
+    hashed_byte: float
+
+    def to_json(self) -> JsonObject:
+        return asdict(self)
+
+
+def measure_speeds(shape: ModelShape, device: torch.device, folder: Path | None = None) -> Speeds:
+    """Measure for some seconds.
+
+    Args:
+        folder: where files are written; the disk of this folder is measured.
+    """
+    probe = _Probe(shape, device)
+    disk = _measure_disk(folder or Path.cwd())
+    with torch.no_grad():
+        passed, step, label = probe.measure_passes(), probe.measure_steps(), probe.measure_head()
+    return Speeds(
+        device=str(device),
+        passed=passed,
+        trained=probe.measure_training(passed),
+        step=step,
+        label=label,
+        float32=_compare_float32(device, probe.dtype),
+        read_byte=disk[0],
+        written_byte=disk[1],
+        hashed_byte=disk[2],
+    )
+
+
+class _Probe:
+    """Blocks of a shape's widths, and how the times of these blocks are scaled to the model's."""
+
+    def __init__(self, shape: ModelShape, device: torch.device) -> None:
+        self.shape, self.device = shape, device
+        self.dtype = {2: torch.bfloat16, 4: torch.float32}.get(shape.itemsize, torch.bfloat16)
+        if device.type == "cuda" and not torch.cuda.is_bf16_supported():
+            self.dtype = torch.float16
+        self.sizes = _narrow(shape.sizes)
+        of_block = _block_weights(self.sizes) * self.dtype.itemsize
+        count = max(2, min(shape.sizes.layers, math.ceil(LEAST / of_block)))
+        self.model = _build(self.sizes, count, self.dtype, device)
+        self.count = count
+        weights = count * _block_weights(self.sizes)
+        # Launches grow with the blocks, arithmetic and reading with the weights.
+        self.by_weights = shape.multiplied / weights
+        self.by_blocks = max(shape.sizes.layers / count, self.by_weights)
+        self.tokens = LONGEST
+        if device.type == "cpu":
+            self.tokens = max(SHORTEST, min(LONGEST, int(PRODUCTS / weights)))
+
+    def measure_passes(self) -> Line:
+        few = max(SHORTEST // 2, self.tokens // 4)
+        points = [(tokens, self._time(partial(self._run, tokens))) for tokens in (few, self.tokens)]
+        return Line.through(*points).times(self.by_blocks, self.by_weights)
+
+    def measure_training(self, passed: Line) -> Line:
+        """A pass with its backward pass, which computes gradients of the stream alone."""
+
+        def work() -> None:
+            with torch.enable_grad():
+                self._run(self.tokens, gradient=True).sum().backward()
+
+        with torch.no_grad():
+            alone = self._time(partial(self._run, self.tokens))
+        ratio = max(1.0, self._time(work) / alone)
+        return passed.times(ratio, ratio)
+
+    def measure_steps(self) -> Line:
+        points = [(rows, self._time(self._decoding(rows))) for rows in (FEW_ROWS, MANY_ROWS)]
+        return Line.through(*points).times(self.by_blocks, self.by_weights)
+
+    def measure_head(self) -> Line:
+        """On some rows of the head; the others take as long."""
+        d_model = self.shape.sizes.d_model
+        rows = min(HEAD_ROWS, self.shape.vocab)
+        head = torch.full((rows, d_model), 0.01, dtype=self.dtype, device=self.device)
+
+        def work(labels: int) -> Tensor:
+            states = torch.full((labels, d_model), 0.1, dtype=self.dtype, device=self.device)
+            return nn.functional.linear(states, head).float().log_softmax(-1)
+
+        points = [(count, self._time(partial(work, count))) for count in (FEW_ROWS, LABELS)]
+        share = self.shape.vocab / rows
+        return Line.through(*points).times(share, share)
+
+    def _run(self, tokens: int, gradient: bool = False) -> Tensor:
+        stream = torch.full((1, tokens, self.sizes.d_model), 0.1, dtype=self.dtype, device=self.device)
+        mask = torch.zeros(1, 1, tokens, tokens, dtype=self.dtype, device=self.device)
+        result: Tensor = self.model(
+            inputs_embeds=stream.requires_grad_(gradient), attention_mask=mask, use_cache=False
+        ).last_hidden_state
+        return result
+
+    def _decoding(self, rows: int) -> Callable[[], Tensor]:
+        from transformers import DynamicCache
+
+        sizes = self.sizes
+        state = torch.full((rows, sizes.kv_heads, BEFORE, sizes.head_dim), 0.1, dtype=self.dtype)
+        cache = DynamicCache(config=self.model.config)
+        for layer in range(self.count):
+            cache.update(state.to(self.device), state.to(self.device), layer)
+        stream = torch.full((rows, 1, sizes.d_model), 0.1, dtype=self.dtype, device=self.device)
+
+        def step() -> Tensor:
+            seen = torch.ones(rows, cache.get_seq_length() + 1, dtype=torch.long, device=self.device)
+            result: Tensor = self.model(
+                inputs_embeds=stream, attention_mask=seen, past_key_values=cache, use_cache=True
+            ).last_hidden_state
+            return result
+
+        return step
+
+    def _time(self, work: Callable[[], object], repeats: int = 2) -> float:
+        """The quickest of some calls, after one that counts for nothing."""
+        work()
+        best = math.inf
+        for _ in range(repeats):
+            self._wait()
+            began = time.perf_counter()
+            work()
+            self._wait()
+            best = min(best, time.perf_counter() - began)
+        return best
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        elif self.device.type == "mps":
+            torch.mps.synchronize()
+
+
+def _block_weights(sizes: BlockSizes) -> int:
+    """Numbers in the matrices of a block."""
+    attention = 2 * sizes.d_model * (sizes.heads + sizes.kv_heads) * sizes.head_dim
+    return attention + 3 * sizes.d_model * sizes.inner
+
+
+def _narrow(sizes: BlockSizes) -> BlockSizes:
+    """The sizes, or narrower ones whose block has MOST bytes of 16-bit weights."""
+    share = min(1.0, math.sqrt(MOST / 2 / _block_weights(sizes)))
+    kv_heads = max(1, round(sizes.kv_heads * share))
+    return BlockSizes(
+        layers=sizes.layers,
+        d_model=64 * max(1, round(sizes.d_model * share / 64)) if share < 1 else sizes.d_model,
+        heads=kv_heads * max(1, round(sizes.heads * share / kv_heads)),
+        kv_heads=kv_heads,
+        head_dim=sizes.head_dim + sizes.head_dim % 2,
+        inner=max(1, round(sizes.inner * share)),
+    )
+
+
+def _build(sizes: BlockSizes, count: int, dtype: torch.dtype, device: torch.device) -> Any:
+    """A random model of plain blocks, without a vocabulary."""
+    from accelerate import init_empty_weights
+    from transformers import LlamaConfig, LlamaModel
+
+    config = LlamaConfig(
+        hidden_size=sizes.d_model,
+        intermediate_size=sizes.inner,
+        num_hidden_layers=count,
+        num_attention_heads=sizes.heads,
+        num_key_value_heads=sizes.kv_heads,
+        head_dim=sizes.head_dim,
+        vocab_size=8,
+        max_position_embeddings=2 * LONGEST,
+    )
+    with init_empty_weights(include_buffers=False):
+        model = LlamaModel(config)
+    for module in model.modules():
+        for name, value in module._parameters.items():
+            if value is None:
+                continue
+            # Written, not left as pages of zeros, which a processor reads from its cache.
+            filled = torch.full(value.shape, 0.01, dtype=dtype, device=device)
+            module._parameters[name] = nn.Parameter(filled, requires_grad=False)
+    return model.to(device).eval()
+
+
+def _compare_float32(device: torch.device, dtype: torch.dtype) -> float:
+    """Seconds of a product in float32, over those in another dtype."""
+    seconds = []
+    for kind in (torch.float32, dtype):
+        a = torch.full((512, 1024), 0.1, device=device, dtype=kind)
+        best = math.inf
+        for _ in range(5):
+            began = time.perf_counter()
+            (a @ a.T).sum().item()
+            best = min(best, time.perf_counter() - began)
+        seconds.append(best)
+    return seconds[0] / seconds[1]
+
+
+def _measure_disk(folder: Path) -> tuple[float, float, float]:
+    """Seconds a byte of reading, of writing to the disk itself, and of sha256. A folder that takes
+    no files is measured by the one for temporary files.
+    """
+    data = os.urandom(1 << 20) * (DISK_BYTES >> 20)
+    began = time.perf_counter()
+    hashlib.sha256(data).digest()
+    hashed = time.perf_counter() - began
+    where = folder if os.access(folder, os.W_OK) else Path(tempfile.gettempdir())
+    with tempfile.TemporaryFile(dir=where) as file:
+        began = time.perf_counter()
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+        written = time.perf_counter() - began
+        file.seek(0)
+        began = time.perf_counter()
+        file.read()
+        read = time.perf_counter() - began
+    return read / len(data), written / len(data), hashed / len(data)
