@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import json
 import math
+from functools import partial
 from pathlib import Path
 
 import pytest
 import tiny_chat
 import zoo
+from counted_pass import SHAPES, config_folder
 from tiny import LAYERS, VOCAB, WIDTH, build, unit
 
-from vectomy import Edit, bake, plan
+from vectomy import Edit, bake
+from vectomy import plan as plan_on_this_machine
 from vectomy.checkpoint import Checkpoint, architecture_in
 from vectomy.cli.tables.plan_table import print_plan
-from vectomy.core.errors import ArchitectureError
-from vectomy.workflows.plan import _count_multiplied
+from vectomy.core.errors import ArchitectureError, ModelError
+from vectomy.models.model_shape import count_multiplied
+from vectomy.models.speed_probe import Line, Speeds
 
 TIER = "zoo"
+# Of no machine: a second for each call, token, row, label, and a nanosecond for each byte.
+SPEEDS = Speeds("cpu", Line(1, 1), Line(3, 3), Line(1, 1), Line(1, 1), 2.0, 1e-9, 1e-9, 1e-9)
+plan = partial(plan_on_this_machine, device="cpu", speeds=SPEEDS)
+STAGES = ["baseline", "collect", "directions", "select", "apply", "evaluate", "report"]
 
 
 def test_it_names_each_writer_once_with_its_axis_and_the_norm_in_between(tmp_path: Path) -> None:
@@ -63,16 +71,57 @@ def test_it_plans_what_a_bake_then_does(tmp_path: Path, tiny_of) -> None:
 
 
 @pytest.mark.tiny
-def test_a_plan_states_assumptions_and_bounds_not_guesses(
+def test_a_plan_says_what_each_stage_takes_and_for_how_much_work(
     tiny_of, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Disk speed is assumed, collecting has a lower bound, the search is not known."""
-    print_plan(plan(tiny_of("llama", tied=True).folder))
+    result = plan(tiny_of("llama", tied=True).folder)
+    assert [stage.name for stage in result.stages] == STAGES
+    for stage in result.to_json()["stages"]:
+        assert set(stage) == {"name", "seconds", "memory_bytes", "device_bytes"}
+        assert stage["seconds"] > 0
+        assert stage["memory_bytes"] > 100 << 20
+        assert stage["device_bytes"] is None, "there is no card"
+    assert set(result.seconds) == {"bake", "collect"}
+    print_plan(result)
     out = " ".join(capsys.readouterr().out.split())
-    assert "if the disk reads and writes 400 MB a second" in out
-    assert "at least 1 s for 512 prompts of 64 tokens" in out
-    assert "search not known yet" in out
-    assert "about" not in out
+    assert "256 + 32 + 100 prompts a side, of 64 tokens, and answers of 64 tokens" in out
+    assert all(f"{name} " in out for name in (*STAGES, "all"))
+
+
+@pytest.mark.tiny
+@pytest.mark.parametrize("name", ["Llama-3.1-8B", "Llama-3.1-70B", "Llama-3.1-405B", "a mixture of 1T"])
+def test_a_configuration_alone_is_planned_for(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    result = plan(config_folder(name))
+    stages = {stage.name: stage for stage in result.stages}
+    assert list(stages) == STAGES
+    block = 2 * SHAPES[name]["hidden_size"] ** 2
+    assert all(stage.memory_bytes > block for stage in result.stages)
+    assert all(0 < stage.seconds < float("inf") for stage in result.stages)
+    # A model that fits is in memory as a whole; of another one two blocks are.
+    assert stages["evaluate"].memory_bytes > result.disk_bytes or not result.fits
+    assert sum(writer.parameters for writer in result.writers) == result.parameters
+    print_plan(result)
+    assert "the folder holds no weights" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.tiny
+def test_a_configuration_and_its_weights_are_planned_for_alike(tmp_path: Path, tiny_of) -> None:
+    whole = tiny_of("llama", tied=False).folder
+    (tmp_path / "config.json").write_bytes((whole / "config.json").read_bytes())
+    alone, stored = plan(tmp_path), plan(whole)
+    assert [(w.name, w.axis, w.parameters) for w in alone.writers] == [
+        (w.name, w.axis, w.parameters) for w in stored.writers
+    ]
+    for one, other in zip(alone.stages, stored.stages, strict=True):
+        assert one.seconds == pytest.approx(other.seconds, rel=0.02)
+        assert one.memory_bytes == pytest.approx(other.memory_bytes, rel=0.02)
+
+
+@pytest.mark.tiny
+def test_a_configuration_that_transformers_cannot_build_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "llama", "num_attention_heads": "many"}')
+    with pytest.raises(ModelError, match="num_attention_heads"):
+        plan(tmp_path)
 
 
 @pytest.mark.tiny
@@ -80,7 +129,7 @@ def test_the_bound_counts_only_weights_that_every_token_is_multiplied_with(tiny_
     """No embedding and no head; of 4 experts the 2 that a token is sent to."""
     dense = architecture_in(Checkpoint.open(tiny_of("llama", tied=True).folder))
     blocks = {name: shape for name, shape in dense.shapes.items() if ".layers." in name and len(shape) == 2}
-    assert _count_multiplied(dense) == sum(math.prod(shape) for shape in blocks.values())
+    assert count_multiplied(dense, dense.text_config) == sum(math.prod(shape) for shape in blocks.values())
     moe = architecture_in(Checkpoint.open(tiny_of("mixtral").folder))
     experts = sum(math.prod(shape) for name, shape in moe.shapes.items() if ".experts." in name)
     others = sum(
@@ -91,7 +140,7 @@ def test_the_bound_counts_only_weights_that_every_token_is_multiplied_with(tiny_
     assert experts > 0
     text = moe.text_config or {}
     share = text["num_experts_per_tok"] / text["num_local_experts"]
-    assert _count_multiplied(moe) == others + share * experts
+    assert count_multiplied(moe, text) == others + share * experts
 
 
 @pytest.mark.chat
@@ -129,8 +178,6 @@ def test_it_reads_no_weight(tmp_path: Path) -> None:
     start = 8 + int.from_bytes(data[:8], "little")
     file.write_bytes(data[:start] + bytes(len(data) - start))
     after = plan(tiny.folder).to_json()
-    for timed in (before, after):
-        timed.pop("seconds")
     assert json.dumps(before) == json.dumps(after)
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from vectomy.cli.help import JOB, SectionedCommand
 from vectomy.cli.progress_bars import bars
-from vectomy.cli.vocabulary import AsJson, Embeddings, Model, TrustRemoteCode
+from vectomy.cli.vocabulary import AsJson, Device, Embeddings, Model, TrustRemoteCode, option
+from vectomy.core.config import MACHINE
 
 __all__ = ["register"]
 
@@ -19,19 +22,32 @@ def register(app: typer.Typer) -> None:
 
 def _plan(
     model: Model,
+    from_run: Annotated[
+        Path | None,
+        option("--from", help="A finished run, whose times correct the plan.", panel=MACHINE, metavar="RUN"),
+    ] = None,
+    device: Device = "auto",
     embeddings: Embeddings = True,
     trust_remote_code: TrustRemoteCode = False,
     as_json: AsJson = False,
 ) -> None:
-    """List the weights that an edit would change, and the memory, disk and time of a run. Reads no
-    weights.
+    """List the weights that an edit would change, and memory, disk and time of each stage of a run.
+    Reads no weights; MODEL may be a folder with config.json alone.
     """
     from vectomy.cli.tables.plan_table import print_plan
     from vectomy.workflows.named_model import open_base
     from vectomy.workflows.plan import plan
+    from vectomy.workflows.run_plan import is_config_alone
 
+    alone = is_config_alone(model)
+    folder = model if alone else open_base(model, bars, trust_remote_code=trust_remote_code)
     result = plan(
-        open_base(model, bars, trust_remote_code=trust_remote_code), embeddings=embeddings, name=model
+        folder,
+        embeddings=embeddings,
+        name=model,
+        device=device,
+        from_run=from_run,
+        trust_remote_code=trust_remote_code,
     )
     if as_json:
         typer.echo(json.dumps(result.to_json(), indent=2))

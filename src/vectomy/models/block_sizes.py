@@ -31,18 +31,18 @@ class BlockSizes:
         """From transformers' configuration of a text model; what it leaves out is guessed as
         transformers does.
         """
-        d_model = int(config.hidden_size)
-        heads = int(getattr(config, "num_attention_heads", None) or 1)
-        inner = _first_int(getattr(config, "intermediate_size", None)) or 4 * d_model
-        each = _first_int(getattr(config, "moe_intermediate_size", None)) or inner
+        d_model = _largest(config, "hidden_size")
+        heads = _largest(config, "num_attention_heads") or 1
+        inner = _largest(config, "intermediate_size") or 4 * d_model
+        each = _largest(config, "moe_intermediate_size") or inner
         chosen, _ = count_experts(config)
-        shared = int(getattr(config, "n_shared_experts", None) or 0)
+        shared = _largest(config, "n_shared_experts")
         return cls(
-            layers=int(config.num_hidden_layers),
+            layers=_largest(config, "num_hidden_layers"),
             d_model=d_model,
             heads=heads,
-            kv_heads=int(getattr(config, "num_key_value_heads", None) or heads),
-            head_dim=int(getattr(config, "head_dim", None) or d_model // heads),
+            kv_heads=_largest(config, "num_key_value_heads") or heads,
+            head_dim=_largest(config, "head_dim") or d_model // heads,
             inner=max(inner, (chosen + shared) * each),
         )
 
@@ -74,6 +74,17 @@ def _get(config: Any, key: str) -> Any:
     return config.get(key) if isinstance(config, Mapping) else getattr(config, key, None)
 
 
-def _first_int(value: Any) -> int:
-    """A width; of one for each layer, the largest."""
-    return int(max(value)) if isinstance(value, list | tuple) and value else int(value or 0)
+def _largest(config: Any, name: str) -> int:
+    """A number of a configuration, 0 where it has none; of one for each layer, the largest."""
+    try:
+        value = getattr(config, name, None)
+    # transformers raises an error of its own where layers differ, and no AttributeError.
+    except RuntimeError:
+        value = [getattr(layer, name, None) for layer in _layers(config)]
+    values = value if isinstance(value, list | tuple) else [value]
+    return max((int(number) for number in values if number), default=0)
+
+
+def _layers(config: Any) -> list[Any]:
+    layers = config.per_layer_config
+    return list(layers.values() if isinstance(layers, Mapping) else layers)

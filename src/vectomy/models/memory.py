@@ -166,5 +166,10 @@ def layerwise_memory(
     Args:
         tokens: tokens of all prompts, including padding.
     """
-    stream = architecture.d_model * 2
-    return PROGRAM + 2 * largest_block(checkpoint) + 2 * tokens * stream + 16 * batch_tokens * stream
+    return count_layerwise_bytes(largest_block(checkpoint), architecture.d_model, tokens, batch_tokens)
+
+
+def count_layerwise_bytes(block: int, d_model: int, tokens: int, batch_tokens: int = 4096) -> int:
+    """`layerwise_memory` from the bytes of the largest block."""
+    stream = d_model * 2
+    return PROGRAM + 2 * block + 2 * tokens * stream + 16 * batch_tokens * stream

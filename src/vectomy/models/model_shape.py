@@ -6,7 +6,7 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,20 +14,23 @@ from typing import Any
 import torch
 
 from vectomy.architecture import Architecture, architecture_of
-from vectomy.core.errors import ModelError
+from vectomy.core.errors import ArtifactError
+from vectomy.core.json_value import JsonObject
 from vectomy.models.block_sizes import BlockSizes, count_experts
-from vectomy.models.quiet import quiet
+from vectomy.models.loading import loading
 from vectomy.models.weights import auto_class, read_config_in
 
 __all__ = ["ModelShape", "build_on_meta", "count_multiplied"]
 
-# Bytes of a weight by the way it is quantised, scales included (blocks of 32 and of 128).
+# Bytes of a weight by the way it is quantised, scales included (blocks of 32 and of 128), and the
+# ways that stay packed in memory.
+PACKED = ("gptq", "awq", "bitsandbytes")
 QUANTISED = {"fp8": 1.0, "mxfp4": 4.25 / 8, "gptq": 4.5 / 8, "awq": 4.5 / 8, "bitsandbytes": 4.25 / 8}
 
 
 @dataclass(frozen=True)
 class ModelShape:
-    """Counts of a model. Bytes are of its weights as they are stored.
+    """Counts of a model.
 
     `norms` and `head_norms` are those of one block: over the stream, and over each head's queries
     and keys. `multiplied` counts the weights of the blocks that every token is multiplied with.
@@ -48,18 +51,23 @@ class ModelShape:
     itemsize: int
     """Bytes of a number that the model computes with."""
     bytes: int
+    """Of the weights, as they are stored; `loaded_bytes` as they lie in memory."""
+    loaded_bytes: int
     largest_writer: int
     """Parameters of the largest tensor that an edit changes in a block."""
 
     @classmethod
-    def of(cls, model: Any, stored: int | None = None) -> ModelShape:
+    def of(
+        cls, model: Any, stored: int | None = None, architecture: Architecture | None = None
+    ) -> ModelShape:
         """The counts of a model of transformers, which may lie on the meta device.
 
         Args:
+            architecture: the model's own unless given.
             stored: bytes of the weights, where they are known better than from the configuration.
         """
         config = model.config
-        text, arch = config.get_text_config(), architecture_of(model)
+        text, arch = config.get_text_config(), architecture or architecture_of(model)
         blocks = _by_block(arch)
         parameters = sum(map(math.prod, arch.shapes.values()))
         if arch.tied and arch.head in arch.shapes:
@@ -80,6 +88,7 @@ class ModelShape:
             experts=count_experts(text),
             itemsize=itemsize,
             bytes=stored or _stored_bytes(config, parameters, sum(inside), itemsize),
+            loaded_bytes=_loaded_bytes(config, parameters, sum(inside), itemsize),
             largest_writer=max(
                 math.prod(arch.shapes[name])
                 for writer in arch.writers
@@ -93,6 +102,24 @@ class ModelShape:
         """Bytes of the largest block, as it is stored."""
         return round(self.in_largest_block * self.bytes / self.parameters)
 
+    def in_dtype(self, itemsize: int) -> ModelShape:
+        """The shape of the model when it is loaded in a dtype of so many bytes."""
+        return replace(self, itemsize=itemsize, loaded_bytes=self.loaded_bytes * itemsize // self.itemsize)
+
+    def to_json(self) -> JsonObject:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Any) -> ModelShape:
+        """Raises ArtifactError: it was written by another version, or changed by hand."""
+        try:
+            given = {**value, "sizes": BlockSizes(**value["sizes"]), "experts": tuple(value["experts"])}
+            return cls(**given)
+        except (TypeError, KeyError):
+            raise ArtifactError(
+                "the counts of the model in summary.json are of another version; run the command again"
+            ) from None
+
     @property
     def head_parameters(self) -> int:
         return self.vocab * self.sizes.d_model
@@ -104,17 +131,10 @@ def build_on_meta(folder: Path, trust_remote_code: bool = False) -> Any:
     Raises:
         ModelError: transformers cannot build it.
     """
-    try:
-        with quiet(), torch.device("meta"):
-            config = read_config_in(folder, trust_remote_code)
-            dtype = config.dtype or config.get_text_config().dtype or torch.bfloat16
-            model = auto_class(config).from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError) as error:
-        raise ModelError(
-            f"transformers cannot build the model of {folder / 'config.json'} "
-            f"({type(error).__name__}: {' '.join(str(error).split())[:200]}); correct it, or update "
-            "transformers"
-        ) from None
+    with loading(str(folder), folder), torch.device("meta"):
+        config = read_config_in(folder, trust_remote_code)
+        dtype = config.dtype or config.get_text_config().dtype or torch.bfloat16
+        model = auto_class(config).from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
     return model.eval().requires_grad_(False)
 
 
@@ -153,7 +173,18 @@ def _stored_bytes(config: Any, parameters: int, inside: int, itemsize: int) -> i
     quantised = getattr(config, "quantization_config", None)
     if not quantised:
         return parameters * itemsize
+    width = QUANTISED.get(_method(quantised), itemsize)
+    return round(inside * width + (parameters - inside) * itemsize)
+
+
+def _loaded_bytes(config: Any, parameters: int, inside: int, itemsize: int) -> int:
+    """Formats that torch itself does not multiply are decoded on loading."""
+    stored = _stored_bytes(config, parameters, inside, itemsize)
+    quantised = getattr(config, "quantization_config", None)
+    return stored if quantised and _method(quantised) in PACKED else parameters * itemsize
+
+
+def _method(quantised: Any) -> str:
     given = quantised if isinstance(quantised, Mapping) else vars(quantised)
     method = given.get("quant_method") or ""
-    width = QUANTISED.get(str(getattr(method, "value", method)), itemsize)
-    return round(inside * width + (parameters - inside) * itemsize)
+    return str(getattr(method, "value", method))

@@ -29,7 +29,7 @@ __all__ = ["Line", "Speeds", "measure_speeds"]
 
 # Weights of the probe's blocks together: at least LEAST bytes, that no cache of a processor holds
 # them, and at most MOST in one block; wider ones are timed narrower and scaled by their weights.
-LEAST, MOST = 256 << 20, 256 << 20
+LEAST, MOST = 128 << 20, 256 << 20
 # Products of a weight and a token in one timed pass of a processor.
 PRODUCTS = 12e9
 LONGEST, SHORTEST = 512, 32
@@ -218,10 +218,13 @@ def _narrow(sizes: BlockSizes) -> BlockSizes:
     """The sizes, or narrower ones whose block has MOST bytes of 16-bit weights."""
     share = min(1.0, math.sqrt(MOST / 2 / _block_weights(sizes)))
     kv_heads = max(1, round(sizes.kv_heads * share))
+    heads = kv_heads * max(1, round(sizes.heads * share / kv_heads))
+    d_model = round(sizes.d_model * share)
     return BlockSizes(
         layers=sizes.layers,
-        d_model=64 * max(1, round(sizes.d_model * share / 64)) if share < 1 else sizes.d_model,
-        heads=kv_heads * max(1, round(sizes.heads * share / kv_heads)),
+        # Llama's class divides the stream among its heads.
+        d_model=d_model if d_model % heads == 0 else 8 * heads * max(1, round(d_model / 8 / heads)),
+        heads=heads,
         kv_heads=kv_heads,
         head_dim=sizes.head_dim + sizes.head_dim % 2,
         inner=max(1, round(sizes.inner * share)),

@@ -28,6 +28,8 @@ PER_PASS, MOST_FIT, OPENING, JUDGED, MEASURED, PACK = 16, 256, 8, 16, 32, 512
 SCREENED, CANDIDATES, STRIDE, SETTLED = 16, 6, 4, 0.4
 # Prompts whose stream is measured for the receipt of a form, and texts and tokens of the baked one.
 PROJECTED, RECEIPT_TOKENS = 32, 8 * 48
+# The search's passes keep at most this share of the free memory (pass_memory.py).
+KEPT_SHARE = 0.6
 # Decoding under an Edit takes longer by its hooks.
 HOOKED = 1.1
 # Seconds of what counts no tokens: opening a model, judging an answer, writing pages.
@@ -68,10 +70,13 @@ class Workload:
 
 @dataclass(frozen=True)
 class Place:
-    """Where the model runs: on a card, and whether it fits there (or into memory) as a whole."""
+    """Where the model runs: on a card, whether it fits there (or into memory) as a whole, and the
+    free bytes there.
+    """
 
     card: bool
     whole: bool
+    free: int
 
 
 @dataclass(frozen=True)
@@ -105,7 +110,7 @@ class _Run:
             "baseline": self._load()
             + self._answers(2 * self.work.search)
             + self._judge(2 * self.work.search),
-            "collect": self._packed(2 * self.work.fit) + self.sweep,
+            "collect": self._packed(2 * self.work.fit),
             "directions": 0.1,
             "select": self._search(),
             "apply": self._apply(),
@@ -209,7 +214,7 @@ class _Run:
     def _memory(self) -> dict[str, tuple[float, float]]:
         """(host, device) by stage."""
         shape, work = self.shape, self.work
-        weights = float(shape.bytes if self.place.whole else 2 * shape.largest_block)
+        weights = float(shape.loaded_bytes if self.place.whole else 2 * shape.largest_block)
         answering = self._answering_bytes(min(2 * work.search, self._rows()))
         testing = self._answering_bytes(min(2 * work.test, self._rows()))
         # The stream of every layer is captured.
@@ -252,6 +257,9 @@ class _Run:
         tokens = work.shared + PER_PASS * (work.longest + 2 * OPENING)
         layers = shape.sizes.layers - round((1 - LEARNED) * shape.sizes.layers)
         kept = kept_bytes(shape, tokens, layers)
+        if kept > KEPT_SHARE * (self.place.free - shape.loaded_bytes):
+            # The search sees that as well, and computes blocks again in the backward pass.
+            kept = kept_bytes(shape, tokens, layers, recompute=True)
         prompts = min(work.fit, MOST_FIT)
         streams = self._stream_bytes(prompts * (2 * work.own + 2 * OPENING + JUDGED), 1)
         return kept + loss_bytes(shape, 2 * PER_PASS * OPENING) + streams

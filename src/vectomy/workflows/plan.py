@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
-from vectomy.architecture import Architecture, Writer, check_covered, excluded_tensors
+from vectomy.architecture import Architecture, Writer, architecture_of, check_covered, excluded_tensors
 from vectomy.checkpoint import Checkpoint, architecture_in
 from vectomy.core.component import OUTSIDE, Component
 from vectomy.core.json_value import JsonObject
 from vectomy.models import list_template_faults
-from vectomy.models.memory import fits, layerwise_memory
+from vectomy.models.memory import SHARE, available_memory, count_layerwise_bytes, fits, layerwise_memory
+from vectomy.models.model_shape import ModelShape, build_on_meta
+from vectomy.models.speed_probe import Speeds
+from vectomy.workflows.cost_model import PlannedStage, Workload
+from vectomy.workflows.run_plan import PlannedRun, find_device, is_config_alone, measure_shape, plan_run
 
 __all__ = ["Plan", "PlannedWriter", "plan"]
 
 # Memory of the interpreter and torch in a bake.
 PROGRAM = 350 << 20
-# Bytes per second of a plain disk: an assumption that the table states.
-DISK = 400e6
-# How configurations call the number of experts of a token, and of a block.
-TAKEN = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "top_k")
-EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 # Tokens of a usual contrast: 512 prompts of 64 tokens, templates included.
 TOKENS = 512 * 64
 
@@ -68,17 +64,21 @@ class Plan:
     memory: dict[str, int]
     """Bytes by job: bake, collect_whole (model in memory), collect_streamed (block by block)."""
     seconds: dict[str, float]
-    """bake: on a disk of `DISK` bytes a second, which nobody measured. collect: the least time that
-    this machine needs for 512 prompts of 64 tokens.
-    """
+    """Of the stages apply (as bake) and collect."""
     fits: bool
     """Whether the model fits into the free memory; if not, collect reads it block by block."""
+    stages: tuple[PlannedStage, ...]
+    """Of a run with recipe `gradient` and the default numbers of prompts, in their order."""
+    work: Workload
+    """What the stages are counted for."""
 
     def to_json(self) -> JsonObject:
         return {
             **vars(self),
             "writers": [vars(writer) for writer in self.writers],
             "left": [{"name": name, "reason": reason} for name, reason in self.left],
+            "stages": [stage.to_json() for stage in self.stages],
+            "work": self.work.to_json(),
         }
 
 
@@ -88,23 +88,44 @@ def plan(
     embeddings: bool = True,
     components: Collection[str] | None = None,
     name: str | None = None,
+    device: str = "auto",
+    trust_remote_code: bool = False,
+    work: Workload | None = None,
+    speeds: Speeds | None = None,
+    from_run: Path | None = None,
 ) -> Plan:
     """The writers that an edit would change, and the memory, disk and seconds that a run needs.
 
-    Reads config.json, the headers of the weights and the chat template, no weights.
+    Reads config.json, the headers of the weights and the chat template, no weights. A folder with
+    config.json alone is planned for as transformers would build it.
 
     Args:
         embeddings: edit token and position embeddings too.
         components: edit only these kinds of writers; None: all.
         name: the name in messages; the path unless given.
+        device: where the model would run.
+        trust_remote_code: run Python code that the folder contains.
+        work: the prompts, tokens and steps of the run; the defaults unless given.
+        speeds: of this model on this machine; measured for some seconds unless given.
+        from_run: a finished run, whose measured stages correct the seconds of the plan.
 
     Raises:
         CheckpointError, UnsafeCheckpointError: the folder is incomplete.
         ArchitectureError: the model type or one of its tensors is not known.
     """
-    opened = Checkpoint.of(checkpoint)
-    arch = architecture_in(opened)
-    check_covered(arch)
+    target = find_device(device)
+    if isinstance(checkpoint, Checkpoint) or not is_config_alone(checkpoint):
+        opened = Checkpoint.of(checkpoint)
+        arch = architecture_in(opened)
+        check_covered(arch)
+        shape = measure_shape(opened, target, trust_remote_code)
+        files = _Files.of(opened, arch, name)
+    else:
+        folder = Path(checkpoint).expanduser()
+        model = build_on_meta(folder, trust_remote_code)
+        arch = architecture_of(model)
+        shape = measure_shape(folder, target, trust_remote_code)
+        files = _Files.imagined(shape)
     rows, left = [], []
     for writer in arch.writers:
         wanted = (embeddings or writer.component not in OUTSIDE) and (
@@ -115,34 +136,63 @@ def plan(
         else:
             left += [(name, "not asked for") for name in writer.tensors]
     edits_embedding = any(row.component == "embedding" for row in rows)
-    untied = arch.tied and edits_embedding and arch.head not in opened.tensors
-    copied = opened.tensors[arch.writer("embedding", None).weights[0].name] if untied else None
-    disk = opened.bytes + (copied.end - copied.start if copied else 0)
-    disk += sum((opened.path / name).stat().st_size for name in opened.sidecars)
-    streamed = layerwise_memory(opened, arch, TOKENS)
-    memory = {
-        "bake": _bake_memory(opened, arch),
-        "collect_whole": opened.bytes + PROGRAM,
-        "collect_streamed": streamed,
-    }
+    untied = arch.tied and edits_embedding and arch.head not in files.names
+    disk = files.bytes + (shape.head_parameters * shape.itemsize if untied else 0) + files.beside
+    work = work or Workload()
+    stages = plan_run(PlannedRun(shape, work), device=target, speeds=speeds, from_run=from_run)
+    seconds = {stage.name: stage.seconds for stage in stages}
     return Plan(
         model_type=arch.model_type,
         layers=arch.n_layers,
         d_model=arch.d_model,
         writers=tuple(rows),
         left=(*left, *excluded_tensors(arch)),
-        notes=(
-            *_notes(arch, untied, edits_embedding),
-            *opened.notes,
-            *list_template_faults(opened.path, name=name),
-        ),
+        notes=(*_notes(arch, untied, edits_embedding), *files.notes),
         parameters=sum(row.parameters for row in rows),
-        memory_bytes=memory["bake"],
+        memory_bytes=files.memory["bake"],
         disk_bytes=disk,
-        memory=memory,
-        seconds={"bake": 2 * disk / DISK, "collect": _collect_seconds(arch)},
-        fits=fits(opened),
+        memory=files.memory,
+        seconds={"bake": seconds["apply"], "collect": seconds["collect"]},
+        fits=files.fits,
+        stages=tuple(stages),
+        work=work,
     )
+
+
+@dataclass(frozen=True)
+class _Files:
+    """What is known of the files of a model: names of its tensors, bytes of the weights and of what
+    lies beside them, memory by job.
+    """
+
+    names: Collection[str]
+    bytes: int
+    beside: int
+    memory: dict[str, int]
+    fits: bool
+    notes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, opened: Checkpoint, arch: Architecture, name: str | None) -> _Files:
+        memory = {
+            "bake": _bake_memory(opened, arch),
+            "collect_whole": opened.bytes + PROGRAM,
+            "collect_streamed": layerwise_memory(opened, arch, TOKENS),
+        }
+        beside = sum((opened.path / file).stat().st_size for file in opened.sidecars)
+        notes = (*opened.notes, *list_template_faults(opened.path, name=name))
+        return cls(opened.tensors, opened.bytes, beside, memory, fits(opened), notes)
+
+    @classmethod
+    def imagined(cls, shape: ModelShape) -> _Files:
+        """Of a configuration alone."""
+        memory = {
+            "bake": PROGRAM + 3 * shape.largest_writer * shape.itemsize,
+            "collect_whole": shape.bytes + PROGRAM,
+            "collect_streamed": count_layerwise_bytes(shape.largest_block, shape.sizes.d_model, TOKENS),
+        }
+        whole = shape.bytes <= SHARE * available_memory()
+        return cls((), shape.bytes, 0, memory, whole, ("the folder holds no weights: sizes are computed",))
 
 
 def _plan_writer(arch: Architecture, writer: Writer) -> PlannedWriter:
@@ -186,43 +236,3 @@ def _bake_memory(checkpoint: Checkpoint, arch: Architecture) -> int:
     }
     largest = max((e.end - e.start for name, e in checkpoint.tensors.items() if name in written), default=0)
     return PROGRAM + 3 * largest
-
-
-def _collect_seconds(arch: Architecture) -> float:
-    """Two operations per weight and token, at the highest speed at which this processor or card
-    multiplies matrices now: no collection is quicker. Attention, norms and waiting come on top.
-    """
-    return 2 * TOKENS * _count_multiplied(arch) / _measure_speed()
-
-
-def _count_multiplied(arch: Architecture) -> float:
-    """Weights that every token is multiplied with: matrices of the blocks. Of the experts, only the
-    share that a token is sent to, or none where the configuration does not say it.
-    """
-    text = arch.text_config or {}
-    taken, of = (next((text[key] for key in keys if key in text), None) for keys in (TAKEN, EXPERTS))
-    share = taken / of if isinstance(taken, int) and isinstance(of, int) and of else 0.0
-    blocks = f"{arch.stored(arch.family.blocks)}."
-    sizes = [
-        (name, shape, math.prod(shape))
-        for name, shape in arch.shapes.items()
-        if name.startswith(blocks) and len(shape) >= 2
-    ]
-    experts = sum(size for name, shape, size in sizes if ".experts." in name or len(shape) > 2)
-    return sum(size for _, _, size in sizes) - (1 - share) * experts
-
-
-def _measure_speed() -> float:
-    """Operations a second of the quickest of several matrix products, in the quicker precision."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    best = math.inf
-    for dtype in (torch.float32, torch.bfloat16):
-        a = torch.ones(512, 512, device=device, dtype=dtype)
-        began = time.perf_counter()
-        while time.perf_counter() - began < 0.05:
-            start = time.perf_counter()
-            a @ a
-            if device == "cuda":
-                torch.cuda.synchronize()
-            best = min(best, time.perf_counter() - start)
-    return 2 * 512**3 / best

@@ -39,21 +39,40 @@ def print_plan(plan: Plan) -> None:
     for note in plan.notes:
         console.print(f"note: {note}", highlight=False, soft_wrap=True)
     console.print("\n".join(_costs(plan)), highlight=False, soft_wrap=True)
+    console.print(_stages(plan), highlight=False)
 
 
 def _costs(plan: Plan) -> list[str]:
     how = "whole" if plan.fits else "block by block, because it is larger than the free memory"
-    job = "collect_whole" if plan.fits else "collect_streamed"
-    bake, collect = plan.seconds["bake"], plan.seconds["collect"]
-    disk_speed = 2 * plan.disk_bytes / bake / 1e6 if bake else 0.0
-    written = f"{duration(bake)} if the disk reads and writes {disk_speed:.0f} MB a second"
-    least = f"at least {duration(collect)}" if collect else "a time not known yet"
+    work = plan.work
+    run = (
+        f"a run with recipe gradient on {work.fit} + {work.search} + {work.test} prompts a side, of "
+        f"{work.shared + work.own} tokens, and answers of {work.answer_tokens} tokens takes here"
+    )
     return [
-        f"an edit of all of them changes {plan.parameters:,} parameters",
-        f"bake     {_size(plan.memory_bytes)} of memory, {_size(plan.disk_bytes)} of disk; {written}",
-        f"collect  {_size(plan.memory[job])} of memory ({how}); {least} for 512 prompts of 64 tokens",
-        "search   not known yet: it depends on the recipe and on how long the answers are",
+        f"an edit of all of them changes {plan.parameters:,} parameters; the model is read {how}",
+        f"the edited checkpoint takes {_size(plan.disk_bytes)} of disk",
+        run,
     ]
+
+
+def _stages(plan: Plan) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("stage")
+    for column in ("time", "memory", *(["on the card"] if _on_card(plan) else [])):
+        table.add_column(column, justify="right")
+    for stage in plan.stages:
+        card = [] if stage.device_bytes is None else [_size(stage.device_bytes)]
+        table.add_row(stage.name, duration(stage.seconds), _size(stage.memory_bytes), *card)
+    peak = max(stage.device_bytes or 0 for stage in plan.stages)
+    total = sum(stage.seconds for stage in plan.stages)
+    memory = max(stage.memory_bytes for stage in plan.stages)
+    table.add_row("all", duration(total), _size(memory), *([_size(peak)] if _on_card(plan) else []))
+    return table
+
+
+def _on_card(plan: Plan) -> bool:
+    return any(stage.device_bytes is not None for stage in plan.stages)
 
 
 def _ranges(numbers: list[int]) -> str:

@@ -1,0 +1,159 @@
+"""What a run of a model takes on this machine: its stages with seconds and bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vectomy.checkpoint import Checkpoint, architecture_in
+from vectomy.core.errors import ArtifactError
+from vectomy.core.json_value import JsonObject
+from vectomy.core.run_config import RunConfig
+from vectomy.core.run_folder import read_json
+from vectomy.models import ChatModel, available_memory, shared_beginning
+from vectomy.models.memory import SHARE
+from vectomy.models.model_shape import ModelShape, build_on_meta
+from vectomy.models.precision import capabilities, computes
+from vectomy.models.speed_probe import Speeds, measure_speeds
+from vectomy.workflows.cost_model import Place, PlannedStage, Workload, count_run_stages
+
+__all__ = ["PlannedRun", "count_workload", "find_device", "is_config_alone", "measure_shape", "plan_run"]
+
+# Files that hold weights: where one is there, the folder is no configuration alone.
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".index.json")
+
+
+def is_config_alone(folder: str | Path) -> bool:
+    """Whether a folder has a config.json and nothing that could be weights."""
+    path = Path(folder).expanduser()
+    if not (path / "config.json").is_file():
+        return False
+    return not any(file.name.endswith(WEIGHTS) for file in path.iterdir())
+
+
+def find_device(asked: str = "auto") -> torch.device:
+    if asked != "auto":
+        return torch.device(asked)
+    kind = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    return torch.device(kind)
+
+
+def measure_shape(
+    source: Path | Checkpoint, device: torch.device, trust_remote_code: bool = False
+) -> ModelShape:
+    """The shape of a model folder, in the dtype that it is computed in on a device.
+
+    Raises:
+        ModelError: transformers cannot build the model.
+    """
+    if isinstance(source, Checkpoint):
+        model = build_on_meta(source.path, trust_remote_code)
+        shape = ModelShape.of(model, source.bytes, architecture_in(source))
+    else:
+        model = build_on_meta(source, trust_remote_code)
+        shape = ModelShape.of(model)
+    slow = device.type == "cpu" and model.dtype != torch.float32 and not computes(model.dtype, capabilities())
+    return shape.in_dtype(4) if slow else shape
+
+
+def count_workload(config: RunConfig, chat: ChatModel, sides: Sequence[Any]) -> Workload:
+    """The work of a configured run, from its own prompts.
+
+    Args:
+        chat: the model, which needs no weights.
+        sides: `Splits` of the positive and of the negative prompts.
+    """
+    tokens = [chat.tokens([*side.fit, *side.search, *side.test]) for side in sides]
+    rows = [ids for side in tokens for ids in side]
+    shared = shared_beginning(rows)
+    fit, search, test = (
+        max(len(getattr(side, split)) for side in sides) for split in ("fit", "search", "test")
+    )
+    batch = config.runtime.batch_tokens
+    plain = Workload()
+    return replace(
+        plain,
+        fit=fit,
+        search=search,
+        test=test,
+        shared=shared,
+        own=round(sum(len(ids) - shared for ids in rows) / len(rows)),
+        longest=max(len(ids) - shared for ids in rows),
+        answer_tokens=config.answer_tokens,
+        steps=config.steps,
+        learned=config.recipe in ("gradient", "selective", "distill"),
+        tried=config.selection.trials if config.recipe == "tpe" else config.selection.candidates,
+        bake=config.bake,
+        lora=config.lora,
+        passes=plain.passes if batch == "auto" else batch,
+    )
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A model and the work of a run, as counted. A finished run stores it in its summary, with what
+    its stages took; both together correct later plans.
+    """
+
+    shape: ModelShape
+    work: Workload
+
+    def to_json(self) -> JsonObject:
+        return {"shape": self.shape.to_json(), "work": self.work.to_json()}
+
+    def stages(self, speeds: Speeds, device: torch.device) -> list[PlannedStage]:
+        card = device.type != "cpu"
+        free = available_memory(device) if card else available_memory()
+        cards = torch.cuda.device_count() if device.type == "cuda" else 1
+        whole = self.shape.loaded_bytes <= SHARE * free * cards
+        return count_run_stages(self.shape, self.work, speeds, Place(card, whole, free * cards))
+
+
+def plan_run(
+    planned: PlannedRun,
+    *,
+    device: torch.device,
+    speeds: Speeds | None = None,
+    from_run: Path | None = None,
+) -> list[PlannedStage]:
+    """The stages of a run.
+
+    Args:
+        speeds: of this model on this machine; measured for some seconds unless given.
+        from_run: a finished run, whose measured seconds correct those of each stage.
+
+    Raises:
+        ArtifactError: the run is not finished, or of a version that did not measure its stages.
+    """
+    stages = planned.stages(speeds or measure_speeds(planned.shape, device), device)
+    if from_run is None:
+        return stages
+    factors = _compare_run(from_run, device, speeds)
+    return [replace(s, seconds=round(s.seconds * factors.get(s.name, 1.0), 3)) for s in stages]
+
+
+def _compare_run(folder: Path, device: torch.device, speeds: Speeds | None) -> dict[str, float]:
+    """By stage, the seconds that a run took over those that its plan says."""
+    summary = read_json(folder / "summary.json")
+    planned, costs = (
+        (summary.get(key) for key in ("planned", "costs")) if isinstance(summary, dict) else (0, 0)
+    )
+    if not isinstance(planned, dict) or not isinstance(costs, dict):
+        raise ArtifactError(
+            f"{folder / 'summary.json'} does not say what its stages took; run the command again with this "
+            "version"
+        )
+    run = PlannedRun(
+        ModelShape.from_json(planned.get("shape")), Workload.from_json(planned.get("work") or {})
+    )
+    said = run.stages(speeds or measure_speeds(run.shape, device), device)
+    took = {name: cost.get("seconds") for name, cost in costs.items() if isinstance(cost, dict)}
+    return {
+        stage.name: seconds / stage.seconds
+        for stage in said
+        if (seconds := took.get(stage.name)) and stage.seconds
+    }

@@ -1,0 +1,121 @@
+"""Seconds and bytes of stages follow from counts: doubled work takes twice as long, and a measured
+run corrects later plans.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from counted_pass import config_folder
+
+from vectomy.core.errors import ArtifactError
+from vectomy.models.model_shape import ModelShape, build_on_meta
+from vectomy.models.speed_probe import Line, Speeds, measure_speeds
+from vectomy.workflows.cost_model import Place, PlannedStage, Workload, count_run_stages
+from vectomy.workflows.run_plan import PlannedRun, plan_run
+
+TIER = "tiny"
+GIB = 1 << 30
+# No call has a fixed part, so that seconds are proportional to the work.
+SPEEDS = Speeds("cpu", Line(0, 1e-3), Line(0, 3e-3), Line(0, 4e-3), Line(0, 1e-3), 2.0, 1e-9, 2e-9, 5e-10)
+CPU = torch.device("cpu")
+MEMORY = Place(card=False, whole=True, free=64 * GIB)
+
+
+def shape_of(name: str = "Llama-3.1-8B") -> ModelShape:
+    return ModelShape.of(build_on_meta(config_folder(name)))
+
+
+def stages(
+    shape: ModelShape, work: Workload, speeds: Speeds = SPEEDS, place: Place = MEMORY
+) -> dict[str, PlannedStage]:
+    return {stage.name: stage for stage in count_run_stages(shape, work, speeds, place)}
+
+
+def test_twice_the_prompts_and_steps_take_twice_as_long() -> None:
+    work = Workload(fit=64, search=128, test=256, shared=0)
+    double = replace(work, fit=128, search=256, test=512, steps=72)
+    one, two = (stages(shape_of(), w) for w in (work, double))
+    for name in ("collect", "evaluate"):
+        assert two[name].seconds == pytest.approx(2 * one[name].seconds, rel=0.05)
+    # More steps leave more states, and each is measured on all search prompts.
+    assert 2 * one["select"].seconds < two["select"].seconds < 3 * one["select"].seconds
+
+
+def test_collecting_is_the_tokens_of_the_fit_prompts() -> None:
+    result = stages(shape_of(), Workload(fit=100, shared=0, own=40))
+    assert result["collect"].seconds == pytest.approx(2 * 100 * 40 * 1e-3, rel=0.02)
+
+
+def test_a_bake_takes_its_bytes_and_a_receipt_in_float32() -> None:
+    shape = shape_of()
+    applied = stages(shape, Workload())["apply"].seconds
+    disk = shape.bytes * (1e-9 + 2e-9 + 1e-9 + 2 * 5e-10)
+    assert applied == pytest.approx(disk + 2.0 * 1e-3 * 384, rel=0.1)
+    assert stages(shape, Workload(bake=False))["apply"].seconds < 0.1 * applied
+
+
+def test_a_model_beyond_memory_reads_its_blocks_for_every_token_that_it_decodes() -> None:
+    shape = shape_of("Llama-3.1-70B")
+    whole = stages(shape, Workload(), place=Place(card=False, whole=True, free=512 * GIB))
+    streamed = stages(shape, Workload(), place=Place(card=False, whole=False, free=32 * GIB))
+    read = shape.bytes * SPEEDS.read_byte
+    assert streamed["collect"].seconds - whole["collect"].seconds == pytest.approx(read, rel=0.01)
+    assert streamed["baseline"].seconds - whole["baseline"].seconds > 64 * read
+    assert streamed["select"].memory_bytes < 32 * GIB < whole["select"].memory_bytes
+
+
+def test_a_card_holds_the_model_and_the_host_the_bake() -> None:
+    shape = shape_of()
+    result = stages(shape, Workload(), place=Place(card=True, whole=True, free=80 * GIB))
+    assert all(
+        stage.device_bytes is not None and stage.device_bytes >= shape.bytes for stage in result.values()
+    )
+    assert all(stage.memory_bytes < 4 * GIB for stage in result.values())
+    # The audit's count for prompts of 700 tokens a pass: 17.7 GiB with 15.0 of weights.
+    short = stages(shape, Workload(longest=26), place=Place(card=True, whole=True, free=80 * GIB))
+    assert (short["select"].device_bytes or 0) / GIB == pytest.approx(17.7, rel=0.1)
+
+
+def test_a_finished_run_corrects_its_own_plan_to_what_it_took(tmp_path: Path) -> None:
+    planned = PlannedRun(shape_of(), Workload(steps=12))
+    took = {stage.name: 1.0 + index for index, stage in enumerate(planned.stages(SPEEDS, CPU))}
+    summary = {"planned": planned.to_json(), "costs": {name: {"seconds": s} for name, s in took.items()}}
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    again = plan_run(planned, device=CPU, speeds=SPEEDS, from_run=tmp_path)
+    assert {stage.name: stage.seconds for stage in again} == pytest.approx(took, rel=1e-3)
+    # Other work is scaled from there.
+    more = plan_run(replace(planned, work=Workload(steps=24)), device=CPU, speeds=SPEEDS, from_run=tmp_path)
+    before = {stage.name: stage.seconds for stage in planned.stages(SPEEDS, CPU)}
+    plain = {
+        s.name: s.seconds
+        for s in plan_run(replace(planned, work=Workload(steps=24)), device=CPU, speeds=SPEEDS)
+    }
+    for stage in more:
+        assert stage.seconds == pytest.approx(
+            took[stage.name] * plain[stage.name] / before[stage.name], rel=1e-2
+        )
+
+
+def test_a_run_that_measured_nothing_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "summary.json").write_text('{"stages": {"select": 3.0}}')
+    with pytest.raises(ArtifactError, match="does not say what its stages took"):
+        plan_run(PlannedRun(shape_of(), Workload()), device=CPU, speeds=SPEEDS, from_run=tmp_path)
+    (tmp_path / "summary.json").write_text('{"planned": {"shape": {"layers": 3}}, "costs": {}}')
+    with pytest.raises(ArtifactError, match="of another version"):
+        plan_run(PlannedRun(shape_of(), Workload()), device=CPU, speeds=SPEEDS, from_run=tmp_path)
+
+
+def test_the_speeds_of_a_small_model_are_measured_here(tiny_of) -> None:
+    """A step of 32 rows takes longer than one of 4, a backward pass longer than a pass alone."""
+    shape = ModelShape.of(tiny_of("llama").model)
+    speeds = measure_speeds(shape, CPU)
+    assert speeds.passed.of(512) > 0
+    assert speeds.trained.of(256) >= speeds.passed.of(256)
+    assert speeds.step.of(32) >= speeds.step.of(4) > 0
+    assert 0 < speeds.read_byte < 1e-6
+    assert 0 < speeds.hashed_byte < 1e-6
