@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import transformers
 from counted_pass import SHAPES, config_folder, count_kept
 
+from vectomy.models.block_sizes import BlockSizes
 from vectomy.models.memory import count_pass_tokens
 from vectomy.models.model_shape import ModelShape, build_on_meta
 from vectomy.models.pass_bytes import forward_bytes, kept_bytes, kv_bytes
@@ -50,3 +52,18 @@ def test_passes_as_large_as_memory_allows_are_sized_by_the_same_formula() -> Non
     tokens = count_pass_tokens(model.config, 8 << 30, 2)
     taken = kv_bytes(shape, tokens) + forward_bytes(shape, tokens)
     assert 0.99 * (4 << 30) < taken <= 4 << 30
+
+
+def test_of_layers_with_widths_of_their_own_the_widest_counts() -> None:
+    """transformers gives such a configuration (Gemma 4) no global width, and raises."""
+    config = transformers.AutoConfig.for_model(
+        "gemma4_text",
+        hidden_size=64,
+        num_hidden_layers=2,
+        head_dim=16,
+        global_head_dim=48,
+        layer_types=["sliding_attention", "full_attention"],
+    )
+    with pytest.raises(RuntimeError, match="per-layer attribute"):
+        _ = config.head_dim
+    assert BlockSizes.of(config).head_dim == 48

@@ -14,14 +14,16 @@ from counted_pass import config_folder
 
 from vectomy.core.errors import ArtifactError
 from vectomy.models.model_shape import ModelShape, build_on_meta
-from vectomy.models.speed_probe import Line, Speeds, measure_speeds
+from vectomy.models.speed_probe import CallTime, Speeds, measure_speeds
 from vectomy.workflows.cost_model import Place, PlannedStage, Workload, count_run_stages
 from vectomy.workflows.run_plan import PlannedRun, plan_run
 
 TIER = "tiny"
 GIB = 1 << 30
 # No call has a fixed part, so that seconds are proportional to the work.
-SPEEDS = Speeds("cpu", Line(0, 1e-3), Line(0, 3e-3), Line(0, 4e-3), Line(0, 1e-3), 2.0, 1e-9, 2e-9, 5e-10)
+SPEEDS = Speeds(
+    "cpu", CallTime(0, 1e-3), CallTime(0, 3e-3), CallTime(0, 4e-3), CallTime(0, 1e-3), 2.0, 1e-9, 2e-9, 5e-10
+)
 CPU = torch.device("cpu")
 MEMORY = Place(card=False, whole=True, free=64 * GIB)
 

@@ -19,11 +19,11 @@ from vectomy.checkpoint import Checkpoint, architecture_in
 from vectomy.cli.tables.plan_table import print_plan
 from vectomy.core.errors import ArchitectureError, ModelError
 from vectomy.models.model_shape import count_multiplied
-from vectomy.models.speed_probe import Line, Speeds
+from vectomy.models.speed_probe import CallTime, Speeds
 
 TIER = "zoo"
 # Of no machine: a second for each call, token, row, label, and a nanosecond for each byte.
-SPEEDS = Speeds("cpu", Line(1, 1), Line(3, 3), Line(1, 1), Line(1, 1), 2.0, 1e-9, 1e-9, 1e-9)
+SPEEDS = Speeds("cpu", CallTime(1, 1), CallTime(3, 3), CallTime(1, 1), CallTime(1, 1), 2.0, 1e-9, 1e-9, 1e-9)
 plan = partial(plan_on_this_machine, device="cpu", speeds=SPEEDS)
 STAGES = ["baseline", "collect", "directions", "select", "apply", "evaluate", "report"]
 

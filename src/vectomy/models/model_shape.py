@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from vectomy.architecture import Architecture, architecture_of
+from vectomy.checkpoint.quantization import packed_width, stays_packed
 from vectomy.core.errors import ArtifactError
 from vectomy.core.json_value import JsonObject
 from vectomy.models.block_sizes import BlockSizes, count_experts
@@ -21,11 +22,6 @@ from vectomy.models.loading import loading
 from vectomy.models.weights import auto_class, read_config_in
 
 __all__ = ["ModelShape", "build_on_meta", "count_multiplied"]
-
-# Bytes of a weight by the way it is quantised, scales included (blocks of 32 and of 128), and the
-# ways that stay packed in memory.
-PACKED = ("gptq", "awq", "bitsandbytes")
-QUANTISED = {"fp8": 1.0, "mxfp4": 4.25 / 8, "gptq": 4.5 / 8, "awq": 4.5 / 8, "bitsandbytes": 4.25 / 8}
 
 
 @dataclass(frozen=True)
@@ -173,7 +169,7 @@ def _stored_bytes(config: Any, parameters: int, inside: int, itemsize: int) -> i
     quantised = getattr(config, "quantization_config", None)
     if not quantised:
         return parameters * itemsize
-    width = QUANTISED.get(_method(quantised), itemsize)
+    width = packed_width(quantised) or itemsize
     return round(inside * width + (parameters - inside) * itemsize)
 
 
@@ -181,10 +177,4 @@ def _loaded_bytes(config: Any, parameters: int, inside: int, itemsize: int) -> i
     """Formats that torch itself does not multiply are decoded on loading."""
     stored = _stored_bytes(config, parameters, inside, itemsize)
     quantised = getattr(config, "quantization_config", None)
-    return stored if quantised and _method(quantised) in PACKED else parameters * itemsize
-
-
-def _method(quantised: Any) -> str:
-    given = quantised if isinstance(quantised, Mapping) else vars(quantised)
-    method = given.get("quant_method") or ""
-    return str(getattr(method, "value", method))
+    return stored if quantised and stays_packed(quantised) else parameters * itemsize

@@ -25,7 +25,7 @@ from vectomy.core.json_value import JsonObject
 from vectomy.models.block_sizes import BlockSizes
 from vectomy.models.model_shape import ModelShape
 
-__all__ = ["Line", "Speeds", "measure_speeds"]
+__all__ = ["CallTime", "Speeds", "measure_speeds"]
 
 # Weights of the probe's blocks together: at least LEAST bytes, that no cache of a processor holds
 # them, and at most MOST in one block; wider ones are timed narrower and scaled by their weights.
@@ -41,7 +41,7 @@ DISK_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
-class Line:
+class CallTime:
     """Seconds of a call on `n` tokens or rows: `fixed + each * n`."""
 
     fixed: float
@@ -50,11 +50,11 @@ class Line:
     def of(self, count: float) -> float:
         return self.fixed + self.each * count
 
-    def times(self, fixed: float, each: float) -> Line:
-        return Line(self.fixed * fixed, self.each * each)
+    def times(self, fixed: float, each: float) -> CallTime:
+        return CallTime(self.fixed * fixed, self.each * each)
 
     @classmethod
-    def through(cls, first: tuple[float, float], second: tuple[float, float]) -> Line:
+    def through(cls, first: tuple[float, float], second: tuple[float, float]) -> CallTime:
         """The line through two measurements (count, seconds). Neither part is negative."""
         each = max(0.0, (second[1] - first[1]) / (second[0] - first[0]))
         return cls(max(0.0, first[1] - each * first[0]), each or second[1] / second[0])
@@ -70,10 +70,10 @@ class Speeds:
     """
 
     device: str
-    passed: Line
-    trained: Line
-    step: Line
-    label: Line
+    passed: CallTime
+    trained: CallTime
+    step: CallTime
+    label: CallTime
     float32: float
     read_byte: float
     written_byte: float
@@ -127,12 +127,12 @@ class _Probe:
         if device.type == "cpu":
             self.tokens = max(SHORTEST, min(LONGEST, int(PRODUCTS / weights)))
 
-    def measure_passes(self) -> Line:
+    def measure_passes(self) -> CallTime:
         few = max(SHORTEST // 2, self.tokens // 4)
         points = [(tokens, self._time(partial(self._run, tokens))) for tokens in (few, self.tokens)]
-        return Line.through(*points).times(self.by_blocks, self.by_weights)
+        return CallTime.through(*points).times(self.by_blocks, self.by_weights)
 
-    def measure_training(self, passed: Line) -> Line:
+    def measure_training(self, passed: CallTime) -> CallTime:
         """A pass with its backward pass, which computes gradients of the stream alone."""
 
         def work() -> None:
@@ -144,11 +144,11 @@ class _Probe:
         ratio = max(1.0, self._time(work) / alone)
         return passed.times(ratio, ratio)
 
-    def measure_steps(self) -> Line:
+    def measure_steps(self) -> CallTime:
         points = [(rows, self._time(self._decoding(rows))) for rows in (FEW_ROWS, MANY_ROWS)]
-        return Line.through(*points).times(self.by_blocks, self.by_weights)
+        return CallTime.through(*points).times(self.by_blocks, self.by_weights)
 
-    def measure_head(self) -> Line:
+    def measure_head(self) -> CallTime:
         """On some rows of the head; the others take as long."""
         d_model = self.shape.sizes.d_model
         rows = min(HEAD_ROWS, self.shape.vocab)
@@ -160,7 +160,7 @@ class _Probe:
 
         points = [(count, self._time(partial(work, count))) for count in (FEW_ROWS, LABELS)]
         share = self.shape.vocab / rows
-        return Line.through(*points).times(share, share)
+        return CallTime.through(*points).times(share, share)
 
     def _run(self, tokens: int, gradient: bool = False) -> Tensor:
         stream = torch.full((1, tokens, self.sizes.d_model), 0.1, dtype=self.dtype, device=self.device)

@@ -14,7 +14,7 @@ from typing import Any
 from vectomy.core.json_value import JsonObject
 from vectomy.models.model_shape import ModelShape
 from vectomy.models.pass_bytes import forward_bytes, kept_bytes, kv_bytes, loss_bytes
-from vectomy.models.speed_probe import Line, Speeds
+from vectomy.models.speed_probe import CallTime, Speeds
 
 __all__ = ["Place", "PlannedStage", "Workload", "count_run_stages"]
 
@@ -134,7 +134,7 @@ class _Run:
     def _judge(self, answers: float) -> float:
         return JUDGING * answers
 
-    def _pass(self, tokens: float, passes: float, line: Line | None = None) -> float:
+    def _pass(self, tokens: float, passes: float, line: CallTime | None = None) -> float:
         line = line or self.speeds.passed
         return line.fixed * passes + line.each * tokens + self.sweep
 

@@ -6,6 +6,7 @@ without losing the edit.
 """
 
 from vectomy.checkpoint.quantization.layout import PackedWeight, companions, locate
+from vectomy.checkpoint.quantization.packed_width import packed_width, stays_packed
 from vectomy.checkpoint.quantization.requantize import Requantized, decode, encode, requantize
 from vectomy.checkpoint.quantization.scheme import Scheme, check_supported
 
@@ -18,5 +19,7 @@ __all__ = [
     "decode",
     "encode",
     "locate",
+    "packed_width",
     "requantize",
+    "stays_packed",
 ]
