@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 from torch import nn
 
 from vectomy.architecture.families import FAMILIES, REFUSED, Family, Layout, wrap_text_model
+from vectomy.architecture.live_weights import read_live_shapes
 from vectomy.architecture.model_architecture import Architecture, Shapes
 from vectomy.architecture.other_models import explain_other_model
 from vectomy.architecture.writers import rename_tensor
@@ -173,13 +174,14 @@ _LIVE: WeakKeyDictionary[nn.Module, Architecture] = WeakKeyDictionary()
 
 
 def architecture_of(model: nn.Module) -> Architecture:
-    """The architecture of a live transformers model, from its own configuration and parameters."""
+    """The architecture of a live transformers model, from its own configuration and parameters.
+    Packed weights count as what they are unpacked (live_weights.py).
+    """
     result = _LIVE.get(model)
     if result is None:
         config: Any = model.config
         parameters = dict(model.named_parameters(remove_duplicate=False))
-        shapes = {name: tuple(value.shape) for name, value in parameters.items()}
-        result = resolve(config.to_dict(), shapes, live=True)
+        result = resolve(config.to_dict(), read_live_shapes(model), live=True)
         # transformers unties a head that is stored with other values than the embedding.
         head = parameters.get(result.head)
         embedding = parameters.get(result.family.embeddings[0].live_weight)

@@ -24,6 +24,7 @@ from vectomy.cli.vocabulary import (
     option,
     strength_option,
 )
+from vectomy.core.config import MACHINE, LoadIn
 from vectomy.core.errors import ModelError, PromptError, UsageError
 
 __all__ = ["register"]
@@ -47,6 +48,14 @@ def _chat(
     answer_tokens: Annotated[
         int, option("--answer-tokens", help="Greedy tokens in each answer.", panel=MEASURES, min=1)
     ] = 128,
+    load_in: Annotated[
+        LoadIn | None,
+        option(
+            "--load-in",
+            help="Quantise the weights with bitsandbytes while the model runs; as in its run if not given.",
+            panel=MACHINE,
+        ),
+    ] = None,
     threads: ThreadCount = "auto",
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
@@ -54,7 +63,7 @@ def _chat(
     Lines may come from a pipe.
     """
     console = open_console()
-    talk = _Talk(*_open_pair(edit, base, trust_remote_code), console, strength, answer_tokens)
+    talk = _Talk(*_open_pair(edit, base, trust_remote_code, load_in), console, strength, answer_tokens)
     console.print(HELP, highlight=False)
     for line in _lines(console):
         if line in ("/quit", "/exit"):
@@ -74,16 +83,20 @@ def _lines(console: Console) -> Iterator[str]:
             yield line.strip()
 
 
-def _open_pair(name: str, base: str | None, trust_remote_code: bool) -> tuple[Any, Any]:
+def _open_pair(
+    name: str, base: str | None, trust_remote_code: bool, load_in: LoadIn | None
+) -> tuple[Any, Any]:
     """The live base and the Edit. A run's own settings load its model; its right to run code does
     not count here.
     """
     from vectomy.cli.progress_bars import bars
     from vectomy.core.config import Runtime
-    from vectomy.models import load_model
+    from vectomy.models import load_model, missing_quantiser
     from vectomy.workflows.named_model import base_named_by, kind_of, open_base, open_edit
+    from vectomy.workflows.preflight import refuse
     from vectomy.workflows.trait_config import read_run_config
 
+    refuse(missing_quantiser(load_in))
     edit = open_edit(name)
     model = base or base_named_by(name)
     if model is None:
@@ -92,7 +105,9 @@ def _open_pair(name: str, base: str | None, trust_remote_code: bool) -> tuple[An
         )
     runtime = read_run_config(Path(name)).runtime if kind_of(name) == "run" else Runtime()
     folder = open_base(model, bars, trust_remote_code=trust_remote_code)
-    chat = load_model(folder, runtime=runtime, trust_remote_code=trust_remote_code, name=model)
+    chat = load_model(
+        folder, runtime=runtime, trust_remote_code=trust_remote_code, load_in=load_in, name=model
+    )
     edit.check_base(chat.checkpoint)
     return chat, edit
 

@@ -21,7 +21,7 @@ __all__ = ["register"]
 
 
 FITTED = ("positive", "negative", "n_fit", "behaviour", "estimator", "seed")
-RUNTIME = ("device", "dtype", "batch_tokens", "threads", "trust_remote_code")
+RUNTIME = ("device", "dtype", "load_in", "batch_tokens", "threads", "trust_remote_code")
 OPTIONS = {name: option for name, option in run_options().items() if name in (*FITTED, *RUNTIME)}
 OWN: dict[str, Any] = {
     "model": Model,

@@ -33,6 +33,7 @@ from vectomy.core.threads import Threads
 __all__ = [
     "BatchTokens",
     "JobConfig",
+    "LoadIn",
     "Panel",
     "Runtime",
     "StrictModel",
@@ -44,6 +45,8 @@ __all__ = [
 BatchTokens = int | Literal["auto"]
 """Tokens in one forward pass, padding included; auto: as many as a card has memory for."""
 FEWEST_TOKENS = 64
+LoadIn = Literal["4bit", "8bit"]
+"""Bits a weight while the model runs."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,10 @@ class Runtime(StrictModel):
     """Data type of the weights; auto is the checkpoint's own, or float32 on a processor without
     16-bit arithmetic.
     """
+    load_in: LoadIn | None = None
+    """Quantise the weights with bitsandbytes while the model runs; the edited checkpoint is still
+    made from the full-precision weights.
+    """
     batch_tokens: Annotated[BatchTokens, BeforeValidator(_parse_batch_tokens)] = "auto"
     """Tokens in one forward pass, padding included; auto fits them to the free memory of a card,
     and is 4096 on a processor.
@@ -116,6 +123,12 @@ class Runtime(StrictModel):
     """Let models with a thinking block think before they answer."""
     trust_remote_code: Annotated[bool, EXPERT] = False
     """Run Python code that the model's folder contains."""
+
+    def list_precision(self) -> list[str | bool]:
+        """The settings that change what a model computes, for the hashes of results."""
+        # Hashes made before models could be quantised stay valid.
+        bits = [] if self.load_in is None else [self.load_in]
+        return [self.device, self.dtype, self.thinking, *bits]
 
 
 class JobConfig(StrictModel):

@@ -7,7 +7,13 @@ import sys
 
 __all__ = ["describe_missing"]
 
-EXTRAS = {"gguf": "gguf", "lm_eval": "capability", "peft": "lora", "trl": "heal"}
+EXTRAS = {
+    "bitsandbytes": "quantised",
+    "gguf": "gguf",
+    "lm_eval": "capability",
+    "peft": "lora",
+    "trl": "heal",
+}
 NAMES = {"lm_eval": "lm-eval"}
 
 

@@ -7,6 +7,7 @@ offloaded weights are on the device `meta` until their module is called.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 import torch
@@ -23,7 +24,8 @@ def execution_device(module: nn.Module) -> torch.device:
         device = getattr(hook, "execution_device", None)
         if device is not None:
             return torch.device(device)
-    device = next((value.device for value in module.parameters()), None)
+    # The weights of GPTQ and AWQ are buffers.
+    device = next((value.device for value in chain(module.parameters(), module.buffers())), None)
     return torch.device("cpu") if device is None or device.type == "meta" else device
 
 

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vectomy.architecture import Writer
+from vectomy.architecture.live_weights import is_packed, measure_matrix
 from vectomy.architecture.norms import fold_live_removal
 from vectomy.core import linalg
 from vectomy.core.component import OUTSIDE
@@ -64,9 +65,18 @@ def edit_writers(model: nn.Module, edits: Sequence[tuple[Writer, Operation]]) ->
 
 
 def _check_readable(model: nn.Module, writer: Writer, edit: Operation, swapped: bool) -> None:
-    """Raises EditError: the edit changes a weight that is not in memory, or needs its numbers where
-    the model is read block by block.
+    """Raises EditError: the edit changes a weight that is packed or not in memory, or needs its
+    numbers where the model is read block by block.
     """
+    packed = is_packed(model.get_submodule(writer.module))
+    if swapped and (packed or not _is_plain(model.get_parameter(writer.weight))):
+        raise EditError(
+            f"the weights of '{writer.module}' are packed, and this edit has to change them in place, since "
+            "its kernel or its experts take them directly; load the model without quantisation, or with "
+            "--load-in, which leaves such layers as they are"
+        )
+    if packed:
+        return
     absent = swapped and model.get_parameter(writer.weight).is_meta
     if absent or (edit.norm != "none" and read_parameter(model, writer.weight).is_meta):
         raise EditError(
@@ -128,11 +138,14 @@ def _biases_to_swap(writer: Writer) -> list[str]:
 
 
 def _read_matrix(model: nn.Module, writer: Writer, basis: Tensor) -> Float[Tensor, "d_model d_in"]:
+    module = model.get_submodule(writer.module)
+    if is_packed(module):
+        return measure_matrix(module, getattr(model, "dtype", torch.float32)).to(basis)
     return read_parameter(model, writer.weight).to(basis).movedim(writer.slot.axis, 0)
 
 
 def _needs_swap(module: nn.Module, writer: Writer, edit: Operation) -> bool:
-    plain = f"{writer.module}.weight" == writer.weight and module.weight.ndim == 2
+    plain = f"{writer.module}.weight" == writer.weight and (is_packed(module) or module.weight.ndim == 2)
     return bool(edit.strengths.any()) and (
         writer.slot.functional or edit.expert is not None or (edit.norm != "none" and not plain)
     )
@@ -162,6 +175,10 @@ def _swap_writer(
         if edit.expert is not None and model.get_parameter(writer.bias).ndim == 1:
             return  # A bias that all experts share is no single one's.
         _swap(changes, model.get_parameter(writer.bias), bias)
+
+
+def _is_plain(value: Tensor) -> bool:
+    return value.is_floating_point() and value.dtype.itemsize > 1
 
 
 def _is_row(value: Tensor, row: int) -> Tensor:

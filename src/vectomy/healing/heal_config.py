@@ -38,6 +38,7 @@ class HealConfig(JobConfig):
     RUNTIME_KEYS: ClassVar[tuple[str, ...]] = (
         "device",
         "dtype",
+        "load_in",
         "batch_tokens",
         "threads",
         "trust_remote_code",

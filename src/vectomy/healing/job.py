@@ -148,7 +148,9 @@ class Job:
 
 def training_settings(config: HealConfig) -> dict[str, object]:
     """The settings that decide the result of a training."""
-    return config.model_dump(mode="json", exclude=set(NOT_TRAINING))
+    # Hashes made before models could be quantised stay valid.
+    usual = {"load_in"} if config.runtime.load_in is None else set()
+    return config.model_dump(mode="json", exclude={*NOT_TRAINING, *usual})
 
 
 def find_last_checkpoint(folder: Path) -> Path | None:

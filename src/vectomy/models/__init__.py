@@ -3,7 +3,7 @@
 - chat.py: a chat model on a device. chat_template.py: its template; prompt_checks.py: whether
   prompts reach it. generation.py: its greedy decoding. head.py: its logits.
 - loading.py: finds, fetches and loads models. device_choice.py: where to; precision.py: the dtype
-  they compute in.
+  they compute in; live_quantisation.py: weights quantised while they run.
 - layerwise.py: runs a model that is larger than memory, with weights.py and block_pages.py;
   memory.py: what fits. model_pass.py: several passes together.
 - teacher_forcing.py: runs given answers. recompute.py: their backward passes in less memory.
@@ -18,6 +18,7 @@ from vectomy.models.device_choice import check_device
 from vectomy.models.final_parts import FinalPart, find_final_parts
 from vectomy.models.generation import shared_beginning
 from vectomy.models.launched_ranks import join_ranks
+from vectomy.models.live_quantisation import missing_quantiser
 from vectomy.models.loading import (
     check_known,
     convert_gguf,
@@ -29,6 +30,7 @@ from vectomy.models.loading import (
 )
 from vectomy.models.memory import (
     available_memory,
+    count_weight_bytes,
     fits,
     layerwise_memory,
     limit_memory,
@@ -64,6 +66,7 @@ __all__ = [
     "check_prompts",
     "convert_gguf",
     "count_saved_bytes",
+    "count_weight_bytes",
     "describe_precision",
     "fetch",
     "find_final_parts",
@@ -77,6 +80,7 @@ __all__ = [
     "load_model",
     "loaded_bytes",
     "memory_for",
+    "missing_quantiser",
     "pack_examples",
     "packs_exactly",
     "probe_architecture",

@@ -20,7 +20,7 @@ from vectomy.architecture import FAMILIES, REFUSED, Architecture, check_covered,
 from vectomy.checkpoint import Checkpoint, architecture_in
 from vectomy.checkpoint.gguf import GgufFile, is_gguf
 from vectomy.checkpoint.quantization import check_supported
-from vectomy.core.config import Runtime, validate_config
+from vectomy.core.config import LoadIn, Runtime, validate_config
 from vectomy.core.errors import CheckpointError, ModelError, VectomyError
 from vectomy.core.file_lock import wait_for_lock
 from vectomy.core.file_moves import move_into_place
@@ -34,6 +34,7 @@ from vectomy.models.chat import ChatModel
 from vectomy.models.chat_template import read_template
 from vectomy.models.device_choice import choose_device
 from vectomy.models.layerwise import LayerwiseModel
+from vectomy.models.live_quantisation import keep_exact, make_quantisation, missing_quantiser
 from vectomy.models.loading_faults import explain_absent_model, explain_loading
 from vectomy.models.precision import cast_plain, working_dtype
 from vectomy.models.quiet import quiet
@@ -139,6 +140,7 @@ def load_model(
     dtype: Dtype | None = None,
     thinking: bool | None = None,
     trust_remote_code: bool | None = None,
+    load_in: LoadIn | None = None,
     name: str | None = None,
     tokenizer: bool = True,
     template: bool = True,
@@ -147,13 +149,14 @@ def load_model(
 
     Args:
         path: a model folder; the Hub is not asked.
-        runtime: device, dtype, threads, thinking and trust_remote_code in one value; the arguments
-            override it.
+        runtime: device, dtype, threads, thinking, trust_remote_code and load_in in one value; the
+            arguments override it.
         device: `auto` means CUDA, spread over all cards, else MPS, else CPU; otherwise cpu, cuda,
             cuda:N or mps.
         dtype: `auto` is the checkpoint's own, or float32 if the processor cannot compute in it.
         thinking: let a model with a thinking block think before it answers.
         trust_remote_code: run Python code that the folder contains.
+        load_in: quantise the weights with bitsandbytes, to 4 or 8 bits.
         name: the name in messages; the path unless given.
         tokenizer: False for a folder without a tokenizer; the model then runs only token ids.
         template: False for a model without a chat template.
@@ -164,19 +167,35 @@ def load_model(
     Raises:
         CheckpointError: the folder is incomplete.
         ArchitectureError: the model type is not known.
-        ModelError: transformers cannot load it, or it has no chat template.
+        ModelError: transformers cannot load it, or it has no chat template; `load_in` without
+            bitsandbytes, or for weights that are quantised already.
     """
+    chosen = _override(
+        runtime,
+        device=device,
+        dtype=dtype,
+        thinking=thinking,
+        trust_remote_code=trust_remote_code,
+        load_in=load_in,
+    )
+    if lack := missing_quantiser(chosen.load_in):
+        raise ModelError(lack)
     checkpoint, architecture = _open_checked(path)
     from transformers import GenerationConfig
 
     label = name or str(path)
-    chosen = _override(runtime, device, dtype, thinking, trust_remote_code)
     use_threads(chosen.threads)
     target = choose_device(chosen.device)
     with loading(label, checkpoint.path):
         text_tokenizer = _load_tokenizer(checkpoint, chosen.trust_remote_code) if tokenizer else None
         config = read_model_config(checkpoint, chosen.trust_remote_code)
-        wanted = working_dtype(chosen.dtype, config, checkpoint, target)
+        # Packed weights need little room, so that what they are unpacked to has it.
+        wanted = working_dtype(chosen.dtype, config, checkpoint, target, whole=chosen.load_in is None)
+        quantisation = (
+            None
+            if chosen.load_in is None
+            else make_quantisation(chosen.load_in, checkpoint, architecture, config, wanted)
+        )
         # For weights that fit no card and are stored in another layout (experts); others are read
         # from the checkpoint.
         aside = (
@@ -189,11 +208,14 @@ def load_model(
             dtype=wanted or "auto",
             device_map=target,
             offload_folder=None if aside is None else aside.name,
+            **({} if quantisation is None else {"quantization_config": quantisation}),
             trust_remote_code=chosen.trust_remote_code,
             local_files_only=True,
         )
     if aside is not None:
         finalize(model, aside.cleanup)
+    if quantisation is not None:
+        keep_exact(model)
     if wanted is not None and check_supported(checkpoint.config).method:
         cast_plain(model, wanted)
     missing = sorted(info["missing_keys"])
@@ -275,7 +297,9 @@ def load_layerwise(
     """
     checkpoint, architecture = _open_checked(path)
     label = name or str(path)
-    chosen = _override(runtime, device, dtype, thinking, trust_remote_code)
+    chosen = _override(
+        runtime, device=device, dtype=dtype, thinking=thinking, trust_remote_code=trust_remote_code
+    )
     use_threads(chosen.threads)
     target = choose_device(chosen.device)
     if target == "auto":
@@ -310,20 +334,8 @@ def _read_end_tokens(checkpoint: Checkpoint, model: Any) -> Any:
     return GenerationConfig(eos_token_id=stored.eos_token_id)
 
 
-def _override(
-    runtime: Runtime | None,
-    device: str | None,
-    dtype: str | None,
-    thinking: bool | None,
-    trust_remote_code: bool | None,
-) -> Runtime:
+def _override(runtime: Runtime | None, **given: str | bool | None) -> Runtime:
     """`runtime`, with every setting that is not None replaced."""
-    given = {
-        "device": device,
-        "dtype": dtype,
-        "thinking": thinking,
-        "trust_remote_code": trust_remote_code,
-    }
     changed = {name: value for name, value in given.items() if value is not None}
     return validate_config(Runtime, {**(runtime or Runtime()).model_dump(), **changed})
 

@@ -17,12 +17,14 @@ from vectomy.architecture import Architecture
 from vectomy.checkpoint import Checkpoint
 from vectomy.checkpoint.safetensors_header import TensorEntry
 from vectomy.core.byte_count import parse_bytes
+from vectomy.core.config import LoadIn
 from vectomy.models.block_sizes import BlockSizes
 
 __all__ = [
     "SHARE",
     "available_memory",
     "count_pass_tokens",
+    "count_weight_bytes",
     "fits",
     "layerwise_memory",
     "limit_memory",
@@ -40,6 +42,10 @@ FEWEST_TOKENS, MOST_TOKENS = 256, 1 << 16
 PROGRAM = 600 << 20
 CGROUP = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current")
 BLOCK = re.compile(r"(.*?\.\d+)\.")
+# Experts that are stored one by one are fused when they are loaded.
+EXPERT = re.compile(r"\.experts\.\d+\.")
+# 4 bits a weight, 8 for the scale of each 64 weights, and 32 for that of each 256 such scales.
+NF4_BITS = 4 + 8 / 64 + 32 / (64 * 256)
 
 
 _LIMIT: ContextVar[int | None] = ContextVar("memory limit", default=None)
@@ -140,6 +146,31 @@ def memory_for(device: str) -> int:
 def fits(checkpoint: Checkpoint, device: torch.device | None = None, times: int = 1) -> bool:
     """Whether the model can be loaded whole, in its stored dtype or in one `times` as wide."""
     return times * checkpoint.bytes <= SHARE * available_memory(device)
+
+
+def count_weight_bytes(architecture: Architecture, itemsize: int, load_in: LoadIn | None = None) -> int:
+    """Bytes of the weights of a live model, whole or quantised.
+
+    bitsandbytes packs the linear layers of the blocks. It leaves the embeddings, the head, fused
+    experts, and layers whose kernels take their weights directly as they are.
+
+    Args:
+        architecture: with the shapes of all tensors.
+        itemsize: bytes of a number that is not packed.
+    """
+    block = re.compile(re.escape(architecture.stored(f"{architecture.family.blocks}.")) + r"\d+\.(.+)")
+    direct = {slot.live_weight for slot in architecture.family.slots if slot.functional}
+    total = 0.0
+    for name, shape in architecture.shapes.items():
+        match, count = block.match(name), math.prod(shape)
+        layer = match[1] if match and len(shape) == 2 and not EXPERT.search(name) else ""
+        if load_in is None or not layer.endswith(".weight") or layer in direct:
+            total += count * itemsize
+        elif load_in == "4bit":
+            total += count * NF4_BITS / 8
+        else:
+            total += count + 4 * shape[0]
+    return math.ceil(total)
 
 
 def largest_block(checkpoint: Checkpoint) -> int:

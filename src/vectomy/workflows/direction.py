@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 import safetensors.torch
 
-from vectomy.checkpoint import Checkpoint
+from vectomy.checkpoint import Checkpoint, architecture_in
+from vectomy.core.config import Runtime
 from vectomy.core.errors import ConfigError
 from vectomy.core.json_value import JsonObject
 from vectomy.core.output_path import check_file_content, check_file_output
@@ -24,15 +25,18 @@ from vectomy.core.types import Vector
 from vectomy.data.splits import split_contrast
 from vectomy.models import (
     check_prompts,
+    count_weight_bytes,
     fits,
     layerwise_memory,
     load_layerwise,
     load_model,
+    missing_quantiser,
     probe_architecture,
 )
 from vectomy.models.demo import model_folder
 from vectomy.search.collect import collect
 from vectomy.search.estimators import NEEDS_SAMPLES, fit_directions
+from vectomy.workflows.preflight import refuse
 from vectomy.workflows.stages import Log, ignore
 
 __all__ = ["FoundDirection", "find_direction", "fit_direction", "save_direction"]
@@ -122,12 +126,13 @@ def find_direction(
         )
     for file in (out, out.with_suffix(".json")):
         check_file_output(file)
+    refuse(missing_quantiser(config.runtime.load_in))
     use_threads(config.runtime.threads)
     source = model_folder(config.model, progress)
     probe_architecture(source, trust_remote_code=config.runtime.trust_remote_code, progress=progress)
     check_file_output(out, source)
     checkpoint = Checkpoint.open(source)
-    blockwise = stream == "yes" or (stream == "auto" and not fits(checkpoint))
+    blockwise = _reads_blockwise(checkpoint, config.runtime, stream)
     positive, negative = split_contrast(config.contrast, config.seed, log)
     fitted = [*positive.fit, *negative.fit]
     check_prompts(source, fitted, 0, runtime=config.runtime, name=config.model, log=log)
@@ -146,7 +151,7 @@ def find_direction(
     needed = (
         layerwise_memory(checkpoint, arch, tokens, chat.pass_tokens(config.runtime.batch_tokens))
         if blockwise
-        else checkpoint.bytes
+        else _count_live_bytes(checkpoint, config.runtime)
     )
     log(
         f"{len(sides[0])} and {len(sides[1])} prompts, {tokens:,} tokens; the model has "
@@ -188,3 +193,22 @@ def find_direction(
         "block_by_block": blockwise,
     }
     return FoundDirection(vector / length, record)
+
+
+def _reads_blockwise(checkpoint: Checkpoint, runtime: Runtime, stream: Stream) -> bool:
+    """Raises ConfigError: quantised weights are loaded whole."""
+    if runtime.load_in is not None and stream == "yes":
+        raise ConfigError(
+            f"--load-in {runtime.load_in} loads the model whole, and --layerwise yes reads it layer by layer "
+            "in full precision; give one of them"
+        )
+    if stream != "auto":
+        return stream == "yes"
+    return not fits(checkpoint) if runtime.load_in is None else False
+
+
+def _count_live_bytes(checkpoint: Checkpoint, runtime: Runtime) -> int:
+    """Bytes of the weights in memory, in 16 bits what is not quantised."""
+    if runtime.load_in is None:
+        return checkpoint.bytes
+    return count_weight_bytes(architecture_in(checkpoint), 2, runtime.load_in)

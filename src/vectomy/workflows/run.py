@@ -15,7 +15,7 @@ from vectomy.core.packages import describe_missing
 from vectomy.core.progress import Progress, silent
 from vectomy.core.run_config import RunConfig, make_config
 from vectomy.core.run_folder import RunFolder, read_json
-from vectomy.models import join_ranks, limit_memory
+from vectomy.models import join_ranks, limit_memory, missing_quantiser
 from vectomy.models.demo import is_demo
 from vectomy.search.recipe import Ask
 from vectomy.search.recipes import SEARCHES
@@ -85,7 +85,10 @@ def run(
     if not ranks.is_first:
         progress, log = silent, ignore
     measures = STAGES.index(until) >= STAGES.index("evaluate")
-    refuse(describe_missing("measuring the adapter of --lora", "peft") if config.lora and measures else None)
+    refuse(
+        describe_missing("measuring the adapter of --lora", "peft") if config.lora and measures else None,
+        missing_quantiser(config.runtime.load_in),
+    )
     check_run_output(out, *(() if is_demo(config.model) else (config.model,)))
     with limit_memory(config.runtime.max_memory), RunFolder(Path(out)) as folder:
         work = _open_workflow(

@@ -111,7 +111,9 @@ class RunWorkflow(Workflow):
         date = self.chat.template.date
         dated = {} if date is None else {"template_date": date}
         counted = {"threads": torch.get_num_threads()} if self.chat.device.type == "cpu" else {}
-        return {"dtype": dtype, "device": str(self.chat.device), **counted, **dated}
+        bits = self.runtime.load_in
+        loaded = {} if bits is None else {"load_in": bits}
+        return {"dtype": dtype, "device": str(self.chat.device), **loaded, **counted, **dated}
 
     @property
     def edit(self) -> Edit:
@@ -179,7 +181,7 @@ class RunWorkflow(Workflow):
                 for side in sets.values()
             ],
             # Not batch_tokens: lowering it when memory is short must not throw away what is done.
-            "settings": [c.recipe, c.seed, c.runtime.device, c.runtime.dtype, c.runtime.thinking],
+            "settings": [c.recipe, c.seed, *c.runtime.list_precision()],
         }
         return hash_of(shared)
 

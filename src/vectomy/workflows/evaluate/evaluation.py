@@ -17,9 +17,10 @@ from vectomy.core.text_file import read_text
 from vectomy.metrics.judges import open_judge
 from vectomy.metrics.lm_eval.harness import load_tasks
 from vectomy.metrics.prompt_set import read_sets
-from vectomy.models import join_ranks
+from vectomy.models import join_ranks, missing_quantiser
 from vectomy.workflows.evaluate.evaluation_workflow import EvaluationWorkflow
 from vectomy.workflows.evaluate.subjects import open_subjects, with_controls
+from vectomy.workflows.preflight import refuse
 from vectomy.workflows.stages import Log, ignore
 
 __all__ = ["evaluate_models"]
@@ -58,6 +59,7 @@ def evaluate_models(
         if isinstance(subjects, EvaluationConfig)
         else parse_evaluation({"subjects": tuple(subjects), **options})
     )
+    refuse(missing_quantiser(config.runtime.load_in))
     if not join_ranks(config.runtime.device).is_first:
         progress, log = silent, ignore
     out = Path(out)

@@ -75,7 +75,7 @@ class SubjectMeasurer:
         recorded = versions()
         self._made_with: JsonObject = {
             "versions": {name: recorded[name] for name in ("vectomy", "torch", "transformers")},
-            "settings": [config.runtime.device, config.runtime.dtype, config.runtime.thinking],
+            "settings": config.runtime.list_precision(),
         }
 
     def describe_setup(self, subject: Subject) -> JsonObject:
@@ -87,7 +87,10 @@ class SubjectMeasurer:
                 date = chat.template.date
                 dated = {} if date is None else {"template_date": date}
                 digest = hash_of(template)
-                return {"dtype": dtype, "device": str(chat.device), "template_sha256": digest, **dated}
+                bits = self._config.runtime.load_in
+                loaded = {} if bits is None else {"load_in": bits}
+                machine = {"dtype": dtype, "device": str(chat.device), **loaded}
+                return {**machine, "template_sha256": digest, **dated}
 
         inputs = {"kind": "setup", "subject": subject.identity, **self._made_with}
         result: JsonObject = self._cache.get_or_compute(inputs, work)

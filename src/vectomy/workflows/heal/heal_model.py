@@ -20,7 +20,7 @@ from vectomy.edits.edit import Edit
 from vectomy.healing.heal_config import OWN, HealConfig, parse_heal
 from vectomy.healing.launching import launch_file
 from vectomy.healing.machine import resolve_machine
-from vectomy.models import check_lengths
+from vectomy.models import check_lengths, missing_quantiser
 from vectomy.workflows.heal.heal_examples import list_own_prompts
 from vectomy.workflows.heal.heal_inputs import open_inputs
 from vectomy.workflows.heal.heal_stages import STAGES, HealWorkflow, StageName, list_heal_stages
@@ -73,7 +73,10 @@ def heal_model(
     """
     config = parse_heal(options) if config is None else config
     # An adapter that was trained elsewhere is merged without them.
-    refuse(describe_missing("healing", "trl", "peft") if trained is None else None)
+    refuse(
+        describe_missing("healing", "trl", "peft") if trained is None else None,
+        missing_quantiser(config.runtime.load_in),
+    )
     check_run_output(out)
     resolve_machine(config)
     if launcher is not None:

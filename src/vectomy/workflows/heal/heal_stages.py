@@ -149,6 +149,7 @@ def list_heal_stages(work: HealWorkflow) -> Sequence[Stage[HealWorkflow]]:
     }
     measured = {name: getattr(c, name) for name in ("judge", "answer_tokens", "tasks", "task_limit")}
     measured |= {"device": c.runtime.device, "dtype": c.runtime.dtype}
+    measured |= {} if c.runtime.load_in is None else {"load_in": c.runtime.load_in}
     return (
         Stage("edited", {}, [] if work.inputs.edited is not None else ["edited"], bake_edited),
         Stage(
