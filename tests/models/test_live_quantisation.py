@@ -38,9 +38,7 @@ def load(load_in: str | None, folder: Path | None = None, **options: Any) -> Cha
 def test_linear_layers_of_blocks_are_packed_and_nothing_else(load_in: str) -> None:
     chat = load(load_in)
     packed = {name for name, module in chat.model.named_modules() if is_packed(module)}
-    plain = {
-        name for name, module in load(None).model.named_modules() if isinstance(module, torch.nn.Linear)
-    }
+    plain = {name for name, module in load(None).model.named_modules() if isinstance(module, torch.nn.Linear)}
     assert packed == plain - {"lm_head"}
     assert architecture_of(chat.model).writers == architecture_of(load(None).model).writers
 

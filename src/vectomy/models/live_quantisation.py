@@ -29,13 +29,13 @@ def missing_quantiser(load_in: LoadIn | None) -> str | None:
 
 
 def make_quantisation(
-    load_in: LoadIn,
+    load_in: LoadIn | None,
     checkpoint: Checkpoint,
     architecture: Architecture,
     config: Any,
     dtype: torch.dtype | None,
-) -> Any:
-    """The BitsAndBytesConfig of transformers for a checkpoint of plain weights.
+) -> dict[str, object]:
+    """Arguments of `from_pretrained` that quantise a checkpoint of plain weights; none for None.
 
     The head stays as it is, and so do writers whose kernels take their weights without calling the
     layer (Mamba's): they could not be edited while the model runs.
@@ -46,6 +46,8 @@ def make_quantisation(
     Raises:
         ModelError: bitsandbytes is not installed, or the checkpoint is quantised already.
     """
+    if load_in is None:
+        return {}
     from transformers import BitsAndBytesConfig
 
     if missing := missing_quantiser(load_in):
@@ -60,14 +62,16 @@ def make_quantisation(
     slots = architecture.family.slots
     kept = [architecture.family.head, *(slot.module for slot in slots if slot.functional)]
     if load_in == "8bit":
-        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=kept)
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=dtype or stored_dtype(config, checkpoint) or torch.float32,
-        llm_int8_skip_modules=kept,
-    )
+        chosen = BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=kept)
+    else:
+        chosen = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype or stored_dtype(config, checkpoint) or torch.float32,
+            llm_int8_skip_modules=kept,
+        )
+    return {"quantization_config": chosen}
 
 
 def keep_exact(model: nn.Module) -> None:
