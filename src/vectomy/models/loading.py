@@ -170,14 +170,8 @@ def load_model(
         ModelError: transformers cannot load it, or it has no chat template; `load_in` without
             bitsandbytes, or for weights that are quantised already.
     """
-    chosen = _override(
-        runtime,
-        device=device,
-        dtype=dtype,
-        thinking=thinking,
-        trust_remote_code=trust_remote_code,
-        load_in=load_in,
-    )
+    given = {"device": device, "dtype": dtype, "thinking": thinking, "load_in": load_in}
+    chosen = _override(runtime, trust_remote_code=trust_remote_code, **given)
     if lack := missing_quantiser(chosen.load_in):
         raise ModelError(lack)
     checkpoint, architecture = _open_checked(path)
@@ -191,11 +185,7 @@ def load_model(
         config = read_model_config(checkpoint, chosen.trust_remote_code)
         # Packed weights need little room, so that what they are unpacked to has it.
         wanted = working_dtype(chosen.dtype, config, checkpoint, target, whole=chosen.load_in is None)
-        quantisation = (
-            None
-            if chosen.load_in is None
-            else make_quantisation(chosen.load_in, checkpoint, architecture, config, wanted)
-        )
+        options = make_quantisation(chosen.load_in, checkpoint, architecture, config, wanted)
         # For weights that fit no card and are stored in another layout (experts); others are read
         # from the checkpoint.
         aside = (
@@ -208,14 +198,13 @@ def load_model(
             dtype=wanted or "auto",
             device_map=target,
             offload_folder=None if aside is None else aside.name,
-            **({} if quantisation is None else {"quantization_config": quantisation}),
+            **options,
             trust_remote_code=chosen.trust_remote_code,
             local_files_only=True,
         )
     if aside is not None:
         finalize(model, aside.cleanup)
-    if quantisation is not None:
-        keep_exact(model)
+    keep_exact(model)
     if wanted is not None and check_supported(checkpoint.config).method:
         cast_plain(model, wanted)
     missing = sorted(info["missing_keys"])
