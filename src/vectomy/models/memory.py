@@ -14,7 +14,7 @@ import psutil
 import torch
 
 from vectomy.architecture import Architecture
-from vectomy.checkpoint import Checkpoint
+from vectomy.checkpoint import Checkpoint, architecture_in
 from vectomy.checkpoint.safetensors_header import TensorEntry
 from vectomy.core.byte_count import parse_bytes
 from vectomy.core.config import LoadIn
@@ -109,14 +109,17 @@ def count_pass_tokens(config: Any, free: int, itemsize: int) -> int:
     return max(FEWEST_TOKENS, min(MOST_TOKENS, tokens))
 
 
-def loaded_bytes(checkpoint: Checkpoint, dtype: str, device: str) -> int:
+def loaded_bytes(checkpoint: Checkpoint, dtype: str, device: str, load_in: LoadIn | None = None) -> int:
     """Bytes of the whole model in memory.
 
     Args:
+        load_in: how bitsandbytes packs it.
         dtype: what it is loaded in; `auto` is as stored. Off a card, fp8 and MXFP4 are decoded to
             16 bits then.
     """
     asked = None if dtype == "auto" else getattr(torch, dtype).itemsize
+    if load_in is not None:
+        return count_weight_bytes(architecture_in(checkpoint), asked or 2, load_in)
     return sum(
         _loaded_size(entry, asked, decoded=not device.startswith("cuda"))
         for entry in checkpoint.tensors.values()

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import safetensors.torch
 
-from vectomy.checkpoint import Checkpoint, architecture_in
+from vectomy.checkpoint import Checkpoint
 from vectomy.core.config import Runtime
 from vectomy.core.errors import ConfigError
 from vectomy.core.json_value import JsonObject
@@ -25,11 +25,11 @@ from vectomy.core.types import Vector
 from vectomy.data.splits import split_contrast
 from vectomy.models import (
     check_prompts,
-    count_weight_bytes,
     fits,
     layerwise_memory,
     load_layerwise,
     load_model,
+    loaded_bytes,
     missing_quantiser,
     probe_architecture,
 )
@@ -128,6 +128,7 @@ def find_direction(
         check_file_output(file)
     refuse(missing_quantiser(config.runtime.load_in))
     use_threads(config.runtime.threads)
+    runtime = config.runtime
     source = model_folder(config.model, progress)
     probe_architecture(source, trust_remote_code=config.runtime.trust_remote_code, progress=progress)
     check_file_output(out, source)
@@ -151,7 +152,7 @@ def find_direction(
     needed = (
         layerwise_memory(checkpoint, arch, tokens, chat.pass_tokens(config.runtime.batch_tokens))
         if blockwise
-        else _count_live_bytes(checkpoint, config.runtime)
+        else loaded_bytes(checkpoint, runtime.dtype, runtime.device, runtime.load_in)
     )
     log(
         f"{len(sides[0])} and {len(sides[1])} prompts, {tokens:,} tokens; the model has "
@@ -205,10 +206,3 @@ def _reads_blockwise(checkpoint: Checkpoint, runtime: Runtime, stream: Stream) -
     if stream != "auto":
         return stream == "yes"
     return not fits(checkpoint) if runtime.load_in is None else False
-
-
-def _count_live_bytes(checkpoint: Checkpoint, runtime: Runtime) -> int:
-    """Bytes of the weights in memory, in 16 bits what is not quantised."""
-    if runtime.load_in is None:
-        return checkpoint.bytes
-    return count_weight_bytes(architecture_in(checkpoint), 2, runtime.load_in)

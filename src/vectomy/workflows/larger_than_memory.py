@@ -31,7 +31,7 @@ def explain_layerwise(checkpoint: Checkpoint, recipe: str, runtime: Runtime) -> 
     Raises:
         PreflightError: it does not fit, and the recipe needs it whole.
     """
-    needed = loaded_bytes(checkpoint, runtime.dtype, runtime.device)
+    needed = loaded_bytes(checkpoint, runtime.dtype, runtime.device, runtime.load_in)
     free = min(current_ranks().gather(memory_for(runtime.device)))
     if needed <= SHARE * free:
         return None
@@ -43,8 +43,8 @@ def explain_layerwise(checkpoint: Checkpoint, recipe: str, runtime: Runtime) -> 
     if recipe != LAYERWISE_RECIPE:
         raise PreflightError(
             f"{numbers}; the recipe {recipe} generates with the whole model for every candidate: use "
-            f"--recipe {LAYERWISE_RECIPE}, which reads a model block by block, --dtype bfloat16 if the "
-            "model is loaded in float32, a larger machine or a smaller model"
+            f"--recipe {LAYERWISE_RECIPE}, which reads a model block by block, --load-in 4bit, "
+            "--dtype bfloat16 if the model is loaded in float32, a larger machine or a smaller model"
         )
     return (
         f"{numbers}: it is read block by block. The base answers with {ANSWER_TOKENS} tokens unless "
