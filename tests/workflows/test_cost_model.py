@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from counted_pass import config_folder
+from finished_run import finished_run, summary_in
 
 from vectomy.core.errors import ArtifactError
 from vectomy.models.model_shape import ModelShape, build_on_meta
@@ -121,3 +122,20 @@ def test_the_speeds_of_a_small_model_are_measured_here(tiny_of) -> None:
     assert speeds.step.of(32) >= speeds.step.of(4) > 0
     assert 0 < speeds.read_byte < 1e-6
     assert 0 < speeds.hashed_byte < 1e-6
+
+
+@pytest.mark.chat
+def test_a_run_says_what_it_was_counted_as_and_corrects_later_plans() -> None:
+    """Its own prompts are counted: their number, their tokens and what they begin with."""
+    out = finished_run()
+    summary = summary_in(out)
+    work = Workload.from_json(summary["planned"]["work"])
+    counts = summary["contrast"]["counts"]["positive"]
+    assert (work.fit, work.search, work.test) == (counts["fit"], counts["search"], counts["test"])
+    assert (work.answer_tokens, work.learned) == (8, False)
+    assert work.shared > 0 < work.own <= work.longest
+    planned = PlannedRun(ModelShape.from_json(summary["planned"]["shape"]), work)
+    again = plan_run(planned, device=CPU, speeds=SPEEDS, from_run=out)
+    for stage in again:
+        if stage.name != "report":
+            assert stage.seconds == pytest.approx(summary["costs"][stage.name]["seconds"], abs=0.01)

@@ -13,8 +13,12 @@ import pytest
 import tiny_chat
 from finished_run import finished_run, scores_in, summary_in
 
+from vectomy.checkpoint import Checkpoint
+from vectomy.core.config import Runtime
 from vectomy.core.errors import ConfigError, FinishedRunError, PreflightError
 from vectomy.edits.edit import Edit
+from vectomy.models.memory import largest_block
+from vectomy.workflows.larger_than_memory import explain_layerwise, explain_too_large
 from vectomy.workflows.run import run
 
 TIER = "chat"
@@ -117,3 +121,20 @@ def test_an_adapter_is_refused_before_anything_is_done(tmp_path: Path) -> None:
 def test_a_size_that_is_none_is_named(tmp_path: Path, size: str) -> None:
     with pytest.raises(ConfigError, match=r"max_memory.* is '.*': input should be a number of bytes"):
         run("demo", tmp_path / "run", max_memory=size)
+
+
+def test_what_can_never_fit_is_refused_before_it_is_read_with_the_numbers() -> None:
+    """Not two blocks fit: no run. Two blocks fit: block by block. All of it does: as a whole."""
+    checkpoint, runtime = Checkpoint.open(tiny_chat.folder()), Runtime(device="cpu", dtype="float32")
+    blocks = 2 * largest_block(checkpoint)
+    with pytest.raises(PreflightError, match=r"for two blocks of weights, so that it can never fit: close"):
+        explain_layerwise(checkpoint, "gradient", runtime, available=blocks * 9 // 10)
+    assert "read block by block" in str(explain_layerwise(checkpoint, "gradient", runtime, available=blocks))
+    assert explain_layerwise(checkpoint, "gradient", runtime, available=2 * checkpoint.bytes) is None
+
+
+def test_an_evaluation_of_what_does_not_fit_is_refused_before_it_is_read() -> None:
+    checkpoint, runtime = Checkpoint.open(tiny_chat.folder()), Runtime(device="cpu", dtype="float32")
+    said = explain_too_large(checkpoint, runtime, available=checkpoint.bytes // 4)
+    assert "this command needs it whole: use a larger machine" in str(said)
+    assert explain_too_large(checkpoint, runtime, available=2 * checkpoint.bytes) is None

@@ -58,6 +58,8 @@ TOP = {
     "stages",
     "costs",
     "searched_on",
+    "planned",
+    "revision",
     "edit",
     "checkpoint",
     "safety",

@@ -263,6 +263,7 @@ def run_report(work: RunWorkflow, stages: Sequence[str] = STAGES[:-1]) -> None:
         command=work.command,
         stages=stages,
         trait=work.trait,
+        planned=None if work.planned is None else work.planned.to_json(),
         revision=revision_of(work.source),
         licence=DEMO_LICENCE if is_demo(work.model) else licence_in(work.source),
     )

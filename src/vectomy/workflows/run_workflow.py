@@ -12,7 +12,7 @@ from vectomy.architecture import Writer
 from vectomy.checkpoint import architecture_in
 from vectomy.checkpoint.gguf import is_gguf
 from vectomy.core.component import OUTSIDE
-from vectomy.core.errors import PreflightError, PromptError
+from vectomy.core.errors import ArchitectureError, ModelError, PreflightError, PromptError
 from vectomy.core.json_value import JsonObject
 from vectomy.core.repo_name import split_revision
 from vectomy.core.run_config import RunConfig
@@ -29,6 +29,7 @@ from vectomy.models.demo import is_demo
 from vectomy.search.estimators import NEEDS_SAMPLES
 from vectomy.search.recipe import Ask
 from vectomy.workflows.larger_than_memory import ANSWER_TOKENS, explain_layerwise
+from vectomy.workflows.run_plan import PlannedRun, count_workload, find_device, measure_shape
 from vectomy.workflows.run_settings import hash_prompts, list_values, read_earlier_settings
 from vectomy.workflows.stages import Workflow
 
@@ -42,6 +43,8 @@ class RunWorkflow(Workflow):
     config: RunConfig
     ask_user: Ask | None = None
     layerwise: bool = field(default=False, init=False)
+    planned: PlannedRun | None = field(default=None, init=False)
+    """What the stages are counted as, by `vectomy plan`; None for a model that it cannot count."""
     """Whether the model is read block by block."""
 
     @cached_property
@@ -169,7 +172,8 @@ class RunWorkflow(Workflow):
         prompts = [
             prompt for side in sets.values() for part in (side.fit, side.search, side.test) for prompt in part
         ]
-        self.check_prompts(prompts, self.config.answer_tokens)
+        unloaded = self.check_prompts(prompts, self.config.answer_tokens)
+        self.planned = self._plan(unloaded)
         c = self.config
         shared = {
             # A stage made by another version may mean something else.
@@ -184,6 +188,15 @@ class RunWorkflow(Workflow):
             "settings": [c.recipe, c.seed, *c.runtime.list_precision()],
         }
         return hash_of(shared)
+
+    def _plan(self, unloaded: ChatModel) -> PlannedRun | None:
+        device = find_device(self.runtime.device)
+        try:
+            shape = measure_shape(self.checkpoint, device, self.runtime.trust_remote_code)
+        except (ArchitectureError, ModelError) as error:
+            self.log(f"note: no later plan learns from this run's times: {error}")
+            return None
+        return PlannedRun(shape, count_workload(self.config, unloaded, self.splits))
 
     def choose_reading(self) -> None:
         """Read the model block by block if it does not fit into memory.

@@ -56,6 +56,7 @@ def build_summary(
     revision: str | None = None,
     licence: dict[str, str] | None = None,
     trait: Trait | None = None,
+    planned: JsonObject | None = None,
 ) -> RunResults:
     """Read what the stages wrote. `edited` is the baked form where there is one, else the hooks.
 
@@ -63,6 +64,7 @@ def build_summary(
         revision: the base's commit on the Hub.
         licence: the base's.
         trait: what a recipe `distill` was run for.
+        planned: what a plan counts the stages as.
 
     Raises:
         ArtifactError: a stage has not been run.
@@ -116,6 +118,8 @@ def build_summary(
     if trait:
         described = {**trait.model_dump(mode="json"), "writers": len(edit.operations)}
         results = results.model_copy(update={"trait": RunTrait.from_json(described)})
+    if planned:
+        results = results.model_copy(update={"planned": planned})
     outcome = compute_run_outcome(results, read_jsonl(folder.file("completions.jsonl")))
     results = results.model_copy(update={"outcome": outcome})
     return results.model_copy(update={"safety": safety_text(results)})

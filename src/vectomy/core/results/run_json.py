@@ -193,6 +193,8 @@ class RunResults(JsonRecord):
     """Seconds by stage."""
     costs: Named[StageCost] = Field(default_factory=dict)
     """Seconds and peaks of memory by stage."""
+    planned: JsonObject | None = None
+    """Counts of the model (`shape`) and of the run (`work`), which `vectomy plan --from` reads."""
     searched_on: str | None = None
     """The dtype of the weights that the search ran on, or their quantisation (4bit, 8bit, fp8)."""
     edit: EditFile = EditFile()

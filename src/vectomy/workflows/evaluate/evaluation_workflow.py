@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Self
 
+from vectomy.checkpoint import Checkpoint
 from vectomy.core.cache import Cache
 from vectomy.core.evaluation_config import EvaluationConfig
 from vectomy.core.json_value import JsonObject
@@ -47,6 +48,7 @@ from vectomy.workflows.evaluate.measurements import SubjectMeasurer
 from vectomy.workflows.evaluate.model_cache import ModelCache, slot
 from vectomy.workflows.evaluate.pace import Pace
 from vectomy.workflows.evaluate.subjects import Subject
+from vectomy.workflows.larger_than_memory import explain_too_large
 from vectomy.workflows.preflight import Check, check_ready
 from vectomy.workflows.stages import Workflow
 
@@ -110,7 +112,7 @@ class EvaluationWorkflow(Workflow):
         return parse_earlier_settings(read_json(file))
 
     def list_checks(self) -> Sequence[Check[Self]]:
-        return (*super().list_checks(), find_missing_packages)
+        return (*super().list_checks(), find_missing_packages, find_too_large)
 
     def evaluate(self) -> JsonObject:
         """Measure every subject and write the results."""
@@ -322,3 +324,10 @@ def find_missing_packages(work: EvaluationWorkflow) -> str | None:
     """Adapters are loaded when their turn comes; that they can be is checked before."""
     adapters = any(subject.kind == "adapter" for subject in work.subjects)
     return describe_missing("measuring an adapter", "peft") if adapters else None
+
+
+def find_too_large(work: EvaluationWorkflow) -> str | None:
+    """A model whose weights do not fit into what is free, before any is read."""
+    paths = dict.fromkeys(subject.path for subject in work.subjects if subject.kind in ("base", "model"))
+    reasons = (explain_too_large(Checkpoint.open(path), work.runtime) for path in paths)
+    return next((reason for reason in reasons if reason), None)
