@@ -171,6 +171,7 @@ def test_numbers_are_stored_under_the_names_of_summary_json() -> None:
     assert set(stored) == {
         *(f"{side}_{part}" for side in sides for part in RATE),
         *("degenerate_rate", "kl_first_token", "kl_per_token", "ce_own_answers", "max_projection"),
+        *("kl_per_token_stderr", "minimum_detectable_effect"),
     }
     with edit().hooks(chat.model):
         more = measured(kept).to_json()

@@ -278,6 +278,7 @@ def test_evaluation_json_has_every_key_of_its_contract() -> None:
                 "by_budget",
                 "kl_first_token",
                 "kl_per_token",
+                "kl_per_token_stderr",
                 "ce_own_answers",
                 "length_mean",
                 "repeated_share",

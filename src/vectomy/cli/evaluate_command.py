@@ -24,14 +24,15 @@ from vectomy.core.json_value import JsonObject
 __all__ = ["register"]
 
 
-# The option is called --text; the others have the names of their fields.
+# The options are called --text and --gate; the others have the names of their fields.
 OPTIONS = config_options(
     EvaluationConfig,
-    flags={"texts": ("--text",)},
+    flags={"texts": ("--text",), "gates": ("--gate",)},
     metavars={
         "prompts": "[NAME=]SRC",
         "base": "MODEL",
         "texts": "FILE",
+        "gates": "EXPR",
         "budgets": "N,...",
         "tasks": "SUITE|TASK|FILE.yaml,...",
     },
@@ -96,6 +97,16 @@ def _evaluate(values: dict[str, Any]) -> None:
         from vectomy.cli.tables.evaluation_table import print_comparison
 
         print_comparison(result, str(out))
+    if status := _exit_status(result):
+        raise typer.Exit(status)
+
+
+def _exit_status(result: JsonObject) -> int:
+    """0 where every gate is met, or there is none."""
+    from vectomy.core.results import EvaluationResults
+    from vectomy.metrics.gates import worst_status
+
+    return {"met": 0, "missed": 4, "unresolved": 5}[worst_status(EvaluationResults.from_json(result).gates)]
 
 
 def _base_of(subjects: list[str]) -> str | None:

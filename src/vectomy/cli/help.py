@@ -44,6 +44,8 @@ EXIT_STATUSES = {
     1: "Failed, with one sentence on stderr; or the answer of `verify` or `reproduce` is no.",
     2: "Wrong usage: an unknown option, a missing argument, a wrong value.",
     3: "`verify` cannot tell.",
+    4: "A gate of `evaluate` is missed.",
+    5: "None is missed, and of one the prompts are too few to tell.",
     130: "Interrupted; the same command resumes.",
 }
 # Options without a section of their own come first, under this name.

@@ -10,20 +10,26 @@ from typing import get_args
 
 from vectomy.core.json_value import JsonObject
 from vectomy.data.prompts import Labelled
+from vectomy.metrics.detectable_effect import detectable
 from vectomy.metrics.intervals import rate_of
-from vectomy.metrics.judges import Verdict
+from vectomy.metrics.judges import JudgeErrors, Verdict
 from vectomy.metrics.judges.degeneration import repeated_share
 from vectomy.metrics.verdicts import JudgedAnswers
 
 __all__ = ["behaviour_of", "lengths", "refusal_and_degenerate", "types_of"]
 
 
-def behaviour_of(rows: Sequence[Labelled], by_length: Mapping[int, Sequence[JudgedAnswers]]) -> JsonObject:
+def behaviour_of(
+    rows: Sequence[Labelled],
+    by_length: Mapping[int, Sequence[JudgedAnswers]],
+    errors: JudgeErrors | None = None,
+) -> JsonObject:
     """Counts and rates of one set. Rows without a type or label belong to no group of that kind.
 
     Args:
         by_length: verdicts by the largest number of answer tokens. The longest answers count; the
             shorter ones are the same answers, cut.
+        errors: of the judge, for the minimum detectable effects.
     """
     *shorter, longest = sorted(by_length)
     judged = by_length[longest]
@@ -32,22 +38,30 @@ def behaviour_of(rows: Sequence[Labelled], by_length: Mapping[int, Sequence[Judg
     labels = {row.type: row.label for row in rows}
     return {
         "verdicts": {verdict: counts[verdict] for verdict in get_args(Verdict)},
-        **refusal_and_degenerate(judged),
-        "by_label": {name: {"refusal": rate_of(flags)} for name, flags in groups["label"].items()},
+        **refusal_and_degenerate(judged, errors),
+        "by_label": {
+            name: {"refusal": _refusal_rate(flags, errors)} for name, flags in groups["label"].items()
+        },
         "by_type": {
-            name: {"label": labels[name], "refusal": rate_of(flags)} for name, flags in groups["type"].items()
+            name: {"label": labels[name], "refusal": _refusal_rate(flags, errors)}
+            for name, flags in groups["type"].items()
         },
         "by_budget": {
-            str(length): refusal_and_degenerate(by_length[length]) for length in [*shorter, longest]
+            str(length): refusal_and_degenerate(by_length[length], errors) for length in [*shorter, longest]
         },
     }
 
 
-def refusal_and_degenerate(judged: Sequence[JudgedAnswers]) -> JsonObject:
+def refusal_and_degenerate(judged: Sequence[JudgedAnswers], errors: JudgeErrors | None = None) -> JsonObject:
     return {
-        "refusal": rate_of(answer.refuses for answer in judged),
+        "refusal": _refusal_rate([answer.refuses for answer in judged], errors),
         "degenerate": rate_of(answer.degenerate for answer in judged),
     }
+
+
+def _refusal_rate(flags: Sequence[bool | None], errors: JudgeErrors | None) -> JsonObject:
+    rate = rate_of(flags)
+    return rate if errors is None else {**rate, "minimum_detectable_effect": detectable(flags, errors)}
 
 
 def _groups(

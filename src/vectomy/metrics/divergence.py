@@ -54,7 +54,7 @@ def divergence(
     answers: Sequence[Sequence[int]],
 ) -> dict[str, float]:
     """KL(base || now) of the first token and per token, and cross-entropy of the base's answers
-    under `now`, in nats.
+    under `now`, in nats; of two answers or more also the standard error of the KL per token.
 
     Per-token figures weigh every token equally; the first-token figure weighs every prompt equally.
 
@@ -64,9 +64,23 @@ def divergence(
     """
     first = torch.cat([rows[:1] for rows in before]), torch.cat([rows[:1] for rows in after])
     labels = torch.tensor([token for answer in answers for token in answer])
-    kl, entropy = _compare(base, now, torch.cat(list(before)), torch.cat(list(after)), labels)
+    every_kl: list[Tensor] = []
+    kl, entropy = _compare(base, now, torch.cat(list(before)), torch.cat(list(after)), labels, every_kl)
     kl_first, _ = _compare(base, now, *first, torch.tensor([answer[0] for answer in answers]))
-    return {"kl_first_token": kl_first, "kl_per_token": kl, "ce_own_answers": entropy}
+    result = {"kl_first_token": kl_first, "kl_per_token": kl, "ce_own_answers": entropy}
+    if len(answers) > 1:
+        result["kl_per_token_stderr"] = _ratio_error(torch.cat(every_kl), [len(rows) for rows in before])
+    return result
+
+
+def _ratio_error(every_kl: Float[Tensor, " token"], lengths: Sequence[int]) -> float:
+    """Standard error of the mean over tokens. Answers are the independent samples, their tokens are
+    not: the ratio estimator (Cochran, Sampling Techniques, 1977, section 6.3).
+    """
+    count, total = len(lengths), sum(lengths)
+    sums = torch.stack([part.sum() for part in every_kl.split(list(lengths))])
+    off = sums - sums.sum() / total * torch.tensor(lengths, dtype=sums.dtype)
+    return float((count / (count - 1) * off.square().sum()).sqrt() / total)
 
 
 def _compare(
@@ -75,13 +89,19 @@ def _compare(
     before: Float[Tensor, "token d_model"],
     after: Float[Tensor, "token d_model_now"],
     labels: Tensor,
+    every_kl: list[Tensor] | None = None,
 ) -> tuple[float, float]:
-    """Mean KL(base || now) and mean cross-entropy of `labels`, in nats."""
+    """Mean KL(base || now) and mean cross-entropy of `labels`, in nats; `every_kl` takes the KL of
+    each token.
+    """
     divergence, entropy = 0.0, 0.0
     for start in range(0, len(before), CHUNK):
         rows = slice(start, start + CHUNK)
         ours = base.log_probs(before[rows].to(base.device))
         theirs = now.log_probs(after[rows].to(now.device))
-        divergence += float(kl_divergence(ours.to(theirs.device), theirs).cpu().double().sum())
+        kl = kl_divergence(ours.to(theirs.device), theirs).cpu().double()
+        divergence += float(kl.sum())
+        if every_kl is not None:
+            every_kl.append(kl)
         entropy -= float(theirs.gather(-1, labels[rows, None].to(theirs.device)).cpu().double().sum())
     return divergence / len(before), entropy / len(before)

@@ -23,10 +23,11 @@ from vectomy.core.results import FormMetrics, LayerSeparation, PrincipalPlane, S
 from vectomy.core.types import Point, Site, Stream, Vector
 from vectomy.data.prompts import Prompt
 from vectomy.hooks.capture import capture
+from vectomy.metrics.detectable_effect import detectable
 from vectomy.metrics.direction_share import shares_along
 from vectomy.metrics.divergence import answer_hidden, divergence
 from vectomy.metrics.intervals import rate_of, share_of
-from vectomy.metrics.judges import Judge, Verdict, refuses
+from vectomy.metrics.judges import Judge, Verdict, measured_errors, refuses
 from vectomy.metrics.pca import principal_components
 from vectomy.models import ChatModel
 
@@ -139,6 +140,9 @@ def evaluate_variant(
     metrics = FormMetrics.from_json(
         {
             **_rate("refusal", verdicts["positive"]),
+            "minimum_detectable_effect": detectable(
+                [refuses(verdict) for verdict in verdicts["positive"]], measured_errors(judge.name)
+            ),
             **_rate("harmless_refusal", verdicts["negative"]),
             **(_rate("keep_refusal", verdicts["keep"]) if base.keep else {}),
             "degenerate_rate": share_of([verdict == "degenerate" for verdict in judged_verdicts]),

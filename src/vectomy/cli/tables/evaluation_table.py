@@ -14,6 +14,7 @@ from vectomy.core.json_value import JsonObject
 from vectomy.core.results import (
     EvaluatedSet,
     EvaluationResults,
+    GateResult,
     PartNumbers,
     Rate,
     SetNumbers,
@@ -58,9 +59,34 @@ def print_comparison(evaluation: JsonObject, folder: str) -> None:
             if version
         ),
         *(f"note     {subject.name}: {subject.note}" for subject in results.subjects if subject.note),
+        *_effects(results),
+        *map(_gate, results.gates),
         f"written  {folder}: evaluation.json, completions.jsonl",
     ]
     console.print("\n".join(lines), highlight=False, soft_wrap=True)
+
+
+def _effects(results: EvaluationResults) -> list[str]:
+    """The minimum detectable effect of each set, at the base's rate."""
+    base = results.results.get(str(results.base), SubjectNumbers())
+    return [
+        f"shows    {name}: a change of {effect * 100:.0f} points from the base's {_share(numbers.refusal)} "
+        f"is found with 80% probability, the judge's errors included"
+        for name, numbers in base.sets.items()
+        if (effect := numbers.refusal.minimum_detectable_effect) is not None
+    ]
+
+
+def _gate(result: GateResult) -> str:
+    low, high = result.ci or (None, None)
+    interval = "" if low is None else f", 95% interval {shown(low, '.3g')} to {shown(high, '.3g')}"
+    outcome = "unresolved: give more prompts" if result.status == "unresolved" else result.status
+    where = ".".join(filter(None, (result.set, result.label, result.measure)))
+    limit = f"limit {shown(result.limit, '.3g')}"
+    return (
+        f"gate     {result.gate} for {result.subject}: {outcome} "
+        f"({where} {shown(result.value, '.3g')}{interval}; {limit})"
+    )
 
 
 def _on_set(results: EvaluationResults, measured: EvaluatedSet) -> Table:

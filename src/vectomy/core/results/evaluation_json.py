@@ -25,6 +25,7 @@ __all__ = [
     "EvaluatedSubject",
     "EvaluationCompletion",
     "EvaluationResults",
+    "GateResult",
     "PartNumbers",
     "PromptType",
     "SetNumbers",
@@ -75,6 +76,7 @@ class PartNumbers(JsonRecord):
     degenerate: Rate = Rate()
     kl_first_token: Annotated[Number | None, Heading("KL, first token", "nats")] = None
     kl_per_token: Annotated[Number | None, Heading("KL per token", "nats")] = None
+    kl_per_token_stderr: Number | None = None
     ce_own_answers: Annotated[Number | None, Heading("CE of base's answers", "nats a token")] = None
 
 
@@ -127,6 +129,23 @@ class SubjectNumbers(JsonRecord):
     capability: Named[TaskScore] = Field(default_factory=dict)
 
 
+class GateResult(JsonRecord):
+    """A limit, and whether a subject meets it: `met`, `missed` or `unresolved`."""
+
+    gate: str | None = None
+    """As it was written."""
+    subject: str | None = None
+    set: str | None = None
+    label: str | None = None
+    measure: str | None = None
+    value: Number | None = None
+    ci: tuple[Number, Number] | None = None
+    """95% interval; None where none was measured."""
+    limit: Number | None = None
+    """The number that the value is compared with: the base's where the gate says so."""
+    status: str | None = None
+
+
 class EvaluationResults(JsonRecord):
     """evaluation.json."""
 
@@ -145,6 +164,7 @@ class EvaluationResults(JsonRecord):
     costs: Named[StageCost] = Field(default_factory=dict)
     """Seconds and peaks of memory by subject, over all its measurements."""
     results: Named[SubjectNumbers] = Field(default_factory=dict)
+    gates: Rows[GateResult] = ()
 
 
 class EarlierTurn(JsonRecord):

@@ -43,6 +43,10 @@ class Rate(JsonRecord):
     rate: Number | None = None
     ci: tuple[Number, Number] | None = None
     not_judged: int | None = None
+    minimum_detectable_effect: Number | None = None
+    """The smallest true change of this rate that as many prompts would show (docs/judge.md); None
+    where the errors of the judge were not measured.
+    """
 
 
 class PairedTest(JsonRecord):

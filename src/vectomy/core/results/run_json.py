@@ -42,6 +42,8 @@ class FormMetrics(JsonRecord):
     refusal_ci: tuple[Number, Number] | None = None
     refusal_not_judged: int | None = None
     """Answers without a verdict; they are in no rate."""
+    minimum_detectable_effect: Number | None = None
+    """Of `refusal_rate`: the smallest true change that as many prompts would show."""
     harmless_refusal_rate: Number | None = None
     harmless_refusal_count: int | None = None
     harmless_refusal_total: int | None = None
@@ -65,6 +67,7 @@ class FormMetrics(JsonRecord):
     degenerate_rate: Number | None = None
     kl_first_token: Number | None = None
     kl_per_token: Number | None = None
+    kl_per_token_stderr: Number | None = None
     ce_own_answers: Number | None = None
     max_projection: Number | None = None
 

@@ -6,6 +6,7 @@ A judge has a name, a version, a note, its agreement with people, `verdict(promp
 open_judge.py if it takes an address.
 """
 
+from vectomy.metrics.judges.agreement import measured_errors
 from vectomy.metrics.judges.degeneration import degenerate, what_is_wrong
 from vectomy.metrics.judges.named import DEFAULT_JUDGE, JUDGES
 from vectomy.metrics.judges.open_judge import is_slow, open_judge
@@ -16,6 +17,7 @@ from vectomy.metrics.judges.verdict import (
     REFUSALS,
     Agreement,
     Judge,
+    JudgeErrors,
     Judgement,
     Verdict,
     describe,
@@ -30,6 +32,7 @@ __all__ = [
     "REFUSALS",
     "Agreement",
     "Judge",
+    "JudgeErrors",
     "Judgement",
     "RefusalJudge",
     "StringJudge",
@@ -38,6 +41,7 @@ __all__ = [
     "describe",
     "find_refusals",
     "is_slow",
+    "measured_errors",
     "open_judge",
     "refuses",
     "what_is_wrong",

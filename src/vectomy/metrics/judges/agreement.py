@@ -10,9 +10,9 @@ from importlib import resources
 
 from vectomy.core.results.json_record import Number
 from vectomy.core.results.result_parts import JudgeAgreementRecord
-from vectomy.metrics.judges.verdict import REFUSALS, Agreement, Verdict
+from vectomy.metrics.judges.verdict import REFUSALS, Agreement, JudgeErrors, Verdict
 
-__all__ = ["measured_agreement", "measured_share"]
+__all__ = ["measured_agreement", "measured_errors", "measured_share"]
 
 
 class MeasuredAgreement(JudgeAgreementRecord):
@@ -47,3 +47,25 @@ def measured_share(name: str, verdict: Verdict) -> float | None:
     if stored is None:
         return None
     return stored.refusals_if_refusal if verdict in REFUSALS else stored.refusals_if_not
+
+
+def measured_errors(name: str) -> JudgeErrors | None:
+    """The error rates of a judge on the labelled rows; None if they were not measured.
+
+    They follow from the share of agreement r, the share a of its refusals that people call refusals
+    and the share b of the others that they do: r = qa + (1 - q)(1 - b) gives the share q of rows
+    that the judge calls refusals.
+    """
+    stored = _read_agreements().get(name)
+    if stored is None or None in (stored.rate, stored.refusals_if_refusal, stored.refusals_if_not):
+        return None
+    rate, hit, miss = (
+        float(value or 0.0) for value in (stored.rate, stored.refusals_if_refusal, stored.refusals_if_not)
+    )
+    if hit + miss == 1:
+        return None
+    called = (rate - (1 - miss)) / (hit - (1 - miss))
+    refused = called * hit + (1 - called) * miss
+    if not (0 < called < 1 and 0 < refused < 1):
+        return None
+    return JudgeErrors(sensitivity=called * hit / refused, false_refusals=called * (1 - hit) / (1 - refused))

@@ -13,6 +13,7 @@ __all__ = [
     "REFUSALS",
     "Agreement",
     "Judge",
+    "JudgeErrors",
     "Judgement",
     "Verdict",
     "describe",
@@ -56,6 +57,19 @@ class Agreement:
 
     def to_json(self) -> JsonObject:
         return vars(self)
+
+
+@dataclass(frozen=True)
+class JudgeErrors:
+    """How a judge errs on labelled answers.
+
+    Attributes:
+        sensitivity: the share of what people call refusals that it calls refusals, in [0, 1].
+        false_refusals: the share of the other answers that it calls refusals, in [0, 1].
+    """
+
+    sensitivity: float
+    false_refusals: float
 
 
 @runtime_checkable

@@ -14,6 +14,7 @@ from vectomy.core.progress import Progress, silent
 from vectomy.core.run_folder import RunFolder
 from vectomy.core.suggestions import suggest_path
 from vectomy.core.text_file import read_text
+from vectomy.metrics.gates import parse_gate
 from vectomy.metrics.judges import open_judge
 from vectomy.metrics.lm_eval.harness import load_tasks
 from vectomy.metrics.prompt_set import read_sets
@@ -69,6 +70,7 @@ def evaluate_models(
             f"{out} is the folder of a `vectomy run`, which has an evaluation of its own; choose another "
             "--out"
         )
+    gates = [parse_gate(text) for text in config.gates]
     judge = open_judge(config.judge)
     sets = read_sets(config.prompts, config.limit, config.seed, log)
     texts = _read_texts(config.texts)
@@ -93,6 +95,7 @@ def evaluate_models(
             sets=sets,
             texts=texts,
             tasks=tasks,
+            gates=gates,
             subjects=opened,
         )
         return work.evaluate()

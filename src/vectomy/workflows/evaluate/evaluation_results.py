@@ -15,6 +15,7 @@ from vectomy.core.results import (
 )
 from vectomy.metrics.behaviour import behaviour_of, lengths, refusal_and_degenerate
 from vectomy.metrics.intervals import rate_of
+from vectomy.metrics.judges import JudgeErrors
 from vectomy.metrics.mcnemar import mcnemar
 from vectomy.metrics.prompt_set import PromptSet
 from vectomy.metrics.tool_calls import ToolPrompt, valid_call
@@ -32,7 +33,11 @@ class SetResult:
 
 
 def summarise_set(
-    prompt_set: PromptSet, subject: SetResult, baseline: SetResult | None, damaged: Mapping[str, float] | None
+    prompt_set: PromptSet,
+    subject: SetResult,
+    baseline: SetResult | None,
+    damaged: Mapping[str, float] | None,
+    errors: JudgeErrors | None = None,
 ) -> SetNumbers:
     """A subject's numbers on a set.
 
@@ -40,10 +45,11 @@ def summarise_set(
         baseline: the model that it is compared with, on the whole set.
         damaged: KL and cross-entropy; None where the two share no tokenizer, so that neither KL nor
             lengths can be compared.
+        errors: of the judge; None if they were not measured.
     """
     answer_lengths = lengths(subject.answered.tokens, subject.answered.whole[0])
     result: JsonObject = {
-        **behaviour_of([prompt_set.rows[row] for row in subject.rows], subject.answered.judged),
+        **behaviour_of([prompt_set.rows[row] for row in subject.rows], subject.answered.judged, errors),
         **answer_lengths,
     }
     if damaged is not None:

@@ -28,7 +28,8 @@ from vectomy.core.run_folder import read_json, write_json, write_whole
 from vectomy.core.settings_change import RunSettings
 from vectomy.core.versions import versions
 from vectomy.data.prompts import Prompt
-from vectomy.metrics.judges import Judge, describe
+from vectomy.metrics.gates import Gate, check_gates
+from vectomy.metrics.judges import Judge, describe, measured_errors
 from vectomy.metrics.lm_eval.capability import in_rows
 from vectomy.metrics.lm_eval.harness import HarnessTask, TaskScores
 from vectomy.metrics.prompt_set import PromptSet, sample
@@ -73,6 +74,7 @@ class EvaluationWorkflow(Workflow):
     texts: Mapping[str, str]
     tasks: Sequence[HarnessTask]
     subjects: Sequence[Subject]
+    gates: Sequence[Gate] = ()
     answers: dict[str, dict[str, SetResult]] = field(default_factory=dict)
     scores: dict[str, dict[str, TaskScores]] = field(default_factory=dict)
 
@@ -116,6 +118,8 @@ class EvaluationWorkflow(Workflow):
 
     def evaluate(self) -> JsonObject:
         """Measure every subject and write the results."""
+        # Misspelt names in gates are an error now, not after hours.
+        check_gates(self.gates, EvaluationResults.from_json(self._named()))
         check_ready(self, self.list_checks())
         current_ranks().on_first(self._prepare_evaluation)
         self._check_prompts()
@@ -131,7 +135,7 @@ class EvaluationWorkflow(Workflow):
             costs[subject.name] = self.cache.cost
         self.models.free()
         names = [subject.name for subject in self.subjects]
-        evaluation = EvaluationResults.from_json(
+        measured = EvaluationResults.from_json(
             {
                 **self._about(),
                 "seconds": {
@@ -140,6 +144,10 @@ class EvaluationWorkflow(Workflow):
                 "costs": {name: costs[name].to_json() for name in names},
                 "results": {name: results[name] for name in names},
             }
+        )
+        checked = check_gates(self.gates, measured)
+        evaluation = (
+            measured.model_copy(update={"gates": tuple(checked)}) if checked else measured
         ).to_json()
         answered = list_completions(self.sets, {name: self.answers[name] for name in names})
         rows = [row.to_json() for row in answered]
@@ -203,7 +211,11 @@ class EvaluationWorkflow(Workflow):
             asked = (baseline_result or results[prompt_set.name]).answered.tokens
             damaged = self.measurer.measure_divergence(subject, baseline, prompt_set, asked)
             numbers[prompt_set.name] = summarise_set(
-                prompt_set, results[prompt_set.name], baseline_result, damaged
+                prompt_set,
+                results[prompt_set.name],
+                baseline_result,
+                damaged,
+                measured_errors(self.judge.name),
             )
         if subject.kind == "noise":
             return SubjectNumbers(sets=numbers)
@@ -308,13 +320,20 @@ class EvaluationWorkflow(Workflow):
             "judge": describe(self.judge),
             "settings": {
                 **c.model_dump(
-                    mode="json", exclude={"subjects", "prompts", "base", "texts", "judge", "budgets", "tasks"}
+                    mode="json",
+                    exclude={"subjects", "prompts", "base", "texts", "gates", "judge", "budgets", "tasks"},
                 ),
                 "budgets": c.all_budgets,
                 "tasks": list(dict.fromkeys(task.row for task in self.tasks)),
                 **self.measurer.describe_setup(self.subjects[0]),
             },
             "versions": {**versions(), **({"lm_eval": version("lm_eval")} if self.tasks else {})},
+            **self._named(),
+        }
+
+    def _named(self) -> JsonObject:
+        """The subjects and sets, known before anything is measured."""
+        return {
             "subjects": [subject.to_json() for subject in self.subjects],
             "sets": [prompt_set.to_json() for prompt_set in self.sets],
         }

@@ -236,7 +236,7 @@ class SubjectMeasurer:
         rows = self.sample_rows(prompt_set)
         asked = hash_of([[prompt_set.rows[row].prompt.to_json(), answers[row]] for row in rows])
         return {
-            "kind": "damage",
+            "kind": "damage with errors",
             "subject": subject.identity,
             "of": baseline.identity,
             "asked": asked,
