@@ -188,6 +188,9 @@ class VirtualDevices(TorchFunctionMode):
             for made, given in zip(result or (), args[0], strict=False):
                 _tag(made, tag_of(given))
             return result
+        if name == "histc":
+            # Cards count integers, too.
+            args = (args[0].float(), *args[1:])
         if target is None:
             self._check_one_device(name, args, tensors, own)
             target = _target_of_result(name, own, tensors)

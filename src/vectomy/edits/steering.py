@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from vectomy.architecture import Writer, architecture_of
 from vectomy.core.component import Component
 from vectomy.core.errors import EditError
-from vectomy.core.module_io import first_output
+from vectomy.core.module_io import first_output, inner_model
 from vectomy.core.types import Site, Stream, Vector
 from vectomy.edits.live_hooks import OutputChange, output_change
 from vectomy.edits.operation import Operation
@@ -92,7 +92,7 @@ def steer_rows(
     architecture = architecture_of(model)
     if when is not None:
         architecture.block(when.layer)
-    base: nn.Module = getattr(model, "base_model", model)
+    base = inner_model(model)
     gate = _Gate(base, model, strength, when)
     values = sorted({float(strength)} if isinstance(strength, int | float) else set(strength.tolist()))
     changes = _changes(model, scaled, [value for value in values if value])

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from vectomy.architecture import Architecture, architecture_of
 from vectomy.checkpoint import Checkpoint
 from vectomy.core.config import BatchTokens
-from vectomy.core.errors import ActivationError, ModelError
+from vectomy.core.errors import ActivationError, ModelError, VectomyError
+from vectomy.core.module_io import inner_model
 from vectomy.core.placed_module import execution_device
 from vectomy.core.progress import Progress, silent
 from vectomy.core.ranks import current_ranks
@@ -212,7 +213,7 @@ class ChatModel:
         """`hidden` from arguments of the base model's forward."""
         self._check_whole()
         with without_cudnn_attention():
-            hidden: Tensor = self.model.base_model(**inputs).last_hidden_state
+            hidden: Tensor = inner_model(self.model)(**inputs).last_hidden_state
         return hidden
 
     @contextmanager
@@ -390,9 +391,18 @@ class ChatModel:
         greedy = GenerationConfig(
             max_new_tokens=limit, do_sample=False, eos_token_id=ends or None, pad_token_id=self.pad_token
         )
-        out = self.model.generate(
-            input_ids=batch.input_ids, attention_mask=batch.attention_mask, generation_config=greedy
-        )
+        try:
+            out = self.model.generate(
+                input_ids=batch.input_ids, attention_mask=batch.attention_mask, generation_config=greedy
+            )
+        except (torch.OutOfMemoryError, VectomyError):
+            raise
+        # xLSTM of some widths, for one.
+        except (ValueError, RuntimeError, TypeError, IndexError, AttributeError, KeyError) as error:
+            raise ModelError(
+                f"transformers cannot generate with {self.name}, a {self.architecture.model_type} model "
+                f"({type(error).__name__}: {str(error)[:200]}); update transformers, or report the type"
+            ) from error
         answers = []
         for ids in out[:, batch.input_ids.shape[1] :].tolist():
             end = next((index for index, token in enumerate(ids) if token in ends), None)

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vectomy.core.module_io import inner_model
 from vectomy.models.batch import Batch
 
 __all__ = ["Greedy", "has_plain_kv_cache", "shared_beginning"]
@@ -106,7 +107,7 @@ class Greedy:
     def _forward(
         self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Any
     ) -> Float[Tensor, "row seq d_model"]:
-        hidden: Tensor = self.model.base_model(
+        hidden: Tensor = inner_model(self.model)(
             input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
         ).last_hidden_state
         return hidden

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vectomy.core.errors import ModelError
+from vectomy.core.module_io import inner_model
 from vectomy.core.placed_module import execution_device
 
 __all__ = ["logits_of"]
@@ -29,7 +30,7 @@ _PLAIN: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 
 def logits_of(model: Any, hidden: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch vocab"]:
-    """Logits from the output of `model.base_model`, differentiable.
+    """Logits from the output of `inner_model`, differentiable.
 
     They come from the head alone if that was found to give the same logits as the model's forward
     pass. Otherwise the forward pass runs with these hidden states as the base model's output.
@@ -51,7 +52,7 @@ def _by_head(model: Any, hidden: Tensor) -> Tensor:
 def _by_forward(model: Any, hidden: Tensor) -> Tensor:
     rows = hidden.reshape(1, -1, hidden.shape[-1])
     ids = torch.zeros(rows.shape[:2], dtype=torch.long, device=rows.device)
-    base: nn.Module = model.base_model
+    base = inner_model(model)
     output = _base_output(rows)
     # torch.nn.Module calls this attribute, if set, instead of the module.
     base._compiled_call_impl = lambda *args, **kwargs: output
@@ -77,8 +78,8 @@ def _base_output(hidden: Tensor) -> Any:
 
 
 def _calls_base(model: Any) -> bool:
-    """Whether the model's forward calls `base_model` as a whole."""
-    return model.base_model is not model and type(model).__name__ not in AROUND_THE_BASE
+    """Whether the model's forward calls its inner model as a whole."""
+    return inner_model(model) is not model and type(model).__name__ not in AROUND_THE_BASE
 
 
 @torch.no_grad()

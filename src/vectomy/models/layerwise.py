@@ -21,6 +21,7 @@ from torch import nn
 
 from vectomy.architecture import architecture_of
 from vectomy.core.errors import ModelError
+from vectomy.core.module_io import inner_model
 from vectomy.models.batch import Batch
 from vectomy.models.block_pages import BlockPages
 from vectomy.models.memory import available_memory
@@ -160,7 +161,7 @@ class LayerwiseModel:
                 # No function of ours may be on a stack that pauses: jaxtyping keeps its bindings on
                 # a stack per thread, which must be left in the order it was entered. Hence
                 # `partial` here, and a lambda in `_pause_before`.
-                passes.append(greenlet(partial(self.model.base_model, **batch.inputs())))
+                passes.append(greenlet(partial(inner_model(self.model), **batch.inputs())))
                 self._resume(passes[-1], 0)
             for layer in range(len(self.paths)):
                 with self.pages.loaded(layer):

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from vectomy.core.module_io import inner_model
 from vectomy.core.types import Stream
 from vectomy.models.attention_kernels import without_cudnn_attention
 from vectomy.models.batch import Pass
@@ -68,7 +69,7 @@ def _run(chat: ChatModel, item: ModelPass, given: list[Stream]) -> Tensor:
 def _start(chat: ChatModel, item: ModelPass, given: list[Stream]) -> Callable[[], Any]:
     if item.stream is not None:
         given[:] = [item.stream]
-    return partial(chat.model.base_model, **item.batch.inputs())
+    return partial(inner_model(chat.model), **item.batch.inputs())
 
 
 def _read_output(item: ModelPass, output: Any) -> Tensor:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from vectomy.architecture import Writer
+from vectomy.architecture import Writer, architecture_of
 from vectomy.checkpoint import architecture_in
 from vectomy.checkpoint.gguf import is_gguf
 from vectomy.core.component import OUTSIDE
@@ -73,9 +73,11 @@ class RunWorkflow(Workflow):
 
     @property
     def writers(self) -> list[Writer]:
-        """The writers that may be edited."""
-        embeddings = self.config.embeddings
-        return [w for w in self.chat.architecture.writers if embeddings or w.component not in OUTSIDE]
+        """The writers that may be edited, by their names in the live model. Those of the folder
+        differ where text is loaded out of the folder of a vision model.
+        """
+        embeddings, live = self.config.embeddings, architecture_of(self.chat.model)
+        return [w for w in live.writers if embeddings or w.component not in OUTSIDE]
 
     @property
     def writes_gguf(self) -> bool:
