@@ -68,7 +68,7 @@ class Gate:
 
 
 @dataclass(frozen=True)
-class Place:
+class GateTarget:
     """What a gate looks at: the refusals or a measure of a set, or of the prompts of a label."""
 
     set: str
@@ -115,7 +115,7 @@ def worst_status(results: Sequence[GateResult]) -> GateStatus:
     return "missed" if "missed" in statuses else "unresolved" if "unresolved" in statuses else "met"
 
 
-def _resolve(gate: Gate, evaluation: EvaluationResults) -> Iterator[tuple[str, list[Place]]]:
+def _resolve(gate: Gate, evaluation: EvaluationResults) -> Iterator[tuple[str, list[GateTarget]]]:
     subjects = [str(subject.name) for subject in evaluation.subjects if subject.kind in GATED]
     if not subjects:
         raise ConfigError(
@@ -134,21 +134,21 @@ def _resolve(gate: Gate, evaluation: EvaluationResults) -> Iterator[tuple[str, l
         yield subject, places
 
 
-def _places(gate: Gate, what: str, evaluation: EvaluationResults) -> list[Place]:
+def _places(gate: Gate, what: str, evaluation: EvaluationResults) -> list[GateTarget]:
     names = [str(measured.name) for measured in evaluation.sets]
     if what in names:
-        return [Place(what, None, "refusal")]
+        return [GateTarget(what, None, "refusal")]
     if what in GATE_MEASURES:
-        return [Place(name, None, what) for name in names]
+        return [GateTarget(name, None, what) for name in names]
     for measured in sorted(evaluation.sets, key=lambda item: len(str(item.name)), reverse=True):
         part = what.removeprefix(f"{measured.name}.")
         if part == what:
             continue
         labels = {kind.label for kind in measured.types if kind.label}
         if part in GATE_MEASURES:
-            return [Place(str(measured.name), None, part)]
+            return [GateTarget(str(measured.name), None, part)]
         if part in labels:
-            return [Place(str(measured.name), part, "refusal")]
+            return [GateTarget(str(measured.name), part, "refusal")]
         parts = [*GATE_MEASURES, *sorted(labels)]
         raise ConfigError(
             f"the gate '{gate.text}': the set {measured.name} has no '{part}'{suggest(part, parts)}; it has "
@@ -161,17 +161,17 @@ def _places(gate: Gate, what: str, evaluation: EvaluationResults) -> list[Place]
     )
 
 
-def _worst(gate: Gate, places: Sequence[Place], numbers: SubjectNumbers) -> Place:
+def _worst(gate: Gate, places: Sequence[GateTarget], numbers: SubjectNumbers) -> GateTarget:
     """Of several sets the one with the worst value; the first where nothing is measured."""
 
-    def badness(place: Place) -> float:
+    def badness(place: GateTarget) -> float:
         value, _ = _measured(place, numbers.sets.get(place.set, SetNumbers()))
         return -math.inf if value is None else value if gate.upper else -value
 
     return max(places, key=badness)
 
 
-def _measured(place: Place, numbers: SetNumbers) -> tuple[float | None, tuple[float, float] | None]:
+def _measured(place: GateTarget, numbers: SetNumbers) -> tuple[float | None, tuple[float, float] | None]:
     """A value and its 95% interval."""
     part: PartNumbers = numbers if place.label is None else numbers.by_label.get(place.label, PartNumbers())
     if place.measure in ("refusal", "degenerate"):
@@ -185,7 +185,7 @@ def _measured(place: Place, numbers: SetNumbers) -> tuple[float | None, tuple[fl
     return value, (max(0.0, value - Z * error), value + Z * error)
 
 
-def _check(gate: Gate, subject: str, place: Place, evaluation: EvaluationResults) -> GateResult:
+def _check(gate: Gate, subject: str, place: GateTarget, evaluation: EvaluationResults) -> GateResult:
     numbers = evaluation.results.get(subject, SubjectNumbers()).sets.get(place.set, SetNumbers())
     value, interval = _measured(place, numbers)
     limit: float | None = gate.limit
@@ -228,7 +228,7 @@ def _right(gate: Gate, value: float, limit: float) -> bool:
 
 def _compare_with_base(
     gate: Gate,
-    place: Place,
+    place: GateTarget,
     numbers: SetNumbers,
     base: SetNumbers,
     value: float | None,
