@@ -12,6 +12,7 @@ import pytest
 import safetensors.torch
 import tiny_chat
 import torch
+from quantised_folder import quantised
 from tiny import MODEL_TYPES, VOCAB, hooked
 from tiny_chat import DAY, NIGHT
 from torch import Tensor, nn
@@ -26,12 +27,14 @@ from vectomy.core.errors import ActivationError, CheckpointError, ModelError, Pr
 from vectomy.core.types import SITES
 from vectomy.hooks.capture import capture
 from vectomy.hooks.writer_outputs import change_outputs, is_hookable
+from vectomy.metrics import direction_share
 from vectomy.models import (
     Batch,
     ChatModel,
     ModelPass,
     fits,
     layerwise_memory,
+    limit_memory,
     load_layerwise,
     load_model,
     memory,
@@ -287,6 +290,50 @@ def test_what_fits_is_said_by_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert memory.largest_block(checkpoint) == sum(e.end - e.start for e in entries)
     more = layerwise_memory(checkpoint, architecture, 2000) - layerwise_memory(checkpoint, architecture, 1000)
     assert more == 1000 * 2 * 2 * architecture.d_model
+
+
+# Packed weights
+
+PACKED = {"llama": "block", "qwen3": "tensor", "qwen3_moe": "block", "gpt_oss": "mxfp4"}
+
+
+@pytest.mark.zoo
+@pytest.mark.parametrize("label", PACKED)
+def test_packed_weights_are_decoded_block_by_block(label: str, tmp_path: Path) -> None:
+    """As transformers computes with them whole: the stream at every block, and the logits."""
+    folder = quantised(zoo_folder(label, tmp_path / "m"), PACKED[label], tmp_path).path
+    chat = load_layerwise(folder, device="cpu", dtype="float32", tokenizer=False, passes=True)
+    resident = load_model(folder, device="cpu", dtype="float32", tokenizer=False)
+    batches = [pair(), pair()]
+    with torch.inference_mode():
+        expected, found = stream_of(resident, batches), stream_of(chat, batches)
+        logits = [model.log_probs(model.hidden(batches[0])) for model in (chat, resident)]
+    assert found.keys() == expected.keys()
+    for point, value in expected.items():
+        torch.testing.assert_close(found[point], value, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(*logits, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.zoo
+@pytest.mark.parametrize("label", ["qwen3_moe", "gpt_oss", "zamba"])
+def test_a_receipt_loads_no_checkpoint_whole_that_does_not_fit(
+    label: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Packed weights are read block by block; weights that blocks share are a note."""
+    folder = zoo_folder(label, tmp_path / "m")
+    folder = quantised(folder, PACKED[label], tmp_path).path if label in PACKED else folder
+
+    def load_whole(*args: object, **options: object) -> ChatModel:
+        raise AssertionError("loaded whole")
+
+    monkeypatch.setattr(direction_share, "load_model", load_whole)
+    basis = torch.eye(D_MODEL)[:1]
+    with limit_memory("1MB"):
+        if label in PACKED:
+            assert len(direction_share.projections(folder, basis, device="cpu")[0]) > 1
+        else:
+            with pytest.raises(ModelError, match="in float32, and 0 MiB are free"):
+                direction_share.projections(folder, basis, device="cpu")
 
 
 # Whole passes

@@ -10,11 +10,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vectomy.checkpoint import Checkpoint
+from vectomy.core.byte_count import write_bytes
 from vectomy.core.config import Runtime
 from vectomy.core.errors import ActivationError, ModelError
 from vectomy.core.progress import Progress, silent
 from vectomy.hooks.capture import capture
-from vectomy.models import ChatModel, load_layerwise, load_model
+from vectomy.models import ChatModel, load_layerwise, load_model, loaded_bytes, memory_for
+from vectomy.models.memory import SHARE
 
 __all__ = ["projections", "shares_along"]
 
@@ -101,12 +103,17 @@ def _random_texts(vocab: int, seed: int) -> list[list[int]]:
     return rows
 
 
-def _open_chat(checkpoint: Checkpoint, runtime: Runtime) -> ChatModel:
-    """Block by block; whole where its blocks cannot be read apart (shared weights)."""
+def _open_chat(checkpoint: Checkpoint, device: str) -> ChatModel:
+    """Block by block; whole where its blocks cannot be read apart (shared weights), if it fits."""
     try:
-        return load_layerwise(checkpoint.path, runtime=runtime, tokenizer=False)
+        return load_layerwise(checkpoint.path, device=device, dtype="float32", tokenizer=False)
     except ModelError as error:
+        needed, free = loaded_bytes(checkpoint, "float32", device), memory_for(device)
+        if needed > SHARE * free:
+            raise ModelError(
+                f"{error}; whole it takes {write_bytes(needed)} in float32, and {write_bytes(free)} are free"
+            ) from None
         try:
-            return load_model(checkpoint.path, runtime=runtime, tokenizer=False)
+            return load_model(checkpoint.path, device=device, dtype="float32", tokenizer=False)
         except ModelError:
             raise error from None

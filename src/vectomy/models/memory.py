@@ -177,14 +177,14 @@ def count_weight_bytes(architecture: Architecture, itemsize: int, load_in: LoadI
 
 
 def largest_block(checkpoint: Checkpoint) -> int:
-    """Bytes on disk of the largest block, which is all tensors that share a name up to its first
-    number ("model.layers.3").
+    """Bytes of the largest block as it is read (fp8 and MXFP4 decoded to 16 bits). A block is all
+    tensors that share a name up to its first number ("model.layers.3").
     """
     sizes: dict[str, int] = {}
     for name, entry in checkpoint.tensors.items():
         match = BLOCK.match(name)
         if match is not None:
-            sizes[match[1]] = sizes.get(match[1], 0) + entry.end - entry.start
+            sizes[match[1]] = sizes.get(match[1], 0) + _loaded_size(entry, None, decoded=True)
     return max(sizes.values(), default=0)
 
 

@@ -23,8 +23,9 @@ from vectomy.architecture.missing_tensor import explain_missing
 from vectomy.architecture.model_architecture import OTHER_CONFIG
 from vectomy.checkpoint import Checkpoint, read_stored
 from vectomy.core.errors import CheckpointError, ModelError
-from vectomy.models.precision import FLOATS, stored_dtype, working_dtype
+from vectomy.models.precision import stored_dtype, working_dtype
 from vectomy.models.quiet import quiet
+from vectomy.models.stored_weights import StoredWeights
 
 __all__ = [
     "Page",
@@ -37,8 +38,6 @@ __all__ = [
     "skeleton",
 ]
 
-# Packed weights are useless without their scales, which this loader does not handle.
-UNPACKED = {*FLOATS, "BOOL", "I16", "I32", "I64"}
 # What torch itself computes; None is the default of the model.
 BUILT_IN_ATTENTION = (None, "eager", "sdpa")
 
@@ -117,25 +116,21 @@ class Weights:
     """Finds the weights of each module of a skeleton on disk, loads them and unloads them.
 
     Raises:
-        ModelError: a tensor of the model is stored packed or quantised.
+        ModelError: a tensor of the model is packed in a way that is not decoded here.
     """
 
     def __init__(self, model: Any, checkpoint: Checkpoint, device: torch.device) -> None:
         self.model = model
         self.checkpoint = checkpoint
         self.device = device
-        self._transforms, self._sources = _plan_loading(model, checkpoint.tensors)
+        self._stored = StoredWeights(checkpoint)
+        self._transforms, self._sources = _plan_loading(model, self._stored.names)
         for buffer_of in model.modules():
             buffer_of._buffers.update(
                 {n: b.to(device) for n, b in buffer_of._buffers.items() if b is not None}
             )
         for name in chain.from_iterable(self._sources.values()):
-            if checkpoint.tensors[name].dtype not in UNPACKED:
-                raise ModelError(
-                    f"tensor '{name}' is stored as {checkpoint.tensors[name].dtype}, and packed weights "
-                    "cannot be read block by "
-                    "block; use the bfloat16, float16 or float32 version, or load the model whole"
-                )
+            self._stored.check(name)
 
     def names(self, module: str, below: bool = True) -> list[str]:
         """The tensors on disk that make up a module, with or without (`below`) its submodules."""
@@ -152,14 +147,12 @@ class Weights:
         values = self.model.get_submodule(module).parameters()
         return sum(value.numel() * value.itemsize for value in values)
 
-    def bytes(self, module: str) -> int:
-        entries = (self.checkpoint.tensors[name] for name in self.names(module))
-        return sum(entry.end - entry.start for entry in entries)
-
     def read(self, names: Iterable[str]) -> dict[str, Tensor]:
-        """Tensors as stored. Touches no module, so it can run during a forward pass."""
+        """Tensors as stored, packed ones decoded. Touches no module, so it can run during a forward
+        pass.
+        """
         with torch.inference_mode(False):
-            return {name: read_stored(self.checkpoint, name) for name in names}
+            return {name: self._stored.read(name, self.model.dtype) for name in names}
 
     def table(self, module: str) -> str | None:
         """The tensor on disk that equals the weight of an embedding, row by row; None if there is
@@ -167,7 +160,8 @@ class Weights:
         """
         names = self._sources.get(f"{module}.weight", [])
         shape = tuple(self.model.get_submodule(module).weight.shape)
-        return names[0] if len(names) == 1 and self.checkpoint.tensors[names[0]].shape == shape else None
+        found = len(names) == 1 and names[0] in self.checkpoint.tensors
+        return names[0] if found and self.checkpoint.tensors[names[0]].shape == shape else None
 
     def rows(self, table: str, ids: Int[Tensor, " row"]) -> Shaped[Tensor, "row d_model"]:
         """Rows of a tensor on disk, in its stored dtype; `ids` must ascend."""
