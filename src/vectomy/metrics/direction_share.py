@@ -103,17 +103,18 @@ def _random_texts(vocab: int, seed: int) -> list[list[int]]:
     return rows
 
 
-def _open_chat(checkpoint: Checkpoint, device: str) -> ChatModel:
+def _open_chat(checkpoint: Checkpoint, runtime: Runtime) -> ChatModel:
     """Block by block; whole where its blocks cannot be read apart (shared weights), if it fits."""
+    chosen = runtime.model_copy(update={"dtype": "float32"})
     try:
-        return load_layerwise(checkpoint.path, device=device, dtype="float32", tokenizer=False)
+        return load_layerwise(checkpoint.path, runtime=chosen, tokenizer=False)
     except ModelError as error:
-        needed, free = loaded_bytes(checkpoint, "float32", device), memory_for(device)
+        needed, free = loaded_bytes(checkpoint, "float32", runtime.device), memory_for(runtime.device)
         if needed > SHARE * free:
             raise ModelError(
                 f"{error}; whole it takes {write_bytes(needed)} in float32, and {write_bytes(free)} are free"
             ) from None
         try:
-            return load_model(checkpoint.path, device=device, dtype="float32", tokenizer=False)
+            return load_model(checkpoint.path, runtime=chosen, tokenizer=False)
         except ModelError:
             raise error from None
