@@ -125,6 +125,13 @@ def _commit_id(repo_id: str, number: int) -> str:
     return hashlib.sha1(f"{repo_id} {number}".encode()).hexdigest()
 
 
+def commit_of(repo_id: str, repo: Repo, revision: str | None) -> str:
+    """The commit of a branch, or the commit itself."""
+    if revision in (None, "main") or revision not in repo.branches:
+        return revision if revision and len(revision) == 40 else _commit_id(repo_id, repo.commits)
+    return _commit_id(f"{repo_id} {revision}", repo.commits)
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     hub: Hub
@@ -223,8 +230,8 @@ class _Handler(BaseHTTPRequestHandler):
             status = 401 if self.token is None else 404
             self._say(status, {"error": "Repository not found"}, {"X-Error-Code": "RepoNotFound"})
             return None
-        if revision == _commit_id(repo_id, repo.commits) or revision is None:
-            revision = "main"
+        commits = {commit_of(repo_id, repo, branch): branch for branch in repo.branches}
+        revision = "main" if revision is None else commits.get(revision, revision)
         if revision not in repo.branches:
             self._say(404, {"error": "Invalid rev id"}, {"X-Error-Code": "RevisionNotFound"})
             return None
@@ -267,7 +274,7 @@ class _Handler(BaseHTTPRequestHandler):
                 "private": repo.private,
                 "downloads": 0,
                 "tags": [],
-                "sha": _commit_id(repo_id, repo.commits),
+                "sha": commit_of(repo_id, repo, revision),
                 "siblings": [{"rfilename": name} for name in files],
             },
         )
@@ -367,7 +374,8 @@ class _Handler(BaseHTTPRequestHandler):
         data = files[name]
         entry = self._entry(name, data)
         etag = entry["lfs"]["oid"] if "lfs" in entry else entry["oid"]
-        more = {"ETag": f'"{etag}"', "X-Repo-Commit": _commit_id(repo_id, self.hub.repos[repo_id].commits)}
+        commit = commit_of(repo_id, self.hub.repos[repo_id], revision)
+        more = {"ETag": f'"{etag}"', "X-Repo-Commit": commit}
         self._say(200, data, more)
 
     def _say(self, status: int, value: Any, headers: dict[str, str] | None = None) -> None:

@@ -10,7 +10,7 @@ import pytest
 import tiny_chat
 import torch
 from command_line import Vectomy
-from hub_server import Hub, Repo, _commit_id
+from hub_server import Hub, Repo, commit_of
 
 from vectomy.core.errors import CheckpointError, UsageError
 from vectomy.core.repo_name import split_revision
@@ -87,7 +87,7 @@ def test_a_run_takes_the_revision_and_its_summary_names_the_commit(
     status, _, told = vectomy("run", f"{TINY}@v1", "--out", str(out), *prompts, *options, "--yes")
     assert status == 0, told
     summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
-    commit = _commit_id(TINY, 0)
+    commit = commit_of(TINY, tiny_repo.repos[TINY], "v1")
     assert (summary["model"], summary["base_model"]) == (f"{TINY}@v1", TINY)
     assert summary["revision"] == commit
     assert summary["license"] == {"license": "mit"}
@@ -98,11 +98,12 @@ def test_a_run_takes_the_revision_and_its_summary_names_the_commit(
 
 
 def test_the_newest_commit_and_an_unknown_revision(tiny_repo: Hub) -> None:
-    assert fetch(f"{TINY}@v1").name == _commit_id(TINY, 0)
+    commit = commit_of(TINY, tiny_repo.repos[TINY], "v1")
+    assert fetch(f"{TINY}@v1").name == commit != fetch(TINY).name
     with pytest.raises(CheckpointError, match=f"'{TINY}' on the Hub has no branch, tag or commit 'v2'"):
         fetch(f"{TINY}@v2")
     # A revision in the name counts before one that a record adds.
-    assert fetch(f"{TINY}@v1", revision="v2").name == _commit_id(TINY, 0)
+    assert fetch(f"{TINY}@v1", revision="v2").name == commit
 
 
 @pytest.mark.parametrize(
