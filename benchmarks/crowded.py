@@ -1,5 +1,5 @@
 """Processor and wall time of a small job alone and beside busy processes, with threads that spin
-while they wait (`before`) and threads that sleep (`after`, what `vectomy` sets).
+while they wait (`before`) and threads that soon sleep (`after`, what `vectomy` sets).
 
     python benchmarks/crowded.py [--rounds 3] [--busy 2] [--threads N] [--also NAME=VALUE ...]
     [--json FILE]

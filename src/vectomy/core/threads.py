@@ -2,8 +2,9 @@
 
 torch's wheels compute on OpenMP threads. By default a thread that waits for the others spins for
 milliseconds: free on a quiet machine, but with other work on the cores the spinning takes the time
-that the thread it waits for needs (docs/log/portable.md: 3 times the processor time). OpenMP reads
-its variables when torch is loaded, so that they are set before.
+that the thread it waits for needs (docs/log/portable.md: 3 times the processor time). Here it spins
+for microseconds, the usual gap between two sums, and sleeps after. OpenMP reads its variables when
+torch is loaded, so that they are set before.
 """
 
 from __future__ import annotations
@@ -24,19 +25,20 @@ Threads = int | Literal["auto"]
 # What a person sets to choose the waiting; GNU's OpenMP is in torch's wheels for Linux, Intel's or
 # LLVM's in those for Windows and macOS.
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
+# 1000 turns, some 20 microseconds; and milliseconds, of which no fraction is understood everywhere.
+SPINNING = {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "1"}
 COUNTS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
 def prepare_threads() -> None:
-    """Let threads sleep while they wait, and use no more than the container's share of the cores.
-    What the user's environment says stays. Without effect once torch is loaded.
+    """Let threads soon sleep while they wait, and use no more than the container's share of the
+    cores. What the user's environment says stays. Without effect once torch is loaded.
     """
     if "torch" in sys.modules:
         return
     if not any(name in os.environ for name in WAITING):
-        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
-        os.environ["KMP_BLOCKTIME"] = "0"
+        os.environ.update(SPINNING)
     if not any(name in os.environ for name in COUNTS) and available_cores() < (os.cpu_count() or 1):
         os.environ["OMP_NUM_THREADS"] = str(available_cores())
 
