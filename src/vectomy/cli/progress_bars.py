@@ -21,6 +21,9 @@ from vectomy.cli.terminal import open_console
 
 __all__ = ["bars", "library_bars"]
 
+# Seconds of any work.
+WHOLE = 1e9
+
 
 @contextmanager
 def bars(what: str, total: int, unit: str = "") -> Iterator[Callable[[int], None]]:
@@ -39,7 +42,8 @@ def bars(what: str, total: int, unit: str = "") -> Iterator[Callable[[int], None
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console) as progress:
+    # Over all that is done: a batch may take longer than the 30 seconds that rich looks back.
+    with Progress(*columns, console=console, speed_estimate_period=WHOLE) as progress:
         task = progress.add_task(what, total=total)
 
         def update(done: int) -> None:

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from vectomy.core.errors import VectomyError
+from vectomy.core.progress import duration
+from vectomy.core.remaining_time import RemainingTime
 from vectomy.healing.job import Job
 from vectomy.healing.training import train
 
@@ -20,14 +22,15 @@ SECONDS = 30.0
 @contextmanager
 def _report_lines(what: str, total: int, unit: str = "") -> Iterator[Callable[[int], None]]:
     """Progress as a line every SECONDS: several processes share one terminal, or have none."""
-    done, last = 0, time.monotonic()
+    remaining, last = RemainingTime(total), time.monotonic()
 
     def update(count: int) -> None:
-        nonlocal done, last
-        done += count
-        if time.monotonic() - last > SECONDS or done == total:
-            last = time.monotonic()
-            sys.stderr.write(f"{what}: {done} of {total} {unit}\n")
+        nonlocal last
+        remaining.add(count)
+        if time.monotonic() - last > SECONDS or remaining.done == total:
+            last, left = time.monotonic(), remaining.seconds
+            rest = f", some {duration(left)} more" if left else ""
+            sys.stderr.write(f"{what}: {remaining.done} of {total} {unit}{rest}\n")
 
     yield update
 

@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 
 from vectomy.architecture import Architecture
 from vectomy.core.json_value import JsonObject
-from vectomy.core.progress import duration
 from vectomy.healing.heal_config import HealConfig
 from vectomy.healing.machine import PAGED, Machine
 from vectomy.healing.pairs import Pair
@@ -50,12 +49,10 @@ class Estimate:
         parts = ", ".join(
             f"{name} {size / 2**30:.2g}" for name, size in self.memory.items() if size > 1 << 26
         )
-        time = (
-            "" if self.seconds is None else f"; about {duration(self.seconds)}, from one timed forward pass"
-        )
+        # Not the seconds: one forward pass tells too little of a training, whose first steps do.
         return (
             f"{self.steps} steps, {self.tokens:,} tokens, {self.trained:,} trained parameters; about "
-            f"{self.bytes / 2**30:.1f} GiB of memory a process ({parts}){time}"
+            f"{self.bytes / 2**30:.1f} GiB of memory a process ({parts})"
         )
 
 

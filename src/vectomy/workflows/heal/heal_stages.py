@@ -15,6 +15,7 @@ import torch
 from vectomy.checkpoint import Checkpoint, architecture_in
 from vectomy.core.json_value import JsonObject
 from vectomy.core.jsonl import read_jsonl, write_jsonl
+from vectomy.core.remaining_time import log_remaining
 from vectomy.core.results import HealedNumbers, HealingRows
 from vectomy.core.run_config import DEMO_PROMPTS, HUB_PROMPTS, Source
 from vectomy.core.run_folder import RunFolder, hash_of, read_json, sha256_file, write_json, write_whole
@@ -225,7 +226,7 @@ def train_rows(work: HealWorkflow) -> None:
     _log_estimate(work, rows.seconds_per_token)
     work.job.drop_other_checkpoints()
     if work.launcher is None:
-        train(work.job, work.progress)
+        train(work.job, log_remaining(work.progress, work.log))
         # The trainer and its model hold each other.
         gc.collect()
     else:
