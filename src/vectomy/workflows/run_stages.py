@@ -35,6 +35,7 @@ from vectomy.search.recipe import RecipeInput, RecipeResult
 from vectomy.search.recipes import RECIPES
 from vectomy.workflows.run_workflow import RunWorkflow
 from vectomy.workflows.summary import build_summary
+from vectomy.workflows.transfer import evaluate_in_full
 
 __all__ = [
     "STAGES",
@@ -221,6 +222,7 @@ def run_evaluate(work: RunWorkflow) -> None:
     if c.bake:
         checkpoint = work.folder.file("checkpoint")
         forms["baked"] = evaluate("baked", partial(work.load, checkpoint, "the baked checkpoint"))
+        forms |= evaluate_in_full(work, journal)
     current_ranks().on_first(partial(write_evaluation, work.folder, apart, base, forms))
 
 

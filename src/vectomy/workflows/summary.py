@@ -31,6 +31,7 @@ from vectomy.models.demo import DEMO_BASE, DEMO_NOTE, is_demo
 from vectomy.report import safety_text
 from vectomy.workflows.larger_than_memory import TEACHER_FORCED
 from vectomy.workflows.run_outcome import compute_run_outcome
+from vectomy.workflows.transfer import explain_transfer
 
 __all__ = ["build_summary"]
 
@@ -106,6 +107,7 @@ def build_summary(
         notes=(
             *baseline.get("notes", ()),
             *([TEACHER_FORCED] if baseline.get("layerwise") else ()),
+            *([transfer] if (transfer := explain_transfer(config.runtime.load_in, base, forms)) else ()),
             *_notes(config, splits, kept, scores.note),
         ),
         receipt=ReceiptRecord.from_json(read_json(folder.file("receipt.json"))) if config.bake else None,

@@ -27,6 +27,14 @@ NUMBERS = (
     ("most of direction left", "max_projection"),
 )
 
+HEADINGS = {
+    "hooks": "edit as hooks",
+    "lora": "edit as LoRA",
+    "baked": "edit baked",
+    "base_full": "base, full precision",
+    "baked_full": "baked, full precision",
+}
+
 # A trait is shown by answers, whatever they refuse.
 TRAIT_ROWS = {"refusal": "trait shown, in its context", "harmless_refusal": "trait shown, without it"}
 
@@ -42,11 +50,11 @@ def print_summary(summary: JsonObject, folder: str) -> None:
     table.add_column("held-out prompts")
     forms: dict[str, FormMetrics] = {
         "base": results.base,
-        **{form: results.forms[form] for form in ("hooks", "lora", "baked") if form in results.forms},
+        **{form: results.forms[form] for form in HEADINGS if form in results.forms},
     }
     for form in forms:
         table.add_column(
-            {"hooks": "edit as hooks", "lora": "edit as LoRA", "baked": "edit baked"}.get(form, form),
+            HEADINGS.get(form, form),
             justify="right",
         )
     named = TRAIT_ROWS if results.trait else {}

@@ -214,9 +214,13 @@ class RunCompletion(JsonRecord):
     hooks: GivenAnswer | None = None
     lora: GivenAnswer | None = None
     baked: GivenAnswer | None = None
+    base_full: GivenAnswer | None = None
+    """Of the base in full precision, where the others are of quantised weights."""
+    baked_full: GivenAnswer | None = None
 
     @property
     def answers(self) -> dict[str, GivenAnswer]:
         """By form, those that answered."""
-        given = {"base": self.base, "hooks": self.hooks, "lora": self.lora, "baked": self.baked}
+        names = ("base", "hooks", "lora", "baked", "base_full", "baked_full")
+        given = {name: getattr(self, name) for name in names}
         return {form: answer for form, answer in given.items() if answer is not None}

@@ -30,7 +30,7 @@ from vectomy.report.templates import html_page
 
 __all__ = ["render_page"]
 
-FORMS = ("base", "hooks", "lora", "baked")
+FORMS = ("base", "hooks", "lora", "baked", "base_full", "baked_full")
 
 
 def render_page(
