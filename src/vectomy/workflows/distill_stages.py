@@ -38,6 +38,7 @@ from vectomy.search.distill.distillation import learn_edit
 from vectomy.search.distill.strength_choice import choose_strength
 from vectomy.search.distill.trait_bench import AskedModel, TraitBench
 from vectomy.workflows.distill_workflow import SIDES, DistillWorkflow
+from vectomy.workflows.transfer import load_in_full, measures_in_full
 
 __all__ = [
     "run_distill_baseline",
@@ -241,6 +242,18 @@ def run_distill_evaluate(work: DistillWorkflow) -> None:
         answers["baked"] = ask(other, "baked", None)
         costs["baked"] = journal.get_or_compute("baked cost", lambda: other.damage(None, known, bench.chat))
         del baked, other
+    if measures_in_full(work):
+        # Only the head of the base is needed beside the checkpoint.
+        full = work.bench("test", load_in_full(work, "base"))
+        answers["base_full"] = ask(full, "base_full", None)
+        known = full.reference(answers["base_full"]["negative"])
+        costs["base_full"] = journal.get_or_compute("base_full cost", partial(full.damage, None, known))
+        full.chat.drop_blocks()
+        other = work.bench("test", load_in_full(work, "baked"))
+        answers["baked_full"] = ask(other, "baked_full", None)
+        cost = partial(other.damage, None, known, full.chat)
+        costs["baked_full"] = journal.get_or_compute("baked_full cost", cost)
+        del full, other
     shown = {form: _judge(bench, given) for form, given in answers.items()}
     metrics = {form: _metrics(bench, given, costs[form]) for form, given in answers.items()}
     write_json(work.folder.file("evaluation.json"), metrics)
