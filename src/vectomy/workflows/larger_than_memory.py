@@ -37,8 +37,8 @@ def explain_too_large(checkpoint: Checkpoint, runtime: Runtime, available: int |
         return None
     return (
         f"the model in {checkpoint.path} takes {write_bytes(needed)} of memory and {write_bytes(free)} are "
-        "free, and this command needs it whole: use a larger machine or card (--device), --dtype bfloat16 if "
-        "it is loaded in float32, or a smaller model"
+        "free, and this command needs it whole: use a larger machine or card (--device), --load-in 4bit, "
+        "--dtype bfloat16 if it is loaded in float32, or a smaller model"
     )
 
 

@@ -8,11 +8,12 @@ from functools import partial
 
 from vectomy.core.config import LoadIn
 from vectomy.core.json_value import JsonObject
+from vectomy.core.ranks import current_ranks
 from vectomy.core.results import FormMetrics
 from vectomy.core.run_folder import Journal
 from vectomy.metrics.variants import VariantResult, answer_base, evaluate_variant
-from vectomy.models import ChatModel, load_model
-from vectomy.workflows.larger_than_memory import LAYERWISE_RECIPE, explain_layerwise
+from vectomy.models import ChatModel, load_model, loaded_bytes, memory_for
+from vectomy.models.memory import SHARE
 from vectomy.workflows.run_workflow import RunWorkflow
 
 __all__ = ["evaluate_in_full", "explain_transfer", "load_in_full", "measures_in_full"]
@@ -22,10 +23,11 @@ def measures_in_full(work: RunWorkflow) -> bool:
     """Whether base and checkpoint are measured in full precision too: the search ran on quantised
     weights, and the others fit into memory.
     """
-    runtime = work.runtime.model_copy(update={"load_in": None})
-    if work.runtime.load_in is None or not work.config.bake:
+    runtime = work.runtime
+    if runtime.load_in is None or not work.config.bake:
         return False
-    return explain_layerwise(work.checkpoint, LAYERWISE_RECIPE, runtime) is None
+    free = min(current_ranks().gather(memory_for(runtime.device)))
+    return loaded_bytes(work.checkpoint, runtime.dtype, runtime.device) <= SHARE * free
 
 
 def load_in_full(work: RunWorkflow, form: str) -> ChatModel:
