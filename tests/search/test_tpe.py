@@ -29,8 +29,9 @@ from vectomy.search.tpe.layer_weights import (
     heaviest_layer,
     ranges,
 )
-from vectomy.search.tpe.tpe_recipe import _Study, select_tpe
+from vectomy.search.tpe.tpe_recipe import select_tpe
 from vectomy.search.tpe.trial import TrialBench, side_by_side
+from vectomy.search.tpe.trial_study import TrialStudy
 from vectomy.workflows.run import run
 
 TIER = "chat"
@@ -250,14 +251,14 @@ def test_an_interrupted_search_goes_on_to_the_same_bytes(
 @pytest.mark.unit
 def test_a_trial_from_the_journal_is_to_optuna_the_trial_that_it_was_told() -> None:
     space = ranges([("mlp", 0)], LAYERS)
-    told, added = (_Study(space, Selection(startup_trials=2), seed=3) for _ in range(2))
+    told, added = (TrialStudy(space, Selection(startup_trials=2), seed=3) for _ in range(2))
     for number in range(4):
         trial, parameters = told.ask(number)
         row = {"parameters": parameters, "kl": None if number == 2 else 0.5 + number, "rate": 0.25 * number}
         told.tell(trial, row)
         added.add(json.loads(canonical_json(row)))
 
-    def known(study: _Study) -> list[Any]:
+    def known(study: TrialStudy) -> list[Any]:
         return [(t.params, t.values, t.distributions) for t in study.study.trials if t.values is not None]
 
     assert known(told) == known(added)

@@ -165,16 +165,19 @@ class Journal:
     A journal written for other inputs is dropped; a last line cut off by a kill is dropped too, and
     so is everything from the first line on whose checksum does not fit. Lines of earlier versions
     have no checksum.
+
+    Attributes:
+        inputs: the hash of what the pieces depend on.
     """
 
     def __init__(self, path: Path, inputs: Any) -> None:
-        self._path = path
-        self._done: JsonObject = current_ranks().on_first(partial(self._open, inputs))
+        self.path, self.inputs = path, hash_of(inputs)
+        self._done: JsonObject = current_ranks().on_first(self._open)
 
-    def _open(self, inputs: Any) -> JsonObject:
+    def _open(self) -> JsonObject:
         """The finished pieces; everything else is cut off."""
-        path, done = self._path, {}
-        header = canonical_json({"inputs": hash_of(inputs)})
+        path, done = self.path, {}
+        header = canonical_json({"inputs": self.inputs})
         lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else []
         kept = lines[:-1] if lines and lines[0] == header else []
         for line in kept[1:]:
@@ -201,7 +204,7 @@ class Journal:
 
     def _add(self, key: str, result: Any) -> Any:
         value = json.loads(canonical_json(result))
-        with name_write_errors(self._path), self._path.open("ab") as file:
+        with name_write_errors(self.path), self.path.open("ab") as file:
             file.write((_journal_line(key, value) + "\n").encode())
             file.flush()
             os.fsync(file.fileno())

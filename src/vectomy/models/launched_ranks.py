@@ -28,6 +28,8 @@ Value = TypeVar("Value")
 # Ranks wait this long for rank 0, which may be writing a checkpoint of hundreds of GB. A process
 # that ends is noticed at once.
 LONGEST_WAIT = timedelta(hours=4)
+# Seconds for which rank 0 stays after an error.
+LINGER = 0.5
 # On machines with cards, tensor parallelism of transformers finds its backend here, too.
 BACKENDS = "cpu:gloo,cuda:nccl"
 LOST = (
@@ -61,6 +63,9 @@ class LaunchedRanks(Ranks):
         counted = ("said", f"said {hash_of(message)}")
         try:
             store = _get_default_store()
+            if self.is_first:
+                # The others may ask the store, which lies in this process under some launchers.
+                threading.Timer(LINGER, lambda: None).start()
             if message == LOST and int(store.add(counted[0], 0)):
                 return False
             return [int(store.add(key, 1)) for key in counted][1] == 1

@@ -11,7 +11,7 @@ The choice among the same trials does not change, but later proposals may.
 
 Every finished trial is stored in the journal at once. A proposal depends only on the seed, the
 trial's number and the known trials, so a resumed run with one process tries the same edits. With
-several processes, it also depends on the order in which trials end.
+several processes or ranks, it also depends on the order in which trials end.
 
 Source: Ozaki et al., "Multiobjective Tree-Structured Parzen Estimator", 2022, as implemented in
 Optuna.
@@ -25,19 +25,20 @@ from functools import partial
 from typing import Any
 
 from vectomy.core.errors import SelectionError
-from vectomy.core.run_config import Selection
-from vectomy.core.run_folder import hash_of
+from vectomy.core.ranks import current_ranks
 from vectomy.search.pareto import choose_point, frontier
 from vectomy.search.recipe import RecipeInput, RecipeResult
-from vectomy.search.tpe.layer_weights import SCOPES, Parameters, heaviest_layer, ranges
+from vectomy.search.tpe.layer_weights import heaviest_layer, ranges
 from vectomy.search.tpe.trial import Job, Row, TrialBench, one_by_one, side_by_side
+from vectomy.search.tpe.trial_study import TrialStudy
+from vectomy.search.tpe.trials_over_ranks import search_over_ranks
 
 __all__ = ["select_tpe"]
 
 
 def select_tpe(task: RecipeInput, *, racing: bool = True) -> RecipeResult:
     """Try `trials` edits and choose one. With `processes` above 1, that many processes try edits,
-    each with its own copy of the model.
+    each with its own copy of the model. Ranks of a launcher try edits themselves.
 
     Args:
         racing: stop trials that are certain to be beaten; otherwise every trial answers every
@@ -56,7 +57,8 @@ def select_tpe(task: RecipeInput, *, racing: bool = True) -> RecipeResult:
         )
     bench = TrialBench.of(task)
     n_layers = task.chat.architecture.n_layers
-    rows = _search(task, bench, ranges(bench.places, n_layers), racing)
+    search = search_over_ranks if current_ranks().count > 1 else _search
+    rows = search(task, bench, ranges(bench.places, n_layers), racing)
     exact = [row for row in rows if row["rejected"] is None]
     place, note = choose_point(exact, limits.target_rate, limits.kl_budget)
     parameters = exact[place]["parameters"]
@@ -88,7 +90,7 @@ def _search(
 ) -> list[Row]:
     """All trials by number: those in the journal first, then new ones."""
     limits = task.config.selection
-    study = _Study(space, limits, task.config.seed)
+    study = TrialStudy(space, limits, task.config.seed)
     rows: dict[int, Row] = {}
     asked: dict[int, Any] = {}
     for number in range(limits.trials):
@@ -117,45 +119,3 @@ def _search(
             study.tell(trial, rows[number])
             update(1)
     return [rows[number] for number in sorted(rows)]
-
-
-class _Study:
-    """An Optuna study: proposes parameters and learns from results."""
-
-    def __init__(self, space: dict[str, tuple[float, float]], limits: Selection, seed: int) -> None:
-        import optuna
-
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self.study = optuna.create_study(directions=["minimize", "minimize"])
-        self.space: dict[str, Any] = {"scope": optuna.distributions.CategoricalDistribution(SCOPES)}
-        self.space |= {name: optuna.distributions.FloatDistribution(*ends) for name, ends in space.items()}
-        self.startup, self.seed = limits.startup_trials, seed
-
-    def ask(self, number: int) -> tuple[Any, Parameters]:
-        import optuna
-
-        # The sampler's random state is never stored: each trial gets a new sampler with its own
-        # seed.
-        seed = int(hash_of([self.seed, number])[:8], 16)
-        self.study.sampler = optuna.samplers.TPESampler(
-            multivariate=True, n_startup_trials=self.startup, seed=seed
-        )
-        trial = self.study.ask(self.space)
-        return trial, dict(trial.params)
-
-    def tell(self, trial: Any, row: Row) -> None:
-        import optuna
-
-        if row["kl"] is None:
-            self.study.tell(trial, state=optuna.trial.TrialState.FAIL)
-        else:
-            self.study.tell(trial, [row["kl"], row["rate"]])
-
-    def add(self, row: Row) -> None:
-        import optuna
-
-        if row["kl"] is not None:
-            made = optuna.trial.create_trial(
-                params=row["parameters"], distributions=self.space, values=[row["kl"], row["rate"]]
-            )
-            self.study.add_trial(made)

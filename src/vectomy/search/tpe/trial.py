@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Float
 
 from vectomy.core.errors import ActivationError, SelectionError, VectomyError
+from vectomy.core.ranks import Ranks, set_ranks
 from vectomy.core.run_config import RunConfig
 from vectomy.core.threads import use_threads
 from vectomy.data.prompts import Prompt
@@ -155,9 +156,9 @@ def side_by_side(
     # By this process's end of its pipe, a class of its own on Windows.
     processes: dict[Any, Any] = {}
     try:
-        for _ in range(count):
+        for card in _list_cards(bench.config.runtime.device, count):
             ours, theirs = context.Pipe()
-            processes[ours] = context.Process(target=_work, args=(theirs, bench, threads), daemon=True)
+            processes[ours] = context.Process(target=_work, args=(theirs, bench, threads, card), daemon=True)
             processes[ours].start()
             theirs.close()
         idle, busy = list(processes), dict[Any, int]()
@@ -177,6 +178,12 @@ def side_by_side(
             process.join()
 
 
+def _list_cards(device: str, count: int) -> list[int | None]:
+    """The card of each of `count` processes; None where there are none, or one is named."""
+    cards = torch.cuda.device_count() if device in ("auto", "cuda") else 0
+    return [number % cards if cards else None for number in range(count)]
+
+
 def _exchange(step: Callable[[], Any]) -> Any:
     """Run one exchange with a process; raise the error that it sent, or SelectionError if
     it died.
@@ -194,10 +201,11 @@ def _exchange(step: Callable[[], Any]) -> Any:
     return result
 
 
-def _work(connection: Connection, bench: TrialBench, threads: int) -> None:
+def _work(connection: Connection, bench: TrialBench, threads: int, card: int | None) -> None:
     """The main function of another process: load the model and measure edits until there are none
     left.
     """
+    set_ranks(Ranks(card=card))
     # Ctrl-C reaches all processes of a terminal; the first one ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     use_threads(threads)

@@ -1,0 +1,258 @@
+"""Several gloo processes against one: the same statistics, candidates, losses and bytes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_chat
+import torch
+from forked_ranks import ForkedRank, fork_ranks, results_of, run_ranks
+
+from vectomy.core.ranks import current_ranks
+from vectomy.core.run_folder import Journal, sha256_file
+from vectomy.models import join_ranks
+from vectomy.search.collect import collect
+from vectomy.workflows.evaluate.evaluation import evaluate_models
+from vectomy.workflows.run import run
+
+TIER = "chat"
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
+
+# Few tokens a pass, so that there are passes for everyone.
+SHORT = {"device": "cpu", "answer_tokens": 6, "batch_tokens": 96}
+SMALL = {"n_fit": 16, "n_search": 6, "n_test": 4}
+RUNS: dict[str, dict[str, Any]] = {
+    "arditi": {"layer_fraction": 1.0},
+    "article": {"candidates": 3, "shown_prompts": 2},
+    "cosmic": {"layer_fraction": 1.0, "bake": False},
+    "gradient": {"steps": 8, "accumulate": 2, "bake": False},
+    "selective": {"steps": 4, "bake": False, "keep": "positive"},
+    "tpe": {"trials": 6, "startup_trials": 4, "bake": False},
+}
+# What a run leaves that names no time, no folder and no device.
+COMPARED = ("edit.safetensors", "scores.json", "evaluation.json", "completions.jsonl", "separation.json")
+COUNTS = (2, 4)
+TWO = tuple(name for name in RUNS if name != "tpe")
+FOUR = ("arditi", "article", "gradient")
+
+
+def statistics(covariance: bool) -> Any:
+    prompts = tiny_chat.prompts(tiny_chat.NIGHT, 30)
+    return collect(
+        tiny_chat.chat(),
+        prompts,
+        sites=["resid_pre", "resid_post"],
+        positions=[-2, -1],
+        covariance=covariance,
+        samples=covariance,
+        batch_tokens=64,
+    )
+
+
+def go(out: Path, recipe: str) -> dict[str, str]:
+    """A run; returns the digests of what it left."""
+    sources, options = tiny_chat.sources(), dict(RUNS[recipe])
+    if "keep" in options:
+        options["keep"] = sources[options["keep"]]
+    run(str(tiny_chat.folder()), out / recipe, recipe=recipe, **sources, **SHORT, **SMALL, **options)
+    files = [out / recipe / name for name in COMPARED]
+    files += sorted((out / recipe / "checkpoint").glob("*.safetensors"))
+    return {file.name: sha256_file(file) for file in files}
+
+
+def evaluated(out: Path) -> dict[str, Any]:
+    prompts = tuple(f"{side}={file}" for side, file in tiny_chat.sources().items())
+    subjects = (str(tiny_chat.folder()), str(out / "arditi" / "edit.safetensors"))
+    result = evaluate_models(subjects, out / "evaluation", prompts=prompts, **SHORT)
+    return json.loads(json.dumps(result["results"]))
+
+
+@cache
+def alone() -> dict[str, Any]:
+    out = tiny_chat.scratch()
+    return {**everything(out), "evaluated": evaluated(out)}
+
+
+def everything(out: Path, recipes: Sequence[str] = TWO) -> dict[str, Any]:
+    digests = {recipe: go(out, recipe) for recipe in recipes}
+    return {
+        "mean": statistics(False).mean,
+        "wide": statistics(True),
+        "digests": digests,
+        "losses": json.loads((out / "gradient" / "scores.json").read_text())["history"],
+        "answers": tiny_chat.chat().answer(
+            tiny_chat.chat().tokens(tiny_chat.prompts(tiny_chat.DAY, 9)), 6, 64
+        ),
+    }
+
+
+@cache
+def together(count: int) -> list[Any]:
+    alone()
+    out = tiny_chat.scratch()
+
+    def work(rank: int) -> dict[str, Any]:
+        ranks = join_ranks("cpu")
+        assert (ranks.rank, ranks.count) == (rank, count)
+        assert current_ranks() is ranks
+        if count > 2:
+            return everything(out, FOUR)
+        go(out, "tpe")
+        trials = json.loads((out / "tpe" / "scores.json").read_text())["candidates"]
+        return {**everything(out), "trials": trials, "evaluated": evaluated(out)}
+
+    return results_of(run_ranks(out, count, work))
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_statistics_are_those_of_one_process(count: int) -> None:
+    wide = alone()["wide"]
+    for rank in together(count):
+        assert torch.equal(rank["mean"], alone()["mean"])
+        torch.testing.assert_close(rank["wide"].covariance, wide.covariance, rtol=1e-12, atol=1e-15)
+        assert torch.equal(rank["wide"].samples, wide.samples)
+        assert rank["answers"] == alone()["answers"]
+
+
+@pytest.mark.parametrize(("recipe", "count"), [*((name, 2) for name in TWO), *((name, 4) for name in FOUR)])
+def test_a_run_leaves_the_bytes_of_one_process(recipe: str, count: int) -> None:
+    expected = alone()["digests"][recipe]
+    assert ("model.safetensors" in expected) == RUNS[recipe].get("bake", True)
+    assert [rank["digests"][recipe] for rank in together(count)] == [expected] * count
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_losses_are_those_of_one_process_with_the_same_accumulated_batch(count: int) -> None:
+    losses = alone()["losses"]
+    assert len(losses) >= RUNS["gradient"]["steps"]
+    assert losses[0] != losses[-1]
+    assert [rank["losses"] for rank in together(count)] == [losses] * count
+
+
+def test_each_trial_of_tpe_is_tried_once_by_whichever_rank() -> None:
+    for rank in together(2):
+        assert [row["number"] for row in rank["trials"]] == list(range(RUNS["tpe"]["trials"]))
+        assert len({json.dumps(row["parameters"]) for row in rank["trials"]}) == RUNS["tpe"]["trials"]
+        assert all(row["kl"] is not None for row in rank["trials"])
+        assert rank["trials"] == together(2)[0]["trials"]
+
+
+def test_the_first_random_trials_of_tpe_are_those_of_one_process() -> None:
+    out = tiny_chat.scratch()
+    go(out, "tpe")
+    rows = json.loads((out / "tpe" / "scores.json").read_text())["candidates"]
+    startup = RUNS["tpe"]["startup_trials"]
+    assert [(row["parameters"], row["kl"]) for row in together(2)[0]["trials"][:startup]] == [
+        (row["parameters"], row["kl"]) for row in rows[:startup]
+    ]
+
+
+def test_an_evaluation_is_that_of_one_process() -> None:
+    assert [rank["evaluated"] for rank in together(2)] == [alone()["evaluated"]] * 2
+
+
+# A process that ends before the others
+
+
+def killed_at(key: str) -> Callable[[int], None]:
+    """The work of a rank: a run, in which rank 1 is killed before it works on an entry of a
+    journal.
+    """
+    original = Journal.get_or_compute
+
+    def get_or_compute(self: Journal, name: str, work: Callable[[], Any]) -> Any:
+        if name == key and current_ranks().rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(self, name, work)
+
+    def work(rank: int) -> None:
+        Journal.get_or_compute = get_or_compute
+        main_of(KILLED)
+
+    return work
+
+
+KILLED = tiny_chat.scratch() / "killed"
+
+
+def flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def main_of(out: Path) -> None:
+    """The command line, as a launcher starts it."""
+    from vectomy.cli import main
+
+    sources = [text for side, file in tiny_chat.sources().items() for text in (f"--{side}", file)]
+    options = [text for name, value in (SHORT | SMALL).items() for text in (flag(name), str(value))]
+    options += ["--recipe", "gradient", "--steps", "8", "--accumulate", "2", "--no-bake", "--yes"]
+    options += ["--out", str(out)]
+    sys.argv = ["vectomy", "run", str(tiny_chat.folder()), *sources, *options]
+    main()
+
+
+def sentences(rank: ForkedRank) -> list[str]:
+    return [line for line in rank.stderr.split("\n") if line.startswith("vectomy: ")]
+
+
+def test_a_killed_process_ends_the_run_with_one_sentence_and_the_next_run_resumes() -> None:
+    tiny_chat.folder()
+    ranks = run_ranks(KILLED.parent, 2, killed_at("steps to 8"))
+    assert [rank.status for rank in ranks] == [1, -signal.SIGKILL], ranks[0].stderr
+    (sentence,) = sentences(ranks[0])
+    assert "another process of this job has ended" in sentence
+    assert "the same command resumes" in sentence
+    journal = (KILLED / "stages" / "select.journal").read_text()
+    assert '"steps to 4"' in journal
+    assert '"steps to 8"' not in journal
+    resumed = run_ranks(KILLED.parent, 2, lambda rank: main_of(KILLED))
+    assert [rank.status for rank in resumed] == [0, 0]
+    assert "collect: done before" in resumed[0].stderr
+    assert (resumed[1].stdout, resumed[1].stderr) == ("", "")
+    for name in COMPARED:
+        assert sha256_file(KILLED / name) == alone()["digests"]["gradient"][name]
+
+
+def test_a_launcher_that_ends_the_job_gets_one_sentence_too() -> None:
+    ready = tiny_chat.scratch()
+
+    def wait(rank: int) -> None:
+        from vectomy.cli import _stop
+        from vectomy.core.errors import RankError
+
+        try:
+            join_ranks("cpu")
+            (ready / str(rank)).touch()
+            while True:
+                signal.pause()
+        except RankError as error:
+            _stop(str(error), error.exit_status)
+
+    ranks = fork_ranks(ready, 2, wait)
+    while len(list(ready.glob("?"))) < 2:
+        time.sleep(0.05)
+    for rank in ranks:
+        os.kill(rank.pid, signal.SIGTERM)
+    ended = [rank.join() for rank in ranks]
+    assert [rank.status for rank in ended] == [1, 1]
+    assert len([line for rank in ended for line in sentences(rank)]) == 1
+
+
+def test_an_error_of_all_processes_is_said_once() -> None:
+    out = tiny_chat.scratch()
+    (out / "other").touch()
+    ranks = run_ranks(tiny_chat.scratch(), 2, lambda rank: main_of(out))
+    assert [rank.status for rank in ranks] == [1, 1]
+    said = [line for rank in ranks for line in sentences(rank)]
+    assert len(said) == 1
+    assert "holds other files and no vectomy run" in said[0]
