@@ -11,6 +11,7 @@ import atexit
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -63,14 +64,15 @@ class LaunchedRanks(Ranks):
         counted = ("said", f"said {hash_of(message)}")
         try:
             store = _get_default_store()
-            if self.is_first:
-                # The others may ask the store, which lies in this process under some launchers.
-                threading.Timer(LINGER, lambda: None).start()
             if message == LOST and int(store.add(counted[0], 0)):
                 return False
-            return [int(store.add(key, 1)) for key in counted][1] == 1
+            first = [int(store.add(key, 1)) for key in counted][1] == 1
         except (RuntimeError, ValueError):
             return True
+        if self.is_first:
+            # The others may ask the store, which lies in this process under some launchers.
+            time.sleep(LINGER)
+        return first
 
 
 def join_ranks(device: str) -> Ranks:
