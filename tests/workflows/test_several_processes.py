@@ -17,9 +17,12 @@ import tiny_chat
 import torch
 from forked_ranks import ForkedRank, fork_ranks, results_of, run_ranks
 
+from vectomy.core.config import Runtime
+from vectomy.core.errors import RankError
 from vectomy.core.ranks import current_ranks
 from vectomy.core.run_folder import Journal, sha256_file
-from vectomy.models import join_ranks
+from vectomy.edits.edit import Edit
+from vectomy.models import join_ranks, load_model
 from vectomy.search.collect import collect
 from vectomy.workflows.evaluate.evaluation import evaluate_models
 from vectomy.workflows.run import run
@@ -159,6 +162,38 @@ def test_the_first_random_trials_of_tpe_are_those_of_one_process() -> None:
 
 def test_an_evaluation_is_that_of_one_process() -> None:
     assert [rank["evaluated"] for rank in together(2)] == [alone()["evaluated"]] * 2
+
+
+# Tensor parallelism
+
+
+@pytest.mark.parametrize("recipe", ["arditi", "gradient"])
+def test_a_model_divided_over_processes_gives_the_same_edit_to_rounding(recipe: str) -> None:
+    """Hooks see the whole outputs of the divided matrices, so that everything is as on one card."""
+    out = tiny_chat.scratch()
+    options = {**tiny_chat.sources(), **SHORT, **SMALL, **RUNS[recipe], "bake": False, "recipe": recipe}
+
+    def work(rank: int) -> dict[str, Any]:
+        model = str(tiny_chat.folder())
+        summary = run(model, out / "divided", tensor_parallel=True, **options)
+        chat = load_model(model, runtime=Runtime(device="cpu", tensor_parallel=True))
+        weight = chat.model.model.layers[0].mlp.down_proj.weight
+        return {"held": weight.to_local().numel() / weight.numel(), "effect": summary["outcome"]["effect"]}
+
+    tiny_chat.folder()
+    results = results_of(run_ranks(out, 2, work))
+    assert results == [{"held": 0.5, "effect": results[0]["effect"]}] * 2
+    run(str(tiny_chat.folder()), out / "whole", **options)
+    divided, whole = (Edit.load(out / name / "edit.safetensors") for name in ("divided", "whole"))
+    assert len(divided.operations) == len(whole.operations)
+    for one, other in zip(divided.operations, whole.operations, strict=True):
+        torch.testing.assert_close(one.basis, other.basis, rtol=0, atol=1e-5)
+        torch.testing.assert_close(one.strengths, other.strengths, rtol=0, atol=1e-5)
+
+
+def test_tensor_parallelism_without_a_launcher_is_refused() -> None:
+    with pytest.raises(RankError, match="accelerate launch"):
+        run(str(tiny_chat.folder()), tiny_chat.scratch(), tensor_parallel=True, **tiny_chat.sources())
 
 
 # A process that ends before the others

@@ -75,7 +75,7 @@ def _evaluate(values: dict[str, Any]) -> None:
     if "base" not in given and (base := _base_of(values["subjects"])) is not None:
         given["base"] = base
     config = parse_evaluation(given, flags=True)
-    first = join_ranks(config.runtime.device).is_first
+    first = join_ranks(config.runtime.device, config.runtime.tensor_parallel).is_first
 
     def work(folder: Path, overwrite: bool) -> JsonObject:
         return evaluate_models(

@@ -89,7 +89,7 @@ def run_until(until: str, values: dict[str, Any]) -> None:
 
     check_base(model)
 
-    first = join_ranks(config.runtime.device).is_first
+    first = join_ranks(config.runtime.device, config.runtime.tensor_parallel).is_first
     headless = values["yes"] or not at_terminal()
 
     def work(folder: Path, overwrite: bool) -> dict[str, Any]:

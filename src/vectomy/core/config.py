@@ -121,6 +121,10 @@ class Runtime(StrictModel):
     """
     thinking: Annotated[bool, EXPERT] = False
     """Let models with a thinking block think before they answer."""
+    tensor_parallel: Annotated[bool, EXPERT] = False
+    """Divide each matrix over the processes of `accelerate launch` or torchrun, instead of giving
+    each process a model and a share of the prompts.
+    """
     trust_remote_code: Annotated[bool, EXPERT] = False
     """Run Python code that the model's folder contains."""
 

@@ -37,11 +37,14 @@ class Ranks:
         rank: the number of this process.
         count: the number of processes.
         card: the index of the card that this process may use; absent: any.
+        lockstep: the processes hold parts of one model, so that all of them make every pass; each
+            list is the share of everyone.
     """
 
     rank: int = 0
     count: int = 1
     card: int | None = None
+    lockstep: bool = False
 
     def gather(self, value: Result) -> list[Result]:
         """The values of all ranks, in their order. Every rank has to call it."""
@@ -61,10 +64,14 @@ class Ranks:
 
     def share(self, items: Iterable[Item]) -> list[Item]:
         """The items of this rank: every `count`th, so that all ranks get large and small ones."""
+        if self.lockstep:
+            return list(items)
         return list(islice(items, self.rank, None, self.count))
 
     def merge(self, part: Mapping[Key, Result]) -> dict[Key, Result]:
         """The entries of all ranks."""
+        if self.lockstep:
+            return dict(part)
         return {key: value for other in self.gather(part) for key, value in other.items()}
 
     def map(self, work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
@@ -73,7 +80,7 @@ class Ranks:
         Raises:
             VectomyError: of the first item that failed, on all ranks.
         """
-        if self.count == 1:
+        if self.count == 1 or self.lockstep:
             return [work(item) for item in items]
         part: dict[int, Result | VectomyError] = {}
         for index, item in self.share(enumerate(items)):

@@ -75,16 +75,22 @@ class LaunchedRanks(Ranks):
         return first
 
 
-def join_ranks(device: str) -> Ranks:
+def join_ranks(device: str, tensor_parallel: bool = False) -> Ranks:
     """The ranks of this job; of one rank where no launcher started this process. The first call
     waits for the others. From then on `current_ranks` returns them.
 
     Args:
         device: that the job asks for: auto, cpu, cuda, ...
+        tensor_parallel: whether the processes hold parts of one model, instead of a model each.
 
     Raises:
-        RankError: the others do not come.
+        RankError: the others do not come, or nothing started any for `tensor_parallel`.
     """
+    if tensor_parallel and not is_launched():
+        raise RankError(
+            "--tensor-parallel divides the model over several processes: start it with accelerate launch or "
+            "torchrun, one process a card"
+        )
     if not is_launched() or current_ranks().count > 1:
         return current_ranks()
     from accelerate import PartialState
@@ -109,7 +115,10 @@ def join_ranks(device: str) -> Ranks:
         # A launcher ends the other processes of a job with this signal.
         signal.signal(signal.SIGTERM, _end)
     ranks = LaunchedRanks(
-        state.process_index, state.num_processes, state.local_process_index if enough else None
+        state.process_index,
+        state.num_processes,
+        state.local_process_index if enough else None,
+        tensor_parallel,
     )
     set_ranks(ranks)
     return ranks

@@ -81,7 +81,7 @@ def run(
         VectomyError: see core/errors.py; finished stages are kept and not run again.
     """
     config = model if isinstance(model, RunConfig) else make_config(model, options)
-    ranks = join_ranks(config.runtime.device)
+    ranks = join_ranks(config.runtime.device, config.runtime.tensor_parallel)
     if not ranks.is_first:
         progress, log = silent, ignore
     measures = STAGES.index(until) >= STAGES.index("evaluate")

@@ -57,7 +57,8 @@ def select_tpe(task: RecipeInput, *, racing: bool = True) -> RecipeResult:
         )
     bench = TrialBench.of(task)
     n_layers = task.chat.architecture.n_layers
-    search = search_over_ranks if current_ranks().count > 1 else _search
+    ranks = current_ranks()
+    search = search_over_ranks if ranks.count > 1 and not ranks.lockstep else _search
     rows = search(task, bench, ranges(bench.places, n_layers), racing)
     exact = [row for row in rows if row["rejected"] is None]
     place, note = choose_point(exact, limits.target_rate, limits.kl_budget)

@@ -61,7 +61,7 @@ def evaluate_models(
         else parse_evaluation({"subjects": tuple(subjects), **options})
     )
     refuse(missing_quantiser(config.runtime.load_in))
-    if not join_ranks(config.runtime.device).is_first:
+    if not join_ranks(config.runtime.device, config.runtime.tensor_parallel).is_first:
         progress, log = silent, ignore
     out = Path(out)
     check_run_output(out)
