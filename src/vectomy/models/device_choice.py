@@ -7,7 +7,7 @@ import torch
 from vectomy.core.errors import ModelError
 from vectomy.core.ranks import current_ranks
 
-__all__ = ["check_device", "choose_device"]
+__all__ = ["check_device", "choose_device", "place_weights"]
 
 
 def choose_device(device: str) -> str:
@@ -33,3 +33,19 @@ def check_device(device: str) -> None:
     if not there.get(kind, False):
         usable = ", ".join(name for name, yes in there.items() if yes)
         raise ModelError(f"this machine has no device '{device}'; usable: auto, {usable}")
+
+
+def place_weights(device: str, tensor_parallel: bool) -> dict[str, str]:
+    """Arguments of `from_pretrained` for where the weights go.
+
+    Raises:
+        ModelError: tensor parallelism in a step that one process does alone.
+    """
+    if not tensor_parallel:
+        return {"device_map": device}
+    if not current_ranks().lockstep:
+        raise ModelError(
+            "--tensor-parallel divides models of `run` and `evaluate` over the processes of a launcher, and "
+            "this step is done by one process alone (as those of a trait are); leave it out"
+        )
+    return {"tp_plan": "auto"}

@@ -25,7 +25,6 @@ from vectomy.core.errors import CheckpointError, ModelError, VectomyError
 from vectomy.core.file_lock import wait_for_lock
 from vectomy.core.file_moves import move_into_place
 from vectomy.core.packages import describe_missing
-from vectomy.core.ranks import current_ranks
 from vectomy.core.repo_name import split_revision
 from vectomy.core.run_folder import cache_folder, sha256_file
 from vectomy.core.text_file import LARGEST_TEXT, check_regular, read_text
@@ -33,7 +32,7 @@ from vectomy.core.threads import use_threads
 from vectomy.core.write_errors import name_write_errors
 from vectomy.models.chat import ChatModel
 from vectomy.models.chat_template import read_template
-from vectomy.models.device_choice import choose_device
+from vectomy.models.device_choice import choose_device, place_weights
 from vectomy.models.layerwise import LayerwiseModel
 from vectomy.models.live_quantisation import keep_exact, make_quantisation, missing_quantiser
 from vectomy.models.loading_faults import explain_absent_model, explain_loading
@@ -197,7 +196,7 @@ def load_model(
             config=config,
             output_loading_info=True,
             dtype=wanted or "auto",
-            **_place(target, chosen.tensor_parallel),
+            **place_weights(target, chosen.tensor_parallel),
             offload_folder=None if aside is None else aside.name,
             **options,
             trust_remote_code=chosen.trust_remote_code,
@@ -228,22 +227,6 @@ def load_model(
         with loading(label):
             _prepare_for_generate(chat)
     return chat
-
-
-def _place(device: str, tensor_parallel: bool) -> dict[str, str]:
-    """Arguments of `from_pretrained` for where the weights go.
-
-    Raises:
-        ModelError: tensor parallelism in a step that one process does alone.
-    """
-    if not tensor_parallel:
-        return {"device_map": device}
-    if not current_ranks().lockstep:
-        raise ModelError(
-            "--tensor-parallel divides models of `run` and `evaluate` over the processes of a launcher, and "
-            "this step is done by one process alone (as those of a trait are); leave it out"
-        )
-    return {"tp_plan": "auto"}
 
 
 def _prepare_for_generate(chat: ChatModel) -> None:
