@@ -5,11 +5,13 @@ says it offers.
 import ast
 import importlib
 import inspect
+import pickle
 import pkgutil
 import re
 import subprocess
 import sys
 from functools import cache
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -128,3 +130,12 @@ def test_of_a_word_without_end_the_beginning_is_quoted() -> None:
 def test_a_line_break_is_an_escape_but_between_the_sentences_of_a_preflight() -> None:
     assert str(errors.PromptError("a\nb")) == r"a\nb"
     assert str(errors.PreflightError("a\nb")) == "a\nb"
+
+
+def test_errors_reach_other_processes_whole() -> None:
+    sent = errors.FinishedRunError(Path("runs/one"), "seed: 0 -> 1")
+    received = pickle.loads(pickle.dumps(sent))  # noqa: S301 (made in the line itself)
+    assert (received.folder, received.differences) == (sent.folder, sent.differences)
+    assert str(received) == str(sent)
+    made = [getattr(errors, name) for name in errors.__all__ if name != "FinishedRunError"]
+    assert all(str(pickle.loads(pickle.dumps(kind("a fault")))) == "a fault" for kind in made)  # noqa: S301

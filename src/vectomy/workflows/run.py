@@ -61,7 +61,8 @@ def run(
 ) -> dict[str, Any]:
     """Find the direction of a behaviour, edit the weights and measure; the results go into `out`.
 
-    Several processes of a launcher (`accelerate launch`, `torchrun`) share the work.
+    Several processes of a launcher (`accelerate launch`, `torchrun`) share the work; each of them
+    has to call this.
 
     Args:
         model: a folder, a Hub id or `demo`; or a whole configuration.

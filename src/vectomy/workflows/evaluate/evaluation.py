@@ -38,7 +38,7 @@ def evaluate_models(
     **options: Any,
 ) -> JsonObject:
     """Measure all subjects on all prompt sets, and write the results into the folder `out`. Several
-    processes of a launcher share the work.
+    processes of a launcher share the work; each of them has to call this.
 
     Measurements that `out` already has for the same inputs are not repeated: a killed evaluation
     resumes, and a new subject does not repeat the others.
