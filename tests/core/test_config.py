@@ -109,6 +109,7 @@ SAMPLES = {
     "behaviour_tokens": ("I",),
     "batch_tokens": 128,
     "threads": 3,
+    "max_memory": "1.5gb",
     "load_in": "4bit",
 }
 

@@ -76,7 +76,7 @@ class PartNumbers(JsonRecord):
     degenerate: Rate = Rate()
     kl_first_token: Annotated[Number | None, Heading("KL, first token", "nats")] = None
     kl_per_token: Annotated[Number | None, Heading("KL per token", "nats")] = None
-    kl_per_token_stderr: Number | None = None
+    kl_per_token_stderr: Annotated[Number | None, Heading("KL per token ±", "standard error")] = None
     ce_own_answers: Annotated[Number | None, Heading("CE of base's answers", "nats a token")] = None
 
 

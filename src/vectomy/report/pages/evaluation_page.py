@@ -12,6 +12,7 @@ from vectomy.report.charts.verdict_mix import verdict_mix
 from vectomy.report.tables import measures
 from vectomy.report.tables.behaviour_effect import BehaviourEffect, compare_rates, describe_change
 from vectomy.report.tables.completions import answers, list_answers
+from vectomy.report.tables.gate_table import gate_table
 from vectomy.report.tables.numbers import finite
 from vectomy.report.tables.subject_parts import (
     Part,
@@ -81,6 +82,12 @@ def _result(
         "tradeoff": tradeoff_chart(compared, main, damage) if main and damage else "",
         "mix": verdict_mix(compared, main.set) if main else "",
         "result": measures.summary_table(compared, parts(evaluation), damage),
+        "gates": gate_table(evaluation.gates),
+        "detectable": any(
+            numbers.refusal.minimum_detectable_effect is not None
+            for subject in evaluation.results.values()
+            for numbers in subject.sets.values()
+        ),
         "over_refusal": over_refusal_chart(compared, *labelled) if labelled else "",
         "types": typed,
         "budgets": [chart for name in names if (chart := budgets_chart(compared, name))],

@@ -170,15 +170,19 @@ def _kept(summary: RunResults) -> list[Row]:
 
 
 def rate_cell(measured: Rate | None) -> Cell:
-    """A rate with its count and interval below it, as far as they are known."""
+    """A rate with its count, interval and minimum detectable effect below it, as far as they are
+    known.
+    """
     measured = measured or Rate()
     rate, count, total = finite(measured.rate), measured.count, measured.total
+    effect = finite(measured.minimum_detectable_effect)
     unjudged = f"{measured.not_judged} not judged" if measured.not_judged else ""
     if unjudged and not total:
         return Cell(None, "–", (unjudged,))
     detail = (
         f"{count} of {total}" if count is not None and total is not None else "",
         interval(measured.ci),
+        "" if effect is None else f"shows {100 * effect:.0f} points",
         unjudged,
     )
     return Cell(rate, percent(rate), tuple(text for text in detail if text))
