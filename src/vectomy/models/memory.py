@@ -23,9 +23,11 @@ from vectomy.models.block_sizes import BlockSizes
 __all__ = [
     "SHARE",
     "available_memory",
+    "count_layerwise_bytes",
     "count_pass_tokens",
     "count_weight_bytes",
     "fits",
+    "largest_block",
     "layerwise_memory",
     "limit_memory",
     "loaded_bytes",

@@ -16,6 +16,7 @@ from vectomy.models.memory import fits
 
 __all__ = [
     "FLOATS",
+    "capabilities",
     "cards_compute_bfloat16",
     "cast_plain",
     "computes",
