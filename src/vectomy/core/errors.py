@@ -28,7 +28,6 @@ A message names the thing, its value and the remedy. `exit_status` is what the c
 
 import pathlib
 import re
-from typing import Self
 
 __all__ = [
     "ActivationError",
@@ -173,7 +172,7 @@ class FinishedRunError(ArtifactError):
         )
         self.folder, self.differences = folder, differences
 
-    def __reduce__(self) -> tuple[type[Self], tuple[pathlib.Path, str]]:
+    def __reduce__(self) -> "tuple[type[FinishedRunError], tuple[pathlib.Path, str]]":
         """For other processes: by default only the message is passed to `__init__`."""
         return type(self), (self.folder, self.differences)
 
