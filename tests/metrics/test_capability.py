@@ -12,6 +12,7 @@ from pathlib import Path
 import lm_eval
 import pytest
 import torch
+from alive_models import counting_models
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from tiny import hooked, orthonormal
@@ -53,6 +54,16 @@ def test_base_and_base_are_the_same_to_the_last_digit() -> None:
     assert (again.difference, again.difference_stderr) == (0.0, 0.0)
     assert base.difference is None
     assert base.n == 48
+
+
+def test_models_that_are_loaded_for_their_turn_are_in_memory_one_at_a_time() -> None:
+    def opened() -> ChatModel:
+        return load_model(folder(), dtype="float32", device="cpu")
+
+    with counting_models() as alive:
+        found = measure_capability({"base": opened, "again": opened}, "example", limit=4)
+    assert alive == [0, 0]
+    assert found["again"][KEY].difference == 0.0
 
 
 def test_hooks_baked_weights_and_the_adapter_agree_and_differ_from_the_base(tmp_path: Path) -> None:

@@ -254,7 +254,11 @@ class ChatModel:
         """
         live = architecture_of(self.model)
         for layer in range(live.n_layers):
-            self.model.get_submodule(live.block(layer)).to("meta")
+            for module in self.model.get_submodule(live.block(layer)).modules():
+                # Not Module.to: a packed weight cannot be moved to `meta`.
+                for name, value in module.named_parameters(recurse=False):
+                    gone = torch.empty_like(value, device="meta")
+                    module.register_parameter(name, nn.Parameter(gone, requires_grad=False))
 
     @property
     def context(self) -> int | None:

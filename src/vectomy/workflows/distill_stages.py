@@ -24,6 +24,7 @@ from vectomy.data.trait_context import in_context
 from vectomy.edits.edit import Edit
 from vectomy.metrics.intervals import rate_of, share_of
 from vectomy.metrics.judges.judged_part import find_degenerate
+from vectomy.metrics.trait_scorers import LogOddsScorer
 from vectomy.metrics.variants import separation
 from vectomy.search.distill.closed_forms import closed_form, learnables
 from vectomy.search.distill.distill_examples import (
@@ -236,28 +237,6 @@ def run_distill_evaluate(work: DistillWorkflow) -> None:
         "base": journal.get_or_compute("base cost", lambda: bench.damage(None, known)),
         "hooks": journal.get_or_compute("hooks cost", lambda: bench.damage(edit, known)),
     }
-    if c.bake:
-        baked = work.load(work.folder.file("checkpoint"), "the baked checkpoint")
-        other = work.bench("test", baked)
-        answers["baked"] = ask(other, "baked", None)
-        costs["baked"] = journal.get_or_compute("baked cost", lambda: other.damage(None, known, bench.chat))
-        del baked, other
-    if measures_in_full(work):
-        # Only the head of the base is needed beside the checkpoint.
-        full = work.bench("test", load_in_full(work, "base"))
-        answers["base_full"] = ask(full, "base_full", None)
-        known = full.reference(answers["base_full"]["negative"])
-        costs["base_full"] = journal.get_or_compute("base_full cost", partial(full.damage, None, known))
-        full.chat.drop_blocks()
-        other = work.bench("test", load_in_full(work, "baked"))
-        answers["baked_full"] = ask(other, "baked_full", None)
-        cost = partial(other.damage, None, known, full.chat)
-        costs["baked_full"] = journal.get_or_compute("baked_full cost", cost)
-        del full, other
-    shown = {form: _judge(bench, given) for form, given in answers.items()}
-    metrics = {form: _metrics(bench, given, costs[form]) for form, given in answers.items()}
-    write_json(work.folder.file("evaluation.json"), metrics)
-    write_jsonl(work.folder.file("completions.jsonl"), _rows(work, shown))
     chosen = read_json(work.folder.file("scores.json"))["chosen"]
     place = (chosen["site"], chosen["layer"], chosen["position"])
     sides = (side.test for side in work.splits)
@@ -265,6 +244,33 @@ def run_distill_evaluate(work: DistillWorkflow) -> None:
         work.chat, _shown_direction(work, chosen["layer"]), *place, *sides, c.runtime.batch_tokens
     )
     write_json(work.folder.file("separation.json"), apart.to_json())
+    if c.bake:
+        # One model in memory: from here on only the base's head is read.
+        work.free()
+        bench.chat.drop_blocks()
+        other = replace(bench, chat=work.load(work.folder.file("checkpoint"), "the baked checkpoint"))
+        answers["baked"] = ask(other, "baked", None)
+        costs["baked"] = journal.get_or_compute("baked cost", partial(other.damage, None, known, bench.chat))
+        del other
+    if measures_in_full(work):
+        work.free()
+        full = replace(bench, chat=load_in_full(work, "base"))
+        answers["base_full"] = ask(full, "base_full", None)
+        known = full.reference(answers["base_full"]["negative"])
+        costs["base_full"] = journal.get_or_compute("base_full cost", partial(full.damage, None, known))
+        full.chat.drop_blocks()
+        other = replace(bench, chat=load_in_full(work, "baked"))
+        answers["baked_full"] = ask(other, "baked_full", None)
+        cost = partial(other.damage, None, known, full.chat)
+        costs["baked_full"] = journal.get_or_compute("baked_full cost", cost)
+        del full, other, cost
+    if c.bake and isinstance(bench.scorer, LogOddsScorer):
+        # The base, whole again: it scores the answers.
+        bench = work.bench("test")
+    shown = {form: _judge(bench, given) for form, given in answers.items()}
+    metrics = {form: _metrics(bench, given, costs[form]) for form, given in answers.items()}
+    write_json(work.folder.file("evaluation.json"), metrics)
+    write_jsonl(work.folder.file("completions.jsonl"), _rows(work, shown))
 
 
 def _shown_direction(work: DistillWorkflow, layer: int) -> Vector:

@@ -8,8 +8,9 @@ Differences are paired by document.
 
 from __future__ import annotations
 
+import gc
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 
@@ -42,8 +43,11 @@ class Capability:
         return {key: value for key, value in asdict(self).items() if key != "samples"}
 
 
+Subject = ChatModel | tuple[ChatModel, Edit] | Callable[[], ChatModel]
+
+
 def measure_capability(
-    subjects: Mapping[str, ChatModel | tuple[ChatModel, Edit]],
+    subjects: Mapping[str, Subject],
     tasks: str,
     *,
     base: str | None = None,
@@ -52,7 +56,8 @@ def measure_capability(
     chat_template: bool = False,
     progress: Progress = silent,
 ) -> dict[str, dict[str, Capability]]:
-    """Run tasks on each subject: a model, or a model under an Edit's hooks.
+    """Run tasks on each subject: a model, a model under an Edit's hooks, or a function that loads a
+    model. A model that is loaded here is dropped before the next one.
 
     Args:
         tasks: suites (open-llm-leaderboard, nous, quick, example), task names, task files and
@@ -70,20 +75,27 @@ def measure_capability(
     """
     first = base if base is not None else next(iter(subjects))
     order = [first, *(name for name in subjects if name != first)]
-    models = {
-        name: subject if isinstance(subject, tuple) else (subject, None) for name, subject in subjects.items()
-    }
-    loaded = load_tasks(tasks, limit, models[first][0] if chat_template else None, progress)
+    template = _open(subjects[first])[0] if chat_template else None
+    loaded = load_tasks(tasks, limit, template, progress)
+    del template
     scores: dict[str, dict[str, TaskScores]] = {}
     count = sum(task.requests for task in loaded)
     with progress("capability", count * len(order), "requests") as update:
         for name in order:
-            chat, edit = models[name]
+            chat, edit = _open(subjects[name])
             with nullcontext() if edit is None else edit.hooks(chat.model):
                 scores[name] = {task.name: task.run(chat, batch_size, update) for task in loaded}
+            del chat
+            gc.collect()
     return {
         name: in_rows(loaded, scores[name], None if name == first else scores[first]) for name in subjects
     }
+
+
+def _open(subject: Subject) -> tuple[ChatModel, Edit | None]:
+    if isinstance(subject, tuple):
+        return subject
+    return (subject if isinstance(subject, ChatModel) else subject()), None
 
 
 def in_rows(

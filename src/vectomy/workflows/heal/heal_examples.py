@@ -4,6 +4,7 @@ ids. No prompt that is measured on is among them.
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -96,6 +97,9 @@ def _own(
     tokens = chat.tokens(kept)
     check_lengths(chat, kept, tokens, config.own_tokens, log)
     ours = chat.answer(tokens, config.own_tokens, config.runtime.batch_tokens, progress, "base's own answers")
+    # Not two models in memory.
+    del chat
+    gc.collect()
     chat = load_for(config, edited, "edited model")
     theirs = None
     if config.paired:

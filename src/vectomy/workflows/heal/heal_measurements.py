@@ -7,6 +7,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,7 @@ def measure_all(
         del chat
         gc.collect()
     if config.tasks is not None:
+        del base
         for name, tasks in _capability(folders, config, progress).items():
             numbers[name]["capability"] = tasks
     return numbers, _rows(sets, seen)
@@ -115,11 +117,11 @@ def _counted(seen: _AnswersOfModel) -> JsonObject:
 
 
 def _capability(folders: Mapping[str, Path], config: HealConfig, progress: Progress) -> dict[str, JsonObject]:
-    """All three models are in memory here: the harness's requests are made once for all of them."""
+    """One model in memory at a time; the harness's requests are made once for all of them."""
     assert config.tasks is not None
-    chats = {name: load_for(config, folders[name], name) for name in MODELS}
+    models = {name: partial(load_for, config, folders[name], name) for name in MODELS}
     measured = measure_capability(
-        chats, config.tasks, base=MODELS[0], limit=config.task_limit, progress=progress
+        models, config.tasks, base=MODELS[0], limit=config.task_limit, progress=progress
     )
     return {name: {task: one.to_json() for task, one in tasks.items()} for name, tasks in measured.items()}
 
