@@ -14,7 +14,7 @@ import importlib
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,17 +76,17 @@ def start_counting(seen: Callable[[Any, Any], None] = lambda ids, mask: None) ->
 
 def count_own_decoding(counter: Counter) -> None:
     """Count what our own decoder generates too; it does not go through `generate`."""
-    from vectomy.models.generation import Greedy
+    from vectomy.models.generation import GreedyDecoder
 
-    answers = Greedy.answers
+    answers = GreedyDecoder.answers
 
-    def counted_answers(self: Any, *args: Any) -> Any:
+    def counted_answers(self: Any, *args: Any) -> Iterator[tuple[int, list[int]]]:
         counter.layers = self.model.config.get_text_config().num_hidden_layers
-        found = answers(self, *args)
-        counter.generated_tokens += sum(map(len, found))
-        return found
+        for index, answer in answers(self, *args):
+            counter.generated_tokens += len(answer)
+            yield index, answer
 
-    Greedy.answers = counted_answers
+    GreedyDecoder.answers = counted_answers
 
 
 def peak_bytes() -> int:

@@ -31,7 +31,7 @@ import torch
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "helpers"))
 import tiny_chat
 
-import vectomy.models.chat as chat_module
+import vectomy.models.decoding as decoding_module
 from vectomy import Edit, collect, evaluate_models, load_layerwise, load_model, run
 from vectomy.core.errors import VectomyError
 from vectomy.core.progress import silent
@@ -333,13 +333,13 @@ def generation(smoke: Smoke) -> Figures:
     chat = load_model(smoke.big, device=smoke.device, dtype="bfloat16")
     ids = chat.tokens([Prompt(text) for text in smoke.words(128, 7)])
     figures = {}
-    plain = chat_module.without_cudnn_attention
+    plain = decoding_module.without_cudnn_attention
     for name, batch_tokens, kernels in (
         ("4096 tokens, cuDNN", 4096, nullcontext),
         ("4096 tokens", 4096, plain),
         ("auto", "auto", plain),
     ):
-        chat_module.without_cudnn_attention = kernels  # type: ignore[assignment]
+        decoding_module.without_cudnn_attention = kernels  # type: ignore[assignment]
         try:
             smoke.synchronise()
             began = time.monotonic()
@@ -347,7 +347,7 @@ def generation(smoke: Smoke) -> Figures:
             smoke.synchronise()
             figures[name] = round(sum(map(len, answers)) / (time.monotonic() - began))
         finally:
-            chat_module.without_cudnn_attention = plain
+            decoding_module.without_cudnn_attention = plain
     return {"tokens_a_second": figures}
 
 

@@ -117,7 +117,7 @@ def constants_patched(text: str) -> list[str]:
         ("setattr(shard, 'ROWS', 1)", ["ROWS"]),
         ('monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "")', []),
         ('monkeypatch.setattr(shard, "copy_range", stop)', []),
-        ('monkeypatch.setattr(Greedy, "answers", stop)', []),
+        ('monkeypatch.setattr(GreedyDecoder, "answers", stop)', []),
         ("ROWS = 1", []),
     ],
 )

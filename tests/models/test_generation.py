@@ -10,9 +10,10 @@ import tiny_chat
 from tiny_chat import DAY, NIGHT
 
 from vectomy.data.prompts import Prompt
-from vectomy.models import ChatModel
-from vectomy.models import chat as chat_module
-from vectomy.models.generation import Greedy, has_plain_kv_cache, shared_beginning
+from vectomy.models import ChatModel, kv_cache
+from vectomy.models.decoding import decodes_by_row
+from vectomy.models.generation import GreedyDecoder, shared_beginning
+from vectomy.models.kv_cache import has_plain_kv_cache
 
 TIER = "chat"
 
@@ -36,10 +37,10 @@ def test_the_same_tokens_as_generate(monkeypatch: pytest.MonkeyPatch, limit: int
     chat = tiny_chat.chat()
     tokens = chat.tokens(PROMPTS)
     found = chat.answer(tokens, limit, budget)
-    monkeypatch.setattr(chat_module, "has_plain_kv_cache", lambda _: False)
+    monkeypatch.setattr(kv_cache, "has_plain_kv_cache", lambda _: False)
     generated = untried(chat)
     assert found == generated.answer(tokens, limit, budget)
-    assert not generated._decodes_by_row(tokens)
+    assert not decodes_by_row(generated, tokens)
     assert len({len(answer) for answer in found}) > 1 or limit < 3
 
 
@@ -67,7 +68,7 @@ def _raises(*_: object) -> None:
     raise AttributeError("this memory has no rows")
 
 
-@pytest.mark.parametrize("broken", [_raises, lambda *_: [[3, 3, 3, 3], [3, 3, 3, 3]]])
+@pytest.mark.parametrize("broken", [_raises, lambda *_: [(0, [3, 3, 3, 3]), (1, [3, 3, 3, 3])]])
 def test_a_model_that_decodes_otherwise_is_left_to_generate(
     monkeypatch: pytest.MonkeyPatch, broken: object
 ) -> None:
@@ -76,10 +77,10 @@ def test_a_model_that_decodes_otherwise_is_left_to_generate(
     assert has_plain_kv_cache(chat.model)
     tokens = chat.tokens(PROMPTS)
     expected = chat.answer(tokens, 6, 4096)
-    monkeypatch.setattr(Greedy, "answers", broken)
+    monkeypatch.setattr(GreedyDecoder, "answers", broken)
     other = untried(chat)
     assert other.answer(tokens, 6, 4096) == expected
-    assert not other._decodes_by_row(tokens)
+    assert not decodes_by_row(other, tokens)
 
 
 def test_beginnings() -> None:
@@ -87,4 +88,3 @@ def test_beginnings() -> None:
     assert shared_beginning([[1, 2], [1, 2, 3]]) == 1
     assert shared_beginning([[7, 8, 9]]) == 2
     assert shared_beginning([]) == 0
-    assert Greedy.__doc__

@@ -1,7 +1,9 @@
 """Live models: everything here may import transformers.
 
 - chat.py: a chat model on a device. chat_template.py: its template; prompt_checks.py: whether
-  prompts reach it. generation.py: its greedy decoding. head.py: its logits.
+  prompts reach it. head.py: its logits.
+- decoding.py: how it answers. generation.py: the loop over rows, with kv_cache.py and
+  packed_linear.py.
 - loading.py: finds, fetches and loads models. device_choice.py: where to; precision.py: the dtype
   they compute in; live_quantisation.py: weights quantised while they run.
 - layerwise.py: runs a model that is larger than memory, with weights.py and block_pages.py;

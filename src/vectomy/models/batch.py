@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -10,7 +10,7 @@ import torch
 
 from vectomy.core.types import TokenIds
 
-__all__ = ["Batch", "Pass", "halve_until_fits"]
+__all__ = ["Batch", "Pass", "halve_until_fits", "pad_left"]
 
 Result = TypeVar("Result")
 
@@ -51,6 +51,18 @@ class Batch:
             Batch(self.rows[first], self.input_ids[first], self.attention_mask[first]),
             Batch(self.rows[second], self.input_ids[second], self.attention_mask[second]),
         )
+
+
+def pad_left(
+    rows: Sequence[int], tokens: Sequence[Sequence[int]], width: int, pad_token: int, device: torch.device
+) -> Batch:
+    """A batch of prompts, padded on the left to `width` tokens."""
+    ids = torch.full((len(rows), width), pad_token, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for place, row in enumerate(tokens):
+        ids[place, width - len(row) :] = torch.tensor(row, dtype=torch.long)
+        mask[place, width - len(row) :] = 1
+    return Batch(list(rows), ids.to(device), mask.to(device))
 
 
 def halve_until_fits(

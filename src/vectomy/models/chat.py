@@ -7,16 +7,15 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from vectomy.architecture import Architecture, architecture_of
 from vectomy.checkpoint import Checkpoint
 from vectomy.core.config import BatchTokens
-from vectomy.core.errors import ActivationError, ModelError, VectomyError
+from vectomy.core.errors import ActivationError, ModelError
 from vectomy.core.module_io import inner_model
 from vectomy.core.placed_module import execution_device
 from vectomy.core.progress import Progress, silent
@@ -25,9 +24,9 @@ from vectomy.data.prompts import Prompt
 from vectomy.data.thoughts import TAGS
 from vectomy.models.answer_text import decode_answer, find_final_part, find_opened_thought
 from vectomy.models.attention_kernels import without_cudnn_attention
-from vectomy.models.batch import Batch, Pass, halve_until_fits
+from vectomy.models.batch import Batch, Pass, halve_until_fits, pad_left
 from vectomy.models.chat_template import ChatTemplate
-from vectomy.models.generation import Greedy, has_plain_kv_cache, shared_beginning
+from vectomy.models.decoding import decode
 from vectomy.models.head import logits_of
 from vectomy.models.layerwise import LayerBatches, LayerwiseModel
 from vectomy.models.memory import available_memory, count_pass_tokens
@@ -38,9 +37,6 @@ __all__ = ["ChatModel"]
 LARGEST_TOKEN = 1 << 31
 # Tokens in one pass on a processor, unless told otherwise.
 CPU_TOKENS = 4096
-# Tokens for which the two ways of decoding are compared, and the result by model.
-TRIED = 4
-_BY_ROW: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 # Names under which configurations store the number of positions.
 POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length")
 SENTINELS = ("Hello", "What is 2 + 2?", "List\nthree things.", "x")
@@ -182,15 +178,7 @@ class ChatModel:
             width = len(tokens[order[0]])
             count = max(1, limit // max(1, width + growth))
             rows, order = order[:count], order[count:]
-            yield self._pad(rows, [tokens[row] for row in rows], width)
-
-    def _pad(self, rows: list[int], tokens: list[Sequence[int]], width: int) -> Batch:
-        ids = torch.full((len(rows), width), self.pad_token, dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for place, row in enumerate(tokens):
-            ids[place, width - len(row) :] = torch.tensor(row, dtype=torch.long)
-            mask[place, width - len(row) :] = 1
-        return Batch(rows, ids.to(self.device), mask.to(self.device))
+            yield pad_left(rows, [tokens[row] for row in rows], width, self.pad_token, self.device)
 
     @property
     def pad_token(self) -> int:
@@ -340,78 +328,20 @@ class ChatModel:
         what: str = "answering",
     ) -> list[list[int]]:
         """Greedy answers as token ids, including the end-of-turn token where an answer
-        reached it. A batch that runs out of memory is halved. The batches are shared by the ranks.
+        reached it. What runs out of memory is run in smaller batches. The prompts are shared by the
+        ranks.
         """
         self._check_whole()
         if not tokens:
             return []
-        ranks = current_ranks()
-        by_row = all(ranks.gather(self._decodes_by_row(tokens)))
-        beginning = shared_beginning(tokens) if by_row else None
-        decode = self._generate if beginning is None else self._greedy(tokens[0][:beginning]).answers
-        own = [ids[beginning or 0 :] for ids in tokens]
-        batches = ranks.share(self.batches(own, batch_tokens, growth=max_new_tokens + (beginning or 0)))
         answers: dict[int, list[int]] = {}
-        with progress(what, len(tokens), "prompts") as update, without_cudnn_attention():
-            for batch, result in halve_until_fits(batches, lambda batch: decode(batch, max_new_tokens)):
-                answers |= zip(batch.rows, result, strict=True)
-                update(len(batch.rows))
-            others = ranks.merge(answers)
+        with progress(what, len(tokens), "prompts") as update:
+            for row, answer in decode(self, tokens, max_new_tokens, batch_tokens):
+                answers[row] = answer
+                update(1)
+            others = current_ranks().merge(answers)
             update(len(tokens) - len(answers))
         return [others[row] for row in range(len(tokens))]
-
-    def _decodes_by_row(self, tokens: Sequence[Sequence[int]]) -> bool:
-        """Whether generation.py gives the same answers as `generate` of transformers. Tried once
-        per model, on the first two prompts.
-        """
-        known = _BY_ROW.get(self.model)
-        if known is None and len(tokens) > 1:
-            known = has_plain_kv_cache(self.model)
-            if known:
-                start = shared_beginning(tokens[:2])
-                (whole,), (own,) = (
-                    list(self.batches([t[at:] for t in tokens[:2]], 1 << 30)) for at in (0, start)
-                )
-                try:
-                    found = self._greedy(tokens[0][:start]).answers(own, TRIED)
-                except torch.OutOfMemoryError:
-                    raise
-                except (ValueError, RuntimeError, TypeError, IndexError, AttributeError):
-                    found = []
-                known = found == self._generate(whole, TRIED)
-            _BY_ROW[self.model] = known
-        return bool(known)
-
-    def _greedy(self, beginning: Sequence[int]) -> Greedy:
-        head: nn.Module = self.model.get_output_embeddings()
-        return Greedy(
-            self.model, lambda hidden: head(hidden).argmax(-1), beginning, self.end_tokens, self.device
-        )
-
-    def _generate(self, batch: Batch, limit: int) -> list[list[int]]:
-        from transformers import GenerationConfig
-
-        ends = list(self.end_tokens)
-        greedy = GenerationConfig(
-            max_new_tokens=limit, do_sample=False, eos_token_id=ends or None, pad_token_id=self.pad_token
-        )
-        try:
-            out = self.model.generate(
-                input_ids=batch.input_ids, attention_mask=batch.attention_mask, generation_config=greedy
-            )
-        except (torch.OutOfMemoryError, VectomyError):
-            raise
-        # xLSTM of some widths, for one.
-        except (ValueError, RuntimeError, TypeError, IndexError, AttributeError, KeyError) as error:
-            raise ModelError(
-                f"transformers cannot generate with {self.name}, a {self.architecture.model_type} model "
-                f"({type(error).__name__}: {str(error)[:200]}); update transformers, or report the type"
-            ) from error
-        answers = []
-        for ids in out[:, batch.input_ids.shape[1] :].tolist():
-            end = next((index for index, token in enumerate(ids) if token in ends), None)
-            answers.append(ids if end is None else ids[: end + 1])
-        return answers
 
     def text(self, answer: Sequence[int]) -> str:
         """An answer as text. Thoughts stay in it, with the tokens that set them apart; where the

@@ -1,28 +1,35 @@
-"""Greedy decoding with fewer computed tokens: the shared beginning of all prompts runs once, and
-rows leave the batch when their answer has ended.
+"""Greedy decoding of many prompts: their shared beginning runs once, rows whose answer has ended
+leave, and waiting prompts take their places.
 
-Only for models whose cache holds nothing but attention keys and values, which can be repeated and
-selected by row. Other models (recurrent states, convolutions, windows) use `generate` of
+All rows of a step write one column of the cache, and each row's columns end at it. Distances are
+those of an unpadded prompt, so that windows of attention keep their meaning. Only for models whose
+cache holds nothing but keys and values; others (recurrent states, convolutions) use `generate` of
 transformers.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from vectomy.core.module_io import inner_model
-from vectomy.models.batch import Batch
+from vectomy.models.batch import pad_left
 
-__all__ = ["Greedy", "has_plain_kv_cache", "shared_beginning"]
+__all__ = ["GreedyDecoder", "shared_beginning"]
 
-# Ended rows leave the batch once they are this share of it; each removal costs a copy of the cache.
+# Rows leave, and others join, once this share of the rows has ended; each time copies the cache.
 ENDED = 0.25
+# Columns of the cache for coming tokens.
+ROOM = 128
+# Steps between two looks at the tokens of a card: each look waits for it.
+STEPS_ON_A_CARD = 8
 
 
 def shared_beginning(prompts: Sequence[Sequence[int]]) -> int:
@@ -37,72 +44,175 @@ def shared_beginning(prompts: Sequence[Sequence[int]]) -> int:
     return min(shared, min(map(len, prompts), default=1) - 1)
 
 
-def has_plain_kv_cache(model: Any) -> bool:
-    """Whether the model caches nothing but keys and values of full attention."""
-    from transformers import DynamicCache
-    from transformers.cache_utils import DynamicLayer
+@dataclass
+class _Rows:
+    """Rows that are decoded together.
 
-    return {type(layer) for layer in DynamicCache(config=model.config).layers} == {DynamicLayer}
+    Attributes:
+        prompts: the index of each row's prompt.
+        ids: each row's last token, which no pass has read yet.
+        positions: the position of that token in its row.
+        mask: 1 in the columns of a row's own tokens.
+        open: indices of the rows whose answer has not ended.
+    """
+
+    prompts: list[int]
+    ids: Int[Tensor, "row 1"]
+    positions: Int[Tensor, "row 1"]
+    mask: Int[Tensor, "row column"]
+    cache: Any
+    open: list[int]
+
+    def leave(self) -> _Rows:
+        """The open rows, without the columns that none of them uses. The cache stays as it is."""
+        kept = torch.tensor(self.open, device=self.ids.device)
+        prompts = [self.prompts[row] for row in self.open]
+        mask = self.mask[kept]
+        mask = mask[:, int(mask.argmax(-1).min()) :]
+        return _Rows(prompts, self.ids[kept], self.positions[kept], mask, self.cache, self.open)
 
 
-class Greedy:
-    """Decodes batches of prompts that share `beginning`, which runs once, at the first batch."""
+class GreedyDecoder:
+    """Answers prompts that share `beginning`, which runs once."""
 
     def __init__(
         self,
         model: Any,
-        pick: Callable[[Float[Tensor, "row d_model"]], Tensor],
+        pick: Callable[[Float[Tensor, "row d_model"]], Int[Tensor, " row"]],
         beginning: Sequence[int],
         ends: Collection[int],
         device: torch.device,
+        pad_token: int = 0,
     ) -> None:
         """`pick` maps each row's last hidden state to its next token."""
         self.model, self.pick, self.ends, self.device = model, pick, frozenset(ends), device
-        self.beginning = list(beginning)
-        self._cache: Any = None
+        self.beginning, self.pad_token = list(beginning), pad_token
+        self.steps = 1 if device.type == "cpu" else STEPS_ON_A_CARD
+        self._begun: Any = None
 
-    def answers(self, batch: Batch, limit: int) -> list[list[int]]:
-        """At most `limit` tokens per row, including the end of turn. The prompts in the batch must
-        not contain the beginning.
+    def answers(
+        self, prompts: Mapping[int, Sequence[int]], limit: int, places: int, pass_tokens: int
+    ) -> Iterator[tuple[int, list[int]]]:
+        """Each prompt's index and answer, as answers end: at most `limit` tokens, including the end
+        of turn. The longest prompts are read first.
+
+        Args:
+            prompts: by index, without the beginning.
+            places: tokens in the cache at once, with padding and room for answers.
+            pass_tokens: tokens in one pass over prompts.
         """
-        n, length = len(batch.rows), len(self.beginning)
-        cache = self._start(n)
-        mask = torch.cat([batch.attention_mask.new_ones(n, length), batch.attention_mask], dim=1)
-        ids, positions = batch.input_ids, (mask.cumsum(-1) - 1)[:, length:].clamp_min(0)
-        answers: list[list[int]] = [[] for _ in range(n)]
-        rows = list(range(n))
-        for _ in range(limit):
-            hidden = self._forward(ids, mask, positions, cache)
-            picked = self.pick(hidden[:, -1]).tolist()
-            for row, token in zip(rows, picked, strict=True):
-                if not answers[row] or answers[row][-1] not in self.ends:
-                    answers[row].append(token)
-            ids, positions = torch.tensor(picked, device=self.device)[:, None], positions[:, -1:] + 1
-            mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
-            open_ = [index for index, row in enumerate(rows) if answers[row][-1] not in self.ends]
-            if not open_:
-                break
-            if len(rows) - len(open_) >= ENDED * len(rows):
-                keep = torch.tensor(open_, device=self.device)
-                cache.batch_select_indices(keep)
-                ids, positions, mask = ids[keep], positions[keep], mask[keep]
-                rows = [rows[index] for index in open_]
-        return answers
+        waiting = deque(sorted(prompts, key=lambda index: (-len(prompts[index]), index)))
+        answers: dict[int, list[int]] = {}
+        rows: _Rows | None = None
+        while waiting or rows is not None:
+            width = 0 if rows is None else rows.mask.shape[1]
+            if waiting:
+                width = max(width, len(self.beginning) + len(prompts[waiting[0]]))
+            free = max(1, places // (width + limit)) - (0 if rows is None else len(rows.prompts))
+            joining = [waiting.popleft() for _ in range(min(len(waiting), free))]
+            parts = list(self._read({index: prompts[index] for index in joining}, pass_tokens))
+            for part in parts:
+                picked = part.ids[:, 0].tolist()
+                answers |= {index: [token] for index, token in zip(part.prompts, picked, strict=True)}
+            parts = parts if rows is None else [rows, *parts]
+            longest = limit - min(len(answers[index]) for part in parts for index in part.prompts)
+            rows = self._join(rows, parts, min(ROOM, longest))
+            yield from self._decode(rows, answers, limit)
+            rows = rows.leave() if rows.open else None
 
-    def _start(self, rows: int) -> Any:
-        from transformers import DynamicCache
+    def _read(self, prompts: Mapping[int, Sequence[int]], pass_tokens: int) -> Iterator[_Rows]:
+        """Passes over prompts, up to the first token of their answers."""
+        indices, length = list(prompts), len(self.beginning)
+        while indices:
+            width = len(prompts[indices[0]])
+            count = max(1, pass_tokens // max(1, width))
+            batch = pad_left(
+                indices[:count],
+                [prompts[index] for index in indices[:count]],
+                width,
+                self.pad_token,
+                self.device,
+            )
+            indices = indices[count:]
+            own, n = batch.attention_mask, len(batch.rows)
+            mask = torch.cat([own.new_ones(n, length), own], dim=1)
+            positions = (mask.cumsum(-1) - 1)[:, length:].clamp_min(0)
+            cache = self._begin(n)
+            hidden = self._forward(batch.input_ids, mask, positions, cache)
+            ids = self.pick(hidden[:, -1])[:, None]
+            yield _Rows(batch.rows, ids, positions[:, -1:] + 1, mask, cache, list(range(n)))
+
+    def _begin(self, n: int) -> Any:
+        """A cache of `n` rows that holds the beginning."""
+        from vectomy.models.kv_cache import start_cache
 
         if not self.beginning:
-            return DynamicCache(config=self.model.config)
-        if self._cache is None:
+            return start_cache(self.model)
+        if self._begun is None:
             ids = torch.tensor([self.beginning], device=self.device)
-            self._cache = DynamicCache(config=self.model.config)
-            self._forward(
-                ids, torch.ones_like(ids), torch.arange(ids.shape[1], device=self.device)[None], self._cache
-            )
-        cache = copy.deepcopy(self._cache)
-        cache.batch_repeat_interleave(rows)
+            self._begun = start_cache(self.model)
+            positions = torch.arange(ids.shape[1], device=self.device)[None]
+            self._forward(ids, torch.ones_like(ids), positions, self._begun)
+        cache = copy.deepcopy(self._begun)
+        cache.batch_repeat_interleave(n)
         return cache
+
+    def _join(self, rows: _Rows | None, parts: Sequence[_Rows], room: int) -> _Rows:
+        """The rows of all parts, with `room` columns for coming tokens. `rows`, the first part, are
+        those that stay of a cache that still holds others.
+        """
+        from vectomy.models.kv_cache import join_rows, start_cache
+
+        width = max(part.mask.shape[1] for part in parts)
+        n = sum(len(part.prompts) for part in parts)
+        cache = start_cache(self.model) if rows is None else rows.cache
+        kept = None if rows is None else torch.tensor(rows.open, device=self.device)
+        used = 0 if rows is None else rows.mask.shape[1]
+        joining = [part.cache for part in parts if part is not rows]
+        join_rows(cache, kept, used, joining, width, room)
+        mask = parts[0].mask.new_zeros(n, width)
+        start = 0
+        for part in parts:
+            end = start + len(part.prompts)
+            mask[start:end, width - part.mask.shape[1] :] = part.mask
+            start = end
+        ids, positions = (
+            torch.cat(values) for values in zip(*((part.ids, part.positions) for part in parts), strict=True)
+        )
+        prompts = [index for part in parts for index in part.prompts]
+        return _Rows(prompts, ids, positions, mask, cache, list(range(n)))
+
+    def _decode(
+        self, rows: _Rows, answers: dict[int, list[int]], limit: int
+    ) -> Iterator[tuple[int, list[int]]]:
+        """Decode until a share of the rows has ended, or the room of the cache is used up."""
+        n, room = len(rows.prompts), rows.cache.room
+        while True:
+            ended = [row for row in rows.open if self._has_ended(answers[rows.prompts[row]], limit)]
+            for row in ended:
+                yield rows.prompts[row], answers[rows.prompts[row]]
+            rows.open = [row for row in rows.open if row not in set(ended)]
+            if not rows.open or n - len(rows.open) >= ENDED * n or not room:
+                return
+            steps = min(self.steps, room, limit - min(len(answers[rows.prompts[row]]) for row in rows.open))
+            room -= steps
+            picked = [self._step(rows) for _ in range(steps)]
+            for row, tokens in enumerate(torch.stack(picked, dim=1).tolist()):
+                answer = answers[rows.prompts[row]]
+                for token in tokens:
+                    if not self._has_ended(answer, limit):
+                        answer.append(token)
+
+    def _has_ended(self, answer: Sequence[int], limit: int) -> bool:
+        return len(answer) >= limit or answer[-1] in self.ends
+
+    def _step(self, rows: _Rows) -> Int[Tensor, " row"]:
+        """The next token of each row."""
+        rows.mask = torch.cat([rows.mask, rows.mask.new_ones(len(rows.mask), 1)], dim=1)
+        hidden = self._forward(rows.ids, rows.mask, rows.positions, rows.cache)
+        picked = self.pick(hidden[:, -1])
+        rows.ids, rows.positions = picked[:, None], rows.positions + 1
+        return picked
 
     def _forward(
         self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Any

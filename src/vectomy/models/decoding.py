@@ -1,0 +1,155 @@
+"""How a chat model's greedy answers are made: by this project's loop (generation.py), or by
+`generate` of transformers where the loop does not give the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import nn
+
+from vectomy.core.config import BatchTokens
+from vectomy.core.errors import ModelError, VectomyError
+from vectomy.core.ranks import Ranks, current_ranks, use_ranks
+from vectomy.models.attention_kernels import without_cudnn_attention
+from vectomy.models.batch import Batch, halve_until_fits
+from vectomy.models.generation import GreedyDecoder, shared_beginning
+from vectomy.models.packed_linear import pack_linears
+
+if TYPE_CHECKING:
+    from vectomy.models.chat import ChatModel
+
+__all__ = ["decode", "decodes_by_row", "generate"]
+
+# Tokens in the cache of answers at once on a processor: a step over more rows reads the weights
+# less often.
+CPU_PLACES = 16384
+# Answers of at least so many tokens are worth packing the weights, in a layout for so many rows.
+PACKED_FROM, PACKED_ROWS = 12, 64
+# Tokens for which the two ways are compared, and the result by model.
+TRIED = 4
+_BY_ROW: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+
+Answers = Iterator[tuple[int, list[int]]]
+"""Each prompt's index and answer, in the order in which answers end."""
+
+
+def decode(
+    chat: ChatModel, tokens: Sequence[Sequence[int]], limit: int, batch_tokens: BatchTokens
+) -> Answers:
+    """Greedy answers of at most `limit` tokens, to this rank's share of the prompts."""
+    ranks = current_ranks()
+    with without_cudnn_attention(), _packed(chat, limit):
+        way = _decode_rows if all(ranks.gather(decodes_by_row(chat, tokens))) else _generate_batches
+        yield from way(chat, tokens, limit, batch_tokens)
+
+
+def _packed(chat: ChatModel, limit: int) -> AbstractContextManager[object]:
+    """Packed weights where enough steps are to be run on them."""
+    return pack_linears(chat.model, PACKED_ROWS) if limit >= PACKED_FROM else nullcontext()
+
+
+def decodes_by_row(chat: ChatModel, tokens: Sequence[Sequence[int]]) -> bool:
+    """Whether generation.py gives the same answers as `generate` of transformers. Tried once per
+    model, on the first two prompts.
+    """
+    from vectomy.models.kv_cache import has_plain_kv_cache
+
+    known = _BY_ROW.get(chat.model)
+    if known is None and len(tokens) > 1:
+        known = has_plain_kv_cache(chat.model)
+        if known:
+            (whole,) = chat.batches(tokens[:2], 1 << 30)
+            try:
+                with use_ranks(Ranks()):
+                    own = dict(_decode_rows(chat, tokens[:2], TRIED, 1 << 30))
+            except torch.OutOfMemoryError:
+                raise
+            except (ValueError, RuntimeError, TypeError, IndexError, AttributeError):
+                own = {}
+            known = [own.get(row) for row in whole.rows] == generate(chat, whole, TRIED)
+        _BY_ROW[chat.model] = known
+    return bool(known)
+
+
+def _decode_rows(
+    chat: ChatModel, tokens: Sequence[Sequence[int]], limit: int, batch_tokens: BatchTokens
+) -> Answers:
+    from vectomy.models.kv_cache import has_windows
+
+    # Padding lies between a shared beginning and a prompt's own tokens; a window would count it.
+    length = 0 if has_windows(chat.model) else shared_beginning(tokens)
+    decoder = _decoder(chat, tokens[0][:length])
+    passes = places = chat.pass_tokens(batch_tokens)
+    if batch_tokens == "auto" and chat.device.type == "cpu" and chat.stream is None:
+        places = max(passes, CPU_PLACES)
+    ordered = sorted(range(len(tokens)), key=lambda row: (-len(tokens[row]), row))
+    waiting = {row: tokens[row][length:] for row in current_ranks().share(ordered)}
+    while waiting:
+        try:
+            for row, answer in decoder.answers(dict(waiting), limit, places, passes):
+                del waiting[row]
+                yield row, answer
+        except torch.OutOfMemoryError:
+            if places <= length + max(map(len, waiting.values())) + limit:
+                raise
+            places, passes = places // 2, max(1, passes // 2)
+        if waiting and torch.cuda.is_available():
+            # Out of the handler: its traceback holds the tensors of the failed pass.
+            torch.cuda.empty_cache()
+
+
+def _decoder(chat: ChatModel, beginning: Sequence[int]) -> GreedyDecoder:
+    head: nn.Module = chat.model.get_output_embeddings()
+    return GreedyDecoder(
+        chat.model,
+        # In bfloat16 on a processor 4 times as fast as argmax; both take the first of equals.
+        lambda hidden: head(hidden).max(-1).indices,
+        beginning,
+        chat.end_tokens,
+        chat.device,
+        chat.pad_token,
+    )
+
+
+def _generate_batches(
+    chat: ChatModel, tokens: Sequence[Sequence[int]], limit: int, batch_tokens: BatchTokens
+) -> Answers:
+    batches = current_ranks().share(chat.batches(tokens, batch_tokens, growth=limit))
+    for batch, result in halve_until_fits(batches, lambda batch: generate(chat, batch, limit)):
+        yield from zip(batch.rows, result, strict=True)
+
+
+def generate(chat: ChatModel, batch: Batch, limit: int) -> list[list[int]]:
+    """Greedy answers of a batch, by transformers.
+
+    Raises:
+        ModelError: transformers fails on this type of model.
+    """
+    from transformers import GenerationConfig
+
+    ends = list(chat.end_tokens)
+    greedy = GenerationConfig(
+        max_new_tokens=limit, do_sample=False, eos_token_id=ends or None, pad_token_id=chat.pad_token
+    )
+    try:
+        out = chat.model.generate(
+            input_ids=batch.input_ids, attention_mask=batch.attention_mask, generation_config=greedy
+        )
+    except (torch.OutOfMemoryError, VectomyError):
+        raise
+    # xLSTM of some widths, for one.
+    except (ValueError, RuntimeError, TypeError, IndexError, AttributeError, KeyError) as error:
+        raise ModelError(
+            f"transformers cannot generate with {chat.name}, a {chat.architecture.model_type} model "
+            f"({type(error).__name__}: {str(error)[:200]}); update transformers, or report the type"
+        ) from error
+    answers = []
+    for ids in out[:, batch.input_ids.shape[1] :].tolist():
+        end = next((index for index, token in enumerate(ids) if token in ends), None)
+        answers.append(ids if end is None else ids[: end + 1])
+    return answers
