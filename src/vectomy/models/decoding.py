@@ -14,7 +14,7 @@ from torch import nn
 
 from vectomy.core.config import BatchTokens
 from vectomy.core.errors import ModelError, VectomyError
-from vectomy.core.ranks import Ranks, current_ranks, use_ranks
+from vectomy.core.ranks import apart, current_ranks
 from vectomy.models.attention_kernels import without_cudnn_attention
 from vectomy.models.batch import Batch, halve_until_fits
 from vectomy.models.generation import GreedyDecoder, shared_beginning
@@ -65,7 +65,7 @@ def decodes_by_row(chat: ChatModel, tokens: Sequence[Sequence[int]]) -> bool:
         if known:
             (whole,) = chat.batches(tokens[:2], 1 << 30)
             try:
-                with use_ranks(Ranks()):
+                with apart():
                     own = dict(_decode_rows(chat, tokens[:2], TRIED, 1 << 30))
             except torch.OutOfMemoryError:
                 raise
