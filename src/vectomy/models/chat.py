@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from vectomy.architecture import Architecture, architecture_of
 from vectomy.checkpoint import Checkpoint
