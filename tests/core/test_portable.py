@@ -3,6 +3,7 @@ only POSIX has. The rules of Windows: tests/workflows/test_windows.py; its types
 """
 
 import ast
+import errno
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from windows_rules import POSIX_MODULES, in_use
 
+from vectomy.cli import has_lost_reader
 from vectomy.core.output_path import explain_name
 from vectomy.core.tensor_file import read_tensors
 from vectomy.hub.leaks import find_leaks
@@ -109,3 +111,11 @@ def test_a_folder_of_windows_is_found_however_it_is_written(text: str) -> None:
     own = [PureWindowsPath(r"C:\data\me")]
     leaks = find_leaks("notes.txt", f"from {text}".encode(), own)
     assert [leak.what for leak in leaks] == ["a path of this machine"]
+
+
+@pytest.mark.parametrize("windows", [True, False])
+def test_a_pager_that_has_gone_is_an_invalid_argument_on_windows(windows: bool) -> None:
+    assert has_lost_reader(BrokenPipeError(), windows)
+    assert has_lost_reader(OSError(errno.EINVAL, "Invalid argument"), windows) is windows
+    assert not has_lost_reader(OSError(errno.EINVAL, "Invalid argument", "a?b"), windows)
+    assert not has_lost_reader(OSError(errno.EIO, "broken"), windows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import errno
 import importlib.metadata
 import io
 import os
@@ -140,14 +141,22 @@ def main() -> None:
         if isinstance(stop, SystemExit) and stop.code != INTERRUPTED:
             raise
         _stop("interrupted; finished work is kept, and the same command resumes from there", INTERRUPTED)
-    except BrokenPipeError:
-        # The reader of our output (a pager, head) has gone.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(1) from None
     except Exception as error:
+        if has_lost_reader(error):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise SystemExit(1) from None
         if os.environ.get("VECTOMY_DEBUG"):
             raise
         _stop(_describe(error), 1)
+
+
+def has_lost_reader(error: Exception, windows: bool = os.name == "nt") -> bool:
+    """Whether the reader of our output (a pager, head) has gone; Windows calls that an invalid
+    argument of no file.
+    """
+    if isinstance(error, BrokenPipeError):
+        return True
+    return windows and isinstance(error, OSError) and error.errno == errno.EINVAL and error.filename is None
 
 
 def _describe(error: Exception) -> str:
