@@ -3,14 +3,17 @@ gives, where the model allows.
 """
 
 import random
+from dataclasses import replace
 
 import pytest
 import tiny_chat
 import torch
+from tiny import random_model
 from tiny_chat import DAY, NIGHT
 
 from vectomy.hooks.capture import capture
 from vectomy.models import Example, pack_examples, packs_exactly, resume_at, resumes_exactly
+from vectomy.models.teacher_forcing import _agree
 
 TIER = "chat"
 
@@ -98,6 +101,35 @@ def test_packing_is_found_exact_where_it_is_and_not_where_rows_would_mix(
     finally:
         handle.remove()
     assert packs_exactly(chat, examples())
+
+
+def test_a_long_prompt_shows_that_packs_leave_out_the_sliding_window() -> None:
+    """Prompts that the window holds pack exactly; one that it does not is among the tried ones,
+    wherever it stands.
+    """
+    window = 24
+    model = random_model("mistral", sliding_window=window, vocab_size=len(tiny_chat.VOCABULARY))
+    chat = replace(tiny_chat.chat(), model=model)
+    chance = random.Random(0)
+    short = [Example(row, [1, *(chance.randrange(9, 30) for _ in range(8))], [[4, 5, 6]]) for row in range(6)]
+    long = Example(6, [1, *(chance.randrange(9, 30) for _ in range(2 * window))], [[4, 5, 6]])
+    assert packs_exactly(chat, short)
+    assert not packs_exactly(chat, [*short, long])
+    assert not packs_exactly(chat, [*short[:3], long, *short[3:]])
+
+
+def test_rounding_of_deep_models_is_no_mixing_of_rows() -> None:
+    """Many blocks in bfloat16 round every state a little; a state that is another one is no
+    rounding, even where it is one of hundreds.
+    """
+    generator = torch.Generator().manual_seed(0)
+    states = torch.randn(500, 64, generator=generator).to(torch.bfloat16)
+    rounded = states + 0.04 * torch.randn(500, 64, generator=generator).to(torch.bfloat16)
+    assert _agree(rounded, states)
+    mixed = states.clone()
+    mixed[7] = states[8]
+    assert not _agree(mixed, states)
+    assert not _agree(torch.full_like(states, torch.nan), states)
 
 
 @torch.inference_mode()

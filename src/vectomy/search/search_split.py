@@ -16,7 +16,7 @@ from vectomy.edits.edit import Edit
 from vectomy.metrics.intervals import share_of_most
 from vectomy.metrics.judges import refuses
 from vectomy.metrics.logits import kl_divergence
-from vectomy.models import Example, pack_examples
+from vectomy.models import Example, pack_examples, packs_exactly
 from vectomy.search.edited_passes import run_base, run_edited
 from vectomy.search.opening_shares import OpeningEvaluator
 from vectomy.search.recipe import RecipeInput
@@ -46,9 +46,12 @@ class _PassSums(NamedTuple):
 class SearchSplitEvaluator:
     """Measures Edits on the search split of a task. Passes resume at `layer`; the Edits must not
     touch anything below it. The passes are shared by the ranks.
+
+    Args:
+        checked: the longest example, in tokens, for which the model is known to allow packs.
     """
 
-    def __init__(self, task: RecipeInput, packed: bool, layer: int) -> None:
+    def __init__(self, task: RecipeInput, packed: bool, layer: int, checked: int | None = None) -> None:
         self.task, self.layer, chat = task, layer, task.chat
         prompts = chat.tokens(task.negative["search"])
         examples = [
@@ -57,6 +60,8 @@ class SearchSplitEvaluator:
         ]
         order = sorted(examples, key=lambda example: len(example.prompt) + len(example.answers[0]))
         tokens = task.config.runtime.batch_tokens
+        longer = checked is not None and any(example.longest > checked for example in examples)
+        packed = packed and (not longer or packs_exactly(chat, order))
         passes = pack_examples(chat, order, tokens, packed=packed, most=PACK if packed else None)
         self.count = len(passes)
         share = current_ranks().share(enumerate(passes))

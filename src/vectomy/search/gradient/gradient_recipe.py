@@ -153,7 +153,8 @@ class _Search:
         the openings that remain there. A KL budget is met by choosing a point, not by more rounds.
         """
         task, limits, objective = self.task, self.task.config.selection, self.objective
-        evaluator = SearchSplitEvaluator(task, objective.targets.packed, objective.targets.layer)
+        targets = objective.targets
+        evaluator = SearchSplitEvaluator(task, targets.packed, targets.layer, targets.longest)
         parameters = init_parameters(objective, self.layer, self.given)
         first = {"tensors": write_state(parameters), "step": 0}
         # Telling two sets apart that the same layers represent needs room (docs/log/selective.md).

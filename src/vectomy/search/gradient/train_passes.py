@@ -118,6 +118,8 @@ class CachedPasses:
     negative: list[TrainPass]
     preserve: list[TrainPass]
     packed: bool
+    longest: int
+    """Tokens of the longest example: up to there the model is known to allow packs."""
 
     def of(self, name: TargetName) -> list[TrainPass]:
         return {"change": self.change, "negative": self.negative, "preserve": self.preserve}[name]
@@ -308,7 +310,8 @@ def measure_targets(task: RecipeInput, start: int) -> CachedPasses:
     """
     chat, examples = task.chat, collect_examples(task)
     sample = [*examples.change[:2], *examples.negative[:2]]
-    packed = packs_exactly(chat, sample)
+    others = [*examples.change[2:], *examples.negative[2:], *examples.preserve]
+    packed = packs_exactly(chat, [*sample, *others], first=len(sample))
     first = pack_examples(chat, sample, 1 << 30, packed=packed)[0] if start else None
     layer = start if first is not None and resumes_exactly(chat, start, first) else 0
     with task.progress("what the base does", 1) as update:
@@ -317,7 +320,8 @@ def measure_targets(task: RecipeInput, start: int) -> CachedPasses:
             for part in (examples.change, examples.negative, examples.preserve)
         )
         update(1)
-    return CachedPasses(chat, layer, change, negative, preserve, packed)
+    longest = max(example.longest for example in (*sample, *others))
+    return CachedPasses(chat, layer, change, negative, preserve, packed, longest)
 
 
 @torch.no_grad()
