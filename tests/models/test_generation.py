@@ -7,9 +7,11 @@ from dataclasses import replace
 
 import pytest
 import tiny_chat
+import torch
 from tiny_chat import DAY, NIGHT
 
 from vectomy.data.prompts import Prompt
+from vectomy.edits.edit import Edit
 from vectomy.models import ChatModel, kv_cache
 from vectomy.models.decoding import decodes_by_row
 from vectomy.models.generation import GreedyDecoder, shared_beginning
@@ -88,3 +90,23 @@ def test_beginnings() -> None:
     assert shared_beginning([[1, 2], [1, 2, 3]]) == 1
     assert shared_beginning([[7, 8, 9]]) == 2
     assert shared_beginning([]) == 0
+
+
+def test_each_prompt_keeps_its_strength_while_rows_leave_and_join() -> None:
+    """The oracle: all prompts under one strength after the other. The edit takes away what makes
+    the model refuse.
+    """
+    chat = tiny_chat.chat()
+    tokens = chat.tokens(PROMPTS)
+    direction = torch.randn(chat.architecture.d_model, generator=torch.Generator().manual_seed(3))
+    edit = Edit.ablation(chat.checkpoint, direction)
+    by_strength = {}
+    for strength in (0.0, 1.0):
+        with edit.hooks(chat.model, strength=strength):
+            by_strength[strength] = chat.answer(tokens, 8, 4096)
+    assert by_strength[0.0] != by_strength[1.0]
+    strengths = [float(index % 2) for index in range(len(tokens))]
+    expected = [by_strength[strength][index] for index, strength in enumerate(strengths)]
+    with edit.hooks(chat.model, strength=strengths):
+        assert chat.answer(tokens, 8, 4096) == expected
+        assert chat.answer(tokens, 8, 60) == expected

@@ -25,6 +25,7 @@ from vectomy.architecture import Writer, architecture_of
 from vectomy.core.component import Component
 from vectomy.core.errors import EditError
 from vectomy.core.module_io import first_output, inner_model
+from vectomy.core.pass_rows import apart_by_row, current_rows
 from vectomy.core.types import Site, Stream, Vector
 from vectomy.edits.live_hooks import OutputChange, output_change
 from vectomy.edits.operation import Operation
@@ -97,6 +98,7 @@ def steer_rows(
     values = sorted({float(strength)} if isinstance(strength, int | float) else set(strength.tolist()))
     changes = _changes(model, scaled, [value for value in values if value])
     with ExitStack() as hooks:
+        hooks.enter_context(apart_by_row(model))
         hooks.callback(base.register_forward_pre_hook(gate.before, with_kwargs=True).remove)
         for writer, by_strength in changes:
             module = model.get_submodule(writer.module)
@@ -135,6 +137,7 @@ class _Gate:
     when: Condition | None
     rows: list[float] = field(default_factory=list)
     fired: Tensor | None = None
+    decided: dict[int, bool] = field(default_factory=dict)
     deciding: bool = False
 
     def before(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -144,6 +147,10 @@ class _Gate:
         given = args[0] if args else kwargs.get("input_ids")
         given = kwargs["inputs_embeds"] if given is None else given
         batch, length = given.shape[:2]
+        prompts = current_rows()
+        if prompts is not None and len(prompts) == batch:
+            self.rows = self._strengths_of(prompts, length, args, kwargs)
+            return
         if isinstance(self.strength, Tensor) and len(self.strength) != batch:
             raise EditError(
                 f"there are {len(self.strength)} strengths, and the batch has {batch} rows; give one for "
@@ -165,6 +172,25 @@ class _Gate:
                 value if fires else 0.0 for value, fires in zip(wanted, self.fired.tolist(), strict=True)
             ]
         self.rows = wanted
+
+    def _strengths_of(
+        self, prompts: Sequence[int], length: int, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> list[float]:
+        """The strengths of rows that are known by their prompts."""
+        if isinstance(self.strength, Tensor):
+            if max(prompts) >= len(self.strength):
+                raise EditError(
+                    f"there are {len(self.strength)} strengths, and prompt {max(prompts) + 1} is "
+                    "answered; give one for each prompt, in their order"
+                )
+            wanted = [float(self.strength[prompt]) for prompt in prompts]
+        else:
+            wanted = [float(self.strength)] * len(prompts)
+        if self.when is None:
+            return wanted
+        if length > 1 or any(prompt not in self.decided for prompt in prompts):
+            self.decided |= zip(prompts, self._decide(self.when, args, kwargs).tolist(), strict=True)
+        return [value if self.decided[prompt] else 0.0 for value, prompt in zip(wanted, prompts, strict=True)]
 
     @torch.no_grad()
     def _decide(self, when: Condition, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:

@@ -14,10 +14,12 @@ from torch import nn
 
 from vectomy.core.config import BatchTokens
 from vectomy.core.errors import ModelError, VectomyError
+from vectomy.core.pass_rows import pass_rows, treats_rows_apart
 from vectomy.core.ranks import apart, current_ranks
 from vectomy.models.attention_kernels import without_cudnn_attention
 from vectomy.models.batch import Batch, halve_until_fits
 from vectomy.models.generation import GreedyDecoder, shared_beginning
+from vectomy.models.memory import available_memory, count_pass_tokens
 from vectomy.models.packed_linear import pack_linears
 
 if TYPE_CHECKING:
@@ -82,11 +84,14 @@ def _decode_rows(
     from vectomy.models.kv_cache import has_windows
 
     # Padding lies between a shared beginning and a prompt's own tokens; a window would count it.
-    length = 0 if has_windows(chat.model) else shared_beginning(tokens)
+    alone = has_windows(chat.model) or treats_rows_apart(chat.model)
+    length = 0 if alone else shared_beginning(tokens)
     decoder = _decoder(chat, tokens[0][:length])
     passes = places = chat.pass_tokens(batch_tokens)
     if batch_tokens == "auto" and chat.device.type == "cpu" and chat.stream is None:
-        places = max(passes, CPU_PLACES)
+        config = chat.model.config.get_text_config()
+        fitting = count_pass_tokens(config, available_memory(), chat.model.dtype.itemsize)
+        places = max(passes, min(CPU_PLACES, fitting))
     ordered = sorted(range(len(tokens)), key=lambda row: (-len(tokens[row]), row))
     waiting = {row: tokens[row][length:] for row in current_ranks().share(ordered)}
     while waiting:
@@ -137,9 +142,10 @@ def generate(chat: ChatModel, batch: Batch, limit: int) -> list[list[int]]:
         max_new_tokens=limit, do_sample=False, eos_token_id=ends or None, pad_token_id=chat.pad_token
     )
     try:
-        out = chat.model.generate(
-            input_ids=batch.input_ids, attention_mask=batch.attention_mask, generation_config=greedy
-        )
+        with pass_rows(batch.rows):
+            out = chat.model.generate(
+                input_ids=batch.input_ids, attention_mask=batch.attention_mask, generation_config=greedy
+            )
     except (torch.OutOfMemoryError, VectomyError):
         raise
     # xLSTM of some widths, for one.

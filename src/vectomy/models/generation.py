@@ -20,6 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vectomy.core.module_io import inner_model
+from vectomy.core.pass_rows import pass_rows
 from vectomy.models.batch import pad_left
 
 __all__ = ["GreedyDecoder", "shared_beginning"]
@@ -138,7 +139,8 @@ class GreedyDecoder:
             mask = torch.cat([own.new_ones(n, length), own], dim=1)
             positions = (mask.cumsum(-1) - 1)[:, length:].clamp_min(0)
             cache = self._begin(n)
-            hidden = self._forward(batch.input_ids, mask, positions, cache)
+            with pass_rows(batch.rows):
+                hidden = self._forward(batch.input_ids, mask, positions, cache)
             ids = self.pick(hidden[:, -1])[:, None]
             yield _Rows(batch.rows, ids, positions[:, -1:] + 1, mask, cache, list(range(n)))
 
@@ -209,7 +211,8 @@ class GreedyDecoder:
     def _step(self, rows: _Rows) -> Int[Tensor, " row"]:
         """The next token of each row."""
         rows.mask = torch.cat([rows.mask, rows.mask.new_ones(len(rows.mask), 1)], dim=1)
-        hidden = self._forward(rows.ids, rows.mask, rows.positions, rows.cache)
+        with pass_rows(rows.prompts):
+            hidden = self._forward(rows.ids, rows.mask, rows.positions, rows.cache)
         picked = self.pick(hidden[:, -1])
         rows.ids, rows.positions = picked[:, None], rows.positions + 1
         return picked
