@@ -21,9 +21,12 @@ from vectomy.search.estimators import (
     Directions,
     difference_of_means,
     fit_directions,
+    is_loud,
     logistic_probe,
+    masked,
     pca_of_differences,
     projected,
+    standardised,
     winsorised_mean,
 )
 
@@ -133,6 +136,48 @@ def test_winsorising_resists_outliers_where_the_mean_fails() -> None:
     assert robust > 0.97
 
 
+@pytest.mark.parametrize("name", ["masked", "standardised", "projected"])
+def test_a_loud_coordinate_owns_the_mean_and_not_the_estimators_for_it(name: str) -> None:
+    """One coordinate lies at 4,000 times the median of the others, with a noise of 300: the error of
+    its mean over 400 samples is 21, seven times the signal. `projected` finds the direction, too:
+    the loud coordinate is nearly the whole negative mean, along which it takes nothing.
+    """
+    positive, negative = sides()
+    loud = torch.zeros(D).double()
+    loud[3] = 1.0
+    quiet = PLANTED - PLANTED[3] * loud
+    generator = torch.Generator().manual_seed(1)
+    pair = []
+    for side in (positive, negative):
+        noise = 300 * torch.randn(len(side), 1, generator=generator, dtype=torch.float64)
+        pair.append(side - side[:, 3:4] * loud + (3000 + noise) * loud)
+    for plain in ("difference_of_means", "winsorised_mean"):
+        assert float(cosine(estimate(plain, pair), quiet)) < 0.5
+    assert float(cosine(estimate(name, pair), quiet)) > 0.97
+    assert is_loud(held(pair[1])).flatten().nonzero().flatten().tolist() == [3]
+
+
+def test_without_a_loud_coordinate_masking_changes_nothing() -> None:
+    positive, negative = sides()
+    assert not is_loud(held(negative)).any()
+    found = [estimate(name, [positive, negative]) for name in ("masked", "difference_of_means")]
+    assert torch.equal(*found)
+
+
+def test_standardising_finds_the_best_axis_where_coordinates_differ_in_noise() -> None:
+    """With independent coordinates the best axis is difference over variance (Fisher 1936)."""
+    spread = torch.logspace(-1, 1, D).double()
+    pair = sides(spread=spread)
+    separation = {}
+    for name in ("difference_of_means", "standardised"):
+        unit_axis = normalise(estimate(name, pair))
+        means = [float((side @ unit_axis).mean()) for side in pair]
+        separation[name] = (means[0] - means[1]) / float((pair[1] @ unit_axis).std())
+    best = LENGTH * float((PLANTED / spread).norm())
+    assert separation["standardised"] > 3 * separation["difference_of_means"]
+    assert separation["standardised"] == pytest.approx(best, rel=0.35)
+
+
 def test_pca_finds_the_axis_under_a_nuisance_that_both_sides_share() -> None:
     """Pairs (the same request asked two ways) differ by the planted vector alone, whatever they
     have in common.
@@ -220,7 +265,8 @@ def test_points_are_estimated_apart_from_each_other(name: str) -> None:
 
 
 def test_the_functions_are_listed() -> None:
-    listed = {difference_of_means, projected, winsorised_mean, pca_of_differences, logistic_probe}
+    listed = {difference_of_means, projected, masked, standardised, winsorised_mean}
+    listed |= {pca_of_differences, logistic_probe}
     assert set(ESTIMATORS.values()) == listed
     assert all(function.__name__ == name for name, function in ESTIMATORS.items())
 

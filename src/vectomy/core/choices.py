@@ -16,7 +16,13 @@ Recipe = Literal["article", "arditi", "cosmic", "distill", "gradient", "selectiv
 """`RECIPES` in search/recipes.py; `distill` is chosen by `--trait`."""
 
 Estimator = Literal[
-    "difference_of_means", "projected", "winsorised_mean", "pca_of_differences", "logistic_probe"
+    "difference_of_means",
+    "projected",
+    "masked",
+    "standardised",
+    "winsorised_mean",
+    "pca_of_differences",
+    "logistic_probe",
 ]
 """`ESTIMATORS` in search/estimators.py."""
 

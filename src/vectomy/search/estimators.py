@@ -17,7 +17,7 @@ import numpy as np
 import safetensors
 import safetensors.torch
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from vectomy.core.errors import ArtifactError, EditError, UsageError
@@ -35,9 +35,12 @@ __all__ = [
     "difference_of_means",
     "direction_from",
     "fit_directions",
+    "is_loud",
     "logistic_probe",
+    "masked",
     "pca_of_differences",
     "projected",
+    "standardised",
     "winsorised_mean",
 ]
 
@@ -46,6 +49,9 @@ Estimator = Callable[[ActivationStats, ActivationStats], Field]
 
 # Share of each coordinate's values, at either end, that is clamped to the quantile.
 WINSORISED_TAIL = 0.025
+# A coordinate is loud whose mean is this many times the median: 10 to 100 occurs in most models, 400
+# in Gemma 3.
+LOUD = 150.0
 # L2 penalty of the probe, on features scaled to unit mean length.
 PROBE_PENALTY = 1e-3
 # A difference smaller than this, relative to the activations, is rounding noise (template tokens
@@ -67,6 +73,40 @@ def projected(positive: ActivationStats, negative: ActivationStats) -> Field:
     Source: grimjim, "Projected Abliteration", Hugging Face blog, 2025.
     """
     return project_out(difference_of_means(positive, negative), normalise(negative.mean))
+
+
+def masked(positive: ActivationStats, negative: ActivationStats) -> Field:
+    """The difference of means without the loud coordinates: those whose negative mean is beyond
+    `LOUD` times the median of all coordinates.
+
+    In some models (Gemma 3) one coordinate of the stream is hundreds of times its neighbours, and
+    its noise owns every difference of means. The negatives alone choose the coordinates, so that
+    the contrast is not lost by them.
+
+    Source: loud-channel abliteration of Gemma 3, 2026 (MIT), the finding; Sun et al., "Massive
+    Activations in Large Language Models", arXiv 2402.17762, the coordinates.
+    """
+    return torch.where(is_loud(negative), 0.0, difference_of_means(positive, negative))
+
+
+def is_loud(negative: ActivationStats) -> Bool[Tensor, "site layer position d_model"]:
+    """Which coordinates of the stream are loud at each point."""
+    size = negative.mean.abs()
+    return size > LOUD * size.median(dim=-1, keepdim=True).values
+
+
+def standardised(positive: ActivationStats, negative: ActivationStats) -> Field:
+    """Difference of means over the pooled variance of each coordinate plus a floor, the median of
+    these variances; as long as the means are apart along it.
+
+    The discriminant of Fisher 1936 with a diagonal covariance: coordinates that are loud because
+    they are noisy count for little.
+    """
+    samples = [_samples(side).double() for side in (positive, negative)]
+    variance = (samples[0].var(0, correction=0) + samples[1].var(0, correction=0)) / 2
+    floor = variance.median(dim=-1, keepdim=True).values.clamp_min(1e-300)
+    axis = difference_of_means(positive, negative) / (variance + floor)
+    return _as_long_as_means(axis, positive, negative)
 
 
 def winsorised_mean(positive: ActivationStats, negative: ActivationStats) -> Field:
@@ -153,11 +193,13 @@ def _samples(side: ActivationStats) -> Float[Tensor, "prompt site layer position
 ESTIMATORS: dict[str, Estimator] = {
     "difference_of_means": difference_of_means,
     "projected": projected,
+    "masked": masked,
+    "standardised": standardised,
     "winsorised_mean": winsorised_mean,
     "pca_of_differences": pca_of_differences,
     "logistic_probe": logistic_probe,
 }
-NEEDS_SAMPLES = {"winsorised_mean", "pca_of_differences", "logistic_probe"}
+NEEDS_SAMPLES = {"standardised", "winsorised_mean", "pca_of_differences", "logistic_probe"}
 
 
 @dataclass(frozen=True, eq=False)
