@@ -49,8 +49,8 @@ Estimator = Callable[[ActivationStats, ActivationStats], Field]
 
 # Share of each coordinate's values, at either end, that is clamped to the quantile.
 WINSORISED_TAIL = 0.025
-# A coordinate is loud whose mean is this many times the median: 10 to 100 occurs in most models, 400
-# in Gemma 3.
+# A coordinate is loud whose mean is this many times the median: most models have some at 10 to 100,
+# Gemma 3 has one at 400.
 LOUD = 150.0
 # L2 penalty of the probe, on features scaled to unit mean length.
 PROBE_PENALTY = 1e-3
