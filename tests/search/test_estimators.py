@@ -138,8 +138,8 @@ def test_winsorising_resists_outliers_where_the_mean_fails() -> None:
 
 @pytest.mark.parametrize("name", ["masked", "standardised", "projected"])
 def test_a_loud_coordinate_owns_the_mean_and_not_the_estimators_for_it(name: str) -> None:
-    """One coordinate lies at 4,000 times the median of the others, with a noise of 300: its mean over
-    400 samples is off by 21, seven times the signal. `projected` finds the direction, too:
+    """One coordinate lies at 4,000 times the median of the others, with a noise of 300: the mean
+    of 400 samples is off by 21, seven times the signal. `projected` finds the direction, too:
     the loud coordinate is nearly the whole negative mean, along which it takes nothing.
     """
     positive, negative = sides()

@@ -52,6 +52,8 @@ WINSORISED_TAIL = 0.025
 # A coordinate is loud whose mean is this many times the median: most models have some at 10 to 100,
 # Gemma 3 has one at 400.
 LOUD = 150.0
+# Of the median variance, so that a coordinate without noise does not own the direction.
+VARIANCE_FLOOR = 0.1
 # L2 penalty of the probe, on features scaled to unit mean length.
 PROBE_PENALTY = 1e-3
 # A difference smaller than this, relative to the activations, is rounding noise (template tokens
@@ -96,15 +98,15 @@ def is_loud(negative: ActivationStats) -> Bool[Tensor, "site layer position d_mo
 
 
 def standardised(positive: ActivationStats, negative: ActivationStats) -> Field:
-    """Difference of means over the pooled variance of each coordinate plus a floor, the median of
-    these variances; as long as the means are apart along it.
+    """Difference of means over the pooled variance of each coordinate plus a floor, a tenth of
+    the median variance; as long as the means are apart along it.
 
     The discriminant of Fisher 1936 with a diagonal covariance: coordinates that are loud because
     they are noisy count for little.
     """
     samples = [_samples(side).double() for side in (positive, negative)]
     variance = (samples[0].var(0, correction=0) + samples[1].var(0, correction=0)) / 2
-    floor = variance.median(dim=-1, keepdim=True).values.clamp_min(1e-300)
+    floor = VARIANCE_FLOOR * variance.median(dim=-1, keepdim=True).values.clamp_min(1e-300)
     axis = difference_of_means(positive, negative) / (variance + floor)
     return _as_long_as_means(axis, positive, negative)
 
