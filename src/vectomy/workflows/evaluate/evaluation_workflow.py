@@ -279,14 +279,15 @@ class EvaluationWorkflow(Workflow):
             for subject in self.subjects
             for prompt_set in self.sets
         }
-        missing = sum(
-            counts[subject.name, prompt_set.name]
+        unanswered = [
+            (subject, prompt_set)
             for subject in self.subjects
             for prompt_set in self.sets
             if self.measurer.needs_answers(
                 subject, [prompt_set.rows[row].prompt for row in self._rows(subject, prompt_set)]
             )
-        )
+        ]
+        missing = sum(counts[subject.name, prompt_set.name] for subject, prompt_set in unanswered)
         total = sum(counts.values())
         kept = f", {total - missing:,} of them kept from before" if missing < total else ""
         self.log(
@@ -295,9 +296,28 @@ class EvaluationWorkflow(Workflow):
             f"{total:,} answers of up to {self.config.answer_tokens} tokens{kept}; judge {self.judge.name} "
             f"{self.judge.version}"
         )
-        self.pace.left = missing
+        self._count_left(unanswered)
         if self.tasks:
             self._log_tasks()
+
+    def _count_left(self, unanswered: Sequence[tuple[Subject, PromptSet]]) -> None:
+        """Tell the pace how much work there is, by its kinds: what is measured beside the answers
+        may take longer than they do.
+        """
+        c, left = self.config, self.pace.left
+        for subject, prompt_set in unanswered:
+            left["answers"] += len(self._rows(subject, prompt_set)) * c.answer_tokens
+            left["damage"] += len(self.measurer.sample_rows(prompt_set)) * c.answer_tokens
+        prompts = sum(len(prompt_set.rows) for prompt_set in self.sets)
+        measured = {subject.name: subject for subject, _ in unanswered if subject.kind != "noise"}
+        for subject in measured.values():
+            left["perplexity"] += len(self.texts) * c.text_tokens
+            beside = min(prompts, MULTI_TURN_PROMPTS) * c.multi_turn
+            beside += min(prompts, CONTEXT_PROMPTS) * bool(c.context_tokens)
+            left["answers"] += beside * c.answer_tokens + c.tool_calls * len(tool_prompts()) * TOOL_TOKENS
+            left["capability"] += sum(
+                task.requests for task in self.tasks if self.measurer.needs_scores(subject, task)
+            )
 
     def _log_tasks(self) -> None:
         subjects = [subject for subject in self.subjects if subject.kind != "noise"]

@@ -14,7 +14,6 @@ from torch import Tensor
 from vectomy.core.cache import Cache
 from vectomy.core.evaluation_config import EvaluationConfig
 from vectomy.core.json_value import JsonObject
-from vectomy.core.progress import Progress
 from vectomy.core.ranks import current_ranks
 from vectomy.core.results import TextPerplexity
 from vectomy.core.run_folder import hash_of
@@ -29,6 +28,7 @@ from vectomy.metrics.surroundings import behind_text
 from vectomy.metrics.verdicts import JudgedAnswers, judge_all
 from vectomy.models import ChatModel
 from vectomy.workflows.evaluate.model_cache import ModelCache, slot
+from vectomy.workflows.evaluate.pace import Pace
 from vectomy.workflows.evaluate.subjects import Subject
 
 __all__ = ["Completions", "SubjectMeasurer"]
@@ -60,7 +60,7 @@ class SubjectMeasurer:
         cache: Cache,
         judge: Judge,
         sets: Sequence[PromptSet],
-        progress: Progress,
+        progress: Pace,
     ) -> None:
         self._config, self._models, self._cache, self._judge, self._progress = (
             config,
@@ -156,6 +156,7 @@ class SubjectMeasurer:
             asked = behind_text(chat, prompts, context, tokens) if context else list(prompts)
             ids = chat.tokens(asked)
             answers: list[list[int]] = [[] for _ in ids]
+            self._progress.answer_tokens = tokens
             for rows in self._portions(subject, len(ids)):
                 answered = chat.answer(
                     [ids[row] for row in rows],
@@ -248,10 +249,22 @@ class SubjectMeasurer:
     ) -> dict[str, float] | None:
         rows = self.sample_rows(prompt_set)
         answered, prompts = [answers[row] for row in rows], [prompt_set.rows[row].prompt for row in rows]
-        before = self._get_hidden(baseline, prompt_set, answers)
+        with self._progress.timed("damage", len(rows) * self._config.answer_tokens):
+            before = self._get_hidden(baseline, prompt_set, answers)
+            return self._compare_hidden(subject, baseline, prompt_set, prompts, answered, before)
+
+    def _compare_hidden(
+        self,
+        subject: Subject,
+        baseline: Subject,
+        prompt_set: PromptSet,
+        prompts: Sequence[Prompt],
+        answered: Sequence[Sequence[int]],
+        before: Sequence[Float[Tensor, "_ d_model"]],
+    ) -> dict[str, float] | None:
         with (
             self._models.model(subject) as chat,
-            self._progress(f"{subject.name}: damage on {prompt_set.name}", len(rows)) as update,
+            self._progress(f"{subject.name}: damage on {prompt_set.name}", len(prompts)) as update,
         ):
             head = self._models.head(baseline)
             if chat.architecture.vocab != head.architecture.vocab or chat.tokens(prompts) != head.tokens(
@@ -260,7 +273,7 @@ class SubjectMeasurer:
                 return None
             after = self._compute_hidden(chat, subject, prompts, answered)
             result = divergence(head, chat, before, after, answered)
-            update(len(rows))
+            update(len(prompts))
         return result
 
     def _get_hidden(
@@ -304,7 +317,7 @@ class SubjectMeasurer:
         }
 
         def work() -> JsonObject:
-            with self._models.model(subject) as chat:
+            with self._progress.timed("perplexity", c.text_tokens), self._models.model(subject) as chat:
                 return perplexity(chat, text, c.text_tokens, c.runtime.batch_tokens)
 
         return TextPerplexity.from_json(self._cache.get_or_compute(inputs, work))
@@ -316,6 +329,7 @@ class SubjectMeasurer:
 
         def work() -> JsonObject:
             with (
+                self._progress.timed("capability", task.requests),
                 self._models.model(subject) as chat,
                 self._progress(f"{subject.name}: {task.row}", task.requests, "requests") as update,
             ):
