@@ -16,7 +16,8 @@ __all__ = ["Pace", "Work"]
 # What an estimate of the rest takes: a share of the work, or seconds of it.
 MEASURED_SHARE = 0.1
 MEASURED_SECONDS = 20.0
-# A later estimate of the whole is said if it is this much away from the one said before.
+# A later estimate of the rest is said if it is this much away from the one said before, and the
+# rest is more than this share of what is done.
 CHANGED = 0.2
 
 Work = Literal["answers", "damage", "perplexity", "capability"]
@@ -83,7 +84,7 @@ class Pace:
         if self._said is None:
             if measured or self._seconds["answers"] >= MEASURED_SECONDS:
                 self._say(spent, rest)
-        elif measured and abs(spent + rest - self._said) > CHANGED * (spent + rest):
+        elif measured and abs(spent + rest - self._said) > CHANGED * rest and rest > CHANGED * spent:
             self._say(spent, rest)
 
     def _count_rest(self) -> float:
