@@ -12,12 +12,15 @@ from quantised_folder import quantised
 from tiny import build, unit
 
 from vectomy.architecture import architecture_of
-from vectomy.architecture.live_weights import is_packed
+from vectomy.architecture.live_weights import is_packed, read_live_shapes
+from vectomy.checkpoint import Checkpoint
 from vectomy.core.config import Runtime
 from vectomy.core.errors import ConfigError, ModelError, PreflightError
 from vectomy.core.run_config import make_config
 from vectomy.edits.edit import Edit
-from vectomy.models import ChatModel, count_weight_bytes, load_model
+from vectomy.models import ChatModel, count_weight_bytes, explain_decoding, live_quantisation, load_model
+from vectomy.models.live_quantisation import can_learn_through, decode_packed
+from vectomy.models.weights import read_model_config
 from vectomy.workflows.direction import find_direction
 from vectomy.workflows.evaluate import evaluate_models
 from vectomy.workflows.run import run
@@ -167,3 +170,75 @@ def test_a_direction_is_read_layer_by_layer_or_quantised(tmp_path: Path) -> None
 def test_hashes_of_results_in_full_precision_are_those_of_before() -> None:
     assert Runtime().list_precision() == ["auto", "auto", False]
     assert Runtime(load_in="4bit").list_precision() == ["auto", "auto", False, "4bit"]
+
+
+# Checkpoints that are quantised already
+
+
+class Quantiser:
+    """What the loader asks of a quantiser of transformers."""
+
+    def __init__(self, method: str, trainable: bool) -> None:
+        self.quantization_config = type("Settings", (), {"quant_method": method})()
+        self.is_trainable = trainable
+
+
+@pytest.mark.parametrize("kernels", [True, False])
+@pytest.mark.parametrize(
+    ("method", "trainable", "with_kernels", "without"),
+    [
+        ("fp8", True, True, False),
+        ("mxfp8", True, True, False),
+        ("mxfp4", False, False, False),
+        ("compressed-tensors", False, False, False),
+        ("compressed-tensors", True, True, True),
+    ],
+)
+def test_packed_weights_stay_where_gradients_pass_them(
+    monkeypatch: pytest.MonkeyPatch,
+    kernels: bool,
+    method: str,
+    trainable: bool,
+    with_kernels: bool,
+    without: bool,
+) -> None:
+    monkeypatch.setattr(live_quantisation, "has_kernels", lambda: kernels)
+    expected = with_kernels if kernels else without
+    assert can_learn_through(Quantiser(method, trainable)) is expected
+
+
+@pytest.mark.parametrize(
+    ("kind", "model_type"), [("block", "llama"), ("tensor", "llama"), ("mxfp4", "gpt_oss:square")]
+)
+def test_a_stored_format_without_kernels_is_decoded_on_loading(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, zoo_of: Any, kind: str, model_type: str
+) -> None:
+    """As transformers reads the folder: asked for plain weights by name, whatever the device."""
+    monkeypatch.setattr(live_quantisation, "has_kernels", lambda: False)
+    packed = quantised(zoo_of(model_type), kind, tmp_path)
+    config = read_model_config(packed, trust_remote_code=False)
+    (chosen,) = decode_packed(config).values()
+    assert chosen.dequantize is True
+    monkeypatch.setattr(live_quantisation, "has_kernels", lambda: True)
+    stays = decode_packed(config) == {}
+    assert stays is (kind != "mxfp4")
+    assert decode_packed(type("Plain", (), {})()) == {}
+
+
+def test_the_note_of_decoded_weights_names_the_package(tmp_path: Path) -> None:
+    plain = build(tmp_path / "plain", "llama")
+    packed = quantised(plain.folder, "block", tmp_path)
+    note = explain_decoding(packed, "bfloat16") or ""
+    assert "stored in fp8 and were decoded to bfloat16" in note
+    assert "pip install kernels" in note
+    assert explain_decoding(packed, "fp8") is None
+    assert explain_decoding(Checkpoint.open(plain.folder), "bfloat16") is None
+
+
+def test_hooks_take_a_layer_of_fp8() -> None:
+    """FP8Linear of transformers keeps scales beside a weight in eight bits."""
+    from transformers.integrations.finegrained_fp8 import FP8Linear
+
+    layer = FP8Linear(32, 48, block_size=(16, 16))
+    assert is_packed(layer)
+    assert read_live_shapes(torch.nn.ModuleDict({"o_proj": layer})) == {"o_proj.weight": (48, 32)}

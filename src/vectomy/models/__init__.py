@@ -20,7 +20,7 @@ from vectomy.models.device_choice import check_device
 from vectomy.models.final_parts import FinalPart, find_final_parts
 from vectomy.models.generation import shared_beginning
 from vectomy.models.launched_ranks import join_ranks
-from vectomy.models.live_quantisation import missing_quantiser
+from vectomy.models.live_quantisation import explain_decoding, missing_quantiser
 from vectomy.models.loading import (
     check_known,
     convert_gguf,
@@ -70,6 +70,7 @@ __all__ = [
     "count_saved_bytes",
     "count_weight_bytes",
     "describe_precision",
+    "explain_decoding",
     "fetch",
     "find_final_parts",
     "fits",

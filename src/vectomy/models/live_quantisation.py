@@ -1,4 +1,5 @@
-"""Weights that are quantised while the model runs: `--load-in`, by bitsandbytes.
+"""Weights that are quantised while the model runs: `--load-in`, by bitsandbytes, and checkpoints
+that are quantised already.
 
 Sources: NF4 and double quantisation, Dettmers et al., QLoRA, arXiv 2305.14314; 8 bits with
 outliers apart, Dettmers et al., LLM.int8(), arXiv 2208.07339.
@@ -6,6 +7,8 @@ outliers apart, Dettmers et al., LLM.int8(), arXiv 2208.07339.
 
 from __future__ import annotations
 
+import copy
+import importlib.util
 import logging
 from typing import Any
 
@@ -20,7 +23,19 @@ from vectomy.core.errors import ModelError
 from vectomy.core.packages import describe_missing
 from vectomy.models.precision import stored_dtype
 
-__all__ = ["keep_exact", "make_quantisation", "missing_quantiser"]
+__all__ = [
+    "can_learn_through",
+    "decode_packed",
+    "explain_decoding",
+    "has_kernels",
+    "keep_exact",
+    "make_quantisation",
+    "missing_quantiser",
+]
+
+# Formats whose packed weights transformers multiplies with kernels of the package `kernels`.
+NEEDS_KERNELS = ("fp8", "mxfp8", "mxfp4")
+DECODED = ("float32", "bfloat16", "float16")
 
 
 def missing_quantiser(load_in: LoadIn | None) -> str | None:
@@ -35,7 +50,8 @@ def make_quantisation(
     config: Any,
     dtype: torch.dtype | None,
 ) -> dict[str, object]:
-    """Arguments of `from_pretrained` that quantise a checkpoint of plain weights; none for None.
+    """Arguments of `from_pretrained` that quantise a checkpoint of plain weights; for None, those
+    of a checkpoint that is quantised already.
 
     The head stays as it is, and so do writers whose kernels take their weights without calling the
     layer (Mamba's): they could not be edited while the model runs.
@@ -47,7 +63,7 @@ def make_quantisation(
         ModelError: bitsandbytes is not installed, or the checkpoint is quantised already.
     """
     if load_in is None:
-        return {}
+        return decode_packed(config)
     from transformers import BitsAndBytesConfig
 
     if missing := missing_quantiser(load_in):
@@ -72,6 +88,59 @@ def make_quantisation(
             llm_int8_skip_modules=kept,
         )
     return {"quantization_config": chosen}
+
+
+def decode_packed(config: Any) -> dict[str, object]:
+    """Arguments of `from_pretrained` for a quantised checkpoint: decode it on loading where
+    transformers cannot train through its packed weights, or lacks their kernels.
+
+    Args:
+        config: transformers' configuration of the model.
+    """
+    from transformers.quantizers.auto import AutoHfQuantizer
+
+    stored = getattr(config, "quantization_config", None)
+    if stored is None or not AutoHfQuantizer.supports_quant_method(_as_dict(stored)):
+        return {}
+    quantiser = AutoHfQuantizer.from_config(copy.deepcopy(stored), pre_quantized=True)
+    chosen = quantiser.quantization_config
+    if not hasattr(chosen, "dequantize") or can_learn_through(quantiser):
+        return {}
+    chosen.dequantize = True
+    return {"quantization_config": chosen}
+
+
+def can_learn_through(quantiser: Any) -> bool:
+    """Whether gradients pass the packed weights of a quantiser of transformers, on this machine."""
+    method = quantiser.quantization_config.quant_method
+    method = getattr(method, "value", method)
+    return bool(quantiser.is_trainable) and (method not in NEEDS_KERNELS or has_kernels())
+
+
+def has_kernels() -> bool:
+    """Whether the package is here from which transformers takes the kernels of packed weights."""
+    return importlib.util.find_spec("kernels") is not None
+
+
+def explain_decoding(checkpoint: Checkpoint, precision: str) -> str | None:
+    """A note where the weights of a quantised checkpoint were decoded.
+
+    Args:
+        precision: how the live weights are held (`describe_precision`).
+    """
+    method = check_supported(checkpoint.config).method
+    if not method or precision not in DECODED:
+        return None
+    return (
+        f"the weights are stored in {method} and were decoded to {precision}, which takes more memory: "
+        "gradients pass packed fp8 only on a card of compute capability 8.9 with the package kernels "
+        "(pip install kernels), and no packed MXFP4"
+    )
+
+
+def _as_dict(stored: Any) -> dict[str, Any]:
+    values: dict[str, Any] = stored if isinstance(stored, dict) else stored.to_dict()
+    return values
 
 
 def keep_exact(model: nn.Module) -> None:

@@ -25,7 +25,7 @@ from vectomy.hub.provenance import Form, revision_of, write_record
 from vectomy.metrics.baseline import measure_baseline
 from vectomy.metrics.variants import BaseAnswers, VariantResult, answer_base, evaluate_variant, separation
 from vectomy.metrics.verify import with_measurement
-from vectomy.models import ChatModel, with_adapter
+from vectomy.models import ChatModel, explain_decoding, with_adapter
 from vectomy.models.demo import DEMO_LICENCE, is_demo
 from vectomy.report import render_card, render_page
 from vectomy.search.activation_stats import ActivationStats
@@ -60,7 +60,11 @@ WHOLE_ENDING = ("arditi", "cosmic")
 def run_baseline(work: RunWorkflow) -> None:
     """Measure what the base does."""
     result = measure_baseline(work.chat, *work.splits, work.judge, work.config, work.progress)
-    baseline = {**result.to_json(), **work.describe_setup()}
+    setup = work.describe_setup()
+    decoded = explain_decoding(work.checkpoint, str(setup["searched_on"]))
+    if decoded is not None:
+        result = replace(result, notes=(*result.notes, decoded))
+    baseline = {**result.to_json(), **setup}
     current_ranks().on_first(partial(write_json, work.folder.file("baseline.json"), baseline))
     for note in result.notes:
         work.log(f"note: {note}")
