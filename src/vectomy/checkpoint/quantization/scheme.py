@@ -18,8 +18,8 @@ from vectomy.core.json_value import JsonValue
 __all__ = ["REMEDY", "Scheme", "check_supported"]
 
 REMEDY = (
-    "use the model's bfloat16 release, or load it with transformers, call model.dequantize(), save it and "
-    "edit that copy"
+    "use the model's bfloat16 release (--load-in 4bit runs it in as little memory), or load it with "
+    "transformers, call model.dequantize(), save it and edit that copy"
 )
 # What transformers takes for an fp8 configuration that does not say (an explicit null means one
 # scale a tensor).
