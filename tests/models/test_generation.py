@@ -9,10 +9,11 @@ import pytest
 import tiny_chat
 import torch
 from tiny_chat import DAY, NIGHT
+from virtual_devices import virtual_machine
 
 from vectomy.data.prompts import Prompt
 from vectomy.edits.edit import Edit
-from vectomy.models import ChatModel, kv_cache
+from vectomy.models import ChatModel, kv_cache, load_model
 from vectomy.models.decoding import decodes_by_row
 from vectomy.models.generation import GreedyDecoder, shared_beginning
 from vectomy.models.kv_cache import has_plain_kv_cache
@@ -110,3 +111,17 @@ def test_each_prompt_keeps_its_strength_while_rows_leave_and_join() -> None:
     with edit.hooks(chat.model, strength=strengths):
         assert chat.answer(tokens, 8, 4096) == expected
         assert chat.answer(tokens, 8, 60) == expected
+
+
+@pytest.mark.parametrize("cards", [1, 2])
+def test_own_decoding_runs_on_one_card_and_on_two(cards: int) -> None:
+    """Rows leave and join where each layer keeps its keys and values. Tokens are looked at every
+    eighth step on a card.
+    """
+    expected = tiny_chat.chat().answer(tiny_chat.chat().tokens(PROMPTS), 12, 60)
+    with virtual_machine("cuda", cards):
+        chat = load_model(tiny_chat.folder(), device="auto", dtype="float32")
+        tokens = chat.tokens(PROMPTS)
+        assert chat.device.type == "cuda"
+        assert decodes_by_row(chat, tokens)
+        assert chat.answer(tokens, 12, 60) == expected

@@ -9,7 +9,6 @@ transformers.
 
 from __future__ import annotations
 
-import copy
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -141,12 +140,12 @@ class GreedyDecoder:
             cache = self._begin(n)
             with pass_rows(batch.rows):
                 hidden = self._forward(batch.input_ids, mask, positions, cache)
-            ids = self.pick(hidden[:, -1])[:, None]
+            ids = self.pick(hidden[:, -1])[:, None].to(self.device)
             yield _Rows(batch.rows, ids, positions[:, -1:] + 1, mask, cache, list(range(n)))
 
     def _begin(self, n: int) -> Any:
         """A cache of `n` rows that holds the beginning."""
-        from vectomy.models.kv_cache import start_cache
+        from vectomy.models.kv_cache import repeat_row, start_cache
 
         if not self.beginning:
             return start_cache(self.model)
@@ -155,9 +154,7 @@ class GreedyDecoder:
             self._begun = start_cache(self.model)
             positions = torch.arange(ids.shape[1], device=self.device)[None]
             self._forward(ids, torch.ones_like(ids), positions, self._begun)
-        cache = copy.deepcopy(self._begun)
-        cache.batch_repeat_interleave(n)
-        return cache
+        return repeat_row(self._begun, n)
 
     def _join(self, rows: _Rows | None, parts: Sequence[_Rows], room: int) -> _Rows:
         """The rows of all parts, with `room` columns for coming tokens. `rows`, the first part, are
@@ -213,7 +210,7 @@ class GreedyDecoder:
         rows.mask = torch.cat([rows.mask, rows.mask.new_ones(len(rows.mask), 1)], dim=1)
         with pass_rows(rows.prompts):
             hidden = self._forward(rows.ids, rows.mask, rows.positions, rows.cache)
-        picked = self.pick(hidden[:, -1])
+        picked = self.pick(hidden[:, -1]).to(self.device)
         rows.ids, rows.positions = picked[:, None], rows.positions + 1
         return picked
 

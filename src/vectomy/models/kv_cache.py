@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-__all__ = ["RoomyCache", "has_plain_kv_cache", "has_windows", "join_rows", "start_cache"]
+__all__ = ["RoomyCache", "has_plain_kv_cache", "has_windows", "join_rows", "repeat_row", "start_cache"]
 
 # Kinds of attention whose mask follows from the distance between two columns.
 BY_DISTANCE = {"full_attention", "sliding_attention"}
@@ -88,6 +88,20 @@ def start_cache(model: Any) -> RoomyCache:
     return RoomyCache([RoomyLayer(isinstance(layer, DynamicSlidingWindowLayer)) for layer in layers])
 
 
+def repeat_row(cache: RoomyCache, n: int) -> RoomyCache:
+    """A cache of `n` rows that are each the one row of `cache`, which stays as it is."""
+    layers = []
+    for layer in cache.layers:
+        repeated = RoomyLayer(layer.is_sliding)
+        if layer.is_initialized:
+            repeated.lazy_initialization(layer.keys, layer.values)
+            repeated.keys, repeated.values = (
+                states.expand(n, -1, -1, -1) for states in (layer.keys, layer.values)
+            )
+        layers.append(repeated)
+    return RoomyCache(layers)
+
+
 def join_rows(
     cache: RoomyCache, kept: Tensor | None, used: int, joining: Sequence[Any], width: int, room: int
 ) -> None:
@@ -102,7 +116,8 @@ def join_rows(
     for index, layer in enumerate(cache.layers):
         parts = []
         if kept is not None and layer.is_initialized:
-            parts.append((layer.keys[kept, :, -used:], layer.values[kept, :, -used:]))
+            rows = kept.to(layer.keys.device)
+            parts.append((layer.keys[rows, :, -used:], layer.values[rows, :, -used:]))
         for other in joining:
             new = other.layers[index]
             if new.is_initialized:
