@@ -14,8 +14,10 @@ from typing import Any
 
 import pytest
 import tiny_chat
+import tiny_style
 import torch
 from forked_ranks import ForkedRank, fork_ranks, results_of, run_ranks
+from trait_runs import trait
 
 from vectomy.core.config import Runtime
 from vectomy.core.errors import RankError
@@ -26,6 +28,7 @@ from vectomy.models import join_ranks, load_model
 from vectomy.search.collect import collect
 from vectomy.workflows.evaluate.evaluation import evaluate_models
 from vectomy.workflows.run import run
+from vectomy.workflows.trait_config import make_trait_run
 
 TIER = "chat"
 
@@ -162,6 +165,19 @@ def test_the_first_random_trials_of_tpe_are_those_of_one_process() -> None:
 
 def test_an_evaluation_is_that_of_one_process() -> None:
     assert [rank["evaluated"] for rank in together(2)] == [alone()["evaluated"]] * 2
+
+
+def test_a_run_of_a_trait_leaves_the_bytes_of_one_process() -> None:
+    out = tiny_chat.scratch()
+    options = {**SHORT, "answer_tokens": 8, "n_fit": 24, "n_search": 6, "n_test": 6, "bake": False}
+    config = make_trait_run(str(tiny_style.folder()), trait(form="amplify"), options)
+
+    def digests(folder: Path) -> list[str]:
+        run(config, folder)
+        return [sha256_file(folder / name) for name in COMPARED]
+
+    expected = digests(out / "one")
+    assert results_of(run_ranks(out, 2, lambda rank: digests(out / "two"))) == [expected] * 2
 
 
 # Tensor parallelism

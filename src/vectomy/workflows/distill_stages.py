@@ -17,6 +17,7 @@ import torch
 from vectomy.core.json_value import JsonObject
 from vectomy.core.jsonl import write_jsonl
 from vectomy.core.linalg import normalise
+from vectomy.core.ranks import current_ranks
 from vectomy.core.run_folder import read_json, write_json, write_whole
 from vectomy.core.types import Vector
 from vectomy.data.prompts import Prompt
@@ -70,14 +71,12 @@ def run_distill_baseline(work: DistillWorkflow) -> None:
             prompts = in_context(work.texts(split), getattr(c.trait, side))
             ask = partial(_answer, work, prompts, f"base answers ({side}, {split})")
             answers.setdefault(side, {})[split] = journal.get_or_compute(f"{side} {split}", ask)
-    write_json(work.folder.file("answers.json"), answers)
+    current_ranks().on_first(partial(write_json, work.folder.file("answers.json"), answers))
     bench = work.bench("search")
     baseline = {f"{side}_rate": share_of(bench.score(answers[side]["search"]).shown) for side in SIDES}
     scorer = {"name": work.scorer.name, "note": work.scorer.note}
-    write_json(
-        work.folder.file("baseline.json"),
-        {**baseline, "scorer": scorer, **work.describe_setup()},
-    )
+    record = {**baseline, "scorer": scorer, **work.describe_setup()}
+    current_ranks().on_first(partial(write_json, work.folder.file("baseline.json"), record))
 
 
 def _answer(work: DistillWorkflow, prompts: list[Prompt], what: str) -> list[list[int]]:
@@ -243,7 +242,7 @@ def run_distill_evaluate(work: DistillWorkflow) -> None:
     apart = separation(
         work.chat, _shown_direction(work, chosen["layer"]), *place, *sides, c.runtime.batch_tokens
     )
-    write_json(work.folder.file("separation.json"), apart.to_json())
+    current_ranks().on_first(partial(write_json, work.folder.file("separation.json"), apart.to_json()))
     if c.bake:
         # One model in memory: from here on only the base's head is read.
         work.free()
@@ -269,8 +268,9 @@ def run_distill_evaluate(work: DistillWorkflow) -> None:
         bench = work.bench("test")
     shown = {form: _judge(bench, given) for form, given in answers.items()}
     metrics = {form: _metrics(bench, given, costs[form]) for form, given in answers.items()}
-    write_json(work.folder.file("evaluation.json"), metrics)
-    write_jsonl(work.folder.file("completions.jsonl"), _rows(work, shown))
+    current_ranks().on_first(partial(write_json, work.folder.file("evaluation.json"), metrics))
+    file = work.folder.file("completions.jsonl")
+    current_ranks().on_first(partial(write_jsonl, file, _rows(work, shown)))
 
 
 def _shown_direction(work: DistillWorkflow, layer: int) -> Vector:

@@ -182,6 +182,7 @@ def list_distill_stages(work: DistillWorkflow) -> Sequence[Stage[DistillWorkflow
             {"answer_tokens": config.answer_tokens, "trait": trait},
             ["baseline.json", "answers.json"],
             run_distill_baseline,
+            shared=True,
         ),
         Stage(
             "collect",
@@ -202,6 +203,7 @@ def list_distill_stages(work: DistillWorkflow) -> Sequence[Stage[DistillWorkflow
             {"prompts": work.texts("test")},
             ["evaluation.json", "completions.jsonl", "separation.json"],
             run_distill_evaluate,
+            shared=True,
         ),
         _report_stage(work),
     )
