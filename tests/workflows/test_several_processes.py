@@ -42,7 +42,6 @@ RUNS: dict[str, dict[str, Any]] = {
     "article": {"candidates": 3, "shown_prompts": 2},
     "cosmic": {"layer_fraction": 1.0, "bake": False},
     "gradient": {"steps": 8, "accumulate": 2, "bake": False},
-    "selective": {"steps": 4, "bake": False, "keep": "positive"},
     "tpe": {"trials": 6, "startup_trials": 4, "bake": False},
 }
 # What a run leaves that names no time, no folder and no device.
@@ -67,10 +66,8 @@ def statistics(covariance: bool) -> Any:
 
 def go(out: Path, recipe: str) -> dict[str, str]:
     """A run; returns the digests of what it left."""
-    sources, options = tiny_chat.sources(), dict(RUNS[recipe])
-    if "keep" in options:
-        options["keep"] = sources[options["keep"]]
-    run(str(tiny_chat.folder()), out / recipe, recipe=recipe, **sources, **SHORT, **SMALL, **options)
+    options = {**tiny_chat.sources(), **SHORT, **SMALL, **RUNS[recipe]}
+    run(str(tiny_chat.folder()), out / recipe, recipe=recipe, **options)
     files = [out / recipe / name for name in COMPARED]
     files += sorted((out / recipe / "checkpoint").glob("*.safetensors"))
     return {file.name: sha256_file(file) for file in files}
@@ -194,6 +191,8 @@ def test_a_model_divided_over_processes_gives_the_same_edit_to_rounding(recipe: 
         summary = run(model, out / "divided", tensor_parallel=True, **options)
         chat = load_model(model, runtime=Runtime(device="cpu", tensor_parallel=True))
         weight = chat.model.model.layers[0].mlp.down_proj.weight
+        # The others may still be loading.
+        current_ranks().gather(None)
         return {"held": weight.to_local().numel() / weight.numel(), "effect": summary["outcome"]["effect"]}
 
     tiny_chat.folder()
