@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import tiny_chat
+import torch
 import zoo
 from counted_pass import SHAPES, config_folder
 from tiny import LAYERS, VOCAB, WIDTH, build, unit
@@ -186,3 +187,9 @@ def test_an_unknown_type_and_a_refused_one_are_named(tmp_path: Path) -> None:
     with pytest.raises(ArchitectureError, match="'rwkv' cannot be edited exactly: its channel mixing"):
         plan(tmp_path / "in")
     assert (WIDTH, VOCAB) == (32, 97)
+
+
+@pytest.mark.tiny
+def test_a_device_that_is_not_here_is_named(tiny_of) -> None:
+    with pytest.raises(ModelError, match=r"no device '(cuda:99|mps)'"):
+        plan_on_this_machine(tiny_of().folder, device="mps" if torch.cuda.is_available() else "cuda:99")

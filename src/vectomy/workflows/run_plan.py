@@ -14,7 +14,7 @@ from vectomy.core.errors import ArtifactError
 from vectomy.core.json_value import JsonObject
 from vectomy.core.run_config import RunConfig
 from vectomy.core.run_folder import read_json
-from vectomy.models import ChatModel, available_memory, shared_beginning
+from vectomy.models import ChatModel, available_memory, check_device, shared_beginning
 from vectomy.models.memory import SHARE
 from vectomy.models.model_shape import ModelShape, build_on_meta
 from vectomy.models.precision import capabilities, computes
@@ -36,7 +36,13 @@ def is_config_alone(folder: str | Path) -> bool:
 
 
 def find_device(asked: str = "auto") -> torch.device:
+    """The first device of this machine that a name means.
+
+    Raises:
+        ModelError: it has no such device.
+    """
     if asked != "auto":
+        check_device(asked)
         return torch.device(asked)
     kind = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     return torch.device(kind)
