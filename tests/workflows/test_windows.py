@@ -47,12 +47,22 @@ def test_the_whole_job_runs_under_the_rules_of_windows(tmp_path: Path) -> None:
     assert (tmp_path / "run" / ".checkpoint.baking").is_dir()
 
     edit, baked, measured = f"{out}/edit.safetensors", str(tmp_path / "baked"), str(tmp_path / "measured")
-    evaluate = ["evaluate", model, edit, baked, "--prompts", f"night={given['positive']}", "--limit", "4"]
+    evaluate = ["evaluate", model, edit, baked, "--prompts", f"night={given['positive']}", "--limit", "2"]
     commands = [
         run,
         ["apply", edit, model, "--out", baked],
         ["verify", baked, "--edit", edit, "--base", model, "--device", "cpu"],
-        [*evaluate, "--out", measured, "--device", "cpu", "--answer-tokens", "8", "--no-tool-calls"],
+        [
+            *evaluate,
+            "--out",
+            measured,
+            "--device",
+            "cpu",
+            "--answer-tokens",
+            "8",
+            "--no-tool-calls",
+            "--no-controls",
+        ],
         ["report", out],
     ]
     done = under_windows_rules(tmp_path, commands)
