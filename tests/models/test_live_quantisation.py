@@ -18,7 +18,14 @@ from vectomy.core.config import Runtime
 from vectomy.core.errors import ConfigError, ModelError, PreflightError
 from vectomy.core.run_config import make_config
 from vectomy.edits.edit import Edit
-from vectomy.models import ChatModel, count_weight_bytes, explain_decoding, live_quantisation, load_model
+from vectomy.models import (
+    ChatModel,
+    count_weight_bytes,
+    explain_decoding,
+    live_quantisation,
+    load_model,
+    memory,
+)
 from vectomy.models.live_quantisation import can_learn_through, decode_packed
 from vectomy.models.weights import read_model_config
 from vectomy.workflows.direction import find_direction
@@ -242,3 +249,17 @@ def test_hooks_take_a_layer_of_fp8() -> None:
     layer = FP8Linear(32, 48, block_size=(16, 16))
     assert is_packed(layer)
     assert read_live_shapes(torch.nn.ModuleDict({"o_proj": layer})) == {"o_proj.weight": (48, 32)}
+
+
+@pytest.mark.parametrize(
+    ("device", "kernels", "times"), [("cuda", True, 1), ("cuda", False, 2), ("cpu", True, 2)]
+)
+def test_fp8_takes_16_bits_where_it_is_decoded(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, device: str, kernels: bool, times: int
+) -> None:
+    monkeypatch.setattr(memory, "has_kernels", lambda: kernels)
+    packed = quantised(build(tmp_path / "plain", "llama").folder, "block", tmp_path)
+    codes = [entry for entry in packed.tensors.values() if entry.dtype.startswith("F8")]
+    stored = sum(entry.end - entry.start for entry in codes)
+    others = sum(entry.end - entry.start for entry in packed.tensors.values()) - stored
+    assert memory.loaded_bytes(packed, "auto", device) == others + times * stored

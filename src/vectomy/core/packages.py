@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 
-__all__ = ["describe_missing"]
+__all__ = ["describe_missing", "has_kernels"]
 
 EXTRAS = {
     "bitsandbytes": "quantised",
@@ -38,3 +38,8 @@ def describe_missing(purpose: str, *modules: str) -> str | None:
     plural = "s" if len(missing) > 1 else ""
     install = f"'vectomy[{extra}]'" if extra else names.replace(" and ", " ")
     return f"{purpose} needs the package{plural} {names}: pip install {install}"
+
+
+def has_kernels() -> bool:
+    """Whether the package is here from which transformers takes the kernels of packed weights."""
+    return importlib.util.find_spec("kernels") is not None

@@ -8,7 +8,6 @@ outliers apart, Dettmers et al., LLM.int8(), arXiv 2208.07339.
 from __future__ import annotations
 
 import copy
-import importlib.util
 import logging
 from typing import Any
 
@@ -20,14 +19,13 @@ from vectomy.checkpoint import Checkpoint
 from vectomy.checkpoint.quantization import check_supported
 from vectomy.core.config import LoadIn
 from vectomy.core.errors import ModelError
-from vectomy.core.packages import describe_missing
+from vectomy.core.packages import describe_missing, has_kernels
 from vectomy.models.precision import stored_dtype
 
 __all__ = [
     "can_learn_through",
     "decode_packed",
     "explain_decoding",
-    "has_kernels",
     "keep_exact",
     "make_quantisation",
     "missing_quantiser",
@@ -115,11 +113,6 @@ def can_learn_through(quantiser: Any) -> bool:
     method = quantiser.quantization_config.quant_method
     method = getattr(method, "value", method)
     return bool(quantiser.is_trainable) and (method not in NEEDS_KERNELS or has_kernels())
-
-
-def has_kernels() -> bool:
-    """Whether the package is here from which transformers takes the kernels of packed weights."""
-    return importlib.util.find_spec("kernels") is not None
 
 
 def explain_decoding(checkpoint: Checkpoint, precision: str) -> str | None:

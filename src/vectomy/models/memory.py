@@ -18,6 +18,7 @@ from vectomy.checkpoint import Checkpoint, architecture_in
 from vectomy.checkpoint.safetensors_header import TensorEntry
 from vectomy.core.byte_count import parse_bytes
 from vectomy.core.config import LoadIn
+from vectomy.core.packages import has_kernels
 from vectomy.models.block_sizes import BlockSizes
 
 __all__ = [
@@ -116,14 +117,14 @@ def loaded_bytes(checkpoint: Checkpoint, dtype: str, device: str, load_in: LoadI
 
     Args:
         load_in: how bitsandbytes packs it.
-        dtype: what it is loaded in; `auto` is as stored. Off a card, fp8 and MXFP4 are decoded to
-            16 bits then.
+        dtype: what it is loaded in; `auto` is as stored. fp8 is decoded to 16 bits then off a card
+            and without kernels, and MXFP4 always (live_quantisation.py).
     """
     asked = None if dtype == "auto" else getattr(torch, dtype).itemsize
     if load_in is not None:
         return count_weight_bytes(architecture_in(checkpoint), asked or 2, load_in)
     return sum(
-        _loaded_size(entry, asked, decoded=not device.startswith("cuda"))
+        _loaded_size(entry, asked, decoded=not device.startswith("cuda") or not has_kernels())
         for entry in checkpoint.tensors.values()
     )
 
@@ -132,7 +133,7 @@ def _loaded_size(entry: TensorEntry, asked: int | None, decoded: bool) -> int:
     size = entry.end - entry.start
     if entry.dtype in ("F64", "F32", "F16", "BF16"):
         return size if asked is None else math.prod(entry.shape) * asked
-    if not decoded and asked is None:
+    if not decoded and asked is None and not entry.name.endswith("_blocks"):
         return size
     if entry.dtype.startswith("F8_E4M3") or entry.dtype.startswith("F8_E5M2"):
         return size * (asked or 2)
