@@ -109,7 +109,7 @@ class Runtime(StrictModel):
     """
     batch_tokens: Annotated[BatchTokens, BeforeValidator(_parse_batch_tokens)] = "auto"
     """Tokens in one forward pass, padding included; auto fits them to the free memory of a card,
-    and is 4096 on a processor.
+    and is 4096 on a processor (16384 in the cache of answers).
     """
     threads: Annotated[Threads, BeforeValidator(_parse_threads)] = "auto"
     """Threads of the processor; auto: one a core that this process may use. Another number rounds
