@@ -45,7 +45,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "tpe": {"trials": 3},
     "cosmic": {},
     "article": {},
-    "arditi": {"until": None},
+    "arditi": {"until": "report"},
 }
 SAME = {"dtype": "float32", "batch_tokens": 4096, "answer_tokens": 8}
 
@@ -237,6 +237,17 @@ def healed(method: str, device: str) -> dict[str, Any]:
     summary = heal_model(str(tiny_chat.folder()), folder / "out", parse_heal(config), edit=edit)
     measures: dict[str, Any] = summary["measures"]
     return measures
+
+
+# The device that was asked for
+
+
+def test_a_run_and_a_healing_on_the_cpu_touch_no_card() -> None:
+    """Their receipts, too: a card may be full, or another's."""
+    with virtual_machine("cuda", 2) as devices:
+        learn("arditi", "cpu")
+        healed("lora", "cpu")
+    assert devices.moves == Counter()
 
 
 # Precision

@@ -170,7 +170,7 @@ def _pack_prompts(
     order = sorted(range(len(tokens)), key=lambda row: (-len(tokens[row]), row))
     # An answer of one token is not run; the place that predicts it is the prompt's last token.
     examples = [Example(row, tokens[row], [[0]]) for row in order]
-    if len(examples) < 2 or not packs_exactly(chat, examples[:2]):
+    if len(examples) < 2 or not packs_exactly(chat, examples):
         return []
     return pack_examples(chat, examples, batch_tokens, most=PACK)
 

@@ -175,7 +175,8 @@ def run_apply(work: RunWorkflow) -> None:
         work.free()
     baked = bake(edit, work.checkpoint, out, progress=progress)
     trust = work.runtime.trust_remote_code
-    receipt = with_measurement(baked, out, edit, trust_remote_code=trust, progress=progress)
+    device = work.runtime.device
+    receipt = with_measurement(baked, out, edit, device=device, trust_remote_code=trust, progress=progress)
     _record(work, out, "checkpoint", edit)
     write_json(work.folder.file("receipt.json"), receipt.to_json())
     if work.writes_gguf:

@@ -210,7 +210,7 @@ def pair_examples(
     that the tokens come from.
     """
     source = [Example(row, example.source, [example.answer]) for row, example in enumerate(examples)]
-    packed = packs_exactly(chat, source[:2])
+    packed = packs_exactly(chat, source)
     found = []
     with progress("what the base does", len(examples), "answers") as update:
         by_row = _states(chat, examples, batch_tokens)
@@ -243,7 +243,7 @@ def _states(
             for row, example in enumerate(examples)
             if place < len(example.parts)
         ]
-        packed = len(teacher_examples) > 1 and packs_exactly(chat, teacher_examples[:2])
+        packed = len(teacher_examples) > 1 and packs_exactly(chat, teacher_examples)
         for one in pack_examples(chat, teacher_examples, batch_tokens, count=PER_PASS, packed=packed):
             states = one.predicting(chat.hidden(one))
             for number, row in enumerate(one.rows):
@@ -266,7 +266,7 @@ def mean_streams(
         Example(row, ids, [answer])
         for row, (ids, answer) in enumerate(zip(chat.tokens(prompts), answers, strict=True))
     ]
-    packed = packs_exactly(chat, examples[:2])
+    packed = packs_exactly(chat, examples)
     arch = chat.architecture
     total, count = torch.zeros(arch.n_layers, arch.d_model, dtype=torch.float64), 0
     for one in pack_examples(chat, examples, batch_tokens, packed=packed, most=1024):

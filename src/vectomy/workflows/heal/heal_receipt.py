@@ -10,6 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from vectomy.checkpoint import Checkpoint, architecture_in, read_tensor
+from vectomy.core.config import Runtime
 from vectomy.core.json_value import JsonObject
 from vectomy.core.progress import Progress
 from vectomy.edits.edit import Edit
@@ -28,7 +29,7 @@ def measure_receipt(
     edited: Path,
     healed: Path,
     protected_directions: Mapping[str, Tensor],
-    trust_remote_code: bool,
+    runtime: Runtime,
     progress: Progress,
 ) -> JsonObject:
     """The receipt of a healing, as receipt.json has it.
@@ -49,7 +50,13 @@ def measure_receipt(
         "verified": None,
     }
     if edit is not None and removes_fully(edit):
-        receipt = verify(healed, edit, trust_remote_code=trust_remote_code, progress=progress)
+        receipt = verify(
+            healed,
+            edit,
+            device=runtime.device,
+            trust_remote_code=runtime.trust_remote_code,
+            progress=progress,
+        )
         result["verified"] = {
             "carried": len(receipt.edited),
             "failures": list(receipt.failures),

@@ -265,8 +265,7 @@ def merge_trained(work: HealWorkflow) -> None:
         work.learned, work.edited, work.healed, directions=directions, progress=work.progress
     )
     folders = (work.learned, work.edited, work.healed)
-    trust = work.runtime.trust_remote_code
-    found = measure_receipt(work.inputs, *folders, directions, trust, work.progress)
+    found = measure_receipt(work.inputs, *folders, directions, work.runtime, work.progress)
     write_json(work.folder.file("receipt.json"), {"changed": len(changed), **found})
 
 
