@@ -27,6 +27,7 @@ from vectomy.models import (
     memory,
 )
 from vectomy.models.live_quantisation import can_learn_through, decode_packed
+from vectomy.models.loading_faults import explain_loading
 from vectomy.models.weights import read_model_config
 from vectomy.workflows.direction import find_direction
 from vectomy.workflows.evaluate import evaluate_models
@@ -263,3 +264,13 @@ def test_fp8_takes_16_bits_where_it_is_decoded(
     stored = sum(entry.end - entry.start for entry in codes)
     others = sum(entry.end - entry.start for entry in packed.tensors.values()) - stored
     assert memory.loaded_bytes(packed, "auto", device) == others + times * stored
+
+
+def test_quantised_weights_that_fit_no_card_are_said() -> None:
+    """The words are those of transformers (quantizer_bnb_4bit.py)."""
+    error = ValueError(
+        "Some modules are dispatched on the CPU or the disk. Make sure you have enough GPU RAM"
+    )
+    message = explain_loading("big", None, error)
+    assert "big does not fit on the card" in message
+    assert "--load-in 4bit, more cards, or --device cpu" in message

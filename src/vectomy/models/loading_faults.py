@@ -31,6 +31,11 @@ def explain_loading(label: str, folder: Path | None, error: BaseException) -> st
     reason = None if folder is None else _explain_files(folder, error)
     if reason is not None:
         return reason
+    if "dispatched on the CPU or the disk" in str(error):
+        return (
+            f"{label} does not fit on the card with its weights quantised, and quantised layers cannot be "
+            "moved away from it; use --load-in 4bit, more cards, or --device cpu"
+        )
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[0] if lines else "no message"
     return (
