@@ -32,7 +32,11 @@ from vectomy.workflows.trait_config import make_trait_run
 
 TIER = "chat"
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
+# Signatures are checked in other tests; here many processes would check them.
+pytestmark = [
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked"),
+    pytest.mark.usefixtures("unchecked"),
+]
 
 # Few tokens a pass, so that there are passes for everyone.
 SHORT = {"device": "cpu", "answer_tokens": 6, "batch_tokens": 96}
@@ -42,7 +46,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "article": {"candidates": 3, "shown_prompts": 2},
     "cosmic": {"layer_fraction": 1.0, "bake": False},
     "gradient": {"steps": 8, "accumulate": 2, "bake": False},
-    "tpe": {"trials": 6, "startup_trials": 4, "bake": False},
+    "tpe": {"trials": 4, "startup_trials": 3, "bake": False},
 }
 # What a run leaves that names no time, no folder and no device.
 COMPARED = ("edit.safetensors", "scores.json", "evaluation.json", "completions.jsonl", "separation.json")
