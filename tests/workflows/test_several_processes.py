@@ -184,11 +184,10 @@ def test_a_run_of_a_trait_leaves_the_bytes_of_one_process() -> None:
 # Tensor parallelism
 
 
-@pytest.mark.parametrize("recipe", ["arditi", "gradient"])
-def test_a_model_divided_over_processes_gives_the_same_edit_to_rounding(recipe: str) -> None:
+def test_a_model_divided_over_processes_gives_the_same_edit_to_rounding() -> None:
     """Hooks see the whole outputs of the divided matrices, so that everything is as on one card."""
     out = tiny_chat.scratch()
-    options = {**tiny_chat.sources(), **SHORT, **SMALL, **RUNS[recipe], "bake": False, "recipe": recipe}
+    options = {**tiny_chat.sources(), **SHORT, **SMALL, "recipe": "gradient", "steps": 4, "bake": False}
 
     def work(rank: int) -> dict[str, Any]:
         model = str(tiny_chat.folder())
