@@ -16,7 +16,7 @@ from vectomy.workflows.trait_config import read_run_config
 __all__ = ["hash_prompts", "list_values", "read_earlier_settings"]
 
 # They change no result beyond rounding.
-IGNORED = ("batch_tokens", "max_memory", "threads", "trust_remote_code")
+IGNORED = ("batch_tokens", "max_memory", "tensor_parallel", "threads", "trust_remote_code")
 
 
 def list_values(config: RunConfig) -> JsonObject:

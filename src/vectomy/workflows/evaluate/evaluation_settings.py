@@ -17,7 +17,15 @@ __all__ = ["make_settings", "parse_earlier_settings"]
 
 # Settings that are compared by what they stand for, and settings that change no result.
 LISTS = {"subjects", "prompts", "base", "texts", "judge", "budgets", "tasks"}
-IGNORED = {"gates", "batch_tokens", "max_memory", "threads", "trust_remote_code", "task_batch"}
+IGNORED = {
+    "gates",
+    "batch_tokens",
+    "max_memory",
+    "tensor_parallel",
+    "threads",
+    "trust_remote_code",
+    "task_batch",
+}
 
 
 def make_settings(
