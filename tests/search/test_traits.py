@@ -24,9 +24,11 @@ from vectomy.search.distill.distill_examples import (
     lead_and_answer,
     mean_streams,
     pair_examples,
+    split_batch,
 )
 from vectomy.search.distill.distillation import learn_edit
 from vectomy.search.distill.strength_choice import choose_strength
+from vectomy.search.gradient.pass_memory import PassMemory
 
 TIER = "chat"
 
@@ -176,6 +178,74 @@ def test_too_few_answers_are_said_to_be_too_few() -> None:
     check_enough([True] * 8, "x", LengthScorer(load_trait("verbosity").scorer))
     with pytest.raises(BehaviourAbsentError, match="of 20 answers 7 show it"):
         check_enough([True] * 7 + [False] * 13, "show it", LengthScorer(load_trait("verbosity").scorer))
+
+
+class FewTokens:
+    """A card that runs out of memory in passes of more than `most` tokens."""
+
+    def __init__(self, most: int) -> None:
+        self.most, self.failed = most, 0
+
+    def __call__(self, module: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        if torch.is_grad_enabled() and kwargs["input_ids"].numel() > self.most:
+            self.failed += 1
+            raise torch.OutOfMemoryError("no memory")
+
+
+def removal(memory: PassMemory | None = None, split: int = 1) -> tuple[Edit, list[dict[str, float]]]:
+    """The removal of the trait after 4 steps, with passes in `split` pieces at the least."""
+    asked = texts(12)
+    plain, styled = (chat().tokens(in_context(asked, side)) for side in (trait().negative, trait().positive))
+    lessons = [
+        DistillExample(source, [(target, answer(tiny_style.answer_of(text, False)), 0)])
+        for source, target, text in zip(styled, plain, asked, strict=True)
+    ]
+    passes = pair_examples(chat(), lessons, 512, silent)
+    assert all(len(split_batch(chat(), one, split)) == split for one in passes)
+    both = mean_streams(chat(), in_context(asked, trait().positive), [answer("a")] * 12, 512)
+    learned = learnables("remove", chat().architecture.writers, (both, 0.5 * both.roll(1, -1)))
+    return learn_edit(
+        chat(), base(), learned, passes, passes, steps=4, seed=0, progress=silent, memory=memory
+    )
+
+
+def test_recomputed_blocks_learn_the_same_edit_to_the_bit() -> None:
+    full = PassMemory(chat(), free=lambda _device: 0)
+    edit, history = removal(full)
+    assert full.recompute
+    assert full.pieces == 1
+    expected, same = removal()
+    assert history == same
+    assert edit.to_bytes() == expected.to_bytes()
+
+
+def test_a_pass_out_of_memory_is_learned_from_in_pieces() -> None:
+    """The gradients of the pieces add up to that of the pass; nothing of the failed one stays."""
+    expected, losses = removal(split=2)
+    largest = 0
+
+    def measure(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        nonlocal largest
+        largest = max(largest, kwargs["input_ids"].numel())
+
+    handle = chat().model.base_model.register_forward_pre_hook(measure, with_kwargs=True)
+    try:
+        removal()
+    finally:
+        handle.remove()
+    card, memory = FewTokens(largest - 1), PassMemory(chat())
+    handle = chat().model.base_model.register_forward_pre_hook(card, with_kwargs=True)
+    try:
+        edit, history = removal(memory)
+    finally:
+        handle.remove()
+    assert card.failed
+    assert memory.pieces >= 2
+    for own, other in zip(history, losses, strict=True):
+        assert own == pytest.approx(other, rel=1e-4)
+    for one, two in zip(edit.operations, expected.operations, strict=True):
+        torch.testing.assert_close(one.strengths, two.strengths, rtol=0, atol=1e-3)
+        torch.testing.assert_close(one.basis, two.basis, rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize("what", ["induce", "remove"])

@@ -56,7 +56,8 @@ class BlockPages:
         """
         self._repeats = True
         room = int(SHARE * available_memory(self.weights.device))
-        self.most = max(1, room // max(1, self.largest) - 1)
+        # One block more is being read, and one is being loaded.
+        self.most = max(1, room // max(1, self.largest) - 2)
 
     @contextmanager
     def loaded(self, layer: int) -> Iterator[None]:

@@ -49,6 +49,7 @@ __all__ = [
     "lead_and_answer",
     "mean_streams",
     "pair_examples",
+    "split_batch",
 ]
 
 # Prompts and tokens in one pass, and the fewest answers that anything can be learned from.
@@ -85,12 +86,37 @@ class DistillExample:
 class DistillBatch:
     """One pass over answers in the source context, with the base's states in the contexts that the
     tokens come from, which labels have such a teacher, and the weight of each label.
+
+    Attributes:
+        share: of a piece of a pass (`split_batch`), the share of the weights of the whole pass.
     """
 
     forced: TeacherForcedBatch
     base: Float[Tensor, "label d_model"]
     has_teacher: Bool[Tensor, " label"]
     weight: Float[Tensor, " label"]
+    share: float = 1.0
+
+
+@torch.no_grad()
+def split_batch(chat: ChatModel, batch: DistillBatch, pieces: int) -> list[DistillBatch]:
+    """A pass as at most `pieces` smaller ones of whole examples. Their losses, weighted by their
+    shares, add up to the loss of the pass.
+    """
+    examples = batch.forced.examples
+    size = -(-len(examples) // pieces)
+    if size >= len(examples):
+        return [batch]
+    # A pack has a mask of its own for every pair of tokens.
+    packed = batch.forced.attention_mask.ndim > 2
+    found, start = [], 0
+    for part in pack_examples(chat, examples, 1 << 30, count=size, packed=packed):
+        labels = slice(start, start + len(part.labels))
+        start = labels.stop
+        weight = batch.weight[labels]
+        share = float(weight.sum() / batch.weight.sum())
+        found.append(DistillBatch(part, batch.base[labels], batch.has_teacher[labels], weight, share))
+    return found
 
 
 def good_answers(

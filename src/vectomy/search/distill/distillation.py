@@ -18,6 +18,8 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +33,8 @@ from vectomy.edits.operation import Operation
 from vectomy.hooks.writer_outputs import change_outputs
 from vectomy.metrics.logits import kl_divergence
 from vectomy.models import ChatModel
-from vectomy.search.distill.distill_examples import DistillBatch
+from vectomy.search.distill.distill_examples import DistillBatch, split_batch
+from vectomy.search.gradient.pass_memory import PassMemory
 
 __all__ = ["Learnable", "distance", "learn_edit"]
 
@@ -91,14 +94,20 @@ def learn_edit(
     steps: int,
     seed: int,
     progress: Progress,
+    memory: PassMemory | None = None,
 ) -> tuple[Edit, list[dict[str, float]]]:
-    """The learned Edit, and the losses by step."""
+    """The learned Edit, and the losses by step. Passes that do not fit into memory run with
+    recomputed blocks, and in pieces.
+    """
     _place(chat.model, learnables)
+    memory = PassMemory(chat) if memory is None else memory
     orders = [_endless(part, seed + at) for at, part in enumerate((change, keep))]
     adam = torch.optim.Adam(_groups(learnables), betas=(0.9, 0.98))
     rates = [group["lr"] for group in adam.param_groups]
     history: list[dict[str, float]] = []
     with torch.enable_grad(), progress("learning", steps, "steps") as update:
+        with change_outputs(chat.model, [(one.writer, one.change) for one in learnables]):
+            memory.measure([*change, *keep], lambda target: chat.hidden(target.forced))
         for step in range(steps):
             # The learning rate rises over 4 steps and falls to a tenth over the second half.
             ease = min(1.0, (step + 1) / 4, max(0.1, 2 * (1 - step / steps)))
@@ -109,14 +118,37 @@ def learn_edit(
             for name, order, weight in (("change", orders[0], 1.0), ("keep", orders[1], PRESERVE)):
                 target = next(order, None)
                 if target is not None:
-                    with change_outputs(chat.model, [(one.writer, one.change) for one in learnables]):
-                        loss = distance(chat, target)
-                    (weight * loss).backward()
-                    losses[name] = float(loss.detach())
+                    losses[name] = _add_gradient(chat, learnables, memory, target, weight)
             adam.step()
             history.append(losses)
             update(1)
     return Edit(base, tuple(one.operation() for one in learnables)), history
+
+
+def _add_gradient(
+    chat: ChatModel, learnables: Sequence[Learnable], memory: PassMemory, target: DistillBatch, weight: float
+) -> float:
+    """The backward pass of a weighted loss, in less memory if it runs out. Returns the loss."""
+    parameters = [value for group in _groups(learnables) for value in group["params"]]
+    before = [None if value.grad is None else value.grad.clone() for value in parameters]
+    first = min((one.writer.layer or 0 for one in learnables), default=0)
+    while True:
+        loss = 0.0
+        try:
+            for piece in memory.pieces_of(partial(split_batch, chat), target):
+                changes = [(one.writer, one.change) for one in learnables]
+                with change_outputs(chat.model, changes), memory.saving(first):
+                    part = piece.share * distance(chat, piece)
+                    (weight * part).backward()
+                loss += float(part.detach())
+            return loss
+        except torch.OutOfMemoryError:
+            if memory.lowest:
+                raise
+        # Out of the handler, whose traceback holds the tensors of the failed pass.
+        for value, gradient in zip(parameters, before, strict=True):
+            value.grad = None if gradient is None else gradient.clone()
+        memory.lower()
 
 
 def distance(chat: ChatModel, target: DistillBatch) -> Tensor:
@@ -144,8 +176,8 @@ def _place(model: nn.Module, learnables: Sequence[Learnable]) -> None:
                 setattr(one, name, moved)
 
 
-def _groups(learnables: Sequence[Learnable]) -> list[dict[str, object]]:
-    found: list[dict[str, object]] = []
+def _groups(learnables: Sequence[Learnable]) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
     for name, rate in (("addition", ADDITION), ("strength", STRENGTH), ("direction", DIRECTION)):
         unique = {id(value): value for one in learnables if (value := getattr(one, name)) is not None}
         if unique:

@@ -289,7 +289,7 @@ class _Search:
         pieces = [
             (index, one._replace(target=piece, scale=one.scale / count))
             for index, one in enumerate(passes)
-            for piece in self.memory.pieces_of(targets, one.target)
+            for piece in self.memory.pieces_of(targets.split, one.target)
         ]
         groups = [pieces] if self.task.teacher_forced else [[piece] for piece in pieces]
         losses = [0.0] * len(passes)

@@ -10,12 +10,18 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-from vectomy.models import ChatModel, available_memory, count_saved_bytes, recompute_blocks
-from vectomy.search.gradient.train_passes import CachedPasses, TrainPass
+from vectomy.models import (
+    ChatModel,
+    TeacherForcedBatch,
+    available_memory,
+    count_saved_bytes,
+    recompute_blocks,
+)
 
 __all__ = ["PassMemory"]
 
@@ -23,6 +29,16 @@ __all__ = ["PassMemory"]
 # pass itself need the rest.
 SHARE = 0.6
 MOST_PIECES = 16
+
+
+class ForcedPass(Protocol):
+    """A pass over given answers."""
+
+    @property
+    def forced(self) -> TeacherForcedBatch: ...
+
+
+Target = TypeVar("Target", bound=ForcedPass)
 
 
 class PassMemory:
@@ -38,9 +54,9 @@ class PassMemory:
         # offloaded blocks would all stay on the card until it ends.
         self.recompute = self._measured = chat.stream is not None or chat.offloaded
         self.pieces = 1
-        self._split: dict[TrainPass, list[TrainPass]] = {}
+        self._split: dict[Any, list[Any]] = {}
 
-    def measure(self, passes: Sequence[TrainPass], run: Callable[[TrainPass], Tensor]) -> None:
+    def measure(self, passes: Sequence[Target], run: Callable[[Target], Tensor]) -> None:
         """Recompute blocks if the largest pass would not fit otherwise. Counted once, on the
         smallest pass.
         """
@@ -77,12 +93,12 @@ class PassMemory:
         if self.chat.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def pieces_of(self, targets: CachedPasses, target: TrainPass) -> list[TrainPass]:
-        """The pass, or the pieces that are run one after the other."""
+    def pieces_of(self, split: Callable[[Target, int], list[Target]], target: Target) -> list[Target]:
+        """The pass, or the pieces of `split` that are run one after the other."""
         if self.pieces == 1:
             return [target]
         if target not in self._split:
-            self._split[target] = targets.split(target, self.pieces)
+            self._split[target] = split(target, self.pieces)
         return self._split[target]
 
     @contextmanager
