@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -31,6 +31,7 @@ SHARE = 0.6
 MOST_PIECES = 16
 
 
+@runtime_checkable
 class ForcedPass(Protocol):
     """A pass over given answers."""
 
