@@ -323,31 +323,31 @@ def test_packed_weights_are_decoded_block_by_block(label: str, tmp_path: Path) -
 
 
 @pytest.mark.zoo
-@pytest.mark.parametrize("label", ["qwen3_moe", "gpt_oss", "zamba", "phi3"])
+@pytest.mark.parametrize("label", ["qwen3_moe", "gpt_oss", "zamba", "llama"])
 def test_a_receipt_loads_no_checkpoint_whole_that_does_not_fit(
     label: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Packed weights are read block by block; the other cases are an error, which becomes a note:
-    weights that blocks share (zamba), and fp8 without scales (phi3).
+    weights that blocks share (zamba), and what is refused when it is opened.
     """
     folder = zoo_folder(label, tmp_path / "m")
     folder = quantised(folder, PACKED[label], tmp_path).path if label in PACKED else folder
-    if label == "phi3":
-        state = safetensors.torch.load_file(folder / "model.safetensors")
-        name = "model.layers.0.mlp.down_proj.weight"
-        state[name] = state[name].to(torch.float8_e4m3fn)
-        safetensors.torch.save_file(state, folder / "model.safetensors", {"format": "pt"})
+
+    def refuse(*args: object, **options: object) -> ChatModel:
+        raise ModelError("its weights are packed")
 
     def load_whole(*args: object, **options: object) -> ChatModel:
         raise AssertionError("loaded whole")
 
     monkeypatch.setattr(direction_share, "load_model", load_whole)
+    if label == "llama":
+        monkeypatch.setattr(direction_share, "load_layerwise", refuse)
     basis = torch.eye(D_MODEL)[:1]
     with limit_memory("1MB"):
         if label in PACKED:
             assert len(direction_share.projections(folder, basis, device="cpu")[0]) > 1
         else:
-            said = {"zamba": "blocks share", "phi3": "in float32, and 0 MiB are free"}[label]
+            said = {"zamba": "blocks share", "llama": "in float32, and 0 MiB are free"}[label]
             with pytest.raises(ModelError, match=said):
                 direction_share.projections(folder, basis, device="cpu")
 
