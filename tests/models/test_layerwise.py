@@ -323,7 +323,7 @@ def test_packed_weights_are_decoded_block_by_block(label: str, tmp_path: Path) -
 
 
 @pytest.mark.zoo
-@pytest.mark.parametrize("label", ["qwen3_moe", "gpt_oss", "zamba", "llama"])
+@pytest.mark.parametrize("label", ["qwen3_moe", "gpt_oss", "zamba", "phi3"])
 def test_a_receipt_loads_no_checkpoint_whole_that_does_not_fit(
     label: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -340,14 +340,14 @@ def test_a_receipt_loads_no_checkpoint_whole_that_does_not_fit(
         raise AssertionError("loaded whole")
 
     monkeypatch.setattr(direction_share, "load_model", load_whole)
-    if label == "llama":
+    if label == "phi3":
         monkeypatch.setattr(direction_share, "load_layerwise", refuse)
     basis = torch.eye(D_MODEL)[:1]
     with limit_memory("1MB"):
         if label in PACKED:
             assert len(direction_share.projections(folder, basis, device="cpu")[0]) > 1
         else:
-            said = {"zamba": "blocks share", "llama": "in float32, and 0 MiB are free"}[label]
+            said = {"zamba": "blocks share", "phi3": "in float32, and 0 MiB are free"}[label]
             with pytest.raises(ModelError, match=said):
                 direction_share.projections(folder, basis, device="cpu")
 
