@@ -295,7 +295,7 @@ def test_what_fits_is_said_by_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 # Packed weights
 
-PACKED = {"llama": "block", "qwen3": "tensor", "qwen3_moe": "block", "gpt_oss": "mxfp4"}
+PACKED = {"llama": "block", "qwen3": "tensor", "qwen3_moe": "block", "gpt_oss:square": "mxfp4"}
 
 
 @pytest.mark.zoo
@@ -323,7 +323,7 @@ def test_packed_weights_are_decoded_block_by_block(label: str, tmp_path: Path) -
 
 
 @pytest.mark.zoo
-@pytest.mark.parametrize("label", ["qwen3_moe", "gpt_oss", "zamba", "phi3"])
+@pytest.mark.parametrize("label", ["qwen3_moe", "gpt_oss:square", "zamba", "phi3"])
 def test_a_receipt_loads_no_checkpoint_whole_that_does_not_fit(
     label: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
