@@ -31,8 +31,8 @@ __all__ = [
     "missing_quantiser",
 ]
 
-# Formats whose packed weights transformers multiplies with kernels of the package `kernels`.
-NEEDS_KERNELS = ("fp8", "mxfp8", "mxfp4")
+# Formats through whose packed weights transformers trains, with kernels of the package `kernels`.
+NEEDS_KERNELS = ("fp8", "mxfp8")
 DECODED = ("float32", "bfloat16", "float16")
 
 
