@@ -51,16 +51,19 @@ def decode(
 
 
 def _packed(chat: ChatModel, limit: int) -> AbstractContextManager[object]:
-    """Packed weights where enough steps are to be run on them."""
-    return pack_linears(chat.model, PACKED_ROWS) if limit >= PACKED_FROM else nullcontext()
+    """Packed weights where enough steps are to be run on them, and they stay in memory."""
+    packs = limit >= PACKED_FROM and chat.stream is None
+    return pack_linears(chat.model, PACKED_ROWS) if packs else nullcontext()
 
 
 def decodes_by_row(chat: ChatModel, tokens: Sequence[Sequence[int]]) -> bool:
     """Whether generation.py gives the same answers as `generate` of transformers. Tried once per
-    model, on the first two prompts.
+    model, on the first two prompts; not where each token reads the model.
     """
     from vectomy.models.kv_cache import has_plain_kv_cache
 
+    if chat.stream is not None:
+        return has_plain_kv_cache(chat.model)
     known = _BY_ROW.get(chat.model)
     if known is None and len(tokens) > 1:
         known = has_plain_kv_cache(chat.model)
