@@ -10,6 +10,7 @@ from typing import Any, Literal
 from unittest.mock import patch
 
 import torch
+from tiny_chat import scratch
 
 __all__ = ["Place", "offloading"]
 
@@ -26,8 +27,10 @@ def offloading(place: Place) -> Iterator[list[torch.nn.Module]]:
     models: list[torch.nn.Module] = []
 
     def load_offloaded(cls: Any, *args: Any, device_map: Any = None, **options: Any) -> Any:
-        whole = device_map if place == "memory" else {"": "disk"}
-        loaded = load(cls, *args, device_map=whole, **options)
+        if place == "disk":
+            device_map = {"": "disk"}
+            options["offload_folder"] = folder
+        loaded = load(cls, *args, device_map=device_map, **options)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         if place == "memory":
             cpu_offload(model, execution_device="cpu")
@@ -35,5 +38,7 @@ def offloading(place: Place) -> Iterator[list[torch.nn.Module]]:
         models.append(model)
         return loaded
 
+    # Beyond the block: the models read from it.
+    folder = str(scratch())
     with patch.object(PreTrainedModel, "from_pretrained", classmethod(load_offloaded)):
         yield models

@@ -1,6 +1,8 @@
 """Models that do not fit the card: with weights in memory or on disk, a run gives the same Edit."""
 
+from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -65,6 +67,32 @@ def test_hooks_on_an_offloaded_model_are_those_on_a_whole_one(norm: Any, place: 
     assert there.device == torch.device("cpu")
     with edit.hooks(there.model), torch.no_grad():
         torch.testing.assert_close(there.model(ids).logits, wanted)
+
+
+@pytest.mark.parametrize("place", ["memory", "disk"])
+def test_weights_that_an_edit_changes_in_place_are_changed_where_they_are(
+    place: Place, zoo_of: Callable[[str], Path]
+) -> None:
+    """Fused experts take their weights themselves: no hook on an output reaches one of them."""
+    folder = zoo_of("mixtral")
+    ids = torch.arange(3, 12)[None]
+    whole = load_model(folder, device="cpu", dtype="float32", tokenizer=False)
+    edit = Edit.ablation(folder, torch.eye(1, whole.architecture.d_model)[0], norm="column")
+    assert any(
+        writer.slot.functional or writer.component == "experts"
+        for writer, _ in edit.writers(whole.architecture)
+    )
+    with edit.hooks(whole.model), torch.no_grad():
+        wanted = whole.model(ids).logits
+    with torch.no_grad():
+        base = whole.model(ids).logits
+    with offloading(place):
+        there = load_model(folder, device="cpu", dtype="float32", tokenizer=False)
+    with edit.hooks(there.model), torch.no_grad():
+        torch.testing.assert_close(there.model(ids).logits, wanted, rtol=1e-4, atol=1e-4)
+    with torch.no_grad():
+        torch.testing.assert_close(there.model(ids).logits, base, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(base, wanted, atol=1e-2)
 
 
 def test_the_backward_pass_of_an_offloaded_model_recomputes_its_blocks() -> None:

@@ -6,14 +6,15 @@ offloaded weights are on the device `meta` until their module is called.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["execution_device", "read_parameter"]
+__all__ = ["execution_device", "read_parameter", "replace_offloaded"]
 
 
 def execution_device(module: nn.Module) -> torch.device:
@@ -41,6 +42,25 @@ def read_parameter(model: nn.Module, name: str) -> Tensor:
             stored: Tensor = weights[own]
             return stored
     return parameter
+
+
+def replace_offloaded(model: nn.Module, name: str, value: Tensor) -> Callable[[], None]:
+    """Give an offloaded parameter other values where accelerate reads it from.
+
+    Returns:
+        A function that gives the old ones back.
+    """
+    module, _, own = name.rpartition(".")
+    for hook in _hooks(model.get_submodule(module)):
+        weights = getattr(hook, "weights_map", None)
+        if weights is not None:
+            # Tensors in memory come before those on disk.
+            stored = getattr(weights.dataset, "state_dict", weights.dataset)
+            key = f"{weights.prefix}{own}"
+            old = stored.get(key)
+            stored[key] = value
+            return partial(stored.pop, key) if old is None else partial(stored.__setitem__, key, old)
+    raise KeyError(name)
 
 
 def _hooks(module: nn.Module) -> Iterator[Any]:

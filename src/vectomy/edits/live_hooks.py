@@ -19,7 +19,7 @@ from vectomy.architecture.norms import fold_live_removal
 from vectomy.core import linalg
 from vectomy.core.component import OUTSIDE
 from vectomy.core.errors import EditError
-from vectomy.core.placed_module import execution_device, read_parameter
+from vectomy.core.placed_module import execution_device, read_parameter, replace_offloaded
 from vectomy.core.types import NormMode, Vector
 from vectomy.edits.operation import Operation
 from vectomy.hooks.writer_outputs import output_hook
@@ -56,8 +56,7 @@ def edit_writers(model: nn.Module, edits: Sequence[tuple[Writer, Operation]]) ->
                 # folded.
                 loose = name == writer.bias
                 rows = (basis, strengths) if loose else (edit.basis, edit.strengths)
-                bias = model.get_parameter(name)
-                _swap(changes, bias, _removal(*(value.to(bias.device, torch.float32) for value in rows)))
+                _swap(changes, model, name, _removal(*(value.float() for value in rows)))
             addition = None if edit.addition is None else edit.addition.to(basis)
             if made.change is not None or addition is not None:
                 changes.callback(module.register_forward_hook(output_hook(made.change, addition)).remove)
@@ -77,12 +76,10 @@ def _check_readable(model: nn.Module, writer: Writer, edit: Operation, swapped: 
         )
     if packed:
         return
-    absent = swapped and model.get_parameter(writer.weight).is_meta
-    if absent or (edit.norm != "none" and read_parameter(model, writer.weight).is_meta):
+    if (swapped or edit.norm != "none") and read_parameter(model, writer.weight).is_meta:
         raise EditError(
             f"the edit of '{writer.weight}' changes the weight itself, or keeps its lengths, and the model "
-            "is read block by block or offloaded from its device; bake the edit, or load the model whole "
-            "(--device cpu)"
+            "is read block by block; bake the edit, or load the model whole"
         )
 
 
@@ -170,11 +167,11 @@ def _swap_writer(
         new = linalg.remove(old.float(), basis, strengths).to(old.dtype)
         return new if edit.expert is None else torch.where(_is_row(old, edit.expert), new, old)
 
-    _swap(changes, model.get_parameter(writer.weight), weight)
+    _swap(changes, model, writer.weight, weight)
     if writer.bias is not None and not writer.slot.loose_bias:
         if edit.expert is not None and model.get_parameter(writer.bias).ndim == 1:
             return  # A bias that all experts share is no single one's.
-        _swap(changes, model.get_parameter(writer.bias), bias)
+        _swap(changes, model, writer.bias, bias)
 
 
 def _is_plain(value: Tensor) -> bool:
@@ -185,15 +182,15 @@ def _is_row(value: Tensor, row: int) -> Tensor:
     return (torch.arange(len(value), device=value.device) == row)[:, None]
 
 
-def _swap(changes: ExitStack, parameter: Tensor, change: Callable[[Tensor], Tensor]) -> None:
+def _swap(changes: ExitStack, model: nn.Module, name: str, change: Callable[[Tensor], Tensor]) -> None:
+    parameter, old = model.get_parameter(name), read_parameter(model, name)
+    device = execution_device(model.get_submodule(name.rpartition(".")[0]))
+    new = change((old.float() if old.ndim == 1 else old).to(device)).to(old)
     if parameter.is_meta:
-        raise EditError(
-            "this Edit changes a weight in place for the length of a measurement, and that weight is "
-            "offloaded to memory or disk; use --device cpu, or a larger device"
-        )
-    old = parameter.data
-    changes.callback(setattr, parameter, "data", old)
-    parameter.data = change(old.float() if old.ndim == 1 else old).to(old.dtype)
+        changes.callback(replace_offloaded(model, name, new))
+    else:
+        changes.callback(setattr, parameter, "data", parameter.data)
+        parameter.data = new
 
 
 def _removal(basis: Tensor, strengths: Tensor) -> Callable[[Tensor], Tensor]:
