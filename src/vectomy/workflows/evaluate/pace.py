@@ -17,7 +17,7 @@ __all__ = ["Pace", "Work"]
 MEASURED_SHARE = 0.1
 MEASURED_SECONDS = 20.0
 # A later estimate of the rest is said if it is this much away from the one said before, and the
-# rest is more than this share of what is done.
+# rest is more than this share of what is done, and takes longer than MEASURED_SECONDS.
 CHANGED = 0.2
 
 Work = Literal["answers", "damage", "perplexity", "capability"]
@@ -84,7 +84,11 @@ class Pace:
         if self._said is None:
             if measured or self._seconds["answers"] >= MEASURED_SECONDS:
                 self._say(spent, rest)
-        elif measured and abs(spent + rest - self._said) > CHANGED * rest and rest > CHANGED * spent:
+        elif (
+            measured
+            and abs(spent + rest - self._said) > CHANGED * rest
+            and rest > max(MEASURED_SECONDS, CHANGED * spent)
+        ):
             self._say(spent, rest)
 
     def _count_rest(self) -> float:
