@@ -197,7 +197,8 @@ def test_never_more_than_a_block_and_the_tokens_that_occur_is_in_memory(
         read.append(name if last is None else f"{name}[{last - first}]")
         return reading(checkpoint, name, first, last)
 
-    monkeypatch.setattr(weights, "read_stored", listed)
+    for module in (weights, stored_weights):
+        monkeypatch.setattr(module, "read_stored", listed)
     block = sum(p.numel() for p in chat.model.model.layers[0].parameters())
     batches = random_batches(chat)
     with chat.iter_layers(batches) as sweeps:
