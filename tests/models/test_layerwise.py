@@ -30,6 +30,7 @@ from vectomy.models import (
     load_layerwise,
     load_model,
     memory,
+    stored_weights,
     weights,
 )
 from vectomy.models.layerwise import LayerwiseModel
