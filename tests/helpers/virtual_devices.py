@@ -294,6 +294,13 @@ def spread(model: nn.Module, count: int) -> nn.Module:
     return dispatch_model(model, device_map=cards, force_hooks=True)
 
 
+def _fraction_of_card(device: torch.device | int | None = None) -> float:
+    """Strict as the real one: `cuda` without an index is refused."""
+    if isinstance(device, torch.device) and device.index is None:
+        raise ValueError(f"Expected a torch.device with a specified index or an integer, but got:{device}")
+    return 1.0
+
+
 @contextmanager
 def virtual_machine(
     kind: Literal["cuda", "mps"], count: int = 1, capability: tuple[int, int] = (9, 0)
@@ -339,7 +346,7 @@ def virtual_machine(
         "get_device_capability": lambda device=None: capability,
         "empty_cache": lambda: None,
         "synchronize": lambda device=None: None,
-        "get_per_process_memory_fraction": lambda device=None: 1.0,
+        "get_per_process_memory_fraction": _fraction_of_card,
     }
     with ExitStack() as stack:
         stack.enter_context(patch.object(PreTrainedModel, "from_pretrained", classmethod(load_placed)))

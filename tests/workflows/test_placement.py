@@ -25,7 +25,7 @@ from vectomy.core.progress import Progress, silent
 from vectomy.edits.edit import Edit
 from vectomy.healing.heal_config import parse_heal
 from vectomy.healing.machine import resolve_machine
-from vectomy.models import load_model
+from vectomy.models import available_memory, load_model, memory_for
 from vectomy.search.gradient.gradient_recipe import _Search
 from vectomy.workflows.heal.heal_model import heal_model
 from vectomy.workflows.run import run
@@ -268,6 +268,14 @@ def test_a_card_that_only_emulates_bfloat16_computes_in_float16(
     with virtual_machine("cuda", 1, capability):
         machine = resolve_machine(parse_heal({**QUICK_HEALING, "device": "auto", "dtype": "auto"}))
     assert machine.dtype == str(dtype).removeprefix("torch.")
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:0", "cuda:1"])
+def test_a_card_has_its_free_memory_however_it_is_named(device: str) -> None:
+    """Some functions of torch.cuda refuse a card without an index."""
+    with virtual_machine("cuda", 2):
+        assert available_memory(torch.device(device)) > 0
+        assert memory_for(device) > 0
 
 
 # The virtual devices themselves

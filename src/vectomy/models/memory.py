@@ -89,12 +89,14 @@ def _free_on_machine() -> int:
 
 def _free_on_card(device: torch.device) -> int:
     """Free bytes, with those that PyTorch has reserved and does not use, below its limit."""
-    free, total = torch.cuda.mem_get_info(device)
-    reserved = torch.cuda.memory_reserved(device)
+    # Not every function of torch.cuda takes "cuda" for the current card.
+    card = torch.cuda.current_device() if device.index is None else device.index
+    free, total = torch.cuda.mem_get_info(card)
+    reserved = torch.cuda.memory_reserved(card)
     # Newer than the oldest torch that is allowed.
-    fraction = getattr(torch.cuda, "get_per_process_memory_fraction", lambda _device: 1.0)
-    limit = int(total * fraction(device))
-    return max(0, min(free, limit - reserved)) + reserved - torch.cuda.memory_allocated(device)
+    fraction = getattr(torch.cuda, "get_per_process_memory_fraction", lambda _card: 1.0)
+    limit = int(total * fraction(card))
+    return max(0, min(free, limit - reserved)) + reserved - torch.cuda.memory_allocated(card)
 
 
 def count_pass_tokens(config: Any, free: int, itemsize: int) -> int:
