@@ -16,18 +16,21 @@ HEAVY = (
     *("pyarrow", "scipy", "sklearn", "tensorboard", "torchvision", "trl", "wandb"),
     *("transformers.generation", "transformers.modeling_utils", "transformers.trainer"),
 )
-# The trainer itself is made of TRL's classes. Only a job in training imports these modules.
-TRAINER = r"vectomy\.healing\.(objectives|trainable_model|training|training_progress|__main__)"
+# Made of classes of TRL and of transformers' caches: only a job in training imports the first ones,
+# only a model that answers the last one.
+SUBCLASSES = (
+    r"vectomy\.(healing\.(objectives|trainable_model|training|training_progress|__main__)|models\.kv_cache)"
+)
 LIGHT = ("torch", "transformers", "numpy", "pydantic")
 
 
 def modules() -> list[str]:
     names = [module.name for module in pkgutil.walk_packages(vectomy.__path__, "vectomy.")]
     # A `__main__` runs what its neighbours hold.
-    return [name for name in names if not re.fullmatch(TRAINER, name) and not name.endswith("__main__")]
+    return [name for name in names if not re.fullmatch(SUBCLASSES, name) and not name.endswith("__main__")]
 
 
-def test_no_module_but_the_trainers_loads_a_heavy_package() -> None:
+def test_no_module_but_subclasses_of_their_classes_loads_a_heavy_package() -> None:
     """So a command starts soon, and needs no optional package before it uses it."""
     assert len(modules()) > 150
     done = process(f"""

@@ -64,9 +64,22 @@ TOP = {
     "checkpoint",
     "safety",
 }
-METRICS = {
-    f"{rate}_{part}" for rate in ("refusal", "harmless_refusal") for part in ("rate", "count", "total", "ci")
-} | {"degenerate_rate", "kl_first_token", "kl_per_token", "ce_own_answers", "max_projection"}
+METRICS = (
+    {
+        f"{rate}_{part}"
+        for rate in ("refusal", "harmless_refusal")
+        for part in ("rate", "count", "total", "ci")
+    }
+    | {
+        "degenerate_rate",
+        "kl_first_token",
+        "kl_per_token",
+        "kl_per_token_stderr",
+        "ce_own_answers",
+        "max_projection",
+    }
+    | {"minimum_detectable_effect"}
+)
 
 # What comes out
 

@@ -24,7 +24,7 @@ def _plan(
     model: Model,
     from_run: Annotated[
         Path | None,
-        option("--from", help="A finished run, whose times correct the plan.", panel=MACHINE, metavar="RUN"),
+        option("--refit", help="A finished run, whose times correct the plan.", panel=MACHINE, metavar="RUN"),
     ] = None,
     device: Device = "auto",
     embeddings: Embeddings = True,

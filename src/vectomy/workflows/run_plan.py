@@ -13,7 +13,7 @@ from vectomy.checkpoint import Checkpoint, architecture_in
 from vectomy.core.errors import ArtifactError
 from vectomy.core.json_value import JsonObject
 from vectomy.core.run_config import RunConfig
-from vectomy.core.run_folder import read_json
+from vectomy.core.run_folder import MARK, read_json
 from vectomy.models import ChatModel, available_memory, check_device, shared_beginning
 from vectomy.models.memory import SHARE
 from vectomy.models.model_shape import ModelShape, build_on_meta
@@ -28,9 +28,11 @@ WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".index.json
 
 
 def is_config_alone(folder: str | Path) -> bool:
-    """Whether a folder has a config.json and nothing that could be weights."""
+    """Whether a folder has a model's config.json and nothing that could be weights. A folder of a
+    run has a config.json, too: its own.
+    """
     path = Path(folder).expanduser()
-    if not (path / "config.json").is_file():
+    if not (path / "config.json").is_file() or (path / MARK).exists():
         return False
     return not any(file.name.endswith(WEIGHTS) for file in path.iterdir())
 
