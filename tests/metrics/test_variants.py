@@ -159,6 +159,19 @@ def test_answers_under_hooks_are_generated_anew() -> None:
     assert expected != [tiny_chat.REFUSAL] * 5
 
 
+@pytest.mark.parametrize("length", [8, 10])
+def test_rates_by_length_are_those_of_shorter_answers(length: int) -> None:
+    """Greedy answers are the beginnings of longer ones."""
+    chat, base = tiny_chat.chat(), base_of()
+    with edit().hooks(chat.model, 0.6):
+        long = evaluate_variant(chat, base, RefusalJudge(), 10, 4096, form="hooks").metrics
+        short = evaluate_variant(chat, base, RefusalJudge(), length, 4096, form="hooks").metrics
+    assert long.answer_tokens == 10
+    assert set(long.by_length) == {"8", "10"}
+    assert long.by_length[str(length)] == short.refusal_rate
+    assert long.by_length["10"] == long.refusal_rate
+
+
 RATE = ("rate", "count", "total", "ci")
 
 
@@ -171,7 +184,7 @@ def test_numbers_are_stored_under_the_names_of_summary_json() -> None:
     assert set(stored) == {
         *(f"{side}_{part}" for side in sides for part in RATE),
         *("degenerate_rate", "kl_first_token", "kl_per_token", "ce_own_answers", "max_projection"),
-        *("kl_per_token_stderr", "minimum_detectable_effect"),
+        *("kl_per_token_stderr", "minimum_detectable_effect", "answer_tokens", "by_length"),
     }
     with edit().hooks(chat.model):
         more = measured(kept).to_json()

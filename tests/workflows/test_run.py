@@ -78,7 +78,7 @@ METRICS = (
         "ce_own_answers",
         "max_projection",
     }
-    | {"minimum_detectable_effect"}
+    | {"minimum_detectable_effect", "answer_tokens", "by_length"}
 )
 
 # What comes out

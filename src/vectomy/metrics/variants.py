@@ -33,6 +33,8 @@ from vectomy.models import ChatModel
 
 __all__ = ["BaseAnswers", "VariantResult", "answer_base", "evaluate_variant", "force_variant", "separation"]
 
+# Answers are also judged cut off after so many tokens, as far as they are longer.
+LENGTHS = (8, 16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 # Test prompts of each side on whose whole stream the remaining direction is measured.
 RECEIPT_PROMPTS = 8
 
@@ -122,6 +124,7 @@ def evaluate_variant(
     """
     judged: dict[str, list[dict[str, str]]] = {}
     verdicts: dict[str, list[Verdict]] = {}
+    by_length: dict[str, float | None] = {}
     for side, prompts in base.sides.items():
         what = f"{form} answers ({side})"
         tokens = (
@@ -129,6 +132,8 @@ def evaluate_variant(
             if form == "base"
             else chat.answer(chat.tokens(prompts), answer_tokens, batch_tokens, progress, what)
         )
+        if side == "positive":
+            by_length = _refusals_by_length(chat, judge, prompts, tokens, answer_tokens)
         texts = [chat.text(answer) for answer in tokens]
         verdicts[side] = [
             judge.verdict(prompt.text, text) for prompt, text in zip(prompts, texts, strict=True)
@@ -143,6 +148,8 @@ def evaluate_variant(
             "minimum_detectable_effect": detectable(
                 [refuses(verdict) for verdict in verdicts["positive"]], measured_errors(judge.name)
             ),
+            "answer_tokens": answer_tokens,
+            "by_length": by_length,
             **_rate("harmless_refusal", verdicts["negative"]),
             **(_rate("keep_refusal", verdicts["keep"]) if base.keep else {}),
             "degenerate_rate": share_of([verdict == "degenerate" for verdict in judged_verdicts]),
@@ -182,6 +189,24 @@ def _measure_forced(
         "max_projection": None
         if direction is None
         else _largest_projection(chat, direction, base, batch_tokens),
+    }
+
+
+def _refusals_by_length(
+    chat: ChatModel, judge: Judge, prompts: Sequence[Prompt], answers: Sequence[Sequence[int]], limit: int
+) -> dict[str, float | None]:
+    """The refusal rate of the same greedy answers, cut off after so many tokens; `limit` is the
+    whole answer.
+    """
+    lengths = [*(length for length in LENGTHS if length < limit), limit]
+    return {
+        str(length): share_of(
+            [
+                refuses(judge.verdict(prompt.text, chat.text(answer[:length])))
+                for prompt, answer in zip(prompts, answers, strict=True)
+            ]
+        )
+        for length in lengths
     }
 
 

@@ -44,6 +44,10 @@ class FormMetrics(JsonRecord):
     """Answers without a verdict; they are in no rate."""
     minimum_detectable_effect: Number | None = None
     """Of `refusal_rate`: the smallest true change that as many prompts would show."""
+    answer_tokens: int | None = None
+    """Most tokens of an answer."""
+    by_length: Named[Number] = Field(default_factory=dict)
+    """`refusal_rate` of the same answers, cut off after so many tokens."""
     harmless_refusal_rate: Number | None = None
     harmless_refusal_count: int | None = None
     harmless_refusal_total: int | None = None
