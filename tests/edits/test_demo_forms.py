@@ -83,4 +83,7 @@ def test_every_form_gives_the_same_numbers(
     live = numbers(replace(chat, model=adapted.base_model.model), questions, edit, "lora")
     merged = numbers(replace(chat, model=adapted.merge_and_unload()), questions, edit, "merged")
     for form in (baked, live, merged):
-        assert form == {key: pytest.approx(value, rel=1e-3, abs=1e-5) for key, value in hooks.items()}
+        assert form == {
+            key: value if value is None else pytest.approx(value, rel=1e-3, abs=1e-5)
+            for key, value in hooks.items()
+        }

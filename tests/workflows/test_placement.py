@@ -213,7 +213,16 @@ def test_an_evaluation_has_the_numbers_of_the_cpu() -> None:
 def test_healing_has_the_numbers_of_the_cpu(machine: Machine, method: str) -> None:
     wanted = healed(method, "cpu")
     with virtual_machine(*machine):
-        assert healed(method, "auto") == wanted
+        assert healed(method, "auto") == nearly(wanted)
+
+
+def nearly(value: Any) -> Any:
+    """Numbers to rounding: two trainings in one process differ in the last digits now and then."""
+    if isinstance(value, dict):
+        return {key: nearly(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [nearly(inner) for inner in value]
+    return pytest.approx(value, rel=1e-5, abs=1e-8) if isinstance(value, float) else value
 
 
 def healed(method: str, device: str) -> dict[str, Any]:

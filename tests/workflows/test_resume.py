@@ -21,7 +21,7 @@ from vectomy.workflows.run import STAGES, run
 
 TIER = "chat"
 
-KILLS = 24
+KILLS = 14
 OPTIONS = {"device": "cpu", "answer_tokens": 8, "n_search": 4, "n_test": 4, "complete": True, "steps": 6}
 # Seconds, and the pages that print them, differ from run to run; so do the records that hold
 # seconds.
@@ -85,7 +85,7 @@ def test_a_run_killed_at_any_moment_and_run_again_ends_in_the_same_bytes(at: int
 def test_the_kills_fell_on_the_whole_run() -> None:
     """Otherwise the tests above would show nothing: most children died, at several depths."""
     events = storm()[1]["events"]
-    assert sum(event["killed"] for event in events) >= 20
+    assert sum(event["killed"] for event in events) >= KILLS * 5 // 6
     assert len({len(event["stages"]) for event in events}) >= 4
 
 
