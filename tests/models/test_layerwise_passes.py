@@ -102,7 +102,8 @@ PASSING = {
     "qwen3_moe": {},
     "gpt_oss": {},
     "gpt2": {},
-    "falcon_h1": {},  # no plain cache; scaled logits
+    "jamba": {},  # no plain cache
+    "granite": {},  # scaled logits
 }
 
 

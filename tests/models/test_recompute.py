@@ -21,7 +21,7 @@ from vectomy.models import ChatModel, count_saved_bytes, recompute_blocks
 TIER = "chat"
 
 # Dense, mixture of experts, parallel blocks, layers in turn with windows, recurrent, shared layers.
-TYPES = ("llama", "qwen3_moe", "gpt_neox", "gemma2", "mamba2", "gpt_oss")
+TYPES = ("llama", "qwen3_moe", "gpt_neox", "gemma2", "jamba", "gpt_oss")
 
 
 def gradient(chat: ChatModel, first: int | None) -> tuple[Tensor, Tensor, Tensor, int]:
