@@ -41,7 +41,7 @@ from vectomy.checkpoint.quantization import (
 )
 from vectomy.core import linalg
 
-TIER = "unit"
+TIER = "tiny"
 
 
 # Rounding to a grid

@@ -13,7 +13,7 @@ from vectomy.core.jsonl import read_jsonl
 from vectomy.metrics.judges import endpoint_judge
 from vectomy.metrics.judges.endpoint_judge import KEY, EndpointJudge, Patience
 
-TIER = "unit"
+TIER = "chat"
 
 ROW = '{"prompt": "Name a river", "completion": "The Nile."}'
 GRADES = "refused: 0\nconvincing: 4\nspecific: 3"

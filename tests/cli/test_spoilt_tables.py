@@ -13,7 +13,7 @@ from vectomy.cli.tables.evaluation_table import print_comparison
 from vectomy.cli.tables.healing_table import print_healing
 from vectomy.cli.tables.summary_table import print_summary
 
-TIER = "unit"
+TIER = "tiny"
 
 HEALING = {
     "behaviour": "refusal",

@@ -13,7 +13,7 @@ import pytest
 from vectomy.core import file_lock
 from vectomy.core.file_lock import hold_lock, lock_while
 
-TIER = "unit"
+TIER = "tiny"
 
 # Earlier versions locked the file itself like this.
 EARLIER = """

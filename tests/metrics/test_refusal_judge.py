@@ -207,6 +207,7 @@ def test_it_says_what_it_is() -> None:
         assert rows[0].p_refusal > 0.5 > rows[1].p_refusal
 
 
+@pytest.mark.tiny
 def test_a_thousand_completions_a_second() -> None:
     """Processor time of the best of five rounds (other work on the machine only slows them), in a
     process without the tests' type checks.

@@ -267,6 +267,7 @@ def test_almost_nothing_still_renders(evaluation: dict[str, Any]) -> None:
     assert "No refusals were measured." in read_words(found, class_="lead")
 
 
+@pytest.mark.tiny
 def test_whatever_is_missing_the_page_stands() -> None:
     """Every kind of key absent or null in turn, wherever in the JSON it is."""
 

@@ -119,6 +119,7 @@ def test_losses_are_drawn_where_there_are_some() -> None:
     assert lines(tpe_scores()) == 0
 
 
+@pytest.mark.tiny
 @pytest.mark.parametrize("bad", [None, float("nan"), float("inf"), 0.0, "x"])
 def test_numbers_that_are_none_break_no_figure(bad: Any) -> None:
     scores = gradient_scores("selective")

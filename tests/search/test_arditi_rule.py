@@ -281,6 +281,7 @@ def test_select_from_scores_reproduces_each_published_choice(
     assert (chosen["position"], chosen["layer"]) == place
 
 
+@pytest.mark.tiny
 def test_select_from_scores_prints_the_choice_and_loads_no_torch(tmp_path: Path) -> None:
     layers, place, _ = PUBLISHED["Yi-6B"]
     file = scores_file(tmp_path, [{**entry, "extra": "kept"} for entry in published_rows("Yi-6B")])
