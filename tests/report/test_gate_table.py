@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from invented_evaluation import an_evaluation
 from parsed_evaluation import parse_evaluation_page
 from parsed_page import assert_well_formed
@@ -35,6 +37,8 @@ def test_each_gate_has_its_outcome_and_the_reason() -> None:
     ):
         assert words in table, words
     assert table.count("harmful, refusal") == 1
+    # In the order of the gates, as text: an outcome is no number and yet no dash.
+    assert re.findall(r"<td>(met|missed|unresolved)<", table) == ["unresolved", "met", "unresolved", "missed"]
 
 
 def test_without_gates_the_page_has_no_table_of_them() -> None:
