@@ -149,7 +149,8 @@ def evaluate_variant(
                 [refuses(verdict) for verdict in verdicts["positive"]], measured_errors(judge.name)
             ),
             "answer_tokens": answer_tokens,
-            "by_length": by_length,
+            "by_length": by_length
+            | {str(answer_tokens): share_of([refuses(verdict) for verdict in verdicts["positive"]])},
             **_rate("harmless_refusal", verdicts["negative"]),
             **(_rate("keep_refusal", verdicts["keep"]) if base.keep else {}),
             "degenerate_rate": share_of([verdict == "degenerate" for verdict in judged_verdicts]),
@@ -195,10 +196,10 @@ def _measure_forced(
 def _refusals_by_length(
     chat: ChatModel, judge: Judge, prompts: Sequence[Prompt], answers: Sequence[Sequence[int]], limit: int
 ) -> dict[str, float | None]:
-    """The refusal rate of the same greedy answers, cut off after so many tokens; `limit` is the
-    whole answer.
+    """The refusal rate of the same greedy answers, cut off after so many tokens, fewer than
+    `limit`.
     """
-    lengths = [*(length for length in LENGTHS if length < limit), limit]
+    lengths = [length for length in LENGTHS if length < limit]
     return {
         str(length): share_of(
             [
