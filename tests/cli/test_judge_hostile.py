@@ -9,6 +9,7 @@ import pytest
 from chat_server import Reply, stand_in
 from command_line import Vectomy
 
+from vectomy.core.chat_endpoint import LONGEST_REPLY
 from vectomy.core.jsonl import read_jsonl
 from vectomy.metrics.judges import endpoint_judge
 from vectomy.metrics.judges.endpoint_judge import KEY, EndpointJudge, Patience
@@ -73,7 +74,7 @@ SERVERS: dict[str, tuple[Reply, str]] = {
     "403": ((403, "no"), f"status 403 no; set ${KEY}"),
     "204": ((204, ""), "status 204"),
     "hung up": (ConnectionError, "does not answer"),
-    "too long": ((200, " " * (endpoint_judge.LONGEST_REPLY + 1)), "is longer than 4 MiB"),
+    "too long": ((200, " " * (LONGEST_REPLY + 1)), "is longer than 4 MiB"),
     "silence": (None, "no reply in 0.3 s"),
 }
 

@@ -176,8 +176,8 @@ def test_an_address_that_is_none(address: str) -> None:
 @pytest.mark.unit
 @pytest.mark.parametrize("path", ["", "/", "/v1", "/v1/", "/v1/chat/completions"])
 def test_the_address_may_be_short_or_long(path: str) -> None:
-    assert EndpointJudge(f"http://127.0.0.1:8080{path}").base == "http://127.0.0.1:8080/v1"
-    assert EndpointJudge("https://host/api/openai").base == "https://host/api/openai"
+    assert EndpointJudge(f"http://127.0.0.1:8080{path}").endpoint.base == "http://127.0.0.1:8080/v1"
+    assert EndpointJudge("https://host/api/openai").endpoint.base == "https://host/api/openai"
 
 
 # On the command line: no lost work
@@ -264,7 +264,7 @@ def test_a_real_llama_cpp_server(tmp_path: Path, vectomy: Vectomy, monkeypatch: 
     file, out = rows(tmp_path, 1), tmp_path / "judged.jsonl"
     with llama_cpp(model, tmp_path / "server.log") as (address, process):
         judge = EndpointJudge(address, patience=Patience(timeout=120.0, readings=1), reply_tokens=24)
-        assert (judge.model, judge.name) == (str(model), f"openai:{model.name}")
+        assert (judge.endpoint.model, judge.name) == (str(model), f"openai:{model.name}")
         reply = ""
         with contextlib.suppress(UnreadableReplyError):
             reply = str(next(iter(judge.judged(["How?"], [ANSWER]))).scores)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from vectomy.core.chat_endpoint import split_endpoint
 from vectomy.core.errors import UsageError
 from vectomy.core.suggestions import suggest
 from vectomy.metrics.judges.endpoint_judge import EndpointJudge
@@ -26,10 +27,9 @@ def open_judge(spec: str) -> Judge:
     """
     if spec in JUDGES:
         return JUDGES[spec]()
+    if endpoint := split_endpoint(spec):
+        return EndpointJudge(*endpoint)
     kind, _, rest = spec.partition(":")
-    if kind == "openai" and rest:
-        url, _, model = rest.partition("#")
-        return EndpointJudge(url, model or None)
     if kind == "hf" and rest:
         # A model's libraries take seconds to load, and no other judge needs them.
         from vectomy.metrics.judges.classifier_judge import ClassifierJudge
