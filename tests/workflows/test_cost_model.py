@@ -4,6 +4,7 @@ run corrects later plans.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,8 @@ import torch
 from counted_pass import config_folder
 from finished_run import finished_run, summary_in
 
+from vectomy.architecture import architecture_of
+from vectomy.core.config import LoadIn
 from vectomy.core.errors import ArtifactError
 from vectomy.models.model_shape import ModelShape, build_on_meta
 from vectomy.models.speed_probe import CallTime, Speeds, measure_speeds
@@ -26,6 +29,9 @@ SPEEDS = Speeds(
     "cpu", CallTime(0, 1e-3), CallTime(0, 3e-3), CallTime(0, 4e-3), CallTime(0, 1e-3), 2.0, 1e-9, 2e-9, 5e-10
 )
 CPU = torch.device("cpu")
+needs_bitsandbytes = pytest.mark.skipif(
+    importlib.util.find_spec("bitsandbytes") is None, reason="the package bitsandbytes is not installed"
+)
 MEMORY = Place(card=False, whole=True, free=64 * GIB)
 
 
@@ -84,6 +90,47 @@ def test_a_card_holds_the_model_and_the_host_the_bake() -> None:
     assert (short["select"].device_bytes or 0) / GIB == pytest.approx(17.7, rel=0.1)
 
 
+def test_weights_in_4_bits_take_what_bitsandbytes_makes_of_them() -> None:
+    """8.03e9 parameters, of which 6.98e9 lie in matrices of blocks: 4.127 bits each there, 16
+    elsewhere.
+    """
+    model = build_on_meta(config_folder("Llama-3.1-8B"))
+    plain = ModelShape.of(model)
+    shape = plain.quantise("4bit", architecture_of(model))
+    blocks = 32 * (2 * 4096 * 4096 + 2 * 1024 * 4096 + 3 * 4096 * 14336)
+    expected = blocks * 4.127 / 8 + 2 * (plain.parameters - blocks)
+    assert shape.loaded_bytes == pytest.approx(expected, rel=1e-3)
+    card = Place(card=True, whole=True, free=24 * GIB)
+    packed, whole = (
+        stages(s, Workload(longest=26), place=card)["select"].device_bytes for s in (shape, plain)
+    )
+    assert (whole or 0) - (packed or 0) == plain.loaded_bytes - shape.loaded_bytes
+    assert shape.in_full == plain
+    assert ModelShape.from_json(json.loads(json.dumps(shape.to_json()))) == shape
+
+
+def test_a_search_on_quantised_weights_is_evaluated_in_full_precision_where_that_fits() -> None:
+    model = build_on_meta(config_folder("Llama-3.1-8B"))
+    shape = ModelShape.of(model).quantise("4bit", architecture_of(model))
+    # Twice as slow as in full precision, and ten seconds to quantise.
+    slow = CallTime(0, 2e-3), CallTime(0, 6e-3), CallTime(0, 8e-3), CallTime(0, 2e-3)
+    speeds = replace(SPEEDS, passed=slow[0], trained=slow[1], step=slow[2], label=slow[3], full=SPEEDS)
+    speeds = replace(speeds, quantised=10.0)
+    small, large = (Place(card=True, whole=True, free=24 * GIB, in_full=fits) for fits in (False, True))
+    alone = stages(shape, Workload(), speeds, small)
+    both = stages(shape, Workload(), speeds, large)
+    unbaked = [stages(shape, Workload(bake=False), speeds, place)["evaluate"] for place in (small, large)]
+    full = stages(shape.in_full, Workload(), SPEEDS, small)["evaluate"].seconds
+    assert both["evaluate"].seconds - alone["evaluate"].seconds == pytest.approx(full, rel=0.15)
+    assert (both["evaluate"].device_bytes or 0) >= shape.in_full.loaded_bytes
+    assert {name: stage for name, stage in both.items() if name != "evaluate"} == {
+        name: stage for name, stage in alone.items() if name != "evaluate"
+    }
+    assert unbaked[0] == unbaked[1]
+    at_once = stages(shape, Workload(), replace(speeds, quantised=0.0), small)
+    assert alone["baseline"].seconds - at_once["baseline"].seconds == pytest.approx(10.0)
+
+
 def test_a_finished_run_corrects_its_own_plan_to_what_it_took(tmp_path: Path) -> None:
     planned = PlannedRun(shape_of(), Workload(steps=12))
     took = {stage.name: 1.0 + index for index, stage in enumerate(planned.stages(SPEEDS, CPU))}
@@ -122,6 +169,19 @@ def test_the_speeds_of_a_small_model_are_measured_here(tiny_of) -> None:
     assert speeds.step.of(32) >= speeds.step.of(4) > 0
     assert 0 < speeds.read_byte < 1e-6
     assert 0 < speeds.hashed_byte < 1e-6
+
+
+@needs_bitsandbytes
+@pytest.mark.parametrize("load_in", ["4bit", "8bit"])
+def test_quantised_weights_are_measured_quantised_and_in_full(load_in: LoadIn, tiny_of) -> None:
+    """Quantised linear layers are slower than plain ones: they are unpacked in every pass."""
+    chat = tiny_of("llama")
+    shape = ModelShape.of(chat.model).quantise(load_in, architecture_of(chat.model))
+    speeds = measure_speeds(shape, CPU)
+    assert speeds.quantised > 0
+    assert speeds.full is not None
+    assert speeds.full.full is None
+    assert speeds.trained.of(512) >= speeds.passed.of(512) > speeds.full.passed.of(512)
 
 
 @pytest.mark.chat

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 from functools import partial
@@ -12,6 +13,7 @@ import tiny_chat
 import torch
 import zoo
 from counted_pass import SHAPES, config_folder
+from quantised_folder import BLOCK
 from tiny import LAYERS, VOCAB, WIDTH, build, unit
 
 from vectomy import Edit, bake
@@ -116,6 +118,23 @@ def test_a_configuration_and_its_weights_are_planned_for_alike(tmp_path: Path, t
     for one, other in zip(alone.stages, stored.stages, strict=True):
         assert one.seconds == pytest.approx(other.seconds, rel=0.02)
         assert one.memory_bytes == pytest.approx(other.memory_bytes, rel=0.02)
+
+
+@pytest.mark.tiny
+@pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
+def test_weights_quantised_in_memory_are_planned_for(tmp_path: Path, tiny_of) -> None:
+    """The bake stays in full precision, and so do its memory and its disk."""
+    folder = tiny_of("llama", tied=True).folder
+    plain, packed = plan(folder), plan(folder, load_in="4bit")
+    assert (packed.memory_bytes, packed.disk_bytes) == (plain.memory_bytes, plain.disk_bytes)
+    assert packed.memory["collect_whole"] < plain.memory["collect_whole"]
+    collect, before = (next(s for s in p.stages if s.name == "collect") for p in (packed, plain))
+    saved = plain.memory["collect_whole"] - packed.memory["collect_whole"]
+    assert before.memory_bytes - collect.memory_bytes == pytest.approx(saved, rel=0.05)
+    quantised = {**json.loads((folder / "config.json").read_text()), "quantization_config": BLOCK}
+    (tmp_path / "config.json").write_text(json.dumps(quantised))
+    with pytest.raises(ModelError, match=r"quantised already \(fp8\), and --load-in 4bit"):
+        plan(tmp_path, load_in="4bit")
 
 
 @pytest.mark.tiny

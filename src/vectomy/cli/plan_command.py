@@ -10,7 +10,7 @@ import typer
 
 from vectomy.cli.help import JOB, SectionedCommand
 from vectomy.cli.progress_bars import bars
-from vectomy.cli.vocabulary import AsJson, Device, Embeddings, Model, TrustRemoteCode, option
+from vectomy.cli.vocabulary import AsJson, Device, Embeddings, LoadInOption, Model, TrustRemoteCode, option
 from vectomy.core.config import MACHINE
 
 __all__ = ["register"]
@@ -27,6 +27,7 @@ def _plan(
         option("--refit", help="A finished run, whose times correct the plan.", panel=MACHINE, metavar="RUN"),
     ] = None,
     device: Device = "auto",
+    load_in: LoadInOption = None,
     embeddings: Embeddings = True,
     trust_remote_code: TrustRemoteCode = False,
     as_json: AsJson = False,
@@ -47,6 +48,7 @@ def _plan(
         name=model,
         device=device,
         from_run=from_run,
+        load_in=load_in,
         trust_remote_code=trust_remote_code,
     )
     if as_json:

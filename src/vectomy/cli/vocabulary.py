@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from vectomy.core.config import EDIT, EXPERT, MACHINE, OUTPUT, Panel, Runtime, validate_config
+from vectomy.core.config import EDIT, EXPERT, MACHINE, OUTPUT, LoadIn, Panel, Runtime, validate_config
 from vectomy.core.threads import use_threads
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "Edit",
     "EditOption",
     "Embeddings",
+    "LoadInOption",
     "Model",
     "Overwrite",
     "Run",
@@ -100,6 +101,15 @@ Device = Annotated[
     str,
     option("--device", help="auto (CUDA, else MPS, else CPU), cpu, cuda, cuda:N or mps.", panel=MACHINE),
 ]
+LoadInOption = Annotated[
+    LoadIn | None,
+    option(
+        "--load-in",
+        help=" ".join(str(Runtime.model_fields["load_in"].description).split()),
+        panel=MACHINE,
+    ),
+]
+"""Of commands without a configuration."""
 ThreadCount = Annotated[
     str,
     option(

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,16 +21,19 @@ from vectomy.checkpoint import Checkpoint
 from vectomy.checkpoint.quantization import check_supported
 from vectomy.core.config import LoadIn
 from vectomy.core.errors import ModelError
+from vectomy.core.json_value import JsonValue
 from vectomy.core.packages import describe_missing, has_kernels
 from vectomy.models.precision import stored_dtype
 
 __all__ = [
     "can_learn_through",
+    "check_quantisable",
     "decode_packed",
     "explain_decoding",
     "keep_exact",
     "make_quantisation",
     "missing_quantiser",
+    "quantise_linears",
 ]
 
 # Formats through whose packed weights transformers trains, with kernels of the package `kernels`.
@@ -39,6 +44,24 @@ DECODED = ("float32", "bfloat16", "float16")
 def missing_quantiser(load_in: LoadIn | None) -> str | None:
     """One sentence with the command that installs what `--load-in` needs; None where it is here."""
     return None if load_in is None else describe_missing(f"--load-in {load_in}", "bitsandbytes")
+
+
+def check_quantisable(config: Mapping[str, JsonValue], folder: Path, load_in: LoadIn) -> None:
+    """Check that `--load-in` can quantise a model.
+
+    Args:
+        config: what its config.json holds.
+
+    Raises:
+        ModelError: bitsandbytes is not installed, or the weights are quantised already.
+    """
+    if missing := missing_quantiser(load_in):
+        raise ModelError(missing)
+    if method := check_supported(config).method:
+        raise ModelError(
+            f"{folder} is quantised already ({method}), and --load-in {load_in} quantises plain "
+            "weights; leave it out, or use the bfloat16 release"
+        )
 
 
 def make_quantisation(
@@ -64,15 +87,9 @@ def make_quantisation(
         return decode_packed(config)
     from transformers import BitsAndBytesConfig
 
-    if missing := missing_quantiser(load_in):
-        raise ModelError(missing)
+    check_quantisable(checkpoint.config, checkpoint.path, load_in)
     # It would say in every pass that it rounds inputs.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    if method := check_supported(checkpoint.config).method:
-        raise ModelError(
-            f"{checkpoint.path} is quantised already ({method}), and --load-in {load_in} quantises plain "
-            "weights; leave it out, or use the bfloat16 release"
-        )
     slots = architecture.family.slots
     kept = [architecture.family.head, *(slot.module for slot in slots if slot.functional)]
     if load_in == "8bit":
@@ -134,6 +151,38 @@ def explain_decoding(checkpoint: Checkpoint, precision: str) -> str | None:
 def _as_dict(stored: Any) -> dict[str, Any]:
     values: dict[str, Any] = stored if isinstance(stored, dict) else stored.to_dict()
     return values
+
+
+def quantise_linears(model: nn.Module, load_in: LoadIn, dtype: torch.dtype) -> None:
+    """Replace the linear layers of a live model by quantised ones, as `make_quantisation` has them
+    loaded.
+
+    Args:
+        dtype: what the model computes in.
+
+    Raises:
+        ModelError: bitsandbytes is not installed.
+    """
+    if missing := missing_quantiser(load_in):
+        raise ModelError(missing)
+    # It tells of the kernels that it does not find.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    from bitsandbytes.nn import Int8Params, Linear4bit, Linear8bitLt, Params4bit
+
+    named = [(name, module) for name, module in model.named_modules() if type(module) is nn.Linear]
+    for name, linear in named:
+        plain, sizes = linear.weight.data, (linear.in_features, linear.out_features)
+        packed: Any
+        if load_in == "4bit":
+            form = {"compress_statistics": True, "quant_type": "nf4"}
+            packed = Linear4bit(*sizes, bias=False, compute_dtype=dtype, device="meta", **form)
+            packed.weight = Params4bit(plain, requires_grad=False, module=packed, **form).to(plain.device)
+        else:
+            packed = Linear8bitLt(*sizes, bias=False, has_fp16_weights=False, threshold=6.0, device="meta")
+            packed.weight = Int8Params(plain, requires_grad=False, has_fp16_weights=False).to(plain.device)
+        packed.bias = linear.bias
+        model.set_submodule(name, packed)
+    keep_exact(model)
 
 
 def keep_exact(model: nn.Module) -> None:

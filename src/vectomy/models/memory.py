@@ -170,6 +170,8 @@ def count_weight_bytes(architecture: Architecture, itemsize: int, load_in: LoadI
     direct = {slot.live_weight for slot in architecture.family.slots if slot.functional}
     total = 0.0
     for name, shape in architecture.shapes.items():
+        if architecture.tied and name == architecture.head:
+            continue
         match, count = block.match(name), math.prod(shape)
         layer = match[1] if match and len(shape) == 2 and not EXPERT.search(name) else ""
         if load_in is None or not layer.endswith(".weight") or layer in direct:

@@ -15,10 +15,12 @@ import torch
 
 from vectomy.architecture import Architecture, architecture_of
 from vectomy.checkpoint.quantization import packed_width, stays_packed
+from vectomy.core.config import LoadIn
 from vectomy.core.errors import ArtifactError
 from vectomy.core.json_value import JsonObject
 from vectomy.models.block_sizes import BlockSizes, count_experts
 from vectomy.models.loading import loading
+from vectomy.models.memory import count_weight_bytes
 from vectomy.models.weights import auto_class, read_config_in
 
 __all__ = ["ModelShape", "build_on_meta", "count_multiplied"]
@@ -51,6 +53,8 @@ class ModelShape:
     loaded_bytes: int
     largest_writer: int
     """Parameters of the largest tensor that an edit changes in a block."""
+    load_in: LoadIn | None = None
+    """How the weights are quantised in memory (`--load-in`)."""
 
     @classmethod
     def of(
@@ -101,6 +105,18 @@ class ModelShape:
     def in_dtype(self, itemsize: int) -> ModelShape:
         """The shape of the model when it is loaded in a dtype of so many bytes."""
         return replace(self, itemsize=itemsize, loaded_bytes=self.loaded_bytes * itemsize // self.itemsize)
+
+    def quantise(self, load_in: LoadIn, architecture: Architecture) -> ModelShape:
+        """The shape of the model when its weights are quantised in memory."""
+        size = count_weight_bytes(architecture, self.itemsize, load_in)
+        return replace(self, load_in=load_in, loaded_bytes=size)
+
+    @property
+    def in_full(self) -> ModelShape:
+        """The shape of the same model in full precision."""
+        if self.load_in is None:
+            return self
+        return replace(self, load_in=None, loaded_bytes=self.parameters * self.itemsize)
 
     def to_json(self) -> JsonObject:
         return asdict(self)

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from vectomy.core.json_value import JsonObject
 from vectomy.models.block_sizes import BlockSizes
+from vectomy.models.live_quantisation import quantise_linears
 from vectomy.models.model_shape import ModelShape
 
 __all__ = ["CallTime", "Speeds", "measure_speeds"]
@@ -78,6 +79,10 @@ class Speeds:
     read_byte: float
     written_byte: float
     hashed_byte: float
+    quantised: float = 0.0
+    """Of quantising the weights of all blocks (`--load-in`) once."""
+    full: Speeds | None = None
+    """Of the same model in full precision, where the shape's weights are quantised."""
 
     def to_json(self) -> JsonObject:
         return asdict(self)
@@ -103,6 +108,8 @@ def measure_speeds(shape: ModelShape, device: torch.device, folder: Path | None 
         read_byte=disk[0],
         written_byte=disk[1],
         hashed_byte=disk[2],
+        quantised=probe.quantised,
+        full=None if shape.load_in is None else measure_speeds(shape.in_full, device, folder),
     )
 
 
@@ -123,6 +130,10 @@ class _Probe:
         # Launches grow with the blocks, arithmetic and reading with the weights.
         self.by_weights = shape.multiplied / weights
         self.by_blocks = max(shape.sizes.layers / count, self.by_weights)
+        began = time.perf_counter()
+        if shape.load_in is not None:
+            quantise_linears(self.model, shape.load_in, self.dtype)
+        self.quantised = (time.perf_counter() - began) * self.by_weights
         self.tokens = LONGEST
         if device.type == "cpu":
             self.tokens = max(SHORTEST, min(LONGEST, int(PRODUCTS / weights)))

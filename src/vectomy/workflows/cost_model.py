@@ -8,7 +8,7 @@ pass and every step of decoding reads all blocks from the disk.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from vectomy.core.json_value import JsonObject
@@ -71,12 +71,13 @@ class Workload:
 @dataclass(frozen=True)
 class Place:
     """Where the model runs: on a card, whether it fits there (or into memory) as a whole, and the
-    free bytes there.
+    free bytes there. `in_full`: whether a model that is quantised in memory fits without that, too.
     """
 
     card: bool
     whole: bool
     free: int
+    in_full: bool = False
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,8 @@ class _Run:
         ]
 
     def _load(self) -> float:
-        return OPENING_SECONDS + (self.shape.bytes * self.speeds.read_byte if self.place.whole else 0.0)
+        read = self.shape.bytes * self.speeds.read_byte if self.place.whole else 0.0
+        return OPENING_SECONDS + read + self.speeds.quantised
 
     def _judge(self, answers: float) -> float:
         return JUDGING * answers
@@ -207,7 +209,19 @@ class _Run:
         stream = (1 + variants) * self._pass(PROJECTED * (work.shared + work.own), 1)
         apart = self._pass(2 * work.test * (work.shared + work.own), 2)
         judged = self._judge(2 * work.test * (1 + variants))
-        return answers + divergence + stream + apart + judged + (self._load() if work.bake else 0.0)
+        quantised = answers + divergence + stream + apart + judged + (self._load() if work.bake else 0.0)
+        return quantised + self._evaluate_in_full()
+
+    def _evaluate_in_full(self) -> float:
+        """After a search on quantised weights: base and checkpoint as they are stored."""
+        full = self.speeds.full
+        if full is None or not self._measures_in_full():
+            return 0.0
+        run = _Run(self.shape.in_full, replace(self.work, lora=False), full, self.place)
+        return run._load() + run._evaluate()
+
+    def _measures_in_full(self) -> bool:
+        return self.shape.load_in is not None and self.work.bake and self.place.in_full
 
     # Bytes
 
@@ -231,6 +245,8 @@ class _Run:
             "evaluate": testing,
             "report": 0.0,
         }
+        if self._measures_in_full():
+            passes["evaluate"] += max(0.0, shape.in_full.loaded_bytes - weights)
         if self.place.card:
             bake = max(baking, PROGRAM / 2 + receipt) if work.bake else 0.0
             return {

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import torch
 
 from vectomy.architecture import Architecture, Writer, architecture_of, check_covered, excluded_tensors
 from vectomy.checkpoint import Checkpoint, architecture_in
 from vectomy.core.component import OUTSIDE, Component
+from vectomy.core.config import LoadIn
 from vectomy.core.json_value import JsonObject
+from vectomy.core.run_folder import read_json
 from vectomy.models import list_template_faults
+from vectomy.models.live_quantisation import check_quantisable
 from vectomy.models.memory import SHARE, available_memory, count_layerwise_bytes, fits, layerwise_memory
 from vectomy.models.model_shape import ModelShape, build_on_meta
 from vectomy.models.speed_probe import Speeds
@@ -90,6 +95,7 @@ def plan(
     name: str | None = None,
     device: str = "auto",
     trust_remote_code: bool = False,
+    load_in: LoadIn | None = None,
     work: Workload | None = None,
     speeds: Speeds | None = None,
     from_run: Path | None = None,
@@ -105,6 +111,7 @@ def plan(
         name: the name in messages; the path unless given.
         device: where the model would run.
         trust_remote_code: run Python code that the folder contains.
+        load_in: how a run would quantise the weights in memory (`--load-in`).
         work: the prompts, tokens and steps of the run; the defaults unless given.
         speeds: of this model on this machine; measured for some seconds unless given.
         from_run: a finished run, whose measured stages correct the seconds of the plan.
@@ -112,20 +119,27 @@ def plan(
     Raises:
         CheckpointError, UnsafeCheckpointError: the folder is incomplete.
         ArchitectureError: the model type or one of its tensors is not known.
+        ModelError: `load_in` without bitsandbytes, or for weights that are quantised already.
     """
     target = find_device(device)
     if isinstance(checkpoint, Checkpoint) or not is_config_alone(checkpoint):
         opened = Checkpoint.of(checkpoint)
         arch = architecture_in(opened)
         check_covered(arch)
-        shape = measure_shape(opened, target, trust_remote_code)
+        if load_in is not None:
+            check_quantisable(opened.config, opened.path, load_in)
+        shape = measure_shape(opened, target, trust_remote_code, load_in)
         files = _Files.of(opened, arch, name)
     else:
         folder = Path(checkpoint).expanduser()
+        if load_in is not None:
+            check_quantisable(read_json(folder / "config.json"), folder, load_in)
         model = build_on_meta(folder, trust_remote_code)
         arch = architecture_of(model)
-        shape = measure_shape(folder, target, trust_remote_code)
+        shape = measure_shape(folder, target, trust_remote_code, load_in)
         files = _Files.imagined(shape)
+    if load_in is not None:
+        files = files.quantise(shape, target)
     rows, left = [], []
     for writer in arch.writers:
         wanted = (embeddings or writer.component not in OUTSIDE) and (
@@ -193,6 +207,12 @@ class _Files:
         }
         whole = shape.bytes <= SHARE * available_memory()
         return cls((), shape.bytes, 0, memory, whole, ("the folder holds no weights: sizes are computed",))
+
+    def quantise(self, shape: ModelShape, device: torch.device) -> _Files:
+        """The same files, when the model is read with its weights quantised in memory."""
+        memory = {**self.memory, "collect_whole": shape.loaded_bytes + PROGRAM}
+        room = SHARE * available_memory(device)
+        return replace(self, memory=memory, fits=shape.loaded_bytes <= room)
 
 
 def _plan_writer(arch: Architecture, writer: Writer) -> PlannedWriter:

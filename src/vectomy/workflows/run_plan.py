@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 
+from vectomy.architecture import architecture_of
 from vectomy.checkpoint import Checkpoint, architecture_in
+from vectomy.core.config import LoadIn
 from vectomy.core.errors import ArtifactError
 from vectomy.core.json_value import JsonObject
 from vectomy.core.run_config import RunConfig
@@ -51,21 +53,30 @@ def find_device(asked: str = "auto") -> torch.device:
 
 
 def measure_shape(
-    source: Path | Checkpoint, device: torch.device, trust_remote_code: bool = False
+    source: Path | Checkpoint,
+    device: torch.device,
+    trust_remote_code: bool = False,
+    load_in: LoadIn | None = None,
 ) -> ModelShape:
     """The shape of a model folder, in the dtype that it is computed in on a device.
+
+    Args:
+        load_in: how the weights are quantised in memory.
 
     Raises:
         ModelError: transformers cannot build the model.
     """
     if isinstance(source, Checkpoint):
         model = build_on_meta(source.path, trust_remote_code)
-        shape = ModelShape.of(model, source.bytes, architecture_in(source))
+        architecture = architecture_in(source)
+        shape = ModelShape.of(model, source.bytes, architecture)
     else:
         model = build_on_meta(source, trust_remote_code)
-        shape = ModelShape.of(model)
+        architecture = architecture_of(model)
+        shape = ModelShape.of(model, architecture=architecture)
     slow = device.type == "cpu" and model.dtype != torch.float32 and not computes(model.dtype, capabilities())
-    return shape.in_dtype(4) if slow else shape
+    shape = shape.in_dtype(4) if slow else shape
+    return shape if load_in is None else shape.quantise(load_in, architecture)
 
 
 def count_workload(config: RunConfig, chat: ChatModel, sides: Sequence[Any]) -> Workload:
@@ -117,8 +128,10 @@ class PlannedRun:
         card = device.type != "cpu"
         free = available_memory(device) if card else available_memory()
         cards = torch.cuda.device_count() if device.type == "cuda" else 1
-        whole = self.shape.loaded_bytes <= SHARE * free * cards
-        return count_run_stages(self.shape, self.work, speeds, Place(card, whole, free * cards))
+        room = SHARE * free * cards
+        whole, in_full = (s.loaded_bytes <= room for s in (self.shape, self.shape.in_full))
+        place = Place(card, whole, free * cards, in_full)
+        return count_run_stages(self.shape, self.work, speeds, place)
 
 
 def plan_run(

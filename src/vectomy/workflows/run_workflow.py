@@ -194,7 +194,8 @@ class RunWorkflow(Workflow):
     def _plan(self, unloaded: ChatModel) -> PlannedRun | None:
         device = find_device(self.runtime.device)
         try:
-            shape = measure_shape(self.checkpoint, device, self.runtime.trust_remote_code)
+            trusted, bits = self.runtime.trust_remote_code, self.runtime.load_in
+            shape = measure_shape(self.checkpoint, device, trusted, bits)
         except (ArchitectureError, ModelError) as error:
             self.log(f"note: no later plan learns from this run's times: {error}")
             return None
