@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from vectomy.core.errors import SelectionError
-from vectomy.metrics.logits import behaviour_tokens, kl_divergence, log_odds
+from vectomy.metrics.logits import behaviour_tokens, log_odds
+from vectomy.models.label_scores import kl_divergence
 
 TIER = "unit"
 

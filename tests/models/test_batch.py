@@ -23,14 +23,18 @@ def batches(*sizes: int) -> list[Batch]:
     ]
 
 
+FULL = [torch.OutOfMemoryError("full"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+
+
+@pytest.mark.parametrize("error", FULL)
 @pytest.mark.parametrize("most", [1, 2, 3, 7, 100])
-def test_every_row_is_run_once_in_order_whatever_fits(most: int) -> None:
+def test_every_row_is_run_once_in_order_whatever_fits(most: int, error: RuntimeError) -> None:
     tried: list[int] = []
 
     def work(batch: Batch) -> list[int]:
         tried.append(len(batch.rows))
         if len(batch.rows) > most:
-            raise torch.OutOfMemoryError("full")
+            raise error
         return batch.input_ids[:, 0].tolist()
 
     pieces = list(halve_until_fits(batches(7, 7, 3), work))
@@ -38,6 +42,18 @@ def test_every_row_is_run_once_in_order_whatever_fits(most: int) -> None:
     assert all(batch.rows == result for batch, result in pieces)
     # What has failed once is not tried again with the later batches.
     assert sum(size > most for size in tried) <= 3
+
+
+def test_other_errors_are_not_retried() -> None:
+    tried: list[int] = []
+
+    def work(batch: Batch) -> None:
+        tried.append(len(batch.rows))
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    with pytest.raises(RuntimeError, match="mat1"):
+        list(halve_until_fits(batches(4), work))
+    assert tried == [4]
 
 
 def test_a_row_that_does_not_fit_alone_is_said() -> None:

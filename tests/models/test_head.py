@@ -74,6 +74,17 @@ def test_a_model_that_does_not_go_on_from_hidden_states_is_refused() -> None:
         logits_of(model, torch.zeros(2, model.config.hidden_size))
 
 
+def test_memory_that_runs_out_is_not_taken_for_such_a_model() -> None:
+    model = zoo_model("llama")
+
+    def run_out(**inputs: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    model.forward = run_out
+    with pytest.raises(torch.OutOfMemoryError):
+        logits_of(model, torch.zeros(2, model.config.hidden_size))
+
+
 def test_no_block_runs_to_find_out() -> None:
     """The first call may come while a pass of the caller's is paused or goes on in the middle of
     the model.

@@ -88,6 +88,21 @@ def test_a_model_too_large_to_build_says_so(tmp_path: Path, monkeypatch: pytest.
     assert torch.is_grad_enabled()
 
 
+def test_memory_that_runs_out_on_the_likeness_is_not_taken_for_a_refusal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole model would be built next, which is larger."""
+    zoo.zoo_folder("llama", tmp_path / "in")
+    monkeypatch.delitem(FAMILIES, "llama")
+
+    def run_out(model: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes.")
+
+    monkeypatch.setattr(MODULE, "probe", run_out)
+    with pytest.raises(RuntimeError, match="not enough memory"):
+        probe_architecture(tmp_path / "in")
+
+
 # Types of an unknown size: the smallest likeness has every kind of block, and the same writers.
 
 

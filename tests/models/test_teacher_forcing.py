@@ -177,6 +177,35 @@ def test_a_model_whose_upper_blocks_use_more_than_the_stream_is_not_resumed() ->
     assert resumes_exactly(chat, 1, one)
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes."),
+    ],
+)
+def test_memory_that_runs_out_is_not_taken_for_a_model_that_cannot_pack(
+    error: RuntimeError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chat, texts = tiny_chat.chat(), examples()
+    first = pack_examples(chat, texts, 10_000)[0]
+    calls = iter(range(100))
+
+    def run_out(*args: object, **inputs: object) -> None:
+        # The second block of the second pass: `resumes_exactly` runs a whole one before it resumes.
+        if next(calls):
+            raise error
+
+    handle = chat.model.get_submodule(chat.architecture.block(1)).register_forward_pre_hook(run_out)
+    try:
+        for check in (lambda: packs_exactly(chat, texts), lambda: resumes_exactly(chat, 1, first)):
+            calls = iter(range(100))
+            with pytest.raises(RuntimeError, match="memory"):
+                check()
+    finally:
+        handle.remove()
+
+
 def test_blocks_are_themselves_again_after_an_error() -> None:
     chat = tiny_chat.chat()
     with pytest.raises(RuntimeError, match="stop"), resume_at(chat, 2):

@@ -75,13 +75,13 @@ def test_the_openings_of_the_base_keep_all_and_those_of_an_ablation_none(tmp_pat
     evaluator = SearchSplitEvaluator(task, packed=True, layer=0)
     vector = task.directions.at("resid_pre", 3, -1)
     edits = [Edit(task.base), Edit.from_directions(vector, task.base, task.writers)]
-    resident = SearchSplitEvaluator(replace(task, chat=tiny_chat.chat()), packed=False, layer=0)
-    assert evaluator.openings.rates(edits) == [1.0, resident.rate(edits[1])]
-    for own, other in zip(
-        evaluator.openings.kept_shares(edits), resident.openings.kept_shares(edits), strict=True
-    ):
+    whole = tiny_chat.chat()
+    resident = SearchSplitEvaluator(replace(task, chat=whole), packed=False, layer=0)
+    assert evaluator.openings.rates(task.chat, edits) == [1.0, resident.rate(edits[1])]
+    shares = evaluator.openings.kept_shares(task.chat, edits)
+    for own, other in zip(shares, resident.openings.kept_shares(whole, edits), strict=True):
         assert own == pytest.approx(other, rel=1e-4)
-    assert evaluator.openings.kept_shares(edits)[0] == pytest.approx(dict.fromkeys(range(8), 1.0))
+    assert shares[0] == pytest.approx(dict.fromkeys(range(8), 1.0))
 
 
 def test_prompts_that_the_base_answers_count_and_unjudged_ones_do_not() -> None:
@@ -91,9 +91,9 @@ def test_prompts_that_the_base_answers_count_and_unjudged_ones_do_not() -> None:
     shows = [True, True, None, None, *[False] * 4]
     evaluator = OpeningEvaluator(chat, prompts, answers, shows, packed=False)
     edit = Edit(BaseModelRef.of(chat.checkpoint))
-    assert evaluator.rates([edit]) == [2 / 6]
+    assert evaluator.rates(chat, [edit]) == [2 / 6]
     few = OpeningEvaluator(chat, prompts, answers, [None] * 5 + [True, False, False], packed=False)
-    assert few.rates([edit]) == [None]
+    assert few.rates(chat, [edit]) == [None]
 
 
 @pytest.mark.parametrize("most", [1, 2])

@@ -7,7 +7,6 @@ import errno
 import importlib.metadata
 import io
 import os
-import re
 import sys
 from typing import Annotated, Any
 
@@ -34,6 +33,7 @@ from vectomy.cli import (
 )
 from vectomy.cli.help import SectionedGroup
 from vectomy.core.errors import UsageError, VectomyError
+from vectomy.core.out_of_memory import is_out_of_memory
 from vectomy.core.packages import describe_missing
 from vectomy.core.ranks import is_launched, may_say
 from vectomy.core.threads import prepare_threads
@@ -44,8 +44,6 @@ __all__ = ["app", "main"]
 INTERRUPTED = 130
 # Commands whose work several processes of a launcher share.
 SHARED = ("run", "baseline", "collect", "directions", "evaluate")
-# As CUDA, torch's CPU allocator and the system say it.
-NO_MEMORY = "out of memory|can(no|')t allocate memory|not enough memory"
 # Signs of our own output, for terminals that are not UTF-8.
 PLAIN_SIGNS = {
     "–": "-",
@@ -161,7 +159,7 @@ def has_lost_reader(error: Exception, windows: bool = os.name == "nt") -> bool:
 
 def _describe(error: Exception) -> str:
     """One sentence for an error that no room below has named."""
-    if isinstance(error, MemoryError) or re.search(NO_MEMORY, str(error), re.IGNORECASE):
+    if is_out_of_memory(error):
         return (
             "out of memory; lower --batch-tokens, or choose --dtype bfloat16, or a --device with more memory"
         )

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from vectomy.core.errors import ModelError
+from vectomy.core.out_of_memory import is_out_of_memory
 from vectomy.healing.heal_config import HealConfig
 from vectomy.healing.machine import Machine
 
@@ -24,12 +25,7 @@ def explain_out_of_memory(config: HealConfig, machine: Machine) -> Iterator[None
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        text = str(error).lower()
-        if (
-            not isinstance(error, MemoryError)
-            and "out of memory" not in text
-            and "not enough memory" not in text
-        ):
+        if not is_out_of_memory(error):
             raise
         raise ModelError(
             f"out of memory while training on {machine.device}; {suggest_setting(config, machine)}"

@@ -16,13 +16,10 @@ from torch import Tensor
 from vectomy.core.config import BatchTokens
 from vectomy.core.ranks import current_ranks
 from vectomy.data.prompts import Prompt
-from vectomy.metrics.logits import kl_divergence
 from vectomy.models import ChatModel
+from vectomy.models.label_scores import chunk_labels, kl_divergence
 
 __all__ = ["answer_hidden", "divergence"]
-
-# Tokens whose distributions are in memory at once: 256 x 150,000 x 4 bytes is 150 MB.
-CHUNK = 256
 
 
 @torch.inference_mode()
@@ -95,8 +92,7 @@ def _compare(
     each token.
     """
     divergence, entropy = 0.0, 0.0
-    for start in range(0, len(before), CHUNK):
-        rows = slice(start, start + CHUNK)
+    for rows in chunk_labels(len(before), now.architecture.vocab):
         ours = base.log_probs(before[rows].to(base.device))
         theirs = now.log_probs(after[rows].to(now.device))
         kl = kl_divergence(ours.to(theirs.device), theirs).cpu().double()

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vectomy.core.errors import SelectionError
 
-__all__ = ["behaviour_tokens", "kl_divergence", "log_odds"]
+__all__ = ["behaviour_tokens", "log_odds"]
 
 # Keeps the logarithms finite, as in Arditi et al.
 EPSILON = 1e-8
@@ -30,15 +30,6 @@ def log_odds(log_probs: Float[Tensor, "prompt vocab"], tokens: Sequence[int]) ->
     """
     mass = log_probs[:, list(tokens)].double().exp().sum(-1).clamp(max=1.0)
     return torch.log(mass + EPSILON) - torch.log(1 - mass + EPSILON)
-
-
-def kl_divergence(
-    base: Float[Tensor, "*batch vocab"], edited: Float[Tensor, "*batch vocab"]
-) -> Float[Tensor, "*batch"]:
-    """KL(base || edited) in nats, from log-probabilities; never negative. NaN of an edited model
-    stays NaN.
-    """
-    return torch.where(base == -torch.inf, 0.0, base.exp() * (base - edited)).sum(-1).clamp_min(0.0)
 
 
 def behaviour_tokens(

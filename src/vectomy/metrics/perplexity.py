@@ -10,12 +10,12 @@ from vectomy.core.config import BatchTokens
 from vectomy.core.errors import PromptError
 from vectomy.core.json_value import JsonObject
 from vectomy.models import ChatModel
+from vectomy.models.label_scores import score_labels
 
 __all__ = ["perplexity", "windows"]
 
-# Largest window in tokens, and tokens whose distributions are in memory at once.
+# Largest window in tokens.
 WINDOW = 1024
-CHUNK = 256
 
 
 def windows(count: int, width: int) -> list[tuple[int, int, int]]:
@@ -56,10 +56,7 @@ def perplexity(
             _, end, first = spans[row]
             # Padded on the left: the last place is token `end` - 1, whose prediction is not needed.
             predicting, labels = states[first - end - 1 : -1], torch.tensor(ids[first:end])
-            for start in range(0, len(labels), CHUNK):
-                log_probs = chat.log_probs(predicting[start : start + CHUNK])
-                wanted = labels[start : start + CHUNK, None].to(log_probs.device)
-                total -= float(log_probs.gather(-1, wanted).cpu().double().sum())
+            total -= float(score_labels(chat, predicting, labels).cpu().double().sum())
     nats = total / (len(ids) - 1)
     # A float has no exponential beyond this; such a model predicts nothing anyway.
     return {"nats_per_token": nats, "perplexity": math.exp(min(nats, 700.0)), "tokens": len(ids) - 1}

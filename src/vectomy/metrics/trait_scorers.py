@@ -17,11 +17,9 @@ from vectomy.data.thoughts import split_thoughts
 from vectomy.data.trait_context import in_context
 from vectomy.data.trait_file import ScorerSpec, Trait
 from vectomy.models import ChatModel, Example, find_final_parts, pack_examples
+from vectomy.models.label_scores import score_labels
 
 __all__ = ["LengthScorer", "LexiconScorer", "LogOddsScorer", "Scorer", "log_odds", "scorer_of"]
-
-# Labels whose distributions are in memory at once.
-CHUNK = 256
 
 
 @runtime_checkable
@@ -137,14 +135,9 @@ def log_odds(
         ]
         total = [0.0] * len(answers)
         for batch in pack_examples(chat, examples, batch_tokens, packed=False):
-            states = batch.predicting(chat.hidden(batch))
-            for start in range(0, len(states), CHUNK):
-                part = slice(start, start + CHUNK)
-                log_probs = chat.log_probs(states[part])
-                labels = batch.labels[part, None].to(log_probs.device)
-                likely = log_probs.gather(-1, labels)[:, 0].tolist()
-                for answer, value in zip(batch.answer[part].tolist(), likely, strict=True):
-                    total[batch.rows[answer]] += value
+            likely = score_labels(chat, batch.predicting(chat.hidden(batch)), batch.labels).tolist()
+            for answer, value in zip(batch.answer.tolist(), likely, strict=True):
+                total[batch.rows[answer]] += value
         sides.append(total)
     return [
         None if part is None else (yes - no) / len(part.answer)

@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 
+from vectomy.core.out_of_memory import is_out_of_memory
 from vectomy.core.types import TokenIds
 
 __all__ = ["Batch", "Pass", "halve_until_fits", "pad_left"]
@@ -72,7 +73,7 @@ def halve_until_fits(
     and the batches behind it as pieces of that size.
 
     Raises:
-        torch.OutOfMemoryError: a single row does not fit.
+        RuntimeError, MemoryError: of `work`, where a single row does not fit.
     """
     most = None
     for whole in batches:
@@ -84,8 +85,8 @@ def halve_until_fits(
                 continue
             try:
                 result = work(batch)
-            except torch.OutOfMemoryError:
-                if len(batch.rows) == 1:
+            except (RuntimeError, MemoryError) as error:
+                if len(batch.rows) == 1 or not is_out_of_memory(error):
                     raise
                 most = (len(batch.rows) + 1) // 2
                 result = None

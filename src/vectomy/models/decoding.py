@@ -14,6 +14,7 @@ from torch import nn
 
 from vectomy.core.config import BatchTokens
 from vectomy.core.errors import ModelError, VectomyError
+from vectomy.core.out_of_memory import is_out_of_memory
 from vectomy.core.pass_rows import pass_rows, treats_rows_apart
 from vectomy.core.ranks import apart, current_ranks
 from vectomy.models.attention_kernels import without_cudnn_attention
@@ -72,9 +73,9 @@ def decodes_by_row(chat: ChatModel, tokens: Sequence[Sequence[int]]) -> bool:
             try:
                 with apart():
                     own = dict(_decode_rows(chat, tokens[:2], TRIED, 1 << 30))
-            except torch.OutOfMemoryError:
-                raise
-            except (ValueError, RuntimeError, TypeError, IndexError, AttributeError):
+            except (ValueError, RuntimeError, TypeError, IndexError, AttributeError) as error:
+                if is_out_of_memory(error):
+                    raise
                 own = {}
             known = [own.get(row) for row in whole.rows] == generate(chat, whole, TRIED)
         _BY_ROW[chat.model] = known
@@ -102,8 +103,9 @@ def _decode_rows(
             for row, answer in decoder.answers(dict(waiting), limit, places, passes):
                 del waiting[row]
                 yield row, answer
-        except torch.OutOfMemoryError:
-            if places <= length + max(map(len, waiting.values())) + limit:
+        except (RuntimeError, MemoryError) as error:
+            least = length + max(map(len, waiting.values())) + limit
+            if places <= least or not is_out_of_memory(error):
                 raise
             places, passes = places // 2, max(1, passes // 2)
         if waiting and torch.cuda.is_available():
@@ -149,10 +151,12 @@ def generate(chat: ChatModel, batch: Batch, limit: int) -> list[list[int]]:
             out = chat.model.generate(
                 input_ids=batch.input_ids, attention_mask=batch.attention_mask, generation_config=greedy
             )
-    except (torch.OutOfMemoryError, VectomyError):
+    except VectomyError:
         raise
     # xLSTM of some widths, for one.
     except (ValueError, RuntimeError, TypeError, IndexError, AttributeError, KeyError) as error:
+        if is_out_of_memory(error):
+            raise
         raise ModelError(
             f"transformers cannot generate with {chat.name}, a {chat.architecture.model_type} model "
             f"({type(error).__name__}: {str(error)[:200]}); update transformers, or report the type"

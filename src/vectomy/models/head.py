@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from vectomy.core.errors import ModelError
 from vectomy.core.module_io import inner_model
+from vectomy.core.out_of_memory import is_out_of_memory
 from vectomy.core.placed_module import execution_device
 
 __all__ = ["logits_of"]
@@ -97,6 +98,8 @@ def _is_plain(model: Any) -> bool:
     try:
         own = _by_forward(model, hidden).float()
     except (TypeError, AttributeError, ValueError, RuntimeError, IndexError, KeyError) as error:
+        if is_out_of_memory(error):
+            raise
         raise ModelError(
             f"the forward pass of model type '{model.config.model_type}' does not take last hidden states "
             f"({type(error).__name__}: "

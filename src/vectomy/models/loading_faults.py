@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from vectomy.core.out_of_memory import is_out_of_memory
 from vectomy.core.repo_name import explain_gated, split_revision
 from vectomy.core.suggestions import suggest, suggest_path
 from vectomy.core.text_file import read_text
@@ -28,6 +29,12 @@ def explain_loading(label: str, folder: Path | None, error: BaseException) -> st
     """
     if isinstance(error, PermissionError):
         return f"{error.filename or label} cannot be read: {NO_RIGHT}"
+    if is_out_of_memory(error):
+        text = str(error).partition("\n")[0][:CLIP]
+        return (
+            f"memory ran out while {label} was loaded ({text}); use --load-in 4bit, "
+            "--dtype bfloat16 if it is loaded in float32, another --device, or a larger machine"
+        )
     reason = None if folder is None else _explain_files(folder, error)
     if reason is not None:
         return reason

@@ -21,6 +21,7 @@ from vectomy.architecture.probe import ProbedWriter, probe
 from vectomy.checkpoint import Checkpoint
 from vectomy.core.component import Component
 from vectomy.core.errors import ArchitectureError, ModelError, VectomyError
+from vectomy.core.out_of_memory import is_out_of_memory
 from vectomy.core.progress import Progress, silent
 from vectomy.models.loading import loading
 from vectomy.models.memory import SHARE, available_memory
@@ -94,8 +95,9 @@ def _probe_smallest(
         except ArchitectureError as error:
             # Perhaps of the size: the whole model decides, where it can be built.
             first = first or error
-        except Exception:  # noqa: BLE001 (a type refuses other sizes in any way)
-            continue
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
     if not _fits(whole):
         size = 4 * sum(parameter.numel() for parameter in whole.parameters())
         raise first or ModelError(

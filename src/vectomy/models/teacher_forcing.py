@@ -20,6 +20,7 @@ from torch import Tensor
 
 from vectomy.architecture import architecture_of
 from vectomy.core.config import BatchTokens
+from vectomy.core.out_of_memory import is_out_of_memory
 from vectomy.core.types import Stream, TokenIds
 from vectomy.models.chat import ChatModel
 from vectomy.models.generation import shared_beginning
@@ -245,9 +246,9 @@ def packs_exactly(chat: ChatModel, examples: Sequence[Example], first: int = 2) 
                 one.predicting(chat.hidden(one))
                 for one in pack_examples(chat, sample, 1 << 30, packed=packed)
             ]
-        except torch.OutOfMemoryError:
-            raise
-        except (ValueError, RuntimeError, TypeError, IndexError):
+        except (ValueError, RuntimeError, TypeError, IndexError) as error:
+            if is_out_of_memory(error):
+                raise
             # The model does not accept a custom mask.
             return False
         states.append(torch.cat(parts))
@@ -310,8 +311,8 @@ def resumes_exactly(chat: ChatModel, layer: int, one: TeacherForcedBatch) -> boo
         given.append(outputs[0])
         try:
             return _agree(one.predicting(chat.hidden(one)), whole)
-        except torch.OutOfMemoryError:
-            raise
         # KeyError: Gemma 4's inputs per layer.
-        except (ValueError, RuntimeError, TypeError, IndexError, KeyError):
+        except (ValueError, RuntimeError, TypeError, IndexError, KeyError) as error:
+            if is_out_of_memory(error):
+                raise
             return False

@@ -27,8 +27,9 @@ from vectomy.edits.edit import Edit
 from vectomy.hooks.interventions import add, intervene
 from vectomy.metrics.intervals import share_of_most
 from vectomy.metrics.judges import find_refusals
-from vectomy.metrics.logits import kl_divergence, log_odds
+from vectomy.metrics.logits import log_odds
 from vectomy.models import ChatModel
+from vectomy.models.label_scores import kl_divergence
 from vectomy.search.arditi_rule import choose, choose_beyond_kl, rejection
 from vectomy.search.estimators import Directions
 from vectomy.search.recipe import Candidate, RecipeInput, RecipeResult

@@ -33,8 +33,8 @@ from vectomy.core.types import Vector
 from vectomy.edits.edit import Edit
 from vectomy.hooks.capture import capture
 from vectomy.hooks.interventions import add, intervene
-from vectomy.metrics.logits import kl_divergence
 from vectomy.models import Batch, ChatModel
+from vectomy.models.label_scores import kl_divergence
 from vectomy.search.arditi_rule import rejection
 from vectomy.search.estimators import Directions
 from vectomy.search.recipe import Candidate, RecipeInput, RecipeResult

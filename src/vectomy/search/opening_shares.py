@@ -17,6 +17,7 @@ from vectomy.data.prompts import Prompt
 from vectomy.edits.edit import Edit
 from vectomy.metrics.intervals import share_of_most
 from vectomy.models import ChatModel, Example, TeacherForcedBatch, find_final_parts, pack_examples
+from vectomy.models.label_scores import score_labels
 from vectomy.search.edited_passes import run_base, run_edited
 
 __all__ = ["OpeningEvaluator"]
@@ -31,9 +32,11 @@ PACK = 512
 
 
 class OpeningEvaluator:
-    """The openings of a prompt set, and their probabilities under the base.
+    """The openings of a prompt set, and their probabilities under the base. It holds no model, so
+    that another one can be measured when the base's memory is given back.
 
     Args:
+        chat: the base.
         answers: the base's greedy tokens.
         shows: whether each answer shows the behaviour; None: it has no verdict.
         layer: where passes resume; the edits must not touch anything below.
@@ -48,7 +51,7 @@ class OpeningEvaluator:
         packed: bool,
         layer: int = 0,
     ) -> None:
-        self.chat, self.layer, self.shows = chat, layer, list(shows)
+        self.layer, self.shows = layer, list(shows)
         parts = find_final_parts(chat, chat.tokens(prompts), answers)
         own = {
             row: tuple(part.answer[:OPENING])
@@ -68,11 +71,13 @@ class OpeningEvaluator:
             self.base = self._sum_probabilities(chat, states)
 
     @torch.inference_mode()
-    def kept_shares(self, edits: Sequence[Edit]) -> list[dict[int, float]]:
-        """For each edit, by prompt: the probability of all openings, as a share of the base's."""
-        states = list(run_edited(self.chat, self.passes, self.streams, edits, self.layer))
+    def kept_shares(self, chat: ChatModel, edits: Sequence[Edit]) -> list[dict[int, float]]:
+        """For each edit of the base, by prompt: the probability of all openings, as a share of the
+        base's.
+        """
+        states = list(run_edited(chat, self.passes, self.streams, edits, self.layer))
         return [
-            self._divide(self._sum_probabilities(self.chat, [of_batch[index] for of_batch in states]))
+            self._divide(self._sum_probabilities(chat, [of_batch[index] for of_batch in states]))
             for index in range(len(edits))
         ]
 
@@ -93,11 +98,11 @@ class OpeningEvaluator:
     def _divide(self, sums: Mapping[int, float]) -> dict[int, float]:
         return {row: value / self.base[row] for row, value in sums.items()}
 
-    def rates(self, edits: Sequence[Edit]) -> list[float | None]:
-        """For each edit, the share of all prompts on which the behaviour is left; None if most of
-        the base's answers have no verdict.
+    def rates(self, chat: ChatModel, edits: Sequence[Edit]) -> list[float | None]:
+        """For each edit of the base, the share of all prompts on which the behaviour is left; None
+        if most of the base's answers have no verdict.
         """
-        return [share_of_most(self.leaves(kept)) for kept in self.kept_shares(edits)]
+        return [share_of_most(self.leaves(kept)) for kept in self.kept_shares(chat, edits)]
 
     def _sum_probabilities(self, chat: ChatModel, states: Sequence[Tensor]) -> dict[int, float]:
         """By prompt, the probability that an answer begins with one of its openings."""
@@ -110,6 +115,6 @@ class OpeningEvaluator:
 
 def _find_probabilities(chat: ChatModel, batch: TeacherForcedBatch, hidden: Tensor) -> list[float]:
     """The probability of each answer of a pass."""
-    log_probs = chat.log_probs(hidden).gather(-1, batch.labels[:, None])[:, 0].double().cpu()
+    log_probs = score_labels(chat, hidden, batch.labels).double().cpu()
     whole = torch.zeros(len(batch.first), dtype=torch.float64).index_add(0, batch.answer.cpu(), log_probs)
     return list(whole.exp().tolist())

@@ -15,17 +15,16 @@ from vectomy.data.prompts import Prompt
 from vectomy.edits.edit import Edit
 from vectomy.metrics.intervals import share_of_most
 from vectomy.metrics.judges import refuses
-from vectomy.metrics.logits import kl_divergence
 from vectomy.models import Example, pack_examples, packs_exactly
+from vectomy.models.label_scores import chunk_labels, kl_divergence
 from vectomy.search.edited_passes import run_base, run_edited
 from vectomy.search.opening_shares import OpeningEvaluator
 from vectomy.search.recipe import RecipeInput
 
 __all__ = ["SearchSplitEvaluator"]
 
-# KL is measured over this many tokens of each base answer, CHUNK distributions at a time.
+# KL is measured over this many tokens of each base answer.
 MEASURED = 32
-CHUNK = 256
 # Tokens of a pack. The mask lets rows see each other's tokens, so short packs are cheaper.
 PACK = 512
 # Without a judge, an answer shows the behaviour if it opens with the same tokens as the base's.
@@ -105,8 +104,7 @@ class SearchSplitEvaluator:
     def _divergences(self, base: Tensor, edited: Sequence[Tensor]) -> list[Float[Tensor, " label"]]:
         chat = self.task.chat
         parts: list[list[Tensor]] = [[] for _ in edited]
-        for start in range(0, len(base), CHUNK):
-            chunk = slice(start, start + CHUNK)
+        for chunk in chunk_labels(len(base), chat.architecture.vocab):
             log_probs = chat.log_probs(base[chunk])
             for part, hidden in zip(parts, edited, strict=True):
                 part.append(kl_divergence(log_probs, chat.log_probs(hidden[chunk])))

@@ -21,6 +21,7 @@ from vectomy.architecture.probe.freezing import (
     set_parameter,
 )
 from vectomy.core.errors import ArchitectureError
+from vectomy.core.out_of_memory import is_out_of_memory
 from vectomy.core.types import Vector
 
 __all__ = ["ProbedPart", "ProbedWriter", "RandomDirections"]
@@ -322,7 +323,9 @@ def _is_gain(module: nn.Module, given: list[Any], width: int) -> bool:
         return False
     try:
         measured = measure_gain(module, width)
-    except (RuntimeError, TypeError, ValueError, IndexError, AttributeError):
+    except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
+        if is_out_of_memory(error):
+            raise
         return False  # It does not take a stream alone.
     if measured is None:
         return False

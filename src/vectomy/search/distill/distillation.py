@@ -26,13 +26,14 @@ from torch import Tensor, nn
 
 from vectomy.architecture import Writer
 from vectomy.core import linalg
+from vectomy.core.out_of_memory import is_out_of_memory
 from vectomy.core.placed_module import execution_device
 from vectomy.core.progress import Progress
 from vectomy.edits.edit import BaseModelRef, Edit
 from vectomy.edits.operation import Operation
 from vectomy.hooks.writer_outputs import change_outputs
-from vectomy.metrics.logits import kl_divergence
 from vectomy.models import ChatModel
+from vectomy.models.label_scores import kl_divergence, map_labels
 from vectomy.search.distill.distill_examples import DistillBatch, split_batch
 from vectomy.search.gradient.pass_memory import PassMemory
 
@@ -142,8 +143,8 @@ def _add_gradient(
                     (weight * part).backward()
                 loss += float(part.detach())
             return loss
-        except torch.OutOfMemoryError:
-            if memory.lowest:
+        except (RuntimeError, MemoryError) as error:
+            if memory.lowest or not is_out_of_memory(error):
                 raise
         # Out of the handler, whose traceback holds the tensors of the failed pass.
         for value, gradient in zip(parameters, before, strict=True):
@@ -154,12 +155,17 @@ def _add_gradient(
 def distance(chat: ChatModel, target: DistillBatch) -> Tensor:
     """KL(base || edited) per token; for tokens without a teacher, minus their log-probability."""
     one = target.forced
-    now = chat.log_probs(one.predicting(chat.hidden(one)))
-    each = kl_divergence(chat.log_probs(target.base), now)
-    has_teacher, weight = target.has_teacher.to(each.device), target.weight.to(each.device)
-    if not bool(has_teacher.all()):
-        labels = one.labels.to(each.device)
-        each = torch.where(has_teacher, each, -now.gather(-1, labels[:, None])[:, 0])
+
+    def score(part: Tensor, rows: slice) -> Tensor:
+        now = chat.log_probs(part)
+        each = kl_divergence(chat.log_probs(target.base[rows]), now)
+        has_teacher = target.has_teacher[rows].to(each.device)
+        if bool(has_teacher.all()):
+            return each
+        return torch.where(has_teacher, each, -now.gather(-1, one.labels[rows, None].to(each.device))[:, 0])
+
+    each = map_labels(chat, one.predicting(chat.hidden(one)), score)
+    weight = target.weight.to(each.device)
     return (each * weight).sum() / weight.sum()
 
 

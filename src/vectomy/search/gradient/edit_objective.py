@@ -16,7 +16,7 @@ from vectomy.core.placed_module import execution_device
 from vectomy.edits.edit import Edit
 from vectomy.edits.operation import Operation
 from vectomy.hooks.writer_outputs import change_outputs, is_hookable
-from vectomy.metrics.logits import kl_divergence
+from vectomy.models.label_scores import score_kl, score_labels
 from vectomy.search.gradient.parameters import (
     EditParameters,
     SearchState,
@@ -84,9 +84,8 @@ class EditObjective:
         over openings, times the share of a piece.
         """
         batch = target.forced
-        log_probs = self.chat.log_probs(hidden)
-        labels, answer = batch.labels.to(log_probs.device), batch.answer.to(log_probs.device)
-        each = log_probs.gather(-1, labels[:, None])[:, 0]
+        each = score_labels(self.chat, hidden, batch.labels)
+        answer = batch.answer.to(each.device)
         whole = torch.zeros(len(batch.first), device=each.device).index_add(0, answer, each)
         return target.answer_share * functional.softplus(whole + MARGIN).mean() / MARGIN
 
@@ -94,7 +93,7 @@ class EditObjective:
         """KL(base || edited) in nats: the mean over tokens plus the mean over first tokens, each
         times the share of a piece.
         """
-        kl = kl_divergence(self.chat.log_probs(target.base), self.chat.log_probs(hidden))
+        kl = score_kl(self.chat, target.base, hidden)
         first = target.forced.first.to(kl.device)
         return target.label_share * kl.mean() + target.answer_share * kl[first].mean()
 

@@ -96,7 +96,7 @@ def measure_points(
     # In one read of the model, if it is read block by block.
     shares = (
         task.journal.get_or_compute(
-            f"openings up to {states[-1]['step']}", lambda: evaluator.openings.rates(edits)
+            f"openings up to {states[-1]['step']}", lambda: evaluator.openings.rates(task.chat, edits)
         )
         if task.teacher_forced
         else None

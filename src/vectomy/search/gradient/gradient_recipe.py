@@ -33,6 +33,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from vectomy.core.out_of_memory import is_out_of_memory
 from vectomy.core.ranks import current_ranks
 from vectomy.edits.edit import Edit
 from vectomy.hooks.writer_outputs import change_outputs
@@ -275,8 +276,8 @@ class _Search:
             try:
                 losses = self._add_gradients(parameters, count, passes)
                 return losses, parameters.take_gradient()
-            except torch.OutOfMemoryError:
-                if self.memory.lowest:
+            except (RuntimeError, MemoryError) as error:
+                if self.memory.lowest or not is_out_of_memory(error):
                     raise
             # Out of the handler, whose traceback holds the tensors of the failed pass.
             self.memory.lower()

@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import torch
 from torch import Tensor
 
+from vectomy.core.out_of_memory import is_out_of_memory
 from vectomy.models import (
     ChatModel,
     TeacherForcedBatch,
@@ -69,7 +70,9 @@ class PassMemory:
         target = passes[sizes.index(smallest)]
         try:
             saved = count_saved_bytes(lambda: run(target))
-        except torch.OutOfMemoryError:
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
             saved = None
         if saved is None:
             self.lower()

@@ -26,8 +26,9 @@ from vectomy.core.threads import use_threads
 from vectomy.data.prompts import Prompt
 from vectomy.edits.edit import BaseModelRef, Edit
 from vectomy.metrics.judges import Judge, find_refusals
-from vectomy.metrics.logits import kl_divergence, log_odds
+from vectomy.metrics.logits import log_odds
 from vectomy.models import ChatModel, load_model, probe_architecture
+from vectomy.models.label_scores import kl_divergence
 from vectomy.search.recipe import RecipeInput
 from vectomy.search.tpe.layer_weights import Parameters, Place, build_edit, directions_after
 
