@@ -63,6 +63,16 @@ def test_without_a_card_no_bytes_of_one_are_known() -> None:
     assert meter.cost.to_json()["peak_device_bytes"] is None
 
 
+def test_processor_time_is_that_of_all_threads_and_not_of_waiting() -> None:
+    ticks = iter([100.0, 107.5])
+    with CostMeter(clock=iter([3.0, 5.0]).__next__, processor=ticks.__next__) as meter:
+        pass
+    assert (meter.cost.seconds, meter.cost.processor_seconds) == (2.0, 7.5)
+    with CostMeter() as meter:
+        time.sleep(0.3)
+    assert (meter.cost.processor_seconds or 0) < 0.2 < (meter.cost.seconds or 0)
+
+
 def test_an_error_ends_the_measurement_and_is_raised() -> None:
     meter = CostMeter()
     try:
@@ -75,10 +85,10 @@ def test_an_error_ends_the_measurement_and_is_raised() -> None:
 
 
 def test_seconds_add_up_and_the_higher_peak_counts() -> None:
-    first = StageCost(seconds=2.0, peak_memory_bytes=5, peak_device_bytes=None)
-    second = StageCost(seconds=3.5, peak_memory_bytes=4, peak_device_bytes=9)
+    first = StageCost(seconds=2.0, processor_seconds=1.5, peak_memory_bytes=5, peak_device_bytes=None)
+    second = StageCost(seconds=3.5, processor_seconds=7.0, peak_memory_bytes=4, peak_device_bytes=9)
     together = highest_cost(first, second)
-    assert together == StageCost(seconds=5.5, peak_memory_bytes=5, peak_device_bytes=9)
+    assert together == StageCost(seconds=5.5, processor_seconds=8.5, peak_memory_bytes=5, peak_device_bytes=9)
     nothing = highest_cost(StageCost(), StageCost())
     assert (nothing.seconds, nothing.peak_memory_bytes, nothing.peak_device_bytes) == (None, None, None)
 
@@ -95,7 +105,8 @@ def test_a_stage_that_is_not_run_again_keeps_what_it_took(tmp_path: Path) -> Non
     assert (first["make"].peak_memory_bytes or 0) > MIB
     # Of a version that measured seconds alone.
     record = tmp_path / "run" / "stages" / "make.json"
-    old = {name: value for name, value in read_json(record).items() if not name.startswith("peak_")}
+    newer = ("peak_", "processor_")
+    old = {name: value for name, value in read_json(record).items() if not name.startswith(newer)}
     write_json(record, {**old, "seconds": 1.5})
     assert run()["make"] == StageCost(seconds=1.5)
 

@@ -70,14 +70,20 @@ class CostMeter:
     is taken, added up over all of them.
     """
 
-    def __init__(self, resident: Resident | None = None, clock: Callable[[], float] = time.monotonic) -> None:
-        self._memory, self._clock = resident or Resident(), clock
+    def __init__(
+        self,
+        resident: Resident | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        processor: Callable[[], float] = time.process_time,
+    ) -> None:
+        self._memory, self._clock, self._processor = resident or Resident(), clock, processor
         self._ended = threading.Event()
         self._peak = self._on_cards = 0
         self.cost = StageCost()
 
     def __enter__(self) -> CostMeter:
         self._began, self._before = self._clock(), self._memory.lifetime_peak()
+        self._used = self._processor()
         self._peak = self._memory.now()
         cards = _list_cards()
         # PyTorch has one peak, which this resets for the meters around this one, too.
@@ -93,7 +99,7 @@ class CostMeter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        seconds = self._clock() - self._began
+        seconds, used = self._clock() - self._began, self._processor() - self._used
         self._ended.set()
         self._thread.join()
         self._peak = max(self._peak, self._memory.now())
@@ -104,6 +110,7 @@ class CostMeter:
         self._note_cards(_list_cards())
         self.cost = StageCost(
             seconds=round(seconds, 3),
+            processor_seconds=round(used, 3),
             peak_memory_bytes=self._peak,
             peak_device_bytes=self._on_cards or None,
         )
@@ -122,6 +129,7 @@ def highest_cost(first: StageCost, second: StageCost) -> StageCost:
     known = {name: [value for value in pair if value is not None] for name, pair in pairs.items()}
     return StageCost(
         seconds=sum(known["seconds"]) if known["seconds"] else None,
+        processor_seconds=sum(known["processor_seconds"]) if known["processor_seconds"] else None,
         peak_memory_bytes=max(known["peak_memory_bytes"], default=None),
         peak_device_bytes=max(known["peak_device_bytes"], default=None),
     )

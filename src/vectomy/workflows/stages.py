@@ -7,7 +7,6 @@ its journal.
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -18,6 +17,7 @@ from vectomy.architecture import check_covered
 from vectomy.checkpoint import Checkpoint, architecture_in, fingerprint, sidecar_digest
 from vectomy.core.config import Runtime
 from vectomy.core.errors import FinishedRunError, ModelError
+from vectomy.core.freed_memory import return_freed_memory
 from vectomy.core.progress import Log, Progress, ignore, silent
 from vectomy.core.ranks import current_ranks
 from vectomy.core.run_folder import RunFolder
@@ -92,7 +92,7 @@ class Workflow:
     def free(self) -> None:
         """Give the memory of the live model back."""
         self._chat = None
-        gc.collect()
+        return_freed_memory()
 
     def check_architecture(self) -> None:
         """Raises ArchitectureError: the model is not known, or an edit would miss a writer."""

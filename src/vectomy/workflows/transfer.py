@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Mapping
 from functools import partial
 
 from vectomy.core.config import LoadIn
+from vectomy.core.freed_memory import return_freed_memory
 from vectomy.core.json_value import JsonObject
 from vectomy.core.ranks import current_ranks
 from vectomy.core.results import FormMetrics
@@ -59,7 +59,7 @@ def evaluate_in_full(work: RunWorkflow, journal: Journal) -> dict[str, VariantRe
     for form in ("base", "baked"):
         if form == "baked":
             del chat
-            gc.collect()
+            return_freed_memory()
             chat = load_in_full(work, form)
         measure = partial(evaluate_variant, chat, base, work.judge, *limits, form=form, direction=direction)
         value = journal.get_or_compute(f"{form}_full", partial(_write, measure))

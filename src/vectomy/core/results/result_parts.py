@@ -117,6 +117,8 @@ class StageCost(JsonRecord):
     """What a stage took when it was done, whichever command did it."""
 
     seconds: Number | None = None
+    processor_seconds: Number | None = None
+    """Of all threads of the process, without its children; other programs do not lengthen them."""
     peak_memory_bytes: int | None = None
     """Resident bytes of the process and its children; None in a file of an earlier version."""
     peak_device_bytes: int | None = None

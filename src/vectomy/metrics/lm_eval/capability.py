@@ -8,12 +8,12 @@ Differences are paired by document.
 
 from __future__ import annotations
 
-import gc
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 
+from vectomy.core.freed_memory import return_freed_memory
 from vectomy.core.json_value import JsonObject
 from vectomy.core.progress import Progress, silent
 from vectomy.edits.edit import Edit
@@ -86,7 +86,7 @@ def measure_capability(
             with nullcontext() if edit is None else edit.hooks(chat.model):
                 scores[name] = {task.name: task.run(chat, batch_size, update) for task in loaded}
             del chat
-            gc.collect()
+            return_freed_memory()
     return {
         name: in_rows(loaded, scores[name], None if name == first else scores[first]) for name in subjects
     }

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from vectomy.core.config import Runtime
+from vectomy.core.freed_memory import return_freed_memory
 from vectomy.models import ChatModel, load_model, with_adapter
 from vectomy.workflows.evaluate.subjects import Subject
 
@@ -51,7 +51,7 @@ class ModelCache:
             self._chat.drop_blocks()
             self._head = self._chat
         self._chat = self._slot = None
-        gc.collect()
+        return_freed_memory()
 
     def _load(self, subject: Subject) -> ChatModel:
         if subject.kind == "adapter":

@@ -4,7 +4,6 @@ ids. No prompt that is measured on is among them.
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import torch
 
 from vectomy.core.errors import PromptError
+from vectomy.core.freed_memory import return_freed_memory
 from vectomy.core.progress import Log, Progress, ignore
 from vectomy.core.run_config import Source
 from vectomy.data.preferences import Preferences, read_preferences
@@ -99,7 +99,7 @@ def _own(
     ours = chat.answer(tokens, config.own_tokens, config.runtime.batch_tokens, progress, "base's own answers")
     # Not two models in memory.
     del chat
-    gc.collect()
+    return_freed_memory()
     chat = load_for(config, edited, "edited model")
     theirs = None
     if config.paired:

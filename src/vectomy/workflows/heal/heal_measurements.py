@@ -4,13 +4,13 @@ at a time.
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from vectomy.core.freed_memory import return_freed_memory
 from vectomy.core.json_value import JsonObject
 from vectomy.core.progress import Progress
 from vectomy.data.prompts import Prompt
@@ -82,7 +82,7 @@ def measure_all(
             # From here on only its head is read.
             chat.drop_blocks()
         del chat
-        gc.collect()
+        return_freed_memory()
     if config.tasks is not None:
         del base
         for name, tasks in _capability(folders, config, progress).items():

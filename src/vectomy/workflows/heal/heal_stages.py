@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,9 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-import torch
-
 from vectomy.checkpoint import Checkpoint, architecture_in
+from vectomy.core.freed_memory import return_freed_memory
 from vectomy.core.json_value import JsonObject
 from vectomy.core.jsonl import read_jsonl, write_jsonl
 from vectomy.core.remaining_time import log_remaining
@@ -201,9 +199,7 @@ def make_rows(work: HealWorkflow) -> None:
         if work.trained is None
         else ([], Preferences(()), None)
     )
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    return_freed_memory()
     edit = work.inputs.edit if c.project else None
     directions = {} if edit is None else compute_protected_directions(edit, work.inputs.base)
     frozen = [] if edit is None else find_norms_behind(edit, work.inputs.base)
@@ -228,7 +224,7 @@ def train_rows(work: HealWorkflow) -> None:
     if work.launcher is None:
         train(work.job, log_remaining(work.progress, work.log))
         # The trainer and its model hold each other.
-        gc.collect()
+        return_freed_memory()
     else:
         launch(work.job.folder, work.launcher, work.processes)
 
