@@ -133,11 +133,11 @@ def measure(name: str, folder: Path, settings: Figures, first: Path | None) -> l
 
 def show(rows: list[Figures]) -> str:
     """Ratios are planned over measured."""
-    lines = [
-        "| shape | stage | seconds | processor | planned | ratio | to processor | from the first | ratio | GiB "
-        "| planned | ratio |",
-        "|" + 12 * "---|",
+    heads = [
+        *("shape", "stage", "seconds", "processor", "planned", "ratio", "to processor"),
+        *("from the first", "ratio", "GiB", "planned", "ratio"),
     ]
+    lines = [f"| {' | '.join(heads)} |", "|" + len(heads) * "---|"]
     for row in rows:
         seconds, used, memory = row["seconds"], row["processor_seconds"], row["peak_memory_bytes"]
         planned, corrected = row["planned_seconds"], row.get("corrected_seconds")
