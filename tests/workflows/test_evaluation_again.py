@@ -15,6 +15,8 @@ from vectomy.workflows.evaluate import model_cache as live
 from vectomy.workflows.evaluate.evaluation import evaluate_models
 
 TIER = "chat"
+# Whole runs with checked signatures are those of test_run.py and test_evaluation.py.
+pytestmark = pytest.mark.usefixtures("unchecked")
 
 
 class Calls:

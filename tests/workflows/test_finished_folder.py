@@ -24,6 +24,8 @@ from vectomy.workflows.run import STAGES, run
 from vectomy.workflows.trait_config import TraitRun, make_trait_run
 
 TIER = "chat"
+# Whole runs with checked signatures are those of test_run.py and test_evaluation.py.
+pytestmark = pytest.mark.usefixtures("unchecked")
 
 
 @pytest.fixture

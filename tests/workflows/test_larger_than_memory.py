@@ -22,6 +22,8 @@ from vectomy.workflows.larger_than_memory import explain_layerwise, explain_too_
 from vectomy.workflows.run import run
 
 TIER = "chat"
+# Whole runs with checked signatures are those of test_run.py and test_evaluation.py.
+pytestmark = pytest.mark.usefixtures("unchecked")
 
 SETTINGS = {"device": "cpu", "recipe": "gradient", "steps": 12}
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from vectomy.workflows import run as run_module
 from vectomy.workflows.run import STAGES, run
 
 TIER = "chat"
+# Whole runs with checked signatures are those of test_run.py and test_evaluation.py.
+pytestmark = pytest.mark.usefixtures("unchecked")
 
 KILLS = 14
 OPTIONS = {"device": "cpu", "answer_tokens": 8, "n_search": 4, "n_test": 4, "complete": True, "steps": 6}
@@ -97,6 +100,8 @@ def test_a_run_killed_again_and_again_ends_in_the_same_bytes() -> None:
 
 # Ctrl-C
 
+INTERRUPTED = "vectomy: interrupted; finished work is kept, and the same command resumes from there"
+
 
 def arguments(out: Path) -> list[str]:
     given = tiny_chat.sources()
@@ -148,24 +153,22 @@ def called(out: Path, monkeypatch: pytest.MonkeyPatch) -> int:
     return 0
 
 
-@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize("stage", STAGES)
 def test_ctrl_c_in_any_stage_leaves_a_sentence_and_the_next_run_finishes(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    stage: str,
-    after: bool,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """One run, stopped before and after the work of each stage in turn: every start resumes from what
+    the stops before it left.
+    """
     out = tmp_path / "run"
-    with monkeypatch.context() as patch:
-        interrupted_in(stage, patch, after)
-        assert called(out, patch) == 130
-    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("vectomy: ")]
-    assert said == ["vectomy: interrupted; finished work is kept, and the same command resumes from there"]
-    nothing_half_named(out)
-    finished = {path.stem for path in (out / "stages").glob("*.json")}
-    assert finished == set(STAGES[: STAGES.index(stage)])
+    for index, (stage, after) in enumerate(product(STAGES, (False, True))):
+        with monkeypatch.context() as patch:
+            interrupted_in(stage, patch, after)
+            assert called(out, patch) == 130, (stage, after)
+        lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("vectomy: ")]
+        assert lines == [INTERRUPTED], (stage, after)
+        nothing_half_named(out)
+        finished = {path.stem for path in (out / "stages").glob("*.json")}
+        assert finished == set(STAGES[: index // 2]), (stage, after)
     assert called(out, monkeypatch) == 0
     assert results(out) == results(undisturbed())
     nothing_half(out)

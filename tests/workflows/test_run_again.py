@@ -19,6 +19,8 @@ from vectomy.workflows import stages
 from vectomy.workflows.run import STAGES
 
 TIER = "chat"
+# Whole runs with checked signatures are those of test_run.py and test_evaluation.py.
+pytestmark = pytest.mark.usefixtures("unchecked")
 
 
 @pytest.fixture

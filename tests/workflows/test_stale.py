@@ -22,6 +22,8 @@ from vectomy.workflows import run_stages
 from vectomy.workflows.run import run
 
 TIER = "chat"
+# Whole runs with checked signatures are those of test_run.py and test_evaluation.py.
+pytestmark = pytest.mark.usefixtures("unchecked")
 
 SHORT = {"device": "cpu", "answer_tokens": 8, "behaviour_tokens": ["I"], "drop_overlap": True}
 # In neither of the tiny chat's sets; the first are refused, the second, as many, are not.
@@ -50,9 +52,31 @@ def change_weights(model: Path, change: Any) -> None:
     save_file(tensors, model / WEIGHTS, metadata={"format": "pt"})
 
 
+@pytest.fixture(scope="module")
+def before_evaluation(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on the earlier prompts up to its evaluation."""
+    folder = tmp_path_factory.mktemp("earlier")
+    options = {"positive_test": write(folder / "test.json", EARLIER)}
+    go(tiny_chat.folder(), folder / "run", until="apply", **options)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str]:
+    """Summary and answers of a run that has seen the later prompts alone."""
+    folder = tmp_path_factory.mktemp("later")
+    options = {"positive_test": write(folder / "test.json", LATER)}
+    summary = go(tiny_chat.folder(), folder / "run", **options)
+    return summary, (folder / "run" / "completions.jsonl").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("cut_at", ["base", "hooks", "baked"])
 def test_answers_to_old_test_prompts_are_not_taken_for_the_new_ones(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut_at: str
+    before_evaluation: Path,
+    fresh: tuple[dict[str, Any], str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    cut_at: str,
 ) -> None:
     """Evaluation cut off, the test file rewritten with as many other prompts, the same command
     again.
@@ -63,18 +87,20 @@ def test_answers_to_old_test_prompts_are_not_taken_for_the_new_ones(
             raise KeyboardInterrupt
         return evaluate_variant(*args, form=form, **more)
 
-    file = tmp_path / "test.json"
-    options = {"positive_test": write(file, EARLIER)}
+    folder = Path(shutil.copytree(before_evaluation, tmp_path / "earlier"))
+    file = folder / "test.json"
+    options, lines = {"positive_test": str(file)}, list[str]()
     monkeypatch.setattr(run_stages, "evaluate_variant", cut)
     with pytest.raises(KeyboardInterrupt):
-        go(model, tmp_path / "cut", **options)
+        go(tiny_chat.folder(), folder / "run", log=lines.append, **options)
+    assert [line for line in lines if line.startswith("apply: done before")]
+    assert (folder / "run" / "stages" / "evaluate.journal").exists()
     monkeypatch.setattr(run_stages, "evaluate_variant", evaluate_variant)
     write(file, LATER)
-    resumed, fresh = go(model, tmp_path / "cut", **options), go(model, tmp_path / "fresh", **options)
-    assert resumed["forms"] == fresh["forms"]
-    assert resumed["base"] == fresh["base"]
-    texts = [(tmp_path / name / "completions.jsonl").read_text(encoding="utf-8") for name in ("cut", "fresh")]
-    assert texts[0] == texts[1]
+    resumed = go(tiny_chat.folder(), folder / "run", **options)
+    assert resumed["forms"] == fresh[0]["forms"]
+    assert resumed["base"] == fresh[0]["base"]
+    assert (folder / "run" / "completions.jsonl").read_text(encoding="utf-8") == fresh[1]
 
 
 def test_another_chat_template_reruns_everything(model: Path, tmp_path: Path) -> None:
