@@ -156,7 +156,7 @@ def called(out: Path, monkeypatch: pytest.MonkeyPatch) -> int:
 def test_ctrl_c_in_any_stage_leaves_a_sentence_and_the_next_run_finishes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One run, stopped before and after the work of each stage in turn: every start resumes from what
+    """One run, stopped before and after each stage in turn: every start resumes from what
     the stops before it left.
     """
     out = tmp_path / "run"
