@@ -100,7 +100,7 @@ def build_summary(
         settings=_settings(config, baseline["measured_with"], trait),
         judge=judge,
         base=base,
-        edited=forms.get("baked", forms["hooks"]),
+        edited=_at_strength(forms.get("baked", forms["hooks"]), scores),
         forms=forms,
         direction=scores.chosen,
         strength=_strength(edit, scores, trait),
@@ -140,6 +140,12 @@ def _settings(config: RunConfig, measured_with: JsonObject, trait: Trait | None)
         "thinking": config.runtime.thinking,
         **chosen_by,
     }
+
+
+def _at_strength(metrics: FormMetrics, scores: SearchResults) -> FormMetrics:
+    """Metrics of the edited model, with the strength that the search chose, if it chose one."""
+    strength = scores.chosen.strength if scores.chosen else None
+    return metrics if strength is None else metrics.model_copy(update={"strength": strength})
 
 
 def _strength(edit: Edit, scores: SearchResults, trait: Trait | None) -> float | StrengthRange | None:

@@ -36,6 +36,8 @@ RateName = Literal["refusal", "harmless_refusal", "keep_refusal"]
 class FormMetrics(JsonRecord):
     """The base, or one form of the edit, on the test prompts. KL and cross-entropy are in nats."""
 
+    strength: Number | None = None
+    """Of the dial, that the search chose: what was learned, times this."""
     refusal_rate: Number | None = None
     refusal_count: int | None = None
     refusal_total: int | None = None

@@ -38,9 +38,16 @@ class DirectionPlace(JsonRecord):
     token: str | None = None
     norm: Number | None = None
     strength: Number | None = None
-    """Of a trait's edit: the strength that was chosen."""
+    """Of the dial: what was learned, times this. None means 1."""
     step: int | None = None
     """Of the search that learned the edit: the step that it was taken at."""
+
+
+def edit_key(number: int | None, strength: Number | None) -> tuple[int, float] | None:
+    """What tells the edits of a search apart: the step or trial, and the strength of the dial."""
+    if number is None:
+        return None
+    return number, float(strength) if isinstance(strength, int | float) else 1.0
 
 
 class CandidateAnswer(JsonRecord):
@@ -88,6 +95,11 @@ class Candidate(DirectionPlace):
         return "step" in self.model_fields_set
 
     @property
+    def edit_key(self) -> tuple[int, float] | None:
+        """The step or trial of a whole edit, and its strength."""
+        return edit_key(self.step if self.is_step else self.number, self.strength)
+
+    @property
     def passed(self) -> bool:
         """arditi's filters let it through, or the article's recipe let it answer."""
         return not self.rejected if "rejected" in self.model_fields_set else bool(self.answers)
@@ -131,11 +143,11 @@ class SearchResults(JsonRecord):
         return bool(self.candidates) and not any(one.is_direction for one in self.candidates)
 
     @property
-    def chosen_number(self) -> int | None:
-        """The step or the trial of the chosen edit."""
+    def chosen_edit(self) -> tuple[int, float] | None:
+        """The `edit_key` of the chosen edit: of the step or trial, and its strength."""
         if self.chosen is not None and "step" in self.chosen.model_fields_set:
-            return self.chosen.step
-        return self.trial
+            return edit_key(self.chosen.step, self.chosen.strength)
+        return edit_key(self.trial, None)
 
 
 class LayerSeparation(JsonRecord):

@@ -53,22 +53,24 @@ class Point:
 
 
 def points(scores: SearchResults) -> list[Point]:
-    """All candidates in their order; `step` or `number` names them."""
-    chosen = scores.chosen_number
-    best = [row.step if row.is_step else row.number for row in scores.frontier]
+    """All candidates in their order; `step` or `number` names them, and a strength other than 1."""
+    chosen = scores.chosen_edit
+    best = [row.edit_key for row in scores.frontier]
     made = []
     for index, row in enumerate(scores.candidates):
-        number = row.step if row.is_step else row.number
+        key = row.edit_key
+        number, strength = (index, 1.0) if key is None else key
+        dial = "" if strength == 1.0 else f" at strength {strength:g}"
         rejected = str(row.rejected or "")
         made.append(
             Point(
-                name=f"{'step' if row.is_step else 'edit'} {index if number is None else number}",
+                name=f"{'step' if row.is_step else 'edit'} {number}{dial}",
                 kl=finite(row.kl),
                 rate=None if rejected else finite(row.rate),
                 held=None if rejected else finite(row.held),
                 rejected=rejected,
-                chosen=number is not None and number == chosen,
-                best=number in best,
+                chosen=key is not None and key == chosen,
+                best=key in best,
                 row=row,
             )
         )

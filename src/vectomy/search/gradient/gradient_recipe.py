@@ -35,10 +35,10 @@ from torch import Tensor
 
 from vectomy.core.out_of_memory import is_out_of_memory
 from vectomy.core.ranks import current_ranks
-from vectomy.edits.edit import Edit
 from vectomy.hooks.writer_outputs import change_outputs
 from vectomy.search.gradient.edit_objective import EditObjective
 from vectomy.search.gradient.frontier_points import (
+    FrontierPoints,
     choose,
     is_enough,
     is_preserved,
@@ -84,22 +84,30 @@ def select_gradient(task: RecipeInput) -> RecipeResult:
         BehaviourAbsentError: the base does not show the behaviour on the fit prompts.
     """
     search = _Search(task)
-    points, edits = search.run()
+    points, edits, _ = search.run()
     tried = list_tried(points)
     chosen, note = choose([points[index] for index in tried], task)
     edit = edits[tried[chosen]]
     token = task.chat.tokenizer.decode([task.chat.post_instruction()[-1]])
     best = [tried[index] for index in frontier([points[index] for index in tried])]
-    files = {f"step-{points[index]['step']}.safetensors": edits[index] for index in best}
+    files = {_name_file(points[index]): edits[index] for index in best}
     rows = [
-        {**{key: points[index][key] for key in ("step", "rate", "kl")}, "edit": f"frontier/{name}"}
+        {
+            **{key: points[index][key] for key in ("step", "strength", "rate", "kl")},
+            "edit": f"frontier/{name}",
+        }
         for index, name in zip(best, files, strict=True)
     ]
     scores = {
         "recipe": task.config.recipe,
         "candidates": points,
         "frontier": rows,
-        "chosen": {**search.place, "token": token, "norm": 1.0, "step": points[tried[chosen]]["step"]},
+        "chosen": {
+            **search.place,
+            "token": token,
+            "norm": 1.0,
+            **{key: points[tried[chosen]][key] for key in ("step", "strength")},
+        },
         "strengths": [
             {"layer": op.layer, "component": op.component, "strengths": op.strengths.tolist()}
             for op in edit.operations
@@ -110,6 +118,12 @@ def select_gradient(task: RecipeInput) -> RecipeResult:
     return RecipeResult(scores, edit, files)
 
 
+def _name_file(point: Candidate) -> str:
+    """The file of a point on the frontier."""
+    dial = "" if point["strength"] == 1.0 else f"-strength-{point['strength']:g}"
+    return f"step-{point['step']}{dial}.safetensors"
+
+
 class _StepPass(NamedTuple):
     """A pass of one step, and the weight of its loss."""
 
@@ -117,6 +131,11 @@ class _StepPass(NamedTuple):
     target: TrainPass
     loss: Loss
     scale: float
+
+
+def _distance(point: Candidate) -> tuple[bool, float, float]:
+    """How far a point is from the target, for comparing."""
+    return not is_preserved(point), point["rate"], point["kl"]
 
 
 class _Search:
@@ -147,8 +166,8 @@ class _Search:
         self.layer = int(screened["layer"])
         self.place = {"site": "resid_pre", "layer": self.layer, "position": -1}
 
-    def run(self) -> tuple[list[Candidate], list[Edit]]:
-        """The points and their Edits.
+    def run(self) -> FrontierPoints:
+        """The points, their Edits and states.
 
         While the target rate is missed, further rounds start from the nearest point, and learn from
         the openings that remain there. A KL budget is met by choosing a point, not by more rounds.
@@ -161,30 +180,25 @@ class _Search:
         # Telling two sets apart that the same layers represent needs room (docs/log/selective.md).
         weight = KLWeightSchedule() if task.preserve is None else KLWeightSchedule.gentle()
         states = self._run_phase(first, Phase(0, task.config.steps, weight))
-        points, edits = measure_points(objective, evaluator, states)
+        points = measure_points(objective, evaluator, states)
         for number in range(1, MORE_ROUNDS + 1):
-            tried = list_tried(points)
-            if limits.kl_budget is not None or any(is_enough(points[index], task) for index in tried):
+            tried = list_tried(points.rows)
+            if limits.kl_budget is not None or any(is_enough(points.rows[index], task) for index in tried):
                 break
-            nearest = min(
-                tried,
-                key=lambda index: (
-                    not is_preserved(points[index]),
-                    points[index]["rate"],
-                    points[index]["kl"],
-                ),
-            )
+            nearest = min(tried, key=lambda index: _distance(points.rows[index]))
             objective.targets = with_openings_left(
-                task, objective.targets, edits[nearest], f"openings left {number}"
+                task, objective.targets, points.edits[nearest], f"openings left {number}"
             )
             last = states[-1]["step"]
             steps = max(STRIDE, task.config.steps // 2)
-            more = self._run_phase(
-                {**states[nearest], "step": last}, Phase(last, steps, KLWeightSchedule.gentle())
+            states = self._run_phase(
+                {**points.states[nearest], "step": last}, Phase(last, steps, KLWeightSchedule.gentle())
             )
-            more_points, more_edits = measure_points(objective, evaluator, more)
-            states, points, edits = states + more, points + more_points, edits + more_edits
-        return points, edits
+            more = measure_points(objective, evaluator, states)
+            points = FrontierPoints(
+                [*points.rows, *more.rows], [*points.edits, *more.edits], [*points.states, *more.states]
+            )
+        return points
 
     def _run_phase(self, state: SearchState, phase: Phase) -> list[SearchState]:
         """The states at every STRIDE of a phase, from the step at which the KL weight rises; stored

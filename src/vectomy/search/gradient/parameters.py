@@ -25,6 +25,7 @@ __all__ = [
     "ablate_by_row",
     "ablate_with_strengths",
     "read_state",
+    "scale_state",
     "write_state",
 ]
 
@@ -167,6 +168,12 @@ def write_state(tensors: dict[str, Tensor]) -> str:
 def read_state(text: str) -> dict[str, Tensor]:
     """The tensors that `write_state` stored."""
     return safetensors.torch.load(base64.b64decode(text))
+
+
+def scale_state(state: SearchState, strength: float) -> SearchState:
+    """A state with all its strengths times `strength`; the moments of Adam stay."""
+    tensors = read_state(state["tensors"])
+    return {**state, "tensors": write_state({**tensors, "strengths": tensors["strengths"] * strength})}
 
 
 def ablate_with_strengths(
