@@ -80,8 +80,8 @@ def test_known_methods_are_taken(quantization: dict, block: tuple[int, int]) -> 
     [
         ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "bitsandbytes"),
         ({"load_in_8bit": True}, "bitsandbytes"),
-        ({"quant_method": "gptq", "bits": 4}, "gptq"),
-        ({"quant_method": "awq"}, "awq"),
+        ({"quant_method": "gptq", "bits": 6}, "gptq"),
+        ({"quant_method": "awq", "version": "gemv"}, "awq"),
         ({"quant_method": "torchao"}, "torchao"),
         ({"quant_method": "something-new"}, "something-new"),
         ({"quant_method": ["fp8"]}, "fp8"),

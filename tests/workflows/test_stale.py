@@ -146,9 +146,9 @@ def test_a_scale_beside_a_weight_is_no_plain_weight(model: Path, tmp_path: Path)
 
 def test_a_quantised_model_is_refused_by_name(model: Path, tmp_path: Path) -> None:
     config = json.loads((model / "config.json").read_text(encoding="utf-8"))
-    config["quantization_config"] = {"quant_method": "awq"}
+    config["quantization_config"] = {"quant_method": "aqlm"}
     (model / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    with pytest.raises(ArchitectureError, match=r"quantised .*'awq'.*bfloat16"):
+    with pytest.raises(ArchitectureError, match=r"quantised .*'aqlm'.*bfloat16"):
         go(model, tmp_path / "run")
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from vectomy.checkpoint.index import Checkpoint
+from vectomy.checkpoint.reader import read_stored
 from vectomy.checkpoint.safetensors_header import DTYPE_BITS, TensorEntry
 from vectomy.core.errors import CheckpointError
 
@@ -41,6 +42,11 @@ class Change:
     reads: tuple[str, ...] = ()
     rows: bool = False
     block_bytes: int = BLOCK_BYTES
+
+    def make_from(self, checkpoint: Checkpoint) -> Mapping[str, Tensor]:
+        """The new values from what a checkpoint holds of `tensors` and `reads`, all in memory."""
+        names = [name for name in (*self.tensors, *self.reads) if name in checkpoint.tensors]
+        return self.make({name: read_stored(checkpoint, name) for name in names})
 
     @classmethod
     def of(cls, name: str, make: Callable[[Tensor], Tensor], *, rows: bool = False) -> Change:

@@ -4,11 +4,19 @@ quantised ones decoded in thought.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from vectomy.architecture import Architecture, resolve
 from vectomy.checkpoint.index import Checkpoint
-from vectomy.checkpoint.quantization import check_supported, companions, locate
+from vectomy.checkpoint.quantization import (
+    PackedWeight,
+    check_supported,
+    companions,
+    integer_weights,
+    locate,
+)
+from vectomy.checkpoint.quantization.scheme import REMEDY
 from vectomy.checkpoint.reader import TORCH_DTYPES, holds_equal
 from vectomy.core.errors import ArchitectureError, CheckpointError
 
@@ -26,13 +34,20 @@ def architecture_in(checkpoint: Checkpoint) -> Architecture:
     """
     try:
         check_supported(checkpoint.config)
+        integers = integer_weights(checkpoint)
+        _check_activation_scales(checkpoint, integers)
         # A GGUF file that is seen as a folder has no shards; nothing there is left out on loading.
-        result = resolve(checkpoint.config, _shapes(checkpoint), strict=not checkpoint.shards)
+        result = resolve(checkpoint.config, _shapes(checkpoint, integers), strict=not checkpoint.shards)
         for writer in result.writers:
             for stored in writer.weights:
                 entry = checkpoint.tensors.get(stored.name)
                 if entry is not None and entry.dtype not in TORCH_DTYPES:
                     locate(checkpoint, stored.name)
+                if stored.name in integers and stored.axis != 0:
+                    raise CheckpointError(
+                        f"'{stored.name}' of a {result.model_type} model is transposed on disk, and its "
+                        f"integer groups are not; {REMEDY}"
+                    )
     except (ArchitectureError, CheckpointError) as error:
         if not checkpoint.hint:
             raise
@@ -43,10 +58,24 @@ def architecture_in(checkpoint: Checkpoint) -> Architecture:
     return result
 
 
-def _shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
+def _check_activation_scales(checkpoint: Checkpoint, integers: Mapping[str, PackedWeight]) -> None:
+    """Raises CheckpointError: AWQ scales an activation function; transformers' own classes do
+    not.
+    """
+    parts = {part for packed in integers.values() for part in packed.parts}
+    scale = next(
+        (name for name in checkpoint.tensors if name.endswith(".scales") and name not in parts), None
+    )
+    if integers and scale is not None:
+        raise CheckpointError(
+            f"'{scale}' of {checkpoint.path} scales an activation, which plain weights cannot hold; {REMEDY}"
+        )
+
+
+def _shapes(checkpoint: Checkpoint, integers: Mapping[str, PackedWeight]) -> dict[str, tuple[int, ...]]:
     """Logical weights, in the shape that transformers loads them in."""
     parts = companions(checkpoint)
-    shapes: dict[str, tuple[int, ...]] = {}
+    shapes: dict[str, tuple[int, ...]] = {name: packed.shape for name, packed in integers.items()}
     for name, entry in checkpoint.tensors.items():
         whole = parts.get(name)
         if whole is None:

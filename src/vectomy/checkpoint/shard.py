@@ -11,7 +11,7 @@ import math
 import os
 import struct
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -48,10 +48,15 @@ class ShardPlan:
 
 
 def plan_shard(
-    checkpoint: Checkpoint, shard: Shard, changes: Mapping[str, Change], added: Mapping[str, Added]
+    checkpoint: Checkpoint,
+    shard: Shard,
+    changes: Mapping[str, Change],
+    added: Mapping[str, Added],
+    dropped: Collection[str] = (),
 ) -> ShardPlan:
-    """`changes` is by tensor, `added` what all shards get."""
-    header, entries = _layout(shard, {name: new for name, new in added.items() if new.shard == shard.name})
+    """`changes` is by tensor, `added` what all shards get, `dropped` what none keeps."""
+    here = {name: new for name, new in added.items() if new.shard == shard.name}
+    header, entries = _layout(shard, here, dropped)
     copied = []
     for entry in entries:
         if entry.name not in changes:
@@ -63,14 +68,16 @@ def plan_shard(
     return ShardPlan(shard, struct.pack("<Q", len(header)) + header, join_ranges(copied), made, size)
 
 
-def _layout(shard: Shard, added: Mapping[str, Added]) -> tuple[bytes, list[TensorEntry]]:
-    """The new header and the tensors in file order. Without additions both are the old ones.
+def _layout(
+    shard: Shard, added: Mapping[str, Added], dropped: Collection[str]
+) -> tuple[bytes, list[TensorEntry]]:
+    """The new header and the tensors in file order: the old ones without additions and losses.
 
     A new tensor stands behind the last one whose elements are at least as wide as its own: there it
     is aligned, and what it moves stays so (readers ask for it, and the format allows no padding).
     """
-    entries = list(shard.tensors)
-    if not added:
+    entries = [entry for entry in shard.tensors if entry.name not in dropped]
+    if not added and len(entries) == len(shard.tensors):
         return shard.header, entries
     for name, new in added.items():
         wide = [

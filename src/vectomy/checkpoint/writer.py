@@ -41,6 +41,8 @@ def rewrite(
     *,
     added: Mapping[str, Added] | None = None,
     config: Mapping[str, Any] | None = None,
+    dropped: Collection[str] = (),
+    dropped_keys: Collection[str] = (),
     omit: Collection[str] = (),
     link_untouched: bool = False,
     purpose: str = "",
@@ -54,6 +56,8 @@ def rewrite(
         added: by name, tensors that the source lacks, each a copy or made by a change that names
             it.
         config: keys of config.json to set.
+        dropped: tensors of the source that the new folder does not get.
+        dropped_keys: keys of config.json that it does not get.
         omit: sidecar files that the new folder does not get.
         link_untouched: shards without a change are hard links to the source's instead of copies.
             That saves their space, and whoever writes into one of the two later (vectomy never
@@ -73,13 +77,15 @@ def rewrite(
     made = by_tensor(checkpoint, changes, added)
     check_new_folder(out, checkpoint.path)
     beside = out.with_name(f".{out.name}.baking")
-    plans = [plan_shard(checkpoint, shard, made, added) for shard in checkpoint.shards]
+    plans = [plan_shard(checkpoint, shard, made, added, dropped) for shard in checkpoint.shards]
     asked = [
         sorted(made),
         {name: vars(new) for name, new in added.items()},
         config,
         sorted(omit),
         link_untouched,
+        # Of a rewrite that drops nothing, as earlier versions identified it.
+        *([sorted(dropped), sorted(dropped_keys)] if dropped or dropped_keys else []),
     ]
     identity = hash_of([purpose, asked, _identity(checkpoint)])
     with name_write_errors(beside), _claim_folder(beside, out, identity), _one_thread():
@@ -110,12 +116,13 @@ def rewrite(
                 finishing.result()
         # From the files, since an interrupted process may have linked them.
         notes = [_link_note(checkpoint, plan, beside) for plan in plans if link_untouched and plan.untouched]
-        _write_index(checkpoint, beside, added)
+        _write_index(checkpoint, beside, added, dropped)
         for name in (name for name in checkpoint.sidecars if name not in omit):
             with write_whole(beside / name) as path:
                 shutil.copyfile(checkpoint.path / name, path)
-        if config:
-            write_json(beside / "config.json", {**checkpoint.config, **config})
+        if config or dropped_keys:
+            kept = {key: value for key, value in checkpoint.config.items() if key not in dropped_keys}
+            write_json(beside / "config.json", {**kept, **(config or {})})
         else:
             with write_whole(beside / "config.json") as path:
                 shutil.copyfile(checkpoint.path / "config.json", path)
@@ -235,19 +242,24 @@ def _check_space(checkpoint: Checkpoint, unfinished: Sequence[ShardPlan], beside
         )
 
 
-def _write_index(checkpoint: Checkpoint, beside: Path, added: Mapping[str, Added]) -> None:
+def _write_index(
+    checkpoint: Checkpoint, beside: Path, added: Mapping[str, Added], dropped: Collection[str]
+) -> None:
     if checkpoint.index is None:
         return
-    if not added:
+    if not added and not dropped:
         with write_whole(beside / INDEX) as path:
             shutil.copyfile(checkpoint.path / INDEX, path)
         return
     index = json.loads(json.dumps(checkpoint.index))
     index["weight_map"] |= {name: new.shard for name, new in added.items()}
+    index["weight_map"] = {name: s for name, s in index["weight_map"].items() if name not in dropped}
     metadata = index.get("metadata")
+    gone = [checkpoint.tensors[name] for name in dropped]
     more = {
-        "total_size": sum(new.bytes for new in added.values()),
-        "total_parameters": sum(math.prod(new.shape) for new in added.values()),
+        "total_size": sum(new.bytes for new in added.values()) - sum(e.end - e.start for e in gone),
+        "total_parameters": sum(math.prod(new.shape) for new in added.values())
+        - sum(math.prod(entry.shape) for entry in gone),
     }
     for key, count in more.items():
         if isinstance(metadata, dict) and isinstance(metadata.get(key), int):

@@ -21,7 +21,7 @@ from vectomy.checkpoint.reader import SAMPLE, STORED_DTYPES, read_stored
 from vectomy.core import linalg
 from vectomy.core.errors import CheckpointError
 from vectomy.edits.edit import Edit, Operation
-from vectomy.edits.export.bake import Baking
+from vectomy.edits.export.bake import Baking, decode_made
 from vectomy.edits.operation import fold_operation
 
 __all__ = ["Carries", "WeightVerdict", "changes_samples", "judge_weights", "non_finite_tensors"]
@@ -156,9 +156,9 @@ def _judge_against_base(
         stored = _read_logical(checkpoint, name)
     except CheckpointError as error:
         return WeightVerdict(name, "not_carried", f"cannot be read: {error}")
-    new = change.make({part: read_stored(base, part) for part in change.tensors if part in base.tensors})
-    if name in base.tensors or change.tensors != (name,):
-        made, before = decode(locate(base, name), new).float(), _read_logical(base, name)
+    new = change.make_from(base)
+    if name in base.tensors or change.tensors != (name,) or change.reads:
+        made, before = decode_made(base, name, new), _read_logical(base, name)
     else:
         made = new[name].float()
         before = torch.zeros_like(made)
@@ -280,6 +280,9 @@ def changes_samples(checkpoint: Checkpoint, edit: Edit) -> bool:
     for writer, operation in edit.writers(arch):
         baking.add(writer, operation)
     for _, change in baking.named_changes():
+        if change.reads:
+            # A plain tensor takes the place of those that it is made from.
+            return True
         parts = [part for part in change.tensors if part in checkpoint.tensors]
         if len(parts) < len(change.tensors):
             continue

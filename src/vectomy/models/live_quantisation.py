@@ -57,9 +57,11 @@ def check_quantisable(config: Mapping[str, JsonValue], folder: Path, load_in: Lo
     """
     if missing := missing_quantiser(load_in):
         raise ModelError(missing)
-    if method := check_supported(config).method:
+    scheme = check_supported(config)
+    # Integers in groups are decoded first.
+    if scheme.method and not scheme.integers:
         raise ModelError(
-            f"{folder} is quantised already ({method}), and --load-in {load_in} quantises plain "
+            f"{folder} is quantised already ({scheme.method}), and --load-in {load_in} quantises plain "
             "weights; leave it out, or use the bfloat16 release"
         )
 
@@ -84,7 +86,7 @@ def make_quantisation(
         ModelError: bitsandbytes is not installed, or the checkpoint is quantised already.
     """
     if load_in is None:
-        return decode_packed(config)
+        return {} if check_supported(checkpoint.config).integers else decode_packed(config)
     from transformers import BitsAndBytesConfig
 
     check_quantisable(checkpoint.config, checkpoint.path, load_in)
@@ -138,7 +140,13 @@ def explain_decoding(checkpoint: Checkpoint, precision: str) -> str | None:
     Args:
         precision: how the live weights are held (`describe_precision`).
     """
-    method = check_supported(checkpoint.config).method
+    scheme = check_supported(checkpoint.config)
+    method = scheme.method
+    if scheme.integers:
+        return (
+            f"the weights are stored in {method} and were decoded to {precision}, in which the edited "
+            "checkpoint is written; gradients pass no packed integers"
+        )
     if not method or precision not in DECODED:
         return None
     return (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import re
@@ -36,8 +37,9 @@ from vectomy.models.device_choice import choose_device, place_weights
 from vectomy.models.layerwise import LayerwiseModel
 from vectomy.models.live_quantisation import keep_exact, make_quantisation, missing_quantiser
 from vectomy.models.loading_faults import explain_absent_model, explain_loading
-from vectomy.models.precision import cast_plain, working_dtype
+from vectomy.models.precision import cast_plain, stored_dtype, working_dtype
 from vectomy.models.quiet import quiet
+from vectomy.models.stored_weights import DecodedWeight, StoredWeights
 from vectomy.models.weights import Weights, auto_class, check_class, read_model_config, skeleton
 
 __all__ = [
@@ -191,9 +193,9 @@ def load_model(
         aside = (
             TemporaryDirectory(prefix="vectomy-", ignore_cleanup_errors=True) if target == "auto" else None
         )
-        model, info = auto_class(config).from_pretrained(
-            checkpoint.path,
-            config=config,
+        model, info = _read_weights(
+            checkpoint,
+            config,
             output_loading_info=True,
             dtype=wanted or "auto",
             **place_weights(target, chosen.tensor_parallel),
@@ -205,7 +207,7 @@ def load_model(
     if aside is not None:
         finalize(model, aside.cleanup)
     keep_exact(model)
-    if wanted is not None and check_supported(checkpoint.config).method:
+    if wanted is not None and check_supported(checkpoint.config).method and chosen.load_in is None:
         cast_plain(model, wanted)
     missing = sorted(info["missing_keys"])
     if missing:
@@ -227,6 +229,26 @@ def load_model(
         with loading(label):
             _prepare_for_generate(chat)
     return chat
+
+
+def _read_weights(checkpoint: Checkpoint, config: Any, **options: Any) -> tuple[Any, Any]:
+    """The model and transformers' account of its loading. Integers in groups (GPTQ, AWQ) are
+    decoded tensor by tensor, without the packages of their kernels.
+    """
+    if not check_supported(checkpoint.config).integers:
+        return auto_class(config).from_pretrained(checkpoint.path, config=config, **options)
+    trusted, dtype = options["trust_remote_code"], options.pop("dtype")
+    dtype = stored_dtype(config, checkpoint) if dtype == "auto" else dtype
+    config = copy.deepcopy(config)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    with torch.device("meta"):
+        kind = type(auto_class(config).from_config(config, trust_remote_code=trusted))
+    stored = StoredWeights(checkpoint)
+    weights = {name: DecodedWeight(stored, name, dtype) for name in stored.names}
+    model, info = kind.from_pretrained(None, config=config, state_dict=weights, dtype=dtype, **options)
+    model.generation_config = _read_end_tokens(checkpoint, model)
+    return model, info
 
 
 def _prepare_for_generate(chat: ChatModel) -> None:

@@ -15,6 +15,7 @@ import torch
 
 from vectomy.architecture import Architecture
 from vectomy.checkpoint import Checkpoint, architecture_in
+from vectomy.checkpoint.quantization import integer_weights
 from vectomy.checkpoint.safetensors_header import TensorEntry
 from vectomy.core.byte_count import parse_bytes
 from vectomy.core.config import LoadIn
@@ -120,15 +121,25 @@ def loaded_bytes(checkpoint: Checkpoint, dtype: str, device: str, load_in: LoadI
     Args:
         load_in: how bitsandbytes packs it.
         dtype: what it is loaded in; `auto` is as stored. fp8 is decoded to 16 bits then off a card
-            and without kernels, and MXFP4 always (live_quantisation.py).
+            and without kernels; MXFP4, GPTQ and AWQ always (live_quantisation.py).
     """
     asked = None if dtype == "auto" else getattr(torch, dtype).itemsize
     if load_in is not None:
         return count_weight_bytes(architecture_in(checkpoint), asked or 2, load_in)
+    decoded = not device.startswith("cuda") or not has_kernels()
+    sizes = _integer_sizes(checkpoint, asked)
     return sum(
-        _loaded_size(entry, asked, decoded=not device.startswith("cuda") or not has_kernels())
-        for entry in checkpoint.tensors.values()
+        sizes.get(entry.name, _loaded_size(entry, asked, decoded)) for entry in checkpoint.tensors.values()
     )
+
+
+def _integer_sizes(checkpoint: Checkpoint, asked: int | None) -> dict[str, int]:
+    """Bytes of decoded weights by the first tensor of each, and 0 for its others."""
+    sizes: dict[str, int] = {}
+    for packed in integer_weights(checkpoint).values():
+        size = math.prod(packed.shape) * (asked or 2)
+        sizes |= dict.fromkeys(packed.parts, 0) | {packed.parts[0]: size}
+    return sizes
 
 
 def _loaded_size(entry: TensorEntry, asked: int | None, decoded: bool) -> int:
@@ -188,10 +199,12 @@ def largest_block(checkpoint: Checkpoint) -> int:
     tensors that share a name up to its first number ("model.layers.3").
     """
     sizes: dict[str, int] = {}
+    integers = _integer_sizes(checkpoint, None)
     for name, entry in checkpoint.tensors.items():
         match = BLOCK.match(name)
         if match is not None:
-            sizes[match[1]] = sizes.get(match[1], 0) + _loaded_size(entry, None, decoded=True)
+            size = integers.get(name, _loaded_size(entry, None, decoded=True))
+            sizes[match[1]] = sizes.get(match[1], 0) + size
     return max(sizes.values(), default=0)
 
 

@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from vectomy.checkpoint import Checkpoint
+from vectomy.checkpoint.quantization import check_supported
 from vectomy.core.json_value import JsonValue
-from vectomy.models.memory import fits
+from vectomy.models.memory import SHARE, available_memory, fits, loaded_bytes
 
 __all__ = [
     "FLOATS",
@@ -58,13 +59,18 @@ def working_dtype(
         named: torch.dtype = getattr(torch, asked)
         return named
     stored = stored_dtype(config, checkpoint)
-    packed = getattr(config, "quantization_config", None) is not None
+    decoded = check_supported(checkpoint.config).integers is not None
+    packed = getattr(config, "quantization_config", None) is not None and not decoded
     on_card = device == "auto" or device.startswith("cuda")
     if on_card and stored == torch.bfloat16 and not packed and not cards_compute_bfloat16():
         return torch.float16
     if device != "cpu" or packed or stored not in INSTRUCTIONS or computes(stored, capabilities()):
         return None
-    return None if whole and not fits(checkpoint, times=2) else torch.float32
+    if decoded:
+        fitting = loaded_bytes(checkpoint, "float32", device) <= SHARE * available_memory()
+    else:
+        fitting = fits(checkpoint, times=2)
+    return torch.float32 if fitting or not whole else None
 
 
 def cards_compute_bfloat16() -> bool:

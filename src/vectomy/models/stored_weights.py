@@ -1,5 +1,5 @@
 """A checkpoint's weights under the names and shapes that transformers loads: packed ones (fp8,
-MXFP4) are decoded when they are read.
+MXFP4, GPTQ, AWQ) are decoded when they are read.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from vectomy.checkpoint.quantization import PackedWeight, companions, decode, lo
 from vectomy.core.errors import CheckpointError, ModelError
 from vectomy.models.precision import FLOATS
 
-__all__ = ["StoredWeights"]
+__all__ = ["DecodedWeight", "StoredWeights"]
 
 # What is read as it is stored.
 UNPACKED = {*FLOATS, "BOOL", "I16", "I32", "I64"}
@@ -36,8 +36,8 @@ class StoredWeights:
             self._packed[name] = locate(self.checkpoint, name)
         except CheckpointError as error:
             raise ModelError(
-                f"{error}; of packed weights only fp8 and MXFP4 can be read block by block: load the model "
-                "whole, or use its bfloat16 version"
+                f"{error}; of packed weights only fp8, MXFP4, GPTQ and AWQ can be read block by block: load "
+                "the model whole, or use its bfloat16 version"
             ) from None
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -56,3 +56,20 @@ class StoredWeights:
         parts = {part: read_stored(self.checkpoint, part) for part in packed.parts}
         value = decode(packed, parts).to(dtype)
         return value.mT.contiguous() if packed.is_transposed else value
+
+
+class DecodedWeight:
+    """A weight that is read and decoded when it is asked for its values, as the loader of
+    transformers asks for a slice of a file.
+    """
+
+    def __init__(self, stored: StoredWeights, name: str, dtype: torch.dtype) -> None:
+        stored.check(name)
+        self._stored, self._name, self._dtype = stored, name, dtype
+
+    def __getitem__(self, index: object) -> Tensor:
+        value: Tensor = self._stored.read(self._name, self._dtype)[index]
+        return value
+
+    def get_shape(self) -> list[int]:
+        return list(self._stored.shape(self._name))

@@ -11,6 +11,7 @@ import torch
 
 from vectomy.architecture import Architecture, Writer, architecture_of, check_covered, excluded_tensors
 from vectomy.checkpoint import Checkpoint, architecture_in
+from vectomy.checkpoint.quantization import count_written_bytes
 from vectomy.core.component import OUTSIDE, Component
 from vectomy.core.config import LoadIn
 from vectomy.core.json_value import JsonObject
@@ -151,7 +152,7 @@ def plan(
             left += [(name, "not asked for") for name in writer.tensors]
     edits_embedding = any(row.component == "embedding" for row in rows)
     untied = arch.tied and edits_embedding and arch.head not in files.names
-    disk = files.bytes + (shape.head_parameters * shape.itemsize if untied else 0) + files.beside
+    disk = files.written + (shape.head_parameters * shape.itemsize if untied else 0) + files.beside
     work = work or Workload()
     stages = plan_run(PlannedRun(shape, work), device=target, speeds=speeds, from_run=from_run)
     seconds = {stage.name: stage.seconds for stage in stages}
@@ -175,12 +176,12 @@ def plan(
 
 @dataclass(frozen=True)
 class _Files:
-    """What is known of the files of a model: names of its tensors, bytes of the weights and of what
-    lies beside them, memory by job.
+    """What is known of the files of a model: names of its tensors, bytes of an edited copy's
+    weights and of what lies beside them, memory by job.
     """
 
     names: Collection[str]
-    bytes: int
+    written: int
     beside: int
     memory: dict[str, int]
     fits: bool
@@ -195,7 +196,7 @@ class _Files:
         }
         beside = sum((opened.path / file).stat().st_size for file in opened.sidecars)
         notes = (*opened.notes, *list_template_faults(opened.path, name=name))
-        return cls(opened.tensors, opened.bytes, beside, memory, fits(opened), notes)
+        return cls(opened.tensors, count_written_bytes(opened), beside, memory, fits(opened), notes)
 
     @classmethod
     def imagined(cls, shape: ModelShape) -> _Files:

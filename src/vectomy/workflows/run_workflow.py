@@ -11,6 +11,7 @@ import torch
 from vectomy.architecture import Writer, architecture_of
 from vectomy.checkpoint import architecture_in
 from vectomy.checkpoint.gguf import is_gguf
+from vectomy.checkpoint.quantization import count_written_bytes
 from vectomy.core.component import OUTSIDE
 from vectomy.core.errors import ArchitectureError, ModelError, PreflightError, PromptError
 from vectomy.core.json_value import JsonObject
@@ -230,7 +231,8 @@ class RunWorkflow(Workflow):
         arch = architecture_in(self.checkpoint)
         counts = [f"{len(side.fit)} + {len(side.search)} + {len(side.test)}" for side in self.splits]
         size = self.checkpoint.bytes / 2**20
-        disk = f"; the edited checkpoint takes {size:.0f} MiB of disk" if self.config.bake else ""
+        written = count_written_bytes(self.checkpoint) / 2**20
+        disk = f"; the edited checkpoint takes {written:.0f} MiB of disk" if self.config.bake else ""
         if self.writes_gguf:
             disk += ", and the file itself is edited to edited.gguf, in its own types"
         return (

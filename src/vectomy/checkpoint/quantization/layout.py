@@ -10,14 +10,20 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from vectomy.checkpoint.index import Checkpoint
+from vectomy.checkpoint.quantization.integer_groups import (
+    INTEGER_LAYOUTS,
+    IntegerLayout,
+    count_inputs,
+    parts_of,
+)
 from vectomy.checkpoint.quantization.scheme import MX_BLOCK, REMEDY, Scheme, check_supported
 from vectomy.checkpoint.reader import TORCH_DTYPES
 from vectomy.checkpoint.safetensors_header import TensorEntry
 from vectomy.core.errors import CheckpointError
 
-__all__ = ["Encoding", "PackedWeight", "companions", "locate"]
+__all__ = ["Encoding", "PackedWeight", "companions", "count_written_bytes", "integer_weights", "locate"]
 
-Encoding = Literal["plain", "fp8-tensor", "fp8-channel", "fp8-block", "mxfp4"]
+Encoding = Literal["plain", "fp8-tensor", "fp8-channel", "fp8-block", "mxfp4", "gptq", "gptq_v2", "awq"]
 
 FP8 = ("F8_E4M3", "F8_E5M2")
 EXPONENTS = ("F8_E8M0", "U8")
@@ -78,6 +84,18 @@ class PackedWeight:
         """transformers transposes the last two axes after it has decoded the weight."""
         return self.encoding == "mxfp4"
 
+    @property
+    def is_written_plain(self) -> bool:
+        """An edited checkpoint holds it as a plain tensor: it is stored as integers in groups, and
+        those could not take the edit.
+        """
+        return self.encoding in INTEGER_LAYOUTS
+
+    @property
+    def written_from(self) -> str:
+        """The tensor whose dtype a plain copy of it has: its scales, or itself."""
+        return self.parts[2] if self.is_written_plain else self.parts[0]
+
     def stream_axis(self, axis: int) -> int:
         """Which axis of the decoded weight is the stream's, when it is `axis` of the live parameter
         (or of the tensor as stored, if it is not quantised). Not negative.
@@ -89,7 +107,7 @@ class PackedWeight:
         """Bits behind the leading one of a stored value; integers count as float64, which holds
         them exactly.
         """
-        stored = self.encoding if self.is_transposed else checkpoint.tensors[self.parts[0]].dtype
+        stored = self.encoding if self.is_transposed else checkpoint.tensors[self.written_from].dtype
         return FRACTION_BITS.get(stored, FRACTION_BITS["F64"])
 
     @property
@@ -127,6 +145,8 @@ def locate(checkpoint: Checkpoint, name: str) -> PackedWeight:
     if entry is None and (f"{name}_blocks" in tensors or f"{name}_scales" in tensors):
         return _mxfp4(checkpoint, name)
     module = name.removesuffix(".weight")
+    if scheme.integers and entry is None and f"{module}.qweight" in tensors:
+        return _integer_groups(checkpoint, name, scheme.integers)
     for sign, method in SIGNS:
         if f"{module}.{sign}" in tensors and (
             entry is not None or sign in ("qweight", "weight_packed", "W_q")
@@ -224,6 +244,52 @@ def _mxfp4(checkpoint: Checkpoint, name: str) -> PackedWeight:
     return PackedWeight(name, (values.name, scales.name), "mxfp4", logical, MX_BLOCK)
 
 
+def _integer_groups(checkpoint: Checkpoint, name: str, layout: IntegerLayout) -> PackedWeight:
+    module = name.removesuffix(".weight")
+    *needed, groups = parts_of(module)
+    stored = [checkpoint.tensors.get(part) for part in needed]
+    shapes = ", ".join(
+        f"'{part}' {'missing' if entry is None else f'{entry.dtype} {list(entry.shape)}'}"
+        for part, entry in zip(needed, stored, strict=True)
+    )
+    values, zeros, scales = stored
+    inputs = None
+    if values is not None and zeros is not None and scales is not None:
+        inputs = count_inputs(layout, values, zeros, scales, checkpoint.tensors.get(groups))
+    if inputs is None or scales is None:
+        raise CheckpointError(
+            f"weight '{name}' of {checkpoint.path} is stored as {layout}, and its tensors do not fit that "
+            f"layout: {shapes}; download it again, or {REMEDY}"
+        )
+    parts = (*needed, *([groups] if groups in checkpoint.tensors else []))
+    return PackedWeight(name, parts, layout, (scales.shape[1], inputs))
+
+
+def integer_weights(checkpoint: Checkpoint) -> dict[str, PackedWeight]:
+    """Weights that are stored as integers in groups (GPTQ, AWQ), by their logical name.
+
+    Raises:
+        CheckpointError: tensors that do not fit the layout.
+        ArchitectureError: config.json names a method that cannot be edited.
+    """
+    layout = check_supported(checkpoint.config).integers
+    if layout is None:
+        return {}
+    names = [f"{n.removesuffix('.qweight')}.weight" for n in checkpoint.tensors if n.endswith(".qweight")]
+    return {name: locate(checkpoint, name) for name in names}
+
+
+def count_written_bytes(checkpoint: Checkpoint) -> int:
+    """Bytes of the shards of an edited copy: as they are, but for integers in groups."""
+    size = checkpoint.bytes
+    for packed in integer_weights(checkpoint).values():
+        entries = [checkpoint.tensors[part] for part in packed.parts]
+        scales = checkpoint.tensors[packed.written_from]
+        width = (scales.end - scales.start) // math.prod(scales.shape)
+        size += width * math.prod(packed.shape) - sum(entry.end - entry.start for entry in entries)
+    return size
+
+
 def companions(checkpoint: Checkpoint) -> dict[str, str]:
     """Tensors that are only parts of a logical weight, or calibrate its kernel, by the logical name
     each belongs to.
@@ -244,6 +310,10 @@ def companions(checkpoint: Checkpoint) -> dict[str, str]:
         elif name.endswith("_blocks") and f"{name.removesuffix('_blocks')}_scales" in tensors:
             logical = name.removesuffix("_blocks")
             owners |= {name: logical, f"{logical}_scales": logical}
+        elif name.endswith(".qweight"):
+            module = name.removesuffix(".qweight")
+            if f"{module}.weight" not in tensors:
+                owners |= {part: f"{module}.weight" for part in parts_of(module) if part in tensors}
         elif (match := ACTIVATION.fullmatch(name)) is not None:
             owner = f"{match[1]}.weight" if match[1] else match[2]
             if is_fp8(owner):

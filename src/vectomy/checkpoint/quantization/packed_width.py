@@ -10,7 +10,7 @@ __all__ = ["packed_width", "stays_packed"]
 # Scales included: of blocks of 32 (MXFP4), 64 (bitsandbytes) and 128 weights.
 WIDTHS = {"fp8": 1.0, "mxfp4": 4.25 / 8, "gptq": 4.5 / 8, "awq": 4.5 / 8, "bitsandbytes": 4.25 / 8}
 # Ways whose weights lie packed in memory, too; others are decoded on loading.
-PACKED = ("gptq", "awq", "bitsandbytes")
+PACKED = ("bitsandbytes",)
 
 
 def packed_width(quantised: Any) -> float | None:

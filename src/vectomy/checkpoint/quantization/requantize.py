@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from vectomy.checkpoint.quantization import fp8, mxfp4
+from vectomy.checkpoint.quantization.integer_groups import dequantise
 from vectomy.checkpoint.quantization.layout import PackedWeight
 from vectomy.checkpoint.quantization.rounding import CHUNK, E2M1, Grid, round_keeping_change
 from vectomy.core.errors import CheckpointError
@@ -47,6 +48,8 @@ def decode(encoded: PackedWeight, parts: Mapping[str, Tensor]) -> Float[Tensor, 
         CheckpointError: the parts are not what `locate` saw, or hold NaN or infinite numbers,
             negative scales, or values whose scale is zero.
     """
+    if encoded.is_written_plain:
+        return dequantise(encoded.encoding, encoded.name, encoded.shape, parts).float()
     values, scales = _parts(encoded, parts)
     if scales is None:
         return (values.double() if values.dtype == torch.float64 else values.float()).reshape(encoded.shape)
@@ -95,6 +98,8 @@ def requantize(
         CheckpointError: see `decode`; or the new values are NaN, infinite, or too large for the
             stored dtype.
     """
+    if encoded.is_written_plain:
+        raise ValueError(f"'{encoded.name}' is written as a plain tensor, not as {encoded.encoding} again")
     values, scales = _parts(encoded, parts)
     cost = _Cost(-2 if vectors == "output" and len(encoded.shape) > 1 else -1)
     if scales is None:

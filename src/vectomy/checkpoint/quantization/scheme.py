@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from vectomy.checkpoint.quantization.integer_groups import IntegerLayout
 from vectomy.core.errors import ArchitectureError
 from vectomy.core.json_value import JsonValue
 
@@ -27,6 +28,14 @@ BLOCK = (128, 128)
 MX_BLOCK = (1, 32)
 # Tuples: what a file holds in their place may have no hash.
 MODELOPT_FP8 = ("FP8", "FP8_PER_CHANNEL_PER_TOKEN", "FP8_PB_WO")
+# Integers in groups: which keys name the layout, the widths, and what changes the meaning.
+LAYOUT_KEYS = ("checkpoint_format", "format", "version")
+INTEGER_LAYOUT_NAMES: dict[str, dict[str, IntegerLayout]] = {
+    "gptq": {"gptq": "gptq", "gptq_v2": "gptq_v2"},
+    "awq": {"gemm": "awq"},
+}
+INTEGER_BITS = {"gptq": (2, 3, 4, 8), "awq": (4,)}
+OTHER_INTEGERS = ("is_marlin_format", "rotation")
 STRATEGIES = ("tensor", "channel", "block")
 # float-quantized is what stores F8 values; a group may name its own format.
 FORMATS = (None, "float-quantized", "naive-quantized")
@@ -42,6 +51,8 @@ class Scheme:
     """quant_method of config.json; empty for a model that is not quantised."""
     block: tuple[int, int] = BLOCK
     """Rows and columns of a weight that share a scale, where the scales are a grid."""
+    integers: IntegerLayout | None = None
+    """How weights of integers in groups are laid out."""
 
 
 def check_supported(config: Mapping[str, JsonValue]) -> Scheme:
@@ -65,6 +76,8 @@ def check_supported(config: Mapping[str, JsonValue]) -> Scheme:
         return Scheme(method, _block(quantization.get("weight_block_size") or MX_BLOCK))
     if method in ("mxfp4", "fbgemm_fp8"):
         return Scheme(method)
+    if method in ("gptq", "awq"):
+        return Scheme(method, integers=_integers(method, quantization))
     if method == "compressed-tensors":
         return Scheme(method, _compressed_tensors(quantization))
     if method == "modelopt":
@@ -107,6 +120,25 @@ def _block(value: Any) -> tuple[int, int]:
             f"quantization_config gives a weight block of {value!r:.80}; two positive integers are needed"
         )
     return value[0], value[1]
+
+
+def _integers(method: str, quantization: Mapping[str, JsonValue]) -> IntegerLayout:
+    """The layout of GPTQ and AWQ weights, by the names of AutoGPTQ, AutoAWQ and GPTQModel."""
+    named = next((quantization[key] for key in LAYOUT_KEYS if quantization.get(key)), None)
+    layout = str(named or ("gptq" if method == "gptq" else "gemm")).lower()
+    bits = quantization.get("bits", quantization.get("w_bit", 4))
+    other = [key for key in OTHER_INTEGERS if quantization.get(key)]
+    if quantization.get("backend") == "llm-awq":
+        layout = "llm-awq"
+    if quantization.get("pack_dtype", "int32") not in ("int32", "torch.int32"):
+        other.append("pack_dtype")
+    known = INTEGER_LAYOUT_NAMES[method]
+    if layout not in known or bits not in INTEGER_BITS[method] or other:
+        raise ArchitectureError(
+            f"the model is quantised with method '{method}', layout '{_quote(layout)}', {_quote(bits)} bits"
+            f"{''.join(f', {key}' for key in other)}, which cannot be edited; {REMEDY}"
+        )
+    return known[layout]
 
 
 def _compressed_tensors(quantization: Mapping[str, JsonValue]) -> tuple[int, int]:

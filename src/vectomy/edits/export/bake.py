@@ -10,12 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from vectomy.architecture import Architecture, TensorRef, Writer, check_covered
-from vectomy.checkpoint import Checkpoint, architecture_in, read_stored, rewrite
+from vectomy.checkpoint import Checkpoint, architecture_in, rewrite
 from vectomy.checkpoint.change import Added, Change
-from vectomy.checkpoint.quantization import PackedWeight, decode, locate, requantize
+from vectomy.checkpoint.quantization import (
+    PackedWeight,
+    check_supported,
+    decode,
+    integer_weights,
+    locate,
+    requantize,
+)
 from vectomy.checkpoint.reader import TORCH_DTYPES
 from vectomy.core import linalg
 from vectomy.core.component import OUTSIDE
@@ -27,7 +35,7 @@ from vectomy.edits.edit import Edit, Operation
 from vectomy.edits.export.receipt import Receipt
 from vectomy.edits.operation import fold_operation
 
-__all__ = ["Baking", "bake", "bake_writer"]
+__all__ = ["Baking", "bake", "bake_writer", "decode_made"]
 
 
 def bake(
@@ -42,7 +50,8 @@ def bake(
 
     The result computes what `edit.hooks(model)` computes. An edit of a tied embedding unties the
     head, which keeps its old values. Quantised writers are decoded, edited and stored again in
-    their own format; all other tensors keep their bytes.
+    their own format; all other tensors keep their bytes. A checkpoint of integers in groups (GPTQ,
+    AWQ) becomes an ordinary one: all its weights are decoded, in the dtype of their scales.
 
     Args:
         link_untouched: make hard links to the source's shards that the edit does not change.
@@ -66,7 +75,8 @@ def bake(
     for writer, operation in edit.writers(arch):
         baking.add(writer, operation)
     untied, tie, notes = baking.untie_head()
-    added, config = {**baking.added, **untied}, {**baking.config, **tie}
+    baking.write_plain()
+    added, config = {**baking.added, **baking.plain, **untied}, {**baking.config, **tie}
     notes = [*baking.notes, *notes, *opened.notes]
     # The base's card does not describe an edited model.
     omit = ["README.md"] if baking.changes and "README.md" in opened.sidecars else []
@@ -78,6 +88,8 @@ def bake(
         baking.changes,
         added=added,
         config=config or None,
+        dropped=baking.dropped,
+        dropped_keys=["quantization_config"] if baking.dropped else (),
         omit=omit,
         link_untouched=link_untouched,
         purpose=edit.sha256,
@@ -108,6 +120,10 @@ class Baking:
     added: dict[str, Added] = field(default_factory=dict)
     given_biases: dict[str, str] = field(default_factory=dict)
     """New biases that hold an added vector, by the logical name of their writer's weight."""
+    plain: dict[str, Added] = field(default_factory=dict)
+    """Weights that are stored as integers in groups and written as plain tensors."""
+    dropped: list[str] = field(default_factory=list)
+    """The tensors of those weights."""
     config: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     non_finite: dict[str, None] = field(default_factory=dict)
@@ -161,7 +177,9 @@ class Baking:
                 return  # The change for the first expert covers all experts.
         experts = self._experts.get(stored.name)
         self.edited.append(stored.name)
-        if encoded.encoding != "plain":
+        if encoded.is_written_plain:
+            self.changes.append(self._plain_change(encoded, lambda old: edit(old, axis)))
+        elif encoded.encoding != "plain":
             self.changes.append(self._packed_change(encoded, axis, edit, experts))
         elif experts is not None:
             self.changes.append(Change.of(stored.name, lambda old: _edit_experts(old, axis, experts)))
@@ -193,6 +211,28 @@ class Baking:
             return recoded.parts
 
         return Change(encoded.parts, make)
+
+    def _plain_change(self, encoded: PackedWeight, make: Callable[[Tensor], Tensor]) -> Change:
+        """The change of integers in groups to a plain tensor, in the dtype of their scales."""
+        entry = self.checkpoint.tensors[encoded.written_from]
+        name, dtype = encoded.name, TORCH_DTYPES[entry.dtype]
+        self.plain[name] = Added(entry.shard, entry.dtype, encoded.shape)
+        self.dropped += encoded.parts
+        return Change(
+            (name,), lambda parts: {name: make(decode(encoded, parts).to(dtype))}, reads=encoded.parts
+        )
+
+    def write_plain(self) -> None:
+        """Write what is left of the integers in groups as plain tensors, too."""
+        whole = integer_weights(self.checkpoint)
+        rest = [encoded for name, encoded in whole.items() if name not in self.plain]
+        self.changes += [self._plain_change(encoded, lambda old: old) for encoded in rest]
+        if whole:
+            method = check_supported(self.checkpoint.config).method
+            self.notes.append(
+                f"the weights were stored in {method}, which cannot hold an edit: the edited checkpoint is "
+                f"an ordinary one, with {len(whole)} weights decoded"
+            )
 
     def _bias(self, stored: TensorRef, operation: Operation, basis: Tensor, strengths: Tensor) -> None:
         expert = operation.expert if stored.expert is None else None
@@ -245,7 +285,8 @@ class Baking:
             )
 
     def _zero(self, module: str) -> None:
-        name, weight = f"{module}.bias", self.checkpoint.tensors[f"{module}.weight"]
+        name, encoded = f"{module}.bias", locate(self.checkpoint, f"{module}.weight")
+        weight = self.checkpoint.tensors[encoded.written_from]
         if name in self.added or name in self.checkpoint.tensors:
             return
         if weight.dtype not in TORCH_DTYPES:
@@ -253,7 +294,7 @@ class Baking:
                 f"'{module}' is stored as {weight.dtype} and has no bias to hold the vector that the edit "
                 "adds; use it as hooks"
             )
-        shape, dtype = weight.shape[:1], TORCH_DTYPES[weight.dtype]
+        shape, dtype = encoded.shape[:1], TORCH_DTYPES[weight.dtype]
         self.added[name] = Added(weight.shard, weight.dtype, shape)
         self.changes.append(Change((name,), lambda _: {name: torch.zeros(shape, dtype=dtype)}))
 
@@ -331,6 +372,16 @@ def bake_writer(
     for name, change in baking.named_changes():
         if name in baking.added or (names is not None and name not in names):
             continue
-        new = change.make({part: read_stored(checkpoint, part) for part in change.tensors})
-        made[name] = decode(locate(checkpoint, name), new).float()
+        made[name] = decode_made(checkpoint, name, change.make_from(checkpoint))
     return made
+
+
+def decode_made(checkpoint: Checkpoint, name: str, made: Mapping[str, Tensor]) -> Float[Tensor, "*shape"]:
+    """The new values of a weight, decoded.
+
+    Args:
+        checkpoint: the unedited one.
+        made: what the weight's Change made of it.
+    """
+    encoded = locate(checkpoint, name)
+    return made[name].float() if encoded.is_written_plain else decode(encoded, made).float()

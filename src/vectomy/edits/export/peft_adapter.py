@@ -244,7 +244,7 @@ class _Adapter:
     def _put(self, name: str, value: Tensor, stored: str) -> None:
         kept = torch.float32
         if not self.full:
-            first = self.checkpoint.tensors[locate(self.checkpoint, stored).parts[0]].dtype
+            first = self.checkpoint.tensors[locate(self.checkpoint, stored).written_from].dtype
             kept = TORCH_DTYPES.get(first, torch.bfloat16)
         self.tensors[PREFIX + name] = value.to(kept).contiguous()
 
