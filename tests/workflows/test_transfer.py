@@ -5,13 +5,16 @@ from pathlib import Path
 
 import pytest
 import tiny_chat
+import tiny_style
 from finished_run import finished_run
+from trait_runs import trait
 
 from vectomy.checkpoint import Checkpoint
 from vectomy.core.jsonl import read_jsonl
 from vectomy.core.results import FormMetrics
 from vectomy.core.run_folder import read_json
 from vectomy.workflows.run import run
+from vectomy.workflows.trait_config import make_trait_run
 from vectomy.workflows.transfer import explain_transfer
 
 TIER = "chat"
@@ -35,6 +38,15 @@ def test_the_note_says_what_was_measured_on_which_weights() -> None:
     both = explain_transfer("4bit", base, forms) or ""
     assert "(10/10 -> 2/10, KL 0.0200 nats a token)" in both
     assert "base_full and baked_full are the weights as they are stored (9/10 -> 3/10, KL 0.0300" in both
+    # An induced trait changes the other side.
+    induced = FormMetrics.from_json({"harmless_refusal_count": 7, "harmless_refusal_total": 8})
+    plain = FormMetrics.from_json({"harmless_refusal_count": 0, "harmless_refusal_total": 8})
+    assert "(0/8 -> 7/8)" in (
+        explain_transfer(
+            "4bit", plain, {"hooks": induced, "base_full": plain, "baked_full": induced}, "harmless_refusal"
+        )
+        or ""
+    )
     # Nothing is written for what was not measured.
     assert "KL" not in (explain_transfer("8bit", base, {"hooks": FormMetrics()}) or "")
 
@@ -66,3 +78,20 @@ def test_a_run_in_8_bits_bakes_and_measures_in_full_precision(tmp_path: Path) ->
     assert {name: stored[name] for name in base.tensors} == {
         name: (entry.dtype, entry.shape) for name, entry in base.tensors.items()
     }
+
+
+@needs_bitsandbytes
+def test_a_trait_that_was_learned_in_8_bits_is_induced_in_full_precision(tmp_path: Path) -> None:
+    """It adds vectors as biases of layers that are packed while they are learned."""
+    quick = {"n_fit": 48, "n_search": 12, "n_test": 24, "answer_tokens": 8, "device": "cpu", "steps": 60}
+    config = make_trait_run(
+        str(tiny_style.folder()), trait(operation="induce"), {**quick, "bake": True, "load_in": "8bit"}
+    )
+    summary = run(config, tmp_path / "run")
+    shown = {form: metrics["harmless_refusal_count"] for form, metrics in summary["forms"].items()}
+    assert (summary["searched_on"], summary["base"]["harmless_refusal_count"]) == ("8bit", 0)
+    assert shown["base_full"] == 0
+    assert min(shown["hooks"], shown["baked"], shown["baked_full"]) >= 12
+    (note,) = [note for note in summary["notes"] if "searched on weights in 8bit" in note]
+    assert f"0/24 -> {shown['baked']}/24" in note
+    assert f"0/24 -> {shown['baked_full']}/24" in note

@@ -14,6 +14,7 @@ from vectomy.core.results import (
     EditFile,
     FormMetrics,
     JudgeRecord,
+    RateName,
     ReceiptRecord,
     RunResults,
     RunTrait,
@@ -83,6 +84,7 @@ def build_summary(
     baseline = read_json(folder.file("baseline.json"))
     edit = Edit.load(folder.file("edit.safetensors"))
     kept = _count_kept(folder)
+    rate: RateName = "harmless_refusal" if trait and trait.operation == "induce" else "refusal"
     results = RunResults(
         format="vectomy-summary",
         version=1,
@@ -107,7 +109,11 @@ def build_summary(
         notes=(
             *baseline.get("notes", ()),
             *([TEACHER_FORCED] if baseline.get("layerwise") else ()),
-            *([transfer] if (transfer := explain_transfer(config.runtime.load_in, base, forms)) else ()),
+            *(
+                [transfer]
+                if (transfer := explain_transfer(config.runtime.load_in, base, forms, rate))
+                else ()
+            ),
             *_notes(config, splits, kept, scores.note),
         ),
         receipt=ReceiptRecord.from_json(read_json(folder.file("receipt.json"))) if config.bake else None,

@@ -9,7 +9,7 @@ from vectomy.core.config import LoadIn
 from vectomy.core.freed_memory import return_freed_memory
 from vectomy.core.json_value import JsonObject
 from vectomy.core.ranks import current_ranks
-from vectomy.core.results import FormMetrics
+from vectomy.core.results import FormMetrics, RateName
 from vectomy.core.run_folder import Journal
 from vectomy.metrics.variants import VariantResult, answer_base, evaluate_variant
 from vectomy.models import ChatModel, load_model, loaded_bytes, memory_for
@@ -72,9 +72,16 @@ def _write(measure: Callable[[], VariantResult]) -> JsonObject:
 
 
 def explain_transfer(
-    load_in: LoadIn | None, base: FormMetrics, forms: Mapping[str, FormMetrics]
+    load_in: LoadIn | None,
+    base: FormMetrics,
+    forms: Mapping[str, FormMetrics],
+    rate: RateName = "refusal",
 ) -> str | None:
-    """A note on what was measured on which weights; None for a run in full precision."""
+    """A note on what was measured on which weights; None for a run in full precision.
+
+    Args:
+        rate: what the edit is to change: for an induced trait, the rate on the negative side.
+    """
     if load_in is None:
         return None
     start = f"searched on weights in {load_in}; base, {' and '.join(_columns(forms))} were measured in it too"
@@ -85,8 +92,8 @@ def explain_transfer(
             "(vectomy evaluate BASE RUN)"
         )
     return (
-        f"{start} ({_describe(base, edited)}); base_full and baked_full are the weights as they are stored "
-        f"({_describe(forms['base_full'], forms['baked_full'])})"
+        f"{start} ({_describe(base, edited, rate)}); base_full and baked_full are the weights as they are "
+        f"stored ({_describe(forms['base_full'], forms['baked_full'], rate)})"
     )
 
 
@@ -94,11 +101,11 @@ def _columns(forms: Mapping[str, FormMetrics]) -> list[str]:
     return [form for form in forms if not form.endswith("_full")]
 
 
-def _describe(base: FormMetrics, edited: FormMetrics) -> str:
-    """Refusals before and after, and KL from the base, as far as they were measured."""
+def _describe(base: FormMetrics, edited: FormMetrics, name: RateName) -> str:
+    """A rate before and after, and KL from the base, as far as they were measured."""
     rates = [
         f"{rate.count}/{rate.total}" if rate.total else "none judged"
-        for rate in (base.rate("refusal"), edited.rate("refusal"))
+        for rate in (base.rate(name), edited.rate(name))
     ]
     kl = "" if edited.kl_per_token is None else f", KL {edited.kl_per_token:.4f} nats a token"
     return f"{rates[0]} -> {rates[1]}{kl}"
