@@ -13,6 +13,7 @@ from torch import Tensor
 from vectomy.checkpoint import Checkpoint
 from vectomy.checkpoint.quantization import encode, locate
 from vectomy.checkpoint.reader import read_stored
+from vectomy.models.stored_weights import StoredWeights
 
 BLOCK = {"quant_method": "fp8", "weight_block_size": [16, 16], "activation_scheme": "dynamic"}
 
@@ -67,3 +68,18 @@ def quantised(folder: Path, kind: str, path: Path) -> Checkpoint:
     save_file(state, base / "model.safetensors", metadata={"format": "pt"})
     (base / "config.json").write_text(json.dumps(json.loads((folder / "config.json").read_text()) | config))
     return Checkpoint.open(base)
+
+
+def decoded_copy(packed: Checkpoint, out: Path) -> Path:
+    """The folder with its packed weights decoded, as transformers loads them."""
+    stored = StoredWeights(packed)
+    state = {}
+    for name in stored.names:
+        stored.check(name)
+        state[name] = stored.read(name, torch.float32).contiguous()
+    out.mkdir()
+    save_file(state, out / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((packed.path / "config.json").read_text())
+    del config["quantization_config"]
+    (out / "config.json").write_text(json.dumps(config))
+    return out

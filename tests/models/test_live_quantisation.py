@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import tiny_chat
 import torch
-from quantised_folder import quantised
+from quantised_folder import decoded_copy, quantised
 from tiny import build, unit
 
 from vectomy.architecture import architecture_of
@@ -21,6 +21,7 @@ from vectomy.edits.edit import Edit
 from vectomy.models import (
     ChatModel,
     count_weight_bytes,
+    describe_precision,
     explain_decoding,
     live_quantisation,
     load_model,
@@ -156,10 +157,23 @@ def test_without_bitsandbytes_the_extra_is_named_before_anything_is_read(
 
 
 @needs_bitsandbytes
-def test_weights_that_are_quantised_already_are_not_quantised_again(tmp_path: Path) -> None:
-    packed = quantised(build(tmp_path / "plain", "llama").folder, "block", tmp_path)
-    with pytest.raises(ModelError, match=r"quantised already \(fp8\), and --load-in 8bit"):
-        load("8bit", packed.path, tokenizer=False)
+@BITS
+@pytest.mark.parametrize(
+    ("kind", "model_type"), [("block", "llama"), ("tensor", "llama"), ("mxfp4", "gpt_oss:square")]
+)
+def test_packed_weights_are_decoded_and_quantised_again(
+    kind: str, model_type: str, load_in: str, tmp_path: Path, zoo_of: Any
+) -> None:
+    """As the plain weights that the packed ones mean."""
+    packed = quantised(zoo_of(model_type), kind, tmp_path)
+    chat = load(load_in, packed.path, tokenizer=False, dtype="float32")
+    plain = load(load_in, decoded_copy(packed, tmp_path / "plain"), tokenizer=False, dtype="float32")
+    assert any(is_packed(module) for module in chat.model.modules())
+    ids = torch.arange(4, 20)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(chat.model(ids).logits, plain.model(ids).logits, rtol=0, atol=0)
+    note = explain_decoding(packed, describe_precision(chat.model)) or ""
+    assert f"quantised again in memory, to {load_in}" in note
 
 
 @needs_bitsandbytes

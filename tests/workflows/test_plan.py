@@ -13,7 +13,7 @@ import tiny_chat
 import torch
 import zoo
 from counted_pass import SHAPES, config_folder
-from quantised_folder import BLOCK
+from quantised_folder import quantised
 from tiny import LAYERS, VOCAB, WIDTH, build, unit
 
 from vectomy import Edit, bake
@@ -131,10 +131,9 @@ def test_weights_quantised_in_memory_are_planned_for(tmp_path: Path, tiny_of) ->
     collect, before = (next(s for s in p.stages if s.name == "collect") for p in (packed, plain))
     saved = plain.memory["collect_whole"] - packed.memory["collect_whole"]
     assert before.memory_bytes - collect.memory_bytes == pytest.approx(saved, rel=0.05)
-    quantised = {**json.loads((folder / "config.json").read_text()), "quantization_config": BLOCK}
-    (tmp_path / "config.json").write_text(json.dumps(quantised))
-    with pytest.raises(ModelError, match=r"quantised already \(fp8\), and --load-in 4bit"):
-        plan(tmp_path, load_in="4bit")
+    # Weights in fp8 are decoded and quantised again.
+    fp8 = plan(quantised(folder, "block", tmp_path), load_in="4bit")
+    assert fp8.memory["collect_whole"] == packed.memory["collect_whole"]
 
 
 @pytest.mark.tiny

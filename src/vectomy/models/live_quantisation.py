@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,19 +19,18 @@ from vectomy.checkpoint import Checkpoint
 from vectomy.checkpoint.quantization import check_supported
 from vectomy.core.config import LoadIn
 from vectomy.core.errors import ModelError
-from vectomy.core.json_value import JsonValue
 from vectomy.core.packages import describe_missing, has_kernels
 from vectomy.models.precision import stored_dtype
 
 __all__ = [
     "can_learn_through",
-    "check_quantisable",
     "decode_packed",
     "explain_decoding",
     "keep_exact",
     "make_quantisation",
     "missing_quantiser",
     "quantise_linears",
+    "reads_decoded",
 ]
 
 # Formats through whose packed weights transformers trains, with kernels of the package `kernels`.
@@ -46,24 +43,12 @@ def missing_quantiser(load_in: LoadIn | None) -> str | None:
     return None if load_in is None else describe_missing(f"--load-in {load_in}", "bitsandbytes")
 
 
-def check_quantisable(config: Mapping[str, JsonValue], folder: Path, load_in: LoadIn) -> None:
-    """Check that `--load-in` can quantise a model.
-
-    Args:
-        config: what its config.json holds.
-
-    Raises:
-        ModelError: bitsandbytes is not installed, or the weights are quantised already.
+def reads_decoded(checkpoint: Checkpoint, load_in: LoadIn | None) -> bool:
+    """Whether packed weights are decoded one by one when they are read, before transformers sees
+    them: integers in groups always, and others that are quantised again.
     """
-    if missing := missing_quantiser(load_in):
-        raise ModelError(missing)
-    scheme = check_supported(config)
-    # Integers in groups are decoded first.
-    if scheme.method and not scheme.integers:
-        raise ModelError(
-            f"{folder} is quantised already ({scheme.method}), and --load-in {load_in} quantises plain "
-            "weights; leave it out, or use the bfloat16 release"
-        )
+    scheme = check_supported(checkpoint.config)
+    return scheme.integers is not None or (bool(scheme.method) and load_in is not None)
 
 
 def make_quantisation(
@@ -73,8 +58,8 @@ def make_quantisation(
     config: Any,
     dtype: torch.dtype | None,
 ) -> dict[str, object]:
-    """Arguments of `from_pretrained` that quantise a checkpoint of plain weights; for None, those
-    of a checkpoint that is quantised already.
+    """Arguments of `from_pretrained` that quantise weights, which are plain or decoded; for None,
+    those of a checkpoint that is quantised already.
 
     The head stays as it is, and so do writers whose kernels take their weights without calling the
     layer (Mamba's): they could not be edited while the model runs.
@@ -83,13 +68,14 @@ def make_quantisation(
         dtype: what the model computes in; None is the checkpoint's own.
 
     Raises:
-        ModelError: bitsandbytes is not installed, or the checkpoint is quantised already.
+        ModelError: bitsandbytes is not installed.
     """
     if load_in is None:
-        return {} if check_supported(checkpoint.config).integers else decode_packed(config)
+        return {} if reads_decoded(checkpoint, load_in) else decode_packed(config)
+    if missing := missing_quantiser(load_in):
+        raise ModelError(missing)
     from transformers import BitsAndBytesConfig
 
-    check_quantisable(checkpoint.config, checkpoint.path, load_in)
     # It would say in every pass that it rounds inputs.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     slots = architecture.family.slots
@@ -142,6 +128,11 @@ def explain_decoding(checkpoint: Checkpoint, precision: str) -> str | None:
     """
     scheme = check_supported(checkpoint.config)
     method = scheme.method
+    if method and precision in ("4bit", "8bit"):
+        return (
+            f"the weights are stored in {method} and were quantised again in memory, to {precision}: a "
+            "second rounding; the edited checkpoint is made from the stored ones"
+        )
     if scheme.integers:
         return (
             f"the weights are stored in {method} and were decoded to {precision}, in which the edited "

@@ -35,7 +35,12 @@ from vectomy.models.chat import ChatModel
 from vectomy.models.chat_template import read_template
 from vectomy.models.device_choice import choose_device, place_weights
 from vectomy.models.layerwise import LayerwiseModel
-from vectomy.models.live_quantisation import keep_exact, make_quantisation, missing_quantiser
+from vectomy.models.live_quantisation import (
+    keep_exact,
+    make_quantisation,
+    missing_quantiser,
+    reads_decoded,
+)
 from vectomy.models.loading_faults import explain_absent_model, explain_loading
 from vectomy.models.precision import cast_plain, stored_dtype, working_dtype
 from vectomy.models.quiet import quiet
@@ -170,7 +175,7 @@ def load_model(
         CheckpointError: the folder is incomplete.
         ArchitectureError: the model type is not known.
         ModelError: transformers cannot load it, or it has no chat template; `load_in` without
-            bitsandbytes, or for weights that are quantised already.
+            bitsandbytes.
     """
     given = {"device": device, "dtype": dtype, "thinking": thinking, "load_in": load_in}
     chosen = _override(runtime, trust_remote_code=trust_remote_code, **given)
@@ -193,7 +198,8 @@ def load_model(
         aside = (
             TemporaryDirectory(prefix="vectomy-", ignore_cleanup_errors=True) if target == "auto" else None
         )
-        model, info = _read_weights(
+        decoded = reads_decoded(checkpoint, chosen.load_in)
+        model, info = (_read_decoded if decoded else _read_stored)(
             checkpoint,
             config,
             output_loading_info=True,
@@ -207,7 +213,7 @@ def load_model(
     if aside is not None:
         finalize(model, aside.cleanup)
     keep_exact(model)
-    if wanted is not None and check_supported(checkpoint.config).method and chosen.load_in is None:
+    if wanted is not None and check_supported(checkpoint.config).method and not decoded:
         cast_plain(model, wanted)
     missing = sorted(info["missing_keys"])
     if missing:
@@ -231,17 +237,22 @@ def load_model(
     return chat
 
 
-def _read_weights(checkpoint: Checkpoint, config: Any, **options: Any) -> tuple[Any, Any]:
-    """The model and transformers' account of its loading. Integers in groups (GPTQ, AWQ) are
-    decoded tensor by tensor, without the packages of their kernels.
+def _read_stored(checkpoint: Checkpoint, config: Any, **options: Any) -> tuple[Any, Any]:
+    """The model and transformers' account of its loading."""
+    model, info = auto_class(config).from_pretrained(checkpoint.path, config=config, **options)
+    return model, info
+
+
+def _read_decoded(checkpoint: Checkpoint, config: Any, **options: Any) -> tuple[Any, Any]:
+    """The same, of packed weights that are decoded one by one, without the packages of their
+    kernels.
     """
-    if not check_supported(checkpoint.config).integers:
-        return auto_class(config).from_pretrained(checkpoint.path, config=config, **options)
     trusted, dtype = options["trust_remote_code"], options.pop("dtype")
     dtype = stored_dtype(config, checkpoint) if dtype == "auto" else dtype
     config = copy.deepcopy(config)
-    if hasattr(config, "quantization_config"):
-        del config.quantization_config
+    for part in (config, config.get_text_config()):
+        if hasattr(part, "quantization_config"):
+            del part.quantization_config
     with torch.device("meta"):
         kind = type(auto_class(config).from_config(config, trust_remote_code=trusted))
     stored = StoredWeights(checkpoint)

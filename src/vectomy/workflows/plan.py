@@ -14,10 +14,10 @@ from vectomy.checkpoint import Checkpoint, architecture_in
 from vectomy.checkpoint.quantization import count_written_bytes
 from vectomy.core.component import OUTSIDE, Component
 from vectomy.core.config import LoadIn
+from vectomy.core.errors import ModelError
 from vectomy.core.json_value import JsonObject
-from vectomy.core.run_folder import read_json
 from vectomy.models import list_template_faults
-from vectomy.models.live_quantisation import check_quantisable
+from vectomy.models.live_quantisation import missing_quantiser
 from vectomy.models.memory import SHARE, available_memory, count_layerwise_bytes, fits, layerwise_memory
 from vectomy.models.model_shape import ModelShape, build_on_meta
 from vectomy.models.speed_probe import Speeds
@@ -120,21 +120,19 @@ def plan(
     Raises:
         CheckpointError, UnsafeCheckpointError: the folder is incomplete.
         ArchitectureError: the model type or one of its tensors is not known.
-        ModelError: `load_in` without bitsandbytes, or for weights that are quantised already.
+        ModelError: `load_in` without bitsandbytes.
     """
+    if missing := missing_quantiser(load_in):
+        raise ModelError(missing)
     target = find_device(device)
     if isinstance(checkpoint, Checkpoint) or not is_config_alone(checkpoint):
         opened = Checkpoint.of(checkpoint)
         arch = architecture_in(opened)
         check_covered(arch)
-        if load_in is not None:
-            check_quantisable(opened.config, opened.path, load_in)
         shape = measure_shape(opened, target, trust_remote_code, load_in)
         files = _Files.of(opened, arch, name)
     else:
         folder = Path(checkpoint).expanduser()
-        if load_in is not None:
-            check_quantisable(read_json(folder / "config.json"), folder, load_in)
         model = build_on_meta(folder, trust_remote_code)
         arch = architecture_of(model)
         shape = measure_shape(folder, target, trust_remote_code, load_in)
