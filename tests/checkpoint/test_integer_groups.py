@@ -155,7 +155,8 @@ def test_memory_and_disk_are_those_of_the_plain_weights(ordered: IntegerFolder, 
     for dtype in ("float32", "bfloat16"):
         assert loaded_bytes(packed, dtype, "cpu") == loaded_bytes(plain, dtype, "cpu")
     result, oracle = (plan(folder, device="cpu", speeds=speeds) for folder in (packed, plain))
-    assert result.disk_bytes == pytest.approx(oracle.disk_bytes, rel=0.02)
+    # But for the header, which lists four tensors for each.
+    assert result.disk_bytes == pytest.approx(oracle.disk_bytes, abs=10_000)
     assert result.writers == oracle.writers
 
 

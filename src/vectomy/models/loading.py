@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import re
@@ -34,6 +33,7 @@ from vectomy.core.write_errors import name_write_errors
 from vectomy.models.chat import ChatModel
 from vectomy.models.chat_template import read_template
 from vectomy.models.device_choice import choose_device, place_weights
+from vectomy.models.from_pretrained import read_decoded, read_end_tokens, read_stored_weights
 from vectomy.models.layerwise import LayerwiseModel
 from vectomy.models.live_quantisation import (
     keep_exact,
@@ -42,10 +42,9 @@ from vectomy.models.live_quantisation import (
     reads_decoded,
 )
 from vectomy.models.loading_faults import explain_absent_model, explain_loading
-from vectomy.models.precision import cast_plain, stored_dtype, working_dtype
+from vectomy.models.precision import cast_plain, working_dtype
 from vectomy.models.quiet import quiet
-from vectomy.models.stored_weights import DecodedWeight, StoredWeights
-from vectomy.models.weights import Weights, auto_class, check_class, read_model_config, skeleton
+from vectomy.models.weights import Weights, check_class, read_model_config, skeleton
 
 __all__ = [
     "check_known",
@@ -199,7 +198,7 @@ def load_model(
             TemporaryDirectory(prefix="vectomy-", ignore_cleanup_errors=True) if target == "auto" else None
         )
         decoded = reads_decoded(checkpoint, chosen.load_in)
-        model, info = (_read_decoded if decoded else _read_stored)(
+        model, info = (read_decoded if decoded else read_stored_weights)(
             checkpoint,
             config,
             output_loading_info=True,
@@ -235,31 +234,6 @@ def load_model(
         with loading(label):
             _prepare_for_generate(chat)
     return chat
-
-
-def _read_stored(checkpoint: Checkpoint, config: Any, **options: Any) -> tuple[Any, Any]:
-    """The model and transformers' account of its loading."""
-    model, info = auto_class(config).from_pretrained(checkpoint.path, config=config, **options)
-    return model, info
-
-
-def _read_decoded(checkpoint: Checkpoint, config: Any, **options: Any) -> tuple[Any, Any]:
-    """The same, of packed weights that are decoded one by one, without the packages of their
-    kernels.
-    """
-    trusted, dtype = options["trust_remote_code"], options.pop("dtype")
-    dtype = stored_dtype(config, checkpoint) if dtype == "auto" else dtype
-    config = copy.deepcopy(config)
-    for part in (config, config.get_text_config()):
-        if hasattr(part, "quantization_config"):
-            del part.quantization_config
-    with torch.device("meta"):
-        kind = type(auto_class(config).from_config(config, trust_remote_code=trusted))
-    stored = StoredWeights(checkpoint)
-    weights = {name: DecodedWeight(stored, name, dtype) for name in stored.names}
-    model, info = kind.from_pretrained(None, config=config, state_dict=weights, dtype=dtype, **options)
-    model.generation_config = _read_end_tokens(checkpoint, model)
-    return model, info
 
 
 def _prepare_for_generate(chat: ChatModel) -> None:
@@ -340,20 +314,10 @@ def load_layerwise(
     if passes:
         with loading(label, checkpoint.path):
             stream.allow_passes()
-            model.generation_config = _read_end_tokens(checkpoint, model)
+            model.generation_config = read_end_tokens(checkpoint, model)
             if tokenizer:
                 _prepare_for_generate(chat)
     return chat
-
-
-def _read_end_tokens(checkpoint: Checkpoint, model: Any) -> Any:
-    """A generation config with nothing but the tokens that end an answer."""
-    from transformers import GenerationConfig
-
-    stored = model.generation_config
-    if (checkpoint.path / "generation_config.json").is_file():
-        stored = GenerationConfig.from_pretrained(checkpoint.path, local_files_only=True)
-    return GenerationConfig(eos_token_id=stored.eos_token_id)
 
 
 def _override(runtime: Runtime | None, **given: str | bool | None) -> Runtime:
