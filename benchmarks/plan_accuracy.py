@@ -7,9 +7,9 @@ a process of its own: resident memory rarely falls again. Settings of malloc are
 `make` exports keep freed memory in the process.
 
 This prints seconds and peak memory of each stage, measured and planned; then the seconds as `plan
---refit` corrects them by the run of the first shape. On a machine with other work, `--threads 1`
-and the processor's seconds say what a quiet one would measure, but for waiting for the disk. Some
-10 minutes on two quiet cores.
+--refit` corrects them by the run of the first shape. With `--threads 1` the plan is one of
+processor time, to be compared with the processor's seconds: what a machine without other work would
+take, but for waiting for the disk. Some 10 minutes on two quiet cores.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from vectomy.core.run_folder import read_json
 from vectomy.models.demo import demo_folder
 from vectomy.models.model_shape import ModelShape
 from vectomy.models.speed_probe import measure_speeds
-from vectomy.workflows.cost_model import Workload
+from vectomy.workflows.planned_work import Workload
 from vectomy.workflows.run_plan import PlannedRun, plan_run
 
 Figures = dict[str, Any]
@@ -112,7 +113,8 @@ def measure(name: str, folder: Path, settings: Figures, first: Path | None) -> l
         ModelShape.from_json(summary["planned"]["shape"]), Workload.from_json(summary["planned"]["work"])
     )
     device = torch.device("cpu")
-    speeds = measure_speeds(planned.shape, device, folder)
+    clock = time.process_time if settings.get("threads") == 1 else time.perf_counter
+    speeds = measure_speeds(planned.shape, device, folder, clock)
     plain = {stage.name: stage for stage in plan_run(planned, device=device, speeds=speeds)}
     rows = []
     for label, stage in STAGES.items():

@@ -8,7 +8,7 @@ import sys
 from functools import cache
 from typing import Any
 
-__all__ = ["return_freed_memory"]
+__all__ = ["return_freed_memory", "trim_heap"]
 
 
 def return_freed_memory() -> None:
@@ -17,12 +17,19 @@ def return_freed_memory() -> None:
     that would fit is taken for too large.
     """
     gc.collect()
-    trim = _find_trim()
-    if trim is not None:
-        trim(0)
+    trim_heap()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
         torch.cuda.empty_cache()
+
+
+def trim_heap() -> None:
+    """Called where some work has freed much in small pieces, which would stay with the process and
+    fit none of the next work's.
+    """
+    trim = _find_trim()
+    if trim is not None:
+        trim(0)
 
 
 @cache

@@ -23,6 +23,7 @@ from vectomy.core.cost_meter import CostMeter
 from vectomy.core.errors import ArtifactError
 from vectomy.core.file_lock import hold_lock
 from vectomy.core.file_moves import move_into_place, sync_file
+from vectomy.core.freed_memory import trim_heap
 from vectomy.core.json_value import JsonObject
 from vectomy.core.output_path import check_replaceable_file, check_run_output
 from vectomy.core.ranks import current_ranks
@@ -317,6 +318,7 @@ class RunFolder:
         self._at_work[name] = wanted
         with CostMeter() as meter, name_full_disk(self.path):
             work()
+        trim_heap()
         record = {"inputs_sha256": wanted, "before": before, "inputs": inputs, **meter.cost.to_json()}
         digests = ranks.on_first(partial(self._record, name, record, outputs))
         return hash_of([before, inputs, digests])

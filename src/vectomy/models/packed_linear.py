@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import Tensor, nn
 
+from vectomy.core.freed_memory import trim_heap
 from vectomy.models.memory import available_memory
 
 __all__ = ["pack_linears"]
@@ -35,11 +36,17 @@ def pack_linears(model: nn.Module, rows: int) -> Iterator[bool]:
         yield False
         return
     with ExitStack() as restored:
+        # Last of all: the packed copies may be as large as the model.
+        restored.callback(trim_heap)
         for module in linears:
-            weight = torch.ops.mkldnn._reorder_linear_weight(module.weight.detach(), rows)
             restored.callback(module.__dict__.pop, "forward", None)
-            module.__dict__["forward"] = _PackedForward(weight, module.bias)
+            module.__dict__["forward"] = _pack(module, rows)
         yield True
+
+
+def _pack(module: nn.Linear, rows: int) -> _PackedForward:
+    weight = torch.ops.mkldnn._reorder_linear_weight(module.weight.detach(), rows)
+    return _PackedForward(weight, module.bias)
 
 
 def _can_be_packed(module: nn.Module) -> bool:

@@ -12,8 +12,9 @@ from vectomy.models.model_shape import ModelShape
 __all__ = ["forward_bytes", "kept_bytes", "kv_bytes", "loss_bytes"]
 
 FLOAT32 = 4
-# Copies of a label's row of logits that a loss holds at once: two kept, two temporary.
-LOGITS = 4
+# Copies of a label's row of logits that KL holds at once: log-probabilities of both models, the
+# base's probabilities, their product with the difference, its masked copy, and the mask in bytes.
+LOGITS = 5.25
 
 
 def kv_bytes(shape: ModelShape, tokens: float) -> float:

@@ -25,6 +25,7 @@ from vectomy.core.json_value import JsonObject
 from vectomy.models.block_sizes import BlockSizes
 from vectomy.models.live_quantisation import quantise_linears
 from vectomy.models.model_shape import ModelShape
+from vectomy.models.packed_linear import pack_linears
 
 __all__ = ["CallTime", "Speeds", "measure_speeds"]
 
@@ -39,6 +40,11 @@ FEW_ROWS, MANY_ROWS = 4, 32
 BEFORE = 96
 LABELS, HEAD_ROWS = 64, 16384
 DISK_BYTES = 64 << 20
+# A call is timed at least twice, then until so many seconds are over.
+MOST_CALLS, ENOUGH = 7, 0.7
+
+
+Clock = Callable[[], float]
 
 
 @dataclass(frozen=True)
@@ -79,6 +85,8 @@ class Speeds:
     read_byte: float
     written_byte: float
     hashed_byte: float
+    packed: float = 0.0
+    """Of packing the weights of all blocks for a processor's kernels once, before decoding."""
     quantised: float = 0.0
     """Of quantising the weights of all blocks (`--load-in`) once."""
     full: Speeds | None = None
@@ -88,14 +96,18 @@ class Speeds:
         return asdict(self)
 
 
-def measure_speeds(shape: ModelShape, device: torch.device, folder: Path | None = None) -> Speeds:
+def measure_speeds(
+    shape: ModelShape, device: torch.device, folder: Path | None = None, clock: Clock = time.perf_counter
+) -> Speeds:
     """Measure for some seconds.
 
     Args:
         folder: where files are written; the disk of this folder is measured.
+        clock: in seconds. `time.process_time` with one thread gives the seconds of a machine
+            without other work, but for waiting for the disk.
     """
-    probe = _Probe(shape, device)
-    disk = _measure_disk(folder or Path.cwd())
+    probe = _Probe(shape, device, clock)
+    disk = _measure_disk(folder or Path.cwd(), clock)
     with torch.no_grad():
         passed, step, label = probe.measure_passes(), probe.measure_steps(), probe.measure_head()
     return Speeds(
@@ -104,20 +116,21 @@ def measure_speeds(shape: ModelShape, device: torch.device, folder: Path | None 
         trained=probe.measure_training(passed),
         step=step,
         label=label,
-        float32=_compare_float32(device, probe.dtype),
+        float32=_compare_float32(device, probe.dtype, clock),
         read_byte=disk[0],
         written_byte=disk[1],
         hashed_byte=disk[2],
+        packed=probe.packed,
         quantised=probe.quantised,
-        full=None if shape.load_in is None else measure_speeds(shape.in_full, device, folder),
+        full=None if shape.load_in is None else measure_speeds(shape.in_full, device, folder, clock),
     )
 
 
 class _Probe:
     """Blocks of a shape's widths, and how the times of these blocks are scaled to the model's."""
 
-    def __init__(self, shape: ModelShape, device: torch.device) -> None:
-        self.shape, self.device = shape, device
+    def __init__(self, shape: ModelShape, device: torch.device, clock: Clock) -> None:
+        self.shape, self.device, self.clock = shape, device, clock
         self.dtype = {2: torch.bfloat16, 4: torch.float32}.get(shape.itemsize, torch.bfloat16)
         if device.type == "cuda" and not torch.cuda.is_bf16_supported():
             self.dtype = torch.float16
@@ -130,10 +143,11 @@ class _Probe:
         # Launches grow with the blocks, arithmetic and reading with the weights.
         self.by_weights = shape.multiplied / weights
         self.by_blocks = max(shape.sizes.layers / count, self.by_weights)
-        began = time.perf_counter()
+        began = self.clock()
         if shape.load_in is not None:
             quantise_linears(self.model, shape.load_in, self.dtype)
-        self.quantised = (time.perf_counter() - began) * self.by_weights
+        self.quantised = (self.clock() - began) * self.by_weights
+        self.packed = 0.0
         self.tokens = LONGEST
         if device.type == "cpu":
             self.tokens = max(SHORTEST, min(LONGEST, int(PRODUCTS / weights)))
@@ -156,7 +170,11 @@ class _Probe:
         return passed.times(ratio, ratio)
 
     def measure_steps(self) -> CallTime:
-        points = [(rows, self._time(self._decoding(rows))) for rows in (FEW_ROWS, MANY_ROWS)]
+        """On packed weights, as answers are decoded on a processor."""
+        began = self.clock()
+        with pack_linears(self.model, MANY_ROWS) as packs:
+            self.packed = (self.clock() - began) * self.by_weights if packs else 0.0
+            points = [(rows, self._time(self._decoding(rows))) for rows in (FEW_ROWS, MANY_ROWS)]
         return CallTime.through(*points).times(self.by_blocks, self.by_weights)
 
     def measure_head(self) -> CallTime:
@@ -200,16 +218,20 @@ class _Probe:
 
         return step
 
-    def _time(self, work: Callable[[], object], repeats: int = 2) -> float:
-        """The quickest of some calls, after one that counts for nothing."""
+    def _time(self, work: Callable[[], object]) -> float:
+        """The quickest of some calls, after one that counts for nothing: other programs lengthen
+        some of them.
+        """
         work()
-        best = math.inf
-        for _ in range(repeats):
+        best, since = math.inf, self.clock()
+        for number in range(MOST_CALLS):
+            if number >= 2 and self.clock() - since > ENOUGH:
+                break
             self._wait()
-            began = time.perf_counter()
+            began = self.clock()
             work()
             self._wait()
-            best = min(best, time.perf_counter() - began)
+            best = min(best, self.clock() - began)
         return best
 
     def _wait(self) -> None:
@@ -269,37 +291,37 @@ def _build(sizes: BlockSizes, count: int, dtype: torch.dtype, device: torch.devi
     return model.to(device).eval()
 
 
-def _compare_float32(device: torch.device, dtype: torch.dtype) -> float:
+def _compare_float32(device: torch.device, dtype: torch.dtype, clock: Clock) -> float:
     """Seconds of a product in float32, over those in another dtype."""
     seconds = []
     for kind in (torch.float32, dtype):
         a = torch.full((512, 1024), 0.1, device=device, dtype=kind)
         best = math.inf
         for _ in range(5):
-            began = time.perf_counter()
+            began = clock()
             (a @ a.T).sum().item()
-            best = min(best, time.perf_counter() - began)
+            best = min(best, clock() - began)
         seconds.append(best)
     return seconds[0] / seconds[1]
 
 
-def _measure_disk(folder: Path) -> tuple[float, float, float]:
+def _measure_disk(folder: Path, clock: Clock) -> tuple[float, float, float]:
     """Seconds a byte of reading, of writing to the disk itself, and of sha256. A folder that takes
     no files is measured by the one for temporary files.
     """
     data = os.urandom(1 << 20) * (DISK_BYTES >> 20)
-    began = time.perf_counter()
+    began = clock()
     hashlib.sha256(data).digest()
-    hashed = time.perf_counter() - began
+    hashed = clock() - began
     where = folder if os.access(folder, os.W_OK) else Path(tempfile.gettempdir())
     with tempfile.TemporaryFile(dir=where) as file:
-        began = time.perf_counter()
+        began = clock()
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-        written = time.perf_counter() - began
+        written = clock() - began
         file.seek(0)
-        began = time.perf_counter()
+        began = clock()
         file.read()
-        read = time.perf_counter() - began
+        read = clock() - began
     return read / len(data), written / len(data), hashed / len(data)

@@ -21,7 +21,8 @@ from vectomy.models.live_quantisation import missing_quantiser
 from vectomy.models.memory import SHARE, available_memory, count_layerwise_bytes, fits, layerwise_memory
 from vectomy.models.model_shape import ModelShape, build_on_meta
 from vectomy.models.speed_probe import Speeds
-from vectomy.workflows.cost_model import PlannedStage, Workload
+from vectomy.workflows.cost_model import PlannedStage
+from vectomy.workflows.planned_work import Workload
 from vectomy.workflows.run_plan import PlannedRun, find_device, is_config_alone, measure_shape, plan_run
 
 __all__ = ["Plan", "PlannedWriter", "plan"]

@@ -21,7 +21,8 @@ from vectomy.models.memory import SHARE
 from vectomy.models.model_shape import ModelShape, build_on_meta
 from vectomy.models.precision import capabilities, computes
 from vectomy.models.speed_probe import Speeds, measure_speeds
-from vectomy.workflows.cost_model import Place, PlannedStage, Workload, count_run_stages
+from vectomy.workflows.cost_model import PlannedStage, count_run_stages
+from vectomy.workflows.planned_work import Place, Workload
 
 __all__ = ["PlannedRun", "count_workload", "find_device", "is_config_alone", "measure_shape", "plan_run"]
 
@@ -106,6 +107,7 @@ def count_workload(config: RunConfig, chat: ChatModel, sides: Sequence[Any]) -> 
         steps=config.steps,
         learned=config.recipe in ("gradient", "selective", "distill"),
         tried=config.selection.trials if config.recipe == "tpe" else config.selection.candidates,
+        judged=config.contrast.behaviour == "refusal",
         bake=config.bake,
         lora=config.lora,
         passes=plain.passes if batch == "auto" else batch,

@@ -33,6 +33,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from vectomy.core.freed_memory import trim_heap
 from vectomy.core.out_of_memory import is_out_of_memory
 from vectomy.core.ranks import current_ranks
 from vectomy.hooks.writer_outputs import change_outputs
@@ -220,6 +221,8 @@ class _Search:
                 self.history += state["history"]
                 states.append(state)
                 update(end - step)
+        # What backward passes kept.
+        trim_heap()
         return [stored for stored in states if stored["step"] >= phase.settled] or states[-1:]
 
     def _advance(
