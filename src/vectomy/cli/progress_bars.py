@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 from rich.progress import (
     BarColumn,
@@ -12,21 +13,38 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     ProgressColumn,
+    Task,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
+from rich.text import Text
 
 from vectomy.cli.terminal import open_console
+from vectomy.core.remaining_time import RemainingTime
 
 __all__ = ["bars", "library_bars"]
 
-# Seconds of any work.
-WHOLE = 1e9
+
+class RemainingColumn(ProgressColumn):
+    """How long the rest will take, by `RemainingTime`: empty before a tenth is done."""
+
+    max_refresh = 0.5
+
+    def __init__(self, remaining: RemainingTime) -> None:
+        super().__init__()
+        self._remaining = remaining
+
+    def render(self, task: Task) -> Text:
+        seconds = self._remaining.count_down()
+        if task.finished or seconds is None:
+            return Text("-:--:--", style="progress.remaining")
+        return Text(str(timedelta(seconds=round(seconds))), style="progress.remaining")
 
 
 @contextmanager
-def bars(what: str, total: int, unit: str = "") -> Iterator[Callable[[int], None]]:
+def bars(
+    what: str, total: int, unit: str = "", clock: Callable[[], float] = time.monotonic
+) -> Iterator[Callable[[int], None]]:
     """The `Progress` of this command line (vectomy.progress)."""
     console = open_console(stderr=True)
     if not console.is_terminal:
@@ -35,18 +53,19 @@ def bars(what: str, total: int, unit: str = "") -> Iterator[Callable[[int], None
         console.print(f"{what}: {time.monotonic() - began:.1f} s", highlight=False)
         return
     count: ProgressColumn = DownloadColumn() if unit == "bytes" else MofNCompleteColumn()
+    remaining = RemainingTime(total, clock)
     columns = (
         TextColumn("{task.description:<34}"),
         BarColumn(),
         count,
         TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        RemainingColumn(remaining),
     )
-    # Over all that is done: a batch may take longer than the 30 seconds that rich looks back.
-    with Progress(*columns, console=console, speed_estimate_period=WHOLE) as progress:
+    with Progress(*columns, console=console) as progress:
         task = progress.add_task(what, total=total)
 
         def update(done: int) -> None:
+            remaining.add(done)
             progress.advance(task, done)
 
         yield update

@@ -44,6 +44,13 @@ class RemainingTime:
             return None
         return (self._last - began) / measured * (self.total - self.done)
 
+    def count_down(self) -> float | None:
+        """`seconds` less the time since the last report: what a clock that is looked at now and
+        then shows. Not below 0.
+        """
+        seconds = self.seconds
+        return None if seconds is None else max(0.0, seconds - (self._clock() - self._last))
+
 
 def log_remaining(progress: Progress, log: Log, clock: Callable[[], float] = time.monotonic) -> Progress:
     """A `Progress` that also logs once, behind the first tenth, how long the rest will take."""
