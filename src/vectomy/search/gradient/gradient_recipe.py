@@ -206,6 +206,8 @@ class _Search:
         in the journal.
         """
         targets = self.objective.targets
+        # What answers and the screening have freed fits none of what a learning pass stores.
+        trim_heap()
         orders = {
             name: PassOrder(
                 len(targets.of(name)), f"{STORED_NAMES[name]} {phase.first}", self.task.config.seed
@@ -221,7 +223,6 @@ class _Search:
                 self.history += state["history"]
                 states.append(state)
                 update(end - step)
-        # What backward passes kept.
         trim_heap()
         return [stored for stored in states if stored["step"] >= phase.settled] or states[-1:]
 
