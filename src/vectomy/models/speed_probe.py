@@ -35,6 +35,8 @@ LEAST, MOST = 128 << 20, 256 << 20
 # Products of a weight and a token in one timed pass of a processor.
 PRODUCTS = 12e9
 LONGEST, SHORTEST = 512, 32
+# Rows of a pass that is compared with one row of as many tokens.
+ROWS = 4
 FEW_ROWS, MANY_ROWS = 4, 32
 # Tokens that decoding looks back at.
 BEFORE = 96
@@ -49,22 +51,37 @@ Clock = Callable[[], float]
 
 @dataclass(frozen=True)
 class CallTime:
-    """Seconds of a call on `n` tokens or rows: `fixed + each * n`."""
+    """Seconds of a call on `n` tokens or rows: `fixed + each * n`, and of a pass `square` for each
+    pair of a token and a token of its row: attention.
+    """
 
     fixed: float
     each: float
+    square: float = 0.0
 
-    def of(self, count: float) -> float:
-        return self.fixed + self.each * count
+    def of(self, count: float, row: float = 0.0) -> float:
+        """Args: `row`, the tokens of a row."""
+        return self.fixed + count * (self.each + self.square * row)
 
     def times(self, fixed: float, each: float) -> CallTime:
-        return CallTime(self.fixed * fixed, self.each * each)
+        return CallTime(self.fixed * fixed, self.each * each, self.square * each)
 
     @classmethod
     def through(cls, first: tuple[float, float], second: tuple[float, float]) -> CallTime:
         """The line through two measurements (count, seconds). Neither part is negative."""
         each = max(0.0, (second[1] - first[1]) / (second[0] - first[0]))
         return cls(max(0.0, first[1] - each * first[0]), each or second[1] / second[0])
+
+    @classmethod
+    def of_rows(cls, tokens: int, short: float, rows: float, long: float) -> CallTime:
+        """From the seconds of passes over one row of `tokens`, ROWS such rows, and one row of as
+        many tokens as these together. No part is negative.
+        """
+        square = max(0.0, long - rows) / ((ROWS**2 - ROWS) * tokens**2)
+        line = cls.through((tokens, short), (ROWS * tokens, rows))
+        # The same for each token of all these rows.
+        each = max(0.0, line.each - square * tokens)
+        return cls(line.fixed, each, square)
 
 
 @dataclass(frozen=True)
@@ -148,24 +165,31 @@ class _Probe:
             quantise_linears(self.model, shape.load_in, self.dtype)
         self.quantised = (self.clock() - began) * self.by_weights
         self.packed = 0.0
-        self.tokens = LONGEST
+        # A long pass on a processor is arithmetic, whether a cache holds the weights or not: of few
+        # blocks, where they are wide of fewer tokens.
+        self.tokens, self.passed = LONGEST, count
+        of_token = _block_weights(self.sizes)
         if device.type == "cpu":
-            self.tokens = max(SHORTEST, min(LONGEST, int(PRODUCTS / weights)))
+            self.passed = max(1, min(count, int(PRODUCTS / (LONGEST * of_token))))
+            self.tokens = max(SHORTEST, min(LONGEST, int(PRODUCTS / (self.passed * of_token))))
+        self.of_passes = max(shape.sizes.layers, shape.multiplied / of_token) / self.passed
 
     def measure_passes(self) -> CallTime:
-        few = max(SHORTEST // 2, self.tokens // 4)
-        points = [(tokens, self._time(partial(self._run, tokens))) for tokens in (few, self.tokens)]
-        return CallTime.through(*points).times(self.by_blocks, self.by_weights)
+        few = max(SHORTEST // 2, self.tokens // ROWS)
+        short, rows, long = (
+            self._time(partial(self._run, *shape)) for shape in ((1, few), (ROWS, few), (1, ROWS * few))
+        )
+        return CallTime.of_rows(few, short, rows, long).times(self.of_passes, self.of_passes)
 
     def measure_training(self, passed: CallTime) -> CallTime:
         """A pass with its backward pass, which computes gradients of the stream alone."""
 
         def work() -> None:
             with torch.enable_grad():
-                self._run(self.tokens, gradient=True).sum().backward()
+                self._run(1, self.tokens, gradient=True).sum().backward()
 
         with torch.no_grad():
-            alone = self._time(partial(self._run, self.tokens))
+            alone = self._time(partial(self._run, 1, self.tokens))
         ratio = max(1.0, self._time(work) / alone)
         return passed.times(ratio, ratio)
 
@@ -191,12 +215,17 @@ class _Probe:
         share = self.shape.vocab / rows
         return CallTime.through(*points).times(share, share)
 
-    def _run(self, tokens: int, gradient: bool = False) -> Tensor:
-        stream = torch.full((1, tokens, self.sizes.d_model), 0.1, dtype=self.dtype, device=self.device)
-        mask = torch.zeros(1, 1, tokens, tokens, dtype=self.dtype, device=self.device)
-        result: Tensor = self.model(
-            inputs_embeds=stream.requires_grad_(gradient), attention_mask=mask, use_cache=False
-        ).last_hidden_state
+    def _run(self, rows: int, tokens: int, gradient: bool = False) -> Tensor:
+        """A pass through some of the blocks."""
+        stream = torch.full((rows, tokens, self.sizes.d_model), 0.1, dtype=self.dtype, device=self.device)
+        mask = torch.zeros(rows, 1, tokens, tokens, dtype=self.dtype, device=self.device)
+        self.model.config.num_hidden_layers = self.passed
+        try:
+            result: Tensor = self.model(
+                inputs_embeds=stream.requires_grad_(gradient), attention_mask=mask, use_cache=False
+            ).last_hidden_state
+        finally:
+            self.model.config.num_hidden_layers = self.count
         return result
 
     def _decoding(self, rows: int) -> Callable[[], Tensor]:

@@ -39,13 +39,16 @@ COLLECTED, PACK, COMPARED = 640, 512, 4
 # Steps between two states of the search; the KL weight rises from this share of the steps on.
 STRIDE, SETTLED = 4, 0.4
 # Prompts whose stream is measured for the receipt of a form, and texts and tokens of the baked one.
-PROJECTED, RECEIPT_TOKENS = 16, 8 * 48
+PROJECTED, RECEIPT_TEXTS, RECEIPT_TOKENS = 16, 8, 48
+# Prompts, and tokens of their answers, on which the ways to answer are compared (decoding.py).
+TRIED_PROMPTS, TRIED_TOKENS = 2, 4
 # A loss and its backward pass take the head so many times.
 LOSS_PASSES = 2.5
 # Decoding under an Edit takes longer by its hooks.
 HOOKED = 1.1
-# Seconds of what counts no tokens: opening a model, judging an answer, writing pages.
-OPENING_SECONDS, JUDGING, WRITING = 1.0, 0.002, 1.0
+# Seconds of what counts no tokens: opening a model with its tokenizer, building one without,
+# judging an answer, writing pages.
+OPENING_SECONDS, BUILDING_SECONDS, JUDGING, WRITING = 1.0, 0.2, 0.002, 1.0
 
 
 @dataclass(frozen=True)
@@ -95,27 +98,35 @@ class _Run:
         ]
 
     def _load(self) -> float:
-        read = self.shape.bytes * self.speeds.read_byte if self.place.whole else 0.0
-        return OPENING_SECONDS + read + self.speeds.quantised
+        """Of a whole model, how it answers is tried on two prompts."""
+        if not self.place.whole:
+            return OPENING_SECONDS
+        tried = 2 * self._padded(TRIED_PROMPTS) + 2 * TRIED_TOKENS * (
+            self.speeds.step.of(TRIED_PROMPTS) + self.speeds.label.fixed
+        )
+        return OPENING_SECONDS + self.shape.bytes * self.speeds.read_byte + self.speeds.quantised + tried
 
     def _judge(self, answers: float) -> float:
         return JUDGING * answers if self.work.judged else 0.0
 
-    def _pass(self, tokens: float, passes: float, line: CallTime | None = None) -> float:
-        """Passes that go through each block together, where the model is read block by block."""
+    def _pass(self, tokens: float, row: float, passes: float = 1, line: CallTime | None = None) -> float:
+        """Passes over rows of `row` tokens. They go through each block together, where the model is
+        read block by block.
+        """
         line = line or self.speeds.passed
-        return line.fixed * passes + line.each * tokens + self.sweep
+        return line.fixed * (passes - 1) + line.of(tokens, row) + self.sweep
 
-    def _packed(self, prompts: float, more: float = 0, pack: int = PACK) -> float:
+    def _packed(self, prompts: float, more: float = 0, pack: float = PACK) -> float:
         """Passes of packs that share their beginning; `more` tokens of answers a prompt."""
         each = self.work.own + more
-        packs = max(1, math.ceil(prompts * each / (pack - self.work.shared)))
-        return self._pass(prompts * each + packs * self.work.shared, packs)
+        packs = max(1, math.ceil(prompts * each / max(1, pack - self.work.shared)))
+        tokens = prompts * each + packs * self.work.shared
+        return self._pass(tokens, tokens / packs, packs)
 
     def _padded(self, prompts: float, more: float = 0) -> float:
         """Passes of padded rows; those of similar length share a pass."""
-        tokens = prompts * (self.work.shared + self.work.own + more)
-        return self._pass(tokens, max(1, math.ceil(tokens / self.work.passes)))
+        row = self.work.shared + self.work.own + more
+        return self._pass(prompts * row, row, max(1, math.ceil(prompts * row / self.work.passes)))
 
     def _compare_packs(self, examples: int, more: float = 0) -> float:
         """Some examples as a pack and as plain rows."""
@@ -138,7 +149,7 @@ class _Run:
         line, head = self.speeds.step, self.speeds.label
         steps = batches * (line.fixed + head.fixed + self.sweep) * limit
         decoded = prompts * (line.each + head.each / 2) * limit
-        prefill = self._pass(prompts * work.own + batches * work.shared, batches)
+        prefill = self._pass(prompts * work.own + batches * work.shared, work.own + work.shared, batches)
         packed = self.speeds.packed if limit >= PACKED_FROM and self.place.whole else 0.0
         return (HOOKED if hooked else 1.0) * (steps + decoded) + prefill + packed
 
@@ -158,13 +169,13 @@ class _Run:
         answers = 2 * self._answers(prompts, JUDGED)
         targets = self._packed(prompts, changed, pack) + self._packed(prompts, negative, pack)
         checks = 2 * self._compare_packs(COMPARED, changed)
-        tokens = each * (2 * work.own + changed + negative) + 2 * work.shared
+        row = work.shared + each * (work.own + (changed + negative) / 2)
         labels = each * (2 * OPENING + NEGATIVE)
-        screening = upper * self._pass(CANDIDATES * tokens, 2) + self._labels(
+        screening = upper * self._pass(2 * CANDIDATES * row, row, 2) + self._labels(
             (CANDIDATES + 1) * labels + CANDIDATES * each * NEGATIVE
         )
         # The losses take the head forward and backward, and once for the base.
-        step = upper * self._pass(tokens, 2, self.speeds.trained) + self._labels(
+        step = upper * self._pass(2 * row, row, 2, self.speeds.trained) + self._labels(
             LOSS_PASSES * labels + each * NEGATIVE
         )
         if not self.place.whole:
@@ -204,11 +215,12 @@ class _Run:
     def _apply(self) -> float:
         """Read, change, write; then the receipt in float32, and a hash of every tensor."""
         if not self.work.bake:
-            return OPENING_SECONDS
+            return 0.0
         shape, speeds = self.shape, self.speeds
         disk = shape.bytes * (speeds.read_byte + speeds.written_byte)
-        receipt = shape.bytes * speeds.read_byte + speeds.float32 * speeds.passed.each * RECEIPT_TOKENS
-        return disk + receipt + 2 * shape.bytes * speeds.hashed_byte + OPENING_SECONDS
+        passed = speeds.passed.of(RECEIPT_TEXTS * RECEIPT_TOKENS, RECEIPT_TOKENS)
+        receipt = shape.bytes * speeds.read_byte + speeds.float32 * passed
+        return disk + receipt + 2 * shape.bytes * speeds.hashed_byte + BUILDING_SECONDS
 
     def _evaluate(self) -> float:
         """The base, the Edit as hooks, and each written form, on the test prompts."""
