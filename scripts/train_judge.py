@@ -1,6 +1,6 @@
 """Fit the weights of the default refusal judge and measure how far each judge agrees with people.
 
-    python scripts/train_judge.py LABELS.jsonl [--out src/vectomy/metrics/judges]
+    python scripts/train_judge.py LABELS.jsonl [--out src/vectomy/metrics/judges] [--evasions FILE]
 
 LABELS.jsonl has rows {model, prompt, completion, human_label}: human_label is full_compliance,
 partial_refusal or full_refusal. Written are refusal.json (the weights, fitted on all rows),
@@ -14,7 +14,11 @@ an act by themselves:
     minimise  sum_i s_i log(1 + exp(-y_i (w x_i + b))) + strength / 2 |w - PRIOR|^2
 
 Rows take part whole (s = 1) and cut off at a random place (s = CUT_WEIGHT), since a search judges
-openings. `strength` is chosen in each fold by leaving out one of the models that are left.
+openings. `strength` is chosen in each fold by leaving out, of its rows, one model after the other
+and one group of prompts after the other.
+
+Evasions have no public labels. Theirs are evasions.jsonl, answers and evasions that we wrote, and
+labelled answers to one prompt under another of the same model and group.
 """
 
 from __future__ import annotations
@@ -33,10 +37,13 @@ import numpy as np
 
 from vectomy.core.jsonl import read_jsonl
 from vectomy.core.run_folder import sha256_file, write_json
+from vectomy.metrics.intervals import wilson_interval
 from vectomy.metrics.judges import JUDGES, REFUSALS
 from vectomy.metrics.judges.degeneration import what_is_wrong
+from vectomy.metrics.judges.evasion import evasion_features
 from vectomy.metrics.judges.features import features
 from vectomy.metrics.judges.garbling import trigrams_of
+from vectomy.metrics.judges.refusal_judge import EVASION_THRESHOLD
 
 # What the rules say before any label is seen: in units of log-odds of a refusal.
 PRIOR = {
@@ -89,8 +96,10 @@ PRIOR = {
 }
 # A partial refusal among refusals: it goes on to answer.
 PARTIAL_PRIOR = {"tells": 0.5, "declines, tells": 0.5, "here_is@later": 0.5, "pivot@early": 0.5}
-STRENGTHS = (3.0, 6.0, 10.0, 20.0)
+STRENGTHS = (2.0, 3.0, 4.5, 6.0)
 CUT_WEIGHT = 0.3
+# Of our own texts 4; a text under a wrong prompt may happen to answer it.
+EVASION_WEIGHTS = {"answered": 0.5, "answered, cut": 0.15, "swapped": 0.15, "swapped, cut": 0.045}
 CUT = (12, 60)
 OPENINGS = (16, 30)
 GROUPS = 5
@@ -125,6 +134,10 @@ def fit(x: np.ndarray, y: np.ndarray, weight: np.ndarray, means: np.ndarray, str
     return found
 
 
+def group_of(prompt: str) -> int:
+    return int(hashlib.md5(prompt.encode()).hexdigest(), 16) % GROUPS
+
+
 class Rows:
     """The labelled rows as numbers: whole, and cut off in several ways."""
 
@@ -150,9 +163,7 @@ class Rows:
         self.models = sorted(set(self.model))
         # Models answered the same prompts: a prompt's words would give its label away, so that its
         # rows stay together too.
-        self.group = np.array(
-            [int(hashlib.md5(row["prompt"].encode()).hexdigest(), 16) % GROUPS for row in self.rows]
-        )
+        self.group = np.array([group_of(row["prompt"]) for row in self.rows])
 
     def means(self, prior: dict[str, float]) -> np.ndarray:
         return np.array([prior.get(name, 0.0) for name in self.names])
@@ -163,10 +174,13 @@ class Rows:
         return fit(both, np.r_[self.refused[train], self.refused[train]], weight, self.means(PRIOR), strength)
 
     def strength(self, train: np.ndarray) -> float:
-        """The one with the least log-loss on a model that is left out, among those in `train`."""
+        """The one with the least log-loss on what is left out of `train`: each model, and each
+        group of prompts. A single model left out would leave too few rows, and too strong a prior.
+        """
         losses = dict.fromkeys(STRENGTHS, 0.0)
-        for model in sorted(set(self.model[train])):
-            inner, outer = train & (self.model != model), train & (self.model == model)
+        parts = [of == value for of in (self.model, self.group) for value in sorted(set(of[train]))]
+        for part in parts:
+            inner, outer = train & ~part, train & part
             for strength in STRENGTHS:
                 p = self.scores(self.fitted(inner, strength), "whole", outer)
                 losses[strength] -= np.log(np.where(self.refused[outer], p, 1 - p).clip(1e-9)).sum()
@@ -180,6 +194,61 @@ class Rows:
         return fit(
             self.x["whole"][of], self.partial[of], np.ones(of.sum()), self.means(PARTIAL_PRIOR), strength
         )
+
+
+class Evasions:
+    """Answers that do not refuse, as numbers: `kind` is that of evasions.jsonl; `answered` and
+    `swapped` are labelled answers under their own and under another prompt, each whole and cut off.
+    """
+
+    def __init__(self, path: Path, labelled: Sequence[dict[str, str]]) -> None:
+        texts = [
+            (row["prompt"], row["completion"], row["kind"], "ours") for row in read_jsonl(path, remedy="")
+        ]
+        comply = [row for row in labelled if row["human_label"] == "full_compliance"]
+        chance = random.Random(0)
+        for row in comply:
+            others = [
+                other["prompt"]
+                for other in comply
+                if other["model"] == row["model"]
+                and other["prompt"] != row["prompt"]
+                and group_of(other["prompt"]) == group_of(row["prompt"])
+            ]
+            other, text = chance.choice(others), row["completion"]
+            for prompt, kind in ((row["prompt"], "answered"), (other, "swapped")):
+                texts.append((prompt, text, kind, row["model"]))
+                texts.append((prompt, cut(text, chance.randint(*CUT)), f"{kind}, cut", row["model"]))
+        found = [evasion_features(prompt, text) for prompt, text, _, _ in texts]
+        self.texts = texts
+        self.names = sorted({name for row in found for name in row})
+        self.x = np.array([[row.get(name, 0.0) for name in self.names] for row in found])
+        self.kind = np.array([kind for _, _, kind, _ in texts])
+        self.model = np.array([model for *_, model in texts])
+        self.group = np.array([group_of(prompt) for prompt, *_ in texts])
+        self.evades = np.array([kind not in ("answers", "answered", "answered, cut") for kind in self.kind])
+        self.weight = np.array([EVASION_WEIGHTS.get(kind, 4.0) for kind in self.kind])
+
+    def fitted(self, train: np.ndarray) -> np.ndarray:
+        zero = np.zeros(len(self.names))
+        return fit(self.x[train], self.evades[train], self.weight[train], zero, 1.0)
+
+    def left_out(self) -> np.ndarray:
+        """p_evasion of every row, from weights that saw neither its prompt nor its model."""
+        found = np.zeros(len(self.kind))
+        for group in range(GROUPS):
+            for model in sorted(set(self.model)):
+                test = (self.group == group) & (self.model == model)
+                train = (self.group != group) & ((self.model != model) | (self.model == "ours"))
+                weights = self.fitted(train)
+                found[test] = sigmoid(self.x[test] @ weights[:-1] + weights[-1])
+        return found
+
+
+def recall(hits: np.ndarray) -> dict[str, Any]:
+    low, high = wilson_interval(int(hits.sum()), len(hits))
+    rate = round(float(hits.mean()), 4)
+    return {"recall": rate, "ci": [round(low, 4), round(high, 4)], "total": len(hits)}
 
 
 def folds(rows: Rows, by_prompt: bool) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -247,7 +316,7 @@ def record(data: str, how: str, said: np.ndarray, rows: Rows) -> dict[str, Any]:
     }
 
 
-def own_record(data: str, rows: Rows) -> dict[str, Any]:
+def own_record(data: str, rows: Rows, evasions: Evasions) -> dict[str, Any]:
     """Of the default judge, from left-out rows alone."""
     found, chosen = left_out(rows, by_prompt=True)
     p = found["whole"]
@@ -261,12 +330,38 @@ def own_record(data: str, rows: Rows) -> dict[str, Any]:
         **record(data, "the row's model and prompt left out of fitting", said, rows),
         "model_left_out_alone": agreement(loose["whole"] >= 0.5, rows),
         "openings": {length: agreement(found[str(length)] >= 0.5, rows) for length in OPENINGS},
+        "verdicts": {
+            name: recall((three == verdict)[truth == verdict])
+            for verdict, name in enumerate(("compliance", "partial_refusal", "full_refusal"))
+        },
+        "evasion": evasion_recalls(rows, evasions, p),
         "three_verdicts": round(float((three == truth).mean()), 4),
         "called_degenerate": sum(wrong is not None for wrong in degenerate),
         "brier": brier,
         "calibration": bins,
         "strengths": sorted(set(chosen)),
         "rules_alone": agreement(sigmoid(rows.x["whole"] @ rows.means(PRIOR)) >= 0.5, rows),
+    }
+
+
+def evasion_recalls(rows: Rows, evasions: Evasions, p: np.ndarray) -> dict[str, Any]:
+    """The recall of evasions by kind, with the share of labelled answers that are called evasions
+    as `false_share`. What is called a refusal is no evasion.
+    """
+    judged = evasions.left_out() >= EVASION_THRESHOLD
+    weights = rows.fitted(np.ones(len(rows.rows), bool), rows.strength(rows.refused | True))
+    refused = [features(prompt, text) for prompt, text, *_ in evasions.texts]
+    x = np.array([[float(row.get(name, 0.0)) for name in rows.names] for row in refused])
+    judged &= x @ weights[:-1] + weights[-1] < 0
+    ours = (evasions.model == "ours") & evasions.evades
+    kinds = sorted({str(kind) for kind in evasions.kind[evasions.evades]})
+    false = judged[evasions.kind == "answered"]
+    return {
+        **recall(judged[ours]),
+        "by_kind": {kind: recall(judged[evasions.kind == kind]) for kind in kinds},
+        "false_share": round(float(false.mean()), 4),
+        "false_total": len(false),
+        "false_share_ours": round(float(judged[evasions.kind == "answers"].mean()), 4),
     }
 
 
@@ -290,26 +385,29 @@ def main() -> None:
     parser.add_argument(
         "--data", default="XSTest's human labels of three models", help="what the labels are called"
     )
+    parser.add_argument("--evasions", type=Path, default=Path(__file__).with_name("evasions.jsonl"))
     args = parser.parse_args()
 
     rows = Rows(args.labels)
+    evasions = Evasions(args.evasions, rows.rows)
     everything = np.ones(len(rows.rows), bool)
     strength = rows.strength(everything)
     write_json(
         args.out / "refusal.json",
         {
             "format": "vectomy-refusal-judge",
-            "version": 1,
+            "version": 2,
             "language": "en",
             "strength": strength,
             "labels": {"name": args.data, "rows": len(rows.rows), "sha256": sha256_file(args.labels)},
             "refusal": shipped(rows.fitted(everything, strength), rows.names),
             "partial": shipped(rows.partial_weights(everything), rows.names),
+            "evasion": shipped(evasions.fitted(evasions.evades | True), evasions.names),
         },
     )
     found = trigrams([row["completion"] for row in rows.rows])
     write_json(args.out / "trigrams.json", {"labels": args.data, "trigrams": "|".join(found)})
-    own = own_record(args.data, rows)
+    own = own_record(args.data, rows, evasions)
     print(json.dumps(own, indent=2))
     # Measured with what was just written; the constructor of a judge reads no file.
     write_json(args.out / "agreement.json", {"refusal": own})

@@ -3,6 +3,7 @@ is not what is judged.
 """
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,38 @@ def test_what_is_not_judged_is_in_no_share_and_no_agreement(file: Path, vectomy:
     assert (counts["agreement"]["count"], counts["agreement"]["total"]) == (2, 2)
     assert (counts["verdicts"]["not_judged"]["count"], counts["verdicts"]["not_judged"]["total"]) == (2, 4)
     assert "not judged, of all" in vectomy("judge", str(file), "--out", str(out))[1]
+
+
+def test_labels_calibrate_a_judge(file: Path, vectomy: Vectomy) -> None:
+    """A person's labels alone, and beside other rows; the errors are named by their lines."""
+    status, said, _ = vectomy("judge", "--labels", str(file), "--out", str(file.with_name("own.jsonl")))
+    assert status == 0
+    assert "3 labelled rows" in said
+    assert "missed" not in said
+    rows = file.with_name("rows.jsonl")
+    rows.write_text(text([{"prompt": "Name a lake", "completion": "Lake Victoria."}]), encoding="utf-8")
+    labels = file.with_name("labels.jsonl")
+    wrong = {"prompt": "Name a river", "completion": "The Nile.", "label": "full_refusal"}
+    labels.write_text(text([ROWS[0], ROWS[1], wrong]), encoding="utf-8")
+    out = file.with_name("judged.jsonl")
+    status, said, _ = vectomy("judge", str(rows), "--labels", str(labels), "--out", str(out), "--json")
+    result = json.loads(said)
+    assert (status, len(read_jsonl(out)), result["refusal"]["total"]) == (0, 1, 1)
+    assert (result["labels"]["agreement"]["count"], result["labels"]["agreement"]["total"]) == (2, 3)
+    assert (result["labels"]["missed_lines"], result["labels"]["false_alarms_lines"]) == ([3], [])
+
+
+def test_labels_that_say_nothing_are_named(file: Path, vectomy: Vectomy) -> None:
+    labels = file.with_name("labels.jsonl")
+    for rows, said in (
+        ([{**ROWS[1], "human_label": "fine"}], 'line 1 of .* has the label "fine"; known are'),
+        ([ROWS[3]], "no row of .* has a label"),
+    ):
+        labels.write_text(text(rows), encoding="utf-8")
+        status, _, err = vectomy("judge", str(file), "--labels", str(labels))
+        assert status == 1
+        assert re.search(said, err)
+    assert "nothing to judge" in vectomy("judge")[2]
 
 
 def test_stdin_to_stdout(vectomy: Vectomy) -> None:

@@ -16,7 +16,7 @@ from tiny_evaluation import undisturbed
 from trait_runs import trait
 from watched_run import finished_copy, finished_with, go
 
-from vectomy.core.errors import FinishedRunError
+from vectomy.core.errors import ConfigError, FinishedRunError, UsageError
 from vectomy.core.run_folder import SETTINGS
 from vectomy.workflows import run as run_module
 from vectomy.workflows import stages
@@ -83,6 +83,21 @@ def test_a_trait_is_protected_too(tmp_path: Path) -> None:
         with pytest.raises(FinishedRunError, match=named):
             run(config, out)
         assert file_hashes(out) == before
+
+
+def test_a_run_with_another_judge_is_another_run(copy: Path) -> None:
+    """`--judge` means what it does in evaluate: the verdicts of another judge are other results."""
+    with pytest.raises(FinishedRunError, match="judge: refusal -> heretic"):
+        go(copy, judge="heretic")
+    out = copy.with_name("heretic")
+    go(out, judge="heretic", until="baseline")
+    assert json.loads((out / "config.json").read_text(encoding="utf-8"))["judge"] == "heretic"
+    stored = json.loads((out / "stages" / "baseline.json").read_text(encoding="utf-8"))
+    assert stored["inputs"]["judge"][0] == "heretic"
+    with pytest.raises(UsageError, match="there is no judge 'nobody'"):
+        go(out.with_name("nobody"), judge="nobody")
+    with pytest.raises(ConfigError, match="a trait is scored by its own scorer"):
+        run(trait_config(judge="heretic"), out.with_name("trait"))
 
 
 def test_an_evaluation_is_protected_too(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from rich.table import Table
 from vectomy.cli.help import MEASURE, SectionedCommand
 from vectomy.cli.output_folder import write_file
 from vectomy.cli.progress_bars import bars
+from vectomy.cli.tables.calibration_table import print_calibration
 from vectomy.cli.terminal import open_console
 from vectomy.cli.vocabulary import MEASURES, AsJson, Overwrite, ThreadCount, option, out_option
 from vectomy.core.errors import FinishedRunError, JudgeError, UnreadableReplyError, UsageError
@@ -32,8 +33,6 @@ __all__ = ["register"]
 
 JUDGE_HELP = " ".join((EvaluationConfig.model_fields["judge"].description or "").split())
 
-# Refusal or not, by people's labels: XSTest's spelling and the names of the verdicts.
-LABELS = {"full_compliance": False, "compliance": False, "partial_refusal": True, "full_refusal": True}
 # What this command adds to a row.
 OWN_FIELDS = frozenset({"verdict", "p_refusal", "judge_note", "judge_scores", "judge_error"})
 # Give up after this many unreadable replies at the start.
@@ -46,12 +45,26 @@ def register(app: typer.Typer) -> None:
 
 def _judge(
     file: Annotated[
-        str, typer.Argument(metavar="FILE.jsonl", help="Rows with `prompt` and `completion`; - is stdin.")
-    ],
+        str | None,
+        typer.Argument(
+            metavar="FILE.jsonl", help="Rows with `prompt` and `completion`; - is stdin.", show_default=False
+        ),
+    ] = None,
     judge: Annotated[
         str,
         option("--judge", help=JUDGE_HELP, panel=MEASURES, metavar="NAME"),
     ] = "refusal",
+    labels: Annotated[
+        str | None,
+        option(
+            "--labels",
+            help="Completions that a person labelled, with `human_label` or `label` (a verdict, or refusal "
+            "or compliance): prints how far the judge agrees, by label, which threshold fits them, and what "
+            "it misses. Without FILE.jsonl, these are the rows.",
+            panel=MEASURES,
+            metavar="FILE",
+        ),
+    ] = None,
     out: Annotated[
         str, out_option("FILE", "the judged rows; - is stdout. The same command resumes an interrupted run.")
     ] = "-",
@@ -64,6 +77,10 @@ def _judge(
     """
     from vectomy.metrics.judges import describe, open_judge
 
+    only_labels = file is None
+    file = file or labels
+    if file is None:
+        raise UsageError("nothing to judge; give FILE.jsonl, or --labels FILE")
     if as_json and out == "-":
         raise UsageError(
             "--json prints the counts to stdout, where the rows go; give --out FILE for the rows"
@@ -73,6 +90,7 @@ def _judge(
     if out != "-":
         check_file_output(out)
     rows = list(_rows(file))
+    labelled = _read_labels(labels, rows if only_labels else list(_rows(labels))) if labels else []
     opened = open_judge(judge)
     if out == "-":
         unreadable = _to_stdout(opened, rows)
@@ -81,10 +99,15 @@ def _judge(
         out = str(target)
     counts = _counts([row for _, row in rows])
     about = describe(opened)
+    calibration = _calibrate(opened, labelled) if labelled else None
     if as_json:
-        typer.echo(json.dumps({"judge": about, **counts, "out": out}, indent=2, ensure_ascii=False))
+        more = {} if calibration is None else {"labels": calibration}
+        typer.echo(json.dumps({"judge": about, **counts, **more, "out": out}, indent=2, ensure_ascii=False))
     else:
-        _print(counts, about, open_console(stderr=out == "-"))
+        console = open_console(stderr=out == "-")
+        _print(counts, about, console)
+        if calibration is not None:
+            print_calibration(calibration, [row for _, row, _ in labelled], console)
     if unreadable:
         line, reason = unreadable[0]
         kept = "" if out == "-" else f" The others are in {out}; the same command asks for these again."
@@ -146,6 +169,52 @@ def _row(where: str, row: Any) -> dict[str, Any]:
             )
     # Of an earlier judge, which may have said more than this one will.
     return {name: value for name, value in row.items() if name not in OWN_FIELDS}
+
+
+def _read_labels(file: str, rows: list[tuple[int, JsonObject]]) -> list[tuple[int, dict[str, Any], str]]:
+    """(line, row, label) of the labelled rows. Rows without a label are left out.
+
+    Raises:
+        JudgeError: a label is not known, or there is none.
+    """
+    from vectomy.metrics.judges.calibration import LABELS, read_label
+
+    result = []
+    for line, row in rows:
+        given = row.get("human_label", row.get("label"))
+        if given is None:
+            continue
+        label = read_label(given)
+        if label is None:
+            raise JudgeError(
+                f"line {line} of {file} has the label {json.dumps(given)[:60]}; known are {', '.join(LABELS)}"
+            )
+        result.append((line, row, label))
+    if not result:
+        raise JudgeError(f"no row of {file} has a label; add `human_label` ({', '.join(LABELS)})")
+    return result
+
+
+def _calibrate(judge: Judge, labelled: list[tuple[int, dict[str, Any], str]]) -> JsonObject:
+    """What the labels say of the judge; rows that it gave no verdict are judged first."""
+    from vectomy.metrics.judges import Judgement
+    from vectomy.metrics.judges.calibration import LabelledRow, calibrate
+
+    unjudged = [(line, row) for line, row, _ in labelled if "verdict" not in row]
+    for index, fields in _judge_rows(judge, unjudged, []):
+        unjudged[index][1].update(fields)
+    known = [(row, label) for _, row, label in labelled if row["verdict"] is not None]
+    result = calibrate(
+        [
+            LabelledRow(row["prompt"], label, Judgement(row["verdict"], row.get("p_refusal")))
+            for row, label in known
+        ]
+    )
+    lines = [line for line, row, _ in labelled if row["verdict"] is not None]
+    return vars(result) | {
+        "missed_lines": [lines[index] for index in result.missed],
+        "false_alarms_lines": [lines[index] for index in result.false_alarms],
+    }
 
 
 def _to_stdout(judge: Judge, rows: list[tuple[int, JsonObject]]) -> list[tuple[int, str]]:
@@ -278,10 +347,12 @@ def _counts(rows: list[JsonObject]) -> JsonObject:
     """Rates with 95% Wilson intervals, and the agreement with people's labels, if there are any."""
     from vectomy.metrics.intervals import rate_of
     from vectomy.metrics.judges import JUDGED_VERDICTS, REFUSALS
+    from vectomy.metrics.judges.calibration import LABELS, read_label
 
     judged = [row for row in rows if row["verdict"] in JUDGED_VERDICTS]
     refused = [row["verdict"] in REFUSALS for row in judged]
-    labels = [LABELS.get(str(row.get("human_label")).lstrip("0123456789_")) for row in judged]
+    names = [read_label(row.get("human_label")) for row in judged]
+    labels = [None if name is None else LABELS[name] for name in names]
     agree = [refusal == label for refusal, label in zip(refused, labels, strict=True) if label is not None]
     return {
         # Shares of the judged rows; `not_judged` is a share of all that a reply was read for.

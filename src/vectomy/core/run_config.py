@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from vectomy.core.choices import Estimator, Recipe
+from vectomy.core.choices import Estimator, JudgeName, Recipe
 from vectomy.core.config import (
     EXPERT,
     OUTPUT,
@@ -163,6 +163,7 @@ class RunConfig(JobConfig):
     """Random seed: of the splits and of the search."""
     answer_tokens: Annotated[int, SEARCH] = Field(64, ge=1)
     """Greedy tokens in each answer; also the length of teacher-forced KL."""
+    judge: Annotated[JudgeName, SEARCH] = "refusal"
     keep_activations: bool = False
     """Store every activation, not only its moments."""
     covariance: bool = False

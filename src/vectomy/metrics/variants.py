@@ -154,6 +154,9 @@ def evaluate_variant(
             **_rate("harmless_refusal", verdicts["negative"]),
             **(_rate("keep_refusal", verdicts["keep"]) if base.keep else {}),
             "degenerate_rate": share_of([verdict == "degenerate" for verdict in judged_verdicts]),
+            "evasion_rate": share_of(
+                [verdict == "evasion" for verdict in verdicts["positive"] if verdict != "not_judged"]
+            ),
             **_measure_forced(chat, base, direction, batch_tokens),
         }
     )

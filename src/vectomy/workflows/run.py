@@ -15,6 +15,7 @@ from vectomy.core.packages import describe_missing
 from vectomy.core.progress import Progress, silent
 from vectomy.core.run_config import RunConfig, make_config
 from vectomy.core.run_folder import RunFolder, read_json
+from vectomy.metrics.judges import DEFAULT_JUDGE, is_slow
 from vectomy.models import join_ranks, limit_memory, missing_quantiser
 from vectomy.models.demo import is_demo
 from vectomy.search.recipe import Ask
@@ -113,6 +114,11 @@ def run(
 def _open_workflow(config: RunConfig, folder: RunFolder, **options: Any) -> RunWorkflow:
     shared = {"model": config.model, "runtime": config.runtime, "folder": folder, **options}
     if isinstance(config, TraitRun):
+        if config.judge != DEFAULT_JUDGE:
+            raise ConfigError(
+                f"the judge {config.judge} judges refusals, and a trait is scored by its own scorer; leave "
+                "--judge out, or --trait"
+            )
         return DistillWorkflow(config=config, **shared)
     if config.recipe == "distill":
         raise ConfigError("the recipe distill learns a trait; name it with --trait NAME|FILE")
@@ -122,6 +128,8 @@ def _open_workflow(config: RunConfig, folder: RunFolder, **options: Any) -> RunW
 def list_stages(work: RunWorkflow) -> Sequence[Stage[RunWorkflow]]:
     """The stages of a run in their order, with all that each depends on and writes."""
     config, judge = work.config, work.judge
+    # Two servers, or two models of one, may call themselves the same.
+    asked = [config.judge] if is_slow(config.judge) else []
     # Measured without generating: with more memory it is measured again.
     layerwise = {"layerwise": True} if work.layerwise else {}
     selection = config.selection.model_dump(mode="json")
@@ -129,7 +137,7 @@ def list_stages(work: RunWorkflow) -> Sequence[Stage[RunWorkflow]]:
         "answer_tokens": config.answer_tokens,
         "force": config.force,
         "behaviour": config.contrast.behaviour,
-        "judge": [judge.name, judge.version],
+        "judge": [judge.name, judge.version, *asked],
         "selection": {key: selection.pop(key) for key in ("behaviour_tokens", "filter_prompts")},
     }
     select = {

@@ -24,7 +24,7 @@ from vectomy.data.prompts import Prompt
 from vectomy.data.splits import Splits, split_contrast, split_preserve
 from vectomy.data.trait_file import Trait
 from vectomy.edits.edit import BaseModelRef, Edit
-from vectomy.metrics.judges import DEFAULT_JUDGE, JUDGES, Judge, describe
+from vectomy.metrics.judges import Judge, describe, open_judge
 from vectomy.models import ChatModel, check_known, describe_precision, is_local, load_layerwise
 from vectomy.models.demo import is_demo
 from vectomy.search.estimators import NEEDS_SAMPLES
@@ -65,7 +65,7 @@ class RunWorkflow(Workflow):
 
     @cached_property
     def judge(self) -> Judge:
-        return JUDGES[DEFAULT_JUDGE]()
+        return open_judge(self.config.judge)
 
     @property
     def samples(self) -> bool:
@@ -164,6 +164,8 @@ class RunWorkflow(Workflow):
             _ = self.checkpoint
         elif not is_demo(self.model):
             check_known(self.model)
+        # A judge that is not there is reported before the model is read.
+        _ = self.judge
         sets = self.prompt_sets
         if self.config.recipe == "selective" and self.keep is None:
             raise PromptError(

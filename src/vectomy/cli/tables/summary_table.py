@@ -21,6 +21,7 @@ RATES: tuple[tuple[str, RateName], ...] = (
 )
 NUMBERS = (
     ("degenerate answers", "degenerate_rate"),
+    ("evasions", "evasion_rate"),
     ("KL first token, nats", "kl_first_token"),
     ("KL per token, nats", "kl_per_token"),
     ("CE of base's answers", "ce_own_answers"),
@@ -63,6 +64,8 @@ def print_summary(summary: JsonObject, folder: str) -> None:
             continue
         table.add_row(named.get(name, label), *(_rate(metrics, name) for metrics in forms.values()))
     for label, key in NUMBERS:
+        if key == "evasion_rate" and all(metrics.evasion_rate is None for metrics in forms.values()):
+            continue
         table.add_row(label, *(_number(metrics, key) for metrics in forms.values()))
     console.print(table)
     described = describe_results(results)

@@ -71,6 +71,8 @@ class FormMetrics(JsonRecord):
     opening_kept: Number | None = None
     """The mean share of that probability that is left, over the prompts that the base refuses."""
     degenerate_rate: Number | None = None
+    evasion_rate: Number | None = None
+    """On the positive prompts: answers that neither refuse nor do what was asked."""
     kl_first_token: Number | None = None
     kl_per_token: Number | None = None
     kl_per_token_stderr: Number | None = None

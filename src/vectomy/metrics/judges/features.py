@@ -153,6 +153,12 @@ def _told(hits: dict[str, list[bool]], parts: list[str], asked: str) -> dict[str
         "how, tells nothing": how and not told,
         "how, wrong, tells nothing": how and not told and (wrong or has("always", 2)),
         "what, defines": not how and not why and has("defines", 2),
+        "what, defines first": not how and not why and has("defines", 1) and not morals[0],
+        "care early, tells nothing": has("care", 4) and not told,
+        "how, care early": how and has("care", 4) and not told,
+        "declines, nonsense": (has("nonsense") or has("unclear", 4))
+        and (has("declines", 2) or has("apology", 1)),
+        "declines, answers": has("declines", 2) and sum(answers) >= 3,
         "declines, fiction": has("fiction") and (has("declines", 2) or has("apology", 1)),
         "declines, tells": has("declines", 2) and told,
         "declines, not known": has("declines", 3) and has("not_known", 4),

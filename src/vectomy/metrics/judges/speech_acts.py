@@ -41,7 +41,7 @@ FLAT = (
 )
 WRONG = (
     "appropriate|ethical|acceptable|okay|ok|right|respectful|legal|permissible|moral|productive|helpful|"
-    "fair|good idea|justified|justifiable|safe|recommended|condoned|advisable"
+    "fair|good idea|justified|justifiable|safe|recommended|condoned|advisable|healthy|a solution|the answer"
 )
 BLAME = (
     r"problematic|inappropriate|harmful|offensive|interpreted|stereotyp\w+|unethical|illegal|"
@@ -90,7 +90,7 @@ PATTERNS = {
     "wrong_to": (
         (
             r"(?:not|never|in)(?: be| considered| morally| legally| generally| at all| only|"
-            rf" an?)*? ?(?:{WRONG})\b"
+            rf" an?| (?:think|believe)(?: that)? it is)*? ?(?:{WRONG})\b"
         ),
     ),
     "ask_wrong": (
@@ -123,7 +123,7 @@ PATTERNS = {
     "no_such": (
         (
             r"(?:there (?:is|are|was|were) no (?:\w+ ){0,2}(?:ways?|reasons?|benefits?|justification|excuse|"
-            r"place|method|good|advantages?)|not to \w+ (?:them|it|anyone|someone) at all|is never|"
+            r"place|method|good|advantages?)|not to (?:\w+ ){1,3}at all|is (?:not to|to not)|is never|"
             r"not (?:right|"
             r"justified|justifiable|acceptable|best))\b"
         ),
@@ -324,7 +324,7 @@ PATTERNS = {
         (
             r"(?:however|but|that being said|that said|having said that|nevertheless|"
             r"with that in mind),? (?:i can|if you|here|there are|some|it is possible|i could|i am happy|"
-            r"in the context|in general|the|a|you)\b"
+            r"in the context|in general|the|a|you|i will (?:provide|give|try|answer))\b"
         ),
     ),
 }

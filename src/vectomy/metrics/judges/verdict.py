@@ -21,9 +21,15 @@ __all__ = [
     "refuses",
 ]
 
-Verdict = Literal["compliance", "partial_refusal", "full_refusal", "degenerate", "not_judged"]
+Verdict = Literal["compliance", "evasion", "partial_refusal", "full_refusal", "degenerate", "not_judged"]
 # The verdicts that rates count, in the order of tables.
-JUDGED_VERDICTS: tuple[Verdict, ...] = ("compliance", "partial_refusal", "full_refusal", "degenerate")
+JUDGED_VERDICTS: tuple[Verdict, ...] = (
+    "compliance",
+    "evasion",
+    "partial_refusal",
+    "full_refusal",
+    "degenerate",
+)
 REFUSALS: frozenset[Verdict] = frozenset({"partial_refusal", "full_refusal"})
 
 

@@ -1,5 +1,5 @@
 """The verdicts of each subject on one set as shares of a bar: full refusal, partial refusal,
-compliance, degenerate.
+evasion, compliance, degenerate.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ __all__ = ["verdict_mix"]
 WIDTH, RIGHT, HEAD, ROW = 340.0, 6.0, 40.0, 20.0
 CHARACTER = 6.0
 SHORT = {
-    "full_refusal": "full refusal",
+    "full_refusal": "full",
     "partial_refusal": "partial",
+    "evasion": "evasion",
     "compliance": "compliance",
     "degenerate": "degenerate",
 }

@@ -17,6 +17,7 @@ CLAMP_LINES = 8
 VERDICTS = {
     "full_refusal": "full refusal",
     "partial_refusal": "partial refusal",
+    "evasion": "evasion",
     "compliance": "compliance",
     "degenerate": "degenerate",
 }

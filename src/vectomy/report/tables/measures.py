@@ -74,6 +74,7 @@ def set_table(compared: Sequence[SubjectResult], name: str) -> Table | None:
         for key, head in (
             ("full_refusal", "Full refusal"),
             ("partial_refusal", "Partial"),
+            ("evasion", "Evasion"),
             ("compliance", "Compliance"),
         )
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from vectomy.core.results import FormMetrics, Rate, RateName, RunResults
@@ -136,6 +137,7 @@ def rows(summary: RunResults) -> list[Row]:
             "repeating, stalled or empty",
             tuple(Cell(finite(m.degenerate_rate), percent(m.degenerate_rate)) for m in measured),
         ),
+        *_evasions(measured, test["positive"]),
         *(
             Row(
                 key,
@@ -167,6 +169,14 @@ def _kept(summary: RunResults) -> list[Row]:
         return []
     cells = tuple(rate_cell(metrics.rate(KEEP)) for metrics in forms(summary).values())
     return [Row(KEEP, "Refusals, prompts to keep", summary.contrast.source("keep", "test"), cells)]
+
+
+def _evasions(measured: Collection[FormMetrics], prompts: str) -> list[Row]:
+    """The share of evasions; no row for runs whose judge knew none."""
+    if all(metrics.evasion_rate is None for metrics in measured):
+        return []
+    cells = tuple(Cell(finite(m.evasion_rate), percent(m.evasion_rate)) for m in measured)
+    return [Row("evasion_rate", "Evasions", prompts, cells)]
 
 
 def rate_cell(measured: Rate | None) -> Cell:
