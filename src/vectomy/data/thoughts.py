@@ -19,17 +19,19 @@ TAGS = (
     ("<think>", "</think>"),
     ("[THINK]", "[/THINK]"),
     ("<seed:think>", "</seed:think>"),
+    ("<longcat_think>", "</longcat_think>"),
     ("\u25c1think\u25b7", "\u25c1/think\u25b7"),
     ("<|channel>thought", "<channel|>"),
     ("<|START_THINKING|>", "<|END_THINKING|>"),
     ("<|begin_of_thought|>", "<|end_of_thought|>"),
     ("<|inner_prefix|>", "<|inner_suffix|>"),
 )
-# Names that ordinary XML has too: they count only at the beginning of a text.
+# Names that ordinary XML has too, and the sentences of Granite 3.2: they count only at the beginning of a text.
 COMMON_NAMES = (
     ("<thinking>", "</thinking>"),
     ("<thought>", "</thought>"),
     ("<reasoning>", "</reasoning>"),
+    ("Here is my thought process:", "Here is my response:"),
 )
 # What ChatModel.text leaves in a text, though the tokenizer calls it special: the tags, and where a
 # channel begins the tokens of harmony.
@@ -47,7 +49,7 @@ _MESSAGE = re.compile(
 # Without its special tokens, the name of a channel runs into the first word of its message.
 _STRIPPED = re.compile(r"(?:assistant)?(?:analysis|commentary)(?=[^\s.,:;!?)\-/'\u2019])")
 _FINAL = re.compile(r"(?:assistant)?final(?=[A-Z\"'\u201c*#\d])|assistantfinal")
-_AROUND_ANSWER = re.compile(r"</?answer>|<\|(?:begin|end)_of_solution\|>|<\|(?:START|END)_RESPONSE\|>")
+_AROUND_ANSWER = re.compile(r"</?(?:answer|response)>|<\|(?:begin|end)_of_solution\|>|<\|(?:START|END)_RESPONSE\|>")
 
 
 @dataclass(frozen=True)
