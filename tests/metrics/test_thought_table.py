@@ -1,5 +1,5 @@
-"""A table of thoughts and channels: the markers of each family of models, by what thought and answer
-say. The verdict is that of the final part, in every cell.
+"""A table of thoughts and channels: the markers of each family of models, by what thought and
+answer say. The verdict is that of the final part, in every cell.
 """
 
 from dataclasses import dataclass
@@ -37,9 +37,7 @@ FAMILIES = {
     "LongCat": Markers("<longcat_think>\n", "\n</longcat_think>\n"),
     "Kimi VL": Markers("\u25c1think\u25b7", "\u25c1/think\u25b7"),
     "Gemma 4": Markers("<|channel>thought\n", "<channel|>"),
-    "Command A": Markers(
-        "<|START_THINKING|>", "<|END_THINKING|>", "<|START_RESPONSE|>", "<|END_RESPONSE|>"
-    ),
+    "Command A": Markers("<|START_THINKING|>", "<|END_THINKING|>", "<|START_RESPONSE|>", "<|END_RESPONSE|>"),
     "OpenThinker": Markers(
         "<|begin_of_thought|>", "<|end_of_thought|>", "<|begin_of_solution|>", "<|end_of_solution|>"
     ),

@@ -26,7 +26,8 @@ TAGS = (
     ("<|begin_of_thought|>", "<|end_of_thought|>"),
     ("<|inner_prefix|>", "<|inner_suffix|>"),
 )
-# Names that ordinary XML has too, and the sentences of Granite 3.2: they count only at the beginning of a text.
+# Names that ordinary XML has too, and the sentences of Granite 3.2: they count only at the
+# beginning of a text.
 COMMON_NAMES = (
     ("<thinking>", "</thinking>"),
     ("<thought>", "</thought>"),
@@ -49,7 +50,9 @@ _MESSAGE = re.compile(
 # Without its special tokens, the name of a channel runs into the first word of its message.
 _STRIPPED = re.compile(r"(?:assistant)?(?:analysis|commentary)(?=[^\s.,:;!?)\-/'\u2019])")
 _FINAL = re.compile(r"(?:assistant)?final(?=[A-Z\"'\u201c*#\d])|assistantfinal")
-_AROUND_ANSWER = re.compile(r"</?(?:answer|response)>|<\|(?:begin|end)_of_solution\|>|<\|(?:START|END)_RESPONSE\|>")
+_AROUND_ANSWER = re.compile(
+    r"</?(?:answer|response)>|<\|(?:begin|end)_of_solution\|>|<\|(?:START|END)_RESPONSE\|>"
+)
 
 
 @dataclass(frozen=True)

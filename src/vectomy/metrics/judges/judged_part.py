@@ -26,11 +26,14 @@ class JudgedPart:
         answer: the completion without its thoughts.
         wrong: what makes it degenerate; None for an answer that says something.
         unjudged: why no judge, or no judge of English, can say whether it refuses; else None.
+        language: of the answer as `find_foreign_language` gives it; None for English, and for what
+            is too short to tell.
     """
 
     answer: str
     wrong: str | None = None
     unjudged: str | None = None
+    language: str | None = None
 
 
 def read_completion(prompt: str, completion: str, *, english_only: bool) -> JudgedPart:
@@ -55,7 +58,7 @@ def read_completion(prompt: str, completion: str, *, english_only: bool) -> Judg
     if foreign is not None and wrong in ("language", "garbled") and not mixed_scripts(split.answer):
         wrong = None
     unjudged = f"not English ({foreign})" if foreign is not None and english_only else None
-    return JudgedPart(split.answer, wrong, unjudged)
+    return JudgedPart(split.answer, wrong, unjudged, foreign)
 
 
 def find_degenerate(completion: str, prompt: str) -> bool:

@@ -11,7 +11,7 @@ from collections import Counter
 from functools import cache, lru_cache
 from importlib import resources
 
-__all__ = ["find_foreign_language", "language", "mixed_scripts", "scripts"]
+__all__ = ["find_foreign_language", "has_english", "language", "mixed_scripts", "scripts"]
 
 # Words that are common in one language and rare or absent in the others.
 COMMONEST = {
@@ -220,6 +220,11 @@ def find_foreign_language(text: str) -> str | None:
     if len(words) >= FEW_WORDS and not only_english and told >= max(FEWEST, FOREIGN * len(words)):
         return best if hits[best] >= FEWEST else "Latin script"
     return None
+
+
+def has_english(text: str) -> bool:
+    """Whether a text has a word that only English has."""
+    return not _only_english().isdisjoint(LATIN_WORD.findall(text.lower().replace("\u2019", "'")))
 
 
 def _find_script(text: str, english: int) -> str | None:
