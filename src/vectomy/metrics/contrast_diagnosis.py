@@ -113,7 +113,7 @@ def _describe_unjudged(name: str, side: SideCounts, config: RunConfig) -> str:
     if foreign > len(side.reasons) / 2:
         return (
             f"{foreign} {of} are not in a language that this judge knows ({reason}), so whether they refuse "
-            "is not known; give prompts that the model answers in English, or a judge of that language (--judge)"
+            "is not known; give prompts that the model answers in English, or another --judge"
         )
     remedy = f"raise --answer-tokens (now {config.answer_tokens})"
     if config.runtime.thinking:
