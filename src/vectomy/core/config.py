@@ -18,6 +18,7 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Field,
     ValidationError,
     model_serializer,
     model_validator,
@@ -121,6 +122,10 @@ class Runtime(StrictModel):
     """
     thinking: Annotated[bool, EXPERT] = False
     """Let models with a thinking block think before they answer."""
+    thought_tokens: Annotated[int | None, EXPERT] = Field(None, ge=1)
+    """With --thinking: most tokens of a thought, which is then closed; the answer behind it has its
+    own tokens. Without this, a thought takes tokens of the answer.
+    """
     tensor_parallel: Annotated[bool, EXPERT] = False
     """Divide each matrix over the processes of `accelerate launch` or torchrun, instead of giving
     each process a model and a share of the prompts.
@@ -132,7 +137,8 @@ class Runtime(StrictModel):
         """The settings that change what a model computes, for the hashes of results."""
         # Hashes made before models could be quantised stay valid.
         bits = [] if self.load_in is None else [self.load_in]
-        return [self.device, self.dtype, self.thinking, *bits]
+        thought = [] if self.thought_tokens is None else [f"thought of {self.thought_tokens}"]
+        return [self.device, self.dtype, self.thinking, *bits, *thought]
 
 
 class JobConfig(StrictModel):

@@ -12,7 +12,16 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-__all__ = ["CHANNEL", "HARMONY", "MARKERS", "TAGS", "SplitCompletion", "split_thoughts", "strip_frame"]
+__all__ = [
+    "CHANNEL",
+    "HARMONY",
+    "MARKERS",
+    "TAGS",
+    "SplitCompletion",
+    "closing_of",
+    "split_thoughts",
+    "strip_frame",
+]
 
 # Opening and closing tag.
 TAGS = (
@@ -76,6 +85,18 @@ def split_thoughts(completion: str) -> SplitCompletion:
     if _STRIPPED.match(text) or _FINAL.match(text):
         return _split_stripped_harmony(text)
     return _split_tags(text) or SplitCompletion("", completion)
+
+
+def closing_of(completion: str) -> str | None:
+    """What ends the thought inside which a completion ends, and begins the answer; None outside of
+    thoughts, and where no special token marks them.
+    """
+    if split_thoughts(completion).finished:
+        return None
+    if CHANNEL in completion:
+        return "<|end|><|start|>assistant<|channel|>final<|message|>"
+    last = max((*TAGS, *COMMON_NAMES), key=lambda pair: completion.rfind(pair[0]))
+    return f"\n{last[1]}\n\n" if last[0] in completion else None
 
 
 def strip_frame(answer: str) -> str:

@@ -27,7 +27,7 @@ from vectomy.metrics.detectable_effect import detectable
 from vectomy.metrics.direction_share import shares_along
 from vectomy.metrics.divergence import answer_hidden, divergence
 from vectomy.metrics.intervals import rate_of, share_of
-from vectomy.metrics.judges import Judge, Verdict, measured_errors, refuses
+from vectomy.metrics.judges import Judge, Verdict, find_refusals, measured_errors, refuses
 from vectomy.metrics.pca import principal_components
 from vectomy.models import ChatModel
 
@@ -157,10 +157,33 @@ def evaluate_variant(
             "evasion_rate": share_of(
                 [verdict == "evasion" for verdict in verdicts["positive"] if verdict != "not_judged"]
             ),
+            **_refuse_without_thinking(chat, base, judge, answer_tokens, batch_tokens, progress, form),
             **_measure_forced(chat, base, direction, batch_tokens),
         }
     )
     return VariantResult(metrics, judged)
+
+
+def _refuse_without_thinking(
+    chat: ChatModel,
+    base: BaseAnswers,
+    judge: Judge,
+    answer_tokens: int,
+    batch_tokens: BatchTokens,
+    progress: Progress,
+    form: str,
+) -> JsonObject:
+    """The rate of refusals of a model that thinks, where it answers without a thought: what its
+    thoughts add to its refusals, or take. Nothing for a model that does only one of the two.
+    """
+    plain = chat.without_thinking
+    if plain is None:
+        return {}
+    what = f"{form} answers without thinking"
+    tokens = plain.answer(plain.tokens(base.positive), answer_tokens, batch_tokens, progress, what)
+    texts = [plain.text(answer) for answer in tokens]
+    asked = [prompt.text for prompt in base.positive]
+    return {"refusal_without_thinking": rate_of(find_refusals(judge, asked, texts))}
 
 
 def force_variant(
@@ -200,14 +223,15 @@ def _refusals_by_length(
     chat: ChatModel, judge: Judge, prompts: Sequence[Prompt], answers: Sequence[Sequence[int]], limit: int
 ) -> dict[str, float | None]:
     """The refusal rate of the same greedy answers, cut off after so many tokens, fewer than
-    `limit`.
+    `limit`, behind the thought if there is one.
     """
     lengths = [length for length in LENGTHS if length < limit]
+    starts = [(chat.final_start(answer) or 0) if chat.thinking else 0 for answer in answers]
     return {
         str(length): share_of(
             [
-                refuses(judge.verdict(prompt.text, chat.text(answer[:length])))
-                for prompt, answer in zip(prompts, answers, strict=True)
+                refuses(judge.verdict(prompt.text, chat.text(answer[: start + length])))
+                for prompt, answer, start in zip(prompts, answers, starts, strict=True)
             ]
         )
         for length in lengths

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -30,6 +30,7 @@ from vectomy.models.decoding import decode
 from vectomy.models.head import logits_of
 from vectomy.models.layerwise import LayerBatches, LayerwiseModel
 from vectomy.models.memory import available_memory, count_pass_tokens
+from vectomy.models.thought_budget import answer_behind_thoughts
 
 __all__ = ["ChatModel"]
 
@@ -48,6 +49,8 @@ class ChatModel:
 
     Attributes:
         tokenizer: None for a model that only runs token ids.
+        thought_tokens: most tokens of a thought, beside those of its answer; None: a thought takes
+            tokens of the answer.
         stream: for a model read block by block. `model` then has no weights, and only `iter_layers`
             runs; after `stream.allow_passes()` everything does, and each pass reads the model.
     """
@@ -59,6 +62,7 @@ class ChatModel:
     tokenizer: Any
     thinking: bool = False
     stream: LayerwiseModel | None = None
+    thought_tokens: int | None = None
 
     @property
     def device(self) -> torch.device:
@@ -334,6 +338,24 @@ class ChatModel:
         self._check_whole()
         if not tokens:
             return []
+        if self.thinking and self.thought_tokens is not None:
+            return answer_behind_thoughts(
+                self,
+                tokens,
+                self.thought_tokens,
+                max_new_tokens,
+                lambda ids, limit: self._answer(ids, limit, batch_tokens, progress, what),
+            )
+        return self._answer(tokens, max_new_tokens, batch_tokens, progress, what)
+
+    def _answer(
+        self,
+        tokens: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        batch_tokens: BatchTokens,
+        progress: Progress,
+        what: str,
+    ) -> list[list[int]]:
         answers: dict[int, list[int]] = {}
         with progress(what, len(tokens), "prompts") as update:
             for row, answer in decode(self, tokens, max_new_tokens, batch_tokens):
@@ -358,6 +380,16 @@ class ChatModel:
     def final_start(self, answer: Sequence[int]) -> int | None:
         """The index of the first token of an answer behind its thoughts; None if there is none."""
         return find_final_part(answer, self.text(answer), self.decode)
+
+    @cached_property
+    def without_thinking(self) -> ChatModel | None:
+        """The same model answering without a thought; None where its template cannot, or it does
+        not think now.
+        """
+        if not self.thinking or getattr(self.tokenizer, "chat_template", None) is None:
+            return None
+        other, asked = replace(self, thinking=False), Prompt(SENTINELS[0])
+        return other if other.render(asked) != self.render(asked) else None
 
     @cached_property
     def _opened_thought(self) -> str:

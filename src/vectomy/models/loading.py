@@ -228,7 +228,13 @@ def load_model(
     ends = model.generation_config.eos_token_id
     model.generation_config = GenerationConfig(eos_token_id=ends)
     chat = ChatModel(
-        label, checkpoint, architecture, model.eval().requires_grad_(False), text_tokenizer, chosen.thinking
+        label,
+        checkpoint,
+        architecture,
+        model.eval().requires_grad_(False),
+        text_tokenizer,
+        chosen.thinking,
+        thought_tokens=chosen.thought_tokens,
     )
     if tokenizer:
         with loading(label):
@@ -310,7 +316,16 @@ def load_layerwise(
             _check_template(text_tokenizer, label)
     blocks = [architecture.block(layer) for layer in range(architecture.n_layers)]
     stream = LayerwiseModel(model, weights, blocks, architecture.d_model)
-    chat = ChatModel(label, checkpoint, architecture, model, text_tokenizer, chosen.thinking, stream)
+    chat = ChatModel(
+        label,
+        checkpoint,
+        architecture,
+        model,
+        text_tokenizer,
+        chosen.thinking,
+        stream,
+        chosen.thought_tokens,
+    )
     if passes:
         with loading(label, checkpoint.path):
             stream.allow_passes()

@@ -62,7 +62,8 @@ def check_prompts(
             f"{chat.model.config._attn_implementation}, which is a part of torch, is used and gives the same "
             "results"
         )
-    check_lengths(chat, prompts, chat.tokens(prompts), answer_tokens, log)
+    thought = (runtime and runtime.thinking and runtime.thought_tokens) or 0
+    check_lengths(chat, prompts, chat.tokens(prompts), answer_tokens + thought, log)
     _tell_special_tokens(chat, prompts, log)
     return chat
 

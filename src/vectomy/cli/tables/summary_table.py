@@ -9,7 +9,14 @@ from rich.table import Table
 from vectomy.cli.tables.cells import setting, shown
 from vectomy.cli.terminal import open_console
 from vectomy.core.json_value import JsonObject
-from vectomy.core.results import DirectionPlace, FormMetrics, RateName, RunResults, StrengthRange
+from vectomy.core.results import (
+    DirectionPlace,
+    FormMetrics,
+    Rate,
+    RateName,
+    RunResults,
+    StrengthRange,
+)
 from vectomy.report import describe_results
 
 __all__ = ["print_summary"]
@@ -63,6 +70,9 @@ def print_summary(summary: JsonObject, folder: str) -> None:
         if name == "keep_refusal" and not any(metrics.has_preserve_set for metrics in forms.values()):
             continue
         table.add_row(named.get(name, label), *(_rate(metrics, name) for metrics in forms.values()))
+    if any(metrics.refusal_without_thinking is not None for metrics in forms.values()):
+        plain = [_write_rate(metrics.refusal_without_thinking or Rate()) for metrics in forms.values()]
+        table.add_row("refusals without thinking", *plain)
     for label, key in NUMBERS:
         if key == "evasion_rate" and all(metrics.evasion_rate is None for metrics in forms.values()):
             continue
@@ -114,7 +124,10 @@ def _written(results: RunResults) -> list[str]:
 
 
 def _rate(metrics: FormMetrics, name: RateName) -> str:
-    rate = metrics.rate(name)
+    return _write_rate(metrics.rate(name))
+
+
+def _write_rate(rate: Rate) -> str:
     if rate.ci is None:
         return "–"
     low, high = rate.ci

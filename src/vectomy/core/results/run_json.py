@@ -44,6 +44,8 @@ class FormMetrics(JsonRecord):
     refusal_ci: tuple[Number, Number] | None = None
     refusal_not_judged: int | None = None
     """Answers without a verdict; they are in no rate."""
+    refusal_without_thinking: Rate | None = None
+    """On the positive prompts, of a model that thinks: where it answers without a thought."""
     minimum_detectable_effect: Number | None = None
     """Of `refusal_rate`: the smallest true change that as many prompts would show."""
     answer_tokens: int | None = None

@@ -138,6 +138,7 @@ def rows(summary: RunResults) -> list[Row]:
             tuple(Cell(finite(m.degenerate_rate), percent(m.degenerate_rate)) for m in measured),
         ),
         *_evasions(measured, test["positive"]),
+        *_without_thinking(measured, test["positive"]),
         *(
             Row(
                 key,
@@ -177,6 +178,14 @@ def _evasions(measured: Collection[FormMetrics], prompts: str) -> list[Row]:
         return []
     cells = tuple(Cell(finite(m.evasion_rate), percent(m.evasion_rate)) for m in measured)
     return [Row("evasion_rate", "Evasions", prompts, cells)]
+
+
+def _without_thinking(measured: Collection[FormMetrics], prompts: str) -> list[Row]:
+    """Refusals of a model that thinks, where it answers without; no row for other models."""
+    if all(metrics.refusal_without_thinking is None for metrics in measured):
+        return []
+    cells = tuple(rate_cell(metrics.refusal_without_thinking) for metrics in measured)
+    return [Row("refusal_without_thinking", "Refusals without thinking", prompts, cells)]
 
 
 def rate_cell(measured: Rate | None) -> Cell:
