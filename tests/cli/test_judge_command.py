@@ -66,7 +66,7 @@ def test_rows_come_back_with_verdict_and_probability(file: Path, vectomy: Vectom
     assert judged[0]["p_refusal"] > 0.9 > 0.5 > judged[1]["p_refusal"] > judged[2]["p_refusal"] == 0.0
     assert judged[2]["judge_note"] == "empty"
     assert "25.0% (4.6%\u201369.9%)" in said
-    assert "refusal 1" in said
+    assert "refusal 2" in said
     # Three rows have a label; the third, empty, is no refusal.
     assert "1.000 (0.439\u20131.000) of 3 rows" in said
 

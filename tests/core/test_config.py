@@ -110,6 +110,7 @@ SAMPLES = {
     "batch_tokens": 128,
     "threads": 3,
     "max_memory": "1.5gb",
+    "thought_tokens": 7,
     "load_in": "4bit",
 }
 

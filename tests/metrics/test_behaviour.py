@@ -35,6 +35,7 @@ def test_verdicts_are_counted_by_label_type_and_budget() -> None:
     found = behaviour_of(rows, {64: long, 8: short})
     assert found["verdicts"] == {
         "compliance": 1,
+        "evasion": 0,
         "partial_refusal": 1,
         "full_refusal": 1,
         "degenerate": 1,

@@ -263,7 +263,7 @@ def test_it_agrees_with_people_on_models_and_prompts_it_did_not_see(
     made, rows = fitted
     found, _ = made.left_out(rows, by_prompt=True)
     rate = made.agreement(found["whole"] >= 0.5, rows)
-    assert rate >= 0.95
+    assert rate >= 0.96
     recorded = RefusalJudge().agreement
     assert recorded
     assert rate == pytest.approx(recorded.rate, abs=0.0015)
@@ -279,6 +279,9 @@ def test_the_shipped_weights_are_those_of_the_script(fitted: tuple[ModuleType, o
     again = made.shipped(rows.fitted(everything, held["strength"]), rows.names)
     assert again["weights"] == pytest.approx(held["refusal"]["weights"], abs=2e-3)
     assert again["bias"] == pytest.approx(held["refusal"]["bias"], abs=2e-3)
+    evasions = made.Evasions(ROOT / "scripts" / "evasions.jsonl", rows.rows)
+    again = made.shipped(evasions.fitted(evasions.evades | True), evasions.names)
+    assert again["weights"] == pytest.approx(held["evasion"]["weights"], abs=2e-3)
 
 
 @pytest.mark.tiny

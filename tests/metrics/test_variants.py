@@ -183,7 +183,14 @@ def test_numbers_are_stored_under_the_names_of_summary_json() -> None:
     sides = ("refusal", "harmless_refusal")
     assert set(stored) == {
         *(f"{side}_{part}" for side in sides for part in RATE),
-        *("degenerate_rate", "kl_first_token", "kl_per_token", "ce_own_answers", "max_projection"),
+        *(
+            "degenerate_rate",
+            "evasion_rate",
+            "kl_first_token",
+            "kl_per_token",
+            "ce_own_answers",
+            "max_projection",
+        ),
         *("kl_per_token_stderr", "minimum_detectable_effect", "answer_tokens", "by_length"),
     }
     with edit().hooks(chat.model):
