@@ -24,7 +24,10 @@ from vectomy.models import load_layerwise, load_model, loaded_bytes
 from vectomy.models.speed_probe import CallTime, Speeds
 
 TIER = "tiny"
-LAYOUTS = [("gptq", 4), ("gptq", 2), ("gptq_v2", 3), ("gptq_v2", 8), ("awq", 4)]
+LAYOUTS = [
+    *[("gptq", 4, False), ("gptq", 2, True), ("gptq_v2", 3, True), ("gptq_v2", 8, True), ("awq", 4, False)],
+    *[("pack-quantized", 4, False), ("pack-quantized", 8, True), ("pack-quantized", 3, False)],
+]
 
 
 @pytest.fixture(scope="module")
@@ -45,11 +48,8 @@ def change(source: Path, out: Path, **tensors: torch.Tensor | None) -> Path:
     return out
 
 
-@pytest.mark.parametrize(("layout", "bits"), LAYOUTS)
-@pytest.mark.parametrize("ordered", [False, True])
+@pytest.mark.parametrize(("layout", "bits", "ordered"), LAYOUTS)
 def test_weights_are_what_the_quantiser_meant(layout: str, bits: int, ordered: bool, tmp_path: Path) -> None:
-    if layout == "awq" and ordered:
-        pytest.skip("AWQ has no activation order")
     folder = integer_folder(tiny_chat.folder(), tmp_path, layout, bits=bits, ordered=ordered)
     checkpoint, plain = Checkpoint.open(folder.packed), Checkpoint.open(folder.plain)
     weights = integer_weights(checkpoint)
@@ -73,7 +73,7 @@ def test_a_zero_point_of_all_bits_is_one_step_above_the_numbers() -> None:
         assert torch.equal(weight, torch.full((8, 8), 0.5 * (3 - zero), dtype=torch.float16))
 
 
-@pytest.mark.parametrize("layout", ["gptq", "awq"])
+@pytest.mark.parametrize("layout", ["gptq", "awq", "pack-quantized"])
 def test_a_live_model_computes_with_the_decoded_weights(layout: str, tmp_path: Path) -> None:
     """Whole and block by block, without the packages of the formats."""
     folder = integer_folder(tiny_chat.folder(), tmp_path, layout)

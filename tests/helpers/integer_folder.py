@@ -8,6 +8,7 @@ import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,7 +36,7 @@ def integer_folder(
     """Quantise the linear layers of a model folder.
 
     Args:
-        layout: gptq, gptq_v2 or awq.
+        layout: gptq, gptq_v2, awq or pack-quantized.
         ordered: with the inputs of a group scattered over the weight (activation order).
     """
     packed_state: dict[str, Tensor] = {}
@@ -56,16 +57,34 @@ def integer_folder(
         plain_state[name] = torch.from_numpy(values.T.copy()).to(torch.float16)
         module = name.removesuffix(".weight")
         stored = z - 1 if layout == "gptq" else z
-        if layout == "awq":
+        if layout == "pack-quantized":
+            parts = {
+                "weight_packed": pack_bits(q.T, bits),
+                "weight_zero_point": pack_bits(z, bits).T,
+                "weight_scale": scales.T,
+                "weight_shape": np.array(weight.shape),
+            }
+            parts |= {"weight_g_idx": groups} if ordered else {}
+        elif layout == "awq":
             parts = {"qweight": _pack_awq(q), "qzeros": _pack_awq(stored)}
         else:
             parts = {"qweight": pack_bits(q.T, bits).T, "qzeros": pack_bits(stored, bits), "g_idx": groups}
-        parts["scales"] = scales
+        if layout != "pack-quantized":
+            parts["scales"] = scales
         packed_state |= {
             f"{module}.{part}": torch.from_numpy(np.ascontiguousarray(value)) for part, value in parts.items()
         }
-    method = {"quant_method": layout.split("_")[0], "bits": bits, "group_size": group, "desc_act": ordered}
+    weights = {"type": "int", "num_bits": bits, "symmetric": False, "strategy": "group", "group_size": group}
+    method: dict[str, Any] = {
+        "quant_method": layout.split("_")[0],
+        "bits": bits,
+        "group_size": group,
+        "desc_act": ordered,
+    }
     form = {"version": "gemm", "zero_point": True} if layout == "awq" else {"checkpoint_format": layout}
+    if layout == "pack-quantized":
+        method = {"quant_method": "compressed-tensors", "format": layout}
+        form = {"config_groups": {"group_0": {"targets": ["Linear"], "weights": weights}}}
     result = IntegerFolder(out / "packed", out / "plain")
     for folder, state in ((result.packed, packed_state), (result.plain, plain_state)):
         shutil.copytree(source, folder, ignore=shutil.ignore_patterns("model.safetensors"))

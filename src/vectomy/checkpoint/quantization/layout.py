@@ -23,7 +23,7 @@ from vectomy.core.errors import CheckpointError
 
 __all__ = ["Encoding", "PackedWeight", "companions", "count_written_bytes", "integer_weights", "locate"]
 
-Encoding = Literal["plain", "fp8-tensor", "fp8-channel", "fp8-block", "mxfp4", "gptq", "gptq_v2", "awq"]
+Encoding = Literal["plain", "fp8-tensor", "fp8-channel", "fp8-block", "mxfp4", IntegerLayout]
 
 FP8 = ("F8_E4M3", "F8_E5M2")
 EXPONENTS = ("F8_E8M0", "U8")
@@ -94,7 +94,9 @@ class PackedWeight:
     @property
     def written_from(self) -> str:
         """The tensor whose dtype a plain copy of it has: its scales, or itself."""
-        return self.parts[2] if self.is_written_plain else self.parts[0]
+        if not self.is_written_plain:
+            return self.parts[0]
+        return parts_of(self.name.removesuffix(".weight"), self.encoding).scales
 
     def stream_axis(self, axis: int) -> int:
         """Which axis of the decoded weight is the stream's, when it is `axis` of the live parameter
@@ -145,8 +147,8 @@ def locate(checkpoint: Checkpoint, name: str) -> PackedWeight:
     if entry is None and (f"{name}_blocks" in tensors or f"{name}_scales" in tensors):
         return _mxfp4(checkpoint, name)
     module = name.removesuffix(".weight")
-    if scheme.integers and entry is None and f"{module}.qweight" in tensors:
-        return _integer_groups(checkpoint, name, scheme.integers)
+    if scheme.integers and entry is None and parts_of(module, scheme.integers).values in tensors:
+        return _integer_groups(checkpoint, name, scheme)
     for sign, method in SIGNS:
         if f"{module}.{sign}" in tensors and (
             entry is not None or sign in ("qweight", "weight_packed", "W_q")
@@ -244,29 +246,30 @@ def _mxfp4(checkpoint: Checkpoint, name: str) -> PackedWeight:
     return PackedWeight(name, (values.name, scales.name), "mxfp4", logical, MX_BLOCK)
 
 
-def _integer_groups(checkpoint: Checkpoint, name: str, layout: IntegerLayout) -> PackedWeight:
-    module = name.removesuffix(".weight")
-    *needed, groups = parts_of(module)
-    stored = [checkpoint.tensors.get(part) for part in needed]
-    shapes = ", ".join(
-        f"'{part}' {'missing' if entry is None else f'{entry.dtype} {list(entry.shape)}'}"
-        for part, entry in zip(needed, stored, strict=True)
-    )
-    values, zeros, scales = stored
-    inputs = None
-    if values is not None and zeros is not None and scales is not None:
-        inputs = count_inputs(layout, values, zeros, scales, checkpoint.tensors.get(groups))
-    if inputs is None or scales is None:
+def _integer_groups(checkpoint: Checkpoint, name: str, scheme: Scheme) -> PackedWeight:
+    layout, module, tensors = scheme.integers, name.removesuffix(".weight"), checkpoint.tensors
+    assert layout is not None
+    parts = parts_of(module, layout)
+    inputs = count_inputs(layout, scheme.bits, tensors, module)
+    if inputs is None:
+        needed = [parts.values, parts.scales, *([] if layout == "pack-quantized" else [parts.zeros])]
+        shapes = ", ".join(
+            f"'{part}' {f'{entry.dtype} {list(entry.shape)}' if (entry := tensors.get(part)) else 'missing'}"
+            for part in needed
+        )
         raise CheckpointError(
             f"weight '{name}' of {checkpoint.path} is stored as {layout}, and its tensors do not fit that "
             f"layout: {shapes}; download it again, or {REMEDY}"
         )
-    parts = (*needed, *([groups] if groups in checkpoint.tensors else []))
-    return PackedWeight(name, parts, layout, (scales.shape[1], inputs))
+    stored = tuple(part for part in parts.names() if part in tensors)
+    scales = tensors[parts.scales].shape
+    outputs = scales[0] if layout == "pack-quantized" else scales[1]
+    return PackedWeight(name, stored, layout, (outputs, inputs))
 
 
 def integer_weights(checkpoint: Checkpoint) -> dict[str, PackedWeight]:
-    """Weights that are stored as integers in groups (GPTQ, AWQ), by their logical name.
+    """Weights that are stored as integers in groups (GPTQ, AWQ, llm-compressor), by their logical
+    name.
 
     Raises:
         CheckpointError: tensors that do not fit the layout.
@@ -275,7 +278,8 @@ def integer_weights(checkpoint: Checkpoint) -> dict[str, PackedWeight]:
     layout = check_supported(checkpoint.config).integers
     if layout is None:
         return {}
-    names = [f"{n.removesuffix('.qweight')}.weight" for n in checkpoint.tensors if n.endswith(".qweight")]
+    sign = parts_of("", layout).values
+    names = [f"{n.removesuffix(sign)}.weight" for n in checkpoint.tensors if n.endswith(sign)]
     return {name: locate(checkpoint, name) for name in names}
 
 
@@ -299,7 +303,8 @@ def companions(checkpoint: Checkpoint) -> dict[str, str]:
     moves little.
     """
     tensors = checkpoint.tensors
-    owners: dict[str, str] = {}
+    integers = integer_weights(checkpoint)
+    owners = {part: name for name, packed in integers.items() for part in packed.parts}
 
     def is_fp8(name: str) -> bool:
         return name in tensors and tensors[name].dtype in FP8
@@ -310,10 +315,6 @@ def companions(checkpoint: Checkpoint) -> dict[str, str]:
         elif name.endswith("_blocks") and f"{name.removesuffix('_blocks')}_scales" in tensors:
             logical = name.removesuffix("_blocks")
             owners |= {name: logical, f"{logical}_scales": logical}
-        elif name.endswith(".qweight"):
-            module = name.removesuffix(".qweight")
-            if f"{module}.weight" not in tensors:
-                owners |= {part: f"{module}.weight" for part in parts_of(module) if part in tensors}
         elif (match := ACTIVATION.fullmatch(name)) is not None:
             owner = f"{match[1]}.weight" if match[1] else match[2]
             if is_fp8(owner):

@@ -53,6 +53,8 @@ class Scheme:
     """Rows and columns of a weight that share a scale, where the scales are a grid."""
     integers: IntegerLayout | None = None
     """How weights of integers in groups are laid out."""
+    bits: int = 0
+    """Of such integers, where the tensors do not say it."""
 
 
 def check_supported(config: Mapping[str, JsonValue]) -> Scheme:
@@ -79,6 +81,8 @@ def check_supported(config: Mapping[str, JsonValue]) -> Scheme:
     if method in ("gptq", "awq"):
         return Scheme(method, integers=_integers(method, quantization))
     if method == "compressed-tensors":
+        if bits := _packed_bits(quantization):
+            return Scheme(method, integers="pack-quantized", bits=bits)
         return Scheme(method, _compressed_tensors(quantization))
     if method == "modelopt":
         return Scheme(method, _modelopt(quantization))
@@ -139,6 +143,25 @@ def _integers(method: str, quantization: Mapping[str, JsonValue]) -> IntegerLayo
             f"{''.join(f', {key}' for key in other)}, which cannot be edited; {REMEDY}"
         )
     return known[layout]
+
+
+def _packed_bits(quantization: Mapping[str, JsonValue]) -> int:
+    """The bits of compressed-tensors' packed integers, where all groups are such; else 0."""
+    groups = quantization.get("config_groups")
+    if quantization.get("transform_config") or not isinstance(groups, Mapping) or not groups:
+        return 0
+    widths = set()
+    for group in groups.values():
+        weights = group.get("weights") if isinstance(group, Mapping) else None
+        if not isinstance(group, Mapping) or not isinstance(weights, Mapping):
+            return 0
+        packed = (group.get("format") or quantization.get("format")) == "pack-quantized"
+        known = weights.get("type", "int") == "int" and weights.get("strategy") in ("group", "channel")
+        if not packed or not known:
+            return 0
+        widths.add(weights.get("num_bits"))
+    bits = widths.pop()
+    return bits if isinstance(bits, int) and not widths and bits in INTEGER_BITS["gptq"] else 0
 
 
 def _compressed_tensors(quantization: Mapping[str, JsonValue]) -> tuple[int, int]:
