@@ -11,15 +11,19 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-# What to reply to the n-th request: a text for a proper reply, (status, body), None for silence, or
-# an exception to hang up.
-Reply = str | tuple[int, str] | None | type[Exception]
+from vectomy.data.prompts import Prompt, Turn
+from vectomy.edits.edit import Edit
+from vectomy.models import ChatModel
+
+# What to reply to the n-th request: a text for a proper reply, (status, body) or (status, body,
+# headers), None for silence, or an exception to hang up.
+Reply = str | tuple[int, str] | tuple[int, str, dict[str, str]] | None | type[Exception]
 
 LLAMA_CPP = """
 import os
@@ -74,9 +78,10 @@ class StandIn:
                 else:
                     self.connection.close()
 
-            def _send(self, status: int, text: str) -> None:
+            def _send(self, status: int, text: str, headers: dict[str, str] | None = None) -> None:
                 self.send_response(status)
-                self.send_header("Content-Length", str(len(text.encode())))
+                for name, value in ({"Content-Length": str(len(text.encode()))} | (headers or {})).items():
+                    self.send_header(name, value)
                 if status in (301, 302, 307):
                     self.send_header("Location", text)
                 self.end_headers()
@@ -90,6 +95,23 @@ class StandIn:
         self.done.set()
         self.server.shutdown()
         self.server.server_close()
+
+
+def answering(chat: ChatModel, edits: Mapping[str, Edit] | None = None) -> Callable[[int, Any], Reply]:
+    """Replies with the greedy answers of a model; with an Edit of it, where the request names it as
+    its model.
+    """
+    lock = threading.Lock()
+
+    def reply(number: int, body: Any) -> str:
+        *turns, last = body["messages"]
+        system = turns.pop(0)["content"] if turns and turns[0]["role"] == "system" else None
+        prompt = Prompt(last["content"], system, tuple(Turn(**turn) for turn in turns))
+        edit = (edits or {}).get(body["model"])
+        with lock, nullcontext() if edit is None else edit.hooks(chat.model):
+            return chat.text(chat.answer(chat.tokens([prompt]), body["max_tokens"], 4096)[0])
+
+    return reply
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from vectomy.cli.output_folder import ask_about_folder, at_terminal, work_in_fol
 from vectomy.cli.progress_bars import bars
 from vectomy.cli.terminal import open_console
 from vectomy.cli.vocabulary import AsJson, Overwrite, out_option
+from vectomy.core.chat_endpoint import split_endpoint
 from vectomy.core.evaluation_config import EvaluationConfig, parse_evaluation
 from vectomy.core.json_value import JsonObject
 
@@ -117,6 +118,8 @@ def _base_of(subjects: list[str]) -> str | None:
     """
     from vectomy.workflows.named_model import base_named_by, kind_of, open_edit
 
+    # The base of a model on a server is not known.
+    subjects = [item for item in subjects if split_endpoint(item) is None]
     names = [item if Path(item).exists() else item.rpartition("@")[0] or item for item in subjects]
     kinds = [kind_of(name) for name in names]
     for name, kind in zip(names, kinds, strict=True):

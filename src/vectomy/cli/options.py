@@ -45,6 +45,7 @@ Parameters = Mapping[str, Any]
 METAVARS = {
     "behaviour_tokens": "TOKEN",
     "direction": "FILE|random:SEED",
+    "engine": "own|vllm|openai:URL[#MODEL]",
     "judge": "NAME",
     "max_memory": "SIZE",
 }

@@ -108,7 +108,8 @@ class ChatEndpoint:
             _ = message["content"]
         except (KeyError, IndexError, TypeError):
             raise self.UNREADABLE(
-                f"the {self.NOUN}'s reply has no choices[0].message.content; use an OpenAI-compatible server"
+                f"the reply of the {self.NOUN} at {self.base} has no choices[0].message.content; use an "
+                "OpenAI-compatible server"
             ) from None
         result: JsonObject = message
         return result

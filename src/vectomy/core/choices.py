@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-__all__ = ["JUDGE_NAMES", "Estimator", "ExportFormat", "JudgeName", "Quantization", "Recipe"]
+__all__ = ["ENGINE_NAMES", "JUDGE_NAMES", "Estimator", "ExportFormat", "JudgeName", "Quantization", "Recipe"]
 
 Recipe = Literal["article", "arditi", "cosmic", "distill", "gradient", "selective", "tpe"]
 """`RECIPES` in search/recipes.py; `distill` is chosen by `--trait`."""
@@ -31,6 +31,9 @@ ExportFormat = Literal["checkpoint", "lora", "gguf", "gguf-lora"]
 
 Quantization = Literal["f16", "bf16", "f32", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
 """`QUANTS` in edits/export/gguf_convert.py."""
+
+ENGINE_NAMES = ("own", "vllm")
+"""Engines of `vectomy evaluate` beside a server (workflows/evaluate/answering.py)."""
 
 JUDGE_NAMES = ("refusal", "heretic", "arditi", "xstest")
 """`JUDGES` in metrics/judges/named.py."""

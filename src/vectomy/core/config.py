@@ -218,7 +218,8 @@ def _explain(problem: Any, kind: type[BaseModel], typed: Mapping[str, str]) -> s
     # A value of a list (`budgets.0`) was typed as one option.
     name = next((typed[start] for start in _beginnings(place) if start in typed), None)
     subject = f"configuration key '{key}'" if name is None else name
-    return f"{subject} is {problem['input']!r:.200}: {problem['msg'].removeprefix('Value error, ').lower()}"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{subject} is {problem['input']!r:.200}: {message[:1].lower()}{message[1:]}"
 
 
 def _beginnings(place: list[Any]) -> list[str]:

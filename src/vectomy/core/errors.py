@@ -15,6 +15,7 @@
     │   └── FingerprintError        an Edit for another base model
     ├── JudgeError                  a judge that is absent, silent, or whose rows it cannot read
     │   └── UnreadableReplyError    a reply that holds no judgement
+    ├── EngineError                 a server or engine that was to answer is absent, or refuses
     ├── HubError                    the Hub refuses or cannot be reached
     │   └── LeakError               a token or a local path in what was to be published
     ├── RankError                   another process of a job of several has ended, or never came
@@ -38,6 +39,7 @@ __all__ = [
     "ConfigError",
     "DiskFullError",
     "EditError",
+    "EngineError",
     "FingerprintError",
     "FinishedRunError",
     "HubError",
@@ -134,6 +136,10 @@ class JudgeError(VectomyError):
 
 
 class UnreadableReplyError(JudgeError):
+    pass
+
+
+class EngineError(VectomyError):
     pass
 
 

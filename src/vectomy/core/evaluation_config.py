@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from vectomy.core.choices import JudgeName
+from vectomy.core.chat_endpoint import split_endpoint
+from vectomy.core.choices import ENGINE_NAMES, JudgeName
 from vectomy.core.config import (
     EDIT,
     EXPERT,
@@ -22,6 +23,12 @@ from vectomy.core.json_value import JsonObject
 __all__ = ["EvaluationConfig", "parse_evaluation"]
 
 
+def _check_engine(value: str) -> str:
+    if value in ENGINE_NAMES or split_endpoint(value) is not None:
+        return value
+    raise ValueError(f"input should be {', '.join(ENGINE_NAMES)} or openai:URL[#MODEL]")
+
+
 class EvaluationConfig(JobConfig):
     """What `vectomy evaluate` measures, and how."""
 
@@ -29,7 +36,8 @@ class EvaluationConfig(JobConfig):
 
     subjects: tuple[str, ...] = Field(min_length=1)
     """Models (a folder, a Hub id, `demo`), Edits (a file or a run folder; `@0.25,0.5,1` for
-    strengths) and PEFT adapter folders. The others are compared with the first model.
+    strengths), PEFT adapter folders and models on a server (openai:URL[#MODEL]), of which only the
+    answers are measured. The others are compared with the first model.
     """
     prompts: Annotated[tuple[str, ...], PROMPTS] = Field(min_length=1)
     """Prompts that the models answer: a set as [NAME=]SRC; may be repeated. Rows with `type` and
@@ -47,6 +55,14 @@ class EvaluationConfig(JobConfig):
     cannot be told from so few prompts.
     """
     judge: JudgeName = "refusal"
+    engine: Annotated[str, AfterValidator(_check_engine)] = "own"
+    """What answers the prompts: own (the loaded model), vllm (Edits as LoRA), or a server as
+    openai:URL[#MODEL], which then answers for the base. KL and the like need the loaded model.
+    """
+    requests: Annotated[int, EXPERT] = Field(8, ge=1)
+    """Requests that a server has at once."""
+    reply_seconds: Annotated[float, EXPERT] = Field(120.0, gt=0)
+    """Seconds to wait for a server's reply, before it is asked again."""
     answer_tokens: int = Field(64, ge=1)
     """Greedy tokens in each answer."""
     budgets: Annotated[tuple[int, ...], EXPERT] = (32,)

@@ -45,7 +45,7 @@ REMEDY = (
 Z = 1.959964
 # Kinds of subjects that gates are about: the base is what they are compared with, and controls are
 # what an edit has to differ from.
-GATED = ("edit", "model", "adapter")
+GATED = ("edit", "model", "adapter", "served")
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@
   prompts reach it. head.py: its logits.
 - decoding.py: how it answers. generation.py: the loop over rows, with kv_cache.py and
   packed_linear.py.
+- served_model.py: a model behind a chat endpoint; vllm_engine.py: answers by vLLM.
 - loading.py: finds, fetches and loads models. device_choice.py: where to; precision.py: the dtype
   they compute in; live_quantisation.py: weights quantised while they run.
 - layerwise.py: runs a model that is larger than memory, with weights.py and block_pages.py;

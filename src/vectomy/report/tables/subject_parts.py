@@ -35,6 +35,7 @@ KINDS = {
     "model": "checkpoint",
     "edit": "edit",
     "adapter": "adapter",
+    "served": "served model",
     "random": "random control",
     "noise": "noise floor",
 }
@@ -127,7 +128,7 @@ def focus(compared: Sequence[SubjectResult]) -> SubjectResult | None:
     """Whom the page speaks of first: the edit whose strength is nearest to 1, else another
     checkpoint.
     """
-    changed = [subject for subject in compared if subject.kind in ("edit", "adapter", "model")]
+    changed = [subject for subject in compared if subject.kind in ("edit", "adapter", "model", "served")]
     order = {"edit": 0, "adapter": 1}
     return min(
         changed,

@@ -36,15 +36,18 @@ def summarise_set(
     prompt_set: PromptSet,
     subject: SetResult,
     baseline: SetResult | None,
-    damaged: Mapping[str, float] | None,
+    damaged: Mapping[str, float | None] | None,
     errors: JudgeErrors | None = None,
+    *,
+    same_tokens: bool,
 ) -> SetNumbers:
     """A subject's numbers on a set.
 
     Args:
         baseline: the model that it is compared with, on the whole set.
-        damaged: KL and cross-entropy; None where the two share no tokenizer, so that neither KL nor
-            lengths can be compared.
+        damaged: KL and cross-entropy; None where the two share no tokenizer.
+        same_tokens: whether both are counted in the tokens of one tokenizer, so that lengths can be
+            compared.
         errors: of the judge; None if they were not measured.
     """
     answer_lengths = lengths(subject.answered.tokens, subject.answered.whole[0])
@@ -60,7 +63,7 @@ def summarise_set(
         result["against_base"] = mcnemar(before, [row.refuses for row in subject.answered.whole[1]])
         theirs = [baseline.answered.tokens[row] for row in subject.rows]
         ratio = answer_lengths["length_mean"] / (sum(map(len, theirs)) / len(theirs))
-        result["length_ratio"] = ratio if damaged is not None else None
+        result["length_ratio"] = ratio if same_tokens else None
     return SetNumbers.from_json(result)
 
 

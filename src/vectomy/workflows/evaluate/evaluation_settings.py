@@ -16,7 +16,7 @@ from vectomy.workflows.evaluate.subjects import Subject
 __all__ = ["make_settings", "parse_earlier_settings"]
 
 # Settings that are compared by what they stand for, and settings that change no result.
-LISTS = {"subjects", "prompts", "base", "texts", "judge", "budgets", "tasks"}
+LISTS = {"subjects", "prompts", "base", "texts", "judge", "budgets", "tasks", "engine"}
 IGNORED = {
     "gates",
     "batch_tokens",
@@ -25,6 +25,8 @@ IGNORED = {
     "threads",
     "trust_remote_code",
     "task_batch",
+    "requests",
+    "reply_seconds",
 }
 
 
@@ -35,6 +37,7 @@ def make_settings(
     sets: Sequence[PromptSet],
     texts: Mapping[str, str],
     tasks: Sequence[HarnessTask],
+    engine: str,
 ) -> RunSettings:
     """The settings of an evaluation. More subjects, sets, texts and tasks replace no results."""
     values = config.model_dump(mode="json", exclude=LISTS | IGNORED)
@@ -42,6 +45,7 @@ def make_settings(
         "budgets": config.all_budgets,
         "judge": f"{judge.name} {judge.version}",
         "base": subjects[0].name,
+        "engine": engine,
     }
     return RunSettings(
         values,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from importlib.metadata import version
@@ -23,6 +24,7 @@ from vectomy.core.results import (
     StageCost,
     SubjectNumbers,
     TaskScore,
+    TextPerplexity,
 )
 from vectomy.core.run_folder import read_json, write_json, write_whole
 from vectomy.core.settings_change import RunSettings
@@ -44,7 +46,7 @@ from vectomy.workflows.evaluate.evaluation_results import (
     summarise_set,
     summarise_tool_calls,
 )
-from vectomy.workflows.evaluate.evaluation_settings import make_settings, parse_earlier_settings
+from vectomy.workflows.evaluate.evaluation_settings import LISTS, make_settings, parse_earlier_settings
 from vectomy.workflows.evaluate.measurements import SubjectMeasurer
 from vectomy.workflows.evaluate.model_cache import ModelCache, slot
 from vectomy.workflows.evaluate.pace import Pace
@@ -58,6 +60,8 @@ __all__ = ["EvaluationWorkflow", "find_missing_packages"]
 # Prompts that are asked again after an earlier exchange, and after a long text. The latter take the
 # time of all its tokens.
 MULTI_TURN_PROMPTS, CONTEXT_PROMPTS = 50, 16
+# What takes logits, of a model on a server.
+NOT_MEASURED = dict.fromkeys(("kl_first_token", "kl_per_token", "kl_per_token_stderr", "ce_own_answers"))
 # A tool call is a JSON object, which is not valid when it is cut off.
 TOOL_TOKENS = 96
 
@@ -100,11 +104,16 @@ class EvaluationWorkflow(Workflow):
 
     @cached_property
     def measurer(self) -> SubjectMeasurer:
-        return SubjectMeasurer(self.config, self.models, self.cache, self.judge, self.sets, self.pace)
+        return SubjectMeasurer(
+            self.config, self.models, self.cache, self.judge, self.sets, self.pace, self.subjects
+        )
 
     @cached_property
     def settings(self) -> RunSettings:
-        return make_settings(self.config, self.judge, self.subjects, self.sets, self.texts, self.tasks)
+        engine = self.measurer.answers.name_engine()
+        return make_settings(
+            self.config, self.judge, self.subjects, self.sets, self.texts, self.tasks, engine
+        )
 
     def stored_settings(self) -> RunSettings | None:
         """Also those of a version that wrote no settings.json."""
@@ -121,6 +130,7 @@ class EvaluationWorkflow(Workflow):
         # Misspelt names in gates are an error now, not after hours.
         check_gates(self.gates, EvaluationResults.from_json(self._named()))
         check_ready(self, self.list_checks())
+        self.measurer.answers.check()
         current_ranks().on_first(self._prepare_evaluation)
         self._check_prompts()
         self._log_work()
@@ -128,11 +138,8 @@ class EvaluationWorkflow(Workflow):
         self.measurer.describe_setup(self.subjects[0])
         results: dict[str, SubjectNumbers] = {}
         costs: dict[str, StageCost] = {}
-        for number, subject in enumerate(self._in_order(), 1):
-            self.log(f"{number} of {len(self.subjects)}: {subject.name}")
-            self.cache.start()
-            results[subject.name] = self._measure(subject)
-            costs[subject.name] = self.cache.cost
+        with closing(self.measurer.answers):
+            self._measure_all(results, costs)
         self.models.free()
         names = [subject.name for subject in self.subjects]
         measured = EvaluationResults.from_json(
@@ -153,6 +160,13 @@ class EvaluationWorkflow(Workflow):
         rows = [row.to_json() for row in answered]
         current_ranks().on_first(partial(self._write, evaluation, rows))
         return evaluation
+
+    def _measure_all(self, results: dict[str, SubjectNumbers], costs: dict[str, StageCost]) -> None:
+        for number, subject in enumerate(self._in_order(), 1):
+            self.log(f"{number} of {len(self.subjects)}: {subject.name}")
+            self.cache.start()
+            results[subject.name] = self._measure(subject)
+            costs[subject.name] = self.cache.cost
 
     def _prepare_evaluation(self) -> None:
         stored = self.stored_settings()
@@ -209,13 +223,18 @@ class EvaluationWorkflow(Workflow):
         for prompt_set in self.sets:
             baseline_result = baseline_results[prompt_set.name] if baseline_results is not None else None
             asked = (baseline_result or results[prompt_set.name]).answered.tokens
-            damaged = self.measurer.measure_divergence(subject, baseline, prompt_set, asked)
+            damaged = (
+                self.measurer.measure_divergence(subject, baseline, prompt_set, asked)
+                if subject.has_weights
+                else NOT_MEASURED
+            )
             numbers[prompt_set.name] = summarise_set(
                 prompt_set,
                 results[prompt_set.name],
                 baseline_result,
                 damaged,
                 measured_errors(self.judge.name),
+                same_tokens=damaged is not None,
             )
         if subject.kind == "noise":
             return SubjectNumbers(sets=numbers)
@@ -243,7 +262,10 @@ class EvaluationWorkflow(Workflow):
         result: dict[str, JsonRecord | dict[str, JsonRecord]] = {}
         if self.texts:
             result["perplexity"] = {
-                name: self.measurer.measure_perplexity(subject, text) for name, text in self.texts.items()
+                name: self.measurer.measure_perplexity(subject, text)
+                if subject.has_weights
+                else TextPerplexity(nats_per_token=None, perplexity=None, tokens=None)
+                for name, text in self.texts.items()
             }
         if c.multi_turn:
             prompts = [after_an_exchange(prompt) for prompt in self._sample(MULTI_TURN_PROMPTS)]
@@ -260,7 +282,7 @@ class EvaluationWorkflow(Workflow):
             tools = tool_prompts()
             answered = ask(subject, [item.prompt for item in tools], "tool calls", tokens=TOOL_TOKENS)
             result["tool_calls"] = summarise_tool_calls(tools, answered)
-        if self.tasks:
+        if self.tasks and subject.has_weights:
             results = {task.name: self.measurer.score_task(subject, task) for task in self.tasks}
             self.scores[subject.name] = results
             rows = in_rows(
@@ -283,7 +305,7 @@ class EvaluationWorkflow(Workflow):
             (subject, prompt_set)
             for subject in self.subjects
             for prompt_set in self.sets
-            if self.measurer.needs_answers(
+            if self.measurer.answers.are_missing(
                 subject, [prompt_set.rows[row].prompt for row in self._rows(subject, prompt_set)]
             )
         ]
@@ -307,20 +329,24 @@ class EvaluationWorkflow(Workflow):
         c, left = self.config, self.pace.left
         for subject, prompt_set in unanswered:
             left["answers"] += len(self._rows(subject, prompt_set)) * c.answer_tokens
-            left["damage"] += len(self.measurer.sample_rows(prompt_set)) * c.answer_tokens
+            left["damage"] += (
+                subject.has_weights * len(self.measurer.sample_rows(prompt_set)) * c.answer_tokens
+            )
         prompts = sum(len(prompt_set.rows) for prompt_set in self.sets)
         measured = {subject.name: subject for subject, _ in unanswered if subject.kind != "noise"}
         for subject in measured.values():
-            left["perplexity"] += len(self.texts) * c.text_tokens
+            left["perplexity"] += subject.has_weights * len(self.texts) * c.text_tokens
             beside = min(prompts, MULTI_TURN_PROMPTS) * c.multi_turn
             beside += min(prompts, CONTEXT_PROMPTS) * bool(c.context_tokens)
             left["answers"] += beside * c.answer_tokens + c.tool_calls * len(tool_prompts()) * TOOL_TOKENS
             left["capability"] += sum(
-                task.requests for task in self.tasks if self.measurer.needs_scores(subject, task)
+                task.requests
+                for task in self.tasks
+                if subject.has_weights and self.measurer.needs_scores(subject, task)
             )
 
     def _log_tasks(self) -> None:
-        subjects = [subject for subject in self.subjects if subject.kind != "noise"]
+        subjects = [item for item in self.subjects if item.kind != "noise" and item.has_weights]
         runs = [self.measurer.needs_scores(subject, task) for subject in subjects for task in self.tasks]
         kept = f", {len(runs) - sum(runs):,} of them kept from before" if not all(runs) else ""
         self.log(
@@ -341,8 +367,9 @@ class EvaluationWorkflow(Workflow):
             "settings": {
                 **c.model_dump(
                     mode="json",
-                    exclude={"subjects", "prompts", "base", "texts", "gates", "judge", "budgets", "tasks"},
+                    exclude={*LISTS, "gates", "requests", "reply_seconds"},
                 ),
+                "engine": self.measurer.answers.name_engine(),
                 "budgets": c.all_budgets,
                 "tasks": list(dict.fromkeys(task.row for task in self.tasks)),
                 **self.measurer.describe_setup(self.subjects[0]),
@@ -360,9 +387,13 @@ class EvaluationWorkflow(Workflow):
 
 
 def find_missing_packages(work: EvaluationWorkflow) -> str | None:
-    """Adapters are loaded when their turn comes; that they can be is checked before."""
+    """Adapters are loaded, and vLLM is started, when their turn comes; that they can be is checked
+    before.
+    """
     adapters = any(subject.kind == "adapter" for subject in work.subjects)
-    return describe_missing("measuring an adapter", "peft") if adapters else None
+    return (describe_missing("measuring an adapter", "peft") if adapters else None) or (
+        describe_missing("--engine vllm", "vllm") if work.config.engine == "vllm" else None
+    )
 
 
 def find_too_large(work: EvaluationWorkflow) -> str | None:

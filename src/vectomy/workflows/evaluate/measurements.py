@@ -24,9 +24,9 @@ from vectomy.metrics.judges import Judge, Verdict
 from vectomy.metrics.lm_eval.harness import HarnessTask, TaskScores
 from vectomy.metrics.perplexity import perplexity
 from vectomy.metrics.prompt_set import PromptSet, sample
-from vectomy.metrics.surroundings import behind_text
 from vectomy.metrics.verdicts import JudgedAnswers, judge_all
 from vectomy.models import ChatModel
+from vectomy.workflows.evaluate.answering import SubjectAnswers, portions
 from vectomy.workflows.evaluate.model_cache import ModelCache, slot
 from vectomy.workflows.evaluate.pace import Pace
 from vectomy.workflows.evaluate.subjects import Subject
@@ -61,6 +61,7 @@ class SubjectMeasurer:
         judge: Judge,
         sets: Sequence[PromptSet],
         progress: Pace,
+        subjects: Sequence[Subject],
     ) -> None:
         self._config, self._models, self._cache, self._judge, self._progress = (
             config,
@@ -77,6 +78,7 @@ class SubjectMeasurer:
             "versions": {name: recorded[name] for name in ("vectomy", "torch", "transformers")},
             "settings": config.runtime.list_precision(),
         }
+        self.answers = SubjectAnswers(config, models, cache, progress, subjects, self._made_with)
 
     def describe_setup(self, subject: Subject) -> JsonObject:
         """The dtype, device and hash of the chat template of a model, read when it is loaded."""
@@ -111,80 +113,13 @@ class SubjectMeasurer:
         """Greedy answers of `tokens` tokens, judged whole and cut off at each budget; with
         `context` behind that much text.
         """
-        inputs = self._answers_inputs(subject, prompts, tokens, context)
-        ids = self._cache.get_or_compute(
-            inputs, lambda: self._answer_prompts(subject, prompts, what, tokens, context)
-        )
         lengths = sorted({*budgets, tokens})
-        texts = self._cache.get_or_compute(
-            {
-                "kind": "texts with thoughts",
-                "subject": subject.identity,
-                "answers": hash_of(ids),
-                "budgets": lengths,
-            },
-            lambda: self._decode_answers(subject, ids, lengths),
-        )
-        by_budget = {budget: texts[str(budget)] for budget in lengths}
+        ids, by_length = self.answers.answer(subject, prompts, what, tokens, lengths, context)
         return Completions(
             ids,
-            by_budget,
-            {budget: self._judge_texts(prompts, answered) for budget, answered in by_budget.items()},
+            by_length,
+            {length: self._judge_texts(prompts, texts) for length, texts in by_length.items()},
         )
-
-    def needs_answers(self, subject: Subject, prompts: Sequence[Prompt]) -> bool:
-        """Whether the subject has yet to answer these prompts."""
-        return self._answers_inputs(subject, prompts, self._config.answer_tokens, 0) not in self._cache
-
-    def _answers_inputs(
-        self, subject: Subject, prompts: Sequence[Prompt], tokens: int, context: int
-    ) -> JsonObject:
-        asked = hash_of([prompt.to_json() for prompt in prompts])
-        return {
-            "kind": "answers",
-            "subject": subject.identity,
-            "prompts": asked,
-            "tokens": tokens,
-            "context": context,
-            **self._made_with,
-        }
-
-    def _answer_prompts(
-        self, subject: Subject, prompts: Sequence[Prompt], what: str, tokens: int, context: int
-    ) -> list[list[int]]:
-        with self._models.model(subject) as chat:
-            asked = behind_text(chat, prompts, context, tokens) if context else list(prompts)
-            ids = chat.tokens(asked)
-            answers: list[list[int]] = [[] for _ in ids]
-            self._progress.answer_tokens = tokens
-            for rows in self._portions(subject, len(ids)):
-                answered = chat.answer(
-                    [ids[row] for row in rows],
-                    tokens,
-                    self._config.runtime.batch_tokens,
-                    self._progress,
-                    f"{subject.name}: {what}",
-                )
-                for row, answer in zip(rows, answered, strict=True):
-                    answers[row] = answer
-        return answers
-
-    def _portions(self, subject: Subject, count: int) -> list[range]:
-        """The base is measured against itself in other batches than before: the odd rows, then the
-        even ones.
-        """
-        whole = [range(count)]
-        return (
-            [rows for rows in (range(1, count, 2), range(0, count, 2)) if rows]
-            if subject.kind == "noise"
-            else whole
-        )
-
-    def _decode_answers(
-        self, subject: Subject, answers: Sequence[Sequence[int]], budgets: Sequence[int]
-    ) -> dict[str, list[str]]:
-        with self._models.model(subject) as chat:
-            return {str(budget): [chat.text(answer[:budget]) for answer in answers] for budget in budgets}
 
     def _judge_texts(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[JudgedAnswers]:
         judge = self._judge
@@ -294,7 +229,7 @@ class SubjectMeasurer:
         self, chat: ChatModel, subject: Subject, prompts: Sequence[Prompt], answers: Sequence[Sequence[int]]
     ) -> list[Float[Tensor, "_ d_model"]]:
         hidden: dict[int, Tensor] = {}
-        for rows in self._portions(subject, len(prompts)):
+        for rows in portions(subject, len(prompts)):
             result = answer_hidden(
                 chat,
                 [prompts[row] for row in rows],

@@ -6,6 +6,7 @@ A subject is written as
     EDIT[@STRENGTHS]            an Edit file, or a run folder that holds one;
                                 strengths such as 0.5 or 0.25,0.5,1
     ADAPTER                     a folder that PEFT wrote, for the base
+    openai:URL[#MODEL]          a model on a server, of which only the answers are seen
 
 Every subject has an identity, the hash of everything that decides its answers, and the model that
 it is compared with.
@@ -23,6 +24,7 @@ from typing import Literal
 
 from vectomy.checkpoint import Checkpoint, fingerprint, sidecar_digest
 from vectomy.checkpoint.gguf import is_gguf
+from vectomy.core.chat_endpoint import PREFIX, split_endpoint
 from vectomy.core.errors import FingerprintError, UsageError
 from vectomy.core.json_value import JsonObject
 from vectomy.core.progress import Progress, silent
@@ -34,10 +36,11 @@ from vectomy.edits.controls import random_control
 from vectomy.edits.edit import Edit
 from vectomy.models import is_local, probe_architecture
 from vectomy.models.demo import model_folder
+from vectomy.models.served_model import ServedModel
 
 __all__ = ["Kind", "Subject", "open_subjects", "with_controls"]
 
-Kind = Literal["base", "model", "edit", "adapter", "random", "noise"]
+Kind = Literal["base", "model", "edit", "adapter", "served", "random", "noise"]
 EDIT_FILE, ADAPTER_FILE, ADAPTER_CONFIG = (
     "edit.safetensors",
     "adapter_model.safetensors",
@@ -52,6 +55,8 @@ class Subject:
 
     `sha256` is the Edit's own hash, or that of weights and sidecars. Two subjects with the same
     `identity` give the same answers. Only Edits and random controls have `edit` and `strength`.
+    Only a model on a server has `endpoint`, its URL and name; `path` is the base's then, and its
+    weights are not known.
     """
 
     name: str
@@ -65,10 +70,17 @@ class Subject:
     strength: float | None = None
     note: str | None = None
     fingerprint: str = field(default="", repr=False)
+    endpoint: tuple[str, str] | None = None
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether its logits can be measured, not its answers alone."""
+        return self.endpoint is None
 
     def to_json(self) -> JsonObject:
-        keys = ("name", "kind", "source", "strength", "sha256", "note")
-        return {**{key: getattr(self, key) for key in keys}, "of": self.baseline}
+        keys = ("name", "kind", "source", "strength", "note")
+        digest = self.sha256 if self.endpoint is None else None
+        return {**{key: getattr(self, key) for key in keys}, "sha256": digest, "of": self.baseline}
 
 
 def open_subjects(
@@ -102,6 +114,8 @@ def open_subjects(
     for item in parsed:
         if item.kind == "adapter":
             result.append(_adapter(item, first))
+        elif item.kind == "served":
+            result.append(_served(item, first))
         elif item.kind == "edit":
             result += _edits(item, known)
         elif by_spec[item.spec] is not first:
@@ -109,20 +123,25 @@ def open_subjects(
     return _number_names(result)
 
 
+ParsedKind = Literal["model", "edit", "adapter", "served"]
+
+
 @dataclass(frozen=True)
 class _ParsedSpec:
     spec: str
-    kind: Literal["model", "edit", "adapter"]
+    kind: ParsedKind
     path: Path
     name: str
     strengths: tuple[float, ...] | None = None
 
 
 def _parse_spec(spec: str) -> _ParsedSpec:
+    if split_endpoint(spec) is not None:
+        return _ParsedSpec(spec, "served", Path(), spec)
     plain, strengths = _strengths(spec)
     path = Path(plain).expanduser()
     if plain == "demo" or is_gguf(plain):
-        kind: Literal["model", "edit", "adapter"] = "model"
+        kind: ParsedKind = "model"
     elif os.path.isfile(path / ADAPTER_CONFIG):
         # Our own adapter folders hold the Edit as well.
         kind = "adapter"
@@ -182,6 +201,29 @@ def _adapter(item: _ParsedSpec, base: Subject) -> Subject:
     )
     identity = hash_of([base.identity, digest])
     return Subject(item.name, "adapter", item.path.name, base.name, digest, identity, item.path)
+
+
+def _served(item: _ParsedSpec, base: Subject) -> Subject:
+    endpoint = split_endpoint(item.spec)
+    assert endpoint is not None
+    server = ServedModel(*endpoint)
+    name = server.short_model
+    identity = hash_of(["served", server.base, server.model])
+    note = (
+        "a model on a server: its answers alone are measured, in the tokens of the base; nothing is known "
+        "of its weights"
+    )
+    return Subject(
+        name,
+        "served",
+        f"{PREFIX}{name}",
+        base.name,
+        identity,
+        identity,
+        base.path,
+        note=note,
+        endpoint=(server.base, server.model),
+    )
 
 
 def _edits(item: _ParsedSpec, models: Sequence[Subject]) -> list[Subject]:
