@@ -2,6 +2,7 @@
 weights stay one function.
 """
 
+import contextlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -61,8 +62,8 @@ MODES = [
 
 
 def hold_together(edit: Edit, label: str, folder: Path, out: Path, effect: float = 1e-3) -> Checkpoint:
-    """Hooks on the live model and the baked folder loaded again give the same logits, which are not
-    the base's.
+    """Hooks on the live model, its weights with the edit folded in, and the baked folder loaded
+    again give the same logits, which are not the base's.
     """
     bake(edit, folder, out)
     model = zoo_load(label, folder)
@@ -70,7 +71,16 @@ def hold_together(edit: Edit, label: str, folder: Path, out: Path, effect: float
     before = {name: value.detach().clone() for name, value in model.named_parameters()}
     with edit.hooks(model):
         hooks = zoo_logits(model)
+    with contextlib.suppress(InterruptedError), edit.folded(model):
+        folded = zoo_logits(model)
+        changed = {name for name, value in model.named_parameters() if not torch.equal(value, before[name])}
+        raise InterruptedError
     assert far(zoo_logits(zoo_load(label, out)), hooks) < 1e-4
+    assert far(folded, hooks) < 1e-4
+    assert torch.equal(folded.argmax(-1), hooks.argmax(-1))
+    live = architecture_of(model)
+    own = {writer.weight for writer in live.writers if writer.layer is not None}
+    assert {name for name in changed if name.endswith("weight")} & own
     assert far(hooks, base) > effect
     assert all(torch.equal(value, before[name]) for name, value in model.named_parameters()), (
         "left as it was found"

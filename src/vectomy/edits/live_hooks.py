@@ -5,7 +5,7 @@ What no hook can do has its parameters changed in place for the length of a `wit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
@@ -28,23 +28,32 @@ __all__ = ["OutputChange", "edit_writers", "output_change"]
 
 
 @contextmanager
-def edit_writers(model: nn.Module, edits: Sequence[tuple[Writer, Operation]]) -> Iterator[None]:
+def edit_writers(
+    model: nn.Module, edits: Sequence[tuple[Writer, Operation]], *, fold: bool = False
+) -> Iterator[None]:
     """Make each writer's output what it would be with edited weights; computed in float32, given
     back in its dtype.
 
     What no hook on a module's output can do has its parameters changed in place for the length of
     the block: single experts, kept lengths inside of fused experts, biases that are added behind
     the module, and weights that fast kernels take without calling the module.
+
+    Args:
+        fold: change all parameters in place that can be, so that a pass costs no more than without
+            the edit. In 16 bits they are rounded as a bake rounds them, hooks otherwise.
     """
+    shared = _list_shared(model) if fold else frozenset()
     with ExitStack() as changes:
         for writer, edit in edits:
             module = model.get_submodule(writer.module)
             basis, strengths = fold_live_removal(model, writer, edit.basis, edit.strengths)
-            _check_readable(model, writer, edit, _needs_swap(module, writer, edit))
+            swapped = _needs_swap(module, writer, edit)
+            _check_readable(model, writer, edit, swapped)
+            swapped = swapped or (fold and _can_be_folded(model, writer, edit, shared))
             # Not where the weight is: that may be offloaded.
             device = execution_device(module)
             basis, strengths = (value.to(device, torch.float32) for value in (basis, strengths))
-            if _needs_swap(module, writer, edit):
+            if swapped:
                 _swap_writer(changes, model, writer, edit, basis, strengths)
                 made = OutputChange(None, None)
             else:
@@ -61,6 +70,21 @@ def edit_writers(model: nn.Module, edits: Sequence[tuple[Writer, Operation]]) ->
             if made.change is not None or addition is not None:
                 changes.callback(module.register_forward_hook(output_hook(made.change, addition)).remove)
         yield
+
+
+def _list_shared(model: nn.Module) -> frozenset[str]:
+    """Names of parameters that have another name as well, such as a tied head."""
+    names: dict[nn.Parameter, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(parameter, []).append(name)
+    return frozenset(name for several in names.values() if len(several) > 1 for name in several)
+
+
+def _can_be_folded(model: nn.Module, writer: Writer, edit: Operation, shared: Collection[str]) -> bool:
+    if not edit.strengths.any() or is_packed(model.get_submodule(writer.module)):
+        return False
+    parameter = model.get_parameter(writer.weight)
+    return writer.weight not in shared and _is_plain(parameter) and not parameter.is_meta
 
 
 def _check_readable(model: nn.Module, writer: Writer, edit: Operation, swapped: bool) -> None:
