@@ -21,6 +21,7 @@ from vectomy.metrics.surroundings import behind_text
 from vectomy.models import ChatModel
 from vectomy.models.loading import load_without_weights
 from vectomy.models.served_model import ServedModel
+from vectomy.models.thought_budget import answer_behind_thoughts
 from vectomy.models.vllm_engine import VllmEngine, rank_of_adapter
 from vectomy.workflows.evaluate.model_cache import ModelCache
 from vectomy.workflows.evaluate.pace import Pace
@@ -135,11 +136,15 @@ class SubjectAnswers:
         Raises:
             EditError: an Edit or adapter that vLLM does not compute exactly.
             EngineError: a server does not answer.
-            UsageError: see `_base_server`.
+            UsageError: see `_base_server`; or a budget for thoughts that no server takes.
         """
         servers = {
             server.base + server.model: server for server in map(self._server, self._subjects) if server
         }
+        if servers and self._config.runtime.thought_tokens is not None:
+            raise UsageError(
+                "--thought-tokens is for models that answer here; a server has its own: leave it out"
+            )
         for server in servers.values():
             current_ranks().on_first(partial(server.answer_prompt, Prompt("Hello."), 1))
         if self._config.engine == "vllm":
@@ -217,13 +222,18 @@ class SubjectAnswers:
         self, subject: Subject, reader: ChatModel, prompts: Sequence[Prompt], tokens: int, what: str
     ) -> list[list[int]]:
         others = [self._adapter(item) for item in self._subjects if item.path == subject.path]
+        adapters = [folder for folder in others if folder is not None]
+        adapter, thought = self._adapter(subject), self._config.runtime.thought_tokens
+
+        def decode(ids: Sequence[Sequence[int]], limit: int) -> list[list[int]]:
+            return self._vllm.answer(reader, ids, limit, adapter, adapters)
+
         with self._progress(what, len(prompts), "prompts") as update:
-            answers = self._vllm.answer(
-                reader,
-                reader.tokens(prompts),
-                tokens,
-                self._adapter(subject),
-                [folder for folder in others if folder is not None],
+            ids = reader.tokens(prompts)
+            answers = (
+                answer_behind_thoughts(reader, ids, thought, tokens, decode)
+                if reader.thinking and thought is not None
+                else decode(ids, tokens)
             )
             update(len(prompts))
         return answers
