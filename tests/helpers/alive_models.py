@@ -1,4 +1,4 @@
-"""How many models are in memory whenever transformers loads another."""
+"""How many models are in memory whenever another is loaded, whole or block by block."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from weakref import WeakSet
 from torch import nn
 
 from vectomy.architecture import architecture_of
+from vectomy.models.layerwise import LayerwiseModel
 
-__all__ = ["counting_models"]
+__all__ = ["counting_layerwise_models", "counting_models"]
 
 
 @contextmanager
@@ -36,6 +37,25 @@ def counting_models() -> Iterator[list[int]]:
         return loaded
 
     with patch.object(PreTrainedModel, "from_pretrained", classmethod(load_counted)):
+        yield counts
+
+
+@contextmanager
+def counting_layerwise_models() -> Iterator[list[int]]:
+    """The same of models that are read block by block: of each, the head and some blocks stay in
+    memory.
+    """
+    allow = LayerwiseModel.allow_passes
+    alive: WeakSet[LayerwiseModel] = WeakSet()
+    counts: list[int] = []
+
+    def allow_counted(stream: LayerwiseModel) -> None:
+        gc.collect()
+        counts.append(len(alive))
+        alive.add(stream)
+        allow(stream)
+
+    with patch.object(LayerwiseModel, "allow_passes", allow_counted):
         yield counts
 
 

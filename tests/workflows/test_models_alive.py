@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import tiny_chat
 import tiny_style
-from alive_models import counting_models
+from alive_models import counting_layerwise_models, counting_models
 from healed import QUICK
 from tiny import orthonormal
 from trait_runs import trait
@@ -34,6 +34,14 @@ def test_a_run_that_bakes_and_writes_an_adapter_holds_one_model(tmp_path: Path) 
     with counting_models() as alive:
         run(str(tiny_chat.folder()), tmp_path / "run", **options)
     assert alive == [0, 0]
+
+
+def test_a_run_larger_than_memory_holds_one_model(tmp_path: Path) -> None:
+    """The baked model is measured against the base's openings, without the base."""
+    options = {**tiny_chat.sources(), **SMALL, "recipe": "gradient", "steps": 4, "max_memory": "1MB"}
+    with counting_layerwise_models() as alive:
+        run(str(tiny_chat.folder()), tmp_path / "run", **options)
+    assert alive == [0, 0, 0]
 
 
 @pytest.mark.parametrize(("scorer", "loads"), [("lexicon", 2), ("log_odds", 3)])
