@@ -56,13 +56,14 @@ def is_garbled(text: str) -> bool:
     prose = _prose(text)
     if _is_code(prose) or language(prose) not in (None, "en"):
         return False
-    strange = [(_count_letters(token), _oddness(token)) for token in prose.split()]
-    odd = sum(count for count, points in strange if points)
+    tokens = prose.split()
+    strange = [(token, points) for token in tokens if (points := _oddness(token))]
+    odd = sum(_count_letters(token) for token, _ in strange)
     same = _sameness(prose)
     # If one word occurs all the time, fewer points are enough.
     enough = POINTS if same < SAME / 2 else POINTS / 2
     counts = odd >= FEWEST_LETTERS and sum(points for _, points in strange) >= enough
-    part = odd / sum(count for count, _ in strange) if counts else 0.0
+    part = odd / sum(map(_count_letters, tokens)) if counts else 0.0
     return part / PART + same / SAME >= 1
 
 
@@ -101,10 +102,18 @@ def trigrams_of(word: str) -> list[str]:
     return [padded[start : start + 3] for start in range(len(padded) - 2)]
 
 
+def _count_unknown(word: str) -> int:
+    known = _known()
+    return sum(three not in known for three in trigrams_of(word))
+
+
 @lru_cache(maxsize=1 << 15)
 def _oddness(token: str) -> int:
     """Points: 0 for a word, more for less of one. Names and brands may have any spelling."""
     core = token.strip(AROUND)
+    # Most tokens are words of plain letters, which have no marks and nothing run together.
+    if core.isascii() and core.isalpha() and core.islower():
+        return _count_unknown(core) // UNKNOWN + len(core) // LONG
     if (
         not core.isascii()
         or not any(map(str.isalpha, core))
@@ -113,7 +122,7 @@ def _oddness(token: str) -> int:
     ):
         return 0
     parts = [part for part in LETTERS.findall(core) if part.islower()]
-    unknown = max((sum(three not in _known() for three in trigrams_of(part)) for part in parts), default=0)
+    unknown = max(map(_count_unknown, parts), default=0)
     longest = max(map(len, parts), default=0)
     return (
         len(MARK.findall(core)) // MARKS

@@ -42,6 +42,7 @@ def plain(text: str) -> str:
     return text.translate(QUOTES).replace("**", "").strip()
 
 
+@lru_cache(maxsize=64)
 def spell_out(text: str) -> str:
     """`plain`, lower case, with "can't" as "cannot" and so on, and without direct speech: one form
     of each phrase is left to look for.
