@@ -96,7 +96,7 @@ def test_a_run_with_another_judge_is_another_run(copy: Path) -> None:
     assert stored["inputs"]["judge"][0] == "heretic"
     with pytest.raises(UsageError, match="there is no judge 'nobody'"):
         go(out.with_name("nobody"), judge="nobody")
-    with pytest.raises(ConfigError, match="a trait is scored by its own scorer"):
+    with pytest.raises(ConfigError, match="--judge mean nothing to the trait"):
         run(trait_config(judge="heretic"), out.with_name("trait"))
 
 

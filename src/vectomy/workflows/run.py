@@ -15,7 +15,7 @@ from vectomy.core.packages import describe_missing
 from vectomy.core.progress import Progress, silent
 from vectomy.core.run_config import RunConfig, make_config
 from vectomy.core.run_folder import RunFolder, read_json
-from vectomy.metrics.judges import DEFAULT_JUDGE, is_slow
+from vectomy.metrics.judges import is_slow
 from vectomy.models import join_ranks, limit_memory, missing_quantiser
 from vectomy.models.demo import is_demo
 from vectomy.search.recipe import Ask
@@ -114,11 +114,6 @@ def run(
 def _open_workflow(config: RunConfig, folder: RunFolder, **options: Any) -> RunWorkflow:
     shared = {"model": config.model, "runtime": config.runtime, "folder": folder, **options}
     if isinstance(config, TraitRun):
-        if config.judge != DEFAULT_JUDGE:
-            raise ConfigError(
-                f"the judge {config.judge} judges refusals, and a trait is scored by its own scorer; leave "
-                "--judge out, or --trait"
-            )
         return DistillWorkflow(config=config, **shared)
     if config.recipe == "distill":
         raise ConfigError("the recipe distill learns a trait; name it with --trait NAME|FILE")
