@@ -88,3 +88,12 @@ def test_a_template_that_can_do_both_answers_without_a_thought() -> None:
     # The template of this one writes no thought, whatever it is told.
     assert tiny_chat.thinker().without_thinking is None
     assert THOUGHT
+
+
+def test_lengths_count_from_behind_the_thought() -> None:
+    chat = tiny_chat.thinker()
+    (whole,) = chat.answer(chat.tokens(PROMPTS[:1]), 40, 4096)
+    assert split_thoughts(chat.text(chat.cut(whole, 2))).answer == " ".join(REFUSAL.split()[:2])
+    assert not split_thoughts(chat.text(chat.cut(whole[:3], 2))).finished
+    plain = tiny_chat.chat()
+    assert plain.cut([5, 6, 7], 2) == [5, 6]

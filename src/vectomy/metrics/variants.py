@@ -226,12 +226,11 @@ def _refusals_by_length(
     `limit`, behind the thought if there is one.
     """
     lengths = [length for length in LENGTHS if length < limit]
-    starts = [(chat.final_start(answer) or 0) if chat.thinking else 0 for answer in answers]
     return {
         str(length): share_of(
             [
-                refuses(judge.verdict(prompt.text, chat.text(answer[: start + length])))
-                for prompt, answer, start in zip(prompts, answers, starts, strict=True)
+                refuses(judge.verdict(prompt.text, chat.text(chat.cut(answer, length))))
+                for prompt, answer in zip(prompts, answers, strict=True)
             ]
         )
         for length in lengths

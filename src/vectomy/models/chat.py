@@ -381,6 +381,11 @@ class ChatModel:
         """The index of the first token of an answer behind its thoughts; None if there is none."""
         return find_final_part(answer, self.text(answer), self.decode)
 
+    def cut(self, answer: Sequence[int], length: int) -> Sequence[int]:
+        """The first `length` tokens of an answer, counted behind its thought if it has one."""
+        start = (self.final_start(answer) or 0) if self.thinking else 0
+        return answer[: start + length]
+
     @cached_property
     def without_thinking(self) -> ChatModel | None:
         """The same model answering without a thought; None where its template cannot, or it does

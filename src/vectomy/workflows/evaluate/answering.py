@@ -243,13 +243,20 @@ class SubjectAnswers:
     ) -> dict[int, list[str]]:
         def work() -> dict[str, list[str]]:
             with self._models.model(subject) as chat:
-                return {str(length): [chat.text(answer[:length]) for answer in answers] for length in lengths}
+                cut = {
+                    str(length): [chat.text(chat.cut(answer, length)) for answer in answers]
+                    for length in lengths[:-1]
+                }
+                # Whole: a thought may have tokens of its own.
+                return cut | {str(lengths[-1]): [chat.text(answer) for answer in answers]}
 
+        thinks = {"cut": "behind the thought"} if self._config.runtime.thinking else {}
         inputs = {
             "kind": "texts with thoughts",
             "subject": subject.identity,
             "answers": hash_of(answers),
             "budgets": list(lengths),
+            **thinks,
         }
         texts = self._cache.get_or_compute(inputs, work)
         return {length: texts[str(length)] for length in lengths}
