@@ -1,6 +1,7 @@
 """Every number of an evaluation equals what the model's own logits say, one prompt at a time."""
 
 import math
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -14,6 +15,7 @@ from vectomy.edits.edit import BaseModelRef, Edit
 from vectomy.metrics.intervals import wilson_interval
 from vectomy.metrics.judges import RefusalJudge
 from vectomy.metrics.variants import BaseAnswers, answer_base, evaluate_variant, separation
+from vectomy.models import load_model
 
 TIER = "chat"
 
@@ -237,3 +239,19 @@ def test_separation_on_planted_data() -> None:
     assert layers[3].auroc > 0.95
     swapped = separation(chat, -direction, "resid_pre", 3, -1, POSITIVE, NEGATIVE, 4096).layers
     assert swapped[3].auroc == pytest.approx(1 - layers[3].auroc)
+
+
+def test_refusals_with_and_without_a_thought_are_two_numbers() -> None:
+    folder = tiny_chat.save(tiny_chat.scratch(), thought=tiny_chat.THOUGHT, template=tiny_chat.THINKING)
+    chat = load_model(folder, device="cpu", dtype="float32", thinking=True)
+    base = answer_base(chat, POSITIVE, NEGATIVE, 14, 4096)
+    metrics = evaluate_variant(chat, base, RefusalJudge(), 14, 4096, form="base").metrics
+    plain = replace(chat, thinking=False)
+    texts = [plain.text(answer) for answer in plain.answer(plain.tokens(POSITIVE), 14, 4096)]
+    assert not any("<think>" in text for text in texts)
+    rate = metrics.refusal_without_thinking
+    assert rate is not None
+    assert (rate.count, rate.total) == (sum(tiny_chat.REFUSAL in text for text in texts), len(POSITIVE))
+    assert metrics.refusal_count == len(POSITIVE)
+    silent = evaluate_variant(plain, base, RefusalJudge(), 8, 4096, form="x").metrics
+    assert silent.refusal_without_thinking is None
