@@ -4,6 +4,7 @@ that a bake of the decoded model writes.
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,7 +33,9 @@ LAYOUTS = [
 
 @pytest.fixture(scope="module")
 def ordered(tmp_path_factory: pytest.TempPathFactory) -> IntegerFolder:
-    return integer_folder(tiny_chat.folder(), tmp_path_factory.mktemp("gptq"), "gptq", ordered=True)
+    return integer_folder(
+        tiny_chat.folder(taught_=False), tmp_path_factory.mktemp("gptq"), "gptq", ordered=True
+    )
 
 
 def change(source: Path, out: Path, **tensors: torch.Tensor | None) -> Path:
@@ -50,7 +53,7 @@ def change(source: Path, out: Path, **tensors: torch.Tensor | None) -> Path:
 
 @pytest.mark.parametrize(("layout", "bits", "ordered"), LAYOUTS)
 def test_weights_are_what_the_quantiser_meant(layout: str, bits: int, ordered: bool, tmp_path: Path) -> None:
-    folder = integer_folder(tiny_chat.folder(), tmp_path, layout, bits=bits, ordered=ordered)
+    folder = integer_folder(tiny_chat.folder(taught_=False), tmp_path, layout, bits=bits, ordered=ordered)
     checkpoint, plain = Checkpoint.open(folder.packed), Checkpoint.open(folder.plain)
     weights = integer_weights(checkpoint)
     assert len(weights) >= 8
@@ -76,7 +79,7 @@ def test_a_zero_point_of_all_bits_is_one_step_above_the_numbers() -> None:
 @pytest.mark.parametrize("layout", ["gptq", "awq", "pack-quantized"])
 def test_a_live_model_computes_with_the_decoded_weights(layout: str, tmp_path: Path) -> None:
     """Whole and block by block, without the packages of the formats."""
-    folder = integer_folder(tiny_chat.folder(), tmp_path, layout)
+    folder = integer_folder(tiny_chat.folder(taught_=False), tmp_path, layout)
     live, oracle = (load_model(path, device="cpu") for path in (folder.packed, folder.plain))
     assert live.end_tokens == oracle.end_tokens
     assert {name: value.dtype for name, value in live.model.named_parameters()} == {
@@ -88,6 +91,33 @@ def test_a_live_model_computes_with_the_decoded_weights(layout: str, tmp_path: P
         expected = oracle.model(ids).logits
         assert torch.equal(live.model(ids).logits, expected)
         torch.testing.assert_close(streamed.model(ids).logits, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("model_type", ["qwen3_moe", "mixtral"])
+def test_experts_that_are_packed_one_by_one_are_fused_and_edited(
+    model_type: str, zoo_of: Any, tmp_path: Path
+) -> None:
+    folder = integer_folder(zoo_of(model_type), tmp_path, "gptq_v2", bits=8, group=4)
+    assert sum(".experts." in name for name in integer_weights(Checkpoint.open(folder.packed))) >= 24
+    live, oracle = (load_model(path, device="cpu", tokenizer=False) for path in vars(folder).values())
+    ids = torch.arange(4, 20)[None]
+    with torch.no_grad():
+        assert torch.equal(live.model(ids).logits, oracle.model(ids).logits)
+    width = live.architecture.d_model
+    for path in vars(folder).values():
+        bake(Edit.ablation(path, unit(5, width)), path, tmp_path / f"baked-{path.name}")
+    packed, plain = (
+        load_file(tmp_path / f"baked-{path.name}" / "model.safetensors") for path in vars(folder).values()
+    )
+    assert set(packed) == set(plain)
+    assert all(torch.equal(packed[name], value) for name, value in plain.items())
+
+
+def test_a_type_that_transposes_its_weights_is_refused(zoo_of: Any, tmp_path: Path) -> None:
+    """GPT-2 stores layers as [in, out], and packed ones mean [out, in]; square ones hide it."""
+    folder = integer_folder(zoo_of("gpt2"), tmp_path, "gptq_v2", bits=8, group=4)
+    with pytest.raises(CheckpointError, match=r"c_proj\.weight' of a gpt2 model is transposed.*bfloat16"):
+        architecture_in(Checkpoint.open(folder.packed))
 
 
 @pytest.mark.parametrize("norm", ["none", "row", "column"])
@@ -192,7 +222,7 @@ def test_groups_that_are_not_there_and_scales_of_nan_are_damage(
 
 
 def test_scales_of_activations_are_refused(tmp_path: Path) -> None:
-    folder = integer_folder(tiny_chat.folder(), tmp_path / "in", "awq")
+    folder = integer_folder(tiny_chat.folder(taught_=False), tmp_path / "in", "awq")
     state = load_file(folder.packed / "model.safetensors")
     state["model.layers.0.mlp.act.scales"] = torch.ones(48, dtype=torch.float16)
     save_file(state, folder.packed / "model.safetensors")

@@ -19,7 +19,19 @@ __all__ = ["IntegerFolder", "integer_folder", "pack_bits"]
 
 # As AutoAWQ packs a word: its i-th nibble holds the output of this place.
 PLACES = (0, 2, 4, 6, 1, 3, 5, 7)
-LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+LAYERS = (
+    "q_proj",
+    "k_proj",
+    "v_proj",
+    "o_proj",
+    "gate_proj",
+    "up_proj",
+    "down_proj",
+    "w1",
+    "w2",
+    "w3",
+    "c_proj",
+)
 
 
 @dataclass(frozen=True)
@@ -43,7 +55,8 @@ def integer_folder(
     plain_state: dict[str, Tensor] = {}
     draw = np.random.default_rng(0)
     for name, weight in load_file(source / "model.safetensors").items():
-        fits = name.split(".")[-2] in LAYERS and all(size * bits % 32 == 0 for size in weight.shape)
+        linear = name.endswith(".weight") and weight.ndim == 2 and name.split(".")[-2] in LAYERS
+        fits = linear and all(size * bits % 32 == 0 for size in weight.shape)
         if not fits:
             packed_state[name] = plain_state[name] = weight
             continue
