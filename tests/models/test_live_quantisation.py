@@ -23,6 +23,7 @@ from vectomy.models import (
     count_weight_bytes,
     describe_precision,
     explain_decoding,
+    explain_divided,
     live_quantisation,
     load_model,
     memory,
@@ -187,6 +188,13 @@ def test_a_direction_is_read_layer_by_layer_or_quantised(tmp_path: Path) -> None
         tmp_path / "d.safetensors",
     )
     assert 0.9 < float(found.vector @ full.vector) < 0.99999
+
+
+def test_quantised_weights_are_not_divided_over_processes() -> None:
+    assert explain_divided(Runtime(load_in="4bit")) is None
+    assert explain_divided(Runtime(tensor_parallel=True)) is None
+    refused = explain_divided(Runtime(load_in="4bit", tensor_parallel=True)) or ""
+    assert "--tensor-parallel divides plain matrices, and --load-in 4bit packs them; leave one" in refused
 
 
 def test_hashes_of_results_in_full_precision_are_those_of_before() -> None:

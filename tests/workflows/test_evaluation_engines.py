@@ -164,6 +164,12 @@ def vllm(monkeypatch: pytest.MonkeyPatch) -> type[LLM]:
     return LLM
 
 
+def test_vllm_quantises_for_itself(tmp_path: Path, vllm: type[LLM]) -> None:
+    pytest.importorskip("bitsandbytes")
+    with pytest.raises(UsageError, match=r"--engine vllm loads the models itself.* --load-in 4bit .*openai:"):
+        go(tmp_path, ["tiny"], engine="vllm", load_in="4bit")
+
+
 def test_vllm_answers_for_models_edits_and_controls_as_the_own_loop(tmp_path: Path, vllm: type[LLM]) -> None:
     result = go(tmp_path, ["tiny", "edit@0.5,1"], engine="vllm")
     _, own = undisturbed()

@@ -14,7 +14,7 @@ import tiny_chat
 from finished_run import finished_run, scores_in, summary_in
 
 from vectomy.checkpoint import Checkpoint
-from vectomy.core.config import Runtime
+from vectomy.core.config import LoadIn, Runtime
 from vectomy.core.errors import ConfigError, FinishedRunError, PreflightError
 from vectomy.edits.edit import Edit
 from vectomy.models.memory import largest_block
@@ -133,6 +133,18 @@ def test_what_can_never_fit_is_refused_before_it_is_read_with_the_numbers() -> N
         explain_layerwise(checkpoint, "gradient", runtime, available=blocks * 9 // 10)
     assert "read block by block" in str(explain_layerwise(checkpoint, "gradient", runtime, available=blocks))
     assert explain_layerwise(checkpoint, "gradient", runtime, available=2 * checkpoint.bytes) is None
+
+
+@pytest.mark.parametrize(("load_in", "remedy"), [("8bit", "use --load-in 4bit"), ("4bit", "leave it out")])
+def test_quantised_weights_that_do_not_fit_are_not_read_in_full_precision(
+    load_in: LoadIn, remedy: str
+) -> None:
+    """Such a run said that it had searched on 4 bits."""
+    checkpoint = Checkpoint.open(tiny_chat.folder())
+    runtime = Runtime(device="cpu", dtype="float32", load_in=load_in)
+    available = 2 * largest_block(checkpoint)
+    with pytest.raises(PreflightError, match=rf"with --load-in {load_in}, .* full precision: {remedy}"):
+        explain_layerwise(checkpoint, "gradient", runtime, available=available)
 
 
 def test_an_evaluation_of_what_does_not_fit_is_refused_before_it_is_read() -> None:

@@ -21,7 +21,7 @@ from vectomy.models.device_choice import check_device
 from vectomy.models.final_parts import FinalPart, find_final_parts
 from vectomy.models.generation import shared_beginning
 from vectomy.models.launched_ranks import join_ranks
-from vectomy.models.live_quantisation import explain_decoding, missing_quantiser
+from vectomy.models.live_quantisation import explain_decoding, explain_divided, missing_quantiser
 from vectomy.models.loading import (
     check_known,
     convert_gguf,
@@ -72,6 +72,7 @@ __all__ = [
     "count_weight_bytes",
     "describe_precision",
     "explain_decoding",
+    "explain_divided",
     "fetch",
     "find_final_parts",
     "fits",

@@ -17,7 +17,7 @@ from torch import nn
 from vectomy.architecture import Architecture
 from vectomy.checkpoint import Checkpoint
 from vectomy.checkpoint.quantization import check_supported
-from vectomy.core.config import LoadIn
+from vectomy.core.config import LoadIn, Runtime
 from vectomy.core.errors import ModelError
 from vectomy.core.packages import describe_missing, has_kernels
 from vectomy.models.precision import stored_dtype
@@ -26,6 +26,7 @@ __all__ = [
     "can_learn_through",
     "decode_packed",
     "explain_decoding",
+    "explain_divided",
     "keep_exact",
     "make_quantisation",
     "missing_quantiser",
@@ -41,6 +42,16 @@ DECODED = ("float32", "bfloat16", "float16")
 def missing_quantiser(load_in: LoadIn | None) -> str | None:
     """One sentence with the command that installs what `--load-in` needs; None where it is here."""
     return None if load_in is None else describe_missing(f"--load-in {load_in}", "bitsandbytes")
+
+
+def explain_divided(runtime: Runtime) -> str | None:
+    """Why weights cannot be both quantised and divided over processes; None where one is asked."""
+    if runtime.load_in is None or not runtime.tensor_parallel:
+        return None
+    return (
+        f"--tensor-parallel divides plain matrices, and --load-in {runtime.load_in} packs them; leave one of "
+        "the two out"
+    )
 
 
 def reads_decoded(checkpoint: Checkpoint, load_in: LoadIn | None) -> bool:

@@ -65,6 +65,12 @@ def explain_layerwise(
         f"the model takes {write_bytes(needed)} of memory and {write_bytes(free)} are free{limit}, of which "
         f"weights may take {SHARE:.0%}"
     )
+    if runtime.load_in is not None:
+        smaller = "use --load-in 4bit, or leave it out" if runtime.load_in == "8bit" else "leave it out"
+        raise PreflightError(
+            f"with --load-in {runtime.load_in}, {numbers}; block by block a model is read in full "
+            f"precision: {smaller}, or use a larger machine or a smaller model"
+        )
     if recipe != LAYERWISE_RECIPE:
         raise PreflightError(
             f"{numbers}; the recipe {recipe} generates with the whole model for every candidate: use "

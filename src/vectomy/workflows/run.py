@@ -16,7 +16,7 @@ from vectomy.core.progress import Progress, silent
 from vectomy.core.run_config import RunConfig, make_config
 from vectomy.core.run_folder import RunFolder, read_json
 from vectomy.metrics.judges import is_slow
-from vectomy.models import join_ranks, limit_memory, missing_quantiser
+from vectomy.models import explain_divided, join_ranks, limit_memory, missing_quantiser
 from vectomy.models.demo import is_demo
 from vectomy.search.recipe import Ask
 from vectomy.search.recipes import SEARCHES
@@ -90,6 +90,7 @@ def run(
     refuse(
         describe_missing("measuring the adapter of --lora", "peft") if config.lora and measures else None,
         missing_quantiser(config.runtime.load_in),
+        explain_divided(config.runtime),
     )
     check_run_output(out, *(() if is_demo(config.model) else (config.model,)))
     with limit_memory(config.runtime.max_memory), RunFolder(Path(out)) as folder:

@@ -148,6 +148,11 @@ class SubjectAnswers:
         for server in servers.values():
             current_ranks().on_first(partial(server.answer_prompt, Prompt("Hello."), 1))
         if self._config.engine == "vllm":
+            if (bits := self._config.runtime.load_in) is not None:
+                raise UsageError(
+                    f"--engine vllm loads the models itself, in full precision, and --load-in {bits} is for "
+                    "models that run here: leave one out, or serve quantised models (--engine openai:URL)"
+                )
             for subject in self._subjects:
                 self._adapter(subject)
 

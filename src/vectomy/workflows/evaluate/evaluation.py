@@ -18,7 +18,7 @@ from vectomy.metrics.gates import parse_gate
 from vectomy.metrics.judges import open_judge
 from vectomy.metrics.lm_eval.harness import load_tasks
 from vectomy.metrics.prompt_set import read_sets
-from vectomy.models import join_ranks, missing_quantiser
+from vectomy.models import explain_divided, join_ranks, missing_quantiser
 from vectomy.workflows.evaluate.evaluation_workflow import EvaluationWorkflow
 from vectomy.workflows.evaluate.subjects import open_subjects, with_controls
 from vectomy.workflows.preflight import refuse
@@ -60,7 +60,7 @@ def evaluate_models(
         if isinstance(subjects, EvaluationConfig)
         else parse_evaluation({"subjects": tuple(subjects), **options})
     )
-    refuse(missing_quantiser(config.runtime.load_in))
+    refuse(missing_quantiser(config.runtime.load_in), explain_divided(config.runtime))
     if not join_ranks(config.runtime.device, config.runtime.tensor_parallel).is_first:
         progress, log = silent, ignore
     out = Path(out)
