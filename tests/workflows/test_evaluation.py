@@ -372,3 +372,31 @@ def test_the_command_prints_a_row_for_each_subject(
     command = without_seconds(out)["command"]
     assert command.startswith("vectomy evaluate ")
     assert json.loads((out / "evaluation.json").read_text())["results"] == undisturbed()[1]["results"]
+
+
+def test_a_model_that_thinks_is_asked_without_its_thought_too(tmp_path: Path) -> None:
+    """Verdicts are those behind the thought, which takes no token of the answer."""
+    folder = tiny_chat.save(tiny_chat.scratch(), thought=tiny_chat.THOUGHT, template=tiny_chat.THINKING)
+    prompts = tmp_path / "night.jsonl"
+    prompts.write_text("\n".join(json.dumps({"text": text}) for text in tiny_chat.texts(tiny_chat.NIGHT)[:4]))
+    values = {
+        "subjects": (str(folder),),
+        "prompts": (f"night={prompts}",),
+        "thought_tokens": 8,
+        "controls": False,
+        "damage_prompts": 2,
+        **{name: QUICK[name] for name in ("device", "answer_tokens", "budgets", "tool_calls")},
+    }
+    numbers = {}
+    for thinking in (True, False):
+        out = tmp_path / str(thinking)
+        evaluate_models(parse_evaluation({**values, "thinking": thinking}), out)
+        stored = json.loads((out / "evaluation.json").read_text(encoding="utf-8"))
+        (subject,) = stored["results"].values()
+        numbers[thinking] = subject["sets"]["night"]
+    assert numbers[True]["refusal"]["count"] == numbers[False]["refusal"]["count"] == 4
+    assert numbers[True]["refusal_without_thinking"]["count"] == 4
+    assert "refusal_without_thinking" not in numbers[False]
+    # Three tokens behind the thought are a refusal, too; three of the thought are nothing.
+    assert numbers[True]["by_budget"]["3"]["refusal"]["count"] == 4
+    assert numbers[True]["length_mean"] > numbers[False]["length_mean"] + 4

@@ -88,6 +88,8 @@ class SetNumbers(PartNumbers):
     by_type: Named[PartNumbers] = Field(default_factory=dict)
     by_budget: Named[PartNumbers] = Field(default_factory=dict)
     """By the number of tokens after which the answer is cut off, as text."""
+    refusal_without_thinking: Rate | None = None
+    """Of a model that thinks: where it answers without a thought."""
     against_base: PairedTest | None = None
     length_mean: Annotated[Number | None, Heading("Length", "tokens")] = None
     """Tokens of an answer."""

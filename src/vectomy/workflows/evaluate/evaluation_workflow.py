@@ -238,6 +238,13 @@ class EvaluationWorkflow(Workflow):
             )
         if subject.kind == "noise":
             return SubjectNumbers(sets=numbers)
+        for prompt_set in self.sets:
+            plain = self.measurer.refuse_without_thinking(
+                subject, prompt_set.prompts, f"{prompt_set.name} without thinking"
+            )
+            if plain is not None:
+                update = {"refusal_without_thinking": plain}
+                numbers[prompt_set.name] = numbers[prompt_set.name].model_copy(update=update)
         return self._measure_beyond_sets(subject).model_copy(update={"sets": numbers})
 
     def _answer_set(self, subject: Subject, prompt_set: PromptSet) -> SetResult:

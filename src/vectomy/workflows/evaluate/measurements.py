@@ -15,12 +15,13 @@ from vectomy.core.cache import Cache
 from vectomy.core.evaluation_config import EvaluationConfig
 from vectomy.core.json_value import JsonObject
 from vectomy.core.ranks import current_ranks
-from vectomy.core.results import TextPerplexity
+from vectomy.core.results import Rate, TextPerplexity
 from vectomy.core.run_folder import hash_of
 from vectomy.core.versions import versions
 from vectomy.data.prompts import Prompt
 from vectomy.metrics.divergence import answer_hidden, divergence
-from vectomy.metrics.judges import Judge, Verdict
+from vectomy.metrics.intervals import rate_of
+from vectomy.metrics.judges import Judge, Verdict, find_refusals
 from vectomy.metrics.lm_eval.harness import HarnessTask, TaskScores
 from vectomy.metrics.perplexity import perplexity
 from vectomy.metrics.prompt_set import PromptSet, sample
@@ -135,6 +136,47 @@ class SubjectMeasurer:
         # An endpoint is asked once.
         rows = self._cache.get_or_compute(inputs, lambda: current_ranks().on_first(judged))
         return [JudgedAnswers(verdict, p_refusal) for verdict, p_refusal in rows]
+
+    def refuse_without_thinking(self, subject: Subject, prompts: Sequence[Prompt], what: str) -> Rate | None:
+        """Refusals of a model that thinks, where it answers without a thought; None for models that
+        do only one of the two, and for other engines.
+        """
+        c, judge = self._config, self._judge
+        if not c.runtime.thinking or c.engine != "own" or not subject.has_weights:
+            return None
+        inputs = {
+            "kind": "refusals without thinking",
+            "subject": subject.identity,
+            "prompts": hash_of([prompt.to_json() for prompt in prompts]),
+            "tokens": c.answer_tokens,
+            "judge": [judge.name, judge.version],
+            **self._made_with,
+        }
+
+        def work() -> JsonObject | None:
+            with self._models.model(subject) as chat:
+                plain = chat.without_thinking
+                if plain is None:
+                    return None
+                ids, texts = plain.tokens(prompts), [""] * len(prompts)
+                for rows in portions(subject, len(prompts)):
+                    asked = [ids[row] for row in rows]
+                    answers = plain.answer(
+                        asked,
+                        c.answer_tokens,
+                        c.runtime.batch_tokens,
+                        self._progress,
+                        f"{subject.name}: {what}",
+                    )
+                    for row, answer in zip(rows, answers, strict=True):
+                        texts[row] = plain.text(answer)
+            judged = current_ranks().on_first(
+                lambda: find_refusals(judge, [prompt.text for prompt in prompts], texts)
+            )
+            return rate_of(judged)
+
+        rate = self._cache.get_or_compute(inputs, work)
+        return None if rate is None else Rate.from_json(rate)
 
     # Damage
 
