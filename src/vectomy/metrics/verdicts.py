@@ -31,7 +31,7 @@ class JudgedAnswers:
 
     @property
     def answers(self) -> bool | None:
-        """Whether it is neither a refusal nor degenerate."""
+        """Whether it is no refusal, no evasion and not degenerate."""
         return None if self.verdict == "not_judged" else self.verdict == "compliance"
 
 
