@@ -32,14 +32,15 @@ VARIANTS = {
 
 
 def measure(model: str, kind: str, out: Path, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The numbers of one run, by variant."""
+    """The numbers of one run, by variant. A run that resumes has no processor time of its own."""
+    resumed = (out / kind).exists()
     start = time.process_time()
     load_in = None if kind == "full" else kind
     summary = run(model, out / kind, load_in=load_in, log=print, **options)
     forms = {"base": summary["base"], **summary["forms"]}
     return {
         "searched_on": summary["searched_on"],
-        "processor_seconds": round(time.process_time() - start, 1),
+        "processor_seconds": None if resumed else round(time.process_time() - start, 1),
         "costs": summary.get("costs"),
         "settings": summary["settings"],
         "variants": {name: forms[name] for name in VARIANTS if name in forms},
