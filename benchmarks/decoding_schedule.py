@@ -1,4 +1,4 @@
-"""Which rows and columns the loop of answers runs for the prompts of generation.py, without a model:
+"""Which rows and columns the loop of answers runs for the prompts of generation.py. No model runs:
 answers end at random, after one in 60 tokens.
 
     python benchmarks/decoding_schedule.py [--places 16384]

@@ -24,8 +24,9 @@ from vectomy.models.batch import pad_left
 
 __all__ = ["GreedyDecoder", "shared_beginning"]
 
-# Rows leave, and others join, once this share of the rows has ended; each time copies the cache.
-ENDED = 0.25
+# Waiting prompts take the places of ended rows once this share of the rows has ended; where none
+# wait, the cache is copied without the ended rows.
+REPLACED, ENDED = 0.06, 0.25
 # Columns of the cache for coming tokens.
 ROOM = 128
 # Steps between two looks at the tokens of a card: each look waits for it.
@@ -62,6 +63,37 @@ class _Rows:
     mask: Int[Tensor, "row column"]
     cache: Any
     open: list[int]
+
+    @property
+    def free(self) -> list[int]:
+        """Indices of the rows whose answer has ended."""
+        return sorted(set(range(len(self.prompts))) - set(self.open))
+
+    def takes(self, width: int) -> bool:
+        """Whether a row of so many columns can take the place of an ended one, without a copy."""
+        return bool(self.free and self.cache.room) and width <= self.mask.shape[1]
+
+    def replace(self, parts: Sequence[_Rows]) -> None:
+        """Put the rows of all parts into the places of ended ones, and leave out the columns that
+        none uses.
+        """
+        from vectomy.models.kv_cache import drop_columns, replace_rows
+
+        places = self.free[: sum(len(part.prompts) for part in parts)]
+        replace_rows(self.cache, places, [part.cache for part in parts])
+        first = 0
+        for part in parts:
+            rows = places[first : first + len(part.prompts)]
+            first += len(rows)
+            self.mask[rows] = 0
+            self.mask[rows, -part.mask.shape[1] :] = part.mask
+            self.ids[rows], self.positions[rows] = part.ids, part.positions
+            for row, prompt in zip(rows, part.prompts, strict=True):
+                self.prompts[row] = prompt
+        self.open = sorted([*self.open, *places])
+        unused = int(self.mask[self.open].argmax(-1).min())
+        self.mask = self.mask[:, unused:]
+        drop_columns(self.cache, unused)
 
     def leave(self) -> _Rows:
         """The open rows, without the columns that none of them uses. The cache stays as it is."""
@@ -105,20 +137,26 @@ class GreedyDecoder:
         answers: dict[int, list[int]] = {}
         rows: _Rows | None = None
         while waiting or rows is not None:
-            width = 0 if rows is None else rows.mask.shape[1]
-            if waiting:
-                width = max(width, len(self.beginning) + len(prompts[waiting[0]]))
+            longest = len(self.beginning) + len(prompts[waiting[0]]) if waiting else 0
+            replaces = rows is not None and bool(waiting) and rows.takes(longest)
+            if rows is not None and not replaces:
+                rows = rows.leave()
+            width = max(longest, 0 if rows is None else rows.mask.shape[1])
             free = max(1, places // (width + limit)) - (0 if rows is None else len(rows.prompts))
+            free = len(rows.free) if rows is not None and replaces else free
             joining = [waiting.popleft() for _ in range(min(len(waiting), free))]
             parts = list(self._read({index: prompts[index] for index in joining}, pass_tokens))
             for part in parts:
                 picked = part.ids[:, 0].tolist()
                 answers |= {index: [token] for index, token in zip(part.prompts, picked, strict=True)}
-            parts = parts if rows is None else [rows, *parts]
-            longest = limit - min(len(answers[index]) for part in parts for index in part.prompts)
-            rows = self._join(rows, parts, min(ROOM, longest))
-            yield from self._decode(rows, answers, limit)
-            rows = rows.leave() if rows.open else None
+            if rows is not None and replaces:
+                rows.replace(parts)
+            else:
+                parts = parts if rows is None else [rows, *parts]
+                most = limit - min(len(answers[index]) for part in parts for index in part.prompts)
+                rows = self._join(rows, parts, min(ROOM, most))
+            yield from self._decode(rows, answers, limit, REPLACED if waiting else ENDED)
+            rows = rows if rows.open else None
 
     def _read(self, prompts: Mapping[int, Sequence[int]], pass_tokens: int) -> Iterator[_Rows]:
         """Passes over prompts, up to the first token of their answers."""
@@ -182,19 +220,20 @@ class GreedyDecoder:
         return _Rows(prompts, ids, positions, mask, cache, list(range(n)))
 
     def _decode(
-        self, rows: _Rows, answers: dict[int, list[int]], limit: int
+        self, rows: _Rows, answers: dict[int, list[int]], limit: int, share: float
     ) -> Iterator[tuple[int, list[int]]]:
         """Decode until a share of the rows has ended, or the room of the cache is used up."""
-        n, room = len(rows.prompts), rows.cache.room
+        n = len(rows.prompts)
         while True:
             ended = [row for row in rows.open if self._has_ended(answers[rows.prompts[row]], limit)]
             for row in ended:
                 yield rows.prompts[row], answers[rows.prompts[row]]
             rows.open = [row for row in rows.open if row not in set(ended)]
-            if not rows.open or n - len(rows.open) >= ENDED * n or not room:
+            if not rows.open or n - len(rows.open) >= share * n or not rows.cache.room:
                 return
-            steps = min(self.steps, room, limit - min(len(answers[rows.prompts[row]]) for row in rows.open))
-            room -= steps
+            most = limit - min(len(answers[rows.prompts[row]]) for row in rows.open)
+            steps = min(self.steps, rows.cache.room, most)
+            rows.cache.room -= steps
             picked = [self._step(rows) for _ in range(steps)]
             for row, tokens in enumerate(torch.stack(picked, dim=1).tolist()):
                 answer = answers[rows.prompts[row]]

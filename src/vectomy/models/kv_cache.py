@@ -1,7 +1,8 @@
 """Keys and values of the rows that are being answered, with room for coming tokens.
 
 transformers' own cache grows by concatenation, which copies all of it for every token. Here a token
-is written into its column, and the cache is copied when rows leave or join.
+is written into its column, a row that joins takes the place of one that has left, and the cache is
+copied when its room is used up or many rows are gone.
 """
 
 from __future__ import annotations
@@ -9,11 +10,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-__all__ = ["RoomyCache", "has_plain_kv_cache", "has_windows", "join_rows", "repeat_row", "start_cache"]
+__all__ = [
+    "RoomyCache",
+    "drop_columns",
+    "has_plain_kv_cache",
+    "has_windows",
+    "join_rows",
+    "repeat_row",
+    "replace_rows",
+    "start_cache",
+]
 
 # Kinds of attention whose mask follows from the distance between two columns.
 BY_DISTANCE = {"full_attention", "sliding_attention"}
@@ -44,6 +55,8 @@ class RoomyLayer(DynamicLayer):
         self.keys: Tensor
         self.values: Tensor
         self.buffers: list[Tensor] = []
+        # Columns of the buffers that no row needs any more.
+        self.start = 0
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
@@ -52,16 +65,21 @@ class RoomyLayer(DynamicLayer):
         if not self.buffers:
             keys, values = super().update(key_states, value_states)
             return keys, values
-        start = self.keys.shape[-2]
-        end = start + key_states.shape[-2]
+        first = self.start + self.keys.shape[-2]
+        end = first + key_states.shape[-2]
         for buffer, states in zip(self.buffers, (key_states, value_states), strict=True):
-            buffer[:, :, start:end] = states
-        self.keys, self.values = (buffer[:, :, :end] for buffer in self.buffers)
+            buffer[:, :, first:end] = states
+        self.keys, self.values = (buffer[:, :, self.start : end] for buffer in self.buffers)
         return self.keys, self.values
+
+    def drop(self, columns: int) -> None:
+        """Leave the first columns out."""
+        self.start += columns
+        self.keys, self.values = self.keys[:, :, columns:], self.values[:, :, columns:]
 
     def fill(self, parts: Sequence[tuple[Tensor, Tensor]], width: int, room: int) -> None:
         """Hold these rows, each part ending at column `width`, and `room` columns behind it."""
-        self.buffers = []
+        self.buffers, self.start = [], 0
         for states in zip(*parts, strict=True):
             rows, (_, heads, _, d) = sum(map(len, states)), states[0].shape
             # Zeros, because a masked column still takes part in sums.
@@ -100,6 +118,35 @@ def repeat_row(cache: RoomyCache, n: int) -> RoomyCache:
             )
         layers.append(repeated)
     return RoomyCache(layers)
+
+
+def drop_columns(cache: RoomyCache, columns: int) -> None:
+    """Leave the first columns out of all layers, without a copy."""
+    for layer in cache.layers:
+        if layer.is_initialized:
+            layer.drop(columns)
+
+
+def replace_rows(cache: RoomyCache, places: Sequence[int], joining: Sequence[Any]) -> None:
+    """Write the rows of other caches over some rows of a cache, their columns ending at its last
+    one. The other caches are emptied.
+
+    Args:
+        places: indices of rows, one for each row that joins.
+    """
+    for index, layer in enumerate(cache.layers):
+        first = 0
+        for other in joining:
+            new = other.layers[index]
+            if not new.is_initialized:
+                continue
+            count, width = len(new.keys), new.keys.shape[-2]
+            rows = torch.tensor(places[first : first + count], device=layer.keys.device)
+            first += count
+            for own, states in ((layer.keys, new.keys), (layer.values, new.values)):
+                # What is left of the row before lies in columns that the mask hides.
+                own[rows, :, own.shape[-2] - width :] = states
+            new.reset()
 
 
 def join_rows(
