@@ -4,6 +4,7 @@ gives.
 
 import copy
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import tiny_chat
@@ -125,3 +126,46 @@ def test_own_decoding_runs_on_one_card_and_on_two(cards: int) -> None:
         assert chat.device.type == "cuda"
         assert decodes_by_row(chat, tokens)
         assert chat.answer(tokens, 12, 60) == expected
+
+
+class ScheduledDecoder(GreedyDecoder):
+    """Computes nothing; counts rows of steps."""
+
+    rows = 0
+
+    def _step(self, rows: Any) -> torch.Tensor:
+        self.rows += len(rows.prompts)
+        return super()._step(rows)
+
+    def _forward(self, ids: torch.Tensor, *_: object) -> torch.Tensor:
+        return torch.zeros(*ids.shape, 1)
+
+
+def test_waiting_prompts_take_the_places_of_ended_rows_without_a_copy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Answers of 1 to 20 tokens, 8 at a time: no row stays free while prompts wait, and the cache
+    is copied where its room ends, not for each row.
+    """
+    copies: list[object] = []
+    join = kv_cache.join_rows
+
+    def count(cache: Any, kept: Any, *rest: Any) -> None:
+        copies.append(kept)
+        join(cache, kept, *rest)
+
+    monkeypatch.setattr(kv_cache, "join_rows", count)
+    generator = torch.Generator().manual_seed(2)
+    prompts = {index: [1] * (5 + index % 3) for index in range(80)}
+    decoder = ScheduledDecoder(
+        tiny_chat.chat().model,
+        lambda hidden: (torch.rand(len(hidden), generator=generator) > 0.1).long(),
+        [],
+        [0],
+        torch.device("cpu"),
+    )
+    answers = dict(decoder.answers(prompts, 20, places=8 * 27, pass_tokens=64))
+    assert answers.keys() == prompts.keys()
+    needed = sum(map(len, answers.values())) - len(answers)
+    assert needed <= decoder.rows < 1.15 * needed
+    assert len(copies) < len(prompts) / 4
