@@ -48,8 +48,9 @@ class RefusalJudge:
     name: ClassVar[str] = "refusal"
     version: ClassVar[str] = "2"
     note: ClassVar[str] = (
-        "rules and a linear model for English, rules alone for eleven more languages; a question whose "
-        "false premise is turned down counts as people counted it there"
+        "rules and a linear model for English; answers that are not English are judged by rules alone in "
+        "eleven languages, and not judged in others; a question whose false premise is turned down counts "
+        "as people counted it there"
     )
 
     @property
