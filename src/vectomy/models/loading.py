@@ -227,15 +227,9 @@ def load_model(
     # not its sampling, penalties and lengths.
     ends = model.generation_config.eos_token_id
     model.generation_config = GenerationConfig(eos_token_id=ends)
-    chat = ChatModel(
-        label,
-        checkpoint,
-        architecture,
-        model.eval().requires_grad_(False),
-        text_tokenizer,
-        chosen.thinking,
-        thought_tokens=chosen.thought_tokens,
-    )
+    settings = (chosen.thinking, None, chosen.thought_tokens)
+    model = model.eval().requires_grad_(False)
+    chat = ChatModel(label, checkpoint, architecture, model, text_tokenizer, *settings)
     if tokenizer:
         with loading(label):
             _prepare_for_generate(chat)
@@ -316,16 +310,8 @@ def load_layerwise(
             _check_template(text_tokenizer, label)
     blocks = [architecture.block(layer) for layer in range(architecture.n_layers)]
     stream = LayerwiseModel(model, weights, blocks, architecture.d_model)
-    chat = ChatModel(
-        label,
-        checkpoint,
-        architecture,
-        model,
-        text_tokenizer,
-        chosen.thinking,
-        stream,
-        chosen.thought_tokens,
-    )
+    settings = (chosen.thinking, stream, chosen.thought_tokens)
+    chat = ChatModel(label, checkpoint, architecture, model, text_tokenizer, *settings)
     if passes:
         with loading(label, checkpoint.path):
             stream.allow_passes()
