@@ -174,8 +174,10 @@ def test_verify_and_compare_take_the_packed_base_for_the_base(ordered: IntegerFo
     result, oracle = (
         compare(folder, tmp_path / "baked").to_json() for folder in (ordered.packed, ordered.plain)
     )
-    for key in ("verdict", "summary", "same", "differing", "only_in_a", "only_in_b", "explained"):
-        assert result[key] == oracle[key], key
+    # The Edits name their base.
+    for values in (result, oracle):
+        del values["a"], values["edit"]["sha256"]
+    assert result == oracle
     assert all(tensor["writes"] for tensor in result["differing"])
 
 

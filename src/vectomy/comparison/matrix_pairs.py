@@ -110,10 +110,10 @@ class StoredMatrix:
 
     @property
     def plain(self) -> torch.dtype | None:
-        """The dtype of a matrix that is stored as it is."""
-        if self.encoded.encoding != "plain":
+        """The dtype of a matrix that is stored, or written by a bake, as it is."""
+        if self.encoded.encoding != "plain" and not self.encoded.is_written_plain:
             return None
-        return TORCH_DTYPES[self.model.checkpoint.tensors[self.encoded.parts[0]].dtype]
+        return TORCH_DTYPES[self.model.checkpoint.tensors[self.encoded.written_from].dtype]
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -122,7 +122,8 @@ class StoredMatrix:
     @property
     def by_rows(self) -> bool:
         """Its vectors are whole rows of the file, so that a block can be read alone."""
-        return self.expert is None and self.plain is not None and len(self.shape) == 2 and self.axis == 1
+        whole = self.expert is None and self.encoded.encoding == "plain"
+        return whole and len(self.shape) == 2 and self.axis == 1
 
     def hold(self) -> None:
         if not self.by_rows:
@@ -144,7 +145,8 @@ class StoredMatrix:
         parts = {part: read_stored(self.model.checkpoint, part, *span) for part in self.encoded.parts}
         encoded = self.encoded if self.expert is None else self.encoded.experts(1)
         # Decoding what is stored as it is would copy it.
-        value = parts[encoded.name] if self.plain is not None else decode(encoded, parts)
+        value = parts[encoded.name] if encoded.encoding == "plain" else decode(encoded, parts)
+        value = value if self.plain is None else value.to(self.plain)
         return value if self.expert is None else value[0]
 
 
