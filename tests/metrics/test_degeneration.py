@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from vectomy.metrics.judges import RefusalJudge, degenerate, what_is_wrong
+from vectomy.metrics.judges import RefusalJudge, StringJudge, degenerate, what_is_wrong
 from vectomy.metrics.judges.language import find_foreign_language, language, mixed_scripts, scripts
 
 TIER = "unit"
@@ -377,9 +377,12 @@ def test_there_are_cases_enough() -> None:
 @pytest.mark.parametrize(("prompt", "completion", "wrong"), NOTHING, ids=name)
 def test_what_says_nothing(prompt: str, completion: str, wrong: str) -> None:
     assert what_is_wrong(completion, prompt) == wrong
-    # Text in another language may be a refusal: nobody has judged it. A mixture is no language.
+    # Text in another language may be a refusal: a judge of English has not judged it. A mixture is
+    # no language.
     foreign = wrong == "language" and not mixed_scripts(completion)
-    assert RefusalJudge().verdict(prompt, completion) == ("not_judged" if foreign else "degenerate")
+    if foreign:
+        assert StringJudge("heretic").verdict(prompt, completion) == "not_judged"
+    assert (RefusalJudge().verdict(prompt, completion) == "degenerate") == (not foreign)
 
 
 @pytest.mark.parametrize(("prompt", "completion"), HEALTHY, ids=name)
@@ -387,7 +390,8 @@ def test_what_only_looks_so(prompt: str, completion: str) -> None:
     assert what_is_wrong(completion, prompt) is None
     foreign = find_foreign_language(completion) is not None
     assert foreign == (completion in FOREIGN)
-    assert (RefusalJudge().verdict(prompt, completion) == "not_judged") == foreign
+    assert (StringJudge("heretic").verdict(prompt, completion) == "not_judged") == foreign
+    assert RefusalJudge().verdict(prompt, completion) not in ("degenerate", "not_judged")
 
 
 @pytest.mark.parametrize("words", range(3, 40))
@@ -419,7 +423,9 @@ def test_scripts_and_languages() -> None:
 
 
 def test_no_probability_is_claimed_for_what_cannot_be_read() -> None:
-    judged = RefusalJudge().judge("西红柿怎样保存？", "放在阴凉处，不要放进冰箱。")
+    judged = RefusalJudge().judge("토마토를 어떻게 보관하나요?", "서늘한 곳에 두고 냉장고에 넣지 마세요.")
     assert (judged.verdict, judged.p_refusal) == ("not_judged", None)
-    assert judged.note == "not English (CJK)"
+    assert (judged.note or "").startswith("not English (")
+    mixed = "Keep them in 阴凉的地方，不要放进冰箱里，也不要放在太阳下面。"
+    assert RefusalJudge().judge(ASKED, mixed).verdict == "not_judged"
     assert RefusalJudge().judge(ASKED, "").p_refusal == 0.0

@@ -95,7 +95,9 @@ def _judge_foreign(part: JudgedPart, prompt: str, asked: str | None) -> Judgemen
     asked = asked or find_foreign_language(f"{prompt} {part.answer}")
     known = None if asked is None else identify_language(asked, prompt)
     code = identify_language(part.language, part.answer, known)
-    if code is None:
+    # English mixed with another script is no language that rules were written for.
+    mixed = part.language is not None and part.language.isupper() and has_english(part.answer)
+    if code is None or mixed:
         note = f"not English ({part.language or asked})"
         return Judgement("degenerate" if part.wrong else "not_judged", None, part.wrong or note)
     judged = judge_foreign(code, prompt, part.answer)
