@@ -37,6 +37,7 @@ ENVIRONMENT = {
     "$XDG_CACHE_HOME/vectomy or ~/.cache/vectomy if not given.",
     "VECTOMY_CONVERTER": "Folder with llama.cpp's convert_hf_to_gguf.py, for `--as gguf`.",
     "VECTOMY_DEBUG": "1: an unforeseen error shows its traceback.",
+    "VECTOMY_ENGINE_KEY": "API key of the server of `--engine openai:URL`, and of subjects on a server.",
     "VECTOMY_JUDGE_KEY": "API key of the endpoint of `--judge openai:URL`.",
 }
 EXIT_STATUSES = {
