@@ -15,7 +15,7 @@ from vectomy.workflows.run import run
 
 TIER = "chat"
 SIZES = {"n_fit": 32, "n_search": 8, "n_test": 12}
-QUICK = {"device": "cpu", "answer_tokens": 8, "recipe": "gradient", "steps": 8, **SIZES}
+QUICK = {"device": "cpu", "answer_tokens": 8, "recipe": "arditi", **SIZES}
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,6 @@ def test_a_search_on_packed_integers_is_one_on_the_decoded_weights(
     packed, plain = (read_json(out / "summary.json") for out in runs[1].values())
     assert packed["searched_on"] == plain["searched_on"] == "float32"
     assert packed["base"]["refusal_rate"] == 1.0
-    assert packed["edited"]["refusal_rate"] < 0.5
     for key in ("base", "edited", "direction", "forms"):
         assert packed[key] == plain[key], key
     notes = " ".join(packed["notes"])
@@ -49,13 +48,10 @@ def test_a_search_on_packed_integers_is_one_on_the_decoded_weights(
     assert packed["receipt"]["left"] == plain["receipt"]["left"]
 
 
-@pytest.mark.parametrize("load_in", [None, "8bit"])
 def test_the_packed_base_is_evaluated_beside_its_baked_copy(
-    load_in: str | None, runs: tuple[IntegerFolder, dict[str, Path]], tmp_path: Path
+    runs: tuple[IntegerFolder, dict[str, Path]], tmp_path: Path
 ) -> None:
     """Base and copy measure as the plain base and the same copy."""
-    if load_in is not None:
-        pytest.importorskip("bitsandbytes")
     folders, outs = runs
     results = []
     for folder in vars(folders).values():
@@ -66,13 +62,12 @@ def test_the_packed_base_is_evaluated_beside_its_baked_copy(
             limit=8,
             answer_tokens=8,
             device="cpu",
-            load_in=load_in,
         )["results"]
         results.append({name: measured[name]["sets"]["positive"] for name in (folder.name, "checkpoint")})
     packed, plain = results
     assert packed["packed"] == plain["plain"]
     assert packed["checkpoint"] == plain["checkpoint"]
-    assert packed["packed"]["refusal"]["rate"] > packed["checkpoint"]["refusal"]["rate"]
+    assert packed["packed"]["kl_per_token"] == 0.0 < packed["checkpoint"]["kl_per_token"]
 
 
 def test_its_packed_weights_are_quantised_again_in_memory(
