@@ -321,7 +321,7 @@ def test_it_says_what_it_will_take_and_how_long_once_it_knows(tmp_path: Path) ->
     }
     evaluate_models(parse_evaluation(config), tmp_path / "out", log=told.append)
     assert "1 subjects" in told[0]
-    assert "10 answers of up to 8 tokens; judge refusal 1" in told[0]
+    assert f"10 answers of up to 8 tokens; judge refusal {RefusalJudge().version}" in told[0]
     assert any(re.fullmatch(r"some .* more, going by the first .* of measuring", line) for line in told)
 
 
