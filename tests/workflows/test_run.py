@@ -72,6 +72,7 @@ METRICS = (
     }
     | {
         "degenerate_rate",
+        "evasion_rate",
         "kl_first_token",
         "kl_per_token",
         "kl_per_token_stderr",
