@@ -201,14 +201,14 @@ def test_a_missed_target_is_gone_for_in_further_rounds_with_the_openings_that_ar
     like the rest.
     """
     sizes: list[tuple[int, int]] = []
-    original = gradient.with_openings_left
+    original = gradient.add_openings
 
-    def counted(task: Any, targets: Any, edit: Any, name: str) -> Any:
-        more = original(task, targets, edit, name)
+    def counted(task: Any, targets: Any, examples: Any) -> Any:
+        more = original(task, targets, examples)
         sizes.append((len(targets.change), len(more.change)))
         return more
 
-    monkeypatch.setattr(gradient, "with_openings_left", counted)
+    monkeypatch.setattr(gradient, "add_openings", counted)
     scores, _ = go(tmp_path / "run", steps=1)
     before, after = sizes[0]
     assert after > before

@@ -25,7 +25,7 @@ from vectomy.search.search_split import SearchSplitEvaluator
 
 TIER = "chat"
 
-STEPS = 12
+STEPS = 20
 
 
 def open_layerwise() -> ChatModel:
@@ -66,12 +66,15 @@ def key_of(point: dict[str, Any]) -> tuple[int, float]:
 
 
 def test_rates_by_openings_are_those_by_generating() -> None:
-    """Of every point that the resident search generated with."""
+    """Of every point that the resident search generated with: at most one prompt apart, where some
+    of the behaviour is left.
+    """
     measured = {key_of(point): point["rate"] for point in search(layerwise=True).scores["candidates"]}
     generated = search(layerwise=False).scores["candidates"]
     rates = [(point["rate"], measured.get(key_of(point))) for point in generated if point["rate"] is not None]
     assert rates
-    assert all(one == two for one, two in rates if two is not None)
+    one_prompt = 1 / 8
+    assert all(abs(one - two) <= one_prompt for one, two in rates if two is not None), rates
 
 
 def test_the_openings_of_the_base_keep_all_and_those_of_an_ablation_none(tmp_path: Path) -> None:

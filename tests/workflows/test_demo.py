@@ -21,9 +21,8 @@ TIER = "demo"
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("demo") / "run"
-    # Not the dtype that this processor is quick in: the numbers that are held to here are to be the
-    # same everywhere.
-    vectomy.run("demo", out, dtype="float32")
+    # In the dtype that `make demo` takes on this machine: the promises hold in each.
+    vectomy.run("demo", out)
     return out
 
 
@@ -36,7 +35,8 @@ def test_the_base_refuses_and_every_form_of_the_edit_does_not(summary: dict[str,
     assert summary["base"]["refusal_rate"] >= 0.75
     for form in ("hooks", "baked"):
         assert summary["forms"][form]["refusal_rate"] <= 0.10, form
-    assert summary["edited"] == summary["forms"]["baked"]
+    strength = summary["direction"]["strength"]
+    assert summary["edited"] == {**summary["forms"]["baked"], "strength": strength}
 
 
 def test_harmless_prompts_are_refused_no_more_than_before(summary: dict[str, Any]) -> None:

@@ -149,9 +149,13 @@ def _settings(config: RunConfig, measured_with: JsonObject, trait: Trait | None)
 
 
 def _at_strength(metrics: FormMetrics, scores: SearchResults) -> FormMetrics:
-    """Metrics of the edited model, with the strength that the search chose, if it chose one."""
-    strength = scores.chosen.strength if scores.chosen else None
-    return metrics if strength is None else metrics.model_copy(update={"strength": strength})
+    """Metrics of the edited model, with the strength of the dial that the search chose, if it
+    turned one.
+    """
+    chosen = scores.chosen
+    if chosen is None or chosen.step is None or chosen.strength is None:
+        return metrics
+    return metrics.model_copy(update={"strength": chosen.strength})
 
 
 def _strength(edit: Edit, scores: SearchResults, trait: Trait | None) -> float | StrengthRange | None:

@@ -47,8 +47,8 @@ from vectomy.search.gradient.frontier_points import (
     measure_points,
 )
 from vectomy.search.gradient.parameters import (
+    SETTLE,
     EditParameters,
-    KLWeightSchedule,
     Optimizer,
     Phase,
     SearchState,
@@ -57,7 +57,13 @@ from vectomy.search.gradient.parameters import (
 from vectomy.search.gradient.pass_memory import PassMemory
 from vectomy.search.gradient.pass_order import PassOrder
 from vectomy.search.gradient.start_directions import init_parameters, read_directions, screen_directions
-from vectomy.search.gradient.train_passes import STORED_NAMES, TargetName, TrainPass, with_openings_left
+from vectomy.search.gradient.train_passes import (
+    STORED_NAMES,
+    TargetName,
+    TrainPass,
+    add_openings,
+    list_openings_left,
+)
 from vectomy.search.pareto import frontier
 from vectomy.search.recipe import Candidate, RecipeInput, RecipeResult
 from vectomy.search.search_split import SearchSplitEvaluator
@@ -69,6 +75,9 @@ __all__ = ["select_gradient"]
 START = 0.4
 # Steps between two points of the frontier. An interrupted search resumes at one of these points.
 STRIDE = 4
+# How often the edited model's own openings are looked at while the behaviour is removed, and the
+# steps that follow where it shows the behaviour in other words.
+HEARINGS, MORE_REMOVAL = 2, 8
 # Further rounds, of half the steps each, while the target rate is missed.
 MORE_ROUNDS = 2
 Loss = Callable[[TrainPass, Tensor], Tensor]
@@ -176,30 +185,56 @@ class _Search:
         task, limits, objective = self.task, self.task.config.selection, self.objective
         targets = objective.targets
         evaluator = SearchSplitEvaluator(task, targets.packed, targets.layer, targets.longest)
-        parameters = init_parameters(objective, self.layer, self.given)
-        first = {"tensors": write_state(parameters), "step": 0}
-        # Telling two sets apart that the same layers represent needs room (docs/log/selective.md).
-        weight = KLWeightSchedule() if task.preserve is None else KLWeightSchedule.gentle()
-        states = self._run_phase(first, Phase(0, task.config.steps, weight))
+        states = self._run_first_round()
         points = measure_points(objective, evaluator, states)
         for number in range(1, MORE_ROUNDS + 1):
             tried = list_tried(points.rows)
             if limits.kl_budget is not None or any(is_enough(points.rows[index], task) for index in tried):
                 break
             nearest = min(tried, key=lambda index: _distance(points.rows[index]))
-            objective.targets = with_openings_left(
-                task, objective.targets, points.edits[nearest], f"openings left {number}"
-            )
+            left = list_openings_left(task, points.edits[nearest], f"openings left {number}")
+            objective.targets = add_openings(task, objective.targets, left)
             last = states[-1]["step"]
             steps = max(STRIDE, task.config.steps // 2)
-            states = self._run_phase(
-                {**points.states[nearest], "step": last}, Phase(last, steps, KLWeightSchedule.gentle())
-            )
+            states = self._run_phase({**points.states[nearest], "step": last}, Phase.both(last, steps))
             more = measure_points(objective, evaluator, states)
             points = FrontierPoints(
                 [*points.rows, *more.rows], [*points.edits, *more.edits], [*points.states, *more.states]
             )
         return points
+
+    def _run_first_round(self) -> list[SearchState]:
+        """Remove the behaviour, and while the model shows it in other words, those too; then let
+        the KL weight rise. Returns the states from there on.
+        """
+        task = self.task
+        parameters = init_parameters(self.objective, self.layer, self.given)
+        state: SearchState = {"tensors": write_state(parameters), "step": 0}
+        if task.preserve is not None:
+            # Telling two sets apart that the same layers represent takes all of the steps
+            # (docs/log/selective.md).
+            return self._run_phase(state, Phase.both(0, task.config.steps))
+        removal = STRIDE * round(SETTLE * task.config.steps / STRIDE)
+        removed = [self._remove(state, removal)] if removal else []
+        state = removed[-1] if removed else state
+        annealing = Phase.annealing(state["step"], max(1, task.config.steps - removal))
+        return [*removed, *self._run_phase(state, annealing)]
+
+    def _remove(self, state: SearchState, steps: int) -> SearchState:
+        """The state after some steps of removal, and after more of them while the model shows the
+        behaviour in other words on more of the fit prompts than the target rate.
+        """
+        task, objective = self.task, self.objective
+        state = self._run_phase(state, Phase.removal(state["step"], steps))[-1]
+        for _ in range(HEARINGS):
+            edit, name = objective.build_edit(state), f"openings left at step {state['step']}"
+            left = list_openings_left(task, edit, name)
+            if len(left) <= task.config.selection.target_rate * len(task.positive["fit"]):
+                break
+            objective.targets = add_openings(task, objective.targets, left)
+            more = Phase.removal(state["step"], min(MORE_REMOVAL, steps))
+            state = self._run_phase(state, more)[-1]
+        return state
 
     def _run_phase(self, state: SearchState, phase: Phase) -> list[SearchState]:
         """The states at every STRIDE of a phase, from the step at which the KL weight rises; stored

@@ -18,7 +18,6 @@ from vectomy.core import linalg
 
 __all__ = [
     "EditParameters",
-    "KLWeightSchedule",
     "Optimizer",
     "Phase",
     "SearchState",
@@ -35,47 +34,53 @@ SearchState = dict[str, Any]
 # Learning rates of strengths and directions, and the fraction of them that remains at the end.
 RATES = (0.05, 0.004)
 LAST_RATE = 0.3
+# The KL weight is 1 for this fraction of the steps, then it grows to LAST_WEIGHT. With a steeper
+# growth, a behaviour that comes back in other words leaves no room to remove them, and the dial
+# makes up for a gentle one (docs/log/gradient-search.md).
+SETTLE, LAST_WEIGHT = 0.4, 8.0
 # Each step shrinks every strength by this fraction of its learning rate.
 THRESHOLD = 0.02
 
 
 @dataclass(frozen=True)
-class KLWeightSchedule:
-    """KL weight schedule: 1 for the first `settle` fraction of steps, then exponential growth to
-    `last`.
-
-    The steep default finds the least KL where the behaviour stays away by itself.
-    """
-
-    settle: float = 0.4
-    last: float = 32.0
-
-    @classmethod
-    def gentle(cls) -> KLWeightSchedule:
-        """Slower growth. If the behaviour returns in other words, those openings are added to the
-        targets, and a gentle schedule leaves room to remove them (docs/log/gradient-search.md).
-        """
-        return cls(last=8.0)
-
-
-@dataclass(frozen=True)
 class Phase:
-    """Consecutive steps: first the behaviour is removed, then the KL weight rises."""
+    """Consecutive steps of the optimiser, with a schedule of the KL weight and of the learning
+    rates.
+    """
 
     first: int
     steps: int
-    weight: KLWeightSchedule = KLWeightSchedule()
+    settle: float
+    """The fraction of steps with a KL weight of 1, before it rises."""
+    last_weight: float = LAST_WEIGHT
+    last_rate: float = LAST_RATE
+
+    @classmethod
+    def removal(cls, first: int, steps: int) -> Phase:
+        """The behaviour is removed: a KL weight of 1, and the full learning rates."""
+        return cls(first, steps, settle=1.0, last_weight=1.0, last_rate=1.0)
+
+    @classmethod
+    def annealing(cls, first: int, steps: int) -> Phase:
+        """The KL weight rises from the first step, and the learning rates fall."""
+        return cls(first, steps, settle=0.0)
+
+    @classmethod
+    def both(cls, first: int, steps: int) -> Phase:
+        """First the behaviour is removed, then the KL weight rises."""
+        return cls(first, steps, settle=SETTLE)
 
     @property
     def settled(self) -> float:
         """The step at which the KL weight starts to rise."""
-        return self.first + self.weight.settle * self.steps
+        return self.first + self.settle * self.steps
 
     def at(self, step: int) -> tuple[float, float]:
-        """(fraction of the learning rates, KL weight) at a step."""
-        part, settle = (step - self.first) / self.steps, self.weight.settle
-        rate_scale = 1.0 if part < 0.5 else 1.0 - (1.0 - LAST_RATE) * 2 * (part - 0.5)
-        return rate_scale, 1.0 if part < settle else self.weight.last ** ((part - settle) / (1 - settle))
+        """(fraction of the learning rates, KL weight) at a step. The weight grows exponentially."""
+        part = (step - self.first) / self.steps
+        rate_scale = 1.0 if part < 0.5 else 1.0 - (1.0 - self.last_rate) * 2 * (part - 0.5)
+        rising = 0.0 if part < self.settle else (part - self.settle) / (1 - self.settle)
+        return rate_scale, self.last_weight**rising
 
 
 @dataclass

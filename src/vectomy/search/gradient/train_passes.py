@@ -55,10 +55,11 @@ __all__ = [
     "TargetName",
     "TrainExamples",
     "TrainPass",
+    "add_openings",
     "add_prompts_not_shown",
+    "list_openings_left",
     "measure_targets",
     "share_left",
-    "with_openings_left",
 ]
 
 TargetName = Literal["change", "negative", "preserve"]
@@ -325,22 +326,26 @@ def measure_targets(task: RecipeInput, start: int) -> CachedPasses:
 
 
 @torch.no_grad()
-def with_openings_left(task: RecipeInput, targets: CachedPasses, edit: Edit, name: str) -> CachedPasses:
-    """The targets, plus the openings under an edit that still show the behaviour on positive fit
-    prompts.
+def list_openings_left(task: RecipeInput, edit: Edit, name: str) -> list[Example]:
+    """The openings under an edit that still show the behaviour, on the positive fit prompts.
 
-    The answers are stored in the journal under `name`. Without a judge nothing is added, and
-    nothing where generating would read the model for each token.
+    The answers are stored in the journal under `name`. The list is empty without a judge, and where
+    generating would read the model for each token.
     """
-    if task.teacher_forced:
-        return targets
+    if task.teacher_forced or task.judge is None:
+        return []
     prompts = task.positive["fit"][:MOST_PROMPTS]
 
     def answers() -> list[list[int]]:
         with edit.hooks(task.chat.model):
             return _answerer(task, prompts, _count_judged_tokens(task), "change")()
 
-    examples = _list_openings(task, prompts, task.journal.get_or_compute(name, answers)) if task.judge else []
+    return _list_openings(task, prompts, task.journal.get_or_compute(name, answers))
+
+
+@torch.no_grad()
+def add_openings(task: RecipeInput, targets: CachedPasses, examples: list[Example]) -> CachedPasses:
+    """The targets, with further openings to make unlikely."""
     if not examples:
         return targets
     more = _build_passes(task, examples, targets.layer, targets.packed)
