@@ -16,6 +16,7 @@ from vectomy.models.model_shape import ModelShape
 from vectomy.models.speed_probe import CallTime, Speeds
 from vectomy.workflows.planned_work import (
     CANDIDATES,
+    DIALLED,
     JUDGED,
     MEASURED,
     MOST_FIT,
@@ -188,7 +189,7 @@ class _Run:
             + checks
             + screening
             + work.steps * step
-            + self._measure_states(states)
+            + self._measure_states(states + self._count_tried(states))
             + self._try_states(states, prompts)
         )
 
@@ -206,11 +207,18 @@ class _Run:
         model.
         """
         work = self.work
+        tried = self._count_tried(states)
         if not self.place.whole:
-            return 2 * self._padded(work.search, OPENING)
-        screened = self._answers(min(prompts, SCREENED), JUDGED, hooked=True) if work.judged else 0.0
-        tried = 1 + math.ceil(math.log2(states + 1))
-        return screened + tried * (self._answers(work.search, hooked=True) + self._judge(work.search))
+            return (1 + tried) * self._padded(work.search, OPENING)
+        # The screened directions, and what is left after the removal.
+        heard = min(prompts, SCREENED) + prompts
+        looked = self._answers(heard, JUDGED, hooked=True) if work.judged else 0.0
+        return looked + tried * (self._answers(work.search, hooked=True) + self._judge(work.search))
+
+    @staticmethod
+    def _count_tried(states: int) -> int:
+        """Points of the dial that a bisection tries."""
+        return math.ceil(math.log2(DIALLED * states + 1))
 
     def _apply(self) -> float:
         """Read, change, write; then the receipt in float32, and a hash of every tensor."""

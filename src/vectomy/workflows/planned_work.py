@@ -9,6 +9,7 @@ from vectomy.core.json_value import JsonObject
 
 __all__ = [
     "CANDIDATES",
+    "DIALLED",
     "JUDGED",
     "MEASURED",
     "MOST_FIT",
@@ -29,6 +30,8 @@ UNLEARNED = 0.4
 # Prompts and tokens of the search by gradients (search/gradient/).
 PER_PASS, MOST_FIT, OPENING, JUDGED, NEGATIVE, MEASURED = 16, 256, 8, 16, 16, 32
 SCREENED, CANDIDATES = 16, 6
+# Strengths of the dial at which a state may be taken.
+DIALLED = 8
 # On a processor: tokens that are answered at once, and from how many tokens an answer is worth
 # packing the weights (models/decoding.py).
 PLACES, PACKED_FROM = 16384, 12
