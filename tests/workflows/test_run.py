@@ -135,7 +135,7 @@ def test_the_summary_has_every_key_of_its_contract(options: dict[str, Any]) -> N
     assert set(summary["stages"]) == set(STAGES[:-1])
     assert all(seconds >= 0 for seconds in summary["stages"].values())
     for stage, cost in summary["costs"].items():
-        assert set(cost) == {"seconds", "peak_memory_bytes", "peak_device_bytes"}
+        assert set(cost) == {"seconds", "processor_seconds", "peak_memory_bytes", "peak_device_bytes"}
         assert cost["seconds"] == summary["stages"][stage]
         assert cost["peak_memory_bytes"] > 1 << 20
         assert cost["peak_device_bytes"] is None, "this run was told to use the CPU"
