@@ -101,8 +101,11 @@ def test_words_are_no_tokens(hub: Hub, text: str) -> None:
     assert find_leaks("a.txt", text.encode()) == []
 
 
-def test_a_key_of_the_judges_endpoint_is_found_too(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("VECTOMY_JUDGE_KEY", "an-invented-key-1")
+@pytest.mark.parametrize("name", ["VECTOMY_JUDGE_KEY", "VECTOMY_ENGINE_KEY"])
+def test_a_key_of_a_chat_endpoint_is_found_too(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(name, "an-invented-key-1")
     assert find_leaks("a.gguf", b"\0\1an-invented-key-1")
 
 

@@ -18,7 +18,7 @@ from vectomy.core.repo_name import explain_gated
 __all__ = ["client", "hub_errors", "is_repo_id", "redact", "secrets"]
 
 # Environment variables that hold a secret.
-SECRET_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "VECTOMY_JUDGE_KEY")
+SECRET_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "VECTOMY_JUDGE_KEY", "VECTOMY_ENGINE_KEY")
 TOKEN_SHAPE = re.compile(r"hf_[A-Za-z0-9_]*[A-Za-z0-9]{16,}")
 # Shorter values may be ordinary words.
 SHORTEST = 8
