@@ -107,7 +107,9 @@ def _judge(
         console = open_console(stderr=out == "-")
         _print(counts, about, console)
         if calibration is not None:
-            print_calibration(calibration, [row for _, row, _ in labelled], console)
+            # The indices of its errors count the rows that have a verdict.
+            judged = [row for _, row, _ in labelled if row["verdict"] is not None]
+            print_calibration(calibration, judged, console)
     if unreadable:
         line, reason = unreadable[0]
         kept = "" if out == "-" else f" The others are in {out}; the same command asks for these again."
