@@ -102,9 +102,7 @@ def test_words_are_no_tokens(hub: Hub, text: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["VECTOMY_JUDGE_KEY", "VECTOMY_ENGINE_KEY"])
-def test_a_key_of_a_chat_endpoint_is_found_too(
-    hub: Hub, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
+def test_a_key_of_a_chat_endpoint_is_found_too(hub: Hub, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, "an-invented-key-1")
     assert find_leaks("a.gguf", b"\0\1an-invented-key-1")
 

@@ -58,6 +58,7 @@ from vectomy.search.gradient.pass_memory import PassMemory
 from vectomy.search.gradient.pass_order import PassOrder
 from vectomy.search.gradient.start_directions import init_parameters, read_directions, screen_directions
 from vectomy.search.gradient.train_passes import (
+    MOST_PROMPTS,
     STORED_NAMES,
     TargetName,
     TrainPass,
@@ -222,14 +223,16 @@ class _Search:
 
     def _remove(self, state: SearchState, steps: int) -> SearchState:
         """The state after some steps of removal, and after more of them while the model shows the
-        behaviour in other words on more of the fit prompts than the target rate.
+        behaviour in other words on more of the fit prompts than the target rate. Only the first
+        MOST_PROMPTS are looked at.
         """
         task, objective = self.task, self.objective
+        looked_at = min(len(task.positive["fit"]), MOST_PROMPTS)
         state = self._run_phase(state, Phase.removal(state["step"], steps))[-1]
         for _ in range(HEARINGS):
             edit, name = objective.build_edit(state), f"openings left at step {state['step']}"
             left = list_openings_left(task, edit, name)
-            if len(left) <= task.config.selection.target_rate * len(task.positive["fit"]):
+            if len(left) <= task.config.selection.target_rate * looked_at:
                 break
             objective.targets = add_openings(task, objective.targets, left)
             more = Phase.removal(state["step"], min(MORE_REMOVAL, steps))

@@ -50,6 +50,7 @@ from vectomy.search.edited_passes import run_base
 from vectomy.search.recipe import RecipeInput
 
 __all__ = [
+    "MOST_PROMPTS",
     "STORED_NAMES",
     "CachedPasses",
     "TargetName",
