@@ -26,7 +26,7 @@ __all__ = ["bars", "library_bars"]
 
 
 class RemainingColumn(ProgressColumn):
-    """How long the rest will take, by `RemainingTime`: empty before a tenth is done."""
+    """How long the rest will take, by `RemainingTime`: dashes before a tenth is done."""
 
     max_refresh = 0.5
 

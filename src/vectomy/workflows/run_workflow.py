@@ -164,7 +164,7 @@ class RunWorkflow(Workflow):
             _ = self.checkpoint
         elif not is_demo(self.model):
             check_known(self.model)
-        # A judge that is not there is reported before the model is read.
+        # A judge of an unknown name is reported before the model is read.
         _ = self.judge
         sets = self.prompt_sets
         if self.config.recipe == "selective" and self.keep is None:

@@ -81,9 +81,7 @@ LECTURES = re.compile(r"\b(?:essay|history|views|think about|discuss|matters|mea
 
 
 def evasion_features(prompt: str, completion: str) -> dict[str, float]:
-    """The features that are not 0, by name. A question of the prompt is read by its last sentence
-    alone if it is long.
-    """
+    """The features that are not 0, by name."""
     said, asked = spell_out(completion), spell_out(prompt)
     parts = sentences(said)[:READ]
     wanted = {stem(word) for word in words(asked)} - TASK_STEMS

@@ -27,7 +27,7 @@ MOST_UNJUDGED = f"most answers could not be judged: {UNJUDGED}"
 # than the target needs, and KL falls faster than the effect (docs/log/gradient-search.md).
 DIAL = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.15, 1.3)
 # KL grows with this power of the strength, between 0.6 and 1.2: 1.6 in 36 searches of the demo
-# model. It only orders the points that are not measured.
+# model. By it points are ordered, and held against a KL budget, before their KL is measured.
 KL_POWER = 1.6
 # A selective edit has to leave this share of the behaviour that the base shows on the preserve set.
 PRESERVED = 0.95
@@ -101,8 +101,8 @@ def measure_points(
     KL is measured for all of them. The behaviour is measured by generating: with a KL budget for
     each state at the largest strength within it; otherwise by bisection over states and strengths,
     until the least KL at which the behaviour is gone is known. If the model is read block by block,
-    it is measured by the openings of answers (opening_shares.py), in one read. Points that were not
-    tried are marked as rejected.
+    it is measured by the openings of answers (opening_shares.py), with one read a point. Points
+    that were not tried are marked as rejected.
     """
     search = _PointSearch(objective, evaluator, states)
     search.try_points()
