@@ -16,6 +16,7 @@ from vectomy.models.model_shape import ModelShape
 from vectomy.models.speed_probe import CallTime, Speeds
 from vectomy.workflows.planned_work import (
     CANDIDATES,
+    COLLECTED,
     DIALLED,
     JUDGED,
     MEASURED,
@@ -24,6 +25,8 @@ from vectomy.workflows.planned_work import (
     OPENING,
     PACKED_FROM,
     PER_PASS,
+    RECEIPT_TEXTS,
+    RECEIPT_TOKENS,
     SCREENED,
     UNLEARNED,
     Place,
@@ -34,13 +37,13 @@ from vectomy.workflows.stage_memory import count_stage_bytes
 
 __all__ = ["PlannedStage", "count_run_stages"]
 
-# Tokens of a pack of the collection and of the search's KL; examples on which packs are compared
-# with plain rows, as often as this (models/teacher_forcing.py).
-COLLECTED, PACK, COMPARED = 640, 512, 4
+# Tokens of a pack of the search's KL; examples on which packs are compared with plain rows, as
+# often as this (models/teacher_forcing.py).
+PACK, COMPARED = 512, 4
 # Steps between two states of the search; the KL weight rises from this share of the steps on.
 STRIDE, SETTLED = 4, 0.4
-# Prompts whose stream is measured for the receipt of a form, and texts and tokens of the baked one.
-PROJECTED, RECEIPT_TEXTS, RECEIPT_TOKENS = 16, 8, 48
+# Prompts whose stream is measured for a form.
+PROJECTED = 16
 # Prompts, and tokens of their answers, on which the ways to answer are compared (decoding.py).
 TRIED_PROMPTS, TRIED_TOKENS = 2, 4
 # A loss and its backward pass take the head so many times.

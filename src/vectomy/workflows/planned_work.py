@@ -9,6 +9,7 @@ from vectomy.core.json_value import JsonObject
 
 __all__ = [
     "CANDIDATES",
+    "COLLECTED",
     "DIALLED",
     "JUDGED",
     "MEASURED",
@@ -17,6 +18,8 @@ __all__ = [
     "OPENING",
     "PACKED_FROM",
     "PER_PASS",
+    "RECEIPT_TEXTS",
+    "RECEIPT_TOKENS",
     "SCREENED",
     "UNLEARNED",
     "Place",
@@ -32,6 +35,9 @@ PER_PASS, MOST_FIT, OPENING, JUDGED, NEGATIVE, MEASURED = 16, 256, 8, 16, 16, 32
 SCREENED, CANDIDATES = 16, 6
 # Strengths of the dial at which a state may be taken.
 DIALLED = 8
+# Tokens of a pack of the collection (search/collect.py); texts of a receipt, and tokens of each.
+COLLECTED = 640
+RECEIPT_TEXTS, RECEIPT_TOKENS = 8, 48
 # On a processor: tokens that are answered at once, and from how many tokens an answer is worth
 # packing the weights (models/decoding.py).
 PLACES, PACKED_FROM = 16384, 12

@@ -14,11 +14,14 @@ from vectomy.models.model_shape import ModelShape
 from vectomy.models.pass_bytes import FLOAT32, forward_bytes, kept_bytes, kv_bytes, loss_bytes
 from vectomy.workflows.planned_work import (
     CANDIDATES,
+    COLLECTED,
     JUDGED,
     MOST_FIT,
     OPENING,
     PACKED_FROM,
     PER_PASS,
+    RECEIPT_TEXTS,
+    RECEIPT_TOKENS,
     UNLEARNED,
     Place,
     Workload,
@@ -35,8 +38,6 @@ BAKING_PROGRAM = 350 << 20
 # Room for coming tokens in the cache of answers; packed copies of a processor's weights may take
 # this share of the free memory (models/generation.py, models/packed_linear.py).
 ROOM, PACKED_SHARE = 128, 0.25
-# Tokens of a pack of the collection, and of the texts of a receipt.
-COLLECTED, RECEIPT_TOKENS = 640, 8 * 48
 # The search's passes keep at most this share of the free memory (pass_memory.py).
 KEPT_SHARE = 0.6
 # Of the distance between the mean and the longest prompt, what the longest pass of PER_PASS prompts
@@ -167,7 +168,8 @@ class _Stages:
         shape = self.shape
         writer = 3 * shape.largest_writer * shape.itemsize
         block = shape.in_largest_block
-        receipt = block * (2 * FLOAT32 + shape.itemsize) + FLOAT32 * RECEIPT_TOKENS * shape.sizes.pass_numbers
+        tokens = RECEIPT_TEXTS * RECEIPT_TOKENS
+        receipt = block * (2 * FLOAT32 + shape.itemsize) + FLOAT32 * tokens * shape.sizes.pass_numbers
         # A model that was read block by block is let go of before.
         return max(writer, receipt) - (0.0 if self.place.whole or self.place.card else self.weights)
 
