@@ -11,9 +11,9 @@ A writer's output y becomes y - B^T diag(a) B y. Each writer has its own strengt
 
 with a soft threshold on a, so that unimportant writers end at exactly 0. No gradient of a weight is
 computed. First w is 1 and the behaviour is removed; openings in which it is left are added to the
-loss. Then w grows, so that the intermediate states form a frontier of behaviour against KL. They are
-measured on the search split at several strengths of the dial, and the rule of pareto.py chooses a
-point.
+loss (not with a preserve set). Then w grows, so that the states form a frontier of behaviour
+against KL. They are measured on the search split at several strengths of the dial, and the rule of
+pareto.py chooses a point.
 
 A step has `accumulate` passes of each set. Ranks take different passes of a step; their gradients
 are added in the order of the passes, so any number of ranks learns the same.
