@@ -51,7 +51,7 @@ def list_tried(points: Sequence[Candidate]) -> list[int]:
     if not tried:
         raise SelectionError(
             f"no edit can be chosen: of every edit that was tried, {MOST_UNJUDGED}; raise --answer-tokens, "
-            "or give prompts that the model answers in English"
+            "or give prompts that the model answers in English, or another --judge"
         )
     return tried
 

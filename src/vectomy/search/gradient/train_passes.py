@@ -76,7 +76,7 @@ NEGATIVE_TOKENS = 16
 # thought as many as in evaluation.
 JUDGED = 16
 # Why an answer may have no verdict.
-UNJUDGED = "they are not in English, or are cut inside the thought"
+UNJUDGED = "they are in a language that the judge does not know, or are cut inside the thought"
 # Most prompts and tokens in the pass of one step.
 PER_PASS, MOST_TOKENS = 16, 4096
 # Two openings differ if their first PARTED tokens do.
