@@ -89,7 +89,7 @@ def split_thoughts(completion: str) -> SplitCompletion:
 
 def closing_of(completion: str) -> str | None:
     """What ends the thought inside which a completion ends, and begins the answer; None outside of
-    thoughts, and where no special token marks them.
+    thoughts, and for harmony without its special tokens.
     """
     if split_thoughts(completion).finished:
         return None

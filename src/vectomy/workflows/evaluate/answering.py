@@ -1,4 +1,6 @@
-"""What answers for each subject: the loaded model, vLLM, or a server; each answer is kept."""
+"""What answers for each subject: the loaded model, vLLM, or a server. The answers to a set of
+prompts are kept when all of them are there.
+"""
 
 from __future__ import annotations
 
@@ -87,7 +89,8 @@ class SubjectAnswers:
     def close(self) -> None:
         """Free vLLM and the adapters that it serves."""
         self._stack.close()
-        self.__dict__.pop("_vllm", None)
+        for name in ("_vllm", "_adapter_folder"):
+            self.__dict__.pop(name, None)
 
     def name_engine(self) -> str:
         """For results: of a server its model, not its address."""
