@@ -258,7 +258,7 @@ class _Search:
             for step in range(0, phase.steps, STRIDE):
                 end = min(step + STRIDE, phase.steps)
                 advance = partial(self._advance, state, phase, phase.first + end, orders)
-                state = self.task.journal.get_or_compute(f"steps to {phase.first + end}", advance)
+                state = self.task.journal.get_or_compute(f"learned to step {phase.first + end}", advance)
                 self.history += state["history"]
                 states.append(state)
                 update(end - step)
