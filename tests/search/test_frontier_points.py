@@ -116,10 +116,12 @@ def test_every_state_is_a_point_at_strength_1_and_untried_points_have_no_rate() 
 
 
 def test_a_budget_takes_the_largest_strength_of_each_state_within_it() -> None:
-    points, evaluator, _ = measure((1.0, 0.7), 2.0, kl_budget=0.7**1.6 * 1.001)
-    assert sorted(round(value, 3) for value in evaluator.generated) == [0.7, 0.7]
+    budget = 0.7**1.6 * 1.001
+    points, evaluator, _ = measure((1.0, 0.7), 2.0, kl_budget=budget)
+    # At strength 1 the KL is known; below, the estimate leaves room for what it may be off by.
+    assert sorted(round(value, 3) for value in evaluator.generated) == [0.6, 0.7]
     tried = list_tried(points.rows)
-    assert all(points.rows[index]["kl"] <= 0.7**1.6 * 1.001 for index in tried)
+    assert all(points.rows[index]["kl"] <= budget for index in tried)
     at_1 = {row["step"]: row["rejected"] for row in points.rows if row["strength"] == 1.0}
     assert "KL is above" in at_1[4]
     assert at_1[8] is None

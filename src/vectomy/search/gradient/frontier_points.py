@@ -28,7 +28,7 @@ MOST_UNJUDGED = f"most answers could not be judged: {UNJUDGED}"
 DIAL = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.15, 1.3)
 # KL grows with this power of the strength, between 0.6 and 1.2: 1.6 in 36 searches of the demo
 # model. By it points are ordered, and held against a KL budget, before their KL is measured.
-KL_POWER = 1.6
+KL_POWER, MARGIN = 1.6, 1.15
 # A selective edit has to leave this share of the behaviour that the base shows on the preserve set.
 PRESERVED = 0.95
 
@@ -90,6 +90,11 @@ class _DialPoint(NamedTuple):
     state: int
     strength: float
     kl: float
+
+
+def _most_kl(point: _DialPoint) -> float:
+    """The largest KL that a point may turn out to have: known at strength 1, else by the estimate."""
+    return point.kl if point.strength == 1.0 else MARGIN * point.kl
 
 
 def measure_points(
@@ -160,7 +165,7 @@ class _PointSearch:
         points = []
         for index, divergence in enumerate(self.divergences):
             row = [_DialPoint(index, s, divergence["kl"] * s**KL_POWER) for s in DIAL]
-            within = [point for point in row if budget is None or point.kl <= budget]
+            within = [point for point in row if budget is None or _most_kl(point) <= budget]
             points += within if budget is None else within[-1:] or row[:1]
         return sorted(points, key=lambda point: point.kl)
 
