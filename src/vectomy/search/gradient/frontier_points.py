@@ -93,7 +93,7 @@ class _DialPoint(NamedTuple):
 
 
 def _most_kl(point: _DialPoint) -> float:
-    """The largest KL that a point may turn out to have: known at strength 1, else by the estimate."""
+    """The largest KL that a point may turn out to have: at strength 1 it is known."""
     return point.kl if point.strength == 1.0 else MARGIN * point.kl
 
 
