@@ -3,6 +3,7 @@ that a bake of the decoded model writes.
 """
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,32 @@ def test_a_bake_writes_what_it_writes_of_the_plain_weights(
     config = json.loads((outs[0] / "config.json").read_text())
     assert config == json.loads((outs[1] / "config.json").read_text())
     assert "quantization_config" not in config
+
+
+@pytest.mark.parametrize("key", ["quantization_config", "compression_config"])
+@pytest.mark.parametrize("part", [None, "text_config"])
+def test_no_file_of_a_bake_says_that_it_is_packed(
+    key: str, part: str | None, ordered: IntegerFolder, tmp_path: Path
+) -> None:
+    """Wherever a release says it."""
+    source, out = tmp_path / "packed", tmp_path / "baked"
+    shutil.copytree(ordered.packed, source)
+    config = json.loads((source / "config.json").read_text())
+    said = {key: config.pop("quantization_config")}
+    given = {**config, **said} if part is None else {**config, part: {"dtype": "float16", **said}}
+    (source / "config.json").write_text(json.dumps(given))
+    for name in ("quantize_config.json", "quant_config.json", "notes.json"):
+        (source / name).write_text(json.dumps({"bits": 4, "group_size": 16}))
+    assert check_supported(given).integers == "gptq"
+    bake(Edit.ablation(source, unit(5, 32), 0.8), source, out)
+    kept = json.loads((out / "config.json").read_text())
+    assert check_supported(kept).method == ""
+    assert kept == (config if part is None else {**config, part: {"dtype": "float16"}})
+    assert {path.name for path in out.glob("*.json")} & {
+        "quantize_config.json",
+        "quant_config.json",
+        "notes.json",
+    } == {"notes.json"}
 
 
 def test_shards_and_their_index_lose_the_packed_tensors(ordered: IntegerFolder, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from vectomy.core.errors import ModelError
 from vectomy.core.out_of_memory import is_out_of_memory
@@ -17,6 +18,7 @@ RAN_OUT = [
     RuntimeError("[enforce fail at alloc_cpu.cpp:80] DefaultCPUAllocator: not enough memory: you tried to"),
     RuntimeError("MPS backend out of memory (MPS allocated: 17.5 GB)"),
     OSError(12, "Cannot allocate memory"),
+    SafetensorError("Error while deserializing header: IO error: Cannot allocate memory (os error 12)"),
     MemoryError(),
 ]
 
@@ -32,6 +34,7 @@ def test_memory_that_ran_out(error: BaseException) -> None:
         RuntimeError("mat1 and mat2 shapes cannot be multiplied (3x8 and 4x8)"),
         ValueError("out of memory is what a template may say"),
         ModelError("the model does not fit: out of memory"),
+        SafetensorError("Error while deserializing header: header too large"),
         OSError(28, "No space left on device"),
     ],
 )

@@ -275,3 +275,24 @@ def test_a_real_llama_cpp_server(tmp_path: Path, vectomy: Vectomy, monkeypatch: 
     assert (status, out.exists()) == (1, False)
     assert "refused" in err.lower()
     assert "0 of 1 rows are judged and kept" in err
+
+
+def test_unreadable_replies_to_labelled_rows_are_reported(tmp_path: Path, vectomy: Vectomy) -> None:
+    file, labels = rows(tmp_path, 1), tmp_path / "labels.jsonl"
+    labelled = [
+        {"prompt": f"Build shelf {n}?", "completion": f"Take board {n}.", "label": "compliance"}
+        for n in range(4)
+    ]
+    labels.write_text("".join(json.dumps(row) + "\n" for row in labelled), encoding="utf-8")
+    with stand_in(
+        lambda n, body: "hm" if any(f"board {k}" in str(body) for k in (1, 3)) else GOOD
+    ) as server:
+        command = ["judge", str(file), "--judge", f"openai:{server.address}#m", "--labels", str(labels)]
+        status, shown, err = vectomy(*command, "--out", str(tmp_path / "a.jsonl"))
+        assert status == 1
+        assert "2 of 4 replies of the judge to" in err
+        assert "(lines 2, 4; the first: " in err
+        assert "unreadable 2 more, which are in no rate (lines 2, 4)" in shown
+        status, shown, _ = vectomy(*command, "--out", str(tmp_path / "b.jsonl"), "--json")
+    result = json.loads(shown)["labels"]
+    assert (status, result["rows"], result["unreadable_lines"]) == (1, 2, [2, 4])

@@ -99,7 +99,8 @@ def _judge(
         out = str(target)
     counts = _counts([row for _, row in rows])
     about = describe(opened)
-    calibration = _calibrate(opened, labelled) if labelled else None
+    unread_labels: list[tuple[int, str]] = []
+    calibration = _calibrate(opened, labelled, unread_labels) if labelled else None
     if as_json:
         more = {} if calibration is None else {"labels": calibration}
         typer.echo(json.dumps({"judge": about, **counts, **more, "out": out}, indent=2, ensure_ascii=False))
@@ -110,13 +111,23 @@ def _judge(
             # The indices of its errors count the rows that have a verdict.
             judged = [row for _, row, _ in labelled if row["verdict"] is not None]
             print_calibration(calibration, judged, console)
+    faults = []
     if unreadable:
         line, reason = unreadable[0]
         kept = "" if out == "-" else f" The others are in {out}; the same command asks for these again."
-        raise JudgeError(
+        faults.append(
             f"{len(unreadable)} of {len(rows)} replies of the judge could not be read (line {line}: "
             f"{reason}).{kept}"
         )
+    if unread_labels:
+        lines = ", ".join(str(line) for line, _ in unread_labels)
+        faults.append(
+            f"{len(unread_labels)} of {len(labelled)} replies of the judge to {labels} could not be read "
+            f"(lines {lines}; the first: {unread_labels[0][1]}). Those rows are in no rate of the labels; "
+            f"the command with --labels {labels} alone and --out FILE asks for them again."
+        )
+    if faults:
+        raise JudgeError(" ".join(faults))
 
 
 def _rows(file: str) -> Iterator[tuple[int, JsonObject]]:
@@ -197,13 +208,17 @@ def _read_labels(file: str, rows: list[tuple[int, JsonObject]]) -> list[tuple[in
     return result
 
 
-def _calibrate(judge: Judge, labelled: list[tuple[int, dict[str, Any], str]]) -> JsonObject:
-    """What the labels say of the judge; rows that it gave no verdict are judged first."""
+def _calibrate(
+    judge: Judge, labelled: list[tuple[int, dict[str, Any], str]], unreadable: list[tuple[int, str]]
+) -> JsonObject:
+    """What the labels say of the judge; rows that it gave no verdict are judged first, and the
+    unreadable replies are noted.
+    """
     from vectomy.metrics.judges import Judgement
     from vectomy.metrics.judges.calibration import LabelledRow, calibrate
 
     unjudged = [(line, row) for line, row, _ in labelled if "verdict" not in row]
-    for index, fields in _judge_rows(judge, unjudged, []):
+    for index, fields in _judge_rows(judge, unjudged, unreadable):
         unjudged[index][1].update(fields)
     known = [(row, label) for _, row, label in labelled if row["verdict"] is not None]
     result = calibrate(
@@ -214,6 +229,7 @@ def _calibrate(judge: Judge, labelled: list[tuple[int, dict[str, Any], str]]) ->
     )
     lines = [line for line, row, _ in labelled if row["verdict"] is not None]
     return vars(result) | {
+        "unreadable_lines": [line for line, row, _ in labelled if row["verdict"] is None],
         "missed_lines": [lines[index] for index in result.missed],
         "false_alarms_lines": [lines[index] for index in result.false_alarms],
     }

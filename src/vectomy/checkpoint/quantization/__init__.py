@@ -15,9 +15,10 @@ from vectomy.checkpoint.quantization.layout import (
 )
 from vectomy.checkpoint.quantization.packed_width import packed_width, stays_packed
 from vectomy.checkpoint.quantization.requantize import Requantized, decode, encode, requantize
-from vectomy.checkpoint.quantization.scheme import Scheme, check_supported
+from vectomy.checkpoint.quantization.scheme import OTHER_FILES, Scheme, check_supported, drop_quantization
 
 __all__ = [
+    "OTHER_FILES",
     "PackedWeight",
     "Requantized",
     "Scheme",
@@ -25,6 +26,7 @@ __all__ = [
     "companions",
     "count_written_bytes",
     "decode",
+    "drop_quantization",
     "encode",
     "integer_weights",
     "locate",

@@ -14,14 +14,18 @@ from typing import Any
 
 from vectomy.checkpoint.quantization.integer_groups import IntegerLayout
 from vectomy.core.errors import ArchitectureError
-from vectomy.core.json_value import JsonValue
+from vectomy.core.json_value import JsonObject, JsonValue
 
-__all__ = ["REMEDY", "Scheme", "check_supported"]
+__all__ = ["OTHER_FILES", "REMEDY", "Scheme", "check_supported", "drop_quantization"]
 
 REMEDY = (
     "use the model's bfloat16 release (--load-in 4bit runs it in as little memory), or load it with "
     "transformers, call model.dequantize(), save it and edit that copy"
 )
+# Where releases describe it: in config.json under the second, older name of compressed-tensors too,
+# and in files beside it (AutoGPTQ, AutoAWQ).
+CONFIG_KEYS = ("quantization_config", "compression_config")
+OTHER_FILES = ("quantize_config.json", "quant_config.json")
 # What transformers takes for an fp8 configuration that does not say (an explicit null means one
 # scale a tensor).
 BLOCK = (128, 128)
@@ -94,6 +98,15 @@ def check_supported(config: Mapping[str, JsonValue]) -> Scheme:
     )
 
 
+def drop_quantization(config: Mapping[str, JsonValue]) -> JsonObject:
+    """A copy of config.json without all that `check_supported` reads."""
+    result = {key: value for key, value in config.items() if key not in CONFIG_KEYS}
+    text = result.get("text_config")
+    if isinstance(text, Mapping):
+        result["text_config"] = {key: value for key, value in text.items() if key not in CONFIG_KEYS}
+    return result
+
+
 def _quote(value: Any) -> str:
     """A value of a file, printable and short enough for a message of one line."""
     text = str(value)
@@ -101,14 +114,10 @@ def _quote(value: Any) -> str:
 
 
 def _configs(config: Mapping[str, JsonValue]) -> Iterator[Any]:
-    """Where releases keep it: at the top, under the older name of compressed-tensors, in the
-    language model's part.
-    """
-    text = config.get("text_config")
-    for part in (config, text if isinstance(text, Mapping) else {}):
-        for key in ("quantization_config", "compression_config"):
-            if part.get(key):
-                yield part[key]
+    """At the top and in the language model's part."""
+    for part in (config, config.get("text_config")):
+        if isinstance(part, Mapping):
+            yield from (part[key] for key in CONFIG_KEYS if part.get(key))
 
 
 def _block(value: Any) -> tuple[int, int]:

@@ -36,6 +36,8 @@ def print_calibration(
     table.add_row("refusal or not", str(agreement["total"]), write_rate(agreement))
     console.print(table)
     lines = []
+    if unread := calibration["unreadable_lines"]:
+        lines.append(f"unreadable {len(unread)} more, which are in no rate (lines {', '.join(map(str, unread))})")
     if calibration["not_judged"]:
         lines.append(f"not judged {calibration['not_judged']} labelled rows, which are in no rate")
     if threshold := calibration["threshold"]:

@@ -17,9 +17,11 @@ from vectomy.architecture import Architecture, TensorRef, Writer, check_covered
 from vectomy.checkpoint import Checkpoint, architecture_in, rewrite
 from vectomy.checkpoint.change import Added, Change
 from vectomy.checkpoint.quantization import (
+    OTHER_FILES,
     PackedWeight,
     check_supported,
     decode,
+    drop_quantization,
     integer_weights,
     locate,
     requantize,
@@ -76,12 +78,15 @@ def bake(
         baking.add(writer, operation)
     untied, tie, notes = baking.untie_head()
     baking.write_plain()
-    added, config = {**baking.added, **baking.plain, **untied}, {**baking.config, **tie}
+    added = {**baking.added, **baking.plain, **untied}
+    config, dropped_keys = baking.change_config(tie)
     notes = [*baking.notes, *notes, *opened.notes]
     # The base's card does not describe an edited model.
     omit = ["README.md"] if baking.changes and "README.md" in opened.sidecars else []
     if omit:
         notes.append("left behind: README.md, which describes the base")
+    if baking.dropped:
+        omit += [name for name in OTHER_FILES if name in opened.sidecars]
     said = rewrite(
         opened,
         out,
@@ -89,7 +94,7 @@ def bake(
         added=added,
         config=config or None,
         dropped=baking.dropped,
-        dropped_keys=["quantization_config"] if baking.dropped else (),
+        dropped_keys=dropped_keys,
         omit=omit,
         link_untouched=link_untouched,
         purpose=edit.sha256,
@@ -233,6 +238,15 @@ class Baking:
                 f"the weights were stored in {method}, which cannot hold an edit: the edited checkpoint is "
                 f"an ordinary one, with {len(whole)} weights decoded"
             )
+
+    def change_config(self, tie: JsonObject) -> tuple[JsonObject, list[str]]:
+        """The keys of config.json to set, those of `untie_head` among them, and those to drop."""
+        old, changed = self.checkpoint.config, {**self.config, **tie}
+        if not self.dropped:
+            return changed, []
+        new = drop_quantization({**old, **changed})
+        changed = {key: value for key, value in new.items() if key not in old or value != old[key]}
+        return changed, [key for key in old if key not in new]
 
     def _bias(self, stored: TensorRef, operation: Operation, basis: Tensor, strengths: Tensor) -> None:
         expert = operation.expert if stored.expert is None else None
