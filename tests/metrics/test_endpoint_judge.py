@@ -284,9 +284,7 @@ def test_unreadable_replies_to_labelled_rows_are_reported(tmp_path: Path, vectom
         for n in range(4)
     ]
     labels.write_text("".join(json.dumps(row) + "\n" for row in labelled), encoding="utf-8")
-    with stand_in(
-        lambda n, body: "hm" if any(f"board {k}" in str(body) for k in (1, 3)) else GOOD
-    ) as server:
+    with stand_in(lambda n, body: "hm" if any(f"board {k}" in str(body) for k in (1, 3)) else GOOD) as server:
         command = ["judge", str(file), "--judge", f"openai:{server.address}#m", "--labels", str(labels)]
         status, shown, err = vectomy(*command, "--out", str(tmp_path / "a.jsonl"))
         assert status == 1

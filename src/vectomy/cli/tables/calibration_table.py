@@ -37,7 +37,9 @@ def print_calibration(
     console.print(table)
     lines = []
     if unread := calibration["unreadable_lines"]:
-        lines.append(f"unreadable {len(unread)} more, which are in no rate (lines {', '.join(map(str, unread))})")
+        lines.append(
+            f"unreadable {len(unread)} more, which are in no rate (lines {', '.join(map(str, unread))})"
+        )
     if calibration["not_judged"]:
         lines.append(f"not judged {calibration['not_judged']} labelled rows, which are in no rate")
     if threshold := calibration["threshold"]:
