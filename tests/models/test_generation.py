@@ -14,7 +14,7 @@ from virtual_devices import virtual_machine
 
 from vectomy.data.prompts import Prompt
 from vectomy.edits.edit import Edit
-from vectomy.models import ChatModel, kv_cache, load_model
+from vectomy.models import ChatModel, decoding, kv_cache, load_model
 from vectomy.models.decoding import decodes_by_row
 from vectomy.models.generation import GreedyDecoder, shared_beginning
 from vectomy.models.kv_cache import has_plain_kv_cache
@@ -85,6 +85,25 @@ def test_a_model_that_decodes_otherwise_is_left_to_generate(
     other = untried(chat)
     assert other.answer(tokens, 6, 4096) == expected
     assert not decodes_by_row(other, tokens)
+
+
+@pytest.mark.parametrize(("dtype", "expected"), [(torch.bfloat16, True), (torch.float32, False)])
+def test_in_16_bits_one_token_apart_is_rounding_until_other_prompts_say_so(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, expected: bool
+) -> None:
+    chat = untried(tiny_chat.chat())
+    chat.model.to(dtype)
+    original: Any = decoding.generate
+    calls: list[int] = []
+
+    def part_once(*args: Any) -> list[list[int]]:
+        calls.append(1)
+        answers = original(*args)
+        return [[*answer[:-1], answer[-1] + 1] for answer in answers] if len(calls) == 1 else answers
+
+    monkeypatch.setattr(decoding, "generate", part_once)
+    assert decodes_by_row(chat, chat.tokens(PROMPTS)) is expected
+    assert len(calls) == 1 + expected
 
 
 def test_beginnings() -> None:
