@@ -2,6 +2,7 @@
 `verify`'s receipt; without it, it does.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ import safetensors.torch
 import tiny_chat
 import torch
 from healed import damaged, edit, job, pairs, protected_directions, quick, trained
+from integer_folder import integer_folder
 from peft import LoraConfig, PeftModel, get_peft_model
+from quantised_folder import quantised
 from tiny import Tiny, load, tokens, unit
 from torch import Tensor
 
@@ -36,6 +39,7 @@ from vectomy.workflows.heal.heal_receipt import removes_fully
 
 TIER = "chat"
 
+PACKED = "model.layers.1.mlp.down_proj"
 # float32 through a few sums.
 ROUNDING = 1e-5
 
@@ -239,6 +243,31 @@ def test_an_adapter_of_another_base_is_refused(tmp_path: Path, tiny_of: Any) -> 
     with pytest.raises(FingerprintError, match="adapter of another base"):
         make_adapter_changes(adapter, Checkpoint.open(other), {})
     assert not (tmp_path / "wrong").exists()
+
+
+@pytest.mark.parametrize("kind", ["fp8", "gptq"])
+def test_an_adapter_is_not_added_to_packed_numbers(kind: str, tmp_path: Path) -> None:
+    """Values without their scales would take it as another matrix."""
+    plain = tiny_chat.folder(taught_=False)
+    packed = (
+        quantised(plain, "block", tmp_path).path
+        if kind == "fp8"
+        else integer_folder(plain, tmp_path, "gptq").packed
+    )
+    shape = safetensors.torch.load_file(plain / "model.safetensors")[f"{PACKED}.weight"].shape
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    name = f"base_model.model.{PACKED}"
+    factors = {"lora_A": torch.ones(2, shape[1]), "lora_B": torch.ones(shape[0], 2)}
+    safetensors.torch.save_file(
+        {f"{name}.{key}.weight": value for key, value in factors.items()},
+        adapter / "adapter_model.safetensors",
+    )
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 2}
+    (adapter / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(CheckpointError, match=rf"down_proj.weight' of .* is stored in {kind}, .*not quantised"):
+        merge_training(adapter, packed, tmp_path / "healed")
+    merge_training(adapter, plain, tmp_path / "healed")
 
 
 def test_an_adapter_that_is_more_than_a_product_is_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +10,19 @@ import pytest
 import tiny_chat
 import yaml
 from healed import QUICK, curve, damaged, edit, quick, trained
+from integer_folder import integer_folder
 from interrupted import interrupting
+from quantised_folder import quantised
 from tiny import file_hashes, orthonormal
 
 from vectomy.cli import main
 from vectomy.core.errors import FingerprintError, FinishedRunError, ModelError, PromptError, UsageError
 from vectomy.core.jsonl import read_jsonl
+from vectomy.core.progress import silent
 from vectomy.edits.edit import Edit
 from vectomy.healing.heal_config import parse_heal
 from vectomy.report import render_healing
+from vectomy.workflows.heal.heal_inputs import open_inputs
 from vectomy.workflows.heal.heal_measurements import MODELS
 from vectomy.workflows.heal.heal_model import heal_model
 
@@ -268,6 +273,30 @@ def test_bad_usage_is_named_before_anything_is_written(
 def test_an_edit_of_another_base_is_refused(tmp_path: Path, sources: dict[str, str]) -> None:
     with pytest.raises(FingerprintError, match="Use the base it was made for"):
         heal_model(str(tiny_chat.folder(False)), tmp_path / "out", quick(**sources), edit=edit())
+
+
+@pytest.mark.parametrize("kind", ["fp8", "gptq"])
+def test_a_quantised_checkpoint_that_cannot_hold_what_is_learned_is_refused(
+    kind: str, tmp_path: Path, sources: dict[str, str]
+) -> None:
+    """At the start. A GPTQ base with its Edit is baked to plain weights, which can."""
+    plain = tiny_chat.folder(False)
+    packed = (
+        quantised(plain, "block", tmp_path).path
+        if kind == "fp8"
+        else integer_folder(plain, tmp_path, "gptq").packed
+    )
+    config, out = quick(**sources, project=False), tmp_path / "out"
+    with pytest.raises(UsageError, match=f"are stored in {kind}; give a copy that is not quantised"):
+        heal_model(str(packed), out, config, base=str(plain))
+    assert not out.exists()
+    own = Edit.ablation(packed, orthonormal(1))
+    opened = partial(open_inputs, project=True, trust_remote_code=False, progress=silent)
+    if kind == "gptq":
+        assert opened(str(packed), None, own).base == packed
+    else:
+        with pytest.raises(UsageError, match="are stored in fp8"):
+            opened(str(packed), None, own)
 
 
 # The command line

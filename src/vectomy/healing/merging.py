@@ -17,7 +17,8 @@ from torch import Tensor
 
 from vectomy.checkpoint import Change, Checkpoint, architecture_in, fingerprint, rewrite
 from vectomy.checkpoint.lora import LoraUpdate, is_transposed_lora, read_lora
-from vectomy.core.errors import FingerprintError
+from vectomy.checkpoint.quantization import check_supported, integer_weights, locate
+from vectomy.core.errors import CheckpointError, FingerprintError
 from vectomy.core.progress import Progress, silent
 from vectomy.core.run_folder import read_json
 from vectomy.healing.job import RECORD, WEIGHTS
@@ -48,7 +49,8 @@ def merge_training(
 
     Raises:
         FingerprintError: the adapter or the weights belong to another base.
-        CheckpointError: the adapter does more than W + s B A.
+        CheckpointError: the adapter does more than W + s B A, or trains a weight that is stored
+            quantised.
         ArtifactError, DiskFullError: see checkpoint/.
     """
     opened = Checkpoint.of(checkpoint)
@@ -88,7 +90,7 @@ def make_adapter_changes(
 
     Raises:
         FingerprintError: the checkpoint has no such weight, or one of another shape.
-        CheckpointError: see checkpoint/lora.py.
+        CheckpointError: a weight is stored quantised; see also checkpoint/lora.py.
     """
     updates = read_projected_lora(adapter, directions)
     square_is_transposed = is_transposed_lora(adapter)
@@ -96,6 +98,7 @@ def make_adapter_changes(
     changes: dict[str, TensorChange] = {}
     for module, update in updates.items():
         name, shape = arch.stored(f"{module}.weight"), update.shape
+        _check_plain(checkpoint, name)
         entry = checkpoint.tensors.get(name)
         if entry is None or tuple(entry.shape) not in (shape, shape[::-1]):
             actual = "no such weight" if entry is None else f"one of shape {list(entry.shape)}"
@@ -129,6 +132,7 @@ def _make_weight_changes(trained: Path, checkpoint: Checkpoint) -> dict[str, Ten
     changes: dict[str, TensorChange] = {}
     for live, file in _find_tensors(trained).items():
         name = arch.stored(live)
+        _check_plain(checkpoint, name)
         if name in checkpoint.tensors:
             changes[name] = _replace_by(file, live)
     if not changes:
@@ -137,6 +141,16 @@ def _make_weight_changes(trained: Path, checkpoint: Checkpoint) -> dict[str, Ten
             "base"
         )
     return changes
+
+
+def _check_plain(checkpoint: Checkpoint, name: str) -> None:
+    method = check_supported(checkpoint.config).method
+    packed = name in checkpoint.tensors and locate(checkpoint, name).encoding != "plain"
+    if method and (packed or name in integer_weights(checkpoint)):
+        raise CheckpointError(
+            f"'{name}' of {checkpoint.path} is stored in {method}, and what is learned can be merged into "
+            "plain weights alone; train on a copy that is not quantised"
+        )
 
 
 def _find_tensors(trained: Path) -> Mapping[str, Path]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vectomy.architecture import check_covered
 from vectomy.checkpoint import Checkpoint, architecture_in, fingerprint
+from vectomy.checkpoint.quantization import check_supported
 from vectomy.core.errors import FingerprintError, UsageError
 from vectomy.core.progress import Progress
 from vectomy.edits.edit import Edit
@@ -55,7 +56,8 @@ def open_inputs(
     """MODEL is the base of the Edit, or, with `base`, an edited checkpoint.
 
     Raises:
-        UsageError: neither an Edit nor a base is given, or the directions to protect are not known.
+        UsageError: neither an Edit nor a base is given, the directions to protect are not known, or
+            the edited checkpoint is quantised.
         FingerprintError: the Edit is of another base, or the checkpoint has another shape.
         CheckpointError, ArchitectureError: a folder is not whole, or a model is not known.
     """
@@ -75,6 +77,7 @@ def open_inputs(
     opened = Checkpoint.open(source)
     arch = architecture_in(opened)
     check_covered(arch)
+    _check_trainable(Checkpoint.open(first), baked=base is None)
     if edit is not None:
         edit.check_base(opened)
     if base is not None:
@@ -90,6 +93,21 @@ def open_inputs(
                 "made from"
             )
     return Inputs(source, None if base is None else first, edit, model)
+
+
+def _check_trainable(checkpoint: Checkpoint, *, baked: bool) -> None:
+    """Check that an edited checkpoint can hold what is learned: its own weights, or those that a
+    bake of it has.
+    """
+    scheme = check_supported(checkpoint.config)
+    # A bake decodes integers in groups. MXFP4 packs experts alone, which take no adapter.
+    if scheme.method in ("", "mxfp4") or (baked and scheme.integers is not None):
+        return
+    raise UsageError(
+        f"healing merges what it learns into plain weights, and those of {checkpoint.path} are stored in "
+        f"{scheme.method}; give a copy that is not quantised (load it with transformers, call "
+        "model.dequantize(), save it), or the release it was made from with --edit FILE"
+    )
 
 
 def compute_protected_directions(edit: Edit, base: Path) -> dict[str, Tensor]:
