@@ -265,7 +265,9 @@ def test_an_adapter_is_not_added_to_packed_numbers(kind: str, tmp_path: Path) ->
     )
     config = {"peft_type": "LORA", "r": 2, "lora_alpha": 2}
     (adapter / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
-    with pytest.raises(CheckpointError, match=rf"down_proj.weight' of .* is stored in {kind}, .*not quantised"):
+    with pytest.raises(
+        CheckpointError, match=rf"down_proj.weight' of .* is stored in {kind}, .*not quantised"
+    ):
         merge_training(adapter, packed, tmp_path / "healed")
     merge_training(adapter, plain, tmp_path / "healed")
 
