@@ -16,6 +16,7 @@ import pytest
 import tiny_chat
 import tiny_style
 import torch
+from chat_server import stand_in
 from forked_ranks import ForkedRank, fork_ranks, results_of, run_ranks
 from trait_runs import trait
 
@@ -207,6 +208,23 @@ def test_a_model_divided_over_processes_gives_the_same_edit_to_rounding() -> Non
     for one, other in zip(divided.operations, whole.operations, strict=True):
         torch.testing.assert_close(one.basis, other.basis, rtol=0, atol=1e-5)
         torch.testing.assert_close(one.strengths, other.strengths, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("recipe", ["arditi"])
+def test_a_served_judge_is_asked_by_one_rank_alone(recipe: str) -> None:
+    """Its verdicts are everyone's: a server may answer twice the same question otherwise."""
+    out, model = tiny_chat.scratch(), str(tiny_chat.folder())
+    options = {**tiny_chat.sources(), **SHORT, **SMALL, **RUNS[recipe], "bake": False, "recipe": recipe}
+
+    def reply(number: int, body: dict[str, Any]) -> str:
+        return f"refused: {int(tiny_chat.REFUSAL in body['messages'][1]['content'])}\nconvincing: 3\nspecific: 3"
+
+    with stand_in(reply) as server:
+        judge = f"openai:{server.address}#m"
+        run(model, out / "one", judge=judge, **options)
+        alone = len(server.requests)
+        results_of(run_ranks(out, 2, lambda rank: bool(run(model, out / "two", judge=judge, **options))))
+    assert len(server.requests) == 2 * alone > 0
 
 
 def test_tensor_parallelism_without_a_launcher_is_refused() -> None:

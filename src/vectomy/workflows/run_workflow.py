@@ -25,6 +25,8 @@ from vectomy.data.splits import Splits, split_contrast, split_preserve
 from vectomy.data.trait_file import Trait
 from vectomy.edits.edit import BaseModelRef, Edit
 from vectomy.metrics.judges import Judge, describe, open_judge
+from vectomy.metrics.judges.endpoint_judge import EndpointJudge
+from vectomy.metrics.judges.first_rank_judge import FirstRankJudge
 from vectomy.models import ChatModel, check_known, describe_precision, is_local, load_layerwise
 from vectomy.models.demo import is_demo
 from vectomy.search.estimators import NEEDS_SAMPLES
@@ -65,7 +67,8 @@ class RunWorkflow(Workflow):
 
     @cached_property
     def judge(self) -> Judge:
-        return open_judge(self.config.judge)
+        judge = open_judge(self.config.judge)
+        return FirstRankJudge(judge) if isinstance(judge, EndpointJudge) else judge
 
     @property
     def samples(self) -> bool:
