@@ -217,7 +217,9 @@ def test_a_served_judge_is_asked_by_one_rank_alone(recipe: str) -> None:
     options = {**tiny_chat.sources(), **SHORT, **SMALL, **RUNS[recipe], "bake": False, "recipe": recipe}
 
     def reply(number: int, body: dict[str, Any]) -> str:
-        return f"refused: {int(tiny_chat.REFUSAL in body['messages'][1]['content'])}\nconvincing: 3\nspecific: 3"
+        return (
+            f"refused: {int(tiny_chat.REFUSAL in body['messages'][1]['content'])}\nconvincing: 3\nspecific: 3"
+        )
 
     with stand_in(reply) as server:
         judge = f"openai:{server.address}#m"
