@@ -62,7 +62,7 @@ MODES = [
 
 
 def hold_together(edit: Edit, label: str, folder: Path, out: Path, effect: float = 1e-3) -> Checkpoint:
-    """Hooks on the live model, its weights with the edit folded in, and the baked folder loaded
+    """Hooks on the live model, its weights with the edit in them, and the baked folder loaded
     again give the same logits, which are not the base's.
     """
     bake(edit, folder, out)
@@ -71,13 +71,13 @@ def hold_together(edit: Edit, label: str, folder: Path, out: Path, effect: float
     before = {name: value.detach().clone() for name, value in model.named_parameters()}
     with edit.hooks(model):
         hooks = zoo_logits(model)
-    with contextlib.suppress(InterruptedError), edit.folded(model):
-        folded = zoo_logits(model)
+    with contextlib.suppress(InterruptedError), edit.in_weights(model):
+        in_weights = zoo_logits(model)
         changed = {name for name, value in model.named_parameters() if not torch.equal(value, before[name])}
         raise InterruptedError
     assert far(zoo_logits(zoo_load(label, out)), hooks) < 1e-4
-    assert far(folded, hooks) < 1e-4
-    assert torch.equal(folded.argmax(-1), hooks.argmax(-1))
+    assert far(in_weights, hooks) < 1e-4
+    assert torch.equal(in_weights.argmax(-1), hooks.argmax(-1))
     edited = edit.writers(architecture_of(model))
     # An embedding may be the head too, which keeps its values.
     assert {w.weight for w, op in edited if w.layer is not None and op.strengths.any()} <= changed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -16,7 +17,9 @@ from push_calls import REPO, command, matter, push
 from vectomy.core.errors import HubError, UsageError
 from vectomy.edits.edit import Edit
 from vectomy.hub import Item, look, upload
+from vectomy.hub.published_source import published_source_of
 from vectomy.hub.push import prepare
+from vectomy.workflows.repeat_search import search_again
 
 TIER = "chat"
 
@@ -156,6 +159,35 @@ def test_the_demo_is_named_as_what_it_is(hub: Hub, tmp_path: Path) -> None:
     assert matter(hub)["base_model"] == "HuggingFaceTB/SmolLM2-135M-Instruct"
     assert matter(hub)["license"] == "apache-2.0"
     assert "with a small adapter merged" in card
+
+
+@pytest.mark.parametrize(
+    ("judge", "shown"),
+    [
+        ("openai:http://10.1.2.3:8080/v1#judge", "openai:judge"),
+        ("openai:https://a.internal:8080#folder/judge", "openai:judge"),
+        ("openai:http://10.1.2.3", "openai:server"),
+        ("refusal", "refusal"),
+    ],
+)
+def test_what_is_published_of_a_run_names_no_address_of_a_server(
+    tmp_path: Path, judge: str, shown: str
+) -> None:
+    run = Path(shutil.copytree(published.finished(), tmp_path / "run"))
+    for name in ("config", "summary"):
+        stored = json.loads((run / f"{name}.json").read_text())
+        told = (
+            {"judge": judge} if name == "config" else {"command": f"vectomy run m --judge '{judge}' --out x"}
+        )
+        (run / f"{name}.json").write_text(json.dumps({**stored, **told}))
+    result = published_source_of(run).run_json()
+    assert result is not None
+    assert result["config"]["judge"] == shown
+    assert result["summary"]["command"] == f"vectomy run m --judge '{shown}' --out x"
+    if judge != shown:
+        edit = Edit.load(run / "edit.safetensors")
+        with pytest.raises(UsageError, match=rf"the judge of the search was {shown} .*--from-scratch"):
+            search_again(result, edit, str(published.base()), tmp_path / "again")
 
 
 def test_what_is_published_names_no_folder_of_this_machine(hub: Hub) -> None:

@@ -4,6 +4,7 @@ one sentence.
 
 import socket
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from tiny_chat import DAY, NIGHT
 
 from vectomy.core.chat_endpoint import Patience
 from vectomy.core.errors import EngineError
+from vectomy.core.run_folder import Journal
 from vectomy.data.prompts import Prompt, Turn
 from vectomy.data.thoughts import split_thoughts
 from vectomy.models.served_model import KEY, ServedModel
@@ -82,6 +84,26 @@ def test_a_failure_is_one_sentence_with_its_remedy(reply: Reply, fault: str, ask
         assert len(server.requests) == asked
     assert f"the server at {server.address}/v1" in str(failed.value)
     assert "\n" not in str(failed.value)
+
+
+def test_answers_before_a_failure_are_kept_and_nobody_waits_for_the_others(tmp_path: Path) -> None:
+    """The second of two requests is silent when the third is refused."""
+
+    def reply(number: int, body: Any) -> Reply:
+        text = body["messages"][-1]["content"]
+        return {"b": None, "c": (401, "no")}.get(text, f"{text} before")
+
+    prompts, patience = [Prompt(text) for text in "abcd"], Patience(timeout=5.0, attempts=1)
+    with stand_in(reply) as server:
+        served = ServedModel(server.address, "m", patience, at_once=2)
+        began = time.monotonic()
+        with pytest.raises(EngineError, match="status 401"):
+            served.answer_prompts(prompts, 5, journal=Journal(tmp_path / "a.journal", "x"))
+        assert time.monotonic() - began < 4
+        server.reply = lambda number, body: body["messages"][-1]["content"]
+        journal = Journal(tmp_path / "a.journal", "x")
+        assert served.answer_prompts(prompts, 5, journal=journal)[:3] == ["a before", "b", "c"]
+    assert [body["messages"][-1]["content"] for _, _, body in server.requests].count("a") == 1
 
 
 def test_a_server_that_is_not_there_is_named() -> None:

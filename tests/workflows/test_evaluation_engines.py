@@ -46,8 +46,7 @@ def test_a_served_edit_has_the_numbers_of_the_edit_but_for_what_takes_logits(tmp
         result = go(tmp_path, ["tiny", "edit@1", subject], **options)
         again = len(server.requests)
         assert go(tmp_path, ["tiny", "edit@1", subject], **options)["results"] == result["results"]
-        # But for the check that the server is there.
-        assert len(server.requests) == again + 1
+        assert len(server.requests) == again
     own, served = result["results"]["edit@1"], result["results"]["edited"]
     for name in ("night", "day"):
         assert own["sets"][name].keys() >= DAMAGE
@@ -84,6 +83,24 @@ def test_a_server_answers_for_the_base(tmp_path: Path) -> None:
         assert base_results(result)["sets"][name]["by_budget"] == base_results(own)["sets"][name]["by_budget"]
     assert result["settings"]["engine"] == "openai:m"
     assert own["settings"]["engine"] == "own"
+
+
+def test_a_server_that_says_nothing_answers_with_the_end_alone(tmp_path: Path) -> None:
+    """Own answers hold the token that ends them, so that damage has a first token."""
+    with stand_in(lambda number, body: "" if number % 2 else "sure") as server:
+        result = go(tmp_path, ["tiny"], engine=f"openai:{server.address}#m", sets=("day",))
+    numbers = result["results"][f"{result['base']} again"]["sets"]["day"]
+    assert numbers["kl_first_token"] == pytest.approx(0.0, abs=1e-6)
+    assert base_results(result)["sets"]["day"]["length_mean"] == 1
+
+
+def test_lengths_of_a_server_count_behind_its_thought(tmp_path: Path) -> None:
+    with stand_in(lambda number, body: tiny_chat.THOUGHT + "sure sure") as server:
+        subject = f"openai:{server.address}#m"
+        places()[subject] = subject
+        result = go(tmp_path, ["tiny", subject], sets=("day",), budgets=(1,), controls=False)
+    # Cut inside of the thought, none would be an answer.
+    assert result["results"]["m"]["sets"]["day"]["by_budget"]["1"]["refusal"]["total"] == 10
 
 
 def test_a_server_that_refuses_ends_the_command_before_any_work(tmp_path: Path, vectomy: Vectomy) -> None:
@@ -180,6 +197,16 @@ def test_vllm_answers_for_models_edits_and_controls_as_the_own_loop(tmp_path: Pa
     assert "gpu_memory_utilization" not in vllm.started[0]
 
 
+def test_vllm_answers_for_an_adapter_of_the_base(tmp_path: Path, vllm: type[LLM]) -> None:
+    subjects = {"sets": ("night",), "controls": False}
+    result = go(tmp_path / "vllm", ["tiny", "adapter"], engine="vllm", **subjects)
+    own = go(tmp_path / "own", ["tiny", "adapter"], **subjects)
+    assert result["results"] == own["results"]
+    # One start serves the base and the adapter.
+    assert len(vllm.started) == 1
+    assert vllm.started[0]["max_lora_rank"] == 8
+
+
 def test_vllm_that_fails_or_is_not_there_is_said(
     tmp_path: Path, vllm: type[LLM], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -226,6 +253,8 @@ def _writers() -> list[Any]:
         ({"r": 1, "lora_alpha": 1, "target_parameters": ["experts.down_proj"]}, "fused experts"),
         ({"r": 1, "lora_alpha": 1, "modules_to_save": ["lm_head"]}, "whole layers"),
         ({"r": 513, "lora_alpha": 513}, "its rank 513 is above 512"),
+        ({"peft_type": "IA3"}, r"adapter_config.json describes none: its peft_type is 'IA3', and r is wrong"),
+        ([], r"its peft_type is None, and the file is wrong .*; use --engine own"),
     ],
 )
 def test_what_vllm_computes_of_an_adapter(tmp_path: Path, config: dict[str, Any], rank: int | str) -> None:

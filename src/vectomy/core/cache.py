@@ -13,7 +13,7 @@ from vectomy.core.cost_meter import CostMeter, highest_cost
 from vectomy.core.json_value import JsonObject
 from vectomy.core.ranks import current_ranks
 from vectomy.core.results.result_parts import StageCost
-from vectomy.core.run_folder import hash_of, read_json, write_json
+from vectomy.core.run_folder import Journal, hash_of, read_json, write_json
 
 __all__ = ["Cache"]
 
@@ -46,12 +46,20 @@ class Cache:
                 value = work()
             record = {"inputs": inputs, **meter.cost.to_json(), "value": value}
             ranks.on_first(partial(write_json, file, record))
+            ranks.on_first(partial(self._journal_file(inputs).unlink, missing_ok=True))
         # A new value is read back too: a run that was killed and one that was not see the same
         # values.
         stored = ranks.on_first(partial(read_json, file))
         cost = StageCost.from_json({name: stored.get(name) for name in StageCost.model_fields})
         self.cost = highest_cost(self.cost, cost)
         return stored["value"]
+
+    def journal(self, inputs: JsonObject) -> Journal:
+        """The pieces of a value that is not whole yet; gone when the value is stored."""
+        return Journal(self._journal_file(inputs), inputs)
+
+    def _journal_file(self, inputs: JsonObject) -> Path:
+        return self._file(inputs).with_suffix(".journal")
 
     def _file(self, inputs: JsonObject) -> Path:
         return self._folder / f"{inputs['kind']}-{hash_of(inputs)[:32]}.json"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import os
+import re
 import ssl
 import time
 from collections.abc import Iterator
@@ -21,13 +22,14 @@ from urllib.parse import urlsplit
 from vectomy.core.errors import UsageError, VectomyError
 from vectomy.core.json_value import JsonObject
 
-__all__ = ["LONGEST_REPLY", "PREFIX", "ChatEndpoint", "Patience", "split_endpoint"]
+__all__ = ["LONGEST_REPLY", "PREFIX", "ChatEndpoint", "Patience", "split_endpoint", "without_addresses"]
 
 PREFIX = "openai:"
 """What a name of an endpoint begins with: openai:URL[#MODEL]."""
 # Status codes after which another attempt may succeed.
 BUSY = frozenset((408, 409, 425, 429, 500, 502, 503, 504))
 LONGEST_REPLY = 1 << 22
+_NAMED = re.compile(rf"{PREFIX}https?://[^\s'\"#]*(?:#([^\s'\"]*))?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -255,6 +257,11 @@ def split_endpoint(name: str) -> tuple[str, str | None] | None:
         return None
     url, _, model = name.removeprefix(PREFIX).partition("#")
     return url, model or None
+
+
+def without_addresses(text: str) -> str:
+    """`text` with the models of the servers in it alone: openai:URL#MODEL becomes openai:MODEL."""
+    return _NAMED.sub(lambda match: f"{PREFIX}{(match[1] or 'server').rsplit('/', 1)[-1]}", text)
 
 
 class _BusyError(Exception):

@@ -259,7 +259,7 @@ class Edit:
             )
         return steer_rows(model, lambda value: (self * value).writers(architecture), dial, when)
 
-    def folded(self, model: nn.Module, strength: float = 1.0) -> AbstractContextManager[None]:
+    def in_weights(self, model: nn.Module, strength: float = 1.0) -> AbstractContextManager[None]:
         """`hooks`, by weights that are changed for the length of a `with` block and restored to
         the same bytes: passes inside cost no more than without the edit. Where a weight cannot be
         changed (packed, offloaded, or shared with the head), hooks stay. Takes the memory of a copy
@@ -275,7 +275,7 @@ class Edit:
         if not self.base.same_shape(architecture):
             raise FingerprintError(f"the edit is for {self.base}; this model is {shape_of(architecture)}")
         edit = self if strength == 1.0 else self * strength
-        return edit_writers(model, edit.writers(architecture), fold=True)
+        return edit_writers(model, edit.writers(architecture), in_weights=True)
 
     def check_base(self, checkpoint: Checkpoint) -> None:
         """Raises FingerprintError if `checkpoint` has other weights than the edit's base."""

@@ -29,7 +29,7 @@ __all__ = ["OutputChange", "edit_writers", "output_change"]
 
 @contextmanager
 def edit_writers(
-    model: nn.Module, edits: Sequence[tuple[Writer, Operation]], *, fold: bool = False
+    model: nn.Module, edits: Sequence[tuple[Writer, Operation]], *, in_weights: bool = False
 ) -> Iterator[None]:
     """Make each writer's output what it would be with edited weights; computed in float32, given
     back in its dtype.
@@ -39,17 +39,17 @@ def edit_writers(
     the module, and weights that fast kernels take without calling the module.
 
     Args:
-        fold: change all parameters in place that can be, so that a pass costs no more than without
-            the edit. In 16 bits they are rounded as a bake rounds them, hooks otherwise.
+        in_weights: change all parameters in place that can be, so that a pass costs no more than
+            without the edit. In 16 bits they are rounded as a bake rounds them, hooks otherwise.
     """
-    shared = _list_shared(model) if fold else frozenset()
+    shared = _list_shared(model) if in_weights else frozenset()
     with ExitStack() as changes:
         for writer, edit in edits:
             module = model.get_submodule(writer.module)
             basis, strengths = fold_live_removal(model, writer, edit.basis, edit.strengths)
             swapped = _needs_swap(module, writer, edit)
             _check_readable(model, writer, edit, swapped)
-            swapped = swapped or (fold and _can_be_folded(model, writer, edit, shared))
+            swapped = swapped or (in_weights and _can_be_changed(model, writer, edit, shared))
             # Not where the weight is: that may be offloaded.
             device = execution_device(module)
             basis, strengths = (value.to(device, torch.float32) for value in (basis, strengths))
@@ -80,7 +80,7 @@ def _list_shared(model: nn.Module) -> frozenset[str]:
     return frozenset(name for several in names.values() if len(several) > 1 for name in several)
 
 
-def _can_be_folded(model: nn.Module, writer: Writer, edit: Operation, shared: Collection[str]) -> bool:
+def _can_be_changed(model: nn.Module, writer: Writer, edit: Operation, shared: Collection[str]) -> bool:
     if not edit.strengths.any() or is_packed(model.get_submodule(writer.module)):
         return False
     parameter = model.get_parameter(writer.weight)

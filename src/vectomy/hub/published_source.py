@@ -14,7 +14,7 @@ from vectomy.edits.edit import Edit
 from vectomy.edits.strength import strength_of
 from vectomy.hub.provenance import Record, base_name, edit_in, record_in
 from vectomy.models.demo import DEMO_BASE, DEMO_LICENCE, DEMO_NOTE
-from vectomy.report import without_folders
+from vectomy.report import without_places
 from vectomy.report.pages.model_card import Kind
 
 __all__ = ["PublishedSource", "published_source_of"]
@@ -73,10 +73,10 @@ class PublishedSource:
         return {
             "format": "vectomy-run-record",
             "version": 1,
-            "config": without_folders(config),
+            "config": without_places(config),
             "prompts": {side: hash_of(splits) for side, splits in prompts.items()},
             "edit_sha256": self.edit.sha256,
-            "summary": without_folders(self.summary),
+            "summary": without_places(self.summary),
         }
 
 

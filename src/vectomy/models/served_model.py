@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
 from vectomy.core.chat_endpoint import ChatEndpoint, Patience
 from vectomy.core.errors import EngineError
 from vectomy.core.json_value import JsonObject, JsonValue
 from vectomy.core.progress import Progress, silent
+from vectomy.core.run_folder import Journal
 from vectomy.data.prompts import Prompt
 from vectomy.data.thoughts import TAGS
 
@@ -41,26 +42,43 @@ class ServedModel(ChatEndpoint):
         max_new_tokens: int,
         progress: Progress = silent,
         what: str = "answering",
+        journal: Journal | None = None,
     ) -> list[str]:
         """Greedy answers as text (temperature 0). Where the server gives a thought apart, it comes
         first, in tags.
 
+        Args:
+            journal: takes each answer as it comes, by the prompt's index; those in it are not asked
+                for again.
+
         Raises:
             EngineError: the server does not answer, refuses a request, or sends no message.
         """
-        _ = self.model if prompts else None
         texts: dict[int, str] = {}
-        with progress(what, len(prompts), "prompts") as update, ThreadPoolExecutor(self.at_once) as pool:
-            asked = {
-                pool.submit(self.answer_prompt, prompt, max_new_tokens): row
-                for row, prompt in enumerate(prompts)
-            }
+
+        def keep(row: int, answer: Callable[[], str]) -> None:
+            texts[row] = answer() if journal is None else journal.get_or_compute(str(row), answer)
+
+        missing = [row for row in range(len(prompts)) if journal is None or str(row) not in journal]
+        _ = self.model if missing else None
+        with progress(what, len(prompts), "prompts") as update:
+            update(len(prompts) - len(missing))
+            # Not as a context: its end waits for the requests that run.
+            pool = ThreadPoolExecutor(self.at_once)
+            asked = {pool.submit(self.answer_prompt, prompts[row], max_new_tokens): row for row in missing}
             try:
                 for future in as_completed(asked):
-                    texts[asked[future]] = future.result()
+                    keep(asked[future], future.result)
                     update(1)
+            except EngineError:
+                for future, row in asked.items():
+                    if future.done() and not future.cancelled() and future.exception() is None:
+                        keep(row, future.result)
+                raise
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
+        for row in set(range(len(prompts))).difference(missing):
+            keep(row, str)
         return [texts[row] for row in range(len(prompts))]
 
     def answer_prompt(self, prompt: Prompt, max_new_tokens: int) -> str:

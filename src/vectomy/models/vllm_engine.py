@@ -8,17 +8,17 @@ https://github.com/vllm-project/vllm/blob/main/vllm/lora/peft_helper.py
 
 from __future__ import annotations
 
-import gc
 import importlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from vectomy.core.config import Runtime
 from vectomy.core.errors import EditError, EngineError
+from vectomy.core.freed_memory import return_freed_memory
 from vectomy.core.run_folder import read_json
 from vectomy.models.chat import ChatModel
 from vectomy.models.memory import available_memory, loaded_bytes
@@ -91,7 +91,7 @@ class VllmEngine:
     def close(self) -> None:
         """Free what vLLM holds."""
         self._model = self._started = None
-        gc.collect()
+        return_freed_memory()
 
     def _start(self, library: Any, chat: ChatModel, rank: int, width: int) -> None:
         path = chat.checkpoint.path
@@ -146,7 +146,17 @@ def rank_of_adapter(folder: Path) -> int:
     Raises:
         EditError: vLLM does not compute what the adapter says; with the reason.
     """
-    config = AdapterConfig.model_validate(read_json(folder / "adapter_config.json"))
+    stored = read_json(folder / "adapter_config.json")
+    try:
+        config = AdapterConfig.model_validate(stored)
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        kind = stored.get("peft_type") if isinstance(stored, dict) else None
+        raise EditError(
+            f"vLLM serves adapters of LoRA, and {folder / 'adapter_config.json'} describes none: its "
+            f"peft_type is {kind!r}, and {'.'.join(map(str, wrong['loc'])) or 'the file'} is wrong "
+            f"({wrong['msg']}); use --engine own, or merge the adapter into its model and evaluate that"
+        ) from None
     faults = {
         "it keeps the lengths of rows (norm mode row), which is DoRA": config.use_dora,
         "it changes biases": config.bias != "none" or config.lora_bias,

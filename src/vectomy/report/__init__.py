@@ -7,7 +7,7 @@ untrusted text: every value is escaped unless this package made it.
 
 from vectomy.report.pages.evaluation_page import render_evaluation
 from vectomy.report.pages.healing_page import healing_rows, render_healing, render_healing_card
-from vectomy.report.pages.model_card import render_card, without_folders
+from vectomy.report.pages.model_card import render_card, without_places
 from vectomy.report.pages.run_page import render_page
 from vectomy.report.tables.behaviour_effect import (
     claim_effect,
@@ -31,5 +31,5 @@ __all__ = [
     "render_healing_card",
     "render_page",
     "safety_text",
-    "without_folders",
+    "without_places",
 ]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vectomy.comparison.folders import FileDifference
+from vectomy.core.chat_endpoint import PREFIX
 from vectomy.core.errors import EditError, UsageError
 from vectomy.core.progress import Progress, silent
 from vectomy.core.run_config import RunConfig
@@ -46,7 +47,7 @@ def search_again(
         trust_remote_code: run Python code that the base contains, whatever the record says.
 
     Raises:
-        UsageError: a prompt file is not there.
+        UsageError: a prompt file is not there, or the judge was on a server.
         VectomyError: see run.run.
     """
     config = _config(recorded.get("config"), base, prompts or Path(), trust_remote_code)
@@ -73,6 +74,12 @@ def _config(recorded: Any, base: str, prompts: Path, trust_remote_code: bool) ->
         raise UsageError(
             "the search was not recorded, so it cannot be done again; leave out --from-scratch to rebuild "
             "from the Edit"
+        )
+    judge = str(recorded.get("judge"))
+    if judge.startswith(PREFIX) and "://" not in judge:
+        raise UsageError(
+            f"the judge of the search was {judge} on a server, whose address is not published, so the search "
+            "cannot be done again; leave out --from-scratch, or search with `vectomy run --judge openai:URL`"
         )
     values = {**recorded, "model": base, "bake": False, "lora": False, "trust_remote_code": trust_remote_code}
     contrast = dict(values.get("contrast") or {})

@@ -16,6 +16,7 @@ from typing import Literal
 from jinja2 import Environment
 from markupsafe import Markup
 
+from vectomy.core.chat_endpoint import without_addresses
 from vectomy.core.json_value import JsonValue
 from vectomy.core.results import EvaluationResults, JsonObject, RunResults
 from vectomy.report.tables.behaviour_effect import effect_of
@@ -25,7 +26,7 @@ from vectomy.report.tables.recipe_terms import origin, several, strength, what
 from vectomy.report.tables.statement import describe_results, forms, rows, sources
 from vectomy.report.templates import encodable, environment
 
-__all__ = ["Kind", "render_card", "without_folders"]
+__all__ = ["Kind", "render_card", "without_places"]
 
 Kind = Literal["checkpoint", "adapter", "edit", "gguf"]
 """What the card describes."""
@@ -89,7 +90,7 @@ def render_card(
     """
     summary = RunResults.repair(summary)
     behaviour = str(summary.get("behaviour") or "behaviour")
-    summary = {key: without_folders(value) for key, value in summary.items()}
+    summary = {key: without_places(value) for key, value in summary.items()}
     summary["base_model"] = summary.get("base_model") or summary.get("model") or "unknown"
     results = RunResults.from_json(summary)
     card = (
@@ -112,7 +113,7 @@ def render_card(
             measured=any(summary.get(key) for key in ("base", "edited", "forms")),
             elsewhere=_elsewhere(results, kind),
             evaluations=[
-                evaluation_rows(EvaluationResults.from_json(without_folders(evaluation)))
+                evaluation_rows(EvaluationResults.from_json(without_places(evaluation)))
                 for evaluation in evaluations
             ],
             what=what(results),
@@ -204,10 +205,10 @@ def _fence(value: object, language: str = "sh") -> Markup:
     return Markup(f"{ticks}{language}\n{value}\n{ticks}")
 
 
-def without_folders(value: JsonValue) -> JsonValue:
-    """`value` with the folders of every absolute path in it left out."""
+def without_places(value: JsonValue) -> JsonValue:
+    """`value` without the folders of absolute paths and the addresses of servers in it."""
     if isinstance(value, dict):
-        return {key: without_folders(inner) for key, inner in value.items()}
+        return {key: without_places(inner) for key, inner in value.items()}
     if isinstance(value, list):
-        return [without_folders(inner) for inner in value]
-    return _ABSOLUTE.sub(r"\1", value) if isinstance(value, str) else value
+        return [without_places(inner) for inner in value]
+    return _ABSOLUTE.sub(r"\1", without_addresses(value)) if isinstance(value, str) else value

@@ -5,7 +5,7 @@ prompts are kept when all of them are there.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from functools import cached_property, partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from vectomy.data.prompts import Prompt
 from vectomy.edits.export.peft_adapter import write_lora
 from vectomy.metrics.surroundings import behind_text
 from vectomy.models import ChatModel
+from vectomy.models.answer_text import find_final_part
 from vectomy.models.loading import load_without_weights
 from vectomy.models.served_model import ServedModel
 from vectomy.models.thought_budget import answer_behind_thoughts
@@ -60,7 +61,8 @@ class SubjectAnswers:
     ) -> tuple[list[list[int]], dict[int, list[str]]]:
         """Token ids of greedy answers, and their texts by length, cut off there.
 
-        The tokens of a server's answers are those of the base's tokenizer.
+        The tokens of a server's answers are those of the base's tokenizer. Shorter lengths count
+        behind the thought, as of own answers (`ChatModel.cut`).
 
         Args:
             lengths: ascending; the last is `tokens`.
@@ -72,15 +74,22 @@ class SubjectAnswers:
             ids: list[list[int]] = self._cache.get_or_compute(inputs, work)
             return ids, self._decode(subject, ids, lengths)
         whole: list[str] = self._cache.get_or_compute(inputs, work)
-        reader = self._reader(subject.path)
+        reader = self._reader(subject)
         ids = [reader.tokenizer(text, add_special_tokens=False)["input_ids"] for text in whole]
-        return ids, {
+        starts = [
+            find_final_part(own, text, reader.decode) or 0 for own, text in zip(ids, whole, strict=True)
+        ]
+        texts = {
             length: [
-                text if length == tokens or len(own) <= length else reader.decode(own[:length])
-                for own, text in zip(ids, whole, strict=True)
+                text
+                if length == tokens or len(own) <= start + length
+                else reader.decode(own[: start + length])
+                for own, text, start in zip(ids, whole, starts, strict=True)
             ]
             for length in lengths
         }
+        # An own answer without text is the token that ends it.
+        return [own or _end_of_answer(reader) for own in ids], texts
 
     def are_missing(self, subject: Subject, prompts: Sequence[Prompt]) -> bool:
         """Whether the subject has yet to answer these prompts."""
@@ -133,22 +142,24 @@ class SubjectAnswers:
         self._stack.callback(engine.close)
         return engine
 
-    def check(self) -> None:
+    def check(self, unanswered: Collection[Subject]) -> None:
         """Check that every subject can be answered for, before any work.
+
+        Args:
+            unanswered: subjects whose servers are asked whether they are there.
 
         Raises:
             EditError: an Edit or adapter that vLLM does not compute exactly.
             EngineError: a server does not answer.
             UsageError: see `_base_server`; or a budget for thoughts that no server takes.
         """
-        servers = {
-            server.base + server.model: server for server in map(self._server, self._subjects) if server
-        }
-        if servers and self._config.runtime.thought_tokens is not None:
+        served = {subject: server for subject in self._subjects if (server := self._server(subject))}
+        if served and self._config.runtime.thought_tokens is not None:
             raise UsageError(
                 "--thought-tokens is for models that answer here; a server has its own: leave it out"
             )
-        for server in servers.values():
+        asked = {s.base + s.model: s for subject, s in served.items() if subject in unanswered}
+        for server in asked.values():
             current_ranks().on_first(partial(server.answer_prompt, Prompt("Hello."), 1))
         if self._config.engine == "vllm":
             if (bits := self._config.runtime.load_in) is not None:
@@ -200,11 +211,16 @@ class SubjectAnswers:
         server = self._server(subject)
         if server is None and self._config.engine == "own":
             return self._ask_model(subject, prompts, what, tokens, context)
-        reader = self._reader(subject.path)
+        reader = self._reader(subject)
         asked = behind_text(reader, prompts, context, tokens) if context else prompts
         ranks = current_ranks()
         if server is not None:
-            return ranks.on_first(lambda: server.answer_prompts(asked, tokens, self._progress, what))
+            inputs = self._inputs(subject, prompts, tokens, context)
+            return ranks.on_first(
+                lambda: server.answer_prompts(
+                    asked, tokens, self._progress, what, self._cache.journal(inputs)
+                )
+            )
         return ranks.on_first(lambda: self._ask_vllm(subject, reader, asked, tokens, what))
 
     def _ask_model(
@@ -229,7 +245,8 @@ class SubjectAnswers:
     def _ask_vllm(
         self, subject: Subject, reader: ChatModel, prompts: Sequence[Prompt], tokens: int, what: str
     ) -> list[list[int]]:
-        others = [self._adapter(item) for item in self._subjects if item.path == subject.path]
+        model = self._model_folder(subject)
+        others = [self._adapter(item) for item in self._subjects if self._model_folder(item) == model]
         adapters = [folder for folder in others if folder is not None]
         adapter, thought = self._adapter(subject), self._config.runtime.thought_tokens
 
@@ -269,11 +286,23 @@ class SubjectAnswers:
         texts = self._cache.get_or_compute(inputs, work)
         return {length: texts[str(length)] for length in lengths}
 
-    def _reader(self, path: Path) -> ChatModel:
-        """The model of a folder without weights: its template and tokens."""
+    def _reader(self, subject: Subject) -> ChatModel:
+        """The template and tokens of the subject, or of an adapter's base; without weights."""
+        path = self._model_folder(subject)
         if path not in self._readers:
             self._readers[path] = load_without_weights(path, runtime=self._config.runtime)
         return self._readers[path]
+
+    def _model_folder(self, subject: Subject) -> Path:
+        """The folder of the weights; the base's for an adapter."""
+        return self._subjects[0].path if subject.kind == "adapter" else subject.path
+
+
+def _end_of_answer(chat: ChatModel) -> list[int]:
+    """The token that the template, or else the tokenizer, puts behind an answer."""
+    templated = getattr(chat.tokenizer, "chat_template", None) is not None
+    token = chat.template.end_token if templated else None
+    return list(chat.end_tokens[:1]) if token is None else [token]
 
 
 def portions(subject: Subject, count: int) -> list[range]:

@@ -130,7 +130,7 @@ class EvaluationWorkflow(Workflow):
         # Misspelt names in gates are an error now, not after hours.
         check_gates(self.gates, EvaluationResults.from_json(self._named()))
         check_ready(self, self.list_checks())
-        self.measurer.answers.check()
+        self.measurer.answers.check([subject for subject, _ in self._list_unanswered()])
         current_ranks().on_first(self._prepare_evaluation)
         self._check_prompts()
         self._log_work()
@@ -308,14 +308,7 @@ class EvaluationWorkflow(Workflow):
             for subject in self.subjects
             for prompt_set in self.sets
         }
-        unanswered = [
-            (subject, prompt_set)
-            for subject in self.subjects
-            for prompt_set in self.sets
-            if self.measurer.answers.are_missing(
-                subject, [prompt_set.rows[row].prompt for row in self._rows(subject, prompt_set)]
-            )
-        ]
+        unanswered = self._list_unanswered()
         missing = sum(counts[subject.name, prompt_set.name] for subject, prompt_set in unanswered)
         total = sum(counts.values())
         kept = f", {total - missing:,} of them kept from before" if missing < total else ""
@@ -328,6 +321,16 @@ class EvaluationWorkflow(Workflow):
         self._count_left(unanswered)
         if self.tasks:
             self._log_tasks()
+
+    def _list_unanswered(self) -> list[tuple[Subject, PromptSet]]:
+        return [
+            (subject, prompt_set)
+            for subject in self.subjects
+            for prompt_set in self.sets
+            if self.measurer.answers.are_missing(
+                subject, [prompt_set.rows[row].prompt for row in self._rows(subject, prompt_set)]
+            )
+        ]
 
     def _count_left(self, unanswered: Sequence[tuple[Subject, PromptSet]]) -> None:
         """Tell the pace how much work there is, by its kinds: what is measured beside the answers
