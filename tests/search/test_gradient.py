@@ -4,6 +4,7 @@ Edit does, nothing is left to chance.
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,21 @@ import pytest
 import tiny_chat
 import torch
 from finished_run import finished_run, scores_in
+from tiny_directions import NEGATIVE, POSITIVE, recipe_input
 
 from vectomy.core import linalg
 from vectomy.core.errors import BehaviourAbsentError, EditError, PromptError, SelectionError
 from vectomy.edits.edit import Edit
 from vectomy.hooks.writer_outputs import change_outputs
+from vectomy.metrics.judges import RefusalJudge, Verdict
+from vectomy.models import Example
 from vectomy.search.estimators import direction_from
 from vectomy.search.gradient import edit_objective, start_directions
 from vectomy.search.gradient import gradient_recipe as gradient
 from vectomy.search.gradient import parameters as learned
 from vectomy.search.gradient.parameters import EditParameters, ablate_by_row, read_state
 from vectomy.search.gradient.pass_order import PassOrder
+from vectomy.search.gradient.train_passes import collect_examples
 from vectomy.workflows.run import run
 
 TIER = "chat"
@@ -302,6 +307,26 @@ def test_writers_that_do_not_matter_end_at_exactly_zero() -> None:
         assert strengths[:2, 0].tolist() == pytest.approx([expected * a_step, -expected * a_step], abs=1e-9)
     assert strengths[:2].eq(0).all()
     assert strengths[2].item() > 1.0
+
+
+def test_verdicts_outlive_a_kill_with_the_answers_that_they_judge(tmp_path: Path) -> None:
+    """A server that is asked again may answer otherwise, and is paid for it."""
+    asked: list[str] = []
+
+    class MoodyJudge(RefusalJudge):
+        def verdict(self, prompt: str, completion: str) -> Verdict:
+            asked.append(prompt)
+            return "compliance" if asked.count(prompt) > 1 else super().verdict(prompt, completion)
+
+    def openings() -> list[Example]:
+        sides = {"positive": {"fit": POSITIVE}, "negative": {"fit": NEGATIVE}}
+        task = replace(recipe_input(tmp_path, "gradient"), answers={"positive": []}, **sides)
+        return collect_examples(replace(task, judge=MoodyJudge())).change
+
+    first = openings()
+    assert len(first) == len(asked) == len(POSITIVE)
+    assert openings() == first
+    assert len(asked) == len(POSITIVE)
 
 
 def test_no_behaviour_is_said(tmp_path: Path) -> None:

@@ -28,12 +28,13 @@ from torch import Tensor
 
 from vectomy.core.errors import BehaviourAbsentError
 from vectomy.core.json_value import JsonObject
+from vectomy.core.run_folder import hash_of
 from vectomy.core.types import Stream
 from vectomy.data.prompts import Prompt
 from vectomy.data.thoughts import split_thoughts
 from vectomy.edits.edit import Edit
 from vectomy.metrics.intervals import share_of_most
-from vectomy.metrics.judges import REFUSALS, find_refusals
+from vectomy.metrics.judges import REFUSALS, Judge, find_refusals
 from vectomy.models import (
     ChatModel,
     Example,
@@ -261,12 +262,32 @@ def _list_openings(
     Without a judge, every prompt with a final part counts.
     """
     parts = find_final_parts(task.chat, task.chat.tokens(prompts), answers)
+    judged = [row for row, part in enumerate(parts) if part is not None]
+    shown = judged if task.judge is None else _list_refusals(task, task.judge, prompts, answers, judged)
     return [
         Example(row, part.prompt, [part.answer[:OPENING]])
-        for row, (prompt, part, answer) in enumerate(zip(prompts, parts, answers, strict=True))
-        if part is not None
-        and (task.judge is None or task.judge.verdict(prompt.text, task.chat.text(answer)) in REFUSALS)
+        for row, part in enumerate(parts)
+        if part is not None and row in shown
     ]
+
+
+def _list_refusals(
+    task: RecipeInput,
+    judge: Judge,
+    prompts: Sequence[Prompt],
+    answers: Sequence[list[int]],
+    rows: Sequence[int],
+) -> list[int]:
+    """The rows whose answer refuses. They are stored in the journal by what was judged: a judge on
+    a server is not asked twice, and might answer otherwise.
+    """
+    asked = [(prompts[row].text, task.chat.text(answers[row])) for row in rows]
+
+    def refusals() -> list[int]:
+        return [row for row, pair in zip(rows, asked, strict=True) if judge.verdict(*pair) in REFUSALS]
+
+    result: list[int] = task.journal.get_or_compute(f"refusals {hash_of([list(rows), asked])}", refusals)
+    return result
 
 
 def _add_other_openings(examples: list[Example], seed: int) -> list[Example]:
