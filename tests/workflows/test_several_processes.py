@@ -210,11 +210,10 @@ def test_a_model_divided_over_processes_gives_the_same_edit_to_rounding() -> Non
         torch.testing.assert_close(one.strengths, other.strengths, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("recipe", ["arditi"])
-def test_a_served_judge_is_asked_by_one_rank_alone(recipe: str) -> None:
+def test_a_served_judge_is_asked_by_one_rank_alone() -> None:
     """Its verdicts are everyone's: a server may answer twice the same question otherwise."""
     out, model = tiny_chat.scratch(), str(tiny_chat.folder())
-    options = {**tiny_chat.sources(), **SHORT, **SMALL, **RUNS[recipe], "bake": False, "recipe": recipe}
+    options = {**tiny_chat.sources(), **SHORT, **SMALL, **RUNS["arditi"], "bake": False, "recipe": "arditi"}
 
     def reply(number: int, body: dict[str, Any]) -> str:
         return (
