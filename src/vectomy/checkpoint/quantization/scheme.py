@@ -60,6 +60,11 @@ class Scheme:
     bits: int = 0
     """Of such integers, where the tensors do not say it."""
 
+    @property
+    def packs_layers(self) -> bool:
+        """Whether linear layers are stored quantised; MXFP4 packs experts alone."""
+        return self.method not in ("", "mxfp4")
+
 
 def check_supported(config: Mapping[str, JsonValue]) -> Scheme:
     """The scheme that a config.json describes.

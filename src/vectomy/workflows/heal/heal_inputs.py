@@ -100,8 +100,8 @@ def _check_trainable(checkpoint: Checkpoint, *, baked: bool) -> None:
     bake of it has.
     """
     scheme = check_supported(checkpoint.config)
-    # A bake decodes integers in groups. MXFP4 packs experts alone, which take no adapter.
-    if scheme.method in ("", "mxfp4") or (baked and scheme.integers is not None):
+    # A bake decodes integers in groups. Experts take no adapter.
+    if not scheme.packs_layers or (baked and scheme.integers is not None):
         return
     raise UsageError(
         f"healing merges what it learns into plain weights, and those of {checkpoint.path} are stored in "
