@@ -279,14 +279,14 @@ def sentences(rank: ForkedRank) -> list[str]:
 
 def test_a_killed_process_ends_the_run_with_one_sentence_and_the_next_run_resumes() -> None:
     tiny_chat.folder()
-    ranks = run_ranks(KILLED.parent, 2, killed_at("steps to 8"))
+    ranks = run_ranks(KILLED.parent, 2, killed_at("learned to step 8"))
     assert [rank.status for rank in ranks] == [1, -signal.SIGKILL], ranks[0].stderr
     (sentence,) = sentences(ranks[0])
     assert "another process of this job has ended" in sentence
     assert "the same command resumes" in sentence
     journal = (KILLED / "stages" / "select.journal").read_text()
-    assert '"steps to 4"' in journal
-    assert '"steps to 8"' not in journal
+    assert '"learned to step 4"' in journal
+    assert '"learned to step 8"' not in journal
     resumed = run_ranks(KILLED.parent, 2, lambda rank: main_of(KILLED))
     assert [rank.status for rank in resumed] == [0, 0]
     assert "collect: done before" in resumed[0].stderr
