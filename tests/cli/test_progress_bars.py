@@ -7,6 +7,7 @@ from __future__ import annotations
 import io
 
 import pytest
+from moved_clock import Clock
 from rich.console import Console
 from rich.progress import Progress
 
@@ -14,14 +15,6 @@ from vectomy.cli.progress_bars import RemainingColumn
 from vectomy.core.remaining_time import RemainingTime
 
 TIER = "unit"
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def show(steps: list[tuple[int, float]], total: int, look: float = 0.0) -> list[tuple[float, float | None]]:

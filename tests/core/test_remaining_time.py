@@ -5,19 +5,12 @@ from __future__ import annotations
 import re
 
 import pytest
+from moved_clock import Clock
 
 from vectomy.core.progress import silent
 from vectomy.core.remaining_time import RemainingTime, log_remaining
 
 TIER = "unit"
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def run(steps: list[tuple[int, float]], total: int) -> tuple[list[str], list[tuple[float, float | None]]]:
