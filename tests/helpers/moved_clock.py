@@ -6,8 +6,8 @@ from __future__ import annotations
 class Clock:
     """Call it for the time; set `now` to move it."""
 
-    def __init__(self) -> None:
-        self.now = 0.0
+    def __init__(self, now: float = 0.0) -> None:
+        self.now = now
 
     def __call__(self) -> float:
         return self.now

@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 
 import pytest
+from moved_clock import Clock
 
 from vectomy.core.progress import silent
 from vectomy.workflows.evaluate.pace import Pace
@@ -15,19 +16,9 @@ TIER = "unit"
 TOKENS = 64
 
 
-class Clock:
-    """A clock that moves only by hand."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 def paced(prompts: int) -> tuple[Pace, Clock, list[str]]:
     lines: list[str] = []
-    clock = Clock()
+    clock = Clock(100.0)
     pace = Pace(silent, lines.append, clock)
     pace.answer_tokens = TOKENS
     pace.left["answers"] = prompts * TOKENS
