@@ -1,26 +1,27 @@
 """Runs of the pipeline in forked children that are killed: `python fork_storm.py MODEL FOLDER
-OPTIONS DELAYS`.
+OPTIONS MOMENTS`.
 
 Importing torch and transformers takes seconds and a tiny run a fraction of one, so one process
-imports and its children run. For each delay (a share of an undisturbed run's time) a child runs
-into a folder of its own and is killed with SIGKILL after it; then a second child, left alone, runs
-the same. Prints what happened as JSON.
+imports and its children run. A moment is the number of stages that are finished and a share of the
+time that the next stage takes in an undisturbed run. For each moment a child runs into a folder of
+its own and is killed with SIGKILL then; then a second child, left alone, runs the same. Prints what
+happened as JSON.
 """
 
 import json
 import os
-import shutil
 import signal
 import sys
 import time
 import traceback
+from itertools import pairwise
 from pathlib import Path
 
 import torch
 
 torch.set_num_threads(1)
-# How often a kill that came too late is tried again.
-AGAIN = 2
+# Seconds between two looks at the folder of a child.
+LOOK = 0.001
 
 from vectomy.workflows.run import run  # noqa: E402
 
@@ -39,47 +40,62 @@ def child(model: str, out: Path, options: dict) -> int:
         os._exit(status)
 
 
-def finish(model: str, out: Path, options: dict) -> float:
-    """Seconds of a run that is left alone; it must end well."""
-    began = time.monotonic()
-    _, status = os.waitpid(child(model, out, options), 0)
+def finished_stages(out: Path) -> list[str]:
+    return sorted(path.stem for path in (out / "stages").glob("*.json"))
+
+
+def ended(pid: int) -> int | None:
+    """Exit status of a child that has ended, None while it runs."""
+    waited, status = os.waitpid(pid, os.WNOHANG)
+    return status if waited else None
+
+
+def finish(model: str, out: Path, options: dict) -> list[float]:
+    """Seconds of each stage of a run that is left alone, in order; it must end well.
+
+    What follows the last stage is the last item.
+    """
+    ends = [time.monotonic()]
+    pid = child(model, out, options)
+    while (status := ended(pid)) is None:
+        ends += [time.monotonic()] * (len(finished_stages(out)) + 1 - len(ends))
+        time.sleep(LOOK)
     if status:
         raise SystemExit(f"the run into {out} ended with {status}")
-    return time.monotonic() - began
+    # The records that a look missed, and the end.
+    ends += [time.monotonic()] * (len(finished_stages(out)) + 2 - len(ends))
+    return [after - before for before, after in pairwise(ends)]
 
 
-def killed(model: str, out: Path, options: dict, delay: float) -> dict:
+def killed(model: str, out: Path, options: dict, depth: int, pause: float) -> dict:
+    """Kill a child `pause` seconds after it has finished `depth` stages."""
     pid = child(model, out, options)
-    time.sleep(delay)
-    os.kill(pid, signal.SIGKILL)
-    _, status = os.waitpid(pid, 0)
+    while (status := ended(pid)) is None and len(finished_stages(out)) < depth:
+        time.sleep(LOOK)
+    if status is None:
+        time.sleep(pause)
+        os.kill(pid, signal.SIGKILL)
+        _, status = os.waitpid(pid, 0)
     return {
         "killed": os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL,
-        "stages": sorted(path.stem for path in (out / "stages").glob("*.json")),
+        "stages": finished_stages(out),
     }
 
 
-def main(model: str, folder: Path, options: dict, shares: list[float]) -> None:
+def main(model: str, folder: Path, options: dict, moments: list[tuple[int, float]]) -> None:
     # Here, so that the children find imported what is imported late.
     run(model, folder / "first", **options)
-    seconds = min(finish(model, folder / f"undisturbed-{at}", options) for at in range(2))
+    runs = [finish(model, folder / f"undisturbed-{index}", options) for index in range(2)]
+    # The shorter time of a stage: a kill that comes after the end of the run is none.
+    seconds = [min(times) for times in zip(*runs, strict=True)]
     events = []
-    for at, share in enumerate(shares):
-        out = folder / f"killed-{at}"
-        events.append(killed(model, out, options, share * seconds))
-        # On a machine that grows quieter meanwhile a run ends before its moment: the same moment of
-        # the shorter run, then.
-        for _ in range(AGAIN):
-            if events[-1]["killed"]:
-                break
-            shutil.rmtree(out)
-            seconds = min(seconds, finish(model, out, options))
-            shutil.rmtree(out)
-            events[-1] = killed(model, out, options, share * seconds)
+    for index, (depth, share) in enumerate(moments):
+        out = folder / f"killed-{index}"
+        events.append(killed(model, out, options, depth, share * seconds[depth]))
         finish(model, out, options)
     often = folder / "killed-often"
-    for share in shares[::3]:
-        killed(model, often, options, share * seconds)
+    for depth, share in sorted(moments)[::3]:
+        killed(model, often, options, depth, share * seconds[depth])
     finish(model, often, options)
     json.dump({"seconds": seconds, "events": events}, sys.stdout)
 

@@ -54,8 +54,8 @@ def undisturbed() -> Path:
 def storm() -> tuple[Path, dict[str, Any]]:
     folder = tiny_chat.scratch()
     picks = random.Random(7)
-    # One kill in each of KILLS equal parts of the run's time, in a seeded place within it.
-    shares = [(at + picks.random()) / KILLS for at in range(KILLS)]
+    # After each number of finished stages in turn, in a seeded place within the next stage.
+    moments = [(index % len(STAGES), picks.random()) for index in range(KILLS)]
     options = json.dumps({**tiny_chat.sources(), **OPTIONS})
     words = [
         str(Path(__file__).parents[1] / "helpers" / "fork_storm.py"),
@@ -63,7 +63,7 @@ def storm() -> tuple[Path, dict[str, Any]]:
         str(folder),
     ]
     done = subprocess.run(
-        [sys.executable, *words, options, json.dumps(shares)],
+        [sys.executable, *words, options, json.dumps(moments)],
         capture_output=True,
         text=True,
         check=False,
