@@ -31,6 +31,10 @@ def page() -> str:
     parts = [ABOUT, f"{links}\n"]
     for name, command in commands.items():
         parts += section(name, command, {} if name == "run" else {"run": commands["run"]})
+    parts.append("## Options of every command\n")
+    parts.append("They may stand before the command, too.\n")
+    records = sections_of(commands["run"], context_of(commands["run"]))[GENERAL]
+    parts.append(table(("option", "meaning"), [(f"`{flags}`", text) for flags, text in records]))
     parts.append("## Environment variables\n")
     parts.append(table(("variable", "meaning"), [(f"`{key}`", text) for key, text in ENVIRONMENT.items()]))
     parts.append("## Exit statuses\n")

@@ -11,7 +11,8 @@ import pytest
 import typer
 
 from vectomy.cli import app
-from vectomy.cli.help import ORDER, SECTIONS, SectionedCommand, context_of
+from vectomy.cli.common_options import COMMON_NAMES
+from vectomy.cli.help import GENERAL, ORDER, SECTIONS, SectionedCommand, context_of
 
 TIER = "unit"
 
@@ -88,8 +89,8 @@ def test_every_option_is_explained_in_a_section(command: str) -> None:
     assert isinstance(COMMANDS[command], SectionedCommand)
     for parameter in COMMANDS[command].params:
         assert parameter.help, parameter.opts
-        if parameter.param_type_name == "option" and parameter.name != "help_all":
-            assert parameter.rich_help_panel in ORDER[1:], parameter.opts
+        if parameter.param_type_name == "option" and parameter.name not in ("help_all", *COMMON_NAMES):
+            assert parameter.rich_help_panel in set(ORDER) - {GENERAL}, parameter.opts
 
 
 def test_the_list_of_commands_has_whole_sentences_in_sections() -> None:

@@ -6,6 +6,8 @@ import re
 import runpy
 from pathlib import Path
 
+from vectomy.cli.common_options import COMMON_NAMES
+
 TIER = "unit"
 
 ROOT = Path(__file__).parents[2]
@@ -23,7 +25,7 @@ def test_every_command_and_every_option_is_on_the_page() -> None:
     for name, command in SCRIPT["commands_of"](SCRIPT["typer"].main.get_command(SCRIPT["app"])):
         part = page.split(f"\n## {name}\n")[1].split("\n## ")[0]
         part += page.split("\n## run\n")[1].split("\n## ")[0] if "of [run](#run)" in part else ""
-        options = [item for item in command.params if item.name != "help_all"]
+        options = [item for item in command.params if item.name not in ("help_all", *COMMON_NAMES)]
         flags = [flag for item in options for flag in item.opts if flag.startswith("--")]
         assert not [flag for flag in flags if not re.search(rf"{flag}(?![\w-])", part)], name
 

@@ -31,7 +31,9 @@ from vectomy.cli import (
     trait_command,
     verify_command,
 )
+from vectomy.cli.common_options import Color, Quiet, Verbose, add_common_options
 from vectomy.cli.help import SectionedGroup
+from vectomy.cli.terminal import Verbosity, reset_terminal, verbosity
 from vectomy.core.errors import UsageError, VectomyError
 from vectomy.core.out_of_memory import is_out_of_memory
 from vectomy.core.packages import describe_missing
@@ -80,7 +82,8 @@ class LaunchableGroup(SectionedGroup):
 app = typer.Typer(
     cls=LaunchableGroup,
     no_args_is_help=True,
-    add_completion=False,
+    # SectionedGroup suggests nearer ones.
+    suggest_commands=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -98,8 +101,12 @@ def _print_version(wanted: bool) -> bool:
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+        bool,
+        typer.Option("--version", "-V", help="Print the version.", is_eager=True, callback=_print_version),
     ] = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    color: Color = None,
 ) -> None:
     """The options of `vectomy` itself."""
 
@@ -124,11 +131,13 @@ for command in (
     heal_command,
 ):
     command.register(app)
+add_common_options(app)
 
 
 def main() -> None:
     """Exit status: 0 done, 1 failed with one sentence on stderr, 2 bad usage, 130 interrupted."""
     _allow_any_text()
+    reset_terminal()
     prepare_threads()
     try:
         app(prog_name="vectomy")
@@ -143,7 +152,7 @@ def main() -> None:
         if has_lost_reader(error):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise SystemExit(1) from None
-        if os.environ.get("VECTOMY_DEBUG"):
+        if os.environ.get("VECTOMY_DEBUG") or verbosity() is Verbosity.VERBOSE:
             raise
         _stop(_describe(error), 1)
 
@@ -167,7 +176,7 @@ def _describe(error: Exception) -> str:
         return describe_missing("this command", error.name.partition(".")[0]) or str(error)
     if isinstance(error, OSError) and error.errno is not None:
         return describe_os_error(error)
-    return f"{_unforeseen(error)} (VECTOMY_DEBUG=1 shows the traceback)"
+    return f"{_unforeseen(error)} (-v shows the traceback)"
 
 
 def _unforeseen(error: Exception) -> str:

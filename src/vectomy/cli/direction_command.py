@@ -12,7 +12,7 @@ from vectomy.cli.help import MAKE, SectionedCommand
 from vectomy.cli.options import SOURCE_HELP, command_of, given_options, run_options
 from vectomy.cli.output_folder import write_file
 from vectomy.cli.progress_bars import bars
-from vectomy.cli.terminal import open_console
+from vectomy.cli.terminal import log_line
 from vectomy.cli.vocabulary import AsJson, Model, Overwrite, option, out_option
 from vectomy.core.config import MACHINE, SEARCH
 from vectomy.core.run_config import make_config
@@ -78,7 +78,7 @@ def _direction(values: dict[str, Any]) -> None:
         position=values["position"],
         stream=values["layerwise"],
         progress=bars,
-        log=lambda line: open_console(stderr=True).print(line, highlight=False, soft_wrap=True),
+        log=log_line,
     )
     out = write_file(
         lambda file, overwrite: save_direction(direction, file, overwrite=overwrite), out, values["overwrite"]

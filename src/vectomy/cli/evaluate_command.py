@@ -16,7 +16,7 @@ from vectomy.cli.help import MEASURE, SectionedCommand
 from vectomy.cli.options import SOURCE_HELP, command_of, config_options, given_options
 from vectomy.cli.output_folder import ask_about_folder, at_terminal, work_in_folder
 from vectomy.cli.progress_bars import bars
-from vectomy.cli.terminal import open_console
+from vectomy.cli.terminal import log_line
 from vectomy.cli.vocabulary import AsJson, Overwrite, out_option
 from vectomy.core.chat_endpoint import split_endpoint
 from vectomy.core.evaluation_config import EvaluationConfig, parse_evaluation
@@ -85,7 +85,7 @@ def _evaluate(values: dict[str, Any]) -> None:
             overwrite=overwrite,
             command=shlex.join(["vectomy", *sys.argv[1:]]),
             progress=bars,
-            log=lambda line: open_console(stderr=True).print(line, highlight=False, soft_wrap=True),
+            log=log_line,
         )
 
     ask = ask_about_folder if at_terminal() else None

@@ -23,7 +23,7 @@ from vectomy.cli.options import (
 )
 from vectomy.cli.output_folder import ask_about_folder, at_terminal, work_in_folder
 from vectomy.cli.progress_bars import bars
-from vectomy.cli.terminal import open_console
+from vectomy.cli.terminal import log_line
 from vectomy.cli.vocabulary import (
     EDIT,
     EDIT_HELP,
@@ -154,10 +154,9 @@ def _heal(values: dict[str, Any]) -> None:
     """
     job = HealOptions(**{field.name: values[field.name] for field in dataclasses.fields(HealOptions)})
     options = given_options(values, OPTIONS)
-    say = open_console(stderr=True)
     file, notes = _files(job.config, job.from_axolotl)
     for note in notes:
-        say.print(f"not taken from {job.from_axolotl}: {note}", highlight=False)
+        log_line(f"not taken from {job.from_axolotl}: {note}")
     if job.model == "demo":
         file = {"prompts": "bundled:harmless", "preferences": "own", **file}
     typed = {name: "--" + name.replace("_", "-") for name in options}
@@ -187,7 +186,7 @@ def _heal(values: dict[str, Any]) -> None:
             overwrite=overwrite,
             command=shlex.join(["vectomy", *sys.argv[1:]]),
             progress=bars,
-            log=lambda line: say.print(line, highlight=False, soft_wrap=True),
+            log=log_line,
         )
 
     summary, out = work_in_folder(

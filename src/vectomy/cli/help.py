@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from vectomy.core.suggestions import suggest
+from vectomy.core.suggestions import near_name, suggest
 
 __all__ = [
     "ENVIRONMENT",
@@ -29,14 +29,17 @@ __all__ = [
 ]
 
 EXPERT = "Expert"
+# Commands that are named for an option that they have and another one lacks.
+NAMED = 4
 ENVIRONMENT = {
     "HF_HOME": "Folder of the Hub's cache; huggingface_hub has more variables.",
     "HF_HUB_OFFLINE": "1: nothing is fetched from the Hub; its cache is used.",
     "HF_TOKEN": "Token of the Hub, if not that of `hf auth login`.",
-    "VECTOMY_CACHE": "Folder of the demo model and of probed architectures; "
-    "$XDG_CACHE_HOME/vectomy or ~/.cache/vectomy if not given.",
+    "NO_COLOR": "1: no colours; --color overrides it.",
+    "VECTOMY_CACHE": "Folder of the demo model and of probed architectures. "
+    "[default: $XDG_CACHE_HOME/vectomy, else ~/.cache/vectomy]",
     "VECTOMY_CONVERTER": "Folder with llama.cpp's convert_hf_to_gguf.py, for `--as gguf`.",
-    "VECTOMY_DEBUG": "1: an unforeseen error shows its traceback.",
+    "VECTOMY_DEBUG": "1: an unforeseen error shows its traceback, as with -v.",
     "VECTOMY_ENGINE_KEY": "API key of the server of `--engine openai:URL`, and of subjects on a server.",
     "VECTOMY_JUDGE_KEY": "API key of the endpoint of `--judge openai:URL`.",
 }
@@ -49,11 +52,11 @@ EXIT_STATUSES = {
     5: "None is missed, and of one the prompts are too few to tell.",
     130: "Interrupted; the same command resumes.",
 }
-# Options without a section of their own come first, under this name.
+# Options without a section of their own come last, under this name.
 GENERAL = "Options"
 ORDER = (
-    *(GENERAL, "Edit", "Prompts", "Trait", "Search", "Training", "Measures"),
-    *("Hub", "Output", "Machine", EXPERT),
+    *("Edit", "Prompts", "Trait", "Search", "Training", "Measures"),
+    *("Hub", "Output", "Machine", EXPERT, GENERAL),
 )
 # The sections of `vectomy --help`, in order; a command names its own as `rich_help_panel`.
 JOB, MAKE, MEASURE = "The whole job", "Make and write an Edit", "Measure and repair"
@@ -63,6 +66,24 @@ SECTIONS = (JOB, MAKE, MEASURE, PUBLISH, STAGES)
 
 class SectionedGroup(TyperGroup):
     """The list of commands in sections, each with the first sentence of its help."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """As in typer; an unknown option is named with what it comes near to."""
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:
+            _explain_unknown_option(error, self, ctx)
+            raise
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """As in typer; an unknown command is named with the one that it comes near to."""
+        try:
+            return super().resolve_command(ctx, args)
+        except Exception as error:
+            near = suggest(args[0], self.commands) if args else ""
+            if near and hasattr(error, "message"):
+                error.message = f"{str(error.message).rstrip('.')}{near}"
+            raise
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         rows: dict[str, list[tuple[str, str]]] = {}
@@ -74,6 +95,9 @@ class SectionedGroup(TyperGroup):
         for section in sorted(rows, key=lambda title: (*SECTIONS, "Commands").index(title)):
             with formatter.section(section):
                 formatter.write_dl(rows[section])
+        if ctx.parent is None:
+            with formatter.section("Environment variables"):
+                formatter.write_dl(list(ENVIRONMENT.items()))
 
 
 class SectionedCommand(TyperCommand):
@@ -84,6 +108,7 @@ class SectionedCommand(TyperCommand):
         try:
             return super().parse_args(ctx, args)
         except Exception as error:
+            _explain_unknown_option(error, self, ctx)
             if hasattr(error, "message"):
                 error.message = _reword(str(error.message))
             raise
@@ -109,6 +134,34 @@ def _reword(message: str) -> str:
     return f"{message.rstrip('.')}{near}" if near else message
 
 
+def _explain_unknown_option(error: Exception, command: Any, ctx: Any) -> None:
+    """Exchange typer's guesses, which are far from the name, for one that is near or for the
+    commands that have the option.
+    """
+    unknown = getattr(error, "option_name", None)
+    if not isinstance(unknown, str) or not hasattr(error, "possibilities"):
+        return
+    error.possibilities = []
+    others = [name for name, item in _commands_of(ctx) if unknown in _flags_of(item, ctx)]
+    if others:
+        more = f" and {len(others) - NAMED} more" if len(others) > NAMED else ""
+        hint = f" (it is an option of {', '.join(others[:NAMED])}{more})"
+    else:
+        near = near_name(unknown.lstrip("-"), [name.lstrip("-") for name in _flags_of(command, ctx)])
+        hint = f" (did you mean --{near}?)" if near else ""
+    error.message = f"{getattr(error, 'message', error)}{hint}"  # type: ignore[attr-defined]
+
+
+def _flags_of(command: Any, ctx: Any) -> list[str]:
+    """The long names of a command's options."""
+    flags = [flag for item in command.get_params(ctx) for flag in (*item.opts, *item.secondary_opts)]
+    return [flag for flag in flags if flag.startswith("--")]
+
+
+def _commands_of(ctx: Any) -> list[tuple[str, Any]]:
+    return list(ctx.find_root().command.commands.items())
+
+
 def sections_of(command: Any, context: Any) -> dict[str, list[tuple[str, str]]]:
     """By section, in the order of the help, (flags and value, help text) of each option."""
     sections: dict[str, list[tuple[str, str]]] = {}
@@ -132,7 +185,7 @@ def usage_of(command: Any) -> str:
 
 def context_of(command: Any) -> Any:
     """A context of a command that is not being run."""
-    return command.context_class(command, info_name=command.name)
+    return command.context_class(command, info_name=command.name, help_option_names=["-h", "--help"])
 
 
 def _section(param: Any) -> str:

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from rich.prompt import Prompt
 
-from vectomy.cli.terminal import open_console
+from vectomy.cli.terminal import log_line, open_console
 from vectomy.core.errors import FinishedRunError
 from vectomy.core.ranks import current_ranks, is_launched
 
@@ -61,11 +61,9 @@ def work_in_folder(
             if answer == "replace":
                 return work(folder, True), folder
             if current_ranks().is_first:
-                open_console(stderr=True).print(
+                log_line(
                     f"{folder} holds finished results of other settings ({error.differences}); these go "
-                    f"into {following}",
-                    highlight=False,
-                    soft_wrap=True,
+                    f"into {following}"
                 )
             folder = following
     raise AssertionError

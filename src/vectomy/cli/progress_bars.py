@@ -19,7 +19,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from vectomy.cli.terminal import open_console
+from vectomy.cli.terminal import Verbosity, open_console, verbosity
 from vectomy.core.remaining_time import RemainingTime
 
 __all__ = ["bars", "library_bars"]
@@ -46,6 +46,9 @@ def bars(
     what: str, total: int, unit: str = "", clock: Callable[[], float] = time.monotonic
 ) -> Iterator[Callable[[int], None]]:
     """The `Progress` of this command line (vectomy.progress)."""
+    if verbosity() is Verbosity.QUIET:
+        yield lambda count: None
+        return
     console = open_console(stderr=True)
     if not console.is_terminal:
         began = time.monotonic()

@@ -15,7 +15,7 @@ from rich.table import Table
 from vectomy.cli.help import PUBLISH, SectionedCommand
 from vectomy.cli.options import unpack
 from vectomy.cli.progress_bars import bars, library_bars
-from vectomy.cli.terminal import open_console
+from vectomy.cli.terminal import log_line, open_console
 from vectomy.cli.vocabulary import EDIT, PUBLISHED, AsJson, Yes, base_option, option
 from vectomy.core.errors import HubError
 
@@ -138,7 +138,7 @@ def _push(options: PushOptions) -> None:
             push,
             public=public,
             replace=options.replace,
-            log=lambda line: console.print(line, highlight=False),
+            log=log_line,
         )
     if options.as_json:
         typer.echo(json.dumps(vars(sent), indent=2))

@@ -22,7 +22,7 @@ from vectomy.cli.options import (
 )
 from vectomy.cli.output_folder import ask_about_folder, at_terminal, work_in_folder
 from vectomy.cli.progress_bars import bars
-from vectomy.cli.terminal import open_console
+from vectomy.cli.terminal import log_line
 from vectomy.cli.trait_command import TRAIT_OPTIONS, asks_for_trait, configure_trait, trait_options
 from vectomy.cli.vocabulary import AsJson, ConfigFile, Model, Overwrite, Yes, out_option
 from vectomy.core.config import load_config
@@ -103,7 +103,7 @@ def run_until(until: str, values: dict[str, Any]) -> None:
             ask_user=None if headless else ask_person,
             command=shlex.join(["vectomy", *sys.argv[1:]]),
             progress=bars,
-            log=lambda line: open_console(stderr=True).print(line, highlight=False, soft_wrap=True),
+            log=log_line,
         )
 
     summary, out = work_in_folder(
@@ -148,4 +148,4 @@ def _announce(config: RunConfig, out: Path) -> None:
         f"{config.model}: {contrast.behaviour}, {sets}",
         f"recipe {config.recipe} on {config.direction_estimator}, seed {config.seed}; into {out}",
     ]
-    open_console(stderr=True).print("\n".join(lines), highlight=False)
+    log_line("\n".join(lines))
