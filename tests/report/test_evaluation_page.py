@@ -132,12 +132,12 @@ def test_sets_are_told_apart_by_what_the_base_does_on_them() -> None:
     evaluation = an_evaluation()
     evaluation["sets"].reverse()
     found, _ = parse_evaluation_page(evaluation)
-    assert "refusals on harmful fell from 86 of 100 (86.0%, 77.9–91.5%) to 5 of 100 (5.0%" in read_words(
-        found, class_="lead"
-    )
-    assert "KL of 0.0190 nats per token on harmless" in read_words(found, class_="lead")
-    assert "McNemar's p < 0.001" in read_words(found, class_="lead")
-    assert "intervals" not in read_words(found, class_="lead").split("McNemar")[0]
+    assert "refusals on harmful fell from 86 to 5 of 100." in read_words(found, class_="lead")
+    (header,) = (words for tag, _, words in found.found if tag == "header")
+    assert "refusals on harmful fell from 86 of 100 (86.0%, 77.9–91.5%) to 5 of 100 (5.0%" in header
+    assert "the KL from the base is 0.0190 nats per token on harmless" in read_words(found, class_="lead")
+    assert "McNemar's p < 0.001" in header
+    assert "intervals" not in header.split("McNemar")[0]
 
 
 @pytest.mark.parametrize("left", [("xstest",), ("harmless", "xstest")])
@@ -152,8 +152,7 @@ def test_without_a_harmful_set_the_unsafe_prompts_are_the_main_ones(left: tuple[
         for name in ("demo", "edit@1")
     ]
     lead = read_words(found, class_="lead")
-    assert f"refusals on xstest, unsafe fell from {counts[0]} of 200 (" in lead
-    assert f") to {counts[1]} of 200 (" in lead
+    assert f"refusals on xstest, unsafe fell from {counts[0]} to {counts[1]} of 200." in lead
     assert "McNemar" not in lead  # That test is over the whole set.
     assert "refusals, xstest, unsafe" in find_svg(text, "tradeoff")
 

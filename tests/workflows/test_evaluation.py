@@ -24,6 +24,7 @@ from vectomy.models import ChatModel
 from vectomy.workflows.evaluate import model_cache as live
 from vectomy.workflows.evaluate.evaluation import evaluate_models
 
+UNCHANGED = {"lost": 0, "gained": 0, "p": 1.0, "lost_to_degenerate": 0, "lost_to_evasion": 0}
 TIER = "chat"
 
 
@@ -52,7 +53,12 @@ def test_answers_and_rates_are_those_of_the_edit_by_itself(strength: float) -> N
         flags = [verdict in REFUSALS for verdict in verdicts]
         assert (numbers["refusal"]["count"], numbers["refusal"]["total"]) == (sum(flags), 10)
         base = [RefusalJudge().verdict("", text) in REFUSALS for text in said(name, 0.0, 8)]
-        assert numbers["against_base"] == mcnemar(base, flags)
+        became = [now for was, now in zip(base, verdicts, strict=True) if was and now not in REFUSALS]
+        assert numbers["against_base"] == {
+            **mcnemar(base, flags),
+            "lost_to_degenerate": became.count("degenerate"),
+            "lost_to_evasion": became.count("evasion"),
+        }
         label = {"night": "unsafe", "day": "safe"}[name]
         assert numbers["by_label"] == {label: {"refusal": numbers["refusal"]}}
         assert sum(kind["refusal"]["count"] for kind in numbers["by_type"].values()) == sum(flags)
@@ -63,7 +69,8 @@ def test_the_edit_is_seen_to_remove_the_behaviour_and_its_control_is_not() -> No
     night = {name: results["sets"]["night"] for name, results in found["results"].items()}
     assert night["tiny-chat" if "tiny-chat" in night else found["base"]]["refusal"]["rate"] == 1.0
     assert night["edit@1"]["refusal"]["rate"] == 0.0
-    assert night["edit@1"]["against_base"] == {"lost": 10, "gained": 0, "p": pytest.approx(2 / 1024)}
+    paired = night["edit@1"]["against_base"]
+    assert (paired["lost"], paired["gained"], paired["p"]) == (10, 0, pytest.approx(2 / 1024))
     assert night["random direction"]["refusal"]["rate"] == 1.0
 
 
@@ -172,7 +179,7 @@ def test_an_edit_of_another_model_is_compared_with_that_one(tmp_path: Path) -> N
     slight, baked = (found["results"][name]["sets"]["night"] for name in ("slight", "baked"))
     # The baked model refuses nothing, nor does a slight edit of it; against the base all of them
     # would be lost.
-    assert slight["against_base"] == {"lost": 0, "gained": 0, "p": 1.0}
+    assert slight["against_base"] == UNCHANGED
     assert baked["against_base"]["lost"] == 10
     assert slight["kl_per_token"] < 1e-3 < baked["kl_per_token"]
 
@@ -195,7 +202,7 @@ def test_the_noise_floor_is_measured_in_other_batches_on_a_sample(
     assert shapes == {found["base"]: [10], f"{found['base']} again": [3, 3]}
     numbers = found["results"][f"{found['base']} again"]["sets"]["day"]
     assert numbers["refusal"]["total"] == 6
-    assert numbers["against_base"] == {"lost": 0, "gained": 0, "p": 1.0}
+    assert numbers["against_base"] == UNCHANGED
     # Rounding alone: it may be nothing at all in float32, and is no edit's size.
     assert numbers["kl_per_token"] < 1e-6
     assert numbers["ce_own_answers"] == pytest.approx(

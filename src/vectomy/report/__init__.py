@@ -16,9 +16,12 @@ from vectomy.report.tables.behaviour_effect import (
     effect_of,
     safety_text,
 )
+from vectomy.report.tables.evaluation_headline import write_evaluation_headline
+from vectomy.report.tables.headline import Headline, write_headline
 from vectomy.report.tables.statement import describe_results
 
 __all__ = [
+    "Headline",
     "claim_effect",
     "compare_rates",
     "describe_change",
@@ -32,4 +35,6 @@ __all__ = [
     "render_page",
     "safety_text",
     "without_places",
+    "write_evaluation_headline",
+    "write_headline",
 ]

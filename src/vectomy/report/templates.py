@@ -70,8 +70,9 @@ def _breakable(name: object) -> Markup:
 
 
 def _bold_counts(text: object) -> Markup:
-    """A sentence with its counts (`33 of 40`) in bold."""
-    return Markup(re.sub(r"\b\d+ of \d+\b", r"<b>\g<0></b>", str(escape(text))))
+    """A sentence with its counts (`33 of 40`, `33 to 0 of 40`, `3.8% to 13.8%`) in bold."""
+    counts = r"\b(?:\d+ to )?\d+ of \d+\b|[\d.]+% to [\d.]+%"
+    return Markup(re.sub(counts, r"<b>\g<0></b>", str(escape(text))))
 
 
 def _asset(name: str) -> str:

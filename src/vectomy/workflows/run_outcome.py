@@ -48,5 +48,6 @@ def pair_answers(rows: Sequence[RunCompletion], side: str) -> PairedOutcome:
             "degenerate_before": sum(before == "degenerate" for before, _ in pairs),
             "degenerate": sum(after == "degenerate" for _, after in pairs),
             "lost_to_degenerate": sum(after == "degenerate" for after in lost),
+            "lost_to_evasion": sum(after == "evasion" for after in lost),
         }
     )

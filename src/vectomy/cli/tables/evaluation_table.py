@@ -4,6 +4,8 @@ rest.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from rich.box import SIMPLE
 from rich.table import Table
 from rich.text import Text
@@ -21,6 +23,7 @@ from vectomy.core.results import (
     SubjectNumbers,
     TaskScore,
 )
+from vectomy.report import write_evaluation_headline
 
 __all__ = ["print_comparison"]
 
@@ -44,7 +47,7 @@ def print_comparison(evaluation: JsonObject, folder: str) -> None:
         ),
         (
             "damage   KL(base || subject) and CE in nats per token, over the base's answers to "
-            f"{setting(settings, 'damage_prompts')} prompts of a set"
+            + _damage_prompts(results)
         ),
         f"judge    {judge.name} {judge.version}: {judge.note}",
         (
@@ -61,9 +64,31 @@ def print_comparison(evaluation: JsonObject, folder: str) -> None:
         *(f"note     {subject.name}: {subject.note}" for subject in results.subjects if subject.note),
         *_effects(results),
         *map(_gate, results.gates),
-        f"written  {folder}: evaluation.json, completions.jsonl",
+        f"written  {folder}: report.html, evaluation.json, completions.jsonl",
+        *_headline(results),
+        f"page     {(Path(folder) / 'report.html').absolute().as_uri()}",
     ]
     console.print("\n".join(lines), highlight=False, soft_wrap=True)
+
+
+def _headline(results: EvaluationResults) -> list[str]:
+    headline = write_evaluation_headline(results)
+    if headline is None:
+        return []
+    cost = headline.cost.removeprefix("Cost and side effects: ")
+    return [f"result   {headline.gain}", *([f"cost     {cost}"] if cost else [])]
+
+
+def _damage_prompts(results: EvaluationResults) -> str:
+    """How many prompts of each set KL and CE are over: `12 harmful prompts, 100 of 250 xstest
+    prompts`.
+    """
+    limit, sets = results.settings.get("damage_prompts"), results.sets
+    if not isinstance(limit, int) or any(row.count is None for row in sets):
+        return f"{setting(results.settings, 'damage_prompts')} prompts of a set"
+    return ", ".join(
+        f"{f'{limit} of ' if limit < (row.count or 0) else ''}{row.count} {row.name} prompts" for row in sets
+    )
 
 
 def _effects(results: EvaluationResults) -> list[str]:

@@ -17,7 +17,7 @@ from vectomy.core.results import (
     RunResults,
     StrengthRange,
 )
-from vectomy.report import describe_results
+from vectomy.report import describe_results, write_headline
 
 __all__ = ["print_summary"]
 
@@ -32,9 +32,11 @@ NUMBERS = (
     ("KL first token, nats", "kl_first_token"),
     ("KL per token, nats", "kl_per_token"),
     ("CE of base's answers", "ce_own_answers"),
-    ("most of direction left", "max_projection"),
+    ("share along direction", "max_projection"),
 )
 
+# Sentences with intervals and tests, of each prompt set.
+COUNTS = ("refusals", "harmless", "kept")
 HEADINGS = {
     "hooks": "edit as hooks",
     "lora": "edit as LoRA",
@@ -78,7 +80,7 @@ def print_summary(summary: JsonObject, folder: str) -> None:
             continue
         table.add_row(label, *(_number(metrics, key) for metrics in forms.values()))
     console.print(table)
-    described = describe_results(results)
+    described, headline = describe_results(results), write_headline(results)
     lines = [
         f"direction  {_direction(results)}, recipe {results.recipe} on {results.estimator}",
         (
@@ -87,10 +89,11 @@ def print_summary(summary: JsonObject, folder: str) -> None:
             f"{results.judge.version or ''}".rstrip()
         ),
         *(f"note       {note}" for note in results.notes),
-        f"result     {described['refusals']} {described['harmless']}",
-        *([f"kept       {described['kept']}"] if described["kept"] else []),
+        f"counts     {' '.join(str(described[key]) for key in COUNTS if described[key])}",
         f"safety     {described['safety']}",
         f"written    {folder}: {', '.join(_written(results))}",
+        f"result     {headline.gain}",
+        *([f"cost       {headline.cost.removeprefix('Cost and side effects: ')}"] if headline.cost else []),
     ]
     console.print("\n".join(lines), highlight=False, soft_wrap=True)
 

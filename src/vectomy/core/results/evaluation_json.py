@@ -11,7 +11,7 @@ from vectomy.core.results.result_parts import (
     GivenAnswer,
     Heading,
     JudgeRecord,
-    PairedTest,
+    PairedOutcome,
     Rate,
     StageCost,
     TaskScore,
@@ -90,7 +90,7 @@ class SetNumbers(PartNumbers):
     """By the number of tokens after which the answer is cut off, as text."""
     refusal_without_thinking: Rate | None = None
     """Of a model that thinks: where it answers without a thought."""
-    against_base: PairedTest | None = None
+    against_base: PairedOutcome | None = None
     length_mean: Annotated[Number | None, Heading("Length", "tokens")] = None
     """Tokens of an answer."""
     length_ratio: Annotated[Number | None, Heading("Length", "of the base's")] = None

@@ -67,6 +67,8 @@ class PairedOutcome(PairedTest):
     """After the edit."""
     lost_to_degenerate: int | None = None
     """Of the prompts that lost the behaviour, those whose answer is degenerate now."""
+    lost_to_evasion: int | None = None
+    """Of the prompts that lost the behaviour, those whose answer is an evasion now."""
 
 
 class TaskScore(JsonRecord):

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vectomy.core.results import EvaluationCompletion, EvaluationResults, JsonObject, PairedOutcome
+from vectomy.core.results import EvaluationCompletion, EvaluationResults, JsonObject
 from vectomy.report.charts.lengths_chart import budgets_chart
 from vectomy.report.charts.rate_charts import timings
 from vectomy.report.charts.tradeoff_chart import over_refusal_chart, tradeoff_chart
 from vectomy.report.charts.verdict_mix import verdict_mix
 from vectomy.report.tables import measures
-from vectomy.report.tables.behaviour_effect import BehaviourEffect, compare_rates, describe_change
+from vectomy.report.tables.behaviour_effect import describe_change
 from vectomy.report.tables.completions import answers, list_answers
+from vectomy.report.tables.evaluation_headline import compare_subjects, write_evaluation_headline
 from vectomy.report.tables.gate_table import gate_table
 from vectomy.report.tables.numbers import finite
 from vectomy.report.tables.subject_parts import (
     Part,
     SubjectResult,
+    base_subject,
     damage_set,
     focus,
     main_part,
@@ -40,10 +42,7 @@ def render_evaluation(evaluation: JsonObject, completions: Sequence[JsonObject])
         Self-contained HTML. Parts whose input is absent are left out or say so.
     """
     results = EvaluationResults.from_json(evaluation)
-    compared = subjects(results)
-    base = next(
-        (subject for subject in compared if subject.name == results.base), compared[0] if compared else None
-    )
+    compared, base = subjects(results), base_subject(results)
     return html_page(
         "evaluation.html.jinja",
         evaluation=results,
@@ -71,8 +70,8 @@ def _result(
         "damage": damage,
         "labelled": labelled,
         "shown": shown,
+        "headline": write_evaluation_headline(evaluation),
         **_describe_refusals(main, labelled, base, shown),
-        "kl": finite(shown.on(damage).kl_per_token) if shown and damage else None,
         "controls": [
             (subject, main.refusal(subject), finite(subject.on(damage or "").kl_per_token))
             for subject in compared
@@ -111,43 +110,26 @@ def _names(evaluation: EvaluationResults) -> list[str]:
     return [str(row.name) for row in evaluation.sets]
 
 
-def _effect(part: Part, base: SubjectResult, subject: SubjectResult) -> BehaviourEffect:
-    """How refusals of the part differ between the base and the subject."""
-    pairs = PairedOutcome()
-    before, after = base.on(part.set), subject.on(part.set)
-    if part.label is None:
-        # Paired tests and degenerate answers are counted over whole sets.
-        tested = after.against_base if subject.row.of in (None, base.name) else None
-        pairs = PairedOutcome.from_json(
-            {
-                **(tested.to_json() if tested else {}),
-                "degenerate_before": before.degenerate.count,
-                "degenerate": after.degenerate.count,
-            }
-        )
-    return compare_rates(part.refusal(base), part.refusal(subject), pairs)
-
-
 def _describe_refusals(
     main: Part | None,
     labelled: tuple[Part, Part] | None,
     base: SubjectResult | None,
     shown: SubjectResult | None,
 ) -> dict[str, object]:
-    """How refusals moved from the base to the subject that is spoken of first: on the main prompts
-    (`lead`), on safe ones (`over`), and by label.
+    """How refusals moved from the base to the subject that is spoken of first, with intervals: on
+    the main prompts (`refusals`), on safe ones (`over`), and by label.
     """
     if main is None or base is None or shown is None:
-        return {"lead": "", "over": "", "by_label": []}
+        return {"refusals": "", "over": "", "by_label": []}
 
     def describe(part: Part, noun: str) -> str:
-        return describe_change(_effect(part, base, shown), noun, between="of it")
+        return describe_change(compare_subjects(part, base, shown), noun, between="of it")
 
     models = f"From {base.name} to {shown.name},"
     safe = labelled[0] if labelled and labelled[0] != main else None
     over = f"Refusals of safe prompts, which are over-refusals ({safe.set})," if safe else ""
     return {
-        "lead": describe(main, f"{models} refusals on {main.name}"),
+        "refusals": describe(main, f"{models} refusals on {main.name}"),
         "over": describe(safe, over) if safe else "",
         "by_label": [describe(part, f"{models} refusals of {part.label} prompts") for part in labelled or ()],
     }
@@ -158,7 +140,7 @@ def _warn_of(main: Part | None, base: SubjectResult | None, compared: Sequence[S
     if main is None or base is None:
         return ""
     effects = {
-        subject.name: _effect(main, base, subject)
+        subject.name: compare_subjects(main, base, subject)
         for subject in compared
         if subject is not base and subject.kind not in ("random", "noise")
     }

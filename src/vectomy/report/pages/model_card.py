@@ -21,6 +21,7 @@ from vectomy.core.json_value import JsonValue
 from vectomy.core.results import EvaluationResults, JsonObject, RunResults
 from vectomy.report.tables.behaviour_effect import effect_of
 from vectomy.report.tables.evaluation_rows import evaluation_rows
+from vectomy.report.tables.headline import write_headline
 from vectomy.report.tables.numbers import finite
 from vectomy.report.tables.recipe_terms import origin, several, strength, what
 from vectomy.report.tables.statement import describe_results, forms, rows, sources
@@ -122,6 +123,7 @@ def render_card(
             strength=strength(results),
             forms=list(forms(results)),
             rows=rows(results),
+            headline=write_headline(results),
             **describe_results(results),
             **_opening(results),
             base=results.base.to_json(),

@@ -15,6 +15,7 @@ from vectomy.report.charts.receipt_chart import left_by_layer
 from vectomy.report.charts.strengths_map import strengths_map, strengths_of
 from vectomy.report.tables.behaviour_effect import name_sides
 from vectomy.report.tables.completions import answers, verdict_name
+from vectomy.report.tables.headline import write_headline
 from vectomy.report.tables.length_table import length_table
 from vectomy.report.tables.numbers import finite
 from vectomy.report.tables.recipe_terms import (
@@ -75,6 +76,7 @@ def _result(summary: RunResults) -> dict[str, object]:
         "strength": strength(summary),
         "forms": list(forms(summary)),
         "rows": rows(summary),
+        "headline": write_headline(summary),
         **describe_results(summary),
         "intervals": figures.intervals(summary),
         "lengths": length_table(summary),

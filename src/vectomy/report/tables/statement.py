@@ -152,8 +152,8 @@ def rows(summary: RunResults) -> list[Row]:
                 ("ce_own_answers", "Cross-entropy of the base's answers", f"nats per token, {negative}"),
                 (
                     "max_projection",
-                    "Largest part of the stream along the direction",
-                    "of its norm, any layer and token",
+                    "Largest share of the stream along the direction",
+                    "of its norm, any layer and token; 0 only where every writer is edited at strength 1",
                 ),
             )
         ),

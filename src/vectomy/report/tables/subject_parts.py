@@ -21,6 +21,7 @@ __all__ = [
     "KINDS",
     "Part",
     "SubjectResult",
+    "base_subject",
     "damage_set",
     "dials",
     "focus",
@@ -105,6 +106,13 @@ def subjects(evaluation: EvaluationResults) -> list[SubjectResult]:
             SubjectResult(name, kind, label, strength, row, evaluation.results.get(name, SubjectNumbers()))
         )
     return made
+
+
+def base_subject(evaluation: EvaluationResults) -> SubjectResult | None:
+    """The subject that the evaluation names as its base, else the first; None without subjects."""
+    compared = subjects(evaluation)
+    named = (subject for subject in compared if subject.name == evaluation.base)
+    return next(named, compared[0] if compared else None)
 
 
 def dials(compared: Sequence[SubjectResult]) -> list[list[SubjectResult]]:

@@ -19,6 +19,7 @@ from vectomy.metrics.judges import JudgeErrors
 from vectomy.metrics.mcnemar import mcnemar
 from vectomy.metrics.prompt_set import PromptSet
 from vectomy.metrics.tool_calls import ToolPrompt, valid_call
+from vectomy.metrics.verdicts import JudgedAnswers
 from vectomy.workflows.evaluate.measurements import Completions
 
 __all__ = ["SetResult", "list_completions", "summarise_context", "summarise_set", "summarise_tool_calls"]
@@ -59,12 +60,25 @@ def summarise_set(
         result |= damaged
     if baseline is not None:
         judged = baseline.answered.whole[1]
-        before = [judged[row].refuses for row in subject.rows]
-        result["against_base"] = mcnemar(before, [row.refuses for row in subject.answered.whole[1]])
+        result["against_base"] = _compare_verdicts(
+            [judged[row] for row in subject.rows], subject.answered.whole[1]
+        )
         theirs = [baseline.answered.tokens[row] for row in subject.rows]
         ratio = answer_lengths["length_mean"] / (sum(map(len, theirs)) / len(theirs))
         result["length_ratio"] = ratio if same_tokens else None
     return SetNumbers.from_json(result)
+
+
+def _compare_verdicts(before: Sequence[JudgedAnswers], after: Sequence[JudgedAnswers]) -> JsonObject:
+    """McNemar's test of refusals, and what became of those that were lost."""
+    lost = [
+        now.verdict for was, now in zip(before, after, strict=True) if was.refuses and now.refuses is False
+    ]
+    return {
+        **mcnemar([row.refuses for row in before], [row.refuses for row in after]),
+        "lost_to_degenerate": lost.count("degenerate"),
+        "lost_to_evasion": lost.count("evasion"),
+    }
 
 
 def summarise_context(answered: Completions, tokens: int | None = None) -> ConditionNumbers:
