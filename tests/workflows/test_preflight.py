@@ -9,7 +9,6 @@ import pytest
 
 from vectomy.core.config import Runtime
 from vectomy.core.errors import CheckpointError, ModelError, PreflightError
-from vectomy.core.packages import describe_missing
 from vectomy.core.run_folder import RunFolder
 from vectomy.healing.heal_config import parse_heal
 from vectomy.workflows.heal import heal_model
@@ -48,17 +47,6 @@ def test_healing_names_both_packages_before_work(tmp_path: Path) -> None:
     with pytest.raises(PreflightError, match=r"packages trl and peft: pip install 'vectomy\[heal\]'"):
         heal_model("no-such-model", tmp_path / "healed", parse_heal({"prompts": "bundled:harmless"}))
     assert not (tmp_path / "healed").exists()
-
-
-@pytest.mark.usefixtures("no_packages")
-@pytest.mark.parametrize(
-    ("modules", "extra"), [(["gguf"], "gguf"), (["peft"], "lora"), (["lm_eval"], "capability")]
-)
-def test_a_missing_package_is_named_with_its_extra(modules: list[str], extra: str) -> None:
-    message = describe_missing("this", *modules)
-    assert message is not None
-    assert message.endswith(f"pip install 'vectomy[{extra}]'")
-    assert describe_missing("this", "torch") is None
 
 
 class Checked(Workflow):

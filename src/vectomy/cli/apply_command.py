@@ -84,14 +84,20 @@ def _apply(
     from vectomy.cli.tables.receipt_table import print_receipt
     from vectomy.core.versions import versions
     from vectomy.edits.export import EXPORTS, ExportRequest
+    from vectomy.edits.export.gguf_convert import converter
     from vectomy.hub.provenance import write_record
     from vectomy.metrics.verify import with_measurement
     from vectomy.workflows.named_model import open_base, open_edit
+    from vectomy.workflows.needed_packages import list_missing_for_export
+    from vectomy.workflows.preflight import refuse
 
-    chosen = open_edit(edit) * strength
     form = form or ("gguf" if is_gguf(model) else "checkpoint")
     in_place = form == "gguf" and is_gguf(model)
     _check_options(in_place, form, quant, base)
+    refuse(*list_missing_for_export(form, model))
+    if form == "gguf" and not in_place:
+        converter()
+    chosen = open_edit(edit) * strength
 
     def measure(receipt: Receipt, folder: Path) -> Receipt:
         if not verified:

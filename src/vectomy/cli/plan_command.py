@@ -37,9 +37,12 @@ def _plan(
     """
     from vectomy.cli.tables.plan_table import print_plan
     from vectomy.workflows.named_model import open_base
+    from vectomy.workflows.needed_packages import list_missing_for_model
     from vectomy.workflows.plan import plan
+    from vectomy.workflows.preflight import refuse
     from vectomy.workflows.run_plan import is_config_alone
 
+    refuse(*list_missing_for_model(model, load_in))
     alone = is_config_alone(model)
     folder = model if alone else open_base(model, bars, trust_remote_code=trust_remote_code)
     result = plan(

@@ -5,15 +5,18 @@ from __future__ import annotations
 import importlib.util
 import sys
 
-__all__ = ["describe_missing", "has_kernels"]
+__all__ = ["EXTRAS", "describe_missing", "has_kernels"]
 
 EXTRAS = {
     "bitsandbytes": "quantised",
-    "gguf": "gguf",
+    "datasets": "hub",
     "lm_eval": "capability",
+    "optuna": "tpe",
     "peft": "lora",
+    "pyarrow": "hub",
     "trl": "heal",
 }
+"""The extra of pyproject.toml by the name that is imported."""
 NAMES = {"lm_eval": "lm-eval"}
 
 
@@ -32,7 +35,7 @@ def describe_missing(purpose: str, *modules: str) -> str | None:
             f"{purpose} needs the module {lacking[0]} of Python itself, which {sys.executable} was built "
             "without; use another Python"
         )
-    # The extra of healing includes peft.
+    # The extra of healing includes all that healing takes.
     extra = EXTRAS["trl"] if "trl" in modules else EXTRAS.get(missing[0])
     names = " and ".join(NAMES.get(module, module) for module in missing)
     plural = "s" if len(missing) > 1 else ""

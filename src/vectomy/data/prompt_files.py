@@ -21,9 +21,10 @@ from typing import IO, TypeGuard
 from vectomy.core.errors import PromptError
 from vectomy.core.json_value import JsonObject, JsonValue
 from vectomy.core.jsonl import iter_jsonl, split_lines
+from vectomy.core.packages import describe_missing
 from vectomy.core.write_errors import NO_RIGHT
 
-__all__ = ["SUFFIXES", "clip", "match_column", "read_file"]
+__all__ = ["SUFFIXES", "clip", "has_parquet_mark", "match_column", "read_file"]
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".txt")
 COLUMNS = (
@@ -45,6 +46,7 @@ MARKS = (
     (b"\xff\xfe", "utf-16"),
     (b"\xfe\xff", "utf-16"),
 )
+PARQUET = b"PAR1"
 # What a file is whose first bytes are these, and what to do.
 NOT_PROMPTS = (
     (b"PK\x03\x04", "is a spreadsheet or an archive; save the sheet as CSV (UTF-8), or unpack it"),
@@ -75,7 +77,7 @@ def read_file(path: Path) -> list[JsonObject]:
         remedy = NO_RIGHT if isinstance(error, PermissionError) else f"{why}; copy or download it again"
         raise PromptError(f"the prompt file {path} cannot be read: {remedy}") from None
     kind = _kind(path)
-    if data[:4] == b"PAR1" or kind == ".parquet":
+    if data[:4] == PARQUET or kind == ".parquet":
         return _parquet_rows(path, data)
     if kind not in SUFFIXES:
         raise PromptError(
@@ -314,12 +316,23 @@ def _misfit(
     )
 
 
+def has_parquet_mark(path: Path) -> bool:
+    """Whether a file begins as Parquet does; False for one that cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(PARQUET)) == PARQUET
+    except OSError:
+        return False
+
+
 def _parquet_rows(path: Path, data: bytes) -> list[JsonObject]:
-    if data[:4] != b"PAR1":
+    if data[:4] != PARQUET:
         raise PromptError(
             f"the prompt file {path} is no Parquet file (it does not begin with PAR1); give it the suffix of "
             f"what it is, one of {', '.join(SUFFIXES)}"
         )
+    if missing := describe_missing(f"reading the Parquet file {path}", "pyarrow"):
+        raise PromptError(f"{missing}; or save it as .jsonl or .csv")
     import pyarrow
     import pyarrow.parquet
 

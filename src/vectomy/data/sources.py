@@ -10,12 +10,13 @@ from pathlib import Path
 from vectomy.core.errors import PromptError
 from vectomy.core.json_value import JsonObject
 from vectomy.core.jsonl import read_jsonl
+from vectomy.core.packages import describe_missing
 from vectomy.core.repo_name import explain_gated
 from vectomy.core.run_config import HUB_PROMPTS
 from vectomy.core.suggestions import suggest, suggest_path
-from vectomy.data.prompt_files import SUFFIXES, clip, read_file
+from vectomy.data.prompt_files import SUFFIXES, clip, has_parquet_mark, read_file
 
-__all__ = ["local_path", "plain_source", "read_rows", "split_column"]
+__all__ = ["find_hub_name", "is_parquet", "local_path", "plain_source", "read_rows", "split_column"]
 
 ALIASES = {"xstest": "Paul/XSTest"}
 # OWNER/NAME, then perhaps /SUBSET, and perhaps :SPLIT with a slice.
@@ -56,12 +57,17 @@ def read_rows(spec: str) -> list[JsonObject]:
         raise PromptError(f"the prompt source {spec} is a folder; give a file ({', '.join(SUFFIXES)})")
     if os.path.exists(path):
         raise PromptError(f"the prompt source {spec} is not a regular file; write its rows to a file first")
-    for page in HUB_PAGES:
-        spec = spec.removeprefix(page)
-    hub = HUB.fullmatch(spec)
-    if hub is not None and not _looks_like_file(spec):
+    spec, hub = _match_hub(spec)
+    if hub is not None:
         return _hub_rows(hub["name"], hub["subset"], hub["split"])
     raise PromptError(f"the prompt file {clip(spec, 300)} does not exist{_explain_missing(spec)}")
+
+
+def _match_hub(spec: str) -> tuple[str, re.Match[str] | None]:
+    """The source without the address of the Hub's pages, and its parts if it can be a data set."""
+    for page in HUB_PAGES:
+        spec = spec.removeprefix(page)
+    return spec, None if _looks_like_file(spec) else HUB.fullmatch(spec)
 
 
 def _is_file(spec: str) -> bool:
@@ -98,6 +104,8 @@ def _bundled(name: str) -> list[JsonObject]:
 
 
 def _hub_rows(name: str, subset: str | None, split: str | None) -> list[JsonObject]:
+    if missing := describe_missing(f"reading the data set {name} of the Hub", "datasets"):
+        raise PromptError(f"{missing}; or give local files")
     from datasets import load_dataset
 
     split = split or "train"
@@ -146,6 +154,23 @@ def _hub_fault(name: str, subset: str | None, split: str, error: Exception) -> s
 def plain_source(spec: str) -> str:
     """A prompt source without local folders."""
     return Path(spec).name if local_path(spec) is not None else spec
+
+
+def find_hub_name(spec: str) -> str | None:
+    """The data set on the Hub that a source reads; None for others."""
+    if spec.startswith("bundled:") or local_path(spec) is not None:
+        return None
+    source, _ = split_column(spec)
+    _, hub = _match_hub(source)
+    return ALIASES.get(source, hub["name"] if hub is not None else None)
+
+
+def is_parquet(spec: str) -> bool:
+    """Whether a source is a local Parquet file, by its name or its first bytes."""
+    path = local_path(spec)
+    if path is None or not path.is_file():
+        return False
+    return path.name.lower().removesuffix(".gz").endswith(".parquet") or has_parquet_mark(path)
 
 
 def local_path(spec: str) -> Path | None:

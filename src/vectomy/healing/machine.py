@@ -60,7 +60,7 @@ def resolve_machine(config: HealConfig) -> Machine:
         method = "qlora" if bits else "lora"
     if method == "qlora" and not bits:
         lacks = (
-            "the package bitsandbytes (pip install bitsandbytes)"
+            "the package bitsandbytes (pip install 'vectomy[quantised]')"
             if cuda
             else f"a CUDA card, and this runs on {device}"
         )

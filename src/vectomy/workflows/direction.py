@@ -30,12 +30,12 @@ from vectomy.models import (
     load_layerwise,
     load_model,
     loaded_bytes,
-    missing_quantiser,
     probe_architecture,
 )
 from vectomy.models.demo import model_folder
 from vectomy.search.collect import collect
 from vectomy.search.estimators import NEEDS_SAMPLES, fit_directions
+from vectomy.workflows.needed_packages import list_missing_for_direction
 from vectomy.workflows.preflight import refuse
 from vectomy.workflows.stages import Log, ignore
 
@@ -126,7 +126,7 @@ def find_direction(
         )
     for file in (out, out.with_suffix(".json")):
         check_file_output(file)
-    refuse(missing_quantiser(config.runtime.load_in))
+    refuse(*list_missing_for_direction(config))
     use_threads(config.runtime.threads)
     runtime = config.runtime
     source = model_folder(config.model, progress)

@@ -21,6 +21,8 @@ from vectomy.hub.download import download
 from vectomy.hub.published_edit import published_edit_of
 from vectomy.models import is_local, probe_architecture
 from vectomy.models.demo import is_demo, model_folder
+from vectomy.workflows.needed_packages import list_missing_for_model
+from vectomy.workflows.preflight import refuse
 
 __all__ = [
     "Kind",
@@ -98,9 +100,11 @@ def open_base(name: str, progress: Progress = silent, *, trust_remote_code: bool
 
     Raises:
         UsageError: `name` is no whole model, or a run.
+        PreflightError: a package that reads it is not installed.
         CheckpointError: the model is not available.
     """
     check_base(name)
+    refuse(*list_missing_for_model(name))
     folder = model_folder(name, progress)
     probe_architecture(folder, trust_remote_code=trust_remote_code, progress=progress)
     return folder

@@ -11,12 +11,11 @@ from typing import Any
 
 from vectomy.core.errors import ConfigError
 from vectomy.core.output_path import check_run_output
-from vectomy.core.packages import describe_missing
 from vectomy.core.progress import Progress, silent
 from vectomy.core.run_config import RunConfig, make_config
 from vectomy.core.run_folder import RunFolder, read_json
 from vectomy.metrics.judges import is_slow
-from vectomy.models import explain_divided, join_ranks, limit_memory, missing_quantiser
+from vectomy.models import explain_divided, join_ranks, limit_memory
 from vectomy.models.demo import is_demo
 from vectomy.search.recipe import Ask
 from vectomy.search.recipes import SEARCHES
@@ -29,6 +28,7 @@ from vectomy.workflows.distill_stages import (
 )
 from vectomy.workflows.distill_workflow import DistillWorkflow
 from vectomy.workflows.layerwise_evaluation import run_layerwise_evaluate
+from vectomy.workflows.needed_packages import list_missing_for_run
 from vectomy.workflows.preflight import refuse
 from vectomy.workflows.run_stages import (
     STAGES,
@@ -86,11 +86,9 @@ def run(
     ranks = join_ranks(config.runtime.device, config.runtime.tensor_parallel)
     if not ranks.is_first:
         progress, log = silent, ignore
-    measures = STAGES.index(until) >= STAGES.index("evaluate")
+    searches, measures = (STAGES.index(until) >= STAGES.index(name) for name in ("select", "evaluate"))
     refuse(
-        describe_missing("measuring the adapter of --lora", "peft") if config.lora and measures else None,
-        missing_quantiser(config.runtime.load_in),
-        explain_divided(config.runtime),
+        *list_missing_for_run(config, searches=searches, measures=measures), explain_divided(config.runtime)
     )
     check_run_output(out, *(() if is_demo(config.model) else (config.model,)))
     with limit_memory(config.runtime.max_memory), RunFolder(Path(out)) as folder:

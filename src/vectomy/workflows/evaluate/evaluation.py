@@ -18,9 +18,10 @@ from vectomy.metrics.gates import parse_gate
 from vectomy.metrics.judges import open_judge
 from vectomy.metrics.lm_eval.harness import load_tasks
 from vectomy.metrics.prompt_set import read_sets
-from vectomy.models import explain_divided, join_ranks, missing_quantiser
+from vectomy.models import explain_divided, join_ranks
 from vectomy.workflows.evaluate.evaluation_workflow import EvaluationWorkflow
 from vectomy.workflows.evaluate.subjects import open_subjects, with_controls
+from vectomy.workflows.needed_packages import list_missing_for_evaluation
 from vectomy.workflows.preflight import refuse
 from vectomy.workflows.stages import Log, ignore
 
@@ -60,7 +61,7 @@ def evaluate_models(
         if isinstance(subjects, EvaluationConfig)
         else parse_evaluation({"subjects": tuple(subjects), **options})
     )
-    refuse(missing_quantiser(config.runtime.load_in), explain_divided(config.runtime))
+    refuse(*list_missing_for_evaluation(config), explain_divided(config.runtime))
     if not join_ranks(config.runtime.device, config.runtime.tensor_parallel).is_first:
         progress, log = silent, ignore
     out = Path(out)

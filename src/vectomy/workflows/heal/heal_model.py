@@ -12,7 +12,6 @@ from typing import Any
 
 from vectomy.core.json_value import JsonObject
 from vectomy.core.output_path import check_run_output
-from vectomy.core.packages import describe_missing
 from vectomy.core.progress import Progress, silent
 from vectomy.core.run_folder import RunFolder, hash_of, read_json
 from vectomy.core.versions import versions
@@ -20,10 +19,11 @@ from vectomy.edits.edit import Edit
 from vectomy.healing.heal_config import OWN, HealConfig, parse_heal
 from vectomy.healing.launching import launch_file
 from vectomy.healing.machine import resolve_machine
-from vectomy.models import check_lengths, missing_quantiser
+from vectomy.models import check_lengths
 from vectomy.workflows.heal.heal_examples import list_own_prompts
 from vectomy.workflows.heal.heal_inputs import open_inputs
 from vectomy.workflows.heal.heal_stages import STAGES, HealWorkflow, StageName, list_heal_stages
+from vectomy.workflows.needed_packages import list_missing_for_healing
 from vectomy.workflows.preflight import refuse
 from vectomy.workflows.stages import Log, ignore
 
@@ -72,11 +72,7 @@ def heal_model(
         VectomyError: see core/errors.py; finished stages are kept and not run again.
     """
     config = parse_heal(options) if config is None else config
-    # An adapter that was trained elsewhere is merged without them.
-    refuse(
-        describe_missing("healing", "trl", "peft") if trained is None else None,
-        missing_quantiser(config.runtime.load_in),
-    )
+    refuse(*list_missing_for_healing(config, str(model), base, trains=trained is None))
     check_run_output(out)
     resolve_machine(config)
     if launcher is not None:
