@@ -8,6 +8,14 @@
     vectomy.bake(edit * 0.5, checkpoint, out)               # in the weights
     vectomy.verify(out, edit).max_projection                # measured on the result
 
+In a notebook, with a model of transformers that is loaded:
+
+    chat = vectomy.wrap(model, tokenizer)
+    harmful, harmless = (vectomy.collect(chat, prompts) for prompts in (refused, answered))
+    directions = vectomy.fit_directions(harmful, harmless, "difference_of_means")
+    edit = vectomy.Edit.ablation(chat, directions.at("resid_pre", 12, -1))
+    with edit.hooks(chat): ...
+
 Names load on first use, so that `import vectomy` is quick.
 """
 
@@ -25,12 +33,18 @@ if TYPE_CHECKING:
     from vectomy.edits.export.bake import bake as bake
     from vectomy.edits.export.receipt import Receipt as Receipt
     from vectomy.edits.steering import Condition as Condition
+    from vectomy.hooks.capture import capture as capture
+    from vectomy.hooks.interventions import intervene as intervene
     from vectomy.hub.push import push as push
     from vectomy.metrics.verify import verify as verify
+    from vectomy.models import ChatModel as ChatModel
     from vectomy.models import load_layerwise as load_layerwise
     from vectomy.models import load_model as load_model
     from vectomy.models import probe_architecture as probe_architecture
+    from vectomy.models import wrap as wrap
+    from vectomy.search.activation_stats import ActivationStats as ActivationStats
     from vectomy.search.collect import collect as collect
+    from vectomy.search.estimators import Directions as Directions
     from vectomy.search.estimators import fit_directions as fit_directions
     from vectomy.workflows.evaluate.evaluation import evaluate_models as evaluate_models
     from vectomy.workflows.heal.heal_model import heal_model as heal_model
@@ -40,8 +54,11 @@ if TYPE_CHECKING:
     from vectomy.workflows.trait_config import TraitRun as TraitRun
 
 __all__ = [
+    "ActivationStats",
+    "ChatModel",
     "Comparison",
     "Condition",
+    "Directions",
     "Edit",
     "Prompt",
     "Receipt",
@@ -49,11 +66,13 @@ __all__ = [
     "TraitRun",
     "VectomyError",
     "bake",
+    "capture",
     "collect",
     "compare",
     "evaluate_models",
     "fit_directions",
     "heal_model",
+    "intervene",
     "load_layerwise",
     "load_model",
     "load_trait",
@@ -63,11 +82,15 @@ __all__ = [
     "reproduce",
     "run",
     "verify",
+    "wrap",
 ]
 
 _HOMES = {
+    "ActivationStats": "search.activation_stats",
+    "ChatModel": "models",
     "Comparison": "comparison",
     "Condition": "edits.steering",
+    "Directions": "search.estimators",
     "Edit": "edits.edit",
     "Prompt": "data.prompts",
     "Receipt": "edits.export.receipt",
@@ -75,11 +98,13 @@ _HOMES = {
     "TraitRun": "workflows.trait_config",
     "VectomyError": "core.errors",
     "bake": "edits.export.bake",
+    "capture": "hooks.capture",
     "collect": "search.collect",
     "compare": "comparison",
     "evaluate_models": "workflows.evaluate.evaluation",
     "fit_directions": "search.estimators",
     "heal_model": "workflows.heal.heal_model",
+    "intervene": "hooks.interventions",
     "load_layerwise": "models",
     "load_model": "models",
     "load_trait": "data.trait_file",
@@ -89,11 +114,18 @@ _HOMES = {
     "reproduce": "workflows.reproduce",
     "run": "workflows.run",
     "verify": "metrics.verify",
+    "wrap": "models",
 }
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return import_module("importlib.metadata").version("vectomy")
     if name not in _HOMES:
         raise AttributeError(f"module 'vectomy' has no attribute '{name}'")
     import_module("vectomy.core.threads").prepare_threads()
     return getattr(import_module(f"vectomy.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*_HOMES, "__version__", "__doc__", "__file__", "__name__", "__path__"})

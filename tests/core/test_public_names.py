@@ -38,3 +38,12 @@ def test_a_public_name_is_explained(name: str) -> None:
     elif not issubclass(item, BaseModel | Exception):
         # The docstring that a dataclass makes of its fields explains nothing.
         assert not (item.__doc__ or "").startswith(f"{name}(")
+
+
+def test_tab_shows_every_public_name_and_the_version() -> None:
+    from importlib.metadata import version
+
+    assert set(vectomy.__all__) <= set(dir(vectomy))
+    assert set(vectomy.__all__) == set(vectomy._HOMES)
+    assert vectomy.__version__ == version("vectomy")
+    assert {"wrap", "capture", "intervene"} <= set(vectomy.__all__)

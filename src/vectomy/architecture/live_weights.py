@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-__all__ = ["is_packed", "measure_matrix", "read_live_shapes"]
+__all__ = ["find_adapted", "is_packed", "measure_matrix", "read_live_shapes"]
 
 PLAIN = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 # Inputs of a packed layer that are read at once.
@@ -38,8 +38,16 @@ def read_live_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
     unpacked.
     """
     packed = {name: module for name, module in model.named_modules() if is_packed(module)}
+    adapted = find_adapted(model)
     shapes: dict[str, tuple[int, ...]] = {}
     for name, value in model.named_parameters(remove_duplicate=False):
+        layer = next((layer for layer in adapted if name.startswith(f"{layer}.")), None)
+        if layer is not None:
+            # An adapter's own parameters are no tensors of the model.
+            inner = name.removeprefix(f"{layer}.base_layer.")
+            if inner != name and f"{layer}.base_layer" not in packed:
+                shapes[f"{layer}.{inner}"] = tuple(value.shape)
+            continue
         owner, _, own = name.rpartition(".")
         if owner not in packed or own == "bias":
             shapes[name] = tuple(value.shape)
@@ -47,8 +55,13 @@ def read_live_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
         shape = (module.out_features, module.in_features)
         # transformers quantises the transposed layers of GPT-2 as ordinary ones.
         transposed = getattr(getattr(module, "source_cls", None), "__name__", "") == "Conv1D"
-        shapes[f"{name}.weight"] = shape[::-1] if transposed else shape
+        shapes[f"{name.removesuffix('.base_layer')}.weight"] = shape[::-1] if transposed else shape
     return shapes
+
+
+def find_adapted(model: nn.Module) -> list[str]:
+    """Names of the layers that hold another, as those of PEFT hold the layer that they adapt."""
+    return [name for name, module in model.named_modules() if "base_layer" in module._modules]
 
 
 @torch.no_grad()

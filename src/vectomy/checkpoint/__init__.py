@@ -5,8 +5,15 @@ as described by change.py.
 
 from vectomy.checkpoint.change import Added, Change
 from vectomy.checkpoint.folder_architecture import architecture_in
-from vectomy.checkpoint.index import Checkpoint
-from vectomy.checkpoint.reader import fingerprint, read_stored, read_tensor, sidecar_digest, tensor_hashes
+from vectomy.checkpoint.index import Checkpoint, ModelSource
+from vectomy.checkpoint.reader import (
+    fingerprint,
+    fingerprint_tensors,
+    read_stored,
+    read_tensor,
+    sidecar_digest,
+    tensor_hashes,
+)
 from vectomy.checkpoint.safetensors_header import TensorEntry
 from vectomy.checkpoint.writer import rewrite
 
@@ -14,9 +21,11 @@ __all__ = [
     "Added",
     "Change",
     "Checkpoint",
+    "ModelSource",
     "TensorEntry",
     "architecture_in",
     "fingerprint",
+    "fingerprint_tensors",
     "read_stored",
     "read_tensor",
     "rewrite",

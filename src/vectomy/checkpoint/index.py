@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from vectomy.checkpoint.auxiliary_files import sort_files
 from vectomy.checkpoint.folder_kind import (
@@ -26,16 +26,24 @@ from vectomy.checkpoint.safetensors_header import (
     read_shard,
     unique_keys,
 )
-from vectomy.core.errors import CheckpointError, UnsafeCheckpointError
+from vectomy.core.errors import CheckpointError, UnsafeCheckpointError, UsageError
 from vectomy.core.suggestions import suggest_path
 from vectomy.core.text_file import read_text
 from vectomy.core.write_errors import NO_RIGHT
 
-__all__ = ["INDEX", "RECORDS", "Checkpoint"]
+__all__ = ["INDEX", "RECORDS", "Checkpoint", "ModelSource"]
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 PART = re.compile(r".*-(\d{5})-of-(\d{5})\.safetensors")
+
+
+@runtime_checkable
+class HoldsCheckpoint(Protocol):
+    """A model that knows the folder of its weights: `ChatModel`."""
+
+    @property
+    def checkpoint(self) -> Checkpoint: ...
 
 
 @dataclass(frozen=True)
@@ -65,9 +73,27 @@ class Checkpoint:
         return sum(shard.size for shard in self.shards)
 
     @classmethod
-    def of(cls, source: str | Path | Checkpoint) -> Checkpoint:
-        """A checkpoint that is open already, or the one in this folder. Raises as `open` does."""
-        return source if isinstance(source, Checkpoint) else Checkpoint.open(source)
+    def of(cls, source: ModelSource) -> Checkpoint:
+        """A checkpoint that is open already, the one in this folder, or that of a `ChatModel`.
+
+        Raises:
+            CheckpointError: as `open`; or the weights of the model are in no folder.
+            UsageError: `source` is nothing of the kind.
+        """
+        if isinstance(source, str | Path):
+            return Checkpoint.open(source)
+        checkpoint = source if isinstance(source, Checkpoint) else getattr(source, "checkpoint", None)
+        if not isinstance(checkpoint, Checkpoint):
+            raise UsageError(
+                f"a {type(source).__name__} is no model folder; give the path of one, or a ChatModel "
+                "(vectomy.load_model, or vectomy.wrap for a model that is loaded)"
+            )
+        if not checkpoint.tensors:
+            raise CheckpointError(
+                f"no folder holds the weights of {checkpoint.path}, a model in memory; save it with "
+                "model.save_pretrained(DIR) and tokenizer.save_pretrained(DIR), and give DIR"
+            )
+        return checkpoint
 
     @classmethod
     def open(cls, path: str | Path) -> Checkpoint:
@@ -131,6 +157,10 @@ class Checkpoint:
         )
         notes += others.notes
         return cls(path, config, shards, index, others.kept, others.left, tensors, tuple(notes), hint)
+
+
+ModelSource: TypeAlias = str | Path | Checkpoint | HoldsCheckpoint
+"""A model folder: its path, opened, or that of a loaded model."""
 
 
 def _shard_names(path: Path) -> tuple[dict[str, Any] | None, list[str]]:

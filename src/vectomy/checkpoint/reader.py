@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import BinaryIO
 
 import torch
@@ -20,6 +20,7 @@ __all__ = [
     "STORED_DTYPES",
     "TORCH_DTYPES",
     "fingerprint",
+    "fingerprint_tensors",
     "holds_equal",
     "read_stored",
     "read_tensor",
@@ -142,12 +143,34 @@ def fingerprint(checkpoint: Checkpoint) -> str:
     for name in sorted(checkpoint.tensors):
         entry = checkpoint.tensors[name]
         digest.update(canonical_json([name, entry.dtype, list(entry.shape)]).encode())
-        length = entry.end - entry.start
-        for offset in sorted({0, max(0, length // 2 - SAMPLE // 2), max(0, length - SAMPLE)}):
-            digest.update(
-                _bytes(checkpoint, entry, entry.start + offset, min(entry.start + offset + SAMPLE, entry.end))
-            )
+        for start, end in _sampled(entry.end - entry.start):
+            digest.update(_bytes(checkpoint, entry, entry.start + start, entry.start + end))
     return digest.hexdigest()
+
+
+def fingerprint_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """The fingerprint of a checkpoint that holds these tensors under these names."""
+    names = {dtype: name for name, dtype in STORED_DTYPES.items()}
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        value = tensors[name].detach()
+        digest.update(canonical_json([name, names[value.dtype], list(value.shape)]).encode())
+        for start, end in _sampled(value.numel() * value.itemsize):
+            digest.update(_bytes_of(value, start, end))
+    return digest.hexdigest()
+
+
+def _sampled(length: int) -> list[tuple[int, int]]:
+    """The bytes that a fingerprint reads of a tensor of so many."""
+    offsets = sorted({0, max(0, length // 2 - SAMPLE // 2), max(0, length - SAMPLE)})
+    return [(offset, min(offset + SAMPLE, length)) for offset in offsets]
+
+
+def _bytes_of(value: Tensor, start: int, end: int) -> bytes:
+    """Some bytes of a tensor in memory, as a file would hold it."""
+    first, last = start // value.itemsize, -(-end // value.itemsize)
+    numbers = value.reshape(-1)[first:last].cpu().contiguous().view(torch.uint8).numpy().tobytes()
+    return numbers[start - first * value.itemsize : end - first * value.itemsize]
 
 
 def tensor_hashes(checkpoint: Checkpoint, progress: Progress = silent) -> dict[str, str]:

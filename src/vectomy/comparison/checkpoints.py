@@ -4,9 +4,7 @@ there is one.
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from vectomy.checkpoint import Checkpoint
+from vectomy.checkpoint import Checkpoint, ModelSource
 from vectomy.comparison.explanation import DiffExplanation
 from vectomy.comparison.matrix_pairs import open_pair
 from vectomy.comparison.outcome import Comparison
@@ -17,9 +15,7 @@ from vectomy.models import fetch
 __all__ = ["compare"]
 
 
-def compare(
-    a: str | Path | Checkpoint, b: str | Path | Checkpoint, *, progress: Progress = silent
-) -> Comparison:
+def compare(a: ModelSource, b: ModelSource, *, progress: Progress = silent) -> Comparison:
     """The difference between a checkpoint `b` and its base `a`, and the Edit that explains it.
 
     Directions and strengths are fitted on 4,096 vectors of each matrix; then every element is
@@ -44,7 +40,7 @@ def compare(
     return DiffExplanation(scan, basis, operations).comparison()
 
 
-def _opened(source: str | Path | Checkpoint) -> Checkpoint:
+def _opened(source: ModelSource) -> Checkpoint:
     if isinstance(source, Checkpoint):
         return source
     return Checkpoint.open(fetch(str(source)))

@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["first_input", "first_output", "inner_model"]
+from vectomy.core.errors import UsageError
+
+__all__ = ["first_input", "first_output", "inner_model", "live_module"]
 
 
 def first_input(args: tuple[Any, ...], kwargs: Mapping[str, object]) -> Tensor:
@@ -35,3 +37,21 @@ def inner_model(model: Any) -> nn.Module:
     base: nn.Module = getattr(model, "base_model", model)
     own = getattr(model, "model", None)
     return own if base is model and isinstance(own, nn.Module) else base
+
+
+def live_module(model: object) -> nn.Module:
+    """The transformers model in what a caller has: the model itself, a `ChatModel` (its `.model`),
+    or a PEFT model (the model that it adapts, with its adapters).
+
+    Raises:
+        UsageError: `model` is nothing of the kind.
+    """
+    inner = model if isinstance(model, nn.Module) else getattr(model, "model", None)
+    if isinstance(inner, nn.Module) and hasattr(inner, "peft_type"):
+        inner = inner.get_base_model()
+    if isinstance(inner, nn.Module) and hasattr(getattr(inner, "config", None), "to_dict"):
+        return inner
+    raise UsageError(
+        f"a {type(model).__name__} is no language model of transformers; give a model of "
+        "AutoModelForCausalLM, or the ChatModel of vectomy.load_model or vectomy.wrap"
+    )

@@ -21,9 +21,9 @@ import math
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from vectomy.core.errors import PromptError
 from vectomy.core.json_value import JsonObject, JsonValue
@@ -43,7 +43,9 @@ __all__ = [
     "Labelled",
     "Prompt",
     "PromptSource",
+    "Prompts",
     "Turn",
+    "as_prompts",
     "as_turn",
     "read_labelled",
     "read_prompts",
@@ -83,6 +85,39 @@ class Prompt:
         """Text, system prompt and earlier turns, as they are hashed and stored."""
         history = {"history": [vars(turn) for turn in self.history]} if self.history else {}
         return {"text": self.text, "system": self.system, **history}
+
+
+Prompts = Prompt | str | Iterable[object]
+"""Prompts as a caller may give them: see `as_prompts`."""
+
+
+def as_prompts(prompts: Prompts) -> list[Prompt]:
+    """Prompts from what a caller has: texts, `Prompt` values, conversations (lists of messages with
+    `role` and `content`), in any mix; or a single text or `Prompt`.
+
+    Raises:
+        PromptError: one of them is nothing of the kind.
+    """
+    given = [prompts] if isinstance(prompts, str | Prompt) else prompts
+    if not isinstance(given, Iterable) or isinstance(given, Mapping | bytes):
+        raise PromptError(
+            f"prompts are texts, not a {type(prompts).__name__}; give a list such as ['How do I bake bread?']"
+        )
+    return [_as_prompt(value, f"prompt {number}") for number, value in enumerate(given, 1)]
+
+
+def _as_prompt(value: Any, where: str) -> Prompt:
+    if isinstance(value, Prompt):
+        return value
+    if isinstance(value, str):
+        return Prompt(value)
+    prompt = _read_conversation(value, None, where) if isinstance(value, list) and value else None
+    if isinstance(prompt, Prompt):
+        return prompt
+    raise PromptError(
+        f"{where} is {clip(repr(value))}, a {type(value).__name__}; a prompt is a text, a vectomy.Prompt, or "
+        "a list of messages with `role` and `content`"
+    )
 
 
 @dataclass(frozen=True)

@@ -22,16 +22,25 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vectomy.architecture import Architecture, Writer, architecture_of, check_covered
-from vectomy.checkpoint import Checkpoint, architecture_in, fingerprint
+from vectomy.checkpoint import Checkpoint, ModelSource, architecture_in, fingerprint
 from vectomy.core import linalg
 from vectomy.core.component import OUTSIDE, Component
 from vectomy.core.errors import EditError, FingerprintError
+from vectomy.core.module_io import live_module
 from vectomy.core.output_path import check_file_content, check_replaceable_file
 from vectomy.core.run_folder import write_whole
 from vectomy.core.types import NormMode, Vector
 from vectomy.edits.edit_file import encode_edit, read_edit
 from vectomy.edits.live_hooks import edit_writers
-from vectomy.edits.operation import BaseModelRef, Operation, check_fits, check_takes, combine, shape_of
+from vectomy.edits.operation import (
+    BaseModelRef,
+    LoadedModel,
+    Operation,
+    check_fits,
+    check_takes,
+    combine,
+    shape_of,
+)
 from vectomy.edits.steering import Condition, steer_rows
 
 __all__ = ["BaseModelRef", "Edit", "Operation"]
@@ -70,7 +79,7 @@ class Edit:
     @classmethod
     def ablation(
         cls,
-        checkpoint: str | Path | Checkpoint,
+        checkpoint: ModelSource,
         direction: Float[Tensor, "*k d_model"],
         strength: float = 1.0,
         norm: NormMode = "none",
@@ -82,7 +91,7 @@ class Edit:
         model.
 
         Args:
-            checkpoint: the base, as a folder or opened.
+            checkpoint: the base: a folder, opened, or a `ChatModel` (`load_model`, `wrap`).
             direction: d_model numbers, or k x d_model; any length but 0.
             strength: 1 removes the direction, 0.5 halves it, 2 reflects it, -1 doubles it.
             norm: restore the lengths of each weight's rows or columns after the edit.
@@ -97,11 +106,14 @@ class Edit:
             EditError: the direction is zero, NaN, of the wrong width, or k directions are linearly
                 dependent.
         """
-        opened = Checkpoint.of(checkpoint)
-        architecture = architecture_in(opened)
-        check_covered(architecture)
+        if isinstance(checkpoint, LoadedModel):
+            architecture, base = checkpoint.architecture, BaseModelRef.of(checkpoint, name)
+        else:
+            opened = Checkpoint.of(checkpoint)
+            architecture, base = architecture_in(opened), BaseModelRef.of(opened, name)
+            check_covered(architecture)
         writers = [writer for writer in architecture.writers if embeddings or writer.component not in OUTSIDE]
-        return cls.from_directions(direction, BaseModelRef.of(opened, name), writers, strength, norm, about)
+        return cls.from_directions(direction, base, writers, strength, norm, about)
 
     @classmethod
     def from_directions(
@@ -226,14 +238,14 @@ class Edit:
 
     def hooks(
         self,
-        model: nn.Module,
+        model: object,
         strength: float | Sequence[float] | Float[Tensor, " batch"] = 1.0,
         when: Condition | None = None,
     ) -> AbstractContextManager[None]:
         """Apply the edit to a live model for the length of a `with` block.
 
         Args:
-            model: a transformers model of the edit's base (`ChatModel.model`, or one of your own).
+            model: the edit's base as a `ChatModel`, or as a model of transformers.
             strength: a factor of the strengths, as in `edit * strength`; or one factor for each row
                 of every batch inside the block.
             when: apply the edit only to rows whose prompt meets this condition.
@@ -243,9 +255,8 @@ class Edit:
             EditError: strengths by row or a condition, for an edit that changes parameters which
                 all rows share.
         """
-        architecture = architecture_of(model)
-        if not self.base.same_shape(architecture):
-            raise FingerprintError(f"the edit is for {self.base}; this model is {shape_of(architecture)}")
+        model = live_module(model)
+        architecture = self._check_shape(model)
         if isinstance(strength, int | float) and when is None:
             edit = self if strength == 1.0 else self * strength
             return edit_writers(model, edit.writers(architecture))
@@ -259,7 +270,7 @@ class Edit:
             )
         return steer_rows(model, lambda value: (self * value).writers(architecture), dial, when)
 
-    def in_weights(self, model: nn.Module, strength: float = 1.0) -> AbstractContextManager[None]:
+    def in_weights(self, model: object, strength: float = 1.0) -> AbstractContextManager[None]:
         """`hooks`, by weights that are changed for the length of a `with` block and restored to
         the same bytes: passes inside cost no more than without the edit. Where a weight cannot be
         changed (packed, offloaded, or shared with the head), hooks stay. Takes the memory of a copy
@@ -271,11 +282,16 @@ class Edit:
         Raises:
             FingerprintError, EditError: as `hooks`.
         """
+        model = live_module(model)
+        architecture = self._check_shape(model)
+        edit = self if strength == 1.0 else self * strength
+        return edit_writers(model, edit.writers(architecture), in_weights=True)
+
+    def _check_shape(self, model: nn.Module) -> Architecture:
         architecture = architecture_of(model)
         if not self.base.same_shape(architecture):
             raise FingerprintError(f"the edit is for {self.base}; this model is {shape_of(architecture)}")
-        edit = self if strength == 1.0 else self * strength
-        return edit_writers(model, edit.writers(architecture), in_weights=True)
+        return architecture
 
     def check_base(self, checkpoint: Checkpoint) -> None:
         """Raises FingerprintError if `checkpoint` has other weights than the edit's base."""

@@ -81,7 +81,9 @@ def _list_shared(model: nn.Module) -> frozenset[str]:
 
 
 def _can_be_changed(model: nn.Module, writer: Writer, edit: Operation, shared: Collection[str]) -> bool:
-    if not edit.strengths.any() or is_packed(model.get_submodule(writer.module)):
+    module = model.get_submodule(writer.module)
+    # An adapter adds to what its layer's weight gives, so there the output is changed.
+    if not edit.strengths.any() or is_packed(module) or "base_layer" in module._modules:
         return False
     parameter = model.get_parameter(writer.weight)
     return writer.weight not in shared and _is_plain(parameter) and not parameter.is_meta

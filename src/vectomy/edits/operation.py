@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -20,6 +21,7 @@ from vectomy.core.types import NormMode, Vector
 
 __all__ = [
     "BaseModelRef",
+    "LoadedModel",
     "Operation",
     "check_fits",
     "check_takes",
@@ -31,6 +33,16 @@ __all__ = [
 
 # How far stored rows may be from orthonormal (float32).
 ORTHONORMAL = 1e-4
+
+
+@runtime_checkable
+class LoadedModel(Protocol):
+    """A model in memory that knows what its weights are: `ChatModel`."""
+
+    @property
+    def architecture(self) -> Architecture: ...
+    @property
+    def fingerprint(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -61,9 +73,12 @@ class BaseModelRef:
             )
 
     @classmethod
-    def of(cls, checkpoint: Checkpoint, name: str = "") -> BaseModelRef:
-        arch = architecture_in(checkpoint)
-        return cls(arch.model_type, arch.d_model, arch.n_layers, arch.vocab, fingerprint(checkpoint), name)
+    def of(cls, model: Checkpoint | LoadedModel, name: str = "") -> BaseModelRef:
+        if isinstance(model, Checkpoint):
+            arch, weights = architecture_in(model), fingerprint(model)
+        else:
+            arch, weights = model.architecture, model.fingerprint
+        return cls(arch.model_type, arch.d_model, arch.n_layers, arch.vocab, weights, name)
 
     def __str__(self) -> str:
         name = self.name or self.model_type

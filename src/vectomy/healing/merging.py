@@ -15,7 +15,7 @@ import safetensors
 import torch
 from torch import Tensor
 
-from vectomy.checkpoint import Change, Checkpoint, architecture_in, fingerprint, rewrite
+from vectomy.checkpoint import Change, Checkpoint, ModelSource, architecture_in, fingerprint, rewrite
 from vectomy.checkpoint.lora import LoraUpdate, is_transposed_lora, read_lora
 from vectomy.checkpoint.quantization import check_supported, integer_weights, locate
 from vectomy.core.errors import CheckpointError, FingerprintError
@@ -31,7 +31,7 @@ TensorChange = Callable[[Tensor], Tensor]
 
 def merge_training(
     trained: Path,
-    checkpoint: str | Path | Checkpoint,
+    checkpoint: ModelSource,
     out: str | Path,
     *,
     directions: WriterDirections | None = None,

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from vectomy.architecture import Architecture, architecture_of
 from vectomy.core.errors import ArchitectureError
-from vectomy.core.module_io import first_input, first_output
+from vectomy.core.module_io import first_input, first_output, live_module
 from vectomy.core.types import SITES, Point, Site
 
 __all__ = ["capture"]
@@ -27,7 +27,7 @@ __all__ = ["capture"]
 
 @contextmanager
 def capture(
-    model: nn.Module,
+    model: object,
     sites: Sequence[Site] = SITES,
     layers: Iterable[int] | None = None,
     positions: Sequence[int] | None = None,
@@ -43,6 +43,7 @@ def capture(
     Raises:
         ArchitectureError: a model type, site or layer that is not known.
     """
+    model = live_module(model)
     architecture = architecture_of(model)
     kept: dict[Point, Tensor] = {}
 

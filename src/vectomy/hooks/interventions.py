@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from vectomy.architecture import Architecture, architecture_of
 from vectomy.core import linalg
 from vectomy.core.errors import ArchitectureError
-from vectomy.core.module_io import first_input, first_output
+from vectomy.core.module_io import first_input, first_output, live_module
 from vectomy.core.types import SITES, Point, Stream, Vector
 
 __all__ = ["Intervention", "ablate", "add", "affine", "at", "intervene", "scale"]
@@ -76,7 +76,7 @@ def at(positions: Sequence[int], intervention: Intervention) -> Intervention:
 
 
 @contextmanager
-def intervene(model: nn.Module, interventions: Mapping[Point, Intervention]) -> Iterator[None]:
+def intervene(model: object, interventions: Mapping[Point, Intervention]) -> Iterator[None]:
     """Apply interventions at points (site, layer) of the stream.
 
     resid_mid goes into the norm that reads it and around it, as one tensor; it is changed in place,
@@ -86,7 +86,8 @@ def intervene(model: nn.Module, interventions: Mapping[Point, Intervention]) -> 
     Raises:
         ArchitectureError: a model type, site or layer that is not known.
     """
-    architecture = architecture_of(model)
+    module = live_module(model)
+    architecture = architecture_of(module)
     for site, _ in interventions:
         if site not in SITES:
             raise ArchitectureError(f"there is no site '{site}'; sites are {', '.join(SITES)}")
@@ -95,7 +96,7 @@ def intervene(model: nn.Module, interventions: Mapping[Point, Intervention]) -> 
         for (site, layer), change in sorted(
             interventions.items(), key=lambda item: (item[0][1], SITES.index(item[0][0]))
         ):
-            block = model.get_submodule(architecture.block(layer))
+            block = module.get_submodule(architecture.block(layer))
             if site == "resid_pre":
                 hooks.callback(
                     block.register_forward_pre_hook(_change_input(change), with_kwargs=True).remove

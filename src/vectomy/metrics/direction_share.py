@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vectomy.checkpoint import Checkpoint
+from vectomy.checkpoint import Checkpoint, ModelSource
 from vectomy.core.byte_count import write_bytes
 from vectomy.core.config import Runtime
 from vectomy.core.errors import ActivationError, ModelError
@@ -36,7 +35,7 @@ def shares_along(
 
 @torch.inference_mode()
 def projections(
-    checkpoint: str | Path | Checkpoint,
+    checkpoint: ModelSource,
     basis: Float[Tensor, "n d_model"],
     *,
     tokens: Sequence[Sequence[int]] | None = None,

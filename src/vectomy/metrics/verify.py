@@ -10,14 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from vectomy.architecture import check_covered
-from vectomy.checkpoint import Checkpoint, architecture_in, fingerprint
+from vectomy.checkpoint import Checkpoint, ModelSource, architecture_in, fingerprint
 from vectomy.core.errors import ActivationError, FingerprintError, VectomyError
 from vectomy.core.progress import Progress, silent
 from vectomy.edits.edit import Edit
@@ -37,10 +36,10 @@ __all__ = ["removed_directions", "verify", "with_measurement"]
 
 
 def verify(
-    checkpoint: str | Path | Checkpoint,
+    checkpoint: ModelSource,
     edit: Edit,
     *,
-    base: str | Path | Checkpoint | None = None,
+    base: ModelSource | None = None,
     tokens: Sequence[Sequence[int]] | None = None,
     run: bool = True,
     seed: int = 0,
@@ -143,7 +142,7 @@ def _summarise(
 
 def with_measurement(
     receipt: Receipt,
-    checkpoint: str | Path | Checkpoint,
+    checkpoint: ModelSource,
     edit: Edit,
     *,
     tokens: Sequence[Sequence[int]] | None = None,

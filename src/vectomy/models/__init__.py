@@ -7,6 +7,7 @@
 - served_model.py: a model behind a chat endpoint; vllm_engine.py: answers by vLLM.
 - loading.py: finds, fetches and loads models. device_choice.py: where to; precision.py: the dtype
   they compute in; live_quantisation.py: weights quantised while they run.
+- wrapped_model.py: takes a model that is loaded already, with saved_tensors.py.
 - layerwise.py: runs a model that is larger than memory, with weights.py and block_pages.py;
   memory.py: what fits. model_pass.py: several passes together.
 - teacher_forcing.py: runs given answers. recompute.py: their backward passes in less memory.
@@ -53,6 +54,7 @@ from vectomy.models.teacher_forcing import (
     resume_at,
     resumes_exactly,
 )
+from vectomy.models.wrapped_model import wrap
 
 __all__ = [
     "Batch",
@@ -95,4 +97,5 @@ __all__ = [
     "run_passes",
     "shared_beginning",
     "with_adapter",
+    "wrap",
 ]

@@ -13,14 +13,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vectomy.architecture import Architecture, architecture_of
-from vectomy.checkpoint import Checkpoint
+from vectomy.checkpoint import Checkpoint, fingerprint, fingerprint_tensors
 from vectomy.core.config import BatchTokens
 from vectomy.core.errors import ActivationError, ModelError
 from vectomy.core.module_io import inner_model
 from vectomy.core.placed_module import execution_device
 from vectomy.core.progress import Progress, silent
 from vectomy.core.ranks import current_ranks
-from vectomy.data.prompts import Prompt
+from vectomy.data.prompts import Prompt, Prompts, as_prompts
 from vectomy.data.thoughts import TAGS
 from vectomy.models.answer_text import decode_answer, find_final_part, find_opened_thought
 from vectomy.models.attention_kernels import without_cudnn_attention
@@ -30,6 +30,7 @@ from vectomy.models.decoding import decode
 from vectomy.models.head import logits_of
 from vectomy.models.layerwise import LayerBatches, LayerwiseModel
 from vectomy.models.memory import available_memory, count_pass_tokens
+from vectomy.models.saved_tensors import saved_tensors
 from vectomy.models.thought_budget import answer_behind_thoughts
 
 __all__ = ["ChatModel"]
@@ -43,7 +44,7 @@ POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_seque
 SENTINELS = ("Hello", "What is 2 + 2?", "List\nthree things.", "x")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ChatModel:
     """A causal language model with its tokenizer and template, on one device, in evaluation mode.
 
@@ -76,14 +77,39 @@ class ChatModel:
         """Whether weights are in memory or on disk until their block runs."""
         return self.stream is None and any(value.is_meta for value in self.model.parameters())
 
+    @property
+    def fingerprint(self) -> str:
+        """Of its weights (checkpoint/reader.py), by which an Edit knows its base. Of a model that
+        is in memory alone, that of the folder which `save_pretrained` would write.
+        """
+        if self.checkpoint.tensors:
+            return fingerprint(self.checkpoint)
+        return fingerprint_tensors(saved_tensors(self.model))
+
+    def __repr__(self) -> str:
+        arch, dtype = self.architecture, str(self.model.dtype).removeprefix("torch.")
+        where = f"{dtype} on {self.device}" if self.stream is None else "read block by block"
+        return (
+            f"<ChatModel {self.name!r:.60}: {arch.model_type}, {arch.n_layers} layers of width "
+            f"{arch.d_model}, {where}>"
+        )
+
     # Prompts to tokens
 
-    def render(self, prompt: Prompt) -> str:
+    def render(self, prompt: Prompt | str) -> str:
         """The prompt in the model's chat template, up to the start of the answer.
 
         Raises:
-            ModelError: the template raises, or leaves out the prompt.
+            ModelError: the template raises, or leaves out the prompt; or there is no template.
         """
+        (prompt,) = as_prompts(prompt)
+        if getattr(self.tokenizer, "chat_template", None) is None:
+            lacks = (
+                "tokenizer, so it takes no text; give one: vectomy.wrap(model, tokenizer)"
+                if self.tokenizer is None
+                else "chat template, so it takes no prompts; set tokenizer.chat_template"
+            )
+            raise ModelError(f"{self.name} has no {lacks}")
         text = self.template.render(prompt)
         return text if self.thinking else _close_thought(text)
 
@@ -91,15 +117,16 @@ class ChatModel:
     def template(self) -> ChatTemplate:
         return ChatTemplate(self.tokenizer, self.name, self.thinking)
 
-    def tokens(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+    def tokens(self, prompts: Prompts) -> list[list[int]]:
         """Token ids per prompt. The template writes the special tokens, so none are added.
 
         Raises:
             ModelError: see `render` and `check_ids`; or the tokenizer fails.
+            PromptError: see `as_prompts`.
         """
-        if not prompts:
+        texts = [self.render(prompt) for prompt in as_prompts(prompts)]
+        if not texts:
             return []
-        texts = [self.render(prompt) for prompt in prompts]
         try:
             encoded = self.tokenizer(texts, add_special_tokens=False)
         except (KeyboardInterrupt, SystemExit):
@@ -186,6 +213,7 @@ class ChatModel:
 
     @property
     def pad_token(self) -> int:
+        """The token that fills rows: of the tokenizer, or else its end of text, or 0."""
         if self.tokenizer is None:
             return 0
         for token in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id):

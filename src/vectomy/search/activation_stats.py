@@ -41,7 +41,9 @@ class ActivationStats:
     covariance: Float[Tensor, "site layer position d_model d_model"] | None = None
     samples: Float[Tensor, "prompt site layer position d_model"] | None = None
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | Path) -> None:
+        """Write the statistics as one safetensors file."""
+        path = Path(path)
         values = {"mean": self.mean, "covariance": self.covariance, "samples": self.samples}
         header = canonical_json({"sites": self.sites, "positions": self.positions, "count": self.count})
         tensors = {name: value.contiguous() for name, value in values.items() if value is not None}

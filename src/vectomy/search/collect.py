@@ -18,7 +18,7 @@ from vectomy.core.errors import ActivationError, PromptError
 from vectomy.core.progress import Progress, silent
 from vectomy.core.ranks import current_ranks
 from vectomy.core.types import SITES, Site
-from vectomy.data.prompts import Prompt
+from vectomy.data.prompts import Prompts, as_prompts
 from vectomy.hooks.capture import capture
 from vectomy.models import (
     ChatModel,
@@ -40,7 +40,7 @@ PACK = 640
 @torch.inference_mode()
 def collect(
     chat: ChatModel,
-    prompts: Sequence[Prompt],
+    prompts: Prompts,
     *,
     sites: Sequence[Site] = SITES,
     positions: Sequence[int] = (-1,),
@@ -70,6 +70,7 @@ def collect(
         PromptError: no prompts, or one with fewer tokens than the positions need.
         ActivationError: NaN or infinite activations; the message names the site and layer.
     """
+    prompts = as_prompts(prompts)
     tokens = chat.tokens(prompts)
     shortest = min(map(len, tokens), default=0)
     if shortest < max(-position for position in positions):

@@ -218,7 +218,9 @@ class Directions:
     def at(self, site: Site, layer: int, position: int) -> Vector:
         return self.vectors[self.sites.index(site), layer, self.positions.index(position)]
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | Path) -> None:
+        """Write the directions as one safetensors file."""
+        path = Path(path)
         header = canonical_json(
             {"estimator": self.estimator, "sites": self.sites, "positions": self.positions}
         )

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from vectomy.architecture import Architecture, Writer, architecture_of, check_covered, excluded_tensors
-from vectomy.checkpoint import Checkpoint, architecture_in
+from vectomy.checkpoint import Checkpoint, ModelSource, architecture_in
 from vectomy.checkpoint.quantization import count_written_bytes
 from vectomy.core.component import OUTSIDE, Component
 from vectomy.core.config import LoadIn
@@ -90,7 +90,7 @@ class Plan:
 
 
 def plan(
-    checkpoint: str | Path | Checkpoint,
+    checkpoint: ModelSource,
     *,
     embeddings: bool = True,
     components: Collection[str] | None = None,
@@ -126,7 +126,7 @@ def plan(
     if missing := missing_quantiser(load_in):
         raise ModelError(missing)
     target = find_device(device)
-    if isinstance(checkpoint, Checkpoint) or not is_config_alone(checkpoint):
+    if not isinstance(checkpoint, str | Path) or not is_config_alone(checkpoint):
         opened = Checkpoint.of(checkpoint)
         arch = architecture_in(opened)
         check_covered(arch)

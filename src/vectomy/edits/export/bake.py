@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vectomy.architecture import Architecture, TensorRef, Writer, check_covered
-from vectomy.checkpoint import Checkpoint, architecture_in, rewrite
+from vectomy.checkpoint import Checkpoint, ModelSource, architecture_in, rewrite
 from vectomy.checkpoint.change import Added, Change
 from vectomy.checkpoint.quantization import (
     OTHER_FILES,
@@ -42,7 +42,7 @@ __all__ = ["Baking", "bake", "bake_writer", "decode_made"]
 
 def bake(
     edit: Edit,
-    checkpoint: str | Path | Checkpoint,
+    checkpoint: ModelSource,
     out: str | Path,
     *,
     link_untouched: bool = False,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from vectomy.architecture import Architecture, Writer, check_covered
-from vectomy.checkpoint import Checkpoint, architecture_in
+from vectomy.checkpoint import Checkpoint, ModelSource, architecture_in
 from vectomy.checkpoint.gguf import check_installed, check_new, gguf_architecture, gguf_name
 from vectomy.checkpoint.quantization import locate
 from vectomy.core.errors import EditError
@@ -29,7 +29,7 @@ __all__ = ["write_gguf_lora"]
 
 
 def write_gguf_lora(
-    edit: Edit, checkpoint: str | Path | Checkpoint, out: str | Path, *, progress: Progress = silent
+    edit: Edit, checkpoint: ModelSource, out: str | Path, *, progress: Progress = silent
 ) -> Receipt:
     """Write the adapter file `out`, in float32, from a model folder alone; one writer's weights in
     memory at a time.

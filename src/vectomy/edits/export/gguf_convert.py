@@ -17,7 +17,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from vectomy.checkpoint import Checkpoint
+from vectomy.checkpoint import ModelSource
 from vectomy.checkpoint.gguf import (
     Cost,
     GgufChange,
@@ -58,7 +58,7 @@ FINER = ("token_embd.weight", "output.weight")
 
 def bake_gguf(
     edit: Edit,
-    checkpoint: str | Path | Checkpoint,
+    checkpoint: ModelSource,
     out: str | Path,
     *,
     quant: str = "f16",

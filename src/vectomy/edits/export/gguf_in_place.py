@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vectomy.architecture import Architecture, check_covered
-from vectomy.checkpoint import Change, Checkpoint, architecture_in, read_stored
+from vectomy.checkpoint import Change, Checkpoint, ModelSource, architecture_in, read_stored
 from vectomy.checkpoint.gguf import (
     Cost,
     GgufAdded,
@@ -48,7 +48,7 @@ def edit_gguf(
     path: str | Path | GgufFile,
     out: str | Path,
     *,
-    base: str | Path | Checkpoint | None = None,
+    base: ModelSource | None = None,
     progress: Progress = silent,
 ) -> Receipt:
     """Write the edited copy of a GGUF file to the new file `out`.
@@ -121,7 +121,7 @@ def _bias(name: str, change: Change, arch: Architecture) -> list[GgufAdded]:
 
 
 def _check_base(
-    edit: Edit, file: GgufFile, view: GgufView, arch: Architecture, base: str | Path | Checkpoint | None
+    edit: Edit, file: GgufFile, view: GgufView, arch: Architecture, base: ModelSource | None
 ) -> None:
     """Raises FingerprintError unless the file is shown to hold the edit's base."""
     if not edit.base.same_shape(arch):

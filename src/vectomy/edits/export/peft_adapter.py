@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from vectomy.architecture import Architecture, TensorRef, check_covered
-from vectomy.checkpoint import Checkpoint, architecture_in, read_tensor
+from vectomy.checkpoint import Checkpoint, ModelSource, architecture_in, read_tensor
 from vectomy.checkpoint.quantization import locate
 from vectomy.checkpoint.reader import TORCH_DTYPES
 from vectomy.core import linalg
@@ -45,7 +45,7 @@ PREFIX = "base_model.model."
 
 def write_lora(
     edit: Edit,
-    checkpoint: str | Path | Checkpoint,
+    checkpoint: ModelSource,
     out: str | Path,
     *,
     dtype: Literal["float32", "checkpoint"] = "float32",
