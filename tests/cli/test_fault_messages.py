@@ -350,7 +350,7 @@ def test_a_full_disk_and_a_reader_that_has_gone_end_a_command_without_a_tracebac
 # Misspelt names and values out of range, of all commands: status and parts of the message
 
 ASKED_WRONGLY = {
-    "rnu BASE": (2, "Did you mean 'run'"),
+    "rnu BASE": (2, r"did you mean run\?"),
     "run BASE --positve POSITIVE": (2, "--positive"),
     "run BASE --recipe gradint": (2, r"did you mean gradient\?"),
     "run BASE --trait verbosty --out OUT": (2, r"did you mean verbosity\?"),

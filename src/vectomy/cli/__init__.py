@@ -37,6 +37,7 @@ from vectomy.cli.terminal import Verbosity, reset_terminal, verbosity
 from vectomy.core.errors import UsageError, VectomyError
 from vectomy.core.out_of_memory import is_out_of_memory
 from vectomy.core.packages import describe_missing
+from vectomy.core.quoted_error import quote_error
 from vectomy.core.ranks import is_launched, may_say
 from vectomy.core.threads import prepare_threads
 from vectomy.core.write_errors import describe_os_error
@@ -180,7 +181,7 @@ def _describe(error: Exception) -> str:
 
 
 def _unforeseen(error: Exception) -> str:
-    return f"unforeseen {type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+    return f"unforeseen {type(error).__name__}: {quote_error(error) if str(error) else 'no message'}"
 
 
 def _allow_any_text() -> None:

@@ -45,14 +45,15 @@ def _apply(
         ExportFormat | None,
         option(
             "--as",
-            help="Format of the result: the edited checkpoint (default), a PEFT adapter of the exact rank, a "
-            "GGUF file (default if MODEL is one; its types are kept), or an adapter for llama.cpp.",
+            help="Format of the result: the edited checkpoint, a PEFT adapter of the exact rank, a GGUF file "
+            "(of one, in its own types), or an adapter for llama.cpp. [default: checkpoint; gguf if MODEL "
+            "is a GGUF file]",
             panel=OUTPUT,
         ),
     ] = None,
     quant: Annotated[
         Quantization | None,
-        option("--quant", help="Types of a GGUF file made from a folder; f16 if not given.", panel=OUTPUT),
+        option("--quant", help="Types of a GGUF file made from a folder. [default: f16]", panel=OUTPUT),
     ] = None,
     base: Annotated[
         str | None, base_option("needed for a GGUF file that the Edit was not made from.")

@@ -52,7 +52,7 @@ def _chat(
         LoadIn | None,
         option(
             "--load-in",
-            help="Quantise the weights with bitsandbytes while the model runs; as in its run if not given.",
+            help="Quantise the weights with bitsandbytes while the model runs. [default: as in its run]",
             panel=MACHINE,
         ),
     ] = None,

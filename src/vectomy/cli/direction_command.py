@@ -28,7 +28,7 @@ OWN: dict[str, Any] = {
     "out": Annotated[Path, out_option("FILE", "a .safetensors file, for `vectomy edit new`.")],
     "layer": Annotated[
         int | None,
-        option("--layer", help="Layer whose input is read; 0.6 of the depth if not given.", panel=SEARCH),
+        option("--layer", help="Layer whose input is read. [default: at 0.6 of the depth]", panel=SEARCH),
     ],
     "position": Annotated[
         int,

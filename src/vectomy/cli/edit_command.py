@@ -48,7 +48,13 @@ def _new(
     ] = "none",
     embeddings: Embeddings = True,
     behaviour: Annotated[
-        str, option("--behaviour", help="Name of the behaviour, for tables and the model card.", panel=EDIT)
+        str,
+        option(
+            "--behaviour",
+            help="Name of the behaviour, for tables and the model card.",
+            panel=EDIT,
+            metavar="NAME",
+        ),
     ] = "",
     trust_remote_code: TrustRemoteCode = False,
     overwrite: Overwrite = False,

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from vectomy.cli.help import MEASURE, SectionedCommand
-from vectomy.cli.options import SOURCE_HELP, command_of, config_options, given_options
+from vectomy.cli.options import SOURCE_HELP, command_of, config_options, flags_of, given_options
 from vectomy.cli.output_folder import ask_about_folder, at_terminal, work_in_folder
 from vectomy.cli.progress_bars import bars
 from vectomy.cli.terminal import log_line
@@ -75,7 +75,7 @@ def _evaluate(values: dict[str, Any]) -> None:
 
     if "base" not in given and (base := _base_of(values["subjects"])) is not None:
         given["base"] = base
-    config = parse_evaluation(given, flags=True)
+    config = parse_evaluation(given, {"subjects": "SUBJECT", **flags_of(OPTIONS)})
     first = join_ranks(config.runtime.device, config.runtime.tensor_parallel).is_first
 
     def work(folder: Path, overwrite: bool) -> JsonObject:

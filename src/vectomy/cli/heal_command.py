@@ -19,6 +19,7 @@ from vectomy.cli.options import (
     SOURCE_HELP,
     command_of,
     config_options,
+    flags_of,
     given_options,
 )
 from vectomy.cli.output_folder import ask_about_folder, at_terminal, work_in_folder
@@ -89,7 +90,7 @@ class HealOptions:
         int | None,
         option(
             "--processes",
-            help="Number of parallel processes: those that train; one for each card if not given.",
+            help="Number of parallel processes: those that train. [default: one for each card]",
             panel=EXPERT,
         ),
     ] = None
@@ -159,8 +160,8 @@ def _heal(values: dict[str, Any]) -> None:
         log_line(f"not taken from {job.from_axolotl}: {note}")
     if job.model == "demo":
         file = {"prompts": "bundled:harmless", "preferences": "own", **file}
-    typed = {name: "--" + name.replace("_", "-") for name in options}
-    parsed = parse_heal({**file, **options}, typed)
+    typed = flags_of(OPTIONS)
+    parsed = parse_heal({**file, **options}, {name: typed[name] for name in options})
     out = job.out or Path("runs") / f"{Path(split_revision(job.model)[0]).resolve().name}-healed"
     if job.export_axolotl is not None:
         _export(job.export_axolotl, parsed, out, job.launch)

@@ -167,6 +167,9 @@ def sections_of(command: Any, context: Any) -> dict[str, list[tuple[str, str]]]:
     sections: dict[str, list[tuple[str, str]]] = {}
     for param in command.get_params(context):
         record = param.get_help_record(context)
+        if record is not None and param.param_type_name == "argument":
+            # Its name says what it is; `<str>` says nothing.
+            record = (param.metavar, record[1])
         if record is not None:
             sections.setdefault(_section(param), []).append(record)
     return {name: sections[name] for name in sorted(sections, key=_rank)}

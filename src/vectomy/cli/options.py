@@ -18,6 +18,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from vectomy.cli.help import HelpAll
+from vectomy.cli.vocabulary import DEVICES
 from vectomy.core.config import EXPERT, JobConfig, Panel
 from vectomy.core.repo_name import split_revision
 from vectomy.core.run_config import DEMO_PROMPTS, FLAT, HUB_PROMPTS, Contrast, RunConfig, Source
@@ -28,6 +29,7 @@ __all__ = [
     "command_of",
     "config_options",
     "default_folder",
+    "flags_of",
     "given_options",
     "run_options",
     "unpack",
@@ -43,6 +45,8 @@ Parameters = Mapping[str, Any]
 """Annotated types by parameter name; the ones of a command."""
 
 METAVARS = {
+    "behaviour": "NAME",
+    "device": DEVICES,
     "behaviour_tokens": "TOKEN",
     "direction": "FILE|random:SEED",
     "engine": "own|vllm|openai:URL[#MODEL]",
@@ -59,8 +63,9 @@ def run_options() -> dict[str, Any]:
     own = [
         name for name in RunConfig.model_fields if name not in ("model", "contrast", "selection", "runtime")
     ]
-    result = {name: _option(name, *_field(FLAT[name])) for name in names}
-    result |= {name: _option(name, RunConfig.model_fields[name], RunConfig) for name in own}
+    # What a person changes first stands first in its section.
+    result = {name: _option(name, RunConfig.model_fields[name], RunConfig) for name in own}
+    result |= {name: _option(name, *_field(FLAT[name])) for name in names}
     return result | _runtime_options(RunConfig)
 
 
@@ -176,6 +181,17 @@ def _shown(name: str, value: Any, flags: tuple[str, ...]) -> str:
 def given_options(values: Mapping[str, Any], options: Iterable[str]) -> dict[str, Any]:
     """The options that were typed."""
     return {name: values[name] for name in options if values.get(name) is not None}
+
+
+def flags_of(options: Parameters) -> dict[str, str]:
+    """What a person types for each option: `--text` for `texts`."""
+    result = {}
+    for name, annotation in options.items():
+        info = annotation.__metadata__[0]
+        # In an annotation, typer's first argument is the first flag too.
+        flags = [flag for flag in (info.default, *info.param_decls) if isinstance(flag, str)]
+        result[name] = next(flag for flag in flags if flag.startswith("--")).partition("/")[0]
+    return result
 
 
 def command_of(

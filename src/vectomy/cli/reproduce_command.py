@@ -69,13 +69,13 @@ def _reproduce(
         Path | None,
         option(
             "--prompt-folder",
-            help="With --from-scratch: folder of the search's prompt files; the current one if not given.",
+            help="With --from-scratch: folder of the search's prompt files. [default: the current one]",
             panel=SEARCH,
             metavar="DIR",
         ),
     ] = None,
     out: Annotated[
-        Path | None, out_option("DIR", "a new folder for the rebuilt model; it is deleted if not given.")
+        Path | None, out_option("DIR", "a new folder for the rebuilt model. [default: one that is deleted]")
     ] = None,
     threads: ThreadCount = "auto",
     trust_remote_code: TrustRemoteCode = False,

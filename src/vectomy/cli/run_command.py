@@ -26,7 +26,7 @@ from vectomy.cli.terminal import log_line
 from vectomy.cli.trait_command import TRAIT_OPTIONS, asks_for_trait, configure_trait, trait_options
 from vectomy.cli.vocabulary import AsJson, ConfigFile, Model, Overwrite, Yes, out_option
 from vectomy.core.config import load_config
-from vectomy.core.run_config import RunConfig, make_config
+from vectomy.core.run_config import HUB_PROMPTS, RunConfig, make_config
 
 __all__ = ["FLAGS", "RUN_OPTIONS", "SHARED", "register", "run_until"]
 
@@ -53,9 +53,9 @@ def register(app: typer.Typer) -> None:
         "run",
         cls=SectionedCommand,
         rich_help_panel=JOB,
-        epilog=f"{SOURCE_HELP} Without --positive and --negative, the default prompt sets are downloaded "
-        "from the Hub.",
-    )(command_of(_run, {"model": Model, **TRAIT_OPTIONS, **RUN_OPTIONS, **SHARED}, {"model": ..., **FLAGS}))
+        epilog=f"{SOURCE_HELP} Without --positive and --negative, {HUB_PROMPTS['positive']} and "
+        f"{HUB_PROMPTS['negative']} are downloaded from the Hub (as Heretic does).",
+    )(command_of(_run, {"model": Model, **RUN_OPTIONS, **TRAIT_OPTIONS, **SHARED}, {"model": ..., **FLAGS}))
     for stage, text in STAGES.items():
         app.command(
             stage,
@@ -144,8 +144,18 @@ def _announce(config: RunConfig, out: Path) -> None:
     sets = f"{contrast.positive.prompts} against {contrast.negative.prompts}"
     if config.recipe == "distill":
         sets = f"{contrast.positive.prompts} in two contexts"
+    usual = [
+        source.prompts
+        for side, source in (("positive", contrast.positive), ("negative", contrast.negative))
+        if source.prompts == HUB_PROMPTS[side]
+    ]
     lines = [
         f"{config.model}: {contrast.behaviour}, {sets}",
         f"recipe {config.recipe} on {config.direction_estimator}, seed {config.seed}; into {out}",
     ]
+    if usual and config.recipe != "distill":
+        lines.append(
+            f"prompts: {' and '.join(usual)} of the Hub, the default; give your own with --positive SRC and "
+            "--negative SRC"
+        )
     log_line("\n".join(lines))

@@ -30,17 +30,15 @@ TRAIT_OPTIONS: dict[str, Any] = {
     ],
     "operation": Annotated[
         Literal["induce", "remove"] | None,
-        _option("Induce or remove the trait; the trait's own operation if not given."),
+        _option("Induce or remove the trait. [default: the trait's own operation]"),
     ],
     "form": Annotated[
         Literal["learned", "bias", "set-point", "amplify"] | None,
-        _option("How the edit is made; the trait's own form if not given."),
+        _option("How the edit is made. [default: the trait's own form]"),
     ],
     "prompts": Annotated[
         str | None,
-        _option(
-            "Prompts that the models answer: neutral ones; the trait's own if not given.", "SRC", "Prompts"
-        ),
+        _option("Prompts that the models answer: neutral ones. [default: the trait's own]", "SRC", "Prompts"),
     ],
 }
 SYSTEM = ("positive_system", "negative_system")

@@ -41,8 +41,8 @@ def _verify(
     base: Annotated[
         str | None,
         base_option(
-            "partial strengths can only be verified against it. If not given: the base that the Edit "
-            "names, if it is on this machine."
+            "partial strengths can only be verified against it. [default: the base that the Edit "
+            "names, if it is on this machine]"
         ),
     ] = None,
     run: Annotated[

@@ -41,6 +41,7 @@ __all__ = [
 PUBLISHED = Panel("Hub")
 MEASURES = Panel("Measures")
 
+DEVICES = "auto|cpu|cuda|cuda:N|mps"
 MODEL_HELP = "The unedited model: a folder, a Hub id, a GGUF file, or `demo`."
 EDIT_HELP = "The Edit: its file, the folder of a run, checkpoint or adapter that holds one, or a Hub id."
 
@@ -99,7 +100,12 @@ Yes = Annotated[bool, option("--yes", help="Ask no questions.", panel=OUTPUT)]
 AsJson = Annotated[bool, option("--json", help="Print JSON instead of text.", panel=OUTPUT)]
 Device = Annotated[
     str,
-    option("--device", help="auto (CUDA, else MPS, else CPU), cpu, cuda, cuda:N or mps.", panel=MACHINE),
+    option(
+        "--device",
+        help=str(Runtime.model_fields["device"].description),
+        panel=MACHINE,
+        metavar=DEVICES,
+    ),
 ]
 LoadInOption = Annotated[
     LoadIn | None,

@@ -99,7 +99,7 @@ class Runtime(StrictModel):
     PANEL: ClassVar[Panel] = MACHINE
 
     device: str = "auto"
-    """auto (CUDA, else MPS, else CPU), cpu, cuda, cuda:N or mps."""
+    """Where the model runs; auto: CUDA, else MPS, else the processor."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Data type of the weights; auto is the checkpoint's own, or float32 on a processor without
     16-bit arithmetic.
@@ -117,8 +117,8 @@ class Runtime(StrictModel):
     sums in another order.
     """
     max_memory: Annotated[str | None, AfterValidator(_check_bytes)] = None
-    """Most memory that this process may take (of a card, if the model is on one), such as 12GB; all
-    that is free, if not given. A model that does not fit is read block by block (gradient).
+    """Most memory that this process may take (of a card, if the model is on one), such as 12GB. A
+    model that does not fit is read block by block (gradient). [default: all that is free]
     """
     thinking: Annotated[bool, EXPERT] = False
     """Let models with a thinking block think before they answer."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, Field
@@ -16,7 +17,6 @@ from vectomy.core.config import (
     Panel,
     Runtime,
     validate_config,
-    write_flag,
 )
 from vectomy.core.json_value import JsonObject
 
@@ -99,11 +99,14 @@ class EvaluationConfig(JobConfig):
         )
 
 
-def parse_evaluation(values: JsonObject, *, flags: bool = False) -> EvaluationConfig:
-    """Check the values of an evaluation; None counts as not given. Raises ConfigError as
-    `validate_config` does.
+def parse_evaluation(values: JsonObject, typed: Mapping[str, str] | None = None) -> EvaluationConfig:
+    """Check the values of an evaluation; None counts as not given.
+
+    Args:
+        typed: what a person typed for a key (`texts`: `--text`), for the error.
+
+    Raises:
+        ConfigError: see `validate_config`.
     """
     given = {name: value for name, value in values.items() if value is not None}
-    return validate_config(
-        EvaluationConfig, given, {name: write_flag(name) for name in given} if flags else None
-    )
+    return validate_config(EvaluationConfig, given, typed)

@@ -22,7 +22,18 @@ from vectomy.core.config import (
 from vectomy.core.errors import ConfigError
 from vectomy.core.json_value import JsonObject
 
-__all__ = ["Contrast", "RunConfig", "Selection", "Source", "make_config", "parse_config", "parse_selection"]
+__all__ = [
+    "DEMO_PROMPTS",
+    "FLAT",
+    "HUB_PROMPTS",
+    "Contrast",
+    "RunConfig",
+    "Selection",
+    "Source",
+    "make_config",
+    "parse_config",
+    "parse_selection",
+]
 
 HUB_PROMPTS = {"positive": "mlabonne/harmful_behaviors", "negative": "mlabonne/harmless_alpaca"}
 DEMO_PROMPTS = {"positive": "bundled:refused", "negative": "bundled:harmless"}
@@ -121,7 +132,7 @@ class Selection(StrictModel):
     without it, the edit of least KL that reaches the target rate.
     """
     steps: Annotated[int | None, SEARCH] = Field(None, ge=1)
-    """gradient, selective: steps of the optimiser; 36, or 96 for selective, if not given."""
+    """gradient, selective: steps of the optimiser. [default: 36; 96 for selective]"""
     accumulate: int = Field(1, ge=1)
     """gradient, selective: passes of each set in one step of the optimiser; several processes run
     them side by side.
@@ -129,8 +140,8 @@ class Selection(StrictModel):
     rank: int = Field(1, ge=1)
     """Rank of the learned change: gradient and selective learn this many orthonormal directions."""
     per_layer: bool | None = None
-    """gradient, selective: learn separate directions for each layer; only selective does so if not
-    given.
+    """gradient, selective: learn separate directions for each layer. [default: no-per-layer;
+    per-layer for selective]
     """
     direction: str | None = None
     """A direction (.npy, .safetensors with the tensor `direction`, or random:SEED): gradient and
@@ -155,8 +166,8 @@ class RunConfig(JobConfig):
     recipe: Annotated[Recipe, SEARCH] = "gradient"
     """How the edit is found."""
     estimator: Estimator | None = None
-    """How a direction is computed from activations; difference_of_means for article, projected for
-    the others, if not given.
+    """How a direction is computed from activations. [default: projected; difference_of_means for
+    article]
     """
     selection: Selection = Selection()
     seed: Annotated[int, SEARCH] = Field(0, ge=0)
@@ -240,7 +251,17 @@ def make_config(
         source = contrast.setdefault(side, {}) if isinstance(contrast, dict) else None
         if isinstance(source, dict):
             source.setdefault("prompts", default)
+    if flags and options.get("keep_system") is not None and _has_no_prompts(contrast, "keep"):
+        raise ConfigError(
+            f"--keep-system is {options['keep_system']!r:.200}: it stands before the prompts of --keep SRC; "
+            "give these too"
+        )
     return validate_config(RunConfig, values, typed if flags else None)
+
+
+def _has_no_prompts(contrast: Any, side: str) -> bool:
+    source = contrast.get(side) if isinstance(contrast, dict) else None
+    return isinstance(source, dict) and "prompts" not in source
 
 
 def parse_config(values: JsonObject) -> RunConfig:

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from vectomy.core.errors import ArtifactError, DiskFullError, VectomyError
+from vectomy.core.quoted_error import quote_error
 
 __all__ = ["NO_RIGHT", "check_writable", "describe_os_error", "name_full_disk", "name_write_errors"]
 
@@ -114,9 +115,9 @@ def _describe_nameless(error: OSError) -> str:
         return "no space is left where the output goes; free some, or send the output elsewhere"
     text = error.strerror or str(error) or type(error).__name__
     if "temporary directory" in text:
-        return f"{text[:300]}; set TMPDIR to a folder that can be written to"
+        return f"{quote_error(text, 300)}; set TMPDIR to a folder that can be written to"
     remedy = REMEDIES.get(error.errno or 0)
-    return f"{text[:300]}; {remedy or 'run the same command again, and VECTOMY_DEBUG=1 shows where it fails'}"
+    return f"{quote_error(text, 300)}; {remedy or 'run the same command again, and -v shows where it fails'}"
 
 
 def check_writable(path: Path) -> None:

@@ -11,6 +11,7 @@ from vectomy.core.errors import PromptError
 from vectomy.core.json_value import JsonObject
 from vectomy.core.jsonl import read_jsonl
 from vectomy.core.packages import describe_missing
+from vectomy.core.quoted_error import quote_error
 from vectomy.core.repo_name import explain_gated
 from vectomy.core.run_config import HUB_PROMPTS
 from vectomy.core.suggestions import suggest, suggest_path
@@ -118,7 +119,7 @@ def _hub_rows(name: str, subset: str | None, split: str | None) -> list[JsonObje
 def _hub_fault(name: str, subset: str | None, split: str, error: Exception) -> str:
     """What is wrong with the request, from the library's message, and the remedy."""
     text = str(error).strip()
-    reason = clip(text.split("\n")[0] if text else type(error).__name__, 160)
+    reason = quote_error(error, 160)
     listed = re.search(r"\[(.+?)\]", text, re.DOTALL)
     choices = clip(", ".join(re.findall(r"'([^']+)'", listed[1])), 300) if listed else ""
     if "Config name is missing" in text:

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from vectomy.core.errors import ConfigError
+from vectomy.core.quoted_error import quote_error
 from vectomy.core.run_folder import write_whole
 from vectomy.core.text_file import read_text
 from vectomy.healing.heal_config import ARTICLE_PREFERENCES, OWN, HealConfig, parse_heal
@@ -188,7 +189,9 @@ def read_axolotl(path: Path) -> tuple[Values, list[str]]:
     except OSError as error:
         raise ConfigError(f"the Axolotl configuration {path} cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"the Axolotl configuration {path} does not parse: {str(error)[:300]}") from None
+        raise ConfigError(
+            f"the Axolotl configuration {path} does not parse: {quote_error(error, 300)}"
+        ) from None
     if not isinstance(values, dict):
         raise ConfigError(f"the Axolotl configuration {path} holds no keys")
     given = {key: value for key, value in values.items() if value is not None}

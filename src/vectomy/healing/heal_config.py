@@ -105,9 +105,9 @@ class HealConfig(JobConfig):
     (lambda).
     """
     sft_weight: float | None = Field(None, ge=0)
-    """dpo, ipo: weight of the cross-entropy of the chosen answers (RPO, arXiv 2404.19733); 0, or 1
-    for `own`, if not given. With `own`, the margin alone is cheapest to raise by making both
-    answers less likely.
+    """dpo, ipo: weight of the cross-entropy of the chosen answers (RPO, arXiv 2404.19733). With
+    `own`, the margin alone is cheapest to raise by making both answers less likely. [default: 0; 1
+    for `own`]
     """
     gradient_checkpointing: bool = True
     """Compute activations again in the backward pass instead of keeping them."""
@@ -128,12 +128,12 @@ class HealConfig(JobConfig):
     """
 
     positive_test: Annotated[str | None, PROMPTS] = None
-    """Positive prompts on which the result is reported: harmful ones; the demo model's or the
-    article's if not given.
+    """Positive prompts on which the result is reported: harmful ones. [default: those of the
+    demo model or of the article]
     """
     negative_test: Annotated[str | None, PROMPTS] = None
-    """Negative prompts on which the result is reported: harmless ones; the demo model's or the
-    article's if not given.
+    """Negative prompts on which the result is reported: harmless ones. [default: those of the
+    demo model or of the article]
     """
     test_limit: Annotated[int | None, PROMPTS] = Field(100, ge=2)
     """Maximum number of prompts of each test set."""

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from vectomy.core.errors import HubError, VectomyError
+from vectomy.core.quoted_error import quote_error
 from vectomy.core.repo_name import explain_gated
 
 __all__ = ["client", "hub_errors", "is_repo_id", "redact", "secrets"]
@@ -143,5 +144,4 @@ def _explain_status(status: int, error: BaseException, repo_id: str) -> str:
 
 def _clip(text: str, width: int = 200) -> str:
     # Redact before cutting: half a token no longer matches the pattern.
-    line = redact(text)
-    return line if len(line) <= width else line[: width - 1] + "…"
+    return quote_error(redact(text), width)

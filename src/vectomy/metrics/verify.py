@@ -19,6 +19,7 @@ from vectomy.architecture import check_covered
 from vectomy.checkpoint import Checkpoint, ModelSource, architecture_in, fingerprint
 from vectomy.core.errors import ActivationError, FingerprintError, VectomyError
 from vectomy.core.progress import Progress, silent
+from vectomy.core.quoted_error import quote_error
 from vectomy.edits.edit import Edit
 from vectomy.edits.export.receipt import Receipt, Status
 from vectomy.edits.operation import shape_of
@@ -173,8 +174,9 @@ def with_measurement(
     except Exception as error:  # noqa: BLE001 (a failed measurement is a note)
         # What is measured is finished and written; no error of the measurement may take it back.
         kind = "" if isinstance(error, VectomyError) else f"{type(error).__name__}: "
-        first = (str(error).strip().splitlines() or ["no message"])[0]
-        return replace(receipt, notes=(*receipt.notes, f"the stream was not measured: {kind}{first[:300]}"))
+        return replace(
+            receipt, notes=(*receipt.notes, f"the stream was not measured: {kind}{quote_error(error, 300)}")
+        )
     return replace(receipt, projection=tuple(shares), how=how)
 
 

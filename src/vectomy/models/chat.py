@@ -19,6 +19,7 @@ from vectomy.core.errors import ActivationError, ModelError
 from vectomy.core.module_io import inner_model
 from vectomy.core.placed_module import execution_device
 from vectomy.core.progress import Progress, silent
+from vectomy.core.quoted_error import quote_error
 from vectomy.core.ranks import current_ranks
 from vectomy.data.prompts import Prompt, Prompts, as_prompts
 from vectomy.data.thoughts import TAGS
@@ -135,7 +136,7 @@ class ChatModel:
         except BaseException as error:
             raise ModelError(
                 f"the tokenizer of {self.name} cannot encode the prompts ({type(error).__name__}: "
-                f"{' '.join(str(error).split())[:200]}); download tokenizer.json again"
+                f"{quote_error(error)}); download tokenizer.json again"
             ) from error
         tokens = [list(ids) for ids in encoded["input_ids"]]
         self.check_ids(tokens)

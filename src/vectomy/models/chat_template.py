@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from vectomy.core.errors import ModelError
+from vectomy.core.quoted_error import quote_error
 from vectomy.core.text_file import read_text
 from vectomy.core.time_limit import TimeLimitError, call_within
 from vectomy.data.prompts import Prompt
@@ -244,7 +245,7 @@ class ChatTemplate:
                 f"{self.name} has the chat templates {', '.join(sorted(templates))} and none named default; "
                 "name one of them default in tokenizer_config.json"
             )
-        reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
+        reason = quote_error(error)
         return ModelError(
             f"the chat template of {self.name} does not take a prompt ({type(error).__name__}: {reason}); "
             "mend chat_template.jinja"

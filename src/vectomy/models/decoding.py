@@ -16,6 +16,7 @@ from vectomy.core.config import BatchTokens
 from vectomy.core.errors import ModelError, VectomyError
 from vectomy.core.out_of_memory import is_out_of_memory
 from vectomy.core.pass_rows import pass_rows, treats_rows_apart
+from vectomy.core.quoted_error import quote_error
 from vectomy.core.ranks import apart, current_ranks
 from vectomy.models.attention_kernels import without_cudnn_attention
 from vectomy.models.batch import Batch, halve_until_fits
@@ -167,7 +168,7 @@ def generate(chat: ChatModel, batch: Batch, limit: int) -> list[list[int]]:
             raise
         raise ModelError(
             f"transformers cannot generate with {chat.name}, a {chat.architecture.model_type} model "
-            f"({type(error).__name__}: {str(error)[:200]}); update transformers, or report the type"
+            f"({type(error).__name__}: {quote_error(error)}); update transformers, or report the type"
         ) from error
     answers = []
     for ids in out[:, batch.input_ids.shape[1] :].tolist():

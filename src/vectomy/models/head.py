@@ -15,6 +15,7 @@ from vectomy.core.errors import ModelError
 from vectomy.core.module_io import inner_model
 from vectomy.core.out_of_memory import is_out_of_memory
 from vectomy.core.placed_module import execution_device
+from vectomy.core.quoted_error import quote_error
 
 __all__ = ["logits_of"]
 
@@ -103,7 +104,7 @@ def _is_plain(model: Any) -> bool:
         raise ModelError(
             f"the forward pass of model type '{model.config.model_type}' does not take last hidden states "
             f"({type(error).__name__}: "
-            f"{str(error)[:200]}), so its logits cannot be measured; please report the type"
+            f"{quote_error(error)}), so its logits cannot be measured; please report the type"
         ) from error
     room = TOLERANCE.get(hidden.dtype, NARROW) * float(own.abs().max())
     return float((_by_head(model, hidden).float() - own).abs().max()) <= room

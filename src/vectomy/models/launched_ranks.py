@@ -20,6 +20,7 @@ from typing import Any, NoReturn, TypeVar
 import torch
 
 from vectomy.core.errors import RankError
+from vectomy.core.quoted_error import quote_error
 from vectomy.core.ranks import Ranks, current_ranks, is_launched, set_ranks
 from vectomy.core.run_folder import hash_of
 
@@ -107,7 +108,7 @@ def join_ranks(device: str, tensor_parallel: bool = False) -> Ranks:
     except (RuntimeError, ValueError) as error:
         raise RankError(
             f"the {os.environ['WORLD_SIZE']} processes of this job do not find each other at "
-            f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']} ({str(error).splitlines()[0]:.200}); "
+            f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']} ({quote_error(error)}); "
             "check the address, the port and the firewall"
         ) from error
     atexit.register(state.destroy_process_group)

@@ -22,6 +22,7 @@ from torch import nn
 from vectomy.architecture import architecture_of
 from vectomy.core.errors import ModelError
 from vectomy.core.module_io import inner_model
+from vectomy.core.quoted_error import quote_error
 from vectomy.models.batch import Batch
 from vectomy.models.block_pages import BlockPages
 from vectomy.models.memory import available_memory
@@ -189,7 +190,7 @@ class LayerwiseModel:
             if "meta" not in str(error):
                 raise
             raise self._error(
-                f"uses weights outside its blocks that are not loaded ({str(error)[:200]})"
+                f"uses weights outside its blocks that are not loaded ({quote_error(error)})"
             ) from error
         if run.dead != (layer == len(self.blocks)) or (not run.dead and arrived != layer):
             where = "ended" if run.dead else f"came to block {arrived}"

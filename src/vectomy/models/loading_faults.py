@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from vectomy.core.out_of_memory import is_out_of_memory
+from vectomy.core.quoted_error import quote_error
 from vectomy.core.repo_name import explain_gated, split_revision
 from vectomy.core.suggestions import suggest, suggest_path
 from vectomy.core.text_file import read_text
@@ -30,9 +31,8 @@ def explain_loading(label: str, folder: Path | None, error: BaseException) -> st
     if isinstance(error, PermissionError):
         return f"{error.filename or label} cannot be read: {NO_RIGHT}"
     if is_out_of_memory(error):
-        text = str(error).partition("\n")[0][:CLIP]
         return (
-            f"memory ran out while {label} was loaded ({text}); use --load-in 4bit, "
+            f"memory ran out while {label} was loaded ({quote_error(error, CLIP)}); use --load-in 4bit, "
             "--dtype bfloat16 if it is loaded in float32, another --device, or a larger machine"
         )
     reason = None if folder is None else _explain_files(folder, error)
@@ -43,11 +43,10 @@ def explain_loading(label: str, folder: Path | None, error: BaseException) -> st
             f"{label} does not fit on the card with its weights quantised, and quantised layers cannot be "
             "moved away from it; use --load-in 4bit, more cards, or --device cpu"
         )
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = lines[0] if lines else "no message"
+    text = quote_error(error, CLIP) if str(error).strip() else "no message"
     return (
-        f"transformers cannot load {label}: {type(error).__name__}: {text[:CLIP].rstrip('.')}; compare the "
-        "folder with its release, or update transformers"
+        f"transformers cannot load {label}: {type(error).__name__}: {text}; compare the folder with its "
+        "release, or update transformers"
     )
 
 
@@ -58,7 +57,7 @@ def _explain_files(folder: Path, error: BaseException) -> str | None:
         except PermissionError:
             return f"{folder / name} cannot be read: {NO_RIGHT}"
         except (ValueError, RecursionError) as fault:
-            return f"{folder / name} does not parse as JSON ({str(fault)[:CLIP]}); download it again"
+            return f"{folder / name} does not parse as JSON ({quote_error(fault, CLIP)}); download it again"
         except OSError:
             continue
     text = str(error)
@@ -117,11 +116,9 @@ def explain_absent_model(model: str, error: Exception) -> str:
             f"{start}, and the Hub has no model of that name, or hides it from this token; correct the "
             "name, or log in with `hf auth login`"
         )
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    reason = lines[0] if lines else type(error).__name__
+    reason = quote_error(error, CLIP)
     if "config.json" in reason and "404" in reason:
         return f"{start}, and the repository on the Hub holds no model (no config.json); give another"
     return (
-        f"{start}, and the Hub does not serve it; check the name, the network and HF_HUB_OFFLINE "
-        f"({reason.split('. ')[0][:CLIP].rstrip('.')})"
+        f"{start}, and the Hub does not serve it; check the name, the network and HF_HUB_OFFLINE ({reason})"
     )

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ValidationError
 from vectomy.core.config import Runtime
 from vectomy.core.errors import EditError, EngineError
 from vectomy.core.freed_memory import return_freed_memory
+from vectomy.core.quoted_error import quote_error
 from vectomy.core.run_folder import read_json
 from vectomy.models.chat import ChatModel
 from vectomy.models.memory import available_memory, loaded_bytes
@@ -84,7 +85,7 @@ class VllmEngine:
         except (ValueError, RuntimeError, TypeError, NotImplementedError) as error:
             raise EngineError(
                 f"vLLM cannot answer with {chat.name}{f' and the adapter {adapter.name}' if adapter else ''} "
-                f"({type(error).__name__}: {' '.join(str(error).split())[:300]}); use --engine own, or "
+                f"({type(error).__name__}: {quote_error(error, 300)}); use --engine own, or "
                 "write the Edit into a checkpoint (vectomy apply) and evaluate that"
             ) from error
 

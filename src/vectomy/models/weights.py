@@ -23,6 +23,7 @@ from vectomy.architecture.missing_tensor import explain_missing
 from vectomy.architecture.model_architecture import OTHER_CONFIG
 from vectomy.checkpoint import Checkpoint, read_stored
 from vectomy.core.errors import CheckpointError, ModelError
+from vectomy.core.quoted_error import quote_error
 from vectomy.models.precision import stored_dtype, working_dtype
 from vectomy.models.quiet import quiet
 from vectomy.models.stored_weights import StoredWeights
@@ -278,7 +279,7 @@ class Weights:
                 f"{list(expected)}"
             )
         for name, reason in info.conversion_errors.items():
-            raise ModelError(f"transformers cannot convert '{name}': {str(reason)[:400]}")
+            raise ModelError(f"transformers cannot convert '{name}': {quote_error(str(reason), 400)}")
 
 
 def _plan_loading(model: Any, tensors: Iterable[str]) -> tuple[list[Any], dict[str, list[str]]]:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from vectomy.core.errors import ArtifactError, EditError, UsageError
 from vectomy.core.linalg import normalise, project_out
+from vectomy.core.quoted_error import quote_error
 from vectomy.core.run_folder import canonical_json, write_whole
 from vectomy.core.suggestions import suggest_path
 from vectomy.core.tensor_file import read_tensors
@@ -309,7 +310,7 @@ def direction_from(source: str, d_model: int) -> Float[Tensor, "*k d_model"]:
         SyntaxError,
     ) as error:
         raise EditError(
-            f"{path} has no direction: {str(error)[:200]}; give a .npy or .safetensors file as `vectomy "
+            f"{path} has no direction: {quote_error(error)}; give a .npy or .safetensors file as `vectomy "
             "direction` writes it, or random:SEED"
         ) from None
     if value.ndim not in (1, 2) or not value.is_floating_point():

@@ -219,7 +219,8 @@ class RunWorkflow(Workflow):
         if self.config.lora:
             raise PreflightError(
                 "--lora measures the adapter on the whole model, which does not fit into memory; leave it "
-                "out, and write the adapter with `vectomy export`"
+                f"out, and write the adapter with `vectomy apply {self.folder.path} {self.model} --as lora "
+                "--out DIR`"
             )
         self.layerwise = True
         if "answer_tokens" not in self.config.model_fields_set:

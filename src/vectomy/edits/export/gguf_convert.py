@@ -30,6 +30,7 @@ from vectomy.checkpoint.gguf import (
 from vectomy.core.errors import CheckpointError
 from vectomy.core.file_moves import move_into_place
 from vectomy.core.progress import Progress, silent
+from vectomy.core.quoted_error import quote_error
 from vectomy.core.run_folder import write_whole
 from vectomy.core.write_errors import name_write_errors
 from vectomy.edits.edit import Edit
@@ -151,7 +152,5 @@ def _convert(script: Path, folder: Path, out: Path, kind: str) -> None:
         command, env=environment, capture_output=True, encoding="utf-8", errors="replace", check=False
     )
     if done.returncode or not out.is_file():
-        said = [line for line in done.stderr.splitlines() if line.strip()]
-        raise CheckpointError(
-            f"the converter does not convert this model: {(said or [str(done.returncode)])[-1]:.400}"
-        )
+        lines = [line for line in done.stderr.splitlines() if line.strip()] or [str(done.returncode)]
+        raise CheckpointError(f"the converter does not convert this model: {quote_error(lines[-1], 400)}")

@@ -23,6 +23,7 @@ from vectomy.core.errors import PromptError, UsageError
 from vectomy.core.json_value import JsonObject, JsonValue
 from vectomy.core.packages import describe_missing
 from vectomy.core.progress import Progress, silent
+from vectomy.core.quoted_error import quote_error
 from vectomy.metrics.lm_eval.suites import SUITES, Wanted, wanted_tasks
 from vectomy.models import ChatModel
 
@@ -195,7 +196,6 @@ def _name_errors(wanted: Wanted) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else ""
         remedy = (
             "check the file and the data it names (data on the Hub needs a network once)"
             if _is_file(wanted)
@@ -204,7 +204,7 @@ def _name_errors(wanted: Wanted) -> Iterator[None]:
             "or give a task file with local data"
         )
         raise PromptError(
-            f"task '{wanted.name}' cannot be loaded ({type(error).__name__}: {reason[:200]}); {remedy}"
+            f"task '{wanted.name}' cannot be loaded ({type(error).__name__}: {quote_error(error)}); {remedy}"
         ) from error
 
 
