@@ -12,7 +12,7 @@ import torch
 from tiny_chat import DAY, NIGHT
 
 from vectomy.metrics.pca import principal_components
-from vectomy.metrics.variants import separation
+from vectomy.metrics.set_separation import separation
 
 TIER = "unit"
 

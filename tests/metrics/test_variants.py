@@ -1,20 +1,18 @@
 """Every number of an evaluation equals what the model's own logits say, one prompt at a time."""
 
-import math
 from dataclasses import replace
 from functools import cache
 
 import pytest
 import tiny_chat
 import torch
-from tiny import LAYERS
 from tiny_chat import DAY, NIGHT
 
 from vectomy.core.results import FormMetrics
 from vectomy.edits.edit import BaseModelRef, Edit
 from vectomy.metrics.intervals import wilson_interval
 from vectomy.metrics.judges import RefusalJudge
-from vectomy.metrics.variants import BaseAnswers, answer_base, evaluate_variant, separation
+from vectomy.metrics.variants import BaseAnswers, answer_base, evaluate_variant
 from vectomy.models import load_model
 
 TIER = "chat"
@@ -201,44 +199,6 @@ def test_numbers_are_stored_under_the_names_of_summary_json() -> None:
     unread = evaluate_variant(chat, base, RefusalJudge(), 8, 4096, form="base").metrics.to_json()
     # Not measured is null, not absent.
     assert unread == stored | {"max_projection": None}
-
-
-# Separation
-
-
-def test_separation_is_that_of_the_projected_hidden_states() -> None:
-    chat = tiny_chat.chat()
-    found = separation(chat, 3 * DIRECTION, "resid_pre", 2, -1, POSITIVE, NEGATIVE, 40)
-    unit = DIRECTION / DIRECTION.norm()
-    for layer in range(LAYERS):
-        sides = []
-        for prompts in (POSITIVE, NEGATIVE):
-            rows = [
-                tiny_chat.raw(chat, ids, output_hidden_states=True).hidden_states
-                for ids in chat.tokens(prompts)
-            ]
-            sides.append(torch.stack([row[layer][0, -1] @ unit for row in rows]))
-        row = found.layers[layer]
-        assert row.layer == layer
-        assert row.positive_mean == pytest.approx(float(sides[0].mean()), abs=1e-4)
-        assert row.negative_std == pytest.approx(float(sides[1].std()), abs=1e-4)
-        pairs = [(a > b) + 0.5 * (a == b) for a in sides[0].tolist() for b in sides[1].tolist()]
-        if layer:
-            assert row.auroc == pytest.approx(math.fsum(pairs) / len(pairs))
-        if layer == 2:
-            assert found.positive == pytest.approx(sides[0].tolist(), abs=1e-4)
-
-
-def test_separation_on_planted_data() -> None:
-    """Before any attention the last token is the same for all: 0.5. The taught direction tells the
-    sides apart wholly.
-    """
-    chat, direction = tiny_chat.chat(), planted()
-    layers = separation(chat, direction, "resid_pre", 3, -1, POSITIVE, NEGATIVE, 4096).layers
-    assert layers[0].auroc == pytest.approx(0.5, abs=0.25)
-    assert layers[3].auroc > 0.95
-    swapped = separation(chat, -direction, "resid_pre", 3, -1, POSITIVE, NEGATIVE, 4096).layers
-    assert swapped[3].auroc == pytest.approx(1 - layers[3].auroc)
 
 
 def test_refusals_with_and_without_a_thought_are_two_numbers() -> None:

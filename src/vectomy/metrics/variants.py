@@ -19,8 +19,8 @@ from vectomy.core.config import BatchTokens
 from vectomy.core.json_value import JsonObject
 from vectomy.core.linalg import normalise
 from vectomy.core.progress import Progress, silent
-from vectomy.core.results import FormMetrics, LayerSeparation, PrincipalPlane, Separation
-from vectomy.core.types import Point, Site, Stream, Vector
+from vectomy.core.results import FormMetrics
+from vectomy.core.types import Point, Stream, Vector
 from vectomy.data.prompts import Prompt
 from vectomy.hooks.capture import capture
 from vectomy.metrics.detectable_effect import detectable
@@ -28,10 +28,9 @@ from vectomy.metrics.direction_share import shares_along
 from vectomy.metrics.divergence import answer_hidden, divergence
 from vectomy.metrics.intervals import rate_of, share_of
 from vectomy.metrics.judges import Judge, Verdict, find_refusals, measured_errors, refuses
-from vectomy.metrics.pca import principal_components
 from vectomy.models import ChatModel
 
-__all__ = ["BaseAnswers", "VariantResult", "answer_base", "evaluate_variant", "force_variant", "separation"]
+__all__ = ["BaseAnswers", "VariantResult", "answer_base", "evaluate_variant", "force_variant"]
 
 # Answers are also judged cut off after so many tokens, as far as they are longer.
 LENGTHS = (8, 16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
@@ -274,61 +273,3 @@ def _measure_divergence(chat: ChatModel, base: BaseAnswers, batch_tokens: BatchT
     answers = base.answers["negative"]
     now = answer_hidden(chat, base.negative, answers, batch_tokens)
     return divergence(chat, chat, base.hidden, now, answers)
-
-
-@torch.inference_mode()
-def separation(
-    chat: ChatModel,
-    direction: Vector,
-    site: Site,
-    layer: int,
-    position: int,
-    positive: Sequence[Prompt],
-    negative: Sequence[Prompt],
-    batch_tokens: BatchTokens,
-) -> Separation:
-    """How well a direction separates the two sets: means, standard deviations and AUROC of the
-    projections at every layer, and the principal components at `layer`.
-    """
-    unit = normalise(direction.float())
-    sides, states = [], []
-    for prompts in (positive, negative):
-        projections = torch.empty(chat.architecture.n_layers, len(prompts))
-        here = torch.empty(len(prompts), len(unit))
-        for batch in chat.batches(chat.tokens(prompts), batch_tokens):
-            with capture(chat.model, [site], positions=[position]) as stream:
-                chat.hidden(batch)
-            for (_, index), value in stream.items():
-                projections[index, batch.rows] = (value[:, 0].float() @ unit.to(value.device)).cpu()
-                if index == layer:
-                    here[batch.rows] = value[:, 0].float().cpu()
-        sides.append(projections)
-        states.append(here)
-    yes, no = sides
-    layers = tuple(
-        LayerSeparation(
-            layer=index,
-            positive_mean=float(yes[index].mean()),
-            negative_mean=float(no[index].mean()),
-            positive_std=float(yes[index].std()),
-            negative_std=float(no[index].std()),
-            auroc=_auroc(yes[index], no[index]),
-        )
-        for index in range(len(yes))
-    )
-    components = principal_components(states[0], states[1], unit)
-    return Separation(
-        site=site,
-        layer=layer,
-        position=position,
-        layers=layers,
-        positive=tuple(yes[layer].tolist()),
-        negative=tuple(no[layer].tolist()),
-        pca=None if components is None else PrincipalPlane.from_json(components),
-    )
-
-
-def _auroc(positive: Float[Tensor, p], negative: Float[Tensor, n]) -> float:
-    """Share of pairs in which the positive value is larger; ties count half."""
-    difference = positive[:, None] - negative[None]
-    return float(((difference > 0).double() + 0.5 * (difference == 0).double()).mean())

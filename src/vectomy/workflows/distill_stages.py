@@ -25,8 +25,8 @@ from vectomy.data.trait_context import in_context
 from vectomy.edits.edit import Edit
 from vectomy.metrics.intervals import rate_of, share_of
 from vectomy.metrics.judges.judged_part import find_degenerate
+from vectomy.metrics.set_separation import separation
 from vectomy.metrics.trait_scorers import LogOddsScorer
-from vectomy.metrics.variants import separation
 from vectomy.search.distill.closed_forms import closed_form, learnables
 from vectomy.search.distill.distill_examples import (
     DistillBatch,

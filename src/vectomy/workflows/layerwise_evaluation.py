@@ -14,13 +14,13 @@ from vectomy.core.ranks import current_ranks
 from vectomy.core.run_folder import read_json
 from vectomy.core.types import Vector
 from vectomy.metrics.judges import refuses
+from vectomy.metrics.set_separation import separation
 from vectomy.metrics.variants import (
     BaseAnswers,
     VariantResult,
     answer_base,
     evaluate_variant,
     force_variant,
-    separation,
 )
 from vectomy.models import ChatModel
 from vectomy.search.opening_shares import OpeningEvaluator

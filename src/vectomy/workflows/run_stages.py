@@ -23,7 +23,8 @@ from vectomy.edits.export import bake, edit_gguf, write_lora
 from vectomy.hub import licence_in
 from vectomy.hub.provenance import Form, revision_of, write_record
 from vectomy.metrics.baseline import measure_baseline
-from vectomy.metrics.variants import BaseAnswers, VariantResult, answer_base, evaluate_variant, separation
+from vectomy.metrics.set_separation import separation
+from vectomy.metrics.variants import BaseAnswers, VariantResult, answer_base, evaluate_variant
 from vectomy.metrics.verify import with_measurement
 from vectomy.models import ChatModel, explain_decoding, with_adapter
 from vectomy.models.demo import DEMO_LICENCE, is_demo

@@ -170,6 +170,7 @@ class PrincipalPlane(JsonRecord):
     """Share of the variance by component."""
     direction: tuple[Number | None, ...] = ()
     """The cosines of the direction with both."""
+    layer: Layer | None = None
 
 
 class Separation(JsonRecord):
@@ -180,5 +181,8 @@ class Separation(JsonRecord):
     position: int | None = None
     layers: Rows[LayerSeparation] = ()
     pca: PrincipalPlane | None = None
+    """At the chosen layer."""
+    planes: Rows[PrincipalPlane] = ()
+    """At several layers; absent in runs that kept the chosen layer alone."""
     positive: Numbers = ()
     negative: Numbers = ()
