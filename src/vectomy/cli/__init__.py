@@ -14,6 +14,7 @@ import typer
 
 from vectomy.cli import (
     apply_command,
+    cache_command,
     chat_command,
     compare_command,
     direction_command,
@@ -21,6 +22,7 @@ from vectomy.cli import (
     evaluate_command,
     heal_command,
     judge_command,
+    ls_command,
     plan_command,
     push_command,
     report_command,
@@ -114,6 +116,7 @@ def _options(
 
 for command in (
     run_command,
+    ls_command,
     report_command,
     select_command,
     show_command,
@@ -128,6 +131,7 @@ for command in (
     judge_command,
     push_command,
     reproduce_command,
+    cache_command,
     trait_command,
     heal_command,
 ):

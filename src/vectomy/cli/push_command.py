@@ -17,6 +17,7 @@ from vectomy.cli.options import unpack
 from vectomy.cli.progress_bars import bars, library_bars
 from vectomy.cli.terminal import log_line, open_console
 from vectomy.cli.vocabulary import EDIT, PUBLISHED, AsJson, Yes, base_option, option
+from vectomy.core.byte_count import write_bytes
 from vectomy.core.errors import HubError
 
 if TYPE_CHECKING:
@@ -180,8 +181,8 @@ def _print_plan(console: Console, push: Push, public: bool, replace: bool) -> No
     table.add_column("file")
     table.add_column("size", justify="right")
     for item in upload.items:
-        table.add_row(item.name, _size(item.size))
-    table.add_row(f"{len(upload.items)} files", _size(upload.bytes), end_section=True)
+        table.add_row(item.name, write_bytes(item.size))
+    table.add_row(f"{len(upload.items)} files", write_bytes(upload.bytes), end_section=True)
     console.print(table)
     sent = {item.name for item in upload.items}
     others = [name for name in there.files if name not in sent and name != ".gitattributes"]
@@ -208,10 +209,3 @@ def _planned(push: Push) -> dict[str, object]:
         "left": dict(push.upload.left),
         "notes": list(push.upload.notes),
     }
-
-
-def _size(count: int) -> str:
-    for unit, power in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= power:
-            return f"{count / power:.1f} {unit}"
-    return f"{count} B"

@@ -25,5 +25,8 @@ def parse_bytes(text: str) -> int:
 
 
 def write_bytes(count: int) -> str:
-    """In GiB, or MiB below one."""
-    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
+    """In GiB, or in MiB, KiB and bytes below one."""
+    for unit, power, form in (("GiB", 30, ".1f"), ("MiB", 20, ".0f"), ("KiB", 10, ".0f")):
+        if count >= 2**power:
+            return f"{count / 2**power:{form}} {unit}"
+    return f"{count} bytes"
