@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny_chat
@@ -18,6 +19,7 @@ from vectomy.checkpoint import Checkpoint, tensor_hashes
 from vectomy.core.jsonl import read_jsonl
 from vectomy.edits.edit import Edit
 from vectomy.hub.provenance import record_in
+from vectomy.workflows.run_points import read_points
 
 TIER = "chat"
 
@@ -268,11 +270,8 @@ def test_chat_answers_lines_from_a_pipe_side_by_side(vectomy: Vectomy) -> None:
     """Strength 1 answers as the run's baked model did; strength 0 as the base; no line is lost, and
     the end ends it.
     """
-    rows = read_jsonl(run_folder() / "completions.jsonl")
-    row = next(
-        row for row in rows if row["set"] == "positive" and row["baked"]["text"] != row["base"]["text"]
-    )
-    lines = [row["prompt"], "/tokens 8", "/strength x", "/strength 0", row["prompt"], "/fly"]
+    row = changed_row()
+    lines = [row["prompt"], "/tokens 8", "/strength x", "/strength 0", "/reset", row["prompt"], "/fly"]
     status, out, _ = vectomy("chat", str(run_folder()), "--answer-tokens", "8", stdin="\n".join(lines) + "\n")
     assert status == 0
     first, _, second = out.partition("strength 0, 8 tokens")
@@ -280,7 +279,71 @@ def test_chat_answers_lines_from_a_pipe_side_by_side(vectomy: Vectomy) -> None:
     assert row["baked"]["text"] in first
     assert second.count(row["base"]["text"]) == 2
     assert "/strength takes a number, not 'x'" in first
+    assert "there is no /fly" in second
     assert second.count("/quit") == 1
+
+
+def changed_row() -> dict[str, Any]:
+    """A test prompt that the run's edit answers in another way than the base."""
+    rows = read_jsonl(run_folder() / "completions.jsonl")
+    return next(
+        row for row in rows if row["set"] == "positive" and row["baked"]["text"] != row["base"]["text"]
+    )
+
+
+def test_chat_writes_one_object_a_line(vectomy: Vectomy, tmp_path: Path) -> None:
+    """Answers, replies to commands and faults alike; what is saved is the library's dial."""
+    row, file = changed_row(), tmp_path / "half.safetensors"
+    lines = [row["prompt"], "/judge", f"/save {file}", "/strength 0.5", f"/save {file}", f"/save {file}2"]
+    lines += ["/point 99:1", "/system be brief", "/export", f"/export {tmp_path / 'talk.jsonl'}", "/show all"]
+    status, out, err = vectomy(
+        "chat",
+        *(str(run_folder()), "--answer-tokens", "8", "--json", "--judge", "refusal", "--system", "be brief"),
+        stdin="\n".join(["/system", *lines]) + "\n",
+    )
+    assert status == 0, err
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert len(rows) == len(lines) + 1
+    system, answer, judged, saved, dial, kept, half, missing, brief, unnamed, exported, show = rows
+    assert "no system prompt" in system["note"]
+    assert (answer["base"], answer["edited"]) == (row["base"]["text"], row["baked"]["text"])
+    assert answer["verdicts"] == judged["verdicts"]
+    assert judged["verdicts"]["base"] == row["base"]["verdict"]
+    edit = Edit.load(run_folder() / "edit.safetensors")
+    assert saved["sha256"] == edit.sha256
+    assert file.read_bytes() == edit.to_bytes()
+    assert dial["strength"] == 0.5
+    assert "nothing was written" in kept["note"]
+    assert half["sha256"] == (edit * 0.5).sha256
+    assert "has no point '99:1'" in missing["note"]
+    assert "be brief" in brief["note"]
+    assert "needs the name of a new file" in unnamed["note"]
+    assert exported["turns"] == 1
+    assert read_jsonl(tmp_path / "talk.jsonl")[0]["edited"] == answer["edited"]
+    assert "/show takes both, edited, base" in show["note"]
+
+
+def test_chat_with_one_voice_writes_plain_text(vectomy: Vectomy) -> None:
+    row = changed_row()
+    for voice, form in (("base", "base"), ("edited", "baked")):
+        given = ["chat", str(run_folder()), "--answer-tokens", "8", "--show", voice]
+        _, out, _ = vectomy(*given, stdin=row["prompt"] + "\n")
+        assert out.splitlines()[-1] == row[form]["text"]
+
+
+def test_chat_takes_another_point_of_the_run(vectomy: Vectomy) -> None:
+    points = read_points(run_folder())
+    other = next(point for point in points.points if not point.chosen and point.direction[1] > 0)
+    row, given = changed_row(), ["chat", str(run_folder()), "--answer-tokens", "8", "--json"]
+    lines = f"/point {points.chosen.name}\n/reset\n{row['prompt']}\n"
+    _, out, err = vectomy(*given, "--point", other.name, stdin=row["prompt"] + "\n" + lines)
+    first, *_, last = (json.loads(line) for line in out.splitlines())
+    assert (first["point"], last["point"]) == (other.name, points.chosen.name), err
+    assert last["edited"] == row["baked"]["text"]
+    file = str(run_folder() / "edit.safetensors")
+    status, _, err = vectomy("chat", file, "--base", str(tiny_chat.folder()), "--point", "3")
+    assert status == 2
+    assert "--point is of a finished run" in err
 
 
 def test_chat_stops_at_quit(vectomy: Vectomy) -> None:

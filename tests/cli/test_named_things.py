@@ -113,8 +113,12 @@ TABLE = {
     "verify CHECKPOINT --edit X --no-run": NO_EDIT,
     "verify CHECKPOINT --edit EDIT --base X --no-run": {**NO_BASE, "checkpoint": WRONG_BASE},
     "compare MODEL X": NO_CHECKPOINT,
-    "chat X": {**NO_EDIT, "edit": "which is not at hand; give that model with --base MODEL"},
-    "chat X --base MODEL": NO_EDIT,
+    "chat X": {
+        **NO_EDIT,
+        "edit": "which is not at hand; give that model with --base MODEL",
+        "adapter of PEFT": "the Hub does not serve it",
+    },
+    "chat X --base MODEL": {kind: text for kind, text in NO_EDIT.items() if kind != "adapter of PEFT"},
     "report X": NO_RUN,
 }
 

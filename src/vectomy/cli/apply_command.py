@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -23,9 +23,6 @@ from vectomy.cli.vocabulary import (
 )
 from vectomy.core.choices import ExportFormat, Quantization
 from vectomy.core.config import OUTPUT
-
-if TYPE_CHECKING:
-    from vectomy.edits.export import Receipt
 
 __all__ = ["register"]
 
@@ -83,14 +80,11 @@ def _apply(
     """
     from vectomy.checkpoint.gguf import is_gguf
     from vectomy.cli.tables.receipt_table import print_receipt
-    from vectomy.core.versions import versions
-    from vectomy.edits.export import EXPORTS, ExportRequest
     from vectomy.edits.export.gguf_convert import converter
-    from vectomy.hub.provenance import write_record
-    from vectomy.metrics.verify import with_measurement
-    from vectomy.workflows.named_model import open_base, open_edit
+    from vectomy.workflows.named_model import open_edit
     from vectomy.workflows.needed_packages import list_missing_for_export
     from vectomy.workflows.preflight import refuse
+    from vectomy.workflows.write_export import write_export
 
     form = form or ("gguf" if is_gguf(model) else "checkpoint")
     in_place = form == "gguf" and is_gguf(model)
@@ -100,30 +94,18 @@ def _apply(
         converter()
     chosen = open_edit(edit) * strength
 
-    def measure(receipt: Receipt, folder: Path) -> Receipt:
-        if not verified:
-            return receipt
-        return with_measurement(receipt, folder, chosen, trust_remote_code=trust_remote_code, progress=bars)
-
-    source = Path(model) if in_place else open_base(model, bars, trust_remote_code=trust_remote_code)
-    unedited = None if base is None else open_base(base, bars, trust_remote_code=trust_remote_code)
-    export = EXPORTS[form]
-    receipt = export.write(
-        ExportRequest(
-            chosen, source, out, unedited, quant, link_untouched=link, measure=measure, progress=bars
-        )
+    receipt = write_export(
+        chosen,
+        model,
+        out,
+        form,
+        base=base,
+        quant=quant,
+        link_untouched=link,
+        verified=verified,
+        trust_remote_code=trust_remote_code,
+        progress=bars,
     )
-    if export.recorded_as:
-        write_record(
-            out,
-            export.recorded_as,
-            chosen,
-            model=model,
-            source=source,
-            versions=versions(),
-            hashed=verified or export.recorded_as == "adapter",
-            progress=bars,
-        )
     if as_json:
         typer.echo(json.dumps(receipt.to_json(), indent=2))
     else:

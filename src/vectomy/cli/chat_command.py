@@ -1,53 +1,79 @@
-"""`vectomy chat EDIT`: base and edited answers side by side, at a strength that can be changed."""
+"""`vectomy chat EDIT`: a conversation with a model and its edited form, side by side."""
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
+from vectomy.cli.chat_commands import VOICES, ChatCommands, help_text
+from vectomy.cli.chat_screen import ChatScreen
 from vectomy.cli.help import JOB, SectionedCommand
+from vectomy.cli.options import unpack
 from vectomy.cli.terminal import open_console
 from vectomy.cli.vocabulary import (
     MEASURES,
+    AsJson,
     Edit,
     ThreadCount,
     TrustRemoteCode,
     base_option,
     option,
+    point_option,
     strength_option,
 )
-from vectomy.core.config import MACHINE, LoadIn
-from vectomy.core.errors import ModelError, PromptError, UsageError
+from vectomy.core.choices import JUDGE_NAMES
+from vectomy.core.config import EDIT, MACHINE, PROMPTS, LoadIn
+from vectomy.core.errors import UsageError, VectomyError
+
+if TYPE_CHECKING:
+    from vectomy.metrics.judges import Judge
+    from vectomy.workflows.conversation import Conversation
+    from vectomy.workflows.run_points import RunPoints
 
 __all__ = ["register"]
 
-HELP = (
-    "/strength X   strength of the edit (0 none, 1 as found, below 0 the opposite, 2 reflects)\n"
-    "/tokens N     length of the answers\n/help  /quit"
-)
-
 
 def register(app: typer.Typer) -> None:
-    app.command("chat", cls=SectionedCommand, rich_help_panel=JOB)(_chat)
+    app.command("chat", cls=SectionedCommand, rich_help_panel=JOB)(unpack(ChatOptions)(_chat))
 
 
-def _chat(
-    edit: Edit,
+@dataclass(frozen=True)
+class ChatOptions:
+    """The arguments and options of `vectomy chat`."""
+
+    edit: Edit
     base: Annotated[
         str | None, base_option("needed if the Edit does not name it, or names a folder that has moved.")
-    ] = None,
-    strength: Annotated[float, strength_option("the first one; `/strength X` changes it.")] = 1.0,
+    ] = None
+    point: Annotated[str | None, point_option("the first one; `/point N` changes it.")] = None
+    strength: Annotated[float, strength_option("the first one; `/strength X` changes it.")] = 1.0
+    system: Annotated[
+        str | None,
+        option("--system", help="System prompt of the conversation.", panel=PROMPTS, metavar="TEXT"),
+    ] = None
+    show: Annotated[Literal["both", "edited", "base"], option("--show", help="Who answers.", panel=EDIT)] = (
+        "both"
+    )
     answer_tokens: Annotated[
         int, option("--answer-tokens", help="Greedy tokens in each answer.", panel=MEASURES, min=1)
-    ] = 128,
+    ] = 512
+    judge: Annotated[
+        str | None,
+        option(
+            "--judge",
+            help=f"Judge: {', '.join(JUDGE_NAMES)}, openai:URL[#MODEL], or hf:ID of a classifier. It judges "
+            "every answer; without it `/judge` asks the default one.",
+            panel=MEASURES,
+            metavar="NAME",
+        ),
+    ] = None
     load_in: Annotated[
         LoadIn | None,
         option(
@@ -55,20 +81,36 @@ def _chat(
             help="Quantise the weights with bitsandbytes while the model runs. [default: as in its run]",
             panel=MACHINE,
         ),
-    ] = None,
-    threads: ThreadCount = "auto",
-    trust_remote_code: TrustRemoteCode = False,
-) -> None:
-    """Talk to the base and the edited model side by side. Each line starts a new conversation.
-    Lines may come from a pipe.
+    ] = None
+    threads: ThreadCount = "auto"
+    trust_remote_code: TrustRemoteCode = False
+    as_json: AsJson = False
+
+
+def _chat(options: ChatOptions) -> None:
+    """Talk to the base and the edited model side by side, token by token. Each has its own history;
+    lines that begin with / change the edit, the prompt or the conversation. Lines may come from a
+    pipe; --json prints one object a line.
     """
     console = open_console()
-    talk = _Talk(*_open_pair(edit, base, trust_remote_code, load_in), console, strength, answer_tokens)
-    console.print(HELP, highlight=False)
+    talk, points = _open_talk(options)
+    screen = ChatScreen(console, options.as_json)
+    commands = ChatCommands(talk, screen, points, partial(_open_judge, options.judge))
+    if not options.as_json:
+        console.print(help_text(), highlight=False)
     for line in _lines(console):
         if line in ("/quit", "/exit"):
             break
-        talk.hear(line)
+        try:
+            if line.startswith("/"):
+                commands.run(line)
+            else:
+                with screen.streaming(talk):
+                    turn = talk.ask(line, partial(screen.tell, talk))
+                screen.finish(talk, turn, commands.verdicts() if options.judge else {})
+        except VectomyError as error:
+            # One line that does not reach the model does not end the talk.
+            screen.say(str(error))
 
 
 def _lines(console: Console) -> Iterator[str]:
@@ -83,77 +125,68 @@ def _lines(console: Console) -> Iterator[str]:
             yield line.strip()
 
 
-def _open_pair(
-    name: str, base: str | None, trust_remote_code: bool, load_in: LoadIn | None
-) -> tuple[Any, Any]:
-    """The live base and the Edit. A run's own settings load its model; its right to run code does
-    not count here.
+def _open_judge(name: str | None) -> Judge:
+    from vectomy.metrics.judges import DEFAULT_JUDGE, open_judge
+
+    return open_judge(name or DEFAULT_JUDGE)
+
+
+def _open_talk(options: ChatOptions) -> tuple[Conversation, RunPoints | None]:
+    """The conversation with the live base. A run's own settings load its model; its right to run
+    code does not count here.
     """
     from vectomy.cli.progress_bars import bars
     from vectomy.core.config import Runtime
-    from vectomy.models import load_model, missing_quantiser
-    from vectomy.workflows.named_model import base_named_by, kind_of, open_base, open_edit
+    from vectomy.models import load_model, missing_quantiser, with_adapter
+    from vectomy.workflows.conversation import Conversation
+    from vectomy.workflows.named_model import (
+        adapter_base,
+        base_named_by,
+        is_foreign_adapter,
+        kind_of,
+        open_base,
+        open_edit,
+    )
     from vectomy.workflows.preflight import refuse
+    from vectomy.workflows.run_points import open_point, read_points
     from vectomy.workflows.trait_config import read_run_config
 
-    refuse(missing_quantiser(load_in))
-    edit = open_edit(name)
-    model = base or base_named_by(name)
+    name, is_run = options.edit, kind_of(options.edit) == "run"
+    refuse(missing_quantiser(options.load_in))
+    foreign = is_foreign_adapter(name)
+    edit = None if foreign else open_edit(name)
+    points = read_points(name) if is_run and (Path(name).expanduser() / "summary.json").is_file() else None
+    point = points.chosen if points else None
+    if options.point is not None:
+        if points is None:
+            raise UsageError(f"--point is of a finished run; {name} is {_article(kind_of(name))}")
+        point = points.find(options.point)
+        edit = open_point(points.folder, point)
+    model = options.base or (adapter_base(name) if foreign else base_named_by(name))
     if model is None:
+        made_for = "an unnamed model" if edit is None else str(edit.base)
         raise UsageError(
-            f"{name} was made for {edit.base}, which is not at hand; give that model with --base MODEL"
+            f"{name} was made for {made_for}, which is not at hand; give that model with --base MODEL"
         )
-    runtime = read_run_config(Path(name)).runtime if kind_of(name) == "run" else Runtime()
-    folder = open_base(model, bars, trust_remote_code=trust_remote_code)
-    chat = load_model(
-        folder, runtime=runtime, trust_remote_code=trust_remote_code, load_in=load_in, name=model
+    runtime = read_run_config(Path(name).expanduser()).runtime if is_run else Runtime()
+    trust = options.trust_remote_code
+    folder = open_base(model, bars, trust_remote_code=trust)
+    chat = load_model(folder, runtime=runtime, trust_remote_code=trust, load_in=options.load_in, name=model)
+    if edit is None:
+        chat = with_adapter(chat, Path(name).expanduser())
+    else:
+        edit.check_base(chat.checkpoint)
+    talk = Conversation(
+        chat,
+        edit,
+        options.strength,
+        options.answer_tokens,
+        options.system,
+        VOICES[options.show],
+        point.name if point else None,
     )
-    edit.check_base(chat.checkpoint)
-    return chat, edit
+    return talk, points
 
 
-class _Talk:
-    """The loaded model, the edit, the strength and the length of answers."""
-
-    def __init__(self, chat: Any, edit: Any, console: Console, strength: float, tokens: int) -> None:
-        self.chat, self.edit, self.console = chat, edit, console
-        self.strength, self.tokens = strength, tokens
-
-    def hear(self, line: str) -> None:
-        command, _, value = line.partition(" ")
-        if command in ("/strength", "/tokens"):
-            try:
-                if command == "/strength":
-                    if not math.isfinite(float(value)):
-                        raise ValueError
-                    self.strength = float(value)
-                else:
-                    self.tokens = max(1, int(value))
-                self.console.print(f"strength {self.strength:g}, {self.tokens} tokens", highlight=False)
-            except ValueError:
-                self.console.print(f"{command} takes a number, not '{value}'", highlight=False)
-        elif command.startswith("/"):
-            self.console.print(HELP, highlight=False)
-        else:
-            self._answer(line)
-
-    def _answer(self, text: str) -> None:
-        from vectomy.data.prompts import Prompt
-        from vectomy.models import check_lengths
-
-        asked = [Prompt(text)]
-        try:
-            prompt = self.chat.tokens(asked)
-            check_lengths(self.chat, asked, prompt, self.tokens)
-        except (ModelError, PromptError) as error:
-            # One line that does not reach the model does not end the talk.
-            self.console.print(str(error), highlight=False)
-            return
-        base = self.chat.text(self.chat.answer(prompt, self.tokens, 4096)[0])
-        with self.edit.hooks(self.chat.model, strength=self.strength):
-            edited = self.chat.text(self.chat.answer(prompt, self.tokens, 4096)[0])
-        table = Table(expand=True)
-        table.add_column("base", ratio=1)
-        table.add_column(f"edited, strength {self.strength:g}", ratio=1)
-        table.add_row(Text(base), Text(edited))
-        self.console.print(table)
+def _article(kind: str) -> str:
+    return f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"

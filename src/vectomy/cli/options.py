@@ -19,7 +19,7 @@ from pydantic.fields import FieldInfo
 
 from vectomy.cli.help import HelpAll
 from vectomy.cli.vocabulary import DEVICES
-from vectomy.core.config import EXPERT, JobConfig, Panel
+from vectomy.core.config import EXPERT, JobConfig, Panel, StrictModel
 from vectomy.core.repo_name import split_revision
 from vectomy.core.run_config import DEMO_PROMPTS, FLAT, HUB_PROMPTS, Contrast, RunConfig, Source
 
@@ -29,6 +29,7 @@ __all__ = [
     "command_of",
     "config_options",
     "default_folder",
+    "field_options",
     "flags_of",
     "given_options",
     "run_options",
@@ -52,6 +53,8 @@ METAVARS = {
     "engine": "own|vllm|openai:URL[#MODEL]",
     "judge": "NAME",
     "max_memory": "SIZE",
+    "point": "POINT",
+    "then_to": "PATH|OWNER/NAME",
 }
 
 
@@ -89,6 +92,11 @@ def config_options(
         if name not in skipped
     }
     return result | _runtime_options(kind)
+
+
+def field_options(kind: type[StrictModel]) -> dict[str, Any]:
+    """The options of a table of a configuration file, by field name."""
+    return {name: _option(name, field, kind) for name, field in kind.model_fields.items()}
 
 
 def _runtime_options(kind: type[JobConfig]) -> dict[str, Any]:

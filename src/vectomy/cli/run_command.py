@@ -17,6 +17,7 @@ from vectomy.cli.options import (
     SOURCE_HELP,
     command_of,
     default_folder,
+    field_options,
     given_options,
     run_options,
 )
@@ -25,12 +26,16 @@ from vectomy.cli.progress_bars import bars
 from vectomy.cli.terminal import log_line
 from vectomy.cli.trait_command import TRAIT_OPTIONS, asks_for_trait, configure_trait, trait_options
 from vectomy.cli.vocabulary import AsJson, ConfigFile, Model, Overwrite, Yes, out_option
-from vectomy.core.config import load_config
+from vectomy.core.after_run import AfterRun
+from vectomy.core.config import load_config, validate_config, write_flag
+from vectomy.core.errors import ConfigError, UsageError
+from vectomy.core.ranks import is_launched
 from vectomy.core.run_config import HUB_PROMPTS, RunConfig, make_config
 
 __all__ = ["FLAGS", "RUN_OPTIONS", "SHARED", "register", "run_until"]
 
 RUN_OPTIONS = run_options()
+AFTER_OPTIONS = field_options(AfterRun)
 Out = Annotated[
     Path | None,
     out_option(
@@ -55,7 +60,13 @@ def register(app: typer.Typer) -> None:
         rich_help_panel=JOB,
         epilog=f"{SOURCE_HELP} Without --positive and --negative, {HUB_PROMPTS['positive']} and "
         f"{HUB_PROMPTS['negative']} are downloaded from the Hub (as Heretic does).",
-    )(command_of(_run, {"model": Model, **RUN_OPTIONS, **TRAIT_OPTIONS, **SHARED}, {"model": ..., **FLAGS}))
+    )(
+        command_of(
+            _run,
+            {"model": Model, **RUN_OPTIONS, **TRAIT_OPTIONS, **AFTER_OPTIONS, **SHARED},
+            {"model": ..., **FLAGS},
+        )
+    )
     for stage, text in STAGES.items():
         app.command(
             stage,
@@ -81,7 +92,9 @@ def run_until(until: str, values: dict[str, Any]) -> None:
     """Build the configuration, run the stages, print what came out."""
     model = values["model"]
     options = given_options(values, RUN_OPTIONS)
-    config, name = _configure(model, values, options)
+    file = load_config(values["config"]) if values["config"] else None
+    after = _parse_after(values, file)
+    config, name = _configure(model, values, options, file)
     from vectomy.cli.picking import ask_person
     from vectomy.models import join_ranks
     from vectomy.workflows.named_model import check_base
@@ -121,11 +134,47 @@ def run_until(until: str, values: dict[str, Any]) -> None:
         from vectomy.cli.tables.summary_table import print_summary
 
         print_summary(summary, str(out))
+        _go_on(out, after, asked=not headless)
     else:
         typer.echo(f"done up to {until}; see {out}")
 
 
-def _configure(model: str, values: dict[str, Any], options: dict[str, Any]) -> tuple[RunConfig, str]:
+def _go_on(out: Path, after: AfterRun, *, asked: bool) -> None:
+    """The next command lines; then the step that was named, or the menu."""
+    from vectomy.cli.next_steps import ask_next, list_next, run_then
+
+    typer.echo("\n".join(list_next(out)))
+    if after.then is not None:
+        run_then(out, after)
+    elif asked:
+        ask_next(out, after)
+
+
+def _parse_after(values: dict[str, Any], file: dict[str, Any] | None) -> AfterRun:
+    """What follows the run; takes the table `after` out of a configuration file.
+
+    Raises:
+        ConfigError: an unknown key or value.
+        UsageError: an answer that leads nowhere.
+    """
+    stored = {} if file is None else file.pop("after", {})
+    if not isinstance(stored, dict):
+        raise ConfigError(f"configuration key 'after' is {stored!r}; it takes keys of its own")
+    given = given_options(values, AFTER_OPTIONS)
+    typed = {name: write_flag(name) for name in given}
+    after = validate_config(AfterRun, {**stored, **given}, typed)
+    after.check(asked=not values["yes"] and not values["as_json"] and at_terminal())
+    if after.then not in (None, "nothing"):
+        if values["as_json"]:
+            raise UsageError("--then prints text of its own; leave --json out, or run the step by itself")
+        if is_launched():
+            raise UsageError("--then works in one process; run the step after the run")
+    return after
+
+
+def _configure(
+    model: str, values: dict[str, Any], options: dict[str, Any], file: dict[str, Any] | None
+) -> tuple[RunConfig, str]:
     """The configuration, and what the run folder is named after."""
     if asks_for_trait(values):
         recipe_options = trait_options(values, options)
@@ -133,7 +182,6 @@ def _configure(model: str, values: dict[str, Any], options: dict[str, Any]) -> t
             config = configure_trait(model, values, options)
             return config, config.trait.name
         options = recipe_options
-    file = load_config(values["config"]) if values["config"] else None
     made = make_config(model, options, file, flags=True)
     return made, made.recipe
 

@@ -35,6 +35,7 @@ __all__ = [
     "direction_option",
     "option",
     "out_option",
+    "point_option",
     "strength_option",
 ]
 
@@ -64,6 +65,13 @@ def base_option(detail: str, metavar: str = "MODEL") -> Any:
 def strength_option(detail: str) -> Any:
     """`--strength`: a factor of the Edit's own strengths."""
     return option("--strength", help=f"Strength of the edit: {detail}", panel=EDIT)
+
+
+def point_option(detail: str) -> Any:
+    """`--point`: one of the edits that a run measured."""
+    return option(
+        "--point", help=f"Point of the run, as `vectomy pick` lists it: {detail}", panel=EDIT, metavar="POINT"
+    )
 
 
 def direction_option(detail: str) -> Any:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -143,8 +143,12 @@ def _generate_batches(
         yield from zip(batch.rows, result, strict=True)
 
 
-def generate(chat: ChatModel, batch: Batch, limit: int) -> list[list[int]]:
+def generate(chat: ChatModel, batch: Batch, limit: int, streamer: Any = None) -> list[list[int]]:
     """Greedy answers of a batch, by transformers.
+
+    Args:
+        streamer: `put` gets the prompts, then the next token of every row as it is chosen; `end`
+            is called behind the last one.
 
     Raises:
         ModelError: transformers fails on this type of model.
@@ -158,7 +162,10 @@ def generate(chat: ChatModel, batch: Batch, limit: int) -> list[list[int]]:
     try:
         with pass_rows(batch.rows):
             out = chat.model.generate(
-                input_ids=batch.input_ids, attention_mask=batch.attention_mask, generation_config=greedy
+                input_ids=batch.input_ids,
+                attention_mask=batch.attention_mask,
+                generation_config=greedy,
+                streamer=streamer,
             )
     except VectomyError:
         raise

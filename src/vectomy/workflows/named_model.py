@@ -26,9 +26,11 @@ from vectomy.workflows.preflight import refuse
 
 __all__ = [
     "Kind",
+    "adapter_base",
     "base_named_by",
     "check_base",
     "edited_model",
+    "is_foreign_adapter",
     "kind_of",
     "name_resuming",
     "open_base",
@@ -145,7 +147,7 @@ def check_base(name: str) -> None:
 
 def _whole_model_of(adapter: Path) -> str:
     """How to get a whole model from the folder of an adapter."""
-    base = _text_in(adapter / "adapter_config.json", "base_model_name_or_path") or "MODEL"
+    base = adapter_base(str(adapter)) or "MODEL"
     if edit_file_in(adapter) is not None:
         return (
             f"write its Edit into a checkpoint with `vectomy apply {adapter} {base} --out DIR`, and give DIR"
@@ -186,6 +188,16 @@ _NO_EDIT: dict[Kind, str] = {
     "checkpoint": f"is a model without its Edit; give an Edit file or a run folder, or {_FROM_TWO}",
     "folder": "is a folder without an Edit (no edit.safetensors); give an Edit file or a run folder",
 }
+
+
+def is_foreign_adapter(name: str) -> bool:
+    """Whether it is the folder of an adapter that holds no Edit, such as one that PEFT wrote."""
+    return kind_of(name) == "adapter" and edit_file_in(Path(name).expanduser()) is None
+
+
+def adapter_base(name: str) -> str | None:
+    """The model that an adapter's own configuration names."""
+    return _text_in(Path(name).expanduser() / "adapter_config.json", "base_model_name_or_path")
 
 
 def base_named_by(name: str) -> str | None:

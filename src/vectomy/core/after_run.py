@@ -1,0 +1,56 @@
+"""What to do with a run that is finished: the answers to the menu at its end, given beforehand.
+Loads no torch.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import AfterValidator
+
+from vectomy.core.config import EDIT, OUTPUT, Panel, StrictModel
+from vectomy.core.errors import UsageError
+
+__all__ = ["AfterRun", "NextStep"]
+
+NextStep = Literal["nothing", "save", "bake", "chat", "evaluate", "push"]
+
+
+def _check_finite(value: float) -> float:
+    if not math.isfinite(value):
+        raise ValueError("input should be a finite number")
+    return value
+
+
+class AfterRun(StrictModel):
+    """The table `after` of a configuration file, and the options of `run` of these names."""
+
+    PANEL: ClassVar[Panel] = OUTPUT
+
+    then: NextStep | None = None
+    """What to do when the run is finished, as its menu at a terminal offers it; nobody is asked."""
+    then_to: str | None = None
+    """Where --then writes: a file (save), a new folder (bake, evaluate) or OWNER/NAME (push)."""
+    point: Annotated[str | None, EDIT] = None
+    """Point of the run, as `vectomy pick` lists it: for --then, or the menu's first; the rule's if
+    not given.
+    """
+    strength: Annotated[float, AfterValidator(_check_finite), EDIT] = 1.0
+    """Strength of the edit: for --then; multiplies that of the point."""
+
+    def check(self, asked: bool) -> None:
+        """Before a run of hours.
+
+        Args:
+            asked: a person will see the menu.
+
+        Raises:
+            UsageError: a target is missing, or an answer that belongs to no question.
+        """
+        if self.then in ("bake", "push") and not self.then_to:
+            where = "OWNER/NAME" if self.then == "push" else "a new folder"
+            raise UsageError(f"--then {self.then} needs {where}: give it with --then-to")
+        of_step = self.point is not None or self.strength != 1.0 or self.then_to is not None
+        if of_step and self.then in (None, "nothing") and not asked:
+            raise UsageError("--point, --strength and --then-to are of a step; name it with --then")

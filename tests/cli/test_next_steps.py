@@ -1,0 +1,182 @@
+"""After a run: the printed command lines work as they are, and the menu runs the same commands."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlparse
+
+import pytest
+import tiny_chat
+from command_line import Vectomy
+from finished_run import finished_run
+
+from vectomy.cli.next_steps import ask_next, list_next, run_then
+from vectomy.core.after_run import AfterRun
+from vectomy.core.errors import UsageError
+from vectomy.edits.edit import Edit
+from vectomy.workflows.run_points import open_point, read_points
+
+TIER = "chat"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A finished run in a folder whose name has to be quoted."""
+    made = finished_run(behaviour_tokens=("I",), n_search=4, n_test=4)
+    return Path(shutil.copytree(made, tmp_path / "my run's folder"))
+
+
+def other_point(folder: Path) -> Any:
+    points = read_points(folder).points
+    return next(point for point in points if not point.chosen and point.direction[1] > 0)
+
+
+def typed(answers: list[str]) -> Callable[..., str]:
+    """A person who types these answers; an empty one takes the default."""
+    waiting: Iterator[str] = iter(answers)
+
+    def ask(question: str, *, default: str | None = None, choices: list[str] | None = None, **_: Any) -> str:
+        answer = next(waiting)
+        assert choices is None or not answer or answer in choices
+        return answer or str(default)
+
+    return ask
+
+
+def test_the_printed_lines_are_commands_that_work(folder: Path, vectomy: Vectomy) -> None:
+    *commands, page = list_next(folder)
+    assert len(commands) == 3
+    link = page.split()[-1]
+    assert Path(unquote(urlparse(link).path)).read_bytes() == (folder / "report.html").read_bytes()
+    for line in commands:
+        words = shlex.split(re.split(r"\s{2,}", line)[1])
+        assert words[0] == "vectomy"
+        assert str(folder) in words
+        if words[1] != "push":
+            status, _, err = vectomy(*words[1:], stdin="/quit\n")
+            assert status == 0, err
+
+
+def test_a_run_ends_with_its_next_commands_and_without_a_menu_in_a_pipe(
+    folder: Path, vectomy: Vectomy
+) -> None:
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    assert config["model"] == str(tiny_chat.folder())
+    status, out, err = vectomy(
+        "run", config["model"], "--config", str(folder / "config.json"), "--out", str(folder)
+    )
+    assert status == 0, err
+    assert out.splitlines()[-4:] == list_next(folder)
+
+
+def test_the_menu_takes_a_point_and_runs_the_commands_that_it_shows(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other, ran = other_point(folder), []
+    answers = [
+        "save",
+        "",
+        "pick",
+        other.name,
+        "0.5",
+        "chat",
+        "save",
+        "",
+        "bake",
+        "new",
+        "push",
+        "me/mine",
+        "",
+    ]
+    ask_next(folder, AfterRun(), typed(answers), ran.append)
+    chosen = read_points(folder).chosen.name
+    picked = str(folder / "picked" / f"{other.name.replace(':', '_')}-strength-0.5.safetensors")
+    dial = ["--strength", "0.5"]
+    take = ["pick", str(folder), "--take", other.name, *dial]
+    assert ran == [
+        [
+            "pick",
+            str(folder),
+            "--take",
+            chosen,
+            "--out",
+            str(folder / "picked" / f"{chosen.replace(':', '_')}.safetensors"),
+        ],
+        ["chat", str(folder), "--point", other.name, *dial],
+        [*take, "--out", picked],
+        [*take, "--bake", "--out", "new"],
+        take,
+        ["push", picked, "me/mine"],
+    ]
+    shown = capsys.readouterr().err
+    assert f"$ {shlex.join(['vectomy', 'chat', str(folder), '--point', other.name, *dial])}" in shown
+    assert "taken by the rule" in shown
+
+
+def test_a_fault_leads_back_to_the_menu(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ran: list[list[str]] = []
+
+    def fail(words: list[str]) -> None:
+        ran.append(words)
+        raise UsageError("it does not work")
+
+    ask_next(folder, AfterRun(), typed(["chat", "pick", "nothing", "pick", "", "x", "chat", ""]), fail)
+    shown = capsys.readouterr().err
+    assert len(ran) == 2
+    assert shown.count("it does not work") == 2
+    assert "has no point 'nothing'" in shown
+    assert "a strength is a number, not 'x'" in shown
+
+
+def test_an_answer_given_beforehand_is_carried_out_without_asking(folder: Path, tmp_path: Path) -> None:
+    other, file = other_point(folder), tmp_path / "mine.safetensors"
+    run_then(folder, AfterRun(then="save", then_to=str(file), point=other.name, strength=0.5))
+    assert Edit.load(file).sha256 == open_point(folder, other, 0.5).sha256
+    run_then(folder, AfterRun(then="nothing"))
+    with pytest.raises(UsageError, match="has no point"):
+        run_then(folder, AfterRun(then="save", point="77:7"))
+
+
+def test_options_and_configuration_file_say_the_same(folder: Path, tmp_path: Path, vectomy: Vectomy) -> None:
+    """`--then` on the command line goes over the table `after` of the file; --yes asks nothing."""
+    other = other_point(folder)
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    file, taken, again = (tmp_path / name for name in ("run.json", "a.safetensors", "b.safetensors"))
+    after = {"then": "save", "then_to": str(taken), "point": other.name}
+    file.write_text(json.dumps({**config, "after": after}), encoding="utf-8")
+    given = ["run", config["model"], "--config", str(file), "--out", str(folder), "--yes"]
+    status, out, err = vectomy(*given)
+    assert status == 0, err
+    assert f"written to {taken}" in out
+    assert Edit.load(taken).sha256 == open_point(folder, other).sha256
+    status, out, err = vectomy(*given, "--then-to", str(again), "--strength", "0.5")
+    assert status == 0, err
+    assert Edit.load(again).sha256 == open_point(folder, other, 0.5).sha256
+    assert json.loads((folder / "config.json").read_text("utf-8")) == config
+
+
+REFUSED = {
+    "--then push": "--then push needs OWNER/NAME: give it with --then-to",
+    "--then bake": "--then bake needs a new folder",
+    "--point 3": "name it with --then",
+    "--then save --json": "leave --json out",
+    "--then fly": "'fly' is not one of",
+    "--then save --strength nan": "finite number",
+}
+
+
+@pytest.mark.parametrize("given", REFUSED)
+def test_an_answer_that_leads_nowhere_is_refused_before_the_run(
+    given: str, tmp_path: Path, vectomy: Vectomy
+) -> None:
+    out = tmp_path / "run"
+    status, _, err = vectomy("run", str(tiny_chat.folder()), "--out", str(out), *given.split())
+    assert status == 2
+    assert REFUSED[given] in " ".join(err.split())
+    assert not out.exists()
