@@ -37,11 +37,12 @@ def other_point(folder: Path) -> Any:
     return next(point for point in points if not point.chosen and point.direction[1] > 0)
 
 
-def typed(answers: list[str]) -> Callable[..., str]:
-    """A person who types these answers; an empty one takes the default."""
+def typed(answers: list[str], asked: list[str]) -> Callable[..., str]:
+    """A person who types these answers to what is `asked`; an empty one takes the default."""
     waiting: Iterator[str] = iter(answers)
 
     def ask(question: str, *, default: str | None = None, choices: list[str] | None = None, **_: Any) -> str:
+        asked.append(question)
         answer = next(waiting)
         assert choices is None or not answer or answer in choices
         return answer or str(default)
@@ -78,7 +79,7 @@ def test_a_run_ends_with_its_next_commands_and_without_a_menu_in_a_pipe(
 def test_the_menu_takes_a_point_and_runs_the_commands_that_it_shows(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    other, ran = other_point(folder), []
+    other, ran, asked = other_point(folder), [], []
     answers = [
         "save",
         "",
@@ -94,7 +95,7 @@ def test_the_menu_takes_a_point_and_runs_the_commands_that_it_shows(
         "me/mine",
         "",
     ]
-    ask_next(folder, AfterRun(), typed(answers), ran.append)
+    ask_next(folder, AfterRun(), typed(answers, asked), ran.append)
     chosen = read_points(folder).chosen.name
     picked = str(folder / "picked" / f"{other.name.replace(':', '_')}-strength-0.5.safetensors")
     dial = ["--strength", "0.5"]
@@ -116,7 +117,10 @@ def test_the_menu_takes_a_point_and_runs_the_commands_that_it_shows(
     ]
     shown = capsys.readouterr().err
     assert f"$ {shlex.join(['vectomy', 'chat', str(folder), '--point', other.name, *dial])}" in shown
-    assert "taken by the rule" in shown
+    assert ["taken by the rule" in question for question in asked if "next" in question] == [
+        *([True] * 2),
+        *([False] * 5),
+    ]
 
 
 def test_a_fault_leads_back_to_the_menu(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -126,7 +130,7 @@ def test_a_fault_leads_back_to_the_menu(folder: Path, capsys: pytest.CaptureFixt
         ran.append(words)
         raise UsageError("it does not work")
 
-    ask_next(folder, AfterRun(), typed(["chat", "pick", "nothing", "pick", "", "x", "chat", ""]), fail)
+    ask_next(folder, AfterRun(), typed(["chat", "pick", "nothing", "pick", "", "x", "chat", ""], []), fail)
     shown = capsys.readouterr().err
     assert len(ran) == 2
     assert shown.count("it does not work") == 2

@@ -48,8 +48,8 @@ def list_next(run: Path) -> list[str]:
         ("other points", ["pick", folder]),
         ("publish it", ["push", folder, "OWNER/NAME", "--dry-run"]),
     ]
-    commands = [f"{label.ljust(13)}{quote_command(['vectomy', *words])}" for label, words in lines]
-    return [*commands, f"{'page'.ljust(13)}{(run / 'report.html').resolve().as_uri()}"]
+    commands = [f"{label.ljust(14)}{quote_command(['vectomy', *words])}" for label, words in lines]
+    return [*commands, f"{'page'.ljust(14)}{(run / 'report.html').resolve().as_uri()}"]
 
 
 def commands_of(
