@@ -1,40 +1,21 @@
-"""The command line. Commands import heavy modules when they run, so `vectomy --help` is quick."""
+"""The command line. The module of a command is imported when it is used (command_table.py), and
+heavy ones when it runs: help is quick.
+"""
 
 from __future__ import annotations
 
 import codecs
 import errno
-import importlib.metadata
 import io
 import os
 import sys
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
 
-from vectomy.cli import (
-    apply_command,
-    cache_command,
-    chat_command,
-    compare_command,
-    direction_command,
-    edit_command,
-    evaluate_command,
-    heal_command,
-    judge_command,
-    ls_command,
-    pick_command,
-    plan_command,
-    push_command,
-    report_command,
-    reproduce_command,
-    run_command,
-    select_command,
-    show_command,
-    trait_command,
-    verify_command,
-)
-from vectomy.cli.common_options import Color, Quiet, Verbose, add_common_options
+from vectomy.cli.command_table import COMMANDS, LoadedCommands
+from vectomy.cli.common_options import Color, Quiet, Verbose
 from vectomy.cli.help import SectionedGroup
 from vectomy.cli.terminal import Verbosity, reset_terminal, verbosity
 from vectomy.core.errors import UsageError, VectomyError
@@ -42,7 +23,6 @@ from vectomy.core.out_of_memory import is_out_of_memory
 from vectomy.core.packages import describe_missing
 from vectomy.core.quoted_error import quote_error
 from vectomy.core.ranks import is_launched, may_say
-from vectomy.core.threads import prepare_threads
 from vectomy.core.write_errors import describe_os_error
 
 __all__ = ["app", "main"]
@@ -73,6 +53,14 @@ ABOUT = (
 class LaunchableGroup(SectionedGroup):
     """The commands; under a launcher, those that several processes share."""
 
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands = LoadedCommands()
+
+    def list_rows(self) -> Iterator[tuple[str, str, str]]:
+        for entry in COMMANDS:
+            yield entry.section, entry.name, entry.sentence
+
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, command, rest = super().resolve_command(ctx, args)
         if is_launched() and name not in SHARED:
@@ -97,6 +85,8 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> bool:
     if wanted:
+        import importlib.metadata
+
         typer.echo(f"vectomy {importlib.metadata.version('vectomy')}")
         raise typer.Exit
     return wanted
@@ -115,37 +105,10 @@ def _options(
     """The options of `vectomy` itself."""
 
 
-for command in (
-    run_command,
-    ls_command,
-    report_command,
-    pick_command,
-    select_command,
-    show_command,
-    apply_command,
-    edit_command,
-    plan_command,
-    verify_command,
-    compare_command,
-    direction_command,
-    evaluate_command,
-    chat_command,
-    judge_command,
-    push_command,
-    reproduce_command,
-    cache_command,
-    trait_command,
-    heal_command,
-):
-    command.register(app)
-add_common_options(app)
-
-
 def main() -> None:
     """Exit status: 0 done, 1 failed with one sentence on stderr, 2 bad usage, 130 interrupted."""
     _allow_any_text()
     reset_terminal()
-    prepare_threads()
     try:
         app(prog_name="vectomy")
     except VectomyError as error:

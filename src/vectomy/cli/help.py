@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
@@ -85,13 +86,18 @@ class SectionedGroup(TyperGroup):
                 error.message = f"{str(error.message).rstrip('.')}{near}"
             raise
 
-    def format_commands(self, ctx: Any, formatter: Any) -> None:
-        rows: dict[str, list[tuple[str, str]]] = {}
+    def list_rows(self) -> Iterator[tuple[str, str, str]]:
+        """(section, name, first sentence of the help) of each command."""
         for name, command in self.commands.items():
             panel = getattr(command, "rich_help_panel", None)
             section = panel if panel in SECTIONS else "Commands"
             first_sentence = " ".join((command.help or "").split()).partition(". ")[0]
-            rows.setdefault(section, []).append((name, f"{first_sentence.removesuffix('.')}."))
+            yield section, name, f"{first_sentence.removesuffix('.')}."
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        rows: dict[str, list[tuple[str, str]]] = {}
+        for section, name, sentence in self.list_rows():
+            rows.setdefault(section, []).append((name, sentence))
         for section in sorted(rows, key=lambda title: (*SECTIONS, "Commands").index(title)):
             with formatter.section(section):
                 formatter.write_dl(rows[section])

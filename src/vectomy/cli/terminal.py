@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from rich.console import Console
+if TYPE_CHECKING:
+    from rich.console import Console
 
 __all__ = ["ColorChoice", "Verbosity", "log_line", "open_console", "reset_terminal", "verbosity"]
 
@@ -47,6 +47,8 @@ def verbosity() -> Verbosity:
 def set_verbosity(level: Verbosity) -> None:
     _SETTINGS.verbosity = level
     if level is Verbosity.VERBOSE:
+        import logging
+
         logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
 
 
@@ -59,6 +61,8 @@ def open_console(stderr: bool = False) -> Console:
 
     Colours: with `auto` those of the terminal, none in a file or where NO_COLOR is set.
     """
+    from rich.console import Console
+
     if _SETTINGS.color == "auto":
         return Console(stderr=stderr, markup=False, emoji=False)
     if _SETTINGS.color == "never":

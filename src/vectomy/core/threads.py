@@ -15,8 +15,6 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-import psutil
-
 __all__ = ["Threads", "available_cores", "prepare_threads", "use_threads"]
 
 Threads = int | Literal["auto"]
@@ -62,6 +60,8 @@ def available_cores(quota: Path = QUOTA) -> int:
     Args:
         quota: the file of cgroups (version 2) that holds microseconds and their period, or `max`.
     """
+    import psutil
+
     process = psutil.Process()
     # macOS has no affinity.
     cores = len(process.cpu_affinity()) if hasattr(process, "cpu_affinity") else os.cpu_count() or 1

@@ -1,0 +1,56 @@
+"""The list of commands is shown without their modules, and says what they say."""
+
+import re
+from pathlib import Path
+
+import pytest
+import typer
+from command_line import process
+
+from vectomy.cli import app
+from vectomy.cli.command_table import COMMANDS
+from vectomy.cli.help import SectionedGroup
+
+TIER = "unit"
+
+SOURCE = Path(__file__).resolve().parents[2] / "src" / "vectomy" / "cli"
+
+
+def test_the_table_says_what_the_modules_say() -> None:
+    group = typer.main.get_command(app)
+    said = [(row[1], row[0], row[2]) for row in SectionedGroup.list_rows(group)]
+    assert said == [(entry.name, entry.section, entry.sentence) for entry in COMMANDS]
+
+
+def test_every_module_of_a_command_is_in_the_table() -> None:
+    modules = {f"vectomy.cli.{file.stem}" for file in SOURCE.glob("*_command.py")}
+    assert modules == {entry.module for entry in COMMANDS}
+
+
+@pytest.mark.parametrize("words", ["--help", "-h", "", "--version", "nothing"])
+def test_the_list_and_the_version_load_no_command_and_no_library(words: str) -> None:
+    loaded = modules_of(words)
+    assert not {name for name in loaded if name.endswith("_command")}
+    assert not {"torch", "numpy", "huggingface_hub", "pydantic", "psutil"} & loaded
+
+
+@pytest.mark.parametrize("words", ["run --help", "run --nothing", "--nothing"])
+def test_no_fault_of_usage_loads_torch(words: str) -> None:
+    assert not {"torch", "transformers", "numpy"} & modules_of(words)
+
+
+def modules_of(words: str) -> set[str]:
+    """The names of the modules that a command line loads."""
+    done = process(f"""
+import sys
+sys.argv[1:] = {words.split()!r}
+from vectomy.cli import main
+try:
+    main()
+except SystemExit:
+    pass
+print("loaded:", *sys.modules)
+""")
+    loaded = re.search(r"^loaded:(.*)$", done.stdout, re.MULTILINE)
+    assert loaded, done.stderr
+    return set(loaded[1].split())
