@@ -50,9 +50,7 @@ COMMANDS = (
     ),
     CommandEntry("collect", STAGES, "Collect activation statistics of both prompt sets.", "run"),
     CommandEntry("directions", STAGES, "Compute a direction for each site, layer and position.", "run"),
-    CommandEntry(
-        "ls", JOB, "List runs, healings and evaluations with what they changed, newest first."
-    ),
+    CommandEntry("ls", JOB, "List runs, healings and evaluations with what they changed, newest first."),
     CommandEntry("report", JOB, "Print the result of a finished run, healing or evaluation."),
     CommandEntry(
         "pick",
