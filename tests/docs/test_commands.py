@@ -24,7 +24,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 SHOWN = re.compile(r"(?:^|`|\$ )(?: {4})?(vectomy [a-z][^`\n]*)", re.M)
 # Options of other programs that our texts name.
 FOREIGN = {
-    "pip": {"--no-deps", "--target", "--upgrade"},
+    "pip": {"--disable-pip-version-check", "--no-deps", "--only-binary", "--python", "--target", "--upgrade"},
     "accelerate": {"--config_file", "--num_processes", "--main_process_port"},
     "convert_hf_to_gguf.py": {"--outtype", "--outfile"},
     "llama.cpp": {
@@ -92,7 +92,8 @@ def parse(text: str) -> None:
         assert {word.split("=")[0] for word in words} <= OPTIONS
         return
     words = ["1" if word in ("N", "X") else word for word in words if word != "[OPTIONS]"]
-    command.make_context(command.name, words)
+    with COMMANDS.make_context("vectomy", [], resilient_parsing=True) as root:
+        command.make_context(command.name, words, parent=root)
 
 
 @pytest.mark.parametrize(("page", "text"), commands(), ids=lambda value: value[:50])
