@@ -22,6 +22,7 @@ PROJECT = {"README.md": "overview", "CONTRIBUTING.md": "contributing", "CHANGELO
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 NOT_RUN = re.compile(r"^<!-- not run: (.+?) -->\n(```.*?^```$)", re.M | re.S)
 MATH = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.+?)\\[)\]]</\1>', re.S)
+PRIME = re.compile(r"<msup>(<mi>.</mi>)<m[io]>(?:&#x0?2032;|′)</m[io]></msup>")
 # Folders whose pages are listed by their names.
 LISTED = {"Log": "log", "Design decisions": "decisions"}
 
@@ -104,6 +105,8 @@ def on_page_content(html: str, page: Any, config: Any, files: Any) -> str:
 
     def equation(match: re.Match[str]) -> str:
         text = match[2].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
-        return convert(text, display="block" if match[1] == "div" else "inline")
+        mathml = convert(text, display="block" if match[1] == "div" else "inline")
+        # The sign is raised by itself: as a superscript it is a dot.
+        return PRIME.sub(r"<mrow>\1<mo>′</mo></mrow>", mathml)
 
     return MATH.sub(equation, html)

@@ -23,7 +23,8 @@ text{font:13px system-ui,"Liberation Sans",sans-serif;fill:#333}.s{font-size:11.
 .la{stroke:#f0a070}.lb{stroke:#8ab4f8}.l{stroke:#999}.g{stroke:#555}
 .box{fill:#26324a;stroke:#5f769c}.hot{fill:#4a3226;stroke:#b07a58}}
 </style>
-<defs><marker id="arrow" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">
+<defs><marker id="arrow" viewBox="0 0 8 8" refX="7" refY="4" markerUnits="userSpaceOnUse"
+markerWidth="11" markerHeight="11" orient="auto">
 <path d="M0 0L8 4L0 8z" style="fill:#888"/></marker></defs>"""
 
 
