@@ -1,7 +1,7 @@
 """Hooks of mkdocs (mkdocs.yml): the pages of docs/ lie in the repository, where GitHub shows them,
 and in the site. Nothing here loads vectomy.
 
-- README, CONTRIBUTING and CHANGELOG become pages of the site; raw numbers that pages link to, files.
+- README, CONTRIBUTING and CHANGELOG become pages of the site; linked raw numbers become files.
 - Links that leave docs/ lead to those; of a link to a folder the words stay.
 - Equations become MathML when the site is built, so that no script and no font is fetched.
 - Why a block is not run in a test stands below it.

@@ -29,7 +29,9 @@ markerWidth="11" markerHeight="11" orient="auto">
 
 
 def svg(width: int, height: int, title: str, *parts: str) -> str:
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" role="img">'
+    head = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" role="img">'
+    )
     return "\n".join((head, f"<title>{title}</title>", STYLE, *parts, "</svg>", ""))
 
 
@@ -37,7 +39,9 @@ def text(x: float, y: float, words: str, kind: str = "", anchor: str = "middle")
     return f'<text x="{x:g}" y="{y:g}" class="{kind}" text-anchor="{anchor}">{words}</text>'
 
 
-def line(x: float, y: float, to_x: float, to_y: float, kind: str = "l", width: float = 1.5, more: str = "") -> str:
+def line(
+    x: float, y: float, to_x: float, to_y: float, kind: str = "l", width: float = 1.5, more: str = ""
+) -> str:
     place = f'x1="{x:.1f}" y1="{y:.1f}" x2="{to_x:.1f}" y2="{to_y:.1f}"'
     return f'<line {place} class="{kind}" stroke-width="{width}" {more}/>'
 
@@ -72,8 +76,14 @@ def directions() -> str:
 
 def writers() -> str:
     """The residual stream, what writes to it and what only reads."""
-    parts = [line(60, 120, 610, 120, "l", 4, 'marker-end="url(#arrow)"'), text(600, 105, "residual stream", "s", "end")]
-    parts += [box(20, 165, 90, 34, "embedding", "hot"), line(65, 165, 65, 126, "l", 1.5, 'marker-end="url(#arrow)"')]
+    parts = [
+        line(60, 120, 610, 120, "l", 4, 'marker-end="url(#arrow)"'),
+        text(600, 105, "residual stream", "s", "end"),
+    ]
+    parts += [
+        box(20, 165, 90, 34, "embedding", "hot"),
+        line(65, 165, 65, 126, "l", 1.5, 'marker-end="url(#arrow)"'),
+    ]
     for x, name in ((170, "attention"), (380, "MLP")):
         parts += [
             line(x, 124, x, 162, "l", 1.5, 'marker-end="url(#arrow)"'),
@@ -105,7 +115,12 @@ def dial() -> str:
             line(x, y, x + across, y - rest * 0.55, "lb", 2.5, 'marker-end="url(#arrow)"'),
             line(x, y, x, y - rest * 0.55, "la", 2.5),
             text(x + 20, 248, f"strength {strength:g}"),
-            text(x + 20, 266, {-1: "doubled", 0: "the base", 0.5: "half", 1: "removed", 2: "reflected"}[strength], "s"),
+            text(
+                x + 20,
+                266,
+                {-1: "doubled", 0: "the base", 0.5: "half", 1: "removed", 2: "reflected"}[strength],
+                "s",
+            ),
         ]
     parts += [text(82, 45, "r", "", "end")]
     return svg(680, 280, "A writer's output at five strengths; the part along r is orange", *parts)
@@ -119,12 +134,17 @@ def search() -> str:
     steps = [(s / 40, 0.06 if s < 14 else 0.06 * math.exp(0.105 * (s - 14))) for s in range(41)]
     curve = " ".join(f"{left + x * width:.1f},{bottom - min(y, 1) * height:.1f}" for x, y in steps)
     parts.append(f'<polyline points="{curve}" class="la" fill="none" stroke-width="2.5"/>')
-    parts += [text(left + width / 2, bottom + 22, "step", "s"), text(left + 6, 40, "weight of KL", "a", "start")]
+    parts += [
+        text(left + width / 2, bottom + 22, "step", "s"),
+        text(left + 6, 40, "weight of KL", "a", "start"),
+    ]
     left = 390
     parts += [line(left, bottom, left + width, bottom), line(left, bottom, left, bottom - height)]
     places = [(left + kl / 0.11 * width, bottom - rate / 0.9 * height) for rate, kl in points]
     corners = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-    parts.append(f'<polyline points="{corners}" class="lb" fill="none" stroke-width="1.5" stroke-dasharray="4 3"/>')
+    parts.append(
+        f'<polyline points="{corners}" class="lb" fill="none" stroke-width="1.5" stroke-dasharray="4 3"/>'
+    )
     parts += [dot(x, y, "b", 5) for x, y in places]
     x, y = places[1]
     parts += [
@@ -157,8 +177,12 @@ def kl() -> str:
         parts.append(line(left - 8, bottom, left + 170, bottom))
         for index, (p, q) in enumerate(zip(base, other, strict=True)):
             x = left + index * 33
-            parts.append(f'<rect x="{x}" y="{bottom - p * 240:.1f}" width="13" height="{p * 240:.1f}" class="b"/>')
-            parts.append(f'<rect x="{x + 14}" y="{bottom - q * 240:.1f}" width="13" height="{q * 240:.1f}" class="a"/>')
+            parts.append(
+                f'<rect x="{x}" y="{bottom - p * 240:.1f}" width="13" height="{p * 240:.1f}" class="b"/>'
+            )
+            parts.append(
+                f'<rect x="{x + 14}" y="{bottom - q * 240:.1f}" width="13" height="{q * 240:.1f}" class="a"/>'
+            )
         parts.append(text(left + 80, bottom + 24, f"KL {divergence(base, other):.3f} nats"))
     parts += [
         text(40, 250, "blue: the base", "b", "start"),
@@ -175,7 +199,10 @@ def intervals() -> str:
     parts = []
     for share in (0, 0.25, 0.5, 0.75, 1):
         x = left + share * width
-        parts += [line(x, 20, x, 30 + len(rows) * 28, "g", 1), text(x, 48 + len(rows) * 28, f"{share:.0%}", "s")]
+        parts += [
+            line(x, 20, x, 30 + len(rows) * 28, "g", 1),
+            text(x, 48 + len(rows) * 28, f"{share:.0%}", "s"),
+        ]
     for index, (count, total) in enumerate(rows):
         y = 38 + index * 28
         low, high = wilson_interval(count, total)
@@ -183,7 +210,9 @@ def intervals() -> str:
             line(left + low * width, y, left + high * width, y, "lb", 6, 'stroke-linecap="round"'),
             dot(left + count / total * width, y, "a", 5),
             text(left - 14, y + 4.5, f"{count} of {total}", "", "end"),
-            text(left + high * width + 12, y + 4.5, f"{low:.1%}–{high:.1%}".replace("0.0%", "0%"), "s", "start"),
+            text(
+                left + high * width + 12, y + 4.5, f"{low:.1%}–{high:.1%}".replace("0.0%", "0%"), "s", "start"
+            ),
         ]
     return svg(660, 270, "What a count of refusals says about the true rate", *parts)
 

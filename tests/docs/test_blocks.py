@@ -1,4 +1,4 @@
-"""Every block of the pages runs in a test, or the page says why not (tests/helpers/page_blocks.py)."""
+"""Every block of the pages runs in a test, or the page says why not (helpers/page_blocks.py)."""
 
 from __future__ import annotations
 

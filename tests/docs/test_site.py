@@ -44,7 +44,9 @@ def test_nothing_is_fetched_from_elsewhere() -> None:
     assert not [text for text in pages if re.search(r"!\[[^\]]*\]\(https?:|<(?:script|iframe|img)\b", text)]
 
 
-@pytest.mark.parametrize("name", sorted(runpy.run_path(str(ROOT / "scripts" / "site_pictures.py"))["PICTURES"]))
+@pytest.mark.parametrize(
+    "name", sorted(runpy.run_path(str(ROOT / "scripts" / "site_pictures.py"))["PICTURES"])
+)
 def test_the_picture_is_current(name: str) -> None:
     script = runpy.run_path(str(ROOT / "scripts" / "site_pictures.py"))
     picture = (DOCS / "explanation" / f"{name}.svg").read_text(encoding="utf-8")
@@ -53,4 +55,6 @@ def test_the_picture_is_current(name: str) -> None:
 
 def test_the_page_of_configuration_keys_is_current() -> None:
     page = runpy.run_path(str(ROOT / "scripts" / "config_docs.py"))["page"]()
-    assert (DOCS / "configuration.md").read_text(encoding="utf-8") == page, "run python scripts/config_docs.py"
+    assert (DOCS / "configuration.md").read_text(encoding="utf-8") == page, (
+        "run python scripts/config_docs.py"
+    )

@@ -1,7 +1,7 @@
 """The fenced blocks of the pages of docs/, and which of them a test runs.
 
 A block is run in a test, or stands below `<!-- not run: REASON -->`. Pages whose blocks are only
-parsed (tests/docs/test_commands.py) say so once: `<!-- commands of this page are parsed, not run -->`.
+parsed (tests/docs/test_commands.py) say so once: `PARSED`.
 """
 
 from __future__ import annotations
