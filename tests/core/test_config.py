@@ -105,6 +105,7 @@ SAMPLES = {
     "steps": 7,
     "per_layer": True,
     "kl_budget": 0.125,
+    "max_degenerate": 0.125,
     "layer_fraction": 0.5,
     "behaviour_tokens": ("I",),
     "batch_tokens": 128,

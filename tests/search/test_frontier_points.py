@@ -15,7 +15,7 @@ from vectomy.search.gradient.edit_objective import EditObjective
 from vectomy.search.gradient.frontier_points import DIAL, FrontierPoints, choose, list_tried, measure_points
 from vectomy.search.gradient.parameters import SearchState, read_state, scale_state, write_state
 from vectomy.search.recipe import RecipeInput
-from vectomy.search.search_split import SearchSplitEvaluator
+from vectomy.search.search_split import AnswerShares, SearchSplitEvaluator
 
 TIER = "unit"
 
@@ -47,18 +47,24 @@ class Objective(EditObjective):
 
 
 class Evaluator(SearchSplitEvaluator):
-    """KL grows with the strength, and the behaviour is gone from one strength on."""
+    """KL grows with the strength, the behaviour is gone from one strength on, and answers go in
+    circles below another.
+    """
 
-    def __init__(self, gone_from: float) -> None:
-        self.gone_from = gone_from
+    def __init__(self, gone_from: float, circles_below: float = 0.0) -> None:
+        self.gone_from, self.circles_below = gone_from, circles_below
+        self.base_degenerate = 0.05
         self.generated: list[float] = []
 
     def divergence(self, edits: Sequence[Edit]) -> list[dict[str, float]]:
         return [{"kl": strength_of(edit) ** 1.6, "kl_first_token": 0.0} for edit in edits]
 
-    def rate(self, edit: Edit) -> float | None:
+    def measure(self, edit: Edit) -> AnswerShares:
+        strength = strength_of(edit) + 1e-6
         self.generated.append(strength_of(edit))
-        return 0.0 if strength_of(edit) >= self.gone_from - 1e-6 else 0.5
+        return AnswerShares(
+            0.0 if strength >= self.gone_from else 0.5, 0.1 if strength >= self.circles_below else 0.3
+        )
 
 
 def strength_of(edit: Edit) -> float:
@@ -73,9 +79,9 @@ def state_of(strength: float, step: int) -> dict[str, Any]:
 
 
 def measure(
-    strengths: Sequence[float], gone_from: float, **limits: Any
+    strengths: Sequence[float], gone_from: float, circles_below: float = 0.0, **limits: Any
 ) -> tuple[FrontierPoints, Evaluator, Any]:
-    selection = SimpleNamespace(**{"target_rate": 0.05, "kl_budget": None, **limits})
+    selection = SimpleNamespace(**{"target_rate": 0.05, "kl_budget": None, "max_degenerate": None, **limits})
     # Of the input of a recipe, only what the points need.
     task = object.__new__(RecipeInput)
     vars(task).update(
@@ -84,7 +90,7 @@ def measure(
         preserve=None,
         config=SimpleNamespace(selection=selection),
     )
-    evaluator = Evaluator(gone_from)
+    evaluator = Evaluator(gone_from, circles_below)
     states = [state_of(strength, 4 * number) for number, strength in enumerate(strengths, 1)]
     return measure_points(Objective(task), evaluator, states), evaluator, task
 
@@ -132,3 +138,24 @@ def test_a_scaled_state_is_the_same_edit_at_another_strength() -> None:
     scaled = read_state(scale_state(state, 0.5)["tensors"])
     assert float(scaled["strengths"]) == pytest.approx(0.4)
     assert torch.equal(scaled["vectors"], read_state(state["tensors"])["vectors"])
+
+
+def test_a_limit_of_degenerate_answers_takes_the_next_point_that_keeps_it() -> None:
+    """Without the limit the least KL is chosen, in circles or not."""
+    limited, _, task = measure((1.0,), 0.6, circles_below=0.85, max_degenerate=0.1)
+    free, _, free_task = measure((1.0,), 0.6, circles_below=0.85)
+    assert chosen_strength(free, free_task) == (pytest.approx(0.6), None)
+    assert chosen_strength(limited, task) == (pytest.approx(0.9), None)
+
+
+def test_a_limit_of_degenerate_answers_that_no_point_keeps_is_said() -> None:
+    points, _, task = measure((1.0,), 0.6, circles_below=2.0, max_degenerate=0.1)
+    strength, note = chosen_strength(points, task)
+    assert strength == pytest.approx(0.6)
+    assert note == "no edit that was tried keeps degenerate answers within --max-degenerate"
+
+
+def chosen_strength(points: FrontierPoints, task: RecipeInput) -> tuple[float, str | None]:
+    tried = list_tried(points.rows)
+    index, note = choose([points.rows[place] for place in tried], task)
+    return points.rows[tried[index]]["strength"], note

@@ -84,7 +84,7 @@ def test_the_openings_of_the_base_keep_all_and_those_of_an_ablation_none(tmp_pat
     edits = [Edit(task.base), Edit.from_directions(vector, task.base, task.writers)]
     whole = tiny_chat.chat()
     resident = SearchSplitEvaluator(replace(task, chat=whole), packed=False, layer=0)
-    assert evaluator.openings.rates(task.chat, edits) == [1.0, resident.rate(edits[1])]
+    assert evaluator.openings.rates(task.chat, edits) == [1.0, resident.measure(edits[1]).rate]
     shares = evaluator.openings.kept_shares(task.chat, edits)
     for own, other in zip(shares, resident.openings.kept_shares(whole, edits), strict=True):
         assert own == pytest.approx(other, rel=1e-4)

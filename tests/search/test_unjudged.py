@@ -56,7 +56,7 @@ def test_a_rate_is_of_the_judged_answers_and_none_of_few(
     }
     task = replace(task, judge=judge_without(unjudged), answers=answers)
     evaluator = SearchSplitEvaluator(task, packed=False, layer=0)
-    assert evaluator.rate(Edit(task.base)) == rate
+    assert evaluator.measure(Edit(task.base)).rate == rate
 
 
 @pytest.mark.parametrize(("unjudged", "count"), [(0, 20), (6, 14)])

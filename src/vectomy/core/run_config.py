@@ -131,6 +131,10 @@ class Selection(StrictModel):
     of the first token). With it, the edit that removes most of the behaviour within it is chosen;
     without it, the edit of least KL that reaches the target rate.
     """
+    max_degenerate: Annotated[float | None, SEARCH] = Field(None, ge=0, le=1)
+    """gradient, selective: largest share of positive search prompts whose answer goes in circles,
+    beyond the base's own share on the same prompts. [default: no limit]
+    """
     steps: Annotated[int | None, SEARCH] = Field(None, ge=1)
     """gradient, selective: steps of the optimiser. [default: 36; 96 for selective]"""
     accumulate: int = Field(1, ge=1)

@@ -15,13 +15,14 @@ from vectomy.data.prompts import Prompt
 from vectomy.edits.edit import Edit
 from vectomy.metrics.intervals import share_of_most
 from vectomy.metrics.judges import refuses
+from vectomy.metrics.judges.judged_part import find_degenerate
 from vectomy.models import Example, pack_examples, packs_exactly
 from vectomy.models.label_scores import chunk_labels, kl_divergence
 from vectomy.search.edited_passes import run_base, run_edited
 from vectomy.search.opening_shares import OpeningEvaluator
 from vectomy.search.recipe import RecipeInput
 
-__all__ = ["SearchSplitEvaluator"]
+__all__ = ["AnswerShares", "SearchSplitEvaluator"]
 
 # KL is measured over this many tokens of each base answer.
 MEASURED = 32
@@ -40,6 +41,15 @@ class _PassSums(NamedTuple):
     first: list[float]
     tokens: int
     answers: int
+
+
+class AnswerShares(NamedTuple):
+    """Shares of the answers to the positive search prompts."""
+
+    rate: float | None
+    """Those that show the behaviour; None if most answers could not be judged."""
+    degenerate: float | None
+    """Those that go in circles; None where no answers were generated."""
 
 
 class SearchSplitEvaluator:
@@ -118,13 +128,16 @@ class SearchSplitEvaluator:
         shows = [self._shows(prompt, own, own) for prompt, own in zip(prompts, answers, strict=True)]
         return OpeningEvaluator(self.task.chat, prompts, answers, shows, self.packed, self.layer)
 
-    def rate(self, edit: Edit) -> float | None:
-        """Share of the positive search prompts whose answer still shows the behaviour; None if most
-        answers could not be judged.
-        """
-        return self._measure_share(
-            edit, self.task.positive["search"], self.task.answers["positive"], "trying an edit"
-        )
+    def measure(self, edit: Edit) -> AnswerShares:
+        """The shares of an Edit, from its own answers to the positive search prompts."""
+        prompts, base = self.task.positive["search"], self.task.answers["positive"]
+        answers = self._answer(edit, prompts, "trying an edit")
+        return AnswerShares(self._share_shown(prompts, answers, base), self._share_degenerate(answers))
+
+    @cached_property
+    def base_degenerate(self) -> float:
+        """Share of the base's answers to the positive search prompts that go in circles."""
+        return self._share_degenerate(self.task.answers["positive"])
 
     def preserved_rate(self, edit: Edit | None, answers: Sequence[Sequence[int]]) -> float | None:
         """Share of the preserve set's search prompts whose answer shows the behaviour; None if most
@@ -137,18 +150,29 @@ class SearchSplitEvaluator:
         assert self.task.preserve is not None
         prompts = self.task.preserve.search
         if edit is None:
-            return share_of_most([self._shows(p, a, a) for p, a in zip(prompts, answers, strict=True)])
-        return self._measure_share(edit, prompts, answers, "trying an edit on the preserve set")
+            return self._share_shown(prompts, answers, answers)
+        own = self._answer(edit, prompts, "trying an edit on the preserve set")
+        return self._share_shown(prompts, own, answers)
 
-    def _measure_share(
-        self, edit: Edit, prompts: Sequence[Prompt], base: Sequence[Sequence[int]], title: str
-    ) -> float | None:
+    def _answer(self, edit: Edit, prompts: Sequence[Prompt], title: str) -> list[list[int]]:
         chat, c = self.task.chat, self.task.config
         with edit.hooks(chat.model):
-            answers = chat.answer(
+            return chat.answer(
                 chat.tokens(prompts), c.answer_tokens, c.runtime.batch_tokens, self.task.progress, title
             )
+
+    def _share_shown(
+        self, prompts: Sequence[Prompt], answers: Sequence[Sequence[int]], base: Sequence[Sequence[int]]
+    ) -> float | None:
         return share_of_most([self._shows(*row) for row in zip(prompts, answers, base, strict=True)])
+
+    def _share_degenerate(self, answers: Sequence[Sequence[int]]) -> float:
+        prompts, text = self.task.positive["search"], self.task.chat.text
+        flags = [
+            find_degenerate(text(answer), prompt.text)
+            for prompt, answer in zip(prompts, answers, strict=True)
+        ]
+        return sum(flags) / len(flags)
 
     def _shows(self, prompt: Prompt, answer: Sequence[int], base: Sequence[int]) -> bool | None:
         judge = self.task.judge

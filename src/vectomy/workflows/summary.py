@@ -41,8 +41,8 @@ FEW = 30
 SPLITS = ("fit", "search", "test")
 # The settings by which a recipe that chooses among whole edits chose.
 RULES = {
-    "gradient": {"target_rate", "kl_budget", "steps", "rank", "per_layer"},
-    "selective": {"target_rate", "kl_budget", "steps", "rank", "per_layer"},
+    "gradient": {"target_rate", "kl_budget", "max_degenerate", "steps", "rank", "per_layer"},
+    "selective": {"target_rate", "kl_budget", "max_degenerate", "steps", "rank", "per_layer"},
     "tpe": {"target_rate", "kl_budget", "trials", "startup_trials"},
 }
 

@@ -29,6 +29,8 @@ DIAL = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.15, 1.3)
 # KL grows with this power of the strength, between 0.6 and 1.2: 1.6 in 36 searches of the demo
 # model. By it points are ordered, and held against a KL budget, before their KL is measured.
 KL_POWER, MARGIN = 1.6, 1.15
+# Points tried beyond the least KL that reaches the target rate while too many answers degenerate.
+MORE_POINTS = 5
 # A selective edit has to leave this share of the behaviour that the base shows on the preserve set.
 PRESERVED = 0.95
 
@@ -56,24 +58,41 @@ def list_tried(points: Sequence[Candidate]) -> list[int]:
     return tried
 
 
-def is_enough(point: Candidate, task: RecipeInput) -> bool:
+def is_coherent(point: Candidate, task: RecipeInput) -> bool:
+    """Whether the degenerate answers of a point, beyond the base's, are within --max-degenerate."""
+    most, share = task.config.selection.max_degenerate, point.get("degenerate")
+    return most is None or share is None or bool(share <= point["degenerate_base"] + most)
+
+
+def is_reached(point: Candidate, task: RecipeInput) -> bool:
+    """Whether a point reaches the target rate and leaves enough on the preserve set."""
     return bool(point["rate"] <= task.config.selection.target_rate and is_preserved(point))
 
 
+def is_enough(point: Candidate, task: RecipeInput) -> bool:
+    return is_reached(point, task) and is_coherent(point, task)
+
+
 def choose(points: Sequence[Candidate], task: RecipeInput) -> tuple[int, str | None]:
-    """The index that the rule of pareto.py chooses, and a note. A selective search chooses among
-    the points that leave enough of the behaviour on the preserve set.
+    """The index that the rule of pareto.py chooses, and a note. It chooses among the points that
+    leave enough of the behaviour on the preserve set, and of these among those with few degenerate
+    answers; a limit that no point keeps is left out, and the note says so.
     """
     limits = task.config.selection
-    allowed = [index for index, point in enumerate(points) if is_preserved(point)]
-    chosen, note = choose_point(
-        [points[index] for index in allowed] if allowed else points, limits.target_rate, limits.kl_budget
+    allowed, notes = list(range(len(points))), []
+    rules = (
+        (is_preserved, f"no edit leaves {PRESERVED:.0%} of the behaviour on the prompts to keep"),
+        (
+            partial(is_coherent, task=task),
+            "no edit that was tried keeps degenerate answers within --max-degenerate",
+        ),
     )
-    if allowed:
-        return allowed[chosen], note
-    return chosen, f"no edit leaves {PRESERVED:.0%} of the behaviour on the prompts to keep" + (
-        f"; {note}" if note else ""
-    )
+    for rule, missed in rules:
+        kept = [index for index in allowed if rule(points[index])]
+        notes += [] if kept else [missed]
+        allowed = kept or allowed
+    chosen, note = choose_point([points[index] for index in allowed], limits.target_rate, limits.kl_budget)
+    return allowed[chosen], "; ".join([*notes, *([note] if note else [])]) or None
 
 
 class FrontierPoints(NamedTuple):
@@ -133,11 +152,28 @@ class _PointSearch:
         budget = self.task.config.selection.kl_budget
         points = self._list_dial()
         if budget is None:
-            try_in_halves(len(points), lambda place: self._try(points[place]))
+            reached = [len(points)]
+
+            def is_place_reached(place: int) -> bool:
+                enough = self._try(points[place])
+                reached.extend([place] if enough else [])
+                return enough
+
+            try_in_halves(len(points), is_place_reached)
+            self._try_coherent(points[min(reached) :])
             return
         for place, point in enumerate(points):
             if not place or point.kl <= budget:
                 self._try(point)
+
+    def _try_coherent(self, points: Sequence[_DialPoint]) -> None:
+        """Try points from the least KL that reaches the target rate on, until one keeps degenerate
+        answers within the limit. They do not rise with KL, so there is nothing to bisect.
+        """
+        for point in points[:MORE_POINTS]:
+            reached = self._try(point)
+            if reached and is_coherent(self.rows[point.state, point.strength], self.task):
+                return
 
     def list_points(self) -> FrontierPoints:
         """Every state at strength 1, and every other point that was tried, with its KL."""
@@ -174,18 +210,20 @@ class _PointSearch:
         edit, step = self._edit(index, strength), self.states[index]["step"]
         journal = self.task.journal
         place = str(step) if strength == 1.0 else f"{step} at {strength:g}"
-        rate = journal.get_or_compute(f"rate {place}", partial(self._measure_rate, edit))
-        row: Candidate = {"rejected": MOST_UNJUDGED if rate is None else None, "rate": rate}
+        shares = journal.get_or_compute(f"shares {place}", partial(self._measure_shares, edit))
+        rate = shares["rate"]
+        row: Candidate = {"rejected": MOST_UNJUDGED if rate is None else None, **shares}
         if rate is not None and self.task.preserve is not None:
             preserved = partial(_measure_preserved, self.evaluator, edit)
             row |= journal.get_or_compute(f"held {place}", preserved)
         self.rows[index, strength] = row
-        return rate is not None and is_enough(row, self.task)
+        return rate is not None and is_reached(row, self.task)
 
-    def _measure_rate(self, edit: Edit) -> float | None:
+    def _measure_shares(self, edit: Edit) -> dict[str, float | None]:
         if self.task.teacher_forced:
-            return self.evaluator.openings.rates(self.task.chat, [edit])[0]
-        return self.evaluator.rate(edit)
+            return {"rate": self.evaluator.openings.rates(self.task.chat, [edit])[0], "degenerate": None}
+        shares = self.evaluator.measure(edit)
+        return {**shares._asdict(), "degenerate_base": self.evaluator.base_degenerate}
 
     def _row(self, key: tuple[int, float], divergence: Mapping[str, float]) -> Candidate:
         budget, (index, strength) = self.task.config.selection.kl_budget, key

@@ -105,7 +105,7 @@ def select_gradient(task: RecipeInput) -> RecipeResult:
     files = {_name_file(points[index]): edits[index] for index in best}
     rows = [
         {
-            **{key: points[index][key] for key in ("step", "strength", "rate", "kl")},
+            **{key: points[index].get(key) for key in ("step", "strength", "rate", "kl", "degenerate")},
             "edit": f"frontier/{name}",
         }
         for index, name in zip(best, files, strict=True)
