@@ -77,9 +77,11 @@ def test_how_much_is_said_is_known_before_the_command_starts(
     given: list[str], level: str, place: str, vectomy: Vectomy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
-    monkeypatch.setattr("vectomy.core.run_folder.read_json", lambda _: seen.append(terminal.verbosity()))
+    monkeypatch.setattr(
+        "vectomy.cli.trait_command.bundled_traits", lambda: seen.append(terminal.verbosity()) or []
+    )
     monkeypatch.setattr(terminal.logging, "basicConfig", lambda **_: None)
-    vectomy(*(given if place == "before" else []), "report", "x", *(given if place == "behind" else []))
+    vectomy(*(given if place == "before" else []), "traits", *(given if place == "behind" else []))
     assert seen == [terminal.Verbosity[level]]
 
 

@@ -107,6 +107,7 @@ COMMANDS = (
         "Show or remove what vectomy keeps in its cache: `vectomy cache ls`, `vectomy cache clean`.",
     ),
     CommandEntry("traits", JOB, "List the bundled traits, and what changing each does to safety.", "trait"),
+    CommandEntry("config", JOB, "Write a file with all settings: `vectomy config init`."),
     CommandEntry(
         "heal",
         MEASURE,

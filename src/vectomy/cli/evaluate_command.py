@@ -12,12 +12,13 @@ from typing import Annotated, Any
 
 import typer
 
+from vectomy.cli.config_file import read_config_file
 from vectomy.cli.help import MEASURE, SectionedCommand
 from vectomy.cli.options import SOURCE_HELP, command_of, config_options, flags_of, given_options
 from vectomy.cli.output_folder import ask_about_folder, at_terminal, work_in_folder
 from vectomy.cli.progress_bars import bars
 from vectomy.cli.terminal import log_line
-from vectomy.cli.vocabulary import AsJson, Overwrite, out_option
+from vectomy.cli.vocabulary import AsJson, ConfigFile, Overwrite, out_option
 from vectomy.core.chat_endpoint import split_endpoint
 from vectomy.core.evaluation_config import EvaluationConfig, parse_evaluation
 from vectomy.core.json_value import JsonObject
@@ -50,7 +51,14 @@ Folder = Annotated[Path, out_option("DIR", "a folder; an interrupted evaluation 
 
 
 def register(app: typer.Typer) -> None:
-    parameters = {"subjects": Subjects, **OPTIONS, "out": Folder, "overwrite": Overwrite, "as_json": AsJson}
+    parameters = {
+        "subjects": Subjects,
+        **OPTIONS,
+        "out": Folder,
+        "overwrite": Overwrite,
+        "config": ConfigFile,
+        "as_json": AsJson,
+    }
     # Prompts have to be given.
     parameters["prompts"] = Annotated[list[str], *parameters["prompts"].__metadata__]
     required = {"subjects": ..., "prompts": ..., "out": ..., "overwrite": False, "as_json": False}
@@ -67,15 +75,18 @@ def _evaluate(values: dict[str, Any]) -> None:
     """Measure models, Edits and adapters on the same prompts: refusals and side effects. Results
     have intervals, paired tests and controls.
     """
-    given = {"subjects": values["subjects"], **given_options(values, OPTIONS)}
-    if "budgets" in given:
+    file = read_config_file("evaluate", values["config"])
+    given = {**file, "subjects": values["subjects"], **given_options(values, OPTIONS)}
+    if isinstance(given.get("budgets"), str):
         given["budgets"] = [part.strip() for part in given["budgets"].split(",") if part.strip()]
     from vectomy.models import join_ranks
     from vectomy.workflows.evaluate.evaluation import evaluate_models
 
     if "base" not in given and (base := _base_of(values["subjects"])) is not None:
         given["base"] = base
-    config = parse_evaluation(given, {"subjects": "SUBJECT", **flags_of(OPTIONS)})
+    config = parse_evaluation(
+        given, {name: flag for name, flag in flags_of(OPTIONS).items() if values.get(name) is not None}
+    )
     first = join_ranks(config.runtime.device, config.runtime.tensor_parallel).is_first
 
     def work(folder: Path, overwrite: bool) -> JsonObject:

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
 
+from vectomy.cli.config_file import read_config_file
 from vectomy.cli.help import MEASURE, SectionedCommand
 from vectomy.cli.options import (
     SOURCE_HELP,
@@ -37,7 +38,7 @@ from vectomy.cli.vocabulary import (
     out_option,
     strength_option,
 )
-from vectomy.core.config import EXPERT, OUTPUT, load_config
+from vectomy.core.config import EXPERT, OUTPUT
 from vectomy.core.json_value import JsonObject
 from vectomy.core.repo_name import split_revision
 from vectomy.healing.heal_config import HealConfig, parse_heal
@@ -231,8 +232,7 @@ def _files(config: Path | None, axolotl: Path | None) -> tuple[dict[str, Any], l
         from vectomy.healing.axolotl import read_axolotl
 
         values, notes = read_axolotl(axolotl)
-    if config is not None:
-        values |= load_config(config)
+    values |= read_config_file("heal", config)
     return values, notes
 
 

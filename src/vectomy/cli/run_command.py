@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from vectomy.cli.config_file import read_config_file
 from vectomy.cli.help import JOB, SectionedCommand
 from vectomy.cli.help import STAGES as STAGES_SECTION
 from vectomy.cli.options import (
@@ -27,7 +28,7 @@ from vectomy.cli.terminal import log_line
 from vectomy.cli.trait_command import TRAIT_OPTIONS, asks_for_trait, configure_trait, trait_options
 from vectomy.cli.vocabulary import AsJson, ConfigFile, Model, Overwrite, Yes, out_option
 from vectomy.core.after_run import AfterRun
-from vectomy.core.config import load_config, validate_config, write_flag
+from vectomy.core.config import validate_config, write_flag
 from vectomy.core.errors import ConfigError, UsageError
 from vectomy.core.ranks import is_launched
 from vectomy.core.run_config import HUB_PROMPTS, RunConfig, make_config
@@ -92,7 +93,7 @@ def run_until(until: str, values: dict[str, Any]) -> None:
     """Build the configuration, run the stages, print what came out."""
     model = values["model"]
     options = given_options(values, RUN_OPTIONS)
-    file = load_config(values["config"]) if values["config"] else None
+    file = dict(read_config_file("run", values["config"]))
     after = _parse_after(values, file)
     config, name = _configure(model, values, options, file)
     from vectomy.cli.picking import ask_person
@@ -150,14 +151,14 @@ def _go_on(out: Path, after: AfterRun, *, asked: bool) -> None:
         ask_next(out, after)
 
 
-def _parse_after(values: dict[str, Any], file: dict[str, Any] | None) -> AfterRun:
+def _parse_after(values: dict[str, Any], file: dict[str, Any]) -> AfterRun:
     """What follows the run; takes the table `after` out of a configuration file.
 
     Raises:
         ConfigError: an unknown key or value.
         UsageError: an answer that leads nowhere.
     """
-    stored = {} if file is None else file.pop("after", {})
+    stored = file.pop("after", {})
     if not isinstance(stored, dict):
         raise ConfigError(f"configuration key 'after' is {stored!r}; it takes keys of its own")
     given = given_options(values, AFTER_OPTIONS)
@@ -173,13 +174,15 @@ def _parse_after(values: dict[str, Any], file: dict[str, Any] | None) -> AfterRu
 
 
 def _configure(
-    model: str, values: dict[str, Any], options: dict[str, Any], file: dict[str, Any] | None
+    model: str, values: dict[str, Any], options: dict[str, Any], file: dict[str, Any]
 ) -> tuple[RunConfig, str]:
     """The configuration, and what the run folder is named after."""
     if asks_for_trait(values):
         recipe_options = trait_options(values, options)
         if recipe_options is None:
             config = configure_trait(model, values, options)
+            if file:
+                log_line("the trait has settings of its own; those of the file are not used")
             return config, config.trait.name
         options = recipe_options
     made = make_config(model, options, file, flags=True)

@@ -33,8 +33,8 @@ class AfterRun(StrictModel):
     then_to: str | None = None
     """Where --then writes: a file (save), a new folder (bake, evaluate) or OWNER/NAME (push)."""
     point: Annotated[str | None, EDIT] = None
-    """Point of the run, as `vectomy pick` lists it: for --then, or the menu's first; the rule's if
-    not given.
+    """Point of the run, as `vectomy pick` lists it: for --then, or the menu's first. [default:
+    the rule's]
     """
     strength: Annotated[float, AfterValidator(_check_finite), EDIT] = 1.0
     """Strength of the edit: for --then; multiplies that of the point."""
