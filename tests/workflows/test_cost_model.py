@@ -4,11 +4,15 @@ run corrects later plans.
 
 from __future__ import annotations
 
+import ast
 import importlib.util
+import inspect
 import json
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -18,8 +22,11 @@ from finished_run import finished_run, summary_in
 from vectomy.architecture import architecture_of
 from vectomy.core.config import LoadIn
 from vectomy.core.errors import ArtifactError
+from vectomy.core.run_config import RunConfig
 from vectomy.models.model_shape import ModelShape, build_on_meta
 from vectomy.models.speed_probe import CallTime, Speeds, measure_speeds
+from vectomy.workflows import cost_model, planned_work, stage_memory
+from vectomy.workflows import plan as plan_module
 from vectomy.workflows.cost_model import PlannedStage, count_run_stages
 from vectomy.workflows.planned_work import Place, Workload
 from vectomy.workflows.run_plan import PlannedRun, plan_run
@@ -28,7 +35,8 @@ TIER = "tiny"
 GIB = 1 << 30
 # No call has a fixed part, so that seconds are proportional to the work.
 SPEEDS = Speeds(
-    "cpu", CallTime(0, 1e-3), CallTime(0, 3e-3), CallTime(0, 4e-3), CallTime(0, 1e-3), 2.0, 1e-9, 2e-9, 5e-10
+    *("cpu", CallTime(0, 1e-3), CallTime(0, 3e-3), CallTime(0, 4e-3), CallTime(0, 1e-3), CallTime(0, 2e-3)),
+    *(1e-9, 2e-9, 5e-10),
 )
 CPU = torch.device("cpu")
 needs_bitsandbytes = pytest.mark.skipif(
@@ -47,6 +55,27 @@ def stages(
     return {stage.name: stage for stage in count_run_stages(shape, work, speeds, place)}
 
 
+def _constants(module: ModuleType) -> Iterator[tuple[str, ast.expr]]:
+    """Names and values of a module's assignments, those of its classes among them."""
+    tree = ast.parse(inspect.getsource(module))
+    for body in (tree.body, *(node.body for node in tree.body if isinstance(node, ast.ClassDef))):
+        for node in body:
+            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value:
+                yield node.target.id, node.value
+            elif isinstance(node, ast.Assign):
+                for target in node.targets:
+                    pairs = (
+                        zip(target.elts, node.value.elts, strict=True)
+                        if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple)
+                        else [(target, node.value)]
+                    )
+                    yield from ((name.id, value) for name, value in pairs if isinstance(name, ast.Name))
+
+
+def _is_number(node: ast.expr) -> bool:
+    return any(isinstance(part, ast.Constant) and type(part.value) in (int, float) for part in ast.walk(node))
+
+
 def test_twice_the_prompts_and_steps_take_twice_as_long() -> None:
     work = Workload(fit=64, search=128, test=256, shared=0)
     double = replace(work, fit=128, search=256, test=512, steps=72)
@@ -60,18 +89,65 @@ def test_twice_the_prompts_and_steps_take_twice_as_long() -> None:
 
 
 def test_collecting_is_the_tokens_of_the_fit_prompts_and_a_check_of_packs() -> None:
-    """Four prompts a side as a pack and as rows."""
-    result = stages(shape_of(), Workload(fit=100, shared=0, own=40))
-    tokens = 2 * (100 * 40 + 2 * 4 * 40)
+    """Four prompts a side as a pack and as rows of the longest."""
+    result = stages(shape_of(), Workload(fit=100, shared=0, own=40, longest=90))
+    tokens = 2 * (100 * 40 + 4 * 40 + 4 * 90)
     assert result["collect"].seconds == pytest.approx(tokens * 1e-3, rel=0.001)
 
 
-def test_a_bake_takes_its_bytes_and_a_receipt_in_float32() -> None:
+def test_packs_are_full_but_for_the_last_one() -> None:
+    """Of 640 tokens: 24 that all share, and 38 prompts of 16. Attention costs long rows more."""
+    square = 1e-6
+    speeds = replace(SPEEDS, passed=CallTime(0, 0, square))
+    collect = [
+        stages(shape_of(), Workload(fit=fit, shared=24, own=16, longest=16), speeds)["collect"].seconds
+        for fit in (38, 48)
+    ]
+    assert collect[1] - collect[0] == pytest.approx(2 * square * (24 + 10 * 16) ** 2, rel=0.01)
+
+
+def test_a_bake_reads_the_weights_three_times_and_runs_them_in_float32() -> None:
+    """To change them, for the receipt, and for the hashes of the written tensors."""
     shape = shape_of()
     applied = stages(shape, Workload())["apply"].seconds
-    disk = shape.bytes * (1e-9 + 2e-9 + 1e-9 + 2 * 5e-10)
-    assert applied == pytest.approx(disk + 2.0 * 1e-3 * 384, rel=0.1)
+    disk = shape.bytes * (3 * 1e-9 + 2e-9 + 5e-10)
+    assert applied == pytest.approx(disk + 2e-3 * 384 + 0.2, rel=0.001)
+    converted = replace(SPEEDS, float32=CallTime(5.0, 2e-3))
+    assert stages(shape, Workload(), converted)["apply"].seconds == pytest.approx(applied + 5.0)
     assert stages(shape, Workload(bake=False))["apply"].seconds < 0.1 * applied
+
+
+def test_a_given_direction_is_not_screened() -> None:
+    """Six copies of a pass of both sets through 0.6 of the layers, and their labels."""
+    shape, work = shape_of(), Workload(judged=False, shared=0, own=40)
+    looked, given = (
+        stages(shape, replace(work, screened=screened))["select"].seconds for screened in (True, False)
+    )
+    tokens, labels = 2 * 6 * 16 * (40 + 14.5), 16 * (7 * 32 + 6 * 16)
+    assert looked - given == pytest.approx((0.6 * tokens + labels) * 1e-3, rel=0.001)
+
+
+def test_a_plan_owns_no_number_of_another_module() -> None:
+    """Its own numbers are those that nothing else knows: estimates of seconds and bytes."""
+    estimates = {
+        *("LOSS_PASSES", "HOOKED", "OPENING_SECONDS", "BUILDING_SECONDS", "JUDGING", "WRITING"),
+        *("PROGRAM", "CARD_PROGRAM", "BAKING_PROGRAM", "TOKENIZER", "ABOVE_MEAN"),
+        # Tokens of usual prompts; tried: by a recipe that does not learn.
+        *("shared", "own", "longest", "tried"),
+    }
+    for module in (cost_model, plan_module, planned_work, stage_memory):
+        own = {name for name, node in _constants(module) if _is_number(node)}
+        assert own <= estimates, f"{module.__name__} copies {own - estimates}"
+
+
+def test_a_plan_without_a_job_is_that_of_the_defaults() -> None:
+    config = RunConfig.model_validate(
+        {"model": "m", "contrast": {"positive": {"prompts": "a"}, "negative": {"prompts": "b"}}}
+    )
+    counts = config.contrast.n_fit, config.contrast.n_search, config.contrast.n_test
+    work = Workload()
+    assert (work.fit, work.search, work.test) == counts
+    assert (work.answer_tokens, work.steps) == (config.answer_tokens, config.steps)
 
 
 def test_a_model_beyond_memory_reads_its_blocks_for_every_token_that_it_decodes() -> None:
@@ -214,6 +290,8 @@ def test_the_speeds_of_a_small_model_are_measured_here(tiny_of) -> None:
     assert speeds.passed.of(512) > 0
     assert speeds.trained.of(256) >= speeds.passed.of(256)
     assert speeds.step.of(32) >= speeds.step.of(4) > 0
+    # All blocks are converted before a pass in float32, which is slower than one in bfloat16.
+    assert speeds.float32.fixed > 0 < speeds.float32.each
     assert 0 < speeds.read_byte < 1e-6
     assert 0 < speeds.hashed_byte < 1e-6
 

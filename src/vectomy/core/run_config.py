@@ -35,6 +35,8 @@ __all__ = [
     "parse_selection",
 ]
 
+# Steps of the optimiser, if not given.
+STEPS, SELECTIVE_STEPS = 36, 96
 HUB_PROMPTS = {"positive": "mlabonne/harmful_behaviors", "negative": "mlabonne/harmless_alpaca"}
 DEMO_PROMPTS = {"positive": "bundled:refused", "negative": "bundled:harmless"}
 
@@ -197,7 +199,7 @@ class RunConfig(JobConfig):
     @property
     def steps(self) -> int:
         """Steps of the optimiser: the given number, else the recipe's."""
-        return self.selection.steps or (96 if self.recipe == "selective" else 36)
+        return self.selection.steps or (SELECTIVE_STEPS if self.recipe == "selective" else STEPS)
 
     @property
     def per_layer(self) -> bool:

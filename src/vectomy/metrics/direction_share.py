@@ -17,7 +17,10 @@ from vectomy.hooks.capture import capture
 from vectomy.models import ChatModel, load_layerwise, load_model, loaded_bytes, memory_for
 from vectomy.models.memory import SHARE
 
-__all__ = ["projections", "shares_along"]
+__all__ = ["TEXTS", "TEXT_TOKENS", "projections", "shares_along"]
+
+# Random texts, and tokens of each, on which a stream is measured unless prompts are given.
+TEXTS, TEXT_TOKENS = 8, 48
 
 
 def shares_along(
@@ -61,7 +64,11 @@ def projections(
     chat = _open_chat(opened, runtime)
     layers = chat.architecture.n_layers
     texts = tokens or _random_texts(chat.architecture.vocab, seed)
-    what = f"{len(tokens)} given prompts" if tokens else f"8 random texts of 48 tokens (seed {seed})"
+    what = (
+        f"{len(tokens)} given prompts"
+        if tokens
+        else f"{TEXTS} random texts of {TEXT_TOKENS} tokens (seed {seed})"
+    )
     longest = max(map(len, texts))
     cut = chat.context is not None and longest > chat.context
     how = f"{what}{f', cut at its {chat.context} positions' if cut else ''}, float32"
@@ -98,7 +105,9 @@ def _check_finite(share: Tensor, point: int) -> None:
 
 def _random_texts(vocab: int, seed: int) -> list[list[int]]:
     generator = torch.Generator().manual_seed(seed)
-    rows: list[list[int]] = torch.randint(min(8, vocab // 2), vocab, (8, 48), generator=generator).tolist()
+    rows: list[list[int]] = torch.randint(
+        min(8, vocab // 2), vocab, (TEXTS, TEXT_TOKENS), generator=generator
+    ).tolist()
     return rows
 
 

@@ -30,7 +30,14 @@ from vectomy.metrics.intervals import rate_of, share_of
 from vectomy.metrics.judges import Judge, Verdict, find_refusals, measured_errors, refuses
 from vectomy.models import ChatModel
 
-__all__ = ["BaseAnswers", "VariantResult", "answer_base", "evaluate_variant", "force_variant"]
+__all__ = [
+    "RECEIPT_PROMPTS",
+    "BaseAnswers",
+    "VariantResult",
+    "answer_base",
+    "evaluate_variant",
+    "force_variant",
+]
 
 # Answers are also judged cut off after so many tokens, as far as they are longer.
 LENGTHS = (8, 16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024)

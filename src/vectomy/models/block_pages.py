@@ -19,10 +19,12 @@ from torch import Tensor, nn
 from vectomy.models.memory import available_memory
 from vectomy.models.weights import Page, Weights
 
-__all__ = ["BlockPages"]
+__all__ = ["COMING", "SHARE", "BlockPages"]
 
 # Blocks that stay in memory may take this share of what is free when the first one is read.
 SHARE = 0.5
+# Blocks beside those: one that is being read, and one that is being loaded.
+COMING = 2
 
 
 class BlockPages:
@@ -56,8 +58,7 @@ class BlockPages:
         """
         self._repeats = True
         room = int(SHARE * available_memory(self.weights.device))
-        # One block more is being read, and one is being loaded.
-        self.most = max(1, room // max(1, self.largest) - 2)
+        self.most = max(1, room // max(1, self.largest) - COMING)
 
     @contextmanager
     def loaded(self, layer: int) -> Iterator[None]:

@@ -34,7 +34,7 @@ from vectomy.models.memory import available_memory, count_pass_tokens
 from vectomy.models.saved_tensors import saved_tensors
 from vectomy.models.thought_budget import answer_behind_thoughts
 
-__all__ = ["ChatModel"]
+__all__ = ["CPU_TOKENS", "ChatModel"]
 
 # Ids beyond are of no vocabulary, and too large for a tensor.
 LARGEST_TOKEN = 1 << 31

@@ -27,7 +27,7 @@ from vectomy.models.packed_linear import pack_linears
 if TYPE_CHECKING:
     from vectomy.models.chat import ChatModel
 
-__all__ = ["decode", "decodes_by_row", "generate"]
+__all__ = ["CPU_PLACES", "PACKED_FROM", "TRIED", "decode", "decodes_by_row", "generate"]
 
 # Tokens in the cache of answers at once on a processor: a step over more rows reads the weights
 # less often.

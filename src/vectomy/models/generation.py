@@ -22,7 +22,7 @@ from vectomy.core.module_io import inner_model
 from vectomy.core.pass_rows import pass_rows
 from vectomy.models.batch import pad_left
 
-__all__ = ["GreedyDecoder", "shared_beginning"]
+__all__ = ["ROOM", "GreedyDecoder", "shared_beginning"]
 
 # Waiting prompts take the places of ended rows once this share of the rows has ended; where none
 # wait, the cache is copied without the ended rows.

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from vectomy.core.freed_memory import trim_heap
 from vectomy.models.memory import available_memory
 
-__all__ = ["pack_linears"]
+__all__ = ["SHARE", "pack_linears"]
 
 DTYPES = (torch.bfloat16, torch.float32)
 # The packed copies may take this share of the free memory.

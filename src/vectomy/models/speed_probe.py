@@ -38,10 +38,12 @@ LONGEST, SHORTEST = 512, 32
 # Rows of a pass that is compared with one row of as many tokens.
 ROWS = 4
 FEW_ROWS, MANY_ROWS = 4, 32
+# Rows of a pass in float32, and tokens of each.
+FLOAT32_ROWS = 8, 48
 # Tokens that decoding looks back at.
 BEFORE = 96
 LABELS, HEAD_ROWS = 64, 16384
-DISK_BYTES = 64 << 20
+DISK_BYTES, DISK_CALLS = 64 << 20, 3
 # A call is timed at least twice, then until so many seconds are over.
 MOST_CALLS, ENOUGH = 7, 0.7
 
@@ -89,8 +91,8 @@ class Speeds:
     """Seconds of a model of one shape on one device, all blocks together.
 
     `step` is of the blocks in a step of decoding, by rows; `label` of the head with probabilities
-    in float32; `byte` of reading, writing (to the disk itself) and hashing a byte; `float32` is how
-    many times as long a product takes in float32.
+    in float32; `float32` of a pass in float32, with what it takes to convert all weights as its
+    fixed part; `byte` of reading, writing (to the disk itself) and hashing a byte.
     """
 
     device: str
@@ -98,7 +100,7 @@ class Speeds:
     trained: CallTime
     step: CallTime
     label: CallTime
-    float32: float
+    float32: CallTime
     read_byte: float
     written_byte: float
     hashed_byte: float
@@ -127,13 +129,14 @@ def measure_speeds(
     disk = _measure_disk(folder or Path.cwd(), clock)
     with torch.no_grad():
         passed, step, label = probe.measure_passes(), probe.measure_steps(), probe.measure_head()
+        float32 = probe.measure_float32(*FLOAT32_ROWS)
     return Speeds(
         device=str(device),
         passed=passed,
         trained=probe.measure_training(passed),
         step=step,
         label=label,
-        float32=_compare_float32(device, probe.dtype, clock),
+        float32=float32,
         read_byte=disk[0],
         written_byte=disk[1],
         hashed_byte=disk[2],
@@ -201,6 +204,21 @@ class _Probe:
             points = [(rows, self._time(self._decoding(rows))) for rows in (FEW_ROWS, MANY_ROWS)]
         return CallTime.through(*points).times(self.by_blocks, self.by_weights)
 
+    def measure_float32(self, rows: int, tokens: int) -> CallTime:
+        """Of rows of `tokens`, on one block; all of a model's weights are converted for it."""
+        of_block = _block_weights(self.sizes)
+        converting = self._time(self._converting(of_block)) * self.shape.in_blocks / of_block
+        if self.device.type == "cpu":
+            rows = max(1, min(rows, int(PRODUCTS / (tokens * of_block))))
+        block = _build(self.sizes, 1, torch.float32, self.device)
+        seconds = self._time(partial(_run_blocks, block, rows, tokens))
+        blocks = self.of_passes * self.passed
+        return CallTime(converting, seconds * blocks / (rows * tokens))
+
+    def _converting(self, count: int) -> Callable[[], Tensor]:
+        weights = torch.full((count,), 0.01, dtype=self.dtype, device=self.device)
+        return lambda: weights.to(torch.float32, copy=True)
+
     def measure_head(self) -> CallTime:
         """On some rows of the head; the others take as long."""
         d_model = self.shape.sizes.d_model
@@ -217,16 +235,11 @@ class _Probe:
 
     def _run(self, rows: int, tokens: int, gradient: bool = False) -> Tensor:
         """A pass through some of the blocks."""
-        stream = torch.full((rows, tokens, self.sizes.d_model), 0.1, dtype=self.dtype, device=self.device)
-        mask = torch.zeros(rows, 1, tokens, tokens, dtype=self.dtype, device=self.device)
         self.model.config.num_hidden_layers = self.passed
         try:
-            result: Tensor = self.model(
-                inputs_embeds=stream.requires_grad_(gradient), attention_mask=mask, use_cache=False
-            ).last_hidden_state
+            return _run_blocks(self.model, rows, tokens, gradient)
         finally:
             self.model.config.num_hidden_layers = self.count
-        return result
 
     def _decoding(self, rows: int) -> Callable[[], Tensor]:
         from transformers import DynamicCache
@@ -320,30 +333,32 @@ def _build(sizes: BlockSizes, count: int, dtype: torch.dtype, device: torch.devi
     return model.to(device).eval()
 
 
-def _compare_float32(device: torch.device, dtype: torch.dtype, clock: Clock) -> float:
-    """Seconds of a product in float32, over those in another dtype."""
-    seconds = []
-    for kind in (torch.float32, dtype):
-        a = torch.full((512, 1024), 0.1, device=device, dtype=kind)
-        best = math.inf
-        for _ in range(5):
-            began = clock()
-            (a @ a.T).sum().item()
-            best = min(best, clock() - began)
-        seconds.append(best)
-    return seconds[0] / seconds[1]
+def _run_blocks(model: Any, rows: int, tokens: int, gradient: bool = False) -> Tensor:
+    """A pass of `_build`'s model over rows of tokens."""
+    like: dict[str, Any] = {"dtype": model.dtype, "device": model.device}
+    stream = torch.full((rows, tokens, model.config.hidden_size), 0.1, **like)
+    mask = torch.zeros(rows, 1, tokens, tokens, **like)
+    result: Tensor = model(
+        inputs_embeds=stream.requires_grad_(gradient), attention_mask=mask, use_cache=False
+    ).last_hidden_state
+    return result
 
 
 def _measure_disk(folder: Path, clock: Clock) -> tuple[float, float, float]:
-    """Seconds a byte of reading, of writing to the disk itself, and of sha256. A folder that takes
+    """Seconds a byte of reading, of writing to the disk itself, and of sha256: the quickest of
+    some, since the first file takes memory that the system still has to find. A folder that takes
     no files is measured by the one for temporary files.
     """
     data = os.urandom(1 << 20) * (DISK_BYTES >> 20)
-    began = clock()
-    hashlib.sha256(data).digest()
-    hashed = clock() - began
     where = folder if os.access(folder, os.W_OK) else Path(tempfile.gettempdir())
-    with tempfile.TemporaryFile(dir=where) as file:
+    calls = [_write_and_read(data, where, clock) for _ in range(DISK_CALLS)]
+    read, written, hashed = (min(seconds) / len(data) for seconds in zip(*calls, strict=True))
+    return read, written, hashed
+
+
+def _write_and_read(data: bytes, folder: Path, clock: Clock) -> tuple[float, float, float]:
+    """Seconds of reading, writing and hashing."""
+    with tempfile.TemporaryFile(dir=folder) as file:
         began = clock()
         file.write(data)
         file.flush()
@@ -353,4 +368,6 @@ def _measure_disk(folder: Path, clock: Clock) -> tuple[float, float, float]:
         began = clock()
         file.read()
         read = clock() - began
-    return read / len(data), written / len(data), hashed / len(data)
+    began = clock()
+    hashlib.sha256(data).digest()
+    return read, written, clock() - began

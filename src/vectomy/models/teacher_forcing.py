@@ -25,12 +25,23 @@ from vectomy.core.types import Stream, TokenIds
 from vectomy.models.chat import ChatModel
 from vectomy.models.generation import shared_beginning
 
-__all__ = ["Example", "TeacherForcedBatch", "pack_examples", "packs_exactly", "resume_at", "resumes_exactly"]
+__all__ = [
+    "COMPARED",
+    "Example",
+    "TeacherForcedBatch",
+    "pack_examples",
+    "packs_exactly",
+    "resume_at",
+    "resumes_exactly",
+]
 
 # Largest difference of a state, relative to the size of all, that counts as rounding (root mean
 # squares). Right packs of 30 to 80 layers differ by up to 0.04 in bfloat16 and 0.006 in float16,
 # wrong ones by 1 (docs/log/gpu.md).
 ROUNDING = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.15, torch.float16: 0.03}
+# Examples at the beginning on which packs are compared with plain rows, beside the shortest and the
+# longest one.
+COMPARED = 2
 
 
 @dataclass(frozen=True)
@@ -231,7 +242,7 @@ def _pad(chat: ChatModel, examples: Sequence[Example]) -> TeacherForcedBatch:
 
 
 @torch.inference_mode()
-def packs_exactly(chat: ChatModel, examples: Sequence[Example], first: int = 2) -> bool:
+def packs_exactly(chat: ChatModel, examples: Sequence[Example], first: int = COMPARED) -> bool:
     """Whether packs give the same states as ordinary rows. Tried on the first examples, the
     shortest and the longest: the mask of a pack replaces that of sliding windows, which short
     prompts do not leave.

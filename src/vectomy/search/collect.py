@@ -30,7 +30,7 @@ from vectomy.models import (
 )
 from vectomy.search.activation_stats import ActivationStats, RunningStats
 
-__all__ = ["collect"]
+__all__ = ["PACK", "collect"]
 
 # Most tokens of a pack: in longer packs, attention over the whole row costs more than sharing
 # saves.

@@ -22,7 +22,7 @@ from vectomy.search.edited_passes import run_base, run_edited
 from vectomy.search.opening_shares import OpeningEvaluator
 from vectomy.search.recipe import RecipeInput
 
-__all__ = ["AnswerShares", "SearchSplitEvaluator"]
+__all__ = ["MEASURED", "PACK", "AnswerShares", "SearchSplitEvaluator"]
 
 # KL is measured over this many tokens of each base answer.
 MEASURED = 32

@@ -12,40 +12,24 @@ import math
 from dataclasses import asdict, dataclass, replace
 
 from vectomy.core.json_value import JsonObject
+from vectomy.metrics.direction_share import TEXT_TOKENS, TEXTS
+from vectomy.metrics.variants import RECEIPT_PROMPTS
+from vectomy.models.decoding import PACKED_FROM, TRIED
 from vectomy.models.model_shape import ModelShape
 from vectomy.models.speed_probe import CallTime, Speeds
-from vectomy.workflows.planned_work import (
-    CANDIDATES,
-    COLLECTED,
-    DIALLED,
-    JUDGED,
-    MEASURED,
-    MOST_FIT,
-    NEGATIVE,
-    OPENING,
-    PACKED_FROM,
-    PER_PASS,
-    RECEIPT_TEXTS,
-    RECEIPT_TOKENS,
-    SCREENED,
-    UNLEARNED,
-    Place,
-    Workload,
-    count_rows,
-)
+from vectomy.models.teacher_forcing import COMPARED
+from vectomy.search.collect import PACK as COLLECTED
+from vectomy.search.gradient.frontier_points import DIAL
+from vectomy.search.gradient.gradient_recipe import START, STRIDE
+from vectomy.search.gradient.parameters import SETTLE
+from vectomy.search.gradient.start_directions import SCREENED_LAYERS, SCREENED_PROMPTS
+from vectomy.search.gradient.train_passes import JUDGED, MOST_PROMPTS, NEGATIVE_TOKENS, OPENING, PER_PASS
+from vectomy.search.search_split import MEASURED, PACK
+from vectomy.workflows.planned_work import Place, Workload, count_rows
 from vectomy.workflows.stage_memory import count_stage_bytes
 
 __all__ = ["PlannedStage", "count_run_stages"]
 
-# Tokens of a pack of the search's KL; examples on which packs are compared with plain rows, as
-# often as this (models/teacher_forcing.py).
-PACK, COMPARED = 512, 4
-# Steps between two states of the search; the KL weight rises from this share of the steps on.
-STRIDE, SETTLED = 4, 0.4
-# Prompts whose stream is measured for a form.
-PROJECTED = 16
-# Prompts, and tokens of their answers, on which the ways to answer are compared (decoding.py).
-TRIED_PROMPTS, TRIED_TOKENS = 2, 4
 # A loss and its backward pass take the head so many times.
 LOSS_PASSES = 2.5
 # Decoding under an Edit takes longer by its hooks.
@@ -105,9 +89,7 @@ class _Run:
         """Of a whole model, how it answers is tried on two prompts."""
         if not self.place.whole:
             return OPENING_SECONDS
-        tried = 2 * self._padded(TRIED_PROMPTS) + 2 * TRIED_TOKENS * (
-            self.speeds.step.of(TRIED_PROMPTS) + self.speeds.label.fixed
-        )
+        tried = 2 * (self._padded(2) + TRIED * (self.speeds.step.of(2) + self.speeds.label.fixed))
         return OPENING_SECONDS + self.shape.bytes * self.speeds.read_byte + self.speeds.quantised + tried
 
     def _judge(self, answers: float) -> float:
@@ -121,11 +103,17 @@ class _Run:
         return line.fixed * (passes - 1) + line.of(tokens, row) + self.sweep
 
     def _packed(self, prompts: float, more: float = 0, pack: float = PACK) -> float:
-        """Passes of packs that share their beginning; `more` tokens of answers a prompt."""
-        each = self.work.own + more
-        packs = max(1, math.ceil(prompts * each / max(1, pack - self.work.shared)))
-        tokens = prompts * each + packs * self.work.shared
-        return self._pass(tokens, tokens / packs, packs)
+        """Passes of packs that share their beginning, all but the last one full; `more` tokens of
+        answers a prompt.
+        """
+        each, shared = self.work.own + more, self.work.shared
+        full, rest = divmod(prompts, max(1, (pack - shared) // max(1, each)))
+        rows = [(full, shared + (prompts - rest) / full * each)] if full else []
+        rows += [(1, shared + rest * each)] if rest else []
+        tokens = sum(count * row for count, row in rows)
+        # The mean over tokens: attention costs long rows more.
+        row = sum(count * row * row for count, row in rows) / tokens if tokens else 0.0
+        return self._pass(tokens, row, sum(count for count, _ in rows))
 
     def _padded(self, prompts: float, more: float = 0) -> float:
         """Passes of padded rows; those of similar length share a pass."""
@@ -133,9 +121,10 @@ class _Run:
         return self._pass(prompts * row, row, max(1, math.ceil(prompts * row / self.work.passes)))
 
     def _compare_packs(self, examples: int, more: float = 0) -> float:
-        """Some examples as a pack and as plain rows."""
-        count = min(examples, COMPARED)
-        return self._packed(count, more) + self._padded(count, more)
+        """Some examples as a pack and as plain rows, the longest among them."""
+        count = min(examples, COMPARED + 2)
+        row = self.work.shared + self.work.longest + more
+        return self._packed(count, more) + self._pass(count * row, row)
 
     def _collect(self) -> float:
         """One side; a model read block by block runs plain rows."""
@@ -164,28 +153,31 @@ class _Run:
         work = self.work
         if not work.learned:
             return work.tried * self._answers(work.search, hooked=True)
-        prompts = min(work.fit, MOST_FIT)
-        each, upper = min(prompts, PER_PASS), 1 - UNLEARNED
+        prompts = min(work.fit, MOST_PROMPTS)
+        each, upper = min(prompts, PER_PASS), 1 - START
         # Two openings a prompt that shows the behaviour, and the start of each other answer; their
         # last tokens are not run.
-        changed, negative = 2 * (OPENING - 1), NEGATIVE - 1
-        pack = work.shared + PER_PASS * (work.own + changed)
+        changed, negative = 2 * (OPENING - 1), NEGATIVE_TOKENS - 1
+        pack = work.shared + PER_PASS * (work.own + max(changed, negative))
         answers = 2 * self._answers(prompts, JUDGED)
         targets = self._packed(prompts, changed, pack) + self._packed(prompts, negative, pack)
-        checks = 2 * self._compare_packs(COMPARED, changed)
+        # Two of each side come first, and the passes are tried to resume.
+        checks = 2 * self._compare_packs(prompts, changed)
         row = work.shared + each * (work.own + (changed + negative) / 2)
-        labels = each * (2 * OPENING + NEGATIVE)
-        screening = upper * self._pass(2 * CANDIDATES * row, row, 2) + self._labels(
-            (CANDIDATES + 1) * labels + CANDIDATES * each * NEGATIVE
-        )
+        labels = each * (2 * OPENING + NEGATIVE_TOKENS)
+        screening = 0.0
+        if work.screened:
+            screening = upper * self._pass(2 * SCREENED_LAYERS * row, row, 2) + self._labels(
+                (SCREENED_LAYERS + 1) * labels + SCREENED_LAYERS * each * NEGATIVE_TOKENS
+            )
         # The losses take the head forward and backward, and once for the base.
         step = upper * self._pass(2 * row, row, 2, self.speeds.trained) + self._labels(
-            LOSS_PASSES * labels + each * NEGATIVE
+            LOSS_PASSES * labels + each * NEGATIVE_TOKENS
         )
         if not self.place.whole:
             # Down again through the blocks.
             step += upper * self.sweep
-        states = max(1, math.ceil((1 - SETTLED) * work.steps / STRIDE))
+        states = max(1, math.ceil((1 - SETTLE) * work.steps / STRIDE))
         return (
             answers
             + targets
@@ -198,7 +190,7 @@ class _Run:
 
     def _measure_states(self, states: int) -> float:
         """KL of the states on the search prompts."""
-        work, upper = self.work, 1 - UNLEARNED
+        work, upper = self.work, 1 - START
         return (
             self._packed(work.search, MEASURED)
             + upper * states * self._packed(work.search, MEASURED)
@@ -214,24 +206,24 @@ class _Run:
         if not self.place.whole:
             return (1 + tried) * self._padded(work.search, OPENING)
         # The screened directions, and what is left after the removal.
-        heard = min(prompts, SCREENED) + prompts
+        heard = prompts + (min(prompts, SCREENED_PROMPTS) if work.screened else 0)
         looked = self._answers(heard, JUDGED, hooked=True) if work.judged else 0.0
         return looked + tried * (self._answers(work.search, hooked=True) + self._judge(work.search))
 
     @staticmethod
     def _count_tried(states: int) -> int:
         """Points of the dial that a bisection tries."""
-        return math.ceil(math.log2(DIALLED * states + 1))
+        return math.ceil(math.log2(len(DIAL) * states + 1))
 
     def _apply(self) -> float:
-        """Read, change, write; then the receipt in float32, and a hash of every tensor."""
+        """Read, change, write; then the receipt, which runs all blocks in float32, and a hash of
+        every tensor.
+        """
         if not self.work.bake:
             return 0.0
-        shape, speeds = self.shape, self.speeds
-        disk = shape.bytes * (speeds.read_byte + speeds.written_byte)
-        passed = speeds.passed.of(RECEIPT_TEXTS * RECEIPT_TOKENS, RECEIPT_TOKENS)
-        receipt = shape.bytes * speeds.read_byte + speeds.float32 * passed
-        return disk + receipt + 2 * shape.bytes * speeds.hashed_byte + BUILDING_SECONDS
+        size, speeds = self.shape.bytes, self.speeds
+        receipt = BUILDING_SECONDS + speeds.float32.of(TEXTS * TEXT_TOKENS, TEXT_TOKENS)
+        return size * (3 * speeds.read_byte + speeds.written_byte + speeds.hashed_byte) + receipt
 
     def _evaluate(self) -> float:
         """The base, the Edit as hooks, and each written form, on the test prompts."""
@@ -249,7 +241,7 @@ class _Run:
         # Of the base twice more.
         forced = (2 + forms) * self._padded(work.test, work.answer_tokens)
         labels = self._labels(2 * forms * work.test * work.answer_tokens)
-        stream = forms * self._padded(min(PROJECTED, 2 * work.test))
+        stream = forms * self._padded(2 * min(RECEIPT_PROMPTS, work.test))
         apart = 2 * self._padded(work.test)
         loaded = self._load() if work.bake else 0.0
         return answers + forced + labels + stream + apart + judged + loaded + self._evaluate_in_full()

@@ -24,13 +24,9 @@ from vectomy.models.speed_probe import Speeds
 from vectomy.workflows.cost_model import PlannedStage
 from vectomy.workflows.planned_work import Workload
 from vectomy.workflows.run_plan import PlannedRun, find_device, is_config_alone, measure_shape, plan_run
+from vectomy.workflows.stage_memory import BAKING_PROGRAM
 
 __all__ = ["Plan", "PlannedWriter", "plan"]
-
-# Memory of the interpreter and torch in a bake.
-PROGRAM = 350 << 20
-# Tokens of a usual contrast: 512 prompts of 64 tokens, templates included.
-TOKENS = 512 * 64
 
 
 @dataclass(frozen=True)
@@ -190,8 +186,8 @@ class _Files:
     def of(cls, opened: Checkpoint, arch: Architecture, name: str | None) -> _Files:
         memory = {
             "bake": _bake_memory(opened, arch),
-            "collect_whole": opened.bytes + PROGRAM,
-            "collect_streamed": layerwise_memory(opened, arch, TOKENS),
+            "collect_whole": opened.bytes + BAKING_PROGRAM,
+            "collect_streamed": layerwise_memory(opened, arch, _count_collected()),
         }
         beside = sum((opened.path / file).stat().st_size for file in opened.sidecars)
         notes = (*opened.notes, *list_template_faults(opened.path, name=name))
@@ -201,18 +197,26 @@ class _Files:
     def imagined(cls, shape: ModelShape) -> _Files:
         """Of a configuration alone."""
         memory = {
-            "bake": PROGRAM + 3 * shape.largest_writer * shape.itemsize,
-            "collect_whole": shape.bytes + PROGRAM,
-            "collect_streamed": count_layerwise_bytes(shape.largest_block, shape.sizes.d_model, TOKENS),
+            "bake": BAKING_PROGRAM + 3 * shape.largest_writer * shape.itemsize,
+            "collect_whole": shape.bytes + BAKING_PROGRAM,
+            "collect_streamed": count_layerwise_bytes(
+                shape.largest_block, shape.sizes.d_model, _count_collected()
+            ),
         }
         whole = shape.bytes <= SHARE * available_memory()
         return cls((), shape.bytes, 0, memory, whole, ("the folder holds no weights: sizes are computed",))
 
     def quantise(self, shape: ModelShape, device: torch.device) -> _Files:
         """The same files, when the model is read with its weights quantised in memory."""
-        memory = {**self.memory, "collect_whole": shape.loaded_bytes + PROGRAM}
+        memory = {**self.memory, "collect_whole": shape.loaded_bytes + BAKING_PROGRAM}
         room = SHARE * available_memory(device)
         return replace(self, memory=memory, fits=shape.loaded_bytes <= room)
+
+
+def _count_collected() -> int:
+    """Tokens of the fit prompts of both sides, templates included."""
+    work = Workload()
+    return 2 * work.fit * (work.shared + work.own)
 
 
 def _plan_writer(arch: Architecture, writer: Writer) -> PlannedWriter:
@@ -255,4 +259,4 @@ def _bake_memory(checkpoint: Checkpoint, arch: Architecture) -> int:
         stored.name for writer in arch.writers if writer.component not in OUTSIDE for stored in writer.weights
     }
     largest = max((e.end - e.start for name, e in checkpoint.tensors.items() if name in written), default=0)
-    return PROGRAM + 3 * largest
+    return BAKING_PROGRAM + 3 * largest

@@ -6,41 +6,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from vectomy.core.json_value import JsonObject
+from vectomy.core.run_config import STEPS, Contrast, RunConfig
+from vectomy.models.chat import CPU_TOKENS
+from vectomy.models.decoding import CPU_PLACES
 
-__all__ = [
-    "CANDIDATES",
-    "COLLECTED",
-    "DIALLED",
-    "JUDGED",
-    "MEASURED",
-    "MOST_FIT",
-    "NEGATIVE",
-    "OPENING",
-    "PACKED_FROM",
-    "PER_PASS",
-    "RECEIPT_TEXTS",
-    "RECEIPT_TOKENS",
-    "SCREENED",
-    "UNLEARNED",
-    "Place",
-    "Workload",
-    "count_rows",
-]
+__all__ = ["Place", "Workload", "count_rows"]
 
-# Blocks below this share of the depth are not learned in; of a pass that resumes there, they are
-# not run either.
-UNLEARNED = 0.4
-# Prompts and tokens of the search by gradients (search/gradient/).
-PER_PASS, MOST_FIT, OPENING, JUDGED, NEGATIVE, MEASURED = 16, 256, 8, 16, 16, 32
-SCREENED, CANDIDATES = 16, 6
-# Strengths of the dial at which a state may be taken.
-DIALLED = 8
-# Tokens of a pack of the collection (search/collect.py); texts of a receipt, and tokens of each.
-COLLECTED = 640
-RECEIPT_TEXTS, RECEIPT_TOKENS = 8, 48
-# On a processor: tokens that are answered at once, and from how many tokens an answer is worth
-# packing the weights (models/decoding.py).
-PLACES, PACKED_FROM = 16384, 12
+_PROMPTS, _RUN = Contrast.model_fields, RunConfig.model_fields
 
 
 @dataclass(frozen=True)
@@ -49,23 +21,25 @@ class Workload:
     and its own.
     """
 
-    fit: int = 256
-    search: int = 32
-    test: int = 100
+    fit: int = _PROMPTS["n_fit"].default
+    search: int = _PROMPTS["n_search"].default
+    test: int = _PROMPTS["n_test"].default
     shared: int = 30
     own: int = 34
     longest: int = 128
-    answer_tokens: int = 64
-    steps: int = 36
+    answer_tokens: int = _RUN["answer_tokens"].default
+    steps: int = STEPS
     tried: int = 0
     """Edits or directions that a recipe tries by generating; 0: those of the gradient search."""
     learned: bool = True
     """Whether the recipe learns by gradients."""
+    screened: bool = True
+    """Whether it looks for its first direction; a given one (`--direction`) is not looked for."""
     judged: bool = True
     """Whether a judge reads the answers."""
     bake: bool = True
     lora: bool = False
-    passes: int = 4096
+    passes: int = CPU_TOKENS
     """Tokens of one pass."""
 
     def to_json(self) -> JsonObject:
@@ -91,5 +65,5 @@ class Place:
 
 def count_rows(work: Workload, place: Place, limit: int) -> int:
     """Prompts that are answered at once, with answers of at most `limit` tokens."""
-    places = work.passes if place.card else max(work.passes, PLACES)
+    places = work.passes if place.card else max(work.passes, CPU_PLACES)
     return max(1, places // (work.shared + work.longest + limit))

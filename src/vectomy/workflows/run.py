@@ -45,7 +45,7 @@ from vectomy.workflows.run_workflow import RunWorkflow, digest_given_direction
 from vectomy.workflows.stages import Log, Stage, ignore
 from vectomy.workflows.trait_config import TraitRun
 
-__all__ = ["STAGES", "StageName", "list_distill_stages", "list_stages", "run"]
+__all__ = ["STAGES", "StageName", "list_distill_stages", "list_stages", "open_workflow", "run"]
 
 
 def run(
@@ -92,7 +92,7 @@ def run(
     )
     check_run_output(out, *(() if is_demo(config.model) else (config.model,)))
     with limit_memory(config.runtime.max_memory), RunFolder(Path(out)) as folder:
-        work = _open_workflow(
+        work = open_workflow(
             config,
             folder,
             overwrite=overwrite,
@@ -110,7 +110,15 @@ def run(
         return dict(read_json(folder.file("summary.json"))) if until == "report" else {}
 
 
-def _open_workflow(config: RunConfig, folder: RunFolder, **options: Any) -> RunWorkflow:
+def open_workflow(config: RunConfig, folder: RunFolder, **options: Any) -> RunWorkflow:
+    """The workflow of a run in its folder; nothing is read or run yet.
+
+    Args:
+        options: progress, log, ask_user, command and overwrite, as of `run`.
+
+    Raises:
+        ConfigError: a trait is to be learned, and none is named.
+    """
     shared = {"model": config.model, "runtime": config.runtime, "folder": folder, **options}
     if isinstance(config, TraitRun):
         return DistillWorkflow(config=config, **shared)

@@ -106,6 +106,7 @@ def count_workload(config: RunConfig, chat: ChatModel, sides: Sequence[Any]) -> 
         answer_tokens=config.answer_tokens,
         steps=config.steps,
         learned=config.recipe in ("gradient", "selective", "distill"),
+        screened=config.selection.direction is None,
         tried=config.selection.trials if config.recipe == "tpe" else config.selection.candidates,
         judged=config.contrast.behaviour == "refusal",
         bake=config.bake,

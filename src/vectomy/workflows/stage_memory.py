@@ -9,44 +9,33 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from vectomy.metrics.direction_share import TEXT_TOKENS, TEXTS
+from vectomy.models.block_pages import COMING
+from vectomy.models.block_pages import SHARE as PAGES_SHARE
+from vectomy.models.decoding import PACKED_FROM
+from vectomy.models.generation import ROOM
 from vectomy.models.label_scores import count_chunk_labels
 from vectomy.models.model_shape import ModelShape
+from vectomy.models.packed_linear import SHARE as PACKED_SHARE
 from vectomy.models.pass_bytes import FLOAT32, forward_bytes, kept_bytes, kv_bytes, loss_bytes
-from vectomy.workflows.planned_work import (
-    CANDIDATES,
-    COLLECTED,
-    JUDGED,
-    MOST_FIT,
-    OPENING,
-    PACKED_FROM,
-    PER_PASS,
-    RECEIPT_TEXTS,
-    RECEIPT_TOKENS,
-    UNLEARNED,
-    Place,
-    Workload,
-    count_rows,
-)
+from vectomy.search.collect import PACK as COLLECTED
+from vectomy.search.gradient.gradient_recipe import START
+from vectomy.search.gradient.pass_memory import SHARE as KEPT_SHARE
+from vectomy.search.gradient.start_directions import SCREENED_LAYERS
+from vectomy.search.gradient.train_passes import JUDGED, MOST_PROMPTS, OPENING, PER_PASS
+from vectomy.workflows.planned_work import Place, Workload, count_rows
 
-__all__ = ["StageBytes", "count_stage_bytes"]
+__all__ = ["BAKING_PROGRAM", "StageBytes", "count_stage_bytes"]
 
 # Interpreter, torch, transformers and the judge; beside a card, with its libraries. The tokenizer's
 # bytes by entry of its vocabulary.
 PROGRAM, CARD_PROGRAM, TOKENIZER = 455 << 20, 700 << 20, 1 << 10
 # A stage that runs no model (a bake beside a card).
 BAKING_PROGRAM = 350 << 20
-# Room for coming tokens in the cache of answers; packed copies of a processor's weights may take
-# this share of the free memory (models/generation.py, models/packed_linear.py).
-ROOM, PACKED_SHARE = 128, 0.25
-# The search's passes keep at most this share of the free memory (pass_memory.py).
-KEPT_SHARE = 0.6
 # Of the distance between the mean and the longest prompt, what the longest pass of PER_PASS prompts
 # lies above the mean: the longest of hundreds is some 3 standard deviations above it, the largest
 # mean of 16 some 1.8 of a quarter of one.
 ABOVE_MEAN = 0.15
-# A model read block by block has so many blocks in memory beside those that it keeps, for which
-# there is this share of the free memory (models/block_pages.py).
-COMING, PAGES_SHARE = 2, 0.5
 
 
 @dataclass(frozen=True)
@@ -135,7 +124,7 @@ class _Stages:
         answering = self._answering(work.search)
         if not work.learned:
             return answering
-        prompts = min(work.fit, MOST_FIT)
+        prompts = min(work.fit, MOST_PROMPTS)
         if self.place.whole:
             answering = max(answering, self._answering(prompts, JUDGED))
         each = min(prompts, PER_PASS)
@@ -144,14 +133,14 @@ class _Stages:
         tokens = round(work.shared + each * own)
         labels = 2 * OPENING * each
         streams = 2 * self._stream(prompts * (work.own + 2 * OPENING)) + self._stream(2 * prompts * OPENING)
-        screened = forward_bytes(self.shape, CANDIDATES * tokens) + self._losses(labels)
+        screened = forward_bytes(self.shape, SCREENED_LAYERS * tokens) + self._losses(labels)
         learned = self._kept(tokens) + self._losses(labels)
         return max(answering, streams + screened, streams + learned)
 
     def _kept(self, tokens: int) -> float:
         """By one learning pass for its backward pass."""
         shape, place = self.shape, self.place
-        layers = shape.sizes.layers - round(UNLEARNED * shape.sizes.layers)
+        layers = shape.sizes.layers - round(START * shape.sizes.layers)
         kept = kept_bytes(shape, tokens, layers)
         # The search sees that as well, and computes blocks again in the backward pass.
         if place.whole and kept <= KEPT_SHARE * (place.free - shape.loaded_bytes):
@@ -168,7 +157,7 @@ class _Stages:
         shape = self.shape
         writer = 3 * shape.largest_writer * shape.itemsize
         block = shape.in_largest_block
-        tokens = RECEIPT_TEXTS * RECEIPT_TOKENS
+        tokens = TEXTS * TEXT_TOKENS
         receipt = block * (2 * FLOAT32 + shape.itemsize) + FLOAT32 * tokens * shape.sizes.pass_numbers
         # A model that was read block by block is let go of before.
         return max(writer, receipt) - (0.0 if self.place.whole or self.place.card else self.weights)

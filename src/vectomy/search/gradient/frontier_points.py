@@ -17,7 +17,7 @@ from vectomy.search.pareto import choose_point, try_in_halves
 from vectomy.search.recipe import Candidate, RecipeInput
 from vectomy.search.search_split import SearchSplitEvaluator
 
-__all__ = ["FrontierPoints", "choose", "is_enough", "is_preserved", "list_tried", "measure_points"]
+__all__ = ["DIAL", "FrontierPoints", "choose", "is_enough", "is_preserved", "list_tried", "measure_points"]
 
 # The reason in scores.json of points that were not generated with.
 UNTRIED = "not tried: one of less KL is enough, or one of more KL leaves too much"

@@ -70,7 +70,7 @@ from vectomy.search.pareto import frontier
 from vectomy.search.recipe import Candidate, RecipeInput, RecipeResult
 from vectomy.search.search_split import SearchSplitEvaluator
 
-__all__ = ["select_gradient"]
+__all__ = ["START", "STRIDE", "select_gradient"]
 
 # Writers below this fraction of the depth stay as they are: they write little of the behaviour, and
 # everything below is computed only once.

@@ -17,6 +17,7 @@ from torch import Tensor
 from vectomy.core import linalg
 
 __all__ = [
+    "SETTLE",
     "EditParameters",
     "Optimizer",
     "Phase",

@@ -24,7 +24,7 @@ from vectomy.models import (
     recompute_blocks,
 )
 
-__all__ = ["PassMemory"]
+__all__ = ["SHARE", "PassMemory"]
 
 # Tensors for the backward pass may take this share of the free memory: the losses and the backward
 # pass itself need the rest.

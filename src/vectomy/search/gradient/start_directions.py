@@ -17,7 +17,7 @@ from vectomy.search.gradient.edit_objective import EditObjective
 from vectomy.search.gradient.train_passes import share_left
 from vectomy.search.recipe import RecipeInput
 
-__all__ = ["init_parameters", "read_directions", "screen_directions"]
+__all__ = ["SCREENED_LAYERS", "SCREENED_PROMPTS", "init_parameters", "read_directions", "screen_directions"]
 
 # Every strength starts at this value.
 FIRST_STRENGTH = 0.3

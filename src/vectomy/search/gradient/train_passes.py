@@ -51,7 +51,11 @@ from vectomy.search.edited_passes import run_base
 from vectomy.search.recipe import RecipeInput
 
 __all__ = [
+    "JUDGED",
     "MOST_PROMPTS",
+    "NEGATIVE_TOKENS",
+    "OPENING",
+    "PER_PASS",
     "STORED_NAMES",
     "CachedPasses",
     "TargetName",
