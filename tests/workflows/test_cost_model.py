@@ -73,7 +73,8 @@ def _constants(module: ModuleType) -> Iterator[tuple[str, ast.expr]]:
 
 
 def _is_number(node: ast.expr) -> bool:
-    return any(isinstance(part, ast.Constant) and type(part.value) in (int, float) for part in ast.walk(node))
+    values = [part.value for part in ast.walk(node) if isinstance(part, ast.Constant)]
+    return any(type(value) in (int, float) and value != 0 for value in values)
 
 
 def test_twice_the_prompts_and_steps_take_twice_as_long() -> None:
