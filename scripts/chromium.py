@@ -201,7 +201,7 @@ class Tab:
 
     def press(self, key: str) -> None:
         """One key, held and let go."""
-        codes = {"Tab": 9, "Enter": 13, " ": 32, "ArrowDown": 40}
+        codes = {"Tab": 9, "Enter": 13, " ": 32, "ArrowRight": 39, "ArrowDown": 40}
         text = {"Enter": "\r", " ": " "}.get(key)
         common = {"key": key, "windowsVirtualKeyCode": codes[key]}
         self.call("Input.dispatchKeyEvent", type="keyDown", **common, **({"text": text} if text else {}))

@@ -10,6 +10,8 @@ from importlib import resources
 
 import pytest
 
+from vectomy.report.charts.strengths_map import FAINT, FULL
+
 TIER = "unit"
 
 SCHEMES = {"light": "", "dark": "(prefers-color-scheme: dark)", "print": "print"}
@@ -71,3 +73,17 @@ def test_the_styles_name_no_colour_of_their_own() -> None:
     """All else takes its colours from the palette, so that every scheme has them."""
     outside = re.sub(r":root \{.*?\}", "", css(), flags=re.S)
     assert re.findall(r"#[0-9a-f]{3,8}\b(?=[;\s])", outside) == []
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_numbers_of_amplified_writers_are_readable(scheme: str) -> None:
+    """Ink on the positive colour at the opacities of the strengths map."""
+    colours = palette(scheme)
+    over, under = (
+        [int(colours[name][at : at + 2], 16) for at in (1, 3, 5)] if len(colours[name]) == 7 else [255] * 3
+        for name in ("positive", "paper")
+    )
+    for opacity in (FAINT, FULL):
+        mixed = (round(opacity * a + (1 - opacity) * b) for a, b in zip(over, under, strict=True))
+        ground = "#" + "".join(f"{part:02x}" for part in mixed)
+        assert contrast(colours["ink"], ground) >= 4.5, opacity

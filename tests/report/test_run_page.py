@@ -312,3 +312,33 @@ def test_the_receipt_shows_what_was_measured() -> None:
     assert "packed.weight0.2% off what was wanted" in everything
     summary["receipt"].update(projection=None, max_projection=None)
     assert 'id="left-by-layer-title"' not in page(summary=summary)[1]
+
+
+def test_the_plane_of_every_stored_layer_is_there_and_that_of_the_chosen_one_shown() -> None:
+    separation = a_separation()
+    separation["planes"] = [{**separation["pca"], "layer": layer} for layer in (0, 9, 17, 29)]
+    found, text = page(separation=separation)
+    planes = found.having(class_="plane")
+    assert [attributes["data-layer"] for _, attributes, _ in planes] == ["0", "9", "17", "29"]
+    assert [attributes["data-layer"] for _, attributes, _ in planes if "hidden" not in attributes] == ["17"]
+    assert "was kept in this run" not in text
+    found, text = page()
+    assert found.having(class_="slider") == []
+    assert "only that of layer 17 was kept in this run" in text
+
+
+def test_the_page_of_the_default_counts_stays_small() -> None:
+    """100 prompts a side and twelve planes; the completions of a run are beside it."""
+    separation = a_separation()
+    separation["planes"] = [{**separation["pca"], "layer": layer} for layer in range(0, 24, 2)]
+    _, text = page(scores=RUNS[3], summary=searched_summary(RUNS[3]), separation=separation)
+    assert len(text) < 400_000
+
+
+def test_why_hooks_and_baked_texts_part_is_said_where_they_do() -> None:
+    why = "They are the same function but for rounding"
+    assert why in page()[1]
+    same = [{**row, "baked": row["hooks"]} for row in some_completions()]
+    assert why not in page(completions=same)[1]
+    exact = {**a_summary(), "settings": {**a_summary()["settings"], "dtype": "float32"}}
+    assert why not in page(summary=exact)[1]

@@ -13,10 +13,12 @@ from invented_run import LAYERS, a_summary, gradient_scores, searched_summary, t
 from parsed_page import Page
 
 from vectomy.cli.tables.summary_table import print_summary
+from vectomy.core.results import SearchResults
 from vectomy.edits.edit import BaseModelRef, Edit
 from vectomy.edits.operation import Operation
 from vectomy.edits.strength import strength_of
 from vectomy.report import render_card
+from vectomy.report.charts.frontier_chart import points
 
 TIER = "unit"
 
@@ -246,3 +248,30 @@ def test_the_strength_of_an_edit_is_one_number_or_says_how_it_varies() -> None:
         "directions": 2,
         "shared": False,
     }
+
+
+@pytest.mark.parametrize(
+    ("key", "take"),
+    [({"step": 44, "strength": 1.15}, "44@1.15"), ({"step": 32, "strength": 1.0}, "32"), ({"step": 7}, "7")],
+)
+def test_edits_of_the_frontier_name_what_pick_takes(key: dict[str, Any], take: str) -> None:
+    """The names of `vectomy pick`; an edit that the run holds no file of has none."""
+    scores = gradient_scores()
+    scores["candidates"].append({**key, "kl": 0.01, "rate": 0.5, "rejected": None})
+    scores["frontier"].append({**key, "edit": "frontier/x.safetensors"})
+    names = {point.name: point.take for point in points(SearchResults.from_json(scores))}
+    dial = key.get("strength", 1.0)
+    assert names[f"step {key['step']}{'' if dial == 1 else f' at strength {dial:g}'}"] == take
+    assert names["step 16"] == ""
+    assert f'data-take="{take}"' in searched_page(scores)[1]
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(0.847, ".85"), (1.2109, "1.2"), (-0.3328, "−.33"), (0.998, "1.0"), (0.04, ".04")]
+)
+def test_each_cell_of_the_strengths_has_its_number(value: float, shown: str) -> None:
+    scores = gradient_scores()
+    scores["strengths"][1]["strengths"] = [value]
+    numbers = [words for _, _, words in searched_page(scores)[0].having(class_="in-cell")]
+    assert len(numbers) == len(scores["strengths"])
+    assert shown in numbers

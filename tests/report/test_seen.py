@@ -6,15 +6,21 @@ CI may have no browser; then these are skipped, aloud.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from chromium import Browser, Tab, installed
+from chromium import Browser, Tab
+from filtered_page import SHOWN, set_filter
 from invented_evaluation import an_evaluation, evaluated_completions
-from invented_run import a_separation, a_summary, arditi_scores, every, some_completions
+from invented_run import (
+    a_separation,
+    a_summary,
+    arditi_scores,
+    every,
+    some_completions,
+)
 
 from vectomy.report import render_evaluation, render_page
 
@@ -32,7 +38,7 @@ LOOKS: dict[str, dict[str, Any]] = {
 BACKWARDS = "\u202eesrever\u202c \u05e9\u05dc\u05d5\u05dd <script>document.title='taken'</script>"
 # What reaches beyond the screen though it does not stand in a region that scrolls.
 TOO_WIDE = """[...document.body.querySelectorAll("*")]
-  .filter((node) => !node.closest(".scroll, svg, .skip"))
+  .filter((node) => !node.closest(".scroll, .contents, svg, .skip"))
   .filter((node) => node.getBoundingClientRect().right > document.documentElement.clientWidth + 1)
   .map((node) => node.outerHTML.slice(0, 80))"""
 # Every run of text with the contrast of its colour against what is behind it (WCAG 2, relative
@@ -60,7 +66,8 @@ CONTRASTS = """(() => {
   while (walk.nextNode()) {
     const words = walk.currentNode.data.trim(), node = walk.currentNode.parentElement;
     if (!words || !node.getClientRects().length) continue;
-    if (node.closest("title, desc, script, style, option, .skip")) continue;
+    // Numbers in cells stand on the colours that test_colours.py holds them to.
+    if (node.closest("title, desc, script, style, option, .skip, .in-cell")) continue;
     const style = getComputedStyle(node), drawn = node.closest("svg");
     const colour = parsed(drawn ? style.fill : style.color);
     const ground = behind(drawn ? drawn.parentElement : node);
@@ -69,29 +76,13 @@ CONTRASTS = """(() => {
   }
   return [...known].map(([pair, [ratio, words]]) => [ratio, pair, words]);
 })()"""
-SHOWN = """[...document.querySelectorAll(".pair")].filter((pair) => !pair.hidden).map((pair) => [
-  pair.querySelector(".words").textContent,
-  ...[...pair.querySelectorAll(".answer")].filter((answer) => !answer.hidden)
-    .sort((a, b) => a.style.order - b.style.order).map((answer) => answer.dataset.verdict),
-])"""
-FOCUSABLE = "[...document.querySelectorAll('a, summary, select, input, [tabindex]')]"
+FOCUSABLE = "[...document.querySelectorAll('a, summary, select, input, button:not(:disabled), [tabindex]')]"
 OUTLINE = """(() => {
   const focused = document.activeElement;
   if (focused === document.body) return "body";
   reached.add(focused);
   return getComputedStyle(focused).outlineStyle;
 })()"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    path = installed()
-    if path is None:
-        pytest.skip(
-            "NO BROWSER: the reports were not looked at; put chromium on PATH or name one in VECTOMY_CHROMIUM"
-        )
-    with Browser(path) as started:
-        yield started
 
 
 def written(folder: Path, name: str, text: str = "") -> Path:
@@ -121,18 +112,6 @@ def tab(
     opened = browser.open(written(tmp_path_factory.mktemp("page"), request.param))
     yield opened
     opened.close()
-
-
-def set_filter(tab: Tab, **values: object) -> list[list[str]]:
-    """Set the filter as a person would, and say what is shown: prompts, each with the verdicts of
-    its answers.
-    """
-    tab.run("document.getElementById('filter').reset()")
-    for name, value in values.items():
-        member = "checked" if isinstance(value, bool) else "value"
-        tab.run(f"document.getElementById('filter').elements.{name}.{member} = {json.dumps(value)}")
-    tab.run("document.getElementById('filter').dispatchEvent(new Event('input'))")
-    return tab.run(SHOWN)
 
 
 @pytest.mark.parametrize("look", LOOKS)

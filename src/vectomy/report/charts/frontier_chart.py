@@ -42,6 +42,15 @@ class Point:
     row: Candidate
 
     @property
+    def take(self) -> str:
+        """What `vectomy pick --take` calls it; empty where the run holds no Edit of it."""
+        key = self.row.edit_key
+        if key is None or not (self.best or self.chosen):
+            return ""
+        number, strength = key
+        return f"{number}" if strength == 1.0 or not self.row.is_step else f"{number}@{strength:g}"
+
+    @property
     def told(self) -> str:
         left = (
             f"{percent(self.rate)} left"
@@ -96,8 +105,9 @@ def frontier_chart(scores: SearchResults, settings: JsonObject, positive: str = 
     parts = _frame(x, y, marks, most, kl_name(scores.recipe), positive)
     parts += _limits(x, y, target, budget, base)
     parts += _line(x, y, sorted((p for p in tried if p.best), key=lambda p: p.kl or 0.0))
-    for point in drawn:
-        parts += _mark(point, x(point.kl or 0.0), y)
+    for index, point in enumerate(points(scores)):
+        if point.kl is not None:
+            parts += _mark(point, index, x(point.kl), y)
     parts += [_ring(point, x(point.kl or 0.0), y) for point in tried if point.chosen]
     kls = [point.kl or 0.0 for point in drawn]
     taken = next((point.told for point in drawn if point.chosen), "none")
@@ -159,16 +169,19 @@ def _line(x: Scale, y: Scale, best: list[Point]) -> list[Markup]:
     return [element("path", d=f"M{''.join(stairs)}", class_="line ink")]
 
 
-def _mark(point: Point, across: float, y: Scale) -> list[Markup]:
+def _mark(point: Point, index: int, across: float, y: Scale) -> list[Markup]:
+    """Its mark; `index` is its place among all points, by which the script finds it."""
     tip = element("title", point.told)
     if point.rate is None:
-        return [element("path", tip, d=f"M{across:.2f} {BOTTOM + 5}v7", class_="untried")]
+        tick = f"M{across:.2f} {BOTTOM + 5}v7"
+        return [element("path", tip, d=tick, class_="untried", data_point=index)]
     parts = []
     if point.held is not None:
         diamond = f"M{across:.2f} {y(point.held) - 5.5:.2f}l5.5 5.5l-5.5 5.5l-5.5 -5.5z"
         parts.append(element("path", tip, d=diamond, class_="dot keep held"))
     class_ = "dot tried" if point.best or point.chosen else "dot tried behind"
-    return [*parts, element("circle", tip, cx=across, cy=y(point.rate), r=3.2, class_=class_)]
+    place = {"cx": across, "cy": y(point.rate), "r": 3.2}
+    return [*parts, element("circle", tip, class_=class_, data_point=index, **place)]
 
 
 def _ring(point: Point, across: float, y: Scale) -> Markup:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
 
-from vectomy.core.results import PrincipalPlane, Separation
+from vectomy.core.results import PrincipalPlane
 from vectomy.report.charts.svg import element, figure, linear, text, ticks
 from vectomy.report.tables.behaviour_effect import SIDES
 from vectomy.report.tables.numbers import decimal, finite, percent, plain
@@ -24,11 +24,13 @@ FLAT = 0.05
 ARROW = 52.0
 
 
-def pca_chart(separation: Separation, names: Mapping[str, str] = SIDES) -> Markup:
-    """The chart, or an empty string where no plane was recorded. Both axes have one scale, so that
+def pca_chart(plane: PrincipalPlane, names: Mapping[str, str] = SIDES, suffix: str = "") -> Markup:
+    """The chart, or an empty string for a plane without points. Both axes have one scale, so that
     angles are true.
+
+    Args:
+        suffix: of the ids in the picture, where a page has several planes.
     """
-    plane = separation.pca or PrincipalPlane()
     sets = {"positive": _placed(plane.positive), "negative": _placed(plane.negative)}
     every = [place for places in sets.values() for place in places]
     if not every:
@@ -70,7 +72,9 @@ def pca_chart(separation: Separation, names: Mapping[str, str] = SIDES) -> Marku
         for side, places in sets.items()
         if places
     )
-    return figure("plane", "Both sets in their principal plane", f"{told}.", (WIDTH, BOTTOM + 40), parts)
+    title = "Both sets in their principal plane"
+    title = title if plane.layer is None else f"{title} at layer {plane.layer}"
+    return figure(f"plane{suffix}", title, f"{told}.", (WIDTH, BOTTOM + 40), parts)
 
 
 def _arrow(direction: Sequence[float | None], origin: tuple[float, float]) -> list[Markup]:

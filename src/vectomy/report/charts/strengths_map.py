@@ -1,8 +1,8 @@
 """How strongly each writer is edited: layers across, components down. Empty where a writer stays
 exactly as it is.
 
-Colour is the size of the strength; one below 0, which amplifies, has the other colour and a minus
-sign.
+Each cell has its number. Colour is the size of the strength; one below 0, which amplifies, has the
+other colour and a minus sign.
 """
 
 from __future__ import annotations
@@ -13,13 +13,17 @@ from markupsafe import Markup
 
 from vectomy.core.component import COMPONENTS, OUTSIDE
 from vectomy.core.results import SearchResults
-from vectomy.report.charts.heatmap import CHARACTER, MANY_LAYERS, STEPS
+from vectomy.report.charts.heatmap import CHARACTER, STEPS
 from vectomy.report.charts.svg import element, figure, text
 from vectomy.report.tables.numbers import decimal, finite, plain
 
 __all__ = ["Strength", "strengths_map", "strengths_of"]
 
-ROW, HEAD = 22.0, 24.0
+ROW, HEAD = 26.0, 24.0
+# A cell has room for its number, and a map of few layers fills the page.
+NARROW, WIDE, PAGE = 25.0, 40.0, 1030.0
+# Of the colour below numbers that amplify, so that they can be read on it.
+FAINT, FULL = 0.14, 0.42
 
 
 @dataclass(frozen=True)
@@ -73,8 +77,9 @@ def strengths_map(scores: SearchResults, layers: int = 0) -> Markup:
     last = max(layers - 1, *(writer.layer or 0 for writer in strengths))
     front = any(writer.layer is None for writer in strengths)
     left = CHARACTER * max(len(component) for component in components) + 8
-    width = 720.0 if last > MANY_LAYERS else 340.0
-    cell = (width - left - 4) / (last + 1 + 1.5 * front)
+    columns = last + 1 + 1.5 * front
+    cell = min(max((PAGE - left - 4) / columns, NARROW), WIDE)
+    width = left + 4 + cell * columns
     start = left + 1.5 * cell * front
     rows = {component: HEAD + ROW * index for index, component in enumerate(components)}
     bottom = HEAD + ROW * len(components)
@@ -95,10 +100,8 @@ def strengths_map(scores: SearchResults, layers: int = 0) -> Markup:
                 parts.append(_cell(writer, most, box))
             elif (layer is None) == (component in OUTSIDE):
                 parts.append(element("rect", class_="empty", **box))
-    step = 5 if last <= MANY_LAYERS else 10
     parts += [
-        text(start + cell * (index + 0.5), bottom + 14, index, "tick", "middle")
-        for index in range(0, last + 1, step)
+        text(start + cell * (index + 0.5), bottom + 14, index, "tick", "middle") for index in range(last + 1)
     ]
     parts.append(text(start + cell * (last + 1) / 2, bottom + 28, "layer", "axis", "middle"))
     return figure(
@@ -110,19 +113,25 @@ def _cell(writer: Strength, most: float, box: dict[str, float]) -> Markup:
     step = min(int(abs(writer.largest) / most * STEPS), STEPS - 1)
     more = f" (all: {', '.join(decimal(value) for value in writer.values)})" if len(writer.values) > 1 else ""
     tip = element("title", f"{writer.place}: {decimal(writer.largest)}{more}")
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2 + 3.5
     if writer.largest > 0:
-        return element("rect", tip, class_=f"q{step}", **box)
-    x, y, width = box["x"], box["y"] + box["height"] / 2, box["width"]
-    return element(
-        "g",
-        tip,
-        element("rect", class_="amplified", fill_opacity=_opacity(step), **box),
-        element("path", d=f"M{x + width * 0.25:.2f} {y:.2f}h{width * 0.5:.2f}", class_="minus"),
-    )
+        rect = element("rect", class_=f"q{step}", **box)
+        number = text(x, y, _number(writer.largest), f"in-cell {'high' if step > 4 else 'low'}", "middle")
+    else:
+        rect = element("rect", class_="amplified", fill_opacity=_opacity(step), **box)
+        number = text(x, y, _number(writer.largest), "in-cell minus", "middle")
+    return element("g", tip, rect, number)
+
+
+def _number(value: float) -> str:
+    """Two digits without the leading zero: `.85`, `1.2`, `−.33`."""
+    size = abs(value)
+    digits = f"{size:.1f}" if size >= 0.995 else f"{size:.2f}".removeprefix("0")
+    return f"−{digits}" if value < 0 else digits
 
 
 def _opacity(step: int) -> float:
-    return 0.3 + 0.7 * step / (STEPS - 1)
+    return FAINT + (FULL - FAINT) * step / (STEPS - 1)
 
 
 def _legend(most: float, negative: bool, width: float) -> list[Markup]:

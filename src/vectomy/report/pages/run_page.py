@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
 
 from vectomy.core.results import JsonObject, RunCompletion, RunResults, SearchResults, Separation
 from vectomy.report.charts import rate_charts as figures
@@ -31,6 +34,15 @@ from vectomy.report.tables.statement import describe_results, forms, rows, sourc
 from vectomy.report.templates import html_page
 
 __all__ = ["render_page"]
+
+
+@dataclass(frozen=True)
+class DrawnPlane:
+    """The principal plane of one layer."""
+
+    layer: int | None
+    drawn: Markup
+
 
 FORMS = ("base", "hooks", "lora", "baked", "base_full", "baked_full")
 
@@ -134,7 +146,6 @@ def _separation(separation: Separation, sides: Mapping[str, str]) -> dict[str, o
     here = next((row for row in separation.layers if row.layer == separation.layer), None)
     drawn = (
         ("Projections at the chosen layer", figures.histogram(separation, sides)),
-        ("Both sets in their principal plane", pca_chart(separation, sides)),
         ("Mean projection by layer", figures.means_by_layer(separation, sides)),
         ("AUROC by layer", figures.auroc_by_layer(separation)),
     )
@@ -142,7 +153,23 @@ def _separation(separation: Separation, sides: Mapping[str, str]) -> dict[str, o
         "separation": separation,
         "here": here,
         "charts": [(name, chart) for name, chart in drawn if chart],
+        **_planes(separation, sides),
     }
+
+
+def _planes(separation: Separation, sides: Mapping[str, str]) -> dict[str, object]:
+    """The principal planes by layer, that of the chosen layer being shown."""
+    chosen = separation.layer
+    others = [plane for plane in separation.planes if plane.layer != chosen]
+    stored = [*others, separation.pca.model_copy(update={"layer": chosen})] if separation.pca else others
+    ordered = sorted(stored, key=lambda plane: -1 if plane.layer is None else plane.layer)
+    drawn = [
+        DrawnPlane(plane.layer, chart)
+        for plane in ordered
+        if (chart := pca_chart(plane, sides, "" if plane.layer == chosen else f"-{plane.layer}"))
+    ]
+    shown = next((index for index, plane in enumerate(drawn) if plane.layer == chosen), 0)
+    return {"planes": drawn, "plane_shown": shown}
 
 
 def _completions(completions: Sequence[RunCompletion]) -> dict[str, object]:
