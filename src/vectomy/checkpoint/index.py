@@ -26,6 +26,7 @@ from vectomy.checkpoint.safetensors_header import (
     read_shard,
     unique_keys,
 )
+from vectomy.core.arguments import name_of, require_path
 from vectomy.core.errors import CheckpointError, UnsafeCheckpointError, UsageError
 from vectomy.core.suggestions import suggest_path
 from vectomy.core.text_file import read_text
@@ -85,7 +86,7 @@ class Checkpoint:
         checkpoint = source if isinstance(source, Checkpoint) else getattr(source, "checkpoint", None)
         if not isinstance(checkpoint, Checkpoint):
             raise UsageError(
-                f"a {type(source).__name__} is no model folder; give the path of one, or a ChatModel "
+                f"{name_of(source)} is no model folder; give the path of one, or a ChatModel "
                 "(vectomy.load_model, or vectomy.wrap for a model that is loaded)"
             )
         if not checkpoint.tensors:
@@ -103,7 +104,9 @@ class Checkpoint:
             CheckpointError: no folder, no config.json or no weights; a shard that is missing,
                 truncated or overlapping; an index that disagrees with its shards.
             UnsafeCheckpointError: pickle weights only, or an index that points outside the folder.
+            UsageError: `path` is no path.
         """
+        require_path(path, "the model folder")
         path = Path(path)
         if not path.is_dir():
             raise CheckpointError(

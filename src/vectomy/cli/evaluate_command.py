@@ -90,7 +90,7 @@ def _evaluate(values: dict[str, Any]) -> None:
     first = join_ranks(config.runtime.device, config.runtime.tensor_parallel).is_first
 
     def work(folder: Path, overwrite: bool) -> JsonObject:
-        return evaluate_models(
+        results = evaluate_models(
             config,
             folder,
             overwrite=overwrite,
@@ -98,6 +98,7 @@ def _evaluate(values: dict[str, Any]) -> None:
             progress=bars,
             log=log_line,
         )
+        return results.to_json()
 
     ask = ask_about_folder if at_terminal() else None
     result, out = work_in_folder(work, values["out"], values["out"], overwrite=values["overwrite"], ask=ask)

@@ -175,7 +175,7 @@ def _heal(values: dict[str, Any]) -> None:
     edit = _edit(job.edit, job.strength)
 
     def work(folder: Path, overwrite: bool) -> JsonObject:
-        return heal_model(
+        results = heal_model(
             job.model,
             folder,
             parsed,
@@ -190,6 +190,7 @@ def _heal(values: dict[str, Any]) -> None:
             progress=bars,
             log=log_line,
         )
+        return results.to_json()
 
     summary, out = work_in_folder(
         work, job.out, out, overwrite=job.overwrite, ask=ask_about_folder if at_terminal() else None

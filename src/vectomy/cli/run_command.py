@@ -31,6 +31,7 @@ from vectomy.core.after_run import AfterRun
 from vectomy.core.config import validate_config, write_flag
 from vectomy.core.errors import ConfigError, UsageError
 from vectomy.core.ranks import is_launched
+from vectomy.core.results import RunResults
 from vectomy.core.run_config import HUB_PROMPTS, RunConfig, make_config
 
 __all__ = ["FLAGS", "RUN_OPTIONS", "SHARED", "register", "run_until"]
@@ -106,7 +107,7 @@ def run_until(until: str, values: dict[str, Any]) -> None:
     first = join_ranks(config.runtime.device, config.runtime.tensor_parallel).is_first
     headless = values["yes"] or not at_terminal()
 
-    def work(folder: Path, overwrite: bool) -> dict[str, Any]:
+    def work(folder: Path, overwrite: bool) -> RunResults:
         if first:
             _announce(config, folder)
         return run(
@@ -120,7 +121,7 @@ def run_until(until: str, values: dict[str, Any]) -> None:
             log=log_line,
         )
 
-    summary, out = work_in_folder(
+    results, out = work_in_folder(
         work,
         values["out"],
         default_folder(model, name),
@@ -129,6 +130,7 @@ def run_until(until: str, values: dict[str, Any]) -> None:
     )
     if not first:
         return
+    summary = results.to_json()
     if values["as_json"]:
         typer.echo(json.dumps(summary or {"folder": str(out), "until": until}, indent=2))
     elif summary:

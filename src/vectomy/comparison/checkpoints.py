@@ -4,6 +4,8 @@ there is one.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from vectomy.checkpoint import Checkpoint, ModelSource
 from vectomy.comparison.explanation import DiffExplanation
 from vectomy.comparison.matrix_pairs import open_pair
@@ -27,6 +29,7 @@ def compare(a: ModelSource, b: ModelSource, *, progress: Progress = silent) -> C
         b: the checkpoint made from it.
 
     Raises:
+        UsageError: `a` or `b` is no model.
         ArchitectureError: the two are not versions of one model, or the model type is not known.
         CheckpointError: a folder is missing or incomplete, or a tensor that differs has NaN or
             infinite values.
@@ -41,6 +44,4 @@ def compare(a: ModelSource, b: ModelSource, *, progress: Progress = silent) -> C
 
 
 def _opened(source: ModelSource) -> Checkpoint:
-    if isinstance(source, Checkpoint):
-        return source
-    return Checkpoint.open(fetch(str(source)))
+    return Checkpoint.of(fetch(str(source)) if isinstance(source, str | Path) else source)

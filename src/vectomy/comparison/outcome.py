@@ -12,6 +12,7 @@ from vectomy.core.component import Component
 from vectomy.core.json_value import JsonObject
 from vectomy.core.types import NormMode
 from vectomy.edits.edit import Edit
+from vectomy.report.notebook import draw_strengths
 
 __all__ = ["Comparison", "TensorDifference", "Verdict", "WriterDifference"]
 
@@ -61,7 +62,7 @@ class WriterDifference:
     """It is a removal of directions, up to rounding."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison:
     """The difference between checkpoint A and checkpoint B.
 
@@ -93,6 +94,21 @@ class Comparison:
     worst: float | None
     """The largest distance of such an element from B, in rounding steps of the stored format."""
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return (
+            f"<Comparison: {self.verdict}; {self.same} tensors the same, {len(self.differing)} differ, "
+            f"{len(self.writers)} writers>"
+        )
+
+    def _repr_html_(self) -> str:
+        """The strengths of the Edit that explains the difference, as a picture in a notebook."""
+        operations = self.edit.operations if self.edit is not None else ()
+        rows = [
+            {"layer": op.layer, "component": op.component, "strengths": op.strengths.tolist()}
+            for op in operations
+        ]
+        return draw_strengths(f"{self!r} {self.summary}", rows, 0)
 
     @property
     def strengths(self) -> dict[str, tuple[float, ...]]:

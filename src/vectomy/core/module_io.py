@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vectomy.core.arguments import name_of
 from vectomy.core.errors import UsageError
 
 __all__ = ["first_input", "first_output", "inner_model", "live_module"]
@@ -52,6 +53,6 @@ def live_module(model: object) -> nn.Module:
     if isinstance(inner, nn.Module) and hasattr(getattr(inner, "config", None), "to_dict"):
         return inner
     raise UsageError(
-        f"a {type(model).__name__} is no language model of transformers; give a model of "
+        f"{name_of(model)} is no language model of transformers; give a model of "
         "AutoModelForCausalLM, or the ChatModel of vectomy.load_model or vectomy.wrap"
     )

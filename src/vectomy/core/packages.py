@@ -11,6 +11,8 @@ EXTRAS = {
     "bitsandbytes": "quantised",
     "datasets": "hub",
     "lm_eval": "capability",
+    "matplotlib": "notebook",
+    "pandas": "notebook",
     "optuna": "tpe",
     "peft": "lora",
     "pyarrow": "hub",

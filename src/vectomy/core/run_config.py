@@ -21,6 +21,7 @@ from vectomy.core.config import (
 )
 from vectomy.core.errors import ConfigError
 from vectomy.core.json_value import JsonObject
+from vectomy.core.suggestions import suggest
 
 __all__ = [
     "DEMO_PROMPTS",
@@ -196,6 +197,10 @@ class RunConfig(JobConfig):
     force: bool = False
     """Continue even if the base model does not show the behaviour."""
 
+    def __repr__(self) -> str:
+        sides = f"{self.contrast.positive.prompts:.40} against {self.contrast.negative.prompts:.40}"
+        return f"<{type(self).__name__} of {self.model:.50}: recipe {self.recipe}, {sides}, seed {self.seed}>"
+
     @property
     def steps(self) -> int:
         """Steps of the optimiser: the given number, else the recipe's."""
@@ -243,6 +248,8 @@ def make_config(
     typed: dict[str, str] = {}
     for name, value in options.items():
         if value is not None:
+            if name not in FLAT and name not in RunConfig.model_fields and (near := suggest(name, FLAT)):
+                raise ConfigError(f"there is no option '{name}'{near}")
             *folders, last = FLAT.get(name, (name,))
             place = values
             for depth, folder in enumerate(folders, 1):

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 import re
+import reprlib
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -62,13 +63,18 @@ class Turn:
     content: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Prompt:
     """A user's request, with its system prompt (None: no system turn) and the earlier turns."""
 
     text: str
     system: str | None = None
     history: tuple[Turn, ...] = ()
+
+    def __repr__(self) -> str:
+        system = "" if self.system is None else f", system {self.system!r:.40}"
+        turns = f", after {len(self.history)} turns" if self.history else ""
+        return f"<Prompt {reprlib.repr(self.text)}{system}{turns}>"
 
     @property
     def key(self) -> tuple[str, str]:
@@ -108,6 +114,8 @@ def as_prompts(prompts: Prompts) -> list[Prompt]:
 
 def _as_prompt(value: Any, where: str) -> Prompt:
     if isinstance(value, Prompt):
+        if not isinstance(value.text, str):
+            raise PromptError(f"the text of {where} is a {type(value.text).__name__}; give a str")
         return value
     if isinstance(value, str):
         return Prompt(value)

@@ -28,6 +28,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from vectomy.core.arguments import require
 from vectomy.core.choices import Recipe
 from vectomy.core.config import load_config
 from vectomy.core.errors import ConfigError
@@ -171,7 +172,9 @@ def load_trait(name: str, **changed: Any) -> Trait:
 
     Raises:
         ConfigError: there is no such trait or file, or it is invalid.
+        UsageError: `name` is no text.
     """
+    require(name, str, "the trait", f"give a name ({', '.join(bundled_traits())}) or a file")
     path = Path(name).expanduser()
     if path.suffix in (".toml", ".json"):
         values, label = load_config(path), path.stem

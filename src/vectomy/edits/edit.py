@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from jaxtyping import Float
@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from vectomy.architecture import Architecture, Writer, architecture_of, check_covered
 from vectomy.checkpoint import Checkpoint, ModelSource, architecture_in, fingerprint
 from vectomy.core import linalg
-from vectomy.core.component import OUTSIDE, Component
+from vectomy.core.arguments import list_of, name_of, require, require_name, require_path
+from vectomy.core.component import COMPONENTS, OUTSIDE, Component
 from vectomy.core.errors import EditError, FingerprintError
 from vectomy.core.module_io import live_module
 from vectomy.core.output_path import check_file_content, check_replaceable_file
@@ -42,11 +43,12 @@ from vectomy.edits.operation import (
     shape_of,
 )
 from vectomy.edits.steering import Condition, steer_rows
+from vectomy.report.notebook import draw_strengths
 
 __all__ = ["BaseModelRef", "Edit", "Operation"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Edit:
     """Operations on the writers of one base model, at most one per writer.
 
@@ -126,6 +128,18 @@ class Edit:
         about: dict[str, Any] | None = None,
     ) -> Edit:
         """As `ablation`, for chosen writers of a known base; raises EditError alike."""
+        if not isinstance(direction, Tensor) or not direction.is_floating_point() or direction.ndim > 2:
+            shape = f" of shape {list(direction.shape)}" if isinstance(direction, Tensor) else ""
+            raise EditError(
+                f"the direction is a {type(direction).__name__}{shape}; give a torch tensor of "
+                f"{base.d_model} floating-point numbers, or k x {base.d_model}"
+            )
+        if not isinstance(strength, int | float) or not math.isfinite(strength):
+            raise EditError(f"the strength is {strength!r:.80}; give a finite number, such as 1.0")
+        if norm not in get_args(NormMode):
+            raise EditError(
+                f"there is no norm mode {norm!r:.80}; choose from {', '.join(get_args(NormMode))}"
+            )
         rows = torch.atleast_2d(direction.detach().cpu().double())
         if rows.shape[-1] != base.d_model:
             raise EditError(
@@ -144,6 +158,21 @@ class Edit:
         operations = (Operation(w.component, w.layer, basis, strengths, _norm_of(w, norm)) for w in writers)
         return cls(base, tuple(operations), about or {})
 
+    def __repr__(self) -> str:
+        active = [operation for operation in self.operations if not operation.is_noop]
+        strengths = [value for operation in active for value in operation.strengths.tolist()]
+        span = f", strengths {min(strengths):.3g} to {max(strengths):.3g}" if strengths else ""
+        kinds = list(dict.fromkeys(operation.component for operation in active))
+        return f"<Edit of {self.base!s:.90}: {len(active)} writers ({', '.join(kinds)[:50] or 'none'}){span}>"
+
+    def _repr_html_(self) -> str:
+        """The strength of each writer, as a picture in a notebook."""
+        rows = [
+            {"layer": op.layer, "component": op.component, "strengths": op.strengths.tolist()}
+            for op in self.operations
+        ]
+        return draw_strengths(repr(self), rows, self.base.n_layers)
+
     # Arithmetic
 
     def __mul__(self, factor: float) -> Edit:
@@ -151,10 +180,12 @@ class Edit:
         reflects a removal.
 
         Raises:
-            EditError: the factor is NaN or infinite.
+            EditError: the factor is no number, or NaN or infinite.
         """
-        if not math.isfinite(factor):
-            raise EditError(f"an edit cannot have the strength {factor}; give a finite number, such as 0.5")
+        if not isinstance(factor, int | float) or not math.isfinite(factor):
+            raise EditError(
+                f"an edit cannot have the strength {factor!r:.80}; give a finite number, such as 0.5"
+            )
         return replace(
             self,
             operations=tuple(
@@ -178,6 +209,8 @@ class Edit:
             EditError: different base models, different norm modes on one writer, or bases that
                 overlap in part.
         """
+        if not isinstance(other, Edit):
+            raise EditError(f"{name_of(other)} cannot be added to an edit; add another Edit")
         if self.base != other.base:
             raise FingerprintError(f"the edits are for different base models ({self.base} and {other.base})")
         mine = {operation.sort_key: operation for operation in self.operations}
@@ -187,12 +220,23 @@ class Edit:
         return replace(self, operations=tuple(mine.values()), about={"sum_of": [self.about, other.about]})
 
     def only(
-        self, layers: Iterable[int] | None = None, components: Collection[Component] | None = None
+        self,
+        layers: int | Iterable[int] | None = None,
+        components: Component | Collection[Component] | None = None,
     ) -> Edit:
         """The operations on some layers or components; None means all. The embedding belongs to no
         layer, so a choice of layers drops it.
+
+        Raises:
+            UsageError: what is given is no layer, or no component.
         """
-        wanted = None if layers is None else set(layers)
+        wanted = None
+        if layers is not None:
+            wanted = set(list_of(int, layers, "a layer", "give numbers of layers, such as range(10, 20)"))
+        if components is not None:
+            components = list_of(str, components, "a component", "give names of components")  # type: ignore
+            for component in components:
+                require_name(component, COMPONENTS, "component")
         return replace(
             self,
             operations=tuple(
@@ -255,20 +299,28 @@ class Edit:
             EditError: strengths by row or a condition, for an edit that changes parameters which
                 all rows share.
         """
-        model = live_module(model)
-        architecture = self._check_shape(model)
+        module = live_module(model)
+        architecture = self._check_shape(module)
         if isinstance(strength, int | float) and when is None:
             edit = self if strength == 1.0 else self * strength
-            return edit_writers(model, edit.writers(architecture))
-        dial = (
-            strength if isinstance(strength, int | float) else torch.as_tensor(strength, dtype=torch.float64)
-        )
+            return edit_writers(module, edit.writers(architecture))
+        require(when, (Condition, type(None)), "`when`", "give a vectomy.Condition")
+        try:
+            dial = (
+                strength
+                if isinstance(strength, int | float)
+                else torch.as_tensor(strength, dtype=torch.float64)
+            )
+        except (TypeError, ValueError):
+            raise EditError(
+                f"the strength is {name_of(strength)}; give a finite number, or a list of one for each row"
+            ) from None
         if isinstance(dial, Tensor) and (dial.ndim != 1 or not bool(dial.isfinite().all())):
             raise EditError(
                 "strengths by row are a list of finite numbers, one for each row, not of shape "
                 f"{list(dial.shape)}"
             )
-        return steer_rows(model, lambda value: (self * value).writers(architecture), dial, when)
+        return steer_rows(module, lambda value: (self * value).writers(architecture), dial, when)
 
     def in_weights(self, model: object, strength: float = 1.0) -> AbstractContextManager[None]:
         """`hooks`, by weights that are changed for the length of a `with` block and restored to
@@ -282,10 +334,10 @@ class Edit:
         Raises:
             FingerprintError, EditError: as `hooks`.
         """
-        model = live_module(model)
-        architecture = self._check_shape(model)
+        module = live_module(model)
+        architecture = self._check_shape(module)
         edit = self if strength == 1.0 else self * strength
-        return edit_writers(model, edit.writers(architecture), in_weights=True)
+        return edit_writers(module, edit.writers(architecture), in_weights=True)
 
     def _check_shape(self, model: nn.Module) -> Architecture:
         architecture = architecture_of(model)
@@ -340,7 +392,18 @@ class Edit:
             EditError: the file is missing, damaged, of another format or version, or not
                 orthonormal; or the folder holds none.
         """
+        require_path(path, "the Edit's file")
         return read_edit(Path(path), cls)
+
+    @classmethod
+    def of(cls, source: str | Path | Edit) -> Edit:
+        """An Edit that is loaded already, or the one in this file or folder.
+
+        Raises:
+            UsageError: `source` is nothing of the kind.
+            EditError: as `load`.
+        """
+        return source if isinstance(source, Edit) else cls.load(source)
 
     @property
     def sha256(self) -> str:

@@ -93,7 +93,7 @@ class BaseModelRef:
         )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Operation:
     """What happens to one writer: W' = W - B^T diag(a) B W, its norm kept or not, and a vector
     added to its output.
@@ -109,6 +109,12 @@ class Operation:
     norm: NormMode = "none"
     addition: Vector | None = None
     expert: int | None = None
+
+    def __repr__(self) -> str:
+        added = "" if self.addition is None else ", with an added vector"
+        strengths = ", ".join(f"{value:.3g}" for value in self.strengths[:4].tolist())
+        more = ", ..." if len(self.strengths) > 4 else ""
+        return f"<Operation on {self.writer_name}: strengths {strengths}{more}, norm {self.norm}{added}>"
 
     @property
     def sort_key(self) -> tuple[int, int, int]:

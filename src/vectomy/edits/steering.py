@@ -22,11 +22,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from vectomy.architecture import Writer, architecture_of
+from vectomy.core.arguments import name_of, require, require_name
 from vectomy.core.component import Component
 from vectomy.core.errors import EditError
 from vectomy.core.module_io import first_output, inner_model
 from vectomy.core.pass_rows import apart_by_row, current_rows
-from vectomy.core.types import Site, Stream, Vector
+from vectomy.core.types import SITES, Site, Stream, Vector
 from vectomy.edits.live_hooks import OutputChange, output_change
 from vectomy.edits.operation import Operation
 from vectomy.hooks.interventions import intervene
@@ -37,7 +38,7 @@ Scaled = Callable[[float], Sequence[tuple[Writer, Operation]]]
 """The edit at a strength, as pairs of a writer and what is done to it."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Condition:
     """A test of each row of a batch: is x . r > `threshold` at the prompt's last token?
 
@@ -47,6 +48,7 @@ class Condition:
 
     Raises:
         EditError: the direction is not one finite vector other than 0.
+        UsageError: layer or threshold is no number, or there is no such site.
     """
 
     direction: Vector
@@ -57,6 +59,14 @@ class Condition:
     """True: the test is x . r > threshold; False: x . r < threshold."""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.direction, Tensor):
+            raise EditError(
+                f"a condition's direction is {name_of(self.direction)}; give a torch tensor of d_model "
+                "numbers"
+            )
+        require(self.layer, int, "a condition's layer", "give the number of a layer")
+        require(self.threshold, (int, float), "a condition's threshold", "give a number")
+        require_name(self.site, SITES, "site")
         if (
             self.direction.ndim != 1
             or not bool(self.direction.isfinite().all())
@@ -66,6 +76,10 @@ class Condition:
                 "a condition's direction is a finite vector that is not zero, not one of shape "
                 f"{list(self.direction.shape)}"
             )
+
+    def __repr__(self) -> str:
+        sign = ">" if self.above else "<"
+        return f"<Condition: x . r {sign} {self.threshold:g} at {self.site} of layer {self.layer}>"
 
     def fires(self, stream: Float[Tensor, "batch d_model"]) -> Bool[Tensor, " batch"]:
         """Whether each row's stream meets the condition."""

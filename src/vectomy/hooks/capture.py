@@ -18,9 +18,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vectomy.architecture import Architecture, architecture_of
+from vectomy.core.arguments import list_of
 from vectomy.core.errors import ArchitectureError
 from vectomy.core.module_io import first_input, first_output, live_module
-from vectomy.core.types import SITES, Point, Site
+from vectomy.core.types import SITES, Point, Site, list_sites
 
 __all__ = ["capture"]
 
@@ -28,9 +29,9 @@ __all__ = ["capture"]
 @contextmanager
 def capture(
     model: object,
-    sites: Sequence[Site] = SITES,
-    layers: Iterable[int] | None = None,
-    positions: Sequence[int] | None = None,
+    sites: Site | Sequence[Site] = SITES,
+    layers: int | Iterable[int] | None = None,
+    positions: int | Sequence[int] | None = None,
     consume: Callable[[Point, Float[Tensor, "batch position d_model"]], None] | None = None,
 ) -> Iterator[dict[Point, Float[Tensor, "batch position d_model"]]]:
     """Keep the stream at `sites` of `layers` (all), at token `positions` (all; negative ones count
@@ -43,8 +44,13 @@ def capture(
     Raises:
         ArchitectureError: a model type, site or layer that is not known.
     """
-    model = live_module(model)
-    architecture = architecture_of(model)
+    module = live_module(model)
+    architecture = architecture_of(module)
+    wanted = list_sites(sites)
+    if layers is not None:
+        layers = list_of(int, layers, "a layer", "give numbers of layers, such as [3, 7]")
+    if positions is not None:
+        positions = list_of(int, positions, "a position", "give numbers of tokens, such as [-1]")
     kept: dict[Point, Tensor] = {}
 
     def take(point: Point, value: Tensor) -> None:
@@ -58,8 +64,8 @@ def capture(
 
     with ExitStack() as hooks:
         for layer in range(architecture.n_layers) if layers is None else layers:
-            for site in sites:
-                handle = _watch(model, architecture, (site, layer), take)
+            for site in wanted:
+                handle = _watch(module, architecture, (site, layer), take)
                 hooks.callback(handle.remove)
         yield kept
 

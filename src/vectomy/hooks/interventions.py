@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from vectomy.architecture import Architecture, architecture_of
 from vectomy.core import linalg
-from vectomy.core.errors import ArchitectureError
+from vectomy.core.arguments import name_of
+from vectomy.core.errors import ArchitectureError, UsageError
 from vectomy.core.module_io import first_input, first_output, live_module
 from vectomy.core.types import SITES, Point, Stream, Vector
 
@@ -88,9 +89,7 @@ def intervene(model: object, interventions: Mapping[Point, Intervention]) -> Ite
     """
     module = live_module(model)
     architecture = architecture_of(module)
-    for site, _ in interventions:
-        if site not in SITES:
-            raise ArchitectureError(f"there is no site '{site}'; sites are {', '.join(SITES)}")
+    _check_interventions(interventions)
     with ExitStack() as hooks:
         # In stream order: at one block its resid_pre is changed before its resid_mid looks at it.
         for (site, layer), change in sorted(
@@ -109,6 +108,22 @@ def intervene(model: object, interventions: Mapping[Point, Intervention]) -> Ite
                     reader.register_forward_pre_hook(_change_in_place(change), with_kwargs=True).remove
                 )
         yield
+
+
+def _check_interventions(interventions: object) -> None:
+    """Raises UsageError for what is no mapping of points to functions, ArchitectureError for a site
+    that there is not.
+    """
+    form = "write {('resid_pre', 7): vectomy.hooks.interventions.add(vector)}"
+    if not isinstance(interventions, Mapping):
+        raise UsageError(f"the interventions are {name_of(interventions)}; {form}")
+    for point, change in interventions.items():
+        if not isinstance(point, tuple) or len(point) != 2 or not isinstance(point[1], int):
+            raise UsageError(f"{point!r:.80} is no site and layer; {form}")
+        if point[0] not in SITES:
+            raise ArchitectureError(f"there is no site '{point[0]}'; sites are {', '.join(SITES)}")
+        if not callable(change):
+            raise UsageError(f"the intervention at {point!r:.80} is {name_of(change)}, no function; {form}")
 
 
 def _reader_of_mid(architecture: Architecture) -> str:

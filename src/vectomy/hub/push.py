@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vectomy.checkpoint.index import RECORDS
+from vectomy.core.arguments import require, require_path
 from vectomy.core.errors import ArtifactError
 from vectomy.core.progress import Progress, silent
 from vectomy.hub import Destination, Leak, Sent, check_leaks, find_leaks, look, upload
@@ -118,4 +119,6 @@ def push(
         LeakError: a file contains a token or a path of this machine.
         HubError: the Hub refused, or cannot be reached; the same call resumes.
     """
+    require_path(path, "what to publish")
+    require(repo_id, str, "the repository", "give OWNER/NAME")
     return send(prepare(path, repo_id, **options), public=public, replace=replace)

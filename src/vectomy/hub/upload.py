@@ -66,6 +66,11 @@ class Sent:
     private: bool
     remaining: tuple[str, ...]
 
+    def __repr__(self) -> str:
+        return (
+            f"<Sent to {self.url:.100}: {self.files} files compared, {len(self.remaining)} older ones remain>"
+        )
+
 
 def look(repo_id: str, revision: str = "main") -> Destination:
     """The state of a repository; changes nothing.

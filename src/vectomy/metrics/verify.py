@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from jaxtyping import Float
@@ -38,7 +39,7 @@ __all__ = ["removed_directions", "verify", "with_measurement"]
 
 def verify(
     checkpoint: ModelSource,
-    edit: Edit,
+    edit: Edit | str | Path,
     *,
     base: ModelSource | None = None,
     tokens: Sequence[Sequence[int]] | None = None,
@@ -67,6 +68,7 @@ def verify(
             edit's base.
         CheckpointError, ArchitectureError: a model cannot be opened.
     """
+    edit = Edit.of(edit)
     opened = Checkpoint.of(checkpoint)
     arch = architecture_in(opened)
     check_covered(arch)

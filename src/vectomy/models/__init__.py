@@ -54,7 +54,7 @@ from vectomy.models.teacher_forcing import (
     resume_at,
     resumes_exactly,
 )
-from vectomy.models.wrapped_model import wrap
+from vectomy.models.wrapped_model import require_chat, wrap
 
 __all__ = [
     "Batch",
@@ -92,6 +92,7 @@ __all__ = [
     "packs_exactly",
     "probe_architecture",
     "recompute_blocks",
+    "require_chat",
     "resume_at",
     "resumes_exactly",
     "run_passes",

@@ -19,13 +19,14 @@ from vectomy.architecture import Architecture, architecture_of
 from vectomy.architecture.live_weights import find_adapted
 from vectomy.checkpoint import Checkpoint, architecture_in, read_stored
 from vectomy.checkpoint.reader import TORCH_DTYPES
+from vectomy.core.arguments import name_of
 from vectomy.core.errors import ModelError, UsageError, VectomyError
 from vectomy.core.module_io import live_module
 from vectomy.core.repo_name import split_revision
 from vectomy.models.chat import ChatModel
 from vectomy.models.chat_template import read_template
 
-__all__ = ["wrap"]
+__all__ = ["require_chat", "wrap"]
 
 
 def wrap(
@@ -78,11 +79,27 @@ def wrap(
     return ChatModel(label, checkpoint, architecture_in(checkpoint), module, text_tokenizer, thinking)
 
 
+def require_chat(model: object) -> ChatModel:
+    """The model, if it is a ChatModel.
+
+    Raises:
+        UsageError: it is something else; with how to make one of it.
+    """
+    if isinstance(model, ChatModel):
+        return model
+    live = hasattr(getattr(model, "config", None), "to_dict")
+    remedy = (
+        "wrap it with its tokenizer: vectomy.wrap(model, tokenizer)"
+        if live
+        else "give that of vectomy.load_model(FOLDER) or vectomy.wrap(model, tokenizer)"
+    )
+    raise UsageError(f"{name_of(model)} is no ChatModel; {remedy}")
+
+
 def _copy_tokenizer(tokenizer: object) -> object:
     if not callable(tokenizer) or not hasattr(tokenizer, "convert_ids_to_tokens"):
         raise UsageError(
-            f"a {type(tokenizer).__name__} is no tokenizer; give the model's own: "
-            "AutoTokenizer.from_pretrained(NAME)"
+            f"{name_of(tokenizer)} is no tokenizer; give the model's own: AutoTokenizer.from_pretrained(NAME)"
         )
     # Its template is completed, and its date frozen: attributes of the copy alone.
     own = copy.copy(tokenizer)

@@ -21,15 +21,20 @@ from vectomy.core.errors import ArtifactError
 from vectomy.core.run_folder import canonical_json, write_whole
 from vectomy.core.tensor_file import read_tensors
 from vectomy.core.types import Site
+from vectomy.search.directions import describe_field
 
 __all__ = ["ActivationStats", "RunningStats"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ActivationStats:
     """Statistics of the stream over one prompt set, per site, layer and position.
 
     Attributes:
+        sites: the sites, in the order of the first axis.
+        positions: token positions from the end, in the order of the third axis.
+        count: the number of prompts.
+        mean: float64, in the units of the stream.
         covariance: divided by the count; None unless requested.
         samples: the activations themselves, in the order of the prompts; None unless requested.
     """
@@ -41,6 +46,11 @@ class ActivationStats:
     covariance: Float[Tensor, "site layer position d_model d_model"] | None = None
     samples: Float[Tensor, "prompt site layer position d_model"] | None = None
 
+    def __repr__(self) -> str:
+        more = [name for name in ("covariance", "samples") if getattr(self, name) is not None]
+        places = describe_field(self.sites, self.positions, self.mean)
+        return f"<ActivationStats of {self.count} prompts: {', with '.join([places, *more])}>"
+
     def save(self, path: str | Path) -> None:
         """Write the statistics as one safetensors file."""
         path = Path(path)
@@ -51,10 +61,10 @@ class ActivationStats:
             safetensors.torch.save_file(tensors, beside, metadata={"vectomy": header})
 
     @classmethod
-    def load(cls, path: Path) -> ActivationStats:
+    def load(cls, path: str | Path) -> ActivationStats:
         """Raises ArtifactError for a file that `save` did not write."""
         try:
-            tensors, metadata = read_tensors(path)
+            tensors, metadata = read_tensors(Path(path))
             header = json.loads(metadata["vectomy"])
             return cls(tuple(header["sites"]), tuple(header["positions"]), header["count"], **tensors)
         except (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:

@@ -13,11 +13,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from vectomy.core.arguments import list_of
 from vectomy.core.config import BatchTokens
-from vectomy.core.errors import ActivationError, PromptError
+from vectomy.core.errors import ActivationError, PromptError, UsageError
 from vectomy.core.progress import Progress, silent
 from vectomy.core.ranks import current_ranks
-from vectomy.core.types import SITES, Site
+from vectomy.core.types import SITES, Site, list_sites
 from vectomy.data.prompts import Prompts, as_prompts
 from vectomy.hooks.capture import capture
 from vectomy.models import (
@@ -26,6 +27,7 @@ from vectomy.models import (
     TeacherForcedBatch,
     pack_examples,
     packs_exactly,
+    require_chat,
     shared_beginning,
 )
 from vectomy.search.activation_stats import ActivationStats, RunningStats
@@ -42,8 +44,8 @@ def collect(
     chat: ChatModel,
     prompts: Prompts,
     *,
-    sites: Sequence[Site] = SITES,
-    positions: Sequence[int] = (-1,),
+    sites: Site | Sequence[Site] = SITES,
+    positions: int | Sequence[int] = (-1,),
     covariance: bool = False,
     samples: bool = False,
     batch_tokens: BatchTokens = "auto",
@@ -57,8 +59,9 @@ def collect(
     the same bits as those of one process, with a covariance to rounding (float64).
 
     Args:
-        chat: a model of `load_model` or `load_layerwise`.
-        prompts: at least one; the chat template is applied.
+        chat: a model of `load_model`, `load_layerwise` or `wrap`.
+        prompts: at least one, as texts, `Prompt` values or lists of messages; the chat template is
+            applied.
         sites: points of each layer: before the block, between attention and MLP, after it.
         positions: token positions counted from the end (-1 is the last token of the template).
         covariance: also the d_model x d_model covariance per site, layer and position.
@@ -67,10 +70,21 @@ def collect(
             it; results are the same up to rounding.
 
     Raises:
+        UsageError: no `ChatModel`, or a site or position that there is not.
         PromptError: no prompts, or one with fewer tokens than the positions need.
         ActivationError: NaN or infinite activations; the message names the site and layer.
     """
+    require_chat(chat)
+    sites = list_sites(sites)
+    positions = list_of(int, positions, "a position", "give numbers from the end, such as -1")
+    if not sites or not positions or max(positions, default=0) >= 0:
+        raise UsageError(
+            f"sites {list(sites)} and positions {positions} name no place; give at least one site, and "
+            "positions counted from the end, such as -1"
+        )
     prompts = as_prompts(prompts)
+    if not prompts:
+        raise PromptError("there are no prompts; give a list such as ['How do I bake bread?']")
     tokens = chat.tokens(prompts)
     shortest = min(map(len, tokens), default=0)
     if shortest < max(-position for position in positions):

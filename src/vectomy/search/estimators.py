@@ -7,27 +7,24 @@ adding it moves one mean onto the other.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import safetensors
-import safetensors.torch
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from vectomy.core.arguments import require, require_name
 from vectomy.core.errors import ArtifactError, EditError, UsageError
 from vectomy.core.linalg import normalise, project_out
 from vectomy.core.quoted_error import quote_error
-from vectomy.core.run_folder import canonical_json, write_whole
 from vectomy.core.suggestions import suggest_path
-from vectomy.core.tensor_file import read_tensors
-from vectomy.core.types import Site, Vector
+from vectomy.core.types import Vector
 from vectomy.search.activation_stats import ActivationStats
+from vectomy.search.directions import Directions
 
 __all__ = [
     "ESTIMATORS",
@@ -205,44 +202,9 @@ ESTIMATORS: dict[str, Estimator] = {
 NEEDS_SAMPLES = {"standardised", "winsorised_mean", "pca_of_differences", "logistic_probe"}
 
 
-@dataclass(frozen=True, eq=False)
-class Directions:
-    """The directions of an estimator, float32, not normalised; 0 at points where the sets do not
-    differ.
-    """
-
-    estimator: str
-    sites: tuple[Site, ...]
-    positions: tuple[int, ...]
-    vectors: Float[Tensor, "site layer position d_model"]
-
-    def at(self, site: Site, layer: int, position: int) -> Vector:
-        return self.vectors[self.sites.index(site), layer, self.positions.index(position)]
-
-    def save(self, path: str | Path) -> None:
-        """Write the directions as one safetensors file."""
-        path = Path(path)
-        header = canonical_json(
-            {"estimator": self.estimator, "sites": self.sites, "positions": self.positions}
-        )
-        with write_whole(path) as beside:
-            safetensors.torch.save_file(
-                {"vectors": self.vectors.contiguous()}, beside, metadata={"vectomy": header}
-            )
-
-    @classmethod
-    def load(cls, path: Path) -> Directions:
-        """Raises ArtifactError for a file that `save` did not write."""
-        try:
-            tensors, metadata = read_tensors(path)
-            header = json.loads(metadata["vectomy"])
-            sites, positions = tuple(header["sites"]), tuple(header["positions"])
-            return cls(header["estimator"], sites, positions, tensors["vectors"])
-        except (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise ArtifactError(f"{path} has no directions ({error}); delete it and run again") from None
-
-
-def fit_directions(positive: ActivationStats, negative: ActivationStats, estimator: str) -> Directions:
+def fit_directions(
+    positive: ActivationStats, negative: ActivationStats, estimator: str = "difference_of_means"
+) -> Directions:
     """The directions from the negative to the positive side, by one estimator.
 
     Args:
@@ -255,11 +217,18 @@ def fit_directions(positive: ActivationStats, negative: ActivationStats, estimat
         the difference of the two means along them, in the units of the residual stream.
 
     Raises:
-        UsageError: there is no estimator of that name.
+        UsageError: there is no estimator of that name, or the two sides are of different points.
         ArtifactError: it needs activations that were not stored.
     """
-    if estimator not in ESTIMATORS:
-        raise UsageError(f"there is no estimator '{estimator}'; choose from {', '.join(ESTIMATORS)}")
+    require_name(estimator, ESTIMATORS, "estimator")
+    for name, side in (("the positive side", positive), ("the negative side", negative)):
+        require(side, ActivationStats, name, "give what vectomy.collect returns")
+    places = [(side.sites, side.positions, tuple(side.mean.shape)) for side in (positive, negative)]
+    if places[0] != places[1]:
+        raise UsageError(
+            f"the two sides are of different points ({positive} and {negative}); collect both from one "
+            "model, with the same sites and positions"
+        )
     vectors = ESTIMATORS[estimator](positive, negative)
     scale = torch.linalg.vector_norm(negative.mean, dim=-1, keepdim=True)
     noise = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True) <= NOISE * scale

@@ -12,6 +12,7 @@ import torch
 from vectomy.architecture import Architecture, Writer, architecture_of, check_covered, excluded_tensors
 from vectomy.checkpoint import Checkpoint, ModelSource, architecture_in
 from vectomy.checkpoint.quantization import count_written_bytes
+from vectomy.core.byte_count import write_bytes
 from vectomy.core.component import OUTSIDE, Component
 from vectomy.core.config import LoadIn
 from vectomy.core.errors import ModelError
@@ -47,7 +48,7 @@ class PlannedWriter:
     parameters: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plan:
     """What an edit of every writer of a model changes and costs.
 
@@ -75,7 +76,15 @@ class Plan:
     work: Workload
     """What the stages are counted for."""
 
+    def __repr__(self) -> str:
+        fits = "fits into memory" if self.fits else "read block by block"
+        return (
+            f"<Plan for {self.model_type:.40}: {self.layers} layers of width {self.d_model}, "
+            f"{len(self.writers)} writers, {fits}, {write_bytes(self.disk_bytes)} to write>"
+        )
+
     def to_json(self) -> JsonObject:
+        """The values that `vectomy plan --json` prints."""
         return {
             **vars(self),
             "writers": [vars(writer) for writer in self.writers],

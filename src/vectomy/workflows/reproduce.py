@@ -10,6 +10,7 @@ from pathlib import Path
 
 from vectomy.checkpoint import Checkpoint, fingerprint
 from vectomy.comparison.folders import FileDifference, against_hashes, compare_files, compare_tensors
+from vectomy.core.arguments import require_path
 from vectomy.core.errors import UsageError
 from vectomy.core.json_value import JsonObject
 from vectomy.core.output_path import check_new_folder
@@ -26,7 +27,7 @@ from vectomy.workflows.repeat_search import search_again
 __all__ = ["Reproduction", "reproduce"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Reproduction:
     """The result. `compared` counts tensors, `against` says with what they were compared;
     `versions` are those that differ, as (recorded, here).
@@ -43,11 +44,17 @@ class Reproduction:
     notes: tuple[str, ...] = ()
     searched: bool = False
 
+    def __repr__(self) -> str:
+        found = "MATCH" if self.matches else f"DIFFERS in {len(self.differences)} places"
+        return f"<Reproduction of {self.what:.80}: {found}, {self.compared} tensors compared>"
+
     @property
     def matches(self) -> bool:
+        """Whether nothing differs."""
         return not self.differences
 
     def to_json(self) -> JsonObject:
+        """The values that `vectomy reproduce --json` prints."""
         return {**asdict(self), "matches": self.matches}
 
 
@@ -79,6 +86,7 @@ def reproduce(
         UsageError: nothing to compare with, or no base.
         HubError, CheckpointError, EditError, ...: an input cannot be read.
     """
+    require_path(what, "what to reproduce")
     if out is not None:
         check_new_folder(out)
     claim = published_edit_of(str(what), revision)

@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from vectomy.core.arguments import require, require_name, require_path
 from vectomy.core.errors import ConfigError
 from vectomy.core.output_path import check_run_output
 from vectomy.core.progress import Progress, silent
+from vectomy.core.results import RunResults
 from vectomy.core.run_config import RunConfig, make_config
 from vectomy.core.run_folder import RunFolder, read_json
 from vectomy.metrics.judges import is_slow
@@ -59,7 +61,7 @@ def run(
     progress: Progress = silent,
     log: Log = ignore,
     **options: Any,
-) -> dict[str, Any]:
+) -> RunResults:
     """Find the direction of a behaviour, edit the weights and measure; the results go into `out`.
 
     Several processes of a launcher (`accelerate launch`, `torchrun`) share the work; each of them
@@ -76,12 +78,17 @@ def run(
         options: the options of the command line as keys: positive, negative, recipe, seed, ...
 
     Returns:
-        The values of summary.json; `{}` if stopped before the report.
+        The values of summary.json, as fields (`.outcome.sentence`, `.edited.refusal_rate`) and as
+        keys; no field is set if the run stopped before the report.
 
     Raises:
+        UsageError, ConfigError: an argument or option that is not known, or of another type.
         FinishedRunError: `out` holds finished results of other settings; nothing was changed.
         VectomyError: see core/errors.py; finished stages are kept and not run again.
     """
+    require(model, (str, RunConfig), "the model", "give a folder, a Hub id, `demo` or a RunConfig")
+    require_path(out, "the folder `out`")
+    require_name(until, STAGES, "stage")
     config = model if isinstance(model, RunConfig) else make_config(model, options)
     ranks = join_ranks(config.runtime.device, config.runtime.tensor_parallel)
     if not ranks.is_first:
@@ -107,7 +114,7 @@ def run(
             work.run_stages(list_distill_stages(work), digest, until)
         else:
             work.run_stages(list_stages(work), digest, until)
-        return dict(read_json(folder.file("summary.json"))) if until == "report" else {}
+        return RunResults.from_json(read_json(folder.file("summary.json")) if until == "report" else {})
 
 
 def open_workflow(config: RunConfig, folder: RunFolder, **options: Any) -> RunWorkflow:

@@ -6,7 +6,7 @@ included.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, KeysView, Mapping
 from typing import Annotated, Any, TypeVar
 
 from pydantic import (
@@ -20,7 +20,7 @@ from pydantic import (
 )
 
 from vectomy.core.errors import ArtifactError
-from vectomy.core.json_value import JsonObject
+from vectomy.core.json_value import JsonObject, JsonValue
 
 __all__ = ["JsonObject", "JsonRecord", "Named", "Number", "Numbers", "Rows"]
 
@@ -104,6 +104,25 @@ class JsonRecord(BaseModel):
         result = cls.from_json(value).to_json()
         assert isinstance(value, Mapping)
         return {key: inner for key, inner in result.items() if inner is not None or value[key] is None}
+
+    def __getitem__(self, key: str) -> JsonValue:
+        """A value as the file has it: `results["base"]["refusal_rate"]`."""
+        return self.to_json()[key]
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.to_json()
+
+    def keys(self) -> KeysView[str]:
+        """The keys of the file."""
+        return self.to_json().keys()
+
+    def get(self, key: str, default: JsonValue = None) -> JsonValue:
+        """A value as the file has it, or `default` where it has none."""
+        return self.to_json().get(key, default)
+
+    def __repr__(self) -> str:
+        names = ", ".join(name for name in type(self).model_fields if name in self.model_fields_set)
+        return f"<{type(self).__name__}: {names[:100] or 'empty'}{'...' if len(names) > 100 else ''}>"
 
     def to_json(self) -> JsonObject:
         """The object with the fields that were read or given, in the order of the class."""

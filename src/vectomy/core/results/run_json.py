@@ -214,6 +214,10 @@ class RunResults(JsonRecord):
     checkpoint: str | None = None
     safety: str | None = None
 
+    def __repr__(self) -> str:
+        told = self.outcome.sentence if self.outcome and self.outcome.sentence else "not measured"
+        return f"<RunResults of {self.model!s:.50}: {told:.120}>"
+
 
 class RunCompletion(JsonRecord):
     """The answers of the base and of each form of the edit to a test prompt."""

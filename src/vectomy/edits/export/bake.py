@@ -28,6 +28,7 @@ from vectomy.checkpoint.quantization import (
 )
 from vectomy.checkpoint.reader import TORCH_DTYPES
 from vectomy.core import linalg
+from vectomy.core.arguments import require_path
 from vectomy.core.component import OUTSIDE
 from vectomy.core.errors import EditError
 from vectomy.core.json_value import JsonObject
@@ -41,7 +42,7 @@ __all__ = ["Baking", "bake", "bake_writer", "decode_made"]
 
 
 def bake(
-    edit: Edit,
+    edit: Edit | str | Path,
     checkpoint: ModelSource,
     out: str | Path,
     *,
@@ -69,6 +70,8 @@ def bake(
         CheckpointError: the folder is incomplete or damaged.
         DiskFullError: there is no room for the copy.
     """
+    edit = Edit.of(edit)
+    require_path(out, "the folder `out`")
     opened = Checkpoint.of(checkpoint)
     arch = architecture_in(opened)
     check_covered(arch)

@@ -12,6 +12,7 @@ from typing import Literal
 from vectomy.architecture import Architecture, excluded_tensors
 from vectomy.checkpoint import Checkpoint
 from vectomy.core.json_value import JsonObject
+from vectomy.report.notebook import draw_projection
 
 __all__ = ["Receipt", "Status"]
 
@@ -21,7 +22,7 @@ Status = Literal["carried", "not_carried", "unknown"]
 UNNAMED = "no operation of the edit names it"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Receipt:
     """The account of an edited checkpoint: which weights were edited, and what was measured.
 
@@ -54,6 +55,16 @@ class Receipt:
     """What the status is based on."""
     added: tuple[str, ...] = ()
     """Biases that the base does not have and that hold the edit's vectors."""
+
+    def __repr__(self) -> str:
+        most = self.max_projection
+        measured = "" if most is None else f", at most {most:.2g} of the stream along the directions"
+        status = "" if self.status is None else f"{self.status}: "
+        return f"<Receipt: {status}{len(self.edited)} tensors edited, {len(self.left)} left{measured}>"
+
+    def _repr_html_(self) -> str:
+        """What is left of the directions by layer, as a picture in a notebook."""
+        return draw_projection(repr(self), self.projection)
 
     @property
     def max_projection(self) -> float | None:

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from vectomy.core.arguments import list_of, require_path
 from vectomy.core.errors import ArtifactError, PromptError
 from vectomy.core.evaluation_config import EvaluationConfig, parse_evaluation
-from vectomy.core.json_value import JsonObject
 from vectomy.core.output_path import check_run_output
 from vectomy.core.progress import Progress, silent
+from vectomy.core.results import EvaluationResults
 from vectomy.core.run_folder import RunFolder
 from vectomy.core.suggestions import suggest_path
 from vectomy.core.text_file import read_text
@@ -29,7 +30,7 @@ __all__ = ["evaluate_models"]
 
 
 def evaluate_models(
-    subjects: Sequence[str] | EvaluationConfig,
+    subjects: str | Sequence[str] | EvaluationConfig,
     out: str | Path,
     *,
     overwrite: bool = False,
@@ -37,7 +38,7 @@ def evaluate_models(
     progress: Progress = silent,
     log: Log = ignore,
     **options: Any,
-) -> JsonObject:
+) -> EvaluationResults:
     """Measure all subjects on all prompt sets, and write the results into the folder `out`. Several
     processes of a launcher share the work; each of them has to call this.
 
@@ -51,16 +52,21 @@ def evaluate_models(
         log: is called with lines for a person: the plan, and the subject being measured.
         options: other keys of `EvaluationConfig`: prompts, answer_tokens, limit, ...
 
+    Returns:
+        The values of evaluation.json, as fields and as keys.
+
     Raises:
+        UsageError, ConfigError: an argument or option that is not known, or of another type.
         FinishedRunError: `out` holds finished results of other settings, or of subjects or sets
             that are left out now; nothing was changed.
         VectomyError: see core/errors.py; finished measurements stay.
     """
-    config = (
-        subjects
-        if isinstance(subjects, EvaluationConfig)
-        else parse_evaluation({"subjects": tuple(subjects), **options})
-    )
+    require_path(out, "the folder `out`")
+    if isinstance(subjects, EvaluationConfig):
+        config = subjects
+    else:
+        specs = list_of(str, subjects, "a subject", "give models, Edits and adapters as text")
+        config = parse_evaluation({"subjects": tuple(specs), **options})
     refuse(*list_missing_for_evaluation(config), explain_divided(config.runtime))
     if not join_ranks(config.runtime.device, config.runtime.tensor_parallel).is_first:
         progress, log = silent, ignore
@@ -99,7 +105,7 @@ def evaluate_models(
             gates=gates,
             subjects=opened,
         )
-        return work.evaluate()
+        return EvaluationResults.from_json(work.evaluate())
 
 
 def _read_texts(files: Sequence[str]) -> dict[str, str]:

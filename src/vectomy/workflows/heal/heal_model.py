@@ -10,9 +10,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from vectomy.core.json_value import JsonObject
+from vectomy.core.arguments import require, require_name, require_path
 from vectomy.core.output_path import check_run_output
 from vectomy.core.progress import Progress, silent
+from vectomy.core.results import HealingResults
 from vectomy.core.run_folder import RunFolder, hash_of, read_json
 from vectomy.core.versions import versions
 from vectomy.edits.edit import Edit
@@ -46,11 +47,12 @@ def heal_model(
     progress: Progress = silent,
     log: Log = ignore,
     **options: Any,
-) -> JsonObject:
+) -> HealingResults:
     """Train an edited model to regain what the edit cost; the results go into the folder `out`.
 
     Returns:
-        The values of summary.json; `{}` if stopped before the report.
+        The values of summary.json, as fields and as keys; no field is set if the work stopped
+        before the report.
 
     Args:
         model: the base of the Edit (a folder, a Hub id or `demo`), or with `base` an edited
@@ -71,6 +73,9 @@ def heal_model(
         FinishedRunError: `out` holds finished results of other settings; nothing was changed.
         VectomyError: see core/errors.py; finished stages are kept and not run again.
     """
+    require(model, str, "the model", "give a folder, a Hub id or `demo`")
+    require_path(out, "the folder `out`")
+    require_name(until, STAGES, "stage")
     config = parse_heal(options) if config is None else config
     refuse(*list_missing_for_healing(config, str(model), base, trains=trained is None))
     check_run_output(out)
@@ -106,4 +111,4 @@ def heal_model(
             learned, _ = list_own_prompts(config, work.sets.prompts)
             check_lengths(chat, learned, chat.tokens(learned), config.own_tokens)
         work.run_stages(list_heal_stages(work), hash_of([versions()["vectomy"], inputs.identity]), until)
-        return dict(read_json(folder.file("summary.json"))) if until == "report" else {}
+        return HealingResults.from_json(read_json(folder.file("summary.json")) if until == "report" else {})
