@@ -15,6 +15,7 @@ from vectomy.core.config import (
     SEARCH,
     JobConfig,
     Panel,
+    Runtime,
     StrictModel,
     validate_config,
     write_flag,
@@ -246,9 +247,10 @@ def make_config(
     values: dict[str, Any] = json.loads(json.dumps(file or {}))
     values["model"] = model
     typed: dict[str, str] = {}
+    known = {*FLAT, *RunConfig.model_fields, *Runtime.model_fields}
     for name, value in options.items():
         if value is not None:
-            if name not in FLAT and name not in RunConfig.model_fields and (near := suggest(name, FLAT)):
+            if name not in known and (near := suggest(name, known)):
                 raise ConfigError(f"there is no option '{name}'{near}")
             *folders, last = FLAT.get(name, (name,))
             place = values
