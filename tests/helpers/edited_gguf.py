@@ -16,6 +16,14 @@ MODELS = {
     "qwen2": ("qwen2", {"tied": True}),
     "qwen3": ("qwen3", {}),
     "smollm3": ("smollm3", {}),
+    "arcee": ("arcee", {}),
+    "granite": ("granite", {}),
+    "olmo": ("olmo", {}),
+    "olmo2": ("olmo2", {}),
+    "olmo3": ("olmo3", {}),
+    "phi3": ("phi3", {}),
+    "seed_oss": ("seed_oss", {}),
+    "starcoder2": ("starcoder2", {"use_bias": True}),
 }
 Of = Callable[..., Tiny]
 

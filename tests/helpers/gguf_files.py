@@ -14,6 +14,8 @@ from safetensors.torch import load_file
 from tiny import Tiny
 from torch import Tensor
 
+# Where GGUF has another name than transformers.
+ARCHITECTURES = {"mistral": "llama", "olmo3": "olmo2"}
 # Rows of 64 are whole blocks of 32.
 SIZES = {"hidden_size": 64, "intermediate_size": 96, "head_dim": 16}
 
@@ -36,7 +38,7 @@ def stored_name(architecture: str, layers: int, name: str) -> str:
 def write_gguf(tiny: Tiny, path: Path, kind: str = "F32", architecture: str = "") -> dict[str, str]:
     """Matrices in one type, vectors in float32; GGUF's name of each tensor by transformers'."""
     config = tiny.model.config
-    architecture = architecture or {"mistral": "llama"}.get(config.model_type, config.model_type)
+    architecture = architecture or ARCHITECTURES.get(config.model_type, config.model_type)
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_block_count(config.num_hidden_layers)
     writer.add_embedding_length(config.hidden_size)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -43,14 +43,18 @@ def _apply(
         option(
             "--as",
             help="Format of the result: the edited checkpoint, a PEFT adapter of the exact rank, a GGUF file "
-            "(of one, in its own types), or an adapter for llama.cpp. [default: checkpoint; gguf if MODEL "
-            "is a GGUF file]",
+            "(of one, in its own types), an adapter for llama.cpp, or (of added vectors alone) a control "
+            "vector for it. [default: checkpoint; gguf if MODEL is a GGUF file]",
             panel=OUTPUT,
         ),
     ] = None,
     quant: Annotated[
         Quantization | None,
         option("--quant", help="Types of a GGUF file made from a folder. [default: f16]", panel=OUTPUT),
+    ] = None,
+    to: Annotated[
+        Literal["lmstudio", "ollama"] | None,
+        option("--to", help="Put the GGUF file where this program finds it, too.", panel=OUTPUT),
     ] = None,
     base: Annotated[
         str | None, base_option("needed for a GGUF file that the Edit was not made from.")
@@ -78,7 +82,7 @@ def _apply(
     """Write an Edit into a copy of its base, or as an adapter. Prints the receipt: every weight
     that was edited or left alone. Exit status 1 if a written weight is NaN or infinite.
     """
-    from vectomy.checkpoint.gguf import is_gguf
+    from vectomy.checkpoint.gguf import check_quantizer, is_gguf
     from vectomy.cli.tables.receipt_table import print_receipt
     from vectomy.edits.export.gguf_convert import converter
     from vectomy.workflows.named_model import open_edit
@@ -88,10 +92,11 @@ def _apply(
 
     form = form or ("gguf" if is_gguf(model) else "checkpoint")
     in_place = form == "gguf" and is_gguf(model)
-    _check_options(in_place, form, quant, base)
+    _check_options(in_place, form, quant, base, to)
     refuse(*list_missing_for_export(form, model))
     if form == "gguf" and not in_place:
         converter()
+        check_quantizer(quant or "f16")
     chosen = open_edit(edit) * strength
 
     receipt = write_export(
@@ -106,19 +111,34 @@ def _apply(
         trust_remote_code=trust_remote_code,
         progress=bars,
     )
+    lines = _place(out, to) if form == "gguf" else []
     if as_json:
         typer.echo(json.dumps(receipt.to_json(), indent=2))
+        typer.echo("\n".join(lines), err=True)
     else:
         print_receipt(receipt)
-        typer.echo(f"written to {out}")
+        typer.echo("\n".join([f"written to {out}", *lines]))
     if receipt.status == "not_carried":
         raise typer.Exit(1)
 
 
-def _check_options(in_place: bool, form: ExportFormat, quant: str | None, base: str | None) -> None:
+def _place(out: Path, to: Literal["lmstudio", "ollama"] | None) -> list[str]:
+    """The Modelfile beside a GGUF file, and the file where a program finds it."""
+    from vectomy.workflows.place_gguf import place_gguf, write_modelfile
+
+    modelfile = write_modelfile(out)
+    lines = [f"for Ollama: {modelfile}"]
+    return lines if to is None else [*lines, place_gguf(out, to).text]
+
+
+def _check_options(
+    in_place: bool, form: ExportFormat, quant: str | None, base: str | None, to: str | None
+) -> None:
     from vectomy.core.errors import UsageError
 
     if quant is not None and (in_place or form != "gguf"):
         raise UsageError("--quant needs --as gguf and a model folder; a GGUF file is edited in its own types")
     if base is not None and not in_place:
         raise UsageError("--base is for a GGUF file as MODEL; any other MODEL is the base itself")
+    if to is not None and form != "gguf":
+        raise UsageError(f"--to {to} takes a whole GGUF file; add --as gguf")

@@ -26,10 +26,13 @@ Estimator = Literal[
 ]
 """`ESTIMATORS` in search/estimators.py."""
 
-ExportFormat = Literal["checkpoint", "lora", "gguf", "gguf-lora"]
+ExportFormat = Literal["checkpoint", "lora", "gguf", "gguf-lora", "control-vector"]
 """`EXPORTS` in edits/export/export_formats.py."""
 
-Quantization = Literal["f16", "bf16", "f32", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
+Quantization = Literal[
+    *("f16", "bf16", "f32", "q8_0", "q6_k", "q5_k_m", "q4_k_m"),
+    *("q5_1", "q5_0", "q4_1", "q4_0"),
+]
 """`QUANTS` in edits/export/gguf_convert.py."""
 
 ENGINE_NAMES = ("own", "vllm")

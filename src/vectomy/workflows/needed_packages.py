@@ -28,6 +28,7 @@ __all__ = [
 ]
 
 ADAPTER = "adapter_config.json"
+GGUF_FORMS: tuple[ExportFormat, ...] = ("gguf", "gguf-lora", "control-vector")
 
 
 def list_missing_for_run(config: RunConfig, *, searches: bool, measures: bool) -> list[str]:
@@ -92,7 +93,7 @@ def list_missing_for_healing(
 
 def list_missing_for_export(form: ExportFormat, model: str) -> list[str]:
     """What `vectomy apply` lacks."""
-    writes = describe_missing("writing a GGUF file", "gguf") if form in ("gguf", "gguf-lora") else None
+    writes = describe_missing("writing a GGUF file", "gguf") if form in GGUF_FORMS else None
     return _keep(*_for_models([model]), writes)
 
 

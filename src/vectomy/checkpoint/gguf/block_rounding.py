@@ -32,7 +32,7 @@ from vectomy.checkpoint.gguf.blocks import (
 )
 from vectomy.checkpoint.quantization.rounding import CHUNK, Steps, round_keeping_change
 
-__all__ = ["BETTER", "StoredBlocks", "requantize_blocks", "rounding_of", "store_as"]
+__all__ = ["BETTER", "StoredBlocks", "requantize_blocks", "rounding_of", "store_as", "store_raw"]
 
 # What takes the place of a type that cannot hold an edit. It is finer than any of those.
 BETTER = "Q8_0"
@@ -95,6 +95,11 @@ def store_as(kind: str) -> Callable[..., StoredBlocks]:
         return _cost(quantize_blocks(new, kind), kind, old, new, vectors)
 
     return store
+
+
+def store_raw(raw: Any, kind: str, old: Tensor, new: Tensor, vectors: str) -> StoredBlocks:
+    """Bytes that were made elsewhere, with what storing `new` in them costs."""
+    return _cost(raw, kind, old, new, vectors)
 
 
 def rounding_of(raw: Any, kind: str) -> float:

@@ -26,13 +26,24 @@ from vectomy.core.errors import ArchitectureError, CheckpointError
 __all__ = ["ARCHITECTURES", "GgufView", "as_checkpoint", "gguf_architecture", "gguf_name"]
 
 ARCHITECTURES: Mapping[str, str] = {
+    "arcee": "arcee",
+    "granite": "granite",
     "llama": "llama",
     "mistral": "llama",
+    "olmo": "olmo",
+    "olmo2": "olmo2",
+    "olmo3": "olmo2",
+    "phi3": "phi3",
     "qwen2": "qwen2",
     "qwen3": "qwen3",
+    "seed_oss": "seed_oss",
     "smollm3": "smollm3",
+    "starcoder2": "starcoder2",
 }
-"""By transformers' model type, what GGUF calls the architecture."""
+"""By transformers' model type, what GGUF calls the architecture. Of these llama.cpp's converter
+changes queries and keys at most. Not here: Gemma, whose gains it stores plus 1; Cohere, whose head
+GGUF always ties; models with experts, which it stacks.
+"""
 
 # Frequencies of positions, which transformers computes from its configuration.
 COMPUTED = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")

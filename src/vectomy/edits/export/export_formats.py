@@ -14,6 +14,7 @@ from vectomy.core.choices import ExportFormat
 from vectomy.core.progress import Progress, silent
 from vectomy.edits.edit import Edit
 from vectomy.edits.export.bake import bake
+from vectomy.edits.export.control_vector import write_control_vector
 from vectomy.edits.export.gguf_adapter import write_gguf_lora
 from vectomy.edits.export.gguf_convert import bake_gguf
 from vectomy.edits.export.gguf_in_place import edit_gguf
@@ -81,9 +82,14 @@ def _write_gguf_lora(request: ExportRequest) -> Receipt:
     return write_gguf_lora(request.edit, request.model, request.out, progress=request.progress)
 
 
+def _write_control_vector(request: ExportRequest) -> Receipt:
+    return write_control_vector(request.edit, request.model, request.out, progress=request.progress)
+
+
 EXPORTS: dict[ExportFormat, Export] = {
     "checkpoint": Export(_write_checkpoint, "checkpoint"),
     "lora": Export(_write_lora, "adapter"),
     "gguf": Export(_write_gguf),
     "gguf-lora": Export(_write_gguf_lora),
+    "control-vector": Export(_write_control_vector),
 }

@@ -9,6 +9,7 @@ Block types that it does not write are made here from its f32 or f16 file.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -19,13 +20,18 @@ from torch import Tensor
 
 from vectomy.checkpoint import ModelSource
 from vectomy.checkpoint.gguf import (
+    K_QUANTS,
+    LLAMA_QUANTIZE,
     Cost,
     GgufChange,
     GgufFile,
     check_installed,
     check_new,
+    check_quantizer,
+    mixed_type,
     rewrite_gguf,
     store_as,
+    store_with_ggml,
 )
 from vectomy.core.errors import CheckpointError
 from vectomy.core.file_moves import move_into_place
@@ -44,6 +50,7 @@ QUANTS: dict[str, int] = {
     "f16": 1,
     "bf16": 32,
     "q8_0": 7,
+    **K_QUANTS,
     "q5_1": 9,
     "q5_0": 8,
     "q4_1": 3,
@@ -69,7 +76,7 @@ def bake_gguf(
     """Write the edited model as the GGUF file `out`.
 
     Args:
-        quant: one of QUANTS. K-quants are made of the f16 file by llama.cpp's own llama-quantize.
+        quant: one of QUANTS; k-quants are made by ggml's own quantiser (ggml_quantizer.py).
         look: gets the receipt and the baked folder before that is deleted.
 
     Raises:
@@ -83,6 +90,7 @@ def bake_gguf(
             "an f16 file with llama.cpp's llama-quantize"
         )
     check_installed()
+    check_quantizer(quant)
     script = converter()
     out = Path(out).expanduser().absolute()
     check_new(out)
@@ -94,11 +102,13 @@ def bake_gguf(
         folder, whole = Path(beside) / out.stem, Path(beside) / "whole.gguf"
         receipt = look(bake(edit, checkpoint, folder, progress=progress), folder)
         with progress("converting", 1) as update, name_write_errors(out):
-            _convert(script, folder, whole, quant if quant in ITSELF else "f32")
+            _convert(script, folder, whole, quant if quant in ITSELF else "f32", name_of(edit))
             update(1)
         if quant in ITSELF:
             with write_whole(out) as target:
                 move_into_place(whole, target)
+        elif quant in K_QUANTS and shutil.which(LLAMA_QUANTIZE):
+            _quantise_by_llama_cpp(whole, out, quant)
         else:
             quantise_gguf(GgufFile.open(whole), out, quant, progress=progress)
     return receipt
@@ -107,13 +117,40 @@ def bake_gguf(
 def quantise_gguf(
     file: GgufFile, out: str | Path, quant: str, *, progress: Progress = silent
 ) -> dict[str, Cost]:
-    """Write a GGUF file with its matrices in another type; the embedding and the head get q8_0."""
+    """Write a GGUF file with its matrices in another type. The embedding and the head get q8_0, in
+    k-quants what llama.cpp gives them.
+    """
+    if quant in K_QUANTS:
+        layers, tied = file.number("block_count"), "output.weight" not in file.tensors
+        changes = {
+            tensor.name: GgufChange(_same, "input", store_with_ggml(kind))
+            for tensor in file.tensors.values()
+            if (kind := mixed_type(tensor, quant, layers, tied)) is not None
+        }
+        return rewrite_gguf(
+            file, out, changes, numbers={"general.file_type": QUANTS[quant]}, progress=progress
+        )
     changes = {
         tensor.name: GgufChange(_same, "input", store_as("Q8_0" if tensor.name in FINER else quant.upper()))
         for tensor in file.tensors.values()
         if len(tensor.shape) > 1 and tensor.shape[-1] % 32 == 0 and tensor.name.endswith(".weight")
     }
     return rewrite_gguf(file, out, changes, numbers={"general.file_type": QUANTS[quant]}, progress=progress)
+
+
+def _quantise_by_llama_cpp(source: Path, out: Path, quant: str) -> None:
+    with write_whole(out) as target:
+        command = [LLAMA_QUANTIZE, str(source), str(target), quant.upper()]
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)
+        if done.returncode or not target.is_file():
+            raise CheckpointError(f"{LLAMA_QUANTIZE} failed: {_last_line(done)}")
+
+
+def name_of(edit: Edit) -> str:
+    """The name of the edited model: that of the base, and the behaviour that was edited."""
+    behaviour = edit.about.get("behaviour")
+    base = edit.base.name or edit.base.model_type
+    return f"{base}, {behaviour} edited" if isinstance(behaviour, str) and behaviour else f"{base}, edited"
 
 
 def _same(values: Tensor) -> Tensor:
@@ -140,7 +177,7 @@ def converter() -> Path:
     return script
 
 
-def _convert(script: Path, folder: Path, out: Path, kind: str) -> None:
+def _convert(script: Path, folder: Path, out: Path, kind: str, name: str) -> None:
     environment = {
         **os.environ,
         "PYTHONPATH": str(script.parent),
@@ -148,9 +185,15 @@ def _convert(script: Path, folder: Path, out: Path, kind: str) -> None:
         "PYTHONIOENCODING": "utf-8",
     }
     command = [sys.executable, str(script), str(folder), "--outfile", str(out), "--outtype", kind]
+    command += ["--model-name", name]
     done = subprocess.run(
         command, env=environment, capture_output=True, encoding="utf-8", errors="replace", check=False
     )
     if done.returncode or not out.is_file():
-        lines = [line for line in done.stderr.splitlines() if line.strip()] or [str(done.returncode)]
-        raise CheckpointError(f"the converter does not convert this model: {quote_error(lines[-1], 400)}")
+        raise CheckpointError(f"the converter does not convert this model: {_last_line(done)}")
+
+
+def _last_line(done: subprocess.CompletedProcess[str]) -> str:
+    """What a program said last, or its exit status."""
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    return quote_error((lines or [str(done.returncode)])[-1], 400)
