@@ -67,7 +67,8 @@ def test_a_run_in_8_bits_bakes_and_measures_in_full_precision(tmp_path: Path) ->
     assert full == {key: value for key, value in plain["base"].items() if key != "max_projection"}
     assert summary["base"]["ce_own_answers"] != plain["base"]["ce_own_answers"]
     assert forms["base_full"]["refusal_rate"] == 1.0
-    # Of ten; the edit was chosen on other weights.
+    # Of ten. The dial takes the least strength that meets the target on the search prompts, here
+    # 0.7, and one of these ten comes back; at strength 1 none did.
     assert max(forms[form]["refusal_rate"] for form in ("hooks", "baked", "baked_full")) <= 0.2
     assert 0 < forms["baked_full"]["kl_per_token"] < 0.05
     assert any("searched on weights in 8bit" in note for note in summary["notes"])

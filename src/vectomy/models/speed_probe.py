@@ -7,10 +7,7 @@ count as they do in a run, and not matrix products alone.
 
 from __future__ import annotations
 
-import hashlib
 import math
-import os
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -23,6 +20,7 @@ from torch import Tensor, nn
 
 from vectomy.core.json_value import JsonObject
 from vectomy.models.block_sizes import BlockSizes
+from vectomy.models.disk_speed import measure_disk
 from vectomy.models.live_quantisation import quantise_linears
 from vectomy.models.model_shape import ModelShape
 from vectomy.models.packed_linear import pack_linears
@@ -43,7 +41,6 @@ FLOAT32_ROWS = 8, 48
 # Tokens that decoding looks back at.
 BEFORE = 96
 LABELS, HEAD_ROWS = 64, 16384
-DISK_BYTES, DISK_CALLS = 64 << 20, 3
 # A call is timed at least twice, then until so many seconds are over.
 MOST_CALLS, ENOUGH = 7, 0.7
 
@@ -90,9 +87,10 @@ class CallTime:
 class Speeds:
     """Seconds of a model of one shape on one device, all blocks together.
 
-    `step` is of the blocks in a step of decoding, by rows; `label` of the head with probabilities
-    in float32; `float32` of a pass in float32, with what it takes to convert all weights as its
-    fixed part; `byte` of reading, writing (to the disk itself) and hashing a byte.
+    `step` is of the blocks in a step of decoding, by rows, on packed weights where this device
+    packs them; `label` of the head with probabilities in float32; `float32` of a pass in float32,
+    with what it takes to convert all weights as its fixed part; `byte` of reading, writing (to the
+    disk itself) and hashing a byte.
     """
 
     device: str
@@ -106,6 +104,8 @@ class Speeds:
     hashed_byte: float
     packed: float = 0.0
     """Of packing the weights of all blocks for a processor's kernels once, before decoding."""
+    unpacked: CallTime | None = None
+    """Of a step on weights as they are, where `step` is on packed ones."""
     quantised: float = 0.0
     """Of quantising the weights of all blocks (`--load-in`) once."""
     full: Speeds | None = None
@@ -126,9 +126,10 @@ def measure_speeds(
             without other work, but for waiting for the disk.
     """
     probe = _Probe(shape, device, clock)
-    disk = _measure_disk(folder or Path.cwd(), clock)
+    disk = measure_disk(folder or Path.cwd(), clock)
     with torch.no_grad():
         passed, step, label = probe.measure_passes(), probe.measure_steps(), probe.measure_head()
+        unpacked = probe.measure_unpacked_steps() if probe.packed else None
         float32 = probe.measure_float32(*FLOAT32_ROWS)
     return Speeds(
         device=str(device),
@@ -141,6 +142,7 @@ def measure_speeds(
         written_byte=disk[1],
         hashed_byte=disk[2],
         packed=probe.packed,
+        unpacked=unpacked,
         quantised=probe.quantised,
         full=None if shape.load_in is None else measure_speeds(shape.in_full, device, folder, clock),
     )
@@ -201,7 +203,11 @@ class _Probe:
         began = self.clock()
         with pack_linears(self.model, MANY_ROWS) as packs:
             self.packed = (self.clock() - began) * self.by_weights if packs else 0.0
-            points = [(rows, self._time(self._decoding(rows))) for rows in (FEW_ROWS, MANY_ROWS)]
+            return self.measure_unpacked_steps()
+
+    def measure_unpacked_steps(self) -> CallTime:
+        """On weights as they are, unless they are packed by the caller."""
+        points = [(rows, self._time(self._decoding(rows))) for rows in (FEW_ROWS, MANY_ROWS)]
         return CallTime.through(*points).times(self.by_blocks, self.by_weights)
 
     def measure_float32(self, rows: int, tokens: int) -> CallTime:
@@ -342,32 +348,3 @@ def _run_blocks(model: Any, rows: int, tokens: int, gradient: bool = False) -> T
         inputs_embeds=stream.requires_grad_(gradient), attention_mask=mask, use_cache=False
     ).last_hidden_state
     return result
-
-
-def _measure_disk(folder: Path, clock: Clock) -> tuple[float, float, float]:
-    """Seconds a byte of reading, of writing to the disk itself, and of sha256: the quickest of
-    some, since the first file takes memory that the system still has to find. A folder that takes
-    no files is measured by the one for temporary files.
-    """
-    data = os.urandom(1 << 20) * (DISK_BYTES >> 20)
-    where = folder if os.access(folder, os.W_OK) else Path(tempfile.gettempdir())
-    calls = [_write_and_read(data, where, clock) for _ in range(DISK_CALLS)]
-    read, written, hashed = (min(seconds) / len(data) for seconds in zip(*calls, strict=True))
-    return read, written, hashed
-
-
-def _write_and_read(data: bytes, folder: Path, clock: Clock) -> tuple[float, float, float]:
-    """Seconds of reading, writing and hashing."""
-    with tempfile.TemporaryFile(dir=folder) as file:
-        began = clock()
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-        written = clock() - began
-        file.seek(0)
-        began = clock()
-        file.read()
-        read = clock() - began
-    began = clock()
-    hashlib.sha256(data).digest()
-    return read, written, clock() - began

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from vectomy.core.json_value import JsonObject
 from vectomy.metrics.direction_share import TEXT_TOKENS, TEXTS
 from vectomy.metrics.variants import RECEIPT_PROMPTS
-from vectomy.models.decoding import PACKED_FROM, TRIED
+from vectomy.models.decoding import TRIED
 from vectomy.models.model_shape import ModelShape
 from vectomy.models.speed_probe import CallTime, Speeds
 from vectomy.models.teacher_forcing import COMPARED
@@ -26,7 +26,7 @@ from vectomy.search.gradient.start_directions import SCREENED_LAYERS, SCREENED_P
 from vectomy.search.gradient.train_passes import JUDGED, MOST_PROMPTS, NEGATIVE_TOKENS, OPENING, PER_PASS
 from vectomy.search.search_split import MEASURED, PACK
 from vectomy.workflows.planned_work import Place, Workload, count_rows
-from vectomy.workflows.stage_memory import count_stage_bytes
+from vectomy.workflows.stage_memory import count_stage_bytes, packs_weights
 
 __all__ = ["PlannedStage", "count_run_stages"]
 
@@ -139,12 +139,16 @@ class _Run:
             return 0.0
         work, limit = self.work, self.work.answer_tokens if tokens is None else tokens
         batches = math.ceil(prompts / count_rows(work, self.place, limit))
-        line, head = self.speeds.step, self.speeds.label
+        packs = packs_weights(self.shape, self.place, self.shape.loaded_bytes, limit)
+        line, head = self.speeds.step if packs else self._unpacked_step(), self.speeds.label
         steps = batches * (line.fixed + head.fixed + self.sweep) * limit
         decoded = prompts * (line.each + head.each / 2) * limit
         prefill = self._pass(prompts * work.own + batches * work.shared, work.own + work.shared, batches)
-        packed = self.speeds.packed if limit >= PACKED_FROM and self.place.whole else 0.0
-        return (HOOKED if hooked else 1.0) * (steps + decoded) + prefill + packed
+        packing = self.speeds.packed if packs else 0.0
+        return (HOOKED if hooked else 1.0) * (steps + decoded) + prefill + packing
+
+    def _unpacked_step(self) -> CallTime:
+        return self.speeds.unpacked or self.speeds.step
 
     def _labels(self, count: float) -> float:
         return self.speeds.label.each * count

@@ -25,7 +25,7 @@ from vectomy.search.gradient.start_directions import SCREENED_LAYERS
 from vectomy.search.gradient.train_passes import JUDGED, MOST_PROMPTS, OPENING, PER_PASS
 from vectomy.workflows.planned_work import Place, Workload, count_rows
 
-__all__ = ["BAKING_PROGRAM", "StageBytes", "count_stage_bytes"]
+__all__ = ["BAKING_PROGRAM", "StageBytes", "count_packed_bytes", "count_stage_bytes", "packs_weights"]
 
 # Interpreter, torch, transformers and the judge; beside a card, with its libraries. The tokenizer's
 # bytes by entry of its vocabulary.
@@ -44,6 +44,24 @@ class StageBytes:
 
     host: float
     device: float = 0.0
+
+
+def count_packed_bytes(shape: ModelShape) -> float:
+    """Of the matrices of the blocks that every token passes, and of the head. Quantised ones stay
+    as they are.
+    """
+    blocks = 0.0 if shape.load_in else shape.multiplied
+    return (blocks + shape.head_parameters) * shape.itemsize
+
+
+def packs_weights(shape: ModelShape, place: Place, weights: float, limit: int) -> bool:
+    """Whether answers of at most `limit` tokens run on packed weights.
+
+    Args:
+        weights: bytes of the loaded model.
+    """
+    room = PACKED_SHARE * (place.free - weights)
+    return not place.card and place.whole and limit >= PACKED_FROM and count_packed_bytes(shape) <= room
 
 
 def count_stage_bytes(shape: ModelShape, work: Workload, place: Place) -> dict[str, StageBytes]:
@@ -104,14 +122,8 @@ class _Stages:
         return cached + max(read, logits) + self._packed_weights(limit)
 
     def _packed_weights(self, limit: int) -> float:
-        """Of the matrices of the blocks that every token passes, and of the head. Quantised ones
-        stay as they are.
-        """
-        blocks = 0.0 if self.shape.load_in else self.shape.multiplied * self.shape.itemsize
-        size = blocks + self.head
-        room = PACKED_SHARE * (self.place.free - self.weights)
-        packs = not self.place.card and self.place.whole and limit >= PACKED_FROM and size <= room
-        return size if packs else 0.0
+        packs = packs_weights(self.shape, self.place, self.weights, limit)
+        return count_packed_bytes(self.shape) if packs else 0.0
 
     def _collecting(self) -> float:
         """The stream of every layer is captured."""
