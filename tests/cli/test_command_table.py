@@ -13,6 +13,26 @@ from vectomy.cli.help import SectionedGroup
 
 TIER = "unit"
 
+# What is not there is said before torch is loaded.
+MISSING = (
+    "show nofile",
+    "show ./no/file.safetensors",
+    "report nofile",
+    "pick nofile",
+    "chat nofile",
+    "plan nofile",
+    "run ./nofile",
+    "apply nofile demo --out OUT",
+    "apply own/edit ./nofile --out OUT",
+    "verify nofile --edit own/edit",
+    "verify own/model --edit nofile",
+    "compare nofile own/model",
+    "compare demo no.gguf",
+    "heal ./nofile",
+    "heal demo --edit nofile",
+    "edit new nofile --direction random:0 --out OUT",
+    "direction nofile --out OUT",
+)
 SOURCE = Path(__file__).resolve().parents[2] / "src" / "vectomy" / "cli"
 
 
@@ -37,6 +57,27 @@ def test_the_list_and_the_version_load_no_command_and_no_library(words: str) -> 
 @pytest.mark.parametrize("words", ["run --help", "run --nothing", "--nothing", "nothing"])
 def test_no_fault_of_usage_loads_torch(words: str) -> None:
     assert not {"torch", "transformers", "numpy"} & modules_of(words)
+
+
+def test_what_is_not_there_is_said_before_torch_is_loaded(tmp_path: Path) -> None:
+    """All in one process, for each that failed would load it."""
+    done = process(f"""
+import os, sys
+from vectomy.cli import main
+os.chdir({str(tmp_path)!r})
+for words in {MISSING!r}:
+    sys.argv[1:] = words.split()
+    try:
+        main()
+    except SystemExit as stop:
+        assert stop.code == 1, words
+    assert not {{"torch", "transformers", "numpy"}} & set(sys.modules), words
+""")
+    assert done.returncode == 0, done.stderr
+    sentences = done.stderr.splitlines()
+    assert len(sentences) == len(MISSING)
+    assert all("does not exist" in sentence for sentence in sentences), sentences
+    assert not list(tmp_path.iterdir())
 
 
 def modules_of(words: str) -> set[str]:

@@ -27,7 +27,7 @@ LACKING = {
     "collect no/model": ("datasets", "hub"),
     "directions no/model": ("datasets", "hub"),
     "run demo": ("gguf", None),
-    f"run no.gguf {LOCAL}": ("gguf", None),
+    f"run a.gguf {LOCAL}": ("gguf", None),
     "direction no/model": ("datasets", "hub"),
     f"direction no/model {LOCAL} --load-in 8bit": ("bitsandbytes", "quantised"),
     "evaluate no/model ADAPTER --prompts P.jsonl": ("peft", "lora"),
@@ -37,7 +37,7 @@ LACKING = {
     "evaluate no/model --prompts P.jsonl --tasks example": ("lm-eval", "capability"),
     "evaluate no/model --prompts P.jsonl --engine vllm": ("vllm", None),
     "evaluate no/model --prompts P.jsonl --load-in 4bit": ("bitsandbytes", "quantised"),
-    "evaluate no.gguf --prompts P.jsonl": ("gguf", None),
+    "evaluate a.gguf --prompts P.jsonl": ("gguf", None),
     f"heal no/model --preferences own --prompts P.jsonl {HEAL}": ("trl", "heal"),
     f"heal no/model --preferences P.jsonl {HEAL} ": ("peft", "heal"),
     f"heal no/model --preferences  own/set {HEAL}": ("datasets", "heal"),
@@ -45,7 +45,7 @@ LACKING = {
     "heal demo": ("gguf", None),
     "apply no/edit no/model --as gguf": ("gguf", None),
     "apply no/edit no/model --as gguf-lora": ("gguf", None),
-    "apply no/edit no.gguf": ("gguf", None),
+    "apply no/edit a.gguf": ("gguf", None),
     "plan demo": ("gguf", None),
     "plan no/model --load-in 4bit": ("bitsandbytes", "quantised"),
     "edit new demo --direction random:0": ("gguf", None),
@@ -61,6 +61,7 @@ def prompts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         Path(name).write_text(f'{{"text": "a prompt of {name}"}}\n', encoding="utf-8")
     for name in ("P.parquet", "marked.txt"):
         Path(name).write_bytes(b"PAR1")
+    Path("a.gguf").write_bytes(b"GGUF")
     Path("ADAPTER").mkdir()
     Path("ADAPTER/adapter_config.json").write_text("{}", encoding="utf-8")
     return tmp_path

@@ -26,9 +26,9 @@ from vectomy.checkpoint.safetensors_header import (
     read_shard,
     unique_keys,
 )
+from vectomy.core.absent_path import explain_absent_folder
 from vectomy.core.arguments import name_of, require_path
 from vectomy.core.errors import CheckpointError, UnsafeCheckpointError, UsageError
-from vectomy.core.suggestions import suggest_path
 from vectomy.core.text_file import read_text
 from vectomy.core.write_errors import NO_RIGHT
 
@@ -109,11 +109,7 @@ class Checkpoint:
         require_path(path, "the model folder")
         path = Path(path)
         if not path.is_dir():
-            raise CheckpointError(
-                explain_file(path)
-                or f"the model folder {path} does not exist{suggest_path(path)}; give a folder with "
-                "config.json and *.safetensors, or OWNER/NAME on the Hub"
-            )
+            raise CheckpointError(explain_file(path) or explain_absent_folder(path))
         reason = explain_folder(path)
         if reason is not None:
             raise CheckpointError(reason)

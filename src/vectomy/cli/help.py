@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from vectomy.cli.terminal import Verbosity, verbosity
+from vectomy.core.absent_path import check_edit_exists, check_model_exists, check_run_exists
 from vectomy.core.suggestions import near_name, suggest
 
 __all__ = [
@@ -30,6 +35,18 @@ __all__ = [
 ]
 
 EXPERT = "Expert"
+# By the word that the usage has for the value.
+CHECKS = {
+    "MODEL": check_model_exists,
+    "CHECKPOINT": check_model_exists,
+    "EDIT": check_edit_exists,
+    "RUN": check_run_exists,
+    "A": check_model_exists,
+    "B": check_model_exists,
+}
+# Commands with one of these arguments compute with torch.
+COMPUTING = ("MODEL", "CHECKPOINT", "EDIT", "A", "SUBJECT...", "CARD|EDIT|FOLDER|OWNER/NAME")
+LOADING = "loading torch ..."
 # Commands that are named for an option that they have and another one lacks.
 NAMED = 4
 ENVIRONMENT = {
@@ -119,6 +136,17 @@ class SectionedCommand(TyperCommand):
                 error.message = _reword(str(error.message))
             raise
 
+    def invoke(self, ctx: Any) -> Any:
+        """As in typer; what is named and not there is said before the command loads anything."""
+        for item in self.params:
+            check = CHECKS.get(str(item.metavar))
+            value = ctx.params.get(item.name)
+            if check is not None and isinstance(value, str | Path):
+                check(str(value))
+        if any(item.metavar in COMPUTING for item in self.params if item.param_type_name == "argument"):
+            _load_torch()
+        return super().invoke(ctx)
+
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         return usage_of(self).split(" ")
 
@@ -131,6 +159,17 @@ class SectionedCommand(TyperCommand):
         if hidden:
             formatter.write_paragraph()
             formatter.write_text(f"{len(hidden)} expert options are not shown: --help-all.")
+
+
+def _load_torch() -> None:
+    """At a terminal, load what takes seconds now, and say so meanwhile."""
+    if "torch" in sys.modules or not sys.stderr.isatty() or verbosity() is Verbosity.QUIET:
+        return
+    sys.stderr.write(LOADING)
+    sys.stderr.flush()
+    import_module("vectomy.workflows.named_model")
+    sys.stderr.write(f"\r{' ' * len(LOADING)}\r")
+    sys.stderr.flush()
 
 
 def _reword(message: str) -> str:

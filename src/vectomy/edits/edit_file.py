@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from vectomy.checkpoint.index import RECORDS
+from vectomy.core.absent_path import explain_absent_edit
 from vectomy.core.errors import EditError
 from vectomy.core.json_value import JsonObject
 from vectomy.core.run_folder import canonical_json, hash_of
-from vectomy.core.suggestions import suggest_path
 from vectomy.core.tensor_file import read_tensors
 from vectomy.core.write_errors import NO_RIGHT
 from vectomy.edits.operation import BaseModelRef, Operation
@@ -95,10 +95,7 @@ def read_edit(path: Path, make: Callable[[BaseModelRef, tuple[Operation, ...], J
             )
         path = stored
     if not path.is_file():
-        raise EditError(
-            f"the Edit file {path} does not exist{suggest_path(path)}; give an Edit file, or the folder of a "
-            "finished run"
-        )
+        raise EditError(explain_absent_edit(path))
     try:
         tensors, metadata = read_tensors(path)
         header = json.loads(metadata.get("vectomy", "null"))

@@ -16,6 +16,7 @@
 - demo.py: builds the demo model.
 """
 
+from vectomy.core.absent_path import is_local
 from vectomy.models.batch import Batch
 from vectomy.models.chat import ChatModel
 from vectomy.models.device_choice import check_device
@@ -27,7 +28,6 @@ from vectomy.models.loading import (
     check_known,
     convert_gguf,
     fetch,
-    is_local,
     load_layerwise,
     load_model,
     with_adapter,

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 from weakref import finalize
@@ -20,6 +20,7 @@ from vectomy.architecture import FAMILIES, REFUSED, Architecture, check_covered,
 from vectomy.checkpoint import Checkpoint, architecture_in
 from vectomy.checkpoint.gguf import GgufFile, is_gguf
 from vectomy.checkpoint.quantization import check_supported
+from vectomy.core.absent_path import is_local
 from vectomy.core.config import LoadIn, Runtime, validate_config
 from vectomy.core.errors import CheckpointError, ModelError, VectomyError
 from vectomy.core.file_lock import wait_for_lock
@@ -50,7 +51,6 @@ __all__ = [
     "check_known",
     "convert_gguf",
     "fetch",
-    "is_local",
     "load_layerwise",
     "load_model",
     "load_without_weights",
@@ -74,15 +74,6 @@ TEXT_FILES = {
     "vocab.json": LARGEST_TEXT,
     "generation_config.json": LARGEST_TEXT,
 }
-
-
-def is_local(model: str) -> bool:
-    """Whether `model` names a local folder: it exists, or it is not written as OWNER/NAME or
-    OWNER/NAME@REVISION.
-    """
-    name, _ = split_revision(model)
-    path = name.count("/") != 1 or name.startswith((".", "/", "~")) or PureWindowsPath(name).drive != ""
-    return path or Path(model).expanduser().exists()
 
 
 def check_known(model: str) -> None:

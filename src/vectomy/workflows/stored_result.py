@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from vectomy.core.absent_path import explain_absent_run
 from vectomy.core.errors import ArtifactError
 from vectomy.core.json_value import JsonObject
 from vectomy.core.run_folder import MARK, read_json
@@ -27,9 +28,7 @@ def read_result(run: Path) -> JsonObject:
     except ArtifactError:
         if run.exists():
             raise
-        raise ArtifactError(
-            f"{run} does not exist; give the folder of a finished run, the --out of `vectomy run`"
-        ) from None
+        raise ArtifactError(explain_absent_run(run)) from None
     if not isinstance(result, dict):
         raise ArtifactError(f"{file} is no summary of a run; run the command that wrote it again")
     if result.get("format") == "vectomy-trait-summary":
