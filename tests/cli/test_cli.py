@@ -145,23 +145,27 @@ def test_what_fails_has_status_one_and_says_one_sentence(vectomy: Vectomy, tmp_p
 
 
 @pytest.mark.unit
-def test_what_was_not_foreseen_is_one_line_too_unless_debugging(vectomy: Vectomy, monkeypatch) -> None:
+def test_what_was_not_foreseen_is_one_line_too_unless_debugging(
+    vectomy: Vectomy, monkeypatch, tmp_path: Path
+) -> None:
+    (tmp_path / "summary.json").write_text("{}", encoding="utf-8")
     monkeypatch.setattr("vectomy.core.run_folder.read_json", lambda _: 1 / 0)
-    status, _, err = vectomy("report", "x")
+    status, _, err = vectomy("report", str(tmp_path))
     assert (status, err.count("\n")) == (1, 1)
     assert "unforeseen ZeroDivisionError: division by zero" in err
     monkeypatch.setenv("VECTOMY_DEBUG", "1")
     with pytest.raises(ZeroDivisionError):
-        vectomy("report", "x")
+        vectomy("report", str(tmp_path))
 
 
 @pytest.mark.unit
-def test_running_out_of_memory_names_the_remedy(vectomy: Vectomy, monkeypatch) -> None:
+def test_running_out_of_memory_names_the_remedy(vectomy: Vectomy, monkeypatch, tmp_path: Path) -> None:
     def full(_: object) -> None:
         raise MemoryError
 
+    (tmp_path / "summary.json").write_text("{}", encoding="utf-8")
     monkeypatch.setattr("vectomy.core.run_folder.read_json", full)
-    status, _, err = vectomy("report", "x")
+    status, _, err = vectomy("report", str(tmp_path))
     assert status == 1
     assert "--batch-tokens" in err
 
