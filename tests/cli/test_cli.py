@@ -149,7 +149,7 @@ def test_what_was_not_foreseen_is_one_line_too_unless_debugging(
     vectomy: Vectomy, monkeypatch, tmp_path: Path
 ) -> None:
     (tmp_path / "summary.json").write_text("{}", encoding="utf-8")
-    monkeypatch.setattr("vectomy.core.run_folder.read_json", lambda _: 1 / 0)
+    monkeypatch.setattr("vectomy.workflows.stored_result.read_json", lambda _: 1 / 0)
     status, _, err = vectomy("report", str(tmp_path))
     assert (status, err.count("\n")) == (1, 1)
     assert "unforeseen ZeroDivisionError: division by zero" in err
@@ -164,7 +164,7 @@ def test_running_out_of_memory_names_the_remedy(vectomy: Vectomy, monkeypatch, t
         raise MemoryError
 
     (tmp_path / "summary.json").write_text("{}", encoding="utf-8")
-    monkeypatch.setattr("vectomy.core.run_folder.read_json", full)
+    monkeypatch.setattr("vectomy.workflows.stored_result.read_json", full)
     status, _, err = vectomy("report", str(tmp_path))
     assert status == 1
     assert "--batch-tokens" in err
