@@ -3,8 +3,9 @@
     vectomy run demo --yes --out RUN
     python scripts/readme_picture.py RUN
 
-Writes docs/report.png (the head of the run's page) and docs/report.json (the numbers that the page
-shows, and the picture's sha256). tests/report/test_readme_picture.py compares README.md with them.
+Writes docs/report.png (the head of the run's page), docs/report.json (the numbers that the page
+shows, and the picture's sha256) and the tables of README.md and docs/results.md, whose sentences it
+compares with them (results_tables.py).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import json
 from pathlib import Path
 
 from chromium import Browser, installed
+from results_tables import list_differences, write_tables
 
 DOCS = Path(__file__).parents[1] / "docs"
 MEASURES = (
@@ -56,6 +58,8 @@ def main() -> None:
         "picture_sha256": hashlib.sha256(picture).hexdigest(),
     }
     (DOCS / "report.json").write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+    write_tables()
+    print("\n".join(list_differences()) or "every number is that of its JSON")
 
 
 if __name__ == "__main__":

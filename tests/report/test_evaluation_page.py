@@ -133,11 +133,11 @@ def test_sets_are_told_apart_by_what_the_base_does_on_them() -> None:
     evaluation["sets"].reverse()
     found, _ = parse_evaluation_page(evaluation)
     assert "refusals on harmful fell from 86 to 5 of 100." in read_words(found, class_="lead")
-    (header,) = (words for tag, _, words in found.found if tag == "header")
-    assert "refusals on harmful fell from 86 of 100 (86.0%, 77.9–91.5%) to 5 of 100 (5.0%" in header
+    result = read_words(found, id="result")
+    assert "refusals on harmful fell from 86 of 100 (86.0%, 77.9–91.5%) to 5 of 100 (5.0%" in result
     assert "the KL from the base is 0.0190 nats per token on harmless" in read_words(found, class_="lead")
-    assert "McNemar's p < 0.001" in header
-    assert "intervals" not in header.split("McNemar")[0]
+    assert "McNemar's p < 0.001" in result
+    assert "intervals" not in result.split("McNemar")[0]
 
 
 @pytest.mark.parametrize("left", [("xstest",), ("harmless", "xstest")])

@@ -235,7 +235,7 @@
   const saving = () => {
     for (const table of all("table")) {
       const name = table.caption.textContent.trim();
-      table.caption.append(buttons({ CSV: () => csv(table) }, name.slice(0, 60)));
+      (table.caption.querySelector("span") || table.caption).append(buttons({ CSV: () => csv(table) }, name.slice(0, 60)));
     }
     for (const figure of all("figure")) {
       const visible = () => all("svg", figure).find((drawn) => drawn.checkVisibility()) || figure.querySelector("svg");
