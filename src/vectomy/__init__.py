@@ -36,6 +36,10 @@ if TYPE_CHECKING:
     from vectomy.hooks.capture import capture as capture
     from vectomy.hooks.interventions import intervene as intervene
     from vectomy.hub.push import push as push
+    from vectomy.metrics.activation_patching import PatchEffects as PatchEffects
+    from vectomy.metrics.activation_patching import patch as patch
+    from vectomy.metrics.logit_lens import LogitLens as LogitLens
+    from vectomy.metrics.logit_lens import lens as lens
     from vectomy.metrics.verify import verify as verify
     from vectomy.models import ChatModel as ChatModel
     from vectomy.models import load_layerwise as load_layerwise
@@ -60,6 +64,8 @@ __all__ = [
     "Condition",
     "Directions",
     "Edit",
+    "LogitLens",
+    "PatchEffects",
     "Prompt",
     "Receipt",
     "RunConfig",
@@ -73,9 +79,11 @@ __all__ = [
     "fit_directions",
     "heal_model",
     "intervene",
+    "lens",
     "load_layerwise",
     "load_model",
     "load_trait",
+    "patch",
     "plan",
     "probe_architecture",
     "push",
@@ -92,6 +100,8 @@ _HOMES = {
     "Condition": "edits.steering",
     "Directions": "search.estimators",
     "Edit": "edits.edit",
+    "LogitLens": "metrics.logit_lens",
+    "PatchEffects": "metrics.activation_patching",
     "Prompt": "data.prompts",
     "Receipt": "edits.export.receipt",
     "RunConfig": "core.run_config",
@@ -105,9 +115,11 @@ _HOMES = {
     "fit_directions": "search.estimators",
     "heal_model": "workflows.heal.heal_model",
     "intervene": "hooks.interventions",
+    "lens": "metrics.logit_lens",
     "load_layerwise": "models",
     "load_model": "models",
     "load_trait": "data.trait_file",
+    "patch": "metrics.activation_patching",
     "plan": "workflows.plan",
     "probe_architecture": "models",
     "push": "hub.push",

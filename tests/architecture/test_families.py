@@ -72,6 +72,20 @@ UNSEEN = {
     ),
     ("olmo_hybrid", "model.layers.3.mlp.down_proj.weight"),
 }
+# Components of a block that is attention and MLP alone.
+DENSE = {"attention", "mlp", "experts", "shared_experts"}
+# Types whose blocks multiply what attention and MLP give by one number, or the stream at their end.
+SCALES_PARTS = {
+    *("granite", "granite_swa", "granitemoe", "granitemoeshared", "granitemoe_swa", "granitemoehybrid"),
+    *("hyperclovax", "minicpm3"),
+}
+SCALES_STREAM = {"beam", "gemma4", "gemma4_text", "gemma4_unified", "gemma4_unified_text"}
+# Sites that no single module of a type gives.
+NO_SUCH_SITE = {
+    "jetmoe": {"attn_out", "head_z"},
+    "gpt_neox_japanese": {"attn_out", "head_z"},
+    **{label: {"mlp_out"} for label in ("granitemoeshared", "granitemoe_swa", "granitemoehybrid")},
+}
 EXACT = [label for label in ZOO if label not in REFUSES]
 
 
@@ -145,6 +159,37 @@ def test_the_checkpoint_names_the_writers_of_the_model(case: Case):
     assert stored.extra_layers == live.extra_layers
     check_covered(stored)
     check_covered(live)
+
+
+def test_what_the_parts_of_a_block_give_is_what_the_stream_gains(case: Case):
+    """attn_out and mlp_out are the steps of the stream; a model without one of them says so."""
+    kind = case.label.split(":")[0]
+    sites = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "head_z")
+    for layer in range(case.live.n_layers):
+        values, refused = {}, {}
+        for site in sites:
+            try:
+                with capture(case.model, [site], [layer]) as captured:
+                    zoo_logits(case.model)
+                values[site] = captured[site, layer]
+            except ArchitectureError as error:
+                refused[site] = str(error)
+        assert all(value.shape[:2] == zoo_tokens().shape for value in values.values())
+        assert all(len(text) < 400 and ";" in text for text in refused.values())
+        components = {writer.component for writer in case.live.at(layer)}
+        wanted = {"attn_out", "head_z"} if "attention" in components else set()
+        wanted |= {"mlp_out"} if components & {"mlp", "experts", "shared_experts"} else set()
+        assert {site for site in sites[3:] if site in values} == wanted - NO_SUCH_SITE.get(case.label, set())
+        for start, end, parts in (
+            ("resid_pre", "resid_mid", {"attn_out"}),
+            ("resid_mid", "resid_post", {"mlp_out"}),
+            ("resid_pre", "resid_post", {"attn_out", "mlp_out"}),
+        ):
+            if {start, end, *parts} <= values.keys() and not components - DENSE and kind not in SCALES_STREAM:
+                total, gain = sum(values[part] for part in parts), values[end] - values[start]
+                scale = float((gain * total).sum() / (total * total).sum())
+                assert far(gain, scale * total) < 1e-4, (layer, parts)
+                assert scale == pytest.approx(1.0, abs=1e-4) or kind in SCALES_PARTS
 
 
 def test_tied_is_what_the_model_does(case: Case):

@@ -41,6 +41,8 @@ def values(folder: Path) -> dict[str, object]:
         receipt,
         vectomy.RunConfig(model=LONG, contrast={side: {"prompts": text} for side, text in sources.items()}),
         vectomy.plan(tiny_chat.folder()),
+        vectomy.lens(chat, LONG),
+        vectomy.patch(chat, "show the owl red", "show the sun red", answers=("I", "sure")),
         RunResults.from_json({"model": LONG, "outcome": {"sentence": LONG}}),
         EvaluationResults.from_json({"format": LONG}),
         HealingResults.from_json({"format": LONG}),
@@ -64,7 +66,7 @@ def test_the_repr_of_every_public_value_is_one_short_line(shown: dict[str, objec
     assert issubclass(vectomy.TraitRun, vectomy.RunConfig)
 
 
-@pytest.mark.parametrize("name", ["Edit", "Receipt", "Comparison", "Directions"])
+@pytest.mark.parametrize("name", ["Edit", "Receipt", "Comparison", "Directions", "PatchEffects"])
 def test_the_picture_in_a_cell_is_whole_escaped_and_loads_nothing(
     shown: dict[str, object], name: str
 ) -> None:

@@ -71,3 +71,36 @@ def test_an_intervention_is_a_hook_of_transformer_lens(tiny_of, lens, site: str)
         found = logits(tiny_of().model)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     assert (found - logits(tiny_of().model)).abs().max() > 0.05
+
+
+@pytest.mark.parametrize("layer", range(LAYERS))
+def test_parts_and_heads_are_those_that_transformer_lens_reads(tiny_of, lens, layer: str) -> None:
+    model, cache = tiny_of().model, cached(lens)
+    with capture(model, ["attn_out", "mlp_out", "head_z"], [layer]) as values, torch.no_grad():
+        model(tokens())
+    for site, name in (("attn_out", "hook_attn_out"), ("mlp_out", "hook_mlp_out"), ("head_z", "attn.hook_z")):
+        theirs = cache[f"blocks.{layer}.{name}"]
+        torch.testing.assert_close(values[site, layer], theirs.reshape(values[site, layer].shape), **CLOSE)
+
+
+def test_hooks_of_transformer_lens_and_ours_run_in_one_model(tiny_of, lens) -> None:
+    """The bridge replaces modules of the model that it wraps, and ours run on that model."""
+    model, change = lens.original_model, ablate(unit())
+    seen = {}
+    with capture(model, ["resid_post"], [2]) as values, torch.no_grad():
+        theirs = lens.run_with_hooks(
+            tokens(), fwd_hooks=[("blocks.1.hook_resid_post", lambda x, hook: change(x))]
+        )
+    with intervene(tiny_of().model, {("resid_post", 1): change}):
+        expected = logits(tiny_of().model)
+    torch.testing.assert_close(theirs, expected, rtol=1e-4, atol=1e-4)
+    with intervene(tiny_of().model, {("resid_post", 1): change}), capture(tiny_of().model) as own:
+        logits(tiny_of().model)
+    torch.testing.assert_close(values["resid_post", 2], own["resid_post", 2], **CLOSE)
+    with intervene(model, {("resid_post", 1): change}), torch.no_grad():
+        lens.run_with_hooks(
+            tokens(), fwd_hooks=[("blocks.2.hook_resid_post", lambda x, hook: seen.update(x=x.clone()))]
+        )
+    torch.testing.assert_close(seen["x"], own["resid_post", 2], **CLOSE)
+    with torch.no_grad():
+        torch.testing.assert_close(lens(tokens()), logits(tiny_of().model), rtol=1e-4, atol=1e-4)

@@ -1,4 +1,4 @@
-"""Read the residual stream of a live model.
+"""Read the residual stream of a live model, and what its blocks add to it.
 
     with capture(model, ["resid_pre"], layers=[3, 7], positions=[-1]) as stream:
         model(input_ids)
@@ -12,16 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from functools import partial
 
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from vectomy.architecture import Architecture, architecture_of
+from vectomy.architecture import architecture_of
 from vectomy.core.arguments import list_of
-from vectomy.core.errors import ArchitectureError
-from vectomy.core.module_io import first_input, first_output, live_module
+from vectomy.core.module_io import live_module
 from vectomy.core.types import SITES, Point, Site, list_sites
+from vectomy.hooks.sites import locate_site
 
 __all__ = ["capture"]
 
@@ -32,17 +32,33 @@ def capture(
     sites: Site | Sequence[Site] = SITES,
     layers: int | Iterable[int] | None = None,
     positions: int | Sequence[int] | None = None,
-    consume: Callable[[Point, Float[Tensor, "batch position d_model"]], None] | None = None,
-) -> Iterator[dict[Point, Float[Tensor, "batch position d_model"]]]:
-    """Keep the stream at `sites` of `layers` (all), at token `positions` (all; negative ones count
-    from the end).
+    consume: Callable[[Point, Float[Tensor, "batch position *width"]], None] | None = None,
+) -> Iterator[dict[Point, Float[Tensor, "batch position *width"]]]:
+    """Keep values of a live model at `sites` of `layers` (all), at token `positions` (all; negative
+    ones count from the end).
 
-    The dict that is yielded holds the values of the latest forward pass. With `consume`, each value
-    is handed over as it passes and nothing is kept. All hooks are gone when the block is left, also
-    by an error.
+    The dict that is yielded holds the values of the latest forward pass, by (site, layer):
+
+    | site | shape | what |
+    |---|---|---|
+    | resid_pre, resid_mid, resid_post | batch x position x d_model | the stream before, in, after |
+    | attn_out, mlp_out | batch x position x d_model | what the part gives, behind its norm |
+    | head_z | batch x position x head x d_head | what each head gives to the output projection |
+    | logits | batch x position x vocab | the model's own, under ("logits", -1) |
+
+    Some models multiply what attention and MLP give before they add it (Granite). With `consume`,
+    each value is handed over as it passes and nothing is kept. All hooks are gone when the block is
+    left, also by an error.
+
+    Args:
+        model: a `ChatModel`, or a model of transformers.
+
+    Source: the names are those of TransformerLens (Nanda and Bloom 2022).
 
     Raises:
-        ArchitectureError: a model type, site or layer that is not known.
+        UsageError: `model` is no language model, or another argument is of a wrong type.
+        ArchitectureError: a model type, site or layer that is not known, or a layer without the
+            site.
     """
     module = live_module(model)
     architecture = architecture_of(module)
@@ -56,38 +72,22 @@ def capture(
     def take(point: Point, value: Tensor) -> None:
         value = value.detach()
         if positions is not None:
-            value = value[:, list(positions)]
+            value = value[:, positions]
         if consume is None:
             kept[point] = value.clone()
         else:
             consume(point, value)
 
+    blocks = [site for site in wanted if site != "logits"]
     with ExitStack() as hooks:
-        for layer in range(architecture.n_layers) if layers is None else layers:
-            for site in wanted:
-                handle = _watch(module, architecture, (site, layer), take)
-                hooks.callback(handle.remove)
-        yield kept
-
-
-def _watch(
-    model: nn.Module, architecture: Architecture, point: Point, take: Callable[[Point, Tensor], None]
-) -> Any:
-    site, layer = point
-    block = model.get_submodule(architecture.block(layer))
-    if site == "resid_post":
-        return block.register_forward_hook(lambda _m, _a, output: take(point, first_output(output)))
-    if site == "resid_pre":
-        watched = block
-    elif site == "resid_mid":
-        if architecture.family.mid is None:
-            raise ArchitectureError(
-                f"blocks of a {architecture.model_type} model have no point resid_mid: attention and MLP "
-                "read the same stream; use resid_pre or resid_post"
+        for layer in (range(architecture.n_layers) if layers is None else layers) if blocks else ():
+            for site in blocks:
+                place = locate_site(module, architecture, (site, layer))
+                hooks.callback(place.watch(module, partial(take, (site, layer))))
+        if "logits" in wanted:
+            hooks.callback(
+                module.register_forward_hook(
+                    lambda _m, _a, output: take(("logits", -1), output.logits)
+                ).remove
             )
-        watched = block.get_submodule(architecture.family.mid)
-    else:
-        raise ArchitectureError(f"there is no site '{site}'; sites are {', '.join(SITES)}")
-    return watched.register_forward_pre_hook(
-        lambda _m, args, kwargs: take(point, first_input(args, kwargs)), with_kwargs=True
-    )
+        yield kept

@@ -12,18 +12,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from vectomy.architecture import Architecture, architecture_of
+from vectomy.architecture import architecture_of
 from vectomy.core import linalg
 from vectomy.core.arguments import name_of
 from vectomy.core.errors import ArchitectureError, UsageError
-from vectomy.core.module_io import first_input, first_output, live_module
-from vectomy.core.types import SITES, Point, Stream, Vector
+from vectomy.core.module_io import live_module
+from vectomy.core.types import BLOCK_SITES, Point, Stream, Vector
+from vectomy.hooks.sites import locate_site
 
 __all__ = ["Intervention", "ablate", "add", "affine", "at", "intervene", "scale"]
 
@@ -78,13 +78,18 @@ def at(positions: Sequence[int], intervention: Intervention) -> Intervention:
 
 @contextmanager
 def intervene(model: object, interventions: Mapping[Point, Intervention]) -> Iterator[None]:
-    """Apply interventions at points (site, layer) of the stream.
+    """Apply interventions at points (site, layer) of the stream, or at what a block adds to it.
+
+    At `attn_out` and `mlp_out` a function gets batch x position x d_model, at `head_z` batch x
+    position x head x d_head.
 
     resid_mid goes into the norm that reads it and around it, as one tensor; it is changed in place,
     before the norm runs. In some families it is no sum of module outputs (Granite scales what its
     attention writes).
 
     Raises:
+        UsageError: `model` is no language model, or `interventions` no mapping of points to
+            functions.
         ArchitectureError: a model type, site or layer that is not known.
     """
     module = live_module(model)
@@ -92,21 +97,10 @@ def intervene(model: object, interventions: Mapping[Point, Intervention]) -> Ite
     _check_interventions(interventions)
     with ExitStack() as hooks:
         # In stream order: at one block its resid_pre is changed before its resid_mid looks at it.
-        for (site, layer), change in sorted(
-            interventions.items(), key=lambda item: (item[0][1], SITES.index(item[0][0]))
+        for point, change in sorted(
+            interventions.items(), key=lambda item: (item[0][1], BLOCK_SITES.index(item[0][0]))
         ):
-            block = module.get_submodule(architecture.block(layer))
-            if site == "resid_pre":
-                hooks.callback(
-                    block.register_forward_pre_hook(_change_input(change), with_kwargs=True).remove
-                )
-            elif site == "resid_post":
-                hooks.callback(block.register_forward_hook(_change_output(change)).remove)
-            else:
-                reader = block.get_submodule(_reader_of_mid(architecture))
-                hooks.callback(
-                    reader.register_forward_pre_hook(_change_in_place(change), with_kwargs=True).remove
-                )
+            hooks.callback(locate_site(module, architecture, point).change(module, change))
         yield
 
 
@@ -120,40 +114,7 @@ def _check_interventions(interventions: object) -> None:
     for point, change in interventions.items():
         if not isinstance(point, tuple) or len(point) != 2 or not isinstance(point[1], int):
             raise UsageError(f"{point!r:.80} is no site and layer; {form}")
-        if point[0] not in SITES:
-            raise ArchitectureError(f"there is no site '{point[0]}'; sites are {', '.join(SITES)}")
+        if point[0] not in BLOCK_SITES:
+            raise ArchitectureError(f"there is no site '{point[0]}'; sites are {', '.join(BLOCK_SITES)}")
         if not callable(change):
             raise UsageError(f"the intervention at {point!r:.80} is {name_of(change)}, no function; {form}")
-
-
-def _reader_of_mid(architecture: Architecture) -> str:
-    if architecture.family.mid is None:
-        raise ArchitectureError(
-            f"blocks of a {architecture.model_type} model have no point resid_mid between attention and "
-            "MLP; use resid_pre or resid_post"
-        )
-    return architecture.family.mid
-
-
-def _change_input(change: Intervention) -> Callable[..., Any]:
-    def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, object]) -> Any:
-        changed = change(first_input(args, kwargs))
-        return ((changed, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": changed})
-
-    return hook
-
-
-def _change_output(change: Intervention) -> Callable[..., Any]:
-    def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
-        changed = change(first_output(output))
-        return (changed, *output[1:]) if isinstance(output, tuple) else changed
-
-    return hook
-
-
-def _change_in_place(change: Intervention) -> Callable[..., None]:
-    def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, object]) -> None:
-        stream = first_input(args, kwargs)
-        stream.copy_(change(stream))
-
-    return hook

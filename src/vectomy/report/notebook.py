@@ -6,6 +6,7 @@ the cell.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -14,12 +15,12 @@ from importlib import resources
 from markupsafe import Markup
 
 from vectomy.core.results import ReceiptRecord, SearchResults
-from vectomy.report.charts.cosine_map import cosine_map
 from vectomy.report.charts.receipt_chart import left_by_layer
 from vectomy.report.charts.strengths_map import strengths_map
 from vectomy.report.charts.svg import element
+from vectomy.report.charts.value_map import value_map
 
-__all__ = ["draw_cosines", "draw_projection", "draw_strengths"]
+__all__ = ["draw_cosines", "draw_projection", "draw_strengths", "draw_table", "draw_values"]
 
 Rows = Sequence[Mapping[str, object]]
 
@@ -49,7 +50,28 @@ def draw_projection(line: str, projection: Sequence[float] | None) -> str:
 
 def draw_cosines(line: str, rows: Sequence[Sequence[float]]) -> str:
     """HTML of directions: their cosines between layers."""
-    return _cell(line, cosine_map(rows))
+    layers = range(len(rows))
+    return _cell(line, value_map("Cosine between layers", rows, layers, layers, "layer", 1.0))
+
+
+def draw_values(
+    line: str,
+    title: str,
+    rows: Sequence[Sequence[float]],
+    layers: Sequence[int],
+    across: str,
+    columns: Sequence[int],
+) -> str:
+    """HTML of numbers by layer and column; the strongest colour is the largest of them."""
+    most = max((abs(value) for row in rows for value in row if math.isfinite(value)), default=0.0)
+    return _cell(line, value_map(title, rows, layers, columns, across, most))
+
+
+def draw_table(line: str, heads: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """HTML of a table; every cell is escaped."""
+    head = element("tr", *(element("th", name, scope="col") for name in heads))
+    body = (element("tr", *(element("td", cell) for cell in row)) for row in rows)
+    return _cell(line, element("table", element("thead", head), element("tbody", *body)))
 
 
 def _cell(line: str, picture: Markup) -> str:

@@ -18,7 +18,7 @@ from vectomy.core.config import BatchTokens
 from vectomy.core.errors import ActivationError, PromptError, UsageError
 from vectomy.core.progress import Progress, silent
 from vectomy.core.ranks import current_ranks
-from vectomy.core.types import SITES, Site, list_sites
+from vectomy.core.types import SITES, Point, Site, list_sites
 from vectomy.data.prompts import Prompts, as_prompts
 from vectomy.hooks.capture import capture
 from vectomy.models import (
@@ -30,6 +30,7 @@ from vectomy.models import (
     require_chat,
     shared_beginning,
 )
+from vectomy.models.head import logits_of
 from vectomy.search.activation_stats import ActivationStats, RunningStats
 
 __all__ = ["PACK", "collect"]
@@ -62,7 +63,8 @@ def collect(
         chat: a model of `load_model`, `load_layerwise` or `wrap`.
         prompts: at least one, as texts, `Prompt` values or lists of messages; the chat template is
             applied.
-        sites: points of each layer: before the block, between attention and MLP, after it.
+        sites: places in each layer (`vectomy.capture` has the table), all of one width; the stream
+            unless given. At `head_z` heads lie side by side; `logits` are one layer of their own.
         positions: token positions counted from the end (-1 is the last token of the template).
         covariance: also the d_model x d_model covariance per site, layer and position.
         samples: also every activation, float32 (prompt x site x layer x position x d_model).
@@ -92,8 +94,9 @@ def collect(
             f"the shortest of {len(prompts)} prompts has {shortest} tokens, but positions {list(positions)} "
             "need more; give longer prompts"
         )
+    if "logits" in sites:
+        return _collect_logits(chat, tokens, sites, positions, covariance, samples, batch_tokens, progress)
     arch = chat.architecture
-    shape = (len(sites), arch.n_layers, len(positions), arch.d_model)
     packs = (
         _pack_prompts(chat, tokens, max(-position for position in positions), batch_tokens) if packed else []
     )
@@ -113,17 +116,8 @@ def collect(
         for layers, finished in steps:
             with capture(chat.model, sites, layers=layers, positions=None if packs else positions) as stream:
                 for batch in finished:
-                    # On the model's device, so that one transfer brings them all.
-                    gathered = torch.empty(
-                        len(batch.rows), len(sites), len(layers), *shape[2:], device=chat.device
-                    )
-                    for (site, layer), value in stream.items():
-                        wanted = (
-                            batch.ending(value, positions) if isinstance(batch, TeacherForcedBatch) else value
-                        )
-                        gathered[:, sites.index(site), layer - layers.start] = wanted.float()
+                    values = _gather(stream, batch, sites, layers, positions)
                     stream.clear()
-                    values = gathered.cpu()
                     _check_finite(values, sites, layers)
                     key = layers.start, places[id(batch)]
                     if key not in parts:
@@ -145,6 +139,71 @@ def collect(
         if covariance
         else None,
         _join_samples(ranks.merge(kept), len(prompts)) if samples else None,
+    )
+
+
+def _gather(
+    stream: Mapping[Point, Tensor], batch: Any, sites: Sequence[Site], layers: range, positions: Sequence[int]
+) -> Float[Tensor, "batch site layer position width"]:
+    """The values of one pass, float32 on the CPU. Heads lie side by side.
+
+    Raises:
+        UsageError: the values of two sites are not of one width.
+    """
+    ending = {
+        point: batch.ending(value.flatten(2), positions)
+        if isinstance(batch, TeacherForcedBatch)
+        else value.flatten(2)
+        for point, value in stream.items()
+    }
+    widths = {site: value.shape[-1] for (site, _), value in ending.items()}
+    if len(set(widths.values())) > 1:
+        told = ", ".join(f"{site} {width}" for site, width in widths.items())
+        raise UsageError(f"the sites have different widths ({told}); collect them one by one")
+    first = ending[sites[0], layers.start]
+    # On the model's device, so that one transfer brings them all.
+    gathered = torch.empty(
+        len(batch.rows), len(sites), len(layers), *first.shape[1:], device=first.device, dtype=torch.float32
+    )
+    for (site, layer), value in ending.items():
+        gathered[:, sites.index(site), layer - layers.start] = value.float()
+    return gathered.cpu()
+
+
+def _collect_logits(
+    chat: ChatModel,
+    tokens: Sequence[Sequence[int]],
+    sites: Sequence[Site],
+    positions: Sequence[int],
+    covariance: bool,
+    samples: bool,
+    batch_tokens: BatchTokens,
+    progress: Progress,
+) -> ActivationStats:
+    """Statistics of the model's logits: one site, and one layer."""
+    if list(sites) != ["logits"]:
+        raise UsageError(f"logits have another width than {', '.join(sites[:3])}; collect them apart")
+    ranks = current_ranks()
+    parts: dict[int, RunningStats] = {}
+    kept: dict[tuple[int, int], Tensor] = {}
+    with progress("collecting", len(tokens), "prompts") as update:
+        for place, batch in ranks.share(enumerate(chat.batches(tokens, batch_tokens))):
+            logits = logits_of(chat.model, chat.hidden(batch)[:, list(positions)])
+            values = logits.float().cpu()[:, None, None]
+            _check_finite(values, sites, range(1))
+            parts[place] = RunningStats(*values.shape[1:], covariance=covariance)
+            parts[place].update(values)
+            if samples:
+                kept |= {(row, 0): own for row, own in zip(batch.rows, values, strict=True)}
+            update(len(batch.rows))
+    (total,) = _merge_stats({(0, place): part for place, part in ranks.merge(parts).items()})
+    return ActivationStats(
+        tuple(sites),
+        tuple(positions),
+        total.count,
+        total.mean,
+        None if total.scatter is None else total.scatter / total.count,
+        _join_samples(ranks.merge(kept), len(tokens)) if samples else None,
     )
 
 

@@ -6,7 +6,7 @@ included.
 
 from __future__ import annotations
 
-from collections.abc import Callable, KeysView, Mapping
+from collections.abc import Callable, Iterator, KeysView, Mapping
 from typing import Annotated, Any, TypeVar
 
 from pydantic import (
@@ -116,9 +116,19 @@ class JsonRecord(BaseModel):
         """The keys of the file."""
         return self.to_json().keys()
 
+    def __iter__(self) -> Iterator[str]:  # type: ignore[override]
+        return iter(self.to_json())
+
+    def __eq__(self, other: object) -> bool:
+        """With a parsed JSON object as with a record."""
+        return self.to_json() == other if isinstance(other, dict) else super().__eq__(other)
+
     def get(self, key: str, default: JsonValue = None) -> JsonValue:
         """A value as the file has it, or `default` where it has none."""
         return self.to_json().get(key, default)
+
+    def __str__(self) -> str:
+        return repr(self)
 
     def __repr__(self) -> str:
         names = ", ".join(name for name in type(self).model_fields if name in self.model_fields_set)
