@@ -15,7 +15,10 @@ TEXTS = ["show the owl red", "be brief find the sun green x"]
 
 def test_the_last_layer_is_the_model_and_the_others_its_head_on_their_stream() -> None:
     chat = tiny_chat.chat()
+    # transformers leaves hooks of its own where hidden states were asked for.
+    before = hooked(chat.model)
     lens = vectomy.lens(chat, TEXTS, positions=[-2, -1])
+    assert hooked(chat.model) == before
     assert lens.log_probs.shape == (2, 4, 2, len(tiny_chat.VOCABULARY))
     for row, ids in enumerate(chat.tokens(TEXTS)):
         output = tiny_chat.raw(chat, ids, output_hidden_states=True)
@@ -24,7 +27,6 @@ def test_the_last_layer_is_the_model_and_the_others_its_head_on_their_stream() -
         for layer in range(3):
             early = chat.model.lm_head(chat.model.model.norm(output.hidden_states[layer + 1])).log_softmax(-1)
             torch.testing.assert_close(lens.log_probs[row, layer], early[0, -2:], rtol=1e-4, atol=1e-4)
-    assert not hooked(chat.model)
 
 
 def test_top_tokens_probabilities_and_the_table_agree() -> None:

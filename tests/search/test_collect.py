@@ -11,8 +11,9 @@ import torch
 from tiny import LAYERS, WIDTH, hooked
 from tiny_chat import NIGHT
 
-from vectomy.core.errors import ActivationError, PromptError
+from vectomy.core.errors import ActivationError, PromptError, UsageError
 from vectomy.data.prompts import Prompt
+from vectomy.hooks.capture import capture
 from vectomy.models import load_model
 from vectomy.search.collect import collect
 
@@ -111,10 +112,44 @@ def test_a_damaged_attention_is_seen_before_the_mlp() -> None:
         collect(chat, PROMPTS)
 
 
-@pytest.mark.parametrize("prompts", [[], PROMPTS[:2]], ids=["none", "short"])
-def test_too_few_tokens_for_the_positions_are_refused(prompts: list[Prompt]) -> None:
-    with pytest.raises(PromptError, match=r"the shortest of \d prompts has \d tokens, but positions \[-40\]"):
+@pytest.mark.parametrize(
+    ("prompts", "message"),
+    [
+        ([], "there are no prompts; give a list"),
+        (PROMPTS[:2], r"the shortest of \d prompts has \d tokens, but positions \[-40\]"),
+    ],
+    ids=["none", "short"],
+)
+def test_too_few_tokens_for_the_positions_are_refused(prompts: list[Prompt], message: str) -> None:
+    with pytest.raises(PromptError, match=message):
         collect(tiny_chat.chat(), prompts, positions=[-40])
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("sites", [["attn_out", "mlp_out"], ["head_z"], ["logits"]])
+def test_parts_heads_and_logits_are_collected_as_capture_reads_them(sites: list[str], packed: bool) -> None:
+    chat, places = tiny_chat.chat(), [-2, -1]
+    stats = collect(
+        chat, PROMPTS[:5], sites=sites, positions=places, samples=True, covariance=True, packed=packed
+    )
+    for row, ids in enumerate(chat.tokens(PROMPTS[:5])):
+        with capture(chat, sites, positions=places) as values:
+            tiny_chat.raw(chat, ids)
+        for (site, layer), value in values.items():
+            index = 0 if site == "logits" else layer
+            own = stats.samples[row, sites.index(site), index]
+            torch.testing.assert_close(own, value[0].flatten(1), rtol=1e-4, atol=1e-4)
+    samples = stats.samples.double()
+    torch.testing.assert_close(stats.mean, samples.mean(0))
+    centred = samples - samples.mean(0)
+    spread = torch.einsum("nslpi,nslpj->slpij", centred, centred) / len(samples)
+    torch.testing.assert_close(stats.covariance, spread)
+
+
+def test_sites_of_different_widths_are_collected_one_by_one() -> None:
+    for sites in (["resid_pre", "logits"], ["logits", "head_z"]):
+        with pytest.raises(UsageError, match="another width"):
+            collect(tiny_chat.chat(), PROMPTS[:2], sites=sites)
 
 
 def test_collecting_leaves_no_hook_also_after_an_error() -> None:
