@@ -39,6 +39,7 @@ FOREIGN = {
         "--cache-type-v",
     },
     "CSS": {"--natural"},
+    "inspect": {"--model"},
     "vLLM": {"--enable-lora", "--lora-modules", "--max-lora-rank"},
 }
 

@@ -127,9 +127,25 @@ def test_pick_lists_the_points_and_says_what_the_run_does_not_hold(vectomy: Vect
         assert point.name in out
     assert "taken by the rule" in out
     assert "measured for the taken point alone" in out
+    assert "KL is per token\n" in out
     status, out, _ = vectomy("pick", str(folder), "--json")
     assert json.loads(out) == json.loads(json.dumps(points.to_json()))
     assert json.loads(out)["chosen"] == points.chosen.name
+
+
+def test_what_the_rule_missed_and_where_a_trait_was_looked_for_is_said(vectomy: Vectomy) -> None:
+    """The note of the search is in the list; the rate of an induced trait is that without its
+    context.
+    """
+    points = read_points(run_of("tpe"))
+    note = scores_in(run_of("tpe"))["note"]
+    assert not note or points.notes[0] == note
+    _, out, _ = vectomy("pick", str(run_of("distill")))
+    row = next(line for line in out.splitlines() if "taken by the rule" in line)
+    cells = [cell.strip() for cell in row.strip("│").split("│")]
+    chosen = read_points(run_of("distill")).chosen
+    assert cells[:3] == [chosen.name, "search", f"{chosen.strength:g}"]
+    assert (cells[3], cells[6]) == ("–", f"{chosen.rate:.1%}")
 
 
 def test_pick_writes_a_point_and_replaces_nothing_in_silence(vectomy: Vectomy, tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -30,12 +29,10 @@ from vectomy.cli.vocabulary import (
 )
 from vectomy.core.choices import JUDGE_NAMES
 from vectomy.core.config import EDIT, MACHINE, PROMPTS, LoadIn
-from vectomy.core.errors import UsageError, VectomyError
+from vectomy.core.errors import VectomyError
 
 if TYPE_CHECKING:
     from vectomy.metrics.judges import Judge
-    from vectomy.workflows.conversation import Conversation
-    from vectomy.workflows.run_points import RunPoints
 
 __all__ = ["register"]
 
@@ -93,7 +90,19 @@ def _chat(options: ChatOptions) -> None:
     pipe; --json prints one object a line.
     """
     console = open_console()
-    talk, points = _open_talk(options)
+    from vectomy.cli.progress_bars import bars
+    from vectomy.workflows.open_conversation import open_conversation
+
+    talk, points = open_conversation(
+        options.edit,
+        options.base,
+        point=options.point,
+        load_in=options.load_in,
+        trust_remote_code=options.trust_remote_code,
+        progress=bars,
+    )
+    talk.strength, talk.limit = options.strength, options.answer_tokens
+    talk.system, talk.voices = options.system, VOICES[options.show]
     screen = ChatScreen(console, options.as_json)
     commands = ChatCommands(talk, screen, points, partial(_open_judge, options.judge))
     if not options.as_json:
@@ -129,64 +138,3 @@ def _open_judge(name: str | None) -> Judge:
     from vectomy.metrics.judges import DEFAULT_JUDGE, open_judge
 
     return open_judge(name or DEFAULT_JUDGE)
-
-
-def _open_talk(options: ChatOptions) -> tuple[Conversation, RunPoints | None]:
-    """The conversation with the live base. A run's own settings load its model; its right to run
-    code does not count here.
-    """
-    from vectomy.cli.progress_bars import bars
-    from vectomy.core.config import Runtime
-    from vectomy.models import load_model, missing_quantiser, with_adapter
-    from vectomy.workflows.conversation import Conversation
-    from vectomy.workflows.named_model import (
-        adapter_base,
-        base_named_by,
-        is_foreign_adapter,
-        kind_of,
-        open_base,
-        open_edit,
-    )
-    from vectomy.workflows.preflight import refuse
-    from vectomy.workflows.run_points import open_point, read_points
-    from vectomy.workflows.trait_config import read_run_config
-
-    name, is_run = options.edit, kind_of(options.edit) == "run"
-    refuse(missing_quantiser(options.load_in))
-    foreign = is_foreign_adapter(name)
-    edit = None if foreign else open_edit(name)
-    points = read_points(name) if is_run and (Path(name).expanduser() / "summary.json").is_file() else None
-    point = points.chosen if points else None
-    if options.point is not None:
-        if points is None:
-            raise UsageError(f"--point is of a finished run; {name} is {_article(kind_of(name))}")
-        point = points.find(options.point)
-        edit = open_point(points.folder, point)
-    model = options.base or (adapter_base(name) if foreign else base_named_by(name))
-    if model is None:
-        made_for = "an unnamed model" if edit is None else str(edit.base)
-        raise UsageError(
-            f"{name} was made for {made_for}, which is not at hand; give that model with --base MODEL"
-        )
-    runtime = read_run_config(Path(name).expanduser()).runtime if is_run else Runtime()
-    trust = options.trust_remote_code
-    folder = open_base(model, bars, trust_remote_code=trust)
-    chat = load_model(folder, runtime=runtime, trust_remote_code=trust, load_in=options.load_in, name=model)
-    if edit is None:
-        chat = with_adapter(chat, Path(name).expanduser())
-    else:
-        edit.check_base(chat.checkpoint)
-    talk = Conversation(
-        chat,
-        edit,
-        options.strength,
-        options.answer_tokens,
-        options.system,
-        VOICES[options.show],
-        point.name if point else None,
-    )
-    return talk, points
-
-
-def _article(kind: str) -> str:
-    return f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"

@@ -131,6 +131,10 @@ def run_until(until: str, values: dict[str, Any]) -> None:
     if not first:
         return
     summary = results.to_json()
+    if summary and after.report_to != "none":
+        from vectomy.workflows.run_tracker import report_run
+
+        report_run(out, after.report_to)
     if values["as_json"]:
         typer.echo(json.dumps(summary or {"folder": str(out), "until": until}, indent=2))
     elif summary:
@@ -160,12 +164,16 @@ def _parse_after(values: dict[str, Any], file: dict[str, Any]) -> AfterRun:
         ConfigError: an unknown key or value.
         UsageError: an answer that leads nowhere.
     """
+    from vectomy.workflows.preflight import refuse
+    from vectomy.workflows.run_tracker import explain_missing_tracker
+
     stored = file.pop("after", {})
     if not isinstance(stored, dict):
         raise ConfigError(f"configuration key 'after' is {stored!r}; it takes keys of its own")
     given = given_options(values, AFTER_OPTIONS)
     typed = {name: write_flag(name) for name in given}
     after = validate_config(AfterRun, {**stored, **given}, typed)
+    refuse(explain_missing_tracker(after.report_to))
     after.check(asked=not values["yes"] and not values["as_json"] and at_terminal())
     if after.then not in (None, "nothing"):
         if values["as_json"]:

@@ -12,8 +12,9 @@ from pydantic import AfterValidator
 from vectomy.core.config import EDIT, OUTPUT, Panel, StrictModel
 from vectomy.core.errors import UsageError
 
-__all__ = ["AfterRun", "NextStep"]
+__all__ = ["AfterRun", "NextStep", "Tracker"]
 
+Tracker = Literal["none", "tensorboard", "wandb", "trackio"]
 NextStep = Literal["nothing", "save", "bake", "chat", "evaluate", "push"]
 
 
@@ -38,6 +39,8 @@ class AfterRun(StrictModel):
     """
     strength: Annotated[float, AfterValidator(_check_finite), EDIT] = 1.0
     """Strength of the edit: for --then; multiplies that of the point."""
+    report_to: Tracker = "none"
+    """Tracker: of the losses of the search and the numbers of the run."""
 
     def check(self, asked: bool) -> None:
         """Before a run of hours.

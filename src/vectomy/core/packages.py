@@ -10,6 +10,7 @@ __all__ = ["EXTRAS", "describe_missing", "has_kernels"]
 EXTRAS = {
     "bitsandbytes": "quantised",
     "datasets": "hub",
+    "inspect_ai": "inspect",
     "lm_eval": "capability",
     "matplotlib": "notebook",
     "pandas": "notebook",
@@ -19,7 +20,7 @@ EXTRAS = {
     "trl": "heal",
 }
 """The extra of pyproject.toml by the name that is imported."""
-NAMES = {"lm_eval": "lm-eval"}
+NAMES = {"inspect_ai": "inspect-ai", "lm_eval": "lm-eval"}
 
 
 def describe_missing(purpose: str, *modules: str) -> str | None:

@@ -118,7 +118,7 @@ class HealConfig(JobConfig):
     logging_steps: int = Field(1, ge=1)
     """Steps between points of the training curve."""
     report_to: Annotated[Literal["none", "tensorboard", "wandb", "trackio"], OUTPUT] = "none"
-    """Tracker of the training curve."""
+    """Tracker: of the training curve."""
 
     seed: Annotated[int, TRAINING] = Field(0, ge=0)
     """Random seed: of samples, of the adapter and of the order of rows."""

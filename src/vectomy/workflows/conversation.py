@@ -111,7 +111,7 @@ class Conversation:
             letters = {voice: _whole_letters(text) for voice, text in read(answers).items()}
             tell({**earlier, **letters})
 
-        with self._dialled(group):
+        with self.dialled(group):
             return read(stream_answers(self.chat, tokens, self.limit, tell_group))
 
     def save(self, path: Path, *, overwrite: bool = False) -> Edit:
@@ -143,13 +143,13 @@ class Conversation:
         if len(self.voices) == 1 or self.edit is None or not can_share_a_batch(self.chat):
             return [(voice,) for voice in self.voices]
         try:
-            with self._dialled(self.voices):
+            with self.dialled(self.voices):
                 return [self.voices]
         except EditError:
             # Its parameters are changed in place, for all rows alike.
             return [(voice,) for voice in self.voices]
 
-    def _dialled(self, group: Sequence[Voice]) -> AbstractContextManager[object]:
+    def dialled(self, group: Sequence[Voice]) -> AbstractContextManager[object]:
         """The strength of each voice at work in the model."""
         strengths = [0.0 if voice == "base" else self.strength for voice in group]
         if self.edit is None:

@@ -141,7 +141,8 @@ def read_points(folder: str | Path) -> RunPoints:
     listed = read(folder, results, scores, stored)
     if not any(point.chosen for point in listed.points):
         raise ArtifactError(f"{folder / 'scores.json'} names no chosen point; run the same command again")
-    return replace(listed, base=results.base, taken=results.edited)
+    notes = (*([scores.note] if scores.note else []), *listed.notes)
+    return replace(listed, base=results.base, taken=results.edited, notes=notes)
 
 
 def open_point(folder: str | Path, point: RunPoint, strength: float = 1.0) -> Edit:

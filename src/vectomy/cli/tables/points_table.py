@@ -20,6 +20,8 @@ def print_points(points: RunPoints) -> None:
     console = open_console()
     results = points.results
     trait = results.trait is not None
+    # A trait that is induced is looked for where nothing asks for it.
+    induced = results.trait is not None and results.trait.operation == "induce"
     what = "shows the trait" if trait else "refusals"
     table = Table(title=f"Points of {points.folder}: {results.behaviour} in {results.model}")
     table.title_justify = "left"
@@ -43,18 +45,19 @@ def print_points(points: RunPoints) -> None:
             point.name,
             "search",
             _strength(point),
-            shown(point.rate, ".1%"),
+            shown(None if induced else point.rate, ".1%"),
             shown(point.kl, ".4f"),
             shown(point.degenerate, ".1%"),
-            shown(point.harmless, ".1%"),
+            shown(point.rate if induced else point.harmless, ".1%"),
             *([shown(point.score, ".3f")] if points.score_of else []),
             _mark(point),
         )
     console.print(table)
     more = len(points.points) - len(cut)
+    kl = "" if points.kl_of == "token" else f"of the {points.kl_of} on the search prompts, "
     lines = [
         f"rule    {points.rule}",
-        f"note    KL is of the {points.kl_of} on the search prompts, and per token on the test prompts",
+        f"note    KL is {kl}per token{' on the test prompts' if kl else ''}",
         *(f"note    {note}" for note in points.notes),
         *([f"note    {more} more points: --json lists them"] if more else []),
     ]
