@@ -38,7 +38,7 @@ FOREIGN = {
         "--cache-type-k",
         "--cache-type-v",
     },
-    "CSS": {"--natural"},
+    "CSS": {"--natural", "--ink", "--sans"},
     "inspect": {"--model"},
     "vLLM": {"--enable-lora", "--lora-modules", "--max-lora-rank"},
 }
