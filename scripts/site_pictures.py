@@ -163,33 +163,41 @@ def divergence(base: list[float], other: list[float]) -> float:
     return sum(p * math.log(p / q) for p, q in zip(base, other, strict=True))
 
 
+def moved(base: list[float], nats: float) -> list[float]:
+    """The probabilities flattened as by a higher temperature, until KL is `nats`."""
+    low, high = 0.0, 1.0
+    result = base
+    for _ in range(60):
+        power = (low + high) / 2
+        weights = [p**power for p in base]
+        result = [weight / sum(weights) for weight in weights]
+        low, high = (power, high) if divergence(base, result) > nats else (low, power)
+    return result
+
+
 def kl() -> str:
-    """Next-token probabilities whose KL is about 0.003, 0.03 and 0.3 nats."""
-    base = [0.60, 0.20, 0.10, 0.06, 0.04]
-    others = [
-        [0.567, 0.218, 0.110, 0.064, 0.041],
-        [0.50, 0.232, 0.14, 0.08, 0.048],
-        [0.25, 0.30, 0.22, 0.14, 0.09],
-    ]
+    """Next-token probabilities whose KL is 0.003, 0.03 and 0.3 nats."""
+    base = [0.72, 0.14, 0.07, 0.04, 0.03]
+    others = [moved(base, nats) for nats in (0.003, 0.03, 0.3)]
     parts = []
     for panel, other in enumerate(others):
-        left, bottom = 40 + panel * 210, 200
+        left, bottom = 40 + panel * 210, 175
         parts.append(line(left - 8, bottom, left + 170, bottom))
         for index, (p, q) in enumerate(zip(base, other, strict=True)):
             x = left + index * 33
             parts.append(
-                f'<rect x="{x}" y="{bottom - p * 240:.1f}" width="13" height="{p * 240:.1f}" class="b"/>'
+                f'<rect x="{x}" y="{bottom - p * 220:.1f}" width="13" height="{p * 220:.1f}" class="b"/>'
             )
             parts.append(
-                f'<rect x="{x + 14}" y="{bottom - q * 240:.1f}" width="13" height="{q * 240:.1f}" class="a"/>'
+                f'<rect x="{x + 14}" y="{bottom - q * 220:.1f}" width="13" height="{q * 220:.1f}" class="a"/>'
             )
-        parts.append(text(left + 80, bottom + 24, f"KL {divergence(base, other):.3f} nats"))
+        parts.append(text(left + 80, bottom + 24, f"KL {divergence(base, other):.3g} nats"))
     parts += [
-        text(40, 250, "blue: the base", "b", "start"),
-        text(150, 250, "orange: edited", "a", "start"),
-        text(640, 250, "probabilities of the five likeliest next tokens", "s", "end"),
+        text(40, 228, "blue: the base", "b", "start"),
+        text(150, 228, "orange: edited", "a", "start"),
+        text(640, 228, "probabilities of the five likeliest next tokens", "s", "end"),
     ]
-    return svg(660, 262, "Next-token probabilities at three values of KL", *parts)
+    return svg(660, 240, "Next-token probabilities at three values of KL", *parts)
 
 
 def intervals() -> str:

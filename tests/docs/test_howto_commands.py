@@ -18,9 +18,12 @@ PAGES = [DOCS / "tutorial.md", *sorted((DOCS / "howto").glob("*.md"))]
 PAGES = [page for page in PAGES if commands_of(page)]
 # Added where a line does not say otherwise: the tests need no full size.
 SMALL = {
-    "run": ("--steps", "4", "--n-fit", "16", "--n-search", "8", "--n-test", "8", "--answer-tokens", "8"),
-    "evaluate": ("--limit", "8", "--no-tool-calls", "--answer-tokens", "8"),
+    "run": ("--steps", "2", "--n-fit", "12", "--n-search", "4", "--n-test", "4", "--answer-tokens", "6"),
+    "evaluate": ("--limit", "4", "--no-tool-calls", "--no-controls", "--answer-tokens", "6"),
 }
+# A search that is done at once, for runs that no later command uses.
+QUICK = ("--recipe", "arditi", "--layer-fraction", "1")
+OF_GRADIENT = {"--recipe", "--target-rate", "--kl-budget"}
 # What the demo model has of its own.
 DEMO = ("--positive", "harmful.txt", "--negative", "harmless.txt", "--out", "runs/demo-gradient")
 # The runs that later commands use: only these are baked.
@@ -60,7 +63,7 @@ def run_line(line: str, vectomy: Vectomy) -> None:
     if words[:2] == ["run", "demo"]:
         words += DEMO
     if words[0] == "run" and not set(USED) & set(words):
-        words.append("--no-bake")
+        words += ("--no-bake", *(() if OF_GRADIENT & set(words) else QUICK))
     words = [str(tiny_chat.folder()) if word in ("MODEL", "demo") else word for word in words]
     # The last of an option given twice counts, so the line's own come last.
     status, out, err = vectomy(words[0], *SMALL.get(words[0], ()), *words[1:])
