@@ -20,6 +20,7 @@ from vectomy.search.estimators import (
     NEEDS_SAMPLES,
     Directions,
     difference_of_means,
+    explain_loud,
     fit_directions,
     is_loud,
     logistic_probe,
@@ -155,6 +156,21 @@ def test_a_loud_coordinate_owns_the_mean_and_not_the_estimators_for_it(name: str
         assert float(cosine(estimate(plain, pair), quiet)) < 0.5
     assert float(cosine(estimate(name, pair), quiet)) > 0.97
     assert is_loud(held(pair[1])).flatten().nonzero().flatten().tolist() == [3]
+
+
+def test_a_coordinate_that_is_loud_in_the_later_layers_is_explained() -> None:
+    """Early layers, from which no direction is taken, do not count."""
+    means = torch.randn(1, 10, 1, D, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    early, late = means.clone(), means.clone()
+    early[:, :2, :, 5] = late[:, 6:8, :, 5] = 4000.0
+    notes = [
+        explain_loud(ActivationStats(("resid_pre",), (-1,), 4, mean, None, None), "projected")
+        for mean in (means, early, late)
+    ]
+    assert notes[:2] == [None, None]
+    assert str(notes[2]).startswith(
+        "coordinate 5 of the stream is more than 150 times the median in 2 of 6 layers"
+    )
 
 
 def test_without_a_loud_coordinate_masking_changes_nothing() -> None:

@@ -175,7 +175,7 @@ class RunConfig(JobConfig):
     """How the edit is found."""
     estimator: Estimator | None = None
     """How a direction is computed from activations. [default: projected; difference_of_means for
-    article]
+    article; masked where a coordinate of the stream is far louder than the others]
     """
     selection: Selection = Selection()
     seed: Annotated[int, SEARCH] = Field(0, ge=0)
@@ -214,8 +214,13 @@ class RunConfig(JobConfig):
 
     @property
     def direction_estimator(self) -> Estimator:
-        """The given estimator, else the recipe's."""
+        """The given estimator, else the recipe's; a run may turn to another (chooses_estimator)."""
         return self.estimator or ("difference_of_means" if self.recipe == "article" else "projected")
+
+    @property
+    def chooses_estimator(self) -> bool:
+        """Whether the activations may decide the estimator, since none is named."""
+        return self.estimator is None
 
 
 FLAT: dict[str, tuple[str, ...]] = {

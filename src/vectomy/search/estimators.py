@@ -32,6 +32,7 @@ __all__ = [
     "Directions",
     "difference_of_means",
     "direction_from",
+    "explain_loud",
     "fit_directions",
     "is_loud",
     "logistic_probe",
@@ -50,6 +51,9 @@ WINSORISED_TAIL = 0.025
 # A coordinate is loud whose mean is this many times the median: most models have some at 10 to 100,
 # Gemma 3 has one at 400.
 LOUD = 150.0
+# Directions of layers below this fraction of the depth are hardly used, and coordinates that are
+# loud there do no harm; a note names this many coordinates.
+QUIET_BELOW, FEW_NAMED = 0.4, 4
 # Of the median variance, so that a coordinate without noise does not own the direction.
 VARIANCE_FLOOR = 0.1
 # L2 penalty of the probe, on features scaled to unit mean length.
@@ -93,6 +97,26 @@ def is_loud(negative: ActivationStats) -> Bool[Tensor, "site layer position d_mo
     """Which coordinates of the stream are loud at each point."""
     size = negative.mean.abs()
     return size > LOUD * size.median(dim=-1, keepdim=True).values
+
+
+def explain_loud(negative: ActivationStats, default: str) -> str | None:
+    """Why `masked` should replace the estimator `default`: the coordinates that are loud in the
+    layers that directions are taken from. None if there are none.
+    """
+    n_layers = negative.mean.shape[1]
+    first = round(QUIET_BELOW * n_layers)
+    loud = is_loud(negative)[:, first:].any(dim=2).any(dim=0)
+    coordinates = loud.any(dim=0).nonzero().flatten().tolist()
+    if not coordinates:
+        return None
+    layers = int(loud.any(dim=1).sum())
+    names = ", ".join(map(str, coordinates[:FEW_NAMED])) + (", ..." if coordinates[FEW_NAMED:] else "")
+    plural = len(coordinates) > 1
+    return (
+        f"coordinate{'s' if plural else ''} {names} of the stream {'are' if plural else 'is'} more than "
+        f"{LOUD:.0f} times the median in {layers} of {n_layers - first} layers and would own the direction: "
+        f"the estimator is `masked` instead of `{default}`; --estimator names another"
+    )
 
 
 def standardised(positive: ActivationStats, negative: ActivationStats) -> Field:

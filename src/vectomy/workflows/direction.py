@@ -34,7 +34,7 @@ from vectomy.models import (
 )
 from vectomy.models.demo import model_folder
 from vectomy.search.collect import collect
-from vectomy.search.estimators import NEEDS_SAMPLES, fit_directions
+from vectomy.search.estimators import NEEDS_SAMPLES, explain_loud, fit_directions
 from vectomy.workflows.needed_packages import list_missing_for_direction
 from vectomy.workflows.preflight import refuse
 from vectomy.workflows.stages import Log, ignore
@@ -173,9 +173,11 @@ def find_direction(
         )
         for prompts in sides
     ]
-    vector = fit_directions(statistics[0], statistics[1], config.direction_estimator).at(
-        "resid_pre", chosen, position
-    )
+    estimator = config.direction_estimator
+    if config.chooses_estimator and (note := explain_loud(statistics[1], estimator)):
+        estimator = "masked"
+        log(f"note: {note}")
+    vector = fit_directions(statistics[0], statistics[1], estimator).at("resid_pre", chosen, position)
     length = float(vector.norm())
     if not length:
         raise ConfigError(
@@ -186,7 +188,7 @@ def find_direction(
         "behaviour": config.contrast.behaviour,
         "contrast": [config.contrast.positive.prompts, config.contrast.negative.prompts],
         "prompts": [len(prompts) for prompts in sides],
-        "estimator": config.direction_estimator,
+        "estimator": estimator,
         "site": "resid_pre",
         "layer": chosen,
         "position": position,

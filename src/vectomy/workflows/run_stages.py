@@ -31,7 +31,7 @@ from vectomy.models.demo import DEMO_LICENCE, is_demo
 from vectomy.report import render_card, render_page
 from vectomy.search.activation_stats import ActivationStats
 from vectomy.search.collect import collect
-from vectomy.search.estimators import Directions, fit_directions
+from vectomy.search.estimators import Directions, explain_loud, fit_directions
 from vectomy.search.recipe import RecipeInput, RecipeResult
 from vectomy.search.recipes import RECIPES
 from vectomy.workflows.run_workflow import RunWorkflow
@@ -100,7 +100,11 @@ def run_directions(work: RunWorkflow) -> None:
         ActivationStats.load(work.folder.file(f"activations-{side}.safetensors"))
         for side in ("positive", "negative")
     )
-    fitted = fit_directions(positive, negative, work.config.direction_estimator)
+    name = work.config.direction_estimator
+    if work.config.chooses_estimator and (note := explain_loud(negative, name)):
+        name = "masked"
+        work.log(f"note: {note}")
+    fitted = fit_directions(positive, negative, name)
     fitted.save(work.folder.file("directions.safetensors"))
 
 
@@ -116,7 +120,7 @@ def _write_selection(work: RunWorkflow, result: RecipeResult) -> None:
     about = {
         "behaviour": c.contrast.behaviour,
         "recipe": c.recipe,
-        "estimator": c.direction_estimator,
+        "estimator": Directions.load(work.folder.file("directions.safetensors")).estimator,
         "seed": c.seed,
         "direction": scores["chosen"],
         "contrast": contrast,

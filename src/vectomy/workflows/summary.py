@@ -38,6 +38,7 @@ __all__ = ["build_summary"]
 
 # With fewer test prompts on a side, a note says that the intervals are wide.
 FEW = 30
+LOUD_NOTE = "a coordinate of the stream is far louder than the others: directions are estimated without it"
 SPLITS = ("fit", "search", "test")
 # The settings by which a recipe that chooses among whole edits chose.
 RULES = {
@@ -83,6 +84,7 @@ def build_summary(
     scores = SearchResults.from_json(read_json(folder.file("scores.json")))
     baseline = read_json(folder.file("baseline.json"))
     edit = Edit.load(folder.file("edit.safetensors"))
+    estimator = str(edit.about.get("estimator", config.direction_estimator))
     kept = _count_kept(folder)
     rate: RateName = "harmless_refusal" if trait and trait.operation == "induce" else "refusal"
     results = RunResults(
@@ -94,7 +96,7 @@ def build_summary(
         license=licence,
         behaviour=config.contrast.behaviour,
         recipe=config.recipe,
-        estimator=config.direction_estimator,
+        estimator=estimator,
         seed=config.seed,
         command=command,
         versions=versions(),
@@ -114,6 +116,7 @@ def build_summary(
                 if (transfer := explain_transfer(config.runtime.load_in, base, forms, rate))
                 else ()
             ),
+            *([LOUD_NOTE] if estimator != config.direction_estimator else ()),
             *_notes(config, splits, kept, scores.note),
         ),
         receipt=ReceiptRecord.from_json(read_json(folder.file("receipt.json"))) if config.bake else None,

@@ -55,6 +55,10 @@ class TraitRun(RunConfig):
         return "difference_of_means"
 
     @property
+    def chooses_estimator(self) -> bool:
+        return False
+
+    @property
     def steps(self) -> int:
         """Steps of the optimiser."""
         return self.selection.steps or STEPS
