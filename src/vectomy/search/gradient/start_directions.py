@@ -4,6 +4,8 @@ directions.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -30,6 +32,9 @@ SCREENED_LAYERS = 6
 SCREENED_PROMPTS = 16
 LEFT = 0.125
 REACHED = 0.5
+# Losses within this factor of the least are as good: rounding alone decides between them. From the
+# deepest of them the search ends at half the KL (docs/log/gradient-search.md).
+TIED = 1.25
 
 
 def read_directions(task: RecipeInput, source: str) -> Float[Tensor, "k d_model"]:
@@ -51,7 +56,8 @@ def read_directions(task: RecipeInput, source: str) -> Float[Tensor, "k d_model"
 
 
 def screen_directions(objective: EditObjective) -> JsonObject:
-    """Fully ablate each candidate start direction: rank them by loss, then generate in that order.
+    """Fully ablate each candidate start direction, order them by loss (`order_starts`), and
+    generate in that order.
 
     The start layer is chosen by generating, not by loss alone: without its usual opening, the model
     may still show the behaviour in other words. A model read block by block is judged by the loss.
@@ -73,7 +79,7 @@ def screen_directions(objective: EditObjective) -> JsonObject:
     layers = list(directions)
     base, losses = objective.measure_ablations(torch.stack(list(directions.values())))
     both = [sum(pair) for pair in zip(*losses.values(), strict=True)]
-    order = sorted(range(len(layers)), key=lambda index: both[index])
+    order = order_starts(both)
     left: dict[int, float] = {}
     for index in order if task.judge is not None and not task.teacher_forced else ():
         layer = layers[index]
@@ -91,6 +97,12 @@ def screen_directions(objective: EditObjective) -> JsonObject:
         "base": base,
         **losses,
     }
+
+
+def order_starts(losses: Sequence[float]) -> list[int]:
+    """Indices of the candidates, which are listed by rising layer, in the order of trying."""
+    most = TIED * min(losses)
+    return sorted(range(len(losses)), key=lambda index: (max(losses[index], most), -index))
 
 
 def init_parameters(
