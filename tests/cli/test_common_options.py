@@ -80,7 +80,7 @@ def test_how_much_is_said_is_known_before_the_command_starts(
     monkeypatch.setattr(
         "vectomy.cli.trait_command.bundled_traits", lambda: seen.append(terminal.verbosity()) or []
     )
-    monkeypatch.setattr(terminal.logging, "basicConfig", lambda **_: None)
+    monkeypatch.setattr("logging.basicConfig", lambda **_: None)
     vectomy(*(given if place == "before" else []), "traits", *(given if place == "behind" else []))
     assert seen == [terminal.Verbosity[level]]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import socket
 import sys
 from pathlib import Path
 
@@ -99,7 +100,7 @@ def test_the_command_shows_what_it_sends_and_where(
         json.loads(out)["files"]["model.safetensors"]
         == (published.finished() / "checkpoint" / "model.safetensors").stat().st_size
     )
-    assert "new, private" in err
+    assert "not looked at; a new one would be private" in err
     assert "owner/tiny" in err
     status, out, err = command(monkeypatch, capsys, given, REPO, "--yes")
     assert status == 0
@@ -108,6 +109,29 @@ def test_the_command_shows_what_it_sends_and_where(
     status, out, err = command(monkeypatch, capsys, given, REPO, "--yes", "--json")
     assert json.loads(out)["private"] is True
     assert "exists, private" in err
+
+
+def test_a_dry_run_needs_neither_token_nor_network(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a connection")
+
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr("vectomy.hub.upload.client", refuse)
+    given = (str(published.finished()), REPO, "--dry-run", "--base", "owner/tiny")
+    status, out, err = command(monkeypatch, capsys, *given)
+    assert status == 0, err
+    assert out.startswith("---\n")
+    assert "base_model: owner/tiny" in out
+    assert "model.safetensors" in err
+    status, shown, _ = command(monkeypatch, capsys, *given, "--json")
+    planned = json.loads(shown)
+    assert (planned["exists"], planned["private"]) == (None, None)
+    assert planned["card"] + "\n" == out
+    assert sum(planned["files"].values()) > len(planned["card"].encode())
+    assert command(monkeypatch, capsys, given[0], "no name", "--dry-run")[0] == 2
 
 
 def test_headless_a_public_repository_needs_the_word(

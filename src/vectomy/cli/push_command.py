@@ -100,7 +100,13 @@ class PushOptions:
         option("--allow-paths", help="Publish files that contain paths of a machine.", panel=PUBLISHED),
     ] = False
     dry_run: Annotated[
-        bool, option("--dry-run", help="Show the files to be sent, and send nothing.", panel=PUBLISHED)
+        bool,
+        option(
+            "--dry-run",
+            help="Change nothing: show the files that would be sent, and the card, without a connection or a "
+            "token.",
+            panel=PUBLISHED,
+        ),
     ] = False
     yes: Yes = False
     as_json: AsJson = False
@@ -126,12 +132,15 @@ def _push(options: PushOptions) -> None:
         form=options.part,
         evaluations=tuple(options.evaluation or ()),
         card=options.card,
+        offline=options.dry_run,
     )
     console = open_console(stderr=True)
     _print_plan(console, push, options.public, options.replace)
     if options.dry_run:
         if options.as_json:
-            typer.echo(json.dumps(_planned(push), indent=2))
+            typer.echo(json.dumps(_planned(push), indent=2, ensure_ascii=False))
+        else:
+            typer.echo(_card_of(push))
         return
     public = _confirm(push, options)
     with library_bars(console.is_terminal):
@@ -198,14 +207,20 @@ def _print_plan(console: Console, push: Push, public: bool, replace: bool) -> No
     console.print("\n".join(lines), highlight=False, soft_wrap=True)
 
 
+def _card_of(push: Push) -> str:
+    card = next(item.source for item in push.upload.items if item.name == "README.md")
+    return card.decode() if isinstance(card, bytes) else card.read_text(encoding="utf-8")
+
+
 def _planned(push: Push) -> dict[str, object]:
     return {
         "repository": push.destination.repo_id,
         "revision": push.destination.revision,
-        "exists": push.destination.exists,
+        "exists": push.destination.exists if push.looked else None,
         "private": push.destination.private,
         "kind": push.upload.kind,
         "files": {item.name: item.size for item in push.upload.items},
+        "card": _card_of(push),
         "left": dict(push.upload.left),
         "notes": list(push.upload.notes),
     }

@@ -8,7 +8,7 @@ from vectomy.hub.download import download
 from vectomy.hub.frontmatter import frontmatter
 from vectomy.hub.leaks import Leak, check_leaks, find_leaks
 from vectomy.hub.licence import licence_in, licence_of
-from vectomy.hub.upload import Destination, Item, Sent, look, upload
+from vectomy.hub.upload import Destination, Item, Sent, check_name, look, upload
 
 __all__ = [
     "Destination",
@@ -16,6 +16,7 @@ __all__ = [
     "Leak",
     "Sent",
     "check_leaks",
+    "check_name",
     "download",
     "find_leaks",
     "frontmatter",

@@ -18,15 +18,19 @@ def licence_in(folder: Path) -> dict[str, str] | None:
     return _read(folder / "README.md")
 
 
-def licence_of(repo_id: str) -> dict[str, str] | None:
-    """The licence in the card on the Hub; None if there is none or the Hub cannot be reached."""
+def licence_of(repo_id: str, *, offline: bool = False) -> dict[str, str] | None:
+    """The licence in the card on the Hub; None if there is none or the Hub cannot be reached.
+
+    Args:
+        offline: look into the Hub's cache alone.
+    """
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     if not is_repo_id(repo_id):
         return None
     try:
-        return _read(Path(hf_hub_download(repo_id, "README.md")))
+        return _read(Path(hf_hub_download(repo_id, "README.md", local_files_only=offline)))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError):
         return None
 

@@ -68,6 +68,7 @@ def pack(
     form: Kind | None = None,
     evaluations: tuple[str | Path, ...] = (),
     card: str | Path | None = None,
+    offline: bool = False,
 ) -> Upload:
     """Collect the files to publish for `path`.
 
@@ -78,6 +79,7 @@ def pack(
         form: which part of a run folder to publish.
         evaluations: evaluation.json files (or their folders), whose numbers go into the card.
         card: a file to publish as the card, instead of the generated one.
+        offline: ask the Hub nothing; the licence of the base is known from its cache alone.
 
     Raises:
         UsageError, EditError, ArtifactError, CheckpointError: see published_source.py and
@@ -93,7 +95,7 @@ def pack(
         )
     files, left = _files(origin, base if linked and not origin.is_demo else None)
     text = (
-        _write_card(origin, repo_id, base, files, evaluations, notes)
+        _write_card(origin, repo_id, base, files, evaluations, notes, offline)
         if card is None
         else _read_card(Path(card))
     )
@@ -108,10 +110,13 @@ def _write_card(
     files: list[Item],
     evaluations: tuple[str | Path, ...],
     notes: list[str],
+    offline: bool,
 ) -> str:
     """The card; remarks on it are appended to `notes`."""
-    licence = origin.summary.get("license") or licence_of(base)
-    if not licence:
+    licence = origin.summary.get("license") or licence_of(base, offline=offline)
+    if not licence and offline:
+        notes.append("the base's licence is not known here; the push itself asks the Hub for it")
+    elif not licence:
         notes.append(
             "the base's licence is not known, so the card names none; look at the base's card on the Hub"
         )

@@ -11,7 +11,7 @@ from vectomy.checkpoint.index import RECORDS
 from vectomy.core.arguments import require, require_path
 from vectomy.core.errors import ArtifactError
 from vectomy.core.progress import Progress, silent
-from vectomy.hub import Destination, Leak, Sent, check_leaks, find_leaks, look, upload
+from vectomy.hub import Destination, Leak, Sent, check_leaks, check_name, find_leaks, look, upload
 from vectomy.hub.package import Upload, pack
 from vectomy.hub.provenance import hashes_in
 from vectomy.hub.published_source import PublishedSource
@@ -25,9 +25,13 @@ class Push:
 
     upload: Upload
     destination: Destination
+    looked: bool = True
+    """Whether the repository was looked at; without a connection nothing is known of it."""
 
     def visibility(self, public: bool) -> str:
         """Whether the repository exists, and whether it is or will be public."""
+        if not self.looked:
+            return "not looked at; a new one would be " + ("public" if public else "private")
         if not self.destination.exists:
             return "new, public" if public else "new, private"
         return "exists, private" if self.destination.private else "exists, PUBLIC"
@@ -39,12 +43,14 @@ def prepare(
     *,
     revision: str = "main",
     allow_paths: bool = False,
+    offline: bool = False,
     progress: Progress = silent,
     **options: Any,
 ) -> Push:
     """Collect the files of `path`, search them for secrets, and look at the repository.
 
     Args:
+        offline: do not look at the repository; no token is needed.
         options: keyword arguments of `package.pack`.
 
     Raises:
@@ -52,7 +58,8 @@ def prepare(
         UsageError, HubError: the repository cannot be pushed to.
         EditError, ArtifactError, CheckpointError: `path` holds damaged or missing files.
     """
-    files = pack(path, repo_id, **options)
+    check_name(repo_id)
+    files = pack(path, repo_id, offline=offline, **options)
     _check_recorded(files.origin, progress)
     own = [folder for folder in (files.origin.path.resolve().parent, files.origin.run) if folder is not None]
     leaks: list[Leak] = []
@@ -61,6 +68,8 @@ def prepare(
             leaks += find_leaks(item.name, item.source, [folder.resolve() for folder in own])
             update(item.size)
     check_leaks(leaks, allow_paths)
+    if offline:
+        return Push(files, Destination(repo_id, revision), looked=False)
     return Push(files, look(repo_id, revision))
 
 

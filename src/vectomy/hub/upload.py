@@ -18,7 +18,7 @@ from vectomy.core.errors import HubError, UsageError
 from vectomy.core.json_value import JsonObject
 from vectomy.hub.client import client, hub_errors, is_repo_id
 
-__all__ = ["Destination", "Item", "Sent", "look", "upload"]
+__all__ = ["Destination", "Item", "Sent", "check_name", "look", "upload"]
 
 # Files of this size or more are sent before the commit, smaller ones within it.
 LARGE = 1 << 20
@@ -72,6 +72,14 @@ class Sent:
         )
 
 
+def check_name(repo_id: str) -> None:
+    """Raises UsageError: the name is not OWNER/NAME."""
+    if not is_repo_id(repo_id):
+        raise UsageError(
+            f"'{repo_id}' is not a repository name; give OWNER/NAME, where OWNER is you or an organisation"
+        )
+
+
 def look(repo_id: str, revision: str = "main") -> Destination:
     """The state of a repository; changes nothing.
 
@@ -81,10 +89,7 @@ def look(repo_id: str, revision: str = "main") -> Destination:
     """
     from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
-    if not is_repo_id(repo_id):
-        raise UsageError(
-            f"'{repo_id}' is not a repository name; give OWNER/NAME, where OWNER is you or an organisation"
-        )
+    check_name(repo_id)
     api = client(write=True)
     with hub_errors(f"looking at '{repo_id}'", repo_id):
         try:
