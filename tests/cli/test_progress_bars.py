@@ -1,17 +1,21 @@
 """The time that a bar shows is within a quarter of what the rest takes, from the first tenth on; a
-test moves the clock.
+test moves the clock. Without a terminal there is a line every 30 seconds, and no bar of a library.
 """
 
 from __future__ import annotations
 
 import io
+import os
+import re
+import subprocess
+import sys
 
 import pytest
 from moved_clock import Clock
 from rich.console import Console
 from rich.progress import Progress
 
-from vectomy.cli.progress_bars import RemainingColumn
+from vectomy.cli.progress_bars import RemainingColumn, bars
 from vectomy.core.remaining_time import RemainingTime
 
 TIER = "unit"
@@ -61,3 +65,66 @@ def test_it_counts_down_between_reports() -> None:
     assert at_once is not None
     assert later == at_once - 7
     assert show([(1, 10.0)] * 99, 100, look=60.0)[-1][1] == 0
+
+
+def told(capsys: pytest.CaptureFixture[str], steps: int, seconds: float, unit: str = "prompts") -> list[str]:
+    """The lines of work of so many steps that take so long each."""
+    clock = Clock()
+    with bars("answering", steps, unit, clock) as update:
+        for _ in range(steps):
+            clock.now += seconds
+            update(1)
+    return capsys.readouterr().err.splitlines()
+
+
+def test_without_a_terminal_a_line_comes_every_half_minute(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = told(capsys, 100, 7.0)
+    *during, end = lines
+    assert end == "answering: 700.0 s"
+    # Every fifth step is the first one 30 s behind the last line; the last step has its own line.
+    assert len(during) == 19
+    parts = [
+        re.fullmatch(r"answering: (\d+) of 100 prompts \((\d+)%\) after (.*?)(?:, some (.*) more)?", line)
+        for line in during
+    ]
+    assert all(parts)
+    assert [int(part[1]) for part in parts if part] == list(range(5, 100, 5))
+    assert [part[4] is None for part in parts if part][:4] == [True, True, False, False]
+    assert during[9].endswith("50 of 100 prompts (50%) after 6 min, some 6 min more")
+
+
+def test_short_work_has_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert told(capsys, 10, 2.0) == ["answering: 20.0 s"]
+
+
+def test_bytes_are_written_with_their_unit(capsys: pytest.CaptureFixture[str]) -> None:
+    clock = Clock()
+    with bars("writing", 1 << 30, "bytes", clock) as update:
+        clock.now += 31
+        update(1 << 29)
+    assert capsys.readouterr().err.startswith("writing: 512 MiB (50%) after 31 s")
+
+
+@pytest.mark.parametrize("wanted", ["", "0"])
+def test_bars_of_libraries_are_not_in_a_log(wanted: str) -> None:
+    """But where the user's environment asks for them."""
+    environment = {name: value for name, value in os.environ.items() if name != "TQDM_DISABLE"}
+    program = """
+import sys
+sys.argv[1:] = ["-V"]
+from vectomy.cli import main
+try:
+    main()
+except SystemExit:
+    pass
+from tqdm import tqdm
+list(tqdm(range(3), desc="Writing"))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**environment, **({"TQDM_DISABLE": wanted} if wanted else {})},
+    )
+    assert ("Writing" in done.stderr) == bool(wanted)

@@ -109,6 +109,9 @@ def main() -> None:
     """Exit status: 0 done, 1 failed with one sentence on stderr, 2 bad usage, 130 interrupted."""
     _allow_any_text()
     reset_terminal()
+    if not sys.stderr.isatty():
+        # Of libraries; ours are lines there. What the environment says stays.
+        os.environ.setdefault("TQDM_DISABLE", "1")
     try:
         app(prog_name="vectomy")
     except VectomyError as error:

@@ -12,6 +12,7 @@ from vectomy.cli.help import MAKE, SectionedCommand
 from vectomy.cli.progress_bars import bars
 from vectomy.cli.vocabulary import (
     AsJson,
+    DryRun,
     Edit,
     Model,
     ThreadCount,
@@ -77,6 +78,7 @@ def _apply(
     ] = True,
     threads: ThreadCount = "auto",
     trust_remote_code: TrustRemoteCode = False,
+    dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
     """Write an Edit into a copy of its base, or as an adapter. Prints the receipt: every weight
@@ -98,6 +100,12 @@ def _apply(
         converter()
         check_quantizer(quant or "f16")
     chosen = open_edit(edit) * strength
+    if dry_run:
+        from vectomy.cli.tables.preview_table import print_preview
+        from vectomy.workflows.job_preview import preview_export
+
+        print_preview(preview_export(chosen, edit, model, out, form), as_json)
+        return
 
     receipt = write_export(
         chosen,

@@ -19,10 +19,15 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from vectomy.cli.terminal import Verbosity, open_console, verbosity
+from vectomy.cli.terminal import Verbosity, log_line, open_console, verbosity
+from vectomy.core.byte_count import write_bytes
+from vectomy.core.progress import duration
 from vectomy.core.remaining_time import RemainingTime
 
 __all__ = ["bars", "library_bars"]
+
+# Seconds between the lines of one piece of work, where stderr is no terminal.
+LINE_SECONDS = 30.0
 
 
 class RemainingColumn(ProgressColumn):
@@ -41,6 +46,26 @@ class RemainingColumn(ProgressColumn):
         return Text(str(timedelta(seconds=round(seconds))), style="progress.remaining")
 
 
+class _PlainProgress:
+    """A line every LINE_SECONDS, for logs."""
+
+    def __init__(self, what: str, total: int, unit: str, clock: Callable[[], float]) -> None:
+        self.what, self.unit, self.clock = what, unit, clock
+        self.remaining = RemainingTime(total, clock)
+        self.began = self.last = clock()
+
+    def update(self, count: int) -> None:
+        self.remaining.add(count)
+        now = self.clock()
+        if now - self.last < LINE_SECONDS or self.remaining.done >= self.remaining.total:
+            return
+        self.last = now
+        done, total, seconds = self.remaining.done, self.remaining.total, self.remaining.seconds
+        amount = f"{done:,} of {total:,} {self.unit}".strip() if self.unit != "bytes" else write_bytes(done)
+        rest = "" if seconds is None else f", some {duration(seconds)} more"
+        log_line(f"{self.what}: {amount} ({done / total:.0%}) after {duration(now - self.began)}{rest}")
+
+
 @contextmanager
 def bars(
     what: str, total: int, unit: str = "", clock: Callable[[], float] = time.monotonic
@@ -51,9 +76,9 @@ def bars(
         return
     console = open_console(stderr=True)
     if not console.is_terminal:
-        began = time.monotonic()
-        yield lambda count: None
-        console.print(f"{what}: {time.monotonic() - began:.1f} s", highlight=False)
+        lines = _PlainProgress(what, total, unit, clock)
+        yield lines.update
+        log_line(f"{what}: {clock() - lines.began:.1f} s")
         return
     count: ProgressColumn = DownloadColumn() if unit == "bytes" else MofNCompleteColumn()
     remaining = RemainingTime(total, clock)

@@ -18,6 +18,7 @@ from vectomy.cli.progress_bars import bars, library_bars
 from vectomy.cli.terminal import log_line, open_console
 from vectomy.cli.vocabulary import EDIT, PUBLISHED, AsJson, Yes, base_option, option
 from vectomy.core.byte_count import write_bytes
+from vectomy.core.config import OUTPUT
 from vectomy.core.errors import HubError
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ class PushOptions:
             "--dry-run",
             help="Change nothing: show the files that would be sent, and the card, without a connection or a "
             "token.",
-            panel=PUBLISHED,
+            panel=OUTPUT,
         ),
     ] = False
     yes: Yes = False

@@ -26,7 +26,7 @@ from vectomy.cli.output_folder import ask_about_folder, at_terminal, work_in_fol
 from vectomy.cli.progress_bars import bars
 from vectomy.cli.terminal import log_line
 from vectomy.cli.trait_command import TRAIT_OPTIONS, asks_for_trait, configure_trait, trait_options
-from vectomy.cli.vocabulary import AsJson, ConfigFile, Model, Overwrite, Yes, out_option
+from vectomy.cli.vocabulary import AsJson, ConfigFile, DryRun, Model, Overwrite, Yes, out_option
 from vectomy.core.after_run import AfterRun
 from vectomy.core.config import validate_config, write_flag
 from vectomy.core.errors import ConfigError, UsageError
@@ -46,8 +46,15 @@ Out = Annotated[
         "numbered where that holds results of other settings]",
     ),
 ]
-SHARED = {"out": Out, "overwrite": Overwrite, "config": ConfigFile, "yes": Yes, "as_json": AsJson}
-FLAGS = {"overwrite": False, "yes": False, "as_json": False}
+SHARED = {
+    "out": Out,
+    "overwrite": Overwrite,
+    "config": ConfigFile,
+    "yes": Yes,
+    "dry_run": DryRun,
+    "as_json": AsJson,
+}
+FLAGS = {"overwrite": False, "yes": False, "dry_run": False, "as_json": False}
 STAGES = {
     "baseline": "Measure whether the base shows the behaviour, and with which first tokens.",
     "collect": "Collect activation statistics of both prompt sets.",
@@ -103,6 +110,9 @@ def run_until(until: str, values: dict[str, Any]) -> None:
     from vectomy.workflows.run import run
 
     check_base(model)
+    if values["dry_run"]:
+        _preview(config, values["out"] or default_folder(model, name), until, as_json=values["as_json"])
+        return
 
     first = join_ranks(config.runtime.device, config.runtime.tensor_parallel).is_first
     headless = values["yes"] or not at_terminal()
@@ -144,6 +154,13 @@ def run_until(until: str, values: dict[str, Any]) -> None:
         _go_on(out, after, asked=not headless)
     else:
         typer.echo(f"done up to {until}; see {out}")
+
+
+def _preview(config: RunConfig, out: Path, until: str, *, as_json: bool) -> None:
+    from vectomy.cli.tables.preview_table import print_preview
+    from vectomy.workflows.job_preview import preview_run
+
+    print_preview(preview_run(config, out, until, bars, log_line), as_json)
 
 
 def _go_on(out: Path, after: AfterRun, *, asked: bool) -> None:

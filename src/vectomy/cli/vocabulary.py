@@ -21,6 +21,7 @@ __all__ = [
     "AsJson",
     "ConfigFile",
     "Device",
+    "DryRun",
     "Edit",
     "EditOption",
     "Embeddings",
@@ -105,6 +106,10 @@ Overwrite = Annotated[
     option("--overwrite", help="Replace finished results of other settings.", panel=OUTPUT),
 ]
 Yes = Annotated[bool, option("--yes", help="Ask no questions.", panel=OUTPUT)]
+DryRun = Annotated[
+    bool,
+    option("--dry-run", help="Change nothing: show what would be read and written.", panel=OUTPUT),
+]
 AsJson = Annotated[bool, option("--json", help="Print JSON instead of text.", panel=OUTPUT)]
 Device = Annotated[
     str,

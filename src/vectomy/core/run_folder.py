@@ -365,6 +365,24 @@ class RunFolder:
             before = hash_of([before, inputs, record["outputs"]])
         return None
 
+    def list_done(self, stages: Iterable[tuple[str, Any]], before: str) -> list[str]:
+        """The stages at the beginning that were done for these inputs. Nothing is run or changed,
+        and what they wrote is not compared.
+
+        Args:
+            stages: name and inputs of each, in their order.
+            before: as for the first `stage`.
+        """
+        done: list[str] = []
+        for name, inputs in stages:
+            path = self.path / "stages" / f"{name}.json"
+            record = read_json(path) if path.exists() else None
+            if not isinstance(record, dict) or record.get("inputs_sha256") != hash_of([before, inputs]):
+                break
+            before = hash_of([before, inputs, record.get("outputs")])
+            done.append(name)
+        return done
+
     def forget(self, stages: Iterable[str]) -> None:
         """Drop the records of stages that will be run again: until they are, the folder is not
         finished.

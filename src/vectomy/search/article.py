@@ -71,6 +71,10 @@ def select_article(task: RecipeInput) -> RecipeResult:
             row["answers"] = task.journal.get_or_compute(f"{row['layer']} {row['position']}", answer)
             row["dropped"] = sum(answer["dropped"] for answer in row["answers"])
             update(1)
+            task.log(
+                f"tried direction {row['rank'] + 1} of {len(tried)}, layer {row['layer']}: "
+                f"{row['dropped']} of {len(row['answers'])} answers dropped"
+            )
     if limits.pick is not None:
         picked, how = limits.pick, f"--pick {limits.pick}"
     elif task.ask is not None:

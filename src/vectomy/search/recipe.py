@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from vectomy.architecture import Writer
-from vectomy.core.progress import Progress, silent
+from vectomy.core.progress import Log, Progress, ignore, silent
 from vectomy.core.run_config import RunConfig
 from vectomy.core.run_folder import Journal
 from vectomy.core.types import Vector
@@ -59,6 +59,7 @@ class RecipeInput:
         judge: None if no judge knows the behaviour.
         journal: stores each intermediate result, so that an interrupted search resumes.
         ask: asks a person to pick a candidate; None when nobody is there.
+        log: takes a line for each edit that was tried.
     """
 
     config: RunConfig
@@ -75,6 +76,23 @@ class RecipeInput:
     journal: Journal
     ask: Ask | None = None
     progress: Progress = silent
+    log: Log = ignore
+
+    def log_tried(
+        self, name: str, rate: float | None, kl: float | None, degenerate: float | None = None
+    ) -> None:
+        """Say what came of an edit that was tried on the search prompts.
+
+        Args:
+            name: of the edit.
+            rate: share of the positive prompts that still show the behaviour.
+            kl: nats on the negative ones.
+            degenerate: share of answers that are loops or empty.
+        """
+        shown = "behaviour not measured" if rate is None else f"behaviour left {rate:.0%}"
+        parts = [shown, *([f"KL {kl:.3f}"] if kl is not None else [])]
+        parts += [f"degenerate {degenerate:.0%}"] if degenerate is not None else []
+        self.log(f"tried {name}: {', '.join(parts)}")
 
     @property
     def teacher_forced(self) -> bool:

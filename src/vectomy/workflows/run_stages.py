@@ -158,6 +158,7 @@ def _recipe_input(work: RunWorkflow) -> RecipeInput:
         journal=work.folder.journal("select"),
         ask=work.ask_user,
         progress=work.progress,
+        log=work.log,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -32,6 +33,7 @@ from vectomy.models.demo import is_demo
 from vectomy.search.estimators import NEEDS_SAMPLES
 from vectomy.search.recipe import Ask
 from vectomy.workflows.larger_than_memory import ANSWER_TOKENS, explain_layerwise
+from vectomy.workflows.run_pace import usual_speeds
 from vectomy.workflows.run_plan import PlannedRun, count_workload, find_device, measure_shape
 from vectomy.workflows.run_settings import hash_prompts, list_values, read_earlier_settings
 from vectomy.workflows.stages import Workflow
@@ -206,6 +208,13 @@ class RunWorkflow(Workflow):
             self.log(f"note: no later plan learns from this run's times: {error}")
             return None
         return PlannedRun(shape, count_workload(self.config, unloaded, self.splits))
+
+    def plan_seconds(self) -> Mapping[str, float]:
+        if self.planned is None:
+            return {}
+        device = find_device(self.runtime.device)
+        stages = self.planned.stages(usual_speeds(self.planned.shape, device.type), device)
+        return {stage.name: stage.seconds for stage in stages}
 
     def choose_reading(self) -> None:
         """Read the model block by block if it does not fit into memory.

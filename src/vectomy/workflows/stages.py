@@ -7,7 +7,7 @@ its journal.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from vectomy.checkpoint import Checkpoint, architecture_in, fingerprint, sidecar
 from vectomy.core.config import Runtime
 from vectomy.core.errors import FinishedRunError, ModelError
 from vectomy.core.freed_memory import return_freed_memory
-from vectomy.core.progress import Log, Progress, ignore, silent
+from vectomy.core.progress import Log, Progress, duration, ignore, silent
 from vectomy.core.ranks import current_ranks
 from vectomy.core.run_folder import RunFolder
 from vectomy.core.settings_change import RunSettings
@@ -27,6 +27,7 @@ from vectomy.data.prompts import Prompt
 from vectomy.models import ChatModel, check_prompts, load_model, probe_architecture
 from vectomy.models.demo import model_folder
 from vectomy.workflows.preflight import Check, check_ready
+from vectomy.workflows.run_pace import RunPace
 
 __all__ = ["Log", "Stage", "Workflow", "ignore"]
 
@@ -182,8 +183,10 @@ class Workflow:
         names = [stage.name for stage in stages]
         asked = stages[: names.index(until) + 1] if until in names else stages
         ranks.on_first(partial(self._prepare_folder, stages, asked, digest))
-        for stage in stages:
-            work = partial(stage.run, self)
+        pace = RunPace(self.plan_seconds())
+        for number, stage in enumerate(asked, 1):
+            place = f"stage {number} of {len(asked)}: {stage.name}"
+            work = partial(self._run_stage, stage, place, pace)
             digest = self.folder.stage(
                 stage.name,
                 digest,
@@ -193,9 +196,17 @@ class Workflow:
             )
             if stage.name in self.folder.reused:
                 self.log(f"{stage.name}: done before with the same inputs, not run again")
-            if stage.name == until:
-                break
+            pace.end(stage.name)
         self.free()
+
+    def plan_seconds(self) -> Mapping[str, float]:
+        """What each stage takes, in a common unit; empty where it is not planned."""
+        return {}
+
+    def _run_stage(self: AnyWorkflow, stage: Stage[AnyWorkflow], place: str, pace: RunPace) -> None:
+        seconds = pace.begin()
+        self.log(place if seconds is None else f"{place}; some {duration(seconds)} to the end of the run")
+        stage.run(self)
 
     def _prepare_folder(
         self: AnyWorkflow,

@@ -217,6 +217,7 @@ class _PointSearch:
             preserved = partial(_measure_preserved, self.evaluator, edit)
             row |= journal.get_or_compute(f"held {place}", preserved)
         self.rows[index, strength] = row
+        self.task.log_tried(f"step {place}", rate, point.kl, shares.get("degenerate"))
         return rate is not None and is_reached(row, self.task)
 
     def _measure_shares(self, edit: Edit) -> dict[str, float | None]:

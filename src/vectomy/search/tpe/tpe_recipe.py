@@ -119,4 +119,6 @@ def _search(
             rows[number] = task.journal.get_or_compute(f"trial {number}", partial(dict, row))
             study.tell(trial, rows[number])
             update(1)
+            name = f"edit {len(rows)} of {limits.trials}"
+            task.log_tried(name, rows[number]["rate"], rows[number]["kl"])
     return [rows[number] for number in sorted(rows)]

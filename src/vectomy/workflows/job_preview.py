@@ -1,0 +1,143 @@
+"""What a command would read and write, found out without changing anything (`--dry-run`)."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from vectomy.checkpoint import Checkpoint
+from vectomy.checkpoint.gguf import is_gguf
+from vectomy.checkpoint.quantization import count_written_bytes
+from vectomy.core.choices import ExportFormat
+from vectomy.core.json_value import JsonObject
+from vectomy.core.progress import Log, Progress, ignore, silent
+from vectomy.core.run_config import RunConfig
+from vectomy.core.run_folder import RunFolder
+from vectomy.edits.edit import Edit
+from vectomy.models import is_local
+from vectomy.models.demo import is_demo
+from vectomy.workflows.distill_workflow import DistillWorkflow
+from vectomy.workflows.named_model import open_base
+from vectomy.workflows.preflight import check_ready
+from vectomy.workflows.run import list_distill_stages, list_stages, open_workflow
+from vectomy.workflows.run_workflow import RunWorkflow
+from vectomy.workflows.stages import Stage
+
+__all__ = ["JobPreview", "StagePreview", "preview_export", "preview_run"]
+
+
+@dataclass(frozen=True)
+class StagePreview:
+    """A stage of a job, and whether the folder has its results already."""
+
+    name: str
+    writes: tuple[str, ...]
+    done: bool
+
+
+@dataclass(frozen=True)
+class JobPreview:
+    """What a command would read and write."""
+
+    out: Path
+    exists: bool
+    reads: tuple[str, ...]
+    """Each with its size or count."""
+    stages: tuple[StagePreview, ...] = ()
+    written_bytes: int | None = None
+    """Of weights; None where nothing is known before the work."""
+    free_bytes: int | None = None
+    """Of the disk that `out` is on."""
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> JsonObject:
+        return {**asdict(self), "out": str(self.out)}
+
+
+def preview_run(
+    config: RunConfig, out: Path, until: str, progress: Progress = silent, log: Log = ignore
+) -> JobPreview:
+    """Check the model folder, the prompts and the settings of a run as it would itself.
+
+    A model that would be downloaded is not looked at.
+
+    Raises:
+        VectomyError: what the run would raise before its first stage.
+    """
+    folder = RunFolder(out)
+    exists = out.exists()
+    if not is_local(config.model) and not is_demo(config.model):
+        return JobPreview(
+            out,
+            exists,
+            (f"{config.model}: from the Hub, or its cache", *_list_sources(config)),
+            free_bytes=_free_bytes(out),
+            notes=("size and stages of a model of the Hub are known when it is on this machine",),
+        )
+    work = open_workflow(config, folder, progress=progress, log=log)
+    digest = work.prepare()
+    check_ready(work, work.list_checks())
+    distills = isinstance(work, DistillWorkflow)
+    stages: Sequence[Stage[Any]] = list_distill_stages(work) if distills else list_stages(work)  # type: ignore[arg-type]
+    names = [stage.name for stage in stages]
+    asked = stages[: names.index(until) + 1]
+    done = folder.list_done([(stage.name, stage.needs) for stage in asked], digest)
+    bakes = config.bake and "apply" in [stage.name for stage in asked]
+    return JobPreview(
+        out,
+        exists,
+        (f"{config.model}: {work.checkpoint.bytes:,} bytes of weights", *_list_prompts(work)),
+        tuple(StagePreview(stage.name, tuple(stage.writes), stage.name in done) for stage in asked),
+        count_written_bytes(work.checkpoint) if bakes else None,
+        _free_bytes(out),
+        (work.describe(),),
+    )
+
+
+def preview_export(edit: Edit, name: str, model: str, out: Path, form: ExportFormat) -> JobPreview:
+    """What `vectomy apply` would write.
+
+    Args:
+        name: the Edit as a person named it.
+        model: the model that is edited.
+
+    Raises:
+        EditError: the model is not the Edit's base.
+        UsageError, CheckpointError: `model` is no unedited model.
+    """
+    written = None
+    if form == "gguf" and is_gguf(model):
+        read = written = Path(model).stat().st_size
+    else:
+        checkpoint = Checkpoint.open(open_base(model))
+        edit.check_base(checkpoint)
+        read = checkpoint.bytes
+        written = count_written_bytes(checkpoint) if form == "checkpoint" else None
+    return JobPreview(
+        out,
+        out.exists(),
+        (f"{model}: {read:,} bytes of weights", f"{name}: {len(edit.operations)} operations on writers"),
+        written_bytes=written,
+        free_bytes=_free_bytes(out),
+        notes=() if written else (f"the size of a {form} file is known when it is written",),
+    )
+
+
+def _list_sources(config: RunConfig) -> tuple[str, ...]:
+    contrast = config.contrast
+    return tuple(f"{side} prompts: {getattr(contrast, side).prompts}" for side in ("positive", "negative"))
+
+
+def _list_prompts(work: RunWorkflow) -> tuple[str, ...]:
+    return tuple(
+        f"{name} prompts: {len(side.fit)} to fit, {len(side.search)} to choose, {len(side.test)} to test on"
+        for name, side in work.prompt_sets.items()
+    )
+
+
+def _free_bytes(out: Path) -> int:
+    folder = next(path for path in (out.absolute(), *out.absolute().parents) if path.is_dir())
+    return shutil.disk_usage(folder).free
