@@ -84,3 +84,20 @@ def test_a_dry_run_stops_where_the_command_would(tmp_path: Path, vectomy: Vectom
     assert status == 1
     assert "none.txt" in err
     assert not out.exists()
+
+
+def test_a_dry_run_of_heal_lists_its_stages_and_deletes_nothing(tmp_path: Path, vectomy: Vectomy) -> None:
+    out, sources = tmp_path / "healed", tiny_chat.sources()
+    (out / "kept").mkdir(parents=True)
+    held_out = ("--positive-test", sources["positive"], "--negative-test", sources["negative"])
+    command = (
+        *("heal", str(published.finished()), "--out", str(out), "--preferences", "own", *held_out),
+        *("--prompts", sources["negative"], "--device", "cpu", "--answer-tokens", "8", "--test-limit", "4"),
+    )
+    status, printed, err = vectomy(*command, "--restart", "--dry-run", "--json")
+    assert status == 0, err
+    planned = json.loads(printed)
+    names = ["edited", "rows", "train", "merge", "measure", "report"]
+    assert [stage["name"] for stage in planned["stages"]] == names
+    assert planned["written_bytes"] > 0
+    assert [path.name for path in out.iterdir()] == ["kept"]

@@ -32,6 +32,7 @@ from vectomy.cli.vocabulary import (
     MODEL_HELP,
     AsJson,
     ConfigFile,
+    DryRun,
     Overwrite,
     base_option,
     option,
@@ -48,7 +49,7 @@ __all__ = ["register"]
 
 def register(app: typer.Typer) -> None:
     parameters = {**get_type_hints(HealOptions, include_extras=True), **OPTIONS}
-    usual = {"model": ..., "resume": True, "overwrite": False, "as_json": False}
+    usual = {"model": ..., "resume": True, "overwrite": False, "dry_run": False, "as_json": False}
     app.command("heal", cls=SectionedCommand, rich_help_panel=MEASURE, epilog=SOURCE_HELP)(
         command_of(_heal, parameters, usual)
     )
@@ -132,6 +133,7 @@ class HealOptions:
         Literal["edited", "rows", "train", "merge", "measure"] | None,
         option("--until", help="Stop after this stage.", panel=EXPERT),
     ] = None
+    dry_run: DryRun = False
     as_json: AsJson = False
 
 
@@ -166,6 +168,9 @@ def _heal(values: dict[str, Any]) -> None:
     out = job.out or Path("runs") / f"{Path(split_revision(job.model)[0]).resolve().name}-healed"
     if job.export_axolotl is not None:
         _export(job.export_axolotl, parsed, out, job.launch)
+        return
+    if job.dry_run:
+        _preview(job, parsed, out)
         return
     if not job.resume:
         _restart(out)
@@ -203,6 +208,25 @@ def _heal(values: dict[str, Any]) -> None:
         print_healing(summary, str(out))
     else:
         typer.echo(f"done up to {job.until}; see {out}")
+
+
+def _preview(job: HealOptions, config: HealConfig, out: Path) -> None:
+    from vectomy.cli.tables.preview_table import print_preview
+    from vectomy.workflows.job_preview import preview_healing
+
+    job = _with_run(job)
+    preview = preview_healing(
+        job.model,
+        out,
+        config,
+        edit=_edit(job.edit, job.strength),
+        base=job.base,
+        trained=job.trained,
+        until=job.until or "report",
+        progress=bars,
+        log=log_line,
+    )
+    print_preview(preview, job.as_json)
 
 
 def _with_run(job: HealOptions) -> HealOptions:

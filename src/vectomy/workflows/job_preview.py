@@ -15,18 +15,22 @@ from vectomy.core.choices import ExportFormat
 from vectomy.core.json_value import JsonObject
 from vectomy.core.progress import Log, Progress, ignore, silent
 from vectomy.core.run_config import RunConfig
-from vectomy.core.run_folder import RunFolder
+from vectomy.core.run_folder import RunFolder, hash_of
+from vectomy.core.versions import versions
 from vectomy.edits.edit import Edit
+from vectomy.healing.heal_config import HealConfig
 from vectomy.models import is_local
 from vectomy.models.demo import is_demo
 from vectomy.workflows.distill_workflow import DistillWorkflow
+from vectomy.workflows.heal.heal_inputs import open_inputs
+from vectomy.workflows.heal.heal_stages import HealWorkflow, list_heal_stages
 from vectomy.workflows.named_model import open_base
 from vectomy.workflows.preflight import check_ready
 from vectomy.workflows.run import list_distill_stages, list_stages, open_workflow
 from vectomy.workflows.run_workflow import RunWorkflow
 from vectomy.workflows.stages import Stage
 
-__all__ = ["JobPreview", "StagePreview", "preview_export", "preview_run"]
+__all__ = ["JobPreview", "StagePreview", "preview_export", "preview_healing", "preview_run"]
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,64 @@ def preview_run(
         count_written_bytes(work.checkpoint) if bakes else None,
         _free_bytes(out),
         (work.describe(),),
+    )
+
+
+def preview_healing(
+    model: str,
+    out: Path,
+    config: HealConfig,
+    *,
+    edit: Edit | None = None,
+    base: str | None = None,
+    trained: Path | None = None,
+    until: str = "report",
+    progress: Progress = silent,
+    log: Log = ignore,
+) -> JobPreview:
+    """Check models, Edit and prompts of a healing as it would itself; arguments as of `heal_model`.
+
+    Raises:
+        VectomyError: what the healing would raise before its first stage.
+    """
+    trust = config.runtime.trust_remote_code
+    inputs = open_inputs(
+        model, base, edit, project=config.project, trust_remote_code=trust, progress=progress
+    )
+    folder = RunFolder(out)
+    work = HealWorkflow(
+        model=inputs.name,
+        runtime=config.runtime,
+        folder=folder,
+        progress=progress,
+        log=log,
+        config=config,
+        inputs=inputs,
+        trained=trained,
+        launcher=None,
+        processes=None,
+    )
+    work.check_prompts(work.sets.prompts, config.answer_tokens)
+    check_ready(work, work.list_checks())
+    stages = list_heal_stages(work)
+    asked = stages[: [stage.name for stage in stages].index(until) + 1]
+    digest = hash_of([versions()["vectomy"], inputs.identity])
+    done = folder.list_done([(stage.name, stage.needs) for stage in asked], digest)
+    unedited = Checkpoint.open(inputs.base)
+    # What is baked, and what is merged.
+    models = [stage for stage in asked if {"edited", "checkpoint"} & set(stage.writes)]
+    edited = () if inputs.edited is None else (f"{inputs.edited}: the edited model",)
+    return JobPreview(
+        out,
+        out.exists(),
+        (
+            f"{inputs.base}: {unedited.bytes:,} bytes of weights",
+            *edited,
+            f"preferences: {config.preferences}",
+        ),
+        tuple(StagePreview(stage.name, tuple(stage.writes), stage.name in done) for stage in asked),
+        len(models) * count_written_bytes(unedited),
+        _free_bytes(out),
     )
 
 
