@@ -119,7 +119,8 @@ def test_a_dry_run_needs_neither_token_nor_network(
 
     monkeypatch.delenv("HF_TOKEN", raising=False)
     monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr("vectomy.hub.upload.client", refuse)
+    # By its name: the package has a function of the same one.
+    monkeypatch.setattr(importlib.import_module("vectomy.hub.upload"), "client", refuse)
     given = (str(published.finished()), REPO, "--dry-run", "--base", "owner/tiny")
     status, out, err = command(monkeypatch, capsys, *given)
     assert status == 0, err
