@@ -24,10 +24,11 @@ from vectomy.healing.heal_config import parse_heal
 TIER = "unit"
 
 SOURCE = Path(__file__).parents[2] / "src" / "vectomy"
-# Options of pip, of llama.cpp and its converter, of accelerate and of CSS.
+# Options of pip, of llama.cpp and its converter.
 FOREIGN = {
     *("--no-deps", "--target", "--upgrade", "--outfile", "--outtype", "--hf-repo", "--hf-file"),
-    *("--lora-scaled", "--natural", "--only-binary", "--disable-pip-version-check", "--python"),
+    *("--lora-scaled", "--only-binary", "--disable-pip-version-check", "--python"),
+    *("--control-vector", "--control-vector-scaled", "--model-name"),
 }
 FLAG = re.compile(r"(?<![\w/-])--[a-z][a-z0-9-]*[a-z0-9](?![a-z0-9_])")
 
@@ -45,8 +46,8 @@ COMMANDS = dict(list_commands())
 
 
 def list_texts() -> Iterator[tuple[str, str]]:
-    """(file:line, text) of each string in the source; doc strings too."""
-    for path in sorted(SOURCE.rglob("*.py")):
+    """(file:line, text) of each string in the source; doc strings too. Those of pages are CSS."""
+    for path in sorted(set(SOURCE.rglob("*.py")) - set((SOURCE / "report").rglob("*.py"))):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 yield f"{path.relative_to(SOURCE)}:{node.lineno}", node.value

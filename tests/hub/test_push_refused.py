@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import shutil
 import socket
@@ -100,7 +101,7 @@ def test_the_command_shows_what_it_sends_and_where(
         json.loads(out)["files"]["model.safetensors"]
         == (published.finished() / "checkpoint" / "model.safetensors").stat().st_size
     )
-    assert "not looked at; a new one would be private" in err
+    assert "not looked at, private if new" in err
     assert "owner/tiny" in err
     status, out, err = command(monkeypatch, capsys, given, REPO, "--yes")
     assert status == 0

@@ -31,7 +31,7 @@ class Push:
     def visibility(self, public: bool) -> str:
         """Whether the repository exists, and whether it is or will be public."""
         if not self.looked:
-            return "not looked at; a new one would be " + ("public" if public else "private")
+            return f"not looked at, {'public' if public else 'private'} if new"
         if not self.destination.exists:
             return "new, public" if public else "new, private"
         return "exists, private" if self.destination.private else "exists, PUBLIC"
