@@ -126,7 +126,7 @@ def test_a_dry_run_needs_neither_token_nor_network(
     status, out, err = command(monkeypatch, capsys, *given)
     assert status == 0, err
     assert out.startswith("---\n")
-    assert "base_model: owner/tiny" in out
+    assert 'base_model: "owner/tiny"' in out
     assert "model.safetensors" in err
     status, shown, _ = command(monkeypatch, capsys, *given, "--json")
     planned = json.loads(shown)
