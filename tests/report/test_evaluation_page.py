@@ -309,3 +309,16 @@ def test_inputs_are_left_as_they_were() -> None:
     before = json.dumps(inputs)
     assert render_evaluation(*inputs) == render_evaluation(*copy.deepcopy(inputs))
     assert json.dumps(inputs) == before
+
+
+def test_one_token_budget_has_no_section_of_its_own() -> None:
+    """It would repeat the result."""
+    assert 'id="budget"' in parse_evaluation_page(an_evaluation())[1]
+    evaluation = an_evaluation()
+    for results in evaluation["results"].values():
+        for numbers in results["sets"].values():
+            numbers["by_budget"] = dict(list(numbers["by_budget"].items())[-1:])
+    found, text = parse_evaluation_page(evaluation)
+    assert 'id="budget"' not in text
+    assert "Token budgets" not in text
+    assert found.problems == []

@@ -380,7 +380,7 @@ def test_the_command_says_the_estimate_before_and_the_table_after(
         "after healing",
         "refusals",
         "KL per token",
-        "Refusals on the positive prompts",
+        "Refusals of harmful prompts",
         "common_knowledge",
         "judge refusal",
     ):

@@ -12,6 +12,7 @@ from markupsafe import Markup
 from vectomy.core.results import HealingCompletion, HealingResults, JsonObject, LossRow, Rate, TaskScore
 from vectomy.report.charts.losses_chart import losses_chart
 from vectomy.report.charts.rate_charts import timings
+from vectomy.report.tables.behaviour_effect import SIDES
 from vectomy.report.tables.completions import answers
 from vectomy.report.tables.numbers import decimal, finite, interval, percent
 from vectomy.report.templates import encodable, html_page
@@ -58,6 +59,7 @@ def render_healing(summary: JsonObject, completions: Sequence[JsonObject]) -> st
         training=training.to_json() if training else {},
         receipt=results.receipt.to_json(),
         names=models,
+        sides={"positive": "harmful", "negative": "harmless"} if results.behaviour == "refusal" else SIDES,
         left=1 if len(models) > 1 else 0,
         right=len(models) - 1,
         pairs=[

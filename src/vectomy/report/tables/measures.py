@@ -134,6 +134,8 @@ def budget_table(compared: Sequence[SubjectResult], names: Sequence[str]) -> Tab
         )
         for name in names
         for length in budgets_of(compared, name)
+        # With one budget it would repeat the result.
+        if len(budgets_of(compared, name)) > 1
     ]
     return lay_out_subjects(
         "budgets", "Refusals when the same answers are judged after fewer tokens.", compared, columns

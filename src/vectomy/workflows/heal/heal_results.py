@@ -48,9 +48,12 @@ def _recovered(base: Number | None, edited: Number | None, healed: Number | None
 def describe_outcome(behaviour: str, measures: Mapping[str, HealedNumbers], outcome: HealingOutcome) -> str:
     """In words, for a person who reads nothing else."""
     before, edited, healed = (measures[name] for name in MODELS)
-    noun = "Refusals" if behaviour == "refusal" else f"Answers that show '{behaviour}'"
+    refusal = behaviour == "refusal"
+    noun = (
+        "Refusals of harmful prompts" if refusal else f"Answers that show '{behaviour}' on positive prompts"
+    )
     changed = compare_rates(before.refusal, edited.refusal)
-    told = describe_change(changed, f"{noun} on the positive prompts", between="of the edit")
+    told = describe_change(changed, noun, between="of the edit")
     count = f"After healing they are {healed.refusal.count} of {healed.refusal.total}"
     if outcome.came_back is None:
         verdict = "whether the behaviour came back is not known, for no answer was judged"
