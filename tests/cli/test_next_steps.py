@@ -184,3 +184,15 @@ def test_an_answer_that_leads_nowhere_is_refused_before_the_run(
     assert status == 2
     assert REFUSED[given] in " ".join(err.split())
     assert not out.exists()
+
+
+def test_a_file_that_lies_in_the_working_folder_publishes_nothing(
+    tmp_path: Path, vectomy: Vectomy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "vectomy.toml"
+    file.write_text('[run.after]\nthen = "push"\nthen_to = "me/mine"\n', encoding="utf-8")
+    status, _, err = vectomy("run", str(tiny_chat.folder()), "--out", str(tmp_path / "run"), "--yes")
+    assert status == 2
+    assert "published only where the command says so" in " ".join(err.split())
+    assert not (tmp_path / "run").exists()

@@ -38,6 +38,12 @@ def read_config_file(command: str, given: Path | None) -> JsonObject:
             f"{PROJECT_FILE} in the working folder has trust_remote_code = true; code of a model is run only "
             "where the command says so: give --trust-remote-code, or the file with --config"
         )
+    after = values.get("after")
+    if isinstance(after, dict) and after.get("then") == "push":
+        raise ConfigError(
+            f'{PROJECT_FILE} in the working folder has then = "push"; a model is published only where the '
+            "command says so: give --then push, or the file with --config"
+        )
     if settings := list(_settings_in(values)):
         log_line(f"settings of {PROJECT_FILE.resolve()}: {', '.join(settings)}")
     return values

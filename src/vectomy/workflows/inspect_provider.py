@@ -32,7 +32,7 @@ __all__ = ["EditedModelAPI", "read_messages", "vectomy"]
 
 LIMIT = 512
 """Tokens of an answer where Inspect names no number."""
-VOICES: tuple[Voice, ...] = ("base", "edited")
+VOICES: dict[str, Voice] = {"base": "base", "edited": "edited"}
 
 
 class EditedModelAPI(ModelAPI):
@@ -56,7 +56,7 @@ class EditedModelAPI(ModelAPI):
         base: str | None = None,
         point: str | int | None = None,
         strength: float = 1.0,
-        voice: Voice = "edited",
+        voice: str = "edited",
         device: str | None = None,
     ) -> None:
         super().__init__(model_name, base_url, api_key, [], config)
@@ -64,7 +64,7 @@ class EditedModelAPI(ModelAPI):
             raise UsageError(f"voice is {' or '.join(VOICES)}, not '{voice}'")
         name = None if point is None else str(point)
         self.talk, _ = open_conversation(model_name, base, point=name, device=device)
-        self.talk.strength, self.talk.voices = float(strength), (voice,)
+        self.talk.strength, self.talk.voices = float(strength), (VOICES[voice],)
 
     def max_connections(self) -> int:
         """One conversation at a time."""
