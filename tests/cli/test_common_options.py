@@ -138,6 +138,7 @@ def test_colours_are_as_chosen_then_as_the_environment_says(
         ("run demo --n-f", {"--n-fit"}),
         ("run demo --recipe gr", {"gradient"}),
         ("show --col", {"--color"}),
+        ("run demo --trait verb", {"verbosity"}),
     ],
 )
 def test_the_shell_completes_commands_options_and_choices(typed: str, suggestions: set[str]) -> None:

@@ -20,13 +20,23 @@ if TYPE_CHECKING:
 __all__ = ["TRAIT_OPTIONS", "asks_for_trait", "configure_trait", "register", "trait_options"]
 
 
-def _option(help: str, metavar: str | None = None, panel: str = "Trait") -> Any:
-    return typer.Option(help=help, metavar=metavar, show_default=False, rich_help_panel=panel)
+def _option(help: str, metavar: str | None = None, panel: str = "Trait", **more: Any) -> Any:
+    return typer.Option(help=help, metavar=metavar, show_default=False, rich_help_panel=panel, **more)
+
+
+def _complete_trait(incomplete: str) -> list[str]:
+    """The bundled traits that begin so; the shell completes files where there is none."""
+    return [name for name in bundled_traits() if name.startswith(incomplete)]
 
 
 TRAIT_OPTIONS: dict[str, Any] = {
     "trait": Annotated[
-        str | None, _option("Induce or remove a trait: a name (`vectomy traits`) or a file.", "NAME|FILE")
+        str | None,
+        _option(
+            "Induce or remove a trait: a name (`vectomy traits`) or a file.",
+            "NAME|FILE",
+            autocompletion=_complete_trait,
+        ),
     ],
     "operation": Annotated[
         Literal["induce", "remove"] | None,
