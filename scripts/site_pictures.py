@@ -149,7 +149,7 @@ def search() -> str:
     x, y = places[1]
     parts += [
         f'<circle cx="{x:.1f}" cy="{y:.1f}" r="10" class="la" fill="none" stroke-width="2"/>',
-        text(x + 14, y - 12, "chosen", "a", "start"),
+        text(x, y - 26, "chosen", "a"),
         text(left + width / 2, bottom + 22, "KL per token", "s"),
         text(left + 6, 40, "refusals left", "b", "start"),
         line(left, bottom - 0.07 / 0.9 * height, left + width, bottom - 0.07 / 0.9 * height, "g", 1),
