@@ -11,13 +11,13 @@ from vectomy.comparison.explanation import DiffExplanation
 from vectomy.comparison.matrix_pairs import open_pair
 from vectomy.comparison.outcome import Comparison
 from vectomy.comparison.writer_scan import WriterScan
-from vectomy.core.progress import Progress, silent
+from vectomy.core.progress import Progress, automatic
 from vectomy.models import fetch
 
 __all__ = ["compare"]
 
 
-def compare(a: ModelSource, b: ModelSource, *, progress: Progress = silent) -> Comparison:
+def compare(a: ModelSource, b: ModelSource, *, progress: Progress = automatic) -> Comparison:
     """The difference between a checkpoint `b` and its base `a`, and the Edit that explains it.
 
     Directions and strengths are fitted on 4,096 vectors of each matrix; then every element is

@@ -18,7 +18,7 @@ from vectomy.core.arguments import list_of, name_of, require_name
 from vectomy.core.config import BatchTokens
 from vectomy.core.errors import PreflightError, PromptError, UsageError
 from vectomy.core.packages import describe_missing
-from vectomy.core.progress import Progress, silent
+from vectomy.core.progress import Progress, automatic
 from vectomy.core.types import BLOCK_SITES, Site, list_sites
 from vectomy.data.prompts import Prompts, as_prompts
 from vectomy.hooks.capture import capture
@@ -132,7 +132,7 @@ def patch(
     positions: int | Sequence[int] | None = None,
     by: By = "position",
     batch_tokens: BatchTokens = "auto",
-    progress: Progress = silent,
+    progress: Progress = automatic,
 ) -> PatchEffects:
     """Run the target prompts with values of the source prompts put in, one place after the other.
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from vectomy.architecture import check_covered
 from vectomy.checkpoint import Checkpoint, ModelSource, architecture_in, fingerprint
 from vectomy.core.errors import ActivationError, FingerprintError, VectomyError
-from vectomy.core.progress import Progress, silent
+from vectomy.core.progress import Progress, automatic, silent
 from vectomy.core.quoted_error import quote_error
 from vectomy.edits.edit import Edit
 from vectomy.edits.export.receipt import Receipt, Status
@@ -47,7 +47,7 @@ def verify(
     seed: int = 0,
     device: str = "auto",
     trust_remote_code: bool = False,
-    progress: Progress = silent,
+    progress: Progress = automatic,
 ) -> Receipt:
     """Measure whether a checkpoint carries an Edit; no record is trusted.
 

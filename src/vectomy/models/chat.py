@@ -18,7 +18,7 @@ from vectomy.core.config import BatchTokens
 from vectomy.core.errors import ActivationError, ModelError
 from vectomy.core.module_io import inner_model
 from vectomy.core.placed_module import execution_device
-from vectomy.core.progress import Progress, silent
+from vectomy.core.progress import Progress, automatic
 from vectomy.core.quoted_error import quote_error
 from vectomy.core.ranks import current_ranks
 from vectomy.data.prompts import Prompt, Prompts, as_prompts
@@ -357,7 +357,7 @@ class ChatModel:
         tokens: Sequence[Sequence[int]],
         max_new_tokens: int,
         batch_tokens: BatchTokens,
-        progress: Progress = silent,
+        progress: Progress = automatic,
         what: str = "answering",
     ) -> list[list[int]]:
         """Greedy answers as token ids, including the end-of-turn token where an answer

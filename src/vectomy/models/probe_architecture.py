@@ -22,7 +22,7 @@ from vectomy.checkpoint import Checkpoint
 from vectomy.core.component import Component
 from vectomy.core.errors import ArchitectureError, ModelError, VectomyError
 from vectomy.core.out_of_memory import is_out_of_memory
-from vectomy.core.progress import Progress, silent
+from vectomy.core.progress import Progress, automatic
 from vectomy.models.loading import loading
 from vectomy.models.memory import SHARE, available_memory
 from vectomy.models.quiet import quiet
@@ -45,7 +45,7 @@ KINDS: tuple[tuple[str, Component], ...] = (
 
 
 def probe_architecture(
-    path: str | Path, *, trust_remote_code: bool = False, progress: Progress = silent
+    path: str | Path, *, trust_remote_code: bool = False, progress: Progress = automatic
 ) -> Family | None:
     """Add an unknown model type to the families of this process. Needs no weights, and memory for
     one block of each kind; for the whole model in float32 where only that can be probed.

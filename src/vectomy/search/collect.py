@@ -16,7 +16,7 @@ from torch import Tensor
 from vectomy.core.arguments import list_of
 from vectomy.core.config import BatchTokens
 from vectomy.core.errors import ActivationError, PromptError, UsageError
-from vectomy.core.progress import Progress, silent
+from vectomy.core.progress import Progress, automatic
 from vectomy.core.ranks import current_ranks
 from vectomy.core.types import SITES, Point, Site, list_sites
 from vectomy.data.prompts import Prompts, as_prompts
@@ -51,7 +51,7 @@ def collect(
     samples: bool = False,
     batch_tokens: BatchTokens = "auto",
     packed: bool = False,
-    progress: Progress = silent,
+    progress: Progress = automatic,
 ) -> ActivationStats:
     """Statistics of the residual stream at all layers over `prompts`: means, and more on request.
 

@@ -14,7 +14,7 @@ from vectomy.core.arguments import require_path
 from vectomy.core.errors import UsageError
 from vectomy.core.json_value import JsonObject
 from vectomy.core.output_path import check_new_folder
-from vectomy.core.progress import Progress, silent
+from vectomy.core.progress import Progress, automatic
 from vectomy.core.versions import versions
 from vectomy.edits.export import bake, write_lora
 from vectomy.hub import is_repo_id
@@ -68,7 +68,7 @@ def reproduce(
     prompts: str | Path | None = None,
     out: str | Path | None = None,
     trust_remote_code: bool = False,
-    progress: Progress = silent,
+    progress: Progress = automatic,
 ) -> Reproduction:
     """Rebuild an edited checkpoint or adapter from its base, and compare it with the published one.
 

@@ -12,7 +12,7 @@ from typing import Any
 from vectomy.core.arguments import require, require_name, require_path
 from vectomy.core.errors import ConfigError
 from vectomy.core.output_path import check_run_output
-from vectomy.core.progress import Progress, silent
+from vectomy.core.progress import Progress, automatic, silent, tell_in_notebook
 from vectomy.core.results import RunResults
 from vectomy.core.run_config import RunConfig, make_config
 from vectomy.core.run_folder import RunFolder, read_json
@@ -58,8 +58,8 @@ def run(
     overwrite: bool = False,
     ask_user: Ask | None = None,
     command: str = "",
-    progress: Progress = silent,
-    log: Log = ignore,
+    progress: Progress = automatic,
+    log: Log = tell_in_notebook,
     **options: Any,
 ) -> RunResults:
     """Find the direction of a behaviour, edit the weights and measure; the results go into `out`.

@@ -32,7 +32,7 @@ from vectomy.core.arguments import require_path
 from vectomy.core.component import OUTSIDE
 from vectomy.core.errors import EditError
 from vectomy.core.json_value import JsonObject
-from vectomy.core.progress import Progress, silent
+from vectomy.core.progress import Progress, automatic
 from vectomy.core.types import Vector
 from vectomy.edits.edit import Edit, Operation
 from vectomy.edits.export.receipt import Receipt
@@ -47,7 +47,7 @@ def bake(
     out: str | Path,
     *,
     link_untouched: bool = False,
-    progress: Progress = silent,
+    progress: Progress = automatic,
 ) -> Receipt:
     """Write the edited copy of a model folder to the new folder `out`.
 

@@ -10,7 +10,7 @@ from vectomy.core.arguments import list_of, require_path
 from vectomy.core.errors import ArtifactError, PromptError
 from vectomy.core.evaluation_config import EvaluationConfig, parse_evaluation
 from vectomy.core.output_path import check_run_output
-from vectomy.core.progress import Progress, silent
+from vectomy.core.progress import Progress, automatic, silent, tell_in_notebook
 from vectomy.core.results import EvaluationResults
 from vectomy.core.run_folder import RunFolder
 from vectomy.core.suggestions import suggest_path
@@ -35,8 +35,8 @@ def evaluate_models(
     *,
     overwrite: bool = False,
     command: str = "",
-    progress: Progress = silent,
-    log: Log = ignore,
+    progress: Progress = automatic,
+    log: Log = tell_in_notebook,
     **options: Any,
 ) -> EvaluationResults:
     """Measure all subjects on all prompt sets, and write the results into the folder `out`. Several

@@ -12,7 +12,7 @@ from typing import Any
 
 from vectomy.core.arguments import require, require_name, require_path
 from vectomy.core.output_path import check_run_output
-from vectomy.core.progress import Progress, silent
+from vectomy.core.progress import Progress, automatic, tell_in_notebook
 from vectomy.core.results import HealingResults
 from vectomy.core.run_folder import RunFolder, hash_of, read_json
 from vectomy.core.versions import versions
@@ -26,7 +26,7 @@ from vectomy.workflows.heal.heal_inputs import open_inputs
 from vectomy.workflows.heal.heal_stages import STAGES, HealWorkflow, StageName, list_heal_stages
 from vectomy.workflows.needed_packages import list_missing_for_healing
 from vectomy.workflows.preflight import refuse
-from vectomy.workflows.stages import Log, ignore
+from vectomy.workflows.stages import Log
 
 __all__ = ["STAGES", "StageName", "heal_model"]
 
@@ -44,8 +44,8 @@ def heal_model(
     until: StageName = "report",
     overwrite: bool = False,
     command: str = "",
-    progress: Progress = silent,
-    log: Log = ignore,
+    progress: Progress = automatic,
+    log: Log = tell_in_notebook,
     **options: Any,
 ) -> HealingResults:
     """Train an edited model to regain what the edit cost; the results go into the folder `out`.
