@@ -14,7 +14,8 @@ In a notebook, with a model of transformers that is loaded:
     harmful, harmless = (vectomy.collect(chat, prompts) for prompts in (refused, answered))
     directions = vectomy.fit_directions(harmful, harmless, "difference_of_means")
     edit = vectomy.Edit.ablation(chat, directions.at("resid_pre", 12, -1))
-    with edit.hooks(chat): ...
+    with edit.hooks(chat):
+        vectomy.score(chat, refused).rate
 
 Names load on first use, so that `import vectomy` is quick.
 """
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from vectomy.hub.push import push as push
     from vectomy.metrics.activation_patching import PatchEffects as PatchEffects
     from vectomy.metrics.activation_patching import patch as patch
+    from vectomy.metrics.answer_scores import AnswerScores as AnswerScores
+    from vectomy.metrics.answer_scores import score as score
     from vectomy.metrics.logit_lens import LogitLens as LogitLens
     from vectomy.metrics.logit_lens import lens as lens
     from vectomy.metrics.verify import verify as verify
@@ -59,6 +62,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ActivationStats",
+    "AnswerScores",
     "ChatModel",
     "Comparison",
     "Condition",
@@ -89,12 +93,14 @@ __all__ = [
     "push",
     "reproduce",
     "run",
+    "score",
     "verify",
     "wrap",
 ]
 
 _HOMES = {
     "ActivationStats": "search.activation_stats",
+    "AnswerScores": "metrics.answer_scores",
     "ChatModel": "models",
     "Comparison": "comparison",
     "Condition": "edits.steering",
@@ -125,6 +131,7 @@ _HOMES = {
     "push": "hub.push",
     "reproduce": "workflows.reproduce",
     "run": "workflows.run",
+    "score": "metrics.answer_scores",
     "verify": "metrics.verify",
     "wrap": "models",
 }

@@ -42,6 +42,7 @@ def values(folder: Path) -> dict[str, object]:
         vectomy.RunConfig(model=LONG, contrast={side: {"prompts": text} for side, text in sources.items()}),
         vectomy.plan(tiny_chat.folder()),
         vectomy.lens(chat, LONG),
+        vectomy.score(chat, LONG, answer_tokens=2),
         vectomy.patch(chat, "show the owl red", "show the sun red", answers=("I", "sure")),
         RunResults.from_json({"model": LONG, "outcome": {"sentence": LONG}}),
         EvaluationResults.from_json({"format": LONG}),

@@ -20,7 +20,7 @@ from vectomy.core.jsonl import read_jsonl
 from vectomy.edits.edit import BaseModelRef, Edit
 from vectomy.metrics.judges import REFUSALS, RefusalJudge
 from vectomy.metrics.mcnemar import mcnemar
-from vectomy.models import ChatModel
+from vectomy.models import ChatModel, load_model
 from vectomy.workflows.evaluate import model_cache as live
 from vectomy.workflows.evaluate.evaluation import evaluate_models
 
@@ -407,3 +407,26 @@ def test_a_model_that_thinks_is_asked_without_its_thought_too(tmp_path: Path) ->
     # Three tokens behind the thought are a refusal, too; three of the thought are nothing.
     assert numbers[True]["by_budget"]["3"]["refusal"]["count"] == 4
     assert numbers[True]["length_mean"] > numbers[False]["length_mean"] + 4
+
+
+def test_a_loaded_model_and_an_edit_in_memory_are_measured_as_their_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chat = vectomy.wrap(load_model(tiny_chat.folder(), device="cpu").model, tiny_chat.tokenizer())
+    edit, prompts = Edit.load(places()["edit"]), [places()["night"]]
+    options = {"prompts": prompts, "controls": False, **QUICK}
+    files = evaluate_models(
+        [places()["tiny"], places()["edit"], places()["baked"]], tmp_path / "a", **options
+    )
+    loads = []
+    monkeypatch.setattr(
+        "vectomy.workflows.evaluate.model_cache.load_model",
+        lambda path, **more: loads.append(path) or load_model(path, **more),
+    )
+    given = evaluate_models([chat, edit, places()["baked"]], tmp_path / "b", **options)
+    # The model in memory is used, and is whole afterwards, although another was loaded.
+    assert [str(path) for path in loads] == [places()["baked"]]
+    assert not any(value.is_meta for value in chat.model.parameters())
+    names = [[subject["name"] for subject in result["subjects"]] for result in (files, given)]
+    for theirs, ours in zip(*names, strict=True):
+        assert given["results"][ours]["sets"] == files["results"][theirs]["sets"]

@@ -6,31 +6,35 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vectomy.core.arguments import list_of, require_path
-from vectomy.core.errors import ArtifactError, PromptError
+from vectomy.checkpoint import Checkpoint
+from vectomy.core.arguments import name_of, require_path
+from vectomy.core.errors import ArtifactError, PromptError, UsageError
 from vectomy.core.evaluation_config import EvaluationConfig, parse_evaluation
 from vectomy.core.output_path import check_run_output
 from vectomy.core.progress import Progress, automatic, silent, tell_in_notebook
 from vectomy.core.results import EvaluationResults
-from vectomy.core.run_folder import RunFolder
+from vectomy.core.run_folder import RunFolder, cache_folder
 from vectomy.core.suggestions import suggest_path
 from vectomy.core.text_file import read_text
+from vectomy.edits.edit import Edit
 from vectomy.metrics.gates import parse_gate
 from vectomy.metrics.judges import open_judge
 from vectomy.metrics.lm_eval.harness import load_tasks
 from vectomy.metrics.prompt_set import read_sets
-from vectomy.models import explain_divided, join_ranks
+from vectomy.models import ChatModel, explain_divided, join_ranks
 from vectomy.workflows.evaluate.evaluation_workflow import EvaluationWorkflow
 from vectomy.workflows.evaluate.subjects import open_subjects, with_controls
 from vectomy.workflows.needed_packages import list_missing_for_evaluation
 from vectomy.workflows.preflight import refuse
 from vectomy.workflows.stages import Log, ignore
 
-__all__ = ["evaluate_models"]
+__all__ = ["evaluate_models", "name_subject"]
+
+SubjectSource = str | Path | ChatModel | Edit
 
 
 def evaluate_models(
-    subjects: str | Sequence[str] | EvaluationConfig,
+    subjects: SubjectSource | Sequence[SubjectSource] | EvaluationConfig,
     out: str | Path,
     *,
     overwrite: bool = False,
@@ -46,7 +50,8 @@ def evaluate_models(
     resumes, and a new subject does not repeat the others.
 
     Args:
-        subjects: models, Edits and adapters as on the command line; or a whole configuration.
+        subjects: models, Edits and adapters as on the command line, a `ChatModel` (measured as it
+            is loaded; its weights have to be in a folder) or an `Edit`; or a whole configuration.
         overwrite: replace finished results of other settings in `out`.
         command: the command line, for the record.
         log: is called with lines for a person: the plan, and the subject being measured.
@@ -62,10 +67,12 @@ def evaluate_models(
         VectomyError: see core/errors.py; finished measurements stay.
     """
     require_path(out, "the folder `out`")
+    loaded: dict[Path, ChatModel] = {}
     if isinstance(subjects, EvaluationConfig):
         config = subjects
     else:
-        specs = list_of(str, subjects, "a subject", "give models, Edits and adapters as text")
+        given = [subjects] if isinstance(subjects, str | Path | ChatModel | Edit) else subjects
+        specs = [name_subject(subject, loaded) for subject in given]
         config = parse_evaluation({"subjects": tuple(specs), **options})
     refuse(*list_missing_for_evaluation(config), explain_divided(config.runtime))
     if not join_ranks(config.runtime.device, config.runtime.tensor_parallel).is_first:
@@ -104,8 +111,33 @@ def evaluate_models(
             tasks=tasks,
             gates=gates,
             subjects=opened,
+            loaded=loaded,
         )
         return EvaluationResults.from_json(work.evaluate())
+
+
+def name_subject(subject: object, loaded: dict[Path, ChatModel]) -> str:
+    """A subject as text. Adds a loaded model to `loaded`; an Edit is stored in the cache folder
+    under its hash.
+
+    Raises:
+        UsageError: it is no subject.
+        CheckpointError: the weights of the model are in no folder.
+    """
+    if isinstance(subject, str | Path):
+        return str(subject)
+    if isinstance(subject, ChatModel):
+        path = Checkpoint.of(subject).path
+        loaded[path] = subject
+        return str(path)
+    if isinstance(subject, Edit):
+        file = cache_folder() / "edits" / f"edit-{subject.sha256[:12]}.safetensors"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        subject.save(file)
+        return str(file)
+    raise UsageError(
+        f"a subject is {name_of(subject)}; give a model, Edit or adapter as text, a ChatModel or an Edit"
+    )
 
 
 def _read_texts(files: Sequence[str]) -> dict[str, str]:

@@ -37,7 +37,7 @@ from vectomy.metrics.lm_eval.harness import HarnessTask, TaskScores
 from vectomy.metrics.prompt_set import PromptSet, sample
 from vectomy.metrics.surroundings import after_an_exchange, behind_text
 from vectomy.metrics.tool_calls import tool_prompts
-from vectomy.models import check_lengths, check_prompts
+from vectomy.models import ChatModel, check_lengths, check_prompts
 from vectomy.report import render_evaluation
 from vectomy.workflows.evaluate.evaluation_results import (
     SetResult,
@@ -79,6 +79,8 @@ class EvaluationWorkflow(Workflow):
     tasks: Sequence[HarnessTask]
     subjects: Sequence[Subject]
     gates: Sequence[Gate] = ()
+    loaded: Mapping[Path, ChatModel] = field(default_factory=dict)
+    """Models that the caller has in memory, by their folder."""
     answers: dict[str, dict[str, SetResult]] = field(default_factory=dict)
     scores: dict[str, dict[str, TaskScores]] = field(default_factory=dict)
 
@@ -92,7 +94,7 @@ class EvaluationWorkflow(Workflow):
 
     @cached_property
     def models(self) -> ModelCache:
-        return ModelCache(self.runtime, self.subjects)
+        return ModelCache(self.runtime, self.subjects, self.loaded)
 
     @cached_property
     def cache(self) -> Cache:

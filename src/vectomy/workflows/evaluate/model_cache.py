@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 
 from vectomy.core.config import Runtime
 from vectomy.core.freed_memory import return_freed_memory
@@ -20,8 +22,12 @@ class ModelCache:
     memory when the rest of the base leaves it.
     """
 
-    def __init__(self, runtime: Runtime, subjects: Sequence[Subject]) -> None:
+    def __init__(
+        self, runtime: Runtime, subjects: Sequence[Subject], loaded: Mapping[Path, ChatModel] | None = None
+    ) -> None:
+        """`loaded` are models by their folder that the caller has in memory; they stay whole."""
         self._runtime = runtime
+        self._loaded = loaded or {}
         self._base = subjects[0]
         self._others = any(slot(subject) != slot(self._base) for subject in subjects)
         self._slot: str | None = None
@@ -48,16 +54,23 @@ class ModelCache:
 
     def free(self) -> None:
         if self._chat is not None and self._slot == slot(self._base) and self._others:
-            self._chat.drop_blocks()
+            if self._chat.model not in [chat.model for chat in self._loaded.values()]:
+                self._chat.drop_blocks()
             self._head = self._chat
         self._chat = self._slot = None
         return_freed_memory()
 
     def _load(self, subject: Subject) -> ChatModel:
         if subject.kind == "adapter":
-            return with_adapter(self._load(self._base), subject.path)
-        name = subject.name if subject.edit is None else subject.baseline
-        return load_model(subject.path, runtime=self._runtime, name=name)
+            # Of a model of its own: the adapter changes it.
+            base = load_model(self._base.path, runtime=self._runtime, name=self._base.name)
+            return with_adapter(base, subject.path)
+        name = subject.name if subject.edit is None else str(subject.baseline)
+        loaded = self._loaded.get(subject.path)
+        if loaded is None:
+            return load_model(subject.path, runtime=self._runtime, name=name)
+        runtime = self._runtime
+        return replace(loaded, name=name, thinking=runtime.thinking, thought_tokens=runtime.thought_tokens)
 
 
 def slot(subject: Subject) -> str:
