@@ -1,6 +1,7 @@
 """Work called from Python shows bars and lines in a notebook, and nothing elsewhere."""
 
 import sys
+import time
 import types
 
 import pytest
@@ -26,13 +27,16 @@ def notebook(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("notebook")
 def test_in_a_notebook_a_bar_says_what_is_done_and_how_far(capsys: pytest.CaptureFixture[str]) -> None:
     assert in_notebook()
+    chat = tiny_chat.chat()
     with automatic("reading", 2 << 20, "bytes") as update:
+        # Bars are drawn ten times a second.
+        time.sleep(0.2)
         update(1 << 20)
     bar = capsys.readouterr().err
     assert "reading" in bar
     assert "50%" in bar
-    assert "2.10M" in bar
-    vectomy.collect(tiny_chat.chat(), tiny_chat.prompts(tiny_chat.NIGHT, 3))
+    assert "1.05M/2.10M" in bar
+    vectomy.collect(chat, tiny_chat.prompts(tiny_chat.NIGHT, 3))
     assert "collecting" in capsys.readouterr().err
 
 
@@ -46,6 +50,8 @@ def test_a_run_in_a_notebook_is_not_silent(tmp_path, capsys: pytest.CaptureFixtu
 
 
 def test_elsewhere_nothing_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    chat = tiny_chat.chat()
+    capsys.readouterr()
     assert not in_notebook()
-    vectomy.collect(tiny_chat.chat(), tiny_chat.prompts(tiny_chat.NIGHT, 3))
+    vectomy.collect(chat, tiny_chat.prompts(tiny_chat.NIGHT, 3))
     assert capsys.readouterr() == ("", "")
