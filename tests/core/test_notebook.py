@@ -151,3 +151,21 @@ def test_without_its_package_a_plot_names_the_extra(monkeypatch: pytest.MonkeyPa
         vectomy.VectomyError, match=r"plot\(\) needs the package matplotlib: pip install 'vec"
     ):
         directions.plot()
+
+
+@pytest.mark.parametrize("kind", ["cosine", "length"])
+def test_a_plot_draws_what_the_numbers_are(kind: str) -> None:
+    matplotlib = pytest.importorskip("matplotlib", reason="pip install 'vectomy[notebook]'")
+    matplotlib.use("agg")
+    directions = vectomy.Directions("x", ("resid_pre", "resid_post"), (-1,), torch.randn(2, 4, 1, 8))
+    axes = directions.plot(kind)
+    if kind == "cosine":
+        drawn = torch.as_tensor(axes.images[0].get_array())
+        torch.testing.assert_close(drawn, directions.cosine(), check_dtype=False)
+    else:
+        drawn = torch.stack([torch.as_tensor(line.get_ydata()) for line in axes.lines])
+        torch.testing.assert_close(drawn, directions.vectors[:, :, 0].norm(dim=-1), check_dtype=False)
+        assert [text.get_text() for text in axes.get_legend().get_texts()] == ["resid_pre", "resid_post"]
+    effects = vectomy.PatchEffects("resid_pre", (0, 2), "position", (-2, -1), torch.rand(2, 2), 1.0, 0.0)
+    image = effects.plot().images[0]
+    torch.testing.assert_close(torch.as_tensor(image.get_array()), effects.restored, check_dtype=False)
