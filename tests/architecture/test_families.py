@@ -11,6 +11,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,7 @@ from vectomy.edits.edit import Edit
 from vectomy.edits.export import bake
 from vectomy.hooks.capture import capture
 from vectomy.hooks.interventions import ablate, intervene
+from vectomy.hooks.sites import locate_site
 
 TIER = "zoo"
 
@@ -165,17 +167,21 @@ def test_what_the_parts_of_a_block_give_is_what_the_stream_gains(case: Case):
     """attn_out and mlp_out are the steps of the stream; a model without one of them says so."""
     kind = case.label.split(":")[0]
     sites = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "head_z")
-    for layer in range(case.live.n_layers):
-        values, refused = {}, {}
-        for site in sites:
+    captured, refused = {}, []
+    with ExitStack() as hooks:
+        for point in ((site, layer) for site in sites for layer in range(case.live.n_layers)):
             try:
-                with capture(case.model, [site], [layer]) as captured:
-                    zoo_logits(case.model)
-                values[site] = captured[site, layer]
+                place = locate_site(case.model, case.live, point)
             except ArchitectureError as error:
-                refused[site] = str(error)
-        assert all(value.shape[:2] == zoo_tokens().shape for value in values.values())
-        assert all(len(text) < 400 and ";" in text for text in refused.values())
+                refused.append(str(error))
+            else:
+                take = partial(captured.__setitem__, point)
+                hooks.callback(place.watch(case.model, lambda value, take=take: take(value.clone())))
+        zoo_logits(case.model)
+    assert all(value.shape[:2] == zoo_tokens().shape for value in captured.values())
+    assert all(len(text) < 400 and ";" in text for text in refused)
+    for layer in range(case.live.n_layers):
+        values = {site: captured[site, layer] for site in sites if (site, layer) in captured}
         components = {writer.component for writer in case.live.at(layer)}
         wanted = {"attn_out", "head_z"} if "attention" in components else set()
         wanted |= {"mlp_out"} if components & {"mlp", "experts", "shared_experts"} else set()
