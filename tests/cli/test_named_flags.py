@@ -29,6 +29,8 @@ FOREIGN = {
     *("--no-deps", "--target", "--upgrade", "--outfile", "--outtype", "--hf-repo", "--hf-file"),
     *("--lora-scaled", "--only-binary", "--disable-pip-version-check", "--python"),
     *("--control-vector", "--control-vector-scaled", "--model-name"),
+    # inspect eval FILE --model vectomy/PATH
+    "--model",
 }
 FLAG = re.compile(r"(?<![\w/-])--[a-z][a-z0-9-]*[a-z0-9](?![a-z0-9_])")
 
