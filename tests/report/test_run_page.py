@@ -214,7 +214,7 @@ def test_long_completions_are_clamped_and_whole() -> None:
     assert len(folded) == 2
     for (_, _, words), whole in zip(folded, (long, lines), strict=True):
         assert words.endswith(whole)
-        assert len(words) < len(whole) + 330
+        assert len(words) < len(whole) + 350
     assert "(empty)" in [words for *_, words in found.having(class_="absent")]
 
 

@@ -217,3 +217,13 @@ def test_hostile_answers_do_no_harm(browser: Browser, tmp_path: Path) -> None:
     assert tab.run(f"{styles.format('.words')}.every((style) => style.unicodeBidi === 'isolate')")
     assert tab.complaints == []
     tab.close()
+
+
+def test_a_folded_answer_says_to_those_who_hear_it_that_it_opens(browser: Browser, tmp_path: Path) -> None:
+    """Opened, its beginning is hidden: the summary has to keep a text of its own."""
+    tab = browser.open(written(tmp_path, "evaluation"))
+    tab.run("document.querySelectorAll('.long').forEach((folded) => { folded.open = true })")
+    texts = tab.run("[...document.querySelectorAll('.long > summary')].map((one) => one.innerText)")
+    assert texts
+    assert all("show or hide the rest" in text for text in texts)
+    tab.close()

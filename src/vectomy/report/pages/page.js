@@ -17,7 +17,7 @@
         element: answer,
         subjects: (answer.dataset.subjects || "").split(" "),
         verdict: answer.dataset.verdict,
-        words: answer.textContent.toLowerCase(),
+        words: all("h4, .words", answer).map((part) => part.textContent).join(" ").toLowerCase(),
       })),
     }));
     const count = form.querySelector("output");
