@@ -16,7 +16,11 @@ ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 OPTIONAL = PROJECT["optional-dependencies"]
 # A package of the defaults or of an extra brings these.
-BROUGHT = {"markupsafe": "jinja2", "numpy": "transformers", "pyarrow": "datasets", "yaml": "transformers"}
+BROUGHT = {
+    **dict.fromkeys(("numpy", "tqdm", "yaml"), "transformers"),
+    "markupsafe": "jinja2",
+    "pyarrow": "datasets",
+}
 # Named with their own installation: they fit no extra (an engine of its own torch, trackers).
 ALONE = {"vllm"}
 
