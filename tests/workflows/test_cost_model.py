@@ -112,9 +112,12 @@ def test_a_bake_reads_the_weights_three_times_and_runs_them_in_float32() -> None
     shape = shape_of()
     applied = stages(shape, Workload())["apply"].seconds
     disk = shape.bytes * (3 * 1e-9 + 2e-9 + 5e-10)
-    assert applied == pytest.approx(disk + 2e-3 * 384 + 0.2, rel=0.001)
+    assert applied == pytest.approx(disk + 2e-3 * 384 + 0.3, rel=0.001)
+    # All weights are converted once, those of the two writers of 0.6 of 32 layers three times more.
     converted = replace(SPEEDS, float32=CallTime(5.0, 2e-3))
-    assert stages(shape, Workload(), converted)["apply"].seconds == pytest.approx(applied + 5.0)
+    writers = 0.6 * 32 * (4096 * 4096 + 4096 * 14336)
+    more = 5.0 * (1 + 3 * writers / shape.in_blocks)
+    assert stages(shape, Workload(), converted)["apply"].seconds == pytest.approx(applied + more, rel=1e-4)
     assert stages(shape, Workload(bake=False))["apply"].seconds < 0.1 * applied
 
 

@@ -45,7 +45,7 @@ def finished() -> tuple[Path, list[str]]:
 def test_it_says_why_with_the_numbers() -> None:
     _, said = finished()
     (sentence,) = [line for line in said if "block by block" in line]
-    assert "0 MiB are free (--max-memory 1MB)" in sentence
+    assert "0 bytes are free (--max-memory 1MB)" in sentence
     assert "16 tokens" in sentence
 
 
@@ -117,7 +117,7 @@ def test_other_recipes_say_what_they_need(tmp_path: Path, recipe: str) -> None:
 
 def test_an_adapter_is_refused_before_anything_is_done(tmp_path: Path) -> None:
     options: dict[str, Any] = {**sources(), **SETTINGS, "lora": True, "embeddings": False}
-    with pytest.raises(PreflightError, match="vectomy export"):
+    with pytest.raises(PreflightError, match="vectomy apply .* --as lora"):
         run(str(tiny_chat.folder()), tmp_path / "run", **options, max_memory="1MB")
 
 

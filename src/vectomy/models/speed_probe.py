@@ -211,15 +211,17 @@ class _Probe:
         return CallTime.through(*points).times(self.by_blocks, self.by_weights)
 
     def measure_float32(self, rows: int, tokens: int) -> CallTime:
-        """Of rows of `tokens`, on one block; all of a model's weights are converted for it."""
+        """Of rows of `tokens`, on blocks that no cache holds; first all weights of the model are
+        converted.
+        """
         of_block = _block_weights(self.sizes)
         converting = self._time(self._converting(of_block)) * self.shape.in_blocks / of_block
+        count = max(1, min(self.shape.sizes.layers, LEAST // (of_block * torch.float32.itemsize)))
         if self.device.type == "cpu":
             rows = max(1, min(rows, int(PRODUCTS / (tokens * of_block))))
-        block = _build(self.sizes, 1, torch.float32, self.device)
-        seconds = self._time(partial(_run_blocks, block, rows, tokens))
-        blocks = self.of_passes * self.passed
-        return CallTime(converting, seconds * blocks / (rows * tokens))
+        blocks = _build(self.sizes, count, torch.float32, self.device)
+        seconds = self._time(partial(_run_blocks, blocks, rows, tokens)) / count
+        return CallTime(converting, seconds * self.of_passes * self.passed / (rows * tokens))
 
     def _converting(self, count: int) -> Callable[[], Tensor]:
         weights = torch.full((count,), 0.01, dtype=self.dtype, device=self.device)

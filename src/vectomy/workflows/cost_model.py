@@ -36,7 +36,7 @@ LOSS_PASSES = 2.5
 HOOKED = 1.1
 # Seconds of what counts no tokens: opening a model with its tokenizer, building one without,
 # judging an answer, writing pages.
-OPENING_SECONDS, BUILDING_SECONDS, JUDGING, WRITING = 1.0, 0.2, 0.002, 1.0
+OPENING_SECONDS, BUILDING_SECONDS, JUDGING, WRITING = 1.0, 0.3, 0.002, 1.0
 
 
 @dataclass(frozen=True)
@@ -227,7 +227,17 @@ class _Run:
             return 0.0
         size, speeds = self.shape.bytes, self.speeds
         receipt = BUILDING_SECONDS + speeds.float32.of(TEXTS * TEXT_TOKENS, TEXT_TOKENS)
-        return size * (3 * speeds.read_byte + speeds.written_byte + speeds.hashed_byte) + receipt
+        disk = size * (3 * speeds.read_byte + speeds.written_byte + speeds.hashed_byte)
+        return disk + self._change_writers() + receipt
+
+    def _change_writers(self) -> float:
+        """The writers of the learned layers are converted to float32, changed, and converted back,
+        each as long as one conversion.
+        """
+        sizes = self.shape.sizes
+        writers = self.shape.largest_writer + sizes.d_model * sizes.heads * sizes.head_dim
+        changed = (1 - START) * sizes.layers * writers
+        return 3 * self.speeds.float32.fixed * changed / self.shape.in_blocks
 
     def _evaluate(self) -> float:
         """The base, the Edit as hooks, and each written form, on the test prompts."""
