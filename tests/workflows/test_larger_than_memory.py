@@ -117,7 +117,7 @@ def test_other_recipes_say_what_they_need(tmp_path: Path, recipe: str) -> None:
 
 def test_an_adapter_is_refused_before_anything_is_done(tmp_path: Path) -> None:
     options: dict[str, Any] = {**sources(), **SETTINGS, "lora": True, "embeddings": False}
-    with pytest.raises(PreflightError, match="vectomy apply .* --as lora"):
+    with pytest.raises(PreflightError, match=r"vectomy apply .* --as lora"):
         run(str(tiny_chat.folder()), tmp_path / "run", **options, max_memory="1MB")
 
 
