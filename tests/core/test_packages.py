@@ -70,3 +70,10 @@ def test_a_missing_package_is_named_with_its_extra(
     assert message.startswith("this needs the package ")
     assert message.endswith(f"pip install 'vectomy[{extra}]'")
     assert describe_missing("this", "torch") is None
+
+
+def test_several_packages_are_one_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("trl", "peft", "datasets"):
+        monkeypatch.setitem(sys.modules, name, None)
+    message = describe_missing("healing", "trl", "peft", "datasets")
+    assert message == "healing needs the packages trl, peft and datasets: pip install 'vectomy[heal]'"

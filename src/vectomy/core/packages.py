@@ -40,10 +40,10 @@ def describe_missing(purpose: str, *modules: str) -> str | None:
         )
     # The extra of healing includes all that healing takes.
     extra = EXTRAS["trl"] if "trl" in modules else EXTRAS.get(missing[0])
-    names = " and ".join(NAMES.get(module, module) for module in missing)
-    plural = "s" if len(missing) > 1 else ""
-    install = f"'vectomy[{extra}]'" if extra else names.replace(" and ", " ")
-    return f"{purpose} needs the package{plural} {names}: pip install {install}"
+    names = [NAMES.get(module, module) for module in missing]
+    listed = " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+    install = f"'vectomy[{extra}]'" if extra else " ".join(names)
+    return f"{purpose} needs the package{'s' if len(names) > 1 else ''} {listed}: pip install {install}"
 
 
 def has_kernels() -> bool:
