@@ -18,6 +18,7 @@ from vectomy.core.after_run import AfterRun
 from vectomy.core.config import Runtime
 from vectomy.core.errors import ConfigError
 from vectomy.core.evaluation_config import parse_evaluation
+from vectomy.core.results import EvaluationResults
 from vectomy.core.run_config import FLAT, RunConfig, make_config
 from vectomy.healing.heal_config import parse_heal
 
@@ -125,11 +126,41 @@ def test_a_wrong_file_in_the_working_folder_is_named(project: Path, text: str, m
         read_config_file("run", None)
 
 
+# What a file that lies in the working folder may not decide, for each command that reads one.
+SENT_OR_RUN = (
+    "[run]\ntrust_remote_code = true",
+    "[run.runtime]\ntrust_remote_code = true",
+    "[heal.runtime]\ntrust_remote_code = 1",
+    '[evaluate.runtime]\ntrust_remote_code = "yes"',
+    '[run]\njudge = "openai:https://example.org#m"',
+    '[heal]\njudge = "OpenAI:https://example.org"',
+    '[evaluate]\njudge = "openai:https://example.org"',
+    '[evaluate]\nengine = "openai:http://example.org"',
+    '[evaluate]\nbase = "openai:https://example.org"',
+    '[evaluate]\ntasks = ["arc_easy", "mine.yaml"]',
+    '[heal]\ntasks = "quick,mine.yml"',
+    '[heal]\nreport_to = "trackio"',
+    '[run.after]\nreport_to = "wandb"',
+    '[run.after]\nthen = "push"\nthen_to = "me/mine"',
+)
+
+
+@pytest.mark.parametrize("text", SENT_OR_RUN)
+def test_a_found_file_runs_no_code_and_sends_nothing_but_a_given_one_may(project: Path, text: str) -> None:
+    project.write_text(text, encoding="utf-8")
+    command = re.split(r"[\[.\]]", text)[1]
+    with pytest.raises(ConfigError, match=r"only where the command says so: give --\w+"):
+        read_config_file(command, None)
+    assert read_config_file(command, project) == tomllib.loads(text)[command]
+    # The table of another command is not in force.
+    assert read_config_file({"run": "heal"}.get(command, "run"), None) == {}
+
+
 def test_options_override_the_file(project: Path, vectomy: Vectomy, monkeypatch: pytest.MonkeyPatch) -> None:
     configs: list[Any] = []
     monkeypatch.setattr(
         "vectomy.workflows.evaluate.evaluation.evaluate_models",
-        lambda config, out, **_: configs.append(config) or {},
+        lambda config, out, **_: configs.append(config) or EvaluationResults(),
     )
     words = ("evaluate", "demo", "--prompts", "bundled:refused", "--out", "out", "--json")
     for more, limit in (((), 7), (("--limit", "2"), 2)):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import published
 import pytest
 
+from vectomy.core.results import EvaluationResults, HealingResults
 from vectomy.core.run_folder import MARK
 from vectomy.edits.edit import Edit
 
@@ -161,7 +162,7 @@ def test_an_evaluation_of_edits_alone_takes_the_base_that_they_name(
     configs = []
     monkeypatch.setattr(
         "vectomy.workflows.evaluate.evaluation.evaluate_models",
-        lambda config, out, **_: configs.append(config) or {},
+        lambda config, out, **_: configs.append(config) or EvaluationResults(),
     )
     more = ("--prompts", "bundled:refused", "--out", str(tmp_path / "out"), "--json")
     for subjects, base in (
@@ -186,7 +187,9 @@ def test_healing_a_run_takes_its_model_and_its_edit(
         # By its name: the package has a function of the same one.
         importlib.import_module("vectomy.workflows.heal.heal_model"),
         "heal_model",
-        lambda model, out, config, **more: jobs.append((model, more["edit"], more["base"])) or {},
+        lambda model, out, config, **more: (
+            jobs.append((model, more["edit"], more["base"])) or HealingResults()
+        ),
     )
     edit = Edit.load(things["edit"]).sha256
     more = ("--out", str(tmp_path / "out"), "--json")
