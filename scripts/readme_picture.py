@@ -27,6 +27,7 @@ MEASURES = (
     "harmless_refusal_total",
     "harmless_refusal_ci",
     "degenerate_rate",
+    "evasion_rate",
     "kl_first_token",
     "kl_per_token",
     "ce_own_answers",

@@ -75,6 +75,7 @@ def _demo_readme() -> Cells:
         [None, *(_rate(form, "refusal") for form in forms)],
         [None, *(_rate(form, "harmless_refusal") for form in forms)],
         [None, *(_share(form["degenerate_rate"]) for form in forms)],
+        [None, *(_share(form["evasion_rate"]) for form in forms)],
         [None, *(_fixed(form["kl_per_token"], 3) for form in forms)],
     ]
 
@@ -201,7 +202,7 @@ TABLES = (
 
 def _lost() -> list[str]:
     lost = _read("report")["sets"]["positive"]
-    return [str(lost["lost_to_degenerate"]), str(lost["lost"])]
+    return [str(lost["lost_to_degenerate"]), str(lost["lost"]), str(lost["lost_to_evasion"])]
 
 
 def _shares() -> list[str]:
@@ -223,8 +224,9 @@ def _by_markers() -> list[str]:
 
 FACTS = (
     Fact("README.md", r"Of the \d+ harmful prompts .*?, (\d+) now end in degenerate", lambda: _lost()[:1]),
-    Fact("README.md", r"Of the (\d+) harmful prompts .*?, \d+ now end in degenerate", lambda: _lost()[1:]),
-    Fact(RESULTS, r"In the second run (\d+) of the (\d+) lost", _lost),
+    Fact("README.md", r"Of the (\d+) harmful prompts .*?, \d+ now end in degenerate", lambda: _lost()[1:2]),
+    Fact("README.md", r"Of the \d+ harmful prompts .*? and (\d+) in evasions", lambda: _lost()[2:]),
+    Fact(RESULTS, r"In the second run (\d+) of the (\d+) lost", lambda: _lost()[:2]),
     Fact(RESULTS, r"second run: ([\d.]+) and ([\d.]+)\)", _shares),
     Fact(RESULTS, r"tokens\. Base: (\d+)/(\d+) refusals", lambda: _base_refusals("search")),
     Fact(RESULTS, r"one seed; base (\d+)/(\d+) refusals", lambda: _base_refusals("search_qwen2")),
