@@ -168,7 +168,9 @@ def test_options_and_configuration_file_say_the_same(folder: Path, tmp_path: Pat
 REFUSED = {
     "--then push": "--then push needs OWNER/NAME: give it with --then-to",
     "--then bake": "--then bake needs a new folder",
-    "--point 3": "name it with --then",
+    "--point 3": "to take a point of a finished run: vectomy pick RUN --take 3",
+    "--strength 0.5": "to scale a finished edit: vectomy apply RUN MODEL --strength 0.5 --out NEW",
+    "--then-to new": "--then-to is of --then: name the step",
     "--then save --json": "leave --json out",
     "--then fly": "'fly' is not one of",
     "--then save --strength nan": "finite number",

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import pytest
 import typer
+from command_line import Vectomy
 
 from vectomy.cli import app
 from vectomy.cli.common_options import COMMON_NAMES
@@ -128,3 +129,22 @@ def test_there_is_one_spelling_of_each_pair_of_words() -> None:
     for name in sorted(name for name in names if name.startswith("--")):
         words[tuple(sorted(name.strip("-").split("-")))].add(name)
     assert not [spellings for spellings in words.values() if len(spellings) > 1]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_takes_the_option_that_its_help_names(vectomy: Vectomy, command: str) -> None:
+    status, whole, error = vectomy(*command.split(), "--help-all")
+    assert (status, error) == (0, "")
+    _, short, _ = vectomy(*command.split(), "-h")
+    hidden = [item for item in COMMANDS[command].params if getattr(item, "rich_help_panel", None) == "Expert"]
+    said = re.search(r"(\d+) expert option(s are| is) not shown: --help-all", short)
+    assert (int(said[1]) if said else 0) == len(hidden)
+    assert not said or (said[2] == " is") == (len(hidden) == 1)
+    assert all(item.opts[0] in whole for item in hidden)
+
+
+def test_the_help_of_a_run_begins_with_its_prompts_and_its_search() -> None:
+    text = COMMANDS["run"].get_help(context_of(COMMANDS["run"]))
+    titles = [title for title in re.findall(r"^(\w+):$", text, re.MULTILINE) if title in ORDER]
+    assert titles[0] == "Prompts"
+    assert titles.index("Search") < titles.index("Edit")

@@ -26,7 +26,6 @@ __all__ = [
     "PUBLISH",
     "SECTIONS",
     "STAGES",
-    "HelpAll",
     "SectionedCommand",
     "SectionedGroup",
     "context_of",
@@ -73,7 +72,7 @@ EXIT_STATUSES = {
 # Options without a section of their own come last, under this name.
 GENERAL = "Options"
 ORDER = (
-    *("Edit", "Prompts", "Trait", "Search", "Training", "Measures"),
+    *("Prompts", "Trait", "Search", "Edit", "Training", "Measures"),
     *("Hub", "Output", "Machine", EXPERT, GENERAL),
 )
 # The sections of `vectomy --help`, in order; a command names its own as `rich_help_panel`.
@@ -124,7 +123,13 @@ class SectionedGroup(TyperGroup):
 
 
 class SectionedCommand(TyperCommand):
-    """A command whose help lists its options in the sections that `rich_help_panel` names."""
+    """A command whose help lists its options in the sections that `rich_help_panel` names; it has
+    `--help-all`.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.params.append(_make_help_all(any(_section(item) == EXPERT for item in self.params)))
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """As in typer; a wrong value is named in our words, with the choice that is near to it."""
@@ -158,7 +163,8 @@ class SectionedCommand(TyperCommand):
                 formatter.write_dl(sections[name])
         if hidden:
             formatter.write_paragraph()
-            formatter.write_text(f"{len(hidden)} expert options are not shown: --help-all.")
+            are = "option is" if len(hidden) == 1 else "options are"
+            formatter.write_text(f"{len(hidden)} expert {are} not shown: --help-all.")
 
 
 def _load_torch() -> None:
@@ -264,3 +270,20 @@ HelpAll = Annotated[
         show_default=False,
     ),
 ]
+
+
+def _make_help_all(shown: bool) -> Any:
+    """The option, made by typer.
+
+    Args:
+        shown: in the help: the command has options that only it shows.
+    """
+
+    def ask(help_all: HelpAll = False) -> None:
+        pass
+
+    app = typer.Typer(add_completion=False)
+    app.command()(ask)
+    (option,) = typer.main.get_command(app).params  # type: ignore[attr-defined]
+    option.hidden = not shown
+    return option

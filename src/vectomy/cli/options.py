@@ -17,9 +17,8 @@ import typer
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from vectomy.cli.help import HelpAll
 from vectomy.cli.vocabulary import DEVICES
-from vectomy.core.config import EXPERT, JobConfig, Panel, StrictModel
+from vectomy.core.config import JobConfig, Panel, StrictModel
 from vectomy.core.repo_name import split_revision
 from vectomy.core.run_config import DEMO_PROMPTS, FLAT, HUB_PROMPTS, Contrast, RunConfig, Source
 
@@ -215,12 +214,9 @@ def command_of(
     """
 
     def command(**values: Any) -> None:
-        values.pop("help_all", None)
         function(values)
 
-    usual = {"help_all": False, **(defaults or {})}
-    if any(_is_expert(annotation) for annotation in parameters.values()):
-        parameters = {**parameters, "help_all": HelpAll}
+    usual = defaults or {}
     keyword, empty = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.empty
     signature = [
         inspect.Parameter(
@@ -234,10 +230,6 @@ def command_of(
     command.__dict__["__signature__"] = inspect.Signature(signature)
     command.__doc__ = function.__doc__
     return command
-
-
-def _is_expert(annotation: Any) -> bool:
-    return any(getattr(item, "rich_help_panel", None) == EXPERT.name for item in annotation.__metadata__)
 
 
 Fields = TypeVar("Fields")

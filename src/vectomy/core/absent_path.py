@@ -45,7 +45,7 @@ def check_model_exists(name: str) -> None:
     path = Path(name).expanduser()
     if path.suffix == ".gguf":
         raise CheckpointError(f"the GGUF file {path} does not exist")
-    raise CheckpointError(explain_absent_folder(path))
+    raise CheckpointError(f"{explain_absent_folder(path)}, or OWNER/NAME on the Hub")
 
 
 def check_edit_exists(name: str) -> None:
@@ -71,7 +71,7 @@ def explain_absent_folder(path: Path) -> str:
     """Of a model."""
     return (
         f"the model folder {path} does not exist{suggest_path(path)}; give a folder with config.json and "
-        "*.safetensors, or OWNER/NAME on the Hub"
+        "*.safetensors"
     )
 
 

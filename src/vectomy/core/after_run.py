@@ -54,6 +54,19 @@ class AfterRun(StrictModel):
         if self.then in ("bake", "push") and not self.then_to:
             where = "OWNER/NAME" if self.then == "push" else "a new folder"
             raise UsageError(f"--then {self.then} needs {where}: give it with --then-to")
-        of_step = self.point is not None or self.strength != 1.0 or self.then_to is not None
-        if of_step and self.then in (None, "nothing") and not asked:
-            raise UsageError("--point, --strength and --then-to are of a step; name it with --then")
+        if self.then in (None, "nothing") and not asked and (orphan := self._name_orphan()):
+            raise UsageError(orphan)
+
+    def _name_orphan(self) -> str:
+        """What is wrong with an answer where no step is named, and what to do instead."""
+        if self.strength != 1.0:
+            return (
+                "--strength is of --then (e.g. --then bake); to scale a finished edit: vectomy apply RUN "
+                f"MODEL --strength {self.strength:g} --out NEW"
+            )
+        if self.point is not None:
+            return (
+                "--point is of --then (e.g. --then bake); to take a point of a finished run: vectomy pick "
+                f"RUN --take {self.point}"
+            )
+        return "" if self.then_to is None else "--then-to is of --then: name the step (e.g. --then save)"

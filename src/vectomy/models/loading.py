@@ -28,6 +28,7 @@ from vectomy.core.file_moves import move_into_place
 from vectomy.core.packages import describe_missing
 from vectomy.core.repo_name import split_revision
 from vectomy.core.run_folder import cache_folder, sha256_file
+from vectomy.core.suggestions import suggest_path
 from vectomy.core.text_file import LARGEST_TEXT, check_regular, read_text
 from vectomy.core.threads import use_threads
 from vectomy.core.write_errors import name_write_errors
@@ -145,7 +146,7 @@ def load_model(
     """Load a model folder for inference.
 
     Args:
-        path: a model folder; the Hub is not asked.
+        path: a model folder, or `demo` or `demo-base`; the Hub is not asked for others.
         runtime: device, dtype, threads, thinking, trust_remote_code and load_in in one value; the
             arguments override it.
         device: `auto` means CUDA, spread over all cards, else MPS, else CPU; otherwise cpu, cuda,
@@ -336,6 +337,16 @@ def with_adapter(chat: ChatModel, folder: str | Path) -> ChatModel:
 
 
 def _open_checked(path: str | Path) -> tuple[Checkpoint, Architecture]:
+    from vectomy.models.demo import is_demo, model_folder
+
+    if is_demo(str(path)):
+        path = model_folder(str(path))
+    elif not is_local(str(path)):
+        raise CheckpointError(
+            f"there is no model folder {path} here{suggest_path(path)}, and the Hub is not asked; load the "
+            "model with transformers and give it to vectomy.wrap(model, tokenizer), or give the folder of "
+            f'a download (huggingface_hub.snapshot_download("{path}"))'
+        )
     checkpoint = Checkpoint.open(path)
     architecture = architecture_in(checkpoint)
     check_covered(architecture)
