@@ -284,6 +284,6 @@ def _make_help_all(shown: bool) -> Any:
 
     app = typer.Typer(add_completion=False)
     app.command()(ask)
-    (option,) = typer.main.get_command(app).params  # type: ignore[attr-defined]
+    option: Any = typer.main.get_command(app).params[0]
     option.hidden = not shown
     return option
