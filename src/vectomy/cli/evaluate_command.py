@@ -20,6 +20,7 @@ from vectomy.cli.progress_bars import bars
 from vectomy.cli.terminal import log_line
 from vectomy.cli.vocabulary import AsJson, ConfigFile, Overwrite, out_option
 from vectomy.core.chat_endpoint import split_endpoint
+from vectomy.core.errors import UsageError
 from vectomy.core.evaluation_config import EvaluationConfig, parse_evaluation
 from vectomy.core.json_value import JsonObject
 
@@ -59,9 +60,7 @@ def register(app: typer.Typer) -> None:
         "config": ConfigFile,
         "as_json": AsJson,
     }
-    # Prompts have to be given.
-    parameters["prompts"] = Annotated[list[str], *parameters["prompts"].__metadata__]
-    required = {"subjects": ..., "prompts": ..., "out": ..., "overwrite": False, "as_json": False}
+    required = {"subjects": ..., "out": ..., "overwrite": False, "as_json": False}
     command = command_of(_evaluate, parameters, required)
     app.command(
         "evaluate",
@@ -77,6 +76,11 @@ def _evaluate(values: dict[str, Any]) -> None:
     """
     file = read_config_file("evaluate", values["config"])
     given = {**file, "subjects": values["subjects"], **given_options(values, OPTIONS)}
+    if not given.get("prompts"):
+        raise UsageError(
+            "an evaluation needs prompts: give --prompts [NAME=]SRC, or the key `prompts` of the table "
+            "[evaluate] of a configuration file"
+        )
     if isinstance(given.get("budgets"), str):
         given["budgets"] = [part.strip() for part in given["budgets"].split(",") if part.strip()]
     from vectomy.models import join_ranks

@@ -251,14 +251,14 @@ def _with_run(job: HealOptions) -> HealOptions:
 
 
 def _files(config: Path | None, axolotl: Path | None) -> tuple[dict[str, Any], list[str]]:
-    values: dict[str, Any] = {}
-    notes: list[str] = []
-    if axolotl is not None:
-        from vectomy.healing.axolotl import read_axolotl
+    """The settings of all files; a file that was given goes over the one that was found."""
+    stored = read_config_file("heal", config)
+    if axolotl is None:
+        return dict(stored), []
+    from vectomy.healing.axolotl import read_axolotl
 
-        values, notes = read_axolotl(axolotl)
-    values |= read_config_file("heal", config)
-    return values, notes
+    values, notes = read_axolotl(axolotl)
+    return {**stored, **values} if config is None else {**values, **stored}, notes
 
 
 def _edit(file: str | None, strength: float | None) -> Any:

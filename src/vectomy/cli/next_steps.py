@@ -28,7 +28,7 @@ MENU: tuple[tuple[str, str], ...] = (
     ("save", "write its Edit to a file"),
     ("bake", "write the edited checkpoint"),
     ("chat", "talk to it, beside the base"),
-    ("evaluate", "measure it on more prompts, with side effects"),
+    ("evaluate", "measure it on its test prompts, with side effects"),
     ("push", "publish it on the Hub"),
     ("quit", "end; everything is stored"),
 )
@@ -56,11 +56,14 @@ def commands_of(
     step: NextStep, points: RunPoints, point: RunPoint, strength: float, target: str | None
 ) -> list[Command]:
     """The commands that do a step with a point; a point of other strength becomes a file first.
+    `evaluate` is of the run's test prompts, which are written to files for it.
 
     Raises:
         UsageError: the step needs a target.
+        ArtifactError: `evaluate`: the run holds no test prompts.
     """
-    from vectomy.cli.pick_command import default_file
+    from vectomy.cli.pick_command import PICKED, default_file
+    from vectomy.workflows.stored_test_prompts import write_test_prompts
 
     folder = str(points.folder)
     dial = [] if strength == 1.0 else ["--strength", f"{strength:g}"]
@@ -78,7 +81,11 @@ def commands_of(
     first = [] if whole else [take]
     if step == "evaluate":
         out = target or f"{folder}-evaluation"
-        return [*first, ["evaluate", subject, "--out", out]]
+        files = write_test_prompts(points.folder, points.folder / PICKED)
+        sets = [word for side, file in files.items() for word in ("--prompts", f"{side}={file}")]
+        # The folder of a run names its base, a file does not.
+        base = [] if whole else ["--base", str(points.results.model)]
+        return [*first, ["evaluate", subject, *sets, *base, "--out", out]]
     if step == "push":
         return [*first, ["push", subject, str(target)]]
     return []
@@ -90,6 +97,7 @@ def run_then(run: Path, after: AfterRun) -> None:
     Raises:
         UsageError: there is no such point, or a target is missing.
         VectomyError: as the command of the step.
+        typer.Exit: the command ended with another status than 0.
     """
     from vectomy.workflows.run_points import read_points
 
@@ -98,21 +106,22 @@ def run_then(run: Path, after: AfterRun) -> None:
     points = read_points(run)
     point = points.chosen if after.point is None else points.find(after.point)
     for words in commands_of(after.then, points, point, after.strength, after.then_to):
-        _run_command(words)
+        if status := _run_command(words):
+            raise typer.Exit(status)
 
 
 def ask_next(
     run: Path,
     after: AfterRun,
     ask: Callable[..., str] = Prompt.ask,
-    work: Callable[[Command], None] | None = None,
+    work: Callable[[Command], int | None] | None = None,
 ) -> None:
     """The menu, again and again until `quit`. Its defaults are the point of the rule, and quit.
 
     Args:
         after: the point and the strength to begin with.
         ask: asks for one text.
-        work: runs a command of ours.
+        work: runs a command of ours; gives its exit status.
     """
     from vectomy.workflows.run_points import read_points
 
@@ -140,7 +149,9 @@ def ask_next(
             target = _ask_target(step, points, point, strength, ask)
             for words in commands_of(step, points, point, strength, target):  # type: ignore[arg-type]
                 console.print(f"$ {quote_command(['vectomy', *words])}", highlight=False, soft_wrap=True)
-                work(words)
+                if status := work(words):
+                    console.print(f"it ended with exit status {status}", highlight=False)
+                    break
         except VectomyError as error:
             console.print(str(error), highlight=False, soft_wrap=True)
 
@@ -178,18 +189,22 @@ def _ask_target(
     return ask(f"{TARGETS[step]}?", console=open_console(stderr=True), **more)
 
 
-def _run_command(words: Command) -> None:
-    """Run a command of ours in this process; its faults are VectomyErrors."""
+def _run_command(words: Command) -> int:
+    """Run a command of ours in this process and give its exit status; its faults are
+    VectomyErrors.
+    """
     from vectomy.cli import app
 
     try:
-        app(words, prog_name="vectomy", standalone_mode=False)
+        # Outside of standalone mode, the parser returns the status of a typer.Exit.
+        status = app(words, prog_name="vectomy", standalone_mode=False)
     except (VectomyError, KeyboardInterrupt):
         raise
-    except typer.Exit:
-        return
+    except typer.Exit as stop:
+        return stop.exit_code
     except Exception as error:
         # What the parser says of a wrong word has no class of ours.
         if hasattr(error, "format_message"):
             raise UsageError(str(error.format_message())) from None
         raise
+    return status if isinstance(status, int) else 0

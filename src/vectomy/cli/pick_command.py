@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ["default_file", "register"]
 
+NOT_CARRIED = "not_carried"
+"""Of a receipt: the written checkpoint is not the edit."""
 PICKED = "picked"
 """The folder of picked Edits in a run."""
 
@@ -64,7 +66,8 @@ def _pick(
     as_json: AsJson = False,
 ) -> None:
     """List the edits that a run measured, with their numbers and the one that its rule took; with
-    --take, write another one. At a terminal, a menu follows.
+    --take, write another one. At a terminal, a menu follows. Exit status 1 if a written weight is
+    NaN or infinite.
     """
     from vectomy.cli.next_steps import ask_next, quote_command
     from vectomy.cli.tables.points_table import print_points
@@ -96,8 +99,12 @@ def _pick(
     if as_json:
         taken = {"point": point.name, "strength": strength, **written}
         typer.echo(json.dumps({**points.to_json(), "written": taken}, indent=2))
+    elif written.get("status") == NOT_CARRIED:
+        typer.echo(f"FAILED: {written['reason']}; the checkpoint in {written['path']} is not the edit")
     else:
         typer.echo(f"point {point.name} at strength {strength:g}, written to {written['path']}")
+    if written.get("status") == NOT_CARRIED:
+        raise typer.Exit(1)
 
 
 def _save(
@@ -138,7 +145,8 @@ def _bake(
         raise UsageError(f"the run {points.folder} names no base; give it with --base MODEL")
     edit = open_point(points.folder, point, strength)
     receipt = write_export(edit, model, out, trust_remote_code=trust_remote_code, progress=bars)
-    return {"path": str(out), "sha256": edit.sha256, "status": receipt.status or "carried"}
+    status = receipt.status or "carried"
+    return {"path": str(out), "sha256": edit.sha256, "status": status, "reason": receipt.reason or ""}
 
 
 def default_file(run: Path, point: RunPoint, strength: float) -> Path:

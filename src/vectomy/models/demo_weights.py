@@ -86,7 +86,8 @@ def fetch_weights(folder: Path, expected: str = FILE_SHA256) -> Path:
 def _find_installer() -> Sequence[str] | None:
     """The start of a command that installs packages: this Python's pip, else uv."""
     if importlib.util.find_spec("pip") is not None:
-        return [sys.executable, "-m", "pip", "install", "--disable-pip-version-check"]
+        # -P: a file pip.py of the working folder is not the pip that is meant.
+        return [sys.executable, "-P", "-m", "pip", "install", "--disable-pip-version-check"]
     # uvx and `uv run` say where uv is.
     uv = os.environ.get("UV") or shutil.which("uv")
     return None if uv is None else [uv, "pip", "install", "--python", sys.executable]

@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 from vectomy.core.errors import ArtifactError, VectomyError
 from vectomy.core.run_folder import write_whole
 
-__all__ = ["Placed", "Program", "place_gguf", "write_modelfile"]
+__all__ = ["Placed", "Program", "check_ollama_name", "place_gguf", "write_modelfile"]
 
 Program = Literal["lmstudio", "ollama"]
 PUBLISHER = "vectomy"
@@ -47,17 +47,32 @@ def write_modelfile(gguf: Path) -> Path:
     return path
 
 
-def place_gguf(gguf: Path, program: Program, home: Path | None = None) -> Placed:
+def check_ollama_name(gguf: Path) -> None:
+    """Raises ArtifactError: Ollama is here and has a model of the name that the file would get."""
+    name = model_name(gguf)
+    if shutil.which("ollama") is None:
+        return
+    shown = subprocess.run(["ollama", "show", name], capture_output=True, check=False)
+    if shown.returncode == 0:
+        raise ArtifactError(
+            f"Ollama has a model {name} already; write another --out, or replace it with --overwrite"
+        )
+
+
+def place_gguf(gguf: Path, program: Program, home: Path | None = None, *, overwrite: bool = False) -> Placed:
     """Put a GGUF file in place for a program.
 
     Args:
         home: the user's home folder.
+        overwrite: replace a model of Ollama that has the name.
 
     Raises:
-        ArtifactError: another file has its name there.
+        ArtifactError: another file or model has its name there.
         VectomyError: the program refuses the file.
     """
     if program == "ollama":
+        if not overwrite:
+            check_ollama_name(gguf)
         return _into_ollama(gguf)
     return _into_lm_studio(gguf, home or Path.home())
 
