@@ -180,7 +180,7 @@ def test_a_command_that_fails_with_a_status_alone_stops_its_step(
 def test_a_checkpoint_that_does_not_carry_the_edit_is_no_success(
     folder: Path, tmp_path: Path, vectomy: Vectomy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of `pick --bake`, of the step `bake`, and of `apply`, which has printed its receipt by then."""
+    """Of `pick --bake`, of the step `bake`, and of `apply`."""
     module = importlib.import_module("vectomy.workflows.write_export")
     whole = module.write_export
 
