@@ -54,11 +54,15 @@ def kind_of(
 
 def test_the_mix_is_that_of_llama_cpp() -> None:
     """Of 16 layers the first and the last two, and every third between, get more bits in attention
-    values and MLP outputs; the head always; rows of no whole k-block get blocks of 32.
+    values and MLP outputs; the head and joint queries, keys and values always; rows of no whole
+    k-block get blocks of 32.
     """
     more = [layer for layer in range(16) if kind_of(f"blk.{layer}.ffn_down") == "Q6_K"]
     assert more == [0, 1, 4, 7, 10, 13, 14, 15]
     assert [layer for layer in range(16) if kind_of(f"blk.{layer}.attn_v") == "Q6_K"] == more
+    for quant, joint in (("q4_k_m", "Q5_K"), ("q5_k_m", "Q6_K"), ("q6_k", "Q6_K")):
+        assert {kind_of(f"blk.{layer}.attn_qkv", quant=quant) for layer in range(16)} == {joint}
+    assert kind_of("blk.0.attn_v_b") == "Q4_K"
     for name in ("blk.0.attn_q", "blk.0.ffn_up", "blk.0.attn_output", "token_embd"):
         assert kind_of(name) == "Q4_K"
         assert kind_of(name, quant="q5_k_m") == "Q5_K"

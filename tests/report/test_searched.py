@@ -19,6 +19,7 @@ from vectomy.edits.operation import Operation
 from vectomy.edits.strength import strength_of
 from vectomy.report import render_card
 from vectomy.report.charts.frontier_chart import points
+from vectomy.report.tables.recipe_terms import rule
 
 TIER = "unit"
 
@@ -275,3 +276,10 @@ def test_each_cell_of_the_strengths_has_its_number(value: float, shown: str) -> 
     numbers = [words for _, _, words in searched_page(scores)[0].having(class_="in-cell")]
     assert len(numbers) == len(scores["strengths"])
     assert shown in numbers
+
+
+def test_the_rule_names_the_limit_on_degenerate_answers() -> None:
+    scores = SearchResults.from_json({"recipe": "gradient"})
+    limits = {"target_rate": 0.05, "kl_budget": None, "max_degenerate": 0.1}
+    assert "more than 10% degenerate answers beyond the base's" in rule(scores, limits)
+    assert "degenerate" not in rule(scores, {"target_rate": 0.05})

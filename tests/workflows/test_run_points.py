@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from trait_runs import trait
 
 from vectomy.checkpoint import Checkpoint
 from vectomy.core.errors import ArtifactError, UsageError
+from vectomy.core.run_folder import write_json
 from vectomy.edits.edit import Edit
 from vectomy.edits.export import bake
 from vectomy.search.estimators import Directions
@@ -58,7 +60,8 @@ def test_the_taken_point_is_the_edit_of_the_run(recipe: str) -> None:
         open_point(points.folder, points.chosen).to_bytes()
         == (run_of(recipe) / "edit.safetensors").read_bytes()
     )
-    assert points.rule
+    settings = json.loads((run_of(recipe) / "summary.json").read_text("utf-8"))["settings"]
+    assert ("more degenerate answers than the base" in points.rule) == ("max_degenerate" in settings)
     summary = json.loads((run_of(recipe) / "summary.json").read_text("utf-8"))
     assert points.base.refusal_rate == summary["base"]["refusal_rate"]
     assert points.taken.kl_per_token == summary["edited"]["kl_per_token"]
@@ -76,8 +79,60 @@ def test_a_searched_run_holds_the_edit_of_every_point(recipe: str) -> None:
     for row in frontier:
         point = next(point for point in points.points if point.kl == row["kl"])
         stored = Edit.load(run_of(recipe) / row["edit"])
-        assert open_point(points.folder, point).sha256 == stored.sha256
+        assert open_point(points.folder, point).to_bytes() == stored.to_bytes()
+        assert point.degenerate == row.get("degenerate")
+        place = stored.about["direction"]
+        if recipe == "gradient":
+            assert {key: place[key] for key in ("step", "strength")} == {
+                key: row[key] for key in ("step", "strength")
+            }
+        else:
+            assert place == row["direction"]
         assert open_point(points.folder, point, 0.5).sha256 == (stored * 0.5).sha256
+
+
+@pytest.mark.parametrize("recipe", ["gradient", "tpe"])
+def test_an_edit_of_a_frontier_says_where_the_search_found_it(recipe: str, tmp_path: Path) -> None:
+    """Also where its file has the place of the chosen one, as older runs wrote it."""
+    folder = tmp_path / "old"
+    shutil.copytree(run_of(recipe), folder)
+    scores = scores_in(folder)
+    if recipe == "tpe":
+        # So that the frontier has another point than the chosen one.
+        held = {row["number"] for row in scores["frontier"]}
+        scores["trial"] = next(row["number"] for row in scores["candidates"] if row["number"] not in held)
+    for row in scores["frontier"]:
+        row.pop("direction", None)
+        edit = Edit.load(folder / row["edit"])
+        about = {**edit.about, "direction": scores["chosen"]}
+        replace(edit, about=about).save(folder / row["edit"], overwrite=True)
+    write_json(folder / "scores.json", scores)
+    points = [point for point in read_points(folder).points if not point.chosen]
+    assert points
+    for point in points:
+        place = open_point(folder, point).about["direction"]
+        given = Edit.load(run_of(recipe) / str(point.edit)).about["direction"]
+        if recipe == "gradient":
+            name = f"{given['step']}" + (f"@{given['strength']:g}" if given["strength"] != 1.0 else "")
+            assert (place, name) == (given, point.name)
+        else:
+            # The layer of a trial was not stored.
+            assert place == {"number": int(point.name)}
+            assert {"site", "layer"} <= set(given)
+
+
+def test_a_point_without_a_file_is_no_other_point(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(run_of("gradient"), folder)
+    scores = scores_in(folder)
+    for row in scores["frontier"]:
+        del row["edit"]
+    write_json(folder / "scores.json", scores)
+    points = read_points(folder)
+    other = next(point for point in points.points if not point.chosen)
+    with pytest.raises(UsageError, match=rf"does not hold point {other.name}: its Edit was not stored"):
+        open_point(folder, other)
+    assert open_point(folder, points.chosen).operations
 
 
 @pytest.mark.parametrize("recipe", ["arditi", "article"])
@@ -126,20 +181,24 @@ def test_pick_lists_the_points_and_says_what_the_run_does_not_hold(vectomy: Vect
     for point in points.points:
         assert point.name in out
     assert "taken by the rule" in out
-    assert "measured for the taken point alone" in out
+    assert "harmless refusals were measured on the test prompts alone" in out
+    assert "degenerate answers and" not in out
     assert "KL is per token\n" in out
     status, out, _ = vectomy("pick", str(folder), "--json")
     assert json.loads(out) == json.loads(json.dumps(points.to_json()))
     assert json.loads(out)["chosen"] == points.chosen.name
 
 
-def test_what_the_rule_missed_and_where_a_trait_was_looked_for_is_said(vectomy: Vectomy) -> None:
+def test_what_the_rule_missed_and_where_a_trait_was_looked_for_is_said(
+    vectomy: Vectomy, tmp_path: Path
+) -> None:
     """The note of the search is in the list; the rate of an induced trait is that without its
     context.
     """
-    points = read_points(run_of("tpe"))
-    note = scores_in(run_of("tpe"))["note"]
-    assert not note or points.notes[0] == note
+    folder = tmp_path / "run"
+    shutil.copytree(run_of("tpe"), folder)
+    write_json(folder / "scores.json", {**scores_in(folder), "note": "no edit reaches the target"})
+    assert read_points(folder).notes[0] == "no edit reaches the target"
     _, out, _ = vectomy("pick", str(run_of("distill")))
     row = next(line for line in out.splitlines() if "taken by the rule" in line)
     cells = [cell.strip() for cell in row.strip("│").split("│")]

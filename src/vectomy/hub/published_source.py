@@ -193,7 +193,8 @@ def _read_summary(run: Path | None, edit: Edit) -> dict[str, Any]:
     known: dict[str, Any] = {
         key: about[key] for key in ("behaviour", "recipe", "estimator", "seed", "direction") if key in about
     }
-    if not isinstance(known.get("direction"), dict):
+    direction = known.get("direction")
+    if not isinstance(direction, dict) or "layer" not in direction:
         known.pop("direction", None)
     demo = {"license": DEMO_LICENCE, "notes": [DEMO_NOTE]} if edit.base.name == "demo" else {}
     return {**known, **demo, "strength": strength_of(edit), "edit": {"path": EDIT, "sha256": edit.sha256}}

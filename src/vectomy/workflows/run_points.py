@@ -44,6 +44,7 @@ class RunPoint:
         edit: the file of its Edit in the run folder; None where it is made from its direction.
         factor: its Edit is the one in `edit` times this.
         direction: (site, layer, position) where it was read.
+        about: what its Edit says of where the search found it; None: as its file has it.
         rejected: why the rule left it out.
         missing: why the run does not hold its Edit.
     """
@@ -59,6 +60,7 @@ class RunPoint:
     edit: str | None = None
     factor: float = 1.0
     direction: tuple[str, int, int] | None = None
+    about: JsonObject | None = None
     rejected: str | None = None
     missing: str | None = None
 
@@ -160,6 +162,9 @@ def open_point(folder: str | Path, point: RunPoint, strength: float = 1.0) -> Ed
     edit = Edit.load(folder / (point.edit or "edit.safetensors"))
     if point.edit is None and point.direction is not None:
         edit = _along(edit, folder, point.direction)
+    if point.about is not None and point.about != edit.about.get("direction"):
+        # Frontiers were written with the place of the chosen edit once.
+        edit = replace(edit, about={**edit.about, "direction": point.about})
     if point.factor != 1.0:
         edit = replace(edit * point.factor, about={**edit.about, "strength": point.strength})
     return edit if strength == 1.0 else edit * strength
@@ -189,13 +194,20 @@ def _read_searched(
     if taken is not None and all(row.edit_key != taken.edit_key for row in rows):
         rows.append(taken)
     rows.sort(key=lambda row: row.kl if row.kl is not None else float("inf"))
-    points = [_searched_point(row, row.edit_key == scores.chosen_edit) for row in rows]
+    points = [_searched_point(row, scores) for row in rows]
     untried = len(scores.candidates) - len(points)
-    measured = (
-        "degenerate answers and harmless refusals were measured for the taken point alone; "
-        f"`vectomy evaluate {results.model} EDIT` measures another one"
+    lacking = sum(point.degenerate is None for point in points)
+    answers = (
+        "harmless refusals"
+        if not lacking
+        else "degenerate answers and harmless refusals"
+        if lacking == len(points)
+        else f"harmless refusals, and degenerate answers of {lacking} of {len(points)} points,"
     )
-    notes = [measured]
+    notes = [
+        f"{answers} were measured on the test prompts alone, of the taken point; "
+        f"`vectomy evaluate {results.model} EDIT` measures another one"
+    ]
     if untried > 0:
         notes.append(f"{untried} other edits of the search are not stored: each is beaten by a point")
     budget, target = results.settings.get("kl_budget"), results.settings.get("target_rate")
@@ -204,20 +216,34 @@ def _read_searched(
         if budget is not None
         else f"the least KL at which at most {_percent(target)} of the search prompts show the behaviour"
     )
+    if (most := results.settings.get("max_degenerate")) is not None:
+        rule += f", of the edits with at most {_percent(most)} more degenerate answers than the base"
     kl_of = "first token" if results.recipe == "tpe" else "token"
     return RunPoints(folder, results, rule, kl_of, tuple(points), notes=tuple(notes))
 
 
-def _searched_point(row: Candidate, chosen: bool) -> RunPoint:
+def _searched_point(row: Candidate, scores: SearchResults) -> RunPoint:
     number, strength = row.edit_key or (0, 1.0)
+    chosen = row.edit_key == scores.chosen_edit
     return RunPoint(
         name=str(number) if strength == 1.0 else f"{number}@{strength:g}",
         chosen=chosen,
         strength=strength if row.is_step else None,
         rate=row.rate,
         kl=row.kl,
+        degenerate=row.degenerate,
         edit="edit.safetensors" if chosen else row.edit,
+        about=None if chosen else _found_at(row, scores),
+        missing=None if chosen or row.edit else "its Edit was not stored",
     )
+
+
+def _found_at(row: Candidate, scores: SearchResults) -> JsonObject:
+    """Where the search found an edit: its step and strength, or its trial."""
+    if not row.is_step:
+        return {"number": row.number} if row.direction is None else row.direction.to_json()
+    place = {} if scores.chosen is None else scores.chosen.to_json()
+    return {**place, "step": row.step, "strength": row.strength}
 
 
 def _read_trait(

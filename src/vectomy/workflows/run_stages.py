@@ -128,9 +128,14 @@ def _write_selection(work: RunWorkflow, result: RecipeResult) -> None:
     }
     replace(edit, about=about).save(work.folder.file("edit.safetensors"))
     shutil.rmtree(work.folder.file("frontier"), ignore_errors=True)
+    rows = {row["edit"]: row for row in scores.get("frontier", ())}
     for name, other in others.items():
         work.folder.file("frontier").mkdir(exist_ok=True)
-        replace(other, about=about).save(work.folder.file(f"frontier/{name}"))
+        row = rows[f"frontier/{name}"]
+        # A step is of the same search; a trial has a place of its own.
+        own = {key: row[key] for key in ("step", "strength") if key in row}
+        place = row.get("direction") or {**scores["chosen"], **own}
+        replace(other, about={**about, "direction": place}).save(work.folder.file(f"frontier/{name}"))
     write_json(work.folder.file("scores.json"), scores)
 
 

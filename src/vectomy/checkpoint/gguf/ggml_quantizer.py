@@ -2,9 +2,11 @@
 
 The gguf library makes no k-quants. Two programs that have ggml are used where they are there:
 `llama-quantize` of llama.cpp, and the package xllamacpp, whose library exports
-`ggml_quantize_chunk` (ggml/include/ggml.h). The mixes are those of llama.cpp
-(src/llama-quant.cpp, llama_tensor_get_type): the head and, in some layers, attention values and
-MLP outputs get more bits.
+`ggml_quantize_chunk` (ggml/include/ggml.h). The mixes are those that llama.cpp makes of most dense
+models (src/llama-quant.cpp, llama_tensor_get_type): the head, attention values and MLP outputs of
+some layers, and joint queries, keys and values of all layers get more bits. What it does otherwise
+for Falcon, the Llama of 70B and models of eight experts is not followed; `llama-quantize`, where it
+is here, follows its own rules.
 """
 
 from __future__ import annotations
@@ -45,8 +47,10 @@ MIXES = {"q6_k": ("Q6_K", "Q6_K"), "q5_k_m": ("Q5_K", "Q6_K"), "q4_k_m": ("Q4_K"
 # Rows that are no multiple of 256 take a type with blocks of 32, as in llama.cpp.
 SMALLER = {"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
 WIDE = 256
-FINER = ("attn_v", "ffn_down", "attn_qkv")
-
+# Names of experts begin like those of a plain MLP.
+FINER = r"blk\.(\d+)\.(?:attn_v|ffn_down\w*)\.weight"
+JOINT = {"q6_k": "Q6_K", "q5_k_m": "Q6_K", "q4_k_m": "Q5_K"}
+"""Of attn_qkv."""
 
 LLAMA_QUANTIZE = "llama-quantize"
 
@@ -75,7 +79,9 @@ def mixed_type(tensor: GgufTensor, quant: str, layers: int, tied: bool) -> str |
     kind = usual
     if tensor.name == "output.weight" or (tied and tensor.name == "token_embd.weight"):
         kind = "Q6_K"
-    elif (block := re.fullmatch(r"blk\.(\d+)\.(\w+)\.weight", tensor.name)) and block[2].startswith(FINER):
+    elif re.fullmatch(r"blk\.\d+\.attn_qkv\.weight", tensor.name):
+        kind = JOINT[quant]
+    elif block := re.fullmatch(FINER, tensor.name):
         kind = finer if _gets_more(int(block[1]), layers) else usual
     if tensor.shape[-1] % WIDE:
         kind = SMALLER[kind]

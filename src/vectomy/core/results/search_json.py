@@ -78,11 +78,15 @@ class Candidate(DirectionPlace):
     kl_first_token: Number | None = None
     rate: Number | None = None
     """Share of the positive search prompts on which the behaviour is left."""
+    degenerate: Number | None = None
+    """Share of the answers to these prompts that are loops or empty."""
     held: Number | None = None
     """Share of the prompts to keep on which the behaviour is left; `held_base` is the base's."""
     held_base: Number | None = None
     writers: int | None = None
     edit: str | None = None
+    direction: DirectionPlace | None = None
+    """Of a trial: the layer that it changes most."""
 
     @property
     def is_direction(self) -> bool:

@@ -167,6 +167,11 @@ def rule(scores: SearchResults, settings: JsonObject, names: Mapping[str, str] =
             f"Of the edits that leave the behaviour on {most} of the {names['positive']} search prompts, "
             f"the one with the smallest {kl} is chosen"
         )
+    if (most_degenerate := finite(settings.get("max_degenerate"))) is not None:
+        text += (
+            f"; an edit with more than {100 * most_degenerate:.3g}% degenerate answers beyond the base's is chosen "
+            "only if there is no other"
+        )
     if any("held" in candidate.model_fields_set for candidate in scores.candidates):
         text += (
             "; an edit that loses too much of it on the prompts to keep is chosen only if there is no other"

@@ -25,6 +25,7 @@ from functools import partial
 from typing import Any
 
 from vectomy.core.errors import SelectionError
+from vectomy.core.json_value import JsonObject
 from vectomy.core.ranks import current_ranks
 from vectomy.search.pareto import choose_point, frontier
 from vectomy.search.recipe import RecipeInput, RecipeResult
@@ -63,22 +64,30 @@ def select_tpe(task: RecipeInput, *, racing: bool = True) -> RecipeResult:
     exact = [row for row in rows if row["rejected"] is None]
     place, note = choose_point(exact, limits.target_rate, limits.kl_budget)
     parameters = exact[place]["parameters"]
-    layer = heaviest_layer(parameters, bench.places, n_layers)
     best = {at: f"trial-{exact[at]['number']}.safetensors" for at in frontier(exact)}
-    scores = {
-        "recipe": "tpe",
-        "candidates": rows,
-        "frontier": [
-            {**{key: exact[at][key] for key in ("number", "rate", "kl")}, "edit": f"frontier/{name}"}
-            for at, name in best.items()
-        ],
-        "chosen": {
+
+    def place_of(parameters: dict[str, Any]) -> JsonObject:
+        layer = heaviest_layer(parameters, bench.places, n_layers)
+        return {
             "site": "resid_pre",
             "layer": layer,
             "position": -1,
             "token": task.chat.tokenizer.decode([task.chat.post_instruction()[-1]]),
             "norm": float(task.directions.at("resid_pre", layer, -1).norm()),
-        },
+        }
+
+    scores = {
+        "recipe": "tpe",
+        "candidates": rows,
+        "frontier": [
+            {
+                **{key: exact[at][key] for key in ("number", "rate", "kl")},
+                "edit": f"frontier/{name}",
+                "direction": place_of(exact[at]["parameters"]),
+            }
+            for at, name in best.items()
+        ],
+        "chosen": place_of(parameters),
         "trial": exact[place]["number"],
         "note": note,
     }
