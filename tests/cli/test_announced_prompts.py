@@ -33,3 +33,11 @@ def test_default_prompts_are_said(
     for side, name in HUB_PROMPTS.items():
         assert all((name in line) == (side in named) for line in defaults)
     assert all("--positive SRC" in line for line in defaults)
+
+
+@pytest.mark.parametrize("given", [{}, {"estimator": "projected"}])
+def test_an_estimator_that_the_activations_may_change_is_not_promised(
+    given: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    _announce(make_config("demo", given), Path("out"))
+    assert ("projected (masked where a coordinate is loud)" in capsys.readouterr().err) == (not given)

@@ -8,7 +8,7 @@ import torch
 from tiny import hooked
 
 import vectomy
-from vectomy.core.errors import VectomyError
+from vectomy.core.errors import UsageError, VectomyError
 from vectomy.metrics.activation_patching import PatchEffects
 
 TIER = "chat"
@@ -44,6 +44,15 @@ def test_a_prompt_patched_with_itself_is_itself() -> None:
     effects = patched(source=DAY)
     torch.testing.assert_close(effects.values, torch.full_like(effects.values, effects.target))
     assert effects.restored.isnan().all()
+    assert repr(effects).endswith("; nothing to restore, the two do not differ>")
+
+
+@pytest.mark.parametrize("token", [-1, 10**6])
+def test_an_id_that_the_model_has_not_is_named(token: int) -> None:
+    with pytest.raises(UsageError, match=rf"no token {token}; the model has the ids 0 to \d+"):
+        patched(answers=(token, 5))
+    with pytest.raises(UsageError, match=f"no token {token}"):
+        vectomy.lens(tiny_chat.chat(), NIGHT[:1]).probability(token)
 
 
 def test_only_the_positions_that_differ_carry_the_difference_into_the_first_layer() -> None:

@@ -81,6 +81,20 @@ def test_weights_in_memory_alone_are_those_of_the_folder_that_would_be_saved(tmp
         vectomy.wrap(model, tokenizer, folder=tiny_chat.folder())
 
 
+@pytest.mark.parametrize("name", ["model.embed_tokens.weight", "model.layers.2.self_attn.v_proj.weight"])
+def test_no_row_of_the_weights_is_left_out_when_the_folder_is_compared(name: str, tmp_path: Path) -> None:
+    """So that a bake from the folder loses no change of the model."""
+    model, tokenizer = loaded()
+    with torch.no_grad():
+        model.get_parameter(name)[3, 1] += 1
+    chat = vectomy.wrap(model, tokenizer)
+    assert not chat.checkpoint.tensors
+    with pytest.raises(CheckpointError, match=r"model\.save_pretrained\(DIR\)"):
+        vectomy.bake(vectomy.Edit.ablation(chat, unit()), chat, tmp_path / "baked")
+    with pytest.raises(ModelError, match=f"'{name}' of the model differs"):
+        vectomy.wrap(model, tokenizer, folder=tiny_chat.folder())
+
+
 @pytest.mark.zoo
 @pytest.mark.parametrize("label", ["llama", "gemma2", "gpt2", "qwen3_moe", "mixtral"])
 def test_the_fingerprint_in_memory_is_that_of_the_saved_folder(tmp_path: Path, label: str) -> None:

@@ -10,8 +10,11 @@ from pathlib import Path
 import published
 import pytest
 import tiny_chat
+from rich.console import Console
 
-from vectomy.core.errors import FinishedRunError, PromptError
+from vectomy.cli.chat_commands import ChatCommands
+from vectomy.cli.chat_screen import ChatScreen
+from vectomy.core.errors import FinishedRunError, PromptError, UsageError
 from vectomy.core.jsonl import read_jsonl
 from vectomy.data.prompts import Prompt, Turn
 from vectomy.edits.edit import Edit
@@ -84,7 +87,35 @@ def test_ctrl_c_ends_the_answer_and_not_the_conversation() -> None:
 
     turn = conversation.ask(FIRST, interrupt)
     assert turn.answers["base"] == " ".join(tiny_chat.REFUSAL.split()[:2])
-    assert conversation.ask(SECOND).answers["base"]
+    assert turn.to_json()["interrupted"] == ["base"]
+    judged: list[str] = []
+
+    class Told:
+        name = "told"
+
+        def verdict(self, prompt: str, text: str) -> str:
+            judged.append(text)
+            return "refusal"
+
+    commands = ChatCommands(conversation, ChatScreen(Console()), None, Told)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="was interrupted"):
+        commands.run("/judge")
+    whole = conversation.ask(SECOND)
+    assert whole.answers["base"]
+    assert whole.to_json()["interrupted"] == []
+    assert commands.verdicts() == {"base": "refusal"}
+    assert judged == [whole.answers["base"]]
+
+
+def test_a_fault_of_a_command_is_told_as_it_is(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    commands = ChatCommands(talk(), ChatScreen(Console()), None, lambda: None)  # type: ignore[arg-type, return-value]
+    commands.run(f"/save {tmp_path}/a\0b")
+    told = capsys.readouterr().out
+    assert "takes a number" not in told
+    assert "null" in told
+    for line in ("/strength x", "/strength nan", "/tokens many"):
+        with pytest.raises(UsageError, match="takes a number, not"):
+            commands.run(line)
 
 
 def test_a_reset_and_a_system_prompt_begin_a_new_conversation() -> None:

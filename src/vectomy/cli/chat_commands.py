@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from vectomy.cli.chat_screen import ChatScreen
 from vectomy.core.errors import FinishedRunError, UsageError
+from vectomy.core.quoted_error import quote_error
 from vectomy.core.suggestions import suggest
 
 if TYPE_CHECKING:
@@ -72,27 +73,31 @@ class ChatCommands:
             return
         try:
             work(value.strip())
-        except ValueError:
-            self.screen.say(f"{name} takes a number, not '{value.strip()}'")
+        except ValueError as error:
+            self.screen.say(f"{name} {value.strip()}: {quote_error(error)}")
         except FinishedRunError as error:
             self.screen.say(f"{error.folder} holds something else; nothing was written. Give another name")
 
     def verdicts(self) -> dict[str, str]:
-        """What the judge says of the last answers, by who gave them."""
+        """What the judge says of the last answers, by who gave them. Nothing is said of an answer
+        that was interrupted.
+        """
         if not self.talk.turns:
             raise UsageError("nothing has been answered yet")
-        self.judge = self.judge or self.open_judge()
         last = self.talk.turns[-1]
-        return {voice: str(self.judge.verdict(last.prompt, text)) for voice, text in last.answers.items()}
+        whole = {voice: text for voice, text in last.answers.items() if voice not in last.interrupted}
+        if not whole:
+            return {}
+        self.judge = self.judge or self.open_judge()
+        return {voice: str(self.judge.verdict(last.prompt, text)) for voice, text in whole.items()}
 
     def _strength(self, value: str) -> None:
-        if not math.isfinite(float(value)):
-            raise ValueError
-        self.talk.strength = float(value)
-        self.screen.say(f"strength {self.talk.strength:g}, {self.talk.limit} tokens", strength=float(value))
+        strength = _number(value, "/strength")
+        self.talk.strength = strength
+        self.screen.say(f"strength {strength:g}, {self.talk.limit} tokens", strength=strength)
 
     def _tokens(self, value: str) -> None:
-        self.talk.limit = max(1, int(value))
+        self.talk.limit = max(1, int(_number(value, "/tokens")))
         self.screen.say(f"strength {self.talk.strength:g}, {self.talk.limit} tokens", tokens=self.talk.limit)
 
     def _point(self, value: str) -> None:
@@ -132,6 +137,8 @@ class ChatCommands:
 
     def _judge(self, value: str) -> None:
         verdicts = self.verdicts()
+        if not verdicts:
+            raise UsageError("the last answer was interrupted, and a part of it is not judged; ask again")
         name = self.judge.name if self.judge else ""
         text = "  ".join(f"{voice}: {verdict}" for voice, verdict in verdicts.items())
         self.screen.say(f"{text}  (judge {name})", verdicts=verdicts)
@@ -148,6 +155,16 @@ class ChatCommands:
         self.screen.say(help_text())
 
     _quit = _help
+
+
+def _number(value: str, command: str) -> float:
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise UsageError(f"{command} takes a number, not '{value}'")
+    return number
 
 
 def _named(value: str, command: str) -> str:

@@ -70,6 +70,8 @@ class ChatScreen:
             self.console.file.write(f"{rest}\n")
         elif self.live is None:
             self.console.print(_side_by_side(talk, turn.answers))
+        if turn.interrupted:
+            self.say(f"interrupted: {', '.join(turn.interrupted)}")
         if verdicts:
             self.say("  ".join(f"{voice}: {verdict}" for voice, verdict in verdicts.items()))
 

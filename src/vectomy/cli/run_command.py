@@ -227,9 +227,10 @@ def _announce(config: RunConfig, out: Path) -> None:
         for side, source in (("positive", contrast.positive), ("negative", contrast.negative))
         if source.prompts == HUB_PROMPTS[side]
     ]
+    loud = " (masked where a coordinate is loud)" if config.chooses_estimator else ""
     lines = [
         f"{config.model}: {contrast.behaviour}, {sets}",
-        f"recipe {config.recipe} on {config.direction_estimator}, seed {config.seed}; into {out}",
+        f"recipe {config.recipe} on {config.direction_estimator}{loud}, seed {config.seed}; into {out}",
     ]
     if usual and config.recipe != "distill":
         lines.append(

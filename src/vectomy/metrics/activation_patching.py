@@ -106,12 +106,14 @@ class PatchEffects:
         return axes
 
     def __repr__(self) -> str:
+        ends = (
+            f"<PatchEffects at {self.site} by {self.by}: source {self.source:.3g}, target {self.target:.3g}; "
+        )
+        if self.restored.isnan().all():
+            return f"{ends}nothing to restore, the two do not differ>"
         place = divmod(int(self.restored.abs().nan_to_num().argmax()), len(self.columns))
         most = float(self.restored[place])
-        return (
-            f"<PatchEffects at {self.site} by {self.by}: source {self.source:.3g}, target {self.target:.3g}; "
-            f"most restored {most:.0%}, at layer {self.layers[place[0]]}, {self.columns[place[1]]}>"
-        )
+        return f"{ends}most restored {most:.0%}, at layer {self.layers[place[0]]}, {self.columns[place[1]]}>"
 
     def _repr_html_(self) -> str:
         """The restored share by layer and column, as a picture in a notebook."""
@@ -210,7 +212,7 @@ def _make_metric(chat: ChatModel, answers: object, metric: Metric | None) -> Met
         raise UsageError(
             f"the answers are {name_of(answers)}; give two tokens, such as answers=('I', 'Sure'), or a metric"
         )
-    first, second = (find_token(chat.tokenizer, token) for token in answers)
+    first, second = (find_token(chat.tokenizer, token, chat.architecture.vocab) for token in answers)
     return lambda logits: logits[:, first] - logits[:, second]
 
 

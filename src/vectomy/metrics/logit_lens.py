@@ -68,10 +68,11 @@ class LogitLens:
         """The probability of one token, by prompt and layer.
 
         Raises:
-            UsageError: `token` is no single token, or there is no such position.
+            UsageError: `token` is no single token of the model, or there is no such position.
         """
         place = self._place(position)
-        return self.log_probs[:, :, place, find_token(self.tokenizer, token)].exp()
+        found = find_token(self.tokenizer, token, self.log_probs.shape[-1])
+        return self.log_probs[:, :, place, found].exp()
 
     def to_frame(self, count: int = 5) -> pandas.DataFrame:
         """A pandas DataFrame: prompt, layer, position, rank (from 1), token, probability.
@@ -220,13 +221,15 @@ def _equal(one: Tensor, other: Tensor) -> bool:
     return one.shape == other.shape and torch.equal(one.to(other.device), other)
 
 
-def find_token(tokenizer: Any, token: object) -> int:
-    """The id of one token, given as id or text.
+def find_token(tokenizer: Any, token: object, vocab: int) -> int:
+    """The id of one token, given as id or text, of `vocab` ids.
 
     Raises:
-        UsageError: the text is no single token.
+        UsageError: the text is no single token, or the model has no such id.
     """
     if isinstance(token, int) and not isinstance(token, bool):
+        if not 0 <= token < vocab:
+            raise UsageError(f"there is no token {token}; the model has the ids 0 to {vocab - 1}")
         return token
     text = require(token, str, "the token", "give its text or its id")
     if tokenizer is None:

@@ -23,12 +23,16 @@ EVERYTHING: BatchTokens = 1 << 30
 
 
 class _Steps:
-    """Collects the tokens of each row, up to the one that ends its answer."""
+    """Collects the tokens of each row, up to the one that ends its answer.
+
+    Attributes:
+        interrupted: Ctrl-C came before the answers ended.
+    """
 
     def __init__(self, rows: Sequence[int], ends: Sequence[int], tell: Tell) -> None:
         self.rows, self.ends, self.tell = rows, frozenset(ends), tell
         self.answers: list[list[int]] = [[] for _ in rows]
-        self.has_prompt = False
+        self.has_prompt, self.interrupted = False, False
 
     def put(self, value: Tensor) -> None:
         if not self.has_prompt:
@@ -47,9 +51,9 @@ class _Steps:
 @torch.inference_mode()
 def stream_answers(
     chat: ChatModel, tokens: Sequence[Sequence[int]], limit: int, tell: Tell
-) -> list[list[int]]:
-    """The answers that `ChatModel.answer` gives, told after each of their tokens. Ctrl-C ends them
-    where they are.
+) -> tuple[list[list[int]], bool]:
+    """The answers that `ChatModel.answer` gives, told after each of their tokens, and whether they
+    are cut: Ctrl-C ends them where they are.
 
     A model that is read block by block, or whose thoughts have a budget of their own, is told once,
     at the end.
@@ -60,15 +64,15 @@ def stream_answers(
     if chat.stream is not None or (chat.thinking and chat.thought_tokens is not None):
         whole = chat.answer(tokens, limit, EVERYTHING)
         tell(whole)
-        return whole
+        return whole, False
     (batch,) = chat.batches(tokens, EVERYTHING)
     steps = _Steps(batch.rows, chat.end_tokens, tell)
     try:
         with without_cudnn_attention():
             generate(chat, batch, limit, steps)
     except KeyboardInterrupt:
-        pass
-    return steps.answers
+        steps.interrupted = True
+    return steps.answers, steps.interrupted
 
 
 def can_share_a_batch(chat: ChatModel) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from vectomy.architecture import Architecture, architecture_of
 from vectomy.architecture.live_weights import find_adapted
@@ -27,6 +27,9 @@ from vectomy.models.chat import ChatModel
 from vectomy.models.chat_template import read_template
 
 __all__ = ["require_chat", "wrap"]
+
+# Values that are compared at once.
+BLOCK = 1 << 24
 
 
 def wrap(
@@ -58,8 +61,8 @@ def wrap(
     Raises:
         UsageError: `model` is no model of transformers, or `tokenizer` no tokenizer.
         ArchitectureError: the model type is not known.
-        ModelError: the model is in training mode.
-        CheckpointError: `folder` is incomplete, or has other weights than the model.
+        ModelError: the model is in training mode, or `folder` has other weights.
+        CheckpointError: `folder` is incomplete.
     """
     if isinstance(model, ChatModel):
         return model
@@ -156,8 +159,8 @@ def _locate(module: Any) -> Path | None:
 
 @torch.no_grad()
 def _find_difference(checkpoint: Checkpoint, module: nn.Module) -> str | None:
-    """The first parameter whose first, middle or last row is not that of the checkpoint, in the
-    model's dtype, or the first layer with an adapter. What is packed, offloaded or stored under
+    """The first parameter that is not that of the checkpoint, in the model's dtype, or the first
+    layer with an adapter: one pass over the weights. What is packed, offloaded or stored under
     another name is not compared.
     """
     stored = architecture_in(checkpoint)
@@ -173,9 +176,18 @@ def _find_difference(checkpoint: Checkpoint, module: nn.Module) -> str | None:
         plain = entry is not None and entry.dtype in TORCH_DTYPES and value.dtype in TORCH_DTYPES.values()
         if entry is None or not plain or value.is_meta or tuple(entry.shape) != tuple(value.shape):
             continue
-        for row in sorted({0, len(value) // 2, len(value) - 1} if value.ndim else {0}):
-            own = value[row : row + 1].cpu()
-            theirs = read_stored(checkpoint, entry.name, row, row + 1).to(own.dtype)
-            if not torch.equal(own, theirs):
-                return name
+        if not _is_stored(value, checkpoint, entry.name):
+            return name
     return None
+
+
+def _is_stored(value: Tensor, checkpoint: Checkpoint, name: str) -> bool:
+    """Whether a tensor is the stored one in its own dtype; read in blocks of rows."""
+    if not value.ndim or not value.numel():
+        return torch.equal(value.cpu(), read_stored(checkpoint, name).to(value.dtype))
+    rows = max(1, BLOCK // (value.numel() // len(value)))
+    for first in range(0, len(value), rows):
+        own = value[first : first + rows].cpu()
+        if not torch.equal(own, read_stored(checkpoint, name, first, first + len(own)).to(own.dtype)):
+            return False
+    return True

@@ -28,13 +28,18 @@ TellVoices = Callable[[Mapping[Voice, str]], None]
 
 @dataclass(frozen=True)
 class SpokenTurn:
-    """A prompt, the answers by voice, and the edit that answered."""
+    """A prompt, the answers by voice, and the edit that answered.
+
+    Attributes:
+        interrupted: the voices whose answers Ctrl-C cut.
+    """
 
     prompt: str
     answers: Mapping[Voice, str]
     strength: float
     point: str | None
     system: str | None
+    interrupted: tuple[Voice, ...] = ()
 
     def to_json(self) -> JsonObject:
         return {
@@ -43,6 +48,7 @@ class SpokenTurn:
             "strength": self.strength,
             "point": self.point,
             "system": self.system,
+            "interrupted": list(self.interrupted),
         }
 
 
@@ -85,13 +91,16 @@ class Conversation:
             self.chat, asked, tokens, self.limit, remedy="start a new conversation with /reset, or /tokens N"
         )
         answers: dict[Voice, str] = {}
+        interrupted: list[Voice] = []
         for group in self._groups():
             rows = [tokens[voices.index(voice)] for voice in group]
-            answers |= self._answer(group, rows, answers, tell)
+            texts, cut = self._answer(group, rows, answers, tell)
+            answers |= texts
+            interrupted += group if cut else ()
         for voice, answer in answers.items():
             said = (Turn("user", text), Turn("assistant", split_thoughts(answer).answer))
             self.history[voice] = (*self.history.get(voice, ()), *said)
-        turn = SpokenTurn(text, answers, self.strength, self.point, self.system)
+        turn = SpokenTurn(text, answers, self.strength, self.point, self.system, tuple(interrupted))
         self.turns.append(turn)
         return turn
 
@@ -101,8 +110,8 @@ class Conversation:
         tokens: Sequence[Sequence[int]],
         earlier: Mapping[Voice, str],
         tell: TellVoices,
-    ) -> dict[Voice, str]:
-        """The answers of some voices in one batch."""
+    ) -> tuple[dict[Voice, str], bool]:
+        """The answers of some voices in one batch, and whether Ctrl-C cut them."""
 
         def read(answers: Sequence[Sequence[int]]) -> dict[Voice, str]:
             return {voice: self.chat.text(ids) for voice, ids in zip(group, answers, strict=True)}
@@ -112,7 +121,8 @@ class Conversation:
             tell({**earlier, **letters})
 
         with self.dialled(group):
-            return read(stream_answers(self.chat, tokens, self.limit, tell_group))
+            ids, cut = stream_answers(self.chat, tokens, self.limit, tell_group)
+        return read(ids), cut
 
     def save(self, path: Path, *, overwrite: bool = False) -> Edit:
         """Write the Edit at the strength of the dial.

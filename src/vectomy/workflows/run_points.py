@@ -204,10 +204,11 @@ def _read_searched(
         if lacking == len(points)
         else f"harmless refusals, and degenerate answers of {lacking} of {len(points)} points,"
     )
-    notes = [
+    measured = (
         f"{answers} were measured on the test prompts alone, of the taken point; "
         f"`vectomy evaluate {results.model} EDIT` measures another one"
-    ]
+    )
+    notes = [measured]
     if untried > 0:
         notes.append(f"{untried} other edits of the search are not stored: each is beaten by a point")
     budget, target = results.settings.get("kl_budget"), results.settings.get("target_rate")

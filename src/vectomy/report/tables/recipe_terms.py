@@ -169,8 +169,8 @@ def rule(scores: SearchResults, settings: JsonObject, names: Mapping[str, str] =
         )
     if (most_degenerate := finite(settings.get("max_degenerate"))) is not None:
         text += (
-            f"; an edit with more than {100 * most_degenerate:.3g}% degenerate answers beyond the base's is chosen "
-            "only if there is no other"
+            f"; an edit with more than {100 * most_degenerate:.3g}% degenerate answers beyond the base's is "
+            "chosen only if there is no other"
         )
     if any("held" in candidate.model_fields_set for candidate in scores.candidates):
         text += (
