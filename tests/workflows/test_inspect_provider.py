@@ -19,7 +19,7 @@ from inspect_ai.dataset import Sample
 from inspect_ai.model import ChatMessageAssistant, ChatMessageSystem, ChatMessageUser
 from inspect_ai.scorer import includes
 
-from vectomy.workflows.inspect_provider import EditedModelAPI, read_messages, vectomy
+from vectomy.workflows.inspect_provider import EditedModelAPI, read_messages
 
 TIER = "chat"
 
@@ -34,7 +34,6 @@ def test_a_task_of_inspect_asks_the_edited_model(voice: str, tmp_path: Path) -> 
     """The scorer of Inspect finds the text that the run itself measured."""
     folder = finished_run(behaviour_tokens=("I",), n_search=4, n_test=4)
     row = changed_row(folder)
-    assert vectomy
     form = {"base": "base", "edited": "baked"}[voice]
     task = Task([Sample(row["prompt"], target=row[form]["text"])], scorer=includes())
     (log,) = run_task(

@@ -31,11 +31,11 @@ def test_lm_studio_finds_publisher_name_file(gguf: Path, tmp_path: Path, moved: 
         (home / ".lmstudio-home-pointer").write_text(f"{folder}\n", encoding="utf-8")
     placed = place_gguf(gguf, "lmstudio", home)
     target = folder / "models" / "vectomy" / "my-model-q4_k_m" / gguf.name
-    assert placed.done
-    assert str(target) in placed.text
+    assert placed.startswith("LM Studio lists it")
+    assert str(target) in placed
     assert target.read_bytes() == gguf.read_bytes()
     assert os.path.samefile(target, gguf)
-    assert place_gguf(gguf, "lmstudio", home).done
+    assert place_gguf(gguf, "lmstudio", home).startswith("LM Studio has it already")
     gguf.unlink()
     gguf.write_bytes(b"GGUF two")
     with pytest.raises(ArtifactError, match="has another file"):
@@ -45,8 +45,8 @@ def test_lm_studio_finds_publisher_name_file(gguf: Path, tmp_path: Path, moved: 
 
 def test_without_lm_studio_nothing_is_made_and_the_way_is_said(gguf: Path, tmp_path: Path) -> None:
     placed = place_gguf(gguf, "lmstudio", tmp_path)
-    assert not placed.done
-    assert f"lms import {gguf.name}" in placed.text
+    assert placed.startswith("LM Studio is not here")
+    assert f"lms import {gguf.name}" in placed
     assert not (tmp_path / ".lmstudio").exists()
 
 
@@ -65,13 +65,13 @@ def test_ollama_is_called_with_the_modelfile_or_the_line_is_shown(
     monkeypatch.setenv("PATH", str(tmp_path))
     placed = place_gguf(gguf, "ollama")
     line = f"ollama create my-model-q4_k_m -f {gguf.with_suffix('.Modelfile')}"
-    assert (placed.done, line in placed.text) == (False, True)
+    assert line in placed
     program, called = tmp_path / "ollama", tmp_path / "called"
     program.write_text(
         f'#!/bin/sh\n[ $1 = create ] || exit 1\nprintf "%s|" "$@" > {called}\n', encoding="utf-8"
     )
     program.chmod(0o755)
-    assert place_gguf(gguf, "ollama").text == "ollama run my-model-q4_k_m"
+    assert place_gguf(gguf, "ollama") == "ollama run my-model-q4_k_m"
     assert called.read_text("utf-8").split("|")[:3] == ["create", "my-model-q4_k_m", "-f"]
     assert called.read_text("utf-8").split("|")[3] == str(gguf.with_suffix(".Modelfile"))
     program.write_text("#!/bin/sh\necho no such template >&2\nexit 1\n", encoding="utf-8")
@@ -90,5 +90,5 @@ def test_a_model_of_ollama_is_replaced_only_if_that_is_said(
     with pytest.raises(ArtifactError, match=r"has a model my-model-q4_k_m already.*--overwrite"):
         place_gguf(gguf, "ollama")
     assert not called.exists()
-    assert place_gguf(gguf, "ollama", overwrite=True).done
+    assert place_gguf(gguf, "ollama", overwrite=True) == "ollama run my-model-q4_k_m"
     assert called.read_text("utf-8") == "create my-model-q4_k_m"

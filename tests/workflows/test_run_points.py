@@ -89,6 +89,7 @@ def test_a_searched_run_holds_the_edit_of_every_point(recipe: str) -> None:
         else:
             assert place == row["direction"]
         assert open_point(points.folder, point, 0.5).sha256 == (stored * 0.5).sha256
+    assert len({open_point(points.folder, point).sha256 for point in points.points}) == len(points.points)
 
 
 @pytest.mark.parametrize("recipe", ["gradient", "tpe"])

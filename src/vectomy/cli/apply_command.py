@@ -148,7 +148,7 @@ def _place(out: Path, to: Literal["lmstudio", "ollama"] | None, overwrite: bool)
 
     modelfile = write_modelfile(out)
     lines = [f"for Ollama: {modelfile}"]
-    return lines if to is None else [*lines, place_gguf(out, to, overwrite=overwrite).text]
+    return lines if to is None else [*lines, place_gguf(out, to, overwrite=overwrite)]
 
 
 def _check_options(

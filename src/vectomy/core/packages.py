@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib.util
 import sys
 
-__all__ = ["EXTRAS", "describe_missing", "has_kernels"]
+from vectomy.core.errors import PreflightError
+
+__all__ = ["EXTRAS", "describe_missing", "has_kernels", "require_packages"]
 
 EXTRAS = {
     "bitsandbytes": "quantised",
@@ -44,6 +46,12 @@ def describe_missing(purpose: str, *modules: str) -> str | None:
     listed = " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
     install = f"'vectomy[{extra}]'" if extra else " ".join(names)
     return f"{purpose} needs the package{'s' if len(names) > 1 else ''} {listed}: pip install {install}"
+
+
+def require_packages(purpose: str, *modules: str) -> None:
+    """Raises PreflightError: one of the packages is missing; with `describe_missing`."""
+    if missing := describe_missing(purpose, *modules):
+        raise PreflightError(missing)
 
 
 def has_kernels() -> bool:

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from vectomy.core.arguments import list_of, name_of, require_name
 from vectomy.core.config import BatchTokens
-from vectomy.core.errors import PreflightError, PromptError, UsageError
-from vectomy.core.packages import describe_missing
+from vectomy.core.errors import PromptError, UsageError
+from vectomy.core.packages import require_packages
 from vectomy.core.progress import Progress, automatic
 from vectomy.core.types import BLOCK_SITES, Site, list_sites
 from vectomy.data.prompts import Prompts, as_prompts
@@ -74,8 +74,7 @@ class PatchEffects:
         Raises:
             PreflightError: pandas is not installed.
         """
-        if missing := describe_missing("to_frame()", "pandas"):
-            raise PreflightError(missing)
+        require_packages("to_frame()", "pandas")
         import pandas
 
         restored = self.restored
@@ -92,8 +91,7 @@ class PatchEffects:
         Raises:
             PreflightError: matplotlib is not installed.
         """
-        if missing := describe_missing("plot()", "matplotlib"):
-            raise PreflightError(missing)
+        require_packages("plot()", "matplotlib")
         from matplotlib import pyplot
 
         axes = pyplot.subplots()[1] if axes is None else axes

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from vectomy.core.arguments import require
 from vectomy.core.config import BatchTokens
-from vectomy.core.errors import PreflightError, PromptError, UsageError
-from vectomy.core.packages import describe_missing
+from vectomy.core.errors import PromptError, UsageError
+from vectomy.core.packages import require_packages
 from vectomy.core.progress import Progress, automatic
 from vectomy.data.prompts import Prompt, Prompts, as_prompts
 from vectomy.metrics.intervals import share_of, wilson_interval
@@ -71,8 +71,7 @@ class AnswerScores:
         Raises:
             PreflightError: pandas is not installed.
         """
-        if missing := describe_missing("to_frame()", "pandas"):
-            raise PreflightError(missing)
+        require_packages("to_frame()", "pandas")
         import pandas
 
         texts = [prompt.text for prompt in self.prompts]

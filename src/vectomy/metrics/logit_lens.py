@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from vectomy.core.arguments import list_of, require
 from vectomy.core.config import BatchTokens
-from vectomy.core.errors import ModelError, PreflightError, PromptError, UsageError
+from vectomy.core.errors import ModelError, PromptError, UsageError
 from vectomy.core.module_io import first_input, first_output
-from vectomy.core.packages import describe_missing
+from vectomy.core.packages import require_packages
 from vectomy.core.placed_module import execution_device
 from vectomy.core.types import SITES, Site, list_sites
 from vectomy.data.prompts import Prompts, as_prompts
@@ -80,8 +80,7 @@ class LogitLens:
         Raises:
             PreflightError: pandas is not installed.
         """
-        if missing := describe_missing("to_frame()", "pandas"):
-            raise PreflightError(missing)
+        require_packages("to_frame()", "pandas")
         import pandas
 
         rows = [

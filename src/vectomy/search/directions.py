@@ -21,8 +21,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vectomy.core.arguments import require, require_name
-from vectomy.core.errors import ArtifactError, PreflightError, UsageError
-from vectomy.core.packages import describe_missing
+from vectomy.core.errors import ArtifactError, UsageError
+from vectomy.core.packages import require_packages
 from vectomy.core.run_folder import canonical_json, write_whole
 from vectomy.core.tensor_file import read_tensors
 from vectomy.core.types import Site, Vector
@@ -105,7 +105,7 @@ class Directions:
         Raises:
             PreflightError: pandas is not installed.
         """
-        _require_package("to_frame()", "pandas")
+        require_packages("to_frame()", "pandas")
         import pandas
 
         rows = []
@@ -146,7 +146,7 @@ class Directions:
         shown = [known for known in self.sites if places == [None] or known in places]
         for name in shown or places:
             self._place(name, position)
-        _require_package("plot()", "matplotlib")
+        require_packages("plot()", "matplotlib")
         from matplotlib import pyplot
 
         axes = pyplot.subplots()[1] if axes is None else axes
@@ -220,8 +220,3 @@ def describe_field(sites: tuple[Site, ...], positions: tuple[int, ...], values: 
         f"{', '.join(sites)[:80]}; {values.shape[1]} layers; positions {', '.join(map(str, shown))}; width "
         f"{values.shape[-1]}"
     )
-
-
-def _require_package(what: str, package: str) -> None:
-    if missing := describe_missing(what, package):
-        raise PreflightError(missing)

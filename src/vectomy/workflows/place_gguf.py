@@ -12,26 +12,17 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from vectomy.core.errors import ArtifactError, VectomyError
 from vectomy.core.run_folder import write_whole
 
-__all__ = ["Placed", "Program", "check_ollama_name", "place_gguf", "write_modelfile"]
+__all__ = ["Program", "check_ollama_name", "place_gguf", "write_modelfile"]
 
 Program = Literal["lmstudio", "ollama"]
 PUBLISHER = "vectomy"
 POINTER = ".lmstudio-home-pointer"
 """In the home folder: a file that holds the path of LM Studio's own folder, if it was moved."""
-
-
-class Placed(NamedTuple):
-    """Where a file was put; `done` is False where the program is not here, and `text` says what to
-    do.
-    """
-
-    done: bool
-    text: str
 
 
 def write_modelfile(gguf: Path) -> Path:
@@ -59,8 +50,9 @@ def check_ollama_name(gguf: Path) -> None:
         )
 
 
-def place_gguf(gguf: Path, program: Program, home: Path | None = None, *, overwrite: bool = False) -> Placed:
-    """Put a GGUF file in place for a program.
+def place_gguf(gguf: Path, program: Program, home: Path | None = None, *, overwrite: bool = False) -> str:
+    """Put a GGUF file in place for a program; returns where it is, or what to do where the program
+    is not here.
 
     Args:
         home: the user's home folder.
@@ -77,19 +69,18 @@ def place_gguf(gguf: Path, program: Program, home: Path | None = None, *, overwr
     return _into_lm_studio(gguf, home or Path.home())
 
 
-def _into_lm_studio(gguf: Path, home: Path) -> Placed:
+def _into_lm_studio(gguf: Path, home: Path) -> str:
     """A hard link (a copy on another disk) at models/PUBLISHER/NAME/FILE."""
     folder = _lm_studio_folder(home)
     target = folder / "models" / PUBLISHER / model_name(gguf) / gguf.name
     if not folder.is_dir():
-        return Placed(
-            False,
+        return (
             f"LM Studio is not here (no {folder}); there, copy the file to "
-            f"{target}, or run: lms import {gguf.name}",
+            f"{target}, or run: lms import {gguf.name}"
         )
     if target.exists():
         if os.path.samefile(target, gguf):
-            return Placed(True, f"LM Studio has it already: {target}")
+            return f"LM Studio has it already: {target}"
         raise ArtifactError(
             f"LM Studio has another file at {target}; delete it there, or write another --out"
         )
@@ -99,7 +90,7 @@ def _into_lm_studio(gguf: Path, home: Path) -> Placed:
     except OSError:
         with write_whole(target) as beside:
             shutil.copyfile(gguf, beside)
-    return Placed(True, f"LM Studio lists it as {PUBLISHER}/{model_name(gguf)}: {target}")
+    return f"LM Studio lists it as {PUBLISHER}/{model_name(gguf)}: {target}"
 
 
 def _lm_studio_folder(home: Path) -> Path:
@@ -110,16 +101,16 @@ def _lm_studio_folder(home: Path) -> Path:
     return old if old.is_dir() and not (home / ".lmstudio").is_dir() else home / ".lmstudio"
 
 
-def _into_ollama(gguf: Path) -> Placed:
+def _into_ollama(gguf: Path) -> str:
     modelfile, name = write_modelfile(gguf), model_name(gguf)
     command = ["ollama", "create", name, "-f", str(modelfile)]
     if shutil.which("ollama") is None:
-        return Placed(False, f"Ollama is not here; where it is, run: {' '.join(command)}")
+        return f"Ollama is not here; where it is, run: {' '.join(command)}"
     done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         raise VectomyError(f"ollama create failed: {(lines or ['no message'])[-1]:.300}")
-    return Placed(True, f"ollama run {name}")
+    return f"ollama run {name}"
 
 
 def model_name(gguf: Path) -> str:
