@@ -16,6 +16,8 @@ OWN = {
     "demo-0123456789ab": 300,
     "demo-base-0123456789ab.partial": 200,
     "gguf-0123456789abcdef-2": 100,
+    "demo-weights.k3_x9a0z": 70,
+    "edits": 60,
 }
 FOREIGN = ("demo", "demo-mine", "gguf-notes", "models", "demo-0123456789ab-copy")
 
@@ -35,7 +37,7 @@ def cache(tmp_path: Path) -> Path:
 
 def test_own_folders_are_listed_with_their_size_largest_first(cache: Path) -> None:
     assert {entry.path.name: entry.bytes for entry in list_cache(cache)} == OWN
-    assert [entry.bytes for entry in list_cache(cache)] == [300, 200, 100]
+    assert [entry.bytes for entry in list_cache(cache)] == [300, 200, 100, 70, 60]
     assert list_cache(cache / "none") == []
 
 
@@ -56,12 +58,22 @@ def test_what_a_process_is_making_stays(cache: Path) -> None:
     assert remove_entry(entry)
 
 
+def test_two_cleans_at_once_remove_everything_once(cache: Path) -> None:
+    first, second = list_cache(cache), list_cache(cache)
+    assert all(remove_entry(entry) for entry in first)
+    assert all(remove_entry(entry) for entry in second)
+    assert list_cache(cache) == []
+    with wait_for_lock(cache / "demo.lock"):
+        (cache / "demo-weights.busy0000").mkdir()
+        assert not remove_entry(list_cache(cache)[0])
+
+
 def test_every_name_that_the_source_gives_to_a_cached_folder_is_known(tmp_path: Path) -> None:
     source = Path(__file__).parents[2] / "src" / "vectomy"
     texts = [path.read_text(encoding="utf-8") for path in source.rglob("*.py")]
-    names = [name for text in texts for name in re.findall(r'cache_folder\(\) / f"([^"]*)"', text)]
+    names = [name for text in texts for name in re.findall(r'cache_folder\(\) / f?"([^"]*)"', text)]
     # No folder of the cache is named in another way.
-    assert len(names) == sum(text.count("cache_folder() /") for text in texts) == 3
+    assert len(names) == sum(text.count("cache_folder() /") for text in texts) == 4
     for name in names:
         filled = re.sub(r"\{[^{}]*\[:(\d+)\]\}", lambda match: "a" * int(match[1]), name)
         (tmp_path / re.sub(r"\{\w+\}", "2", filled)).mkdir()

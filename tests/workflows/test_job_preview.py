@@ -101,3 +101,24 @@ def test_a_dry_run_of_heal_lists_its_stages_and_deletes_nothing(tmp_path: Path, 
     assert [stage["name"] for stage in planned["stages"]] == names
     assert planned["written_bytes"] > 0
     assert [path.name for path in out.iterdir()] == ["kept"]
+
+
+@pytest.mark.parametrize("model", ["owner/nothing", "demo"])
+def test_a_dry_run_fetches_and_builds_no_model(
+    model: str, tmp_path: Path, vectomy: Vectomy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("VECTOMY_CACHE", str(cache))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    out, edit = tmp_path / "out", str(published.finished())
+    edit = str(Path(edit) / "edit.safetensors")
+    for words in (
+        ("run", model, "--out", str(out)),
+        ("apply", edit, model, "--out", str(out)),
+        ("heal", model, "--edit", edit, "--out", str(out)),
+    ):
+        status, printed, err = vectomy(*words, "--dry-run", "--json")
+        assert status == 0, (words, err)
+        assert json.loads(printed)["reads"][0].startswith(f"{model}: ")
+        assert not out.exists()
+        assert not cache.exists()

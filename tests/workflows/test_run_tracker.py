@@ -66,6 +66,24 @@ def test_wandb_and_trackio_get_the_same(folder: Path, tracker: str, monkeypatch:
     assert all(isinstance(value, float) for value in last.values())
 
 
+def test_a_tracker_that_fails_is_named_after_the_summary(
+    folder: Path, vectomy: Vectomy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(**_: Any) -> None:
+        raise RuntimeError("api_key not configured")
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=refuse, __spec__=object()))
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    given = ("run", config["model"], "--config", str(folder / "config.json"), "--out", str(folder), "--yes")
+    for more in ((), ("--json",)):
+        status, out, err = vectomy(*given, "--report-to", "wandb", *more)
+        assert status == 0, err
+        assert "edited" in out
+        assert "wandb did not take its numbers (RuntimeError: api_key not configured)" in " ".join(
+            err.split()
+        )
+
+
 def test_a_tracker_that_is_not_here_is_named_before_the_run(
     tmp_path: Path, vectomy: Vectomy, monkeypatch: pytest.MonkeyPatch
 ) -> None:

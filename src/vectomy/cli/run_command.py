@@ -27,9 +27,9 @@ from vectomy.cli.progress_bars import bars
 from vectomy.cli.terminal import log_line
 from vectomy.cli.trait_command import TRAIT_OPTIONS, asks_for_trait, configure_trait, trait_options
 from vectomy.cli.vocabulary import AsJson, ConfigFile, DryRun, Model, Overwrite, Yes, out_option
-from vectomy.core.after_run import AfterRun
+from vectomy.core.after_run import AfterRun, Tracker
 from vectomy.core.config import validate_config, write_flag
-from vectomy.core.errors import ConfigError, UsageError
+from vectomy.core.errors import ConfigError, UsageError, VectomyError
 from vectomy.core.ranks import is_launched
 from vectomy.core.results import RunResults
 from vectomy.core.run_config import HUB_PROMPTS, RunConfig, make_config
@@ -141,19 +141,30 @@ def run_until(until: str, values: dict[str, Any]) -> None:
     if not first:
         return
     summary = results.to_json()
-    if summary and after.report_to != "none":
-        from vectomy.workflows.run_tracker import report_run
-
-        report_run(out, after.report_to)
     if values["as_json"]:
         typer.echo(json.dumps(summary or {"folder": str(out), "until": until}, indent=2))
     elif summary:
         from vectomy.cli.tables.summary_table import print_summary
 
         print_summary(summary, str(out))
-        _go_on(out, after, asked=not headless)
     else:
         typer.echo(f"done up to {until}; see {out}")
+    if not summary:
+        return
+    if after.report_to != "none":
+        _report(out, after.report_to)
+    if not values["as_json"]:
+        _go_on(out, after, asked=not headless)
+
+
+def _report(out: Path, tracker: Tracker) -> None:
+    """Pass the numbers to a tracker; the run is done, whatever that says."""
+    from vectomy.workflows.run_tracker import report_run
+
+    try:
+        report_run(out, tracker)
+    except VectomyError as error:
+        log_line(str(error))
 
 
 def _preview(config: RunConfig, out: Path, until: str, *, as_json: bool) -> None:

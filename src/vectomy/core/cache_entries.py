@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,8 +22,11 @@ KINDS = {
     re.compile(r"demo-[0-9a-f]{12}"): ("the demo model", "demo.lock"),
     re.compile(r"demo-base-[0-9a-f]{12}"): ("the base of the demo model", "demo.lock"),
     re.compile(r"(gguf-[0-9a-f]{16}-\w+)"): ("weights of a GGUF file in bfloat16", "{0}.lock"),
+    re.compile(r"edits"): ("Edits that an evaluation was given as objects", "edits.lock"),
 }
 LEFTOVERS = (".partial", ".base")
+# A fetched package, unpacked while the demo model is made; the rest of its name is random.
+FETCHED = re.compile(r"demo-weights\.\w+")
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,11 @@ def list_cache(folder: Path | None = None) -> list[CacheEntry]:
 
 
 def remove_entry(entry: CacheEntry) -> bool:
-    """Remove a folder of the cache. False if a process is making it just now.
+    """Remove a folder of the cache, which another process may have removed meanwhile. False if a
+    process is making it just now.
+
+    It first gets a name that no command reads: a command that opens it then finds nothing, and
+    makes it again, instead of half of it.
 
     Raises:
         ArtifactError: there is no right to remove it.
@@ -63,8 +71,13 @@ def remove_entry(entry: CacheEntry) -> bool:
     if release is None:
         return False
     try:
-        with name_write_errors(entry.path):
-            shutil.rmtree(entry.path)
+        with name_write_errors(entry.path), suppress(FileNotFoundError):
+            aside = entry.path
+            if not aside.name.endswith(LEFTOVERS) and not FETCHED.fullmatch(aside.name):
+                aside = entry.path.with_name(f"{entry.path.name}.partial")
+                shutil.rmtree(aside, ignore_errors=True)
+                entry.path.replace(aside)
+            shutil.rmtree(aside)
     finally:
         release()
     return True
@@ -77,6 +90,12 @@ def _read_entry(path: Path) -> CacheEntry | None:
     name = path.name
     for suffix in LEFTOVERS:
         name = name.removesuffix(suffix)
+    if FETCHED.fullmatch(name):
+        size, newest = _measure(path.rglob("*"))
+        date = newest or _date(path.stat().st_mtime)
+        return CacheEntry(
+            path, "a package of the demo model, left over", size, date, path.with_name("demo.lock")
+        )
     for pattern, (what, lock) in KINDS.items():
         match = pattern.fullmatch(name)
         if match is not None:
@@ -89,7 +108,12 @@ def _read_entry(path: Path) -> CacheEntry | None:
 
 def _measure(files: Iterable[Path]) -> tuple[int, str | None]:
     """Bytes, and the date of the newest."""
-    stats = [file.stat() for file in files if file.is_file() and not file.is_symlink()]
+    stats = []
+    # Another process may be removing them.
+    with suppress(FileNotFoundError):
+        for file in files:
+            if file.is_file() and not file.is_symlink():
+                stats.append(file.stat())
     newest = max((stat.st_mtime for stat in stats), default=None)
     return sum(stat.st_size for stat in stats), None if newest is None else _date(newest)
 

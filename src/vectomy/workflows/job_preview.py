@@ -20,7 +20,7 @@ from vectomy.core.versions import versions
 from vectomy.edits.edit import Edit
 from vectomy.healing.heal_config import HealConfig
 from vectomy.models import is_local
-from vectomy.models.demo import is_demo
+from vectomy.models.demo import is_built, is_demo
 from vectomy.workflows.distill_workflow import DistillWorkflow
 from vectomy.workflows.heal.heal_inputs import open_inputs
 from vectomy.workflows.heal.heal_stages import HealWorkflow, list_heal_stages
@@ -66,21 +66,15 @@ def preview_run(
 ) -> JobPreview:
     """Check the model folder, the prompts and the settings of a run as it would itself.
 
-    A model that would be downloaded is not looked at.
+    A model that would be downloaded or built is not looked at.
 
     Raises:
         VectomyError: what the run would raise before its first stage.
     """
     folder = RunFolder(out)
     exists = out.exists()
-    if not is_local(config.model) and not is_demo(config.model):
-        return JobPreview(
-            out,
-            exists,
-            (f"{config.model}: from the Hub, or its cache", *_list_sources(config)),
-            free_bytes=_free_bytes(out),
-            notes=("size and stages of a model of the Hub are known when it is on this machine",),
-        )
+    if not _is_here(config.model):
+        return _preview_absent(out, [config.model], _list_sources(config))
     work = open_workflow(config, folder, progress=progress, log=log)
     digest = work.prepare()
     check_ready(work, work.list_checks())
@@ -115,9 +109,14 @@ def preview_healing(
 ) -> JobPreview:
     """Check models, Edit and prompts of a healing as it would itself; arguments as of `heal_model`.
 
+    Models that would be downloaded or built are not looked at.
+
     Raises:
         VectomyError: what the healing would raise before its first stage.
     """
+    models = [name for name in (model, base) if name is not None]
+    if not all(map(_is_here, models)):
+        return _preview_absent(out, models, [f"preferences: {config.preferences}"])
     trust = config.runtime.trust_remote_code
     inputs = open_inputs(
         model, base, edit, project=config.project, trust_remote_code=trust, progress=progress
@@ -143,7 +142,7 @@ def preview_healing(
     done = folder.list_done([(stage.name, stage.needs) for stage in asked], digest)
     unedited = Checkpoint.open(inputs.base)
     # What is baked, and what is merged.
-    models = [stage for stage in asked if {"edited", "checkpoint"} & set(stage.writes)]
+    makers = [stage for stage in asked if {"edited", "checkpoint"} & set(stage.writes)]
     edited = () if inputs.edited is None else (f"{inputs.edited}: the edited model",)
     return JobPreview(
         out,
@@ -154,13 +153,13 @@ def preview_healing(
             f"preferences: {config.preferences}",
         ),
         tuple(StagePreview(stage.name, tuple(stage.writes), stage.name in done) for stage in asked),
-        len(models) * count_written_bytes(unedited),
+        len(makers) * count_written_bytes(unedited),
         _free_bytes(out),
     )
 
 
 def preview_export(edit: Edit, name: str, model: str, out: Path, form: ExportFormat) -> JobPreview:
-    """What `vectomy apply` would write.
+    """What `vectomy apply` would write. A model that would be downloaded or built is not looked at.
 
     Args:
         name: the Edit as a person named it.
@@ -170,6 +169,8 @@ def preview_export(edit: Edit, name: str, model: str, out: Path, form: ExportFor
         EditError: the model is not the Edit's base.
         UsageError, CheckpointError: `model` is no unedited model.
     """
+    if not _is_here(model):
+        return _preview_absent(out, [model], [f"{name}: {len(edit.operations)} operations on writers"])
     written = None
     if form == "gguf" and is_gguf(model):
         read = written = Path(model).stat().st_size
@@ -185,6 +186,27 @@ def preview_export(edit: Edit, name: str, model: str, out: Path, form: ExportFor
         written_bytes=written,
         free_bytes=_free_bytes(out),
         notes=() if written else (f"the size of a {form} file is known when it is written",),
+    )
+
+
+def _is_here(model: str) -> bool:
+    """Whether a model can be opened without being downloaded or built."""
+    return is_built(model) if is_demo(model) else is_local(model)
+
+
+def _preview_absent(out: Path, models: Sequence[str], other: Sequence[str]) -> JobPreview:
+    """Of a job whose models are not on this machine; nothing is fetched to look at them."""
+    places = {
+        name: "built in the cache when the command runs" if is_demo(name) else "from the Hub, or its cache"
+        for name in models
+        if is_demo(name) or not is_local(name)
+    }
+    return JobPreview(
+        out,
+        out.exists(),
+        (*(f"{name}: {places.get(name, 'a folder')}" for name in models), *other),
+        free_bytes=_free_bytes(out),
+        notes=("sizes and stages are known when the models are on this machine",),
     )
 
 

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from vectomy.core.after_run import Tracker
+from vectomy.core.errors import VectomyError
+from vectomy.core.quoted_error import quote_error
 from vectomy.core.results import FormMetrics, RunResults, SearchResults
 from vectomy.core.run_folder import read_json
 
@@ -29,7 +31,11 @@ def explain_missing_tracker(tracker: Tracker) -> str | None:
 
 
 def report_run(folder: Path, tracker: Tracker) -> None:
-    """Pass the numbers of the finished run in `folder` to a tracker."""
+    """Pass the numbers of the finished run in `folder` to a tracker.
+
+    Raises:
+        VectomyError: the tracker does not take them (no key, no network).
+    """
     results = RunResults.from_json(read_json(folder / "summary.json"))
     scores = SearchResults.from_json(read_json(folder / "scores.json"))
     steps = [(int(row.step or 0), numbers_of(row.to_json(), "search/", {"step"})) for row in scores.history]
@@ -42,10 +48,19 @@ def report_run(folder: Path, tracker: Tracker) -> None:
         "seed": results.seed,
         "edit_sha256": results.edit.sha256,
     }
-    if tracker == "tensorboard":
-        _to_tensorboard(folder / "tensorboard", [*steps, (last, final)])
-    elif tracker != "none":
-        _to_wandb(tracker, folder, settings, [*steps, (last, final)])
+    rows = [*steps, (last, final)]
+    try:
+        if tracker == "tensorboard":
+            _to_tensorboard(folder / "tensorboard", rows)
+        elif tracker != "none":
+            _to_wandb(tracker, folder, settings, rows)
+    # Each tracker has errors of its own, without a common class.
+    except Exception as error:
+        raise VectomyError(
+            f"the run in {folder} is finished, but {tracker} did not take its numbers "
+            f"({type(error).__name__}: {quote_error(error)}); the same command with --report-to {tracker} "
+            "passes them again"
+        ) from error
 
 
 def numbers_of(values: Mapping[str, object], prefix: str, without: Iterable[str] = ()) -> Numbers:
