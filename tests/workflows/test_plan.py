@@ -7,6 +7,7 @@ import json
 import math
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import tiny_chat
@@ -23,6 +24,9 @@ from vectomy.cli.tables.plan_table import print_plan
 from vectomy.core.errors import ArchitectureError, ModelError
 from vectomy.models.model_shape import count_multiplied
 from vectomy.models.speed_probe import CallTime, Speeds
+
+if TYPE_CHECKING:
+    from command_line import Vectomy
 
 TIER = "zoo"
 # Of no machine: a second for each call, token, row, label, and a nanosecond for each byte.
@@ -212,3 +216,30 @@ def test_an_unknown_type_and_a_refused_one_are_named(tmp_path: Path) -> None:
 def test_a_device_that_is_not_here_is_named(tiny_of) -> None:
     with pytest.raises(ModelError, match=r"no device '(cuda:99|mps)'"):
         plan_on_this_machine(tiny_of().folder, device="mps" if torch.cuda.is_available() else "cuda:99")
+
+
+def test_the_command_plans_the_run_that_the_folder_s_file_configures(
+    tmp_path: Path, vectomy: Vectomy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Options go over the file; without one, the plan is that of the defaults."""
+    monkeypatch.chdir(tmp_path)
+    command = ("plan", str(tiny_chat.folder()), "--device", "cpu", "--json")
+
+    def planned(*more: str) -> dict[str, Any]:
+        status, out, err = vectomy(*command, *more)
+        assert status == 0, err
+        return json.loads(out)
+
+    usual = planned()
+    assert usual["work"]["steps"] == 36
+    (tmp_path / "vectomy.toml").write_text(
+        "[run]\nanswer_tokens = 7\nembeddings = false\n[run.contrast]\nn_fit = 20\n[run.selection]\n"
+        'steps = 5\n[run.after]\nthen = "nothing"\n',
+        encoding="utf-8",
+    )
+    filed = planned()
+    assert [filed["work"][name] for name in ("answer_tokens", "fit", "steps")] == [7, 20, 5]
+    assert len(filed["writers"]) == len(usual["writers"]) - 1
+    assert len(planned("--embeddings")["writers"]) == len(usual["writers"])
+    (tmp_path / "vectomy.toml").write_text("[run]\ntrust_remote_code = true\n", encoding="utf-8")
+    assert vectomy(*command)[0] == 2

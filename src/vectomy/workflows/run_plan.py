@@ -24,7 +24,15 @@ from vectomy.models.speed_probe import Speeds, measure_speeds
 from vectomy.workflows.cost_model import PlannedStage, count_run_stages
 from vectomy.workflows.planned_work import Place, Workload
 
-__all__ = ["PlannedRun", "count_workload", "find_device", "is_config_alone", "measure_shape", "plan_run"]
+__all__ = [
+    "PlannedRun",
+    "configured_workload",
+    "count_workload",
+    "find_device",
+    "is_config_alone",
+    "measure_shape",
+    "plan_run",
+]
 
 # Files that hold weights: where one is there, the folder is no configuration alone.
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".index.json")
@@ -93,16 +101,26 @@ def count_workload(config: RunConfig, chat: ChatModel, sides: Sequence[Any]) -> 
     fit, search, test = (
         max(len(getattr(side, split)) for side in sides) for split in ("fit", "search", "test")
     )
-    batch = config.runtime.batch_tokens
-    plain = Workload()
     return replace(
-        plain,
+        configured_workload(config),
         fit=fit,
         search=search,
         test=test,
         shared=shared,
         own=round(sum(len(ids) - shared for ids in rows) / len(rows)),
         longest=max(len(ids) - shared for ids in rows),
+    )
+
+
+def configured_workload(config: RunConfig) -> Workload:
+    """The work of a configured run whose prompts are not read: as many as it takes at most."""
+    batch = config.runtime.batch_tokens
+    plain = Workload()
+    return replace(
+        plain,
+        fit=config.contrast.n_fit,
+        search=config.contrast.n_search,
+        test=config.contrast.n_test,
         answer_tokens=config.answer_tokens,
         steps=config.steps,
         learned=config.recipe in ("gradient", "selective", "distill"),
