@@ -21,6 +21,7 @@ from vectomy.core.errors import ArtifactError, UsageError
 from vectomy.core.run_folder import write_json
 from vectomy.edits.edit import Edit
 from vectomy.edits.export import bake
+from vectomy.hub.published_source import _read_summary
 from vectomy.search.estimators import Directions
 from vectomy.workflows.run import run
 from vectomy.workflows.run_points import open_point, read_points
@@ -111,7 +112,11 @@ def test_an_edit_of_a_frontier_says_where_the_search_found_it(recipe: str, tmp_p
     points = [point for point in read_points(folder).points if not point.chosen]
     assert points
     for point in points:
-        place = open_point(folder, point).about["direction"]
+        edit = open_point(folder, point)
+        place = edit.about["direction"]
+        # What is said of the Edit where it is published.
+        said = _read_summary(None, edit).get("direction")
+        assert said == (place if recipe == "gradient" else None)
         given = Edit.load(run_of(recipe) / str(point.edit)).about["direction"]
         if recipe == "gradient":
             name = f"{given['step']}" + (f"@{given['strength']:g}" if given["strength"] != 1.0 else "")

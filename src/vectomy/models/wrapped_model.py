@@ -44,6 +44,7 @@ def wrap(
 
     The model is neither moved nor changed: it keeps its device, dtype, placement and hooks, and
     what Vectomy registers on it is removed when the work ends. The tokenizer is not changed either.
+    Its weights are compared with those of its folder, which reads them once.
 
         model = AutoModelForCausalLM.from_pretrained(NAME, device_map="auto")
         chat = vectomy.wrap(model, AutoTokenizer.from_pretrained(NAME))
