@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,12 @@ import published
 import pytest
 import tiny_chat
 from tiny import file_hashes
+
+from vectomy.core.run_config import make_config
+from vectomy.core.run_folder import RunFolder
+from vectomy.data.trait_file import bundled_traits, load_trait
+from vectomy.workflows.run import open_workflow
+from vectomy.workflows.run_plan import estimate_workload
 
 if TYPE_CHECKING:
     from command_line import Vectomy
@@ -54,7 +61,65 @@ def test_a_dry_run_of_a_run_is_what_the_run_does(tmp_path: Path, vectomy: Vectom
     assert file_hashes(out) == before
     text = vectomy(*words(out, "--dry-run"))[1]
     assert "stage 1  baseline: done before" in text
+    assert "how      recipe arditi, float32, on cpu, answers of up to 8 tokens\n" in text
     assert text.endswith("nothing was changed (--dry-run)\n")
+
+
+def test_a_dry_run_names_how_long_the_run_takes_and_nothing_twice(tmp_path: Path, vectomy: Vectomy) -> None:
+    status, text, err = vectomy(*words(tmp_path / "run", "--dry-run", "--recipe", "gradient"))
+    assert status == 0, err
+    assert re.search(r"recipe gradient, float32, on cpu, .*, about \d+ (s|min) \(an estimate", text)
+    sizes = re.findall(r"[\d.]+ [KM]iB", text)
+    assert len(sizes) == len(set(sizes)) == 2
+    assert text.count("4 to test on") == 2
+    assert "+ 4" not in text
+
+
+def test_a_plan_counts_the_prompts_that_the_run_would_take(tmp_path: Path) -> None:
+    sources = tiny_chat.sources()
+    options = {"positive": sources["positive"], "negative": sources["negative"], "n_fit": 8, "n_test": 4}
+    config = make_config(str(tiny_chat.folder()), options)
+    work = open_workflow(config, RunFolder(tmp_path / "run"))
+    work.prepare()
+    assert work.planned is not None
+    planned = estimate_workload(config, tiny_chat.folder())
+    assert planned == work.planned.work
+    assert (planned.fit, planned.test) == (8, 4)
+    # Prompts of the Hub are not fetched for a plan.
+    usual = estimate_workload(make_config("owner/name", {"n_fit": 8, "answer_tokens": 16}), tmp_path)
+    assert (usual.fit, usual.search, usual.answer_tokens) == (8, 32, 16)
+
+
+@pytest.mark.parametrize("recipe", ["arditi", "cosmic", "article", "selective"])
+def test_a_plan_refuses_a_recipe_that_it_cannot_count(recipe: str, vectomy: Vectomy) -> None:
+    status, _, err = vectomy("plan", str(tiny_chat.folder()), "--recipe", recipe)
+    assert status == 2
+    assert f"the work of recipe {recipe} is not counted" in " ".join(err.split())
+
+
+def test_traits_are_a_line_each_and_one_is_shown_with_what_it_does_to_safety(vectomy: Vectomy) -> None:
+    _, listed, _ = vectomy("traits")
+    traits = [load_trait(name) for name in bundled_traits()]
+    assert len(listed.splitlines()) == len(traits) + 2
+    for trait in traits:
+        assert trait.safety not in listed
+        assert trait.safety in vectomy("traits", trait.name)[1]
+    assert json.loads(vectomy("traits", "emoji", "--json")[1])[0]["name"] == "emoji"
+    assert vectomy("traits", "emojy")[0] != 0
+
+
+def test_settings_of_a_file_that_a_trait_ignores_are_named(
+    tmp_path: Path, vectomy: Vectomy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = ("run", str(tiny_chat.folder()), "--trait", "emoji", "--device", "cpu", "--dry-run")
+    for text, said in (
+        ("[run]\n[run.contrast.positive]\n", None),
+        ("[run]\nseed = 3\n[run.contrast]\nn_fit = 9\n", "seed, contrast.n_fit of the file are not used"),
+    ):
+        (tmp_path / "vectomy.toml").write_text(text, encoding="utf-8")
+        err = " ".join(vectomy(*command)[2].split())
+        assert said in err if said else "not used" not in err
 
 
 @pytest.mark.parametrize(("form", "known"), [("checkpoint", True), ("lora", False), ("gguf-lora", False)])

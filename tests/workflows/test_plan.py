@@ -21,6 +21,7 @@ from vectomy import Edit, bake
 from vectomy import plan as plan_on_this_machine
 from vectomy.checkpoint import Checkpoint, architecture_in
 from vectomy.cli.tables.plan_table import print_plan
+from vectomy.cli.tables.receipt_table import name_pattern
 from vectomy.core.errors import ArchitectureError, ModelError
 from vectomy.models.model_shape import count_multiplied
 from vectomy.models.speed_probe import CallTime, Speeds
@@ -109,7 +110,11 @@ def test_a_configuration_alone_is_planned_for(name: str, capsys: pytest.CaptureF
     assert stages["evaluate"].memory_bytes > result.disk_bytes or not result.fits
     assert sum(writer.parameters for writer in result.writers) == result.parameters
     print_plan(result)
-    assert "the folder holds no weights" in " ".join(capsys.readouterr().out.split())
+    printed = capsys.readouterr().out
+    assert "the folder holds no weights" in " ".join(printed.split())
+    # Whole names, at any width of the terminal; no column without a value.
+    assert all(f"{name_pattern(writer.name)} " in printed for writer in result.writers)
+    assert "through" not in printed
 
 
 @pytest.mark.tiny

@@ -14,6 +14,7 @@ from vectomy.cli.options import command_of, given_options, run_options
 from vectomy.cli.progress_bars import bars
 from vectomy.cli.vocabulary import AsJson, ConfigFile, Model, option
 from vectomy.core.config import MACHINE
+from vectomy.core.errors import UsageError
 from vectomy.core.run_config import make_config
 
 __all__ = ["register"]
@@ -21,7 +22,11 @@ __all__ = ["register"]
 OPTIONS = {
     name: annotation
     for name, annotation in run_options().items()
-    if name in ("device", "load_in", "embeddings", "trust_remote_code")
+    if name
+    in (
+        *("device", "load_in", "embeddings", "trust_remote_code"),
+        *("recipe", "seed", "answer_tokens", "n_fit", "n_search", "n_test"),
+    )
 }
 FromRun = Annotated[
     Path | None,
@@ -46,12 +51,19 @@ def _plan(values: dict[str, Any]) -> None:
     from vectomy.workflows.needed_packages import list_missing_for_model
     from vectomy.workflows.plan import plan
     from vectomy.workflows.preflight import refuse
-    from vectomy.workflows.run_plan import configured_workload, is_config_alone
+    from vectomy.workflows.run_plan import (
+        configured_workload,
+        estimate_workload,
+        explain_uncounted,
+        is_config_alone,
+    )
 
     model, file = values["model"], dict(read_config_file("run", values["config"]))
     # What follows a run is no part of its plan.
     file.pop("after", None)
     config = make_config(model, given_options(values, OPTIONS), file, flags=True)
+    if reason := explain_uncounted(config.recipe):
+        raise UsageError(reason)
     runtime = config.runtime
     refuse(*list_missing_for_model(model, runtime.load_in))
     alone = is_config_alone(model)
@@ -63,10 +75,10 @@ def _plan(values: dict[str, Any]) -> None:
         device=runtime.device,
         from_run=values["from_run"],
         load_in=runtime.load_in,
-        work=configured_workload(config),
+        work=configured_workload(config) if alone else estimate_workload(config, Path(folder)),
         trust_remote_code=runtime.trust_remote_code,
     )
     if values["as_json"]:
         typer.echo(json.dumps(result.to_json(), indent=2))
     else:
-        print_plan(result)
+        print_plan(result, config.recipe)

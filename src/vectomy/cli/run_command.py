@@ -219,12 +219,24 @@ def _configure(
         recipe_options = trait_options(values, options)
         if recipe_options is None:
             config = configure_trait(model, values, options)
-            if file:
-                log_line("the trait has settings of its own; those of the file are not used")
+            if unused := _list_set(file):
+                log_line(
+                    f"the trait has settings of its own; {', '.join(unused)} of the file "
+                    f"{'is' if len(unused) == 1 else 'are'} not used"
+                )
             return config, config.trait.name
         options = recipe_options
     made = make_config(model, options, file, flags=True)
     return made, made.recipe
+
+
+def _list_set(table: dict[str, Any], place: str = "") -> list[str]:
+    """The keys of a configuration file that have a value of their own: `contrast.n_fit`."""
+    result = []
+    for key, value in table.items():
+        name = f"{place}{key}"
+        result += _list_set(value, f"{name}.") if isinstance(value, dict) else [name]
+    return result
 
 
 def _announce(config: RunConfig, out: Path) -> None:

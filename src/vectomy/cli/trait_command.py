@@ -60,20 +60,49 @@ def register(app: typer.Typer) -> None:
 
 
 def _traits(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[TRAIT]",
+            help="One trait, with what changing it does to safety.",
+            autocompletion=_complete_trait,
+            show_default=False,
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the bundled traits, and what changing each does to safety."""
-    traits = [load_trait(name) for name in bundled_traits()]
+    """List the bundled traits, or show one and what changing it does to safety."""
+    traits = [load_trait(item) for item in ([name] if name is not None else bundled_traits())]
     if as_json:
         typer.echo(
             json.dumps([trait.model_dump(mode="json") for trait in traits], indent=2, ensure_ascii=False)
         )
         return
-    table = Table("trait", "as it comes", "told apart by", "what it is, and what changing it does to safety")
+    console = open_console()
+    if name is not None:
+        (trait,) = traits
+        lines = [
+            f"{trait.name}: {trait.description}",
+            f"as it comes: {trait.operation}; told apart by {_tell_apart(trait)}",
+            f"safety: {trait.safety}",
+            f"change it: vectomy run MODEL --trait {name}",
+        ]
+        console.print("\n".join(lines), highlight=False, soft_wrap=True)
+        return
+    table = Table("trait", "as it comes", "what it is", box=None, pad_edge=False)
     for trait in traits:
-        how = f"prompt sets, recipe {trait.recipe}" if trait.recipe else f"two contexts, {trait.scorer.kind}"
-        table.add_row(trait.name, trait.operation, how, f"{trait.description} {trait.safety}")
-    open_console().print(table)
+        table.add_row(trait.name, trait.operation, f"{trait.description.split('. ')[0].removesuffix('.')}.")
+    console.width = max(console.width, table.__rich_measure__(console, console.options.update(width=1000)).maximum)
+    console.print(table, crop=False)
+    console.print(
+        "what changing one does to safety: vectomy traits TRAIT", highlight=False, soft_wrap=True
+    )
+
+
+def _tell_apart(trait: Trait) -> str:
+    if trait.recipe is not None:
+        return f"prompt sets, recipe {trait.recipe}"
+    return f"two contexts, scored by {trait.scorer.kind}"
 
 
 def asks_for_trait(values: dict[str, Any]) -> bool:

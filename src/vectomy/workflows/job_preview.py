@@ -8,12 +8,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from vectomy.checkpoint import Checkpoint
+from vectomy.checkpoint import Checkpoint, architecture_in
 from vectomy.checkpoint.gguf import is_gguf
 from vectomy.checkpoint.quantization import count_written_bytes
+from vectomy.core.byte_count import write_bytes
 from vectomy.core.choices import ExportFormat
 from vectomy.core.json_value import JsonObject
-from vectomy.core.progress import Log, Progress, ignore, silent
+from vectomy.core.progress import Log, Progress, duration, ignore, silent
 from vectomy.core.run_config import RunConfig
 from vectomy.core.run_folder import RunFolder, hash_of
 from vectomy.core.versions import versions
@@ -21,12 +22,16 @@ from vectomy.edits.edit import Edit
 from vectomy.healing.heal_config import HealConfig
 from vectomy.models import is_local
 from vectomy.models.demo import is_built, is_demo
+from vectomy.models.precision import stored_dtype, working_dtype
+from vectomy.models.weights import read_model_config
 from vectomy.workflows.distill_workflow import DistillWorkflow
+from vectomy.workflows.edited_size import count_edited_bytes
 from vectomy.workflows.heal.heal_inputs import open_inputs
 from vectomy.workflows.heal.heal_stages import HealWorkflow, list_heal_stages
 from vectomy.workflows.named_model import open_base
 from vectomy.workflows.preflight import check_ready
 from vectomy.workflows.run import list_distill_stages, list_stages, open_workflow
+from vectomy.workflows.run_plan import explain_uncounted, find_device, plan_run
 from vectomy.workflows.run_workflow import RunWorkflow
 from vectomy.workflows.stages import Stage
 
@@ -56,6 +61,10 @@ class JobPreview:
     free_bytes: int | None = None
     """Of the disk that `out` is on."""
     notes: tuple[str, ...] = ()
+    how: str | None = None
+    """Recipe, data type and device of a run, and how long it is estimated to take."""
+    beside_bytes: int | None = None
+    """Of the files beside the weights."""
 
     def to_json(self) -> JsonObject:
         return {**asdict(self), "out": str(self.out)}
@@ -84,14 +93,46 @@ def preview_run(
     asked = stages[: names.index(until) + 1]
     done = folder.list_done([(stage.name, stage.needs) for stage in asked], digest)
     bakes = config.bake and "apply" in [stage.name for stage in asked]
+    arch = architecture_in(work.checkpoint)
+    size = count_edited_bytes(work.checkpoint, arch, embeddings=config.embeddings) if bakes else None
+    shape = f"{arch.model_type} of {arch.n_layers} layers and width {arch.d_model}"
+    beside = ("the GGUF file itself is edited to edited.gguf, in its own types",) if work.writes_gguf else ()
     return JobPreview(
         out,
         exists,
-        (f"{config.model}: {work.checkpoint.bytes:,} bytes of weights", *_list_prompts(work)),
+        (
+            f"{config.model}: {write_bytes(work.checkpoint.bytes)} of weights, {shape}",
+            *_list_prompts(work),
+        ),
         tuple(StagePreview(stage.name, tuple(stage.writes), stage.name in done) for stage in asked),
-        count_written_bytes(work.checkpoint) if bakes else None,
+        None if size is None else size.weights,
         _free_bytes(out),
-        (work.describe(),),
+        beside,
+        _describe_work(work, [stage.name for stage in asked if stage.name not in done]),
+        None if size is None else size.beside,
+    )
+
+
+def _describe_work(work: RunWorkflow, names: Sequence[str]) -> str:
+    """Args:
+    names: of the stages that are not done.
+    """
+    config, device = work.config, find_device(work.runtime.device)
+    asked = work.runtime.dtype
+    model = read_model_config(work.checkpoint, work.runtime.trust_remote_code)
+    whole = work.runtime.load_in is None
+    dtype = working_dtype(asked, model, work.checkpoint, device.type, whole) or stored_dtype(
+        model, work.checkpoint
+    )
+    bits = "" if work.runtime.load_in is None else f" in {work.runtime.load_in.replace('bit', ' bit')}"
+    read = ", block by block" if work.layerwise else ""
+    time = ""
+    if work.planned is not None and explain_uncounted(config.recipe) is None:
+        spent = [stage.seconds for stage in plan_run(work.planned, device=device) if stage.name in names]
+        time = f", about {duration(sum(spent))} (an estimate, as by `vectomy plan`)" if spent else ""
+    return (
+        f"recipe {config.recipe}, {str(dtype).removeprefix('torch.')}{bits}, on {device}{read}, answers of "
+        f"up to {config.answer_tokens} tokens{time}"
     )
 
 
@@ -148,7 +189,7 @@ def preview_healing(
         out,
         out.exists(),
         (
-            f"{inputs.base}: {unedited.bytes:,} bytes of weights",
+            f"{inputs.base}: {write_bytes(unedited.bytes)} of weights",
             *edited,
             f"preferences: {config.preferences}",
         ),
@@ -182,7 +223,7 @@ def preview_export(edit: Edit, name: str, model: str, out: Path, form: ExportFor
     return JobPreview(
         out,
         out.exists(),
-        (f"{model}: {read:,} bytes of weights", f"{name}: {len(edit.operations)} operations on writers"),
+        (f"{model}: {write_bytes(read)} of weights", f"{name}: {len(edit.operations)} operations on writers"),
         written_bytes=written,
         free_bytes=_free_bytes(out),
         notes=() if written else (f"the size of a {form} file is known when it is written",),

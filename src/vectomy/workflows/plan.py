@@ -11,7 +11,6 @@ import torch
 
 from vectomy.architecture import Architecture, Writer, architecture_of, check_covered, excluded_tensors
 from vectomy.checkpoint import Checkpoint, ModelSource, architecture_in
-from vectomy.checkpoint.quantization import count_written_bytes
 from vectomy.core.byte_count import write_bytes
 from vectomy.core.component import OUTSIDE, Component
 from vectomy.core.config import LoadIn
@@ -23,6 +22,7 @@ from vectomy.models.memory import SHARE, available_memory, count_layerwise_bytes
 from vectomy.models.model_shape import ModelShape, build_on_meta
 from vectomy.models.speed_probe import Speeds
 from vectomy.workflows.cost_model import PlannedStage
+from vectomy.workflows.edited_size import count_edited_bytes
 from vectomy.workflows.planned_work import Workload
 from vectomy.workflows.run_plan import PlannedRun, find_device, is_config_alone, measure_shape, plan_run
 from vectomy.workflows.stage_memory import BAKING_PROGRAM
@@ -72,7 +72,7 @@ class Plan:
     fits: bool
     """Whether the model fits into the free memory; if not, collect reads it block by block."""
     stages: tuple[PlannedStage, ...]
-    """Of a run with recipe `gradient` and the default numbers of prompts, in their order."""
+    """Of a run, in their order."""
     work: Workload
     """What the stages are counted for."""
 
@@ -156,7 +156,7 @@ def plan(
             left += [(name, "not asked for") for name in writer.tensors]
     edits_embedding = any(row.component == "embedding" for row in rows)
     untied = arch.tied and edits_embedding and arch.head not in files.names
-    disk = files.written + (shape.head_parameters * shape.itemsize if untied else 0) + files.beside
+    disk = files.written + (files.head if untied else 0) + files.beside
     work = work or Workload()
     stages = plan_run(PlannedRun(shape, work), device=target, speeds=speeds, from_run=from_run)
     seconds = {stage.name: stage.seconds for stage in stages}
@@ -186,6 +186,8 @@ class _Files:
 
     names: Collection[str]
     written: int
+    head: int
+    """Bytes of a head of its own, where it is tied to the embedding."""
     beside: int
     memory: dict[str, int]
     fits: bool
@@ -198,9 +200,10 @@ class _Files:
             "collect_whole": opened.bytes + BAKING_PROGRAM,
             "collect_streamed": layerwise_memory(opened, arch, _count_collected()),
         }
-        beside = sum((opened.path / file).stat().st_size for file in opened.sidecars)
+        tied, edited = (count_edited_bytes(opened, arch, embeddings=choice) for choice in (False, True))
         notes = (*opened.notes, *list_template_faults(opened.path, name=name))
-        return cls(opened.tensors, count_written_bytes(opened), beside, memory, fits(opened), notes)
+        head = edited.weights - tied.weights
+        return cls(opened.tensors, tied.weights, head, tied.beside, memory, fits(opened), notes)
 
     @classmethod
     def imagined(cls, shape: ModelShape) -> _Files:
@@ -213,7 +216,8 @@ class _Files:
             ),
         }
         whole = shape.bytes <= SHARE * available_memory()
-        return cls((), shape.bytes, 0, memory, whole, ("the folder holds no weights: sizes are computed",))
+        head = shape.head_parameters * shape.itemsize
+        return cls((), shape.bytes, head, 0, memory, whole, ("the folder holds no weights: sizes are computed",))
 
     def quantise(self, shape: ModelShape, device: torch.device) -> _Files:
         """The same files, when the model is read with its weights quantised in memory."""

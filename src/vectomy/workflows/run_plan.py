@@ -16,7 +16,9 @@ from vectomy.core.errors import ArtifactError
 from vectomy.core.json_value import JsonObject
 from vectomy.core.run_config import RunConfig
 from vectomy.core.run_folder import MARK, read_json
-from vectomy.models import ChatModel, available_memory, check_device, shared_beginning
+from vectomy.data.splits import split_contrast
+from vectomy.models import ChatModel, available_memory, check_device, is_local, shared_beginning
+from vectomy.models.loading import load_without_weights
 from vectomy.models.memory import SHARE
 from vectomy.models.model_shape import ModelShape, build_on_meta
 from vectomy.models.precision import capabilities, computes
@@ -28,12 +30,16 @@ __all__ = [
     "PlannedRun",
     "configured_workload",
     "count_workload",
+    "estimate_workload",
+    "explain_uncounted",
     "find_device",
     "is_config_alone",
     "measure_shape",
     "plan_run",
 ]
 
+# Recipes whose search the cost model counts.
+COUNTED = ("gradient", "tpe")
 # Files that hold weights: where one is there, the folder is no configuration alone.
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".index.json")
 
@@ -109,6 +115,35 @@ def count_workload(config: RunConfig, chat: ChatModel, sides: Sequence[Any]) -> 
         shared=shared,
         own=round(sum(len(ids) - shared for ids in rows) / len(rows)),
         longest=max(len(ids) - shared for ids in rows),
+    )
+
+
+def estimate_workload(config: RunConfig, folder: Path) -> Workload:
+    """The work of a configured run: from its prompts, if they are on this machine (a file, or a
+    bundled set), else from their greatest numbers and usual lengths.
+
+    Args:
+        folder: of the model; its template and tokenizer are read.
+
+    Raises:
+        PromptError: the prompts are too few, or damaged.
+        ModelError: the folder has no tokenizer or no template.
+    """
+    contrast = config.contrast
+    sources = [contrast.positive.prompts, contrast.negative.prompts]
+    if not all(name.startswith("bundled:") or is_local(name) for name in sources):
+        return configured_workload(config)
+    chat = load_without_weights(folder, runtime=config.runtime, name=config.model)
+    return count_workload(config, chat, split_contrast(contrast, config.seed))
+
+
+def explain_uncounted(recipe: str) -> str | None:
+    """Why the work of a recipe is not counted; None if it is."""
+    if recipe in COUNTED:
+        return None
+    return (
+        f"the work of recipe {recipe} is not counted, only that of {' and '.join(COUNTED)}; `vectomy run "
+        f"MODEL --recipe {recipe} --dry-run` names its stages"
     )
 
 

@@ -11,42 +11,56 @@ from vectomy.cli.terminal import open_console
 from vectomy.core.progress import duration
 
 if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions
+
     from vectomy.workflows.plan import Plan
 
 __all__ = ["print_plan"]
 
 
-def print_plan(plan: Plan) -> None:
-    """Writers of one pattern on one line, then the tensors left out, notes, and costs."""
-    table = Table(
-        title=f"{plan.model_type}: {plan.layers} layers of width {plan.d_model}", title_justify="left"
-    )
-    for column in ("writer", "component", "layers", "axis", "through", "parameters"):
-        table.add_column(
-            column, justify="right" if column in ("axis", "parameters") else "left", overflow="fold"
-        )
+def print_plan(plan: Plan, recipe: str = "gradient") -> None:
+    """Writers of one pattern on one line, then the tensors left out, notes, and costs.
+
+    Args:
+        recipe: of the run that its stages are counted for.
+    """
     groups: dict[tuple[str, ...], list[tuple[int | None, int]]] = {}
     for row in plan.writers:
         norms = ", ".join(name_pattern(norm).rpartition(".N.")[2] for norm in row.through_norm)
         key = (name_pattern(row.name), row.component, str(row.axis), norms)
         groups.setdefault(key, []).append((row.layer, row.parameters))
+    # Of most models no writer has a norm behind it.
+    through = [norms for *_, norms in groups if norms]
+    table = Table(box=None, pad_edge=False)
+    for column in ("writer", "component", "layers", "axis", *(["through"] if through else []), "parameters"):
+        # A name that is cut cannot be copied.
+        table.add_column(
+            column, justify="right" if column in ("axis", "parameters") else "left", no_wrap=column != "layers"
+        )
     for (name, component, axis, norms), rows in groups.items():
         layers = _ranges([layer for layer, _ in rows if layer is not None])
-        table.add_row(name, component, layers, axis, norms, f"{sum(count for _, count in rows):,}")
+        count = f"{sum(count for _, count in rows):,}"
+        table.add_row(name, component, layers, axis, *([norms] if through else []), count)
     console = open_console()
-    console.print(table)
+    console.print(f"{plan.model_type}: {plan.layers} layers of width {plan.d_model}", highlight=False)
+    console.width = max(console.width, table.__rich_measure__(console, _unbounded(console)).maximum)
+    console.print(table, crop=False)
     print_left(console, plan.left)
     for note in plan.notes:
         console.print(f"note: {note}", highlight=False, soft_wrap=True)
-    console.print("\n".join(_costs(plan)), highlight=False, soft_wrap=True)
+    console.print("\n".join(_costs(plan, recipe)), highlight=False, soft_wrap=True)
     console.print(_stages(plan), highlight=False)
 
 
-def _costs(plan: Plan) -> list[str]:
+def _unbounded(console: Console) -> ConsoleOptions:
+    return console.options.update(width=1000)
+
+
+def _costs(plan: Plan, recipe: str) -> list[str]:
     how = "whole" if plan.fits else "block by block, because it is larger than the free memory"
     work = plan.work
     run = (
-        f"a run with recipe gradient on {work.fit} + {work.search} + {work.test} prompts a side, of "
+        f"a run with recipe {recipe} on {work.fit} + {work.search} + {work.test} prompts a side, of "
         f"{work.shared + work.own} tokens, and answers of {work.answer_tokens} tokens takes here"
     )
     return [

@@ -25,10 +25,14 @@ def print_preview(preview: JobPreview, as_json: bool) -> None:
     for number, stage in enumerate(preview.stages, 1):
         state = "done before" if stage.done else f"writes {', '.join(stage.writes)}"
         lines.append(f"stage {number}  {stage.name}: {state}")
-    size = "" if preview.written_bytes is None else f", {write_bytes(preview.written_bytes)} of weights"
+    written, beside = preview.written_bytes, preview.beside_bytes
+    what = "of weights" if beside is None else "for the edited checkpoint"
+    size = "" if written is None else f", {write_bytes(written + (beside or 0))} {what}"
     free = "" if preview.free_bytes is None else f" ({write_bytes(preview.free_bytes)} are free)"
     state = "which exists" if preview.exists else "new"
     lines.append(f"into     {preview.out}, {state}{size}{free}")
+    if preview.how is not None:
+        lines.append(f"how      {preview.how}")
     lines += [f"note     {note}" for note in preview.notes]
     lines.append("nothing was changed (--dry-run)")
     open_console().print("\n".join(lines), highlight=False, soft_wrap=True)
