@@ -92,11 +92,11 @@ def _traits(
     table = Table("trait", "as it comes", "what it is", box=None, pad_edge=False)
     for trait in traits:
         table.add_row(trait.name, trait.operation, f"{trait.description.split('. ')[0].removesuffix('.')}.")
-    console.width = max(console.width, table.__rich_measure__(console, console.options.update(width=1000)).maximum)
-    console.print(table, crop=False)
-    console.print(
-        "what changing one does to safety: vectomy traits TRAIT", highlight=False, soft_wrap=True
+    console.width = max(
+        console.width, table.__rich_measure__(console, console.options.update(width=1000)).maximum
     )
+    console.print(table, crop=False)
+    console.print("what changing one does to safety: vectomy traits TRAIT", highlight=False, soft_wrap=True)
 
 
 def _tell_apart(trait: Trait) -> str:

@@ -23,13 +23,11 @@ class EditedSize(NamedTuple):
 
 
 def unties_head(checkpoint: Checkpoint, architecture: Architecture) -> bool:
-    """Whether an edit of the embedding stores the head, which is tied to it, as a tensor of its own."""
+    """Whether an edit of the embedding stores its tied head as a tensor of its own."""
     return architecture.tied and architecture.head not in checkpoint.tensors
 
 
-def count_edited_bytes(
-    checkpoint: Checkpoint, architecture: Architecture, *, embeddings: bool
-) -> EditedSize:
+def count_edited_bytes(checkpoint: Checkpoint, architecture: Architecture, *, embeddings: bool) -> EditedSize:
     """Args:
     embeddings: the embedding is edited too.
     """

@@ -217,7 +217,9 @@ class _Files:
         }
         whole = shape.bytes <= SHARE * available_memory()
         head = shape.head_parameters * shape.itemsize
-        return cls((), shape.bytes, head, 0, memory, whole, ("the folder holds no weights: sizes are computed",))
+        return cls(
+            (), shape.bytes, head, 0, memory, whole, ("the folder holds no weights: sizes are computed",)
+        )
 
     def quantise(self, shape: ModelShape, device: torch.device) -> _Files:
         """The same files, when the model is read with its weights quantised in memory."""

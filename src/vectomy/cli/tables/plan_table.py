@@ -35,7 +35,9 @@ def print_plan(plan: Plan, recipe: str = "gradient") -> None:
     for column in ("writer", "component", "layers", "axis", *(["through"] if through else []), "parameters"):
         # A name that is cut cannot be copied.
         table.add_column(
-            column, justify="right" if column in ("axis", "parameters") else "left", no_wrap=column != "layers"
+            column,
+            justify="right" if column in ("axis", "parameters") else "left",
+            no_wrap=column != "layers",
         )
     for (name, component, axis, norms), rows in groups.items():
         layers = _ranges([layer for layer, _ in rows if layer is not None])
