@@ -27,6 +27,6 @@ def download(repo_id: str, revision: str | None = None) -> Path:
         except LocalEntryNotFoundError:
             raise HubError(
                 f"no folder {repo_id} here{suggest_path(repo_id)} (`vectomy ls` lists runs), and the Hub "
-                "could not be asked: its cache does not hold the whole repository; check the name, the network "
-                "and HF_HUB_OFFLINE"
+                "could not be asked: its cache does not hold the whole repository; check the name, "
+                "the network and HF_HUB_OFFLINE"
             ) from None
