@@ -20,7 +20,10 @@ from vectomy.core.threads import available_cores, prepare_threads, use_threads
 TIER = "unit"
 
 # They compute nothing that takes time: they read headers and results, or send files.
-WITHOUT = {"plan", "edit new", "show", "report", "push", "traits"}
+WITHOUT = {
+    *("plan", "edit new", "show", "report", "push", "traits"),
+    *("ls", "cache ls", "cache clean", "config init", "config schema"),
+}
 
 
 @pytest.fixture

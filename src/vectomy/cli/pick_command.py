@@ -16,6 +16,7 @@ from vectomy.cli.vocabulary import (
     AsJson,
     Overwrite,
     Run,
+    ThreadCount,
     TrustRemoteCode,
     Yes,
     base_option,
@@ -62,6 +63,7 @@ def _pick(
     ] = None,
     overwrite: Overwrite = False,
     yes: Yes = False,
+    threads: ThreadCount = "auto",
     trust_remote_code: TrustRemoteCode = False,
     as_json: AsJson = False,
 ) -> None:

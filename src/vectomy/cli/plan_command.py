@@ -42,9 +42,9 @@ def register(app: typer.Typer) -> None:
 
 
 def _plan(values: dict[str, Any]) -> None:
-    """List the weights that an edit would change, and memory, disk and time of each stage of a run,
-    with the settings of its configuration file. Reads no weights; MODEL may be a folder with
-    config.json alone.
+    """List the weights that an edit would change, and memory, disk and time of each stage of a run.
+    Settings are those of `run`, from its configuration file. Reads no weights; MODEL may be a
+    folder with config.json alone.
     """
     from vectomy.cli.tables.plan_table import print_plan
     from vectomy.workflows.named_model import open_base
