@@ -92,7 +92,7 @@ import json, os, sys
 import vectomy
 if sys.argv[1] == "command":
     from vectomy.cli import main
-    sys.argv[1:] = ["--version"]
+    sys.argv[1:] = ["show", "--help"]
     try:
         main()
     except SystemExit:
