@@ -32,3 +32,16 @@ def test_the_demo_is_loaded_by_its_name(name: str, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(demo, "model_folder", {name: tiny_chat.folder()}.__getitem__)
     chat = vectomy.load_model(name, device="cpu")
     assert (chat.checkpoint.path, chat.name) == (tiny_chat.folder(), name)
+
+
+def test_a_run_that_is_mistyped_is_said_to_be_no_folder_before_the_hub_is(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command_line = request.getfixturevalue("vectomy")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for command in ("show", "chat"):
+        status, _, err = command_line(command, "runs/mine")
+        assert status == 1
+        assert "no folder runs/mine here (`vectomy ls` lists runs)" in err
+        assert err.count("runs/mine") == 1
