@@ -88,7 +88,7 @@ NO_EDIT = {
     "unfinished run": "is a run without an Edit; finish it with",
     "empty folder": "is a folder without an Edit .*give",
     "nothing": "does not exist",
-    "Hub id": "fetching 'owner/nothing' failed",
+    "Hub id": "no folder owner/nothing here",
 }
 NO_RUN = {
     "checkpoint": "is a part of the run .*give that folder",
