@@ -19,7 +19,8 @@ HEAVY = (
 # Made of classes of TRL and of transformers' caches: only a job in training imports the first ones,
 # only a model that answers the last one.
 SUBCLASSES = (
-    r"vectomy\.(healing\.(objectives|trainable_model|training|training_progress|__main__)|models\.kv_cache)"
+    r"vectomy\.(healing\.(objectives|trainable_model|training|training_progress|__main__)|models\.kv_cache"
+    r"|workflows\.inspect_provider)"
 )
 LIGHT = ("torch", "transformers", "numpy", "pydantic")
 

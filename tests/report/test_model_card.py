@@ -141,10 +141,10 @@ def test_card_of_almost_nothing() -> None:
 @pytest.mark.parametrize(
     ("after", "words"),
     [
-        (4, "fell from 81 of 100 (81.0%"),
-        (97, "rose from 81 of 100"),
+        (4, "fell from 81 to 4 of 100"),
+        (97, "rose from 81 to 97 of 100"),
         (81, "stayed at 81 of 100"),
-        (78, "the 95% intervals overlap"),
+        (78, "fell from 81 to 78 of 100; chance may account for it"),
     ],
 )
 def test_card_says_which_way_the_rate_went(after: int, words: str) -> None:

@@ -87,6 +87,7 @@ def measure(
     vars(task).update(
         journal=Memory(),
         chat=SimpleNamespace(stream=None),
+        log=lambda line: None,
         preserve=None,
         config=SimpleNamespace(selection=selection),
     )

@@ -178,4 +178,4 @@ def test_until_stops_behind_a_stage_and_a_later_run_goes_on(tmp_path: Path, watc
     for at, stage in enumerate(STAGES):
         result = go(tmp_path / "run", until=stage)
         assert watch.done == list(STAGES[: at + 1])
-        assert bool(result) == (stage == "report")
+        assert (result.format is not None) == (stage == "report")

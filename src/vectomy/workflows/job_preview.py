@@ -216,7 +216,7 @@ def preview_export(edit: Edit, name: str, model: str, out: Path, form: ExportFor
     if form == "gguf" and is_gguf(model):
         read = written = Path(model).stat().st_size
     else:
-        checkpoint = Checkpoint.open(open_base(model))
+        checkpoint = Checkpoint.open(open_base(model, trust_remote_code=False))
         edit.check_base(checkpoint)
         read = checkpoint.bytes
         written = count_written_bytes(checkpoint) if form == "checkpoint" else None

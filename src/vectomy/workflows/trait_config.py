@@ -56,6 +56,7 @@ class TraitRun(RunConfig):
 
     @property
     def chooses_estimator(self) -> bool:
+        """Never: the estimator is fixed."""
         return False
 
     @property
