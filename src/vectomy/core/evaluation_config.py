@@ -50,9 +50,9 @@ class EvaluationConfig(JobConfig):
     text_tokens: Annotated[int, EXPERT] = Field(8192, ge=2)
     """Maximum number of tokens of each text that are read."""
     gates: tuple[str, ...] = ()
-    """A limit for every subject beside the base, as WHAT OP LIMIT: 'harmful<=0.06',
-    'xstest.safe<=base', 'kl<=0.01'; may be repeated. Exit status 4 if one is missed, 5 if one
-    cannot be told from so few prompts.
+    """A limit for every subject but the base and the controls, as WHAT OP LIMIT:
+    'harmful<=0.06', 'xstest.safe<=base', 'kl<=0.01'; may be repeated. Exit status 4 if one is
+    missed, 5 if one cannot be told from so few prompts.
     """
     judge: JudgeName = "refusal"
     engine: Annotated[str, AfterValidator(_check_engine)] = "own"
