@@ -88,7 +88,7 @@ def test_a_receipt_loads_no_checkpoint_whole_that_does_not_fit(
         if label in PACKED:
             assert len(direction_share.projections(folder, basis, device="cpu")[0]) > 1
         else:
-            said = {"zamba": "blocks share", "phi3": "in float32, and 0 MiB are free"}[label]
+            said = {"zamba": "blocks share", "phi3": "in float32, and 0 bytes are free"}[label]
             with pytest.raises(ModelError, match=said):
                 direction_share.projections(folder, basis, device="cpu")
 

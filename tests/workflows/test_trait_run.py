@@ -150,7 +150,7 @@ def test_the_command_lists_traits_and_runs_one(vectomy: Vectomy, tmp_path: Path)
     status, out, _ = vectomy("traits", "--json")
     assert status == 0
     assert {row["name"] for row in json.loads(out)} == set(bundled_traits())
-    status, out, _ = vectomy("traits")
+    status, out, _ = vectomy("traits", "disclaimers")
     assert "Removing this removes warnings" in " ".join(out.split())
     given = [
         str(tiny_style.folder()),

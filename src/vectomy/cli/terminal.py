@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["ColorChoice", "Verbosity", "log_line", "open_console", "reset_terminal", "verbosity"]
+__all__ = [
+    "ColorChoice",
+    "Verbosity",
+    "log_line",
+    "open_console",
+    "reset_terminal",
+    "set_color",
+    "set_verbosity",
+    "verbosity",
+]
 
 ColorChoice = Literal["auto", "always", "never"]
 

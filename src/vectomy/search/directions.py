@@ -31,7 +31,7 @@ from vectomy.report.notebook import draw_cosines
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["Directions"]
+__all__ = ["Directions", "describe_field"]
 
 PlotKind = Literal["cosine", "length"]
 
