@@ -106,7 +106,9 @@ COMMANDS = (
         PUBLISH,
         "Show or remove what vectomy keeps in its cache: `vectomy cache ls`, `vectomy cache clean`.",
     ),
-    CommandEntry("traits", JOB, "List the bundled traits, or show one and what changing it does to safety.", "trait"),
+    CommandEntry(
+        "traits", JOB, "List the bundled traits, or show one and what changing it does to safety.", "trait"
+    ),
     CommandEntry("config", JOB, "Write a file with all settings: `vectomy config init`."),
     CommandEntry(
         "heal",
