@@ -160,7 +160,9 @@ def silent_loads(file: Path) -> list[str]:
         and call.func.id in LOADERS
         # A function of this name without arguments has them bound.
         and call.args
-        and not {"runtime", "trust_remote_code"} & {word.arg for word in call.keywords}
+        # A constant tells nothing: it is what the caller was told that has to arrive.
+        and not {"runtime", "trust_remote_code"}
+        & {word.arg for word in call.keywords if not isinstance(word.value, ast.Constant)}
     ]
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from vectomy.cli.help import MAKE, SectionedCommand
+from vectomy.cli.options import unpack
 from vectomy.cli.progress_bars import bars
 from vectomy.cli.vocabulary import (
     AsJson,
@@ -32,13 +34,16 @@ def register(app: typer.Typer) -> None:
     app.command("apply", cls=SectionedCommand, rich_help_panel=MAKE)(_apply)
 
 
-def _apply(
-    edit: Edit,
-    model: Model,
+@dataclass(frozen=True)
+class ApplyOptions:
+    """What the command takes."""
+
+    edit: Edit
+    model: Model
     out: Annotated[
         Path, out_option("PATH", "a new folder for a checkpoint or a PEFT adapter, a new file for GGUF.")
-    ],
-    strength: Annotated[float, strength_option("multiplies the Edit's own strengths.")] = 1.0,
+    ]
+    strength: Annotated[float, strength_option("multiplies the Edit's own strengths.")] = 1.0
     form: Annotated[
         ExportFormat | None,
         option(
@@ -48,15 +53,15 @@ def _apply(
             "vector for it. [default: checkpoint; gguf if MODEL is a GGUF file]",
             panel=OUTPUT,
         ),
-    ] = None,
+    ] = None
     quant: Annotated[
         Quantization | None,
         option("--quant", help="Types of a GGUF file made from a folder. [default: f16]", panel=OUTPUT),
-    ] = None,
+    ] = None
     to: Annotated[
         Literal["lmstudio", "ollama"] | None,
         option("--to", help="Put the GGUF file where this program finds it, too.", panel=OUTPUT),
-    ] = None,
+    ] = None
     overwrite: Annotated[
         bool,
         option(
@@ -64,10 +69,8 @@ def _apply(
             help="Replace finished results of other settings: with --to ollama, its model of the same name.",
             panel=OUTPUT,
         ),
-    ] = False,
-    base: Annotated[
-        str | None, base_option("needed for a GGUF file that the Edit was not made from.")
-    ] = None,
+    ] = False
+    base: Annotated[str | None, base_option("needed for a GGUF file that the Edit was not made from.")] = None
     link: Annotated[
         bool,
         option(
@@ -75,7 +78,7 @@ def _apply(
             help="Hard-link shards that the edit does not touch instead of copying them.",
             panel=OUTPUT,
         ),
-    ] = False,
+    ] = False
     verified: Annotated[
         bool,
         option(
@@ -83,12 +86,15 @@ def _apply(
             help="Run the edited checkpoint and measure its residual stream; hash the written tensors.",
             panel=OUTPUT,
         ),
-    ] = True,
-    threads: ThreadCount = "auto",
-    trust_remote_code: TrustRemoteCode = False,
-    dry_run: DryRun = False,
-    as_json: AsJson = False,
-) -> None:
+    ] = True
+    threads: ThreadCount = "auto"
+    trust_remote_code: TrustRemoteCode = False
+    dry_run: DryRun = False
+    as_json: AsJson = False
+
+
+@unpack(ApplyOptions)
+def _apply(options: ApplyOptions) -> None:
     """Write an Edit into a copy of its base, or as an adapter. Prints the receipt: every weight
     that was edited or left alone. Exit status 1 if a written weight is NaN or infinite.
     """
@@ -101,45 +107,53 @@ def _apply(
     from vectomy.workflows.preflight import refuse
     from vectomy.workflows.write_export import write_export
 
-    form = form or ("gguf" if is_gguf(model) else "checkpoint")
-    in_place = form == "gguf" and is_gguf(model)
-    _check_options(in_place, form, quant, base, to)
-    if to == "ollama" and not overwrite:
-        check_ollama_name(out)
-    refuse(*list_missing_for_export(form, model))
+    form = options.form or ("gguf" if is_gguf(options.model) else "checkpoint")
+    in_place = form == "gguf" and is_gguf(options.model)
+    _check_options(in_place, form, options.quant, options.base, options.to)
+    if options.to == "ollama" and not options.overwrite:
+        check_ollama_name(options.out)
+    refuse(*list_missing_for_export(form, options.model))
     if form == "gguf" and not in_place:
         converter()
-        check_quantizer(quant or "f16")
-    chosen = open_edit(edit) * strength
-    if dry_run:
+        check_quantizer(options.quant or "f16")
+    chosen = open_edit(options.edit) * options.strength
+    if options.dry_run:
         from vectomy.cli.tables.preview_table import print_preview
         from vectomy.workflows.job_preview import preview_export
 
-        print_preview(preview_export(chosen, edit, model, out, form), as_json)
+        preview = preview_export(
+            chosen,
+            options.edit,
+            options.model,
+            options.out,
+            form,
+            trust_remote_code=options.trust_remote_code,
+        )
+        print_preview(preview, options.as_json)
         return
 
     receipt = write_export(
         chosen,
-        model,
-        out,
+        options.model,
+        options.out,
         form,
-        base=base,
-        quant=quant,
-        link_untouched=link,
-        verified=verified,
-        trust_remote_code=trust_remote_code,
+        base=options.base,
+        quant=options.quant,
+        link_untouched=options.link,
+        verified=options.verified,
+        trust_remote_code=options.trust_remote_code,
         progress=bars,
     )
-    if as_json:
+    if options.as_json:
         typer.echo(json.dumps(receipt.to_json(), indent=2))
     else:
         print_receipt(receipt)
-        typer.echo(f"written to {out}")
+        typer.echo(f"written to {options.out}")
     if receipt.status == "not_carried":
         raise typer.Exit(1)
     # A program gets no file that is not the edit.
     if form == "gguf":
-        typer.echo("\n".join(_place(out, to, overwrite)), err=as_json)
+        typer.echo("\n".join(_place(options.out, options.to, options.overwrite)), err=options.as_json)
 
 
 def _place(out: Path, to: Literal["lmstudio", "ollama"] | None, overwrite: bool) -> list[str]:

@@ -199,12 +199,21 @@ def preview_healing(
     )
 
 
-def preview_export(edit: Edit, name: str, model: str, out: Path, form: ExportFormat) -> JobPreview:
+def preview_export(
+    edit: Edit,
+    name: str,
+    model: str,
+    out: Path,
+    form: ExportFormat,
+    *,
+    trust_remote_code: bool = False,
+) -> JobPreview:
     """What `vectomy apply` would write. A model that would be downloaded or built is not looked at.
 
     Args:
         name: the Edit as a person named it.
         model: the model that is edited.
+        trust_remote_code: run Python code that the model's folder contains.
 
     Raises:
         EditError: the model is not the Edit's base.
@@ -216,7 +225,7 @@ def preview_export(edit: Edit, name: str, model: str, out: Path, form: ExportFor
     if form == "gguf" and is_gguf(model):
         read = written = Path(model).stat().st_size
     else:
-        checkpoint = Checkpoint.open(open_base(model, trust_remote_code=False))
+        checkpoint = Checkpoint.open(open_base(model, trust_remote_code=trust_remote_code))
         edit.check_base(checkpoint)
         read = checkpoint.bytes
         written = count_written_bytes(checkpoint) if form == "checkpoint" else None
